@@ -1,0 +1,33 @@
+# `make demo` and `make test` do all of their own set-up: tests/setup.sh says what is installed.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint types unit bench setup clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml tests/setup.sh
+	tests/setup.sh $(VENV)
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m tests.demo
+
+test: lint types unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+unit: $(STAMP)
+	$(BIN)/pytest
+
+bench: $(STAMP)
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,200 @@
+"""Every error that a user can meet, in one hierarchy.
+
+Each has imgadm's name for it (`code`, which programs match on), imgadm's exit status, a sentence that says what
+is wrong, and a hint that says what to do about it. Names that imgadm does not have are ours and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class ImgstoreError(Exception):
+    """The base of all errors that are told to a client.
+
+    `message` is the sentence, `hint` what to do (may be empty), `data` further facts for programs.
+    """
+
+    code: ClassVar[str] = "InternalError"
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "", data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.data: dict[str, Any] = dict(data or {})
+
+    def as_wire(self) -> dict[str, Any]:
+        """The form in which the error crosses the socket."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "exit_status": self.exit_status,
+            "data": self.data,
+        }
+
+
+class InternalError(ImgstoreError):
+    """Something that should not happen did; the daemon's log has the traceback."""
+
+
+# -- what was asked ----------------------------------------------------------------------------------------------
+
+
+class UsageError(ImgstoreError):
+    """The request itself is malformed."""
+
+    code = "Usage"
+
+
+class InvalidUUIDError(ImgstoreError):
+    """Not 8-4-4-4-12 lower-case hexadecimal digits."""
+
+    code = "InvalidUUID"
+
+    def __init__(self, uuid: str) -> None:
+        super().__init__(f'invalid uuid: "{uuid}"', hint="an image is named by its full uuid, in lower case")
+
+
+class NotPermittedError(ImgstoreError):
+    """The peer may read but not change (a name of ours: imgadm only runs as root)."""
+
+    code = "NotPermitted"
+
+
+class CancelledError(ImgstoreError):
+    """Somebody cancelled the import, or the daemon is stopping (a name of ours)."""
+
+    code = "Cancelled"
+
+
+class ConfigError(ImgstoreError):
+    """The configuration cannot be used."""
+
+    code = "ConfigError"
+
+
+# -- images and manifests ----------------------------------------------------------------------------------------
+
+
+class InvalidManifestError(ImgstoreError):
+    """Not a manifest at all: not JSON, too large, too deep, or without a version."""
+
+    code = "InvalidManifest"
+
+
+class ManifestValidationError(ImgstoreError):
+    """A manifest with faults; `data["errors"]` lists each as {field, code, message}."""
+
+    code = "ManifestValidation"
+
+
+class ImageNotFoundError(ImgstoreError):
+    """No source has the image."""
+
+    code = "ImageNotFound"
+
+
+class ActiveImageNotFoundError(ImgstoreError):
+    """No source has the image in the state "active"."""
+
+    code = "ActiveImageNotFound"
+
+
+class ImageNotInstalledError(ImgstoreError):
+    """The image is not in the pool."""
+
+    code = "ImageNotInstalled"
+    exit_status = 3
+
+    def __init__(self, uuid: str, pool: str) -> None:
+        super().__init__(
+            f'image "{uuid}" was not found on zpool "{pool}"', hint=f"`imgctl import {uuid}` installs it"
+        )
+
+
+class OriginNotInstalledError(ImgstoreError):
+    """An incremental image whose origin is not in the pool."""
+
+    code = "OriginNotInstalled"
+    exit_status = 3
+
+
+class ImageHasDependentClonesError(ImgstoreError):
+    """The image is in use: `data["dependents"]` names the datasets."""
+
+    code = "ImageHasDependentClones"
+
+
+class MinPlatformError(ImgstoreError):
+    """The platform is older than the image asks for."""
+
+    code = "MinPlatform"
+
+
+class MaxPlatformError(ImgstoreError):
+    """The platform is newer than the image allows."""
+
+    code = "MaxPlatform"
+
+
+# -- sources and downloads ---------------------------------------------------------------------------------------
+
+
+class NoSourcesError(ImgstoreError):
+    """No image source is configured."""
+
+    code = "NoSources"
+
+
+class SourcePingError(ImgstoreError):
+    """A source to be added does not answer as an image server."""
+
+    code = "SourcePing"
+
+
+class ClientError(ImgstoreError):
+    """A server could not be reached, or broke off: `URL: cause`."""
+
+    code = "ClientError"
+
+
+class APIError(ImgstoreError):
+    """A server answered with an error, or with something that is not an answer."""
+
+    code = "APIError"
+
+
+class DownloadError(ImgstoreError):
+    """The bytes of an image could not be had, or are not those of the manifest."""
+
+    code = "DownloadError"
+
+
+class UncompressionError(ImgstoreError):
+    """The image file is damaged, cut short, or larger inside than is allowed."""
+
+    code = "UncompressionError"
+
+
+# -- pools -------------------------------------------------------------------------------------------------------
+
+
+class StreamError(ImgstoreError):
+    """What was decompressed is not a sound ZFS send stream (imgadm: `zfs receive` failed, InternalError)."""
+
+
+class PoolError(ImgstoreError):
+    """The pool refused or failed; says which pool and why."""
+
+
+class PoolNotFoundError(PoolError):
+    """No such pool."""
+
+
+class NoSpaceError(PoolError):
+    """Not enough room, found before or while receiving (a name of ours: imgadm does not look)."""
+
+    code = "NoSpace"

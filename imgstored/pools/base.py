@@ -1,0 +1,108 @@
+"""What a pool must do. The embedded pool and the ZFS pool are held to the same tests.
+
+All calls block and are made from worker threads; a pool is safe to call from several threads at once as long
+as no two of them receive, publish, abandon or destroy the same image.
+
+An image in a pool is a snapshot `@final` of the dataset POOL/UUID. While it is received it is POOL/UUID-partial,
+which nobody but the store sees; `publish` renames it, and that rename is the moment when the image comes to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+#: What flows into a pool: pieces of a stream, of any length, in order.
+Blocks = Iterable[bytes | bytearray | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolImage:
+    """An installed image as the pool knows it."""
+
+    uuid: str
+    guid: int  #: guid of the snapshot @final
+    origin: str | None  #: uuid of the image it was cloned from
+    kind: str  #: "filesystem" or "volume"
+    used: int  #: bytes that it occupies by itself
+    referenced: int  #: bytes of its data: a volume's size, a filesystem's stream
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Room in a pool, in bytes."""
+
+    total: int
+    available: int
+
+
+class Pool(Protocol):
+    """Keeps images. Raises `PoolError`, `NoSpaceError`, `StreamError`, `OriginNotInstalledError`, and so on."""
+
+    @property
+    def name(self) -> str:
+        """The pool's name, as in POOL/UUID."""
+        ...
+
+    def images(self) -> list[PoolImage]:
+        """All published images, in no particular order."""
+        ...
+
+    def image(self, uuid: str) -> PoolImage | None:
+        """The published image, or None."""
+        ...
+
+    def partials(self) -> list[str]:
+        """uuids of images of which a part is received and not published."""
+        ...
+
+    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+        """Receives an image's stream into UUID-partial, and checks all of it.
+
+        `blocks` is always the whole stream from its first byte. Where a part of the image is there already, the
+        pool goes on from where that ends if the stream is the same (guid and content so far), and starts afresh
+        if it is not. When `blocks` raises, the error passes through and what was received stays for next time.
+        The image is complete on return, but not visible until `publish`.
+        """
+        ...
+
+    def resume_point(self, uuid: str) -> int:
+        """How many bytes of the stream are safely in UUID-partial; 0 when there is none."""
+        ...
+
+    def abandon(self, uuid: str) -> None:
+        """Drops UUID-partial, if there is one."""
+        ...
+
+    def publish(self, uuid: str) -> PoolImage:
+        """Makes a completely received image durable and visible, in one step."""
+        ...
+
+    def destroy(self, uuid: str) -> None:
+        """Removes a published image, which must have no dependents and no holds."""
+        ...
+
+    def dependents(self, uuid: str) -> list[str]:
+        """Names (POOL/…) of what is cloned from the image."""
+        ...
+
+    def hold(self, uuid: str, tag: str) -> None:
+        """Keeps the image from being destroyed until the tag is released. Holding twice is no error."""
+        ...
+
+    def release(self, uuid: str, tag: str) -> None:
+        """Ends a hold. Releasing a tag that is not there is no error."""
+        ...
+
+    def holds(self, uuid: str) -> list[str]:
+        """The tags that hold the image, sorted."""
+        ...
+
+    def send(self, uuid: str) -> Blocks:
+        """The image's stream, as it would be received."""
+        ...
+
+    def space(self) -> Space:
+        """How much room there is."""
+        ...

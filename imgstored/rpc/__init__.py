@@ -1,0 +1,1 @@
+"""MessagePack-RPC on a Unix socket."""

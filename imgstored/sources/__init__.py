@@ -1,0 +1,1 @@
+"""Image servers: which images there are, their manifests, and where their bytes are."""

@@ -1,0 +1,1 @@
+"""What is installed, what is being installed, and who wants it."""

@@ -1,0 +1,1 @@
+"""One image file on its way: ranges into a spool, and from there a verified stream."""

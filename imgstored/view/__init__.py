@@ -1,0 +1,1 @@
+"""Installed images as files."""

@@ -1,0 +1,1 @@
+"""The ZFS send-stream format, without I/O."""
