@@ -1,0 +1,138 @@
+"""What happens to an import, as those who watch it are told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+Phase = Literal["waiting", "downloading", "receiving", "verifying", "installing", "installed", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The base of all events; `kind` is the event's name on the wire."""
+
+    kind: ClassVar[str] = ""
+
+    def as_wire(self) -> dict[str, Any]:
+        """The form in which the event crosses the socket."""
+        return {"event": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyInstalled(Event):
+    """The image that was asked for is there."""
+
+    kind: ClassVar[str] = "already-installed"
+    uuid: str
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Importing(Event):
+    """The image was found in a source."""
+
+    kind: ClassVar[str] = "importing"
+    uuid: str
+    name: str
+    version: str
+    source: str
+    channel: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Installing(Event):
+    """The image is installed from a local file."""
+
+    kind: ClassVar[str] = "installing"
+    uuid: str
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatheringAncestry(Event):
+    """The origins are looked up."""
+
+    kind: ClassVar[str] = "ancestry"
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class AncestorInstalled(Event):
+    """One of the origins is there already."""
+
+    kind: ClassVar[str] = "ancestor-installed"
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Event):
+    """What is to be done. `size` is in compressed bytes, None when a manifest does not say."""
+
+    kind: ClassVar[str] = "plan"
+    images: int
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Event):
+    """Part of the image was there from an earlier try: `size` of `total` bytes need no download."""
+
+    kind: ClassVar[str] = "resumed"
+    uuid: str
+    size: int
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded(Event):
+    """The image's file is complete: `size` compressed bytes."""
+
+    kind: ClassVar[str] = "downloaded"
+    uuid: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Installed(Event):
+    """The image is there for every reader. `from_file` tells an install from an import."""
+
+    kind: ClassVar[str] = "installed"
+    uuid: str
+    name: str
+    version: str
+    from_file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProgress:
+    """How far one image is: `done` of `total` compressed bytes, `received` bytes of stream in the pool."""
+
+    uuid: str
+    name: str
+    version: str
+    phase: Phase
+    done: int
+    total: int | None
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """How far all images of one request are. `rate` is in compressed bytes a second, of late."""
+
+    kind: ClassVar[str] = "progress"
+    done: int
+    total: int | None
+    rate: float
+    images: tuple[ImageProgress, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Event):
+    """A sentence for people: a retry, a source that fell out, a fresh start."""
+
+    kind: ClassVar[str] = "note"
+    text: str

@@ -1,0 +1,52 @@
+"""How far a file's bytes are there without a gap: what the download advances and the pump follows."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Front:
+    """A position that only grows, shared between threads.
+
+    `position` counts bytes from the start of the file that may be read. Waiters are woken when it grows, when it
+    is finished, and when it has failed; a failure is raised by every later call of `wait`.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._position = 0
+        self._finished = False
+        self._failure: BaseException | None = None
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def advance(self, position: int) -> None:
+        """Says that all bytes before `position` are there."""
+        with self._changed:
+            self._position = max(self._position, position)
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Says that no more will come."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Says that no more will come, and why. The first failure stands."""
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
+    def wait(self, beyond: int) -> int:
+        """Blocks until there is more than `beyond`, and returns the position.
+
+        Returns a position that is not beyond when the file is finished. Raises what `fail` was given.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or self._finished or self._position > beyond)
+            if self._failure is not None:
+                raise self._failure
+            return self._position
