@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+
+from imgstored.errors import ClientError
 
 #: When the pool may see an image's bytes: while they are downloaded, or only after the checksum held.
 Verify = Literal["streaming", "first"]
+
+#: Longer addresses are refused; RFC 9110, 4.1 asks for at least 8000 characters.
+MAX_URL = 8192
+
+#: Redirects that are followed for one request.
+MAX_REDIRECTS = 5
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+#: RFC 3986 leaves only these in a URL; `urlsplit` would silently drop tabs and line ends.
+_URL_CHARACTERS = re.compile(r"[!-~]+")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t -~]*")
+_HOST_CHARACTERS = re.compile(r"[A-Za-z0-9._~:-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +33,10 @@ class Access:
 
     ca_file: str | None = None  #: PEM file of the authorities to trust instead of the system's
     insecure: bool = False  #: do not verify the server's certificate
-    proxy: str | None = None  #: http://[user:password@]host:port
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  #: sent to the server's own origin only
+    proxy: str | None = field(default=None, repr=False)  #: http://[user:password@]host:port
+    headers: tuple[tuple[str, str], ...] = field(
+        default=(), repr=False
+    )  #: sent to the server's own origin only
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +49,105 @@ class Location:
     verify: Verify = "streaming"
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The server that a URL names (RFC 6454): what credentials are bound to."""
+
+    scheme: str
+    host: str  #: lower case; an IPv6 address without brackets
+    port: int
+
+    @property
+    def tls(self) -> bool:
+        """Whether the server is spoken to over TLS."""
+        return self.scheme == "https"
+
+    @property
+    def authority(self) -> str:
+        """`host[:port]` as a Host header has it: without the scheme's own port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def shown(url: str) -> str:
+    """The URL for messages and logs: without user, password, query and fragment, which may hold secrets."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
+    text = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def origin_of(url: str) -> Origin:
+    """The server of `url`. Raises `ClientError` unless it is http or https, with a host and no user in it."""
+    return _origin(_parts(url), url)
+
+
+def request_target(url: str) -> str:
+    """Path and query of `url`, as the first line of a request has them (RFC 9112, 3.2.1)."""
+    parts = _parts(url)
+    return urlunsplit(("", "", parts.path or "/", parts.query, ""))
+
+
+def check_headers(access: Access) -> None:
+    """Raises `ClientError` if a configured header could not be sent as one (RFC 9110, 5.1 and 5.5)."""
+    for name, value in access.headers:
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise ClientError(
+                f"the header {name[:40]!r} in the source's settings cannot be sent",
+                hint="a header's value is one line of printable ASCII characters",
+            )
+
+
 def redirected(location: Location, target: str) -> Location:
-    """Placeholder for the redirect rule; see the http room's tests."""
-    return replace(location, url=target)
+    """Where a redirect from `location` to `target`, a Location header's value, leads.
+
+    Headers, which may hold credentials, stay with the origin that they were meant for. Raises `ClientError`
+    for what is not http or https, for a URL with a user in it, and for a step from https down to http.
+    """
+    old = origin_of(location.url)
+    if not target or len(target) > MAX_URL or not _URL_CHARACTERS.fullmatch(target):
+        raise ClientError(f"{shown(location.url)}: redirects to something that is not a URL")
+    try:
+        url = urljoin(location.url, target).partition("#")[0]
+        new = origin_of(url)
+    except (ValueError, ClientError) as error:
+        cause = error.message if isinstance(error, ClientError) else "not a URL"
+        raise ClientError(f"{shown(location.url)}: redirects to {shown(target)}: {cause}") from error
+    if old.tls and not new.tls:
+        raise ClientError(
+            f"{shown(location.url)}: redirects from https to http ({shown(url)})",
+            hint="the server's configuration is unsafe; use another source",
+        )
+    access = location.access if new == old else replace(location.access, headers=())
+    return replace(location, url=url, access=access)
+
+
+def _parts(url: str) -> SplitResult:
+    if len(url) > MAX_URL or not _URL_CHARACTERS.fullmatch(url):
+        raise ClientError(f"{shown(url[:200])}: not a URL")
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ClientError(f"{shown(url)}: not a URL") from error
+
+
+def _origin(parts: SplitResult, url: str) -> Origin:
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ClientError(f"{shown(url)}: neither http nor https")
+    if "@" in parts.netloc:
+        raise ClientError(
+            f"{shown(url)}: a user in a URL is not allowed",
+            hint="give credentials as a header in the source's settings",
+        )
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ClientError(f"{shown(url)}: not a port") from error
+    host = (parts.hostname or "").lower()
+    if not _HOST_CHARACTERS.fullmatch(host):
+        raise ClientError(f"{shown(url)}: not a host name")
+    if port == 0:
+        raise ClientError(f"{shown(url)}: not a port")
+    return Origin(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme])

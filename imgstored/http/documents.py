@@ -1,0 +1,188 @@
+"""Small documents over HTTP: manifests and lists of images. Bulk bytes go through `imgstored.http.ranges`.
+
+httpx2 is imported by the first request, so that the daemon's start does not wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgstored.errors import ClientError
+from imgstored.http.causes import cause_of, certificate_refused
+from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
+from imgstored.http.location import (
+    MAX_REDIRECTS,
+    Location,
+    check_headers,
+    origin_of,
+    redirected,
+    shown,
+)
+from imgstored.http.proxy import Proxy, proxy_for
+from imgstored.http.retry import Backoff, retry_after
+from imgstored.http.tls import tls_context
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    import httpx2
+
+#: Answers after which the same question is asked again.
+_RETRIED = frozenset({429, 502, 503, 504})
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentLimits:
+    """Bounds on one document. Sizes in bytes, times in seconds."""
+
+    max_bytes: int = 64 << 20  #: of the body, decoded or not
+    connect_seconds: float = 10.0
+    silence_seconds: float = 15.0
+    total_seconds: float = 60.0  #: for everything, redirects and retries included
+    tries: int = 3
+    backoff: Backoff = field(default_factory=lambda: Backoff(first=0.25, most=5.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An answer, whatever its status."""
+
+    status: int
+    headers: Mapping[str, str]  #: names in lower case
+    body: bytes
+
+
+class _NoConnectionError(ClientError):
+    """Nothing was asked yet, so asking again is harmless."""
+
+
+async def fetch_document(
+    location: Location,
+    *,
+    limits: DocumentLimits | None = None,
+    headers: Sequence[tuple[str, str]] = (),
+    environ: Mapping[str, str] = os.environ,
+    chance: Callable[[], float] = random.random,
+    sleep: Callable[[float], Awaitable[None]] = trio.sleep,
+) -> Document:
+    """GETs a document, following redirects. Any final status is returned; its meaning is the caller's affair.
+
+    `headers` go to every server on the way, those of `location.access` only to its own origin. Connections
+    that cannot be made, and the statuses 429, 502, 503 and 504, are tried again. Raises `ClientError`: `URL:
+    cause`.
+    """
+    limits = limits or DocumentLimits()
+    with trio.move_on_after(limits.total_seconds):
+        check_headers(location.access)
+        for failures in range(1, limits.tries + 1):
+            asked: float | None = None
+            try:
+                document = await _follow(location, limits, headers, environ)
+            except _NoConnectionError:
+                if failures == limits.tries:
+                    raise
+            else:
+                if document.status not in _RETRIED or failures == limits.tries:
+                    return document
+                asked = retry_after(document.headers)
+            await sleep(limits.backoff.delay(failures, chance, asked))
+    raise ClientError(f"{shown(location.url)}: no complete answer within {limits.total_seconds:g} s")
+
+
+async def _follow(
+    location: Location, limits: DocumentLimits, headers: Sequence[tuple[str, str]], environ: Mapping[str, str]
+) -> Document:
+    at = location
+    for _ in range(MAX_REDIRECTS + 1):
+        document = await _get(at, limits, headers, environ)
+        if document.status not in _REDIRECTS:
+            return document
+        at = redirected(at, document.headers.get("location", ""))
+    raise ClientError(f"{shown(location.url)}: redirects more than {MAX_REDIRECTS} times")
+
+
+async def _get(
+    at: Location, limits: DocumentLimits, headers: Sequence[tuple[str, str]], environ: Mapping[str, str]
+) -> Document:
+    """One request. Raises `ClientError` for every way in which it can fail."""
+    import httpx2
+
+    url = shown(at.url)
+    try:
+        async with (
+            await _client(at, limits, environ) as client,
+            client.stream(
+                "GET",
+                at.url,
+                headers=[("Accept-Encoding", "gzip"), *headers, *at.access.headers],
+            ) as response,
+        ):
+            return await _read(response, limits.max_bytes, url)
+    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+        kind = ClientError if certificate_refused(error) else _NoConnectionError
+        raise kind(f"{url}: {_cause(error, limits)}") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise ClientError(f"{url}: {_cause(error, limits)}") from error
+
+
+async def _client(at: Location, limits: DocumentLimits, environ: Mapping[str, str]) -> httpx2.AsyncClient:
+    import httpx2
+
+    proxy = proxy_for(at, environ)
+    verify = await trio.to_thread.run_sync(tls_context, at.access) if origin_of(at.url).tls else False
+    return httpx2.AsyncClient(
+        verify=verify,
+        proxy=None if proxy is None else _httpx_proxy(proxy),
+        trust_env=False,
+        follow_redirects=False,
+        timeout=httpx2.Timeout(limits.silence_seconds, connect=limits.connect_seconds),
+    )
+
+
+def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
+    import httpx2
+
+    headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
+    return httpx2.Proxy(proxy.url, headers=headers)
+
+
+async def _read(response: httpx2.Response, max_bytes: int, url: str) -> Document:
+    headers = MappingProxyType({name.lower(): value for name, value in response.headers.items()})
+    if response.status_code in _REDIRECTS:
+        # The body of a redirect is not worth reading.
+        return Document(response.status_code, headers, b"")
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise ClientError(f"{url}: the answer has an encoding that was not asked for ({encoding[:40]!r})")
+    body = Body(max_bytes, gzip=encoding != "identity")
+    try:
+        async for piece in response.aiter_raw():
+            body.feed(piece)
+        return Document(response.status_code, headers, body.finish())
+    except TooLargeError:
+        raise ClientError(f"{url}: the answer is larger than {max_bytes} bytes") from None
+    except NotGzipError:
+        raise ClientError(f"{url}: the answer is damaged (not gzip, as it says)") from None
+
+
+def _cause(error: Exception, limits: DocumentLimits) -> str:
+    """Why a request failed, in words; nothing in them comes from our own headers."""
+    import httpx2
+
+    if isinstance(error, httpx2.ConnectTimeout):
+        return f"no connection within {limits.connect_seconds:g} s"
+    if isinstance(error, httpx2.TimeoutException):
+        return f"the server sent nothing for {limits.silence_seconds:g} s"
+    if isinstance(error, httpx2.LocalProtocolError | httpx2.InvalidURL):
+        return "the request cannot be sent"
+    if isinstance(error, httpx2.RemoteProtocolError):
+        return f"the answer is not sound HTTP: {error}"
+    return cause_of(error)

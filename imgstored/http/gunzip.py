@@ -1,0 +1,60 @@
+"""Decoding of Content-Encoding: gzip with a bound on what comes out. Pure."""
+
+from __future__ import annotations
+
+import zlib
+
+#: zlib: a gzip header is expected, and the largest window.
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+class TooLargeError(Exception):
+    """More came, or came out, than is allowed."""
+
+
+class NotGzipError(Exception):
+    """The bytes are not what gzip writes, or end in the middle."""
+
+
+class Body:
+    """A document's body as it comes in: at most `limit` bytes, before and after decoding."""
+
+    def __init__(self, limit: int, *, gzip: bool) -> None:
+        self._limit = limit
+        self._decoder = zlib.decompressobj(_GZIP) if gzip else None
+        self._inside = False  #: in the middle of a gzip member
+        self._taken = 0
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes. Raises `TooLargeError` or `NotGzipError`."""
+        self._taken += len(data)
+        if self._taken > self._limit:
+            raise TooLargeError
+        if self._decoder is None:
+            self._keep(data)
+            return
+        while data:
+            self._inside = True
+            try:
+                self._keep(self._decoder.decompress(data, self._limit - self._size + 1))
+            except zlib.error as error:
+                raise NotGzipError from error
+            data = self._decoder.unused_data
+            if self._decoder.eof:
+                self._decoder = zlib.decompressobj(_GZIP)
+                self._inside = False
+
+    def finish(self) -> bytes:
+        """The whole body. Raises `NotGzipError` when it ends in the middle of a member."""
+        if self._inside:
+            raise NotGzipError
+        return b"".join(self._pieces)
+
+    def _keep(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._limit:
+            raise TooLargeError
+        if data:
+            self._pieces.append(data)

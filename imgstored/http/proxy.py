@@ -1,0 +1,91 @@
+"""Which proxy a request goes through. Pure: the environment is handed in."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from imgstored.errors import ClientError
+from imgstored.http.location import Location, Origin, origin_of, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: What curl takes when a proxy's URL has no port.
+_DEFAULT_PORT = 1080
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy: CONNECT for https, absolute URLs for http."""
+
+    host: str
+    port: int
+    authorization: str | None = field(default=None, repr=False)  #: value of Proxy-Authorization
+
+    @property
+    def url(self) -> str:
+        """The proxy's URL, without credentials."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+def proxy_for(location: Location, environ: Mapping[str, str]) -> Proxy | None:
+    """The proxy for `location`: the source's own, else the environment's, unless no_proxy names the host.
+
+    The environment's names are those that curl knows, in either case, and the lower-case one wins. Raises
+    `ClientError` when the setting is not `[http://][user:password@]host[:port]`.
+    """
+    if location.access.proxy:
+        return parse_proxy(location.access.proxy)
+    origin = origin_of(location.url)
+    setting = _variable(environ, f"{origin.scheme}_proxy") or _variable(environ, "all_proxy")
+    if not setting or _exempt(origin, _variable(environ, "no_proxy")):
+        return None
+    return parse_proxy(setting)
+
+
+def parse_proxy(setting: str) -> Proxy:
+    """Reads a proxy's URL. Raises `ClientError`, which names the proxy without its credentials."""
+    text = setting if "://" in setting else f"http://{setting}"
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("http://")
+    if parts.scheme != "http" or not host or not host.isascii() or not host.isprintable() or " " in host:
+        raise ClientError(
+            f'proxy "{shown(text)}" is not usable', hint="a proxy is http://[user:password@]host:port"
+        )
+    authorization = None
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(pair.encode()).decode()
+    return Proxy(host, port or _DEFAULT_PORT, authorization)
+
+
+def _variable(environ: Mapping[str, str], name: str) -> str:
+    return (environ.get(name) or environ.get(name.upper()) or "").strip()
+
+
+def _exempt(origin: Origin, no_proxy: str) -> bool:
+    return any(_covers(entry.strip().lower(), origin) for entry in no_proxy.split(",") if entry.strip())
+
+
+def _covers(entry: str, origin: Origin) -> bool:
+    """Whether an entry of no_proxy (domain or address, with or without port; network; *) covers it."""
+    if entry == "*":
+        return True
+    try:
+        return ipaddress.ip_address(origin.host) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        pass  # one of the two is a name
+    host, colon, port = entry.rpartition(":")
+    if colon and port.isdigit():
+        if int(port) != origin.port:
+            return False
+        entry = host
+    domain = entry.strip("[]").removeprefix("*").removeprefix(".")
+    return bool(domain) and (origin.host == domain or origin.host.endswith("." + domain))

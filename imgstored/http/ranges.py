@@ -1,0 +1,268 @@
+"""Bulk bytes over HTTP/1.1: one keep-alive connection, one blocking thread, one range at a time.
+
+A blocking socket in a thread carries TLS at several times the speed of an asynchronous one: `recv_into` lets
+go of the interpreter lock for the whole of decryption.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgstored.errors import ClientError
+from imgstored.http.causes import cause_of, certificate_refused
+from imgstored.http.dial import AbortedError, Line, LineConnection, Resolve, resolve_blocking
+from imgstored.http.location import (
+    MAX_REDIRECTS,
+    Location,
+    Origin,
+    origin_of,
+    redirected,
+    request_target,
+    shown,
+)
+from imgstored.http.proxy import Proxy, proxy_for
+from imgstored.http.range_reply import FetchError, RangeReply, read_reply
+from imgstored.http.tls import tls_context
+
+if TYPE_CHECKING:
+    import ssl
+
+#: Takes the bytes of a body as they come. The memory is reused after it returns.
+Sink = Callable[[memoryview], None]
+
+#: Sees the head of the answer and says where the body goes; raising refuses it.
+Accept = Callable[[RangeReply], Sink]
+
+_BUFFER = 1 << 20
+
+#: Bytes are handed over when the buffer is full, or this old, in seconds: TLS comes in pieces of 16 KiB.
+_PATIENCE = 0.05
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """In seconds. `silence` bounds each wait for the server's next bytes, within head and body."""
+
+    connect: float = 10.0
+    silence: float = 30.0
+
+
+class RangeConnection:
+    """Fetches ranges of one file. Everything but `abort` is called by one thread at a time."""
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        timeouts: Timeouts,
+        environ: Mapping[str, str],
+        context: Callable[[], ssl.SSLContext] | None = None,
+        resolve: Resolve = resolve_blocking,
+        user_agent: str = "imgstored",
+    ) -> None:
+        """`context` makes the TLS context, or hands out a shared one; `environ` may name proxies.
+
+        `location.access.headers` are sent as they are: see `check_headers`.
+        """
+        self._location = location
+        self._timeouts = timeouts
+        self._environ = environ
+        self._context = context or (lambda: tls_context(location.access))
+        self._resolve = resolve
+        self._user_agent = user_agent
+        self._line = Line()
+        self._http: LineConnection | None = None
+        self._peer: tuple[Origin, Proxy | None] | None = None
+        # Where the last range came from, after redirects; the next one is asked there at once.
+        self._at = location
+        self._buffer = memoryview(bytearray(_BUFFER))
+
+    def get(self, start: int, stop: int | None, validator: str | None, accept: Accept) -> RangeReply:
+        """Fetches bytes [start, stop) of the file (stop None: to its end).
+
+        With `validator` the server is asked to send the whole file instead if that no longer names its state.
+        `accept` gets the head of the answer and returns the body's sink. On return the sink has had exactly
+        what the head announced. Raises `FetchError` for whatever the network or the server did, and lets
+        through what `accept` and the sink raise; in both cases the connection is closed, and opened anew by
+        the next call.
+        """
+        try:
+            return self._get(start, stop, validator, accept)
+        except (FetchError, ClientError) as error:
+            self._drop()
+            raise self._fault(error) from error
+        except (OSError, http.client.HTTPException) as error:
+            self._drop()
+            raise self._fault(error) from error
+        except BaseException:
+            self._drop()
+            raise
+
+    def abort(self, reason: str) -> None:
+        """Ends the fetch under way, and every later one, with `FetchError`. Callable from any thread."""
+        self._line.abort(reason)
+
+    @property
+    def aborted(self) -> bool:
+        """Whether `abort` was called."""
+        return self._line.aborted is not None
+
+    def close(self) -> None:
+        """Closes the connection. Only for the thread that uses it, or when none does."""
+        self._drop()
+
+    # -- one request -----------------------------------------------------------------------------------------
+
+    def _get(self, start: int, stop: int | None, validator: str | None, accept: Accept) -> RangeReply:
+        at = self._at
+        for _ in range(MAX_REDIRECTS + 1):
+            self._line.check()
+            response = self._ask(at, start, stop, validator)
+            if response.status not in _REDIRECTS:
+                break
+            try:
+                at = redirected(at, response.headers.get("location", ""))
+            except ClientError as error:
+                raise FetchError(error.message, hint=error.hint, lasting=True) from error
+            # The body of a redirect is not worth reading, and may be endless.
+            self._drop()
+        else:
+            raise FetchError(f"redirects more than {MAX_REDIRECTS} times", lasting=True)
+        reply = read_reply(response.status, response.headers.items(), start, stop)
+        sink = accept(reply)
+        self._read_body(response, reply, sink)
+        self._at = at
+        return reply
+
+    def _ask(
+        self, at: Location, start: int, stop: int | None, validator: str | None
+    ) -> http.client.HTTPResponse:
+        origin, proxy = origin_of(at.url), proxy_for(at, self._environ)
+        reused = self._http is not None and self._peer == (origin, proxy)
+        if not reused:
+            self._drop()
+        headers = self._request_headers(at, origin, proxy, start, stop, validator)
+        target = request_target(at.url)
+        if proxy is not None and not origin.tls:
+            target = f"{origin.scheme}://{origin.authority}{target}"
+        try:
+            return self._send(origin, proxy, target, headers)
+        except (ConnectionError, http.client.BadStatusLine):
+            # The server may have closed an idle connection at any moment, which is no fault of its.
+            if not reused:
+                raise
+            self._line.check()
+            self._drop()
+            return self._send(origin, proxy, target, headers)
+
+    def _send(
+        self, origin: Origin, proxy: Proxy | None, target: str, headers: list[tuple[str, str]]
+    ) -> http.client.HTTPResponse:
+        if self._http is None:
+            self._http = LineConnection(
+                self._line,
+                origin,
+                proxy=proxy,
+                context=self._context() if origin.tls else None,
+                resolve=self._resolve,
+                connect_seconds=self._timeouts.connect,
+                silence_seconds=self._timeouts.silence,
+            )
+            self._peer = (origin, proxy)
+        self._http.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers:
+            self._http.putheader(name, value)
+        self._http.endheaders()
+        return self._http.getresponse()
+
+    def _request_headers(
+        self,
+        at: Location,
+        origin: Origin,
+        proxy: Proxy | None,
+        start: int,
+        stop: int | None,
+        validator: str | None,
+    ) -> list[tuple[str, str]]:
+        headers = [
+            ("Host", origin.authority),
+            ("User-Agent", self._user_agent),
+            ("Accept-Encoding", "identity"),
+            ("Range", f"bytes={start}-{'' if stop is None else stop - 1}"),
+        ]
+        if validator is not None:
+            headers.append(("If-Range", validator))
+        if proxy is not None and proxy.authorization is not None and not origin.tls:
+            headers.append(("Proxy-Authorization", proxy.authorization))
+        return headers + list(at.access.headers)
+
+    def _read_body(self, response: http.client.HTTPResponse, reply: RangeReply, sink: Sink) -> None:
+        left = None if reply.stop is None else reply.stop - reply.start
+        while left is None or left > 0:
+            size = self._fill(response, _BUFFER if left is None else min(left, _BUFFER))
+            if size == 0 and left is None:
+                break
+            if size == 0:
+                raise FetchError(f"the connection ended {left} bytes early")
+            sink(self._buffer[:size])
+            left = None if left is None else left - size
+        if response.chunked and left == 0 and response.read1(1):
+            raise FetchError("sends more bytes than it announced")
+        response.close()
+
+    def _fill(self, response: http.client.HTTPResponse, wanted: int) -> int:
+        """Reads up to `wanted` bytes into the buffer; fewer at the end, or when they come slowly."""
+        have = 0
+        deadline = time.monotonic() + _PATIENCE
+        while have < wanted:
+            got = _read_some(response, self._buffer[have:wanted])
+            have += got
+            if got == 0 or time.monotonic() > deadline:
+                break
+        return have
+
+    # -- faults ----------------------------------------------------------------------------------------------
+
+    def _drop(self) -> None:
+        if self._http is not None:
+            self._http.close()
+        self._http = self._peer = None
+        self._at = self._location
+
+    def _fault(self, error: FetchError | ClientError | OSError | http.client.HTTPException) -> FetchError:
+        """The error as `URL: cause`, with the URL that was configured, and nothing secret of it."""
+        url = shown(self._location.url)
+        if isinstance(error, AbortedError) or self._line.aborted is not None:
+            return FetchError(f"{url}: {self._line.aborted}")
+        if isinstance(error, FetchError):
+            return FetchError(
+                f"{url}: {error.message}",
+                hint=error.hint,
+                lasting=error.lasting,
+                retry_after=error.retry_after,
+            )
+        if isinstance(error, TimeoutError):
+            return FetchError(f"{url}: {self._timed_out()}")
+        return FetchError(f"{url}: {cause_of(error)}", lasting=certificate_refused(error))
+
+    def _timed_out(self) -> str:
+        limits = f"{self._timeouts.connect:g} s to connect, {self._timeouts.silence:g} s of silence"
+        return f"the server did not answer in time ({limits})"
+
+
+def _read_some(response: http.client.HTTPResponse, view: memoryview) -> int:
+    """One read from the socket. 0 means that the body, or the connection, has ended."""
+    if response.chunked:
+        data = response.read1(len(view))
+        view[: len(data)] = data
+        return len(data)
+    # http.client's own readinto fills the whole buffer before it returns, which on a slow line is too late.
+    assert isinstance(response.fp, io.BufferedReader)
+    return response.fp.readinto1(view)

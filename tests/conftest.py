@@ -1,0 +1,50 @@
+"""Fixtures that all tests share: real web servers."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.faulty_server import FaultyServer
+from tests.support.nginx import Nginx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The folder that `nginx` and `start_nginx` serve."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def start_nginx(tmp_path: Path, site: Path) -> Iterator[Callable[..., Nginx]]:
+    """Starts an nginx that serves `site`, with `Nginx`'s own settings; may be called several times."""
+    with ExitStack() as stack:
+        started = 0
+
+        def start(**settings: Any) -> Nginx:
+            nonlocal started
+            started += 1
+            return stack.enter_context(Nginx(tmp_path / f"nginx-{started}", **{"root": site, **settings}))
+
+        yield start
+
+
+@pytest.fixture
+def nginx(start_nginx: Callable[..., Nginx]) -> Nginx:
+    """An nginx that serves `site`."""
+    return start_nginx()
+
+
+@pytest.fixture
+def start_faulty() -> Iterator[Callable[..., FaultyServer]]:
+    """Starts a server that answers as the given function does; may be called several times."""
+    with ExitStack() as stack:
+        yield lambda answer: stack.enter_context(FaultyServer(answer))

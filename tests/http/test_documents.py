@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from imgstored.errors import ClientError
+from imgstored.http.documents import DocumentLimits, fetch_document
+from imgstored.http.location import Access, Location
+from tests.support.forward_proxy import ForwardProxy
+
+SECRET = "do-not-print"
+
+
+def at(url: str, **access: object) -> Location:
+    return Location(url, url, Access(**access))
+
+
+async def fetch(location: Location, **limits: object):
+    naps: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        naps.append(seconds)
+
+    try:
+        document = await fetch_document(
+            location, limits=DocumentLimits(**limits), environ={}, chance=lambda: 0.0, sleep=sleep
+        )
+    except ClientError as error:
+        return error, naps
+    return document, naps
+
+
+async def test_a_document_comes_with_status_and_headers(nginx, site):
+    (site / "doc").write_text("hello")
+    document, naps = await fetch(at(f"{nginx.url}/doc"))
+    assert (document.status, document.body, naps) == (200, b"hello", [])
+    assert document.headers["content-length"] == "5"
+    missing, _ = await fetch(at(f"{nginx.url}/nothing"))
+    assert missing.status == 404
+
+
+async def test_tls_with_an_authority_of_ones_own(start_nginx, site):
+    (site / "doc").write_text("hello")
+    nginx = start_nginx(tls=True)
+    url = f"{nginx.url}/doc"
+    assert (await fetch(at(url, ca_file=str(nginx.ca_file))))[0].body == b"hello"
+    assert (await fetch(at(url, insecure=True)))[0].body == b"hello"
+    error, naps = await fetch(at(url))
+    assert str(error).startswith(f"{url}: the server's certificate is not trusted: ")
+    assert naps == []
+    error, _ = await fetch(at(url, ca_file="/nonexistent.pem"))
+    assert "cannot be read" in str(error)
+
+
+async def test_redirects_are_followed_and_headers_stay_at_home(start_faulty):
+    def arrive(request, wire):
+        wire.reply("200 OK", {}, b"there")
+
+    other = start_faulty(arrive)
+
+    def send_on(request, wire):
+        wire.reply("302 Found", {"Location": "/two" if request.target == "/one" else f"{other.url}/three"})
+
+    first = start_faulty(send_on)
+    document, _ = await fetch(at(f"{first.url}/one", headers=(("Authorization", SECRET),)))
+    assert document.body == b"there"
+    assert [request.headers.get("authorization") for request in first.requests] == [SECRET, SECRET]
+    assert "authorization" not in other.requests[0].headers
+
+
+async def test_a_redirect_loop_ends(start_faulty):
+    server = start_faulty(lambda request, wire: wire.reply("301 Moved", {"Location": "/again"}))
+    error, _ = await fetch(at(f"{server.url}/again"))
+    assert str(error) == f"{server.url}/again: redirects more than 5 times"
+    assert len(server.requests) == 6
+
+
+async def test_a_redirect_from_https_to_http_is_refused(start_nginx):
+    nginx = start_nginx(tls=True, locations={"/down": "return 302 http://127.0.0.1:1/;"})
+    error, _ = await fetch(at(f"{nginx.url}/down", ca_file=str(nginx.ca_file)))
+    assert "from https to http" in str(error)
+
+
+async def test_an_overloaded_server_is_asked_again_when_it_says(start_faulty):
+    def answer(request, wire):
+        if request.number < 3:
+            wire.reply("503 Busy", {"Retry-After": "2"}, b"busy")
+        else:
+            wire.reply("200 OK", {}, b"now")
+
+    document, naps = await fetch(at(start_faulty(answer).url))
+    assert (document.body, naps) == (b"now", [2.0, 2.0])
+
+
+async def test_the_last_refusal_is_returned(start_faulty):
+    server = start_faulty(lambda request, wire: wire.reply("503 Busy", {"Retry-After": "9999"}, b"busy"))
+    document, naps = await fetch(at(server.url))
+    assert (document.status, document.body, naps) == (503, b"busy", [5.0, 5.0])
+
+
+async def test_a_server_that_is_not_there():
+    error, naps = await fetch(at("http://127.0.0.1:9/x?token=" + SECRET))
+    assert str(error) == "http://127.0.0.1:9/x: connection refused"
+    assert len(naps) == 2
+
+
+async def test_a_large_answer_is_refused_before_it_is_read(start_faulty, site, nginx):
+    with (site / "big").open("wb") as big:
+        big.truncate(100 << 20)
+    error, _ = await fetch(at(f"{nginx.url}/big"), max_bytes=1 << 20)
+    assert "larger than 1048576 bytes" in str(error)
+    bomb = gzip.compress(bytes(20 << 20))
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {"Content-Encoding": "gzip"}, bomb))
+    error, _ = await fetch(at(server.url), max_bytes=1 << 20)
+    assert "larger than 1048576 bytes" in str(error)
+
+
+async def test_gzip_is_decoded_and_nothing_else(start_faulty):
+    server = start_faulty(
+        lambda request, wire: wire.reply("200 OK", {"Content-Encoding": request.target[1:]}, gzip.compress(b"text"))
+    )
+    assert (await fetch(at(f"{server.url}/gzip")))[0].body == b"text"
+    error, _ = await fetch(at(f"{server.url}/br"))
+    assert "encoding that was not asked for" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda request, wire: wire.stall(), "sent nothing for 0.2 s"),
+        (lambda request, wire: wire.reset(), ""),
+        (lambda request, wire: wire.send(b"SSH-2.0-OpenSSH\r\n\r\n"), "not sound HTTP"),
+        (lambda request, wire: (wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"), wire.close()), "HTTP"),
+    ],
+    ids=["stall", "reset", "not-http", "cut-short"],
+)
+async def test_a_broken_answer_is_a_client_error(start_faulty, answer, words):
+    server = start_faulty(answer)
+    error, _ = await fetch(at(server.url, headers=(("X-Key", SECRET),)), silence_seconds=0.2)
+    assert str(error).startswith(f"{server.url}: ")
+    assert words in str(error)
+    assert SECRET not in str(error)
+
+
+async def test_the_whole_has_a_limit_even_if_bytes_keep_coming(start_faulty):
+    def drip(request, wire):
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(1000):
+            wire.send(b".")
+            wire.stall(0.02)
+
+    server = start_faulty(drip)
+    started = trio.current_time()
+    error, _ = await fetch(at(server.url), total_seconds=0.3)
+    assert "no complete answer within 0.3 s" in str(error)
+    assert trio.current_time() - started < 2
+
+
+async def test_a_proxy_carries_both_schemes(start_nginx, site):
+    (site / "doc").write_text("hello")
+    plain, secure = start_nginx(), start_nginx(tls=True)
+    with ForwardProxy(authorization="Basic dTpw") as proxy:
+        for nginx in (plain, secure):
+            access = {"proxy": f"http://u:p@{proxy.address}", "ca_file": str(secure.ca_file)}
+            document, _ = await fetch(at(f"{nginx.url}/doc", **access))
+            assert document.body == b"hello"
+        assert [line.split()[0] for line in proxy.seen] == ["GET", "CONNECT"]
+        error, _ = await fetch(at(f"{secure.url}/doc", proxy=f"http://u:wrong@{proxy.address}"))
+        assert isinstance(error, ClientError)
+        assert "wrong" not in str(error)
+
+
+async def test_a_bad_header_is_refused_without_being_shown():
+    error, _ = await fetch(at("http://127.0.0.1:9/", headers=(("X-Key", f"{SECRET}\r\nX: y"),)))
+    assert "cannot be sent" in str(error)
+    assert SECRET not in str(error)
+
+
+def test_importing_the_module_does_not_import_httpx2():
+    code = "import sys, imgstored.http.documents; sys.exit('httpx2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
