@@ -8,8 +8,8 @@ import threading
 class Front:
     """A position that only grows, shared between threads.
 
-    `position` counts bytes from the start of the file that may be read. Waiters are woken when it grows, when it
-    is finished, and when it has failed; a failure is raised by every later call of `wait`.
+    `position` counts bytes from the start of the file that may be read. Waiters are woken when it grows, when
+    it is finished, and when it has failed; a failure is raised by every later call of `wait`.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,13 @@ class Front:
 
     @property
     def position(self) -> int:
+        """Bytes that may be read."""
         return self._position
+
+    @property
+    def finished(self) -> bool:
+        """Whether `position` is the end of the file."""
+        return self._finished
 
     def advance(self, position: int) -> None:
         """Says that all bytes before `position` are there."""
@@ -35,9 +41,10 @@ class Front:
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Says that no more will come, and why. The first failure stands."""
+        """Says that no more will come, and why. The first failure stands; a finished file cannot fail."""
         with self._changed:
-            self._failure = self._failure or error
+            if not self._finished:
+                self._failure = self._failure or error
             self._changed.notify_all()
 
     def wait(self, beyond: int) -> int:

@@ -1,0 +1,77 @@
+"""Image files as the ZFS streams that are in them, whatever they are compressed with."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from imgstored.transfer.decompress.feed import Feed
+from imgstored.transfer.decompress.limits import DecompressLimits, Meter
+from imgstored.transfer.decompress.parallel import decode_in_parallel, workers_for
+from imgstored.transfer.decompress.serial import BLOCK, decode_serially
+from imgstored.transfer.decompress.sniff import HEAD, codec_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgstored.pools.base import Blocks
+
+Stream = Generator[bytes | memoryview, None, None]
+
+__all__ = ["DecompressLimits", "Meter", "decompressed"]
+
+
+def decompressed(blocks: Blocks, meter: Meter, *, accelerated: bool = True) -> Stream:
+    """The stream in the image file `blocks`, in pieces of some 1 MiB at most.
+
+    What it is compressed with is told by its content. `blocks` is always read to its end before the stream
+    ends. Raises `UncompressionError` for a file that is no image file, is damaged, goes on after its end, or
+    exceeds the limits of `meter`; what `blocks` raises passes through. Without `accelerated` only the
+    standard library decodes, in the caller's thread (but for zstd). Closing the iterator ends its threads.
+    """
+    with closing(_decoded(Feed(_counted(blocks, meter)), meter.limits, accelerated=accelerated)) as pieces:
+        for piece in pieces:
+            meter.count(len(piece))
+            yield piece
+
+
+def _counted(blocks: Blocks, meter: Meter) -> Iterator[bytes | bytearray | memoryview]:
+    for block in blocks:
+        meter.compressed += len(block)
+        yield block
+
+
+def _decoded(feed: Feed, limits: DecompressLimits, *, accelerated: bool) -> Stream:
+    """Chooses the decoder; each is loaded when it is first needed."""
+    workers = workers_for(limits.workers) if accelerated else 1
+    match codec_of(feed.peek(HEAD)):
+        case "none":
+            yield from _as_they_are(feed)
+        case "gzip":
+            from imgstored.transfer.decompress.deflate import gzip_format
+
+            yield from decode_serially(feed, gzip_format(accelerated=accelerated))
+        case "bzip2":
+            from imgstored.transfer.decompress import bzip2
+
+            if workers > 1:
+                yield from decode_in_parallel(bzip2.units(feed), bzip2.decode, workers, bzip2.DEPTH)
+            else:
+                yield from decode_serially(feed, bzip2.BZIP2)
+        case "xz":
+            from imgstored.transfer.decompress import xz
+
+            if workers > 1:
+                yield from xz.decode_streams(feed, xz.xz_format(limits.memory), workers)
+            else:
+                yield from decode_serially(feed, xz.xz_format(limits.memory))
+        case "zstd":
+            from imgstored.transfer.decompress.zstd import zstd_format
+
+            yield from decode_serially(feed, zstd_format(limits.window))
+
+
+def _as_they_are(feed: Feed) -> Iterator[memoryview]:
+    while piece := feed.take(BLOCK):
+        yield piece

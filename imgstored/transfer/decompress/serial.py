@@ -1,0 +1,97 @@
+"""Decoding one part of a file after another: gzip members, bzip2 and xz streams, zstd frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from imgstored.transfer.decompress.faults import corrupt, cut_short, trailing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from imgstored.transfer.decompress.feed import Feed
+
+#: Bytes that a decoder may return at a time.
+BLOCK = 1 << 20
+
+# What is left of a step when a part ends is decoded again from there. The step grows while a part goes on, so
+# that a file of very many tiny parts is not read over and over.
+_FIRST_STEP = 4 << 10
+_LAST_STEP = 256 << 10
+
+#: How much of what does not belong there is shown.
+_SHOWN = 16
+
+
+class Decoder(Protocol):
+    """Decodes one part, as `bz2.BZ2Decompressor` and `lzma.LZMADecompressor` do."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the part has ended."""
+        ...
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether nothing more comes out without more input."""
+        ...
+
+    @property
+    def unused_data(self) -> bytes:
+        """Input that follows the part's end."""
+        ...
+
+    def decompress(self, data: bytes | memoryview, /, max_length: int) -> bytes:
+        """At most `max_length` bytes (zstd: at least one of its blocks)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a kind of file is decoded."""
+
+    name: str
+    begins: Callable[[bytes], bool]  #: whether bytes (8, or fewer at the end) begin a part
+    decoder: Callable[[], Decoder]
+    errors: tuple[type[Exception], ...]  #: what the decoder raises for bad input
+    padding: int  #: zero bytes may follow a part, in multiples of this; 0 for not at all
+
+
+def decode_serially(feed: Feed, form: Format) -> Iterator[bytes]:
+    """Decodes all of `feed`. Raises `UncompressionError`."""
+    while True:
+        yield from decode_part(feed, form)
+        if at_end(feed, form):
+            return
+
+
+def decode_part(feed: Feed, form: Format) -> Iterator[bytes]:
+    """Decodes up to the end of one part. Raises `UncompressionError`."""
+    decoder = form.decoder()
+    step = _FIRST_STEP
+    while not decoder.eof:
+        data: bytes | memoryview = b""
+        if decoder.needs_input:
+            data = feed.take(step)
+            step = min(2 * step, _LAST_STEP)
+            if not data:
+                raise cut_short(form.name, feed.position)
+        try:
+            decoded = decoder.decompress(data, BLOCK)
+        except form.errors as error:
+            raise corrupt(form.name, error) from error
+        if decoded:
+            yield decoded
+    feed.back(len(decoder.unused_data))
+
+
+def at_end(feed: Feed, form: Format) -> bool:
+    """Skips padding; whether nothing follows. Raises `UncompressionError` for what is not another part."""
+    zeros = feed.skip_zeros() if form.padding else 0
+    if zeros and zeros % form.padding:
+        raise corrupt(form.name, f"padding of {zeros} bytes")
+    following = feed.peek(8)
+    if following and not form.begins(following):
+        raise trailing(form.name, feed.position, feed.peek(_SHOWN))
+    return not following

@@ -1,0 +1,104 @@
+"""Hashes an image's file while it passes by, and compares it with what its manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from imgstored.errors import DownloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from imgstored.pools.base import Blocks
+
+_TRY_AGAIN = "the source's file is not the one that its manifest describes, or it was damaged on the way"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a manifest says of a file; what is None is not compared."""
+
+    uuid: str  #: the image's, for messages
+    size: int | None = None  #: bytes, compressed
+    sha1: str | None = None  #: lower-case hexadecimal
+    path: str | None = None  #: the file's, for messages, where it was given rather than downloaded
+
+
+class Digest:
+    """The size and the hashes of the bytes seen so far."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        # A manifest's SHA-1 tells which bytes are meant; it is no defence against who wrote the manifest.
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._blake3 = blake3()
+
+    def update(self, block: bytes | bytearray | memoryview) -> None:
+        """Adds the file's next bytes."""
+        self.size += len(block)
+        self._sha1.update(block)
+        self._blake3.update(block)
+
+    @property
+    def sha1(self) -> str:
+        """In lower-case hexadecimal."""
+        return self._sha1.hexdigest()
+
+    @property
+    def blake3(self) -> bytes:
+        """32 bytes."""
+        return self._blake3.digest()
+
+
+def digested(blocks: Blocks, expected: Expected, digest: Digest) -> Iterator[bytes | bytearray | memoryview]:
+    """Passes `blocks` on, and adds them to `digest`.
+
+    Raises `DownloadError` as soon as they are more than expected, and otherwise at their end, if size or
+    SHA-1 are not those expected: who has not read to the end knows nothing of the file.
+    """
+    for block in blocks:
+        digest.update(block)
+        if expected.size is not None and digest.size > expected.size:
+            raise _size_error(expected, digest)
+        yield block
+    if expected.size is not None and digest.size != expected.size:
+        raise _size_error(expected, digest)
+    if expected.sha1 is not None and digest.sha1 != expected.sha1:
+        raise _checksum_error(expected, digest)
+
+
+def drain(blocks: Iterable[bytes | bytearray | memoryview]) -> int:
+    """Reads to the end; returns how many bytes there were."""
+    return sum(len(block) for block in blocks)
+
+
+def _size_error(expected: Expected, digest: Digest) -> DownloadError:
+    if expected.path is not None:
+        return DownloadError(
+            f"image file size error: manifest says {expected.size} bytes, "
+            f"{expected.path} is {digest.size} bytes",
+            hint=_TRY_AGAIN,
+        )
+    return DownloadError(
+        f"image {expected.uuid} file size error: expected {expected.size} bytes, "
+        f"downloaded {digest.size} bytes",
+        hint=_TRY_AGAIN,
+    )
+
+
+def _checksum_error(expected: Expected, digest: Digest) -> DownloadError:
+    if expected.path is not None:
+        return DownloadError(
+            f'image file checksum (sha1) error: manifest says "{expected.sha1}", '
+            f'{expected.path} is "{digest.sha1}"',
+            hint=_TRY_AGAIN,
+        )
+    return DownloadError(
+        f'image {expected.uuid} file checksum (sha1) error: expected "{expected.sha1}", '
+        f'downloaded checksum was "{digest.sha1}"',
+        hint=_TRY_AGAIN,
+    )

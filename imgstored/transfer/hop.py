@@ -1,0 +1,90 @@
+"""Runs an iterator in another thread, so that its work and its consumer's use two cores."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
+
+
+@contextmanager
+def hop(upstream: Iterable[T], depth: int, name: str = "hop") -> Iterator[Hop[T]]:
+    """A `Hop` with a thread of its own, which has ended when the `with` block is left."""
+    with ThreadPoolExecutor(1, thread_name_prefix=name) as executor:
+        ahead = Hop(upstream, depth, executor)
+        try:
+            yield ahead
+        finally:
+            ahead.close()
+
+
+class Hop(Generic[T]):
+    """An iterator over `upstream`, which a thread of `executor` runs ahead by at most `depth` items.
+
+    What `upstream` raises is raised by `__next__`, with its traceback. `upstream` is closed, where it can be,
+    by the thread that ran it.
+    """
+
+    def __init__(self, upstream: Iterable[T], depth: int, executor: Executor) -> None:
+        self._upstream = upstream
+        self._depth = depth
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._ended = False
+        self._closed = False
+        self._outcome = executor.submit(self._run)
+
+    def __iter__(self) -> Hop[T]:
+        return self
+
+    def __next__(self) -> T:
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._ended or self._closed)
+            if self._items:
+                self._changed.notify_all()
+                return self._items.popleft()
+            if self._closed:
+                raise StopIteration
+        self._outcome.result()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stops the thread at `upstream`'s next item, waits for that, and drops what is not yet read.
+
+        An `upstream` that blocks has to be released first. Closing twice is no error.
+        """
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+        if not self._outcome.cancel():
+            wait([self._outcome])
+
+    def _run(self) -> None:
+        with ExitStack() as stack:
+            stack.callback(self._end)
+            stack.callback(getattr(self._upstream, "close", lambda: None))
+            for item in self._upstream:
+                if not self._put(item):
+                    return
+
+    def _put(self, item: T) -> bool:
+        """Whether the consumer still wants more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._depth)
+            if not self._closed:
+                self._items.append(item)
+                self._changed.notify_all()
+            return not self._closed
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()

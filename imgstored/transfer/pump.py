@@ -1,0 +1,145 @@
+"""Takes one image's file from its spool to its pool: digest, decompress, receive.
+
+Two threads: the one that calls `run` receives, another one reads, hashes and decompresses for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from imgstored.errors import DownloadError, StreamError
+from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed
+from imgstored.transfer.digest import Digest, Expected, digested, drain
+from imgstored.transfer.hop import hop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from imgstored.http.location import Verify
+    from imgstored.pools.base import Blocks
+
+T = TypeVar("T")
+
+#: Pieces of the stream (of 1 MiB at most) that wait to be received.
+_DEPTH = 4
+
+
+class Pump:
+    """One file's way. `run` is called once; the rest may be called from any thread, at any time.
+
+    `open_blocks` gives the file's bytes from the first on, and waits for those that are still to come; it is
+    called twice for `verify="first"`. `release` is called with an error when the pump stops early, and makes
+    what `open_blocks` gave raise it rather than wait on (`Front.fail` does).
+    """
+
+    def __init__(
+        self,
+        open_blocks: Callable[[], Blocks],
+        expected: Expected,
+        limits: DecompressLimits,
+        *,
+        verify: Verify,
+        release: Callable[[BaseException], None],
+    ) -> None:
+        self._open_blocks = open_blocks
+        self._expected = expected
+        self._verify = verify
+        self._release = release
+        self._meter = Meter(limits)
+        self._digest = Digest()
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+
+    @property
+    def compressed(self) -> int:
+        """Bytes of the file that have been hashed. With `verify="first"`, of the first reading."""
+        return self._digest.size
+
+    @property
+    def stream(self) -> int:
+        """Bytes of the stream that the pool was offered."""
+        return self._meter.stream
+
+    @property
+    def sha1(self) -> str:
+        """SHA-1 of what was hashed, in lower-case hexadecimal; after `run`, of the whole file."""
+        return self._digest.sha1
+
+    @property
+    def blake3(self) -> bytes:
+        """BLAKE3 of what was hashed, 32 bytes; after `run`, of the whole file."""
+        return self._digest.blake3
+
+    def cancel(self, error: BaseException) -> None:
+        """Makes `run` end soon with `error`, wherever it is, unless `receive` itself waits for the pool."""
+        with self._lock:
+            self._failure = self._failure or error
+        self._release(error)
+
+    def run(self, receive: Callable[[Iterator[bytes | memoryview]], T]) -> T:
+        """Pumps all of the file to `receive`, and returns what that returned.
+
+        Blocks. Raises `DownloadError` when the file is not the one expected, `UncompressionError`,
+        `StreamError` when it goes on after the end of its stream, what `open_blocks` and `receive` raise, and
+        what `cancel` was given. Has no thread left on return.
+        """
+        if self._verify == "first":
+            with self._opened() as blocks:
+                drain(digested(blocks, self._expected, self._digest))
+        with self._opened() as blocks:
+            return self._receive(receive, self._digested(blocks))
+
+    def _receive(self, receive: Callable[[Iterator[bytes | memoryview]], T], blocks: Blocks) -> T:
+        with hop(self._stream(blocks), _DEPTH, "pump") as stream:
+            try:
+                result = receive(stream)
+                # Sizes and checksums are only compared at the end, which the pool need not have seen.
+                rest = drain(stream)
+            except BaseException as error:
+                # The other thread may wait for bytes to come, and is itself waited for below.
+                self._release(error)
+                raise
+        if rest:
+            raise StreamError(
+                f"image {self._expected.uuid}: {rest} bytes follow the end of the ZFS stream",
+                hint="the image file is not what `zfs send` writes; tell who publishes it",
+            )
+        return result
+
+    def _stream(self, blocks: Blocks) -> Iterator[bytes | memoryview]:
+        with closing(decompressed(blocks, self._meter)) as pieces:
+            for piece in pieces:
+                self._check()
+                yield piece
+
+    def _digested(self, blocks: Blocks) -> Blocks:
+        """Hashes what is decompressed; a file that was verified before must still be the same."""
+        if self._verify == "streaming":
+            yield from digested(blocks, self._expected, self._digest)
+            return
+        again = Digest()
+        yield from digested(blocks, self._expected, again)
+        if again.blake3 != self._digest.blake3:
+            raise DownloadError(
+                f"image {self._expected.uuid}: the downloaded file changed after it was verified",
+                hint="something else writes to the daemon's folder, or its disk is failing",
+            )
+
+    @contextmanager
+    def _opened(self) -> Iterator[Blocks]:
+        with ExitStack() as stack:
+            blocks = self._open_blocks()
+            # Frames of a traceback would keep it open otherwise.
+            stack.callback(getattr(blocks, "close", lambda: None))
+            yield self._watched(blocks)
+
+    def _watched(self, blocks: Blocks) -> Blocks:
+        for block in blocks:
+            self._check()
+            yield block
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure

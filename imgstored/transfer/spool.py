@@ -1,0 +1,368 @@
+"""The file that ranges are written to as they come, in any order, and that the pump reads behind the front.
+
+Every complete range's BLAKE3 goes to a journal. A later process trusts only ranges that still hash to what is
+written there, so that neither the file nor the journal needs an fsync.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from blake3 import blake3
+
+from imgstored.errors import DownloadError, NoSpaceError
+from imgstored.transfer.plan import MAX_RANGE, MIN_RANGE, range_count, range_size_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from imgstored.transfer.front import Front
+
+#: Bytes that are read at a time, for the pump and for hashing.
+BLOCK = 1 << 20
+
+_DIGEST_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """What a journal knows of a spool."""
+
+    size: int  #: bytes of the whole file
+    range_size: int  #: bytes of each range but the last
+    digests: dict[int, bytes] = field(default_factory=dict)  #: BLAKE3 of complete ranges, by index
+    validators: dict[str, str] = field(default_factory=dict)  #: ETag or date, by mirror's URL
+
+
+class RangeJournal(Protocol):
+    """Remembers a spool's ranges. Called from several threads at once."""
+
+    def load(self) -> Spooled | None:
+        """What is written down, or None."""
+        ...
+
+    def begin(self, size: int, range_size: int) -> None:
+        """A file of `size` bytes in ranges of `range_size` begins anew; what was known is forgotten."""
+        ...
+
+    def record(self, index: int, digest: bytes) -> None:
+        """Range `index` is in the spool, and has this BLAKE3."""
+        ...
+
+    def remember(self, url: str, validator: str) -> None:
+        """What the server at `url` calls this state of the file."""
+        ...
+
+    def forget(self) -> None:
+        """Nothing of the file is there any more."""
+        ...
+
+
+class DifferentError(Exception):
+    """Bytes that came differ from those that are in the spool, at `offset`."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"other bytes at {offset}")
+        self.offset = offset
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A range of which a part is there: bytes up to `position`, an offset in the file."""
+
+    position: int
+    hasher: blake3 = field(default_factory=blake3)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Spool:
+    """One file's spool. `write` is called from several threads at once; the rest by who runs the download."""
+
+    def __init__(self, path: Path, journal: RangeJournal, front: Front) -> None:
+        self._path = path
+        self._journal = journal
+        self._front = front
+        self._fd = -1
+        self._lock = threading.Lock()
+        self._growing: dict[int, _Growing] = {}
+        self._digests: dict[int, bytes] = {}
+        self.size: int | None = None
+        self.range_size = MAX_RANGE
+        self.validators: dict[str, str] = {}
+
+    # -- opening ---------------------------------------------------------------------------------------------
+
+    def open(self, size: int | None, check: Callable[[], None]) -> None:
+        """Opens or creates the file, and takes over the ranges that are still what the journal says.
+
+        `size` is what the file must have, None if that is not known. `check` is called for every block that
+        is hashed; what it raises ends the call. The front advances meanwhile. Raises `DownloadError` if the
+        path is not a regular file of ours, and `NoSpaceError`.
+        """
+        self._fd = _open_private(self._path)
+        known = self._journal.load()
+        length = os.fstat(self._fd).st_size
+        if known is None or not _plausible(known, size, length):
+            self._journal.forget()
+            os.ftruncate(self._fd, 0)
+            if size is not None:
+                self.begin(size)
+            return
+        self.size, self.range_size, self.validators = known.size, known.range_size, dict(known.validators)
+        for index in sorted(known.digests):
+            if self._hash(index, check) == known.digests[index]:
+                self._digests[index] = known.digests[index]
+                self._advance(index)
+
+    def begin(self, size: int) -> None:
+        """The file's size is known, and nothing of it counts as there. Raises `NoSpaceError`."""
+        with self._lock:
+            self._digests.clear()
+            self._growing.clear()
+            self.size, self.range_size = size, range_size_for(size)
+        with _spool_errors():
+            os.ftruncate(self._fd, size)
+        self._journal.begin(size, self.range_size)
+
+    def close(self) -> None:
+        """Closes the file; `blocks` goes on undisturbed."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Puts bytes of the file where they belong. Bytes that are there already are compared instead.
+
+        A range is written without gaps, from where `missing` says. Raises `DifferentError` when bytes differ,
+        `NoSpaceError`, and `DownloadError` when the file cannot be written.
+        """
+        assert self.size is None or offset + len(data) <= self.size
+        while data:
+            index = offset // self.range_size
+            length = min(len(data), (index + 1) * self.range_size - offset)
+            self._write_in_range(index, offset, data[:length])
+            offset, data = offset + length, data[length:]
+
+    def _write_in_range(self, index: int, offset: int, data: memoryview) -> None:
+        with self._lock:
+            growing = None if index in self._digests else self._growing.get(index)
+            if growing is None and index not in self._digests:
+                growing = self._growing[index] = _Growing(index * self.range_size)
+        if growing is None:
+            self._compare(offset, data)
+            return
+        # Two connections may bring the same range; whoever is ahead writes, and the other one is compared.
+        with growing.lock:
+            there = max(0, min(growing.position - offset, len(data)))
+            if there:
+                self._compare(offset, data[:there])
+            fresh = data[there:]
+            if not fresh:
+                return
+            assert offset + there == growing.position, f"a gap in range {index}"
+            self._put(offset + there, fresh)
+            growing.hasher.update(fresh)
+            growing.position += len(fresh)
+            complete = growing.position == self._stop(index)
+        if complete:
+            self._complete(index, growing)
+        self._advance(index)
+
+    def _put(self, offset: int, data: memoryview) -> None:
+        """Writes what the pump has not seen yet; what it has must stay as it is."""
+        seen = max(0, min(self._front.position - offset, len(data)))
+        if seen:
+            self._compare(offset, data[:seen])
+            offset, data = offset + seen, data[seen:]
+        with _spool_errors():
+            while data:
+                written = os.pwrite(self._fd, data, offset)
+                offset, data = offset + written, data[written:]
+
+    def _compare(self, offset: int, data: memoryview) -> None:
+        with _spool_errors():
+            if os.pread(self._fd, len(data), offset) != data:
+                raise DifferentError(offset)
+
+    def _complete(self, index: int, growing: _Growing) -> None:
+        digest = growing.hasher.digest()
+        with self._lock:
+            self._digests[index] = digest
+            del self._growing[index]
+        if self.size is not None:
+            self._journal.record(index, digest)
+
+    def _advance(self, index: int) -> None:
+        """Moves the front if range `index` is the one that it is in."""
+        with self._lock:
+            front = self._front.position
+            current = front // self.range_size
+            if index != current:
+                return
+            while current in self._digests:
+                current += 1
+                front = min(current * self.range_size, self._stop(current - 1))
+            growing = self._growing.get(current)
+            self._front.advance(front if growing is None else max(front, growing.position))
+
+    # -- turns of events -------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """All of a file of unknown size has come: that is its size."""
+        if self.size is not None:
+            return
+        size = max((growing.position for growing in self._growing.values()), default=0)
+        size = max(size, len(self._digests) * self.range_size)
+        with _spool_errors():
+            os.ftruncate(self._fd, size)
+        self.size = size
+        for index, growing in list(self._growing.items()):
+            self._digests[index] = growing.hasher.digest()
+        self._growing.clear()
+        self._journal.begin(size, self.range_size)
+        for index, digest in self._digests.items():
+            self._journal.record(index, digest)
+
+    def begin_anew(self) -> None:
+        """Trusts nothing that is there: every range is to come again.
+
+        What the pump may have read stays, and is compared with what comes. Nothing may be writing meanwhile.
+        """
+        with self._lock:
+            self._digests.clear()
+            self._growing.clear()
+        self.validators.clear()
+        if self.size is None:
+            self._journal.forget()
+        else:
+            self._journal.begin(self.size, self.range_size)
+
+    def remember(self, url: str, validator: str) -> None:
+        """What the server at `url` calls this state of the file."""
+        if self.validators.get(url) != validator:
+            self.validators[url] = validator
+            if self.size is not None:
+                self._journal.remember(url, validator)
+
+    # -- how it stands ---------------------------------------------------------------------------------------
+
+    @property
+    def ranges(self) -> int:
+        """How many ranges the file has; 1 while its size is not known."""
+        return 1 if self.size is None else range_count(self.size, self.range_size)
+
+    @property
+    def done(self) -> frozenset[int]:
+        """Indexes of the complete ranges."""
+        with self._lock:
+            return frozenset(self._digests)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the file is there."""
+        return self.size is not None and len(self._digests) == self.ranges
+
+    @property
+    def present(self) -> int:
+        """Bytes that are there, anywhere in the file."""
+        with self._lock:
+            whole = sum(self._stop(index) - index * self.range_size for index in self._digests)
+            parts = sum(part.position - index * self.range_size for index, part in self._growing.items())
+        return whole + parts
+
+    def missing(self, index: int) -> tuple[int, int]:
+        """Offsets [start, stop) of what is not there of range `index`."""
+        with self._lock:
+            growing = self._growing.get(index)
+            stop = self._stop(index)
+            if index in self._digests:
+                return stop, stop
+        return (index * self.range_size if growing is None else growing.position), stop
+
+    def _stop(self, index: int) -> int:
+        stop = (index + 1) * self.range_size
+        return stop if self.size is None else min(stop, self.size)
+
+    def _hash(self, index: int, check: Callable[[], None]) -> bytes:
+        hasher = blake3()
+        offset, stop = index * self.range_size, self._stop(index)
+        while offset < stop:
+            check()
+            data = os.pread(self._fd, min(BLOCK, stop - offset), offset)
+            if not data:
+                break
+            hasher.update(data)
+            offset += len(data)
+        return hasher.digest()
+
+
+def blocks(path: Path, front: Front) -> Iterator[bytes]:
+    """The file's bytes in order, up to 1 MiB a time, as the front lets them. Blocks; for the pump's thread.
+
+    Ends with the file. Raises what the front was failed with. May be run several times, also after the
+    download.
+    """
+    offset = 0
+    if front.wait(0) == 0:
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        while (position := front.wait(offset)) > offset:
+            while offset < position:
+                data = os.pread(fd, min(BLOCK, position - offset), offset)
+                if not data:
+                    raise DownloadError(f"the spool {path} was cut short while it was read")
+                offset += len(data)
+                yield data
+    finally:
+        os.close(fd)
+
+
+def _open_private(path: Path) -> int:
+    """Opens the spool so that nobody else can read it, or lead it elsewhere by a link."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _spool_errors():
+        # Non-blocking, so that a FIFO in its place does not hang the daemon.
+        fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1:
+        os.close(fd)
+        raise DownloadError(
+            f"the spool {path} is not a file of the daemon's own",
+            hint="something else wrote to the daemon's folder; look at it and remove it",
+        )
+    os.fchmod(fd, 0o600)
+    return fd
+
+
+def _plausible(known: Spooled, size: int | None, length: int) -> bool:
+    """Whether what the journal says can be true of this file."""
+    return (
+        known.size == length
+        and size in (None, known.size)
+        and MIN_RANGE <= known.range_size <= MAX_RANGE
+        and all(0 <= index < range_count(known.size, known.range_size) for index in known.digests)
+        and all(len(digest) == _DIGEST_SIZE for digest in known.digests.values())
+    )
+
+
+@contextmanager
+def _spool_errors() -> Iterator[None]:
+    """Turns the file system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(
+                "there is no room left for the download", hint="free space where the daemon keeps its state"
+            ) from error
+        raise DownloadError(f"the spool cannot be used: {error.strerror}") from error

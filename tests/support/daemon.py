@@ -1,0 +1,100 @@
+"""Runs the real imgstored, and the real imgctl against it, in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from imgctl.client import Client
+
+CHAIN_BASE = "11111111-aaaa-4bbb-8ccc-000000000001"
+CHAIN_TOP = "11111111-aaaa-4bbb-8ccc-000000000002"
+ZVOL = "11111111-aaaa-4bbb-8ccc-000000000003"
+
+
+class Daemon:
+    """imgstored as a child process. `folder` keeps its state, so that another one can go on where it stopped."""
+
+    def __init__(self, folder: Path, *, config: str = "", view: str = "files") -> None:
+        self.folder = folder
+        self.socket = folder / "imgstored.sock"
+        self.images = folder / "images"
+        self.log = folder / "imgstored.log"
+        folder.mkdir(exist_ok=True)
+        self.images.mkdir(exist_ok=True)
+        self.config_file = folder / "imgstored.toml"
+        self.config_file.write_text(
+            f'state = "{folder}/state"\n'
+            f'[socket]\npath = "{self.socket}"\n'
+            f'[view]\nmode = "{view}"\npath = "{self.images}"\n' + config
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Daemon:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
+    def start(self, *, environment: dict[str, str] | None = None) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "imgstored", "--config", str(self.config_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(environment or {})},
+            )
+        deadline = time.monotonic() + 15
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"imgstored did not start:\n{self.log.read_text()}")
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        try:
+            with Client(str(self.socket)) as client:
+                client.call("hello", client="tests", protocol=1)
+        except Exception:
+            return False
+        return True
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status. Raises if that takes more than 5 seconds."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=5)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def client(self) -> Client:
+        return Client(str(self.socket))
+
+    def imgctl(self, *arguments: str, check: bool = False, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Runs the real command."""
+        return subprocess.run(
+            [sys.executable, "-m", "imgctl", *arguments],
+            env={**os.environ, "IMGSTORED_SOCKET": str(self.socket)},
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=timeout,
+        )
