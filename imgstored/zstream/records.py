@@ -1,0 +1,219 @@
+"""The records of a ZFS send stream (OpenZFS include/sys/zfs_ioctl.h, `dmu_replay_record_t`).
+
+A record is a header of 312 bytes and a payload. The header is a type, the length of BEGIN's payload, a union of 304
+bytes, and in the union's last 32 bytes the fletcher-4 of everything before them. Integers are in the sender's byte
+order, which BEGIN's magic tells.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from imgstored.errors import StreamError
+from imgstored.zstream.fletcher4 import ByteOrder, Sums
+
+HEADER_SIZE: Final = 312
+#: The header up to its own checksum.
+CHECKED_SIZE: Final = HEADER_SIZE - 32
+MAGIC: Final = 0x2F5BACBAC
+
+#: SPA_MAXBLOCKSIZE: no block of data is larger.
+MAX_BLOCK: Final = 16 << 20
+#: DN_OLD_MAX_BONUSLEN to DN_SLOTS_TO_BONUSLEN(31): the largest bonus of a large dnode, rounded up.
+MAX_BONUS: Final = 16 << 10
+#: BEGIN's payload is an nvlist of resume points or snapshots; real ones have some hundred bytes.
+MAX_BEGIN_PAYLOAD: Final = 64 << 10
+
+
+class RecordType(enum.IntEnum):
+    """`drr_type`."""
+
+    BEGIN = 0
+    OBJECT = 1
+    FREEOBJECTS = 2
+    WRITE = 3
+    FREE = 4
+    END = 5
+    WRITE_BYREF = 6
+    SPILL = 7
+    WRITE_EMBEDDED = 8
+    OBJECT_RANGE = 9
+    REDACT = 10
+
+
+class Feature(enum.IntFlag):
+    """`DMU_BACKUP_FEATURE_*`, from bit 2 of `drr_versioninfo` on."""
+
+    DEDUP = 1 << 0
+    DEDUPPROPS = 1 << 1
+    SA_SPILL = 1 << 2
+    EMBED_DATA = 1 << 16
+    LZ4 = 1 << 17
+    LARGE_BLOCKS = 1 << 19
+    RESUMING = 1 << 20
+    REDACTED = 1 << 21
+    COMPRESSED = 1 << 22
+    LARGE_DNODE = 1 << 23
+    RAW = 1 << 24
+    ZSTD = 1 << 25
+    HOLDS = 1 << 26
+
+
+class Objset(enum.IntEnum):
+    """`dmu_objset_type_t`, of which an image is one of two."""
+
+    FILESYSTEM = 2
+    VOLUME = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """What BEGIN says of the whole stream."""
+
+    byte_order: ByteOrder
+    features: Feature
+    objset: Objset
+    toguid: int  #: guid of the snapshot in the stream
+    fromguid: int  #: guid of the snapshot it builds on; 0 for a full stream
+    toname: str  #: the sender's name of the snapshot; for people only
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: its header, what the store needs of it, and its payload."""
+
+    type: RecordType
+    header: bytes
+    payload: bytes | memoryview
+    object: int = 0
+    offset: int = 0  #: in the object, bytes
+    length: int = 0  #: what it writes or frees in the object, bytes
+    compression: int = 0  #: of the payload; 0 is none
+
+
+_BEGIN = struct.Struct("QQQIIQQ256s")
+_BODY = {order: struct.Struct(f"{order}QQQ") for order in ("<", ">")}
+_SUMS = {order: struct.Struct(f"{order}4Q") for order in ("<", ">")}
+_U32 = {order: struct.Struct(f"{order}I") for order in ("<", ">")}
+_U64 = {order: struct.Struct(f"{order}Q") for order in ("<", ">")}
+
+
+def byte_order_of(start: bytes | memoryview) -> ByteOrder | None:
+    """The byte order of the stream that starts with these 16 bytes; None if they start no stream."""
+    if len(start) < 16:
+        return None
+    for order in ("<", ">"):
+        kind, _, magic = struct.unpack_from(f"{order}IIQ", start)
+        if kind == RecordType.BEGIN and magic == MAGIC:
+            return order
+    return None
+
+
+def parse_begin(header: bytes) -> Begin:
+    """Reads BEGIN. Raises `StreamError` for what is no image's stream, and says what it is instead."""
+    order = byte_order_of(header)
+    if order is None:
+        raise StreamError("not a ZFS send stream: it does not begin with a BEGIN record")
+    fields = struct.unpack_from(f"{order}{_BEGIN.format}", header, 8)
+    _, versioninfo, _, objset, _, toguid, fromguid, toname = fields
+    _refuse_kind(versioninfo)
+    if objset not in (Objset.FILESYSTEM, Objset.VOLUME):
+        raise StreamError(f"the stream is of an unknown kind of dataset ({objset})")
+    return Begin(
+        byte_order=order,
+        features=Feature((versioninfo >> 2) & 0x3FFFFFFF),
+        objset=Objset(objset),
+        toguid=toguid,
+        fromguid=fromguid,
+        toname=toname.split(b"\0", 1)[0].decode("utf-8", "replace"),
+    )
+
+
+_REFUSED = {
+    Feature.DEDUP: ("deduplicated (`zfs send -D`)", "make it anew without -D, or run it through `zstream redup`"),
+    Feature.RAW: ("raw and encrypted (`zfs send -w`)", "make it anew without -w: its key could not be loaded here"),
+    Feature.REDACTED: ("redacted (`zfs send --redact`)", "make it anew without --redact"),
+    Feature.RESUMING: ("the second half of a stream (`zfs send -t`)", "make it anew with `zfs send POOL/DATASET@SNAPSHOT`"),
+}
+
+
+def _refuse_kind(versioninfo: int) -> None:
+    if versioninfo & 3 != 1:
+        raise StreamError(
+            "the stream is a package of several streams (`zfs send -R`)",
+            hint="an image is one snapshot: make it anew with `zfs send POOL/DATASET@SNAPSHOT`",
+        )
+    features = Feature((versioninfo >> 2) & 0x3FFFFFFF)
+    for feature, (what, instead) in _REFUSED.items():
+        if feature in features:
+            raise StreamError(f"the stream is {what}, which cannot be an image", hint=instead)
+
+
+def payload_length(header: bytes, order: ByteOrder) -> int:
+    """How many bytes follow the header. Raises `StreamError` for a type or a length that no sender writes."""
+    kind = record_type(header, order)
+    u32, u64 = _U32[order], _U64[order]
+    limit = MAX_BLOCK
+    match kind:
+        case RecordType.BEGIN:
+            length, limit = u32.unpack_from(header, 4)[0], MAX_BEGIN_PAYLOAD
+        case RecordType.OBJECT:
+            bonus, raw = u32.unpack_from(header, 28)[0], u32.unpack_from(header, 36)[0]
+            length, limit = raw or _round8(bonus), MAX_BONUS
+        case RecordType.WRITE:
+            length = u64.unpack_from(header, 96)[0] if header[50] else u64.unpack_from(header, 32)[0]
+        case RecordType.SPILL:
+            length = u64.unpack_from(header, 40)[0] if header[33] else u64.unpack_from(header, 16)[0]
+        case RecordType.WRITE_EMBEDDED:
+            length = _round8(u32.unpack_from(header, 52)[0])
+        case _:
+            length = 0
+    if length > limit or length % 4:
+        raise StreamError(f"a {kind.name} record says that {length} bytes follow, which is not possible")
+    return int(length)
+
+
+def record_type(header: bytes, order: ByteOrder) -> RecordType:
+    """The record's type. Raises `StreamError` for one that is not known."""
+    value = _U32[order].unpack_from(header)[0]
+    try:
+        return RecordType(value)
+    except ValueError:
+        raise StreamError(f"there is a record of unknown type {value} in the stream") from None
+
+
+def parse_record(header: bytes, payload: bytes | memoryview, order: ByteOrder) -> Record:
+    """Reads where a record belongs."""
+    kind = record_type(header, order)
+    first, second, third = _BODY[order].unpack_from(header, 8)
+    match kind:
+        case RecordType.WRITE:
+            offset, length = struct.unpack_from(f"{order}QQ", header, 24)
+            return Record(kind, header, payload, first, offset, length, header[50])
+        case RecordType.FREE:
+            return Record(kind, header, payload, first, second, third)
+        case RecordType.WRITE_EMBEDDED:
+            return Record(kind, header, payload, first, second, third, header[40])
+        case RecordType.OBJECT | RecordType.SPILL:
+            return Record(kind, header, payload, first)
+        case _:
+            return Record(kind, header, payload)
+
+
+def stated_checksum(header: bytes, order: ByteOrder) -> Sums:
+    """The checksum in the record's last 32 bytes; all zeros in BEGIN, and where an old sender left it out."""
+    a, b, c, d = _SUMS[order].unpack_from(header, CHECKED_SIZE)
+    return a, b, c, d
+
+
+def end_checksum(header: bytes, order: ByteOrder) -> Sums:
+    """END's word for the whole stream before it."""
+    a, b, c, d = _SUMS[order].unpack_from(header, 8)
+    return a, b, c, d
+
+
+def _round8(length: int) -> int:
+    return (length + 7) & ~7
