@@ -1,1 +1,1 @@
-"""MessagePack-RPC on a Unix socket."""
+"""The daemon's Unix socket: MessagePack-RPC, as docs/protocol.md describes it."""

@@ -1,0 +1,114 @@
+"""One request, as a method sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from imgstored.errors import UsageError
+from imgstored.rpc.peer import Access, Peer, check_change
+
+if TYPE_CHECKING:
+    from imgstored.rpc.params import Params
+
+#: Characters of a client's name that are kept: it goes into logs and into the list of jobs.
+MAX_CLIENT_NAME = 80
+
+
+class PassedFile:
+    """A descriptor that came with a request; whoever takes it closes it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def take(self) -> int | None:
+        """The descriptor, once."""
+        descriptor, self._descriptor = self._descriptor, None
+        return descriptor
+
+    def close(self) -> None:
+        """Closes the descriptor if nobody took it. A second call does nothing."""
+        descriptor = self.take()
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class Client:
+    """The process behind a connection: who the kernel says it is, and what it calls itself."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self._name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For people; a claim, and no reason to allow anything."""
+        return self._name or f"pid {self.peer.pid}"
+
+    def introduce(self, name: str) -> None:
+        """Takes the name that the client gave itself, as far as it can be printed."""
+        self._name = "".join(character for character in name if character.isprintable())[
+            :MAX_CLIENT_NAME
+        ].strip()
+
+
+class Notify(Protocol):
+    """Tells the client how a request goes; waits while too much waits for the client already."""
+
+    async def __call__(self, request: int, event: Mapping[str, Any]) -> None:
+        """Sends an event of a request."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """A request that is being answered. `scope` ends it early."""
+
+    id: int
+    method: str
+    params: Params
+    client: Client
+    access: Access = field(repr=False)
+    notify_client: Notify = field(repr=False)
+    file: PassedFile | None = field(default=None, repr=False)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope, repr=False)
+
+    @property
+    def peer(self) -> Peer:
+        """The process that asks."""
+        return self.client.peer
+
+    async def notify(self, event: Mapping[str, Any]) -> None:
+        """Sends an event. Progress (`event["event"]`) never waits, anything else may."""
+        await self.notify_client(self.id, event)
+
+    def take_file(self) -> int:
+        """The descriptor that came with the request; it is the caller's to close. Raises `UsageError`."""
+        descriptor = None if self.file is None else self.file.take()
+        if descriptor is None:
+            raise UsageError(
+                f"{self.method}: no file was passed",
+                hint="pass one descriptor (SCM_RIGHTS) with the request, in a sendmsg of its own",
+            )
+        return descriptor
+
+    def require_change(self) -> None:
+        """Raises `NotPermittedError` unless the peer may change."""
+        check_change(self.peer, self.access)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a request's method does. Parameters that are not named are refused."""
+
+    run: Callable[[Call], Awaitable[Any]]
+    params: Collection[str] = ()
+    change: bool = False  #: refused to those who may only read, before `run` sees the call
+    file: bool = False  #: takes a descriptor; one that comes with another method's request is closed at once
+
+
+Methods = Mapping[str, Method]

@@ -1,0 +1,123 @@
+"""From a request to its answer: finds the method, checks who asks, words what went wrong, keeps the log."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
+from imgstored.rpc.wire import encode_error, encode_response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgstored.rpc.call import Call, Method, Methods
+
+log = structlog.get_logger(__name__)
+
+#: Parameters that say which image a change was about; others may hold secrets and stay out of the log.
+_LOGGED = ("uuid", "uuids", "pool")
+#: Images that one line of the log names at most.
+_MAX_LOGGED = 20
+
+_BUG_HINT = "the daemon's log has the details; please report it"
+
+
+def stopping() -> CancelledError:
+    """What every request is told while the daemon stops."""
+    return CancelledError("the daemon is stopping", hint="ask again when it is back; imports go on then")
+
+
+async def perform(call: Call, methods: Methods) -> Any:
+    """The method's result, or the `ImgstoreError` that is the answer: one is returned, not raised.
+
+    Cancelling the call's own scope gives `CancelledError`: only the stopping daemon does so, while the client
+    is still there to be told. Cancelling from outside goes through.
+    """
+    began = time.monotonic()
+    method = methods.get(call.method)
+    outcome: Any = stopping()
+    try:
+        with call.scope:
+            outcome = await _run(call, method)
+    finally:
+        _record(call, method, outcome, time.monotonic() - began)
+    return outcome
+
+
+def encode_outcome(call: Call, outcome: Any) -> bytes:
+    """The response; where the result cannot be said in MessagePack, that it could not."""
+    try:
+        if isinstance(outcome, ImgstoreError):
+            return encode_error(call.id, outcome.as_wire())
+        return encode_response(call.id, outcome)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        log.exception("an answer cannot be encoded", method=call.method)
+        return encode_error(call.id, _mistake(call.method).as_wire())
+
+
+async def _run(call: Call, method: Method | None) -> Any:
+    try:
+        if method is None:
+            return _unknown(call.method)
+        if method.change:
+            call.require_change()
+        call.params.check_known(method.params)
+        return await method.run(call)
+    except ImgstoreError as error:
+        return error
+    except ExceptionGroup as group:
+        leaves = list(_leaves(group))
+        if leaves and all(isinstance(leaf, ImgstoreError) for leaf in leaves):
+            return leaves[0]
+        log.exception("a method failed", method=call.method)
+        return _mistake(call.method)
+    except Exception:
+        log.exception("a method failed", method=call.method)
+        return _mistake(call.method)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _unknown(method: str) -> UsageError:
+    return UsageError(
+        f"unknown method {method[:40]!r}", hint="imgctl and imgstored may be of different versions"
+    )
+
+
+def _mistake(method: str) -> InternalError:
+    return InternalError(f"{method[:40]!r} failed by a mistake in imgstored", hint=_BUG_HINT)
+
+
+def _record(call: Call, method: Method | None, outcome: Any, seconds: float) -> None:
+    change = method is not None and method.change
+    facts: dict[str, Any] = {}
+    if change:
+        facts = {name: value for name in _LOGGED if (value := _shown(call, name)) is not None}
+    code = outcome.code if isinstance(outcome, ImgstoreError) else "ok"
+    (log.info if change else log.debug)(
+        "request",
+        method=call.method[:40],
+        uid=call.peer.uid,
+        pid=call.peer.pid,
+        client=call.client.name,
+        outcome=code,
+        seconds=round(seconds, 3),
+        **facts,
+    )
+
+
+def _shown(call: Call, name: str) -> str | list[str] | None:
+    try:
+        value = call.params.optional_texts(name) if name == "uuids" else call.params.optional_text(name)
+    except UsageError:
+        return None
+    return [item[:40] for item in value[:_MAX_LOGGED]] if isinstance(value, list) else value and value[:40]

@@ -1,0 +1,181 @@
+"""Where messages begin and end in a stream of MessagePack, found without building them. Pure: no I/O.
+
+msgpack's own `Unpacker` finds them too, but builds as it goes: 4 MiB of empty arrays become 300 MiB of
+objects, an array's declared length is allocated at once at each of up to 1024 levels, and `max_buffer_size`
+does not count what a message that comes in drops has used already. Here only headers are read, and bounds are
+checked at each; what passes is then unpacked in one go.
+
+The format: https://github.com/msgpack/msgpack/blob/master/spec.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from imgstored.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgstored.rpc.limits import MessageLimits
+
+Kind = Literal["scalar", "string", "array", "map", "refused"]
+
+
+class ProtocolError(UsageError):
+    """What a client sent is not a message; there is no telling where the next one would begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the first byte of a value says."""
+
+    kind: Kind
+    content: int = 0  #: bytes after the first byte, or values of an array, or pairs of a map
+    length: int = 0  #: bytes after the first byte that hold `content`; 0 where the first byte says it itself
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One whole message, undecoded. `start` is its first byte's position in the stream."""
+
+    start: int
+    data: bytes
+
+
+def _headers() -> Iterator[Header]:
+    """The format's table of first bytes, 0x00 to 0xff.
+
+    Extensions and binary data are refused: the protocol has no use for them, and without them every message
+    is what JSON could say.
+    """
+    for first in range(256):
+        if first <= 0x7F or first >= 0xE0 or first in (0xC0, 0xC2, 0xC3):
+            yield Header("scalar")
+        elif first <= 0x8F:
+            yield Header("map", first & 0x0F)
+        elif first <= 0x9F:
+            yield Header("array", first & 0x0F)
+        elif first <= 0xBF:
+            yield Header("string", first & 0x1F)
+        else:
+            yield _NAMED.get(first, Header("refused"))
+
+
+_NAMED: Final = {
+    0xCA: Header("scalar", 4),
+    0xCB: Header("scalar", 8),
+    0xCC: Header("scalar", 1),
+    0xCD: Header("scalar", 2),
+    0xCE: Header("scalar", 4),
+    0xCF: Header("scalar", 8),
+    0xD0: Header("scalar", 1),
+    0xD1: Header("scalar", 2),
+    0xD2: Header("scalar", 4),
+    0xD3: Header("scalar", 8),
+    0xD9: Header("string", length=1),
+    0xDA: Header("string", length=2),
+    0xDB: Header("string", length=4),
+    0xDC: Header("array", length=2),
+    0xDD: Header("array", length=4),
+    0xDE: Header("map", length=2),
+    0xDF: Header("map", length=4),
+}
+HEADERS: Final = tuple(_headers())
+
+
+class Framer:
+    """Cuts a stream into messages. The work is linear in what is fed, however it is cut up.
+
+    After a `fault` nothing more comes out: what follows it has no meaning.
+    """
+
+    def __init__(self, limits: MessageLimits) -> None:
+        self.fault: ProtocolError | None = None
+        self._limits = limits
+        self._buffer = bytearray()
+        self._base = 0  # the buffer's first byte in the stream, where a message begins
+        self._begin()
+
+    def _begin(self) -> None:
+        self._next = 0  # the next value's first byte in the buffer; may lie beyond what is there
+        self._values = 0
+        self._remaining = [1]  # values yet to come, for the message itself and each container that is open
+        self._in_map = [False]
+
+    @property
+    def position(self) -> int:
+        """Bytes that were fed."""
+        return self._base + len(self._buffer)
+
+    @property
+    def unfinished(self) -> int | None:
+        """Where a message begins of which only a part is there."""
+        return self._base if self._buffer else None
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
+        """The messages that `data` completes; those before a fault come out like any others."""
+        frames: list[Frame] = []
+        if self.fault is not None:
+            return frames
+        self._buffer += data
+        try:
+            while self._whole():
+                frames.append(self._cut())
+        except ProtocolError as error:
+            self.fault = error
+            self._buffer.clear()
+        return frames
+
+    def _cut(self) -> Frame:
+        frame = Frame(self._base, bytes(self._buffer[: self._next]))
+        del self._buffer[: self._next]
+        self._base += self._next
+        self._begin()
+        return frame
+
+    def _whole(self) -> bool:
+        """Reads headers as far as they are there; whether that is a whole message."""
+        while self._remaining:
+            if self._next >= len(self._buffer):
+                return False
+            header = HEADERS[self._buffer[self._next]]
+            end = self._next + 1 + header.length
+            if end > len(self._buffer):
+                return False
+            content = header.content
+            if header.length:
+                content = int.from_bytes(self._buffer[self._next + 1 : end], "big")
+            self._value(header.kind, content, end)
+        return self._next <= len(self._buffer)
+
+    def _value(self, kind: Kind, content: int, end: int) -> None:
+        """Takes one value, whose header ends at `end`."""
+        if len(self._remaining) == 1 and kind != "array":
+            raise ProtocolError("a message is an array", hint="this socket speaks MessagePack-RPC")
+        if self._in_map[-1] and self._remaining[-1] % 2 == 0 and kind != "string":
+            raise ProtocolError("a map's keys are strings")
+        self._remaining[-1] -= 1
+        if kind == "refused":
+            raise ProtocolError("binary data and MessagePack's extension types are not used here")
+        if kind in ("scalar", "string"):
+            end += content
+        else:
+            self._open(content if kind == "array" else 2 * content, in_map=kind == "map")
+        if end > self._limits.size:
+            raise ProtocolError(f"a message has more than {self._limits.size} bytes")
+        self._next = end
+        while self._remaining and self._remaining[-1] == 0:
+            self._remaining.pop()
+            self._in_map.pop()
+
+    def _open(self, count: int, *, in_map: bool) -> None:
+        self._values += count
+        if self._values > self._limits.values:
+            raise ProtocolError(f"a message has more than {self._limits.values} values")
+        # The first entry stands for the message itself, which is no container.
+        if len(self._remaining) > self._limits.depth:
+            raise ProtocolError(f"a message is nested deeper than {self._limits.depth}")
+        self._remaining.append(count)
+        self._in_map.append(in_map)

@@ -1,0 +1,34 @@
+"""What one client may cost the daemon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class MessageLimits:
+    """Bounds on one message from a client, checked before anything of it is built in memory."""
+
+    size: int = 4 << 20  #: bytes
+    depth: int = 32  #: arrays and maps within each other, the message's own array counted
+    values: int = (
+        1 << 16
+    )  #: values in all its arrays and maps; a value of one byte becomes up to 72 bytes in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on the socket's connections. Times in seconds."""
+
+    connections: int = 256  #: at the same time; a quarter of them is kept for those who may change
+    in_flight: int = 64  #: requests of one connection that are not yet answered
+    idle: float = 600.0  #: without a request in flight and without a whole message
+    send: float = 20.0  #: without the client reading anything of what waits for it
+    stop: float = 2.0  #: for the last answers, when the daemon stops
+    outbox: int = 1 << 20  #: bytes that wait for one client before those who produce more have to wait
+    message: MessageLimits = field(default_factory=MessageLimits)
+
+    @property
+    def readers(self) -> int:
+        """Connections of those who may not change. Theirs can never be all that there are."""
+        return self.connections - max(1, self.connections // 4)

@@ -1,0 +1,153 @@
+"""The socket's name in the file system: made without a gap, taken over when stale, removed when ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from imgstored.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = structlog.get_logger(__name__)
+
+#: Connections that wait to be accepted; the kernel has a limit of its own.
+BACKLOG = 512
+#: Seconds that a process which holds the name may take to show that it is alive.
+_PROBE_SECONDS = 2.0
+
+_IN_USE_HINT = "stop it first, or give this one another socket.path"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file it is, whatever it is called."""
+
+    device: int
+    inode: int
+
+
+class Listening:
+    """A Unix socket that listens, and its name. `close` is to be called once it is not needed."""
+
+    def __init__(self, bound: socket.socket, path: Path, identity: Identity | None, lock: int) -> None:
+        self.socket = bound
+        self._path = path
+        self._identity = identity
+        self._lock = lock
+        self._closed = False
+
+    def close(self) -> None:
+        """Stops listening and removes the name, unless that is another's by now. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._identity is not None and _identity(self._path) == self._identity:
+                self._path.unlink()
+            else:
+                log.warning("the socket was replaced or removed by somebody else", path=str(self._path))
+        except OSError as error:
+            log.warning("the socket cannot be removed", path=str(self._path), error=str(error))
+        finally:
+            self.socket.close()
+            os.close(self._lock)
+
+
+def listen(path: Path, *, mode: int, group_gid: int | None) -> Listening:
+    """Listens at `path`, with these permissions from the first connection on.
+
+    Nobody can connect between `bind` and `listen`, so permissions are set there. A lock file beside the
+    socket keeps two daemons from taking over the same stale name at the same time; it stays, since to
+    remove it would open that gap again. Raises `ConfigError` when another daemon listens, or the socket cannot
+    be made.
+    """
+    try:
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        lock = _lock(path)
+        try:
+            return _listen_locked(path, mode, group_gid, lock)
+        except BaseException:
+            os.close(lock)
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"socket.path: cannot listen at {path}: {error.strerror or error}",
+            hint="the folder must exist and be writable for the daemon, and the path shorter than 100 bytes",
+        ) from error
+
+
+def _listen_locked(path: Path, mode: int, group_gid: int | None, lock: int) -> Listening:
+    _remove_stale(path)
+    with ExitStack() as undo:
+        bound = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        bound.bind(str(path))
+        undo.callback(path.unlink, missing_ok=True)
+        if group_gid is not None:
+            os.chown(path, -1, group_gid, follow_symlinks=False)
+        path.chmod(mode)
+        identity = _identity(path)
+        bound.listen(BACKLOG)
+        undo.pop_all()
+    return Listening(bound, path, identity, lock)
+
+
+def _lock(path: Path) -> int:
+    """An open descriptor that holds the lock; it ends with the process, however that ends."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path.with_name(path.name + ".lock"), flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigError(f"another imgstored is listening at {path}", hint=_IN_USE_HINT) from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket on which nobody listens. Raises `ConfigError` for anything else that is there."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConfigError(
+            f"socket.path: {path} is there, and is not a socket",
+            hint="remove it, or choose another socket.path",
+        )
+    if _is_alive(path):
+        raise ConfigError(f"another imgstored is listening at {path}", hint=_IN_USE_HINT)
+    log.info("taking over the socket of a daemon that is gone", path=str(path))
+    path.unlink(missing_ok=True)
+
+
+def _is_alive(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            # Too busy, of another type, or not for us: there is somebody.
+            return True
+        return True
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return Identity(found.st_dev, found.st_ino)

@@ -1,0 +1,167 @@
+"""Who is at the other end of a Unix socket, as the kernel tells, and what they may do."""
+
+from __future__ import annotations
+
+import ctypes
+import grp
+import os
+import pwd
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+from imgstored.errors import ConfigError, NotPermittedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Linux's option for the peer's supplementary groups (asm-generic/socket.h, since 4.13); Python has no name.
+_SO_PEERGROUPS = 59
+#: Python reads no more of an option; room for 256 groups.
+_MAX_OPTION = 1024
+
+
+class UnixSocket(Protocol):
+    """What is needed of a connected socket, trio's or the standard library's."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        ...
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        """An option's value, of at most `buflen` bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A process as it was when it connected. `groups` has its primary group and the supplementary ones."""
+
+    uid: int
+    gid: int
+    pid: int
+    groups: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may change: root, the user that the daemon runs as, and a group's members if there is a group."""
+
+    daemon_uid: int
+    group: str | None = None
+    group_gid: int | None = None
+
+
+def may_change(peer: Peer, group_gid: int | None, daemon_uid: int) -> bool:
+    """Whether the peer may do more than read."""
+    return peer.uid in (0, daemon_uid) or (group_gid is not None and group_gid in peer.groups)
+
+
+def check_change(peer: Peer, access: Access) -> None:
+    """Raises `NotPermittedError` unless the peer may change."""
+    if may_change(peer, access.group_gid, access.daemon_uid):
+        return
+    members = f" and members of the group {access.group}" if access.group is not None else ""
+    raise NotPermittedError(
+        f"uid {peer.uid} may read but not change: only root{members} may",
+        hint=""
+        if access.group is None
+        else f"become a member of the group {access.group}, or use sudo or pfexec",
+        data={"uid": peer.uid, "group": access.group},
+    )
+
+
+def access_for(group: str | None) -> Access:
+    """The rule for this daemon; may ask a directory service. Raises `ConfigError` for an unknown group."""
+    if group is None:
+        return Access(os.geteuid())
+    try:
+        return Access(os.geteuid(), group, grp.getgrnam(group).gr_gid)
+    except KeyError as error:
+        raise ConfigError(
+            f'socket.group: there is no group "{group}"',
+            hint=f"create it (`groupadd {group}`), or name another one",
+        ) from error
+
+
+def peer_of(connected: UnixSocket) -> Peer:
+    """The process that connected. Raises `NotPermittedError` when the system does not say who it is.
+
+    May ask a directory service and so take its time: call it in a thread.
+    """
+    try:
+        return _BY_PLATFORM.get(sys.platform, _unknown)(connected)
+    except (OSError, AttributeError) as error:  # AttributeError: a C library without the function
+        raise NotPermittedError(f"the system does not say who is asking: {error}") from error
+
+
+def _linux(connected: UnixSocket) -> Peer:
+    # struct ucred, unix(7)
+    pid, uid, gid = struct.unpack("=iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Peer(uid, gid, pid, _linux_groups(connected, uid, gid))
+
+
+def _linux_groups(connected: UnixSocket, uid: int, gid: int) -> frozenset[int]:
+    """The process's own groups; where the kernel does not tell them, or there are very many, the user's."""
+    try:
+        packed = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
+    except OSError:
+        return groups_of_user(uid, gid)
+    return frozenset(struct.unpack(f"={len(packed) // 4}I", packed)) | {gid}
+
+
+def groups_of_user(uid: int, gid: int) -> frozenset[int]:
+    """The groups of a user as the databases have them; only `gid` for a user without a name."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return frozenset({gid})
+    return frozenset(os.getgrouplist(name, gid))
+
+
+def _illumos(connected: UnixSocket) -> Peer:
+    """By getpeerucred(3C) and ucred(3C)."""
+    libc = _illumos_libc()
+    credential = ctypes.c_void_p()
+    if libc.getpeerucred(connected.fileno(), ctypes.byref(credential)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    try:
+        # Root of another zone is not root here, even where the socket is mounted into that zone.
+        if libc.ucred_getzoneid(credential) != libc.getzoneid():
+            raise NotPermittedError("requests from another zone are not answered")
+        uid, gid = libc.ucred_geteuid(credential), libc.ucred_getegid(credential)
+        if uid < 0 or gid < 0:
+            raise OSError("the credential has no user or no group")
+        listed = ctypes.POINTER(ctypes.c_uint32)()
+        count = libc.ucred_getgroups(credential, ctypes.byref(listed))
+        groups = frozenset(listed[index] for index in range(max(count, 0)))
+        return Peer(uid, gid, libc.ucred_getpid(credential), groups | {gid})
+    finally:
+        libc.ucred_free(credential)
+
+
+@cache
+def _illumos_libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = ctypes.c_void_p
+    libc.getpeerucred.argtypes = [ctypes.c_int, ctypes.POINTER(handle)]
+    libc.ucred_getgroups.argtypes = [handle, ctypes.POINTER(ctypes.POINTER(ctypes.c_uint32))]
+    # uid_t and gid_t are unsigned; as a signed type the -1 for "not known" stays one.
+    for name in ("ucred_geteuid", "ucred_getegid", "ucred_getpid", "ucred_getzoneid"):
+        function = getattr(libc, name)
+        function.argtypes, function.restype = [handle], ctypes.c_int32
+    libc.getzoneid.argtypes, libc.getzoneid.restype = [], ctypes.c_int32
+    libc.ucred_free.argtypes, libc.ucred_free.restype = [handle], None
+    return libc
+
+
+def _unknown(connected: UnixSocket) -> Peer:
+    raise OSError(f"no way is known on {sys.platform} (socket {connected.fileno()})")
+
+
+#: By `sys.platform`; illumos calls itself sunos5.
+_BY_PLATFORM: dict[str, Callable[[UnixSocket], Peer]] = {"linux": _linux, "sunos5": _illumos}
