@@ -1,0 +1,43 @@
+"""`imgstored`: reads its arguments and its configuration, and runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgstored import __version__
+from imgstored.errors import ImgstoreError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the daemon; returns its exit status: 0 after a clean stop, 1 after an error, 2 for wrong arguments."""
+    parser = argparse.ArgumentParser(
+        prog="imgstored", description="The daemon that owns this host's images. It stays in the foreground."
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML; without it, every key has its default")
+    parser.add_argument("--check", action="store_true", help="read the configuration, say what is wrong, and exit")
+    parser.add_argument("--version", action="version", version=f"imgstored {__version__}")
+    arguments = parser.parse_args(argv)
+
+    # Imported late: --help, --version and a wrong configuration need none of it.
+    from imgstored import config
+
+    try:
+        loaded = config.load(arguments.config)
+        if arguments.check:
+            return 0
+        from imgstored import app
+
+        app.serve(loaded, arguments.config)
+    except ImgstoreError as error:
+        print(f"imgstored: error ({error.code}): {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

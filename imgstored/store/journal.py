@@ -1,0 +1,213 @@
+"""What must survive the daemon: which imports are wanted, and which ranges of their files are there.
+
+SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and what they said is
+fetched or done again; ranges are trusted only while their bytes still hash to what is written here.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgstored.errors import ConfigError
+from imgstored.transfer.spool import Spooled
+
+#: Raised with every change of the tables; a journal of a newer daemon is refused.
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE imports (
+    pool TEXT NOT NULL, uuid TEXT NOT NULL,
+    manifest TEXT NOT NULL,             -- v2, JSON: names the import to people until it is found again
+    sources TEXT,                       -- JSON array of URLs that replace the configured ones, or NULL
+    channel TEXT,
+    wanted INTEGER NOT NULL,            -- 1: goes on by itself after a restart; 0: waits for the next who asks
+    started_at REAL NOT NULL,           -- seconds since the epoch
+    touched_at REAL NOT NULL,
+    PRIMARY KEY (pool, uuid)
+) WITHOUT ROWID;
+CREATE TABLE spools (
+    uuid TEXT PRIMARY KEY, size INTEGER NOT NULL, range_size INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE ranges (
+    uuid TEXT NOT NULL, idx INTEGER NOT NULL, blake3 BLOB NOT NULL, PRIMARY KEY (uuid, idx)
+) WITHOUT ROWID;
+CREATE TABLE validators (
+    uuid TEXT NOT NULL, url TEXT NOT NULL, validator TEXT NOT NULL, PRIMARY KEY (uuid, url)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalledImport:
+    """An import that was begun and neither finished nor given up."""
+
+    pool: str
+    uuid: str
+    manifest: Mapping[str, Any]
+    sources: tuple[str, ...] | None
+    channel: str | None
+    wanted: bool
+    started_at: float
+    touched_at: float
+
+
+class Journal:
+    """The daemon's memory of unfinished work. Safe to call from any thread; every call is short."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the journal. Raises `ConfigError` when a newer daemon has written it."""
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        path.chmod(0o600)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            self._db.close()
+            raise ConfigError(
+                f"{path} was written by a newer imgstored (schema {version}, this one knows {SCHEMA_VERSION})",
+                hint="start the newer imgstored, or move the file away: unfinished imports then start anew",
+            )
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    # -- imports ---------------------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        pool: str,
+        uuid: str,
+        manifest: Mapping[str, Any],
+        sources: Sequence[str] | None,
+        channel: str | None,
+    ) -> None:
+        """Writes down that an import is wanted; one that waited since an earlier try goes on."""
+        now = time.time()
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT (pool, uuid) DO UPDATE SET"
+                " manifest = excluded.manifest, sources = excluded.sources, channel = excluded.channel,"
+                " wanted = 1, touched_at = excluded.touched_at",
+                (
+                    pool,
+                    uuid,
+                    json.dumps(dict(manifest)),
+                    None if sources is None else json.dumps(list(sources)),
+                    channel,
+                    now,
+                    now,
+                ),
+            )
+
+    def park(self, pool: str, uuid: str) -> None:
+        """Says that nobody wants the import now; what it has serves the next try."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE imports SET wanted = 0, touched_at = ? WHERE pool = ? AND uuid = ?",
+                (time.time(), pool, uuid),
+            )
+
+    def end(self, pool: str, uuid: str) -> None:
+        """Forgets the import: it is installed, or given up."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM imports WHERE pool = ? AND uuid = ?", (pool, uuid))
+
+    def imports(self) -> list[JournalledImport]:
+        """All unfinished imports, oldest first."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT pool, uuid, manifest, sources, channel, wanted, started_at, touched_at"
+                " FROM imports ORDER BY started_at, uuid"
+            ).fetchall()
+        return [
+            JournalledImport(
+                pool,
+                uuid,
+                json.loads(manifest),
+                None if sources is None else tuple(json.loads(sources)),
+                channel,
+                bool(wanted),
+                started_at,
+                touched_at,
+            )
+            for pool, uuid, manifest, sources, channel, wanted, started_at, touched_at in rows
+        ]
+
+    # -- ranges ----------------------------------------------------------------------------------------------
+
+    def ranges(self, uuid: str) -> FileRanges:
+        """The part of the journal about one image's file."""
+        return FileRanges(self, uuid)
+
+    def spooled(self) -> set[str]:
+        """uuids of the images of whose files something is written down."""
+        with self._transaction() as db:
+            return {row[0] for row in db.execute("SELECT uuid FROM spools")}
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+
+class FileRanges:
+    """One file's ranges; the download's `RangeJournal`."""
+
+    def __init__(self, journal: Journal, uuid: str) -> None:
+        self._journal = journal
+        self._uuid = uuid
+
+    def load(self) -> Spooled | None:
+        """What is written down, or None."""
+        with self._journal._transaction() as db:  # noqa: SLF001  the two classes are one thing in two sizes
+            head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._uuid,)).fetchone()
+            if head is None:
+                return None
+            ranges = db.execute("SELECT idx, blake3 FROM ranges WHERE uuid = ?", (self._uuid,)).fetchall()
+            validators = db.execute(
+                "SELECT url, validator FROM validators WHERE uuid = ?", (self._uuid,)
+            ).fetchall()
+        return Spooled(size=head[0], range_size=head[1], digests=dict(ranges), validators=dict(validators))
+
+    def begin(self, size: int, range_size: int) -> None:
+        """A file of `size` bytes in ranges of `range_size` begins anew."""
+        with self._journal._transaction() as db:  # noqa: SLF001
+            self._delete(db)
+            db.execute("INSERT INTO spools VALUES (?, ?, ?)", (self._uuid, size, range_size))
+
+    def record(self, index: int, digest: bytes) -> None:
+        """Range `index` is in the spool, and has this BLAKE3."""
+        with self._journal._transaction() as db:  # noqa: SLF001
+            db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?)", (self._uuid, index, digest))
+
+    def remember(self, url: str, validator: str) -> None:
+        """What the server at `url` calls this state of the file (an ETag or a date)."""
+        with self._journal._transaction() as db:  # noqa: SLF001
+            db.execute("INSERT OR REPLACE INTO validators VALUES (?, ?, ?)", (self._uuid, url, validator))
+
+    def forget(self) -> None:
+        """Nothing of the file is there any more."""
+        with self._journal._transaction() as db:  # noqa: SLF001
+            self._delete(db)
+
+    def _delete(self, db: sqlite3.Connection) -> None:
+        for table in ("spools", "ranges", "validators"):
+            db.execute(f"DELETE FROM {table} WHERE uuid = ?", (self._uuid,))  # noqa: S608  fixed names

@@ -1,0 +1,79 @@
+"""A daemon, an image server, and images made for the test."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.image_site import ImageSite
+from tests.support.nginx import Nginx
+from tests.support.streams import filesystem_stream
+
+
+@dataclass
+class Served:
+    """An image site behind a running nginx."""
+
+    pages: ImageSite
+    nginx: Nginx
+
+    @property
+    def url(self) -> str:
+        return self.nginx.url
+
+    def bytes_sent(self) -> int:
+        """Bytes of image files that the server has sent."""
+        return sum(hit.bytes_sent for hit in self.nginx.hits() if hit.path.endswith("/file"))
+
+    def requests(self, uuid: str) -> int:
+        """Requests for an image's file."""
+        return sum(hit.path == f"/{uuid}/file" for hit in self.nginx.hits())
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """An image server with the three fixture images."""
+    pages = ImageSite(tmp_path / "site")
+    pages.add_fixtures()
+    with Nginx(tmp_path / "nginx", root=pages.folder) as nginx:
+        yield Served(pages, nginx)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, served: Served) -> Iterator[Daemon]:
+    """imgstored with that server as its only source."""
+    with Daemon(tmp_path / "store", config=static_source(served.url)) as running:
+        yield running
+
+
+def static_source(url: str, **settings: object) -> str:
+    lines = [f'url = "{url}"', 'type = "static"']
+    lines += [f"{key} = {value!r}".replace("'", '"') for key, value in settings.items()]
+    return "[[sources]]\n" + "\n".join(lines) + "\n"
+
+
+def made_image(uuid: str, *, size: int = 32 << 20, seed: int = 1, **fields: Any) -> tuple[dict[str, Any], bytes]:
+    """A zone-dataset image of `size` bytes of stream that hardly compresses: (manifest, file)."""
+    file = gzip.compress(filesystem_stream(size=size, seed=seed), compresslevel=1)
+    manifest = {
+        "v": 2,
+        "uuid": uuid,
+        "owner": "00000000-0000-0000-0000-000000000000",
+        "name": f"made-{seed}",
+        "version": "1.0.0",
+        "state": "active",
+        "disabled": False,
+        "public": True,
+        "published_at": "2026-11-24T00:00:09.000Z",
+        "type": "zone-dataset",
+        "os": "smartos",
+        "files": [{"sha1": hashlib.sha1(file).hexdigest(), "size": len(file), "compression": "gzip"}],
+    }
+    return {**manifest, **fields}, file
