@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgstored import __version__
 from imgstored.errors import ImgstoreError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the daemon; returns its exit status: 0 after a clean stop, 1 after an error, 2 for wrong arguments."""
+    """Runs the daemon; returns 0 after a clean stop, 1 after an error, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="imgstored", description="The daemon that owns this host's images. It stays in the foreground."
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML; without it, every key has its default")
-    parser.add_argument("--check", action="store_true", help="read the configuration, say what is wrong, and exit")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML; without it, every key has its default"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="read the configuration, say what is wrong, and exit"
+    )
     parser.add_argument("--version", action="version", version=f"imgstored {__version__}")
     arguments = parser.parse_args(argv)
 
@@ -25,16 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from imgstored import config
 
     try:
-        loaded = config.load(arguments.config)
-        if arguments.check:
-            return 0
+        settings = config.load(arguments.config)
         from imgstored import app
 
-        app.serve(loaded, arguments.config)
+        if arguments.check:
+            app.check(settings)
+        else:
+            app.serve(settings, arguments.config)
     except ImgstoreError as error:
-        print(f"imgstored: error ({error.code}): {error.message}", file=sys.stderr)
+        sys.stderr.write(f"imgstored: error ({error.code}): {error.message}\n")
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            sys.stderr.write(f"hint: {error.hint}\n")
         return 1
     return 0
 

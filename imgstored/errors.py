@@ -1,13 +1,15 @@
 """Every error that a user can meet, in one hierarchy.
 
-Each has imgadm's name for it (`code`, which programs match on), imgadm's exit status, a sentence that says what
-is wrong, and a hint that says what to do about it. Names that imgadm does not have are ours and say so.
+Each has imgadm's name for it (`code`, which programs match on), imgadm's exit status, a sentence that says
+what is wrong, and a hint that says what to do about it. Names that imgadm does not have are ours and say so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ImgstoreError(Exception):
@@ -40,7 +42,7 @@ class InternalError(ImgstoreError):
     """Something that should not happen did; the daemon's log has the traceback."""
 
 
-# -- what was asked ----------------------------------------------------------------------------------------------
+# -- what was asked ------------------------------------------------------------------------------------------
 
 
 class UsageError(ImgstoreError):
@@ -76,7 +78,7 @@ class ConfigError(ImgstoreError):
     code = "ConfigError"
 
 
-# -- images and manifests ----------------------------------------------------------------------------------------
+# -- images and manifests ------------------------------------------------------------------------------------
 
 
 class InvalidManifestError(ImgstoreError):
@@ -140,7 +142,7 @@ class MaxPlatformError(ImgstoreError):
     code = "MaxPlatform"
 
 
-# -- sources and downloads ---------------------------------------------------------------------------------------
+# -- sources and downloads -----------------------------------------------------------------------------------
 
 
 class NoSourcesError(ImgstoreError):
@@ -179,7 +181,7 @@ class UncompressionError(ImgstoreError):
     code = "UncompressionError"
 
 
-# -- pools -------------------------------------------------------------------------------------------------------
+# -- pools ---------------------------------------------------------------------------------------------------
 
 
 class StreamError(ImgstoreError):

@@ -7,21 +7,27 @@ A pool decides what is there; a manifest file says what it is (imgadm's `/var/im
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from imgstored.errors import ImageNotInstalledError, InvalidManifestError, PoolNotFoundError
-from imgstored.manifest import parse
-from imgstored.pools.base import Pool, PoolImage
+from imgstored.manifest import MAX_LIST, parse
+from imgstored.store.durable import replace_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from imgstored.pools.base import Pool, PoolImage
 
 log = structlog.get_logger(__name__)
 
 Key = tuple[str, str]  #: (pool's name, uuid)
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +41,12 @@ class InstalledImage:
 
     @property
     def uuid(self) -> str:
+        """The image's."""
         return self.image.uuid
 
     @property
     def origin(self) -> str | None:
+        """The uuid of the image it was cloned from."""
         return self.image.origin
 
     def text(self, key: str) -> str:
@@ -66,10 +74,12 @@ class Catalog:
         except KeyError:
             known = ", ".join(self.pools)
             raise PoolNotFoundError(
-                f'no such pool: "{name}"', hint=f"imgstored looks after {known}; see `pool` in its configuration"
+                f'no such pool: "{name}"',
+                hint=f"imgstored looks after {known}; see `pool` in its configuration",
             ) from None
 
     def find(self, pool: str, uuid: str) -> InstalledImage | None:
+        """The image, or None."""
         return self._images.get((pool, uuid))
 
     def get(self, pool: str, uuid: str) -> InstalledImage:
@@ -82,7 +92,8 @@ class Catalog:
     def all(self) -> list[InstalledImage]:
         """All images, oldest first, as imgadm lists them."""
         return sorted(
-            self._images.values(), key=lambda image: (image.text("published_at"), image.text("name"), image.uuid)
+            self._images.values(),
+            key=lambda image: (image.text("published_at"), image.text("name"), image.uuid),
         )
 
     def clones(self) -> dict[Key, list[str]]:
@@ -94,15 +105,17 @@ class Catalog:
         return names
 
     def add(self, image: InstalledImage) -> None:
+        """From now on it is installed."""
         self._images[image.pool, image.uuid] = image
 
     def remove(self, pool: str, uuid: str) -> None:
+        """From now on it is not installed."""
         self._images.pop((pool, uuid), None)
 
     # -- files (blocking) ------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Reads what is installed. A manifest that is missing or broken is reported, and its image still listed."""
+        """Reads what is installed. Where a manifest is missing or broken, the image is still listed."""
         self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         for name, pool in self.pools.items():
             for image in pool.images():
@@ -113,29 +126,38 @@ class Catalog:
         record: dict[str, Any] = {"manifest": dict(manifest), "zpool": pool}
         if source is not None:
             record["source"] = source
-        path = self._path(pool, uuid)
-        temporary = path.with_suffix(".json.new")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(record, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        _sync_folder(self._folder)
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        replace_file(self._path(pool, uuid), text.encode("utf-8", "replace"), mode=0o644)
 
     def forget_manifest(self, pool: str, uuid: str) -> None:
         """Removes imgadm's file of an image that is not there (any more)."""
         self._path(pool, uuid).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Removes manifests of images that are not there: an import or a deletion did not come to its end."""
+        for name in self.pools:
+            for path in self._folder.glob(f"{name}-*.json*"):
+                uuid = path.name.removeprefix(f"{name}-").partition(".")[0]
+                if _UUID.fullmatch(uuid) and self.find(name, uuid) is None:
+                    log.info("removing the manifest of an image that is not there", pool=name, uuid=uuid)
+                    path.unlink(missing_ok=True)
+
     def _with_manifest(self, pool: str, image: PoolImage) -> InstalledImage:
         path = self._path(pool, image.uuid)
         try:
-            record = parse(path.read_bytes())
+            # The file is indented, and so larger than the manifest that is in it.
+            record = parse(path.read_bytes(), limit=MAX_LIST)
         except FileNotFoundError:
             log.warning("image without a manifest", pool=pool, uuid=image.uuid, path=str(path))
             record = {}
         except (InvalidManifestError, OSError) as error:
-            log.error("cannot read an image's manifest", pool=pool, uuid=image.uuid, path=str(path), error=str(error))
+            log.error(
+                "cannot read an image's manifest",
+                pool=pool,
+                uuid=image.uuid,
+                path=str(path),
+                error=str(error),
+            )
             record = {}
         manifest, source = record.get("manifest"), record.get("source")
         if not isinstance(manifest, dict) or manifest.get("uuid") != image.uuid:
@@ -153,11 +175,3 @@ def as_wire(image: InstalledImage, clones: Iterable[str] = ()) -> dict[str, Any]
     if image.source is not None:
         wire["source"] = image.source
     return {**wire, "cloneNames": names, "clones": len(names)}
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-Phase = Literal["waiting", "downloading", "receiving", "verifying", "installing", "installed", "failed", "cancelled"]
+Phase = Literal[
+    "waiting", "downloading", "receiving", "verifying", "installing", "installed", "failed", "cancelled"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What must survive the daemon: which imports are wanted, and which ranges of their files are there.
 
-SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and what they said is
-fetched or done again; ranges are trusted only while their bytes still hash to what is written here.
+SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and what they said
+is fetched or done again; ranges are trusted only while their bytes still hash to what is written here.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from imgstored.errors import ConfigError
+from imgstored.errors import ConfigError, ImgstoreError, NoSpaceError, PoolError
 from imgstored.transfer.spool import Spooled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 #: Raised with every change of the tables; a journal of a newer daemon is refused.
 SCHEMA_VERSION = 1
@@ -26,9 +28,9 @@ _SCHEMA = """
 CREATE TABLE imports (
     pool TEXT NOT NULL, uuid TEXT NOT NULL,
     manifest TEXT NOT NULL,             -- v2, JSON: names the import to people until it is found again
-    sources TEXT,                       -- JSON array of URLs that replace the configured ones, or NULL
+    sources TEXT,                       -- JSON array of URLs instead of the configured ones, or NULL
     channel TEXT,
-    wanted INTEGER NOT NULL,            -- 1: goes on by itself after a restart; 0: waits for the next who asks
+    wanted INTEGER NOT NULL,            -- 1: goes on by itself after a restart; 0: until the next who asks
     started_at REAL NOT NULL,           -- seconds since the epoch
     touched_at REAL NOT NULL,
     PRIMARY KEY (pool, uuid)
@@ -65,21 +67,33 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Opens or creates the journal. Raises `ConfigError` when a newer daemon has written it."""
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        path.touch(mode=0o600)
         path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise ConfigError(
+                f"{path} cannot be used: {error}",
+                hint="move the file away: unfinished imports then start anew",
+            ) from error
+
+    def _open(self, path: Path) -> None:
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if version > SCHEMA_VERSION:
             self._db.close()
             raise ConfigError(
-                f"{path} was written by a newer imgstored (schema {version}, this one knows {SCHEMA_VERSION})",
+                f"{path} is of a newer imgstored (schema {version}, this one knows {SCHEMA_VERSION})",
                 hint="start the newer imgstored, or move the file away: unfinished imports then start anew",
             )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def close(self) -> None:
+        """Writes everything down and lets go of the file."""
         with self._lock:
             self._db.close()
 
@@ -95,7 +109,7 @@ class Journal:
     ) -> None:
         """Writes down that an import is wanted; one that waited since an earlier try goes on."""
         now = time.time()
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT (pool, uuid) DO UPDATE SET"
                 " manifest = excluded.manifest, sources = excluded.sources, channel = excluded.channel,"
@@ -113,7 +127,7 @@ class Journal:
 
     def park(self, pool: str, uuid: str) -> None:
         """Says that nobody wants the import now; what it has serves the next try."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE imports SET wanted = 0, touched_at = ? WHERE pool = ? AND uuid = ?",
                 (time.time(), pool, uuid),
@@ -121,12 +135,12 @@ class Journal:
 
     def end(self, pool: str, uuid: str) -> None:
         """Forgets the import: it is installed, or given up."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM imports WHERE pool = ? AND uuid = ?", (pool, uuid))
 
     def imports(self) -> list[JournalledImport]:
         """All unfinished imports, oldest first."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(
                 "SELECT pool, uuid, manifest, sources, channel, wanted, started_at, touched_at"
                 " FROM imports ORDER BY started_at, uuid"
@@ -152,20 +166,24 @@ class Journal:
         return FileRanges(self, uuid)
 
     def spooled(self) -> set[str]:
-        """uuids of the images of whose files something is written down."""
-        with self._transaction() as db:
+        """The uuids of images of whose files something is written down."""
+        with self.transaction() as db:
             return {row[0] for row in db.execute("SELECT uuid FROM spools")}
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of what the block does, or nothing. Raises `NoSpaceError`, or `PoolError` for a bad disk."""
         with self._lock:
-            self._db.execute("BEGIN")
             try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("BEGIN")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise _failure(error) from error
 
 
 class FileRanges:
@@ -177,7 +195,7 @@ class FileRanges:
 
     def load(self) -> Spooled | None:
         """What is written down, or None."""
-        with self._journal._transaction() as db:  # noqa: SLF001  the two classes are one thing in two sizes
+        with self._journal.transaction() as db:
             head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._uuid,)).fetchone()
             if head is None:
                 return None
@@ -189,25 +207,33 @@ class FileRanges:
 
     def begin(self, size: int, range_size: int) -> None:
         """A file of `size` bytes in ranges of `range_size` begins anew."""
-        with self._journal._transaction() as db:  # noqa: SLF001
+        with self._journal.transaction() as db:
             self._delete(db)
             db.execute("INSERT INTO spools VALUES (?, ?, ?)", (self._uuid, size, range_size))
 
     def record(self, index: int, digest: bytes) -> None:
         """Range `index` is in the spool, and has this BLAKE3."""
-        with self._journal._transaction() as db:  # noqa: SLF001
+        with self._journal.transaction() as db:
             db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?)", (self._uuid, index, digest))
 
     def remember(self, url: str, validator: str) -> None:
         """What the server at `url` calls this state of the file (an ETag or a date)."""
-        with self._journal._transaction() as db:  # noqa: SLF001
+        with self._journal.transaction() as db:
             db.execute("INSERT OR REPLACE INTO validators VALUES (?, ?, ?)", (self._uuid, url, validator))
 
     def forget(self) -> None:
         """Nothing of the file is there any more."""
-        with self._journal._transaction() as db:  # noqa: SLF001
+        with self._journal.transaction() as db:
             self._delete(db)
 
     def _delete(self, db: sqlite3.Connection) -> None:
         for table in ("spools", "ranges", "validators"):
             db.execute(f"DELETE FROM {table} WHERE uuid = ?", (self._uuid,))  # noqa: S608  fixed names
+
+
+def _failure(error: sqlite3.OperationalError) -> ImgstoreError:
+    if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        return NoSpaceError(
+            "there is no room left for the journal", hint="free space where the daemon keeps its state"
+        )
+    return PoolError(f"the journal cannot be used: {error}", hint="look at the disk with the daemon's state")

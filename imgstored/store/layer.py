@@ -1,7 +1,7 @@
 """One image on its way into a pool, shared by everybody who wants it.
 
-A layer lives as long as somebody wants it: clients of the daemon, or the layer that is cloned from it. When the
-last one leaves it is cancelled; what was downloaded stays in the spool and serves the next try.
+A layer lives as long as somebody wants it: clients of the daemon, or the layer that is cloned from it. When
+the last one leaves it is cancelled; what was downloaded stays in the spool and serves the next try.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from imgstored.errors import CancelledError, ImgstoreError
-from imgstored.manifest import Manifest
 from imgstored.store.events import Event, ImageProgress, Installed, Note, Phase
+
+if TYPE_CHECKING:
+    from imgstored.manifest import Manifest
 
 Listener = Callable[[Event], None]
 
@@ -25,7 +27,7 @@ MAX_NOTES = 50
 
 @dataclass(eq=False)
 class Layer:
-    """The state of one image that is being installed. Lives in trio's thread; the counters are written by others."""
+    """One image that is being installed. Lives in trio's thread; others write what is counted."""
 
     pool: str
     manifest: Manifest
@@ -40,7 +42,6 @@ class Layer:
     finished: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
-
     def __post_init__(self) -> None:
         self._clients: dict[object, str] = {}
         self._listeners: list[Listener] = []
@@ -49,6 +50,7 @@ class Layer:
 
     @property
     def uuid(self) -> str:
+        """The image's."""
         return self.manifest.uuid
 
     # -- who wants it ----------------------------------------------------------------------------------------
@@ -59,6 +61,7 @@ class Layer:
         return list(self._clients.values())
 
     def wanted_by(self, token: object) -> bool:
+        """Whether `token` joined, and did not leave."""
         return token in self._clients
 
     def join(self, token: object, client: str) -> None:
@@ -86,6 +89,7 @@ class Layer:
         self._listeners.append(listener)
 
     def unlisten(self, listener: Listener) -> None:
+        """Calls `listener` no more."""
         if listener in self._listeners:
             self._listeners.remove(listener)
 
@@ -117,6 +121,7 @@ class Layer:
             layer = layer.origin
 
     def progress(self) -> ImageProgress:
+        """How far it is."""
         return ImageProgress(
             uuid=self.uuid,
             name=self.manifest.name,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, InternalError
-from imgstored.sources.registry import Found
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgstored.sources.registry import Found
 
 log = structlog.get_logger(__name__)
 

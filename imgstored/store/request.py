@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import trio
 
-from imgstored.errors import ImgstoreError
 from imgstored.store.events import Event, Progress
-from imgstored.store.layer import Layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from imgstored.errors import ImgstoreError
+    from imgstored.store.layer import Layer
 
 #: Seconds between two progress events.
 PROGRESS_INTERVAL = 0.2

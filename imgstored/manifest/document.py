@@ -1,0 +1,210 @@
+"""JSON from outside, with its bounds checked before anything is built from it.
+
+What `json` alone would do: a megabyte of opening brackets ends in RecursionError, 64 MiB of `[],` become more
+than a gigabyte of lists, of two equal keys the last one silently wins, and NaN is a number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Final
+
+from imgstored.errors import InvalidManifestError
+
+#: Bytes of one manifest. Tags, the largest field, may have 100 KiB.
+MAX_MANIFEST: Final = 1 << 20
+
+#: Bytes of a server's list; servers give at most 1000 images at a time.
+MAX_LIST: Final = 64 << 20
+
+#: Arrays and objects within each other.
+MAX_DEPTH: Final = 32
+
+#: Values of one document, keys not counted: 20,000 images of 50 fields.
+MAX_VALUES: Final = 1 << 20
+
+#: Integers beyond these are read as floating-point numbers, as imgadm reads every number; what is kept as an
+#: integer fits MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md, limitation).
+MIN_INTEGER: Final = -(1 << 63)
+MAX_INTEGER: Final = (1 << 64) - 1
+
+#: Levels that the catalogue's records and the socket's messages put around a manifest.
+_AROUND: Final = 4
+
+#: Digits of the largest double, and some; a longer number is not worth reading.
+_MAX_NUMBER: Final = 400
+
+#: Bytes that are looked through at a time.
+_PIECE: Final = 1 << 18
+
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _RefusedError(ValueError):
+    """The document is JSON as `json` understands it, but not JSON that we take."""
+
+
+def parse(data: bytes, *, limit: int = MAX_MANIFEST) -> dict[str, Any]:
+    """The JSON object in `data`, of at most `limit` bytes. Raises `InvalidManifestError`."""
+    try:
+        value = _decode(data, limit)
+        if not isinstance(value, dict):
+            raise _RefusedError("not a JSON object")
+    except (ValueError, RecursionError) as error:
+        raise InvalidManifestError(
+            f"manifest is invalid: {error}", hint="a manifest is one JSON object, in UTF-8"
+        ) from error
+    return value
+
+
+def parse_list(data: bytes, *, limit: int = MAX_LIST) -> list[Any]:
+    """The JSON array in `data`, of at most `limit` bytes. Raises `InvalidManifestError`."""
+    try:
+        value = _decode(data, limit)
+        if not isinstance(value, list):
+            raise _RefusedError("not a JSON array")
+    except (ValueError, RecursionError) as error:
+        raise InvalidManifestError(
+            f"list of manifests is invalid: {error}", hint="an image server's list is a JSON array, in UTF-8"
+        ) from error
+    return value
+
+
+def check_document(document: object) -> None:
+    """Raises `InvalidManifestError` unless this is what JSON can say, within bounds, with room to wrap it.
+
+    For documents that did not come through `parse`, or will be kept in another document.
+    """
+    todo: list[tuple[object, int]] = [(document, 1)]
+    values = 0
+    while todo:
+        value, depth = todo.pop()
+        values += 1
+        if values > MAX_VALUES:
+            raise _invalid("has too many values")
+        match value:
+            case dict() | list() if depth > MAX_DEPTH - _AROUND:
+                raise _invalid(f"is nested more than {MAX_DEPTH - _AROUND} levels deep")
+            case dict():
+                todo.extend((key if isinstance(key, str) else object(), depth) for key in value)
+                todo.extend((inner, depth + 1) for inner in value.values())
+            case list():
+                todo.extend((inner, depth + 1) for inner in value)
+            case _:
+                _check_scalar(value)
+
+
+def _check_scalar(value: object) -> None:
+    match value:
+        case None | bool():
+            return
+        case str():
+            if _SURROGATE.search(value):
+                raise _invalid("has half a character (a lone surrogate)")
+        case int():
+            if not MIN_INTEGER <= value <= MAX_INTEGER:
+                raise _invalid("has an integer of more than 64 bits")
+        case float():
+            if not math.isfinite(value):
+                raise _invalid("has a number that is not finite")
+        case _:
+            raise _invalid("is not JSON")
+
+
+def _invalid(why: str) -> InvalidManifestError:
+    return InvalidManifestError(f"manifest is invalid: it {why}")
+
+
+def _decode(data: bytes, limit: int) -> Any:
+    if len(data) > limit:
+        raise _RefusedError(f"larger than {limit} bytes")
+    _check_shape(data)
+    value = json.loads(
+        data.decode("utf-8-sig"),
+        object_pairs_hook=_object,
+        parse_int=_integer,
+        parse_float=_number,
+        parse_constant=_constant,
+    )
+    # UTF-8 cannot hold half a character, only an escape can; so most documents need not be looked through.
+    if _SURROGATE_ESCAPE.search(data):
+        _check_characters(value)
+    return value
+
+
+def _check_shape(data: bytes) -> None:
+    """Bounds depth and number of values by the brackets and commas outside strings, in time linear in `data`.
+
+    Up to the point where a document stops being JSON, this sees the same brackets as the decoder does.
+    """
+    # Within a string a backslash begins an escape; without escapes each quote begins or ends a string.
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if plain.count(b'"') > 4 * MAX_VALUES:
+        raise _RefusedError(f"more than {MAX_VALUES} values")
+    structure = _structure(plain)
+    if structure.count(b",") + structure.count(b"[") > MAX_VALUES:
+        raise _RefusedError(f"more than {MAX_VALUES} values")
+    brackets = structure.replace(b",", b"")
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")  # the innermost level of what is left
+    if b"[]" in brackets:
+        raise _RefusedError(f"nested more than {MAX_DEPTH} levels deep")
+    if brackets:
+        raise _RefusedError("its brackets do not match")
+
+
+def _structure(plain: bytes) -> bytes:
+    """Commas and brackets outside strings, all brackets as square ones. A string without end goes on."""
+    structure = bytearray()
+    inside = 0
+    for start in range(0, len(plain), _PIECE):  # by pieces, for `split` makes many small objects
+        parts = plain[start : start + _PIECE].split(b'"')
+        structure += b"".join(parts[inside::2]).translate(_ONE_KIND, _NOT_STRUCTURE)
+        inside ^= (len(parts) - 1) & 1
+    return bytes(structure)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _RefusedError("two equal keys in one object")
+    return value
+
+
+def _integer(text: str) -> int | float:
+    if len(text) <= len(str(MAX_INTEGER)):
+        value = int(text)
+        if MIN_INTEGER <= value <= MAX_INTEGER:
+            return value
+    return _number(text)
+
+
+def _number(text: str) -> float:
+    value = float(text) if len(text) <= _MAX_NUMBER else math.inf
+    if not math.isfinite(value):
+        raise _RefusedError("a number that is too large or too long")
+    return value
+
+
+def _constant(name: str) -> Any:
+    raise _RefusedError(f"{name} is not a JSON number")
+
+
+def _check_characters(value: object) -> None:
+    todo = [value]
+    while todo:
+        match todo.pop():
+            case str() as text if _SURROGATE.search(text):
+                raise _RefusedError("half a character (a lone surrogate)")
+            case dict() as inner:
+                todo.extend(inner)
+                todo.extend(inner.values())
+            case list() as inner:
+                todo.extend(inner)
+            case _:
+                pass

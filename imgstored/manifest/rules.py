@@ -1,0 +1,259 @@
+"""What a v2 manifest must say, in two measures.
+
+`install`: a manifest that a person wrote or edited; every field is checked as `imgadm install` checks it (its
+"minimal" validation: node-imgmanifest, validateMinimalManifest), and a field that nobody knows is a fault.
+
+`import`: a manifest that an image server gave, and has checked by its own rules, which may be others; only
+what the store relies on is a fault here, and everything else is kept as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Literal
+
+from imgstored.manifest.fields import (
+    Check,
+    Fault,
+    any_of_types,
+    array,
+    date,
+    either,
+    flag,
+    given,
+    integer,
+    invalid,
+    json_object,
+    members,
+    one_of,
+    table,
+    text,
+    url,
+    uuid,
+)
+
+Rules = Literal["import", "install"]
+
+#: Bytes of an image file: IMGAPI takes 20 GiB (MAX_IMAGE_SIZE); this leaves room for servers of other kinds.
+MAX_FILE_SIZE: Final = 1 << 40
+
+REQUIRED: Final = ("v", "uuid", "name", "version", "type", "os")
+
+_SAFE_INTEGER = (1 << 53) - 1  #: JavaScript's
+
+_version = integer(2, _SAFE_INTEGER)
+_name = text(1024, r"[A-Za-z0-9._/ -]+", "may only have letters, digits, spaces and ._/-")
+_image_version = text(512, r"[A-Za-z0-9._/+-]+", "may only have letters, digits and ._/+-")
+_type = one_of("zone-dataset", "lx-dataset", "zvol", "docker", "lxd", "other", "null")
+_os = one_of("smartos", "linux", "windows", "bsd", "illumos", "other", "null")
+_string = text()
+
+_file = members(
+    {
+        "sha1": text(40, r"[0-9a-f]{40}", "not 40 hexadecimal digits in lower case"),
+        "size": integer(1, MAX_FILE_SIZE),
+        # zstd is ours.
+        "compression": one_of("gzip", "bzip2", "xz", "none", "zstd"),
+    },
+    required=("sha1", "size", "compression"),
+)
+_checked_file = members(
+    {"dataset_guid": either(text(20, r"[0-9]+", "not a number"), integer(0, (1 << 64) - 1))},
+)
+
+
+def _install_file(field: str, value: Any) -> Iterator[Fault]:
+    yield from _file(field, value)
+    if isinstance(value, dict):
+        yield from _checked_file(field, value)
+
+
+def _platforms(timestamp: str, what: str) -> Check:
+    """{SDC version: time stamp of a platform image}."""
+    versions = text(20, r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}", "not named by a version such as 7.0")
+    return table(versions, text(16, timestamp, what), most=32, empty=False)
+
+
+_any_platforms = _platforms(r"[0-9]{8}T[0-9]{6}Z", "not a platform's time stamp such as 20120101T000000Z")
+_platforms_since_2012 = _platforms(
+    r"(201[2-9]|20[2-9][0-9]|2[1-9][0-9]{2}|[3-9][0-9]{3})(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])T[0-9]{6}Z",
+    "not a platform's time stamp, of 2012 or later, such as 20120101T000000Z",
+)
+
+
+def _surplus(field: str, name: str) -> Fault:
+    return invalid(f"{field}.{name}", "not known")
+
+
+def _unsupported_requirement(field: str, name: str) -> Fault:
+    return invalid(field, f'unsupported requirement "{name}"')
+
+
+def _unknown_field(_: str, name: str) -> Fault:
+    return invalid(name)
+
+
+_requirements = members(
+    {
+        "networks": array(
+            members(
+                {"name": _string, "description": _string}, required=("name", "description"), unknown=_surplus
+            )
+        ),
+        "brand": _string,
+        "ssh_key": flag(),
+        "min_ram": integer(0, _SAFE_INTEGER),  # MiB
+        "max_ram": integer(0, _SAFE_INTEGER),
+        "min_platform": _platforms_since_2012,
+        "max_platform": _platforms_since_2012,
+        "bootrom": one_of("bios", "uefi"),
+    },
+    unknown=_unsupported_requirement,
+)
+
+_INSTALL: Final = members(
+    {
+        "v": _version,
+        "uuid": uuid,
+        "urn": _string,
+        "owner": uuid,
+        "name": _name,
+        "version": _image_version,
+        "description": text(10240),
+        "homepage": url(1024),
+        "eula": url(1024),
+        "icon": flag(),
+        "state": one_of("active", "unactivated", "disabled", "failed", "creating"),
+        "error": members({"message": _string, "code": _string, "stack": _string}, required=("message",)),
+        "disabled": flag("true", "false"),
+        "activated": flag(),
+        "public": flag(),
+        "published_at": date,
+        "type": _type,
+        "os": _os,
+        "origin": uuid,
+        "files": array(_install_file),
+        "acl": array(uuid),
+        "requirements": _requirements,
+        "users": array(members({"name": _string}, required=("name",), unknown=_surplus)),
+        "billing_tags": array(text(128)),
+        "traits": table(_string, any_of_types(str, bool, list), most=1000),
+        "tags": json_object(102400),
+        "generate_passwords": flag(),
+        "inherited_directories": array(_string),
+        "nic_driver": _string,
+        "disk_driver": _string,
+        "cpu_type": _string,
+        "image_size": either(integer(0, _SAFE_INTEGER), text(15, r"[0-9]+", "not a number")),  # MiB
+        "channels": array(_string),
+    },
+    required=REQUIRED,
+    unknown=_unknown_field,
+)
+
+
+def _first_file(field: str, value: Any) -> Iterator[Fault]:
+    yield from array(_file)(field, value[:1] if isinstance(value, list) else value)
+
+
+_IMPORT: Final = members(
+    {
+        "v": _version,
+        "uuid": uuid,
+        "name": _name,
+        "version": _image_version,
+        "type": _type,
+        "os": _os,
+        # Other servers have more states than IMGAPI, and finer dates; both are shown on terminals.
+        "state": text(64, r"[A-Za-z0-9_-]+", "not the name of a state"),
+        "published_at": text(64, r"[0-9A-Za-z:.+ -]+", "not a date"),
+        "origin": uuid,
+        "files": _first_file,
+        "requirements": members({"min_platform": _any_platforms, "max_platform": _any_platforms}),
+    },
+    required=REQUIRED,
+)
+
+
+# -- how fields go together ----------------------------------------------------------------------------------
+
+
+def _being_made(document: Mapping[str, Any]) -> Iterator[Fault]:
+    """Type and os may be "null" only while the server makes the image, or could not make it."""
+    if document.get("state") not in ("creating", "failed"):
+        for field in ("type", "os"):
+            if document.get(field) == "null":
+                yield invalid(field, '"null" is for images in state creating or failed')
+
+
+def _own_origin(document: Mapping[str, Any]) -> Iterator[Fault]:
+    origin = document.get("origin")
+    if isinstance(origin, str) and origin == document.get("uuid"):
+        yield invalid("origin", "an image cannot be its own origin")
+
+
+def _file_given(document: Mapping[str, Any]) -> Iterator[Fault]:
+    if document.get("files") in (None, []):
+        yield Fault("files", "MissingParameter")
+
+
+def _zfs_image(document: Mapping[str, Any]) -> Iterator[Fault]:
+    """What a server calls docker or lxd is a layer in tar, or a squashfs."""
+    kind = document.get("type")
+    if kind in ("docker", "lxd"):
+        yield invalid("type", f"{kind} is not a ZFS image")
+
+
+def _number_of_files(document: Mapping[str, Any]) -> Iterator[Fault]:
+    files = document.get("files")
+    most = 2 if document.get("type") == "lxd" else 1
+    if isinstance(files, list) and len(files) > most:
+        yield invalid("files", f"more than {most} for this type")
+
+
+def _zvol_only(document: Mapping[str, Any]) -> Iterator[Fault]:
+    if document.get("type") == "zvol":
+        return
+    for field in ("nic_driver", "disk_driver", "cpu_type"):
+        if document.get(field):
+            yield invalid(field, "only for type zvol")
+
+
+def _zone_dataset_only(document: Mapping[str, Any]) -> Iterator[Fault]:
+    if document.get("inherited_directories") and document.get("type") != "zone-dataset":
+        yield invalid("inherited_directories", "only for type zone-dataset")
+
+
+def _requirements_together(document: Mapping[str, Any]) -> Iterator[Fault]:
+    wants = document.get("requirements")
+    if not isinstance(wants, dict):
+        return
+    least, most = wants.get("min_ram"), wants.get("max_ram")
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        yield invalid("requirements.min_ram", "more than max_ram")
+    if given(wants.get("bootrom")) and wants.get("brand") != "bhyve":
+        yield invalid("requirements.bootrom", "only for brand bhyve")
+
+
+_Together = Callable[[Mapping[str, Any]], Iterator[Fault]]
+
+_TOGETHER: Final[Mapping[Rules, tuple[_Together, ...]]] = {
+    "import": (_being_made, _own_origin, _file_given, _zfs_image),
+    "install": (
+        _being_made,
+        _own_origin,
+        _number_of_files,
+        _zvol_only,
+        _zone_dataset_only,
+        _requirements_together,
+    ),
+}
+
+_FIELDS: Final[Mapping[Rules, Check]] = {"import": _IMPORT, "install": _INSTALL}
+
+
+def faults(document: Mapping[str, Any], rules: Rules) -> Iterator[Fault]:
+    """Everything that is wrong with a v2 document: first field by field, then what does not go together."""
+    yield from _FIELDS[rules]("", document)
+    for together in _TOGETHER[rules]:
+        yield from together(document)

@@ -1,0 +1,98 @@
+"""What imports leave behind, and who cleans it up. All of it blocks: for worker threads."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgstored.store.catalog import Catalog
+    from imgstored.store.journal import Journal, JournalledImport
+
+log = structlog.get_logger(__name__)
+
+#: What `spool_name` makes.
+_SPOOL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def spool_name(pool: str, uuid: str) -> str:
+    """An image's name in the spool folder and in the journal."""
+    return f"{pool}-{uuid}"
+
+
+class Leftovers:
+    """The spools, the journal's entries and the pools' partials."""
+
+    def __init__(self, catalog: Catalog, journal: Journal, spools: Path) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._spools = spools
+
+    def drop_partial(self, pool: str, uuid: str) -> None:
+        """Nobody wants the image now: what was downloaded stays, and serves the next who does."""
+        self._catalog.pool(pool).abandon(uuid)
+        self._journal.park(pool, uuid)
+
+    def drop_bytes(self, pool: str, uuid: str) -> None:
+        """Nothing that came was the image; the import itself goes on."""
+        self._catalog.pool(pool).abandon(uuid)
+        self._drop_spool(spool_name(pool, uuid))
+
+    def drop_all(self, pool: str, uuid: str) -> None:
+        """The import failed, and nothing of it is worth keeping."""
+        self.drop_bytes(pool, uuid)
+        self._journal.end(pool, uuid)
+
+    def forget(self, pool: str, uuid: str) -> None:
+        """The image is installed: how it got there is of no use any more."""
+        self._drop_spool(spool_name(pool, uuid))
+        self._journal.end(pool, uuid)
+
+    def _drop_spool(self, name: str) -> None:
+        (self._spools / name).unlink(missing_ok=True)
+        self._journal.ranges(name).forget()
+
+    def sweep(self, keep_seconds: float) -> list[JournalledImport]:
+        """Removes what belongs to no import that goes on or may go on; returns those that do.
+
+        Partial downloads that nobody has asked for again in `keep_seconds` go, too.
+        """
+        going_on = []
+        kept: set[str] = set()
+        for unfinished in self._journal.imports():
+            pool, uuid = unfinished.pool, unfinished.uuid
+            too_old = time.time() - unfinished.touched_at > keep_seconds
+            if pool not in self._catalog.pools or self._catalog.find(pool, uuid) is not None:
+                self.forget(pool, uuid)
+            elif unfinished.wanted:
+                going_on.append(unfinished)
+                kept.add(spool_name(pool, uuid))
+            elif too_old:
+                log.info("dropping a partial download that nobody asked for again", uuid=uuid, pool=pool)
+                self.forget(pool, uuid)
+            else:
+                kept.add(spool_name(pool, uuid))
+        self._sweep_pools({(each.pool, each.uuid) for each in going_on})
+        self._sweep_spools(kept)
+        self._catalog.sweep()
+        return going_on
+
+    def _sweep_pools(self, going_on: set[tuple[str, str]]) -> None:
+        for name, pool in self._catalog.pools.items():
+            for uuid in pool.partials():
+                if (name, uuid) not in going_on:
+                    log.info("dropping a half-received image", uuid=uuid, pool=name)
+                    pool.abandon(uuid)
+
+    def _sweep_spools(self, kept: set[str]) -> None:
+        for name in self._journal.spooled() - kept:
+            self._journal.ranges(name).forget()
+        for path in self._spools.iterdir():
+            if path.name not in kept and _SPOOL_NAME.fullmatch(path.name):
+                log.info("dropping a spool that belongs to no import", name=path.name)
+                path.unlink(missing_ok=True)

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import tracemalloc
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstored.errors import InvalidManifestError
+from imgstored.manifest import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, parse, parse_list
+from imgstored.manifest import document as decoder
+from imgstored.manifest.document import MAX_VALUES, check_document
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8"), max_size=20)
+    | st.text('[]{}",:\\u0', max_size=20)
+)
+keys = st.text(st.characters(codec="utf-8"), max_size=5) | st.text('[]{}"\\', max_size=5)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=6) | st.dictionaries(keys, inner, max_size=6)
+)
+objects = st.dictionaries(keys, values, max_size=6)
+arrays = st.lists(values, max_size=6)
+
+
+def depth_of(value: object) -> int:
+    match value:
+        case dict():
+            return 1 + max(map(depth_of, value.values()), default=0)
+        case list():
+            return 1 + max(map(depth_of, value), default=0)
+        case _:
+            return 0
+
+
+@given(objects, st.booleans(), st.sampled_from([None, 2]))
+def test_what_json_writes_is_read_back(document, ascii_only, indent):
+    data = json.dumps(document, ensure_ascii=ascii_only, indent=indent).encode()
+    assert parse(data) == document
+    check_document(document)
+
+
+@given(arrays)
+def test_a_list_is_read_back(document):
+    assert parse_list(json.dumps(document).encode()) == document
+
+
+@given(objects, st.integers(1, 20))
+def test_how_it_is_cut_up_for_the_scan_changes_nothing(document, piece):
+    plain = json.dumps(document).encode().replace(b"\\\\", b"").replace(b'\\"', b"")
+    with mock.patch.object(decoder, "_PIECE", piece):
+        pieces = decoder._structure(plain)
+    assert pieces == decoder._structure(plain)
+
+
+@given(st.binary(max_size=60) | st.text('[]{}":,\\u0dD8ce9.-eINft \n', max_size=60).map(str.encode))
+def test_any_bytes_are_a_bounded_list_or_an_error(data):
+    with contextlib.suppress(InvalidManifestError):
+        value = parse_list(data)
+        assert depth_of(value) <= MAX_DEPTH
+        assert value == json.loads(data)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+
+
+@given(st.text("[]{}", max_size=80), st.text('"\\[]', max_size=10))
+def test_brackets_in_strings_do_not_count(brackets, mixture):
+    document = {brackets: [brackets, mixture, {mixture + "x": brackets}]}
+    assert parse(json.dumps(document).encode()) == document
+
+
+def nested(depth: int) -> bytes:
+    """Objects and arrays in turn, `depth` of them."""
+    inner = b"1"
+    for level in range(depth - 1):
+        inner = b"[%s]" % inner if level % 2 else b'{"[": %s}' % inner
+    return b'{"a": %s}' % inner
+
+
+def test_the_depth_has_a_limit():
+    assert depth_of(parse(nested(MAX_DEPTH))) == MAX_DEPTH
+    with pytest.raises(InvalidManifestError, match="nested more than 32 levels deep"):
+        parse(nested(MAX_DEPTH + 1))
+
+
+def test_a_document_to_be_wrapped_has_room():
+    check_document(parse(nested(MAX_DEPTH - 4)))
+    with pytest.raises(InvalidManifestError, match="nested more than 28 levels deep"):
+        check_document(parse(nested(MAX_DEPTH - 3)))
+
+
+def test_the_size_has_a_limit():
+    data = b'{"a":"%s"}' % (b"x" * (MAX_MANIFEST - 8))
+    assert len(data) == MAX_MANIFEST
+    assert len(parse(data)["a"]) == MAX_MANIFEST - 8
+    with pytest.raises(InvalidManifestError, match="larger than 1048576 bytes"):
+        parse(data + b" ")
+    assert parse(data + b" ", limit=MAX_MANIFEST + 1)
+    with pytest.raises(InvalidManifestError, match="larger than 67108864 bytes"):
+        parse_list(b" " * (MAX_LIST + 1))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * (8 << 20),
+        b'{"a":' * (1 << 20),
+        b"[" * (4 << 20) + b"]" * (4 << 20),
+        b"[" + b"[]," * (2 << 20) + b"1]",
+        b'["' + b'\\"' * (4 << 20),
+        b'"' * (8 << 20),
+        b"[" + b"9" * (8 << 20) + b"]",
+        b"]" * (8 << 20),
+    ],
+    ids=["open", "objects", "deep", "wide", "unterminated", "quotes", "digits", "closing"],
+)
+def test_hostile_documents_cost_neither_time_nor_memory(data):
+    tracemalloc.start()
+    begin = time.perf_counter()
+    with pytest.raises(InvalidManifestError):
+        parse_list(data)
+    assert time.perf_counter() - begin < 3
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * len(data) + (24 << 20)
+
+
+def test_the_number_of_values_has_a_limit():
+    assert len(parse_list(b"[" + b"1," * (MAX_VALUES - 2) + b"1]")) == MAX_VALUES - 1
+    with pytest.raises(InvalidManifestError, match="more than 1048576 values"):
+        parse_list(b"[" + b"1," * MAX_VALUES + b"1]")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b'{"uuid": 1, "uuid": 2}', "two equal keys"),
+        (b'{"a": {"b": 1, "\\u0062": 2}}', "two equal keys"),
+        (b'{"a": NaN}', "NaN is not a JSON number"),
+        (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"a": 1e999}', "too large"),
+        (b'{"a": -1%s}' % (b"0" * 5000), "too large"),
+        (b'{"a": "\\ud800"}', "half a character"),
+        (b'{"\\uDFFF": 1}', "half a character"),
+        (b'{"a": "\xed\xa0\x80"}', "utf-8"),
+        (b'{"a": "\xff"}', "utf-8"),
+        (b'{"a": "\n"}', "control character"),
+        (b"b", "Expecting value: line 1 column 1"),
+        (b"", "Expecting value"),
+        (b'{"a": 1} {}', "Extra data"),
+        (b"[}]", "brackets do not match"),
+        (b"{]", "Expecting property name"),
+        (b"[1]", "not a JSON object"),
+        (b"null", "not a JSON object"),
+    ],
+)
+def test_what_is_no_manifest_is_refused_with_a_reason(data, why):
+    with pytest.raises(InvalidManifestError, match=why) as caught:
+        parse(data)
+    assert caught.value.message.startswith("manifest is invalid: ")
+    assert caught.value.code == "InvalidManifest"
+
+
+def test_a_list_must_be_a_list():
+    with pytest.raises(InvalidManifestError, match="not a JSON array"):
+        parse_list(b"{}")
+
+
+def test_integers_beyond_64_bits_become_what_imgadm_reads():
+    read = parse(
+        b'{"a": 18446744073709551615, "b": 18446744073709551616, "c": -9223372036854775809, "d": 1%s}'
+        % (b"0" * 300)
+    )
+    assert read["a"] == 2**64 - 1
+    assert isinstance(read["a"], int)
+    assert [read["b"], read["c"], read["d"]] == [2.0**64, -(2.0**63), 1e300]
+    assert all(isinstance(read[key], float) for key in "bcd")
+
+
+def test_pairs_of_surrogates_and_a_byte_order_mark_are_read():
+    assert parse(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00 \\\\ud800"}') == {"a": "\U0001f600 \\ud800"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        2**64,
+        -(2**63) - 1,
+        10**5000,
+        float("nan"),
+        float("inf"),
+        "\ud800",
+        b"bytes",
+        ("a",),
+        {1: 2},
+        {"\udfff": 1},
+    ],
+    ids=["large", "small", "huge", "nan", "infinity", "surrogate", "bytes", "tuple", "key", "surrogate key"],
+)
+def test_what_json_cannot_say_is_refused(value):
+    with pytest.raises(InvalidManifestError):
+        check_document({"a": [value]})
