@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from imgstored.http.retry import Backoff, retry_after
 from imgstored.http.tls import tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     import httpx2
 
@@ -164,13 +165,30 @@ async def _read(response: httpx2.Response, max_bytes: int, url: str) -> Document
         raise ClientError(f"{url}: the answer has an encoding that was not asked for ({encoding[:40]!r})")
     body = Body(max_bytes, gzip=encoding != "identity")
     try:
-        async for piece in response.aiter_raw():
-            body.feed(piece)
+        async with aclosing(response.aiter_raw()) as pieces:
+            try:
+                async for piece in pieces:
+                    body.feed(piece)
+            except (TooLargeError, NotGzipError):
+                await _break_off(pieces)
+                raise
         return Document(response.status_code, headers, body.finish())
     except TooLargeError:
         raise ClientError(f"{url}: the answer is larger than {max_bytes} bytes") from None
     except NotGzipError:
         raise ClientError(f"{url}: the answer is damaged (not gzip, as it says)") from None
+
+
+async def _break_off(pieces: AsyncIterator[bytes]) -> None:
+    """Ends an answer that is not wanted any more.
+
+    Closing httpx2's outermost generator leaves an inner one to the garbage collector (2.16); a read that is
+    cancelled ends them all.
+    """
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async for _ in pieces:
+            pass
 
 
 def _cause(error: Exception, limits: DocumentLimits) -> str:

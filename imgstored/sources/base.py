@@ -1,54 +1,65 @@
-"""What an image server must answer: the same four questions for every kind."""
+"""What an image server must answer: the same few questions for every kind."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from imgstored.http.location import Access, Location, Verify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SourceType = Literal["imgapi", "dsapi", "static"]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """One configured source. Two specs with equal `url`, `type`, `insecure` and `channel` are the same source."""
+    """One configured source; which are the same source says `imgstored.sources.url.identity`."""
 
     url: str  #: normalised, without a trailing slash
     type: SourceType = "imgapi"
-    insecure: bool = False
-    channel: str | None = None
-    access: Access = Access()
+    insecure: bool = False  #: counts; `access.insecure` does not
+    channel: str | None = None  #: wins over the one in the URL
+    access: Access = field(default_factory=Access)
     verify: Verify | None = None  #: None: streaming over TLS and on loopback, first over plain HTTP
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One image that a source has: its manifest as v2 (as served, for display, where it cannot be upgraded)."""
+    """One image that a source has: its manifest as v2, or as served where it cannot be upgraded."""
 
     manifest: Mapping[str, Any]
     source: str  #: the source's URL
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a source says about one image."""
+
+    manifest: Mapping[str, Any]  #: v2, not validated, but of the uuid that was asked for
+    location: Location | None  #: where its first file is; None where the manifest has no file
 
 
 class Source(Protocol):
     """One image server. Raises `ClientError` or `APIError`; every call has a time limit of its own."""
 
     @property
-    def spec(self) -> SourceSpec: ...
+    def spec(self) -> SourceSpec:
+        """Which server it is."""
+        ...
 
     async def ping(self) -> None:
         """Returns if the server answers as one of its kind; raises otherwise."""
         ...
 
     async def list(self) -> list[Listed]:
-        """All images that the server offers, in its order."""
+        """All images that the server offers, in its order; what is no manifest is left out."""
         ...
 
-    async def manifest(self, uuid: str) -> Mapping[str, Any] | None:
-        """The manifest as v2, in whatever state the image is; None when the server does not have it."""
-        ...
+    async def offer(self, uuid: str) -> Offer | None:
+        """The image, in whatever state it is; None when the server does not have it.
 
-    async def locate(self, uuid: str) -> Location | None:
-        """Where the image's first file is; None when the server does not have it."""
+        Raises `InvalidManifestError` too, for a manifest that cannot be upgraded to v2.
+        """
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -147,7 +148,7 @@ class Store:
         path: str = "the file",
     ) -> AsyncIterator[Request]:
         """A client has an image's file open as `fd`, and wants it installed. `path` is for messages only."""
-        loaded = load(dict(manifest), rules="install")
+        loaded = load(_dated(manifest), rules="install")
         target = self._catalog.pool(pool).name
 
         async def fulfil(request: Request) -> None:
@@ -350,3 +351,9 @@ async def _told(request: Request, fulfil: Callable[[Request], Awaitable[None]]) 
         request.end(InternalError("imgstored made a mistake", hint="its log has the details"))
     else:
         request.end()
+
+
+def _dated(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest, published now if it does not say when (as imgadm does)."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {**manifest, "published_at": manifest.get("published_at") or now}

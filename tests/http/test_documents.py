@@ -121,7 +121,9 @@ async def test_a_large_answer_is_refused_before_it_is_read(start_faulty, site, n
 
 async def test_gzip_is_decoded_and_nothing_else(start_faulty):
     server = start_faulty(
-        lambda request, wire: wire.reply("200 OK", {"Content-Encoding": request.target[1:]}, gzip.compress(b"text"))
+        lambda request, wire: wire.reply(
+            "200 OK", {"Content-Encoding": request.target[1:]}, gzip.compress(b"text")
+        )
     )
     assert (await fetch(at(f"{server.url}/gzip")))[0].body == b"text"
     error, _ = await fetch(at(f"{server.url}/br"))
@@ -134,7 +136,13 @@ async def test_gzip_is_decoded_and_nothing_else(start_faulty):
         (lambda request, wire: wire.stall(), "sent nothing for 0.2 s"),
         (lambda request, wire: wire.reset(), ""),
         (lambda request, wire: wire.send(b"SSH-2.0-OpenSSH\r\n\r\n"), "not sound HTTP"),
-        (lambda request, wire: (wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"), wire.close()), "HTTP"),
+        (
+            lambda request, wire: (
+                wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"),
+                wire.close(),
+            ),
+            "HTTP",
+        ),
     ],
     ids=["stall", "reset", "not-http", "cut-short"],
 )

@@ -1,0 +1,165 @@
+"""Reads what image servers answer: takes bytes, returns values, and doubts everything in them. No I/O."""
+
+from __future__ import annotations
+
+import http
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
+from imgstored.http.location import shown
+from imgstored.manifest import check_uuid, parse, parse_list, upgrade
+from imgstored.sources.base import Listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from imgstored.http.documents import Document
+
+log = structlog.get_logger(__name__)
+
+#: Characters of a server's own words that are passed on, and how many faults of one request.
+_MAX_TEXT = 300
+_MAX_FAULTS = 10
+
+
+def failure(url: str, document: Document) -> APIError:
+    """The error that an answer is, in the server's own words where it has some.
+
+    IMGAPI's form is {code, message, errors?: [{field, code, message?}]}.
+    """
+    what = _in_imgapis_form(document.body) or _in_plain_words(document)
+    phrase = _phrase(document.status)
+    return APIError(
+        f"{shown(url)}: {what or phrase}",
+        hint="" if what is None else f"the server answered with status {phrase}",
+        data={"status": document.status},
+    )
+
+
+def one_object(url: str, body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises `APIError`."""
+    try:
+        return parse(body)
+    except InvalidManifestError as error:
+        raise APIError(
+            f"{shown(url)}: the answer is not what an image server says: {error.message}"
+        ) from error
+
+
+def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
+    """The manifest of image `uuid`, as served. Raises `APIError`; also if it is that of another image."""
+    manifest = one_object(url, body)
+    if manifest.get("uuid") != uuid:
+        raise APIError(
+            f'{shown(url)}: the server answers with another image ("{_clean(str(manifest.get("uuid")))}")',
+            hint="the server is wrong; tell whoever runs it",
+        )
+    return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestList:
+    """A list of manifests as served: the first of each uuid, in the server's order."""
+
+    by_uuid: dict[str, dict[str, Any]]
+    elements: int  #: of the list, with those that are no manifests
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a list, or a part of one, has to show."""
+
+    images: list[Listed]
+    elements: int  #: as the server counts them
+
+
+def read_list(url: str, body: bytes) -> ManifestList:
+    """The manifests of a list; elements that are none are left out. Raises `APIError`."""
+    try:
+        elements = parse_list(body)
+    except InvalidManifestError as error:
+        raise APIError(f"{shown(url)}: the answer is not a list of images: {error.message}") from error
+    by_uuid: dict[str, dict[str, Any]] = {}
+    bad = 0
+    for element in elements:
+        if _names_an_image(element):
+            by_uuid.setdefault(element["uuid"], element)
+        else:
+            bad += 1
+    if bad:
+        log.warning("a source's list has elements that are no manifests", url=shown(url), elements=bad)
+    return ManifestList(by_uuid, len(elements))
+
+
+def displayed(manifests: Iterable[Mapping[str, Any]], source: str) -> list[Listed]:
+    """The manifests as v2, and as they are where that cannot be."""
+    return [Listed(_for_display(manifest), source) for manifest in manifests]
+
+
+def read_page(url: str, body: bytes, source: str) -> Page:
+    """What a list has to show. Raises `APIError`."""
+    served = read_list(url, body)
+    return Page(displayed(served.by_uuid.values(), source), served.elements)
+
+
+def _for_display(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return upgrade(manifest)
+    except InvalidManifestError:
+        return manifest
+
+
+def _names_an_image(element: object) -> bool:
+    if not isinstance(element, dict):
+        return False
+    try:
+        check_uuid(element.get("uuid"))
+    except InvalidUUIDError:
+        return False
+    return True
+
+
+def _in_imgapis_form(body: bytes) -> str | None:
+    try:
+        error = parse(body)
+    except InvalidManifestError:
+        return None
+    message, faults = error.get("message"), error.get("errors")
+    if not isinstance(message, str) or not (text := _clean(message)):
+        return None
+    lines = [text]
+    for fault in faults[:_MAX_FAULTS] if isinstance(faults, list) else []:
+        values = [fault.get(key) for key in ("field", "code", "message")] if isinstance(fault, dict) else []
+        if words := [_clean(value) for value in values if isinstance(value, str)]:
+            lines.append("    " + ": ".join(words))
+    return "\n".join(lines)
+
+
+def _in_plain_words(document: Document) -> str | None:
+    """The text of an answer that is a short plain one, as of dsapid ("Not found")."""
+    kind = document.headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
+    if kind != "text/plain" or len(document.body) > _MAX_TEXT:
+        return None
+    try:
+        text = _clean(document.body.decode())
+    except UnicodeDecodeError:
+        return None
+    return text if text and not text.startswith("<") else None
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _clean(text: str) -> str:
+    """One line of printable characters, not too long."""
+    line = re.sub(r"\s+", " ", text[: 2 * _MAX_TEXT]).strip()
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgstored.errors import APIError, ImgstoreError
+from imgstored.http.documents import Document
+from imgstored.sources.answers import failure, one_object, read_list, read_page, the_manifest
+from tests.support.image_site import BASE, fixture_manifest
+
+URL = "http://images.example/images?token=secret"
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["uuid", "v", "files", "creator_uuid", "code", "message", "errors", "field"]),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+_ELEMENTS = _JSON | st.fixed_dictionaries(
+    {"uuid": st.just(BASE), "files": _JSON, "v": _JSON, "creator_uuid": _JSON}
+)
+
+
+@settings(max_examples=80)
+@given(st.lists(_ELEMENTS, max_size=5))
+def test_whatever_is_in_a_list_the_images_are_read(elements):
+    body = json.dumps([*elements, fixture_manifest(BASE)]).encode()
+    try:
+        page = read_page(URL, body, "http://images.example")
+    except APIError:
+        assert "Infinity" in body.decode() or "NaN" in body.decode() or "\\ud" in body.decode()
+        return
+    assert BASE in [image.manifest["uuid"] for image in page.images]
+    assert page.elements == len(elements) + 1
+
+
+@settings(max_examples=80)
+@given(st.binary(max_size=60) | _JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_comes_is_an_answer_or_an_api_error(body):
+    for read in (
+        lambda: read_list(URL, body),
+        lambda: one_object(URL, body),
+        lambda: the_manifest(URL, body, BASE),
+    ):
+        error = refusal(read)
+        assert error is None or type(error) is APIError
+        assert "secret" not in str(error)
+
+
+def refusal(read) -> ImgstoreError | None:
+    try:
+        read()
+    except ImgstoreError as error:
+        return error
+    return None
+
+
+@settings(max_examples=80)
+@given(
+    st.integers(100, 999),
+    st.binary(max_size=400) | _JSON.map(lambda value: json.dumps(value).encode()),
+    st.sampled_from(["text/plain", "text/html", "application/json", "", "\xff;;"]),
+)
+def test_an_error_is_always_short_and_printable(status, body, kind):
+    error = failure(URL, Document(status, {"content-type": kind}, body))
+    assert error.message.startswith("http://images.example/images: ")
+    assert all(line.isprintable() for line in error.message.split("\n"))
+    assert len(error.message) < 10_000
+    assert error.data == {"status": status}
+
+
+def test_a_flood_of_faults_is_cut_off():
+    body = json.dumps({"message": "m" * 9000, "errors": [{"field": "f" * 9000}] * 900}).encode()
+    assert len(failure(URL, Document(422, {}, body)).message) < 4000
