@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import trio
 
 from imgstored.errors import UsageError
+from imgstored.rpc.params import Params, printable
 from imgstored.rpc.peer import Access, Peer, check_change
-
-if TYPE_CHECKING:
-    from imgstored.rpc.params import Params
 
 #: Characters of a client's name that are kept: it goes into logs and into the list of jobs.
 MAX_CLIENT_NAME = 80
@@ -51,9 +49,7 @@ class Client:
 
     def introduce(self, name: str) -> None:
         """Takes the name that the client gave itself, as far as it can be printed."""
-        self._name = "".join(character for character in name if character.isprintable())[
-            :MAX_CLIENT_NAME
-        ].strip()
+        self._name = printable(name, MAX_CLIENT_NAME)
 
 
 class Notify(Protocol):

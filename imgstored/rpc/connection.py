@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import array
-import os
-import socket
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -15,41 +12,34 @@ from imgstored.rpc.call import Call, Client, Methods, PassedFile
 from imgstored.rpc.dispatch import encode_outcome, perform, stopping
 from imgstored.rpc.framing import ProtocolError
 from imgstored.rpc.outbox import Outbox
-from imgstored.rpc.params import Params
-from imgstored.rpc.peer import Access, Peer, may_change
+from imgstored.rpc.params import Params, printable
 from imgstored.rpc.wire import Decoder, Message, Request, bearer, encode_error, encode_notification
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from imgstored.rpc.limits import Limits
+    from imgstored.rpc.line import Line
+    from imgstored.rpc.peer import Access, Peer
 
 log = structlog.get_logger(__name__)
 
 #: Bytes that are read at once. More would let a client that sends nothing but tiny values hold up the others.
 _RECEIVE = 32 << 10
-#: Bytes that are handed to the kernel at once: what `Limits.send` is the time for.
+#: Bytes that `Limits.send` is the time for. Were it the time for any byte, a client could take for ever.
 _SEND = 64 << 10
-#: Room for one descriptor; the kernel drops others and says so. Padding would let a second one in.
-_ONE_DESCRIPTOR = socket.CMSG_LEN(array.array("i").itemsize)
-#: Where the system has no such flag, a program that is started at this very moment inherits the descriptor.
-_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Connection:
-    """Lives as long as `run` does. The socket is the connection's, which closes it."""
+    """Lives as long as `run` does, and uses the line that long; to close it is left to others."""
 
-    def __init__(
-        self, connected: trio.socket.SocketType, peer: Peer, methods: Methods, access: Access, limits: Limits
-    ) -> None:
-        self._socket = connected
+    def __init__(self, line: Line, peer: Peer, methods: Methods, access: Access, limits: Limits) -> None:
+        self._line = line
         self._methods = methods
         self._access = access
         self._limits = limits
-        # To close a descriptor can block for as long as its file system likes: none are taken from readers.
-        self._ancillary = _ONE_DESCRIPTOR if may_change(peer, access.group_gid, access.daemon_uid) else 0
         self.client = Client(peer)
-        self._decoder = Decoder(limits.message)
+        self._decoder = Decoder(limits.message if access.may_change(peer) else limits.readers_message)
         self._outbox = Outbox(limits.outbox)
         self._calls: dict[int, Call] = {}
         self._files: dict[int, PassedFile] = {}  # by the start of the message that each belongs to
@@ -68,7 +58,6 @@ class Connection:
         finally:
             for file in self._files.values():
                 file.close()
-            self._socket.close()
 
     def stop(self) -> None:
         """Answers all requests in flight with `CancelledError`, now; then `run` ends."""
@@ -100,38 +89,25 @@ class Connection:
         while True:
             since = self._decoder.position
             try:
-                data, file = await self._receive()
+                data, descriptor = await self._line.receive(_RECEIVE)
             except OSError as error:
                 log.debug("a connection broke", pid=self.client.peer.pid, error=str(error))
                 return None
             except ProtocolError as error:
                 return error
             messages = self._decoder.feed(data)
-            if file is not None:
-                self._assign(file, messages, since)
+            if descriptor is not None:
+                self._assign(PassedFile(descriptor), messages, since)
             if not data:
                 return None
             for message in messages:
                 fault = await self._begin(message, requests)
                 if fault is not None:
                     return fault
+                # Requests begin in the order in which they came, and many of them do not hold up others.
+                await trio.lowlevel.checkpoint()
             if self._decoder.fault is not None:
                 return self._decoder.fault
-
-    async def _receive(self) -> tuple[bytes, PassedFile | None]:
-        """Some bytes, none at the end, and the descriptor that came with them.
-
-        Raises `ProtocolError` for more than one descriptor.
-        """
-        if not self._ancillary:
-            return await self._socket.recv(_RECEIVE), None
-        data, ancillary, flags, _ = await self._socket.recvmsg(_RECEIVE, self._ancillary, _CLOSE_ON_EXEC)
-        files = [PassedFile(descriptor) for descriptor in _descriptors(ancillary)]
-        if len(files) > 1 or flags & socket.MSG_CTRUNC:
-            for file in files:
-                file.close()
-            raise ProtocolError("more than one descriptor was passed at once")
-        return data, files[0] if files else None
 
     def _assign(self, file: PassedFile, messages: list[Message], since: int) -> None:
         start = bearer(messages, self._decoder.unfinished, since)
@@ -146,22 +122,26 @@ class Connection:
             return ProtocolError("a client sends nothing but requests")
         if message.id in self._calls:
             return ProtocolError(f"two requests in flight have the id {message.id}")
-        self._heard()
+        file = self._file_for(message)
         if self._stopping or len(self._calls) >= self._limits.in_flight:
+            if file is not None:
+                file.close()
             error = stopping() if self._stopping else self._too_many()
+            self._heard()
             await self._outbox.room()
             self._outbox.put(message.id, encode_error(message.id, error.as_wire()))
             return None
         call = Call(
             id=message.id,
             method=message.method,
-            params=Params(message.method[:40], message.params),
+            params=Params(printable(message.method, 40), message.params),
             client=self.client,
             access=self._access,
             notify_client=self._notify,
-            file=self._file_for(message),
+            file=file,
         )
         self._calls[message.id] = call
+        self._heard()
         requests.start_soon(self._answer, call)
         return None
 
@@ -203,7 +183,7 @@ class Connection:
     # -- what goes out ---------------------------------------------------------------------------------------
 
     async def _notify(self, request: int, event: Mapping[str, Any]) -> None:
-        data = encode_notification("event", {"id": request, **event})
+        data = encode_notification("event", {**event, "id": request})
         if event.get("event") == "progress":
             self._outbox.put_progress(request, data)
             return
@@ -229,17 +209,8 @@ class Connection:
             self._whole.cancel()
 
     async def _send(self, view: memoryview) -> None:
-        sent = 0
-        while sent < len(view):
+        for start in range(0, len(view), _SEND):
+            piece = view[start : start + _SEND]
             with trio.fail_after(self._limits.send):
-                sent += await self._socket.send(view[sent : sent + _SEND])
-
-
-def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    found = array.array("i")
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            found.frombytes(content[: len(content) - len(content) % found.itemsize])
-    for descriptor in found:
-        os.set_inheritable(descriptor, False)
-    return found.tolist()
+                while piece:
+                    piece = piece[await self._line.send(piece) :]

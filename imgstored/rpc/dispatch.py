@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
+from imgstored.rpc.params import printable
 from imgstored.rpc.wire import encode_error, encode_response
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 #: Parameters that say which image a change was about; others may hold secrets and stay out of the log.
 _LOGGED = ("uuid", "uuids", "pool")
+#: Characters that a log or a message shows of what a client wrote.
+_SHOWN = 40
 #: Images that one line of the log names at most.
 _MAX_LOGGED = 20
 
@@ -34,14 +37,13 @@ async def perform(call: Call, methods: Methods) -> Any:
     """The method's result, or the `ImgstoreError` that is the answer: one is returned, not raised.
 
     Cancelling the call's own scope gives `CancelledError`: only the stopping daemon does so, while the client
-    is still there to be told. Cancelling from outside goes through.
+    is still there to be told. Cancelling from outside goes through, and nothing but the cancellation does.
     """
     began = time.monotonic()
     method = methods.get(call.method)
-    outcome: Any = stopping()
+    outcome: Any = CancelledError("the client is gone")
     try:
-        with call.scope:
-            outcome = await _run(call, method)
+        outcome = await _run(call, method)
     finally:
         _record(call, method, outcome, time.monotonic() - began)
     return outcome
@@ -54,7 +56,7 @@ def encode_outcome(call: Call, outcome: Any) -> bytes:
             return encode_error(call.id, outcome.as_wire())
         return encode_response(call.id, outcome)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        log.exception("an answer cannot be encoded", method=call.method)
+        log.exception("an answer cannot be encoded", method=printable(call.method, _SHOWN))
         return encode_error(call.id, _mistake(call.method).as_wire())
 
 
@@ -65,18 +67,29 @@ async def _run(call: Call, method: Method | None) -> Any:
         if method.change:
             call.require_change()
         call.params.check_known(method.params)
-        return await method.run(call)
+        with call.scope:
+            return await method.run(call)
+        return stopping()
     except ImgstoreError as error:
         return error
-    except ExceptionGroup as group:
-        leaves = list(_leaves(group))
-        if leaves and all(isinstance(leaf, ImgstoreError) for leaf in leaves):
-            return leaves[0]
-        log.exception("a method failed", method=call.method)
-        return _mistake(call.method)
+    except BaseExceptionGroup as group:
+        return _outcome_of(call, group)
     except Exception:
-        log.exception("a method failed", method=call.method)
+        log.exception("a method failed", method=printable(call.method, _SHOWN))
         return _mistake(call.method)
+
+
+def _outcome_of(call: Call, group: BaseExceptionGroup[BaseException]) -> ImgstoreError:
+    """The answer when several tasks of a method failed. Raises what of it is no error, but a cancellation."""
+    failures, others = group.split(Exception)
+    mistakes = None if failures is None else failures.split(ImgstoreError)[1]
+    if mistakes is not None:
+        log.error("a method failed", method=printable(call.method, _SHOWN), exc_info=mistakes)
+    if others is not None:
+        # An error beside a cancellation would go up with it, and end the daemon.
+        raise others
+    first = next(_leaves(group))
+    return first if mistakes is None and isinstance(first, ImgstoreError) else _mistake(call.method)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -89,12 +102,13 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 def _unknown(method: str) -> UsageError:
     return UsageError(
-        f"unknown method {method[:40]!r}", hint="imgctl and imgstored may be of different versions"
+        f'unknown method "{printable(method, _SHOWN)}"',
+        hint="imgctl and imgstored may be of different versions",
     )
 
 
 def _mistake(method: str) -> InternalError:
-    return InternalError(f"{method[:40]!r} failed by a mistake in imgstored", hint=_BUG_HINT)
+    return InternalError(f'"{method}" failed by a mistake in imgstored', hint=_BUG_HINT)
 
 
 def _record(call: Call, method: Method | None, outcome: Any, seconds: float) -> None:
@@ -105,7 +119,7 @@ def _record(call: Call, method: Method | None, outcome: Any, seconds: float) -> 
     code = outcome.code if isinstance(outcome, ImgstoreError) else "ok"
     (log.info if change else log.debug)(
         "request",
-        method=call.method[:40],
+        method=printable(call.method, _SHOWN),
         uid=call.peer.uid,
         pid=call.peer.pid,
         client=call.client.name,
@@ -120,4 +134,6 @@ def _shown(call: Call, name: str) -> str | list[str] | None:
         value = call.params.optional_texts(name) if name == "uuids" else call.params.optional_text(name)
     except UsageError:
         return None
-    return [item[:40] for item in value[:_MAX_LOGGED]] if isinstance(value, list) else value and value[:40]
+    if isinstance(value, list):
+        return [printable(item, _SHOWN) for item in value[:_MAX_LOGGED]]
+    return value and printable(value, _SHOWN)

@@ -129,7 +129,8 @@ class Framer:
         return frames
 
     def _cut(self) -> Frame:
-        frame = Frame(self._base, bytes(self._buffer[: self._next]))
+        with memoryview(self._buffer) as view:
+            frame = Frame(self._base, bytes(view[: self._next]))
         del self._buffer[: self._next]
         self._base += self._next
         self._begin()

@@ -67,11 +67,11 @@ def listen(path: Path, *, mode: int, group_gid: int | None) -> Listening:
 
     Nobody can connect between `bind` and `listen`, so permissions are set there. A lock file beside the
     socket keeps two daemons from taking over the same stale name at the same time; it stays, since to
-    remove it would open that gap again. Raises `ConfigError` when another daemon listens, or the socket cannot
-    be made.
+    remove it would open that gap again. Raises `ConfigError` when another daemon listens, or the socket
+    cannot be made.
     """
     try:
-        path.parent.mkdir(mode=0o755, exist_ok=True)
+        _make_folder(path.parent)
         lock = _lock(path)
         try:
             return _listen_locked(path, mode, group_gid, lock)
@@ -83,6 +83,15 @@ def listen(path: Path, *, mode: int, group_gid: int | None) -> Listening:
             f"socket.path: cannot listen at {path}: {error.strerror or error}",
             hint="the folder must exist and be writable for the daemon, and the path shorter than 100 bytes",
         ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """A folder that everybody can go through, whatever the umask; one that is there keeps its permissions."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    folder.chmod(0o755)
 
 
 def _listen_locked(path: Path, mode: int, group_gid: int | None, lock: int) -> Listening:

@@ -11,6 +11,7 @@ import trio
 @dataclass(slots=True, eq=False)
 class _Entry:
     data: bytes
+    progress_of: int | None = None
 
 
 class Outbox:
@@ -48,8 +49,10 @@ class Outbox:
     def put_progress(self, request: int, data: bytes) -> None:
         """Takes the place of the request's progress that waits, if nothing of that request came after it."""
         waiting = self._progress.get(request)
+        if self._finished:
+            return
         if waiting is None:
-            self._progress[request] = entry = _Entry(data)
+            self._progress[request] = entry = _Entry(data, request)
             self._append(entry)
         else:
             self._size += len(data) - len(waiting.data)
@@ -68,9 +71,8 @@ class Outbox:
             self._arrived = trio.Event()
             await self._arrived.wait()
         entry = self._entries.popleft()
-        self._progress = {
-            request: waiting for request, waiting in self._progress.items() if waiting is not entry
-        }
+        if entry.progress_of is not None and self._progress.get(entry.progress_of) is entry:
+            del self._progress[entry.progress_of]
         self._size -= len(entry.data)
         if self._size < self._limit:
             self._waiting.unpark_all()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from imgstored.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+
+def printable(text: str, limit: int) -> str:
+    """What a client wrote, fit for a log or a terminal: its first `limit` characters that can be printed."""
+    return "".join(islice(filter(str.isprintable, text), limit)).strip()
 
 
 class Params:
@@ -25,7 +31,7 @@ class Params:
         for name in self._values:
             if name not in known:
                 raise UsageError(
-                    f"{self._method}: unknown parameter {name[:40]!r}",
+                    f'{self._method}: unknown parameter "{printable(name, 40)}"',
                     hint=f"it has: {', '.join(sorted(known)) or 'none'}",
                 )
 

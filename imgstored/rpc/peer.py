@@ -54,15 +54,16 @@ class Access:
     group: str | None = None
     group_gid: int | None = None
 
-
-def may_change(peer: Peer, group_gid: int | None, daemon_uid: int) -> bool:
-    """Whether the peer may do more than read."""
-    return peer.uid in (0, daemon_uid) or (group_gid is not None and group_gid in peer.groups)
+    def may_change(self, peer: Peer) -> bool:
+        """Whether the peer may do more than read."""
+        return peer.uid in (0, self.daemon_uid) or (
+            self.group_gid is not None and self.group_gid in peer.groups
+        )
 
 
 def check_change(peer: Peer, access: Access) -> None:
     """Raises `NotPermittedError` unless the peer may change."""
-    if may_change(peer, access.group_gid, access.daemon_uid):
+    if access.may_change(peer):
         return
     members = f" and members of the group {access.group}" if access.group is not None else ""
     raise NotPermittedError(

@@ -11,8 +11,9 @@ import trio
 from imgstored.errors import ImgstoreError, UsageError
 from imgstored.rpc.connection import Connection
 from imgstored.rpc.dispatch import stopping
+from imgstored.rpc.line import Line
 from imgstored.rpc.listener import Listening, listen
-from imgstored.rpc.peer import access_for, may_change, peer_of
+from imgstored.rpc.peer import access_for, peer_of
 from imgstored.rpc.wire import encode_error
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ class Server:
         finally:
             listening.close()
 
+    def reconfigure(self, limits: Limits) -> None:
+        """Uses these limits from now on; who is connected keeps those that were in force then."""
+        self._limits = limits
+
     def stop(self) -> None:
         """No new connections from now on; requests in flight are answered with `CancelledError`."""
         self._accepting.cancel()
@@ -107,29 +112,36 @@ class Server:
                 elif error.errno != errno.ECONNABORTED:
                     raise
                 continue
-            nursery.start_soon(self._welcome, connected)
+            nursery.start_soon(self._welcome, Line(connected))
 
-    async def _welcome(self, connected: trio.socket.SocketType) -> None:
-        with connected:
+    async def _welcome(self, line: Line) -> None:
+        try:
             try:
-                connection = await self._admit(connected)
-            except ImgstoreError as error:
-                log.info("a connection is refused", error=error.message)
-                await _refuse(connected, error)
-                return
+                connection = await self._admit(line)
             finally:
                 self._arriving.release()
-            try:
-                await connection.run()
-            except Exception:
-                log.exception("a connection failed", client=connection.client.name)
-            finally:
-                del self._connections[connection]
+            await self._converse(connection, line)
+        except ImgstoreError as error:
+            log.info("a connection is refused", error=error.message)
+            await _refuse(line, error)
+        except Exception:
+            # One connection's failure must not end the others.
+            log.exception("a connection failed")
+        finally:
+            await line.close()
 
-    async def _admit(self, connected: trio.socket.SocketType) -> Connection:
+    async def _converse(self, connection: Connection, line: Line) -> None:
+        try:
+            await connection.run()
+            # Until it is closed the connection keeps its place.
+            await line.close()
+        finally:
+            del self._connections[connection]
+
+    async def _admit(self, line: Line) -> Connection:
         """A connection that counts from now on. Raises `ImgstoreError` when there is no place for it."""
-        peer = await trio.to_thread.run_sync(peer_of, connected, limiter=self._lookups)
-        changer = may_change(peer, self._access.group_gid, self._access.daemon_uid)
+        peer = await trio.to_thread.run_sync(peer_of, line.raw, limiter=self._lookups)
+        changer = self._access.may_change(peer)
         readers = sum(not other for other in self._connections.values())
         if self._accepting.cancel_called:
             raise stopping()
@@ -137,7 +149,9 @@ class Server:
             not changer and readers >= self._limits.readers
         ):
             raise self._full()
-        connection = Connection(connected, peer, self._methods, self._access, self._limits)
+        if changer:
+            line.trust()
+        connection = Connection(line, peer, self._methods, self._access, self._limits)
         self._connections[connection] = changer
         return connection
 
@@ -148,9 +162,9 @@ class Server:
         )
 
 
-async def _refuse(connected: trio.socket.SocketType, error: ImgstoreError) -> None:
+async def _refuse(line: Line, error: ImgstoreError) -> None:
     with trio.move_on_after(_REFUSAL):
         try:
-            await connected.send(encode_error(None, error.as_wire()))
+            await line.send(memoryview(encode_error(None, error.as_wire())))
         except OSError as broken:
             log.debug("a client that is turned away is gone already", error=str(broken))

@@ -113,9 +113,9 @@ def encode_request(id_: int, method: str, params: Mapping[str, Any]) -> bytes:
 def encode_response(id_: int, result: Any) -> bytes:
     """The answer to a request.
 
-    Raises `TypeError`, `ValueError` or `OverflowError` for what MessagePack cannot say. What JSON may have goes
-    through: integers beyond 64 bits become floating-point numbers, and halves of surrogate
-    pairs question marks.
+    Raises `TypeError`, `ValueError` or `OverflowError` for what MessagePack cannot say. What JSON may
+    have goes through: integers beyond 64 bits become floating-point numbers, and halves of surrogate pairs
+    question marks.
     """
     return _packed([_RESPONSE, id_, None, result])
 

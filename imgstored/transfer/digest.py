@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _TRY_AGAIN = "the source's file is not the one that its manifest describes, or it was damaged on the way"
 
 
+class WrongFileError(DownloadError):
+    """The file is not the one that the manifest describes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What a manifest says of a file; what is None is not compared."""
@@ -57,7 +61,7 @@ class Digest:
 def digested(blocks: Blocks, expected: Expected, digest: Digest) -> Iterator[bytes | bytearray | memoryview]:
     """Passes `blocks` on, and adds them to `digest`.
 
-    Raises `DownloadError` as soon as they are more than expected, and otherwise at their end, if size or
+    Raises `WrongFileError` as soon as they are more than expected, and otherwise at their end, if size or
     SHA-1 are not those expected: who has not read to the end knows nothing of the file.
     """
     for block in blocks:
@@ -76,28 +80,28 @@ def drain(blocks: Iterable[bytes | bytearray | memoryview]) -> int:
     return sum(len(block) for block in blocks)
 
 
-def _size_error(expected: Expected, digest: Digest) -> DownloadError:
+def _size_error(expected: Expected, digest: Digest) -> WrongFileError:
     if expected.path is not None:
-        return DownloadError(
+        return WrongFileError(
             f"image file size error: manifest says {expected.size} bytes, "
             f"{expected.path} is {digest.size} bytes",
             hint=_TRY_AGAIN,
         )
-    return DownloadError(
+    return WrongFileError(
         f"image {expected.uuid} file size error: expected {expected.size} bytes, "
         f"downloaded {digest.size} bytes",
         hint=_TRY_AGAIN,
     )
 
 
-def _checksum_error(expected: Expected, digest: Digest) -> DownloadError:
+def _checksum_error(expected: Expected, digest: Digest) -> WrongFileError:
     if expected.path is not None:
-        return DownloadError(
+        return WrongFileError(
             f'image file checksum (sha1) error: manifest says "{expected.sha1}", '
             f'{expected.path} is "{digest.sha1}"',
             hint=_TRY_AGAIN,
         )
-    return DownloadError(
+    return WrongFileError(
         f'image {expected.uuid} file checksum (sha1) error: expected "{expected.sha1}", '
         f'downloaded checksum was "{digest.sha1}"',
         hint=_TRY_AGAIN,

@@ -138,14 +138,16 @@ class Download:
 
     # -- running ---------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, opened: Callable[[int], None] = _nothing) -> None:
         """Brings the whole file into the spool. Raises `DownloadError` or `NoSpaceError`, as does the front.
 
+        `opened` is called with the bytes that were there already, before the first request.
         When it is cancelled, its connections are closed and its threads have ended by the time it returns.
         """
         try:
             await trio.to_thread.run_sync(self._spool.open, self._size, trio.from_thread.check_cancelled)
             self.resumed = self._spool.present
+            opened(self.resumed)
             await self._fetch_all()
         except trio.Cancelled:
             self.front.fail(CancelledError("the download was cancelled"))

@@ -1,6 +1,6 @@
 """Takes one image's file from its spool to its pool: digest, decompress, receive.
 
-Two threads: the one that calls `run` receives, another one reads, hashes and decompresses for it.
+Three threads: the one that calls `run` receives, another one decompresses for it, a third reads and hashes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 #: Pieces of the stream (of 1 MiB at most) that wait to be received.
 _DEPTH = 4
+
+#: Blocks of the file (of 1 MiB at most) that wait to be decompressed.
+_BLOCKS = 2
 
 
 class Pump:
@@ -92,13 +95,16 @@ class Pump:
             return self._receive(receive, self._digested(blocks))
 
     def _receive(self, receive: Callable[[Iterator[bytes | memoryview]], T], blocks: Blocks) -> T:
-        with hop(self._stream(blocks), _DEPTH, "pump") as stream:
+        with (
+            hop(blocks, _BLOCKS, "digest") as hashed,
+            hop(self._stream(hashed), _DEPTH, "decompress") as stream,
+        ):
             try:
                 result = receive(stream)
                 # Sizes and checksums are only compared at the end, which the pool need not have seen.
                 rest = drain(stream)
             except BaseException as error:
-                # The other thread may wait for bytes to come, and is itself waited for below.
+                # The other threads may wait for bytes to come, and are themselves waited for below.
                 self._release(error)
                 raise
         if rest:

@@ -1,8 +1,8 @@
 """The records of a ZFS send stream (OpenZFS include/sys/zfs_ioctl.h, `dmu_replay_record_t`).
 
-A record is a header of 312 bytes and a payload. The header is a type, the length of BEGIN's payload, a union of 304
-bytes, and in the union's last 32 bytes the fletcher-4 of everything before them. Integers are in the sender's byte
-order, which BEGIN's magic tells.
+A record is a header of 312 bytes and a payload. The header is a type, the length of BEGIN's payload, and a
+union of 304 bytes, in whose last 32 bytes is the fletcher-4 of everything before them; but for BEGIN, whose
+last field reaches into them. Integers are in the sender's byte order, which BEGIN's magic tells.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from imgstored.errors import StreamError
-from imgstored.zstream.fletcher4 import ByteOrder, Sums
+
+if TYPE_CHECKING:
+    from imgstored.zstream.fletcher4 import Buffer, ByteOrder, Sums
 
 HEADER_SIZE: Final = 312
 #: The header up to its own checksum.
@@ -26,6 +28,9 @@ MAX_BLOCK: Final = 16 << 20
 MAX_BONUS: Final = 16 << 10
 #: BEGIN's payload is an nvlist of resume points or snapshots; real ones have some hundred bytes.
 MAX_BEGIN_PAYLOAD: Final = 64 << 10
+
+#: What helps against most faults of a stream.
+DAMAGED: Final = "the image file is damaged, or not what `zfs send` writes; tell who publishes it"
 
 
 class RecordType(enum.IntEnum):
@@ -81,27 +86,30 @@ class Begin:
     toname: str  #: the sender's name of the snapshot; for people only
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record: its header, what the store needs of it, and its payload."""
 
     type: RecordType
-    header: bytes
-    payload: bytes | memoryview
+    header: Buffer
+    payload: Buffer
     object: int = 0
     offset: int = 0  #: in the object, bytes
-    length: int = 0  #: what it writes or frees in the object, bytes
+    length: int = 0  #: what it writes or frees in the object, bytes; of FREEOBJECTS, how many objects
     compression: int = 0  #: of the payload; 0 is none
 
 
-_BEGIN = struct.Struct("QQQIIQQ256s")
+_BEGIN = "QQQIIQQ256s"
+_KIND = {order: struct.Struct(f"{order}II") for order in ("<", ">")}
 _BODY = {order: struct.Struct(f"{order}QQQ") for order in ("<", ">")}
 _SUMS = {order: struct.Struct(f"{order}4Q") for order in ("<", ">")}
 _U32 = {order: struct.Struct(f"{order}I") for order in ("<", ">")}
 _U64 = {order: struct.Struct(f"{order}Q") for order in ("<", ">")}
 
+#: By `drr_type`: the records that nothing follows.
+_BARE = frozenset((RecordType.FREEOBJECTS, RecordType.FREE, RecordType.END))
 
-def byte_order_of(start: bytes | memoryview) -> ByteOrder | None:
+
+def byte_order_of(start: Buffer) -> ByteOrder | None:
     """The byte order of the stream that starts with these 16 bytes; None if they start no stream."""
     if len(start) < 16:
         return None
@@ -112,16 +120,19 @@ def byte_order_of(start: bytes | memoryview) -> ByteOrder | None:
     return None
 
 
-def parse_begin(header: bytes) -> Begin:
+def parse_begin(header: Buffer) -> Begin:
     """Reads BEGIN. Raises `StreamError` for what is no image's stream, and says what it is instead."""
     order = byte_order_of(header)
     if order is None:
-        raise StreamError("not a ZFS send stream: it does not begin with a BEGIN record")
-    fields = struct.unpack_from(f"{order}{_BEGIN.format}", header, 8)
+        raise StreamError("not a ZFS send stream: it does not begin with a BEGIN record", hint=DAMAGED)
+    fields = struct.unpack_from(f"{order}{_BEGIN}", header, 8)
     _, versioninfo, _, objset, _, toguid, fromguid, toname = fields
     _refuse_kind(versioninfo)
     if objset not in (Objset.FILESYSTEM, Objset.VOLUME):
-        raise StreamError(f"the stream is of an unknown kind of dataset ({objset})")
+        raise StreamError(
+            f"the stream is of an unknown kind of dataset ({objset})",
+            hint="an image is a filesystem or a volume",
+        )
     return Begin(
         byte_order=order,
         features=Feature((versioninfo >> 2) & 0x3FFFFFFF),
@@ -133,10 +144,19 @@ def parse_begin(header: bytes) -> Begin:
 
 
 _REFUSED = {
-    Feature.DEDUP: ("deduplicated (`zfs send -D`)", "make it anew without -D, or run it through `zstream redup`"),
-    Feature.RAW: ("raw and encrypted (`zfs send -w`)", "make it anew without -w: its key could not be loaded here"),
+    Feature.DEDUP: (
+        "deduplicated (`zfs send -D`)",
+        "make it anew without -D, or run it through `zstream redup`",
+    ),
+    Feature.RAW: (
+        "raw and encrypted (`zfs send -w`)",
+        "make it anew without -w: its key could not be loaded here",
+    ),
     Feature.REDACTED: ("redacted (`zfs send --redact`)", "make it anew without --redact"),
-    Feature.RESUMING: ("the second half of a stream (`zfs send -t`)", "make it anew with `zfs send POOL/DATASET@SNAPSHOT`"),
+    Feature.RESUMING: (
+        "the second half of a stream (`zfs send -t`)",
+        "make it anew with `zfs send POOL/DATASET@SNAPSHOT`",
+    ),
 }
 
 
@@ -152,40 +172,62 @@ def _refuse_kind(versioninfo: int) -> None:
             raise StreamError(f"the stream is {what}, which cannot be an image", hint=instead)
 
 
-def payload_length(header: bytes, order: ByteOrder) -> int:
-    """How many bytes follow the header. Raises `StreamError` for a type or a length that no sender writes."""
-    kind = record_type(header, order)
-    u32, u64 = _U32[order], _U64[order]
-    limit = MAX_BLOCK
-    match kind:
-        case RecordType.BEGIN:
-            length, limit = u32.unpack_from(header, 4)[0], MAX_BEGIN_PAYLOAD
-        case RecordType.OBJECT:
-            bonus, raw = u32.unpack_from(header, 28)[0], u32.unpack_from(header, 36)[0]
-            length, limit = raw or _round8(bonus), MAX_BONUS
-        case RecordType.WRITE:
-            length = u64.unpack_from(header, 96)[0] if header[50] else u64.unpack_from(header, 32)[0]
-        case RecordType.SPILL:
-            length = u64.unpack_from(header, 40)[0] if header[33] else u64.unpack_from(header, 16)[0]
-        case RecordType.WRITE_EMBEDDED:
-            length = _round8(u32.unpack_from(header, 52)[0])
-        case _:
-            length = 0
-    if length > limit or length % 4:
-        raise StreamError(f"a {kind.name} record says that {length} bytes follow, which is not possible")
-    return int(length)
-
-
-def record_type(header: bytes, order: ByteOrder) -> RecordType:
-    """The record's type. Raises `StreamError` for one that is not known."""
-    value = _U32[order].unpack_from(header)[0]
+def record_type(data: Buffer, order: ByteOrder, at: int = 0) -> RecordType:
+    """The type of the record whose header is at `at`. Raises `StreamError` for one that no image has."""
+    value = _KIND[order].unpack_from(data, at)[0]
     try:
-        return RecordType(value)
+        kind = RecordType(value)
     except ValueError:
-        raise StreamError(f"there is a record of unknown type {value} in the stream") from None
+        raise StreamError(f"there is a record of unknown type {value} in the stream", hint=DAMAGED) from None
+    if kind in _FOREIGN:
+        raise StreamError(f"there is a {kind.name} record in the stream", hint=_FOREIGN[kind])
+    return kind
 
 
-def parse_record(header: bytes, payload: bytes | memoryview, order: ByteOrder) -> Record:
+_FOREIGN = {
+    RecordType.WRITE_BYREF: _REFUSED[Feature.DEDUP][1],
+    RecordType.OBJECT_RANGE: _REFUSED[Feature.RAW][1],
+    RecordType.REDACT: _REFUSED[Feature.REDACTED][1],
+}
+
+
+def measure(data: Buffer, order: ByteOrder, at: int = 0) -> tuple[int, int]:
+    """Type of the record whose header is at `at`, and how many bytes follow the header.
+
+    Raises `StreamError` for a type or a length that no image has.
+    """
+    kind, first = _KIND[order].unpack_from(data, at)
+    if kind in _BARE:
+        return kind, 0
+    length, limit = _payload_length(data, order, at, kind, first)
+    if length > limit or length % 4:
+        name = record_type(data, order, at).name
+        raise StreamError(
+            f"a {name} record says that {length} bytes follow, which is not possible", hint=DAMAGED
+        )
+    return kind, length
+
+
+def _payload_length(data: Buffer, order: ByteOrder, at: int, kind: int, first: int) -> tuple[int, int]:
+    """What the header says, and how much it may say."""
+    match kind:
+        case RecordType.WRITE:
+            return _U64[order].unpack_from(data, at + (96 if data[at + 50] else 32))[0], MAX_BLOCK
+        case RecordType.OBJECT:
+            raw = _U32[order].unpack_from(data, at + 36)[0]
+            return raw or _round8(_U32[order].unpack_from(data, at + 28)[0]), MAX_BONUS
+        case RecordType.SPILL:
+            return _U64[order].unpack_from(data, at + (40 if data[at + 33] else 16))[0], MAX_BLOCK
+        case RecordType.WRITE_EMBEDDED:
+            return _round8(_U32[order].unpack_from(data, at + 52)[0]), MAX_BLOCK
+        case RecordType.BEGIN:
+            return first, MAX_BEGIN_PAYLOAD
+        case _:
+            record_type(data, order, at)
+            return 0, 0
+
+
+def parse_record(header: Buffer, payload: Buffer, order: ByteOrder) -> Record:
     """Reads where a record belongs."""
     kind = record_type(header, order)
     first, second, third = _BODY[order].unpack_from(header, 8)
@@ -195,6 +237,8 @@ def parse_record(header: bytes, payload: bytes | memoryview, order: ByteOrder) -
             return Record(kind, header, payload, first, offset, length, header[50])
         case RecordType.FREE:
             return Record(kind, header, payload, first, second, third)
+        case RecordType.FREEOBJECTS:
+            return Record(kind, header, payload, first, 0, second)
         case RecordType.WRITE_EMBEDDED:
             return Record(kind, header, payload, first, second, third, header[40])
         case RecordType.OBJECT | RecordType.SPILL:
@@ -203,15 +247,15 @@ def parse_record(header: bytes, payload: bytes | memoryview, order: ByteOrder) -
             return Record(kind, header, payload)
 
 
-def stated_checksum(header: bytes, order: ByteOrder) -> Sums:
-    """The checksum in the record's last 32 bytes; all zeros in BEGIN, and where an old sender left it out."""
-    a, b, c, d = _SUMS[order].unpack_from(header, CHECKED_SIZE)
+def stated_checksum(data: Buffer, order: ByteOrder, at: int = 0) -> Sums:
+    """The checksum in the header's last 32 bytes; all zeros where an old sender left it out."""
+    a, b, c, d = _SUMS[order].unpack_from(data, at + CHECKED_SIZE)
     return a, b, c, d
 
 
-def end_checksum(header: bytes, order: ByteOrder) -> Sums:
+def end_checksum(data: Buffer, order: ByteOrder, at: int = 0) -> Sums:
     """END's word for the whole stream before it."""
-    a, b, c, d = _SUMS[order].unpack_from(header, 8)
+    a, b, c, d = _SUMS[order].unpack_from(data, at + 8)
     return a, b, c, d
 
 

@@ -154,5 +154,7 @@ def test_an_error_about_the_connection_has_no_id():
         ([], 0, 5, None),
     ],
 )
-def test_a_descriptor_belongs_to_the_last_message_that_begins_where_it_came(starts, unfinished, since, expected):
+def test_a_descriptor_belongs_to_the_last_message_that_begins_where_it_came(
+    starts, unfinished, since, expected
+):
     assert bearer([Request(1, "m", {}, start) for start in starts], unfinished, since) == expected

@@ -1,0 +1,7 @@
+"""`python -m imgctl`."""
+
+import sys
+
+from imgctl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,91 @@
+"""A command's options and arguments, as imgadm takes them: they may be mixed. Pure: no I/O."""
+
+from __future__ import annotations
+
+import getopt
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgctl.errors import CommandError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Option(NamedTuple):
+    """One option: its flags ("-P", "--pool"), its argument's name (empty: it has none), its help."""
+
+    flags: tuple[str, ...]
+    argument: str
+    help: str
+
+
+class Arguments:
+    """What was given. An option is asked for by any of its flags; the last one of several counts."""
+
+    def __init__(self, options: Sequence[Option], given: Sequence[tuple[str, str]], rest: list[str]) -> None:
+        self._options = options
+        self._given = given
+        self.rest = rest
+
+    def flag(self, flag: str) -> bool:
+        """Whether the option was given."""
+        return bool(self._values(flag))
+
+    def text(self, flag: str) -> str | None:
+        """The option's argument."""
+        values = self._values(flag)
+        return values[-1] if values else None
+
+    def texts(self, flag: str) -> list[str]:
+        """The arguments of an option that may be given several times."""
+        return self._values(flag)
+
+    def one(self) -> str:
+        """The only argument. Raises `UsageError` for none or several."""
+        if len(self.rest) != 1:
+            raise UsageError(f'incorrect number of args ({len(self.rest)}): "{" ".join(self.rest)}"')
+        return self.rest[0]
+
+    def none(self) -> None:
+        """Raises `UsageError` if there are arguments."""
+        if self.rest:
+            raise UsageError(f"unexpected args: {' '.join(self.rest)}")
+
+    def _values(self, flag: str) -> list[str]:
+        flags = next(option.flags for option in self._options if flag in option.flags)
+        return [value for given, value in self._given if given in flags]
+
+
+def parse(options: Sequence[Option], arguments: Sequence[str], *, mixed: bool = True) -> Arguments:
+    """Takes options apart from arguments; unless `mixed`, the first argument ends the options.
+
+    Raises `CommandError` (Option) for an unknown option, or one that lacks its argument.
+    """
+    short = "".join(
+        flag[1] + (":" if option.argument else "")
+        for option in options
+        for flag in option.flags
+        if not flag.startswith("--")
+    )
+    long = [
+        flag[2:] + ("=" if option.argument else "")
+        for option in options
+        for flag in option.flags
+        if flag.startswith("--")
+    ]
+    take = getopt.gnu_getopt if mixed else getopt.getopt
+    try:
+        given, rest = take(list(arguments), short, long)
+    except getopt.GetoptError as error:
+        raise _refused(options, error) from error
+    return Arguments(options, given, rest)
+
+
+def _refused(options: Sequence[Option], error: getopt.GetoptError) -> CommandError:
+    flag = f"--{error.opt}" if len(error.opt) > 1 else f"-{error.opt}"
+    known = next((option for option in options if flag in option.flags), None)
+    if known is None:
+        return CommandError("Option", f'unknown option: "{flag}"')
+    if known.argument:
+        return CommandError("Option", f'do not have enough args for "{flag}" option')
+    return CommandError("Option", f'the option "{flag}" has no argument')

@@ -1,0 +1,90 @@
+"""The command line: global options, which command runs, and what its end looks like."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from imgctl import __version__
+from imgctl.arguments import Arguments, parse
+from imgctl.commands import GLOBAL_OPTIONS, find_command
+from imgctl.errors import CommandError
+from imgctl.session import Session, flush
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    #: A command: its exit status, or None for 0. Raises `CommandError`.
+    Run = Callable[[Session, Arguments], int | None]
+
+#: As a shell reports a program that SIGINT or SIGPIPE ended.
+INTERRUPTED, BROKEN_PIPE = 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    session = Session("imgadm" if sys.argv[0].rpartition("/")[2] == "imgadm" else "imgctl")
+    try:
+        return _reported(session, sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return BROKEN_PIPE
+
+
+def _reported(session: Session, argv: Sequence[str]) -> int:
+    try:
+        status = _run(session, argv)
+        flush(sys.stdout)  # here at the latest it shows that nobody reads
+    except CommandError as error:
+        session.report(error)
+        return error.exit_status
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        session.report(CommandError("FileSystem", str(error)))
+        return 1
+    return status or 0
+
+
+def _run(session: Session, argv: Sequence[str]) -> int | None:
+    given = parse(GLOBAL_OPTIONS, argv, mixed=False)
+    session.verbose, session.structured_errors = given.flag("-v"), given.flag("-E")
+    session.socket_path = given.text("--socket")
+    if given.flag("--version"):
+        session.say([f"{session.program} {__version__}"])
+        return 0
+    if given.flag("-h") or not given.rest:
+        from imgctl.run.help import overview
+
+        session.say(overview(session.program))
+        return 0 if given.flag("-h") else 1
+    session.command, *rest = given.rest
+    command = find_command(session.command)
+    if command is None:
+        raise CommandError("UnknownCommand", f'unknown command: "{session.command}"')
+    arguments = parse(command.options, rest)
+    if arguments.flag("-h"):
+        from imgctl.run.help import command_help
+
+        session.say(command_help(session.program, command))
+        return 0
+    return function_of(command.run)(session, arguments)
+
+
+def function_of(name: str) -> Run:
+    """The function that a row of the table of commands names."""
+    module, _, function = name.partition(":")
+    run: Run = getattr(import_module(f"imgctl.run.{module}"), function)
+    return run
+
+
+def _discard_output() -> None:
+    """Whatever still waits to be written goes nowhere, so that the interpreter's last flush does not fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)

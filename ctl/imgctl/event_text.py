@@ -1,0 +1,97 @@
+"""The lines that tell what happens to an import: imgadm's words. Pure: no I/O.
+
+The events and their fields are those of docs/protocol.md. An event that is not known has no line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from imgctl.text import paragraph, printable, size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    Event = Mapping[str, Any]
+
+
+def line(event: Event) -> str | None:
+    """The event's line on standard output; None where there is none."""
+    make = _LINES.get(str(event.get("event")))
+    return None if make is None else make(event)
+
+
+def abort(message: str) -> str:
+    """What imgadm prints when an import ends early, before the error."""
+    return f"Aborting ({paragraph(message)})"
+
+
+def bar_label(progress: Event) -> str:
+    """What a progress bar is about at this `progress` event."""
+    images: Sequence[Mapping[str, Any]] = progress.get("images") or []
+    total = progress.get("total")
+    complete = isinstance(total, int) and progress.get("done", 0) >= total
+    if complete or not any(image.get("phase") in ("waiting", "downloading") for image in images):
+        return "Installing"
+    return f"Download {_images(len(images))}"
+
+
+def _images(count: Any) -> str:
+    return f"{printable(count)} image{'' if count == 1 else 's'}"
+
+
+def _text(event: Event, field: str) -> str:
+    value = event.get(field)
+    return "-" if value is None else printable(value)
+
+
+def _size(event: Event, field: str) -> str | None:
+    value = event.get(field)
+    return size(value) if isinstance(value, int) else None
+
+
+def _image(event: Event) -> str:
+    return f"{_text(event, 'uuid')} ({_text(event, 'name')}@{_text(event, 'version')})"
+
+
+def _already(event: Event) -> str:
+    uuid, name, version = (_text(event, field) for field in ("uuid", "name", "version"))
+    return f"Image {uuid} ({name} {version}) is already installed, skipping"
+
+
+def _importing(event: Event) -> str:
+    channel = f', channel "{_text(event, "channel")}"' if event.get("channel") else ""
+    return f'Importing {_image(event)} from "{_text(event, "source")}"{channel}'
+
+
+def _planned(event: Event) -> str:
+    total = _size(event, "size")
+    known = "" if total is None else f" ({total})"
+    return f"Must download and install {_images(event.get('images'))}{known}"
+
+
+def _resumed(event: Event) -> str:
+    there, total = _size(event, "size"), _size(event, "total")
+    of = "" if total is None else f" of {total}"
+    return f"Resuming image {_text(event, 'uuid')}: {there}{of} are there already"
+
+
+def _downloaded(event: Event) -> str:
+    return f"Downloaded image {_text(event, 'uuid')} ({_size(event, 'size')})"
+
+
+def _installed(event: Event) -> str:
+    return f"{'Installed' if event.get('from_file') else 'Imported'} image {_image(event)}"
+
+
+_LINES: dict[str, Callable[[Event], str]] = {
+    "already-installed": _already,
+    "importing": _importing,
+    "installing": lambda event: f"Installing image {_image(event)}",
+    "ancestry": lambda event: f"Gather image {_text(event, 'uuid')} ancestry",
+    "ancestor-installed": lambda event: f"Image {_text(event, 'uuid')} already installed",
+    "plan": _planned,
+    "resumed": _resumed,
+    "downloaded": _downloaded,
+    "installed": _installed,
+}

@@ -1,0 +1,50 @@
+"""What a row of `list` or `avail` has: the manifest's fields, and some that are computed. Pure: no I/O.
+
+The computed fields are imgadm's: see its `help list`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TAG = "docker:tag:"
+
+
+def image_row(image: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an *image* of the protocol, or of `{manifest, source}`. The manifest stays as it is."""
+    manifest = image.get("manifest")
+    row: dict[str, Any] = dict(manifest) if isinstance(manifest, dict) else {}
+    published = row.get("published_at")
+    if isinstance(published, str):
+        row["published_date"] = row["pub"] = published[:10]
+        row["published"] = _without_milliseconds(published)
+    for field in ("source", "clones", "zpool"):
+        if image.get(field) is not None:
+            row[field] = image[field]
+    files = row.get("files")
+    if isinstance(files, list) and files and isinstance(files[0], dict) and "size" in files[0]:
+        row["size"] = files[0]["size"]
+    tags = row.get("tags")
+    if row.get("type") == "docker" and isinstance(tags, dict):
+        row.update(_docker_fields(tags))
+    return row
+
+
+def _without_milliseconds(time: str) -> str:
+    whole, dot, fraction = time.partition(".")
+    return whole + fraction.lstrip("0123456789") if dot else time
+
+
+def _docker_fields(tags: Mapping[Any, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "docker_tags": [tag[len(_TAG) :] for tag in tags if isinstance(tag, str) and tag.startswith(_TAG)]
+    }
+    id_ = tags.get("docker:id")
+    if isinstance(id_, str):
+        fields |= {"docker_id": id_, "docker_short_id": id_[:12]}
+    if tags.get("docker:repo") is not None:
+        fields["docker_repo"] = tags["docker:repo"]
+    return fields

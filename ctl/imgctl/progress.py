@@ -1,0 +1,62 @@
+"""The progress bar of a request: bytes, rate and time left, below the lines that tell what happens."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, TextIO
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from typing import Any
+
+# No thread that watches over the bar, and no lock between processes: there is one of each.
+tqdm.monitor_interval = 0
+tqdm.set_lock(threading.RLock())
+
+
+class Bar:
+    """One bar on a terminal, which `close` removes."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self._bar: tqdm[Any] | None = None
+
+    def show(self, label: str, done: int, total: int | None) -> None:
+        """Draws `done` of `total` bytes (None: not known)."""
+        if self._bar is not None and done < self._bar.n:
+            self.clear()  # it began again: there is no rate yet
+        if self._bar is None:
+            # What was there before does not count for the rate.
+            self._bar = tqdm(
+                desc=label,
+                total=total,
+                initial=done,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+                leave=False,
+                dynamic_ncols=True,
+                file=self._terminal,
+            )
+            return
+        changed = (label, total) != (self._bar.desc, self._bar.total)
+        self._bar.total = total
+        self._bar.set_description_str(label, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if changed or done == total:
+            self._bar.refresh()
+
+    def print_above(self, line: str, stream: TextIO) -> None:
+        """Prints a line; the bar moves down."""
+        tqdm.write(line, file=stream)
+
+    def clear(self) -> None:
+        """Removes the bar until the next `show`."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self.clear()

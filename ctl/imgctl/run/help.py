@@ -1,0 +1,77 @@
+"""`help`: what there is, from the table of commands."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from imgctl.commands import COMMANDS, GLOBAL_OPTIONS, Command, find_command
+from imgctl.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgctl.arguments import Arguments, Option
+    from imgctl.session import Session
+
+#: Columns: of the explanations of options and of commands, and of a whole line.
+_OPTION_COLUMN, _COMMAND_COLUMN, _WIDTH = 26, 43, 80
+
+
+def show_help(session: Session, arguments: Arguments) -> None:
+    """`help [COMMAND]`."""
+    if not arguments.rest:
+        session.say(overview(session.program))
+        return
+    name = arguments.one()
+    command = find_command(name)
+    if command is None:
+        raise CommandError("UnknownCommand", f'unknown command: "{name}"')
+    session.say(command_help(session.program, command))
+
+
+def overview(program: str) -> list[str]:
+    """The global options and all commands."""
+    lines = [
+        "Manage the images of a SmartOS or ZFS host.",
+        "",
+        "Usage:",
+        f"    {program} [OPTIONS] COMMAND [ARGS...]",
+        f"    {program} help COMMAND",
+        "",
+        "Options:",
+        *_options(GLOBAL_OPTIONS),
+        "",
+        "Commands:",
+    ]
+    for command in COMMANDS:
+        lines += _columns(f"    {program} {command.usage}", command.summary, _COMMAND_COLUMN)
+    return [*lines, "", f"See `{program} help COMMAND` for more details."]
+
+
+def command_help(program: str, command: Command) -> list[str]:
+    """One command and its options."""
+    lines = [
+        f"{command.summary[:1].upper()}{command.summary[1:]}.",
+        "",
+        "Usage:",
+        f"    {program} {command.usage}",
+    ]
+    if len(command.names) > 1:
+        lines += ["", f"Aliases: {', '.join(command.names[1:])}"]
+    lines += ["", "Options:", *_options(command.options)]
+    return [*lines, "", *command.about.splitlines()] if command.about else lines
+
+
+def _options(options: Sequence[Option]) -> list[str]:
+    lines: list[str] = []
+    for option in options:
+        flags = ", ".join(option.flags) + (f" {option.argument}" if option.argument else "")
+        lines += _columns(f"    {flags}", option.help, _OPTION_COLUMN + 4)
+    return lines
+
+
+def _columns(left: str, right: str, column: int) -> list[str]:
+    first, *others = textwrap.wrap(right, _WIDTH - column)
+    lines = [left.ljust(column) + first] if len(left) < column - 1 else [left, " " * column + first]
+    return lines + [" " * column + other for other in others]

@@ -1,0 +1,98 @@
+"""`list`, `avail`, `show`, `get`, `delete`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from imgctl.errors import CommandError
+from imgctl.filters import meets_all, parse_filter
+from imgctl.image_rows import image_row
+from imgctl.table import fields, sort_rows, table
+from imgctl.text import error_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgctl.arguments import Arguments
+    from imgctl.filters import Filter
+    from imgctl.session import Session
+
+_COLUMNS = ["uuid", "name", "version", "os", "type", "pub"]
+_SORT = ["published_at", "name"]
+
+
+def list_installed(session: Session, arguments: Arguments) -> None:
+    """`list [-j] [-H] [-o FIELDS] [-s FIELDS] [FILTERS]`."""
+    filters = [parse_filter(argument) for argument in arguments.rest]
+    with session.client() as client:
+        images = client.list()
+    _print_images(session, arguments, images, filters)
+
+
+def avail(session: Session, arguments: Arguments) -> None:
+    """`avail`: as `list`. Then says which sources did not answer; fails if one of them has no list."""
+    filters = [parse_filter(argument) for argument in arguments.rest]
+    with session.client() as client:
+        found = client.available()
+    _print_images(session, arguments, found["images"], filters)
+    problems = [problem for problem in found["problems"] if isinstance(problem.get("error"), dict)]
+    for problem in problems:
+        if problem.get("listed_at"):
+            session.warn(f"{_problem_message(problem)}; its images are those of {problem['listed_at']}")
+    failed = [problem for problem in problems if not problem.get("listed_at")]
+    if failed:
+        raise _failure(failed)
+
+
+def show(session: Session, arguments: Arguments) -> None:
+    """`show UUID`."""
+    uuid = arguments.one()
+    with session.client() as client:
+        session.say_json(client.show(uuid))
+
+
+def get(session: Session, arguments: Arguments) -> None:
+    """`get [-P POOL] [-r] UUID`."""
+    uuid = arguments.one()
+    with session.client() as client:
+        image = client.get(uuid, arguments.text("-P"), recursive=arguments.flag("-r"))
+    # imgadm's `get` counts no clones.
+    session.say_json({key: value for key, value in image.items() if key not in ("clones", "cloneNames")})
+
+
+def delete(session: Session, arguments: Arguments) -> None:
+    """`delete [-P POOL] UUID`."""
+    uuid = arguments.one()
+    with session.client() as client:
+        client.delete(uuid, arguments.text("-P"))
+    session.say([f"Deleted image {uuid}"])
+
+
+def _print_images(
+    session: Session, arguments: Arguments, images: Sequence[Mapping[str, Any]], filters: Sequence[Filter]
+) -> None:
+    """Prints those that meet the filters. `-s` is for the table only, as imgadm's."""
+    rows = [(image_row(image), image) for image in images]
+    chosen = [(row, image) for row, image in rows if meets_all(row, filters)]
+    if arguments.flag("-j"):
+        session.say_json([image for _, image in chosen])
+        return
+    columns = fields(arguments.texts("-o")) or _COLUMNS
+    by = fields(arguments.texts("-s")) or _SORT
+    ordered = sort_rows((row for row, _ in chosen), by)
+    session.say(table(ordered, columns, header=not arguments.flag("-H")))
+
+
+def _problem_message(problem: Mapping[str, Any]) -> str:
+    source, message = str(problem.get("source")), str(problem["error"].get("message"))
+    return message if source in message else f"{source}: {message}"
+
+
+def _failure(problems: Sequence[Mapping[str, Any]]) -> CommandError:
+    """The error of one source, or imgadm's MultiError of several."""
+    errors = [(str(problem["error"].get("code")), _problem_message(problem)) for problem in problems]
+    if len(errors) == 1:
+        code, message = errors[0]
+        return CommandError(code, message, str(problems[0]["error"].get("hint") or ""))
+    listed = "".join(f"\n    {error_line(code, message)}" for code, message in errors)
+    return CommandError("MultiError", f"multiple ({len(errors)}) errors{listed}")

@@ -1,0 +1,127 @@
+"""`import`, `install`, `ensure`, `watch`: those that tell how it goes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from imgctl import event_text
+from imgctl.errors import CommandError, UsageError
+from imgctl.session import flush, is_terminal, json_text
+from imgctl.text import printable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from imgctl.arguments import Arguments
+    from imgctl.progress import Bar
+    from imgctl.session import Session
+
+#: Bytes of a manifest; the daemon takes no more either.
+MAX_MANIFEST = 1 << 20
+
+
+def import_image(session: Session, arguments: Arguments) -> None:
+    """`import [-q] [-P POOL] [-S URL]... [-C CHANNEL] [-j] UUID`."""
+    uuid = arguments.one()
+    with session.client() as client, Narrator(session, arguments) as tell:
+        client.import_image(
+            uuid,
+            pool=arguments.text("-P"),
+            sources=arguments.texts("-S") or None,
+            channel=arguments.text("-C"),
+            on_event=tell,
+        )
+
+
+def ensure(session: Session, arguments: Arguments) -> None:
+    """`ensure [-q] [-P POOL] [-j] UUID...`."""
+    if not arguments.rest:
+        arguments.one()
+    with session.client() as client, Narrator(session, arguments) as tell:
+        client.ensure(arguments.rest, pool=arguments.text("-P"), on_event=tell)
+
+
+def install(session: Session, arguments: Arguments) -> None:
+    """`install [-q] [-P POOL] [-j] -m MANIFEST -f FILE`."""
+    if arguments.rest:
+        raise UsageError(f'unexpected args ({len(arguments.rest)}): "{" ".join(arguments.rest)}"')
+    manifest_path, file_path = arguments.text("-m"), arguments.text("-f")
+    if manifest_path is None:
+        raise UsageError("-m <manifest> is required")
+    if file_path is None:
+        raise UsageError("-f <file> is required")
+    from imgctl.run.manifest_file import check_exists, read_manifest
+
+    check_exists("manifest", manifest_path)
+    check_exists("file", file_path)
+    manifest = read_manifest(manifest_path, MAX_MANIFEST)
+    with session.client() as client, Narrator(session, arguments) as tell:
+        client.install(manifest, file_path, pool=arguments.text("-P"), on_event=tell)
+
+
+def watch(session: Session, arguments: Arguments) -> None:
+    """`watch [-q] [-j] [UUID]`."""
+    uuid = arguments.one() if arguments.rest else None
+    with Narrator(session, arguments) as tell:
+        for event in session.client().watch(uuid):
+            tell(event)
+
+
+class Narrator:
+    """Tells a request's events: lines and, on a terminal, a bar; or each as a line of JSON."""
+
+    def __init__(self, session: Session, arguments: Arguments) -> None:
+        self._as_json = arguments.flag("-j")
+        self._session = session
+        self._has_bar = not self._as_json and not arguments.flag("-q") and is_terminal(sys.stderr)
+        self._has_notes = session.verbose or is_terminal(sys.stderr)
+        self._bar: Bar | None = None
+        self._importing = False
+
+    def __enter__(self) -> Narrator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if isinstance(error, CommandError) and self._importing and not self._as_json:
+            self._print(event_text.abort(error.message), sys.stdout)
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Tells one event."""
+        if self._as_json:
+            self._print(json_text(event), sys.stdout)
+            return
+        kind = event.get("event")
+        if kind == "progress":
+            self._show_progress(event)
+        elif kind == "note":
+            if self._has_notes:
+                self._print(f"{self._session.program}: note: {printable(event.get('text'))}", sys.stderr)
+        elif (line := event_text.line(event)) is not None:
+            self._importing = self._importing or kind == "importing"
+            self._print(line, sys.stdout)
+
+    def _show_progress(self, event: dict[str, Any]) -> None:
+        if not self._has_bar:
+            return
+        if not event.get("images"):
+            if self._bar is not None:
+                self._bar.clear()
+            return
+        if self._bar is None:
+            from imgctl.progress import Bar
+
+            self._bar = Bar(sys.stderr)
+        self._bar.show(event_text.bar_label(event), event.get("done") or 0, event.get("total"))
+
+    def _print(self, line: str, stream: TextIO) -> None:
+        if self._bar is not None:
+            self._bar.print_above(line, stream)
+        else:
+            print(line, file=stream)
+        flush(stream)

@@ -1,0 +1,85 @@
+"""`sources`: list, add, delete and check them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from imgctl.errors import UsageError
+from imgctl.table import table
+from imgctl.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgctl.arguments import Arguments
+    from imgctl.client import Client
+    from imgctl.session import Session
+
+
+def sources(session: Session, arguments: Arguments) -> None:
+    """`sources [-v] [-j] | -a URL [-t TYPE] [-k] [-f] | -d URL | -c`."""
+    arguments.none()
+    actions = {"-a": _add, "-d": _delete, "-c": _check}
+    wanted = [action for flag, action in actions.items() if arguments.flag(flag)]
+    if len(wanted) > 1:
+        raise UsageError('cannot specify more than one of "-a", "-d", "-e", and "-c"')
+    with session.client() as client:
+        (wanted[0] if wanted else _list)(session, arguments, client)
+
+
+def _list(session: Session, arguments: Arguments, client: Client) -> None:
+    listed = client.sources()
+    if arguments.flag("-j"):
+        session.say_json([{key: value for key, value in source.items() if value} for source in listed])
+    elif arguments.flag("-v"):
+        rows = [{**source, "insecure": source.get("insecure") or None} for source in listed]
+        session.say(table(rows, ["url", "type", "insecure"]))
+    else:
+        session.say(printable(source["url"]) for source in listed)
+
+
+def _add(session: Session, arguments: Arguments, client: Client) -> None:
+    outcome = client.add_source(
+        arguments.text("-a") or "",
+        arguments.text("-t"),
+        insecure=arguments.flag("-k"),
+        force=arguments.flag("-f"),
+    )
+    source = outcome["source"]
+    if outcome["added"]:
+        session.say([f"Added {_described(source)}"])
+    else:
+        session.say([f"Already have {_named(source)}, no change"])
+
+
+def _delete(session: Session, arguments: Arguments, client: Client) -> None:
+    url = arguments.text("-d") or ""
+    deleted = client.delete_source(url)
+    if deleted:
+        session.say(f"Deleted {_described(source)}" for source in deleted)
+    else:
+        session.say([f'Do not have image source "{printable(url)}", no change'])
+
+
+def _check(session: Session, arguments: Arguments, client: Client) -> None:
+    """Exit status 0 even when some do not answer, as imgadm's."""
+    checked = client.check_sources()
+    if arguments.flag("-j"):
+        session.say_json(checked)
+        return
+    rows = [{**source, "error": _message(source.get("error"))} for source in checked]
+    session.say(table(rows, ["url", "type", "ok", "error"]))
+
+
+def _message(error: Any) -> Any:
+    return error.get("message") if isinstance(error, dict) else error
+
+
+def _named(source: Mapping[str, Any]) -> str:
+    return f'"{printable(source["type"])}" image source "{printable(source["url"])}"'
+
+
+def _described(source: Mapping[str, Any]) -> str:
+    insecure = " (insecure)" if source.get("insecure") else ""
+    channel = f" (channel={printable(source['channel'])})" if source.get("channel") else ""
+    return f"{_named(source)}{insecure}{channel}"

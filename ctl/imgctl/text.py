@@ -1,0 +1,78 @@
+"""Text for people. Pure: no I/O.
+
+Names, URLs and messages come from servers: whatever could steer a terminal, or pass for a line of ours, is
+printed escaped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from imgctl.errors import CommandError
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def printable(value: object) -> str:
+    r"""The value as text of one line: control and format characters as `\x1b` or `\u202e`."""
+    text = value if isinstance(value, str) else str(value)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+def size(count: int) -> str:
+    """Bytes as imgadm says them: powers of 1024, one decimal that is cut off, none for zero."""
+    if count <= 0:
+        return "0 B"
+    unit, scale = 0, 1
+    while unit < len(_UNITS) - 1 and count >= scale * 1024:
+        unit, scale = unit + 1, scale * 1024
+    tenths = count * 10 // scale
+    return f"{tenths // 10}.{tenths % 10} {_UNITS[unit]}"
+
+
+def paragraph(message: str) -> str:
+    """A message of one or several lines; all but the first are indented, that none passes for another."""
+    first, *others = (printable(line.rstrip()) for line in message.strip().split("\n"))
+    return "\n".join([first, *(line if line.startswith("    ") else f"    {line}" for line in others)])
+
+
+def error_line(code: str, message: str) -> str:
+    """`error (CODE): MESSAGE`."""
+    return f"error ({printable(code)}): {paragraph(message)}" if code else f"error: {paragraph(message)}"
+
+
+def error_text(program: str, command: str, error: CommandError) -> str:
+    """An error in imgadm's form; other errors of the same request and the hint in lines of their own."""
+    lines = [f"{program} {printable(command)}: " if command else f"{program}: "]
+    lines[0] += error_line(error.code, error.message)
+    told = {error.message}
+    for other in _others(error):
+        message = str(other.get("message"))
+        if message not in told:
+            told.add(message)
+            lines.append(f"    {error_line(str(other.get('code')), message)}")
+    if error.hint:
+        lines.append(f"  hint: {printable(error.hint)}")
+    return "\n".join(lines)
+
+
+def _others(error: CommandError) -> list[dict[str, object]]:
+    others = error.data.get("others")
+    return [other for other in others if isinstance(other, dict)] if isinstance(others, list) else []
+
+
+def safe_json(text: str) -> str:
+    r"""JSON text in which what cannot be printed is written `\u001b`; it can only be inside of strings."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))

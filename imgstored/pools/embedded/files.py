@@ -1,0 +1,233 @@
+"""Files of the embedded pool: opened by name in an open folder, never through a symbolic link."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import functools
+import os
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from imgstored.errors import NoSpaceError, PoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+#: Bytes that are read or copied at a time.
+BLOCK = 1 << 20
+
+#: FICLONE of linux/fs.h: share all of another file's blocks.
+_FICLONE = 0x40049409
+#: FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of linux/falloc.h.
+_PUNCH = 0x01 | 0x02
+#: Buffers that one writev takes (IOV_MAX).
+_MAX_BUFFERS = 1024
+
+#: What a file system answers that cannot do a thing at all.
+_UNABLE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF}
+
+
+class Folder:
+    """An open folder. Raises `OSError`."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def at(cls, path: Path) -> Folder:
+        """The folder at `path`, which the daemon's configuration names."""
+        return cls(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def folder(self, name: str) -> Folder:
+        """The folder of that name in this one."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return Folder(os.open(name, flags, dir_fd=self.fd))
+
+    def make_folder(self, name: str) -> Folder:
+        """A new folder of that name in this one."""
+        os.mkdir(name, 0o700, dir_fd=self.fd)
+        return self.folder(name)
+
+    def open(self, name: str, flags: int) -> int:
+        """Opens a plain file, with mode 0600 where it is new. The caller closes it."""
+        fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=self.fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, f"{name} is not a plain file")
+        return fd
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A small file's content. Raises `OSError` for one that is larger than `limit` bytes."""
+        with os.fdopen(self.open(name, os.O_RDONLY), "rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise OSError(errno.EFBIG, f"{name} is too large")
+        return content
+
+    def replace(self, name: str, content: bytes, *, durable: bool = False) -> None:
+        """Puts a file there in one step. `durable`: it also survives a power cut once this returns."""
+        new = f"{name}.new"
+        fd = self.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            write_all(fd, [content], 0)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(new, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        if durable:
+            self.sync()
+
+    def status(self, name: str) -> os.stat_result | None:
+        """What is there of that name; None if nothing is."""
+        try:
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> list[str]:
+        """What is in the folder."""
+        return os.listdir(self.fd)
+
+    def sync(self) -> None:
+        """Makes the names in the folder survive a power cut."""
+        os.fsync(self.fd)
+
+    def close(self) -> None:
+        """Closes the folder."""
+        os.close(self.fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def told(pool: str, doing: str) -> Iterator[None]:
+    """Turns an `OSError` into `NoSpaceError` or `PoolError`, in words without a path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(
+                f'there is no room left in pool "{pool}" for {doing}',
+                hint="`imgctl delete` an image that is not needed, or give the pool more room",
+            ) from error
+        raise PoolError(
+            f'pool "{pool}": {doing} failed: {os.strerror(error.errno) if error.errno else "unknown cause"}',
+            hint="look at the file system that the pool's folder is on, and at its disk",
+        ) from error
+
+
+def write_all(fd: int, buffers: Sequence[Any], offset: int) -> int:
+    """Writes all of the buffers at `offset`; returns where they end. Raises `OSError`."""
+    waiting = [memoryview(buffer) for buffer in buffers if len(buffer)]
+    waiting.reverse()
+    while waiting:
+        # The next buffers are at the end of the list, where taking them away is cheap.
+        written = os.pwritev(fd, waiting[: -_MAX_BUFFERS - 1 : -1], offset)
+        offset += written
+        while waiting and written >= len(waiting[-1]):
+            written -= len(waiting.pop())
+        if written:
+            waiting[-1] = waiting[-1][written:]
+    return offset
+
+
+def read_exactly(fd: int, size: int, offset: int) -> bytes:
+    """`size` bytes from `offset`, fewer only at the file's end."""
+    data = os.pread(fd, size, offset)
+    while len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+def begin_writing_back(fd: int, start: int, size: int) -> None:
+    """Asks the kernel to write out these bytes now, so that a later fsync finds little left to do."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.posix_fadvise(fd, start, size, os.POSIX_FADV_DONTNEED)
+
+
+def copy_sparsely(source: int, target: int, start: int, end: int) -> None:
+    """Copies bytes from start to end to the same place, and leaves holes where there are holes.
+
+    `target` has nothing there before. Shares the blocks where the file system can (FICLONE), if it is the whole
+    file. Raises `OSError`.
+    """
+    size = os.fstat(source).st_size
+    if start == 0 and end >= size and _cloned(source, target):
+        return
+    if os.fstat(target).st_size < end:
+        os.ftruncate(target, end)
+    position = start
+    while position < min(end, size):
+        try:
+            first = os.lseek(source, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a hole to the end of the file
+                return
+            raise
+        position = min(os.lseek(source, first, os.SEEK_HOLE), end)
+        _copy(source, target, first, position)
+
+
+def _cloned(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in _UNABLE:
+            return False
+        raise
+    return True
+
+
+def _copy(source: int, target: int, start: int, end: int) -> None:
+    copy_in_kernel: Callable[..., int] | None = getattr(os, "copy_file_range", None)
+    while start < end:
+        size = min(end - start, 16 * BLOCK)
+        copied = 0
+        if copy_in_kernel is not None:
+            try:
+                copied = copy_in_kernel(source, target, size, start, start)
+            except OSError as error:
+                if error.errno not in _UNABLE:
+                    raise
+                copy_in_kernel = None
+        if not copied:
+            data = read_exactly(source, min(size, BLOCK), start)
+            if not data:
+                return
+            copied = write_all(target, [data], start) - start
+        start += copied
+
+
+def punch(fd: int, start: int, end: int) -> None:
+    """Makes bytes from start to end, which are in the file, zeros; holes where that is possible. Raises `OSError`."""
+    if start >= end:
+        return
+    fallocate = _fallocate()
+    if fallocate is not None:
+        if fallocate(fd, _PUNCH, start, end - start) == 0:
+            return
+        if ctypes.get_errno() not in _UNABLE:
+            raise OSError(ctypes.get_errno(), "a hole cannot be made")
+    for position in range(start, end, BLOCK):
+        write_all(fd, [bytes(min(BLOCK, end - position))], position)
+
+
+@functools.cache
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    function.restype = ctypes.c_int
+    return function  # type: ignore[no-any-return]

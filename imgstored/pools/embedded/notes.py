@@ -1,0 +1,99 @@
+"""The small files of the embedded pool: what an image is, where a receive can go on, who holds an image.
+
+They are the pool's own, but anything may have happened to them: what does not read is as if it were not there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+from blake3 import blake3
+
+from imgstored.zstream.reader import ReaderState
+from imgstored.zstream.volume import VolumeState
+
+if TYPE_CHECKING:
+    from imgstored.pools.embedded.files import Folder
+
+IMAGE: Final = "image.json"
+CHECKPOINT: Final = "checkpoint"
+HOLDS: Final = "holds.json"
+STREAM: Final = "stream.zfs"
+DISK: Final = "disk.raw"
+SKELETON: Final = "skeleton.zfs"
+
+#: No such file is larger, in bytes.
+_LIMIT: Final = 1 << 20
+
+
+class ImageNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """image.json. Sizes in bytes."""
+
+    uuid: str
+    guid: int
+    origin: str | None
+    fromguid: int
+    kind: Literal["filesystem", "volume"]
+    stream_size: int
+    skeleton_size: int = 0
+    volume_size: int = 0
+    block_size: int = 0  #: of a volume
+    format: Literal[1] = 1
+
+
+class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a receive can go on. Sizes in bytes."""
+
+    origin: str | None
+    reader: ReaderState
+    volume: VolumeState | None = None  #: of a volume
+    skeleton_size: int = 0
+    format: Literal[1] = 1
+
+
+class _Holds(msgspec.Struct, forbid_unknown_fields=True):
+    tags: list[str]
+
+
+def read_image(folder: Folder) -> ImageNote | None:
+    """What the image in `folder` is; None where that cannot be read."""
+    try:
+        return msgspec.json.decode(folder.read(IMAGE, _LIMIT), type=ImageNote)
+    except (OSError, msgspec.MsgspecError, ValueError):
+        return None
+
+
+def write_image(folder: Folder, note: ImageNote) -> None:
+    """Raises `OSError`."""
+    folder.replace(IMAGE, msgspec.json.format(msgspec.json.encode(note)) + b"\n")
+
+
+def read_checkpoint(folder: Folder) -> Checkpoint | None:
+    """Where the receive into `folder` can go on; None where that is not known."""
+    try:
+        digest, _, content = folder.read(CHECKPOINT, _LIMIT).partition(b"\n")
+        if blake3(content).hexdigest().encode() != digest:
+            return None
+        return msgspec.json.decode(content, type=Checkpoint)
+    except (OSError, msgspec.MsgspecError, ValueError):
+        return None
+
+
+def write_checkpoint(folder: Folder, checkpoint: Checkpoint) -> None:
+    """Raises `OSError`."""
+    content = msgspec.json.encode(checkpoint)
+    folder.replace(CHECKPOINT, blake3(content).hexdigest().encode() + b"\n" + content)
+
+
+def read_holds(folder: Folder) -> set[str]:
+    """The tags that hold the image. Raises `OSError` or `msgspec.MsgspecError` where they cannot be read."""
+    try:
+        return set(msgspec.json.decode(folder.read(HOLDS, _LIMIT), type=_Holds).tags)
+    except FileNotFoundError:
+        return set()
+
+
+def write_holds(folder: Folder, tags: set[str]) -> None:
+    """Survives a power cut once this returns. Raises `OSError`."""
+    folder.replace(HOLDS, msgspec.json.encode(_Holds(sorted(tags))), durable=True)

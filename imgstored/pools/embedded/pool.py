@@ -1,0 +1,408 @@
+"""The embedded pool: which images it has, and what may be done with them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import threading
+import weakref
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from imgstored.errors import (
+    ImageHasDependentClonesError,
+    ImageNotInstalledError,
+    OriginNotInstalledError,
+    PoolError,
+    StreamError,
+    UsageError,
+)
+from imgstored.manifest import check_uuid
+from imgstored.pools.base import Blocks, PoolImage, Space
+from imgstored.pools.embedded.files import Folder, told
+from imgstored.pools.embedded.notes import (
+    CHECKPOINT,
+    DISK,
+    SKELETON,
+    STREAM,
+    ImageNote,
+    read_checkpoint,
+    read_holds,
+    read_image,
+    write_holds,
+)
+from imgstored.pools.embedded.receive import (
+    PARTIAL,
+    TRASH,
+    Receive,
+    discard,
+    empty_trash,
+    set_aside,
+)
+from imgstored.pools.embedded.stored import open_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+log = structlog.get_logger(__name__)
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_LOCK: Final = "lock"
+
+#: Longest tag of a hold, in characters, and how many an image may have.
+_MAX_TAG: Final = 200
+_MAX_TAGS: Final = 1000
+#: Stands for tags that cannot be read: better kept than deleted.
+_UNREADABLE: Final = "(unreadable)"
+
+
+@dataclass(slots=True)
+class _Installed:
+    note: ImageNote
+    used: int
+    holds: set[str]
+
+    @property
+    def image(self) -> PoolImage:
+        note = self.note
+        size = note.volume_size if note.kind == "volume" else note.stream_size
+        return PoolImage(note.uuid, note.guid, note.origin, note.kind, self.used, size)
+
+
+class EmbeddedPool:
+    """Images in a folder, which no other process may use at the same time. See `imgstored.pools.base.Pool`."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        """Opens the pool, made where it is not there, and sweeps up what was half made. Raises `PoolError`."""
+        self._name = name
+        self._lock = threading.Lock()
+        self._images: dict[str, _Installed] = {}
+        self._origins: dict[str, str | None] = {}  # of partials
+        with told(name, "opening it"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._root = Folder.at(folder)
+            self._close = weakref.finalize(self, os.close, self._root.fd)
+            self._occupy()
+            self._scan()
+
+    @property
+    def name(self) -> str:
+        """The pool's name, as in POOL/UUID."""
+        return self._name
+
+    def close(self) -> None:
+        """Gives the folder back. The pool is not to be used any more."""
+        self._release_lock()
+        self._close()
+
+    # -- what is there ---------------------------------------------------------------------------------------
+
+    def images(self) -> list[PoolImage]:
+        """All published images."""
+        with self._lock:
+            return [installed.image for installed in self._images.values()]
+
+    def image(self, uuid: str) -> PoolImage | None:
+        """The published image, or None."""
+        with self._lock:
+            installed = self._images.get(uuid)
+            return None if installed is None else installed.image
+
+    def partials(self) -> list[str]:
+        """uuids of images of which a part is received and not published."""
+        with self._lock:
+            return list(self._origins)
+
+    def resume_point(self, uuid: str) -> int:
+        """How many bytes of the stream are in UUID-partial, and need not be written again."""
+        with self._told("reading a partial image"), contextlib.suppress(FileNotFoundError):
+            with self._root.folder(check_uuid(uuid) + PARTIAL) as folder:
+                checkpoint = read_checkpoint(folder)
+            return 0 if checkpoint is None else checkpoint.reader.offset
+        return 0
+
+    def dependents(self, uuid: str) -> list[str]:
+        """Names of images that were cloned from the image, and of those that are received as its clones."""
+        with self._lock:
+            return self._dependents(uuid)
+
+    def space(self) -> Space:
+        """How much room the folder's file system has."""
+        with self._told("looking for its room"):
+            status = os.fstatvfs(self._root.fd)
+        return Space(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
+
+    # -- receiving -------------------------------------------------------------------------------------------
+
+    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+        """Receives an image's stream into UUID-partial, and checks all of it."""
+        check_uuid(uuid)
+        with self._lock:
+            if uuid in self._images:
+                raise PoolError(
+                    f'image "{uuid}" is already in pool "{self._name}"', hint="nothing is to be done"
+                )
+            origin_note = self._origin_note(uuid, origin)
+            # From here on the origin cannot be destroyed.
+            self._origins[uuid] = origin
+        try:
+            note = Receive(self._root, self._name, uuid, origin_note).run(blocks)
+        finally:
+            with self._lock, contextlib.suppress(OSError):
+                if self._root.status(uuid + PARTIAL) is None:
+                    self._origins.pop(uuid, None)
+        return _Installed(note, self._used(uuid + PARTIAL), set()).image
+
+    def _origin_note(self, uuid: str, origin: str | None) -> ImageNote | None:
+        if origin is None:
+            return None
+        installed = self._images.get(check_uuid(origin))
+        if installed is None:
+            raise OriginNotInstalledError(
+                f'origin image "{origin}" of image "{uuid}" was not found on zpool "{self._name}"',
+                hint=f"`imgctl import {origin}` installs it",
+            )
+        return installed.note
+
+    def abandon(self, uuid: str) -> None:
+        """Drops UUID-partial, if there is one."""
+        check_uuid(uuid)
+        with self._told("dropping a partial image"), contextlib.suppress(FileNotFoundError):
+            discard(self._root, uuid + PARTIAL)
+        with self._lock:
+            self._origins.pop(uuid, None)
+
+    def publish(self, uuid: str) -> PoolImage:
+        """Makes a completely received image durable and visible: the rename of its folder is the commit."""
+        check_uuid(uuid)
+        with self._told(f"publishing image {uuid}"):
+            installed = self._settled(uuid)
+            with self._lock:
+                os.rename(uuid + PARTIAL, uuid, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
+                self._images[uuid] = installed
+                self._origins.pop(uuid, None)
+            self._root.sync()
+        return installed.image
+
+    def _settled(self, uuid: str) -> _Installed:
+        """A partial that is complete, with all its files safe from a power cut."""
+        try:
+            folder = self._root.folder(uuid + PARTIAL)
+        except FileNotFoundError:
+            raise _incomplete(uuid, self._name) from None
+        with folder:
+            note, checkpoint = read_image(folder), read_checkpoint(folder)
+            if (
+                note is None
+                or checkpoint is None
+                or not checkpoint.reader.ended
+                or not _is_whole(folder, note)
+            ):
+                raise _incomplete(uuid, self._name)
+            for name in folder.names():
+                fd = folder.open(name, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            os.unlink(CHECKPOINT, dir_fd=folder.fd)
+            folder.sync()
+            return _Installed(note, _used(folder), set())
+
+    # -- what can be done with an image ----------------------------------------------------------------------
+
+    def send(self, uuid: str) -> Blocks:
+        """The image's stream, as it was received."""
+        with self._lock:
+            note = self._installed(uuid).note
+        return self._sent(note)
+
+    def _sent(self, note: ImageNote) -> Iterator[bytes]:
+        with ExitStack() as stack:
+            with self._told(f"sending image {note.uuid}"):
+                folder = stack.enter_context(self._root.folder(note.uuid))
+                stream = open_stream(folder, volume=note.kind == "volume", stack=stack)
+            pieces = stream.pieces(note.stream_size)
+            sent = 0
+            while piece := self._next(pieces, note):
+                sent += len(piece)
+                yield piece
+            if sent != note.stream_size:
+                raise _damaged(note.uuid, self._name)
+
+    def _next(self, pieces: Iterator[bytes], note: ImageNote) -> bytes:
+        try:
+            with self._told(f"sending image {note.uuid}"):
+                return next(pieces, b"")
+        except StreamError:
+            raise _damaged(note.uuid, self._name) from None
+
+    def destroy(self, uuid: str) -> None:
+        """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
+        check_uuid(uuid)
+        with self._lock, self._told(f"deleting image {uuid}"):
+            installed = self._installed(uuid)
+            _refuse_dependents(uuid, self._dependents(uuid))
+            if installed.holds:
+                tags = ", ".join(sorted(installed.holds))
+                raise PoolError(
+                    f'image "{uuid}" is held: {tags}',
+                    hint="release what holds it",
+                    data={"holds": sorted(installed.holds)},
+                )
+            trash = set_aside(self._root, uuid)
+            del self._images[uuid]
+        with self._told(f"deleting image {uuid}"):
+            self._root.sync()
+        empty_trash(self._root, trash)
+
+    def hold(self, uuid: str, tag: str) -> None:
+        """Keeps the image from being destroyed until the tag is released."""
+        if not tag or len(tag) > _MAX_TAG or not tag.isprintable():
+            raise UsageError(
+                "not a tag for a hold", hint=f"a tag is 1 to {_MAX_TAG} printable characters on one line"
+            )
+        with self._changed_holds(uuid) as tags:
+            if len(tags) >= _MAX_TAGS and tag not in tags:
+                raise PoolError(f'image "{uuid}" has too many holds', hint="release some of them")
+            tags.add(tag)
+
+    def release(self, uuid: str, tag: str) -> None:
+        """Ends a hold."""
+        with self._changed_holds(uuid) as tags:
+            tags.discard(tag)
+
+    def holds(self, uuid: str) -> list[str]:
+        """The tags that hold the image, sorted."""
+        with self._lock:
+            return sorted(self._installed(uuid).holds)
+
+    @contextmanager
+    def _changed_holds(self, uuid: str) -> Iterator[set[str]]:
+        with self._lock:
+            installed = self._installed(uuid)
+            tags = set(installed.holds)
+            yield tags
+            if tags != installed.holds:
+                with self._told(f"holding image {uuid}"), self._root.folder(uuid) as folder:
+                    write_holds(folder, tags)
+                installed.holds = tags
+
+    # -- with the lock held ----------------------------------------------------------------------------------
+
+    def _installed(self, uuid: str) -> _Installed:
+        installed = self._images.get(check_uuid(uuid))
+        if installed is None:
+            raise ImageNotInstalledError(uuid, self._name)
+        return installed
+
+    def _dependents(self, uuid: str) -> list[str]:
+        clones = [each.note.uuid for each in self._images.values() if each.note.origin == uuid]
+        partials = [partial + PARTIAL for partial, origin in self._origins.items() if origin == uuid]
+        return [f"{self._name}/{clone}" for clone in sorted(clones) + sorted(partials)]
+
+    # -- when it is opened -----------------------------------------------------------------------------------
+
+    def _occupy(self) -> None:
+        """Refuses to share the folder with another process. The lock ends with this one."""
+        fd = self._root.open(_LOCK, os.O_RDWR | os.O_CREAT)
+        self._release_lock = weakref.finalize(self, os.close, fd)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise PoolError(
+                f'pool "{self._name}" is in use by another process', hint="is another imgstored running?"
+            ) from None
+
+    def _scan(self) -> None:
+        for name in self._root.names():
+            uuid = name.removesuffix(PARTIAL)
+            if name.startswith(TRASH):
+                empty_trash(self._root, name)
+            elif _UUID.fullmatch(name):
+                self._scan_image(name)
+            elif name.endswith(PARTIAL) and _UUID.fullmatch(uuid):
+                self._scan_partial(uuid)
+            elif name != _LOCK:
+                log.warning("something in the pool's folder is no image", pool=self._name, name=name)
+
+    def _scan_image(self, uuid: str) -> None:
+        try:
+            with self._root.folder(uuid) as folder:
+                note = read_image(folder)
+                if note is None or note.uuid != uuid or not _is_whole(folder, note):
+                    log.error("an image is damaged, and left out", pool=self._name, uuid=uuid)
+                    return
+                self._images[uuid] = _Installed(note, _used(folder), self._scan_holds(folder, uuid))
+        except OSError as error:
+            log.error(
+                "an image cannot be read, and is left out", pool=self._name, uuid=uuid, error=str(error)
+            )
+
+    def _scan_holds(self, folder: Folder, uuid: str) -> set[str]:
+        try:
+            return read_holds(folder)
+        except (OSError, msgspec.MsgspecError) as error:
+            log.error("cannot read what holds an image", pool=self._name, uuid=uuid, error=str(error))
+            return {_UNREADABLE}
+
+    def _scan_partial(self, uuid: str) -> None:
+        try:
+            with self._root.folder(uuid + PARTIAL) as folder:
+                checkpoint = read_checkpoint(folder)
+            if checkpoint is None:
+                discard(self._root, uuid + PARTIAL)
+            else:
+                self._origins[uuid] = checkpoint.origin
+        except OSError as error:
+            log.error("a partial image cannot be read", pool=self._name, uuid=uuid, error=str(error))
+
+    def _used(self, name: str) -> int:
+        with self._told("reading an image"), self._root.folder(name) as folder:
+            return _used(folder)
+
+    def _told(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return told(self._name, doing)
+
+
+def _used(folder: Folder) -> int:
+    """Bytes that the files occupy."""
+    found = (folder.status(name) for name in folder.names())
+    return sum(status.st_blocks * 512 for status in found if status is not None)
+
+
+def _is_whole(folder: Folder, note: ImageNote) -> bool:
+    """Whether the files are there in their sizes."""
+    if note.kind == "volume":
+        sizes = {DISK: note.volume_size, SKELETON: note.skeleton_size}
+    else:
+        sizes = {STREAM: note.stream_size}
+    found = {name: folder.status(name) for name in sizes}
+    return all(status is not None and status.st_size == sizes[name] for name, status in found.items())
+
+
+def _refuse_dependents(uuid: str, names: list[str]) -> None:
+    if names:
+        others = f" and {len(names) - 1} others..." if len(names) > 1 else ""
+        raise ImageHasDependentClonesError(
+            f'image "{uuid}" has dependent clones: {names[0]}{others}',
+            hint="delete these first",
+            data={"dependents": names},
+        )
+
+
+def _incomplete(uuid: str, pool: str) -> PoolError:
+    return PoolError(
+        f'image "{uuid}" is not completely in pool "{pool}"', hint="it has to be received (again) first"
+    )
+
+
+def _damaged(uuid: str, pool: str) -> PoolError:
+    return PoolError(f'image "{uuid}" is damaged in pool "{pool}"', hint="delete it, and import it again")

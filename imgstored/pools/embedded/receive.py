@@ -1,0 +1,235 @@
+"""One receive, from the first byte or from where an earlier one was cut.
+
+A checkpoint says how far the files of a partial can be used. It is written every 64 MiB and when the stream is
+interrupted, and it is not believed: going on, the stream's first bytes are compared with what the files hold, which
+takes less time than to verify and write them, and shows a file that lost its end in a power cut as well as a stream
+that is another one. So nothing needs an fsync while the stream comes, but for a volume's copy of its origin, which
+the stream does not show. `publish` makes the whole durable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from imgstored.errors import ImgstoreError, OriginNotInstalledError, StreamError
+from imgstored.pools.embedded.files import Folder, told
+from imgstored.pools.embedded.notes import (
+    DISK,
+    ImageNote,
+    read_checkpoint,
+    write_checkpoint,
+    write_image,
+)
+from imgstored.pools.embedded.receiver import Receiver, Start, fresh_start, open_receiver
+from imgstored.pools.embedded.stored import StoredStream, open_stream
+from imgstored.zstream.reader import StreamReader
+from imgstored.zstream.records import HEADER_SIZE, Begin, Objset, parse_begin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgstored.pools.base import Blocks
+    from imgstored.zstream.fletcher4 import Buffer
+
+log = structlog.get_logger(__name__)
+
+#: Bytes of stream from one checkpoint to the next.
+INTERVAL: Final = 64 << 20
+
+PARTIAL: Final = "-partial"
+TRASH: Final = ".trash-"
+
+
+def set_aside(root: Folder, name: str) -> str:
+    """Makes an image or a partial vanish in one step; returns its new name in the trash. Raises `OSError`."""
+    trash = f"{TRASH}{name}-{secrets.token_hex(4)}"
+    os.rename(name, trash, src_dir_fd=root.fd, dst_dir_fd=root.fd)
+    return trash
+
+
+def discard(root: Folder, name: str) -> None:
+    """Removes a partial, which is gone in one step. Raises `OSError`."""
+    empty_trash(root, set_aside(root, name))
+
+
+def empty_trash(root: Folder, trash: str) -> None:
+    """Removes what was discarded. What cannot be removed is removed when the pool is opened the next time."""
+    shutil.rmtree(trash, ignore_errors=True, dir_fd=root.fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """One image's receive into the folder `root` of the pool named `pool`."""
+
+    root: Folder
+    pool: str
+    uuid: str
+    origin: ImageNote | None
+
+    def run(self, blocks: Blocks) -> ImageNote:
+        """Receives all of it. Raises as `Pool.receive` does."""
+        with ExitStack() as stack:
+            folder, start, rest = self._resumed(iter(blocks), stack)
+            if start is None or folder is None:
+                folder, start, rest = self._fresh(rest, stack)
+            with self._told():
+                receiver = open_receiver(folder, start, stack)
+            return self._receive(receiver, folder, rest)
+
+    # -- where to begin --------------------------------------------------------------------------------------
+
+    def _resumed(
+        self, blocks: Iterator[Buffer], stack: ExitStack
+    ) -> tuple[Folder | None, Start | None, Iterator[Buffer]]:
+        """The partial that is there, if the stream is the same, and in any case the blocks still to be taken."""
+        with self._told():
+            found = self._partial(stack)
+        if found is None:
+            return None, None, blocks
+        folder, start, stored = found
+        size = start.checkpoint.reader.offset
+        same, blocks = compared(stored, size, blocks)
+        if not same:
+            log.info("receives afresh: the stream is not the one that was begun", uuid=self.uuid)
+            return None, None, blocks
+        log.info("goes on with a receive", uuid=self.uuid, offset=size)
+        return folder, start, blocks
+
+    def _partial(self, stack: ExitStack) -> tuple[Folder, Start, StoredStream] | None:
+        """What is there of an earlier receive and can be used."""
+        try:
+            folder = stack.enter_context(self.root.folder(self.uuid + PARTIAL))
+        except FileNotFoundError:
+            return None
+        checkpoint = read_checkpoint(folder)
+        if checkpoint is None or checkpoint.origin != (self.origin and self.origin.uuid):
+            return None
+        try:
+            begin = parse_begin(checkpoint.reader.begin)
+            self._check_origin(begin)
+            stored = open_stream(folder, volume=checkpoint.volume is not None, stack=stack)
+        except (ImgstoreError, OSError) as error:
+            log.warning("a partial image cannot be used", uuid=self.uuid, error=str(error))
+            return None
+        return folder, Start(begin, checkpoint, self._origin_disk(begin, stack)), stored
+
+    def _fresh(self, blocks: Iterator[Buffer], stack: ExitStack) -> tuple[Folder, Start, Iterator[Buffer]]:
+        """An empty partial, and the blocks still to be taken, which are all of the stream."""
+        begin, blocks = _begin_of(blocks)
+        self._check_origin(begin)
+        start = Start(begin, fresh_start(begin, self.origin), self._origin_disk(begin, stack))
+        with self._told():
+            if self.root.status(self.uuid + PARTIAL) is not None:
+                discard(self.root, self.uuid + PARTIAL)
+            return stack.enter_context(self.root.make_folder(self.uuid + PARTIAL)), start, blocks
+
+    def _check_origin(self, begin: Begin) -> None:
+        """Raises unless the stream builds on just that snapshot that is given as origin."""
+        origin = self.origin
+        if origin is None and not begin.fromguid:
+            return
+        if not begin.fromguid:
+            raise StreamError(
+                f"image {self.uuid} has an origin, but its stream is a full one",
+                hint="its manifest and its file do not belong together; tell who publishes it",
+            )
+        if origin is None or origin.guid != begin.fromguid:
+            given = "no origin is given" if origin is None else f"that of {origin.uuid} is {origin.guid}"
+            raise OriginNotInstalledError(
+                f"image {self.uuid} builds on a snapshot with the guid {begin.fromguid}, but {given}",
+                hint="its manifest and its file do not belong together; tell who publishes it",
+                data={"fromguid": begin.fromguid},
+            )
+
+    def _origin_disk(self, begin: Begin, stack: ExitStack) -> int | None:
+        """The disk of a volume's origin."""
+        if self.origin is None or self.origin.kind != "volume" or begin.objset is not Objset.VOLUME:
+            return None
+        with self._told(), self.root.folder(self.origin.uuid) as folder:
+            fd = folder.open(DISK, os.O_RDONLY)
+        stack.callback(os.close, fd)
+        return fd
+
+    # -- all of it -------------------------------------------------------------------------------------------
+
+    def _receive(self, receiver: Receiver, folder: Folder, blocks: Iterator[Buffer]) -> ImageNote:
+        noted = receiver.checkpoint.reader.offset
+        try:
+            for block in blocks:
+                with self._told():
+                    receiver.take(block)
+                    if receiver.checkpoint.reader.offset >= noted + INTERVAL:
+                        _note(receiver, folder)
+                        noted = receiver.checkpoint.reader.offset
+        except StreamError:
+            raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                _note(receiver, folder)
+            raise
+        with self._told():
+            image = receiver.finish(self.uuid)
+            write_image(folder, image)
+            _note(receiver, folder)
+        return image
+
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return told(self.pool, f"receiving image {self.uuid}")
+
+
+def compared(stored: StoredStream, size: int, blocks: Iterator[Buffer]) -> tuple[bool, Iterator[Buffer]]:
+    """Whether the first `size` bytes of `blocks` are what is stored; and the blocks that are still to be taken.
+
+    These are what follows if they are, and if not, all of the stream once more, its beginning from the store.
+    """
+    pieces = _readable(stored.pieces(size))
+    piece = memoryview(b"")
+    position = 0
+    for block in blocks:
+        view = memoryview(block).cast("B")
+        while len(view) and position < size:
+            piece = piece or memoryview(next(pieces, b""))
+            length = min(len(piece), len(view))
+            # A bytearray, because two memoryviews are compared byte by byte.
+            if not length or bytearray(piece[:length]) != view[:length]:
+                return False, itertools.chain(stored.pieces(position), [view], blocks)
+            position += length
+            piece, view = piece[length:], view[length:]
+        if position == size:
+            return True, itertools.chain([view], blocks)
+    return False, stored.pieces(position)
+
+
+def _readable(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Ends where the pieces can be read no further."""
+    with contextlib.suppress(OSError, StreamError):
+        yield from pieces
+
+
+def _begin_of(blocks: Iterator[Buffer]) -> tuple[Begin, Iterator[Buffer]]:
+    """What BEGIN says, and all of the blocks once more. Raises `StreamError`."""
+    head = b""
+    for block in blocks:
+        head += block
+        if len(head) >= HEADER_SIZE:
+            return parse_begin(head), itertools.chain([head], blocks)
+    reader = StreamReader()
+    reader.check(head)
+    reader.finish()
+    raise AssertionError("a stream is longer than its first header")
+
+
+def _note(receiver: Receiver, folder: Folder) -> None:
+    """Writes a checkpoint, once there is something to go on from."""
+    if receiver.checkpoint.reader.begin:
+        receiver.settle()
+        write_checkpoint(folder, receiver.checkpoint)

@@ -1,0 +1,203 @@
+"""What a receive writes: a filesystem's stream as it comes, or a volume's disk and skeleton."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from imgstored.errors import StreamError
+from imgstored.pools.embedded.files import begin_writing_back, copy_sparsely, punch, write_all
+from imgstored.pools.embedded.notes import DISK, SKELETON, STREAM, Checkpoint, ImageNote
+from imgstored.zstream.reader import ReaderState, StreamReader
+from imgstored.zstream.records import DAMAGED, Begin, Objset
+from imgstored.zstream.volume import Free, Volume, VolumeState, Write
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from imgstored.pools.embedded.files import Folder
+    from imgstored.zstream.fletcher4 import Buffer
+
+
+class Receiver(Protocol):
+    """Takes a stream piece by piece. Raises `StreamError` and `OSError`."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where it stands after the last piece that was taken as a whole."""
+        ...
+
+    def take(self, piece: Buffer) -> None:
+        """Verifies and writes a piece."""
+        ...
+
+    def settle(self) -> None:
+        """Before a checkpoint is written: makes durable what could not be checked when going on from it."""
+        ...
+
+    def finish(self, uuid: str) -> ImageNote:
+        """After the last piece: what was received."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """From where a receive goes on."""
+
+    begin: Begin
+    checkpoint: Checkpoint
+    disk: int | None  #: of a volume's origin, open for reading
+
+
+def open_receiver(folder: Folder, start: Start, stack: ExitStack) -> Receiver:
+    """A receiver into `folder`, with files that are open until `stack` is closed. Raises `OSError`."""
+
+    def opened(name: str) -> int:
+        fd = folder.open(name, os.O_RDWR | os.O_CREAT)
+        stack.callback(os.close, fd)
+        return fd
+
+    if start.begin.objset is Objset.VOLUME:
+        return VolumeReceiver(opened(DISK), opened(SKELETON), start)
+    return FilesystemReceiver(opened(STREAM), start)
+
+
+class FilesystemReceiver:
+    """Writes the stream as it comes."""
+
+    def __init__(self, fd: int, start: Start) -> None:
+        self._fd = fd
+        self._start = start
+        self._state = start.checkpoint.reader
+        self._reader = StreamReader(self._state)
+        self._position = self._written_back = self._state.offset
+        os.ftruncate(fd, self._position)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where it stands."""
+        return Checkpoint(self._start.checkpoint.origin, self._state)
+
+    def take(self, piece: Buffer) -> None:
+        """Verifies the records that the piece completes, and writes all of it."""
+        self._reader.check(piece)
+        self._position = write_all(self._fd, [piece], self._position)
+        self._state = self._reader.state
+
+    def settle(self) -> None:
+        """Needs nothing durable: going on compares every byte. Lets the disk work while the stream comes."""
+        begin_writing_back(self._fd, self._written_back, self._position - self._written_back)
+        self._written_back = self._position
+
+    def finish(self, uuid: str) -> ImageNote:
+        """What was received."""
+        self._reader.finish()
+        begin, origin = self._start.begin, self._start.checkpoint.origin
+        return ImageNote(uuid, begin.toguid, origin, begin.fromguid, "filesystem", self._position)
+
+
+class VolumeReceiver:
+    """Writes what the records write to the disk, and keeps the rest of them as a skeleton.
+
+    Where the stream does not say what is on the disk, it is as in the origin, or a hole.
+    """
+
+    def __init__(self, disk: int, skeleton: int, start: Start) -> None:
+        self._disk, self._skeleton = disk, skeleton
+        self._start = start
+        self._state = start.checkpoint.reader
+        self._reader = StreamReader(self._state)
+        self._volume_state = start.checkpoint.volume or VolumeState()
+        self._volume = Volume(start.begin.byte_order, self._volume_state)
+        self._skeleton_size = start.checkpoint.skeleton_size
+        self._gathered: list[Buffer] = []
+        self._gathered_at = self._gathered_end = 0
+        os.ftruncate(skeleton, self._skeleton_size)
+        self._restore(start.disk, self._volume_state)
+
+    def _restore(self, origin: int | None, state: VolumeState) -> None:
+        """Undoes what was done after the checkpoint; at the start, copies the origin."""
+        os.ftruncate(self._disk, min(state.cursor, os.fstat(self._disk).st_size))
+        if origin is not None and state.cursor < state.inherited:
+            copy_sparsely(origin, self._disk, state.cursor, state.inherited)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where it stands."""
+        origin = self._start.checkpoint.origin
+        return Checkpoint(origin, self._state, self._volume_state, self._skeleton_size)
+
+    def take(self, piece: Buffer) -> None:
+        """Does what the records say that the piece completes."""
+        skeleton: list[Buffer] = []
+        for record in self._reader.records(piece):
+            skeleton.append(record.header)
+            inherited = self._volume.state.inherited
+            match self._volume.step(record):
+                case Write(offset, payload) if not _is_zero(payload):
+                    self._gather(offset, payload)
+                case Write(offset, payload):
+                    punch(self._disk, offset, min(offset + len(payload), inherited))
+                case Free(offset, end):
+                    punch(self._disk, offset, min(end, inherited))
+                case None:
+                    skeleton.append(record.payload)
+        # The gathered payloads are views of this piece.
+        self._flush()
+        if skeleton:
+            size = write_all(self._skeleton, [b"".join(skeleton)], self._skeleton_size)
+            self._skeleton_size = size
+        self._state, self._volume_state = self._reader.state, self._volume.state
+
+    def _gather(self, offset: int, payload: Buffer) -> None:
+        """Payloads that follow each other are written together."""
+        if offset != self._gathered_end:
+            self._flush()
+            self._gathered_at = offset
+        self._gathered.append(payload)
+        self._gathered_end = offset + len(payload)
+
+    def _flush(self) -> None:
+        write_all(self._disk, self._gathered, self._gathered_at)
+        self._gathered = []
+
+    def settle(self) -> None:
+        """Going on compares what the stream wrote, but not what came from the origin: that is made durable."""
+        if self._start.disk is not None:
+            os.fsync(self._disk)
+            os.fsync(self._skeleton)
+
+    def finish(self, uuid: str) -> ImageNote:
+        """What was received."""
+        self._reader.finish()
+        begin = self._start.begin
+        size = self._volume.finish()
+        os.ftruncate(self._disk, size)
+        return ImageNote(
+            uuid,
+            begin.toguid,
+            self._start.checkpoint.origin,
+            begin.fromguid,
+            "volume",
+            self._state.offset,
+            skeleton_size=self._skeleton_size,
+            volume_size=size,
+            block_size=self._volume_state.block_size or 0,
+        )
+
+
+def fresh_start(begin: Begin, origin: ImageNote | None) -> Checkpoint:
+    """Where a receive begins. Raises `StreamError` when the origin is another kind of dataset."""
+    volume = begin.objset is Objset.VOLUME
+    if origin is None:
+        return Checkpoint(None, ReaderState(), VolumeState() if volume else None)
+    if volume != (origin.kind == "volume"):
+        raise StreamError(f"the stream is of another kind than its origin, a {origin.kind}", hint=DAMAGED)
+    size = origin.volume_size
+    state = VolumeState(inherited=size, size=size, block_size=origin.block_size or None)
+    return Checkpoint(origin.uuid, ReaderState(), state if volume else None)
+
+
+def _is_zero(payload: Buffer) -> bool:
+    return not payload[0] and not payload[-1] and bytes(payload) == bytes(len(payload))

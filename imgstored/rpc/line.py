@@ -1,0 +1,125 @@
+"""One client's socket: bytes and descriptors in, bytes out, without ever waiting for what a stranger passed.
+
+Anybody who can connect can pass a descriptor unasked. If nobody takes it, the kernel closes it within our
+`recv`, or within our `close` when it was not received yet; and to close a TCP socket with SO_LINGER, say,
+takes as long as its owner likes (8 s for 8 s of lingering, measured on Linux 6.18). So what comes from those
+who may not change is received, and their sockets are closed, in threads that nobody else waits for.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgstored.rpc.framing import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Room for one descriptor; the kernel drops others and says so. Padding would let a second one in.
+_ONE_DESCRIPTOR = socket.CMSG_LEN(array.array("i").itemsize)
+#: Where the system has no such flag, a program that is started at this very moment inherits the descriptor.
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+#: Seconds that even the stopping daemon waits for a socket to be closed: mostly it takes microseconds.
+_PATIENCE = 0.5
+
+
+class Line:
+    """A connected socket, whose owner closes it. Used in trio's thread; one task receives, and one sends."""
+
+    def __init__(self, connected: trio.socket.SocketType) -> None:
+        self._raw = socket.socket(fileno=connected.detach())
+        self._socket = trio.socket.from_stdlib_socket(self._raw)
+        self._trusted = False
+        self._receiving = threading.Lock()  # held while the socket is in use in a thread
+        self._one_thread = trio.CapacityLimiter(1)
+        self._closed = False
+
+    @property
+    def raw(self) -> socket.socket:
+        """The socket itself, for its options only."""
+        return self._raw
+
+    def trust(self) -> None:
+        """Says that the client may pass descriptors: who may change has simpler ways to do harm."""
+        self._trusted = True
+
+    async def receive(self, size: int) -> tuple[bytes, int | None]:
+        """At most `size` bytes, none at the end, and the descriptor that came with them.
+
+        The descriptor is the caller's to close.
+        From those who are not trusted no descriptor is taken. Raises `OSError`, and `ProtocolError` for more
+        than one descriptor.
+        """
+        if not self._trusted:
+            return await self._receive_from_stranger(size), None
+        data, ancillary, flags, _ = await self._socket.recvmsg(size, _ONE_DESCRIPTOR, _CLOSE_ON_EXEC)
+        files = _descriptors(ancillary)
+        if len(files) > 1 or flags & socket.MSG_CTRUNC:
+            for file in files:
+                os.close(file)
+            raise ProtocolError(
+                "a descriptor was lost: there was more than one, or the daemon has too many open files",
+                hint="pass one descriptor with a request, in a sendmsg of its own",
+            )
+        return data, files[0] if files else None
+
+    async def send(self, data: memoryview) -> int:
+        """Sends some of the bytes, at least one; how many. Raises `OSError`."""
+        return await self._socket.send(data)
+
+    async def close(self) -> None:
+        """Closes the socket. When cancelled it may be closed somewhat later; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with suppress(OSError):  # the client is gone already
+            self._raw.shutdown(socket.SHUT_RDWR)
+        if self._trusted:
+            self._socket.close()
+            return
+        closed = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def tell(_: object) -> None:
+            with suppress(trio.RunFinishedError):  # nobody waited
+                token.run_sync_soon(closed.set)
+
+        trio.lowlevel.start_thread_soon(self._close_in_thread, tell)
+        with trio.move_on_after(_PATIENCE, shield=True):
+            await closed.wait()
+        await closed.wait()
+
+    async def _receive_from_stranger(self, size: int) -> bytes:
+        while True:
+            await trio.lowlevel.wait_readable(self._raw)
+            try:
+                return await trio.to_thread.run_sync(
+                    self._receive_in_thread, size, limiter=self._one_thread, abandon_on_cancel=True
+                )
+            except BlockingIOError:
+                continue
+
+    def _receive_in_thread(self, size: int) -> bytes:
+        with self._receiving:
+            return self._raw.recv(size)
+
+    def _close_in_thread(self) -> None:
+        with self._receiving:
+            self._raw.close()
+
+
+def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) - len(content) % found.itemsize])
+    for descriptor in found:
+        os.set_inheritable(descriptor, False)
+    return found.tolist()

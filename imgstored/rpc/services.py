@@ -1,0 +1,91 @@
+"""What the socket's methods need of the rest of the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from imgstored.store.events import Event
+
+Document = dict[str, Any]
+#: The events of a request, as long as somebody listens; leaving the block ends the interest.
+Events = AbstractAsyncContextManager[AsyncIterable[Event]]
+
+
+class Sources(Protocol):
+    """Which image sources there are. All raise `ImgstoreError`; docs/protocol.md has the documents."""
+
+    async def available(self) -> Document:
+        """What the sources have, and which of them did not answer."""
+        ...
+
+    def listed(self) -> list[Document]:
+        """The configured sources, in order."""
+        ...
+
+    async def add(self, url: str, kind: str | None, insecure: bool, force: bool, /) -> Document:
+        """Adds a source; `force` adds it although it does not answer."""
+        ...
+
+    async def delete(self, url: str) -> Document:
+        """Removes the sources with this URL."""
+        ...
+
+    async def check(self) -> list[Document]:
+        """Asks every source whether it is there."""
+        ...
+
+
+class Store(Protocol):
+    """The host's images. All raise `ImgstoreError`; docs/protocol.md has the documents."""
+
+    def installed(self) -> list[Document]:
+        """All *images*, ordered."""
+        ...
+
+    def image(self, uuid: str, pool: str | None, *, recursive: bool) -> Document:
+        """One *image*; with its children when recursive."""
+        ...
+
+    async def show(self, uuid: str) -> Document:
+        """A manifest from the sources."""
+        ...
+
+    def request(
+        self,
+        uuids: Sequence[str],
+        *,
+        client: str,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+    ) -> Events:
+        """Wants images installed; the events end when all are."""
+        ...
+
+    def install(
+        self, manifest: Mapping[str, Any], fd: int, *, client: str, pool: str | None = None, path: str = ...
+    ) -> Events:
+        """Wants an image installed from an open file. `path` is the client's word for it, for messages only.
+
+        `fd` stays the caller's, who closes it when the block has ended; a store that reads on after that has
+        a duplicate of its own.
+        """
+        ...
+
+    async def delete(self, uuid: str, pool: str | None) -> None:
+        """Removes an installed image."""
+        ...
+
+    def jobs(self) -> list[Document]:
+        """What is under way."""
+        ...
+
+    def watch(self, uuid: str | None) -> Events:
+        """What happens to all imports, or to one until it has ended."""
+        ...
+
+    async def cancel(self, uuid: str) -> None:
+        """Ends an import, whoever wants it."""
+        ...

@@ -1,0 +1,236 @@
+"""The tree as a FUSE mount. Importing it needs pyfuse3, which keeps its state in its module: one mount at a time.
+
+The kernel remembers what it was told, and answers most readers by itself. When an image comes or goes, the tree
+changes first, and then the kernel is made to forget; that may wait for readers who in turn wait for us, and is
+done in threads while we go on serving. It has a time limit: a reader who is stuck must not stop an import.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import structlog
+import trio
+
+from imgstored.errors import ConfigError
+from imgstored.view import files, mountpoint
+from imgstored.view.operations import Operations
+from imgstored.view.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from imgstored.store.catalog import InstalledImage
+    from imgstored.view.tree import Change
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for which a stuck mount may keep us from starting.
+_PREPARE_LIMIT = 10.0
+#: Seconds after which the kernel may forget when it can.
+_FORGET_LIMIT = 3.0
+#: Seconds for which forgetting that is under way may keep us from stopping.
+_STOP_LIMIT = 1.0
+#: Threads that make the kernel forget.
+_FORGETTERS = 4
+#: The kernel did not know it, is not ready to know anything, or has lost the mount.
+_NOTHING_TO_FORGET = frozenset({errno.ENOENT, errno.ENOSYS, errno.ENODEV, errno.ENOTCONN})
+
+
+class FuseView:
+    """Shows installed images on a mount."""
+
+    kind = "fuse"
+    _in_use = False  # by a mount of this process
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tree: Tree | None = None  # as long as it is shown
+        self._forgetters = trio.CapacityLimiter(_FORGETTERS)
+
+    async def run(
+        self, images: Iterable[InstalledImage], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Mounts, serves until cancelled, and unmounts, also when somebody is in there.
+
+        Raises `ConfigError` when it cannot be mounted, and never after it has started.
+        """
+        if FuseView._in_use:
+            raise ConfigError("this process has a FUSE mount already")
+        FuseView._in_use = True
+        self._tree = tree = Tree(time.time_ns)
+        try:
+            for image in images:
+                tree.add(image)
+            place = await self._prepare()
+            mount = self._mount(tree, place)
+            log.info("mounted", path=str(place), images=len(tree.root.entries) - 1)
+            try:
+                await self._serve(task_status)
+            finally:
+                self._tree = None
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._unmount, place, mount)
+        finally:
+            self._tree = None
+            # A thread that is stuck in the kernel still uses pyfuse3's session.
+            FuseView._in_use = self._forgetters.borrowed_tokens > 0
+
+    async def add(self, image: InstalledImage) -> None:
+        """Shows an image: every lookup after this finds all of it."""
+        if self._tree is not None:
+            await self._forget(self._tree.add(image))
+
+    async def remove(self, image: InstalledImage) -> None:
+        """Shows an image no longer: every lookup after this fails. Who has a file open may go on reading it."""
+        if self._tree is not None:
+            await self._forget(self._tree.remove(image))
+
+    # -- mounting --------------------------------------------------------------------------------------------
+
+    async def _prepare(self) -> Path:
+        try:
+            with trio.fail_after(_PREPARE_LIMIT):
+                return await trio.to_thread.run_sync(_prepare, self._path, abandon_on_cancel=True)
+        except trio.TooSlowError:
+            raise ConfigError(
+                f"{self._path} does not answer",
+                hint=f"is there a mount whose server hangs? Try `umount -l {self._path}` as root",
+            ) from None
+
+    def _mount(self, tree: Tree, place: Path) -> mountpoint.Mount | None:
+        before = set(_fuse_descriptors())
+        try:
+            pyfuse3.init(Operations(tree), str(place), _options())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot mount on {place}: {error}",
+                hint='mounting needs root, or fusermount3; `view.mode = "files"` needs neither',
+            ) from error
+        for descriptor in set(_fuse_descriptors()) - before:
+            # A reader who is killed takes back its question, even one that we have been woken up for; to read
+            # it then would block all of us until somebody asks something else.
+            os.set_blocking(descriptor, False)
+        return mountpoint.mounted_at(place)
+
+    def _unmount(self, place: Path, mount: mountpoint.Mount | None) -> None:
+        if self._forgetters.borrowed_tokens == 0:
+            pyfuse3.close(unmount=True)
+        # pyfuse3 leaves it where the connection to the kernel was broken off from outside.
+        if mount is not None and mountpoint.mounted_at(place) == mount:
+            try:
+                mountpoint.unmount(place)
+            except ConfigError as error:
+                log.error(error.message, hint=error.hint)
+        log.info("unmounted", path=str(place))
+
+    # -- serving ---------------------------------------------------------------------------------------------
+
+    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery:
+            serving = trio.CancelScope(shield=True)
+            nursery.start_soon(self._answer, serving)
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._tree = None
+                # Forgetting may need answers of ours to come to an end.
+                with trio.move_on_after(_STOP_LIMIT, shield=True):
+                    while self._forgetters.borrowed_tokens > 0:
+                        await trio.sleep(0.005)
+                serving.cancel()
+
+    async def _answer(self, until: trio.CancelScope) -> None:
+        try:
+            with until:
+                await _main()
+                log.warning("the view was unmounted by somebody else", path=str(self._path))
+        except Exception as error:
+            # The images are still there for everybody else: no reason for the daemon to end.
+            if not _nothing_to_read(error):
+                log.exception("the view has failed", path=str(self._path))
+
+    async def _forget(self, change: Change) -> None:
+        with trio.move_on_after(_FORGET_LIMIT) as limit:
+            await trio.to_thread.run_sync(
+                self._make_kernel_forget, change, abandon_on_cancel=True, limiter=self._forgetters
+            )
+        if limit.cancelled_caught:
+            log.warning("a reader holds up the view; it may show for a while what is gone", path=str(self._path))
+
+    def _make_kernel_forget(self, change: Change) -> None:
+        for folder, name in change.entries:
+            if self._tree is None:
+                return
+            try:
+                pyfuse3.invalidate_entry(folder, name)
+            except OSError as error:
+                _check(error)
+        for folder in change.folders:
+            if self._tree is None:
+                return
+            try:
+                pyfuse3.invalidate_inode(folder, attr_only=True)
+            except OSError as error:
+                _check(error)
+
+
+async def _main() -> None:
+    """Answers until the view is unmounted."""
+    while True:
+        try:
+            await pyfuse3.main()
+        except Exception as error:  # noqa: BLE001 - looked at, and raised again
+            if not _nothing_to_read(error):
+                raise
+        else:
+            return
+
+
+def _nothing_to_read(error: BaseException) -> bool:
+    """Whether all that happened is that a question was taken back (see `FuseView._mount`)."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_nothing_to_read, error.exceptions))
+    return isinstance(error, OSError) and error.errno == errno.EAGAIN
+
+
+def _check(error: OSError) -> None:
+    if error.errno not in _NOTHING_TO_FORGET:
+        log.warning("the kernel may remember what has changed", error=str(error))
+
+
+def _prepare(path: Path) -> Path:
+    place = mountpoint.take_over(path)
+    files.withdraw(place)
+    mountpoint.make_empty_folder(place)
+    return place
+
+
+def _options() -> set[str]:
+    options = {"ro", "default_permissions", "nosuid", "nodev", "noexec", "fsname=imgstored", "subtype=imgstored"}
+    return options | ({"allow_other"} if _may_allow_others() else set())
+
+
+def _may_allow_others() -> bool:
+    if os.geteuid() == 0:
+        return True
+    try:
+        lines = Path("/etc/fuse.conf").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)
+
+
+def _fuse_descriptors() -> Iterator[int]:
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are what is wanted
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":  # noqa: PTH115 - not a path of any file
+                yield int(name)
+        except OSError:
+            continue  # the one by which we are listing

@@ -1,0 +1,137 @@
+"""The place of a mount: is something mounted there, is it dead, may we mount there; and unmounting. All calls block.
+
+A FUSE daemon that was killed leaves a dead mount behind, on which every call fails with ENOTCONN.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from imgstored.errors import ConfigError
+
+log = structlog.get_logger(__name__)
+
+#: Where distributions put it; never looked up in PATH.
+_FUSERMOUNT = ("/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3")
+#: Seconds that it may take.
+_FUSERMOUNT_LIMIT = 5.0
+#: umount2(2): out of sight at once, gone when the last user is.
+_MNT_DETACH = 2
+#: umount2(2): not where a symbolic link leads to.
+_UMOUNT_NOFOLLOW = 8
+#: Dead mounts that lie on each other.
+_MAX_STACK = 16
+#: What calls on a dead FUSE mount fail with.
+_DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mount as the kernel lists it."""
+
+    device: str  #: MAJOR:MINOR, which tells this mount from any other there is
+    kind: str  #: as "ext4" or "fuse.imgstored"
+    source: str
+
+
+def mounted_at(path: Path) -> Mount | None:
+    """The topmost mount at exactly that path (absolute, without links), never waiting for who serves it."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        # proc(5): id parent major:minor root mount-point options optional-fields... - type source super-options
+        place, _, what = line.partition(b" - ")
+        fields, kind = place.split(), what.split()
+        if len(fields) > 4 and len(kind) > 1 and _unescaped(fields[4]) == os.fsencode(path):
+            found = Mount(fields[2].decode(), kind[0].decode(), os.fsdecode(_unescaped(kind[1])))
+    return found
+
+
+def take_over(path: Path) -> Path:
+    """Takes away dead mounts at the path, and returns it without links. Raises `ConfigError` for a live mount."""
+    place = Path(os.path.realpath(path))
+    for _ in range(_MAX_STACK):
+        mount = mounted_at(place)
+        if mount is None:
+            return place
+        if not _is_dead(place):
+            raise ConfigError(
+                f"{place} is a mount already: {mount.source}, {mount.kind}",
+                hint="unmount it, stop the imgstored that serves it, or choose another `view.path`",
+            )
+        log.warning("taking over the mount of a daemon that is gone", path=str(place), kind=mount.kind)
+        unmount(place)
+    raise ConfigError(f"too many dead mounts on {place}", hint=f"try `umount -l {place}` as root")
+
+
+def make_empty_folder(place: Path) -> None:
+    """Makes the folder if it is not there. Raises `ConfigError` where that fails, or anything is in there."""
+    try:
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+        content = next(place.iterdir(), None)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use {place} for the view: {error.strerror}", hint="choose another `view.path`"
+        ) from error
+    if content is not None:
+        raise ConfigError(
+            f"{place} is not empty: it has {content.name}",
+            hint="the view is mounted on an empty folder; empty it, or choose another `view.path`",
+        )
+
+
+def unmount(place: Path) -> None:
+    """Unmounts, also when somebody is in there. Raises `ConfigError` when that fails."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(place), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
+            return
+        cause = os.strerror(ctypes.get_errno())
+    else:
+        cause = _fusermount(place)
+        if not cause:
+            return
+    raise ConfigError(f"cannot unmount {place}: {cause}", hint=f"try `umount -l {place}` as root")
+
+
+def fusermount() -> str | None:
+    """The program with which others than root mount, or None."""
+    return next((path for path in _FUSERMOUNT if os.access(path, os.X_OK)), None)
+
+
+def _fusermount(place: Path) -> str:
+    """Unmounts by the program; returns why that failed."""
+    program = fusermount()
+    if program is None:
+        return "no fusermount3"
+    try:
+        done = subprocess.run(  # noqa: S603 - an absolute path, and a path of the configuration after "--"
+            [program, "-u", "-z", "-q", "--", str(place)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_FUSERMOUNT_LIMIT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"fusermount3 ended with {done.returncode}"
+
+
+def _is_dead(place: Path) -> bool:
+    try:
+        place.stat()
+    except OSError as error:
+        return error.errno in _DEAD
+    return False
+
+
+def _unescaped(field: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 0xFF]), field)

@@ -1,0 +1,62 @@
+"""How a name or a version becomes exactly one safe component of a path.
+
+| in the name                                            | in the path                                         |
+| ------------------------------------------------------ | --------------------------------------------------- |
+| `/`, `%`, control characters, NUL, half surrogate pairs | `%XX` for each of their bytes in UTF-8               |
+| the whole name is `.` or `..`                           | `%2E`, `%2E%2E`                                      |
+| the name is empty                                       | `%`                                                  |
+| longer than 255 bytes when encoded                      | its beginning, `%~`, and 32 hex digits of its SHA-256 |
+| anything else                                           | itself, in UTF-8                                     |
+
+Different names have different components: a `%` that comes from a name is followed by 25.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+#: POSIX's NAME_MAX on every file system that matters, in bytes.
+MAX_COMPONENT = 255
+
+_DIGEST_DIGITS = 32
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: Control characters, and surrogates that have lost their other half (which UTF-8 cannot say).
+_ESCAPED_CATEGORIES = frozenset({"Cc", "Cs"})
+
+
+def is_uuid(text: str) -> bool:
+    """Whether it is a uuid as the view names folders by: 8-4-4-4-12 lower-case hexadecimal digits."""
+    return _UUID.fullmatch(text) is not None
+
+
+def component(name: str) -> bytes:
+    """The component of a path that stands for the name: 1 to 255 bytes, never `.` or `..`, without `/` and NUL."""
+    if not name:
+        return b"%"
+    if name in {".", ".."}:
+        return b"%2E" * len(name)
+    pieces = [_piece(character) for character in name]
+    if sum(map(len, pieces)) <= MAX_COMPONENT:
+        return b"".join(pieces)
+    return _shortened(name, pieces)
+
+
+def _piece(character: str) -> bytes:
+    data = character.encode("utf-8", "surrogatepass")
+    if character in "/%" or unicodedata.category(character) in _ESCAPED_CATEGORIES:
+        return b"".join(b"%%%02X" % byte for byte in data)
+    return data
+
+
+def _shortened(name: str, pieces: list[bytes]) -> bytes:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_DIGITS]
+    mark = b"%~" + digest.encode("ascii")
+    room = MAX_COMPONENT - len(mark)
+    kept = bytearray()
+    for piece in pieces:
+        if len(kept) + len(piece) > room:
+            break
+        kept += piece
+    return bytes(kept) + mark

@@ -1,0 +1,217 @@
+"""Answers the kernel's questions about the tree. Importing it needs pyfuse3.
+
+No handler waits for anything, so each answers before the tree can change: a reader sees all of a change or
+nothing of it. pyfuse3 turns only `FUSEError` into an answer; anything else would leave the reader waiting for
+ever, and so every handler is `_answered`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import itertools
+import os
+import stat
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import pyfuse3
+import structlog
+
+from imgstored.view.tree import ROOT_INODE, File, Folder, Link
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from imgstored.view.tree import Node, Tree
+
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Seconds for which the kernel need not ask again. What changes is made known to it at once, so this only bounds
+#: how long something could be seen after that has failed.
+_REMEMBERED = 300.0
+
+_BLOCK = 4096
+
+
+def _answered(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Makes an answer of what should not happen: EIO, and a traceback in the log."""
+
+    @functools.wraps(handler)
+    async def answering(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(*args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception:
+            log.exception("a question of the kernel failed", question=handler.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return answering
+
+
+class Operations(pyfuse3.Operations):
+    """The tree as pyfuse3 wants it. All in trio's thread."""
+
+    supports_dot_lookup = False  # no export by NFS
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__()
+        self._tree = tree
+        # What the kernel knows, and how often it was told: it may ask for it until it has forgotten it as often.
+        self._known: dict[int, Node] = {ROOT_INODE: tree.root}
+        self._told: dict[int, int] = {}
+        self._handles = itertools.count(1)
+        self._open_files: dict[int, File] = {}
+        self._open_folders: dict[int, Folder] = {}
+
+    # -- names -----------------------------------------------------------------------------------------------
+
+    @_answered
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """What has that name in a folder."""
+        node = self._folder(parent_inode).node(name)
+        if node is None:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        attributes = _attributes(node)
+        self._tell(node)
+        return attributes
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """The kernel has forgotten each inode so many times."""
+        for inode, count in inode_list:
+            told = self._told.get(inode, 0) - count
+            if told > 0:
+                self._told[inode] = told
+            else:
+                self._told.pop(inode, None)
+                if inode != ROOT_INODE:
+                    self._known.pop(inode, None)
+
+    @_answered
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Kind, size and so on."""
+        return _attributes(self._node(inode))
+
+    @_answered
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        """Where a link leads."""
+        node = self._node(inode)
+        if not isinstance(node, Link):
+            raise pyfuse3.FUSEError(errno.EINVAL)
+        return node.target
+
+    # -- folders ---------------------------------------------------------------------------------------------
+
+    @_answered
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """A handle by which the folder is listed."""
+        folder = self._folder(inode)
+        handle = next(self._handles)
+        self._open_folders[handle] = folder
+        return handle
+
+    @_answered
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """As many entries as there is room for, from where the last call ended."""
+        for entry in self._open_folders[fh].after(start_id):
+            if not pyfuse3.readdir_reply(token, entry.name, _attributes(entry.node), entry.id):
+                break
+            self._tell(entry.node)
+
+    @_answered
+    async def releasedir(self, fh: int) -> None:
+        """The handle is used no longer."""
+        del self._open_folders[fh]
+
+    # -- files -----------------------------------------------------------------------------------------------
+
+    @_answered
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """A handle by which the file is read, also after it has gone from the tree."""
+        node = self._node(inode)
+        if not isinstance(node, File):
+            raise pyfuse3.FUSEError(errno.EISDIR)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise pyfuse3.FUSEError(errno.EROFS)
+        handle = next(self._handles)
+        self._open_files[handle] = node
+        return pyfuse3.FileInfo(fh=handle, keep_cache=True)  # the bytes of an inode never change
+
+    @_answered
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Up to `size` bytes from `off` on; fewer only at the end."""
+        return self._open_files[fh].content[off : off + size]
+
+    @_answered
+    async def flush(self, fh: int) -> None:
+        """Somebody has closed the file."""
+
+    @_answered
+    async def release(self, fh: int) -> None:
+        """The handle is used no longer."""
+        del self._open_files[fh]
+
+    # -- the whole -------------------------------------------------------------------------------------------
+
+    @_answered
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """A file system that is full, as `df` shows read-only ones."""
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = _BLOCK
+        data.f_files = len(self._tree.root.entries)
+        data.f_namemax = 255
+        return data
+
+    def _node(self, inode: int) -> Node:
+        try:
+            return self._known[inode]
+        except KeyError:
+            raise pyfuse3.FUSEError(errno.ESTALE) from None
+
+    def _folder(self, inode: int) -> Folder:
+        node = self._node(inode)
+        if not isinstance(node, Folder):
+            raise pyfuse3.FUSEError(errno.ENOTDIR)
+        return node
+
+    def _tell(self, node: Node) -> None:
+        self._known[node.inode] = node
+        self._told[node.inode] = self._told.get(node.inode, 0) + 1
+
+
+async def _refused(*_: Any, **__: Any) -> Any:
+    """Nothing here can be changed. The kernel says so itself as long as nobody has remounted the view writable."""
+    raise pyfuse3.FUSEError(errno.EROFS)
+
+
+for _name in (
+    "create link mkdir mknod removexattr rename rmdir setattr setxattr symlink unlink write".split()  # noqa: SIM905 - reads better
+):
+    setattr(Operations, _name, _refused)
+
+
+def _attributes(node: Node) -> pyfuse3.EntryAttributes:
+    attributes = pyfuse3.EntryAttributes()
+    if isinstance(node, Folder):
+        mode, size = stat.S_IFDIR | 0o555, 0
+    elif isinstance(node, Link):
+        mode, size = stat.S_IFLNK | 0o777, len(node.target)
+    else:
+        mode, size = stat.S_IFREG | 0o444, len(node.content)
+    attributes.st_ino = node.inode
+    attributes.st_mode = mode
+    attributes.st_size = size
+    attributes.st_blksize = _BLOCK
+    attributes.st_blocks = -(-size // 512)
+    attributes.st_nlink = 1  # of a folder: not counted, as in btrfs
+    attributes.st_uid, attributes.st_gid = os.geteuid(), os.getegid()
+    attributes.st_mtime_ns = attributes.st_ctime_ns = attributes.st_atime_ns = node.changed
+    attributes.entry_timeout = attributes.attr_timeout = _REMEMBERED
+    return attributes

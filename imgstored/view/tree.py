@@ -1,0 +1,273 @@
+"""What is at which path of the view; knows no FUSE and no file system.
+
+    /UUID/manifest.json       the manifest, as indented JSON
+    /UUID/origin              -> ../ORIGIN, where the image has one
+    /by-name/NAME/VERSION     -> ../../UUID
+
+An image that is in several pools is shown once, as the pool has it where it was first. Of several images with
+the same name and version, `by-name` shows the one that was published last; when that goes, the next comes back.
+
+A tree is not shared between threads. A change is made at once, between two looks at it, and says what must be
+forgotten by those who remember what they saw.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgstored.errors import InvalidUUIDError
+from imgstored.view.names import component, is_uuid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from imgstored.store.catalog import InstalledImage
+
+ROOT_INODE = 1
+MANIFEST = b"manifest.json"
+ORIGIN = b"origin"
+BY_NAME = b"by-name"
+
+#: A path below the root, component by component.
+Path = tuple[bytes, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Folder:
+    """A folder. Its entries are in the order of their ids, which only grow."""
+
+    inode: int
+    changed: int  #: ns since the epoch
+    entries: dict[bytes, Entry] = field(default_factory=dict, repr=False)
+
+    def node(self, name: bytes) -> Node | None:
+        """What has that name here."""
+        entry = self.entries.get(name)
+        return None if entry is None else entry.node
+
+    def after(self, entry_id: int) -> Iterator[Entry]:
+        """The entries that come after the one with that id, which may be gone; 0 begins at the first."""
+        return (entry for entry in self.entries.values() if entry.id > entry_id)
+
+
+@dataclass(slots=True, eq=False)
+class File:
+    """A manifest as JSON; its text is made when it is first asked for."""
+
+    inode: int
+    changed: int  #: ns since the epoch
+    document: Mapping[str, object] = field(repr=False)
+    _content: bytes | None = field(default=None, init=False, repr=False)
+
+    @property
+    def content(self) -> bytes:
+        """All its bytes; never changes."""
+        if self._content is None:
+            text = json.dumps(dict(self.document), indent=2, ensure_ascii=False) + "\n"
+            # Half a surrogate pair is written as it came, and JSON's escape for it is Python's.
+            self._content = text.encode("utf-8", "backslashreplace")
+        return self._content
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """A symbolic link."""
+
+    inode: int
+    changed: int  #: ns since the epoch
+    target: bytes
+
+
+Node = Folder | File | Link
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name in a folder. No other name ever has its id, nor the same name once it was gone."""
+
+    id: int
+    name: bytes
+    node: Node
+
+
+@dataclass(slots=True)
+class Change:
+    """What a change made different, in the order in which it may be shown without a link to nothing."""
+
+    entries: list[tuple[int, bytes]] = field(default_factory=list)  #: (folder's inode, name) that are another now
+    folders: list[int] = field(default_factory=list)  #: inodes of folders that have another time now
+    paths: list[Path] = field(default_factory=list)  #: an image's folder, or a link in `by-name`
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The images of one name and version."""
+
+    published: dict[str, str] = field(default_factory=dict)  # by uuid
+    shown: str | None = None
+
+    def join(self, uuid: str, published: str) -> None:
+        if uuid == self.shown:
+            self.leave(uuid)
+        self.published[uuid] = published
+        if self.shown is None or self._rank(uuid) > self._rank(self.shown):
+            self.shown = uuid
+
+    def leave(self, uuid: str) -> None:
+        del self.published[uuid]
+        if self.shown == uuid:
+            self.shown = max(self.published, key=self._rank, default=None)
+
+    def _rank(self, uuid: str) -> tuple[str, str]:
+        return self.published[uuid], uuid
+
+
+class Tree:
+    """The view's tree. `now` gives the time in ns since the epoch."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._inodes = itertools.count(ROOT_INODE)  # never used again: the kernel may still know them
+        self._ids = itertools.count(1)
+        self._copies: dict[str, dict[str, InstalledImage]] = {}  # by uuid, by pool
+        self._slots: dict[tuple[bytes, bytes], _Slot] = {}
+        self.root = self._folder()
+        self._by_name = self._folder()
+        self._put(self.root, BY_NAME, self._by_name, Change())
+
+    def at(self, path: Sequence[bytes]) -> Node | None:
+        """What is at a path, without following links; the root for an empty one."""
+        node: Node | None = self.root
+        for name in path:
+            if not isinstance(node, Folder):
+                return None
+            node = node.node(name)
+        return node
+
+    def add(self, image: InstalledImage) -> Change:
+        """Shows an image, or shows it anew. Raises `InvalidUUIDError` for what could not be a folder's name."""
+        if not is_uuid(image.uuid):
+            raise InvalidUUIDError(image.uuid)
+        copies = self._copies.setdefault(image.uuid, {})
+        before = _first(copies)
+        copies[image.pool] = image
+        return self._show(before, _first(copies))
+
+    def remove(self, image: InstalledImage) -> Change:
+        """Shows an image of a pool no longer. One that is not shown is no error."""
+        copies = self._copies.get(image.uuid, {})
+        before = _first(copies)
+        copies.pop(image.pool, None)
+        if not copies:
+            self._copies.pop(image.uuid, None)
+        return self._show(before, _first(copies))
+
+    # -- what changes ----------------------------------------------------------------------------------------
+
+    def _show(self, before: InstalledImage | None, after: InstalledImage | None) -> Change:
+        change = Change()
+        if _alike(before, after):
+            return change
+        slots: dict[tuple[bytes, bytes], None] = {}  # a set that keeps its order
+        if before is not None:
+            slots[_slot(before)] = None
+            if after is None or _slot(after) != _slot(before):
+                self._slots[_slot(before)].leave(before.uuid)
+        if after is not None:
+            slots[_slot(after)] = None
+            self._slots.setdefault(_slot(after), _Slot()).join(after.uuid, after.text("published_at"))
+            self._put_image(after, change)
+        for slot in slots:
+            self._settle(slot, change)
+        if before is not None and after is None:
+            self._drop_image(before.uuid, change)
+        return change
+
+    def _put_image(self, image: InstalledImage, change: Change) -> None:
+        folder, name = self._folder(), image.uuid.encode("ascii")
+        whole = Change()  # nobody knows the new folder yet
+        self._put(folder, MANIFEST, File(next(self._inodes), self._now(), image.manifest), whole)
+        if image.origin is not None and is_uuid(image.origin):
+            self._put(folder, ORIGIN, self._link(b"../" + image.origin.encode("ascii")), whole)
+        old = self.root.node(name)
+        self._put(self.root, name, folder, change)
+        change.paths.append((name,))
+        if isinstance(old, Folder):
+            self._empty(old, change)
+
+    def _drop_image(self, uuid: str, change: Change) -> None:
+        name = uuid.encode("ascii")
+        folder = self.root.entries[name].node
+        self._drop(self.root, name, change)
+        change.paths.append((name,))
+        if isinstance(folder, Folder):
+            self._empty(folder, change)
+
+    def _settle(self, slot: tuple[bytes, bytes], change: Change) -> None:
+        """Makes the link of a name and version that of the image which is to be shown there."""
+        name, version = slot
+        uuid = self._slots[slot].shown
+        folder = self._by_name.node(name)
+        if uuid is None:
+            del self._slots[slot]
+            assert isinstance(folder, Folder)
+            self._drop(folder, version, change)
+            if not folder.entries:
+                self._drop(self._by_name, name, change)
+        else:
+            if not isinstance(folder, Folder):
+                folder = self._folder()
+                self._put(self._by_name, name, folder, change)
+            target = b"../../" + uuid.encode("ascii")
+            link = folder.node(version)
+            if isinstance(link, Link) and link.target == target:
+                return
+            self._put(folder, version, self._link(target), change)
+        change.paths.append((BY_NAME, name, version))
+
+    # -- nodes -----------------------------------------------------------------------------------------------
+
+    def _folder(self) -> Folder:
+        return Folder(next(self._inodes), self._now())
+
+    def _link(self, target: bytes) -> Link:
+        return Link(next(self._inodes), self._now(), target)
+
+    def _put(self, folder: Folder, name: bytes, node: Node, change: Change) -> None:
+        old = folder.entries.get(name)
+        # What takes another's place keeps its id, so that who is listing the folder does not see the name twice.
+        folder.entries[name] = Entry(next(self._ids) if old is None else old.id, name, node)
+        self._note(folder, name, change)
+
+    def _drop(self, folder: Folder, name: bytes, change: Change) -> None:
+        del folder.entries[name]
+        self._note(folder, name, change)
+
+    def _empty(self, folder: Folder, change: Change) -> None:
+        """For those who are still in a folder that is gone."""
+        for name in list(folder.entries):
+            self._drop(folder, name, change)
+
+    def _note(self, folder: Folder, name: bytes, change: Change) -> None:
+        folder.changed = self._now()
+        change.entries.append((folder.inode, name))
+        if folder.inode not in change.folders:
+            change.folders.append(folder.inode)
+
+
+def _first(copies: Mapping[str, InstalledImage]) -> InstalledImage | None:
+    return next(iter(copies.values()), None)
+
+
+def _alike(one: InstalledImage | None, other: InstalledImage | None) -> bool:
+    """Whether there is nothing to be seen of a difference."""
+    if one is None or other is None:
+        return one is other
+    return one.manifest == other.manifest and one.origin == other.origin
+
+
+def _slot(image: InstalledImage) -> tuple[bytes, bytes]:
+    return component(image.text("name")), component(image.text("version"))

@@ -1,0 +1,194 @@
+"""imgstored's own socket over a store that does what a test tells it to."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, ImgstoreError
+from imgstored.rpc.limits import Limits
+from imgstored.rpc.methods import methods
+from imgstored.rpc.server import Server
+from imgstored.store.events import Event, Installed, Installing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+#: In a script: nothing more happens until the client leaves.
+HOLD = "hold"
+
+#: Events, an error that ends the request, or HOLD; a number is a pause in seconds.
+Script = list["Event | ImgstoreError | str | float"]
+
+
+class FakeStore:
+    """Plays `scripts`: what happens to an image that is asked for. Records who asked for what."""
+
+    def __init__(self) -> None:
+        self.images: list[dict[str, Any]] = []
+        self.manifests: dict[str, dict[str, Any]] = {}
+        self.scripts: dict[str, Script] = {}
+        self.errors: dict[str, ImgstoreError] = {}  # by the name of a method
+        self.wishes: list[dict[str, Any]] = []
+        self.files: list[tuple[dict[str, Any], bytes, str]] = []
+        self.underway: list[dict[str, Any]] = []
+        self.cancelled: list[str] = []
+        self.begun = threading.Event()
+        self.left = threading.Event()
+
+    def installed(self) -> list[dict[str, Any]]:
+        self._fail("list")
+        return self.images
+
+    def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
+        self._fail("get")
+        pool = pool or "zones"
+        for image in self.images:
+            if (image["zpool"], image["manifest"]["uuid"]) == (pool, uuid):
+                if not recursive:
+                    return image
+                return {
+                    **image,
+                    "children": {"snapshots": [f"{pool}/{uuid}@final"], "clones": image["cloneNames"]},
+                }
+        raise ImageNotInstalledError(uuid, pool)
+
+    async def show(self, uuid: str) -> dict[str, Any]:
+        self._fail("show")
+        if uuid not in self.manifests:
+            raise ImageNotFoundError(f'image "{uuid}" was not found')
+        return self.manifests[uuid]
+
+    @asynccontextmanager
+    async def request(self, uuids: Sequence[str], **wish: Any) -> AsyncIterator[AsyncIterator[Event]]:
+        self.wishes.append({"uuids": list(uuids), **wish})
+        try:
+            yield self._play([step for uuid in uuids for step in self.scripts[uuid]])
+        finally:
+            self.left.set()
+
+    @asynccontextmanager
+    async def install(
+        self, manifest: Mapping[str, Any], fd: int, *, client: str, pool: str | None = None, path: str = ""
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        self.files.append((dict(manifest), os.pread(fd, 1 << 20, 0), path))
+        uuid, name, version = manifest["uuid"], manifest["name"], manifest["version"]
+        events = [Installing(uuid, name, version), Installed(uuid, name, version, from_file=True)]
+        yield self._play(self.scripts.get("install", [*events]))
+
+    async def delete(self, uuid: str, pool: str | None) -> None:
+        self._fail("delete")
+        self.images.remove(self.image(uuid, pool, recursive=False))
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return self.underway
+
+    @asynccontextmanager
+    async def watch(self, uuid: str | None) -> AsyncIterator[AsyncIterator[Event]]:
+        try:
+            yield self._play(self.scripts[uuid or "watch"])
+        finally:
+            self.left.set()
+
+    async def cancel(self, uuid: str) -> None:
+        self._fail("cancel")
+        self.cancelled.append(uuid)
+
+    async def _play(self, script: Script) -> AsyncIterator[Event]:
+        for step in script:
+            match step:
+                case ImgstoreError():
+                    raise step
+                case str():
+                    self.begun.set()
+                    await trio.sleep_forever()
+                case int() | float():
+                    await trio.sleep(step)
+                case _:
+                    yield step
+
+    def _fail(self, method: str) -> None:
+        if method in self.errors:
+            raise self.errors[method]
+
+
+class FakeSources:
+    """A list of sources, and what they have."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {"images": [], "problems": []}
+        self.specs: list[dict[str, Any]] = []
+        self.refusal: ImgstoreError | None = None
+        self.checked: list[dict[str, Any]] = []
+
+    async def available(self) -> dict[str, Any]:
+        if self.refusal is not None:
+            raise self.refusal
+        return self.found
+
+    def listed(self) -> list[dict[str, Any]]:
+        return self.specs
+
+    async def add(self, url: str, kind: str | None, insecure: bool, force: bool, /) -> dict[str, Any]:
+        if self.refusal is not None and not force:
+            raise self.refusal
+        spec = {"url": url.rstrip("/"), "type": kind or "imgapi", "insecure": insecure, "channel": None}
+        added = spec not in self.specs
+        if added:
+            self.specs.append(spec)
+        return {"added": added, "source": spec}
+
+    async def delete(self, url: str) -> dict[str, Any]:
+        deleted = [spec for spec in self.specs if spec["url"] == url]
+        self.specs = [spec for spec in self.specs if spec["url"] != url]
+        return {"deleted": deleted}
+
+    async def check(self) -> list[dict[str, Any]]:
+        return self.checked
+
+
+class FakeDaemon:
+    """The real server, in a thread of its own."""
+
+    def __init__(self, folder: Path, *, limits: Limits | None = None) -> None:
+        self.path = folder / "run" / "imgstored.sock"
+        self.store = FakeStore()
+        self.sources = FakeSources()
+        self._limits = limits or Limits()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._run,), name="fake daemon")
+        self._server: Server | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    def __enter__(self) -> FakeDaemon:
+        self._thread.start()
+        assert self._ready.wait(10), "the fake daemon did not start"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """As SIGTERM does. A second call does nothing."""
+        if self._thread.is_alive():
+            assert self._token is not None
+            assert self._server is not None
+            trio.from_thread.run_sync(self._server.stop, trio_token=self._token)
+            self._thread.join(10)
+            assert not self._thread.is_alive()
+
+    async def _run(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        served = methods(self.store, self.sources, pool="zones")
+        self._server = Server(self.path, served, limits=self._limits)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._server.serve)
+            self._ready.set()

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from imgctl.arguments import Option, parse
+from imgctl.cli import function_of
+from imgctl.commands import COMMANDS, GLOBAL_OPTIONS, find_command
+from imgctl.errors import CommandError, UsageError
+
+OPTIONS = (
+    Option(("-P", "--pool"), "POOL", ""),
+    Option(("-q", "--quiet"), "", ""),
+    Option(("-S",), "URL", ""),
+)
+
+
+def test_options_and_arguments_may_be_mixed():
+    given = parse(OPTIONS, ["-q", "u", "-P", "zones", "v", "--pool=tank", "-S", "a", "-Sb"])
+    assert given.flag("--quiet")
+    assert given.text("-P") == "tank"
+    assert given.texts("-S") == ["a", "b"]
+    assert given.rest == ["u", "v"]
+
+
+def test_what_is_not_given():
+    given = parse(OPTIONS, [])
+    assert (given.flag("-q"), given.text("-P"), given.texts("-S")) == (False, None, [])
+
+
+def test_two_dashes_end_the_options():
+    assert parse(OPTIONS, ["--", "-q"]).rest == ["-q"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-x"], 'unknown option: "-x"'),
+        (["--bogus"], 'unknown option: "--bogus"'),
+        (["u", "-P"], 'do not have enough args for "-P" option'),
+        (["--pool"], 'do not have enough args for "--pool" option'),
+        (["--quiet=1"], 'the option "--quiet" has no argument'),
+    ],
+)
+def test_a_wrong_option_is_named(arguments, message):
+    with pytest.raises(CommandError) as caught:
+        parse(OPTIONS, arguments)
+    assert (caught.value.code, caught.value.message) == ("Option", message)
+
+
+@pytest.mark.parametrize(("rest", "message"), [([], '(0): ""'), (["a", "b"], '(2): "a b"')])
+def test_one_argument_is_asked_for(rest, message):
+    with pytest.raises(UsageError) as caught:
+        parse(OPTIONS, rest).one()
+    assert caught.value.message == f"incorrect number of args {message}"
+
+
+@given(st.lists(st.sampled_from(["-q", "-P", "-Pq", "--po", "--", "-", "--quiet", "--q=", "u", "-S", ""])))
+def test_any_command_line_is_taken_or_refused(arguments):
+    with suppress(CommandError):
+        assert len(parse(OPTIONS, arguments).rest) <= len(arguments)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.names[0])
+def test_every_command_has_a_function_and_distinct_names_and_flags(command):
+    assert callable(function_of(command.run))
+    assert all(find_command(name) is command for name in command.names)
+    flags = [flag for option in command.options for flag in option.flags]
+    assert len(flags) == len(set(flags))
+    assert "-h" in flags
+
+
+def test_global_flags_are_distinct():
+    flags = [flag for option in GLOBAL_OPTIONS for flag in option.flags]
+    assert len(flags) == len(set(flags))

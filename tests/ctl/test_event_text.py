@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from imgctl import event_text
+
+from imgstored.store import events
+from tests.ctl.test_table import json_values
+
+U = "11111111-aaaa-4bbb-8ccc-000000000001"
+KINDS = [kind for kind in vars(events).values() if isinstance(kind, type) and getattr(kind, "kind", "")]
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (events.AlreadyInstalled(U, "n", "1"), f"Image {U} (n 1) is already installed, skipping"),
+        (events.Importing(U, "n", "1", "http://h"), f'Importing {U} (n@1) from "http://h"'),
+        (
+            events.Importing(U, "n", "1", "http://h", "dev"),
+            f'Importing {U} (n@1) from "http://h", channel "dev"',
+        ),
+        (events.Installing(U, "n", "1"), f"Installing image {U} (n@1)"),
+        (events.GatheringAncestry(U), f"Gather image {U} ancestry"),
+        (events.AncestorInstalled(U), f"Image {U} already installed"),
+        (events.Planned(1, 83_263_488), "Must download and install 1 image (79.4 MiB)"),
+        (events.Planned(2, None), "Must download and install 2 images"),
+        (
+            events.Resumed(U, 12_900_000, 83_263_488),
+            f"Resuming image {U}: 12.3 MiB of 79.4 MiB are there already",
+        ),
+        (events.Resumed(U, 12_900_000, None), f"Resuming image {U}: 12.3 MiB are there already"),
+        (events.Downloaded(U, 83_263_488), f"Downloaded image {U} (79.4 MiB)"),
+        (events.Installed(U, "n", "1"), f"Imported image {U} (n@1)"),
+        (events.Installed(U, "n", "1", from_file=True), f"Installed image {U} (n@1)"),
+        (events.Installed(U, "\x1b[31m", "1\n2"), f"Imported image {U} (\\x1b[31m@1\\n2)"),
+    ],
+)
+def test_the_line_of_an_event(event, line):
+    assert event_text.line(event.as_wire()) == line
+
+
+def test_every_event_of_the_daemon_is_told():
+    told = {kind.kind for kind in KINDS if kind.kind in event_text._LINES}
+    assert told | {"progress", "note"} == {kind.kind for kind in KINDS}
+
+
+def test_what_is_not_known_has_no_line():
+    assert event_text.line({"event": "new"}) is None
+    assert event_text.line({}) is None
+
+
+fields = sorted({field.name for kind in KINDS for field in dataclasses.fields(typing.cast("type", kind))})
+
+
+@given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(fields), json_values))
+def test_odd_fields_make_an_odd_line_but_only_one(kind, values):
+    line = event_text.line({**values, "event": kind.kind})
+    assert line is None or line.isprintable()
+
+
+def test_an_abort_has_the_message():
+    assert event_text.abort("no\x1b") == "Aborting (no\\x1b)"
+
+
+def progress(*phases: str, done: int = 5, total: int | None = 10):
+    return {"images": [{"phase": phase} for phase in phases], "done": done, "total": total}
+
+
+@pytest.mark.parametrize(
+    ("event", "label"),
+    [
+        (progress("downloading"), "Download 1 image"),
+        (progress("receiving", "waiting"), "Download 2 images"),
+        (progress("downloading", done=10), "Installing"),
+        (progress("verifying", "installed"), "Installing"),
+        (progress("downloading", total=None), "Download 1 image"),
+        (progress("receiving", total=None), "Installing"),
+    ],
+)
+def test_what_the_bar_is_about(event, label):
+    assert event_text.bar_label(event) == label

@@ -1,0 +1,150 @@
+"""The progress bar, on a real terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import termios
+from typing import Any
+
+import pytest
+
+from imgstored.errors import DownloadError
+from imgstored.store.events import (
+    Downloaded,
+    ImageProgress,
+    Importing,
+    Installed,
+    Note,
+    Planned,
+    Progress,
+)
+
+U = "11111111-aaaa-4bbb-8ccc-000000000001"
+TOTAL = 64 << 20
+
+
+def progress(done: int, phase: Any = "downloading", total: int | None = TOTAL) -> Progress:
+    return Progress(done, total, 1e6, (ImageProgress(U, "a", "1", phase, done, total, 0),))
+
+
+def steps(*middle: Any) -> list[Any]:
+    return [
+        Importing(U, "a", "1", "http://h"),
+        Planned(1, TOTAL),
+        progress(TOTAL // 4),
+        0.15,
+        progress(TOTAL // 2),
+        0.15,
+        *middle,
+    ]
+
+
+def on_terminal(imgctl, *arguments: str, stdout_too: bool = False) -> tuple[int, str, str]:
+    """Runs a command with standard error on a terminal: (status, standard output, what the terminal got)."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(ours, (24, 100))
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        running = imgctl.start(*arguments, stderr=theirs, stdout=theirs if stdout_too else subprocess.PIPE)
+        os.close(theirs)
+        with running:
+            shown = b""
+            while data := _read(terminal):
+                shown += data
+            out = running.stdout.read() if running.stdout is not None else ""
+    return running.returncode, out, shown.decode()
+
+
+def _read(terminal: Any) -> bytes:
+    try:
+        return terminal.read(65536)
+    except OSError:  # EIO is how a terminal says that nobody has it open any more
+        return b""
+
+
+def screen(shown: str) -> list[str]:
+    """What stays on the screen, as far as carriage returns, cursor-ups and spaces decide that."""
+    lines, column = [""], 0
+    for piece in re.split(r"(\r|\n|\x1b\[A)", shown):
+        if piece == "\r":
+            column = 0
+        elif piece == "\n":
+            lines.append("")
+            column = 0
+        elif piece:
+            assert not piece.startswith("\x1b"), "the bar has but one line"
+            lines[-1] = lines[-1][:column] + piece + lines[-1][column + len(piece) :]
+            column += len(piece)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_a_bar_with_bytes_rate_and_time_left(daemon, imgctl):
+    daemon.store.scripts[U] = steps(
+        progress(TOTAL), Downloaded(U, TOTAL), progress(TOTAL, "installing"), 0.15, Installed(U, "a", "1")
+    )
+    status, out, shown = on_terminal(imgctl, "import", U)
+    assert status == 0
+    assert out.splitlines() == [
+        f'Importing {U} (a@1) from "http://h"',
+        "Must download and install 1 image (64.0 MiB)",
+        f"Downloaded image {U} (64.0 MiB)",
+        f"Imported image {U} (a@1)",
+    ]
+    assert re.search(r"Download 1 image: +50%\|.*\| 32\.0M/64\.0M \[00:0\d<00:0\d, +[\d.]+MB/s\]", shown)
+    assert re.search(r"Installing: 100%\|", shown)
+    assert screen(shown) == []
+
+
+def test_lines_are_printed_above_the_bar(daemon, imgctl):
+    daemon.store.scripts[U] = steps(Note("slow"), Downloaded(U, TOTAL), DownloadError("broken", hint="again"))
+    status, _, shown = on_terminal(imgctl, "import", U, stdout_too=True)
+    assert status == 1
+    assert "Download 1 image:" in shown
+    assert screen(shown) == [
+        f'Importing {U} (a@1) from "http://h"',
+        "Must download and install 1 image (64.0 MiB)",
+        "imgctl: note: slow",
+        f"Downloaded image {U} (64.0 MiB)",
+        "Aborting (broken)",
+        "imgctl import: error (DownloadError): broken",
+        "  hint: again",
+    ]
+
+
+def test_a_size_that_is_not_known_and_a_fresh_start(daemon, imgctl):
+    daemon.store.scripts[U] = [progress(5 << 20, total=None), 0.15, progress(1 << 20, total=None), 0.15]
+    status, _, shown = on_terminal(imgctl, "import", U)
+    assert status == 0
+    assert "Download 1 image: 5.00MB" in shown
+    assert "Download 1 image: 1.00MB" in shown
+
+
+def test_watch_shows_a_bar_while_there_is_something(daemon, imgctl):
+    nothing = Progress(0, 0, 0.0)
+    daemon.store.scripts["watch"] = [
+        nothing,
+        progress(TOTAL // 2),
+        0.15,
+        nothing,
+        nothing,
+        progress(TOTAL // 4),
+    ]
+    status, out, shown = on_terminal(imgctl, "watch")
+    assert (status, out) == (0, "")
+    assert "50%|" in shown
+    assert screen(shown) == []
+
+
+@pytest.mark.parametrize("arguments", [("-q",), ("--json",)])
+def test_no_bar_when_it_is_not_wanted(daemon, imgctl, arguments):
+    daemon.store.scripts[U] = steps(Installed(U, "a", "1"))
+    status, out, shown = on_terminal(imgctl, "import", *arguments, U)
+    assert (status, shown) == (0, "")
+    assert out
+
+
+def test_no_bar_elsewhere(daemon, imgctl):
+    daemon.store.scripts[U] = steps(Installed(U, "a", "1"))
+    assert imgctl("import", U).stderr == ""

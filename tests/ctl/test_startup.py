@@ -1,0 +1,89 @@
+"""What starting imgctl costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imgctl
+import pytest
+
+import imgstored
+
+#: What is slow to import, or has no business here.
+HEAVY = {
+    "argparse", "asyncio", "dataclasses", "imgstored", "inspect", "json", "logging", "pathlib", "ssl",
+    "subprocess", "tqdm", "trio", "unittest", "urllib", "uuid",
+}  # fmt: skip
+
+
+def modules(code: str) -> set[str]:
+    """The modules that the code imports, in an interpreter without site-packages but for msgpack."""
+    folder = Path(__file__).parents[2] / "ctl"
+    import msgpack
+
+    packages = Path(msgpack.__file__).parents[1]
+    code = f"import sys; sys.path += [{str(folder)!r}, {str(packages)!r}]; {code}; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("run", ["help", "images", "imports", "jobs", "sources"])
+def test_it_imports_the_standard_library_and_msgpack(run):
+    loaded = {name.partition(".")[0] for name in modules(f"import imgctl.cli, imgctl.run.{run}")}
+    assert loaded - set(sys.stdlib_module_names) <= {"__main__", "imgctl", "msgpack", "cython_runtime"} | {
+        name for name in loaded if name.startswith("_cython")
+    }
+    assert loaded & HEAVY == set()
+
+
+def test_the_versions_are_one():
+    assert imgctl.__version__ == imgstored.__version__
+
+
+def median(command: list[str], environment: dict[str, str]) -> float:
+    times = []
+    for _ in range(9):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, env=environment, timeout=30)
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]
+
+
+@pytest.mark.slow
+def test_a_list_of_a_thousand_images_takes_no_longer_than_three_starts(daemon, imgctl, tmp_path):
+    daemon.store.images = [
+        {
+            "manifest": {
+                "v": 2,
+                "uuid": f"11111111-aaaa-4bbb-8ccc-{number:012}",
+                "owner": "00000000-0000-0000-0000-000000000000",
+                "name": f"image-{number % 50}",
+                "version": f"1.{number}.0",
+                "state": "active",
+                "disabled": False,
+                "public": True,
+                "published_at": f"2026-{number % 12 + 1:02}-24T00:00:09.000Z",
+                "type": "zone-dataset",
+                "os": "smartos",
+                "description": "An image of the usual size, with a sentence or two about what is in it. " * 3,
+                "requirements": {"min_platform": {"7.0": "20210826T002459Z"}, "networks": [{"name": "net0"}]},
+                "files": [{"sha1": "0" * 40, "size": 100_000_000, "compression": "gzip"}],
+                "tags": {"role": "os", "group": "base-64-lts"},
+            },
+            "zpool": "zones",
+            "source": "https://images.example.com",
+            "cloneNames": [],
+            "clones": 0,
+        }
+        for number in range(1000)
+    ]
+    environment = {**imgctl.environment, "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    bare = [sys.executable, "-c", "import argparse, msgpack"]
+    median(imgctl.line("list"), environment)
+    assert median(imgctl.line("list"), environment) <= 3 * median(bare, environment)
