@@ -98,7 +98,7 @@ async def _main(settings: Config, file: Path | None) -> None:
                 async with trio.open_nursery() as serving:
                     await serving.start(server.serve)
                     logger.info("ready", version=__version__, pool=pool.name, view=view.kind, pid=os.getpid())
-                    await _signals(file, installer, sources)
+                    await _signals(file, installer, sources, server)
                     patience.start()
                     store.stop()
                     server.stop()
@@ -110,7 +110,7 @@ async def _main(settings: Config, file: Path | None) -> None:
     logger.info("stopped")
 
 
-async def _signals(file: Path | None, installer: Installer, sources: SourceBook) -> None:
+async def _signals(file: Path | None, installer: Installer, sources: SourceBook, server: Server) -> None:
     """Reads the configuration again on SIGHUP; returns when the daemon is to stop."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
         async for number in received:
@@ -124,6 +124,7 @@ async def _signals(file: Path | None, installer: Installer, sources: SourceBook)
                 logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
                 continue
             installer.reconfigure(install_limits(settings))
+            server.reconfigure(socket_limits(settings))
             log.set_up(settings.log)
             logger.info("read the configuration again", file=None if file is None else str(file))
 

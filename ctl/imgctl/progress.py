@@ -36,16 +36,14 @@ class Bar:
                 unit_scale=True,
                 unit_divisor=1024,
                 leave=False,
+                mininterval=0,  # the daemon sends no more than can be looked at
                 dynamic_ncols=True,
                 file=self._terminal,
             )
             return
-        changed = (label, total) != (self._bar.desc, self._bar.total)
         self._bar.total = total
         self._bar.set_description_str(label, refresh=False)
         self._bar.update(done - self._bar.n)
-        if changed or done == total:
-            self._bar.refresh()
 
     def print_above(self, line: str, stream: TextIO) -> None:
         """Prints a line; the bar moves down."""

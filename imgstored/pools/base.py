@@ -3,8 +3,12 @@
 All calls block and are made from worker threads; a pool is safe to call from several threads at once as long
 as no two of them receive, publish, abandon or destroy the same image.
 
-An image in a pool is a snapshot `@final` of the dataset POOL/UUID. While it is received it is POOL/UUID-partial,
-which nobody but the store sees; `publish` renames it, and that rename is the moment when the image comes to be.
+An image in a pool is a snapshot `@final` of the dataset POOL/UUID. While it is received it is
+POOL/UUID-partial, which nobody but the store sees; `publish` renames it, and that rename is the moment when
+the image comes to be.
+
+Every call that takes a uuid raises `InvalidUUIDError` for what is none, and every call on a published image
+raises `ImageNotInstalledError` where there is none; those on a partial are content with nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ class Space:
 
 
 class Pool(Protocol):
-    """Keeps images. Raises `PoolError`, `NoSpaceError`, `StreamError`, `OriginNotInstalledError`, and so on."""
+    """Keeps images. Any call may raise `PoolError`; what else it may raise is said there."""
 
     @property
     def name(self) -> str:
@@ -54,16 +58,23 @@ class Pool(Protocol):
         ...
 
     def partials(self) -> list[str]:
-        """uuids of images of which a part is received and not published."""
+        """The images, by uuid, of which a part is received and not published."""
         ...
 
     def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
         """Receives an image's stream into UUID-partial, and checks all of it.
 
-        `blocks` is always the whole stream from its first byte. Where a part of the image is there already, the
-        pool goes on from where that ends if the stream is the same (guid and content so far), and starts afresh
-        if it is not. When `blocks` raises, the error passes through and what was received stays for next time.
-        The image is complete on return, but not visible until `publish`.
+        `blocks` is always the whole stream from its first byte. Where a part of the image is there already,
+        the pool goes on from where that ends if the stream is the same (guid and content so far), and starts
+        afresh if it is not. When `blocks` raises, the error passes through and what was received stays for
+        next time. The image is complete on return, but not visible until `publish`.
+
+        `origin` is the uuid of the published image that an incremental stream builds on; None for a full one.
+        A piece of `blocks` is not used any more once the next one has been asked for.
+
+        Raises `StreamError` for a stream that is damaged, cut short, or not an image's, or that is a full one
+        though an origin is given; `OriginNotInstalledError` where the origin is not in the pool, or is not
+        the snapshot that the stream names; `NoSpaceError`.
         """
         ...
 
@@ -72,23 +83,32 @@ class Pool(Protocol):
         ...
 
     def abandon(self, uuid: str) -> None:
-        """Drops UUID-partial, if there is one."""
+        """Drops UUID-partial, if there is one, in one step."""
         ...
 
     def publish(self, uuid: str) -> PoolImage:
-        """Makes a completely received image durable and visible, in one step."""
+        """Makes a completely received image durable and visible, in one step.
+
+        Raises `PoolError` when `receive` has not returned for it.
+        """
         ...
 
     def destroy(self, uuid: str) -> None:
-        """Removes a published image, which must have no dependents and no holds."""
+        """Removes a published image, in one step.
+
+        Raises `ImageHasDependentClonesError`, and `PoolError` while anything holds it.
+        """
         ...
 
     def dependents(self, uuid: str) -> list[str]:
-        """Names (POOL/…) of what is cloned from the image."""
+        """Names (POOL/…) of what is cloned from the image, also POOL/UUID-partial while that is received."""
         ...
 
     def hold(self, uuid: str, tag: str) -> None:
-        """Keeps the image from being destroyed until the tag is released. Holding twice is no error."""
+        """Keeps the image from being destroyed until the tag is released, also across a restart.
+
+        Holding twice is no error. Raises `UsageError` for a tag that is empty, long, or not printable.
+        """
         ...
 
     def release(self, uuid: str, tag: str) -> None:
@@ -100,7 +120,7 @@ class Pool(Protocol):
         ...
 
     def send(self, uuid: str) -> Blocks:
-        """The image's stream, as it would be received."""
+        """A stream of which `receive` makes the same image."""
         ...
 
     def space(self) -> Space:

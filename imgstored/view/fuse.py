@@ -18,15 +18,16 @@ import structlog
 import trio
 
 from imgstored.errors import ConfigError
-from imgstored.view import files, mountpoint
+from imgstored.view import mountpoint
 from imgstored.view.operations import Operations
-from imgstored.view.tree import Tree
+from imgstored.view.plain import withdraw
+from imgstored.view.tree import tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgstored.store.catalog import InstalledImage
-    from imgstored.view.tree import Change
+    from imgstored.view.tree import Change, Tree
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +55,10 @@ class FuseView:
         self._forgetters = trio.CapacityLimiter(_FORGETTERS)
 
     async def run(
-        self, images: Iterable[InstalledImage], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        images: Iterable[InstalledImage],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Mounts, serves until cancelled, and unmounts, also when somebody is in there.
 
@@ -63,10 +67,8 @@ class FuseView:
         if FuseView._in_use:
             raise ConfigError("this process has a FUSE mount already")
         FuseView._in_use = True
-        self._tree = tree = Tree(time.time_ns)
+        self._tree = tree = tree_of(images, time.time_ns)
         try:
-            for image in images:
-                tree.add(image)
             place = await self._prepare()
             mount = self._mount(tree, place)
             log.info("mounted", path=str(place), images=len(tree.root.entries) - 1)
@@ -162,7 +164,9 @@ class FuseView:
                 self._make_kernel_forget, change, abandon_on_cancel=True, limiter=self._forgetters
             )
         if limit.cancelled_caught:
-            log.warning("a reader holds up the view; it may show for a while what is gone", path=str(self._path))
+            log.warning(
+                "a reader holds up the view; it may show for a while what is gone", path=str(self._path)
+            )
 
     def _make_kernel_forget(self, change: Change) -> None:
         for folder, name in change.entries:
@@ -207,13 +211,21 @@ def _check(error: OSError) -> None:
 
 def _prepare(path: Path) -> Path:
     place = mountpoint.take_over(path)
-    files.withdraw(place)
+    withdraw(place)
     mountpoint.make_empty_folder(place)
     return place
 
 
 def _options() -> set[str]:
-    options = {"ro", "default_permissions", "nosuid", "nodev", "noexec", "fsname=imgstored", "subtype=imgstored"}
+    options = {
+        "ro",
+        "default_permissions",
+        "nosuid",
+        "nodev",
+        "noexec",
+        "fsname=imgstored",
+        "subtype=imgstored",
+    }
     return options | ({"allow_other"} if _may_allow_others() else set())
 
 

@@ -30,7 +30,7 @@ _UMOUNT_NOFOLLOW = 8
 #: Dead mounts that lie on each other.
 _MAX_STACK = 16
 #: What calls on a dead FUSE mount fail with.
-_DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _is_dead(place: Path) -> bool:
     try:
         place.stat()
     except OSError as error:
-        return error.errno in _DEAD
+        return error.errno in DEAD
     return False
 
 

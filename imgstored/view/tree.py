@@ -18,13 +18,17 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import structlog
+
 from imgstored.errors import InvalidUUIDError
 from imgstored.view.names import component, is_uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from imgstored.store.catalog import InstalledImage
+
+log = structlog.get_logger(__name__)
 
 ROOT_INODE = 1
 MANIFEST = b"manifest.json"
@@ -97,7 +101,9 @@ class Entry:
 class Change:
     """What a change made different, in the order in which it may be shown without a link to nothing."""
 
-    entries: list[tuple[int, bytes]] = field(default_factory=list)  #: (folder's inode, name) that are another now
+    entries: list[tuple[int, bytes]] = field(
+        default_factory=list
+    )  #: (folder's inode, name) that are another now
     folders: list[int] = field(default_factory=list)  #: inodes of folders that have another time now
     paths: list[Path] = field(default_factory=list)  #: an image's folder, or a link in `by-name`
 
@@ -256,6 +262,17 @@ class Tree:
         change.entries.append((folder.inode, name))
         if folder.inode not in change.folders:
             change.folders.append(folder.inode)
+
+
+def tree_of(images: Iterable[InstalledImage], now: Callable[[], int]) -> Tree:
+    """A tree that shows the images; one that cannot be shown does not keep the others from it."""
+    tree = Tree(now)
+    for image in images:
+        try:
+            tree.add(image)
+        except InvalidUUIDError as error:
+            log.error("an image cannot be shown in the view", pool=image.pool, error=error.message)
+    return tree
 
 
 def _first(copies: Mapping[str, InstalledImage]) -> InstalledImage | None:

@@ -132,8 +132,9 @@ class StreamReader:
             self._verify(run)
             yield run
         run = self._run(view, at)
-        self._verify(run)
-        yield run
+        if len(run.bounds) > 1:
+            self._verify(run)
+            yield run
         at = run.bounds[-1]
         if self._ended and at < len(view):
             raise StreamError(

@@ -1,8 +1,8 @@
 """What the records of a volume's stream do to its disk, and which of them are believed. Pure: no I/O.
 
 A volume is two objects (OpenZFS include/sys/zvol_impl.h): object 1 is the disk, object 2 a ZAP of its
-properties, of which `size` is one. A sender goes through an object from its start to its end, so that no block is
-written twice; a stream that does otherwise is refused, because the disk could not give its records back.
+properties, of which `size` is one. A sender goes through an object from its start to its end, so that no
+block is written twice; a stream that does otherwise is refused: the disk could not give its records back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_OTHER: Final = 1 << 20
 #: The length in a FREE record that means "to the end".
 _TO_THE_END: Final = (1 << 64) - 1
 
-#: ZBT_MICRO, the first word of a micro-ZAP, and the size of its head and of each entry (include/sys/zap_impl.h).
+#: ZBT_MICRO, the first word of a micro-ZAP, and the size of its head and of each entry (zap_impl.h).
 _MICRO_ZAP: Final = (1 << 63) + 3
 _ZAP_CHUNK: Final = 64
 
@@ -95,7 +95,7 @@ class Volume:
         return None
 
     def finish(self) -> int:
-        """The volume's size, once all records are there. Raises `StreamError` if there is none, or too little."""
+        """The volume's size, once all records are there. Raises `StreamError` if it is not known."""
         size = self._state.size
         if size is None:
             raise StreamError("the stream does not say how large its volume is", hint=DAMAGED)

@@ -45,13 +45,10 @@ def test_the_versions_are_one():
     assert imgctl.__version__ == imgstored.__version__
 
 
-def median(command: list[str], environment: dict[str, str]) -> float:
-    times = []
-    for _ in range(9):
-        began = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, env=environment, timeout=30)
-        times.append(time.perf_counter() - began)
-    return sorted(times)[len(times) // 2]
+def seconds(command: list[str], environment: dict[str, str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env=environment, timeout=30)
+    return time.perf_counter() - began
 
 
 @pytest.mark.slow
@@ -84,6 +81,8 @@ def test_a_list_of_a_thousand_images_takes_no_longer_than_three_starts(daemon, i
     ]
     environment = {**imgctl.environment, "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    bare = [sys.executable, "-c", "import argparse, msgpack"]
-    median(imgctl.line("list"), environment)
-    assert median(imgctl.line("list"), environment) <= 3 * median(bare, environment)
+    bare, listing = [sys.executable, "-c", "import argparse, msgpack"], imgctl.line("list")
+    seconds(listing, environment)
+    # In turn, and the best of each: what else the machine does is no matter here.
+    times = [(seconds(listing, environment), seconds(bare, environment)) for _ in range(12)]
+    assert min(ours for ours, _ in times) <= 3 * min(theirs for _, theirs in times)

@@ -106,7 +106,10 @@ os.setgid(int(gid))
 os.setuid(int(uid))
 connected.connect(path)
 exec(then)
-connected.sendall(bytes.fromhex(data))
+try:
+    connected.sendall(bytes.fromhex(data))
+except BrokenPipeError:
+    pass  # what the daemon said before it closed can still be read
 while piece := connected.recv(65536):
     sys.stdout.write(piece.hex() + chr(10))
     sys.stdout.flush()

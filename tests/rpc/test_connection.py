@@ -106,7 +106,6 @@ async def slowest_while(client, condition) -> float:
         began = time.perf_counter()
         assert await client.call(1, "echo", text="x") == (None, "x")
         slowest = max(slowest, time.perf_counter() - began)
-    print("SLOWEST", slowest)
     return slowest
 
 

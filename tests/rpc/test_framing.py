@@ -4,7 +4,7 @@ import tracemalloc
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.rpc.framing import Framer
@@ -33,6 +33,7 @@ def faults(data: bytes, limits: MessageLimits = LIMITS) -> str | None:
     return None if framer.fault is None else framer.fault.message
 
 
+@settings(max_examples=30)
 @given(st.lists(arrays, max_size=5))
 def test_what_msgpack_writes_is_cut_where_msgpack_would(messages):
     framer = Framer(LIMITS)

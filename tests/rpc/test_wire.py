@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.rpc.limits import MessageLimits
@@ -50,6 +50,7 @@ def decode(data: bytes):
     return decoder.feed(data), decoder.fault
 
 
+@settings(max_examples=60)
 @given(st.lists(messages, max_size=5), st.data())
 def test_what_is_encoded_comes_back_however_it_is_cut_up(sent, draw):
     data = b"".join(map(encoded, sent))

@@ -5,9 +5,14 @@ The layouts are those of OpenZFS include/sys/zfs_ioctl.h; tests/data has streams
 
 from __future__ import annotations
 
+import bz2
+import functools
+import gzip
 import itertools
+import lzma
 import random
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from imgstored.zstream.fletcher4 import ByteOrder, Fletcher4
@@ -20,6 +25,20 @@ BLOCK = 128 << 10
 #: The last block is filled up with zeros to a multiple of this.
 ALIGNMENT = 8 << 10
 ZERO_SUMS = (0, 0, 0, 0)
+
+_DATA = Path(__file__).parent.parent / "data"
+
+
+@functools.cache
+def real_stream(name: Literal["base", "incremental", "zvol"]) -> bytes:
+    """One of the streams in tests/data, decompressed."""
+    match name:
+        case "base":
+            return gzip.decompress((_DATA / "base.zfs.gz").read_bytes())
+        case "incremental":
+            return lzma.decompress((_DATA / "incremental.zfs.xz").read_bytes())
+        case "zvol":
+            return bz2.decompress((_DATA / "zvol.zfs.bz2").read_bytes())
 
 
 class StreamWriter:
@@ -165,6 +184,12 @@ def random_content(size: int, seed: int) -> Iterator[bytes]:
     chance = random.Random(seed)
     for start in range(0, size, 1 << 20):
         yield chance.randbytes(min(1 << 20, size - start))
+
+
+def in_pieces(stream: bytes, size: int = 1 << 20) -> Iterator[memoryview]:
+    """The stream in pieces of `size` bytes."""
+    view = memoryview(stream)
+    return (view[start : start + size] for start in range(0, len(view), size))
 
 
 def _blocks(content: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:

@@ -92,7 +92,8 @@ class Folder:
 
     def names(self) -> list[str]:
         """What is in the folder."""
-        return os.listdir(self.fd)
+        with os.scandir(self.fd) as entries:
+            return [entry.name for entry in entries]
 
     def sync(self) -> None:
         """Makes the names in the folder survive a power cut."""
@@ -158,8 +159,8 @@ def begin_writing_back(fd: int, start: int, size: int) -> None:
 def copy_sparsely(source: int, target: int, start: int, end: int) -> None:
     """Copies bytes from start to end to the same place, and leaves holes where there are holes.
 
-    `target` has nothing there before. Shares the blocks where the file system can (FICLONE), if it is the whole
-    file. Raises `OSError`.
+    `target` has nothing there before. Shares the blocks where the file system can (FICLONE), if it is the
+    whole file. Raises `OSError`.
     """
     size = os.fstat(source).st_size
     if start == 0 and end >= size and _cloned(source, target):
@@ -209,7 +210,7 @@ def _copy(source: int, target: int, start: int, end: int) -> None:
 
 
 def punch(fd: int, start: int, end: int) -> None:
-    """Makes bytes from start to end, which are in the file, zeros; holes where that is possible. Raises `OSError`."""
+    """Makes bytes from start to end, which are in the file, zeros, as holes if possible. Raises `OSError`."""
     if start >= end:
         return
     fallocate = _fallocate()
@@ -230,4 +231,4 @@ def _fallocate() -> Callable[[int, int, int, int], int] | None:
         return None
     function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     function.restype = ctypes.c_int
-    return function  # type: ignore[no-any-return]
+    return function

@@ -1,6 +1,7 @@
 """The small files of the embedded pool: what an image is, where a receive can go on, who holds an image.
 
-They are the pool's own, but anything may have happened to them: what does not read is as if it were not there.
+They are the pool's own, but anything may have happened to them: what cannot be read is as if it were not
+there.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 from blake3 import blake3
 
-from imgstored.zstream.reader import ReaderState
-from imgstored.zstream.volume import VolumeState
+from imgstored.zstream.reader import ReaderState  # noqa: TC001  (msgspec reads the annotation)
+from imgstored.zstream.volume import VolumeState  # noqa: TC001  (msgspec reads the annotation)
 
 if TYPE_CHECKING:
     from imgstored.pools.embedded.files import Folder

@@ -77,10 +77,10 @@ class _Installed:
 
 
 class EmbeddedPool:
-    """Images in a folder, which no other process may use at the same time. See `imgstored.pools.base.Pool`."""
+    """Images in a folder that no other process uses at the same time. See `imgstored.pools.base.Pool`."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        """Opens the pool, made where it is not there, and sweeps up what was half made. Raises `PoolError`."""
+        """Opens the pool, makes it where it is not there, and sweeps up what was half made."""
         self._name = name
         self._lock = threading.Lock()
         self._images: dict[str, _Installed] = {}
@@ -116,7 +116,7 @@ class EmbeddedPool:
             return None if installed is None else installed.image
 
     def partials(self) -> list[str]:
-        """uuids of images of which a part is received and not published."""
+        """The images, by uuid, of which a part is received and not published."""
         with self._lock:
             return list(self._origins)
 
@@ -181,14 +181,19 @@ class EmbeddedPool:
 
     def publish(self, uuid: str) -> PoolImage:
         """Makes a completely received image durable and visible: the rename of its folder is the commit."""
-        check_uuid(uuid)
+        if self.image(check_uuid(uuid)) is not None:
+            raise _incomplete(uuid, self._name)
         with self._told(f"publishing image {uuid}"):
             installed = self._settled(uuid)
+            # What was left out as damaged makes room for a sound one.
+            damaged = None if self._root.status(uuid) is None else set_aside(self._root, uuid)
             with self._lock:
                 os.rename(uuid + PARTIAL, uuid, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
                 self._images[uuid] = installed
                 self._origins.pop(uuid, None)
             self._root.sync()
+        if damaged is not None:
+            empty_trash(self._root, damaged)
         return installed.image
 
     def _settled(self, uuid: str) -> _Installed:

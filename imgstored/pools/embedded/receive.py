@@ -1,10 +1,10 @@
 """One receive, from the first byte or from where an earlier one was cut.
 
-A checkpoint says how far the files of a partial can be used. It is written every 64 MiB and when the stream is
-interrupted, and it is not believed: going on, the stream's first bytes are compared with what the files hold, which
-takes less time than to verify and write them, and shows a file that lost its end in a power cut as well as a stream
-that is another one. So nothing needs an fsync while the stream comes, but for a volume's copy of its origin, which
-the stream does not show. `publish` makes the whole durable.
+A checkpoint says how far the files of a partial can be used. It is written every 64 MiB and when the stream
+is interrupted, and it is not believed: going on, the stream's first bytes are compared with what the files
+hold, which takes less time than to verify and write them, and shows a file that lost its end in a power cut
+as well as a stream that is another one. So nothing needs an fsync while the stream comes, but for a
+volume's copy of its origin, which the stream does not show. `publish` makes the whole durable.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def discard(root: Folder, name: str) -> None:
 
 def empty_trash(root: Folder, trash: str) -> None:
     """Removes what was discarded. What cannot be removed is removed when the pool is opened the next time."""
+    with contextlib.suppress(OSError):
+        os.unlink(trash, dir_fd=root.fd)  # it may be anything but a folder
     shutil.rmtree(trash, ignore_errors=True, dir_fd=root.fd)
 
 
@@ -90,7 +92,7 @@ class Receive:
     def _resumed(
         self, blocks: Iterator[Buffer], stack: ExitStack
     ) -> tuple[Folder | None, Start | None, Iterator[Buffer]]:
-        """The partial that is there, if the stream is the same, and in any case the blocks still to be taken."""
+        """The partial that is there, if the stream is the same, and always the blocks still to be taken."""
         with self._told():
             found = self._partial(stack)
         if found is None:
@@ -108,7 +110,7 @@ class Receive:
         """What is there of an earlier receive and can be used."""
         try:
             folder = stack.enter_context(self.root.folder(self.uuid + PARTIAL))
-        except FileNotFoundError:
+        except OSError:
             return None
         checkpoint = read_checkpoint(folder)
         if checkpoint is None or checkpoint.origin != (self.origin and self.origin.uuid):
@@ -187,7 +189,7 @@ class Receive:
 
 
 def compared(stored: StoredStream, size: int, blocks: Iterator[Buffer]) -> tuple[bool, Iterator[Buffer]]:
-    """Whether the first `size` bytes of `blocks` are what is stored; and the blocks that are still to be taken.
+    """Whether the first `size` bytes of `blocks` are what is stored; and the blocks still to be taken.
 
     These are what follows if they are, and if not, all of the stream once more, its beginning from the store.
     """

@@ -152,7 +152,7 @@ class VolumeReceiver:
 
     def _gather(self, offset: int, payload: Buffer) -> None:
         """Payloads that follow each other are written together."""
-        if offset != self._gathered_end:
+        if not self._gathered or offset != self._gathered_end:
             self._flush()
             self._gathered_at = offset
         self._gathered.append(payload)
@@ -163,7 +163,7 @@ class VolumeReceiver:
         self._gathered = []
 
     def settle(self) -> None:
-        """Going on compares what the stream wrote, but not what came from the origin: that is made durable."""
+        """Going on compares what the stream wrote, not what came from the origin: that is made durable."""
         if self._start.disk is not None:
             os.fsync(self._disk)
             os.fsync(self._skeleton)
@@ -200,4 +200,5 @@ def fresh_start(begin: Begin, origin: ImageNote | None) -> Checkpoint:
 
 
 def _is_zero(payload: Buffer) -> bool:
-    return not payload[0] and not payload[-1] and bytes(payload) == bytes(len(payload))
+    # Most are told by their ends.
+    return not len(payload) or (not (payload[0] or payload[-1]) and bytes(payload) == bytes(len(payload)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
 from imgstored.errors import StreamError
@@ -21,6 +20,7 @@ from imgstored.zstream.volume import DISK as DISK_OBJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
 
     from imgstored.pools.embedded.files import Folder
     from imgstored.zstream.fletcher4 import ByteOrder
@@ -30,7 +30,7 @@ class StoredStream(Protocol):
     """A stream, or its beginning, in files that are open, and stay readable when they are deleted."""
 
     def pieces(self, limit: int) -> Iterator[bytes]:
-        """The first `limit` bytes, or as many as there are. Raises `OSError`, and `StreamError` for a damaged one."""
+        """The first `limit` bytes, or as many as there are. Raises `OSError` and `StreamError`."""
         ...
 
 
@@ -62,7 +62,7 @@ class FilesystemStream:
 
 
 class VolumeStream:
-    """A stream put together from a skeleton, its records without what they write to the disk, and the disk."""
+    """A stream put together from the disk, and a skeleton: its records without what is on the disk."""
 
     def __init__(self, skeleton: int, disk: int) -> None:
         self._skeleton = _Ahead(skeleton)

@@ -1,0 +1,73 @@
+"""`python -m bench`: measures the cases one after another, and prints one table in Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import clients, listing, memory, restart, speed
+from bench.context import FULL, QUICK, Bench
+from bench.machine import described
+from bench.progress import say
+from bench.table import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.table import Row
+
+_CASES: dict[str, Callable[[Bench], list[Row]]] = {
+    "gzip-paced": speed.paced,
+    "gzip": speed.gzip,
+    "bzip2": speed.bzip2,
+    "xz": speed.xz,
+    "tls": speed.tls,
+    "memory": memory.memory,
+    "restart": restart.restart,
+    "list": listing.listing,
+    "clients": clients.clients,
+}
+
+
+def main() -> None:
+    """Prints the table. Ends with status 0 also when a goal was missed: the table says so."""
+    arguments = _parsed()
+    load = os.getloadavg()[0]
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    runs = arguments.runs or (1 if arguments.quick else 5)
+    bench = Bench(arguments.work.resolve(), runs=runs, scale=QUICK if arguments.quick else FULL)
+    rows: list[Row] = []
+    for name in arguments.only or _CASES:
+        say(f"case {name}")
+        rows += _CASES[name](bench)
+    print(markdown(rows))
+    quick = " Quick: the figures mean little." if arguments.quick else ""
+    print(f"\nRuns of each side: {runs}, in turn.{quick}\n")
+    print(described(bench.work, load))
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures imgstore.")
+    parser.add_argument("--runs", type=_positive, help="runs of each side (default: 5; with --quick 1)")
+    parser.add_argument("--only", action="append", choices=_CASES, metavar="CASE", help=", ".join(_CASES))
+    parser.add_argument("--quick", action="store_true", help="small inputs, to see that everything works")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("build/bench"),
+        help="folder for inputs, which are kept, and for what the cases write (default: %(default)s)",
+    )
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    main()

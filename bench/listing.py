@@ -1,0 +1,68 @@
+"""How long `imgctl list` takes when there is a lot to list."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from bench.ours import Ours
+from bench.progress import say
+from bench.table import Row, compared
+from bench.timing import in_turn, timed
+from tests.support.image_site import BASE, fixture_manifest
+from tests.support.streams import filesystem_stream
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.context import Bench
+
+_SPACE = uuid.UUID("5a1d9a0e-1f1c-4f0a-8e56-0c6a3d4c9b02")
+_PEER = 'python3 -c "import argparse, msgpack"'
+_MOST = 3.0
+
+
+def listing(bench: Bench) -> list[Row]:
+    """The whole command, against a Python that starts and imports what the command cannot do without."""
+    images = bench.scale.images
+    with Ours(bench.folder(f"store-of-{images}"), config="sources = []\n", keep=True) as ours:
+        _fill(ours, bench.folder("tiny.gz"), images)
+        command = [sys.executable, "-c", "import argparse, msgpack"]
+        sides = {"imgctl list": lambda: ours.timed_imgctl("list"), _PEER: lambda: timed(command)}
+        taken = in_turn(f"imgctl list, {images:,} images", bench.runs * bench.scale.starts, sides)
+    case = f"`imgctl list` with {images:,} images"
+    return [compared(case, taken["imgctl list"], f"`{_PEER}`", taken[_PEER], at_most=_MOST)]
+
+
+def _fill(ours: Ours, path: Path, images: int) -> None:
+    """Installs what is missing; a later run finds it there."""
+    with ours.client() as client:
+        there = {image["manifest"]["uuid"] for image in client.list()}
+        missing = [manifest for manifest in map(_manifest, range(images)) if manifest["uuid"] not in there]
+        if missing:
+            say(f"installing {len(missing):,} tiny images")
+        for manifest in missing:
+            file = gzip.compress(filesystem_stream(size=1000, seed=1), mtime=0)
+            path.write_bytes(file)
+            described = {"sha1": hashlib.sha1(file).hexdigest(), "size": len(file), "compression": "gzip"}
+            client.install({**manifest, "files": [described]}, path)
+    path.unlink(missing_ok=True)
+
+
+def _manifest(number: int) -> dict[str, Any]:
+    """As large as those of the public images are."""
+    manifest = fixture_manifest(BASE)
+    return {
+        **manifest,
+        "uuid": str(uuid.uuid5(_SPACE, str(number))),
+        "name": f"base-{number % 40}-multiarch-lts",
+        "version": f"{number // 40}.{number % 40}.0",
+        "published_at": f"2026-01-{number % 28 + 1:02}T00:{number % 60:02}:00.000Z",
+        "description": "A 64-bit image with just essential packages installed. " * 4,
+        "homepage": "https://docs.example.com/images/container-native",
+        "requirements": {"networks": [{"name": "net0", "description": "public"}], "min_ram": 128},
+        "tags": {"role": "os", "group": "base-multiarch-lts", "number": number},
+    }

@@ -1,0 +1,64 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+_PROGRAMS = {
+    "curl": ["curl", "--version"],
+    "aria2": ["aria2c", "--version"],
+    "gzip": ["gzip", "--version"],
+    "bzip2": ["bzip2", "--help"],
+    "xz": ["xz", "--version"],
+    "nginx": ["/usr/sbin/nginx", "-v"],
+}
+_PACKAGES = ("isal", "indexed_bzip2", "numpy", "blake3", "msgpack", "trio")
+
+
+def described(work: Path, load: float) -> str:
+    """Lines of Markdown. `load` is the load average before the first run."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return "\n".join(
+        (
+            f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; load average {load:.2f} before the first run",
+            f"- {os.cpu_count()} cores, {_processor()}, {memory:.0f} GiB; Linux {platform.release()};"
+            f" {_file_system(work)}",
+            f"- Python {platform.python_version()}; "
+            + ", ".join(f"{name} {_package(name)}" for name in _PACKAGES),
+            "- " + ", ".join(f"{name} {_version(command)}" for name, command in _PROGRAMS.items()),
+        )
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _file_system(folder: Path) -> str:
+    done = subprocess.run(
+        ["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown file system"
+
+
+def _package(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _version(command: list[str]) -> str:
+    """The first word of what a program says that begins with a digit."""
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    words = (done.stdout + done.stderr).replace("/", " ").replace(",", " ").split()
+    return next((word for word in words if word[0].isdigit()), "?")

@@ -1,0 +1,96 @@
+"""What kill -9 costs: bytes that are fetched a second time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from bench.ours import IMGCTL, Ours, source
+from bench.progress import say
+from bench.servers import PacedNginx
+from bench.table import Row, bounded
+from imgstored.transfer.download import DownloadLimits
+from imgstored.transfer.plan import range_size_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.context import Bench
+    from bench.inputs import Input
+
+_MIB = 1 << 20
+_PARTS = {"half": 0.5, "90 %": 0.9}
+_PATIENCE = 120.0
+
+
+def restart(bench: Bench) -> list[Row]:
+    """A kill -9 in the middle of an import, and a new daemon that goes on."""
+    image = bench.inputs.get(bench.gzip)
+    connections, size = DownloadLimits().connections, range_size_for(image.size)
+    goal = f"≤ {connections * size / _MIB:g} MiB: {connections} ranges of {size / _MIB:g} MiB"
+    return [
+        bounded(
+            f"kill -9 at {name}: fetched again",
+            [_fetched_again(bench, image, name, part) / _MIB for _ in range(bench.runs)],
+            goal,
+            at_most=connections * size / _MIB,
+        )
+        for name, part in _PARTS.items()
+    ]
+
+
+def _fetched_again(bench: Bench, image: Input, name: str, part: float) -> int:
+    """All bytes that the server sent of the file, less its size."""
+    folder = bench.folder("nginx-paced")
+    (folder / "access.log").unlink(missing_ok=True)
+    rate = bench.scale.restart_rate
+    with (
+        PacedNginx(folder, root=bench.inputs.folder, rate=rate, workers=2) as server,
+        Ours(bench.folder("ours"), config=source(server.url)) as ours,
+    ):
+        _kill_at(ours, image, part)
+        present = _sent(server, image)
+        ours.start()
+        _until(lambda: _installed(ours, image))
+        sent = _sent(server, image)
+    again = sent - image.size
+    say(f"kill -9 at {name}: {present / _MIB:.1f} MiB sent before, {again / _MIB:.2f} MiB sent again")
+    return again
+
+
+def _kill_at(ours: Ours, image: Input, part: float) -> None:
+    client = subprocess.Popen(
+        [IMGCTL, "import", image.uuid],
+        env={**os.environ, "IMGSTORED_SOCKET": str(ours.socket)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with ours.client() as asking:
+            _until(lambda: any(job["done"] >= part * image.size for job in asking.jobs()))
+        ours.kill()
+    finally:
+        client.kill()
+        client.wait()
+
+
+def _installed(ours: Ours, image: Input) -> bool:
+    with ours.client() as client:
+        return any(each["manifest"]["uuid"] == image.uuid for each in client.list())
+
+
+def _sent(server: PacedNginx, image: Input) -> int:
+    """Bytes of the file that left nginx, also those that nobody read any more."""
+    path = f"/{image.uuid}/file"
+    return sum(hit.bytes_sent for hit in server.settled_hits(quiet=0.5) if hit.path == path)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"it did not come to that in {_PATIENCE:g} s")
+        time.sleep(0.02)

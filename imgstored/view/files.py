@@ -1,0 +1,82 @@
+"""The tree as plain read-only files, where there is no FUSE."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from imgstored.view.plain import PlainFolder
+from imgstored.view.tree import tree_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from imgstored.store.catalog import InstalledImage
+    from imgstored.view.tree import Change, Tree
+
+log = structlog.get_logger(__name__)
+
+
+class FilesView:
+    """Shows installed images as files in a folder of their own, which stay when it ends."""
+
+    kind = "files"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tree: Tree | None = None  # as long as it is shown
+        self._folder: PlainFolder | None = None
+        self._one_at_a_time = trio.Lock()  # the tree and the folder, and the thread that works on them
+
+    async def run(
+        self,
+        images: Iterable[InstalledImage],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Makes the folder what is installed, and keeps it so until cancelled.
+
+        Raises `ConfigError` when the folder cannot be used, and never after it has started.
+        """
+        try:
+            async with self._one_at_a_time:
+                self._tree = tree_of(images, time.time_ns)
+                await trio.to_thread.run_sync(self._open, self._tree)
+            log.info("shown as files", path=str(self._path), images=len(self._tree.root.entries) - 1)
+            task_status.started()
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                async with self._one_at_a_time:
+                    self._close()
+
+    async def add(self, image: InstalledImage) -> None:
+        """Shows an image: who looks after this finds all of it."""
+        async with self._one_at_a_time:
+            if self._tree is not None:
+                await self._update(self._tree, self._tree.add(image))
+
+    async def remove(self, image: InstalledImage) -> None:
+        """Shows an image no longer. Who has a file open may go on reading it."""
+        async with self._one_at_a_time:
+            if self._tree is not None:
+                await self._update(self._tree, self._tree.remove(image))
+
+    async def _update(self, tree: Tree, change: Change) -> None:
+        assert self._folder is not None
+        update: Callable[..., None] = self._folder.update
+        await trio.to_thread.run_sync(update, tree, change.paths)
+
+    def _open(self, tree: Tree) -> None:
+        self._folder = PlainFolder(self._path)
+        self._folder.synchronise(tree)
+
+    def _close(self) -> None:
+        self._tree = None
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None

@@ -1,0 +1,151 @@
+"""Which view there is: a FUSE mount, plain files, or none."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import structlog
+import trio
+
+from imgstored.errors import ConfigError
+from imgstored.view.files import FilesView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from imgstored.store.catalog import InstalledImage
+    from imgstored.view.fuse import FuseView
+
+log = structlog.get_logger(__name__)
+
+Mode = Literal["auto", "fuse", "files", "off"]
+
+_WHAT_TO_INSTALL = (
+    "install fuse3 and libfuse3-dev (Debian's names) and then `pip install 'imgstore[fuse]'`; "
+    '`view.mode = "files"` needs none of it'
+)
+
+
+class View(Protocol):
+    """Where installed images can be read as files. Adding and removing are harmless while it does not run."""
+
+    @property
+    def kind(self) -> str:
+        """`fuse`, `files`, `off`; `auto` while it is not known yet."""
+        ...
+
+    async def run(
+        self,
+        images: Iterable[InstalledImage],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Shows the images until cancelled; started when they can be read. Raises `ConfigError` before that."""
+        ...
+
+    async def add(self, image: InstalledImage) -> None:
+        """Shows an image: who looks after this finds all of it."""
+        ...
+
+    async def remove(self, image: InstalledImage) -> None:
+        """Shows an image no longer: who looks after this does not find it."""
+        ...
+
+
+def open_view(mode: Mode, path: Path) -> View:
+    """The view that the configuration asks for. Raises `ConfigError` for a `fuse` that is not possible here."""
+    if mode == "off":
+        return NoView()
+    if mode == "files":
+        return FilesView(path)
+    if mode == "fuse":
+        return _fuse_view(path)
+    try:
+        return _FuseOrFilesView(_fuse_view(path), FilesView(path))
+    except ConfigError as error:
+        log.info("the view is plain files", why=error.message)
+        return FilesView(path)
+
+
+class NoView:
+    """Shows nothing."""
+
+    kind = "off"
+
+    async def run(
+        self,
+        images: Iterable[InstalledImage],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Waits until cancelled."""
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def add(self, image: InstalledImage) -> None:
+        """Nothing to do."""
+
+    async def remove(self, image: InstalledImage) -> None:
+        """Nothing to do."""
+
+
+class _FuseOrFilesView:
+    """A mount, or else files: whether mounting works is known when it was tried."""
+
+    def __init__(self, fuse: FuseView, files: FilesView) -> None:
+        self._fuse = fuse
+        self._files = files
+        self._view: View | None = None
+        self._images: dict[tuple[str, str], InstalledImage] = {}  # while it is not known
+        self._running = False
+
+    @property
+    def kind(self) -> str:
+        """`fuse` or `files`, and `auto` while it is not known."""
+        return "auto" if self._view is None else self._view.kind
+
+    async def run(
+        self,
+        images: Iterable[InstalledImage],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Mounts, or writes files where that fails, until cancelled."""
+        self._images = {(image.pool, image.uuid): image for image in images}
+        for view in (self._fuse, self._files):
+            self._view = view
+            try:
+                await view.run(list(self._images.values()), task_status=task_status)
+            except ConfigError as error:
+                if view is self._files:
+                    raise
+                log.warning("the view is plain files, because it cannot be mounted", why=error.message)
+
+    async def add(self, image: InstalledImage) -> None:
+        """Shows an image."""
+        self._images[image.pool, image.uuid] = image
+        if self._view is not None:
+            await self._view.add(image)
+
+    async def remove(self, image: InstalledImage) -> None:
+        """Shows an image no longer."""
+        self._images.pop((image.pool, image.uuid), None)
+        if self._view is not None:
+            await self._view.remove(image)
+
+
+def _fuse_view(path: Path) -> FuseView:
+    try:
+        from imgstored.view.fuse import FuseView  # noqa: PLC0415 - not everybody has pyfuse3
+    except ImportError as error:
+        raise ConfigError(f"FUSE is not possible here: {error}", hint=_WHAT_TO_INSTALL) from error
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise ConfigError(
+            f"FUSE is not possible here: /dev/fuse: {error.strerror}",
+            hint=f"`modprobe fuse`, or give the container /dev/fuse; {_WHAT_TO_INSTALL}",
+        ) from error
+    return FuseView(path)

@@ -1,0 +1,342 @@
+"""A folder of plain files that is made what the tree is. All calls block.
+
+The folder is ours when it has the file `.imgstored`, and is made so only while it is empty. In there, ours are
+folders named by a uuid, links in `by-name` that lead to one, and `.new-…` and `.old-…`. Everything else is somebody
+else's and is left alone, and no link is ever followed.
+
+An image's folder is built beside its place and then renamed, and is renamed away before it is deleted: whoever
+reads sees all of it or nothing, also after a crash.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import stat
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+
+from imgstored.errors import ConfigError
+from imgstored.view import mountpoint
+from imgstored.view.names import is_uuid
+from imgstored.view.tree import BY_NAME, File, Folder, Link, Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from imgstored.view.tree import Node
+    from imgstored.view.tree import Path as TreePath
+
+log = structlog.get_logger(__name__)
+
+MARKER = b".imgstored"
+_MARKER_TEXT = b"imgstored keeps this folder: it removes what is named by a uuid and is not installed.\n"
+_NEW, _OLD = b".new-", b".old-"
+_NEW_LINK = _NEW + b"link"
+_TARGET = re.compile(rb"\.\./\.\./[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class PlainFolder:
+    """The folder, opened and locked. To be used from one thread at a time, and closed.
+
+    Raises `ConfigError` when it is somebody else's, or another imgstored's, or cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._behind: dict[TreePath, None] = {}  # what could not be made as it is in the tree
+        try:
+            self._fd = _opened(path)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        try:
+            self._marker = self._claim()
+        except BaseException as error:
+            os.close(self._fd)
+            if isinstance(error, OSError):
+                raise _unusable(path, error) from error
+            raise
+
+    def close(self) -> None:
+        """Leaves the files as they are."""
+        os.close(self._marker)
+        os.close(self._fd)
+
+    def update(self, tree: Tree, paths: Iterable[TreePath]) -> None:
+        """Makes these paths what they are in the tree, and what failed before. What fails now is logged."""
+        for path in [*self._behind, *paths]:
+            self._behind.pop(path, None)
+            try:
+                self._make(path, tree.at(path))
+            except OSError as error:
+                self._behind[path] = None
+                log.error("the view is behind", path=self._name(*path), error=str(error))
+
+    def synchronise(self, tree: Tree) -> None:
+        """Makes the whole folder what the tree is. What fails is logged. Raises `ConfigError` if all of it does."""
+        try:
+            with self._inner(BY_NAME, make=True) as by_name:
+                ours = self._found_images() + self._found_links(by_name)
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+        gone = [path for path in ours if tree.at(path) is None]
+        there = [(name,) for name in tree.root.entries if name != BY_NAME]
+        self.update(tree, [*reversed(gone), *there, *_links(tree)])
+
+    def disown(self) -> None:
+        """Removes all that is ours, and the marker. What fails, or is not empty then, is left."""
+        self.synchronise(Tree(lambda: 0))
+        try:
+            os.rmdir(BY_NAME, dir_fd=self._fd)
+            os.unlink(MARKER, dir_fd=self._fd)
+        except OSError as error:
+            log.warning("something is left of the view", path=str(self._path), error=str(error))
+
+    # -- whose it is -----------------------------------------------------------------------------------------
+
+    def _claim(self) -> int:
+        try:
+            marker = os.open(MARKER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        except FileNotFoundError:
+            found = os.listdir(self._fd)
+            if found:
+                raise ConfigError(
+                    f"{self._path} is not empty: it has {found[0]}",
+                    hint="the view wants a folder for itself; empty it, or choose another `view.path`",
+                ) from None
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            marker = os.open(MARKER, flags, 0o644, dir_fd=self._fd)
+            os.write(marker, _MARKER_TEXT)
+        try:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(marker)
+            if error.errno != errno.EWOULDBLOCK:
+                raise
+            raise ConfigError(
+                f"another imgstored keeps {self._path}", hint="stop it, or choose another `view.path`"
+            ) from None
+        return marker
+
+    # -- what is there ---------------------------------------------------------------------------------------
+
+    def _found_images(self) -> list[TreePath]:
+        """Our images; sweeps up what a crash has left."""
+        found: list[TreePath] = []
+        for name, mode in _listed(self._fd):
+            if name.startswith((_NEW, _OLD)):
+                self._delete(name)
+            elif stat.S_ISDIR(mode) and is_uuid(os.fsdecode(name)):
+                found.append((name,))
+            elif name not in {MARKER, BY_NAME}:
+                log.warning("left alone in the view's folder", path=self._name(name))
+        return found
+
+    def _found_links(self, by_name: int) -> list[TreePath]:
+        found: list[TreePath] = []
+        for name, mode in _listed(by_name):
+            if not stat.S_ISDIR(mode):
+                log.warning("left alone in the view's folder", path=self._name(BY_NAME, name))
+                continue
+            with _inner(by_name, name) as folder:
+                for version, _ in _listed(folder):
+                    if _is_our_link(version, folder):
+                        found.append((BY_NAME, name, version))
+                    else:
+                        log.warning(
+                            "left alone in the view's folder", path=self._name(BY_NAME, name, version)
+                        )
+        return found
+
+    def _is_current(self, name: bytes, wanted: Folder) -> bool:
+        try:
+            with self._inner(name) as folder:
+                return sorted(map(os.fsencode, os.listdir(folder))) == sorted(wanted.entries) and all(
+                    _is_same(entry.name, entry.node, folder) for entry in wanted.entries.values()
+                )
+        except OSError:
+            return False
+
+    # -- what is made ----------------------------------------------------------------------------------------
+
+    def _make(self, path: TreePath, node: Node | None) -> None:
+        if isinstance(node, Folder):
+            self._put_image(path[0], node)
+        elif isinstance(node, Link):
+            self._put_link(path, node)
+        elif len(path) == 1:
+            self._take_away(path[0])
+        else:
+            self._drop_link(path)
+
+    def _put_image(self, name: bytes, image: Folder) -> None:
+        if self._is_current(name, image):
+            return
+        self._delete(_NEW + name)
+        os.mkdir(_NEW + name, 0o700, dir_fd=self._fd)
+        with self._inner(_NEW + name) as folder:
+            for entry in image.entries.values():
+                if isinstance(entry.node, File):
+                    _write(entry.name, entry.node.content, folder)
+                elif isinstance(entry.node, Link):
+                    os.symlink(entry.node.target, entry.name, dir_fd=folder)
+            os.fchmod(folder, 0o555)
+        self._take_away(name)
+        os.rename(_NEW + name, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def _take_away(self, name: bytes) -> None:
+        try:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode):
+                raise FileExistsError(errno.EEXIST, "somebody else's, and in the way", os.fsdecode(name))
+        except FileNotFoundError:
+            return
+        self._delete(_OLD + name)
+        os.rename(name, _OLD + name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        self._delete(_OLD + name)
+
+    def _delete(self, name: bytes) -> None:
+        try:
+            with self._inner(name) as folder:
+                os.fchmod(folder, 0o700)  # or nobody but root could empty it
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
+                raise
+            os.unlink(name, dir_fd=self._fd)
+        else:
+            shutil.rmtree(os.fsdecode(name), dir_fd=self._fd)
+
+    def _put_link(self, path: TreePath, link: Link) -> None:
+        by_name, name, version = path
+        with self._inner(by_name, make=True) as outer, _inner(outer, name, make=True) as folder:
+            try:
+                there = os.readlink(version, dir_fd=folder)
+            except FileNotFoundError:
+                pass
+            else:
+                if there == link.target:
+                    return
+                if not _TARGET.fullmatch(there):
+                    raise FileExistsError(
+                        errno.EEXIST, "somebody else's, and in the way", os.fsdecode(version)
+                    )
+            self._delete(_NEW_LINK)
+            os.symlink(link.target, _NEW_LINK, dir_fd=self._fd)
+            os.rename(_NEW_LINK, version, src_dir_fd=self._fd, dst_dir_fd=folder)
+
+    def _drop_link(self, path: TreePath) -> None:
+        by_name, name, version = path
+        try:
+            with self._inner(by_name) as outer:
+                with _inner(outer, name) as folder:
+                    if _is_our_link(version, folder):
+                        os.unlink(version, dir_fd=folder)
+                os.rmdir(name, dir_fd=outer)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+
+    def _inner(self, name: bytes, *, make: bool = False) -> AbstractContextManager[int]:
+        return _inner(self._fd, name, make=make)
+
+    def _name(self, *components: bytes) -> str:
+        return str(self._path.joinpath(*map(os.fsdecode, components)))
+
+
+def withdraw(path: Path) -> None:
+    """Removes what is ours from a folder that was kept before. Raises `ConfigError` when another imgstored keeps it."""
+    try:
+        os.lstat(path / os.fsdecode(MARKER))
+    except OSError:
+        return
+    folder = PlainFolder(path)
+    try:
+        folder.disown()
+    finally:
+        folder.close()
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return os.open(path, _FOLDER)
+    except OSError as error:
+        if error.errno not in mountpoint.DEAD:
+            raise
+    return os.open(mountpoint.take_over(path), _FOLDER)
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot use {path} for the view: {error.strerror}", hint="choose another `view.path`")
+
+
+@contextmanager
+def _inner(outer: int, name: bytes, *, make: bool = False) -> Iterator[int]:
+    """A folder in a folder, opened; never where a link leads to."""
+    try:
+        folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=outer)
+    except FileNotFoundError:
+        if not make:
+            raise
+        os.mkdir(name, 0o755, dir_fd=outer)
+        folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=outer)
+        os.fchmod(folder, 0o755)  # whatever the umask
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _listed(folder: int) -> list[tuple[bytes, int]]:
+    """Names and kinds, links not followed."""
+    with os.scandir(folder) as entries:
+        return [(os.fsencode(entry.name), entry.stat(follow_symlinks=False).st_mode) for entry in entries]
+
+
+def _is_our_link(name: bytes, folder: int) -> bool:
+    try:
+        return _TARGET.fullmatch(os.readlink(name, dir_fd=folder)) is not None
+    except OSError:
+        return False
+
+
+def _is_same(name: bytes, node: Node, folder: int) -> bool:
+    if isinstance(node, Link):
+        return os.readlink(name, dir_fd=folder) == node.target
+    assert isinstance(node, File)
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        return (
+            found.st_mode == stat.S_IFREG | 0o444
+            and found.st_size == len(node.content)
+            and file.read(len(node.content) + 1) == node.content
+        )
+
+
+def _write(name: bytes, content: bytes, folder: int) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444, dir_fd=folder)
+    with open(fd, "wb") as file:
+        file.write(content)
+        os.fchmod(fd, 0o444)  # whatever the umask
+
+
+def _links(tree: Tree) -> list[TreePath]:
+    by_name = tree.at((BY_NAME,))
+    assert isinstance(by_name, Folder)
+    return [
+        (BY_NAME, name, version)
+        for name, entry in by_name.entries.items()
+        if isinstance(entry.node, Folder)
+        for version in entry.node.entries
+    ]
