@@ -1,8 +1,9 @@
-"""The tree as a FUSE mount. Importing it needs pyfuse3, which keeps its state in its module: one mount at a time.
+"""The tree as a FUSE mount. Needs pyfuse3, which keeps its state in its module: one mount at a time.
 
-The kernel remembers what it was told, and answers most readers by itself. When an image comes or goes, the tree
-changes first, and then the kernel is made to forget; that may wait for readers who in turn wait for us, and is
-done in threads while we go on serving. It has a time limit: a reader who is stuck must not stop an import.
+The kernel remembers what it was told, and answers most readers by itself. When an image comes or goes, the
+tree changes first, and then the kernel is made to forget; that may wait for readers who in turn wait for us,
+and is done in threads while we go on serving. It has a time limit: a reader who is stuck must not stop an
+import.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class FuseView:
             await self._forget(self._tree.add(image))
 
     async def remove(self, image: InstalledImage) -> None:
-        """Shows an image no longer: every lookup after this fails. Who has a file open may go on reading it."""
+        """Shows an image no longer: lookups fail from then on. Who has a file open may go on reading it."""
         if self._tree is not None:
             await self._forget(self._tree.remove(image))
 
@@ -144,8 +145,7 @@ class FuseView:
                 self._tree = None
                 # Forgetting may need answers of ours to come to an end.
                 with trio.move_on_after(_STOP_LIMIT, shield=True):
-                    while self._forgetters.borrowed_tokens > 0:
-                        await trio.sleep(0.005)
+                    await self._all_forgotten()
                 serving.cancel()
 
     async def _answer(self, until: trio.CancelScope) -> None:
@@ -157,6 +157,17 @@ class FuseView:
             # The images are still there for everybody else: no reason for the daemon to end.
             if not _nothing_to_read(error):
                 log.exception("the view has failed", path=str(self._path))
+
+    async def _all_forgotten(self) -> None:
+        """Waits until no thread makes the kernel forget anything."""
+        taken: list[object] = []
+        try:
+            for _ in range(_FORGETTERS):
+                await self._forgetters.acquire_on_behalf_of(token := object())
+                taken.append(token)
+        finally:
+            for token in taken:
+                self._forgetters.release_on_behalf_of(token)
 
     async def _forget(self, change: Change) -> None:
         with trio.move_on_after(_FORGET_LIMIT) as limit:
@@ -190,7 +201,7 @@ async def _main() -> None:
     while True:
         try:
             await pyfuse3.main()
-        except Exception as error:  # noqa: BLE001 - looked at, and raised again
+        except Exception as error:
             if not _nothing_to_read(error):
                 raise
         else:

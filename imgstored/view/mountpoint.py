@@ -1,4 +1,4 @@
-"""The place of a mount: is something mounted there, is it dead, may we mount there; and unmounting. All calls block.
+"""The place of a mount: what is mounted there, is it dead, may we mount there; and unmounting. All calls block.
 
 A FUSE daemon that was killed leaves a dead mount behind, on which every call fails with ENOTCONN.
 """
@@ -46,7 +46,7 @@ def mounted_at(path: Path) -> Mount | None:
     """The topmost mount at exactly that path (absolute, without links), never waiting for who serves it."""
     found = None
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        # proc(5): id parent major:minor root mount-point options optional-fields... - type source super-options
+        # proc(5): id parent major:minor root mount-point options optional... - type source super-options
         place, _, what = line.partition(b" - ")
         fields, kind = place.split(), what.split()
         if len(fields) > 4 and len(kind) > 1 and _unescaped(fields[4]) == os.fsencode(path):
@@ -55,7 +55,7 @@ def mounted_at(path: Path) -> Mount | None:
 
 
 def take_over(path: Path) -> Path:
-    """Takes away dead mounts at the path, and returns it without links. Raises `ConfigError` for a live mount."""
+    """Takes away dead mounts at the path; returns it without links. Raises `ConfigError` for a live mount."""
     place = Path(os.path.realpath(path))
     for _ in range(_MAX_STACK):
         mount = mounted_at(place)

@@ -1,12 +1,13 @@
 """How a name or a version becomes exactly one safe component of a path.
 
-| in the name                                            | in the path                                         |
-| ------------------------------------------------------ | --------------------------------------------------- |
-| `/`, `%`, control characters, NUL, half surrogate pairs | `%XX` for each of their bytes in UTF-8               |
-| the whole name is `.` or `..`                           | `%2E`, `%2E%2E`                                      |
-| the name is empty                                       | `%`                                                  |
-| longer than 255 bytes when encoded                      | its beginning, `%~`, and 32 hex digits of its SHA-256 |
-| anything else                                           | itself, in UTF-8                                     |
+| in the name                            | in the path                                                   |
+| -------------------------------------- | ------------------------------------------------------------- |
+| `/`, `%`, control characters, NUL,     | `%XX` for each of their bytes in UTF-8                        |
+| surrogates without their other half    |                                                               |
+| the whole name is `.` or `..`          | `%2E`, `%2E%2E`                                               |
+| the name is empty                      | `%`                                                           |
+| longer than 255 bytes when encoded     | its beginning, `%~`, and 32 hex digits of its SHA-256         |
+| anything else                          | itself, in UTF-8                                              |
 
 Different names have different components: a `%` that comes from a name is followed by 25.
 """
@@ -32,7 +33,7 @@ def is_uuid(text: str) -> bool:
 
 
 def component(name: str) -> bytes:
-    """The component of a path that stands for the name: 1 to 255 bytes, never `.` or `..`, without `/` and NUL."""
+    """The component of a path for the name: 1 to 255 bytes, never `.` or `..`, without `/` and NUL."""
     if not name:
         return b"%"
     if name in {".", ".."}:

@@ -42,7 +42,7 @@ class View(Protocol):
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Shows the images until cancelled; started when they can be read. Raises `ConfigError` before that."""
+        """Shows the images until cancelled; started when they can be read, or else raises `ConfigError`."""
         ...
 
     async def add(self, image: InstalledImage) -> None:
@@ -55,7 +55,7 @@ class View(Protocol):
 
 
 def open_view(mode: Mode, path: Path) -> View:
-    """The view that the configuration asks for. Raises `ConfigError` for a `fuse` that is not possible here."""
+    """The view that the configuration asks for. Raises `ConfigError` for `fuse` where there is none."""
     if mode == "off":
         return NoView()
     if mode == "files":
@@ -99,7 +99,6 @@ class _FuseOrFilesView:
         self._files = files
         self._view: View | None = None
         self._images: dict[tuple[str, str], InstalledImage] = {}  # while it is not known
-        self._running = False
 
     @property
     def kind(self) -> str:
@@ -122,6 +121,8 @@ class _FuseOrFilesView:
                 if view is self._files:
                     raise
                 log.warning("the view is plain files, because it cannot be mounted", why=error.message)
+            else:
+                return
 
     async def add(self, image: InstalledImage) -> None:
         """Shows an image."""
@@ -138,7 +139,7 @@ class _FuseOrFilesView:
 
 def _fuse_view(path: Path) -> FuseView:
     try:
-        from imgstored.view.fuse import FuseView  # noqa: PLC0415 - not everybody has pyfuse3
+        from imgstored.view.fuse import FuseView  # not everybody has pyfuse3
     except ImportError as error:
         raise ConfigError(f"FUSE is not possible here: {error}", hint=_WHAT_TO_INSTALL) from error
     try:

@@ -20,7 +20,7 @@ import structlog
 from imgstored.view.tree import ROOT_INODE, File, Folder, Link
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from imgstored.view.tree import Node, Tree
 
@@ -29,14 +29,14 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds for which the kernel need not ask again. What changes is made known to it at once, so this only bounds
-#: how long something could be seen after that has failed.
+#: Seconds for which the kernel need not ask again. What changes is made known to it at once, so this only
+#: bounds how long something could be seen after that has failed.
 _REMEMBERED = 300.0
 
 _BLOCK = 4096
 
 
-def _answered(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def _answered(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Makes an answer of what should not happen: EIO, and a traceback in the log."""
 
     @functools.wraps(handler)
@@ -62,7 +62,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree) -> None:
         super().__init__()
         self._tree = tree
-        # What the kernel knows, and how often it was told: it may ask for it until it has forgotten it as often.
+        # What the kernel knows, and how often it was told: it may ask until it has forgotten as often.
         self._known: dict[int, Node] = {ROOT_INODE: tree.root}
         self._told: dict[int, int] = {}
         self._handles = itertools.count(1)
@@ -187,7 +187,7 @@ class Operations(pyfuse3.Operations):
 
 
 async def _refused(*_: Any, **__: Any) -> Any:
-    """Nothing here can be changed. The kernel says so itself as long as nobody has remounted the view writable."""
+    """Nothing here can be changed. The kernel says so itself until somebody remounts the view writable."""
     raise pyfuse3.FUSEError(errno.EROFS)
 
 

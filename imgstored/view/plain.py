@@ -1,11 +1,11 @@
 """A folder of plain files that is made what the tree is. All calls block.
 
-The folder is ours when it has the file `.imgstored`, and is made so only while it is empty. In there, ours are
-folders named by a uuid, links in `by-name` that lead to one, and `.new-…` and `.old-…`. Everything else is somebody
-else's and is left alone, and no link is ever followed.
+The folder is ours when it has the file `.imgstored`, and is made so only while it is empty. In there, ours
+are folders named by a uuid, links in `by-name` that lead to one, and `.new-…` and `.old-…`. Everything else is
+somebody else's and is left alone, and no link is ever followed.
 
-An image's folder is built beside its place and then renamed, and is renamed away before it is deleted: whoever
-reads sees all of it or nothing, also after a crash.
+An image's folder is built beside its place and then renamed, and is renamed away before it is deleted:
+whoever reads sees all of it or nothing, also after a crash.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PlainFolder:
                 log.error("the view is behind", path=self._name(*path), error=str(error))
 
     def synchronise(self, tree: Tree) -> None:
-        """Makes the whole folder what the tree is. What fails is logged. Raises `ConfigError` if all of it does."""
+        """Makes the whole folder what the tree is. What fails is logged; `ConfigError` if all of it does."""
         try:
             with self._inner(BY_NAME, make=True) as by_name:
                 ours = self._found_images() + self._found_links(by_name)
@@ -105,10 +105,10 @@ class PlainFolder:
         try:
             marker = os.open(MARKER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         except FileNotFoundError:
-            found = os.listdir(self._fd)
+            found = _listed(self._fd)
             if found:
                 raise ConfigError(
-                    f"{self._path} is not empty: it has {found[0]}",
+                    f"{self._path} is not empty: it has {os.fsdecode(found[0][0])}",
                     hint="the view wants a folder for itself; empty it, or choose another `view.path`",
                 ) from None
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -158,7 +158,7 @@ class PlainFolder:
     def _is_current(self, name: bytes, wanted: Folder) -> bool:
         try:
             with self._inner(name) as folder:
-                return sorted(map(os.fsencode, os.listdir(folder))) == sorted(wanted.entries) and all(
+                return {name for name, _ in _listed(folder)} == set(wanted.entries) and all(
                     _is_same(entry.name, entry.node, folder) for entry in wanted.entries.values()
                 )
         except OSError:
@@ -254,7 +254,7 @@ class PlainFolder:
 
 
 def withdraw(path: Path) -> None:
-    """Removes what is ours from a folder that was kept before. Raises `ConfigError` when another imgstored keeps it."""
+    """Removes what is ours from a folder of ours. Raises `ConfigError` when another imgstored keeps it."""
     try:
         os.lstat(path / os.fsdecode(MARKER))
     except OSError:
@@ -315,7 +315,7 @@ def _is_same(name: bytes, node: Node, folder: int) -> bool:
         return os.readlink(name, dir_fd=folder) == node.target
     assert isinstance(node, File)
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    with open(fd, "rb") as file:
+    with os.fdopen(fd, "rb") as file:
         found = os.fstat(fd)
         return (
             found.st_mode == stat.S_IFREG | 0o444
@@ -326,7 +326,7 @@ def _is_same(name: bytes, node: Node, folder: int) -> bool:
 
 def _write(name: bytes, content: bytes, folder: int) -> None:
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444, dir_fd=folder)
-    with open(fd, "wb") as file:
+    with os.fdopen(fd, "wb") as file:
         file.write(content)
         os.fchmod(fd, 0o444)  # whatever the umask
 

@@ -5,7 +5,7 @@
     /by-name/NAME/VERSION     -> ../../UUID
 
 An image that is in several pools is shown once, as the pool has it where it was first. Of several images with
-the same name and version, `by-name` shows the one that was published last; when that goes, the next comes back.
+the same name and version, `by-name` shows the one published last; when that goes, the next comes back.
 
 A tree is not shared between threads. A change is made at once, between two looks at it, and says what must be
 forgotten by those who remember what they saw.
@@ -154,7 +154,7 @@ class Tree:
         return node
 
     def add(self, image: InstalledImage) -> Change:
-        """Shows an image, or shows it anew. Raises `InvalidUUIDError` for what could not be a folder's name."""
+        """Shows an image, or shows it anew. Raises `InvalidUUIDError` for what cannot be a folder's name."""
         if not is_uuid(image.uuid):
             raise InvalidUUIDError(image.uuid)
         copies = self._copies.setdefault(image.uuid, {})
@@ -244,7 +244,7 @@ class Tree:
 
     def _put(self, folder: Folder, name: bytes, node: Node, change: Change) -> None:
         old = folder.entries.get(name)
-        # What takes another's place keeps its id, so that who is listing the folder does not see the name twice.
+        # What takes another's place keeps its id: who is listing the folder must not see the name twice.
         folder.entries[name] = Entry(next(self._ids) if old is None else old.id, name, node)
         self._note(folder, name, change)
 
