@@ -160,7 +160,7 @@ class Installer:
             await self._clean_up(self._leftovers.drop_partial, layer)
             return below.error
         except ImgstoreError as error:
-            spoiled = isinstance(error, _SPOILED) or isinstance(bytes_from, FromFile)
+            spoiled = isinstance(error, _SPOILED) or isinstance(bytes_from, FromFile) or not layer.done()
             log.warning(
                 "not installed", uuid=layer.uuid, error=error.message, code=error.code, dropped=spoiled
             )

@@ -1,4 +1,4 @@
-"""The place of a mount: what is mounted there, is it dead, may we mount there; and unmounting. All calls block.
+"""The place of a mount: what is mounted there, is it dead, may we mount there; unmounting. All calls block.
 
 A FUSE daemon that was killed leaves a dead mount behind, on which every call fails with ENOTCONN.
 """
@@ -127,7 +127,8 @@ def _fusermount(place: Path) -> str:
 
 def _is_dead(place: Path) -> bool:
     try:
-        place.stat()
+        # Not `stat`: the kernel may answer that from its cache.
+        os.statvfs(place)
     except OSError as error:
         return error.errno in DEAD
     return False

@@ -1,8 +1,8 @@
 """A folder of plain files that is made what the tree is. All calls block.
 
 The folder is ours when it has the file `.imgstored`, and is made so only while it is empty. In there, ours
-are folders named by a uuid, links in `by-name` that lead to one, and `.new-…` and `.old-…`. Everything else is
-somebody else's and is left alone, and no link is ever followed.
+are folders named by a uuid, links in `by-name` that lead to one, and `.new-…` and `.old-…`. Everything else
+is somebody else's and is left alone, and no link is ever followed.
 
 An image's folder is built beside its place and then renamed, and is renamed away before it is deleted:
 whoever reads sees all of it or nothing, also after a crash.

@@ -86,12 +86,13 @@ def test_ctrl_c_ends_one_interest_and_the_last_one_ends_the_import(slow):
     until(lambda: any(len(job["clients"]) == 2 and job["done"] > 0 for job in jobs(slow)))
 
     first.send_signal(signal.SIGINT)
-    assert first.wait(5) == 130
+    first.communicate(timeout=5)
+    assert first.returncode == 130
     until(lambda: [len(job["clients"]) for job in jobs(slow)] == [1])
     assert second.poll() is None
 
     second.send_signal(signal.SIGINT)
-    second.wait(5)
+    second.communicate(timeout=5)
     until(lambda: jobs(slow) == [])
     assert slow.imgctl("list").stdout == ""
 

@@ -144,7 +144,7 @@ def test_anything_may_come(data: bytes) -> None:
         read([data])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10), st.binary(min_size=304, max_size=304))
 def test_any_header_may_come(kind: int, body: bytes) -> None:
     """With a right checksum, so that what it says is looked at."""

@@ -72,7 +72,7 @@ class VolumeStream:
         """The first `limit` bytes, in pieces of about 1 MiB."""
         parts: list[bytes] = []
         waiting = position = 0
-        for part in self._parts():
+        for part in self._parts() if limit else ():
             part = part[: limit - position]
             parts.append(part)
             position += len(part)
