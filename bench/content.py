@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ def usr_content(size: int, root: Path = Path("/usr")) -> Iterator[bytes]:
     Folders come in the order of their names' hashes, so that a part of /usr is a mix of all of it; the files
     of a folder in the order of their names. Raises `OSError` if nothing there can be read.
     """
-    files = list(_files(root))
+    files = _files(root)
     left = size
     while left:
         before = left
@@ -36,19 +37,18 @@ def usr_content(size: int, root: Path = Path("/usr")) -> Iterator[bytes]:
             raise OSError(f"nothing below {root} can be read")
 
 
-def _files(root: Path) -> Iterator[Path]:
+@functools.cache
+def _files(root: Path) -> list[Path]:
     folders = sorted(
-        ((Path(folder), names) for folder, _, names in os.walk(root)),
+        ((folder, names) for folder, _, names in os.walk(root)),
         key=lambda found: hashlib.sha1(os.fsencode(found[0])).digest(),
     )
-    for folder, names in folders:
-        for name in sorted(names):
-            path = folder / name
-            if path.is_file() and not path.is_symlink():
-                yield path
+    return [Path(folder, name) for folder, names in folders for name in sorted(names)]
 
 
 def _blocks(path: Path, limit: int) -> Iterator[bytes]:
+    if path.is_symlink() or not path.is_file():
+        return
     try:
         with path.open("rb") as file:
             while limit and (block := file.read(min(_BLOCK, limit))):

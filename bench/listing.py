@@ -8,7 +8,7 @@ import sys
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from bench.ours import Ours
+from bench.ours import Ours, source
 from bench.progress import say
 from bench.table import Row, compared
 from bench.timing import in_turn, timed
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 _SPACE = uuid.UUID("5a1d9a0e-1f1c-4f0a-8e56-0c6a3d4c9b02")
 _PEER = 'python3 -c "import argparse, msgpack"'
 _MOST = 3.0
+#: No image comes from a server here.
+_NOWHERE = "http://127.0.0.1:9"
 
 
 def listing(bench: Bench) -> list[Row]:
     """The whole command, against a Python that starts and imports what the command cannot do without."""
     images = bench.scale.images
-    with Ours(bench.folder(f"store-of-{images}"), config="sources = []\n", keep=True) as ours:
+    with Ours(bench.folder(f"store-of-{images}"), config=source(_NOWHERE), keep=True) as ours:
         _fill(ours, bench.folder("tiny.gz"), images)
         command = [sys.executable, "-c", "import argparse, msgpack"]
         sides = {"imgctl list": lambda: ours.timed_imgctl("list"), _PEER: lambda: timed(command)}

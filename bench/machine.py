@@ -44,10 +44,9 @@ def _processor() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    done = subprocess.run(
-        ["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown file system"
+    command = ["df", "--output=fstype", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (done.stdout.split() or ["unknown file system"])[-1]
 
 
 def _package(name: str) -> str:

@@ -149,15 +149,19 @@ UNITS = 40
 Step = tuple[str, int, int]  # what, where, how many units
 
 
+KINDS = st.sampled_from(["write", "zeros", "free"])
+
+
 @st.composite
 def volume_steps(draw: st.DrawFn) -> list[Step]:
-    """Steps through a volume from its start to its end."""
+    """Steps through a volume from its start to its end, with gaps."""
     at, steps = 0, []
-    while at < UNITS and draw(st.booleans()):
-        at += draw(st.integers(0, 6))
-        count = draw(st.integers(1, 5))
+    for gap, what, count in draw(
+        st.lists(st.tuples(st.integers(0, 3), KINDS, st.integers(1, 5)), min_size=3, max_size=12)
+    ):
+        at += gap
         if at + count <= UNITS:
-            steps.append((draw(st.sampled_from(["write", "zeros", "free"])), at, count))
+            steps.append((what, at, count))
         at += count
     return steps
 
@@ -235,7 +239,7 @@ def stream_until(stream: bytes, at: int | None) -> Iterator[memoryview]:
 def test_what_another_stream_left_is_gone(pools: EmbeddedPools) -> None:
     """A checkpoint, more of the first stream than it says, and then a stream that goes on in another way."""
     size = UNITS * UNIT
-    origin, made = volume_stream([("write", 0, UNITS)], size=size, guid=5)
+    origin, made = volume_stream([("write", 0, 6), ("write", 20, 15)], size=size, guid=5)
     wanted, remade = volume_stream([("write", 2, 2), ("write", 30, 1)], size=size, guid=6, fromguid=5)
     left, _ = volume_stream(
         [("write", 2, 2), ("write", 8, 9), ("free", 20, 9)], size=size, guid=6, fromguid=5
@@ -253,6 +257,23 @@ def test_what_another_stream_left_is_gone(pools: EmbeddedPools) -> None:
     pool.receive(INCREMENTAL, [b"".join(wanted)], origin=BASE)
     pool.publish(INCREMENTAL)
     assert (pools.folder / INCREMENTAL / "disk.raw").read_bytes() == remade(made(b""))
+
+
+def test_a_clone_frees_what_its_origin_had(pools: EmbeddedPools) -> None:
+    """By a FREE, by a WRITE of zeros, and by a FREE to the end; all of them leave holes."""
+    size = UNITS * UNIT
+    origin, made = volume_stream([("write", 0, UNITS)], size=size, guid=5)
+    steps = [("free", 2, 3), ("zeros", 9, 3), ("write", 34, 1)]
+    clone, remade = volume_stream(steps, size=size, guid=6, fromguid=5, end=30)
+    pool = pools.open()
+    pool.receive(BASE, origin)
+    pool.publish(BASE)
+    pool.receive(INCREMENTAL, clone, origin=BASE)
+    pool.publish(INCREMENTAL)
+    disk = pools.folder / INCREMENTAL / "disk.raw"
+    expected = remade(made(b""))
+    assert disk.read_bytes() == expected
+    assert disk.stat().st_blocks * 512 < UNIT * 30
 
 
 def test_a_clone_takes_only_the_room_of_its_data(pools: EmbeddedPools) -> None:
