@@ -59,7 +59,9 @@ def static_source(url: str, **settings: object) -> str:
     return "[[sources]]\n" + "\n".join(lines) + "\n"
 
 
-def made_image(uuid: str, *, size: int = 32 << 20, seed: int = 1, **fields: Any) -> tuple[dict[str, Any], bytes]:
+def made_image(
+    uuid: str, *, size: int = 32 << 20, seed: int = 1, **fields: Any
+) -> tuple[dict[str, Any], bytes]:
     """A zone-dataset image of `size` bytes of stream that hardly compresses: (manifest, file)."""
     file = gzip.compress(filesystem_stream(size=size, seed=seed), compresslevel=1)
     manifest = {

@@ -72,17 +72,26 @@ def test_a_bad_image_gets_its_error_and_leaves_nothing(daemon, served, image, co
     assert words in error
     assert leftovers(daemon) == []
     assert daemon.imgctl("list").stdout == ""
-    assert [path.name for path in daemon.images.iterdir() if not path.name.startswith(".")] in ([], ["by-name"])
+    assert [path.name for path in daemon.images.iterdir() if not path.name.startswith(".")] in (
+        [],
+        ["by-name"],
+    )
 
 
 def test_an_unknown_uuid_is_not_found(daemon):
     result = daemon.imgctl("import", OTHER)
     assert result.returncode == 1
-    assert f'error (ActiveImageNotFound): an active image "{OTHER}" was not found in image sources' in result.stderr
+    assert (
+        f'error (ActiveImageNotFound): an active image "{OTHER}" was not found in image sources'
+        in result.stderr
+    )
 
 
 def test_an_origin_that_no_source_has_is_named(daemon, served):
-    manifest = fixture_manifest(INCREMENTAL) | {"uuid": OTHER, "origin": "33333333-aaaa-4bbb-8ccc-000000000001"}
+    manifest = fixture_manifest(INCREMENTAL) | {
+        "uuid": OTHER,
+        "origin": "33333333-aaaa-4bbb-8ccc-000000000001",
+    }
     served.pages.add(manifest, fixture_file(INCREMENTAL))
     result = daemon.imgctl("import", OTHER)
     assert result.returncode == 1

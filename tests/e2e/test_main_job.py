@@ -28,7 +28,10 @@ def test_import_of_an_incremental_image_brings_its_origin(daemon, served):
     assert lines[-1] == f"Imported image {INCREMENTAL} (incremental@1.0.0)"
 
     listed = daemon.imgctl("list", "-H", "-o", "uuid,name,clones")
-    assert [line.split() for line in listed.stdout.splitlines()] == [[BASE, "base", "1"], [INCREMENTAL, "incremental", "0"]]
+    assert [line.split() for line in listed.stdout.splitlines()] == [
+        [BASE, "base", "1"],
+        [INCREMENTAL, "incremental", "0"],
+    ]
 
     got = json.loads(daemon.imgctl("get", INCREMENTAL).stdout)
     assert got["manifest"]["origin"] == BASE
@@ -45,7 +48,10 @@ def test_a_second_import_says_so_and_downloads_nothing(daemon, served):
     assert daemon.imgctl("import", BASE).returncode == 0
     before = served.bytes_sent()
     again = daemon.imgctl("import", BASE)
-    assert (again.returncode, again.stdout) == (0, f"Image {BASE} (base 1.0.0) is already installed, skipping\n")
+    assert (again.returncode, again.stdout) == (
+        0,
+        f"Image {BASE} (base 1.0.0) is already installed, skipping\n",
+    )
     assert served.bytes_sent() == before
 
 
@@ -75,5 +81,8 @@ def test_an_image_is_installed_from_files(daemon, tmp_path):
     from tests.support.image_site import DATA
 
     result = daemon.imgctl("install", "-m", str(DATA / "base.imgmanifest"), "-f", str(DATA / "base.zfs.gz"))
-    assert result.stdout.splitlines() == [f"Installing image {BASE} (base@1.0.0)", f"Installed image {BASE} (base@1.0.0)"]
+    assert result.stdout.splitlines() == [
+        f"Installing image {BASE} (base@1.0.0)",
+        f"Installed image {BASE} (base@1.0.0)",
+    ]
     assert (daemon.images / BASE / "manifest.json").exists()

@@ -20,7 +20,7 @@ ZVOL = "11111111-aaaa-4bbb-8ccc-000000000003"
 class Daemon:
     """imgstored as a child process. `folder` keeps its state, so that another one can go on where it stopped."""
 
-    def __init__(self, folder: Path, *, config: str = "", view: str = "files") -> None:
+    def __init__(self, folder: Path, *, top: str = "", config: str = "", view: str = "files") -> None:
         self.folder = folder
         self.socket = folder / "imgstored.sock"
         self.images = folder / "images"
@@ -29,7 +29,7 @@ class Daemon:
         self.images.mkdir(exist_ok=True)
         self.config_file = folder / "imgstored.toml"
         self.config_file.write_text(
-            f'state = "{folder}/state"\n'
+            f'state = "{folder}/state"\n{top}\n'
             f'[socket]\npath = "{self.socket}"\n'
             f'[view]\nmode = "{view}"\npath = "{self.images}"\n' + config
         )
@@ -44,6 +44,9 @@ class Daemon:
     ) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
+        if str(self.images) in Path("/proc/mounts").read_text():
+            # A daemon that was killed could not.
+            subprocess.run(["/usr/bin/fusermount3", "-u", "-z", str(self.images)], check=True)
 
     def start(self, *, environment: dict[str, str] | None = None) -> None:
         with self.log.open("ab") as log:
@@ -88,7 +91,9 @@ class Daemon:
     def client(self) -> Client:
         return Client(str(self.socket))
 
-    def imgctl(self, *arguments: str, check: bool = False, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def imgctl(
+        self, *arguments: str, check: bool = False, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         """Runs the real command."""
         return subprocess.run(
             [sys.executable, "-m", "imgctl", *arguments],

@@ -1,0 +1,65 @@
+"""The whole bench with small inputs: it is to end with a full table, and leave nothing running."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = [
+    "gzip, 20 MB/s a connection",
+    "gzip, unlimited",
+    "bzip2, unlimited",
+    "xz of several blocks, unlimited",
+    "gzip over TLS, unlimited",
+    "daemon's peak memory",
+    "kill -9 at half",
+    "kill -9 at 90 %",
+    "`imgctl list` with",
+    "clients `ensure` one image",
+]
+
+
+@pytest.mark.slow
+def test_the_quick_bench_has_a_row_for_every_case_and_leaves_nothing_running(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--work", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    assert [case for case in CASES if not any(case in row[0] for row in rows)] == []
+    # What does not depend on how fast this machine is.
+    assert any("20 succeed, 1.00 downloads" in row[1] for row in rows)
+    assert "Python 3" in done.stdout
+    assert commands_with(str(tmp_path)) == []
+
+
+def test_an_unknown_case_is_refused(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--only", "nonsense", "--work", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "gzip-paced" in done.stderr
+
+
+def commands_with(text: str) -> list[str]:
+    """Command lines of running processes that have the text in them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # ended meanwhile
+            continue
+        if text in command:
+            found.append(command)
+    return found
