@@ -1,8 +1,8 @@
 """`make demo`: the main job with real parts, each command and its true output.
 
-nginx on loopback is the image server, the daemon has an embedded pool in a temporary folder, and the view is a FUSE
-mount (or plain files where this machine has no FUSE). Exits non-zero at the first step that goes wrong, and leaves
-nothing running or mounted.
+nginx on loopback is the image server, the daemon has an embedded pool in a temporary folder, and the
+view is a FUSE mount (or plain files where this machine has no FUSE). Exits non-zero at the first step
+that goes wrong, and leaves nothing running or mounted.
 """
 
 from __future__ import annotations
@@ -92,9 +92,7 @@ def main() -> int:
         folder.chmod(0o755)
         site = ImageSite(folder / "site")
         site.add_fixtures()
-        say(
-            f"nginx serves the three fixture images from {site.folder}; imgstored runs with an embedded pool in {folder}"
-        )
+        say(f"nginx serves three images from {site.folder}; imgstored has an embedded pool in {folder}")
         nginx = stack.enter_context(Nginx(folder / "nginx", root=site.folder))
         daemon = stack.enter_context(Daemon(folder / "store", view="auto", top="sources = []"))
         try:

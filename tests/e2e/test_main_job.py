@@ -60,7 +60,8 @@ def test_an_origin_cannot_be_deleted_before_what_is_cloned_from_it(daemon):
     refused = daemon.imgctl("delete", BASE)
     assert refused.returncode == 1
     assert refused.stderr.startswith(
-        f'imgctl delete: error (ImageHasDependentClones): image "{BASE}" has dependent clones: zones/{INCREMENTAL}\n'
+        f'imgctl delete: error (ImageHasDependentClones): image "{BASE}" has dependent clones: '
+        f"zones/{INCREMENTAL}\n"
     )
     assert daemon.imgctl("delete", INCREMENTAL).stdout == f"Deleted image {INCREMENTAL}\n"
     assert daemon.imgctl("delete", BASE).stdout == f"Deleted image {BASE}\n"

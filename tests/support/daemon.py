@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
-from imgctl.client import Client
+from imgctl import Client, RemoteError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 CHAIN_BASE = "11111111-aaaa-4bbb-8ccc-000000000001"
 CHAIN_TOP = "11111111-aaaa-4bbb-8ccc-000000000002"
@@ -18,7 +21,7 @@ ZVOL = "11111111-aaaa-4bbb-8ccc-000000000003"
 
 
 class Daemon:
-    """imgstored as a child process. `folder` keeps its state, so that another one can go on where it stopped."""
+    """imgstored as a child process. `folder` keeps its state: another one can go on where it stopped."""
 
     def __init__(self, folder: Path, *, top: str = "", config: str = "", view: str = "files") -> None:
         self.folder = folder
@@ -67,7 +70,7 @@ class Daemon:
         try:
             with Client(str(self.socket)) as client:
                 client.call("hello", client="tests", protocol=1)
-        except Exception:
+        except RemoteError:
             return False
         return True
 
