@@ -41,9 +41,9 @@ FULL = Scale(
 )
 #: To see that everything works; its figures mean little.
 QUICK = Scale(
-    stream=12 * _MB,
-    large=48 * _MB,
-    xz_block=2 << 20,
+    stream=8 * _MB,
+    large=24 * _MB,
+    xz_block=1 << 20,
     rate=20 * _MB,
     restart_rate=1 * _MB,
     images=20,

@@ -12,7 +12,7 @@ import errno
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pyfuse3
 import structlog
@@ -48,11 +48,12 @@ class FuseView:
     """Shows installed images on a mount."""
 
     kind = "fuse"
-    _in_use = False  # by a mount of this process
+    _last: ClassVar[FuseView | None] = None  # the view of this process that was mounted last
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._tree: Tree | None = None  # as long as it is shown
+        self._running = False
         self._forgetters = trio.CapacityLimiter(_FORGETTERS)
 
     async def run(
@@ -65,9 +66,14 @@ class FuseView:
 
         Raises `ConfigError` when it cannot be mounted, and never after it has started.
         """
-        if FuseView._in_use:
-            raise ConfigError("this process has a FUSE mount already")
-        FuseView._in_use = True
+        # A thread that is stuck in the kernel still uses pyfuse3's session.
+        last = FuseView._last
+        if last is not None and (last._running or last._forgetters.borrowed_tokens > 0):
+            raise ConfigError(
+                "this process has a FUSE mount already", hint="there can be one `view` of mode fuse"
+            )
+        FuseView._last = self
+        self._running = True
         self._tree = tree = tree_of(images, time.time_ns)
         try:
             place = await self._prepare()
@@ -81,8 +87,7 @@ class FuseView:
                     await trio.to_thread.run_sync(self._unmount, place, mount)
         finally:
             self._tree = None
-            # A thread that is stuck in the kernel still uses pyfuse3's session.
-            FuseView._in_use = self._forgetters.borrowed_tokens > 0
+            self._running = False
 
     async def add(self, image: InstalledImage) -> None:
         """Shows an image: every lookup after this finds all of it."""

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 _FUSERMOUNT = ("/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3")
 #: Seconds that it may take.
 _FUSERMOUNT_LIMIT = 5.0
+#: umount2(2): who waits for an answer is given ENOTCONN.
+_MNT_FORCE = 1
 #: umount2(2): out of sight at once, gone when the last user is.
 _MNT_DETACH = 2
 #: umount2(2): not where a symbolic link leads to.
@@ -91,7 +93,7 @@ def unmount(place: Path) -> None:
     """Unmounts, also when somebody is in there. Raises `ConfigError` when that fails."""
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.umount2(os.fsencode(place), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
+        if libc.umount2(os.fsencode(place), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
             return
         cause = os.strerror(ctypes.get_errno())
     else:

@@ -51,14 +51,15 @@ class Daemon:
             # A daemon that was killed could not.
             subprocess.run(["/usr/bin/fusermount3", "-u", "-z", str(self.images)], check=True)
 
-    def start(self, *, environment: dict[str, str] | None = None) -> None:
+    def start(self, *, dies: str | None = None) -> None:
+        """Starts, and returns once it answers. `dies` is a point of tests/support/crashing_daemon.py."""
+        program = ["imgstored"] if dies is None else ["tests.support.crashing_daemon", dies]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "imgstored", "--config", str(self.config_file)],
+                [sys.executable, "-m", *program, "--config", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **(environment or {})},
             )
         deadline = time.monotonic() + 15
         while not self._answers():

@@ -1,0 +1,52 @@
+"""kill -9 before and after each step of an import's end, and of a deletion: all of an image, or nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.test_bad_input import leftovers
+from tests.e2e.test_on_demand import jobs, started, until
+from tests.e2e.test_restart import whole_or_nothing
+from tests.support.crashing_daemon import DELETE_STEPS, IMPORT_STEPS
+from tests.support.image_site import BASE
+
+
+def die(daemon, *arguments: str) -> None:
+    """Runs a command on which the daemon dies."""
+    client = started(daemon, *arguments)
+    assert daemon.process.wait(20) == -9
+    client.communicate(timeout=10)
+    assert client.returncode == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", IMPORT_STEPS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_import_that_is_killed_ends_whole(daemon, when, step):
+    daemon.stop()
+    daemon.start(dies=f"{when}:{step}")
+    assert jobs(daemon) == []
+    die(daemon, "import", BASE)
+
+    daemon.start()
+    # Nobody asks again: what was begun goes on by itself.
+    whole_or_nothing(daemon)
+    until(lambda: whole_or_nothing(daemon) == {BASE} and jobs(daemon) == [], seconds=20)
+    assert sorted(leftovers(daemon)) == [f"imgadm/images/zones-{BASE}.json", f"pool/{BASE}"]
+
+    daemon.imgctl("delete", BASE, check=True)
+    assert leftovers(daemon) == []
+
+
+@pytest.mark.parametrize("step", DELETE_STEPS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_deletion_that_is_killed_leaves_all_or_nothing(daemon, when, step):
+    daemon.imgctl("import", BASE, check=True)
+    daemon.stop()
+    daemon.start(dies=f"{when}:{step}")
+    die(daemon, "delete", BASE)
+
+    daemon.start()
+    there = whole_or_nothing(daemon)
+    assert there == ({BASE} if (when, step) == ("before", "destroy") else set())
+    assert len(leftovers(daemon)) == 2 * len(there)

@@ -1,0 +1,64 @@
+"""imgstored, killed at a point: `python -m tests.support.crashing_daemon POINT [imgstored's arguments]`.
+
+A point is `before:STEP` or `after:STEP`; the steps are those of an import's and a deletion's end. SIGKILL, so
+that nothing is tidied up.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from imgstored.__main__ import main
+from imgstored.pools.embedded import EmbeddedPool
+from imgstored.store.catalog import Catalog
+from imgstored.store.journal import Journal
+from imgstored.store.leftovers import Leftovers
+from imgstored.view.files import FilesView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: In the order in which an import passes them.
+IMPORT_STEPS: dict[str, tuple[Any, str]] = {
+    "receive": (EmbeddedPool, "receive"),
+    "manifest": (Catalog, "write_manifest"),
+    "publish": (EmbeddedPool, "publish"),
+    "view": (FilesView, "add"),
+    "spool": (Leftovers, "_drop_spool"),
+    "journal": (Journal, "end"),
+}
+DELETE_STEPS: dict[str, tuple[Any, str]] = {
+    "destroy": (EmbeddedPool, "destroy"),
+    "forget": (Catalog, "forget_manifest"),
+}
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _killing(step: Callable[..., Any], when: str) -> Callable[..., Any]:
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            _die()
+        step(*arguments, **named)
+        _die()
+
+    async def wrapped_async(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            _die()
+        await step(*arguments, **named)
+        _die()
+
+    return wrapped_async if inspect.iscoroutinefunction(step) else wrapped
+
+
+if __name__ == "__main__":
+    when, _, name = sys.argv[1].partition(":")
+    owner, attribute = (IMPORT_STEPS | DELETE_STEPS)[name]
+    setattr(owner, attribute, _killing(getattr(owner, attribute), when))
+    sys.exit(main(sys.argv[2:]))

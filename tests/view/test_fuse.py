@@ -1,0 +1,379 @@
+"""What only a mount has to do. It is read in other threads and processes only (see test_view.py)."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pyfuse3
+import pytest
+import structlog
+import trio
+
+from imgstored.errors import ConfigError
+from imgstored.view import fuse, mountpoint, open_view
+from imgstored.view.fuse import FuseView
+from imgstored.view.operations import Operations
+from imgstored.view.tree import ROOT_INODE, tree_of
+from tests.view.images import image, running, uuid
+
+aside = trio.to_thread.run_sync
+
+#: A daemon's view in a process of its own, that says when it is mounted.
+OTHER = """
+import sys, trio
+from pathlib import Path
+from imgstored.view import open_view
+from tests.view.images import image
+async def main():
+    async with trio.open_nursery() as nursery:
+        await nursery.start(open_view("fuse", Path(sys.argv[1])).run, [image(1)])
+        print("mounted", flush=True)
+trio.run(main)
+"""
+
+
+@pytest.fixture
+def other(place):
+    """Another process's view in the same place."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(place)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"mounted\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def read(place, number):
+    return json.loads((place / uuid(number) / "manifest.json").read_bytes())
+
+
+def unmounted(place):
+    return mountpoint.mounted_at(place) is None and os.listdir(place) == []
+
+
+# -- the place -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fuse", "auto", "files"])
+async def test_the_mount_of_a_killed_daemon_is_taken_over(place, other, mode):
+    assert await aside(read, place, 1) == image(1).manifest
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    with pytest.raises(OSError, match="not connected"):
+        place.stat()
+    view = open_view(mode, place)
+    async with running(view, [image(2)]):
+        assert await aside(read, place, 2) == image(2).manifest
+        assert not await aside((place / uuid(1)).exists)
+    assert mountpoint.mounted_at(place) is None
+
+
+async def test_a_live_mount_of_another_is_refused_and_left(place, other):
+    for mode in ("fuse", "files", "auto"):
+        with pytest.raises(ConfigError, match="mount already|not empty") as caught:
+            async with running(open_view(mode, place)):
+                pass
+        assert caught.value.hint
+        assert await aside(read, place, 1) == image(1).manifest
+
+
+async def test_a_folder_that_is_not_empty_is_refused_and_left(place):
+    place.mkdir()
+    (place / "letter").write_text("mine")
+    for mode in ("fuse", "files", "auto"):
+        with pytest.raises(ConfigError, match="not empty: it has letter") as caught:
+            async with running(open_view(mode, place)):
+                pass
+        assert "view.path" in caught.value.hint
+    assert [path.name for path in place.iterdir()] == ["letter"]
+
+
+@pytest.mark.parametrize("mode", ["fuse", "files"])
+async def test_a_place_that_is_no_folder_is_refused(place, mode):
+    place.write_text("a file")
+    with pytest.raises(ConfigError, match="cannot use") as caught:
+        async with running(open_view(mode, place)):
+            pass
+    assert caught.value.hint
+    assert place.read_text() == "a file"
+
+
+async def test_the_mount_is_where_a_link_leads(place, tmp_path):
+    (tmp_path / "link").symlink_to(place)
+    place.mkdir()
+    async with running(open_view("fuse", tmp_path / "link"), [image(1)]):
+        assert await aside(read, place, 1) == image(1).manifest
+    assert unmounted(place)
+
+
+async def test_files_of_ours_give_way_to_a_mount_and_come_back(place):
+    async with running(open_view("files", place), [image(1), image(2, origin=1)]):
+        pass
+    async with running(open_view("fuse", place), [image(3)]):
+        assert await aside(read, place, 3) == image(3).manifest
+    assert unmounted(place)
+    async with running(open_view("files", place), [image(1)]):
+        assert read(place, 1) == image(1).manifest
+
+
+async def test_there_is_one_mount_a_process_and_auto_takes_files_then(place, tmp_path):
+    async with running(open_view("fuse", place), [image(1)]):
+        with pytest.raises(ConfigError, match="has a FUSE mount already"):
+            async with running(open_view("fuse", tmp_path / "second")):
+                pass
+        second = open_view("auto", tmp_path / "second")
+        async with running(second, [image(2)]):
+            assert second.kind == "files"
+            await second.add(image(3))
+            assert read(tmp_path / "second", 2) == image(2).manifest
+            assert read(tmp_path / "second", 3) == image(3).manifest
+        assert await aside(read, place, 1) == image(1).manifest
+
+
+# -- the end -------------------------------------------------------------------------------------------------------
+
+
+async def test_it_is_unmounted_at_the_end(place):
+    async with running(open_view("fuse", place), [image(1)]):
+        assert mountpoint.mounted_at(place).kind == "fuse.imgstored"
+    assert unmounted(place)
+
+
+async def test_it_is_unmounted_when_somebody_is_in_there(place):
+    async with running(open_view("fuse", place), [image(1)]):
+        sitting = await aside(_sit_down, place / uuid(1))
+        assert (await aside(sitting.stdout.readline)) == b"in\n"
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 1
+    assert unmounted(place)
+    sitting.communicate(timeout=5)
+
+
+def _sit_down(folder):
+    return subprocess.Popen(
+        ["sh", "-c", 'cd "$0" && exec 3<manifest.json && echo in && read x', folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+async def test_somebody_else_unmounts_it(place):
+    view = open_view("fuse", place)
+    async with running(view, [image(1)]):
+        await aside(mountpoint.unmount, place)
+        assert await aside(unmounted, place)
+        await view.add(image(2))
+        await view.remove(image(1))
+        (place / "theirs").touch()
+    assert [path.name for path in place.iterdir()] == ["theirs"]
+
+
+async def test_readers_who_wait_at_the_end_are_let_go(place):
+    with trio.fail_after(10):
+        async with trio.open_nursery() as readers:
+            async with running(open_view("fuse", place), [image(n) for n in range(50)]):
+                for _ in range(8):
+                    readers.start_soon(aside, _read_until_gone, place)
+                await trio.sleep(0.1)
+
+
+def _read_until_gone(place):
+    with pytest.raises(OSError):  # noqa: PT011 - which one depends on where it was
+        while True:
+            for number in range(50):
+                read(place, number)
+
+
+# -- faults --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_unexpected_error_is_an_answer_and_a_line_in_the_log(place):
+    async with running(open_view("fuse", place), [image(1, strange=object()), image(2)]):
+        with structlog.testing.capture_logs() as logs:
+            with pytest.raises(OSError, match="Input/output error"):
+                await aside(read, place, 1)
+            assert await aside(read, place, 2) == image(2).manifest
+        assert any(line["log_level"] == "error" and line.get("exc_info") for line in logs)
+
+
+class KillWhoAsks(trio.abc.Instrument):
+    """Kills the process whose question has just woken us up, before we read it."""
+
+    def __init__(self, process):
+        self.process = process
+        self.armed = True
+
+    def after_io_wait(self, timeout):
+        if self.armed and _waits_for_an_answer(self.process.pid):
+            self.armed = False
+            self.process.kill()
+            self.process.wait()
+
+
+def _waits_for_an_answer(pid):
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        state = file.read().rsplit(b")", 1)[1].split()[0]
+    with open(f"/proc/{pid}/wchan", "rb") as file:
+        return state in b"SD" and file.read().startswith((b"request_wait_answer", b"fuse_"))
+
+
+async def test_a_question_that_is_taken_back_holds_up_nobody(place):
+    view = open_view("fuse", place)
+    async with running(view, [image(1)]):
+        asking = await aside(_ask_later, place / uuid(1) / "manifest.json")
+        killer = KillWhoAsks(asking)
+        trio.lowlevel.add_instrument(killer)
+        alarm = threading.Timer(5, lambda: read(place, 1))  # a question that would let us go on
+        alarm.start()
+        try:
+            asking.stdin.close()
+            begun = time.monotonic()
+            while killer.armed and time.monotonic() < begun + 4:
+                await trio.sleep(0.01)
+            await trio.sleep(0.05)
+            took = time.monotonic() - begun
+        finally:
+            trio.lowlevel.remove_instrument(killer)
+            alarm.cancel()
+            asking.stdout.close()
+        assert not killer.armed, "nobody was killed while asking"
+        assert took < 3
+        assert await aside(read, place, 1) == image(1).manifest
+
+
+def _ask_later(path):
+    process = subprocess.Popen(
+        ["sh", "-c", 'echo ready; read x; exec cat "$0"', path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+async def test_a_reader_who_is_stuck_holds_up_nobody(place, monkeypatch):
+    """The kernel waits for ever when a reader's memory does: which needs a second file system that hangs."""
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def wait(*_):
+        stuck.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr(pyfuse3, "invalidate_entry", wait)
+    monkeypatch.setattr(fuse, "_FORGET_LIMIT", 0.1)
+    monkeypatch.setattr(fuse, "_STOP_LIMIT", 0.1)
+    view = open_view("fuse", place)
+    begun = time.monotonic()
+    try:
+        async with running(view):
+            for number in range(8):  # more than there are threads
+                await view.add(image(number))
+            assert stuck.is_set()
+            assert await aside(read, place, 7) == image(7).manifest
+        assert unmounted(place)
+        assert time.monotonic() - begun < 3
+        with pytest.raises(ConfigError, match="has a FUSE mount already"):
+            async with running(FuseView(place)):
+                pass
+    finally:
+        go_on.set()
+    with trio.fail_after(5):
+        while view._forgetters.borrowed_tokens:
+            await trio.sleep(0.01)
+    monkeypatch.undo()
+    async with running(FuseView(place), [image(1)]):
+        assert await aside(read, place, 1) == image(1).manifest
+
+
+# -- what the kernel is told and forgets -----------------------------------------------------------------------------
+
+
+async def test_what_the_kernel_has_forgotten_is_let_go():
+    tree = tree_of([image(1)], time.time_ns)
+    operations = Operations(tree)
+    name = uuid(1).encode()
+    folder = await operations.lookup(ROOT_INODE, name, None)
+    await operations.lookup(ROOT_INODE, name, None)
+    file = await operations.lookup(folder.st_ino, b"manifest.json", None)
+    opened = await operations.open(file.st_ino, os.O_RDONLY, None)
+    tree.remove(image(1))
+    assert (await operations.getattr(folder.st_ino, None)).st_ino == folder.st_ino
+    await operations.forget([(folder.st_ino, 1), (file.st_ino, 1)])
+    assert (await operations.getattr(folder.st_ino, None)).st_ino == folder.st_ino
+    await operations.forget([(folder.st_ino, 1), (ROOT_INODE, 5)])
+    for inode in (folder.st_ino, file.st_ino):
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await operations.getattr(inode, None)
+        assert caught.value.errno == errno.ESTALE
+    assert json.loads(await operations.read(opened.fh, 0, 1 << 20)) == image(1).manifest
+    await operations.release(opened.fh)
+    assert (list(operations._known), operations._told, operations._open_files) == ([ROOT_INODE], {}, {})
+
+
+async def test_every_change_is_refused_even_if_the_mount_lets_it_through():
+    operations = Operations(tree_of([image(1)], time.time_ns))
+    for name in ("mkdir", "unlink", "rename", "create", "write", "setattr", "setxattr"):
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await getattr(operations, name)(ROOT_INODE, b"x", None)
+        assert caught.value.errno == errno.EROFS
+    folder = await operations.lookup(ROOT_INODE, uuid(1).encode(), None)
+    file = await operations.lookup(folder.st_ino, b"manifest.json", None)
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await operations.open(file.st_ino, os.O_RDWR, None)
+    assert caught.value.errno == errno.EROFS
+
+
+async def test_the_kernel_answers_again_by_itself(place, monkeypatch):
+    asked = []
+    real = Operations.lookup
+
+    async def counted(self, parent, name, ctx):
+        asked.append(name)
+        return await real(self, parent, name, ctx)
+
+    monkeypatch.setattr(Operations, "lookup", counted)
+    async with running(open_view("fuse", place), [image(1)]):
+        for _ in range(20):
+            assert await aside(read, place, 1) == image(1).manifest
+    assert asked.count(b"manifest.json") == 1
+
+
+# -- what is missing -----------------------------------------------------------------------------------------------
+
+
+def test_without_pyfuse3_fuse_says_what_to_install_and_auto_takes_files(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyfuse3", None)
+    monkeypatch.delitem(sys.modules, "imgstored.view.fuse")
+    monkeypatch.delitem(sys.modules, "imgstored.view.operations")
+    with pytest.raises(ConfigError, match="FUSE is not possible here") as caught:
+        open_view("fuse", place)
+    assert "imgstore[fuse]" in caught.value.hint
+    assert open_view("auto", place).kind == "files"
+
+
+async def test_off_shows_nothing(place):
+    view = open_view("off", place)
+    async with running(view, [image(1)]):
+        await view.add(image(2))
+        await view.remove(image(2))
+    assert view.kind == "off"
+    assert not place.exists()
+
+
+async def test_auto_mounts_where_it_can(place):
+    view = open_view("auto", place)
+    assert view.kind == "auto"
+    async with running(view, [image(1)]):
+        assert view.kind == "fuse"
+        await view.add(image(2))
+        assert await aside(read, place, 2) == image(2).manifest
+        await view.remove(image(2))
+        assert not await aside((place / uuid(2)).exists)
