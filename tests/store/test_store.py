@@ -1,0 +1,287 @@
+"""The store with a real pool, a real journal and a real web server: what clients ask for at the same time."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from imgstored.errors import (
+    CancelledError,
+    ImageHasDependentClonesError,
+    ImageNotInstalledError,
+    ImgstoreError,
+    InternalError,
+    InvalidUUIDError,
+    MinPlatformError,
+    NoSpaceError,
+    OriginNotInstalledError,
+    PoolNotFoundError,
+    UsageError,
+)
+from imgstored.manifest.platform import Platform
+from imgstored.pools.embedded import EmbeddedPool
+from imgstored.sources.base import SourceSpec
+from imgstored.store.catalog import Catalog
+from imgstored.store.events import AlreadyInstalled, Downloaded, Importing, Installed, Installing, Planned
+from imgstored.store.installer import Installer, InstallLimits
+from imgstored.store.journal import Journal
+from imgstored.store.sourcebook import SourceBook
+from imgstored.store.store import MAX_WISHES, Store
+from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_file, fixture_manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgstored.store.catalog import InstalledImage
+    from tests.support.nginx import Nginx
+
+
+class RememberingView:
+    """A view that only knows what it was told; `broken` refuses everything."""
+
+    def __init__(self) -> None:
+        self.shown: set[str] = set()
+        self.broken = False
+
+    async def add(self, image: InstalledImage) -> None:
+        if self.broken:
+            raise PoolNotFoundError("the view is broken")
+        self.shown.add(image.uuid)
+
+    async def remove(self, image: InstalledImage) -> None:
+        self.shown.discard(image.uuid)
+
+
+@dataclass
+class House:
+    """A running store and what it stands on."""
+
+    store: Store
+    pool: EmbeddedPool
+    catalog: Catalog
+    view: RememberingView
+    journal: Journal
+    spools: Path
+
+    def left(self) -> list[str]:
+        """What is neither an installed image nor needed for one."""
+        spools = [path.name for path in self.spools.iterdir()]
+        return spools + self.pool.partials() + [each.uuid for each in self.journal.imports()]
+
+    async def all_events(self, *uuids: str, client: str = "test", **settings: Any) -> list[object]:
+        async with self.store.request(uuids, client=client, **settings) as request:
+            return [event async for event in request]
+
+
+@pytest.fixture
+def pages(site: Path) -> ImageSite:
+    pages = ImageSite(site)
+    pages.add_fixtures()
+    return pages
+
+
+@pytest.fixture
+def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
+    """Opens the store; several times one after another on the same state."""
+
+    @asynccontextmanager
+    async def opened(*, limits: InstallLimits | None = None, platform: Platform | None = None):
+        folder = tmp_path / "state"
+        spools = folder / "spool"
+        spools.mkdir(parents=True, exist_ok=True)
+        pool = EmbeddedPool("zones", folder / "pool")
+        catalog = Catalog({"zones": pool}, folder / "imgadm" / "images")
+        catalog.load()
+        journal = Journal(folder / "journal.sqlite")
+        view = RememberingView()
+        installer = Installer(catalog, journal, spools, view, limits or InstallLimits())
+        book = SourceBook(
+            [SourceSpec(nginx.url, "static")],
+            imgadm_conf=folder / "imgadm" / "imgadm.conf",
+            lists=folder / "lists",
+        )
+        store = Store(catalog, book, installer, platform)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(store.run)
+                yield House(store, pool, catalog, view, journal, spools)
+                store.stop()
+                nursery.cancel_scope.cancel()
+        finally:
+            journal.close()
+            pool.close()
+
+    return opened
+
+
+async def until(condition) -> None:
+    """Waits for it, up to ten seconds."""
+    for _ in range(500):
+        if condition():
+            return
+        await trio.sleep(0.02)
+    raise AssertionError("it never happened")
+
+
+async def test_an_import_tells_its_story_and_leaves_nothing_else(open_house, nginx):
+    async with open_house() as house:
+        events = [event for event in await house.all_events(INCREMENTAL) if event.kind != "progress"]
+        assert events[0] == Importing(INCREMENTAL, "incremental", "1.0.0", nginx.url)
+        assert Planned(2, 1_851_100 + 537_128) in events
+        assert {Downloaded(BASE, 1_851_100), Downloaded(INCREMENTAL, 537_128)} < set(events)
+        assert events[-1] == Installed(INCREMENTAL, "incremental", "1.0.0")
+        assert events.index(Installed(BASE, "base", "1.0.0")) < len(events) - 1
+        assert house.view.shown == {BASE, INCREMENTAL}
+        assert house.left() == []
+        assert house.store.image(BASE, None, recursive=True)["children"] == {
+            "snapshots": [f"zones/{BASE}@final"],
+            "clones": [f"zones/{INCREMENTAL}"],
+        }
+        assert await house.all_events(BASE) == [AlreadyInstalled(BASE, "base", "1.0.0")]
+
+
+async def test_two_imports_share_the_origin_that_neither_has(open_house, nginx, pages):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    pages.add(fixture_manifest(INCREMENTAL) | {"uuid": other}, fixture_file(INCREMENTAL))
+    async with open_house() as house, trio.open_nursery() as nursery:
+        nursery.start_soon(house.all_events, INCREMENTAL)
+        nursery.start_soon(house.all_events, other)
+    assert sum(hit.path == f"/{BASE}/file" for hit in nginx.settled_hits()) <= 2
+    async with open_house() as house:
+        assert {image["manifest"]["uuid"] for image in house.store.installed()} == {BASE, INCREMENTAL, other}
+
+
+async def test_the_last_who_leaves_ends_the_import(open_house, start_nginx, pages, tmp_path):
+    async with open_house(limits=InstallLimits()) as house:
+        async with house.store.request([BASE], client="first") as first:
+            await anext(first)
+            async with house.store.request([BASE], client="second") as second:
+                await anext(second)
+                assert [job["clients"] for job in house.store.jobs()] in (
+                    [["first", "second"]],
+                    [["second"]],
+                    [],
+                )
+        await until(lambda: not house.store.jobs())
+        assert house.pool.partials() == []
+
+
+async def test_an_image_is_not_deleted_under_one_that_is_being_cloned_from_it(open_house):
+    async with open_house() as house:
+        await house.all_events(BASE)
+        async with house.store.request([INCREMENTAL], client="test") as request:
+            async for event in request:
+                if isinstance(event, Planned):
+                    with pytest.raises(ImageHasDependentClonesError, match=f"zones/{INCREMENTAL}"):
+                        await house.store.delete(BASE, None)
+        with pytest.raises(ImageHasDependentClonesError):
+            await house.store.delete(BASE, None)
+        await house.store.delete(INCREMENTAL, None)
+        await house.store.delete(BASE, "zones")
+        assert house.view.shown == set()
+        with pytest.raises(ImageNotInstalledError):
+            await house.store.delete(BASE, None)
+
+
+async def test_a_view_that_is_broken_does_not_undo_an_import(open_house):
+    async with open_house() as house:
+        house.view.broken = True
+        assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
+        assert house.left() == []
+
+
+@pytest.mark.parametrize("step", ["write_manifest", "publish", "receive"])
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [(NoSpaceError("full"), NoSpaceError), (ZeroDivisionError("mistake"), InternalError)],
+    ids=["error", "mistake"],
+)
+async def test_a_step_that_fails_ends_one_import_and_nothing_else(open_house, monkeypatch, step, fault, told):
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    async with open_house() as house:
+        owner = Catalog if step == "write_manifest" else EmbeddedPool
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, fail)
+            with pytest.raises(told):
+                await house.all_events(BASE)
+        assert house.pool.partials() == []
+        assert house.store.installed() == []
+        assert house.view.shown == set()
+        assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
+        assert house.left() == []
+
+
+async def test_no_room_is_said_before_anything_is_fetched(open_house, nginx):
+    async with open_house(limits=InstallLimits(min_free=1 << 60)) as house:
+        with pytest.raises(NoSpaceError, match="not enough room"):
+            await house.all_events(BASE)
+        assert house.left() == []
+    assert not any(hit.path.endswith("/file") for hit in nginx.settled_hits())
+
+
+async def test_a_platform_that_is_too_old_is_told(open_house, pages):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    requirements = {"min_platform": {"7.0": "20300101T000000Z"}}
+    pages.add(fixture_manifest(BASE) | {"uuid": other, "requirements": requirements}, fixture_file(BASE))
+    async with open_house(platform=Platform("7.0", "20200101T000000Z")) as house:
+        with pytest.raises(MinPlatformError):
+            await house.all_events(other)
+
+
+async def test_a_file_is_installed_also_when_its_client_has_closed_it(open_house):
+    async with open_house() as house:
+        fd = os.open(fixture_file(ZVOL), os.O_RDONLY)
+        async with house.store.install(fixture_manifest(ZVOL), fd, client="test", path="zvol.bz2") as request:
+            assert await anext(request) == Installing(ZVOL, "zvol", "1.0.0")
+            os.close(fd)
+            assert Installed(ZVOL, "zvol", "1.0.0", from_file=True) in [event async for event in request]
+        assert house.left() == []
+
+
+async def test_a_file_whose_origin_is_not_there_is_refused(open_house):
+    async with open_house() as house:
+        with fixture_file(INCREMENTAL).open("rb") as file:
+            asked = house.store.install(fixture_manifest(INCREMENTAL), file.fileno(), client="test")
+            async with asked as request:
+                with pytest.raises(OriginNotInstalledError, match=BASE):
+                    await anext(request)
+        assert house.left() == []
+
+
+async def test_an_unfinished_import_goes_on_with_the_next_store(open_house):
+    async with open_house() as house:
+        house.journal.begin("zones", BASE, fixture_manifest(BASE), None, None)
+    async with open_house() as house:
+        await until(lambda: house.store.installed() and not house.left())
+
+
+async def test_a_stopping_store_takes_nothing_new(open_house):
+    async with open_house() as house:
+        house.store.stop()
+        with pytest.raises(CancelledError, match="stopping"):
+            await house.all_events(BASE)
+
+
+@pytest.mark.parametrize(
+    ("uuids", "settings", "error"),
+    [
+        ([], {}, UsageError),
+        ([BASE] * (MAX_WISHES + 1), {}, UsageError),
+        (["../x"], {}, InvalidUUIDError),
+        ([BASE, "nonsense"], {}, InvalidUUIDError),
+        ([BASE], {"pool": "tank"}, PoolNotFoundError),
+    ],
+)
+async def test_what_cannot_be_wished_is_refused_at_once(open_house, uuids, settings, error):
+    async with open_house() as house:
+        with pytest.raises(error):
+            await house.all_events(*uuids, **settings)
+        with pytest.raises(ImgstoreError):
+            await house.store.cancel("nonsense")
