@@ -24,15 +24,22 @@ _SETTLED_SECONDS = 60.0
 class FetchError(DownloadError):
     """One request for bytes failed.
 
-    `lasting`: the same request would fail again. `retry_after`: seconds for which the server wants to be left
-    alone.
+    `lasting`: the same request would fail again. `other_size`: the server's file is larger or smaller than
+    the one that is wanted, which lasts. `retry_after`: seconds for which the server wants to be left alone.
     """
 
     def __init__(
-        self, message: str, *, hint: str = "", lasting: bool = False, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        lasting: bool = False,
+        other_size: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
-        self.lasting = lasting
+        self.lasting = lasting or other_size
+        self.other_size = other_size
         self.retry_after = retry_after
 
 
@@ -90,7 +97,7 @@ def _refusal(status: int, headers: dict[str, str], start: int) -> FetchError:
     if status == 416:
         has = headers.get("content-range", "").removeprefix("bytes */")
         size = f"; the file has {has} bytes" if _NUMBER.fullmatch(has) else ""
-        return FetchError(f"has no bytes from {start} on{size}", lasting=True)
+        return FetchError(f"has no bytes from {start} on{size}", other_size=True)
     if status == 404:
         return FetchError("the file is not there (404)", lasting=True)
     if status in (401, 403, 407):

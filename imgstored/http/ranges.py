@@ -246,6 +246,7 @@ class RangeConnection:
                 f"{url}: {error.message}",
                 hint=error.hint,
                 lasting=error.lasting,
+                other_size=error.other_size,
                 retry_after=error.retry_after,
             )
         if isinstance(error, TimeoutError):

@@ -21,6 +21,7 @@ from imgstored.http.range_reply import FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Sink, Timeouts
 from imgstored.http.retry import Backoff
 from imgstored.transfer.front import Front
+from imgstored.transfer.job import EnoughError, Job, Outcome
 from imgstored.transfer.mirror import ChangedError, Mirror, ValidatorChangedError, check_reply, failure
 from imgstored.transfer.pace import Pace
 from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Wait
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-#: A request that brought this many bytes before it failed is no sign of a mirror that does not work.
+#: A request that brought this many new bytes before it failed is no sign of a mirror that does not work.
 _PROGRESS = MIN_RANGE
 
 
@@ -46,30 +47,6 @@ class DownloadLimits:
     tries: int = 5  #: failures in a row until a mirror is given up
     backoff: Backoff = field(default_factory=Backoff)
     max_size: int = 1 << 40
-
-
-class _EnoughError(Exception):
-    """All that a request was made for is there."""
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """One request under way."""
-
-    ask: Ask
-    mirror: Mirror
-    connection: RangeConnection
-    fetched: int = 0  #: written by the job's thread
-    ended: bool = False
-    superseded: bool = False
-
-    def supersede(self) -> None:
-        self.superseded = True
-        self.connection.abort("not needed any more")
-
-
-#: What became of a job: None is success.
-_Outcome = ImgstoreError | DifferentError | ValidatorChangedError | None
 
 
 def _nothing(_: Any) -> None:
@@ -110,10 +87,11 @@ class Download:
         self._chance = chance
         self._user_agent = user_agent
         self._spool = Spool(path, journal, self.front)
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, Job] = {}
         self._changed = trio.Event()
         self._error: ImgstoreError | None = None
         self._anew = False
+        self._disputed = False  #: a mirror's file has another size
 
     # -- how it stands ---------------------------------------------------------------------------------------
 
@@ -180,6 +158,8 @@ class Download:
             self._nursery = nursery
             for _ in range(self._limits.connections):
                 nursery.start_soon(self._connection)
+        if isinstance(self._error, ChangedError) or (self._size is None and self._disputed):
+            self._spool.forget()
         if self._error is not None:
             raise self._error
 
@@ -234,9 +214,9 @@ class Download:
 
     async def _do(self, ask: Ask, connection: RangeConnection) -> bool:
         """Makes one request, and tells the plan what became of it. False if the connection is used up."""
-        job = _Job(ask, self.mirrors[ask.mirror], connection)
+        job = Job(ask, self.mirrors[ask.mirror], connection)
         self._jobs[ask.number] = job
-        outcome: _Outcome = None
+        outcome: Outcome = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, job)
             outcome = await trio.to_thread.run_sync(self._transfer, job, limiter=self._limiter)
@@ -251,7 +231,7 @@ class Download:
         self._wake()
         return outcome is None and not connection.aborted
 
-    async def _watch(self, job: _Job) -> None:
+    async def _watch(self, job: Job) -> None:
         """Ends the job when it is too slow, or when the download is cancelled."""
         limits = self._limits
         pace = Pace(limits.silence_seconds, limits.min_rate, limits.rate_seconds, trio.current_time())
@@ -266,7 +246,7 @@ class Download:
             raise
         job.connection.abort(fault)
 
-    def _transfer(self, job: _Job) -> _Outcome:
+    def _transfer(self, job: Job) -> Outcome:
         """The job's thread: one request, its answer, and its bytes into the spool."""
         spool = self._spool
         # While the size is not known, the server may have no ranges: then all of the file comes at once.
@@ -283,7 +263,7 @@ class Download:
             )
             if not reply.partial:
                 self._check_whole(job)
-        except _EnoughError:
+        except EnoughError:
             job.connection.close()
         except ClientError as error:
             return FetchError(error.message, hint=error.hint, lasting=True)
@@ -291,7 +271,7 @@ class Download:
             return error
         return None
 
-    def _accept(self, job: _Job, reply: RangeReply, validator: str | None) -> Sink:
+    def _accept(self, job: Job, reply: RangeReply, validator: str | None) -> Sink:
         """In the job's thread: whether the answer is about our file, and where its bytes go."""
         spool, url = self._spool, job.mirror.location.url
         check_reply(reply, size=self.total, max_size=self._limits.max_size, validator=validator)
@@ -306,18 +286,18 @@ class Download:
             bound = self._limits.max_size if spool.size is None else spool.size
             if offset + len(data) > bound:
                 raise FetchError(
-                    f"file size error: expected {bound} bytes, the server sends more", lasting=True
+                    f"file size error: expected {bound} bytes, the server sends more", other_size=True
                 )
-            spool.write(offset, data)
+            job.fresh += spool.write(offset, data)
             offset += len(data)
             job.fetched += len(data)
             job.mirror.count(len(data))
             if not reply.partial and spool.size is not None and offset < spool.size and spool.complete:
-                raise _EnoughError
+                raise EnoughError
 
         return sink
 
-    def _answered(self, job: _Job, reply: RangeReply) -> bool:
+    def _answered(self, job: Job, reply: RangeReply) -> bool:
         """The head of an answer came: the plan learns how the mirror serves, and maybe the file's size."""
         wanted = self._plan.answered(job.ask, partial=reply.partial)
         if wanted and self._spool.size is None and reply.total is not None:
@@ -326,16 +306,17 @@ class Download:
         self._wake()
         return wanted
 
-    def _check_whole(self, job: _Job) -> None:
+    def _check_whole(self, job: Job) -> None:
         """After an answer that was the whole file, maybe of a length that nobody announced."""
-        self._spool.settle()
+        if self._spool.size is None:
+            self._spool.settle(job.fetched)
         expected, got = self._spool.size, job.fetched
         if got != expected:
             raise FetchError(
                 f"{job.mirror.url}: file size error: expected {expected} bytes, downloaded {got} bytes"
             )
 
-    def _judge(self, job: _Job, outcome: _Outcome) -> None:
+    def _judge(self, job: Job, outcome: Outcome) -> None:
         """Tells the plan what became of a job."""
         now = trio.current_time()
         if outcome is None:
@@ -352,16 +333,17 @@ class Download:
         else:
             self._another_file(job, outcome, now)
 
-    def _failed(self, job: _Job, fault: FetchError, now: float) -> None:
+    def _failed(self, job: Job, fault: FetchError, now: float) -> None:
         mirror = job.mirror
         mirror.failures += 1
         mirror.fault = fault.message
+        self._disputed |= fault.other_size
         delay = self._plan.failed(
             job.ask,
             now,
             fault.message,
             lasting=fault.lasting,
-            progressed=job.fetched >= _PROGRESS,
+            progressed=job.fresh >= _PROGRESS,
             retry_after=fault.retry_after,
         )
         if delay is None:
@@ -369,22 +351,20 @@ class Download:
         elif delay > 0:
             self._note(f"{fault.message}; trying again in {delay:.1f} s")
 
-    def _another_file(self, job: _Job, what: DifferentError | ValidatorChangedError, now: float) -> None:
+    def _another_file(self, job: Job, what: DifferentError | ValidatorChangedError, now: float) -> None:
         """The server has another file than before: all that is there is in doubt."""
         mirror = job.mirror
-        mirror.changes += 1
-        if isinstance(what, DifferentError) and what.offset < self.front.position:
-            self._spool.begin_anew()
-            self._end(
-                ChangedError(
-                    f"{mirror.url}: the file changed while it was downloaded",
-                    hint="try again: it starts anew",
-                )
-            )
+        if self._anew:
+            # Other requests found out, too; it changed only once.
+            self._plan.dropped(job.ask)
             return
-        lasting = mirror.changes >= self._limits.tries
-        fault = FetchError(f"{mirror.url}: the file changed while it was downloaded", lasting=lasting)
-        self._failed(job, fault, now)
+        mirror.changes += 1
+        changed = f"{mirror.url}: the file changed while it was downloaded"
+        if isinstance(what, DifferentError) and what.offset < self.front.position:
+            self._plan.dropped(job.ask)
+            self._end(ChangedError(changed, hint="try again: it starts anew"))
+            return
+        self._failed(job, FetchError(changed, lasting=mirror.changes >= self._limits.tries), now)
         if isinstance(what, ValidatorChangedError) and mirror.fickle:
             return
         self._note(f"{mirror.url}: what was downloaded is fetched again, and compared")

@@ -69,11 +69,11 @@ def check_reply(reply: RangeReply, *, size: int | None, max_size: int, validator
     """Whether an answer is about the file that is wanted. Pure.
 
     `size` is the file's, None if nobody said; `validator` what the mirror called the file before. Raises
-    `FetchError` for a wrong size, and `ValidatorChangedError`.
+    `FetchError` for a size that is wrong, too large or not known, and `ValidatorChangedError`.
     """
     if size is not None and reply.total is not None and reply.total != size:
         raise FetchError(
-            f"file size error: expected {size} bytes, the server has {reply.total} bytes", lasting=True
+            f"file size error: expected {size} bytes, the server has {reply.total} bytes", other_size=True
         )
     if size is None and reply.partial and reply.total is None:
         raise FetchError("the server does not say how large the file is", lasting=True)

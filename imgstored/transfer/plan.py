@@ -4,18 +4,22 @@ A file is cut into ranges of equal size, numbered from its start. `RangePlan.nex
 another, front first, to whoever has a free connection; what became of each comes back with `answered`, and
 one of `finished`, `failed` and `dropped`. Times are seconds of any one clock that the caller reads.
 
-A mirror is in one of these states, and of all mirrors the first that is not given up is asked:
+A mirror's state says how many requests it gets at a time:
 
-    state    | how many requests at a time      | becomes
-    ---------+----------------------------------+--------------------------------------------------------------
-    unproven | 1                                | ranges after a 206, whole after a 200 ranges   | as many as
-    it has shown to bear  | whole after a 200, given up after `tries` failures in a row whole    | 1: it sends
-    the file as a whole  | ranges after a 206, given up after `tries` failures in a row
+| state    | at a time                      | a 206 makes it | a 200 makes it |
+| -------- | ------------------------------ | -------------- | -------------- |
+| unproven | 1                              | ranges         | whole          |
+| ranges   | as many as it seems to bear    | ranges         | whole          |
+| whole    | 1: it sends the file as a whole| ranges         | whole          |
+
+It is given up after `tries` failures in a row, or one that would only repeat itself. One mirror is asked at a
+time: the first that has proven itself, until it is given up. While none has, one that rests is passed over.
+So a file comes from several mirrors only when one of them failed, and a bad file can be laid at its door.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +40,7 @@ _SLOW_FACTOR = 2.0
 _SLOW_SECONDS = 2.0
 
 #: This many ranges in a row for each connection allow a mirror that refused connections one more.
-_PATIENCE = 4
+_PATIENCE = 2
 
 
 def range_size_for(size: int) -> int:
@@ -110,7 +114,7 @@ class RangePlan:
         self._random = random
         self._backoff = backoff or Backoff()
         self._mirrors = [_Mirror(allowed=connections) for _ in range(mirrors)]
-        self._todo = deque(index for index in range(ranges) if index not in self._done)
+        self._todo = [index for index in range(ranges) if index not in self._done]  # a heap: front first
         self._running: dict[int, Ask] = {}
         self._hedged: set[int] = set()
         self._numbers = 0
@@ -122,7 +126,7 @@ class RangePlan:
         """What a free connection does now."""
         if len(self._done) >= self._ranges:
             return "complete"
-        place = next((place for place, mirror in enumerate(self._mirrors) if not mirror.given_up), None)
+        place = self._choice(now)
         if place is None:
             return Wait() if self._running else "exhausted"
         mirror = self._mirrors[place]
@@ -130,9 +134,20 @@ class RangePlan:
             return Wait(mirror.rests_until - now)
         if len(mirror.running) >= mirror.capacity:
             return Wait()
-        if self._todo:
-            return self._ask(place, self._todo.popleft(), now)
+        while self._todo:
+            index = heapq.heappop(self._todo)
+            if index not in self._done:
+                return self._ask(place, index, now)
         return self._hedge(place, now) if mirror.state == "ranges" else Wait()
+
+    def _choice(self, now: float) -> int | None:
+        """The mirror to ask, or to wait for; None if all are given up."""
+        left = [place for place, mirror in enumerate(self._mirrors) if not mirror.given_up]
+        proven = [place for place in left if self._mirrors[place].state != "unproven"]
+        if proven or not left:
+            return proven[0] if proven else None
+        rests = [max(now, self._mirrors[place].rests_until) for place in left]
+        return left[rests.index(min(rests))]
 
     def _ask(self, place: int, index: int, now: float, *, hedge: bool = False) -> Ask:
         self._numbers += 1
@@ -183,7 +198,6 @@ class RangePlan:
             mirror.allowed, mirror.successes = mirror.allowed + 1, 0
         count, total = self._durations
         self._durations = (count + 1, total + now - ask.since)
-        self._todo = deque(index for index in self._todo if index not in self._done)
         return [other for other in self._running.values() if other.index in self._done]
 
     def failed(
@@ -225,7 +239,7 @@ class RangePlan:
         taken = {ask.index for ask in self._running.values()}
         self._ranges = ranges
         self._done = set(done)
-        self._todo = deque(index for index in range(ranges) if index not in self._done | taken)
+        self._todo = [index for index in range(ranges) if index not in self._done | taken]
 
     def begin_anew(self) -> None:
         """Nothing that was fetched counts any more."""
@@ -236,8 +250,7 @@ class RangePlan:
         self._end(ask)
         elsewhere = any(other.index == ask.index for other in self._running.values())
         if ask.index not in self._done and ask.index not in self._todo and not elsewhere:
-            # Front first: what is given back is waited for.
-            self._todo = deque(sorted([*self._todo, ask.index]))
+            heapq.heappush(self._todo, ask.index)
 
     def _end(self, ask: Ask) -> None:
         del self._running[ask.number]

@@ -93,6 +93,7 @@ class Spool:
         self._lock = threading.Lock()
         self._growing: dict[int, _Growing] = {}
         self._digests: dict[int, bytes] = {}
+        self._present = 0
         self.size: int | None = None
         self.range_size = MAX_RANGE
         self.validators: dict[str, str] = {}
@@ -108,25 +109,33 @@ class Spool:
         """
         self._fd = _open_private(self._path)
         known = self._journal.load()
-        length = os.fstat(self._fd).st_size
-        if known is None or not _plausible(known, size, length):
-            self._journal.forget()
+        with _spool_errors():
+            length = os.fstat(self._fd).st_size
+            if known is not None and _plausible(known, size, length):
+                self._take_over(known, check)
+                return
             os.ftruncate(self._fd, 0)
-            if size is not None:
-                self.begin(size)
-            return
+        self._journal.forget()
+        if size is not None:
+            self.begin(size)
+
+    def _take_over(self, known: Spooled, check: Callable[[], None]) -> None:
         self.size, self.range_size, self.validators = known.size, known.range_size, dict(known.validators)
         for index in sorted(known.digests):
             if self._hash(index, check) == known.digests[index]:
                 self._digests[index] = known.digests[index]
+                self._present += self._stop(index) - index * self.range_size
                 self._advance(index)
 
     def begin(self, size: int) -> None:
-        """The file's size is known, and nothing of it counts as there. Raises `NoSpaceError`."""
-        with self._lock:
-            self._digests.clear()
-            self._growing.clear()
-            self.size, self.range_size = size, range_size_for(size)
+        """The file's size is known, and nothing of it counts as there.
+
+        Raises `DifferentError` when the pump has seen more than that, and `NoSpaceError`.
+        """
+        if size < self._front.position:
+            raise DifferentError(size)
+        self._clear()
+        self.size, self.range_size = size, range_size_for(size)
         with _spool_errors():
             os.ftruncate(self._fd, size)
         self._journal.begin(size, self.range_size)
@@ -139,27 +148,29 @@ class Spool:
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    def write(self, offset: int, data: memoryview) -> None:
+    def write(self, offset: int, data: memoryview) -> int:
         """Puts bytes of the file where they belong. Bytes that are there already are compared instead.
 
-        A range is written without gaps, from where `missing` says. Raises `DifferentError` when bytes differ,
-        `NoSpaceError`, and `DownloadError` when the file cannot be written.
+        A range is written without gaps, from where `missing` says. Returns how many bytes were new. Raises
+        `DifferentError` when bytes differ, `NoSpaceError`, and `DownloadError` when they cannot be written.
         """
         assert self.size is None or offset + len(data) <= self.size
+        fresh = 0
         while data:
             index = offset // self.range_size
             length = min(len(data), (index + 1) * self.range_size - offset)
-            self._write_in_range(index, offset, data[:length])
+            fresh += self._write_in_range(index, offset, data[:length])
             offset, data = offset + length, data[length:]
+        return fresh
 
-    def _write_in_range(self, index: int, offset: int, data: memoryview) -> None:
+    def _write_in_range(self, index: int, offset: int, data: memoryview) -> int:
         with self._lock:
             growing = None if index in self._digests else self._growing.get(index)
             if growing is None and index not in self._digests:
                 growing = self._growing[index] = _Growing(index * self.range_size)
         if growing is None:
             self._compare(offset, data)
-            return
+            return 0
         # Two connections may bring the same range; whoever is ahead writes, and the other one is compared.
         with growing.lock:
             there = max(0, min(growing.position - offset, len(data)))
@@ -167,15 +178,18 @@ class Spool:
                 self._compare(offset, data[:there])
             fresh = data[there:]
             if not fresh:
-                return
+                return 0
             assert offset + there == growing.position, f"a gap in range {index}"
             self._put(offset + there, fresh)
             growing.hasher.update(fresh)
             growing.position += len(fresh)
             complete = growing.position == self._stop(index)
+        with self._lock:
+            self._present += len(fresh)
         if complete:
             self._complete(index, growing)
         self._advance(index)
+        return len(fresh)
 
     def _put(self, offset: int, data: memoryview) -> None:
         """Writes what the pump has not seen yet; what it has must stay as it is."""
@@ -216,17 +230,18 @@ class Spool:
 
     # -- turns of events -------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """All of a file of unknown size has come: that is its size."""
-        if self.size is not None:
-            return
-        size = max((growing.position for growing in self._growing.values()), default=0)
-        size = max(size, len(self._digests) * self.range_size)
+    def settle(self, size: int) -> None:
+        """All of a file of unknown size has come, and it has `size` bytes.
+
+        Raises `DifferentError` when more than that had come before.
+        """
+        parts = dict(self._growing)
+        if size < max([len(self._digests) * self.range_size, *(part.position for part in parts.values())]):
+            raise DifferentError(size)
         with _spool_errors():
             os.ftruncate(self._fd, size)
         self.size = size
-        for index, growing in list(self._growing.items()):
-            self._digests[index] = growing.hasher.digest()
+        self._digests |= {index: part.hasher.digest() for index, part in parts.items()}
         self._growing.clear()
         self._journal.begin(size, self.range_size)
         for index, digest in self._digests.items():
@@ -237,14 +252,23 @@ class Spool:
 
         What the pump may have read stays, and is compared with what comes. Nothing may be writing meanwhile.
         """
-        with self._lock:
-            self._digests.clear()
-            self._growing.clear()
+        self._clear()
         self.validators.clear()
         if self.size is None:
             self._journal.forget()
         else:
             self._journal.begin(self.size, self.range_size)
+
+    def forget(self) -> None:
+        """Nothing that is there serves a later download. The last call but `close`."""
+        self._clear()
+        self._journal.forget()
+
+    def _clear(self) -> None:
+        with self._lock:
+            self._digests.clear()
+            self._growing.clear()
+            self._present = 0
 
     def remember(self, url: str, validator: str) -> None:
         """What the server at `url` calls this state of the file."""
@@ -274,10 +298,7 @@ class Spool:
     @property
     def present(self) -> int:
         """Bytes that are there, anywhere in the file."""
-        with self._lock:
-            whole = sum(self._stop(index) - index * self.range_size for index in self._digests)
-            parts = sum(part.position - index * self.range_size for index, part in self._growing.items())
-        return whole + parts
+        return self._present
 
     def missing(self, index: int) -> tuple[int, int]:
         """Offsets [start, stop) of what is not there of range `index`."""
@@ -314,11 +335,13 @@ def blocks(path: Path, front: Front) -> Iterator[bytes]:
     offset = 0
     if front.wait(0) == 0:
         return
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with _spool_errors():
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         while (position := front.wait(offset)) > offset:
             while offset < position:
-                data = os.pread(fd, min(BLOCK, position - offset), offset)
+                with _spool_errors():
+                    data = os.pread(fd, min(BLOCK, position - offset), offset)
                 if not data:
                     raise DownloadError(f"the spool {path} was cut short while it was read")
                 offset += len(data)

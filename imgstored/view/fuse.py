@@ -67,8 +67,7 @@ class FuseView:
         Raises `ConfigError` when it cannot be mounted, and never after it has started.
         """
         # A thread that is stuck in the kernel still uses pyfuse3's session.
-        last = FuseView._last
-        if last is not None and (last._running or last._forgetters.borrowed_tokens > 0):
+        if FuseView._last is not None and FuseView._last.busy:
             raise ConfigError(
                 "this process has a FUSE mount already", hint="there can be one `view` of mode fuse"
             )
@@ -88,6 +87,11 @@ class FuseView:
         finally:
             self._tree = None
             self._running = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether it still uses pyfuse3."""
+        return self._running or self._forgetters.borrowed_tokens > 0
 
     async def add(self, image: InstalledImage) -> None:
         """Shows an image: every lookup after this finds all of it."""

@@ -41,7 +41,12 @@ def test_a_redirect_within_the_origin_keeps_the_headers(target, url):
 
 @pytest.mark.parametrize(
     "target",
-    ["https://other.example/x", "https://images.example:8443/x", "//images.example.evil/x", "https://example/x"],
+    [
+        "https://other.example/x",
+        "https://images.example:8443/x",
+        "//images.example.evil/x",
+        "https://example/x",
+    ],
 )
 def test_a_redirect_to_another_origin_loses_the_headers_only(target):
     access = redirected(FROM, target).access
@@ -130,7 +135,9 @@ def test_secrets_are_not_in_repr():
     assert "proxy-pw" not in repr(FROM)
 
 
-@pytest.mark.parametrize("header", [("Bad Name", "x"), ("", "x"), ("X", "a\r\nY: b"), ("X", "é"), ("X", "\0")])
+@pytest.mark.parametrize(
+    "header", [("Bad Name", "x"), ("", "x"), ("X", "a\r\nY: b"), ("X", "é"), ("X", "\0")]
+)
 def test_a_header_that_cannot_be_sent_is_refused(header):
     with pytest.raises(ClientError, match="cannot be sent"):
         check_headers(Access(headers=(header,)))

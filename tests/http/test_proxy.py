@@ -68,7 +68,9 @@ def test_credentials_become_a_header_and_stay_hidden():
     assert "dXNl" not in repr(proxy)
 
 
-@pytest.mark.parametrize("setting", ["https://u:secret@p:1", "socks5://p:1", "http://", "http://p:x", "http://[::1"])
+@pytest.mark.parametrize(
+    "setting", ["https://u:secret@p:1", "socks5://p:1", "http://", "http://p:x", "http://[::1"]
+)
 def test_an_unusable_proxy_is_refused_without_its_password(setting):
     with pytest.raises(ClientError, match="not usable") as caught:
         parse_proxy(setting)

@@ -12,7 +12,9 @@ ETAG = '"abc"'
 
 
 def read(status: int, start: int = 100, stop: int | None = 200, **headers: str) -> RangeReply:
-    return read_reply(status, [(name.replace("_", "-"), value) for name, value in headers.items()], start, stop)
+    return read_reply(
+        status, [(name.replace("_", "-"), value) for name, value in headers.items()], start, stop
+    )
 
 
 def test_a_sound_part():
@@ -113,7 +115,15 @@ def test_only_what_names_one_state_for_sure_is_a_validator(headers, validator):
     assert read(200, Content_Length="1", **headers).validator == validator
 
 
-NAMES = ["Content-Range", "Content-Length", "Content-Encoding", "Content-Type", "ETag", "Last-Modified", "Date"]
+NAMES = [
+    "Content-Range",
+    "Content-Length",
+    "Content-Encoding",
+    "Content-Type",
+    "ETag",
+    "Last-Modified",
+    "Date",
+]
 VALUES = st.text(max_size=40) | st.from_regex(r"bytes [0-9]{1,3}-[0-9]{1,3}/([0-9]{1,4}|\*)", fullmatch=True)
 
 

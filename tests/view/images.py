@@ -46,10 +46,15 @@ def image(
 
 @asynccontextmanager
 async def running(view: View, images: Iterable[InstalledImage] = ()) -> AsyncIterator[None]:
-    """The view, for the length of the block."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(view.run, images)
-        try:
-            yield
-        finally:
-            nursery.cancel_scope.cancel()
+    """The view, for the length of the block. What keeps it from starting is raised as it is."""
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(view.run, images)
+            try:
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
