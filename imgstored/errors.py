@@ -188,6 +188,10 @@ class StreamError(ImgstoreError):
     """What was decompressed is not a sound ZFS send stream (imgadm: `zfs receive` failed, InternalError)."""
 
 
+class ResumeError(StreamError):
+    """A receive token is malformed, or belongs to another stream; the stream itself may be sound."""
+
+
 class PoolError(ImgstoreError):
     """The pool refused or failed; says which pool and why."""
 

@@ -26,7 +26,8 @@ def cause_of(error: BaseException) -> str:
     if isinstance(root, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted: {root.verify_message or root.reason}"
     if isinstance(root, ssl.SSLError):
-        return f"TLS failed: {root.reason or root}"
+        # Only what OpenSSL itself raised has a reason.
+        return f"TLS failed: {getattr(root, 'reason', None) or root.strerror or root}"
     if isinstance(root, socket.gaierror):
         return f"the host's name cannot be resolved: {root.strerror}"
     if isinstance(root, http.client.RemoteDisconnected):  # is also a ConnectionResetError
@@ -35,6 +36,8 @@ def cause_of(error: BaseException) -> str:
         return "the connection timed out"
     if isinstance(root, OSError):
         return _BY_ERRNO.get(root.errno or 0) or root.strerror or str(root) or type(root).__name__
+    if isinstance(root, http.client.IncompleteRead):
+        return "the connection ended early"
     if isinstance(root, http.client.HTTPException):
         return f"the answer is not HTTP ({type(root).__name__})"
     return str(root) or type(root).__name__

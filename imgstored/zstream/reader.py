@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import StreamError
@@ -52,6 +52,8 @@ class _Run:
     data: memoryview
     bounds: list[int]  #: where each record begins, and where the last one ends
     ends: bool  #: the last one is END
+    #: The fletcher-4 of the stream up to each record's own checksum. Complete once the run is verified.
+    sums: list[Sums] = field(default_factory=list)
 
 
 class StreamReader:
@@ -60,11 +62,14 @@ class StreamReader:
     Every record is verified before it is given out: each record's own checksum where the sender stated one,
     END's checksum of the whole, and that BEGIN comes first, END last and nothing after it. Holds no more than
     the piece and one record that is not yet complete. After a `StreamError` it is of no more use.
+
+    `resuming`: read also a stream that continues an interrupted receive, which by itself is no image.
     """
 
-    def __init__(self, state: ReaderState | None = None) -> None:
+    def __init__(self, state: ReaderState | None = None, *, resuming: bool = False) -> None:
         state = state or ReaderState()
-        self._begin = parse_begin(state.begin) if state.begin else None
+        self._resuming = resuming
+        self._begin = parse_begin(state.begin, resuming=resuming) if state.begin else None
         self._begin_header = state.begin
         self._fletcher = Fletcher4(self._begin.byte_order if self._begin else "<", state.sums)
         self._offset = state.offset
@@ -91,13 +96,17 @@ class StreamReader:
 
         Headers and payloads are views of the piece, but for a record that began in an earlier one.
         """
+        return [record for record, _ in self.records_and_sums(piece)]
+
+    def records_and_sums(self, piece: Buffer) -> list[tuple[Record, Sums]]:
+        """As `records`, each with the fletcher-4 of the stream up to the record's own checksum."""
         records = []
         for run in self._verified(piece):
             assert self._begin is not None
             order, data = self._begin.byte_order, run.data
-            for start, end in itertools.pairwise(run.bounds):
+            for (start, end), sums in zip(itertools.pairwise(run.bounds), run.sums, strict=True):
                 payload = start + HEADER_SIZE
-                records.append(parse_record(data[start:payload], data[payload:end], order))
+                records.append((parse_record(data[start:payload], data[payload:end], order), sums))
         return records
 
     def check(self, piece: Buffer) -> None:
@@ -172,7 +181,7 @@ class StreamReader:
         """Type and size in bytes of the record that begins at `at`, which is at `position` in the stream."""
         if self._begin is None:
             self._begin_header = bytes(data[at : at + HEADER_SIZE])
-            self._begin = parse_begin(self._begin_header)
+            self._begin = parse_begin(self._begin_header, resuming=self._resuming)
             self._fletcher = Fletcher4(self._begin.byte_order)
         kind, length = measure(data, self._begin.byte_order, at)
         if kind == RecordType.BEGIN and position:
@@ -186,43 +195,43 @@ class StreamReader:
     def _verify(self, run: _Run) -> None:
         """Sums the run up, and compares with what its records state."""
         if not run.ends:
-            self._sum(run.data, run.bounds)
+            self._sum(run, run.bounds)
             return
         *bounds, end = run.bounds
-        self._sum(run.data, bounds)
+        self._sum(run, bounds)
         assert self._begin is not None
         # What END says of the whole does not include END itself.
         if end_checksum(run.data, self._begin.byte_order, bounds[-1]) != self._fletcher.sums:
             raise StreamError("the checksum of the stream as a whole is wrong", hint=DAMAGED)
-        self._sum(run.data, [bounds[-1], end])
+        self._sum(run, [bounds[-1], end])
         self._ended = True
 
-    def _sum(self, data: memoryview, bounds: list[int]) -> None:
+    def _sum(self, run: _Run, bounds: list[int]) -> None:
         """Adds the records, many small ones or one large one at a time."""
+        data = run.data
         summed, headers = bounds[0], []
         for start, end in itertools.pairwise(bounds):
             headers.append(start)
             payload = start + HEADER_SIZE
             if end - payload >= _LARGE:
-                self._compare(data, summed, payload, headers)
+                run.sums.extend(self._compare(data, summed, payload, headers))
                 self._fletcher.update(data[payload:end])
                 self._offset += end - payload
             elif end - summed >= _WINDOW or end == bounds[-1]:
-                self._compare(data, summed, end, headers)
+                run.sums.extend(self._compare(data, summed, end, headers))
             else:
                 continue
             summed, headers = end, []
 
-    def _compare(self, data: memoryview, start: int, end: int, headers: list[int]) -> None:
-        """Adds `data` from start to end, and compares what the headers in it state."""
+    def _compare(self, data: memoryview, start: int, end: int, headers: list[int]) -> list[Sums]:
+        """Adds `data` from start to end, and compares what the headers in it state. Returns what is right."""
         assert self._begin is not None
         order = self._begin.byte_order
         places = [header + CHECKED_SIZE - start for header in headers]
         sums = self._fletcher.update_noting(data[start:end], places)
-        if self._offset == 0:
-            # BEGIN states none: its last field is where the checksum would be.
-            headers, sums = headers[1:], sums[1:]
-        for header, right in zip(headers, sums, strict=True):
+        # BEGIN states none: its last field is where the checksum would be.
+        first = 1 if self._offset == 0 else 0
+        for header, right in zip(headers[first:], sums[first:], strict=True):
             stated = stated_checksum(data, order, header)
             if stated not in (right, _NOT_STATED):
                 name = record_type(data, order, header).name
@@ -232,3 +241,4 @@ class StreamReader:
                     hint=DAMAGED,
                 )
         self._offset += end - start
+        return sums

@@ -120,14 +120,17 @@ def byte_order_of(start: Buffer) -> ByteOrder | None:
     return None
 
 
-def parse_begin(header: Buffer) -> Begin:
-    """Reads BEGIN. Raises `StreamError` for what is no image's stream, and says what it is instead."""
+def parse_begin(header: Buffer, *, resuming: bool = False) -> Begin:
+    """Reads BEGIN. Raises `StreamError` for what is no image's stream, and says what it is instead.
+
+    `resuming`: let the second half of an image's stream pass, too.
+    """
     order = byte_order_of(header)
     if order is None:
         raise StreamError("not a ZFS send stream: it does not begin with a BEGIN record", hint=DAMAGED)
     fields = struct.unpack_from(f"{order}{_BEGIN}", header, 8)
     _, versioninfo, _, objset, _, toguid, fromguid, toname = fields
-    _refuse_kind(versioninfo)
+    _refuse_kind(versioninfo & ~_RESUMING if resuming else versioninfo)
     if objset not in (Objset.FILESYSTEM, Objset.VOLUME):
         raise StreamError(
             f"the stream is of an unknown kind of dataset ({objset})",
@@ -158,6 +161,9 @@ _REFUSED = {
         "make it anew with `zfs send POOL/DATASET@SNAPSHOT`",
     ),
 }
+
+
+_RESUMING = Feature.RESUMING << 2
 
 
 def _refuse_kind(versioninfo: int) -> None:

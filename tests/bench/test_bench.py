@@ -22,7 +22,7 @@ CASES = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_the_quick_bench_has_a_row_for_every_case_and_leaves_nothing_running(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--work", str(tmp_path)],

@@ -51,7 +51,7 @@ def seconds(command: list[str], environment: dict[str, str]) -> float:
     return time.perf_counter() - began
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_list_of_a_thousand_images_takes_no_longer_than_three_starts(daemon, imgctl, tmp_path):
     daemon.store.images = [
         {

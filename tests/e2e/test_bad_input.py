@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.support.access import let_everybody_in
 from tests.support.image_site import BASE, INCREMENTAL, fixture_file, fixture_manifest
 
 OTHER = "22222222-aaaa-4bbb-8ccc-000000000001"
@@ -124,9 +125,7 @@ def test_who_is_not_root_may_read_and_not_change(daemon):
         os.setgid(65534)
         os.setuid(65534)
 
-    daemon.folder.chmod(0o755)
-    for parent in daemon.folder.parents[:3]:
-        parent.chmod(0o755)
+    let_everybody_in(daemon.folder)
 
     def imgctl(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

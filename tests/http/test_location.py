@@ -97,7 +97,7 @@ def test_any_target_is_refused_or_leads_to_a_safe_place(target):
     try:
         to = redirected(FROM, target)
     except ClientError as error:
-        assert SECRET not in error.message
+        assert SECRET not in error.message  # noqa: PT017  both outcomes are sound
         return
     origin = origin_of(to.url)
     assert origin.tls

@@ -121,6 +121,7 @@ def test_the_size_has_a_limit():
     ],
     ids=["open", "objects", "deep", "wide", "unterminated", "quotes", "digits", "closing"],
 )
+@pytest.mark.alone
 def test_hostile_documents_cost_neither_time_nor_memory(data):
     tracemalloc.start()
     begin = time.perf_counter()

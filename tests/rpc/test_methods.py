@@ -327,6 +327,7 @@ def test_the_table_in_the_documentation_is_true(store, sources):
     assert {feature for feature in FEATURES if feature not in table} == {"sources"}
 
 
+@pytest.mark.alone
 async def test_a_list_of_a_thousand_images_is_quick(path, store, sources):
     manifest = {
         "v": 2,

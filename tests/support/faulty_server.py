@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -70,7 +71,8 @@ class Wire:
     def reset(self) -> None:
         """Ends the connection with a TCP reset."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._sock.close()
+        # The stream that requests are read from would keep a socket open that is merely closed.
+        os.close(self._sock.detach())
 
 
 class FaultyServer:

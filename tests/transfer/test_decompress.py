@@ -241,8 +241,8 @@ def test_pieces_and_memory_are_bounded(kind: Kind, accelerated: bool) -> None:
     finally:
         tracemalloc.stop()
     assert largest <= 1 << 20
-    # Some units in flight, each a few pieces ahead (plus what the decoders themselves allocate).
-    assert peak < len(ZEROS) // 2
+    # Some units in flight, each a few pieces ahead; and up to three decoders, xz's with 8 MiB each.
+    assert peak < len(ZEROS) * 3 // 4
 
 
 @pytest.mark.parametrize("name", ["xz", "xz-blocks"])

@@ -21,7 +21,7 @@ from tests.support.compressed import KINDS, decode, pieces_of, some_bytes, xz_in
 
 DATA = some_bytes(450_000)
 
-# -- what a file is --------------------------------------------------------------------------------------------
+# -- what a file is ------------------------------------------------------------------------------------------
 
 BEGIN_LITTLE = bytes(8) + (0x2F5BACBAC).to_bytes(8, "little") + bytes(296)
 BEGIN_BIG = bytes(8) + (0x2F5BACBAC).to_bytes(8, "big") + bytes(296)
@@ -74,7 +74,7 @@ def test_any_head_has_a_codec_or_is_refused(head: bytes) -> None:
     assert codec == "none" or head[:1] in b"\x1f\xfd\x28BPQRSTUVWXYZ[\\]^_"
 
 
-# -- input -----------------------------------------------------------------------------------------------------
+# -- input ---------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -109,7 +109,7 @@ def test_a_feed_is_its_bytes_in_order(blocks: list[bytes], steps: list[tuple[str
         feed.exactly(len(whole) - at + 1)
 
 
-# -- bzip2 -----------------------------------------------------------------------------------------------------
+# -- bzip2 ---------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -160,7 +160,7 @@ def test_bzip2_without_a_first_block() -> None:
         list(bzip2.units(Feed([b"BZh9" + bytes(100)])))
 
 
-# -- xz --------------------------------------------------------------------------------------------------------
+# -- xz ------------------------------------------------------------------------------------------------------
 
 
 def test_xz_blocks_are_streams() -> None:
@@ -200,7 +200,7 @@ def test_xz_whose_index_names_other_blocks() -> None:
 
 def test_xz_block_that_claims_to_be_huge_is_not_waited_for() -> None:
     file = xz_in_blocks(DATA, 100_000)
-    first = list(xz.units(Feed([file])))[0]
+    first = next(iter(xz.units(Feed([file]))))
     block = first[12 : -(12 + (int.from_bytes(first[-8:-4], "little") + 1) * 4)]
     huge = with_crc(b"\x07\xc0" + b"\xff\xff\xff\xff\x7f" + b"\x01" + b"\x21\x01\x16" + bytes(17))
     with pytest.raises(UncompressionError, match="follows smaller ones"):
@@ -208,7 +208,7 @@ def test_xz_block_that_claims_to_be_huge_is_not_waited_for() -> None:
 
 
 def test_xz_block_without_sizes_after_one_with_them() -> None:
-    first = list(xz.units(Feed([xz_in_blocks(DATA, 100_000)])))[0]
+    first = next(iter(xz.units(Feed([xz_in_blocks(DATA, 100_000)]))))
     block = first[12 : -(12 + (int.from_bytes(first[-8:-4], "little") + 1) * 4)]
     plain = with_crc(b"\x02\x00\x21\x01\x16" + bytes(3))
     with pytest.raises(UncompressionError, match="does not state its size"):
@@ -221,7 +221,7 @@ def test_xz_block_whose_size_is_no_number(integer: bytes) -> None:
         xz.is_divisible(xz_in_blocks(DATA)[:12] + b"\x07\xc0" + integer + bytes(20))
 
 
-# -- zstd ------------------------------------------------------------------------------------------------------
+# -- zstd ----------------------------------------------------------------------------------------------------
 
 SKIPPABLE = b"\x5a\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"hello"
 

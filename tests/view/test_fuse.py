@@ -152,6 +152,7 @@ async def test_it_is_unmounted_at_the_end(place):
     assert unmounted(place)
 
 
+@pytest.mark.alone
 async def test_it_is_unmounted_when_somebody_is_in_there(place):
     async with running(open_view("fuse", place), [image(1)]):
         sitting = await aside(_sit_down, place / uuid(1))
@@ -225,6 +226,7 @@ def _waits_for_an_answer(pid):
     return Path(f"/proc/{pid}/wchan").read_text().startswith(("request_wait_answer", "fuse_"))
 
 
+@pytest.mark.alone
 async def test_a_question_that_is_taken_back_holds_up_nobody(place):
     view = open_view("fuse", place)
     async with running(view, [image(1)]):
@@ -258,6 +260,7 @@ def _ask_later(path):
     return process
 
 
+@pytest.mark.alone
 async def test_a_reader_who_is_stuck_holds_up_nobody(place, monkeypatch):
     """The kernel waits for ever when a reader's memory does: which needs a second file system that hangs."""
     stuck, go_on = threading.Event(), threading.Event()

@@ -268,6 +268,7 @@ def _expected(shown) -> dict[tuple[bytes, ...], object]:
     return paths
 
 
+@pytest.mark.alone
 def test_a_thousand_images_are_added_fast():
     images = [image(number, f"name-{number % 50}") for number in range(1000)]
     begun = time.perf_counter()

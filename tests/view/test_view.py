@@ -18,6 +18,7 @@ import pytest
 import trio
 
 from imgstored.view import open_view
+from tests.support.access import let_everybody_in
 from tests.view.images import image, running, uuid
 
 if TYPE_CHECKING:
@@ -253,6 +254,7 @@ async def test_a_listing_of_many_shows_each_once_while_others_come_and_go(view, 
         assert set(map(uuid, range(600))) <= set(listing)
 
 
+@pytest.mark.alone
 async def test_a_thousand_images(view, place):
     images = [image(number, f"name-{number % 50}") for number in range(1000)]
     begun = time.perf_counter()
@@ -289,15 +291,9 @@ NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 
-def let_in(place: Path) -> None:
-    """Pytest's folders are for root only."""
-    for parent in list(place.parents)[:3]:
-        parent.chmod(0o755)
-
-
 @as_root
 async def test_writes_are_refused_to_others(view, place):
-    let_in(place)
+    let_everybody_in(place.parent)
     inside = place / uuid(1)
     async with running(view, [image(1, origin=2)]):
         for command in (
@@ -317,7 +313,7 @@ async def test_writes_are_refused_to_others(view, place):
 
 @as_root
 async def test_everybody_may_read(view, place):
-    let_in(place)
+    let_everybody_in(place.parent)
     async with running(view, [image(1)]):
         said = await output(*NOBODY, "cat", place / "by-name" / "base" / "1.1" / "manifest.json")
         assert json.loads(said) == image(1).manifest

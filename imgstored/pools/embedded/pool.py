@@ -16,7 +16,6 @@ import msgspec
 import structlog
 
 from imgstored.errors import (
-    ImageHasDependentClonesError,
     ImageNotInstalledError,
     OriginNotInstalledError,
     PoolError,
@@ -25,6 +24,7 @@ from imgstored.errors import (
 )
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import Blocks, PoolImage, Space
+from imgstored.pools.embedded.faults import damaged, incomplete, refuse_dependents
 from imgstored.pools.embedded.files import Folder, told
 from imgstored.pools.embedded.notes import (
     CHECKPOINT,
@@ -182,18 +182,18 @@ class EmbeddedPool:
     def publish(self, uuid: str) -> PoolImage:
         """Makes a completely received image durable and visible: the rename of its folder is the commit."""
         if self.image(check_uuid(uuid)) is not None:
-            raise _incomplete(uuid, self._name)
+            raise incomplete(uuid, self._name)
         with self._told(f"publishing image {uuid}"):
             installed = self._settled(uuid)
             # What was left out as damaged makes room for a sound one.
-            damaged = None if self._root.status(uuid) is None else set_aside(self._root, uuid)
+            replaced = None if self._root.status(uuid) is None else set_aside(self._root, uuid)
             with self._lock:
                 os.rename(uuid + PARTIAL, uuid, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
                 self._images[uuid] = installed
                 self._origins.pop(uuid, None)
             self._root.sync()
-        if damaged is not None:
-            empty_trash(self._root, damaged)
+        if replaced is not None:
+            empty_trash(self._root, replaced)
         return installed.image
 
     def _settled(self, uuid: str) -> _Installed:
@@ -201,7 +201,7 @@ class EmbeddedPool:
         try:
             folder = self._root.folder(uuid + PARTIAL)
         except FileNotFoundError:
-            raise _incomplete(uuid, self._name) from None
+            raise incomplete(uuid, self._name) from None
         with folder:
             note, checkpoint = read_image(folder), read_checkpoint(folder)
             if (
@@ -210,7 +210,7 @@ class EmbeddedPool:
                 or not checkpoint.reader.ended
                 or not _is_whole(folder, note)
             ):
-                raise _incomplete(uuid, self._name)
+                raise incomplete(uuid, self._name)
             for name in folder.names():
                 fd = folder.open(name, os.O_RDONLY)
                 try:
@@ -240,21 +240,21 @@ class EmbeddedPool:
                 sent += len(piece)
                 yield piece
             if sent != note.stream_size:
-                raise _damaged(note.uuid, self._name)
+                raise damaged(note.uuid, self._name)
 
     def _next(self, pieces: Iterator[bytes], note: ImageNote) -> bytes:
         try:
             with self._told(f"sending image {note.uuid}"):
                 return next(pieces, b"")
         except StreamError:
-            raise _damaged(note.uuid, self._name) from None
+            raise damaged(note.uuid, self._name) from None
 
     def destroy(self, uuid: str) -> None:
         """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
         check_uuid(uuid)
         with self._lock, self._told(f"deleting image {uuid}"):
             installed = self._installed(uuid)
-            _refuse_dependents(uuid, self._dependents(uuid))
+            refuse_dependents(uuid, self._dependents(uuid))
             if installed.holds:
                 tags = ", ".join(sorted(installed.holds))
                 raise PoolError(
@@ -391,23 +391,3 @@ def _is_whole(folder: Folder, note: ImageNote) -> bool:
         sizes = {STREAM: note.stream_size}
     found = {name: folder.status(name) for name in sizes}
     return all(status is not None and status.st_size == sizes[name] for name, status in found.items())
-
-
-def _refuse_dependents(uuid: str, names: list[str]) -> None:
-    if names:
-        others = f" and {len(names) - 1} others..." if len(names) > 1 else ""
-        raise ImageHasDependentClonesError(
-            f'image "{uuid}" has dependent clones: {names[0]}{others}',
-            hint="delete these first",
-            data={"dependents": names},
-        )
-
-
-def _incomplete(uuid: str, pool: str) -> PoolError:
-    return PoolError(
-        f'image "{uuid}" is not completely in pool "{pool}"', hint="it has to be received (again) first"
-    )
-
-
-def _damaged(uuid: str, pool: str) -> PoolError:
-    return PoolError(f'image "{uuid}" is damaged in pool "{pool}"', hint="delete it, and import it again")

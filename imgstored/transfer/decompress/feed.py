@@ -50,12 +50,17 @@ class Feed:
     def exactly(self, count: int) -> bytes:
         """The next `count` bytes. Raises `EOFError` if there are fewer."""
         held = bytearray()
-        while len(held) < count:
-            piece = self.take(count - len(held))
+        self.append_to(held, count)
+        return bytes(held)
+
+    def append_to(self, held: bytearray, count: int) -> None:
+        """Adds the next `count` bytes to `held`. Raises `EOFError` if there are fewer."""
+        stop = len(held) + count
+        while len(held) < stop:
+            piece = self.take(stop - len(held))
             if not piece:
                 raise EOFError
             held += piece
-        return bytes(held)
 
     def skip_zeros(self) -> int:
         """Takes all zero bytes that come next; returns how many."""

@@ -54,7 +54,7 @@ def xz_format(memory: int) -> Format:
 def decode_streams(feed: Feed, form: Format, workers: int) -> Iterator[bytes]:
     """Decodes all of `feed`. Raises `UncompressionError`."""
 
-    def decode(unit: bytes) -> Iterator[bytes]:
+    def decode(unit: bytearray) -> Iterator[bytes]:
         return decode_part(Feed([unit]), form)
 
     while True:
@@ -75,7 +75,7 @@ def is_divisible(head: bytes) -> bool:
     return sizes is not None and max(sizes) <= MAX_BLOCK
 
 
-def units(feed: Feed) -> Iterator[bytes]:
+def units(feed: Feed) -> Iterator[bytearray]:
     """The blocks of one stream, each as a stream of its own. Raises `UncompressionError`."""
     try:
         header = feed.exactly(_HEADER_SIZE)
@@ -108,7 +108,7 @@ def _check_header(header: bytes) -> None:
         raise corrupt("xz", "a damaged stream header")
 
 
-def _unit(feed: Feed, stream_header: bytes, header_size: int, seen: _Index) -> bytes:
+def _unit(feed: Feed, stream_header: bytes, header_size: int, seen: _Index) -> bytearray:
     """Reads a block; returns it as a stream. What is in the block is liblzma's to check."""
     header = feed.exactly(header_size)
     if header[-_CRC_SIZE:] != _crc(header[:-_CRC_SIZE]):
@@ -121,11 +121,13 @@ def _unit(feed: Feed, stream_header: bytes, header_size: int, seen: _Index) -> b
     if compressed > MAX_BLOCK + (MAX_BLOCK >> 4):
         raise corrupt("xz", f"a block of {compressed} bytes follows smaller ones")
     check = _CHECK_SIZES[stream_header[7]]
-    body = feed.exactly(compressed + -compressed % 4 + check)
+    unit = bytearray(stream_header + header)
+    feed.append_to(unit, compressed + -compressed % 4 + check)
     record = _integer(header_size + compressed + check) + _integer(uncompressed)
     seen.add(record)
     index = _index_of(1, record)
-    return b"".join((stream_header, header, body, index, _footer(stream_header, len(index))))
+    unit += index + _footer(stream_header, len(index))
+    return unit
 
 
 def _read_index(feed: Feed, header: bytes, seen: _Index) -> None:

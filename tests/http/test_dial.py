@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgstored.http.dial import AbortedError, Line, connect, resolve_blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: TEST-NET-1, RFC 5737: nobody answers there.
+NOWHERE = "192.0.2.1"
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@pytest.fixture
+def full() -> Iterator[tuple[str, int]]:
+    """A server that takes no more connections: its queue is full, and the kernel drops what comes."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        address = sock.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(address)
+        time.sleep(0.05)
+        yield address
+        for client in waiting:
+            client.close()
+
+
+def to(*addresses: tuple[str, int]) -> Any:
+    """A resolver that gives these addresses."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
+    return lambda host, port: found
+
+
+def test_the_first_address_that_answers(listener: socket.socket) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        resolve = to(closed.getsockname(), listener.getsockname())
+        with connect(Line(), "host", 1, resolve=resolve, seconds=5) as sock:
+            assert sock.getpeername() == listener.getsockname()
+
+
+@pytest.mark.alone
+def test_nobody_answers(full: tuple[str, int]) -> None:
+    before = time.monotonic()
+    with pytest.raises(TimeoutError):
+        connect(Line(), "host", 1, resolve=to(full), seconds=0.3)
+    assert time.monotonic() - before < 1.5
+
+
+def test_refused() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            connect(Line(), "host", 1, resolve=to(closed.getsockname()), seconds=5)
+
+
+def test_a_host_without_addresses() -> None:
+    with pytest.raises(OSError, match="no address"):
+        connect(Line(), "host", 1, resolve=to(), seconds=5)
+
+
+def test_the_systems_resolver() -> None:
+    found = {entry[4][0] for entry in resolve_blocking("localhost", 80)}
+    assert found <= {"127.0.0.1", "::1"}
+    assert found
+
+
+def test_aborted_while_it_connects(full: tuple[str, int]) -> None:
+    line = Line()
+    with ThreadPoolExecutor(1) as executor:
+        connecting = executor.submit(connect, line, "host", 1, resolve=to(full), seconds=30)
+        time.sleep(0.05)
+        line.abort("not wanted")
+        line.abort("a second time")
+        with pytest.raises(AbortedError, match="not wanted"):
+            connecting.result(5)
+
+
+def test_aborted_before_it_connects(listener: socket.socket) -> None:
+    line = Line()
+    line.abort("not wanted")
+    with pytest.raises(AbortedError, match="not wanted"):
+        connect(line, "host", 1, resolve=to(listener.getsockname()), seconds=5)
+
+
+def test_aborted_while_it_waits_for_bytes(listener: socket.socket) -> None:
+    line = Line()
+    reading = threading.Event()
+    with connect(line, "host", 1, resolve=to(listener.getsockname()), seconds=5) as sock:
+        sock.settimeout(30)
+
+        def read() -> bytes:
+            reading.set()
+            return sock.recv(1)
+
+        with ThreadPoolExecutor(1) as executor:
+            waiting = executor.submit(read)
+            reading.wait(5)
+            line.abort("not wanted")
+            assert waiting.result(5) == b""
+        with pytest.raises(AbortedError):
+            line.check()
+
+
+def test_a_released_socket_is_left_alone(listener: socket.socket) -> None:
+    line = Line()
+    with connect(line, "host", 1, resolve=to(listener.getsockname()), seconds=5) as sock:
+        peer, _ = listener.accept()
+        with peer:
+            line.release()
+            line.abort("not wanted")
+            peer.sendall(b"x")
+            sock.settimeout(5)
+            assert sock.recv(1) == b"x"

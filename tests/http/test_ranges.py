@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import random
+import time
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgstored.http.location import Access, Location
+from imgstored.http.range_reply import FetchError, RangeReply
+from imgstored.http.ranges import RangeConnection, Timeouts
+from tests.support.faulty_server import FaultyServer, Request, Wire
+from tests.support.forward_proxy import ForwardProxy
+from tests.support.nginx import Nginx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from imgstored.http.ranges import Sink
+
+SIZE = 3_000_000
+CONTENT = random.Random(1).randbytes(SIZE)
+SECRET = "hunter2"
+OPEN = Access()
+BASIC = "Basic " + b64encode(b"user:pass word").decode()
+
+
+@contextmanager
+def connection(
+    url: str, access: Access = OPEN, environ: Mapping[str, str] | None = None, silence: float = 5
+) -> Iterator[RangeConnection]:
+    ranges = RangeConnection(
+        Location(url, "source", access), timeouts=Timeouts(5, silence), environ=environ or {}
+    )
+    try:
+        yield ranges
+    finally:
+        ranges.close()
+
+
+def fetch(
+    ranges: RangeConnection, start: int = 0, stop: int | None = None, validator: str | None = None
+) -> tuple[RangeReply, bytes]:
+    got = bytearray()
+
+    def accept(reply: RangeReply) -> Sink:
+        return got.extend
+
+    return ranges.get(start, stop, validator, accept), bytes(got)
+
+
+@pytest.fixture(scope="module")
+def www(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("www")
+    (root / "file").write_bytes(CONTENT)
+    (root / "file").touch()
+    return root
+
+
+@pytest.fixture(scope="module")
+def nginx(www: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    locations = {
+        "/loop": "return 302 /loop;",
+        "/moved": "return 301 /file;",
+        "/away": "return 302 $arg_to;",
+        "/slow/": f"alias {www}/; limit_rate 100k;",
+        "/busy": "add_header Retry-After 7 always; return 503;",
+    }
+    with Nginx(tmp_path_factory.mktemp("nginx"), root=www, locations=locations) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tls(www: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    with Nginx(
+        tmp_path_factory.mktemp("tls"), root=www, tls=True, locations={"/away": "return 302 $arg_to;"}
+    ) as server:
+        yield server
+
+
+@contextmanager
+def faulty(answer: Callable[[Request, Wire], None], **options: float) -> Iterator[RangeConnection]:
+    with FaultyServer(answer) as server, connection(server.url + "/file?" + SECRET, **options) as ranges:  # type: ignore[arg-type]
+        yield ranges
+
+
+# -- sound servers -----------------------------------------------------------------------------------------
+
+
+def test_one_connection_serves_range_after_range(nginx: Nginx) -> None:
+    before = len(nginx.settled_hits())
+    with connection(nginx.url + "/file") as ranges:
+        for start, stop in [(0, 10), (10, 2_500_000), (SIZE - 5, SIZE)]:
+            reply, got = fetch(ranges, start, stop)
+            assert (reply.partial, reply.start, reply.stop, reply.total) == (True, start, stop, SIZE)
+            assert got == CONTENT[start:stop]
+        assert fetch(ranges, SIZE - 5)[1] == CONTENT[-5:]
+    hits = nginx.settled_hits()[before:]
+    assert len(hits) == 4
+    assert len({hit.connection for hit in hits}) == 1
+
+
+def test_a_validator_that_still_holds_and_one_that_does_not(nginx: Nginx) -> None:
+    with connection(nginx.url + "/file") as ranges:
+        validator = fetch(ranges, 0, 10)[0].validator
+        assert validator is not None
+        assert fetch(ranges, 10, 20, validator)[1] == CONTENT[10:20]
+        reply, got = fetch(ranges, 10, 20, '"another"')
+        assert (reply.partial, reply.start, reply.total) == (False, 0, SIZE)
+        assert got == CONTENT
+
+
+def test_an_idle_connection_that_the_server_closed_is_opened_anew() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.part(CONTENT, request)
+        wire.close()
+
+    with faulty(answer) as ranges:
+        for start in range(5):
+            assert fetch(ranges, start, 10)[1] == CONTENT[start:10]
+
+
+def test_a_chunked_answer() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (CONTENT[:10], CONTENT[10:3000]))
+        wire.reply("200 OK", {"Transfer-Encoding": "chunked"}, body + b"0\r\n\r\n", length=False)
+
+    with faulty(answer) as ranges:
+        for _ in range(2):
+            reply, got = fetch(ranges, 5, 100)
+            assert (reply.partial, reply.stop, reply.total) == (False, None, None)
+            assert got == CONTENT[:3000]
+
+
+def test_an_answer_that_ends_with_its_connection() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.reply("200 OK", {}, CONTENT, length=False)
+        wire.close()
+
+    with faulty(answer) as ranges:
+        assert fetch(ranges, 0, 10)[1] == CONTENT
+
+
+def test_what_the_sink_raises_passes_through_and_the_next_request_is_sound(nginx: Nginx) -> None:
+    def refuse(reply: RangeReply) -> Sink:
+        raise KeyError("not wanted")
+
+    with connection(nginx.url + "/file") as ranges:
+        with pytest.raises(KeyError):
+            ranges.get(0, SIZE, None, refuse)
+        assert fetch(ranges, 5, 9)[1] == CONTENT[5:9]
+
+
+# -- faults ------------------------------------------------------------------------------------------------
+
+
+def cut_off(request: Request, wire: Wire) -> None:
+    wire.reply(
+        "206 Partial Content", {"Content-Length": "100", "Content-Range": "bytes 0-99/1000"}, bytes(40)
+    )
+    wire.close()
+
+
+def cut_off_chunked(request: Request, wire: Wire) -> None:
+    wire.reply("200 OK", {"Transfer-Encoding": "chunked"}, b"ff\r\nxxx", length=False)
+    wire.close()
+
+
+def reset(request: Request, wire: Wire) -> None:
+    wire.reset()
+
+
+def mute(request: Request, wire: Wire) -> None:
+    wire.close()
+
+
+def another_language(request: Request, wire: Wire) -> None:
+    wire.send(b"220 smtp.example ESMTP\r\n")
+    wire.close()
+
+
+def endless_head(request: Request, wire: Wire) -> None:
+    wire.send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000)
+    wire.close()
+
+
+def other_range(request: Request, wire: Wire) -> None:
+    wire.part(CONTENT, request, Content_Range=f"bytes 1-100/{SIZE}")
+
+
+def too_much_in_chunks(request: Request, wire: Wire) -> None:
+    headers = {"Transfer-Encoding": "chunked", "Content-Range": f"bytes 0-99/{SIZE}"}
+    wire.reply("206 Partial Content", headers, b"65\r\n" + bytes(101) + b"\r\n0\r\n\r\n", length=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (cut_off, "the connection ended 60 bytes early"),
+        (cut_off_chunked, "the connection ended early"),
+        (reset, "reset"),
+        (mute, "closed the connection without an answer"),
+        (another_language, "not HTTP"),
+        (endless_head, "not HTTP"),
+        (other_range, "another range"),
+        (too_much_in_chunks, "more bytes than it announced"),
+    ],
+)
+def test_faults_of_a_server(answer: Callable[[Request, Wire], None], words: str) -> None:
+    with faulty(answer) as ranges, pytest.raises(FetchError, match=words) as caught:
+        fetch(ranges, 0, 100)
+    assert not caught.value.lasting
+    assert caught.value.message.startswith("http://127.0.0.1:")
+    assert SECRET not in caught.value.message
+
+
+def test_bytes_beyond_what_was_announced_never_reach_the_sink() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        headers = {"Content-Range": f"bytes 0-99/{SIZE}", "Content-Length": "100"}
+        wire.reply("206 Partial Content", headers, CONTENT[:100] + b"garbage that nobody asked for")
+
+    with faulty(answer) as ranges:
+        # The garbage is no answer to the second request, which is made again on another connection.
+        assert fetch(ranges, 0, 100)[1] == CONTENT[:100]
+        assert fetch(ranges, 0, 100)[1] == CONTENT[:100]
+
+
+@pytest.mark.alone
+def test_silence(nginx: Nginx) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.reply(
+            "206 Partial Content", {"Content-Length": "100", "Content-Range": "bytes 0-99/1000"}, bytes(40)
+        )
+        wire.stall()
+
+    before = time.monotonic()
+    with faulty(answer, silence=0.3) as ranges, pytest.raises(FetchError, match=r"0\.3 s of silence"):
+        fetch(ranges, 0, 100)
+    assert time.monotonic() - before < 3
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "lasting", "rest"),
+    [
+        ("/missing", "not there", True, None),
+        ("/busy", "503", False, 7.0),
+        ("/file?x", "no bytes from", True, None),
+    ],
+)
+def test_refusals(nginx: Nginx, path: str, words: str, lasting: bool, rest: float | None) -> None:
+    with connection(nginx.url + path) as ranges, pytest.raises(FetchError, match=words) as caught:
+        fetch(ranges, SIZE, SIZE + 1)
+    assert (caught.value.lasting, caught.value.retry_after) == (lasting, rest)
+    assert caught.value.other_size == ("no bytes" in words)
+
+
+def test_nobody_listens() -> None:
+    with FaultyServer(mute) as server:
+        url = server.url
+    with connection(url) as ranges, pytest.raises(FetchError, match="connection refused"):
+        fetch(ranges, 0, 1)
+
+
+@pytest.mark.alone
+def test_aborted_from_another_thread(nginx: Nginx) -> None:
+    with connection(nginx.url + "/slow/file") as ranges, ThreadPoolExecutor(1) as executor:
+        fetching = executor.submit(fetch, ranges)
+        time.sleep(0.2)
+        before = time.monotonic()
+        ranges.abort("not needed any more")
+        with pytest.raises(FetchError, match="not needed any more"):
+            fetching.result(5)
+        assert time.monotonic() - before < 1
+        assert ranges.aborted
+        with pytest.raises(FetchError, match="not needed any more"):
+            fetch(ranges, 0, 1)
+
+
+# -- redirects ---------------------------------------------------------------------------------------------
+
+
+def test_a_redirect_is_followed_and_remembered(nginx: Nginx) -> None:
+    before = len(nginx.settled_hits())
+    with connection(nginx.url + "/moved") as ranges:
+        for _ in range(3):
+            assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+    assert [hit.path for hit in nginx.settled_hits()[before:]] == ["/moved", "/file", "/file", "/file"]
+
+
+def test_a_redirect_in_a_circle(nginx: Nginx) -> None:
+    with (
+        connection(nginx.url + "/loop") as ranges,
+        pytest.raises(FetchError, match="more than 5 times") as caught,
+    ):
+        fetch(ranges, 0, 1)
+    assert caught.value.lasting
+
+
+def test_headers_stay_with_their_origin(nginx: Nginx) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.part(CONTENT, request)
+
+    access = Access(headers=(("Authorization", SECRET),))
+    with FaultyServer(answer) as other:
+        with connection(f"{nginx.url}/away?to={other.url}/file", access) as ranges:
+            assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+        with connection(other.url, access) as ranges:
+            fetch(ranges, 0, 10)
+        assert ["authorization" in request.headers for request in other.requests] == [False, True]
+
+
+def test_no_step_down_from_https_to_http(nginx: Nginx, tls: Nginx) -> None:
+    access = Access(ca_file=str(tls.ca_file))
+    with (
+        connection(f"{tls.url}/away?to={nginx.url}/file", access) as ranges,
+        pytest.raises(FetchError, match="from https to http") as caught,
+    ):
+        fetch(ranges, 0, 1)
+    assert caught.value.lasting
+    with connection(f"{nginx.url}/away?to={tls.url}/file", access) as ranges:
+        assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["own authority", "insecure"])
+def test_over_tls(tls: Nginx, how: str) -> None:
+    access = Access(insecure=True) if how == "insecure" else Access(ca_file=str(tls.ca_file))
+    with connection(tls.url + "/file", access) as ranges:
+        assert fetch(ranges, 100, 2_500_000)[1] == CONTENT[100:2_500_000]
+        assert fetch(ranges, 0, 100)[1] == CONTENT[:100]
+
+
+def test_a_certificate_that_is_not_trusted(tls: Nginx) -> None:
+    with connection(tls.url + "/file") as ranges, pytest.raises(FetchError, match="not trusted") as caught:
+        fetch(ranges, 0, 1)
+    assert caught.value.lasting
+
+
+def test_plain_http_where_tls_is_expected(nginx: Nginx) -> None:
+    with (
+        connection(nginx.url.replace("http:", "https:") + "/file") as ranges,
+        pytest.raises(FetchError, match="TLS failed"),
+    ):
+        fetch(ranges, 0, 1)
+
+
+def test_aborted_over_tls(tls: Nginx, www: Path, tmp_path: Path) -> None:
+    with (
+        Nginx(tmp_path, root=www, tls=True, limit_rate="100k") as slow,
+        connection(slow.url + "/file", Access(ca_file=str(slow.ca_file))) as ranges,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        fetching = executor.submit(fetch, ranges)
+        time.sleep(0.3)
+        ranges.abort("not needed any more")
+        with pytest.raises(FetchError, match="not needed any more"):
+            fetching.result(5)
+
+
+# -- proxies -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("credentials", [None, "user:pass%20word@"])
+@pytest.mark.parametrize("secure", [False, True])
+def test_through_a_proxy(nginx: Nginx, tls: Nginx, credentials: str | None, secure: bool) -> None:
+    server = tls if secure else nginx
+    with ForwardProxy(authorization=BASIC if credentials else None) as proxy:
+        access = Access(ca_file=str(tls.ca_file), proxy=f"http://{credentials or ''}{proxy.address}")
+        with connection(server.url + "/file", access) as ranges:
+            assert fetch(ranges, 5, 2_000_000)[1] == CONTENT[5:2_000_000]
+        first = f"CONNECT 127.0.0.1:{tls.port} HTTP/1.1" if secure else f"GET {nginx.url}/file HTTP/1.1"
+        assert proxy.seen[0] == first
+
+
+def test_the_environments_proxy(nginx: Nginx) -> None:
+    with ForwardProxy() as proxy:
+        with connection(nginx.url + "/file", environ={"http_proxy": proxy.address}) as ranges:
+            fetch(ranges, 0, 1)
+        assert len(proxy.seen) == 1
+        environ = {"http_proxy": proxy.address, "no_proxy": "127.0.0.0/8"}
+        with connection(nginx.url + "/file", environ=environ) as ranges:
+            fetch(ranges, 0, 1)
+        assert len(proxy.seen) == 1
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_proxy_that_refuses(nginx: Nginx, tls: Nginx, secure: bool) -> None:
+    with ForwardProxy(authorization=BASIC) as proxy:
+        access = Access(proxy=f"http://user:{SECRET}@{proxy.address}")
+        url = (tls if secure else nginx).url + "/file"
+        with connection(url, access) as ranges, pytest.raises(FetchError, match=r"407|refuse") as caught:
+            fetch(ranges, 0, 1)
+    assert SECRET not in caught.value.message

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from imgstored.http.location import Location
+from imgstored.http.range_reply import FetchError, RangeReply
+from imgstored.transfer.mirror import Mirror, ValidatorChangedError, check_reply, failure
+
+PART = RangeReply(True, 0, 100, 1000, '"1"')
+MIRRORS = [Mirror(Location(f"http://{name}.example/file?token=SECRET", "s")) for name in "ab"]
+
+
+def check(
+    reply: RangeReply, size: int | None = 1000, max_size: int = 5000, validator: str | None = None
+) -> None:
+    check_reply(reply, size=size, max_size=max_size, validator=validator)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        PART,
+        replace(PART, total=None),
+        replace(PART, validator=None),
+        RangeReply(False, 0, 1000, 1000, None),
+        RangeReply(False, 0, None, None, None),
+    ],
+)
+def test_an_answer_about_the_right_file(reply: RangeReply) -> None:
+    check(reply, validator='"1"')
+
+
+def test_the_first_answer_says_how_large_the_file_is() -> None:
+    check(PART, size=None)
+    check(RangeReply(False, 0, None, None, None), size=None)
+
+
+def test_a_file_of_another_size() -> None:
+    with pytest.raises(FetchError, match="expected 999 bytes, the server has 1000") as caught:
+        check(PART, size=999)
+    assert caught.value.lasting
+    assert caught.value.other_size
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (replace(PART, total=None), "does not say how large"),
+        (replace(PART, total=5001), "than the 5000 allowed"),
+    ],
+)
+def test_a_file_of_unknown_size_has_bounds(reply: RangeReply, message: str) -> None:
+    with pytest.raises(FetchError, match=message) as caught:
+        check(reply, size=None)
+    assert caught.value.lasting
+
+
+def test_a_file_in_another_state() -> None:
+    with pytest.raises(ValidatorChangedError, match="changed"):
+        check(PART, validator='"0"')
+
+
+def test_a_mirror_that_changes_more_than_once_is_not_believed() -> None:
+    mirror = Mirror(Location("http://a.example/", "s"))
+    mirror.changes = 1
+    assert not mirror.fickle
+    mirror.changes = 2
+    assert mirror.fickle
+
+
+def test_all_mirrors_share_one_context_each() -> None:
+    mirror = Mirror(Location("https://a.example/", "s"))
+    assert mirror.context() is mirror.context()
+
+
+@pytest.mark.parametrize(
+    ("count", "faults", "message"),
+    [
+        (1, ["http://a.example/file: gone"], "http://a.example/file: gone"),
+        (2, ["a: gone", "b: gone"], "no mirror could deliver the file: a: gone; b: gone"),
+        (0, [], "no mirror could deliver the file: no source has the file"),
+    ],
+)
+def test_the_last_error_says_what_each_mirror_did(count: int, faults: list[str], message: str) -> None:
+    error = failure(MIRRORS[:count], faults)
+    assert error.message == message
+    assert "try again" in error.hint
+
+
+def test_messages_have_no_secrets() -> None:
+    assert MIRRORS[0].url == "http://a.example/file"
+    assert "SECRET" not in MIRRORS[0].url

@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgstored.http.retry import Backoff
+from imgstored.transfer.plan import MAX_RANGE, MIN_RANGE, Ask, RangePlan, Wait, range_count, range_size_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SLOW = 2.0
+
+
+def plan(
+    ranges: int, *, mirrors: int = 1, connections: int = 4, tries: int = 3, done: Iterable[int] = ()
+) -> RangePlan:
+    return RangePlan(
+        ranges,
+        done=frozenset(done),
+        mirrors=mirrors,
+        connections=connections,
+        tries=tries,
+        random=lambda: 0.999999,
+        backoff=Backoff(first=1.0, most=8.0),
+    )
+
+
+def ask(of: RangePlan, now: float = 0.0) -> Ask:
+    step = of.next(now)
+    assert isinstance(step, Ask), step
+    return step
+
+
+def proven(of: RangePlan, now: float = 0.0) -> Ask:
+    """The first request, when its answer has come."""
+    first = ask(of, now)
+    assert of.answered(first, partial=True)
+    return first
+
+
+# -- ranges ------------------------------------------------------------------------------------------------
+
+
+@given(size=st.integers(1, 1 << 44))
+def test_ranges_are_powers_of_two_within_bounds_and_cover_the_file(size: int) -> None:
+    length = range_size_for(size)
+    assert MIN_RANGE <= length <= MAX_RANGE
+    assert length.bit_count() == 1
+    count = range_count(size, length)
+    assert (count - 1) * length < size <= count * length
+
+
+def test_a_file_of_600_mb_is_fetched_in_ranges_of_8_mib() -> None:
+    assert range_size_for(600 << 20) == 8 << 20
+
+
+def test_an_empty_file_has_no_ranges() -> None:
+    assert range_count(0, range_size_for(0)) == 0
+    assert plan(0).next(0) == "complete"
+
+
+# -- what to do --------------------------------------------------------------------------------------------
+
+
+def test_an_unproven_mirror_gets_one_request_and_then_as_many_as_there_are_connections() -> None:
+    subject = plan(10)
+    first = ask(subject)
+    assert subject.next(0) == Wait()
+    assert subject.answered(first, partial=True)
+    assert [ask(subject).index for _ in range(3)] == [1, 2, 3]
+    assert subject.next(0) == Wait()
+    assert subject.busy(0) == 4
+
+
+def test_what_is_there_is_not_asked_for() -> None:
+    subject = plan(5, done=[0, 2, 4])
+    first = proven(subject)
+    assert [first.index, ask(subject).index] == [1, 3]
+
+
+def test_a_server_without_ranges_gets_one_request_at_a_time() -> None:
+    subject = plan(5)
+    first = ask(subject)
+    assert subject.answered(first, partial=False)
+    assert subject.next(0) == Wait()
+    assert subject.finished(first, 1, done=range(5)) == []
+    assert subject.next(1) == "complete"
+
+
+def test_a_server_that_stops_serving_ranges_is_not_read_twice() -> None:
+    subject = plan(5)
+    first = proven(subject)
+    second = ask(subject)
+    assert not subject.answered(second, partial=False)
+    assert subject.failed(second, 1, "stopped serving ranges") == 0
+    assert subject.next(1) == Wait()
+    assert subject.finished(first, 1, done=[0]) == []
+    third = ask(subject)
+    assert subject.answered(third, partial=False)
+
+
+def test_a_range_whose_end_was_not_known_is_asked_for_again() -> None:
+    subject = plan(1)
+    first = ask(subject)
+    assert subject.answered(first, partial=True)
+    subject.grow(3)
+    assert subject.finished(first, 1, done=[]) == []
+    assert [ask(subject).index for _ in range(3)] == [0, 1, 2]
+
+
+# -- failures ----------------------------------------------------------------------------------------------
+
+
+def test_a_mirror_rests_longer_after_each_failure_and_is_given_up() -> None:
+    subject = plan(1, tries=3)
+    now, delays = 0.0, []
+    while isinstance(step := subject.next(now), Ask):
+        delay = subject.failed(step, now, "refused")
+        delays.append(delay)
+        if delay is not None:
+            waiting = subject.next(now)
+            assert isinstance(waiting, Wait)
+            assert waiting.seconds == pytest.approx(delay)
+            now += delay
+    assert delays == [pytest.approx(1.0, 0.01), pytest.approx(2.0, 0.01), None]
+    assert step == "exhausted"
+    assert subject.given_up(0)
+    assert subject.faults() == ["refused"]
+
+
+def test_what_will_not_change_is_not_tried_again() -> None:
+    subject = plan(1)
+    assert subject.failed(ask(subject), 0, "404", lasting=True) is None
+    assert subject.next(0) == "exhausted"
+
+
+def test_a_server_may_ask_for_more_time() -> None:
+    subject = plan(1)
+    assert subject.failed(ask(subject), 0, "503", retry_after=5) == 5
+    assert subject.next(0) == Wait(5)
+
+
+def test_progress_starts_the_count_of_failures_again() -> None:
+    subject = plan(1, tries=2)
+    now = 0.0
+    for _ in range(10):
+        delay = subject.failed(ask(subject, now), now, "cut off", progressed=True)
+        assert delay is not None
+        now += delay
+    assert subject.failed(ask(subject, now), now, "cut off") is None
+
+
+def test_a_range_that_failed_comes_before_those_behind_it() -> None:
+    subject = plan(9)
+    first = proven(subject)
+    second = ask(subject)
+    ask(subject)
+    subject.failed(second, 1, "reset")
+    # One connection less, until some ranges have come.
+    assert subject.next(1) == Wait()
+    subject.finished(first, 2, done=[0])
+    assert ask(subject).index == second.index
+
+
+def test_a_server_that_bears_few_connections_is_asked_for_one_more_now_and_then() -> None:
+    subject = plan(1000, connections=8)
+    done: set[int] = set()
+    running = [proven(subject)]
+    refused = 0
+    for now in range(200):
+        while isinstance(step := subject.next(now), Ask):
+            if subject.busy(0) > 3:
+                assert subject.failed(step, now, "503") == 0
+                refused += 1
+            else:
+                subject.answered(step, partial=True)
+                running.append(step)
+        oldest = running.pop(0)
+        done.add(oldest.index)
+        subject.finished(oldest, now, done=done)
+    assert len(done) == 200
+    assert subject.busy(0) == 2
+    assert refused < 45
+
+
+# -- several mirrors ---------------------------------------------------------------------------------------
+
+
+def test_the_next_mirror_takes_over_when_one_is_given_up() -> None:
+    subject = plan(2, mirrors=2)
+    first = proven(subject)
+    assert (first.mirror, first.index) == (0, 0)
+    assert subject.failed(first, 0, "404", lasting=True) is None
+    second = ask(subject)
+    assert (second.mirror, second.index) == (1, 0)
+
+
+def test_while_none_has_proven_itself_one_that_rests_is_passed_over() -> None:
+    subject = plan(9, mirrors=2)
+    assert subject.failed(ask(subject), 0, "refused") == pytest.approx(1.0, 0.01)
+    second = proven(subject)
+    assert second.mirror == 1
+    # It goes on with that one when the other has rested.
+    assert ask(subject, 50).mirror == 1
+
+
+def test_a_mirror_that_has_proven_itself_is_waited_for() -> None:
+    subject = plan(9, mirrors=2)
+    assert subject.failed(proven(subject), 0, "reset") == pytest.approx(1.0, 0.01)
+    assert isinstance(subject.next(0), Wait)
+    assert ask(subject, 1).mirror == 0
+
+
+def test_all_rest_and_the_first_to_be_ready_is_asked() -> None:
+    subject = plan(1, mirrors=2)
+    subject.failed(ask(subject), 0, "503", retry_after=5)
+    subject.failed(ask(subject), 0, "503", retry_after=3)
+    assert subject.next(1) == Wait(2)
+    assert ask(subject, 3).mirror == 1
+
+
+# -- slow ranges -------------------------------------------------------------------------------------------
+
+
+def test_a_slow_range_is_asked_for_a_second_time_when_nothing_else_is_left() -> None:
+    subject = plan(2)
+    first = proven(subject)
+    second = ask(subject)
+    assert subject.next(1) == Wait(SLOW - 1)
+    hedge = ask(subject, SLOW)
+    assert (hedge.index, hedge.hedge) == (0, True)
+    # Whoever is first makes the other one needless; and a range is hedged once.
+    assert subject.finished(hedge, 3, done=[0]) == [first]
+    subject.dropped(first)
+    assert ask(subject, 5).index == second.index
+    assert subject.next(9) == Wait()
+
+
+def test_slow_is_measured_by_what_ranges_took_so_far() -> None:
+    subject = plan(3)
+    first = proven(subject)
+    subject.finished(first, 10, done=[0])
+    ask(subject, 10)
+    ask(subject, 10)
+    assert subject.next(15) == Wait(15)
+
+
+# -- any order of outcomes ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Model:
+    """Plays a downloader against the plan, and knows what it must have handed out."""
+
+    ranges: int
+    mirrors: int
+    connections: int
+    tries: int
+    plan: RangePlan = field(init=False)
+    now: float = 0.0
+    done: set[int] = field(default_factory=set)
+    running: dict[int, Ask] = field(default_factory=dict)
+    answered: set[int] = field(default_factory=set)
+    proven: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.plan = plan(self.ranges, mirrors=self.mirrors, connections=self.connections, tries=self.tries)
+
+    def hand_out(self) -> object:
+        """All that the plan wants now; returns the step that was not a request."""
+        while len(self.running) < self.connections:
+            step = self.plan.next(self.now)
+            if not isinstance(step, Ask):
+                break
+            assert step.number not in self.running
+            assert step.mirror in self.proven or self.plan.busy(step.mirror) == 1
+            assert step.index not in self.done
+            assert not self.plan.given_up(step.mirror)
+            twice = [other for other in self.running.values() if other.index == step.index]
+            assert len(twice) == (1 if step.hedge else 0)
+            self.running[step.number] = step
+        else:
+            return Wait()
+        assert (step == "complete") == (len(self.done) == self.ranges)
+        if step == "exhausted":
+            assert not self.running
+            assert all(self.plan.given_up(mirror) for mirror in range(self.mirrors))
+        return step
+
+    def settle(self, data: st.DataObject) -> None:
+        """Lets one of the requests under way come to something."""
+        job = self.running[data.draw(st.sampled_from(sorted(self.running)))]
+        outcome = data.draw(
+            st.sampled_from(["answer", "answer", "finish", "finish", "whole", "fail", "lasting", "drop"])
+        )
+        if outcome == "answer" and job.number not in self.answered:
+            self.answered.add(job.number)
+            self.proven.add(job.mirror)
+            self.plan.answered(job, partial=True)
+            return
+        del self.running[job.number]
+        if outcome == "finish":
+            self.finish(job, {job.index})
+        elif outcome == "whole" and self.plan.answered(job, partial=False):
+            self.finish(job, set(range(self.ranges)))
+        elif outcome == "drop":
+            self.plan.dropped(job)
+        else:
+            progressed = data.draw(st.booleans())
+            self.plan.failed(job, self.now, "fault", lasting=outcome == "lasting", progressed=progressed)
+
+    def finish(self, job: Ask, got: set[int]) -> None:
+        self.done |= got
+        for other in self.plan.finished(job, self.now, done=got):
+            assert other.index in self.done
+            del self.running[other.number]
+            self.plan.dropped(other)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(),
+    ranges=st.integers(0, 12),
+    mirrors=st.integers(1, 3),
+    connections=st.integers(1, 4),
+    tries=st.integers(1, 3),
+)
+def test_whatever_happens_no_range_is_lost(
+    data: st.DataObject, ranges: int, mirrors: int, connections: int, tries: int
+) -> None:
+    model = Model(ranges, mirrors, connections, tries)
+    for _ in range(data.draw(st.integers(0, 40))):
+        step = model.hand_out()
+        if step in ("complete", "exhausted"):
+            break
+        if model.running:
+            model.settle(data)
+        else:
+            assert isinstance(step, Wait)
+            assert step.seconds is not None, "nothing would ever happen again"
+        model.now += data.draw(st.sampled_from([0.0, 0.5, 10.0]))
+        if data.draw(st.sampled_from([False] * 9 + [True])) and not model.running:
+            model.done.clear()
+            model.plan.begin_anew()
+    # From here on every server is sound, and so everything that a mirror is left for gets done.
+    for _ in range(500):
+        if model.hand_out() in ("complete", "exhausted"):
+            break
+        for job in list(model.running.values()):
+            if model.running.pop(job.number, None) is not None:
+                model.proven.add(job.mirror)
+                model.plan.answered(job, partial=True)
+                model.finish(job, {job.index})
+        model.now += 10.0
+    else:
+        pytest.fail("it does not end")
