@@ -95,10 +95,7 @@ class RangeConnection:
         """
         try:
             return self._get(start, stop, validator, accept)
-        except (FetchError, ClientError) as error:
-            self._drop()
-            raise self._fault(error) from error
-        except (OSError, http.client.HTTPException) as error:
+        except (FetchError, ClientError, OSError, http.client.HTTPException) as error:
             self._drop()
             raise self._fault(error) from error
         except BaseException:
@@ -249,6 +246,8 @@ class RangeConnection:
                 other_size=error.other_size,
                 retry_after=error.retry_after,
             )
+        if isinstance(error, ClientError):
+            return FetchError(f"{url}: {error.message}", hint=error.hint, lasting=True)
         if isinstance(error, TimeoutError):
             return FetchError(f"{url}: {self._timed_out()}")
         return FetchError(f"{url}: {cause_of(error)}", lasting=certificate_refused(error))

@@ -53,6 +53,16 @@ def _nothing(_: Any) -> None:
     return None
 
 
+def _told(error: BaseException) -> ImgstoreError:
+    """What the pump is told when `error` ends the download. Nurseries raise cancellation in groups."""
+    group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
+    if isinstance(error, ImgstoreError):
+        return error
+    if group.split(trio.Cancelled)[1] is None:
+        return CancelledError("the download was cancelled")
+    return InternalError("the download ended unexpectedly", hint="the daemon's log says why")
+
+
 class Download:
     """Downloads one file. `run` once; `blocks`, `front` and the counters are for any thread, at any time."""
 
@@ -127,16 +137,8 @@ class Download:
             self.resumed = self._spool.present
             opened(self.resumed)
             await self._fetch_all()
-        except trio.Cancelled:
-            self.front.fail(CancelledError("the download was cancelled"))
-            raise
-        except ImgstoreError as error:
-            self.front.fail(error)
-            raise
-        except BaseException:
-            self.front.fail(
-                InternalError("the download ended unexpectedly", hint="the daemon's log says why")
-            )
+        except BaseException as error:
+            self.front.fail(_told(error))
             raise
         else:
             self.front.finish()

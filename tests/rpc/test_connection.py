@@ -246,6 +246,7 @@ async def test_nothing_stays_open(path, daemon, image):
 # -- slow and silent clients ---------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_who_does_not_read_holds_up_nobody_and_is_disconnected(path, daemon):
     limits = Limits(send=0.5, outbox=10_000)
     async with serving(path, daemon.methods, limits=limits) as server:
@@ -304,6 +305,7 @@ async def test_answers_that_are_not_read_do_not_pile_up(path, daemon):
         assert answers == set(range(30))
 
 
+@pytest.mark.alone
 async def test_requests_without_end_of_one_who_does_not_read(path, daemon):
     """More are not even read once its answers wait; the others are served all the while."""
     limits = Limits(send=0.5, outbox=10_000)

@@ -293,6 +293,7 @@ async def longest_gap(path, seconds=0.4) -> float:
     return longest
 
 
+@pytest.mark.alone
 @as_root
 @on_linux
 @pytest.mark.parametrize("data", [request(1, "read"), b"\xc1", b""])
@@ -303,6 +304,7 @@ async def test_a_descriptor_that_is_slow_to_close_holds_up_nobody(path, data, mo
         await until(lambda: server.connections == 1)
 
 
+@pytest.mark.alone
 @as_root
 @on_linux
 async def test_one_that_nobody_received_holds_up_nobody(path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def let_everybody_in(place: Path) -> None:
-    """Makes `place` and every folder above it, below the system's temporary folder, one that others may enter."""
+    """Makes `place`, and the folders above it up to the temporary one, such as others may enter."""
     top = Path(tempfile.gettempdir())
     for folder in [place, *place.parents]:
         if folder == top or not folder.is_relative_to(top):
