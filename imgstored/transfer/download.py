@@ -260,10 +260,8 @@ class Download:
         try:
             self._room(max(0, (self.total or 0) - spool.present))
             check_headers(job.mirror.location.access)
-            reply = job.connection.get(
-                start, stop, validator, lambda reply: self._accept(job, reply, validator)
-            )
-            if not reply.partial:
+            job.connection.get(start, stop, validator, lambda reply: self._accept(job, reply, validator))
+            if job.whole:
                 self._check_whole(job)
         except EnoughError:
             job.connection.close()
@@ -281,6 +279,7 @@ class Download:
             raise FetchError("the server stopped serving ranges")
         if reply.validator is not None and not job.mirror.fickle:
             spool.remember(url, reply.validator)
+        job.whole = not reply.partial
         offset = reply.start
 
         def sink(data: memoryview) -> None:
@@ -294,7 +293,7 @@ class Download:
             offset += len(data)
             job.fetched += len(data)
             job.mirror.count(len(data))
-            if not reply.partial and spool.size is not None and offset < spool.size and spool.complete:
+            if job.whole and spool.size is not None and offset < spool.size and spool.complete:
                 raise EnoughError
 
         return sink
@@ -322,7 +321,7 @@ class Download:
         """Tells the plan what became of a job."""
         now = trio.current_time()
         if outcome is None:
-            for other in self._plan.finished(job.ask, now, done=self._spool.done):
+            for other in self._plan.finished(job.ask, now, done=self._brought(job)):
                 self._jobs[other.number].supersede()
         elif isinstance(outcome, FetchError):
             if job.superseded:
@@ -335,6 +334,13 @@ class Download:
         else:
             self._another_file(job, outcome, now)
 
+    def _brought(self, job: Job) -> frozenset[int]:
+        """Ranges that are there because of the job; others may be as good as there, and end by themselves."""
+        if job.whole:
+            return self._spool.done
+        start, stop = self._spool.missing(job.ask.index)
+        return frozenset([job.ask.index] if start == stop else [])
+
     def _failed(self, job: Job, fault: FetchError, now: float) -> None:
         mirror = job.mirror
         mirror.failures += 1
@@ -344,6 +350,8 @@ class Download:
             job.ask,
             now,
             fault.message,
+            # A file that is too long has all ranges, and still is another one.
+            done=() if fault.other_size else self._brought(job),
             lasting=fault.lasting,
             progressed=job.fresh >= _PROGRESS,
             retry_after=fault.retry_after,

@@ -27,6 +27,7 @@ class Job:
     connection: RangeConnection
     fetched: int = 0  #: bytes that came; written by the job's thread
     fresh: int = 0  #: bytes of them that were not there yet; likewise
+    whole: bool = False  #: the answer is all of the file
     ended: bool = False
     superseded: bool = False
 

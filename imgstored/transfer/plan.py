@@ -185,11 +185,12 @@ class RangePlan:
         return partial or len(mirror.running) == 1
 
     def finished(self, ask: Ask, now: float, *, done: Iterable[int]) -> list[Ask]:
-        """A request ended well; `done` are all ranges that are there. Returns requests that it made needless.
+        """A request ended well; `done` are the ranges that it brought. Returns requests that it made needless.
 
-        A range that is not among `done` is handed out again: its end was not known when it was asked for.
+        If its own is not among `done`, it is handed out again: its end was not known when it was asked for.
         """
-        self._done.update(done)
+        brought = frozenset(done)
+        self._done |= brought
         self._give_back(ask)
         mirror = self._mirrors[ask.mirror]
         mirror.failures = 0
@@ -198,7 +199,7 @@ class RangePlan:
             mirror.allowed, mirror.successes = mirror.allowed + 1, 0
         count, total = self._durations
         self._durations = (count + 1, total + now - ask.since)
-        return [other for other in self._running.values() if other.index in self._done]
+        return [other for other in self._running.values() if other.index in brought]
 
     def failed(
         self,
@@ -206,15 +207,17 @@ class RangePlan:
         now: float,
         fault: str,
         *,
+        done: Iterable[int] = (),
         lasting: bool = False,
         progressed: bool = False,
         retry_after: float | None = None,
     ) -> float | None:
-        """A request failed; `progressed`: it brought a good deal first. Returns how long its mirror rests.
+        """A request failed; `done` are ranges that it brought first. Returns how long its mirror rests.
 
-        None means that the mirror is given up. While other requests to the same mirror run, a failure costs
+        `progressed`: it brought enough that it was worth the trouble. None means that the mirror is given up. While other requests to the same mirror run, a failure costs
         it only one connection: it may not bear so many.
         """
+        self._done.update(done)
         self._give_back(ask)
         mirror = self._mirrors[ask.mirror]
         mirror.last_fault = fault

@@ -5,8 +5,8 @@ lib/libzfs/libzfs_sendrecv.c (`zfs_send_resume_token_to_nvlist`) reads them. A t
 
     1-CHECKSUM-LENGTH-PAYLOAD
 
-in hexadecimal digits. PAYLOAD is an nvlist in the receiver's native encoding, compressed by zlib. LENGTH is how
-long the nvlist is, in bytes. CHECKSUM is the first word of the fletcher-4 of the compressed bytes, over whole
+in hexadecimal digits. PAYLOAD is an nvlist in the receiver's native encoding, compressed by zlib. LENGTH is
+that of the nvlist, in bytes. CHECKSUM is the first word of the fletcher-4 of the compressed bytes, over whole
 32-bit words in the receiver's byte order.
 """
 

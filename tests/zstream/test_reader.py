@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imgstored.errors import StreamError
 from imgstored.zstream import fletcher4
 from imgstored.zstream.reader import ReaderState, StreamReader
-from imgstored.zstream.records import HEADER_SIZE, Objset, Record, RecordType
+from imgstored.zstream.records import CHECKED_SIZE, HEADER_SIZE, Objset, Record, RecordType
 from tests.support.streams import StreamWriter, filesystem_stream, in_pieces, real_stream, stream_of
 
 if TYPE_CHECKING:
@@ -299,6 +299,35 @@ def test_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(read([SMALL])) == 10
     with pytest.raises(StreamError, match="checksum"):
         read([SMALL.replace(b"0123", b"0124", 1)])
+
+
+def test_sums_up_to_each_record() -> None:
+    """Also where the record states none."""
+    for checksums in (True, False):
+        stream = small_stream(checksums=checksums)
+        for size in (313, len(stream)):
+            reader, at = StreamReader(), 0
+            found = [pair for piece in in_pieces(stream, size) for pair in reader.records_and_sums(piece)]
+            for record, sums in found:
+                right = fletcher4.Fletcher4()
+                right.update(stream[: at + CHECKED_SIZE])
+                assert sums == right.sums
+                at += HEADER_SIZE + len(record.payload)
+            assert at == len(stream)
+
+
+def test_a_second_half_is_read_only_where_that_is_meant() -> None:
+    writer = StreamWriter()
+    stream = writer.begin(features=1 << 20) + writer.write(1, 0, b"data") + writer.end()
+    reader = StreamReader(resuming=True)
+    reader.check(stream[:-312])
+    later = StreamReader(reader.state, resuming=True)
+    later.check(stream[-312:])
+    later.finish()
+    with pytest.raises(StreamError, match="second half"):
+        StreamReader(reader.state)
+    with pytest.raises(StreamError, match="deduplicated"):
+        StreamReader(resuming=True).check(StreamWriter().begin(features=1 | 1 << 20))
 
 
 def test_payloads_are_views_of_the_piece() -> None:

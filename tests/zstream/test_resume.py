@@ -343,11 +343,29 @@ def test_records_that_were_put_off(name: Name, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_receive_that_has_written_nothing(name: Name) -> None:
-    """It stands at (1, 0), whether or not the stream has that object."""
+    """It stands at (1, 0)."""
     made = read(resume([stream(name)], point_of(name, 1, 0)), resuming=True)
     dropped, kept = whole(name)[1 : -len(made) + 1], whole(name)[-len(made) + 1 :]
     assert [content(record) for record in made[1:]] == [content(record) for record in kept]
     assert all(record.type == RecordType.FREEOBJECTS for record in dropped)
+
+
+def test_a_receive_that_has_written_nothing_of_a_stream_without_object_1() -> None:
+    """It stands there all the same, and what is to be freed first must not be left out."""
+    writer = StreamWriter(guid=5)
+    parts = [writer.begin(), writer.freeobjects(0, 7), writer.object(7), writer.write(7, 0, b"data")]
+    made = read(resume([b"".join([*parts, writer.end()])], ResumePoint(1, 0, 5)), resuming=True)
+    assert [record.type.name for record in made] == ["BEGIN", "FREEOBJECTS", "OBJECT", "WRITE", "END"]
+
+
+def test_holes_before_the_point_are_left_out() -> None:
+    writer = StreamWriter(guid=5)
+    parts = [writer.begin(), writer.object(1), writer.free(1, 12, END_OF_OBJECT), writer.free(1, 0, 4)]
+    parts += [writer.write(1, 4, b"data"), writer.free(1, 8, 4), writer.free(2, 0, 4), writer.end()]
+    made = read(resume([b"".join(parts)], ResumePoint(1, 4, 5)), resuming=True)
+    assert [(record.type.name, record.object, record.offset) for record in made[1:-1]] == [
+        ("OBJECT", 1, 0), ("FREE", 1, 12), ("WRITE", 1, 4), ("FREE", 1, 8), ("FREE", 2, 0),
+    ]  # fmt: skip
 
 
 def test_a_stream_without_data() -> None:

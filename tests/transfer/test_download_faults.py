@@ -1,0 +1,535 @@
+"""Downloads from servers that do what a sound one does not."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from imgstored.errors import DownloadError
+from imgstored.http.location import Access, Location
+from imgstored.http.retry import Backoff
+from imgstored.transfer import plan
+from imgstored.transfer.decompress import DecompressLimits
+from imgstored.transfer.digest import Expected, WrongFileError
+from imgstored.transfer.download import Download, DownloadLimits
+from imgstored.transfer.mirror import ChangedError
+from imgstored.transfer.pump import Pump
+from tests.support.faulty_server import FaultyServer, Request, Wire
+from tests.support.memory_journal import MemoryJournal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MIB = 1 << 20
+SIZE = 4 * MIB + 12345
+RANGES = 5
+CONTENT = bytes(8) + (0x2F5BACBAC).to_bytes(8, "little") + random.Random(1).randbytes(SIZE - 16)
+#: The same up to the third range.
+LATER = CONTENT[: 2 * MIB] + random.Random(2).randbytes(SIZE - 2 * MIB)
+OTHER = random.Random(3).randbytes(SIZE)
+
+LIMITS = DownloadLimits(connections=3, tries=3, backoff=Backoff(first=0.02, most=0.1), silence_seconds=0.5)
+
+Answer = "Callable[[Request, Wire], None]"
+
+
+class Case:
+    """One spool, and servers of which each has its own ways."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "spool"
+        self.journal = MemoryJournal()
+        self.notes: list[str] = []
+
+    def download(
+        self,
+        *servers: FaultyServer,
+        limits: DownloadLimits = LIMITS,
+        size: int | None = SIZE,
+        access: Access | None = None,
+    ) -> Download:
+        return Download(
+            [Location(server.url + "/file?secret", "source", access or Access()) for server in servers],
+            size=size,
+            path=self.path,
+            journal=self.journal,
+            limits=limits,
+            note=self.notes.append,
+            environ={},
+        )
+
+    @property
+    def content(self) -> bytes:
+        return self.path.read_bytes()
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def sound(request: Request, wire: Wire) -> None:
+    wire.part(CONTENT, request)
+
+
+@contextmanager
+def first(count: int, fault: Callable[[Request, Wire], None]) -> Iterator[FaultyServer]:
+    """A server whose first `count` answers are faulty."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        (fault if request.number <= count else sound)(request, wire)
+
+    with FaultyServer(answer) as server:
+        yield server
+
+
+def whole(content: bytes, request: Request, wire: Wire) -> None:
+    wire.reply("200 OK", {"ETag": '"1"'}, content)
+
+
+def chunked(content: bytes, wire: Wire) -> None:
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+    wire.reply("200 OK", {"Transfer-Encoding": "chunked"}, body, length=False)
+
+
+# -- faults that pass --------------------------------------------------------------------------------------
+
+
+def wrong_content_range(request: Request, wire: Wire) -> None:
+    wire.part(CONTENT, request, Content_Range=f"bytes 17-99/{SIZE}")
+
+
+def no_content_range(request: Request, wire: Wire) -> None:
+    wire.reply("206 Partial Content", {}, CONTENT[:MIB])
+
+
+def wrong_length(request: Request, wire: Wire) -> None:
+    wire.part(CONTENT, request, Content_Length="5")
+
+
+def begun(request: Request, wire: Wire) -> None:
+    """The first 1000 bytes of what was asked for."""
+    start, stop = request.range
+    assert stop is not None
+    head = {"Content-Length": str(stop - start), "Content-Range": f"bytes {start}-{stop - 1}/{SIZE}"}
+    wire.reply("206 Partial Content", head, CONTENT[start : start + 1000])
+
+
+def cut_off(request: Request, wire: Wire) -> None:
+    begun(request, wire)
+    wire.close()
+
+
+def reset(request: Request, wire: Wire) -> None:
+    wire.reset()
+
+
+def closed(request: Request, wire: Wire) -> None:
+    wire.close()
+
+
+def silent(request: Request, wire: Wire) -> None:
+    wire.stall()
+
+
+def silent_midway(request: Request, wire: Wire) -> None:
+    begun(request, wire)
+    wire.stall()
+
+
+def busy(request: Request, wire: Wire) -> None:
+    wire.reply("503 Service Unavailable", {"Retry-After": "3600"})
+
+
+def encoded(request: Request, wire: Wire) -> None:
+    wire.part(CONTENT, request, Content_Encoding="gzip")
+
+
+def several_parts(request: Request, wire: Wire) -> None:
+    wire.part(CONTENT, request, Content_Type="multipart/byteranges; boundary=x")
+
+
+FAULTS = [
+    (wrong_content_range, "another range than was asked for"),
+    (no_content_range, "without saying which"),
+    (wrong_length, "announces 5 bytes"),
+    (cut_off, "bytes early"),
+    (reset, "reset"),
+    (closed, "closed the connection"),
+    (silent, "silence|sent nothing"),
+    (silent_midway, "silence|sent nothing"),
+    (busy, "503"),
+    (encoded, "encoded"),
+    (several_parts, "several ranges"),
+]
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS)
+async def test_a_fault_that_passes_is_tried_again(case: Case, fault: Answer, words: str) -> None:
+    with first(1, fault) as server:
+        await case.download(server).run()
+        assert case.content == CONTENT
+        assert len(server.requests) == RANGES + 1
+    assert all("trying again in" in note and "secret" not in note for note in case.notes)
+
+
+@pytest.mark.parametrize(("fault", "words"), [entry for entry in FAULTS if entry[0] is not silent])
+async def test_a_fault_that_stays_is_a_clear_error(case: Case, fault: Answer, words: str) -> None:
+    with FaultyServer(fault) as server:
+        with pytest.raises(DownloadError, match=words) as caught:
+            await case.download(server).run()
+        assert len(server.requests) == LIMITS.tries
+        assert caught.value.message.startswith(server.url + "/file: ")
+    assert "try again" in caught.value.hint
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS[:5])
+async def test_a_fault_that_stays_sends_us_to_the_next_mirror(case: Case, fault: Answer, words: str) -> None:
+    with FaultyServer(fault) as bad, FaultyServer(sound) as good:
+        download = case.download(bad, good)
+        await download.run()
+        assert case.content == CONTENT
+        assert download.mirrors[0].fetched + download.mirrors[1].fetched == SIZE
+
+
+async def test_a_server_that_wants_to_be_left_alone_is(case: Case) -> None:
+    with first(1, busy) as server:
+        began = trio.current_time()
+        await case.download(server).run()
+        # No longer than the limit on back-off, though.
+        assert 0.1 <= trio.current_time() - began < 5
+
+
+async def test_a_range_goes_on_where_its_connection_broke(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        if request.number in (2, 3):
+            cut_off(request, wire)
+        else:
+            sound(request, wire)
+
+    with FaultyServer(answer) as server:
+        download = case.download(server, limits=replace(LIMITS, connections=1))
+        await download.run()
+        assert case.content == CONTENT
+        assert download.fetched == SIZE
+        starts = [request.range[0] for request in server.requests]
+        assert starts == [0, MIB, MIB + 1000, MIB + 2000, 2 * MIB, 3 * MIB, 4 * MIB]
+
+
+async def test_a_server_that_always_breaks_off_is_used_as_long_as_it_helps(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.reply("200 OK", {"Content-Length": str(SIZE)}, CONTENT[: 3 * MIB])
+        wire.close()
+
+    # Without ranges the same bytes come each time.
+    with FaultyServer(answer) as server:
+        with pytest.raises(DownloadError, match="bytes early"):
+            await case.download(server).run()
+        assert len(server.requests) == LIMITS.tries
+
+
+async def test_a_drip(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.reply(
+            "206 Partial Content",
+            {"Content-Length": str(MIB), "Content-Range": f"bytes 0-{MIB - 1}/{SIZE}", "ETag": '"1"'},
+        )
+        for _ in range(100):
+            wire.send(CONTENT[:1])
+            wire.stall(0.05)
+
+    limits = replace(LIMITS, min_rate=1000, rate_seconds=0.3, tries=1)
+    with FaultyServer(answer) as server, pytest.raises(DownloadError, match="less than 1000 bytes a second"):
+        await case.download(server, limits=limits).run()
+
+
+async def test_a_server_that_bears_two_connections(case: Case) -> None:
+    active = 0
+    most = 0
+    lock = threading.Lock()
+
+    def answer(request: Request, wire: Wire) -> None:
+        nonlocal active, most
+        with lock:
+            active += 1
+            refused = active > 2
+            most = max(most, active)
+        if refused:
+            wire.reply("503 Service Unavailable", {})
+        else:
+            time.sleep(0.02)
+            sound(request, wire)
+        with lock:
+            active -= 1
+
+    with FaultyServer(answer) as server:
+        await case.download(server, limits=replace(LIMITS, connections=5)).run()
+    assert case.content == CONTENT
+    assert most > 2
+
+
+async def test_a_slow_connections_range_is_asked_for_twice(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_SLOW_SECONDS", 0.2)
+
+    def answer(request: Request, wire: Wire) -> None:
+        if request.number == 2:
+            begun(request, wire)
+            wire.stall()
+        else:
+            sound(request, wire)
+
+    with FaultyServer(answer) as server:
+        download = case.download(server, limits=replace(LIMITS, silence_seconds=20))
+        with trio.fail_after(5):
+            await download.run()
+        assert case.content == CONTENT
+        assert len(server.requests) == RANGES + 1
+        assert server.requests[-1].range[0] >= server.requests[1].range[0] == MIB
+    assert case.notes == []
+
+
+# -- another file than before ------------------------------------------------------------------------------
+
+
+def switching(before: bytes, after: bytes, at: int, tag: Callable[[int], str | None]) -> Answer:
+    """From request `at` on another content; `tag` gives the ETag of the first and the second."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        late = request.number >= at
+        content, etag = (after if late else before), tag(late)
+        if request.headers.get("if-range", etag) != etag:
+            wire.reply("200 OK", {"ETag": etag} if etag else {}, content)
+        else:
+            wire.part(content, request, etag=etag)
+
+    return answer
+
+
+def tagged(late: int) -> str:
+    return '"after"' if late else '"before"'
+
+
+async def test_a_file_that_changes_where_nobody_has_read_yet(case: Case) -> None:
+    with FaultyServer(switching(CONTENT, LATER, 3, tagged)) as server:
+        download = case.download(server, limits=replace(LIMITS, connections=1))
+        await download.run()
+        assert case.content == LATER
+        assert download.fetched > SIZE
+    assert any("fetched again, and compared" in note for note in case.notes)
+
+
+async def test_a_file_that_changes_where_it_was_read(case: Case) -> None:
+    with FaultyServer(switching(CONTENT, OTHER, 3, tagged)) as server:
+        with pytest.raises(ChangedError, match="changed while it was downloaded"):
+            await case.download(server).run()
+        assert case.journal.spooled is None
+        again = case.download(server)
+        await again.run()
+        assert again.resumed == 0
+        assert case.content == OTHER
+
+
+async def test_a_change_that_only_the_date_tells(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        late = request.number >= 3
+        wire.part(
+            OTHER if late else CONTENT,
+            request,
+            etag=None,
+            Last_Modified=f"Mon, 0{2 if late else 1} Jan 2024 00:00:00 GMT",
+            Date="Fri, 01 Mar 2024 00:00:00 GMT",
+        )
+
+    with FaultyServer(answer) as server, pytest.raises(ChangedError):
+        await case.download(server).run()
+
+
+async def test_a_change_of_size(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.part(CONTENT if request.number < 3 else CONTENT + b"x", request, etag=None)
+
+    with FaultyServer(answer) as server:
+        with pytest.raises(DownloadError, match=f"expected {SIZE} bytes, the server has {SIZE + 1} bytes"):
+            await case.download(server).run()
+        # With a size from the manifest, what came before is still worth something.
+        assert case.journal.spooled is not None
+
+
+async def test_servers_behind_one_name_that_disagree_only_about_the_tag(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.part(CONTENT, request, etag=f'"{request.number % 2}"')
+
+    with FaultyServer(answer) as server:
+        await case.download(server).run()
+    assert case.content == CONTENT
+
+
+async def test_a_change_that_several_connections_find_out_counts_once(case: Case) -> None:
+    barrier = threading.Barrier(3, timeout=5)
+
+    def answer(request: Request, wire: Wire) -> None:
+        late = request.number > 3
+        if 3 < request.number <= 6:
+            barrier.wait()
+        wire.part(CONTENT, request, etag=tagged(late))
+
+    # The first range is alone; then three ask at once, and so on.
+    with FaultyServer(answer) as server:
+        download = case.download(server, limits=replace(LIMITS, connections=3))
+        await download.run()
+        assert case.content == CONTENT
+        assert download.mirrors[0].changes == 1
+
+
+async def test_a_server_that_lies_about_its_bytes_is_found_out_by_the_checksum(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.part(LATER if request.number == 4 else CONTENT, request)
+
+    with FaultyServer(answer) as server:
+        download = case.download(server)
+        await download.run()
+    expected = Expected("01b2c898-945f-11e1-a523-af1afbe22822", SIZE, hashlib.sha1(CONTENT).hexdigest())
+    pump = Pump(
+        download.blocks, expected, DecompressLimits(), verify="streaming", release=download.front.fail
+    )
+    with pytest.raises(WrongFileError, match="checksum"):
+        await trio.to_thread.run_sync(pump.run, lambda stream: sum(map(len, stream)))
+
+
+# -- without ranges ----------------------------------------------------------------------------------------
+
+
+async def test_the_file_comes_whole_with_a_break_in_between(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        if request.number == 1:
+            wire.reply("200 OK", {"Content-Length": str(SIZE)}, CONTENT[: 2 * MIB + 5])
+            wire.close()
+        else:
+            whole(CONTENT, request, wire)
+
+    with FaultyServer(answer) as server:
+        await case.download(server).run()
+        assert len(server.requests) == 2
+    assert case.content == CONTENT
+
+
+async def test_the_file_comes_whole_and_is_another_after_a_break(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        if request.number == 1:
+            wire.reply("200 OK", {"Content-Length": str(SIZE)}, CONTENT[: 2 * MIB + 5])
+            wire.close()
+        else:
+            whole(OTHER, request, wire)
+
+    with FaultyServer(answer) as server, pytest.raises(ChangedError):
+        await case.download(server).run()
+
+
+async def test_a_server_that_stops_serving_ranges(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        if request.number < 3:
+            sound(request, wire)
+        else:
+            whole(CONTENT, request, wire)
+
+    with FaultyServer(answer) as server:
+        await case.download(server).run()
+    assert case.content == CONTENT
+
+
+@pytest.mark.parametrize("size", [SIZE, None])
+async def test_in_chunks(case: Case, size: int | None) -> None:
+    with FaultyServer(lambda request, wire: chunked(CONTENT, wire)) as server:
+        await case.download(server, size=size).run()
+    assert case.content == CONTENT
+
+
+async def test_too_much_in_chunks(case: Case) -> None:
+    with FaultyServer(lambda request, wire: chunked(CONTENT + b"x", wire)) as server:
+        with pytest.raises(DownloadError, match=f"expected {SIZE} bytes, the server sends more"):
+            await case.download(server).run()
+        assert len(server.requests) == 1
+
+
+async def test_too_little_in_chunks(case: Case) -> None:
+    with FaultyServer(lambda request, wire: chunked(CONTENT[:-1], wire)) as server:
+        with pytest.raises(DownloadError, match=f"expected {SIZE} bytes, downloaded {SIZE - 1} bytes"):
+            await case.download(server).run()
+        assert len(server.requests) == LIMITS.tries
+
+
+async def test_an_endless_file(case: Case) -> None:
+    with FaultyServer(lambda request, wire: chunked(CONTENT, wire)) as server:
+        limits = replace(LIMITS, max_size=SIZE - 1)
+        with pytest.raises(DownloadError, match="the server sends more"):
+            await case.download(server, size=None, limits=limits).run()
+
+
+async def test_a_file_of_unstated_size_that_is_shorter_after_a_break(case: Case) -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        if request.number == 1:
+            wire.reply(
+                "200 OK",
+                {"Transfer-Encoding": "chunked"},
+                b"%x\r\n%b" % (SIZE, CONTENT[: 2 * MIB]),
+                length=False,
+            )
+            wire.close()
+        else:
+            chunked(CONTENT[:MIB], wire)
+
+    with FaultyServer(answer) as server:
+        with pytest.raises(ChangedError):
+            await case.download(server, size=None).run()
+        await case.download(server, size=None).run()
+    assert case.content == CONTENT[:MIB]
+
+
+# -- what may be sent --------------------------------------------------------------------------------------
+
+
+async def test_headers_are_sent_to_their_server(case: Case) -> None:
+    with FaultyServer(sound) as server:
+        await case.download(server, access=Access(headers=(("X-Auth-Token", "t"),))).run()
+        assert all(request.headers["x-auth-token"] == "t" for request in server.requests)
+        assert all(request.headers["accept-encoding"] == "identity" for request in server.requests)
+
+
+async def test_a_header_that_cannot_be_sent(case: Case) -> None:
+    with FaultyServer(sound) as server:
+        with pytest.raises(DownloadError, match="cannot be sent"):
+            await case.download(server, access=Access(headers=(("X", "a\r\nY: b"),))).run()
+        assert server.requests == []
+
+
+# -- cancelling --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [silent, silent_midway])
+async def test_cancelled_while_a_server_is_silent(case: Case, fault: Answer) -> None:
+    with FaultyServer(fault) as server:
+        download = case.download(server, limits=replace(LIMITS, silence_seconds=60))
+        began = trio.current_time()
+        with trio.move_on_after(0.3):
+            await download.run()
+        assert trio.current_time() - began < 1
+
+
+async def test_cancelled_while_a_mirror_rests(case: Case) -> None:
+    with FaultyServer(busy) as server:
+        limits = replace(LIMITS, backoff=Backoff(first=60, most=60))
+        with trio.move_on_after(0.3) as scope:
+            await case.download(server, limits=limits).run()
+        assert scope.cancelled_caught
+        assert len(server.requests) == 1
