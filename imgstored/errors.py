@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class ImgstoreError(Exception):
@@ -128,6 +128,19 @@ class ImageHasDependentClonesError(ImgstoreError):
     """The image is in use: `data["dependents"]` names the datasets."""
 
     code = "ImageHasDependentClones"
+
+
+class ImageHeldError(ImgstoreError):
+    """Somebody holds the image: `data["holds"]` has the tags (a name of ours: imgadm knows no holds)."""
+
+    code = "ImageHeld"
+
+    def __init__(self, uuid: str, tags: Sequence[str]) -> None:
+        super().__init__(
+            f'image "{uuid}" is held: {", ".join(tags)}',
+            hint=f"`imgctl release {uuid} TAG` ends a hold; those of clients end with them",
+            data={"holds": list(tags)},
+        )
 
 
 class MinPlatformError(ImgstoreError):

@@ -46,6 +46,12 @@ class Arguments:
             raise UsageError(f'incorrect number of args ({len(self.rest)}): "{" ".join(self.rest)}"')
         return self.rest[0]
 
+    def two(self) -> tuple[str, str]:
+        """The only two arguments. Raises `UsageError` for fewer or more."""
+        if len(self.rest) != 2:
+            raise UsageError(f'incorrect number of args ({len(self.rest)}): "{" ".join(self.rest)}"')
+        return self.rest[0], self.rest[1]
+
     def none(self) -> None:
         """Raises `UsageError` if there are arguments."""
         if self.rest:

@@ -150,6 +150,17 @@ COMMANDS = (
         "images:delete",
         (HELP, _POOL),
     ),
+    Command(
+        ("hold",), "hold [-P POOL] UUID TAG", "keep an image from being deleted", "holds:hold", (HELP, _POOL)
+    ),
+    Command(("release",), "release [-P POOL] UUID TAG", "end a hold", "holds:release", (HELP, _POOL)),
+    Command(
+        ("holds",),
+        "holds [-P POOL] [-j] UUID",
+        "list what holds an image",
+        "holds:holds",
+        (HELP, _POOL, _JSON),
+    ),
     Command(("jobs",), "jobs [-j]", "list imports under way", "jobs:jobs", (HELP, _JSON, _NO_HEADER)),
     Command(
         ("watch",),

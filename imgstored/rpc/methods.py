@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PROTOCOL_VERSION = 1
 
 #: What a client may rely on beyond version 1's first methods; each is the name of a method.
-FEATURES = ("import", "ensure", "install", "delete", "jobs", "watch", "cancel", "sources")
+FEATURES = ("import", "ensure", "install", "delete", "jobs", "watch", "cancel", "sources", "hold")
 
 #: Characters that are kept of what a client calls its file.
 MAX_PATH = 1024
@@ -44,6 +44,9 @@ def methods(store: Store, sources: Sources, *, pool: str) -> Methods:
         "ensure": Method(_with(_ensure, store), ("uuids", "pool"), change=True),
         "install": Method(_with(_install, store), ("manifest", "pool", "path"), change=True, file=True),
         "delete": Method(_with(_delete, store), ("uuid", "pool"), change=True),
+        "hold": Method(_with(_hold, store), ("uuid", "tag", "pool"), change=True),
+        "release": Method(_with(_release, store), ("uuid", "tag", "pool"), change=True),
+        "holds": Method(_with(_holds, store), ("uuid", "pool")),
         "jobs": Method(_with(_jobs, store)),
         "watch": Method(_with(_watch, store), ("uuid",)),
         "cancel": Method(_with(_cancel, store), ("uuid",), change=True),
@@ -142,6 +145,28 @@ async def _delete(store: Store, call: Call) -> Document:
     uuid = call.params.text("uuid")
     await store.delete(uuid, call.params.optional_text("pool"))
     return {"uuid": uuid}
+
+
+async def _hold(store: Store, call: Call) -> Document:
+    """Without a tag the hold lasts as long as the request."""
+    params = call.params
+    uuid, tag, pool = params.text("uuid"), params.optional_text("tag"), params.optional_text("pool")
+    if tag is None:
+        await _tell(call, store.holding(uuid, pool, client=call.client.name))
+    else:
+        await store.hold(uuid, tag, pool)
+    return {"uuid": uuid, "tag": tag}
+
+
+async def _release(store: Store, call: Call) -> Document:
+    params = call.params
+    uuid, tag = params.text("uuid"), params.text("tag")
+    await store.release(uuid, tag, params.optional_text("pool"))
+    return {"uuid": uuid, "tag": tag}
+
+
+async def _holds(store: Store, call: Call) -> list[str]:
+    return await store.holds(call.params.text("uuid"), call.params.optional_text("pool"))
 
 
 async def _jobs(store: Store, call: Call) -> list[Document]:

@@ -86,6 +86,22 @@ class Store(Protocol):
         """What happens to all imports, or to one until it has ended."""
         ...
 
+    async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
+        """Keeps an image from being deleted until the tag is released."""
+        ...
+
+    async def release(self, uuid: str, tag: str, pool: str | None) -> None:
+        """Ends a hold."""
+        ...
+
+    async def holds(self, uuid: str, pool: str | None) -> list[str]:
+        """The tags that hold an image."""
+        ...
+
+    def holding(self, uuid: str, pool: str | None, *, client: str) -> Events:
+        """Keeps an image from being deleted as long as the block lasts."""
+        ...
+
     async def cancel(self, uuid: str) -> None:
         """Ends an import, whoever wants it."""
         ...

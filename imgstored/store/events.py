@@ -109,6 +109,15 @@ class Installed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Held(Event):
+    """The image cannot be deleted as long as the request is in flight."""
+
+    kind: ClassVar[str] = "held"
+    uuid: str
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageProgress:
     """How far one image is: `done` of `total` compressed bytes, `received` bytes of stream in the pool."""
 

@@ -27,7 +27,8 @@ from imgstored.errors import (
 from imgstored.manifest import check_uuid, load
 from imgstored.store.ancestry import Ancestry, Wish
 from imgstored.store.catalog import as_wire
-from imgstored.store.events import AlreadyInstalled, Importing, Installing, Planned
+from imgstored.store.events import AlreadyInstalled, Held, Importing, Installing, Planned
+from imgstored.store.holds import Holds
 from imgstored.store.imports import Imports
 from imgstored.store.installer import FromFile
 from imgstored.store.layer import Layer
@@ -60,6 +61,7 @@ class Store:
         self._catalog = catalog
         self._installer = installer
         self._imports = Imports(installer)
+        self._holds = Holds(catalog)
         self._deletions: dict[Key, trio.Event] = {}
         self._ancestry = Ancestry(
             catalog, self._imports, sources, platform, lambda key: key in self._deletions
@@ -67,6 +69,7 @@ class Store:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Works until it is cancelled; begins with what the last daemon left unfinished."""
+        await trio.to_thread.run_sync(self._holds.sweep)
         unfinished = await self._installer.unfinished()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._imports.run)
@@ -216,6 +219,38 @@ class Store:
         finally:
             del self._deletions[name, uuid]
             done.set()
+
+    # -- holding ---------------------------------------------------------------------------------------------
+
+    async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
+        """Keeps an image from being deleted, by anybody, until the tag is released."""
+        check_uuid(uuid)
+        await self._settled((self._catalog.pool(pool).name, uuid))
+        await self._holds.hold(uuid, tag, pool)
+
+    async def release(self, uuid: str, tag: str, pool: str | None) -> None:
+        """Ends a hold."""
+        check_uuid(uuid)
+        await self._holds.release(uuid, tag, pool)
+
+    async def holds(self, uuid: str, pool: str | None) -> list[str]:
+        """The tags that hold an image, sorted."""
+        check_uuid(uuid)
+        return await self._holds.tags(uuid, pool)
+
+    @asynccontextmanager
+    async def holding(self, uuid: str, pool: str | None, *, client: str) -> AsyncIterator[Request]:
+        """A client keeps an image from being deleted as long as the block lasts."""
+        check_uuid(uuid)
+
+        async def fulfil(request: Request) -> None:
+            await self._settled((self._catalog.pool(pool).name, uuid))
+            async with self._holds.held(uuid, pool, client) as tag:
+                request.emit(Held(uuid, tag))
+                await trio.sleep_forever()
+
+        async with self._asking(client, fulfil) as request:
+            yield request
 
     # -- how a wish is fulfilled -----------------------------------------------------------------------------
 

@@ -185,7 +185,7 @@ class RangePlan:
         return partial or len(mirror.running) == 1
 
     def finished(self, ask: Ask, now: float, *, done: Iterable[int]) -> list[Ask]:
-        """A request ended well; `done` are the ranges that it brought. Returns requests that it made needless.
+        """A request ended well; `done` are ranges that it brought. Returns requests that it made needless.
 
         If its own is not among `done`, it is handed out again: its end was not known when it was asked for.
         """
@@ -214,8 +214,8 @@ class RangePlan:
     ) -> float | None:
         """A request failed; `done` are ranges that it brought first. Returns how long its mirror rests.
 
-        `progressed`: it brought enough that it was worth the trouble. None means that the mirror is given up. While other requests to the same mirror run, a failure costs
-        it only one connection: it may not bear so many.
+        `progressed`: it brought enough to be worth its trouble. None means that the mirror is given up. While
+        others to the same mirror run, a failure costs it only one connection: it may not bear so many.
         """
         self._done.update(done)
         self._give_back(ask)

@@ -13,7 +13,7 @@ import imgctl
 import msgpack
 import pytest
 from imgctl import Client, NotConnectedError, RemoteError
-from imgctl import client as client_module
+from imgctl import connection as connection_module
 
 from imgstored.errors import ImageHasDependentClonesError, NoSourcesError
 from imgstored.rpc.limits import Limits
@@ -274,12 +274,12 @@ def test_a_full_backlog_is_waited_for(folder):
         waiting.connect(path)
         later = threading.Timer(0.2, lambda: listening.accept()[0].close())
         later.start()
-        connected = client_module._connected(path, 5)
+        connected = connection_module._connected(path, 5)
         connected.close()
         later.join()
         # That one still stands in line, as nobody accepted it.
         with pytest.raises(NotConnectedError, match="temporarily unavailable"):
-            client_module._connected(path, 0.1)
+            connection_module._connected(path, 0.1)
 
 
 @contextmanager
@@ -324,7 +324,7 @@ def test_what_is_not_imgstored_is_told(folder, said, words):
 
 
 def test_an_endless_message_is_given_up(folder, monkeypatch):
-    monkeypatch.setattr(client_module, "MAX_MESSAGE", 4 << 20)
+    monkeypatch.setattr(connection_module, "MAX_MESSAGE", 4 << 20)
 
     def answer(connected: socket.socket) -> None:
         connected.sendall(b"\x94\x01\x01\xc0\xdd\x00\x10\x00\x00")

@@ -13,6 +13,7 @@ import trio
 from imgstored.errors import (
     CancelledError,
     ImageHasDependentClonesError,
+    ImageHeldError,
     ImageNotInstalledError,
     ImgstoreError,
     InternalError,
@@ -27,7 +28,15 @@ from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
 from imgstored.store.catalog import Catalog
-from imgstored.store.events import AlreadyInstalled, Downloaded, Importing, Installed, Installing, Planned
+from imgstored.store.events import (
+    AlreadyInstalled,
+    Downloaded,
+    Held,
+    Importing,
+    Installed,
+    Installing,
+    Planned,
+)
 from imgstored.store.installer import Installer, InstallLimits
 from imgstored.store.journal import Journal
 from imgstored.store.sourcebook import SourceBook
@@ -260,6 +269,40 @@ async def test_an_unfinished_import_goes_on_with_the_next_store(open_house):
         house.journal.begin("zones", BASE, fixture_manifest(BASE), None, None)
     async with open_house() as house:
         await until(lambda: house.store.installed() and not house.left())
+
+
+async def test_a_held_image_is_not_deleted(open_house):
+    async with open_house() as house:
+        await house.all_events(BASE)
+        await house.store.hold(BASE, "web", None)
+        await house.store.hold(BASE, "web", None)
+        with pytest.raises(UsageError, match="those of clients"):
+            await house.store.hold(BASE, "client:me", None)
+        with pytest.raises(ImageHeldError, match=f'image "{BASE}" is held: web'):
+            await house.store.delete(BASE, None)
+    async with open_house() as house:
+        assert await house.store.holds(BASE, None) == ["web"]
+        await house.store.release(BASE, "web", None)
+        await house.store.release(BASE, "web", None)
+        await house.store.delete(BASE, None)
+        with pytest.raises(ImageNotInstalledError):
+            await house.store.holds(BASE, None)
+
+
+async def test_a_clients_hold_ends_with_it_and_with_a_daemon_that_was_killed(open_house):
+    async with open_house() as house:
+        await house.all_events(BASE)
+        async with house.store.holding(BASE, None, client="vm") as request:
+            held = await anext(request)
+            assert isinstance(held, Held)
+            assert await house.store.holds(BASE, None) == [held.tag]
+            with pytest.raises(ImageHeldError, match="vm"):
+                await house.store.delete(BASE, None)
+        assert await house.store.holds(BASE, None) == []
+        # As a killed daemon leaves it.
+        house.pool.hold(BASE, held.tag)
+    async with open_house() as house:
+        assert await house.store.holds(BASE, None) == []
 
 
 async def test_a_stopping_store_takes_nothing_new(open_house):

@@ -187,7 +187,8 @@ async def test_a_fault_that_stays_is_a_clear_error(case: Case, fault: Answer, wo
     with FaultyServer(fault) as server:
         with pytest.raises(DownloadError, match=words) as caught:
             await case.download(server).run()
-        assert len(server.requests) == LIMITS.tries
+        # Those that fail beside others only show that it does not bear so many at a time.
+        assert LIMITS.tries <= len(server.requests) < LIMITS.tries + LIMITS.connections
         assert caught.value.message.startswith(server.url + "/file: ")
     assert "try again" in caught.value.hint
 
@@ -295,7 +296,8 @@ async def test_a_slow_connections_range_is_asked_for_twice(
             await download.run()
         assert case.content == CONTENT
         assert len(server.requests) == RANGES + 1
-        assert server.requests[-1].range[0] >= server.requests[1].range[0] == MIB
+        # What the slow one had brought by then need not come again.
+        assert 0 <= server.requests[-1].range[0] - server.requests[1].range[0] <= 1000
     assert case.notes == []
 
 
@@ -394,7 +396,7 @@ async def test_a_change_that_several_connections_find_out_counts_once(case: Case
 
 async def test_a_server_that_lies_about_its_bytes_is_found_out_by_the_checksum(case: Case) -> None:
     def answer(request: Request, wire: Wire) -> None:
-        wire.part(LATER if request.number == 4 else CONTENT, request)
+        wire.part(OTHER if request.number == 4 else CONTENT, request)
 
     with FaultyServer(answer) as server:
         download = case.download(server)

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from imgstored.errors import (
+    ImageHeldError,
     ImageNotInstalledError,
     OriginNotInstalledError,
     PoolError,
@@ -256,12 +257,7 @@ class EmbeddedPool:
             installed = self._installed(uuid)
             refuse_dependents(uuid, self._dependents(uuid))
             if installed.holds:
-                tags = ", ".join(sorted(installed.holds))
-                raise PoolError(
-                    f'image "{uuid}" is held: {tags}',
-                    hint="release what holds it",
-                    data={"holds": sorted(installed.holds)},
-                )
+                raise ImageHeldError(uuid, sorted(installed.holds))
             trash = set_aside(self._root, uuid)
             del self._images[uuid]
         with self._told(f"deleting image {uuid}"):

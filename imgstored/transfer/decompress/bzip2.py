@@ -90,13 +90,17 @@ def decode(unit: Unit) -> Iterator[bytes]:
 
 def rewrapped(unit: Unit) -> bytes:
     """A bzip2 stream of this block alone."""
-    length = unit.stop - unit.start
-    bits = _bits(unit.data, unit.start, length)
     crc = _bits(unit.data, unit.start + _MAGIC_BITS, 32)
-    bits = (bits << _MAGIC_BITS | _END_MAGIC) << 32 | crc
-    length += _END_BITS
-    padding = -length % 8
-    return b"BZh%d" % unit.level + (bits << padding).to_bytes((length + padding) // 8, "big")
+    block = unit.data
+    if unit.start:
+        # To begin at a byte. A long number is shifted but once: a block is some 400,000 bytes.
+        first = bytes([block[0] & 0xFF >> unit.start])
+        block = (int.from_bytes(first + block[1:], "big") << unit.start).to_bytes(len(block), "big")
+    whole, rest = divmod(unit.stop - unit.start, 8)
+    last = block[whole] >> 8 - rest if rest else 0
+    padding = -(rest + _END_BITS) % 8
+    end = ((last << _MAGIC_BITS | _END_MAGIC) << 32 | crc) << padding
+    return b"BZh%d" % unit.level + block[:whole] + end.to_bytes((rest + _END_BITS + padding) // 8, "big")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,291 @@
+"""One connection to imgstored: MessagePack-RPC, one request at a time. Its form: docs/protocol.md."""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgpack
+
+import imgctl
+from imgctl.errors import NotConnectedError, RemoteError, remote_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    #: What the protocol calls *image*, *job*, a manifest, an event, ...
+    Document: TypeAlias = dict[str, Any]
+    OnEvent: TypeAlias = Callable[[Document], None]
+
+PROTOCOL_VERSION = 1
+
+#: Bytes of one message from the daemon: a list of all images of a large server has some ten MiB.
+MAX_MESSAGE = 256 << 20
+#: Seconds for connecting and the daemon's first word; both are a matter of milliseconds.
+HELLO_SECONDS = 30.0
+#: Bytes read at once.
+_RECEIVE = 256 << 10
+#: Seconds between two tries while the daemon has more new connections than it can take.
+_BUSY_PAUSE = 0.02
+
+_REQUEST, _RESPONSE, _NOTIFICATION = 0, 1, 2
+
+
+def default_socket() -> str:
+    """Where the daemon listens, unless IMGSTORED_SOCKET says otherwise."""
+    folder = "/var/run" if sys.platform.startswith("sunos") else "/run"
+    return os.environ.get("IMGSTORED_SOCKET") or f"{folder}/imgstored/imgstored.sock"
+
+
+class Connection:
+    """Connects when it is first needed, or on entering `with`; not for several threads at once.
+
+    All methods raise `RemoteError` when the daemon refuses or fails, and its kind `NotConnectedError` when
+    there is no daemon or it breaks off. Leaving a request early (an exception out of `on_event`, Ctrl-C)
+    closes the connection, and with it ends the interest in its images; the next call connects again.
+
+    `name` is shown in the list of jobs. `timeout` is how many seconds the daemon may be silent in a request;
+    None is as long as it takes.
+    """
+
+    def __init__(
+        self, socket_path: str | None = None, *, name: str | None = None, timeout: float | None = None
+    ) -> None:
+        self.socket_path = socket_path or default_socket()
+        self._name = name or f"imgctl.Client {imgctl.__version__} (pid {os.getpid()})"
+        self._timeout = timeout
+        self._socket: socket.socket | None = None
+        self._unpacker = _unpacker()
+        self._unfinished = 0  # bytes that came since the last whole message
+        self._id = 0
+        self._asking = False
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Connects and says hello, unless connected already; a daemon that left meanwhile may be back."""
+        if self._socket is not None and not _has_ended(self._socket):
+            return
+        self.close()
+        self._unpacker, self._unfinished = _unpacker(), 0
+        self._socket = _connected(self.socket_path, HELLO_SECONDS)
+        self._ask("hello", {"client": self._name, "protocol": PROTOCOL_VERSION})
+        # Only the answer to hello is a matter of moments.
+        self._socket.settimeout(self._timeout)
+
+    def close(self) -> None:
+        """Ends the connection and all interest in imports. A second call does nothing."""
+        connected, self._socket = self._socket, None
+        if connected is not None:
+            connected.close()
+
+    # -- requests --------------------------------------------------------------------------------------------
+
+    def call(self, method: str, /, **params: Any) -> Any:
+        """The result of any method; parameters that are None are left out."""
+        return self.request(method, params)
+
+    def request(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        *,
+        on_event: OnEvent | None = None,
+        file: int | None = None,
+    ) -> Any:
+        """The result of a method that has events, or takes a descriptor (`file`; the caller closes it)."""
+        if self._asking:
+            raise RuntimeError("a request of this client is under way; use another Client beside it")
+        self.connect()
+        return self._ask(method, params, on_event, file)
+
+    def _ask(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        on_event: OnEvent | None = None,
+        file: int | None = None,
+    ) -> Any:
+        exchange = self.exchange(method, params, file)
+        try:
+            while True:
+                try:
+                    event = next(exchange)
+                except StopIteration as end:
+                    return end.value
+                if on_event is not None:
+                    on_event(event)
+        finally:
+            exchange.close()
+
+    def exchange(
+        self, method: str, params: Mapping[str, Any], file: int | None
+    ) -> Generator[Document, None, Any]:
+        """Yields the events, returns the result. Left early it closes the connection."""
+        self._id = self._id + 1 & 0xFFFFFFFF
+        request = [_REQUEST, self._id, method, [{k: v for k, v in params.items() if v is not None}]]
+        self._asking, answered = True, False
+        try:
+            self._send(_packed(request), file)
+            while True:
+                match self._receive():
+                    case [kind, "event", [dict(event)]] if kind == _NOTIFICATION:
+                        if event.pop("id", None) == self._id:
+                            yield event
+                    case [kind, None, dict(error), _] if kind == _RESPONSE:
+                        raise remote_error(error)  # about the connection, which the daemon now closes
+                    case [kind, id_, error, result] if kind == _RESPONSE and id_ == self._id:
+                        answered = True
+                        if isinstance(error, dict):
+                            raise remote_error(error)
+                        return result
+                    case [kind, *_] if kind == _NOTIFICATION:
+                        continue  # of a newer daemon
+                    case _:
+                        raise NotConnectedError(f"what listens at {self.socket_path} is not imgstored")
+        finally:
+            self._asking = False
+            if not answered:
+                self.close()
+
+    def _send(self, data: bytes, file: int | None) -> None:
+        connected = self._open()
+        try:
+            if file is not None:
+                passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))]
+                data = data[connected.sendmsg([data], passed) :]
+            if data:
+                connected.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # what the daemon said before it closed can still be read
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _receive(self) -> Any:
+        """The next message."""
+        while True:
+            try:
+                message = next(self._unpacker, None)
+            except (ValueError, msgpack.UnpackException) as error:
+                raise NotConnectedError(
+                    f"what listens at {self.socket_path} does not speak MessagePack: {error}"
+                ) from error
+            if message is not None:
+                self._unfinished = 0
+                return message
+            self._feed()
+
+    def _feed(self) -> None:
+        try:
+            data = self._open().recv(_RECEIVE)
+        except OSError as error:
+            raise self._lost(error) from error
+        if not data:
+            raise self._lost(None)
+        self._unfinished += len(data)
+        if self._unfinished > MAX_MESSAGE:
+            raise NotConnectedError(f"the daemon's answer has more than {MAX_MESSAGE} bytes")
+        self._unpacker.feed(data)
+
+    def _open(self) -> socket.socket:
+        if self._socket is None:
+            raise NotConnectedError("the connection was closed in the middle of a request")
+        return self._socket
+
+    def _lost(self, error: OSError | None) -> NotConnectedError:
+        if isinstance(error, TimeoutError):
+            return NotConnectedError(
+                f"imgstored at {self.socket_path} did not answer in time", hint="its log may say why"
+            )
+        why = "" if error is None else f": {error.strerror or error}"
+        return NotConnectedError(
+            f"imgstored at {self.socket_path} broke off the connection{why}",
+            hint="imports go on when it is back; ask again then",
+        )
+
+
+def _unpacker() -> msgpack.Unpacker:
+    """Only what JSON could say comes from the daemon: no binary data, no extensions."""
+    return msgpack.Unpacker(
+        raw=False,
+        strict_map_key=True,
+        unicode_errors="strict",
+        max_buffer_size=MAX_MESSAGE,
+        max_bin_len=0,
+        max_ext_len=0,
+    )
+
+
+def _packed(request: Sequence[Any]) -> bytes:
+    """Raises `RemoteError` (InvalidArgument) for what MessagePack cannot say."""
+    try:
+        # Text with bytes that are not UTF-8 (from a command line) names nothing that the daemon could know.
+        packed: bytes = msgpack.packb(request, unicode_errors="replace", default=_foreign)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise RemoteError("InvalidArgument", f"this cannot be sent: {error}") from error
+    return packed
+
+
+def _foreign(value: Any) -> float:
+    """Integers beyond 64 bits go as JavaScript would have them."""
+    if isinstance(value, int):
+        return float(value)
+    raise TypeError(f"MessagePack has no {type(value).__name__}")
+
+
+def _has_ended(connected: socket.socket) -> bool:
+    """Whether the daemon closed a connection on which nothing is asked, or said that it will."""
+    ready = select.poll()
+    ready.register(connected, select.POLLIN)
+    return bool(ready.poll(0))
+
+
+def _connected(path: str, seconds: float) -> socket.socket:
+    deadline = time.monotonic() + seconds
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connected.settimeout(seconds)
+        while True:
+            try:
+                connected.connect(path)
+            except BlockingIOError:
+                # Linux's answer when the backlog is full and the socket has a time limit: unix(7), EAGAIN.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_BUSY_PAUSE)
+            else:
+                return connected
+    except OSError as error:
+        connected.close()
+        raise _unreachable(path, error) from error
+    except BaseException:
+        connected.close()
+        raise
+
+
+def _unreachable(path: str, error: OSError) -> NotConnectedError:
+    if isinstance(error, PermissionError):
+        return NotConnectedError(f"{path} may not be opened: {error.strerror}", hint="use sudo or pfexec")
+    start = "svcadm enable imgstored" if sys.platform.startswith("sunos") else "systemctl start imgstored"
+    elsewhere = "say where it listens with --socket PATH or IMGSTORED_SOCKET"
+    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        return NotConnectedError(
+            f"imgstored is not running: nothing listens at {path}", hint=f"`{start}`, or {elsewhere}"
+        )
+    return NotConnectedError(
+        f"cannot connect to imgstored at {path}: {error.strerror or error}", hint=elsewhere
+    )

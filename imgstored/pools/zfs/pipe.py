@@ -1,0 +1,125 @@
+"""The pipes to and from the kernel: one thread is in the kernel, and the other has the pieces.
+
+The kernel's side is only ended by closing ours: it then sees the end of the stream, or a broken pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import threading
+from typing import TYPE_CHECKING, Final
+
+from imgstored.errors import PoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from imgstored.zstream.fletcher4 import Buffer
+
+#: Bytes that a pipe holds, where that can be set: Linux's limit for one who is not root, too.
+CAPACITY: Final = 1 << 20
+
+#: Seconds that the kernel may take nothing. It waits as long as it takes for disks that are gone.
+STALL: Final = 600.0
+
+
+class Inlet:
+    """Runs `kernel(fd)` in a thread, and writes to it what that reads from fd."""
+
+    def __init__(self, pool: str, kernel: Callable[[int], None]) -> None:
+        self._pool = pool
+        self._kernel = kernel
+        reader, self._writer = _pipe()
+        os.set_blocking(self._writer, False)
+        self._error: BaseException | None = None
+        self._patience = STALL
+        self._thread = threading.Thread(target=self._run, args=(reader,), name="zfs receive", daemon=True)
+        self._thread.start()
+
+    def write(self, data: Buffer) -> bool:
+        """Writes all of it; False if the kernel takes no more, for which `finish` gives the reason.
+
+        Raises `PoolError` if the kernel takes nothing for `STALL` seconds.
+        """
+        view = memoryview(data).cast("B")
+        while len(view):
+            try:
+                view = view[os.write(self._writer, view) :]
+            except BlockingIOError:
+                self._wait()
+            except BrokenPipeError:
+                return False
+        return True
+
+    def finish(self) -> BaseException | None:
+        """Says that there is no more, and waits for the kernel; what it failed with, or None.
+
+        Raises `PoolError` if that takes longer than `STALL` seconds.
+        """
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            raise self._stalled()
+        return self._error
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._writer, select.POLLOUT)
+        if not poll.poll(STALL * 1000):
+            raise self._stalled()
+
+    def _run(self, reader: int) -> None:
+        try:
+            self._kernel(reader)
+        except BaseException as error:  # noqa: BLE001  (told by `finish`, in the thread that waits)
+            self._error = error
+        finally:
+            os.close(reader)
+
+    def _stalled(self) -> PoolError:
+        self._patience = 1.0
+        return PoolError(
+            f'pool "{self._pool}" has taken nothing for {STALL:.0f} seconds',
+            hint="see `zpool status`: a pool whose disks are gone waits for them",
+        )
+
+
+def outlet(kernel: Callable[[int], None]) -> Iterator[bytes]:
+    """What `kernel(fd)`, in a thread, writes to fd; then what it failed with is raised.
+
+    The thread begins with the first piece, and has ended when the iterator has, or was closed.
+    """
+    reader, writer = _pipe()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            kernel(writer)
+        except BaseException as error:  # noqa: BLE001  (raised below, in the thread that reads)
+            failures.append(error)
+        finally:
+            os.close(writer)
+
+    thread = threading.Thread(target=run, name="zfs send", daemon=True)
+    thread.start()
+    try:
+        while piece := os.read(reader, CAPACITY):
+            yield piece
+    finally:
+        os.close(reader)
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _pipe() -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, CAPACITY)
+    return reader, writer

@@ -1,0 +1,246 @@
+"""A ZFS pool: which images it has, and what may be done with them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from imgstored.errors import (
+    ConfigError,
+    ImageHasDependentClonesError,
+    ImageNotInstalledError,
+    OriginNotInstalledError,
+    PoolError,
+    UsageError,
+)
+from imgstored.manifest import check_uuid
+from imgstored.pools.zfs import programs
+from imgstored.pools.zfs.lzc import Lzc
+from imgstored.pools.zfs.mounts import unmount
+from imgstored.pools.zfs.pipe import outlet
+from imgstored.pools.zfs.programs import FINAL, PARTIAL
+from imgstored.pools.zfs.properties import DEFAULT, checked
+from imgstored.pools.zfs.receive import Receive
+from imgstored.zstream.token import parse_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from imgstored.pools.base import Blocks, PoolImage, Space
+
+#: zpoolconcepts(7): a letter, then also digits and these signs.
+_POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
+
+#: What the tags of our holds begin with, so that nobody else's is released.
+_OURS: Final = "imgstored:"
+#: Longest tag, in bytes; ZFS allows 255 with the above.
+_MAX_TAG: Final = 200
+
+
+class ZfsPool:
+    """Images in a ZFS pool. See `imgstored.pools.base.Pool`.
+
+    `properties` are those that images get when they are received; they replace `readonly=on` and
+    `canmount=noauto`. Which there can be says `imgstored.pools.zfs.properties`.
+    """
+
+    def __init__(self, name: str, *, properties: Mapping[str, str] | None = None) -> None:
+        """Opens the pool. Raises `PoolError`, with what to install, where ZFS is not there; `ConfigError`."""
+        if not _POOL_NAME.fullmatch(name):
+            raise ConfigError(
+                f'a pool cannot be named "{name}"', hint="images are kept in a pool, not in a dataset of one"
+            )
+        self._properties = checked(DEFAULT if properties is None else properties)
+        self._lzc = Lzc(name)
+        # That it can be asked at all: that it is there, and that we may.
+        self.space()
+        self._lock = threading.Lock()
+        self._receiving: dict[str, str | None] = {}  # uuid to origin, also before the kernel knows it
+
+    @property
+    def name(self) -> str:
+        """The pool's name, as in POOL/UUID."""
+        return self._lzc.pool
+
+    # -- what is there ---------------------------------------------------------------------------------------
+
+    def images(self) -> list[PoolImage]:
+        """All published images: datasets POOL/UUID with a snapshot @final, but those with imgadm:ignore."""
+        return programs.images(self._lzc)
+
+    def image(self, uuid: str) -> PoolImage | None:
+        """The published image, or None."""
+        check_uuid(uuid)
+        found = programs.dataset(self._lzc, self._dataset(uuid), f"looking at image {uuid}")
+        return None if found is None or found.guid is None or found.ignored else found.image(uuid)
+
+    def partials(self) -> list[str]:
+        """The images of which a part is received and not published. Not what imgadm is receiving."""
+        return programs.partials(self._lzc)
+
+    def resume_point(self, uuid: str) -> int:
+        """How many bytes of the stream are in UUID-partial, as its token says; a good estimate.
+
+        Of one that is complete, the bytes of its data.
+        """
+        check_uuid(uuid)
+        found = programs.dataset(self._lzc, self._dataset(uuid) + PARTIAL, f"looking at image {uuid}")
+        if found is None:
+            return 0
+        if found.guid is not None:
+            return found.size
+        return 0 if found.token is None else parse_token(found.token).bytes
+
+    def dependents(self, uuid: str) -> list[str]:
+        """Names of clones of any of the image's snapshots, and of datasets below it."""
+        check_uuid(uuid)
+        with self._lock:
+            return self._dependents(uuid).names
+
+    def space(self) -> Space:
+        """How much room the pool's datasets have and take."""
+        return programs.space(self._lzc)
+
+    # -- receiving -------------------------------------------------------------------------------------------
+
+    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+        """Receives an image's stream into UUID-partial, and checks all of it."""
+        check_uuid(uuid)
+        with self._registered(uuid, origin):
+            self._refuse_existing(uuid)
+            origin_image = self._origin(uuid, origin)
+            return Receive(self._lzc, uuid, origin_image, self._properties).run(blocks)
+
+    @contextmanager
+    def _registered(self, uuid: str, origin: str | None) -> Iterator[None]:
+        """For so long the origin cannot be destroyed; that it is there is looked at within."""
+        with self._lock:
+            self._receiving[uuid] = None if origin is None else check_uuid(origin)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._receiving.pop(uuid, None)
+
+    def _refuse_existing(self, uuid: str) -> None:
+        found = programs.dataset(self._lzc, self._dataset(uuid), f"receiving image {uuid}")
+        if found is not None and found.guid is not None and not found.ignored:
+            raise PoolError(f'image "{uuid}" is already in pool "{self.name}"', hint="nothing is to be done")
+        if found is not None:
+            raise PoolError(
+                f"{found.name} is in the way: it is no image, or one that is to be ignored",
+                hint="look at it with `zfs list -t all` and `zfs get imgadm:ignore`; destroy or rename it",
+            )
+
+    def _origin(self, uuid: str, origin: str | None) -> PoolImage | None:
+        if origin is None:
+            return None
+        image = self.image(origin)
+        if image is None:
+            raise OriginNotInstalledError(
+                f'origin image "{origin}" of image "{uuid}" was not found on zpool "{self.name}"',
+                hint=f"`imgctl import {origin}` installs it",
+            )
+        return image
+
+    def abandon(self, uuid: str) -> None:
+        """Drops UUID-partial, if there is one."""
+        check_uuid(uuid)
+        programs.destroy(self._lzc, self._dataset(uuid) + PARTIAL, f"dropping a part of image {uuid}")
+
+    def publish(self, uuid: str) -> PoolImage:
+        """Makes a completely received image visible: the rename of its dataset is the commit."""
+        check_uuid(uuid)
+        doing = f"publishing image {uuid}"
+        partial = programs.dataset(self._lzc, self._dataset(uuid) + PARTIAL, doing)
+        if partial is None or partial.guid is None or self.image(uuid) is not None:
+            raise PoolError(
+                f'image "{uuid}" is not completely in pool "{self.name}"',
+                hint="it has to be received (again) first",
+            )
+        self._lzc.rename(partial.name, self._dataset(uuid), doing)
+        return self._installed(uuid)
+
+    # -- what can be done with an image ----------------------------------------------------------------------
+
+    def send(self, uuid: str) -> Blocks:
+        """The image's stream, as the kernel makes it; of one with an origin, what differs from that."""
+        image = self._installed(uuid)
+        origin = None if image.origin is None else self._dataset(image.origin) + FINAL
+        snapshot, doing = self._dataset(uuid) + FINAL, f"sending image {uuid}"
+        return outlet(lambda fd: self._lzc.send(snapshot, fd, doing, origin=origin))
+
+    def destroy(self, uuid: str) -> None:
+        """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
+        check_uuid(uuid)
+        doing = f"deleting image {uuid}"
+        with self._lock:
+            self._installed(uuid)
+            dependents = self._dependents(uuid)
+            _refuse_dependents(uuid, dependents.names)
+            self._refuse_held(uuid, dependents.held, doing)
+            unmount(self._dataset(uuid), self.name)
+            programs.destroy(self._lzc, self._dataset(uuid), doing)
+
+    def hold(self, uuid: str, tag: str) -> None:
+        """Keeps the image from being destroyed, by whomever, until the tag is released."""
+        if not tag or not tag.isprintable() or len(tag.encode()) > _MAX_TAG:
+            raise UsageError(
+                "not a tag for a hold", hint=f"a tag is 1 to {_MAX_TAG} bytes of printable text on one line"
+            )
+        self._installed(uuid)
+        if not self._lzc.hold(self._dataset(uuid) + FINAL, _OURS + tag, f"holding image {uuid}"):
+            raise ImageNotInstalledError(uuid, self.name)
+
+    def release(self, uuid: str, tag: str) -> None:
+        """Ends a hold."""
+        self._installed(uuid)
+        if tag.isprintable() and len(tag.encode()) <= _MAX_TAG:
+            self._lzc.release(self._dataset(uuid) + FINAL, _OURS + tag, f"releasing image {uuid}")
+
+    def holds(self, uuid: str) -> list[str]:
+        """The tags by which it is held through this store, sorted. `zfs holds` shows other ones, too."""
+        self._installed(uuid)
+        tags = self._lzc.holds(self._dataset(uuid) + FINAL, f"looking at image {uuid}")
+        return [tag.removeprefix(_OURS) for tag in tags if tag.startswith(_OURS)]
+
+    # -- in common -------------------------------------------------------------------------------------------
+
+    def _dataset(self, uuid: str) -> str:
+        return f"{self.name}/{uuid}"
+
+    def _installed(self, uuid: str) -> PoolImage:
+        image = self.image(uuid)
+        if image is None:
+            raise ImageNotInstalledError(uuid, self.name)
+        return image
+
+    def _dependents(self, uuid: str) -> programs.Dependents:
+        """With the lock held: also those that are being received."""
+        found = programs.dependents(self._lzc, self._dataset(uuid), f"looking at image {uuid}")
+        coming = (self._dataset(each) + PARTIAL for each, origin in self._receiving.items() if origin == uuid)
+        return programs.Dependents(sorted({*found.names, *coming}), found.held)
+
+    def _refuse_held(self, uuid: str, snapshots: list[str], doing: str) -> None:
+        tags: list[str] = []
+        for snapshot in snapshots:
+            where = "" if snapshot.endswith(FINAL) else f" (on {snapshot})"
+            tags += [tag.removeprefix(_OURS) + where for tag in self._lzc.holds(snapshot, doing)]
+        if tags:
+            raise PoolError(
+                f'image "{uuid}" is held: {", ".join(sorted(tags))}',
+                hint="release what holds it: `zfs holds` shows by whom",
+                data={"holds": sorted(tags)},
+            )
+
+
+def _refuse_dependents(uuid: str, names: list[str]) -> None:
+    if names:
+        others = f" and {len(names) - 1} others..." if len(names) > 1 else ""
+        raise ImageHasDependentClonesError(
+            f'image "{uuid}" has dependent clones: {names[0]}{others}',
+            hint="delete these first",
+            data={"dependents": names},
+        )

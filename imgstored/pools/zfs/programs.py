@@ -1,0 +1,220 @@
+"""What is asked of the kernel, and done in one step, by channel programs (zfs-program(8)).
+
+A program sees the pool as it is at one moment. Names come to it as arguments and never as part of its text.
+Lua's integers have 64 bits with a sign, so guids come back negative now and then. `zfs.get_prop` gives two
+values, of which a table takes the first, and nil for what a dataset does not have.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from imgstored.pools.base import PoolImage, Space
+from imgstored.pools.zfs.faults import failed_with
+
+if TYPE_CHECKING:
+    from imgstored.pools.zfs.lzc import Lzc
+
+PARTIAL: Final = "-partial"
+FINAL: Final = "@final"
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TRUE: Final = ("true", "yes")
+
+#: How often, and after how many seconds, a dataset is tried again that is busy.
+_TRIES: Final = 20
+_PAUSE: Final = 0.1
+
+_BEGIN: Final = """
+local given = (...)["argv"]
+"""
+
+#: What there is to say of a dataset; `final` is only there with a snapshot of that name.
+_DESCRIBE: Final = """
+local function describe(name)
+    local found = {
+        type = zfs.get_prop(name, "type"),
+        origin = zfs.get_prop(name, "origin"),
+        used = zfs.get_prop(name, "used"),
+        volsize = zfs.get_prop(name, "volsize"),
+        ignore = zfs.get_prop(name, "imgadm:ignore"),
+        token = zfs.get_prop(name, "receive_resume_token"),
+    }
+    local final = name .. "@final"
+    if zfs.exists(final) then
+        found.guid = zfs.get_prop(final, "guid")
+        found.size = zfs.get_prop(final, "logicalreferenced")
+    end
+    return found
+end
+"""
+
+_ONE: Final = f"""{_BEGIN}{_DESCRIBE}
+if not zfs.exists(given.dataset) then return {{}} end
+return describe(given.dataset)
+"""
+
+#: A name is POOL/UUID, which Python looks at more closely.
+_ALL: Final = f"""{_BEGIN}{_DESCRIBE}
+local found = {{}}
+for name in zfs.list.children(given.pool) do
+    if #name == #given.pool + 37 and zfs.exists(name .. "@final") then found[name] = describe(name) end
+end
+return found
+"""
+
+_PARTIALS: Final = f"""{_BEGIN}
+local found = {{}}
+for name in zfs.list.children(given.pool) do
+    if #name == #given.pool + 45 and string.sub(name, -8) == "-partial" then
+        local token = zfs.get_prop(name, "receive_resume_token")
+        if token or zfs.exists(name .. "@final") then found[name] = true end
+    end
+end
+return found
+"""
+
+_SPACE: Final = f"""{_BEGIN}
+return {{
+    used = zfs.get_prop(given.pool, "used"),
+    available = zfs.get_prop(given.pool, "available"),
+}}
+"""
+
+_DEPENDENTS: Final = f"""{_BEGIN}
+local found = {{names = {{}}, held = {{}}}}
+if not zfs.exists(given.dataset) then return found end
+for name in zfs.list.children(given.dataset) do found.names[name] = true end
+for snapshot in zfs.list.snapshots(given.dataset) do
+    for clone in zfs.list.clones(snapshot) do found.names[clone] = true end
+    local holds = zfs.get_prop(snapshot, "userrefs")
+    if holds and holds > 0 then found.held[snapshot] = true end
+end
+return found
+"""
+
+#: All or nothing. A dataset with snapshots cannot be checked for a destroy, but for a rollback, which fails
+#: as a destroy would where the dataset is mounted or open.
+_DESTROY: Final = f"""{_BEGIN}
+local name, snapshots = given.dataset, {{}}
+if not zfs.exists(name) then return {{}} end
+for snapshot in zfs.list.snapshots(name) do
+    snapshots[#snapshots + 1] = snapshot
+    local failed = zfs.check.destroy(snapshot)
+    if failed ~= 0 then return {{failed = failed}} end
+end
+local failed = #snapshots > 0 and zfs.check.rollback(name) or 0
+if failed ~= 0 then return {{failed = failed}} end
+for _, snapshot in ipairs(snapshots) do
+    failed = zfs.sync.destroy(snapshot)
+    if failed ~= 0 then return {{failed = failed}} end
+end
+failed = zfs.sync.destroy(name)
+if failed ~= 0 then return {{failed = failed}} end
+return {{}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset that is an image, or may become one."""
+
+    name: str  #: POOL/…
+    volume: bool
+    origin: str | None  #: POOL/…@…, of which it is a clone
+    used: int  #: bytes
+    size: int  #: bytes of its data, before compression; a volume's own size
+    guid: int | None  #: of the snapshot @final, if there is one
+    token: str | None  #: receive_resume_token: an interrupted receive can go on
+    ignored: bool  #: by the property imgadm:ignore
+
+    def image(self, uuid: str) -> PoolImage:
+        """As the store knows it. `guid` must be there."""
+        assert self.guid is not None
+        pool = self.name.partition("/")[0]
+        kind = "volume" if self.volume else "filesystem"
+        return PoolImage(uuid, self.guid, _image_of(self.origin, pool), kind, self.used, self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Dependents:
+    """What keeps a dataset from being destroyed."""
+
+    names: list[str]  #: clones of its snapshots, and datasets below it
+    held: list[str]  #: its snapshots that are held
+
+
+def dataset(lzc: Lzc, name: str, doing: str) -> Dataset | None:
+    """The dataset of that name, or None."""
+    found = lzc.ask(_ONE, doing, dataset=name)
+    return _dataset(name, found) if found else None
+
+
+def images(lzc: Lzc) -> list[PoolImage]:
+    """All POOL/UUID with a snapshot @final, but those that imgadm is told to ignore."""
+    found: dict[str, Any] = lzc.ask(_ALL, "listing images", pool=lzc.pool)
+    every = ((name[len(lzc.pool) + 1 :], _dataset(name, each)) for name, each in found.items())
+    return [each.image(uuid) for uuid, each in every if _UUID.fullmatch(uuid) and not each.ignored]
+
+
+def partials(lzc: Lzc) -> list[str]:
+    """The uuids of which there is a POOL/UUID-partial that is complete, or can be continued.
+
+    So not what imgadm is receiving at the moment: that is neither.
+    """
+    found: dict[str, bool] = lzc.ask(_PARTIALS, "listing images", pool=lzc.pool)
+    names = (name[len(lzc.pool) + 1 :].removesuffix(PARTIAL) for name in found)
+    return [uuid for uuid in names if _UUID.fullmatch(uuid)]
+
+
+def space(lzc: Lzc) -> Space:
+    """The room that there is for datasets, which is less than the disks have."""
+    found = lzc.ask(_SPACE, "looking for its room", pool=lzc.pool)
+    return Space(found["used"] + found["available"], found["available"])
+
+
+def dependents(lzc: Lzc, name: str, doing: str) -> Dependents:
+    """What is cloned from the dataset or is below it, and what is held."""
+    found = lzc.ask(_DEPENDENTS, doing, dataset=name)
+    return Dependents(list(found["names"]), sorted(found["held"]))
+
+
+def destroy(lzc: Lzc, name: str, doing: str) -> None:
+    """Destroys a dataset and its snapshots in one step, or nothing; content where there is none.
+
+    Tries again for two seconds while it is busy: udev opens a new volume to look what is on it.
+    """
+    for left in reversed(range(_TRIES)):
+        failed = lzc.change(_DESTROY, doing, dataset=name).get("failed", 0)
+        if not failed:
+            return
+        if not left or failed != errno.EBUSY:
+            raise failed_with(failed, lzc.pool, doing)
+        time.sleep(_PAUSE)
+
+
+def _dataset(name: str, found: dict[str, Any]) -> Dataset:
+    volume = found["type"] == "volume"
+    guid = found.get("guid")
+    return Dataset(
+        name=name,
+        volume=volume,
+        origin=found.get("origin"),
+        used=found["used"],
+        size=found.get("volsize", 0) if volume else found.get("size", 0),
+        guid=None if guid is None else guid % (1 << 64),
+        token=found.get("token"),
+        ignored=found.get("ignore") in _TRUE,
+    )
+
+
+def _image_of(origin: str | None, pool: str) -> str | None:
+    """The uuid of the image whose @final it is; None for any other snapshot."""
+    if origin is None:
+        return None
+    uuid = origin.removeprefix(f"{pool}/").removesuffix(FINAL)
+    return uuid if _UUID.fullmatch(uuid) and origin == f"{pool}/{uuid}{FINAL}" else None

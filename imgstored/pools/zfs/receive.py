@@ -1,0 +1,240 @@
+"""One receive, from the first byte or from where an earlier one was cut.
+
+Where there is a part of the image, the kernel is asked whether it would go on, before more than the stream's
+first record is taken from `blocks`, which can be taken only once. It goes on with a resuming stream, which is
+made of the whole one (`imgstored.zstream.resume`). Where it would not, the part is dropped.
+
+Nothing gets to the kernel before our own check of it: it would notice damage, too, but say less about it.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from imgstored.errors import (
+    ImgstoreError,
+    OriginNotInstalledError,
+    PoolError,
+    ResumeError,
+    StreamError,
+)
+from imgstored.pools.zfs.faults import is_called
+from imgstored.pools.zfs.pipe import Inlet
+from imgstored.pools.zfs.programs import FINAL, PARTIAL, Dataset, dataset, destroy
+from imgstored.pools.zfs.properties import of_kind
+from imgstored.zstream.reader import StreamReader
+from imgstored.zstream.records import HEADER_SIZE, Begin, Objset, parse_begin
+from imgstored.zstream.resume import Resumer
+from imgstored.zstream.token import ResumeToken, parse_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from imgstored.pools.base import Blocks, PoolImage
+    from imgstored.pools.zfs.lzc import Lzc
+    from imgstored.zstream.fletcher4 import Buffer
+
+log = structlog.get_logger(__name__)
+
+#: By what pyzfs calls the end of a stream that is a resuming BEGIN and no more: on Linux, and on illumos.
+_TRUNCATED: Final = ("StreamTruncated", "BadStream")
+
+
+class _Start(enum.Enum):
+    AFRESH = "afresh"
+    DONE = "done"  #: all of it is there; what comes is only checked
+
+
+class _Checked:
+    """Passes the stream on as it is, once it is checked."""
+
+    def __init__(self) -> None:
+        self._reader = StreamReader()
+
+    def feed(self, piece: Buffer) -> Buffer:
+        """The piece. What of its last record is still to come is not checked, and of no use to the kernel."""
+        self._reader.check(piece)
+        return piece
+
+    def finish(self) -> None:
+        """Raises `StreamError` unless the stream is complete."""
+        self._reader.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """One image's receive into POOL/UUID-partial."""
+
+    lzc: Lzc
+    uuid: str
+    origin: PoolImage | None
+    properties: Mapping[str, int | str]
+
+    def run(self, blocks: Blocks) -> PoolImage:
+        """Receives all of it. Raises as `Pool.receive` does."""
+        begin, head, rest = _begin_of(iter(blocks))
+        self._check_origin(begin)
+        start = self._start(begin, head)
+        stream = itertools.chain([head], rest)
+        if start is _Start.DONE:
+            log.info("the image is all there, and not received again", uuid=self.uuid)
+            _drain(stream)
+        else:
+            resumer = Resumer(start.point) if isinstance(start, ResumeToken) else None
+            self._receive(begin, resumer, stream)
+        partial = self._partial()
+        if partial is None or partial.guid != begin.toguid:
+            raise PoolError(
+                f'pool "{self.lzc.pool}": {self._doing} failed: it was changed or destroyed meanwhile',
+                hint="is another program at it? Import the image again",
+            )
+        return partial.image(self.uuid)
+
+    # -- where to begin --------------------------------------------------------------------------------------
+
+    def _start(self, begin: Begin, head: bytes) -> _Start | ResumeToken:
+        partial = self._partial()
+        if partial is None:
+            return _Start.AFRESH
+        try:
+            start = self._continued(partial, begin, head)
+        except ImgstoreError as error:
+            log.warning("begins afresh, and drops what is there", uuid=self.uuid, error=error.message)
+            self._drop()
+            return _Start.AFRESH
+        if isinstance(start, ResumeToken):
+            log.info("goes on with a receive", uuid=self.uuid, offset=start.bytes)
+        return start
+
+    def _continued(self, partial: Dataset, begin: Begin, head: bytes) -> _Start | ResumeToken:
+        """How what is there can be used. Raises `ImgstoreError` if it cannot."""
+        if partial.origin != self._origin_snapshot:
+            raise ResumeError(f"its origin is {partial.origin}, and the stream's {self._origin_snapshot}")
+        if partial.guid is not None:
+            if partial.guid != begin.toguid:
+                raise ResumeError(f"it has the guid {partial.guid}, and the stream {begin.toguid}")
+            return _Start.DONE
+        if partial.token is None:
+            raise ResumeError("it is not of a receive that can be resumed")
+        token = parse_token(partial.token)
+        lead = Resumer(token.point).feed(head[:HEADER_SIZE])
+        if not lead:
+            raise ResumeError("the stream's BEGIN record has a payload that is not understood")
+        self._ask_kernel(begin, lead)
+        return token
+
+    def _ask_kernel(self, begin: Begin, lead: bytes) -> None:
+        """Raises `ImgstoreError` unless the kernel goes on with a stream that begins so."""
+        inlet = self._open(begin)
+        inlet.write(lead)
+        error = inlet.finish()
+        cause = error.__cause__ if error is not None else None
+        if not isinstance(cause, Exception) or not any(is_called(cause, name) for name in _TRUNCATED):
+            raise error or ResumeError("the kernel does not notice the end of a stream")
+
+    def _check_origin(self, begin: Begin) -> None:
+        """Raises unless the stream builds on just that snapshot that is given as origin."""
+        origin = self.origin
+        if origin is None and not begin.fromguid:
+            return
+        if not begin.fromguid:
+            raise StreamError(
+                f"image {self.uuid} has an origin, but its stream is a full one",
+                hint="its manifest and its file do not belong together; tell who publishes it",
+            )
+        if origin is None or origin.guid != begin.fromguid:
+            given = "no origin is given" if origin is None else f"that of {origin.uuid} is {origin.guid}"
+            raise OriginNotInstalledError(
+                f"image {self.uuid} builds on a snapshot with the guid {begin.fromguid}, but {given}",
+                hint="its manifest and its file do not belong together; tell who publishes it",
+                data={"fromguid": begin.fromguid},
+            )
+
+    # -- all of it -------------------------------------------------------------------------------------------
+
+    def _receive(self, begin: Begin, resumer: Resumer | None, blocks: Iterator[Buffer]) -> None:
+        check = resumer or _Checked()
+        first = check.feed(next(blocks))
+        inlet = self._open(begin)
+        try:
+            taken = inlet.write(first)
+            while taken and (block := next(blocks, None)) is not None:
+                taken = inlet.write(check.feed(block))
+            if taken:
+                check.finish()
+        except StreamError:
+            inlet.finish()
+            self._drop()
+            raise
+        except BaseException:
+            # The kernel sees a stream that ends early, and keeps what it has of it.
+            inlet.finish()
+            raise
+        self._settle(inlet.finish(), resumed=resumer is not None)
+
+    def _settle(self, error: BaseException | None, *, resumed: bool) -> None:
+        """Raises what the kernel failed with; of a stream that it refused it keeps nothing."""
+        if error is None:
+            return
+        if isinstance(error, StreamError):
+            self._drop()
+            if resumed:
+                raise ResumeError(
+                    f"the kernel refused to go on with image {self.uuid} at the end: {error.message}",
+                    hint="what was received is dropped; import the image again, which begins afresh",
+                ) from error
+        raise error
+
+    def _open(self, begin: Begin) -> Inlet:
+        properties = of_kind(self.properties, volume=begin.objset is Objset.VOLUME)
+
+        def kernel(fd: int) -> None:
+            self.lzc.receive(
+                self._name + FINAL, fd, self._doing, origin=self._origin_snapshot, properties=properties
+            )
+
+        return Inlet(self.lzc.pool, kernel)
+
+    def _partial(self) -> Dataset | None:
+        return dataset(self.lzc, self._name, self._doing)
+
+    def _drop(self) -> None:
+        destroy(self.lzc, self._name, f"dropping a part of image {self.uuid}")
+
+    @property
+    def _name(self) -> str:
+        return f"{self.lzc.pool}/{self.uuid}{PARTIAL}"
+
+    @property
+    def _origin_snapshot(self) -> str | None:
+        return None if self.origin is None else f"{self.lzc.pool}/{self.origin.uuid}{FINAL}"
+
+    @property
+    def _doing(self) -> str:
+        return f"receiving image {self.uuid}"
+
+
+def _begin_of(blocks: Iterator[Buffer]) -> tuple[Begin, bytes, Iterator[Buffer]]:
+    """What BEGIN says, the bytes that were taken for that, and what follows. Raises `StreamError`."""
+    head = b""
+    for block in blocks:
+        head += block
+        if len(head) >= HEADER_SIZE:
+            return parse_begin(head), head, blocks
+    reader = StreamReader()
+    reader.check(head)
+    reader.finish()
+    raise AssertionError("a stream is longer than its first header")
+
+
+def _drain(blocks: Iterator[Buffer]) -> None:
+    """Only checks the stream. Raises `StreamError`."""
+    reader = StreamReader()
+    for block in blocks:
+        reader.check(block)
+    reader.finish()
