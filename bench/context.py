@@ -27,6 +27,7 @@ class Scale:
     images: int  #: installed, for `imgctl list`
     clients: int
     starts: int  #: runs of `imgctl list`, for each run that is asked for
+    patience: float  #: seconds that a run waits at most for the machine to be quiet
 
 
 FULL = Scale(
@@ -38,6 +39,7 @@ FULL = Scale(
     images=1000,
     clients=200,
     starts=5,
+    patience=60,
 )
 #: To see that everything works; its figures mean little.
 QUICK = Scale(
@@ -49,6 +51,7 @@ QUICK = Scale(
     images=20,
     clients=20,
     starts=1,
+    patience=0,
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.progress import say
-from bench.timing import settle, timed
+from bench.timing import timed
 from tests.support.daemon import Daemon
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ class Ours(Daemon):
 
     def timed_import(self, image: Input) -> float:
         """Seconds of the whole `imgctl import`; the image is deleted again."""
-        settle()
         taken = self.timed_imgctl("import", image.uuid)
         self.timed_imgctl("delete", image.uuid)
         return taken

@@ -6,7 +6,7 @@ import shlex
 import shutil
 from typing import TYPE_CHECKING
 
-from bench.timing import settle, timed
+from bench.timing import timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,6 @@ class Peers:
     def _timed(self, pipeline: str) -> float:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
-        settle()
         quoted = {name: shlex.quote(value) for name, value in self._names.items()}
         taken = timed(["bash", "-o", "errexit", "-o", "pipefail", "-c", pipeline.format(**quoted)])
         shutil.rmtree(self._folder)

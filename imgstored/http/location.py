@@ -110,6 +110,8 @@ def redirected(location: Location, target: str) -> Location:
     if not target or len(target) > MAX_URL or not _URL_CHARACTERS.fullmatch(target):
         raise ClientError(f"{shown(location.url)}: redirects to something that is not a URL")
     try:
+        if urlsplit(target).scheme:
+            origin_of(target)  # `urljoin` takes "https:///path" for a place on the same server
         url = urljoin(location.url, target).partition("#")[0]
         new = origin_of(url)
     except (ValueError, ClientError) as error:

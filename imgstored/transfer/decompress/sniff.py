@@ -23,6 +23,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 #: The first of 16 in a row.
 SKIPPABLE_MAGIC = b"\x50\x2a\x4d\x18"
 
+_BZIP2_LEVELS = frozenset(b"%d" % level for level in range(1, 10))
 _BZIP2_BLOCK = b"\x31\x41\x59\x26\x53\x59"
 _BZIP2_END = b"\x17\x72\x45\x38\x50\x90"
 _ZFS_MAGIC_AT = 8
@@ -43,7 +44,7 @@ def codec_of(head: bytes) -> Codec:
     """How the file that begins with `head` is compressed. Raises `UncompressionError` for other files."""
     if head.startswith(GZIP_MAGIC):
         return "gzip"
-    if head.startswith(BZIP2_MAGIC) and head[3:4] in b"123456789" and _bzip2_goes_on(head[4:10]):
+    if head.startswith(BZIP2_MAGIC) and head[3:4] in _BZIP2_LEVELS and _bzip2_goes_on(head[4:10]):
         return "bzip2"
     if head.startswith(XZ_MAGIC):
         return "xz"

@@ -1,0 +1,220 @@
+"""The parts of the ZFS pool that need no ZFS. The rest is tested in the guest: test_zfs.py."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstored.errors import (
+    ConfigError,
+    ImgstoreError,
+    NoSpaceError,
+    OriginNotInstalledError,
+    PoolError,
+    PoolNotFoundError,
+    StreamError,
+)
+from imgstored.pools.zfs import ZfsPool, faults, lzc, programs
+from imgstored.pools.zfs.mounts import places
+from imgstored.pools.zfs.properties import DEFAULT, checked, of_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+
+@pytest.fixture
+def no_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """As where python3-pyzfs is not installed; the folder where it would be."""
+    real = forgotten()
+    monkeypatch.setattr(lzc, "_SYSTEM_FOLDER", tmp_path)
+    yield tmp_path
+    forgotten()
+    sys.modules.update(real)
+
+
+def forgotten() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] == "libzfs_core"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def test_without_pyzfs(no_module: Path) -> None:
+    before = list(sys.path)
+    with pytest.raises(PoolError, match=r'pool "zones".*libzfs_core cannot be loaded') as caught:
+        ZfsPool("zones")
+    assert "python3-pyzfs" in caught.value.hint
+    assert sys.path == before
+
+
+def test_with_a_pyzfs_that_cannot_be_loaded(no_module: Path) -> None:
+    (no_module / "libzfs_core").mkdir()
+    (no_module / "libzfs_core" / "__init__.py").write_text("import no_cffi_here\n")
+    before = list(sys.path)
+    with pytest.raises(PoolError, match="no_cffi_here"):
+        ZfsPool("zones")
+    assert sys.path == before
+
+
+def test_it_is_not_imported_before_it_is_needed() -> None:
+    assert "libzfs_core" not in dir(lzc)
+
+
+def test_without_the_library(no_module: Path) -> None:
+    """cffi looks for the library when a function of it is first called."""
+    (no_module / "libzfs_core").mkdir()
+    (no_module / "libzfs_core" / "exceptions.py").write_text("class ZFSError(Exception): pass\n")
+    (no_module / "libzfs_core" / "__init__.py").write_text(
+        "from . import exceptions\ndef lzc_exists(*_): raise OSError('no zfs_core')\n"
+    )
+    with pytest.raises(PoolError, match="no zfs_core"):
+        ZfsPool("zones")
+
+
+@pytest.fixture(scope="module")
+def exceptions() -> ModuleType:
+    try:
+        lzc._load("zones")
+    except PoolError as error:
+        pytest.skip(str(error))
+    return importlib.import_module("libzfs_core.exceptions")
+
+
+MEANINGS: list[tuple[str, tuple[object, ...], type[ImgstoreError], str]] = [
+    ("PoolNotFound", (b"zones",), PoolNotFoundError, "no such pool"),
+    ("NoSpace", (b"zones",), NoSpaceError, "no room left"),
+    ("QuotaExceeded", (b"zones",), NoSpaceError, "a quota"),
+    ("DatasetExists", (b"zones/x",), PoolError, "a dataset of that name"),
+    ("FilesystemExists", (b"zones/x",), PoolError, "a dataset of that name"),
+    ("DatasetNotFound", (b"zones/x",), PoolError, "is missing"),
+    ("StreamMismatch", (b"zones/x",), OriginNotInstalledError, "another snapshot"),
+    ("DatasetBusy", (b"zones/x",), PoolError, "busy"),
+    ("StreamFeatureNotSupported", (), PoolError, "needs a feature"),
+    ("ZCPPermissionError", (), PoolError, "not the privilege"),
+    ("StreamIOError", (errno.EPERM,), PoolError, "not the privilege"),
+    ("StreamIOError", (errno.EIO,), PoolError, "the disks"),
+    ("ZIOError", (b"zones",), PoolError, "the disks"),
+    ("StreamTruncated", (), StreamError, "ended early"),
+    ("BadStream", (), StreamError, "damaged"),
+    ("ReadOnlyPool", (b"zones",), PoolError, "read-only"),
+    ("SuspendedPool", (b"zones",), PoolError, "suspended"),
+    ("WrongParent", (b"zones/x",), PoolError, "a volume"),
+    ("NameTooLong", (b"zones/x",), PoolError, "too long"),
+    ("ZCPTimeout", (), PoolError, "too much time"),
+    ("ZFSGenericError", (errno.EXDEV, b"zones", "?"), PoolError, "Invalid cross-device link"),
+    ("ZCPRuntimeError", (b"bad argument #1\nstack",), PoolError, "bad argument #1"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "kind", "words"), MEANINGS)
+def test_each_error_has_its_meaning(
+    exceptions: ModuleType, name: str, arguments: tuple[object, ...], kind: type[ImgstoreError], words: str
+) -> None:
+    error = getattr(exceptions, name)(*arguments)
+    made = faults.explained(error, "zones", "trying")
+    assert type(made) is kind
+    assert made.message.startswith('pool "zones": trying failed: ')
+    assert words in made.message
+    assert "\n" not in made.message
+    assert made.hint
+
+
+def test_the_first_of_several_errors_counts(exceptions: ModuleType) -> None:
+    error = exceptions.HoldFailure([exceptions.HoldExists(b"zones/x@final")], 0)
+    assert faults.is_called(error, "HoldExists")
+    error = exceptions.HoldFailure([exceptions.ReadOnlyPool(b"zones")], 0)
+    assert "read-only" in faults.explained(error, "zones", "trying").message
+
+
+def test_every_class_of_pyzfs_is_told(exceptions: ModuleType) -> None:
+    """Also those that no call of ours should raise."""
+    assert set(faults._BY_NAME) <= set(vars(exceptions))
+    for kind in vars(exceptions).values():
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            made = faults.explained(kind.__new__(kind), "zones", "trying")
+            assert isinstance(made, ImgstoreError)
+            assert made.hint
+
+
+def test_no_dev_zfs() -> None:
+    assert "modprobe zfs" in faults.zfs_absent("zones", errno.ENOENT).hint
+    assert "as root" in faults.zfs_absent("zones", errno.EACCES).hint
+
+
+# -- properties ----------------------------------------------------------------------------------------------
+
+
+def test_properties_as_the_kernel_takes_them() -> None:
+    assert checked(DEFAULT) == {"readonly": 1, "canmount": 2}
+    made = checked({"compression": "lz4", "canmount": "off", "org.example:tag": "any text"})
+    assert made == {"compression": 15, "canmount": 0, "org.example:tag": "any text"}
+    assert of_kind(made, volume=False) == made
+    assert of_kind(made, volume=True) == {"compression": 15, "org.example:tag": "any text"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mountpoint", "/"),
+        ("quota", "1G"),
+        ("readonly", "yes"),
+        ("canmount", ""),
+        ("A:b", "x"),
+        ("a:b", "\n"),
+    ],
+)
+def test_properties_that_images_cannot_have(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        checked({name: value})
+    assert caught.value.hint
+
+
+# -- mounts --------------------------------------------------------------------------------------------------
+
+
+def test_where_a_dataset_is_mounted() -> None:
+    mounted = rb"""tank/a / zfs rw 0 0
+tank/a /with\040space zfs rw 0 0
+tank/ab /b zfs rw 0 0
+tank/a@final /snapshot zfs ro 0 0
+tank/a /fake ext4 rw 0 0
+short
+"""
+    assert list(places("tank/a", mounted)) == [b"/", b"/with space", b"/snapshot"]
+
+
+@given(st.binary())
+def test_any_list_of_mounts(mounted: bytes) -> None:
+    list(places("tank/a", mounted))
+
+
+# -- programs ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_spliced_into_a_program() -> None:
+    """They are constants: names come as arguments."""
+    source = Path(programs.__file__).read_text()
+    for name in ("_ONE", "_ALL", "_PARTIALS", "_SPACE", "_DEPENDENTS", "_DESTROY"):
+        text = getattr(programs, name)
+        assert text.startswith(programs._BEGIN)
+        assert source.count(f"\n{name}: Final = ") == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "uuid"),
+    [
+        (None, None),
+        ("tank/11111111-aaaa-4bbb-8ccc-000000000001@final", "11111111-aaaa-4bbb-8ccc-000000000001"),
+        ("tank/11111111-aaaa-4bbb-8ccc-000000000001@other", None),
+        ("tank/vm@final", None),
+        ("other/11111111-aaaa-4bbb-8ccc-000000000001@final", None),
+    ],
+)
+def test_origins(origin: str | None, uuid: str | None) -> None:
+    assert programs._image_of(origin, "tank") == uuid
