@@ -144,6 +144,19 @@ class Installer:
         Cancelling it leaves what the table says.
         """
         log.info("installing", uuid=layer.uuid, pool=layer.pool, source=layer.source)
+        ended = False
+        try:
+            error = await self._install(layer, bytes_from)
+            ended = True
+        finally:
+            # Cancelled: alone, or in a group with others of its kind.
+            if not ended and not stopping():
+                await self._clean_up(self._leftovers.drop_partial, layer)
+            if isinstance(bytes_from, FromFile):
+                os.close(bytes_from.fd)
+        return error
+
+    async def _install(self, layer: Layer, bytes_from: FromSources | FromFile) -> ImgstoreError | None:
         try:
             if isinstance(bytes_from, FromFile):
                 await self._from_file(layer, bytes_from)
@@ -152,10 +165,6 @@ class Installer:
             layer.phase = "installing"
             with trio.CancelScope(shield=True):
                 await self._commit(layer)
-        except trio.Cancelled:
-            if not stopping():
-                await self._clean_up(self._leftovers.drop_partial, layer)
-            raise
         except _OriginFailedError as below:
             await self._clean_up(self._leftovers.drop_partial, layer)
             return below.error
@@ -173,9 +182,6 @@ class Installer:
             return InternalError(
                 f'the import of image "{layer.uuid}" failed by a mistake in imgstored', hint=_BUG_HINT
             )
-        finally:
-            if isinstance(bytes_from, FromFile):
-                os.close(bytes_from.fd)
         log.info("installed", uuid=layer.uuid, pool=layer.pool)
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -165,19 +166,33 @@ async def test_two_imports_share_the_origin_that_neither_has(open_house, nginx, 
         assert {image["manifest"]["uuid"] for image in house.store.installed()} == {BASE, INCREMENTAL, other}
 
 
-async def test_the_last_who_leaves_ends_the_import(open_house, start_nginx, pages, tmp_path):
-    async with open_house(limits=InstallLimits()) as house:
-        async with house.store.request([BASE], client="first") as first:
-            await anext(first)
-            async with house.store.request([BASE], client="second") as second:
-                await anext(second)
-                assert [job["clients"] for job in house.store.jobs()] in (
-                    [["first", "second"]],
-                    [["second"]],
-                    [],
-                )
+async def test_the_last_who_leaves_ends_the_import(open_house, monkeypatch):
+    received, cancelled = trio.Event(), threading.Event()
+    whole = EmbeddedPool.receive
+
+    def receive(self, uuid, blocks, *, origin=None):
+        """Receives a part, and then waits for the import to be cancelled."""
+
+        def slowly():
+            for block in blocks:
+                yield block
+                trio.from_thread.run_sync(received.set)
+                cancelled.wait(10)
+
+        return whole(self, uuid, slowly(), origin=origin)
+
+    monkeypatch.setattr(EmbeddedPool, "receive", receive)
+    async with open_house() as house:
+        async with house.store.request([BASE], client="first"):
+            async with house.store.request([BASE], client="second"):
+                await received.wait()
+                assert sorted(house.store.jobs()[0]["clients"]) == ["first", "second"]
+            assert house.store.jobs()[0]["clients"] == ["first"]
+            assert house.pool.partials() == [BASE]
+        cancelled.set()
         await until(lambda: not house.store.jobs())
         assert house.pool.partials() == []
+        assert [each.wanted for each in house.journal.imports()] == [False]
 
 
 async def test_an_image_is_not_deleted_under_one_that_is_being_cloned_from_it(open_house):
