@@ -38,6 +38,8 @@ def accelerated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Whether to use accelerators; and that no thread is left of either."""
     # Also where there is only one processor.
     monkeypatch.setattr("imgstored.transfer.decompress.workers_for", lambda limit: min(limit, 3))
+    # That program has tests of its own, and other words for what is wrong.
+    monkeypatch.setattr("imgstored.transfer.decompress.lbzip2.PROGRAMS", ())
     with no_threads_left():
         yield request.param
 

@@ -53,9 +53,12 @@ def _decoded(feed: Feed, limits: DecompressLimits, *, accelerated: bool) -> Stre
 
             yield from decode_serially(feed, gzip_format(accelerated=accelerated))
         case "bzip2":
-            from imgstored.transfer.decompress import bzip2
+            from imgstored.transfer.decompress import bzip2, lbzip2
 
-            if workers > 1:
+            program = lbzip2.program() if accelerated else None
+            if program is not None:
+                yield from lbzip2.decode(feed, program, workers)
+            elif workers > 1:
                 yield from decode_in_parallel(bzip2.units(feed), bzip2.decode, workers, bzip2.DEPTH)
             else:
                 yield from decode_serially(feed, bzip2.BZIP2)

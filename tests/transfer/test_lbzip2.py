@@ -1,0 +1,123 @@
+"""bzip2 by the lbzip2 program: a child process that must never stay behind."""
+
+from __future__ import annotations
+
+import bz2
+import os
+import signal
+import threading
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgstored.errors import DownloadError, UncompressionError
+from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed, lbzip2
+from tests.support.compressed import decode, pieces_of, some_bytes
+from tests.support.threads import no_threads_left
+
+DATA = some_bytes(450_000)
+FILE = bz2.compress(DATA, 1)
+ZVOL = Path(__file__).parent.parent / "data" / "zvol.zfs.bz2"
+
+
+def children() -> set[int]:
+    """Processes that this one started and has not reaped."""
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+
+@contextmanager
+def nothing_left():
+    before = children()
+    with no_threads_left():
+        yield
+    assert children() == before
+
+
+def test_it_is_what_decodes_here():
+    assert lbzip2.program() == "/usr/bin/lbzip2"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (FILE, DATA),
+        (bz2.compress(b""), b""),
+        (FILE + bz2.compress(b"") + bz2.compress(b"end"), DATA + b"end"),
+        (bz2.compress(b"tiny") * 500, b"tiny" * 500),
+    ],
+    ids=["whole", "empty", "several", "many"],
+)
+def test_what_comes_out(file, content):
+    with nothing_left():
+        assert decode(pieces_of(file, 5000)) == content
+        assert decode([file]) == content
+
+
+def test_a_real_image():
+    assert len(decode(pieces_of(ZVOL.read_bytes(), 1 << 16))) == 566_456
+
+
+@pytest.mark.parametrize("size", [10, 11, 100, len(FILE) // 2, len(FILE) - 1])
+def test_a_file_that_is_cut_short(size):
+    with nothing_left(), pytest.raises(UncompressionError, match="bzip2 uncompression error"):
+        decode(pieces_of(FILE[:size], 5000))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(10 * 8, len(FILE) * 8 - 17))
+def test_a_flipped_bit_is_noticed(place):
+    damaged = bytearray(FILE)
+    damaged[place // 8] ^= 1 << place % 8
+    try:
+        assert decode([bytes(damaged)]) == DATA
+    except UncompressionError:
+        return
+    # Only bits that mean nothing (a block's "randomised" flag aside, there are none in what bzip2 writes).
+    assert bz2.decompress(bytes(damaged)) == DATA
+
+
+def test_what_the_download_raises_passes_through():
+    def blocks():
+        yield FILE[:20_000]
+        raise DownloadError("the server is gone")
+
+    with nothing_left(), pytest.raises(DownloadError, match="the server is gone"):
+        decode(blocks())
+
+
+def test_who_stops_reading_ends_it():
+    file = bz2.compress(bytes(50 << 20))
+    with nothing_left(), closing(decompressed([file], Meter())) as pieces:
+        next(pieces)
+
+
+def test_too_much_is_refused_before_it_is_there():
+    file = bz2.compress(bytes(300 << 20))
+    limits = DecompressLimits(max_output=10 << 20)
+    with nothing_left(), pytest.raises(UncompressionError, match="larger than"):
+        decode([file], limits)
+
+
+def test_a_program_that_is_killed_is_an_error():
+    go_on = threading.Event()
+    before = children()
+
+    def blocks():
+        yield FILE[:20_000]
+        go_on.wait(10)
+        yield FILE[20_000:]
+
+    def kill() -> None:
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGKILL)
+        go_on.set()
+
+    timer = threading.Timer(0.3, kill)
+    timer.start()
+    with pytest.raises(UncompressionError, match="bzip2"):
+        decode(blocks())
+    timer.join()
+    assert children() == before
