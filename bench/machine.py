@@ -14,6 +14,7 @@ _PROGRAMS = {
     "aria2": ["aria2c", "--version"],
     "gzip": ["gzip", "--version"],
     "bzip2": ["bzip2", "--help"],
+    "lbzip2": ["lbzip2", "--version"],
     "xz": ["xz", "--version"],
     "nginx": ["/usr/sbin/nginx", "-v"],
 }
@@ -58,6 +59,9 @@ def _package(name: str) -> str:
 
 def _version(command: list[str]) -> str:
     """The first word of what a program says that begins with a digit."""
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    except FileNotFoundError:
+        return "not installed"
     words = (done.stdout + done.stderr).replace("/", " ").replace(",", " ").split()
     return next((word for word in words if word[0].isdigit()), "?")
