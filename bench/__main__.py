@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from bench.progress import say
 from bench.table import markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bench.table import Row
 
@@ -41,15 +43,27 @@ def main() -> None:
     load = os.getloadavg()[0]
     arguments.work.mkdir(parents=True, exist_ok=True)
     runs = arguments.runs or (1 if arguments.quick else 5)
-    bench = Bench(arguments.work.resolve(), runs=runs, scale=QUICK if arguments.quick else FULL)
     rows: list[Row] = []
-    for name in arguments.only or _CASES:
-        say(f"case {name}")
-        rows += _CASES[name](bench)
+    with _alone(arguments.work):
+        bench = Bench(arguments.work.resolve(), runs=runs, scale=QUICK if arguments.quick else FULL)
+        for name in arguments.only or _CASES:
+            say(f"case {name}")
+            rows += _CASES[name](bench)
     print(markdown(rows))
     quick = " Quick: the figures mean little." if arguments.quick else ""
     print(f"\nRuns of each side: {runs}, in turn.{quick}\n")
-    print(described(bench.work, load))
+    print(described(arguments.work, load))
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Two benches would serve, and measure, each other's images."""
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"bench: another one runs in {work}; wait for it, or give this one another --work")
+        yield
 
 
 def _parsed() -> argparse.Namespace:

@@ -130,19 +130,6 @@ class ImageHasDependentClonesError(ImgstoreError):
     code = "ImageHasDependentClones"
 
 
-class ImageHeldError(ImgstoreError):
-    """Somebody holds the image: `data["holds"]` has the tags (a name of ours: imgadm knows no holds)."""
-
-    code = "ImageHeld"
-
-    def __init__(self, uuid: str, tags: Sequence[str]) -> None:
-        super().__init__(
-            f'image "{uuid}" is held: {", ".join(tags)}',
-            hint=f"`imgctl release {uuid} TAG` ends a hold; those of clients end with them",
-            data={"holds": list(tags)},
-        )
-
-
 class MinPlatformError(ImgstoreError):
     """The platform is older than the image asks for."""
 
@@ -211,6 +198,19 @@ class PoolError(ImgstoreError):
 
 class PoolNotFoundError(PoolError):
     """No such pool."""
+
+
+class ImageHeldError(PoolError):
+    """Somebody holds the image: `data["holds"]` has the tags (a name of ours: imgadm knows no holds)."""
+
+    code = "ImageHeld"
+
+    def __init__(self, uuid: str, tags: Sequence[str]) -> None:
+        super().__init__(
+            f'image "{uuid}" is held: {", ".join(tags)}',
+            hint=f"`imgctl release {uuid} TAG` ends a hold; those of clients end with them",
+            data={"holds": list(tags)},
+        )
 
 
 class NoSpaceError(PoolError):

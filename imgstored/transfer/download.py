@@ -364,8 +364,9 @@ class Download:
     def _another_file(self, job: Job, what: DifferentError | ValidatorChangedError, now: float) -> None:
         """The server has another file than before: all that is there is in doubt."""
         mirror = job.mirror
-        if self._anew:
-            # Other requests found out, too; it changed only once.
+        by_name = isinstance(what, ValidatorChangedError)
+        if self._anew or (by_name and mirror.fickle):
+            # Other requests found out before; it changed only once.
             self._plan.dropped(job.ask)
             return
         mirror.changes += 1
@@ -374,9 +375,11 @@ class Download:
             self._plan.dropped(job.ask)
             self._end(ChangedError(changed, hint="try again: it starts anew"))
             return
-        self._failed(job, FetchError(changed, lasting=mirror.changes >= self._limits.tries), now)
-        if isinstance(what, ValidatorChangedError) and mirror.fickle:
+        if by_name and mirror.fickle:
+            # From now on its names for the file count for nothing; the checksum decides.
+            self._plan.dropped(job.ask)
             return
+        self._failed(job, FetchError(changed, lasting=mirror.changes >= self._limits.tries), now)
         self._note(f"{mirror.url}: what was downloaded is fetched again, and compared")
         self._anew = True
         for other in self._jobs.values():

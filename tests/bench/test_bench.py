@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,20 @@ def test_an_unknown_case_is_refused(tmp_path):
     )
     assert done.returncode == 2
     assert "gzip-paced" in done.stderr
+
+
+def test_two_benches_do_not_share_a_folder(tmp_path):
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", "--quick", "--work", str(tmp_path)],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "another one runs" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def commands_with(text: str) -> list[str]:

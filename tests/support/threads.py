@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def no_threads_left() -> Iterator[None]:
-    """The threads after the block are those before it, without any waiting."""
+    """No thread is there after the block that was not there before it, without any waiting."""
     before = set(threading.enumerate())
     yield
-    assert set(threading.enumerate()) == before
+    # One that was idle before, such as trio keeps for a while, may have ended meanwhile.
+    assert set(threading.enumerate()) <= before
