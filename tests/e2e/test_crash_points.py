@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from tests.e2e.conftest import static_source
 from tests.e2e.test_bad_input import leftovers
 from tests.e2e.test_on_demand import jobs, started, until
 from tests.e2e.test_restart import whole_or_nothing
 from tests.support.crashing_daemon import DELETE_STEPS, IMPORT_STEPS
+from tests.support.daemon import Daemon
 from tests.support.image_site import BASE
+
+
+@pytest.fixture
+def daemon(tmp_path, served):
+    """imgstored, not started yet."""
+    stopped = Daemon(tmp_path / "store", config=static_source(served.url))
+    yield stopped
+    stopped.stop()
 
 
 def die(daemon, *arguments: str) -> None:
@@ -23,9 +33,7 @@ def die(daemon, *arguments: str) -> None:
 @pytest.mark.parametrize("step", IMPORT_STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_import_that_is_killed_ends_whole(daemon, when, step):
-    daemon.stop()
     daemon.start(dies=f"{when}:{step}")
-    assert jobs(daemon) == []
     die(daemon, "import", BASE)
 
     daemon.start()
@@ -41,9 +49,8 @@ def test_an_import_that_is_killed_ends_whole(daemon, when, step):
 @pytest.mark.parametrize("step", DELETE_STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_deletion_that_is_killed_leaves_all_or_nothing(daemon, when, step):
-    daemon.imgctl("import", BASE, check=True)
-    daemon.stop()
     daemon.start(dies=f"{when}:{step}")
+    daemon.imgctl("import", BASE, check=True)
     die(daemon, "delete", BASE)
 
     daemon.start()

@@ -21,10 +21,13 @@ MADE = "44444444-aaaa-4bbb-8ccc-000000000001"
 
 @pytest.fixture
 def slow(served, tmp_path):
-    """A daemon whose source gives 2 MB/s a connection, over two connections; and one made image of 16 MiB."""
+    """A daemon whose source takes half a second for a range of 1 MiB, and one made image of 16 MiB.
+
+    nginx sends the first second of a rate at once: 700 of 1,024 KiB.
+    """
     served.pages.add(*made_image(MADE, size=16 << 20))
     with (
-        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="2m") as nginx,
+        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="700k") as nginx,
         Daemon(
             tmp_path / "slow-store", config=static_source(nginx.url) + "[limits]\nconnections = 2\n"
         ) as daemon,

@@ -38,7 +38,7 @@ def whole_or_nothing(daemon: Daemon) -> set[str]:
 def test_kill_9_at_any_moment_leaves_all_or_nothing_and_the_import_ends(daemon, served):
     dice = random.Random(20261124)
     served.pages.add(*made_image(MADE, size=24 * MIB))
-    for round_ in range(6):
+    for round_ in range(4):
         clients = [started(daemon, "import", uuid) for uuid in (INCREMENTAL, ZVOL, MADE)]
         time.sleep(dice.uniform(0.15, 0.9))
         daemon.kill()
@@ -61,7 +61,7 @@ def test_after_kill_9_at_most_one_range_a_connection_is_fetched_again(served, tm
     manifest, file = made_image(MADE, size=32 * MIB)
     served.pages.add(manifest, file)
     with (
-        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="4m") as nginx,
+        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="700k") as nginx,
         Daemon(tmp_path / "slow", config=static_source(nginx.url) + "[limits]\nconnections = 4\n") as daemon,
     ):
         served.nginx = nginx
@@ -82,7 +82,7 @@ def test_sigterm_ends_in_time_and_keeps_what_is_there(served, tmp_path):
     manifest, file = made_image(MADE, size=32 * MIB)
     served.pages.add(manifest, file)
     with (
-        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="2m") as nginx,
+        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="700k") as nginx,
         Daemon(tmp_path / "slow", config=static_source(nginx.url) + "[limits]\nconnections = 4\n") as daemon,
     ):
         client = started(daemon, "import", MADE)
