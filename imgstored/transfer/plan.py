@@ -9,7 +9,7 @@ A mirror's state says how many requests it gets at a time:
 | state    | at a time                      | a 206 makes it | a 200 makes it |
 | -------- | ------------------------------ | -------------- | -------------- |
 | unproven | 1                              | ranges         | whole          |
-| ranges   | as many as help, and it bears  | ranges         | whole          |
+| ranges   | as many as it seems to bear    | ranges         | whole          |
 | whole    | 1: it sends the file as a whole| ranges         | whole          |
 
 It is given up after `tries` failures in a row, or one that would only repeat itself. One mirror is asked at a
@@ -38,11 +38,6 @@ _PIECES = 64
 #: (seconds).
 _SLOW_FACTOR = 2.0
 _SLOW_SECONDS = 2.0
-
-#: Requests at a time until more are worth it: where a range takes this long (seconds), the network
-#: is what is waited for. Where ranges come at once, more threads only get in each other's way.
-_FIRST = 4
-_WORTH_MORE = 0.05
 
 #: This many ranges in a row for each connection allow a mirror that refused connections one more.
 _PATIENCE = 2
@@ -87,7 +82,6 @@ class _Mirror:
     state: Literal["unproven", "ranges", "whole"] = "unproven"
     failures: int = 0
     successes: int = 0  #: ranges since the last change of `allowed`
-    refused: bool = False  #: a request failed beside others that ran: it may not bear more
     rests_until: float = float("-inf")
     last_fault: str = ""
     given_up: bool = False
@@ -119,7 +113,7 @@ class RangePlan:
         self._tries = tries
         self._random = random
         self._backoff = backoff or Backoff()
-        self._mirrors = [_Mirror(allowed=min(connections, _FIRST)) for _ in range(mirrors)]
+        self._mirrors = [_Mirror(allowed=connections) for _ in range(mirrors)]
         self._todo = [index for index in range(ranges) if index not in self._done]  # a heap: front first
         self._running: dict[int, Ask] = {}
         self._hedged: set[int] = set()
@@ -201,18 +195,11 @@ class RangePlan:
         mirror = self._mirrors[ask.mirror]
         mirror.failures = 0
         mirror.successes += 1
-        self._widen(mirror, now - ask.since)
+        if mirror.allowed < self._connections and mirror.successes >= _PATIENCE * mirror.allowed:
+            mirror.allowed, mirror.successes = mirror.allowed + 1, 0
         count, total = self._durations
         self._durations = (count + 1, total + now - ask.since)
         return [other for other in self._running.values() if other.index in brought]
-
-    def _widen(self, mirror: _Mirror, seconds: float) -> None:
-        """Allows more requests at a time where they help, and the mirror bears them."""
-        if not mirror.refused:
-            if seconds >= _WORTH_MORE:
-                mirror.allowed = self._connections
-        elif mirror.allowed < self._connections and mirror.successes >= _PATIENCE * mirror.allowed:
-            mirror.allowed, mirror.successes = mirror.allowed + 1, 0
 
     def failed(
         self,
@@ -236,7 +223,7 @@ class RangePlan:
         mirror.last_fault = fault
         mirror.successes = 0
         if mirror.running and not lasting:
-            mirror.allowed, mirror.refused = max(1, len(mirror.running)), True
+            mirror.allowed = max(1, len(mirror.running))
             return 0.0
         mirror.failures = 1 if progressed else mirror.failures + 1
         if lasting or mirror.failures >= self._tries:

@@ -77,18 +77,6 @@ def test_an_unproven_mirror_gets_one_request_and_then_as_many_as_there_are_conne
     assert subject.busy(0) == 4
 
 
-@pytest.mark.parametrize(("seconds", "at_a_time"), [(0.01, 4), (0.5, 8)])
-def test_more_connections_are_used_only_where_ranges_take_their_time(seconds: float, at_a_time: int) -> None:
-    of = plan(40, connections=8)
-    running = [proven(of), *(ask(of) for _ in range(3))]
-    assert of.next(0.0) == Wait(), "no more than four at first"
-    of.finished(running[0], seconds, done=[running[0].index])
-    asked = 3
-    while isinstance(of.next(seconds), Ask):
-        asked += 1
-    assert asked == at_a_time
-
-
 def test_what_is_there_is_not_asked_for() -> None:
     subject = plan(5, done=[0, 2, 4])
     first = proven(subject)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from imgstored.errors import (
     ImageNotInstalledError,
     OriginNotInstalledError,
     PoolError,
-    ResumeError,
     UsageError,
 )
 from imgstored.manifest import check_uuid
@@ -93,9 +91,7 @@ class ZfsPool:
             return 0
         if found.guid is not None:
             return found.size
-        with contextlib.suppress(ResumeError):
-            return 0 if found.token is None else parse_token(found.token).bytes
-        return 0
+        return 0 if found.token is None else parse_token(found.token).bytes
 
     def dependents(self, uuid: str) -> list[str]:
         """Names of clones of any of the image's snapshots, and of datasets below it."""
