@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # Programs are started hundreds of times: let Python keep what it compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types unit bench setup clean
+.PHONY: demo test lint types unit test-zfs bench setup clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,10 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest -n 4 --dist worksteal -m 'not alone'
 	$(BIN)/pytest -m alone
+
+# Real ZFS, in a guest with Debian's kernel: some minutes the first time, when its module is built.
+test-zfs: $(STAMP)
+	tests/guest/run.sh $(VENV)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

@@ -195,7 +195,6 @@ class Installer:
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             download = self._download(layer, locations)
             pump = self._pump(layer, download, _strictest(locations))
-            layer.done = lambda download=download: download.done  # type: ignore[misc]
             try:
                 await self._transfer(layer, pool, download, pump)
             except _WRONG_BYTES as error:
@@ -226,7 +225,7 @@ class Installer:
     def _download(self, layer: Layer, locations: Sequence[Location]) -> Download:
         file = layer.manifest.file
         name = spool_name(layer.pool, layer.uuid)
-        return Download(
+        download = Download(
             locations,
             size=None if file is None else file.size,
             path=self._spools / name,
@@ -235,6 +234,8 @@ class Installer:
             room=self._room.for_download,
             note=lambda text: layer.emit(Note(text)),
         )
+        layer.done = lambda: download.done
+        return download
 
     def _pump(self, layer: Layer, download: Download, verify: Verify) -> Pump:
         pump = Pump(

@@ -71,7 +71,7 @@ def test_without_the_library(no_module: Path) -> None:
     (no_module / "libzfs_core").mkdir()
     (no_module / "libzfs_core" / "exceptions.py").write_text("class ZFSError(Exception): pass\n")
     (no_module / "libzfs_core" / "__init__.py").write_text(
-        "from . import exceptions\ndef lzc_exists(*_): raise OSError('no zfs_core')\n"
+        "from . import exceptions\ndef lzc_channel_program_nosync(*_): raise OSError('no zfs_core')\n"
     )
     with pytest.raises(PoolError, match="no zfs_core"):
         ZfsPool("zones")

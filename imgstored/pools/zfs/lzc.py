@@ -38,12 +38,10 @@ class Lzc:
     """libzfs_core for one pool. Every call may raise what `faults.explained` makes of pyzfs's errors."""
 
     def __init__(self, pool: str) -> None:
-        """Loads the library. Raises `PoolError` where it, or ZFS itself, is not there."""
+        """Loads the module. Raises `PoolError` where it is not there."""
         self.pool = pool
         self._core = _load(pool)
         self._error: type[Exception] = self._core.exceptions.ZFSError
-        with self._told("opening it"):
-            self._core.lzc_exists(pool.encode())
 
     def ask(self, program: str, doing: str, **arguments: str) -> Any:
         """Runs a channel program that only reads; returns what that returned, with str for bytes."""

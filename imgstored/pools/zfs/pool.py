@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from imgstored.errors import (
     ImageNotInstalledError,
     OriginNotInstalledError,
     PoolError,
+    ResumeError,
     UsageError,
 )
 from imgstored.manifest import check_uuid
@@ -91,7 +93,9 @@ class ZfsPool:
             return 0
         if found.guid is not None:
             return found.size
-        return 0 if found.token is None else parse_token(found.token).bytes
+        with contextlib.suppress(ResumeError):
+            return 0 if found.token is None else parse_token(found.token).bytes
+        return 0
 
     def dependents(self, uuid: str) -> list[str]:
         """Names of clones of any of the image's snapshots, and of datasets below it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: By what pyzfs calls the end of a stream that is a resuming BEGIN and no more: on Linux, and on illumos.
-_TRUNCATED: Final = ("StreamTruncated", "BadStream")
+#: What pyzfs calls it when a stream ends early. illumos has no errno of its own for that.
+_TRUNCATED: Final = "BadStream" if sys.platform == "sunos5" else "StreamTruncated"
 
 
 class _Start(enum.Enum):
@@ -134,7 +135,7 @@ class Receive:
         inlet.write(lead)
         error = inlet.finish()
         cause = error.__cause__ if error is not None else None
-        if not isinstance(cause, Exception) or not any(is_called(cause, name) for name in _TRUNCATED):
+        if not isinstance(cause, Exception) or not is_called(cause, _TRUNCATED):
             raise error or ResumeError("the kernel does not notice the end of a stream")
 
     def _check_origin(self, begin: Begin) -> None:
