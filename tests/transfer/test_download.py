@@ -340,6 +340,7 @@ async def test_a_file_of_unstated_size_that_is_replaced_by_a_smaller_one(slow: N
 # -- several mirrors ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_the_next_mirror_takes_over_and_nothing_is_fetched_twice(
     slow: Nginx, target: Target, tmp_path: Path
 ) -> None:
