@@ -148,7 +148,9 @@ class PoolContract:
         receive(pool, name, pool.send(IMAGES[name]), OTHER)
         again, first = pool.publish(OTHER), pool.image(IMAGES[name])
         assert first is not None
-        assert (again.guid, again.kind, again.referenced) == (first.guid, first.kind, first.referenced)
+        assert (again.guid, again.kind) == (first.guid, first.kind)
+        # How many blocks of metadata there are is a ZFS's own business.
+        assert again.referenced == pytest.approx(first.referenced, rel=0.01)
         assert content(pool, OTHER) == content(pool, IMAGES[name])
 
     @pytest.mark.parametrize("size", [1, 313, 65_536, 1 << 30])

@@ -48,7 +48,7 @@ from tests.pools.contract import (
     pool,
 )
 from tests.pools.contract import receive as receive_real
-from tests.support.streams import filesystem_stream, in_pieces, real_stream
+from tests.support.streams import in_pieces, real_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -282,6 +282,9 @@ def made(disks: None) -> Iterator[dict[str, bytes]]:
     with Path("/dev/zvol/made/disk").open("r+b") as file:
         file.write(chance.randbytes(2_000_000) + b"text " * 200_000)
     run("zfs", "snapshot", "made/disk@one")
+    run("zfs", "create", "made/large")
+    (FOLDER / "made" / "large" / "random").write_bytes(chance.randbytes(24 << 20))
+    run("zfs", "snapshot", "made/large@one")
     yield {
         "plain": sent_by_zfs("made/fs@one"),
         "-L": sent_by_zfs("-L", "made/fs@one"),
@@ -290,6 +293,7 @@ def made(disks: None) -> Iterator[dict[str, bytes]]:
         "-Lce": sent_by_zfs("-Lce", "made/fs@one"),
         "-Lce -i": sent_by_zfs("-Lce", "-i", "made/fs@one", "made/fs@two"),
         "volume -Lce": sent_by_zfs("-Lce", "made/disk@one"),
+        "large": sent_by_zfs("made/large@one"),
         "-R": sent_by_zfs("-R", "made/fs@two"),
     }
     run("zpool", "destroy", "-f", "made")
@@ -469,10 +473,15 @@ ZfsPool({TANK!r}).receive({BASE!r}, blocks())
 
 @pytest.mark.parametrize("how", ["waiting", "running"])
 def test_killed_in_the_middle(
-    pool: ZfsPool, tmp_path: Path, how: str, written: list[int], tell: Callable[[str], None]
+    pool: ZfsPool,
+    made: dict[str, bytes],
+    tmp_path: Path,
+    how: str,
+    written: list[int],
+    tell: Callable[[str], None],
 ) -> None:
     """A process that receives is killed at several points; what it had received is not received again."""
-    stream = filesystem_stream(size=24 << 20, seed=1)
+    stream = made["large"]
     (tmp_path / "stream").write_bytes(stream)
     points, shares = (20, 110, 225), []
     pool.receive(OTHER, in_pieces(stream))
@@ -557,8 +566,8 @@ def test_what_imgadm_installs_and_deletes(pool: ZfsPool) -> None:
         child.stdin.close()
         assert child.wait() == 0
     (snapshot,) = run("zfs", "list", "-H", "-t", "snapshot", "-o", "name", f"{name}-partial").split()
-    assert pool.partials() == []
-    run("zfs", "rename", snapshot, f"{name}-partial@final")
+    if snapshot != f"{name}-partial@final":
+        run("zfs", "rename", snapshot, f"{name}-partial@final")
     run("zfs", "rename", f"{name}-partial", name)
     run("zfs", "mount", name, check=False)
     assert got(name, "mounted") == ["yes"]

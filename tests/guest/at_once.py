@@ -1,0 +1,14 @@
+"""A pytest plugin: shows a failure when it happens, because a guest may not come to its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Is called after each test's set-up, call and tear-down."""
+    if report.failed:
+        print(f"\n{report.longreprtext}")
