@@ -242,3 +242,16 @@ class StreamReader:
                 )
         self._offset += end - start
         return sums
+
+
+def begin_of(blocks: Iterator[Buffer]) -> tuple[Begin, Iterator[Buffer]]:
+    """What BEGIN says, and all of the blocks once more. Raises `StreamError`."""
+    head = b""
+    for block in blocks:
+        head += block
+        if len(head) >= HEADER_SIZE:
+            return parse_begin(head), itertools.chain([head], blocks)
+    reader = StreamReader()
+    reader.check(head)
+    reader.finish()
+    raise AssertionError("a stream is longer than its first header")

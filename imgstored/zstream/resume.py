@@ -13,7 +13,7 @@ from imgstored.errors import ResumeError
 from imgstored.zstream.fletcher4 import Buffer, ByteOrder, Fletcher4, Sums, combine
 from imgstored.zstream.nvlist import pack_uint64s
 from imgstored.zstream.reader import StreamReader
-from imgstored.zstream.records import CHECKED_SIZE, Feature, Record, RecordType, end_checksum
+from imgstored.zstream.records import CHECKED_SIZE, Begin, Feature, Record, RecordType, end_checksum
 from imgstored.zstream.token import TOLD_FEATURES, ResumePoint
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ class Resumer:
         """BEGIN with the feature RESUMING, and the resume point as its payload."""
         begin, point = self._reader.begin, self._point
         assert begin is not None
-        self._refuse_other_stream(record)
+        refuse_other_stream(begin, point)
+        if record.payload:
+            raise ResumeError("the stream's BEGIN record has a payload that is not understood", hint=_HINT)
         header, order = bytearray(record.header), begin.byte_order
         self._order, self._sums = order, Fletcher4(order)
         payload = pack_uint64s(
@@ -139,23 +141,6 @@ class Resumer:
         self._sums.update(header)
         self._sums.update(payload)
         return header, payload
-
-    def _refuse_other_stream(self, record: Record) -> None:
-        """Refuses what the kernel would, and what it would not notice: other block sizes than before."""
-        begin, point = self._reader.begin, self._point
-        assert begin is not None
-        for what, has, wanted in (
-            ("holds the snapshot with guid", begin.toguid, point.toguid),
-            ("builds on the snapshot with guid", begin.fromguid, point.fromguid),
-        ):
-            if has != wanted:
-                raise ResumeError(f"the stream {what} {has}, and the receive's {wanted}", hint=_HINT)
-        if point.features is not None and begin.features & TOLD_FEATURES != point.features & TOLD_FEATURES:
-            raise ResumeError(
-                "the stream was made with other options (-L, -e, -c) than the receive's", hint=_HINT
-            )
-        if record.payload:
-            raise ResumeError("the stream's BEGIN record has a payload that is not understood", hint=_HINT)
 
     def _copy(self, record: Record, sums: Sums) -> tuple[Buffer, ...]:
         """The record after a gap: summed anew. From the first data on there are no more gaps."""
@@ -198,6 +183,23 @@ class Resumer:
             d += c
         lead = a & _MASK, b & _MASK, c & _MASK, d & _MASK
         return combine(lead, len(record.payload) // 4, _ZERO)
+
+
+def refuse_other_stream(begin: Begin, point: ResumePoint) -> None:
+    """Raises `ResumeError` unless the point is one of the stream that begins so.
+
+    Refuses what the kernel would, and what it would not notice: other block sizes than before.
+    """
+    for what, has, wanted in (
+        ("holds the snapshot with guid", begin.toguid, point.toguid),
+        ("builds on the snapshot with guid", begin.fromguid, point.fromguid),
+    ):
+        if has != wanted:
+            raise ResumeError(f"the stream {what} {has}, and the receive's {wanted}", hint=_HINT)
+    if point.features is not None and begin.features & TOLD_FEATURES != point.features & TOLD_FEATURES:
+        raise ResumeError(
+            "the stream was made with other options (-L, -e, -c) than the receive's", hint=_HINT
+        )
 
 
 def _plus(sums: Sums, lead: Sums) -> Sums:

@@ -25,7 +25,6 @@ from imgstored.errors import (
 )
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import Blocks, PoolImage, Space
-from imgstored.pools.embedded.faults import damaged, incomplete, refuse_dependents
 from imgstored.pools.embedded.files import Folder, told
 from imgstored.pools.embedded.notes import (
     CHECKPOINT,
@@ -47,6 +46,7 @@ from imgstored.pools.embedded.receive import (
     set_aside,
 )
 from imgstored.pools.embedded.stored import open_stream
+from imgstored.pools.refusals import damaged, incomplete, refuse_dependents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

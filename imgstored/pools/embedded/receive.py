@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from imgstored.errors import ImgstoreError, OriginNotInstalledError, StreamError
+from imgstored.errors import ImgstoreError, StreamError
 from imgstored.pools.embedded.files import Folder, told
 from imgstored.pools.embedded.notes import (
     DISK,
@@ -31,8 +31,9 @@ from imgstored.pools.embedded.notes import (
 )
 from imgstored.pools.embedded.receiver import Receiver, Start, fresh_start, open_receiver
 from imgstored.pools.embedded.stored import StoredStream, open_stream
-from imgstored.zstream.reader import StreamReader
-from imgstored.zstream.records import HEADER_SIZE, Begin, Objset, parse_begin
+from imgstored.pools.refusals import refuse_other_origin
+from imgstored.zstream.reader import begin_of
+from imgstored.zstream.records import Begin, Objset, parse_begin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +118,7 @@ class Receive:
             return None
         try:
             begin = parse_begin(checkpoint.reader.begin)
-            self._check_origin(begin)
+            self._refuse_other_origin(begin)
             stored = open_stream(folder, volume=checkpoint.volume is not None, stack=stack)
         except (ImgstoreError, OSError) as error:
             log.warning("a partial image cannot be used", uuid=self.uuid, error=str(error))
@@ -126,31 +127,17 @@ class Receive:
 
     def _fresh(self, blocks: Iterator[Buffer], stack: ExitStack) -> tuple[Folder, Start, Iterator[Buffer]]:
         """An empty partial, and the blocks still to be taken, which are all of the stream."""
-        begin, blocks = _begin_of(blocks)
-        self._check_origin(begin)
+        begin, blocks = begin_of(blocks)
+        self._refuse_other_origin(begin)
         start = Start(begin, fresh_start(begin, self.origin), self._origin_disk(begin, stack))
         with self._told():
             if self.root.status(self.uuid + PARTIAL) is not None:
                 discard(self.root, self.uuid + PARTIAL)
             return stack.enter_context(self.root.make_folder(self.uuid + PARTIAL)), start, blocks
 
-    def _check_origin(self, begin: Begin) -> None:
-        """Raises unless the stream builds on just that snapshot that is given as origin."""
+    def _refuse_other_origin(self, begin: Begin) -> None:
         origin = self.origin
-        if origin is None and not begin.fromguid:
-            return
-        if not begin.fromguid:
-            raise StreamError(
-                f"image {self.uuid} has an origin, but its stream is a full one",
-                hint="its manifest and its file do not belong together; tell who publishes it",
-            )
-        if origin is None or origin.guid != begin.fromguid:
-            given = "no origin is given" if origin is None else f"that of {origin.uuid} is {origin.guid}"
-            raise OriginNotInstalledError(
-                f"image {self.uuid} builds on a snapshot with the guid {begin.fromguid}, but {given}",
-                hint="its manifest and its file do not belong together; tell who publishes it",
-                data={"fromguid": begin.fromguid},
-            )
+        refuse_other_origin(self.uuid, begin, None if origin is None else (origin.uuid, origin.guid))
 
     def _origin_disk(self, begin: Begin, stack: ExitStack) -> int | None:
         """The disk of a volume's origin."""
@@ -215,19 +202,6 @@ def _readable(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Ends where the pieces can be read no further."""
     with contextlib.suppress(OSError, StreamError):
         yield from pieces
-
-
-def _begin_of(blocks: Iterator[Buffer]) -> tuple[Begin, Iterator[Buffer]]:
-    """What BEGIN says, and all of the blocks once more. Raises `StreamError`."""
-    head = b""
-    for block in blocks:
-        head += block
-        if len(head) >= HEADER_SIZE:
-            return parse_begin(head), itertools.chain([head], blocks)
-    reader = StreamReader()
-    reader.check(head)
-    reader.finish()
-    raise AssertionError("a stream is longer than its first header")
 
 
 def _note(receiver: Receiver, folder: Folder) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import (
     ConfigError,
-    ImageHasDependentClonesError,
+    ImageHeldError,
     ImageNotInstalledError,
     OriginNotInstalledError,
     PoolError,
@@ -18,6 +18,7 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.manifest import check_uuid
+from imgstored.pools.refusals import incomplete, refuse_dependents
 from imgstored.pools.zfs import programs
 from imgstored.pools.zfs.lzc import Lzc
 from imgstored.pools.zfs.mounts import unmount
@@ -66,6 +67,11 @@ class ZfsPool:
         """The pool's name, as in POOL/UUID."""
         return self._lzc.pool
 
+    @property
+    def shared(self) -> bool:
+        """imgadm, vmadm and `zfs` change it, too."""
+        return True
+
     # -- what is there ---------------------------------------------------------------------------------------
 
     def images(self) -> list[PoolImage]:
@@ -79,7 +85,7 @@ class ZfsPool:
         return None if found is None or found.guid is None or found.ignored else found.image(uuid)
 
     def partials(self) -> list[str]:
-        """The images of which a part is received and not published. Not what imgadm is receiving."""
+        """The images of which a part is received and not published, also those that imgadm is receiving."""
         return programs.partials(self._lzc)
 
     def resume_point(self, uuid: str) -> int:
@@ -160,10 +166,7 @@ class ZfsPool:
         doing = f"publishing image {uuid}"
         partial = programs.dataset(self._lzc, self._dataset(uuid) + PARTIAL, doing)
         if partial is None or partial.guid is None or self.image(uuid) is not None:
-            raise PoolError(
-                f'image "{uuid}" is not completely in pool "{self.name}"',
-                hint="it has to be received (again) first",
-            )
+            raise incomplete(uuid, self.name)
         self._lzc.rename(partial.name, self._dataset(uuid), doing)
         return self._installed(uuid)
 
@@ -183,7 +186,7 @@ class ZfsPool:
         with self._lock:
             self._installed(uuid)
             dependents = self._dependents(uuid)
-            _refuse_dependents(uuid, dependents.names)
+            refuse_dependents(uuid, dependents.names)
             self._refuse_held(uuid, dependents.held, doing)
             unmount(self._dataset(uuid), self.name)
             programs.destroy(self._lzc, self._dataset(uuid), doing)
@@ -233,18 +236,4 @@ class ZfsPool:
             where = "" if snapshot.endswith(FINAL) else f" (on {snapshot})"
             tags += [tag.removeprefix(_OURS) + where for tag in self._lzc.holds(snapshot, doing)]
         if tags:
-            raise PoolError(
-                f'image "{uuid}" is held: {", ".join(sorted(tags))}',
-                hint="release what holds it: `zfs holds` shows by whom",
-                data={"holds": sorted(tags)},
-            )
-
-
-def _refuse_dependents(uuid: str, names: list[str]) -> None:
-    if names:
-        others = f" and {len(names) - 1} others..." if len(names) > 1 else ""
-        raise ImageHasDependentClonesError(
-            f'image "{uuid}" has dependent clones: {names[0]}{others}',
-            hint="delete these first",
-            data={"dependents": names},
-        )
+            raise ImageHeldError(uuid, sorted(tags))

@@ -33,20 +33,20 @@ _BEGIN: Final = """
 local given = (...)["argv"]
 """
 
-#: What there is to say of a dataset; `final` is only there with a snapshot of that name.
+#: What there is to say of a dataset. A volume that is being received has no size yet, and asking is an error.
 _DESCRIBE: Final = """
 local function describe(name)
     local found = {
         type = zfs.get_prop(name, "type"),
         origin = zfs.get_prop(name, "origin"),
         used = zfs.get_prop(name, "used"),
-        volsize = zfs.get_prop(name, "volsize"),
         ignore = zfs.get_prop(name, "imgadm:ignore"),
         token = zfs.get_prop(name, "receive_resume_token"),
     }
     local final = name .. "@final"
     if zfs.exists(final) then
         found.guid = zfs.get_prop(final, "guid")
+        found.volsize = zfs.get_prop(name, "volsize")
         found.size = zfs.get_prop(final, "logicalreferenced")
     end
     return found
@@ -70,10 +70,7 @@ return found
 _PARTIALS: Final = f"""{_BEGIN}
 local found = {{}}
 for name in zfs.list.children(given.pool) do
-    if #name == #given.pool + 45 and string.sub(name, -8) == "-partial" then
-        local token = zfs.get_prop(name, "receive_resume_token")
-        if token or zfs.exists(name .. "@final") then found[name] = true end
-    end
+    if #name == #given.pool + 45 and string.sub(name, -8) == "-partial" then found[name] = true end
 end
 return found
 """
@@ -162,10 +159,7 @@ def images(lzc: Lzc) -> list[PoolImage]:
 
 
 def partials(lzc: Lzc) -> list[str]:
-    """The uuids of which there is a POOL/UUID-partial that is complete, or can be continued.
-
-    So not what imgadm is receiving at the moment: that is neither.
-    """
+    """The uuids of which there is a POOL/UUID-partial; imgadm may be receiving it at the moment."""
     found: dict[str, bool] = lzc.ask(_PARTIALS, "listing images", pool=lzc.pool)
     names = (name[len(lzc.pool) + 1 :].removesuffix(PARTIAL) for name in found)
     return [uuid for uuid in names if _UUID.fullmatch(uuid)]

@@ -1,8 +1,9 @@
 """One receive, from the first byte or from where an earlier one was cut.
 
-Where there is a part of the image, the kernel is asked whether it would go on, before more than the stream's
-first record is taken from `blocks`, which can be taken only once. It goes on with a resuming stream, which is
-made of the whole one (`imgstored.zstream.resume`). Where it would not, the part is dropped.
+Where there is a part of the image, the kernel goes on from its receive token with a resuming stream, which
+is made of the whole one (`imgstored.zstream.resume`). A part of another stream is dropped, and the receive
+begins afresh. That the kernel does not go on after all shows only when it was given the stream, which can be
+taken only once: then nothing of the part is kept, and `ResumeError` says that the next try begins afresh.
 
 Nothing gets to the kernel before our own check of it: it would notice damage, too, but say less about it.
 """
@@ -10,27 +11,19 @@ Nothing gets to the kernel before our own check of it: it would notice damage, t
 from __future__ import annotations
 
 import enum
-import itertools
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
-from imgstored.errors import (
-    ImgstoreError,
-    OriginNotInstalledError,
-    PoolError,
-    ResumeError,
-    StreamError,
-)
-from imgstored.pools.zfs.faults import is_called
+from imgstored.errors import ImgstoreError, PoolError, ResumeError, StreamError
+from imgstored.pools.refusals import refuse_other_origin
 from imgstored.pools.zfs.pipe import Inlet
 from imgstored.pools.zfs.programs import FINAL, PARTIAL, Dataset, dataset, destroy
 from imgstored.pools.zfs.properties import of_kind
-from imgstored.zstream.reader import StreamReader
-from imgstored.zstream.records import HEADER_SIZE, Begin, Objset, parse_begin
-from imgstored.zstream.resume import Resumer
+from imgstored.zstream.reader import StreamReader, begin_of
+from imgstored.zstream.records import Begin, Objset
+from imgstored.zstream.resume import Resumer, refuse_other_stream
 from imgstored.zstream.token import ResumeToken, parse_token
 
 if TYPE_CHECKING:
@@ -41,9 +34,6 @@ if TYPE_CHECKING:
     from imgstored.zstream.fletcher4 import Buffer
 
 log = structlog.get_logger(__name__)
-
-#: What pyzfs calls it when a stream ends early. illumos has no errno of its own for that.
-_TRUNCATED: Final = "BadStream" if sys.platform == "sunos5" else "StreamTruncated"
 
 
 class _Start(enum.Enum):
@@ -78,10 +68,10 @@ class Receive:
 
     def run(self, blocks: Blocks) -> PoolImage:
         """Receives all of it. Raises as `Pool.receive` does."""
-        begin, head, rest = _begin_of(iter(blocks))
-        self._check_origin(begin)
-        start = self._start(begin, head)
-        stream = itertools.chain([head], rest)
+        begin, stream = begin_of(iter(blocks))
+        origin = self.origin
+        refuse_other_origin(self.uuid, begin, None if origin is None else (origin.uuid, origin.guid))
+        start = self._start(begin)
         if start is _Start.DONE:
             log.info("the image is all there, and not received again", uuid=self.uuid)
             _drain(stream)
@@ -98,12 +88,12 @@ class Receive:
 
     # -- where to begin --------------------------------------------------------------------------------------
 
-    def _start(self, begin: Begin, head: bytes) -> _Start | ResumeToken:
+    def _start(self, begin: Begin) -> _Start | ResumeToken:
         partial = self._partial()
         if partial is None:
             return _Start.AFRESH
         try:
-            start = self._continued(partial, begin, head)
+            start = self._continued(partial, begin)
         except ImgstoreError as error:
             log.warning("begins afresh, and drops what is there", uuid=self.uuid, error=error.message)
             self._drop()
@@ -112,7 +102,7 @@ class Receive:
             log.info("goes on with a receive", uuid=self.uuid, offset=start.bytes)
         return start
 
-    def _continued(self, partial: Dataset, begin: Begin, head: bytes) -> _Start | ResumeToken:
+    def _continued(self, partial: Dataset, begin: Begin) -> _Start | ResumeToken:
         """How what is there can be used. Raises `ImgstoreError` if it cannot."""
         if partial.origin != self._origin_snapshot:
             raise ResumeError(f"its origin is {partial.origin}, and the stream's {self._origin_snapshot}")
@@ -123,38 +113,8 @@ class Receive:
         if partial.token is None:
             raise ResumeError("it is not of a receive that can be resumed")
         token = parse_token(partial.token)
-        lead = Resumer(token.point).feed(head[:HEADER_SIZE])
-        if not lead:
-            raise ResumeError("the stream's BEGIN record has a payload that is not understood")
-        self._ask_kernel(begin, lead)
+        refuse_other_stream(begin, token.point)
         return token
-
-    def _ask_kernel(self, begin: Begin, lead: bytes) -> None:
-        """Raises `ImgstoreError` unless the kernel goes on with a stream that begins so."""
-        inlet = self._open(begin)
-        inlet.write(lead)
-        error = inlet.finish()
-        cause = error.__cause__ if error is not None else None
-        if not isinstance(cause, Exception) or not is_called(cause, _TRUNCATED):
-            raise error or ResumeError("the kernel does not notice the end of a stream")
-
-    def _check_origin(self, begin: Begin) -> None:
-        """Raises unless the stream builds on just that snapshot that is given as origin."""
-        origin = self.origin
-        if origin is None and not begin.fromguid:
-            return
-        if not begin.fromguid:
-            raise StreamError(
-                f"image {self.uuid} has an origin, but its stream is a full one",
-                hint="its manifest and its file do not belong together; tell who publishes it",
-            )
-        if origin is None or origin.guid != begin.fromguid:
-            given = "no origin is given" if origin is None else f"that of {origin.uuid} is {origin.guid}"
-            raise OriginNotInstalledError(
-                f"image {self.uuid} builds on a snapshot with the guid {begin.fromguid}, but {given}",
-                hint="its manifest and its file do not belong together; tell who publishes it",
-                data={"fromguid": begin.fromguid},
-            )
 
     # -- all of it -------------------------------------------------------------------------------------------
 
@@ -186,7 +146,7 @@ class Receive:
             self._drop()
             if resumed:
                 raise ResumeError(
-                    f"the kernel refused to go on with image {self.uuid} at the end: {error.message}",
+                    f"the kernel refused to go on with image {self.uuid}: {error.message}",
                     hint="what was received is dropped; import the image again, which begins afresh",
                 ) from error
         raise error
@@ -218,19 +178,6 @@ class Receive:
     @property
     def _doing(self) -> str:
         return f"receiving image {self.uuid}"
-
-
-def _begin_of(blocks: Iterator[Buffer]) -> tuple[Begin, bytes, Iterator[Buffer]]:
-    """What BEGIN says, the bytes that were taken for that, and what follows. Raises `StreamError`."""
-    head = b""
-    for block in blocks:
-        head += block
-        if len(head) >= HEADER_SIZE:
-            return parse_begin(head), head, blocks
-    reader = StreamReader()
-    reader.check(head)
-    reader.finish()
-    raise AssertionError("a stream is longer than its first header")
 
 
 def _drain(blocks: Iterator[Buffer]) -> None:

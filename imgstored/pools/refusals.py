@@ -1,0 +1,58 @@
+"""What pools refuse, in the same words. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgstored.errors import (
+    ImageHasDependentClonesError,
+    OriginNotInstalledError,
+    PoolError,
+    StreamError,
+)
+
+if TYPE_CHECKING:
+    from imgstored.zstream.records import Begin
+
+_OTHER_FILE = "its manifest and its file do not belong together; tell who publishes it"
+
+
+def refuse_other_origin(uuid: str, begin: Begin, origin: tuple[str, int] | None) -> None:
+    """Raises unless the stream builds on just the snapshot that is given: its image's uuid, and its guid.
+
+    `StreamError` for a full stream, `OriginNotInstalledError` for one that builds on another snapshot.
+    """
+    if origin is None and not begin.fromguid:
+        return
+    if not begin.fromguid:
+        raise StreamError(f"image {uuid} has an origin, but its stream is a full one", hint=_OTHER_FILE)
+    if origin is None or origin[1] != begin.fromguid:
+        given = "no origin is given" if origin is None else f"that of {origin[0]} is {origin[1]}"
+        raise OriginNotInstalledError(
+            f"image {uuid} builds on a snapshot with the guid {begin.fromguid}, but {given}",
+            hint=_OTHER_FILE,
+            data={"fromguid": begin.fromguid},
+        )
+
+
+def refuse_dependents(uuid: str, names: list[str]) -> None:
+    """Raises `ImageHasDependentClonesError`, in imgadm's words, if there are any."""
+    if names:
+        others = f" and {len(names) - 1} others..." if len(names) > 1 else ""
+        raise ImageHasDependentClonesError(
+            f'image "{uuid}" has dependent clones: {names[0]}{others}',
+            hint="delete these first",
+            data={"dependents": names},
+        )
+
+
+def incomplete(uuid: str, pool: str) -> PoolError:
+    """What was to be published is not all there."""
+    return PoolError(
+        f'image "{uuid}" is not completely in pool "{pool}"', hint="it has to be received (again) first"
+    )
+
+
+def damaged(uuid: str, pool: str) -> PoolError:
+    """The files of a published image are not what they were."""
+    return PoolError(f'image "{uuid}" is damaged in pool "{pool}"', hint="delete it, and import it again")
