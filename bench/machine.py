@@ -18,7 +18,7 @@ _PROGRAMS = {
     "xz": ["xz", "--version"],
     "nginx": ["/usr/sbin/nginx", "-v"],
 }
-_PACKAGES = ("isal", "indexed_bzip2", "numpy", "blake3", "msgpack", "trio")
+_PACKAGES = ("isal", "numpy", "blake3", "msgpack", "trio")
 
 
 def described(work: Path, load: float) -> str:

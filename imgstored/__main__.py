@@ -33,12 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         settings = config.load(arguments.config)
-        from imgstored import app
-
         if arguments.check:
-            app.check(settings)
+            from imgstored.specs import check
+
+            check(settings)
         else:
-            app.serve(settings, arguments.config)
+            from imgstored.app import serve
+
+            serve(settings, arguments.config)
     except ImgstoreError as error:
         sys.stderr.write(f"imgstored: error ({error.code}): {error.message}\n")
         if error.hint:

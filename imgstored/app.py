@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,35 +16,34 @@ import structlog
 import trio
 
 from imgstored import __version__, config, log
-from imgstored.errors import ClientError, ConfigError, ImgstoreError
-from imgstored.http.location import Access, check_headers
-from imgstored.http.proxy import parse_proxy
+from imgstored.errors import ConfigError, ImgstoreError, PoolError
 from imgstored.pools.embedded import EmbeddedPool
-from imgstored.rpc.limits import Limits as SocketLimits
+from imgstored.pools.zfs import ZfsPool
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
-from imgstored.sources.base import SourceSpec
-from imgstored.sources.url import normalised
+from imgstored.specs import check, install_limits, socket_limits, source_specs
 from imgstored.store.catalog import Catalog
-from imgstored.store.installer import Installer, InstallLimits
+from imgstored.store.image_locks import ImageLocks
+from imgstored.store.installer import Installer
 from imgstored.store.journal import Journal
+from imgstored.store.refresh import Refresh
 from imgstored.store.sourcebook import SourceBook
 from imgstored.store.store import Store
-from imgstored.transfer.decompress import DecompressLimits
-from imgstored.transfer.download import DownloadLimits
-from imgstored.view import open_view
+from imgstored.view import View, open_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgstored.config import Config, SourceTable
+    from imgstored.config import Config, PoolTable
+    from imgstored.pools.base import Pool
 
 logger = structlog.get_logger(__name__)
 
-_MIB = 1 << 20
-
 #: Seconds for an orderly stop. State survives kill -9 at any point, so what takes longer is left alone.
 _STOP_SECONDS = 4.5
+
+#: Seconds that a ZFS pool may take for its first answer.
+_OPEN_SECONDS = 60.0
 
 
 def serve(settings: Config, file: Path | None) -> None:
@@ -51,6 +52,7 @@ def serve(settings: Config, file: Path | None) -> None:
     `file` is where the settings came from; SIGHUP reads it again.
     """
     log.set_up(settings.log)
+    check(settings)
     try:
         trio.run(_main, settings, file, strict_exception_groups=True)
     except BaseExceptionGroup as group:
@@ -60,54 +62,111 @@ def serve(settings: Config, file: Path | None) -> None:
         raise error from group
 
 
-def check(settings: Config) -> None:
-    """Raises `ConfigError` for what can be seen to be wrong without starting."""
-    source_specs(settings)
-
-
 async def _main(settings: Config, file: Path | None) -> None:
-    state = Path(settings.state)
     patience = threading.Timer(_STOP_SECONDS, _leave)
     patience.daemon = True
-    with _owned(state):
-        spools = state / "spool"
-        spools.mkdir(mode=0o700, exist_ok=True)
+    with _owned(Path(settings.state)) as state:
         journal = Journal(state / "journal.sqlite")
         try:
-            pool = await trio.to_thread.run_sync(EmbeddedPool, settings.pool.name, settings.pool_folder)
-            catalog = Catalog({pool.name: pool}, settings.imgadm_folder / "images")
-            await trio.to_thread.run_sync(catalog.load)
-            view = open_view(settings.view.mode, Path(settings.view.path))
-            installer = Installer(catalog, journal, spools, view, install_limits(settings))
-            sources = SourceBook(
-                source_specs(settings),
-                imgadm_conf=settings.imgadm_folder / "imgadm.conf",
-                lists=state / "lists",
-            )
-            store = Store(catalog, sources, installer)
-            server = Server(
-                Path(settings.socket.path),
-                methods(store, sources, pool=pool.name),
-                mode=settings.socket.mode,
-                group=settings.socket.group,
-                limits=socket_limits(settings),
-            )
-            async with trio.open_nursery() as nursery:
-                await nursery.start(view.run, catalog.all())
-                await nursery.start(store.run)
-                async with trio.open_nursery() as serving:
-                    await serving.start(server.serve)
-                    logger.info("ready", version=__version__, pool=pool.name, view=view.kind, pid=os.getpid())
-                    await _signals(file, installer, sources, server)
-                    patience.start()
-                    store.stop()
-                    server.stop()
-                # Every client has its last answer.
-                nursery.cancel_scope.cancel()
+            await _run(await _wired(settings, state, journal), file, patience)
         finally:
             journal.close()
             patience.cancel()
     logger.info("stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What runs."""
+
+    catalog: Catalog
+    view: View
+    installer: Installer
+    sources: SourceBook
+    store: Store
+    server: Server
+
+
+async def _wired(settings: Config, state: Path, journal: Journal) -> _Parts:
+    """Opens what there is, and makes each part of those that it knows. Raises `ConfigError`, `PoolError`."""
+    pools = await open_pools(settings)
+    catalog = Catalog(pools, settings.imgadm_folder / "images")
+    await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
+    view = open_view(settings.view.mode, Path(settings.view.path))
+    locks = ImageLocks(settings.imgadm_locks_folder)
+    installer = Installer(catalog, journal, state / "spool", view, locks, install_limits(settings))
+    sources = SourceBook(
+        source_specs(settings),
+        imgadm_conf=settings.imgadm_folder / "imgadm.conf",
+        lists=state / "lists",
+    )
+    store = Store(catalog, sources, installer, Refresh(catalog, view))
+    server = Server(
+        Path(settings.socket.path),
+        methods(store, sources, pools=list(pools)),
+        mode=settings.socket.mode,
+        group=settings.socket.group,
+        limits=socket_limits(settings),
+    )
+    return _Parts(catalog, view, installer, sources, store, server)
+
+
+async def _run(parts: _Parts, file: Path | None, patience: threading.Timer) -> None:
+    """Serves until a signal ends it; `patience` counts from then."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(parts.view.run, parts.catalog.all())
+        await nursery.start(parts.store.run)
+        async with trio.open_nursery() as serving:
+            await serving.start(parts.server.serve)
+            logger.info(
+                "ready",
+                version=__version__,
+                pools=list(parts.catalog.pools),
+                view=parts.view.kind,
+                pid=os.getpid(),
+            )
+            await _signals(file, parts.installer, parts.sources, parts.server)
+            patience.start()
+            parts.store.stop()
+            parts.server.stop()
+        # Every client has its last answer.
+        nursery.cancel_scope.cancel()
+
+
+async def open_pools(settings: Config) -> dict[str, Pool]:
+    """The pools by their names, the default one first. Raises `ConfigError`, `PoolError`."""
+    pools: dict[str, Pool] = {}
+    for table in settings.pools:
+        if table.type == "zfs":
+            pools[table.name] = await _open_zfs(table)
+        else:
+            folder = settings.pool_folder(table)
+            pools[table.name] = await trio.to_thread.run_sync(EmbeddedPool, table.name, folder)
+    return pools
+
+
+async def _open_zfs(table: PoolTable) -> ZfsPool:
+    # A pool whose disks do not answer keeps whoever asks it in the kernel.
+    try:
+        with trio.fail_after(_OPEN_SECONDS):
+            return await trio.to_thread.run_sync(
+                partial(ZfsPool, table.name, properties=table.properties), abandon_on_cancel=True
+            )
+    except trio.TooSlowError:
+        raise PoolError(
+            f'pool "{table.name}": no answer for {_OPEN_SECONDS:.0f} seconds',
+            hint="see `zpool status`: is it suspended, or being imported?",
+        ) from None
+
+
+def _load(catalog: Catalog, folder: Path) -> None:
+    try:
+        catalog.load()
+    except OSError as error:
+        raise ConfigError(
+            f"imgadm: the folder {folder} cannot be used: {error.strerror}",
+            hint="start imgstored as root, or name a folder of your own as `imgadm` in its configuration",
+        ) from error
 
 
 async def _signals(file: Path | None, installer: Installer, sources: SourceBook, server: Server) -> None:
@@ -136,24 +195,26 @@ def _leave() -> None:
 
 
 @contextmanager
-def _owned(state: Path) -> Iterator[None]:
-    """The state folder, for this process alone. Raises `ConfigError`."""
+def _owned(state: Path) -> Iterator[Path]:
+    """The state folder with its `spool`, for this process alone. Raises `ConfigError`."""
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (state / "spool").mkdir(mode=0o700, exist_ok=True)
         lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise ConfigError(
-            f"state: the folder {state} cannot be used: {error.strerror}",
+            f"state: {error.filename} cannot be used: {error.strerror}",
             hint="start imgstored as root, or name a folder of your own as `state` in its configuration",
         ) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"state: another imgstored uses the folder {state}",
-            hint="stop it first, or give this one another `state` (and `socket.path`, and `view.path`)",
-        ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"state: another imgstored uses the folder {state}",
+                hint="stop it first, or give this one another `state` (and `socket.path`, and `view.path`)",
+            ) from error
+        yield state
     finally:
         os.close(lock)
 
@@ -165,68 +226,3 @@ def _first(group: BaseExceptionGroup[BaseException]) -> ImgstoreError | None:
     while isinstance(leaf, BaseExceptionGroup):
         leaf = leaf.exceptions[0]
     return leaf if others is None and isinstance(leaf, ImgstoreError) else None
-
-
-# -- what the rooms want of the configuration ----------------------------------------------------------------
-
-
-def source_specs(settings: Config) -> tuple[SourceSpec, ...] | None:
-    """The sources of the file, or None where it has no such key. Raises `ConfigError`."""
-    if settings.sources is None:
-        return None
-    return tuple(_source_spec(place, table) for place, table in enumerate(settings.sources))
-
-
-def _source_spec(place: int, table: SourceTable) -> SourceSpec:
-    access = Access(
-        ca_file=table.ca_file,
-        insecure=table.insecure,
-        proxy=table.proxy,
-        headers=tuple(table.headers.items()),
-    )
-    try:
-        url = normalised(table.url)
-        check_headers(access)
-        if table.proxy is not None:
-            parse_proxy(table.proxy)
-    except ClientError as error:
-        raise ConfigError(f"sources[{place}]: {error.message}", hint=error.hint) from error
-    return SourceSpec(
-        url=url,
-        type=table.type,
-        insecure=table.insecure,
-        channel=table.channel,
-        access=access,
-        verify=table.verify,
-    )
-
-
-def install_limits(settings: Config) -> InstallLimits:
-    """As the store wants them."""
-    limits = settings.limits
-    return InstallLimits(
-        imports=limits.imports,
-        min_free=limits.min_free_mib * _MIB,
-        keep_partial_seconds=limits.keep_partial_days * 86400.0,
-        download=DownloadLimits(
-            connections=limits.connections,
-            connect_seconds=limits.connect_seconds,
-            silence_seconds=limits.silence_seconds,
-            min_rate=limits.min_rate,
-            tries=limits.tries,
-        ),
-        decompress=DecompressLimits(
-            max_output=limits.max_image_mib * _MIB,
-            max_ratio=limits.max_ratio,
-            memory=limits.decoder_memory_mib * _MIB,
-            window=limits.decoder_memory_mib * _MIB,
-        ),
-    )
-
-
-def socket_limits(settings: Config) -> SocketLimits:
-    """As the socket's server wants them."""
-    limits = settings.limits
-    return SocketLimits(
-        connections=limits.clients, in_flight=limits.client_requests, idle=limits.client_idle_seconds
-    )

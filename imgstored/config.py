@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +19,8 @@ _ON_ILLUMOS = sys.platform.startswith("sunos")
 
 _RUN = "/var/run" if _ON_ILLUMOS else "/run"
 _STATE = "/var/imgstored" if _ON_ILLUMOS else "/var/lib/imgstored"
+#: imgadm's own folders, on every system.
+_IMGADM, _IMGADM_LOCKS = "/var/imgadm", "/var/run"
 
 Positive = Annotated[int, Meta(gt=0)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -33,11 +37,12 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class PoolTable(_Table, frozen=True):
-    """`[pool]`: where images are kept."""
+    """`[pool]`, or one of several `[[pool]]`: where images are kept."""
 
-    type: Literal["embedded"] = "embedded"
+    type: Literal["embedded", "zfs"] = "embedded"
     name: PoolName = "zones"
-    path: str | None = None  #: the embedded pool's folder; None: `pool` in the state folder
+    path: str | None = None  #: embedded only: its folder; None: `pool_folder` tells
+    properties: dict[str, str] | None = None  #: zfs only: what images get; None: what the pool gives them
 
 
 class SocketTable(_Table, frozen=True):
@@ -98,8 +103,9 @@ class Config(_Table, frozen=True):
     """The whole file."""
 
     state: str = _STATE  #: folder of the daemon's own state
-    imgadm: str | None = None  #: folder of imgadm's state; None: `imgadm` in the state folder
-    pool: PoolTable = PoolTable()
+    imgadm: str | None = None  #: folder of imgadm's state; None: `imgadm_folder` tells
+    imgadm_locks: str | None = None  #: folder of imgadm's locks; None: `imgadm_locks_folder` tells
+    pool: PoolTable | Annotated[list[PoolTable], Meta(min_length=1)] = PoolTable()
     socket: SocketTable = SocketTable()
     view: ViewTable = ViewTable()
     sources: list[SourceTable] | None = None  #: None: imgadm's, and its default where it has none
@@ -107,14 +113,34 @@ class Config(_Table, frozen=True):
     log: LogTable = LogTable()
 
     @property
-    def pool_folder(self) -> Path:
-        """Where the embedded pool keeps its images."""
-        return Path(self.pool.path) if self.pool.path is not None else Path(self.state, "pool")
+    def pools(self) -> tuple[PoolTable, ...]:
+        """All pools. The first is the one that is used where a request names none."""
+        return (self.pool,) if isinstance(self.pool, PoolTable) else tuple(self.pool)
+
+    def pool_folder(self, table: PoolTable) -> Path:
+        """Where an embedded pool keeps its images: `pool` in the state folder for the first of them."""
+        if table.path is not None:
+            return Path(table.path)
+        first = next(each for each in self.pools if each.type == "embedded")
+        return Path(self.state, "pool" if table.name == first.name else f"pool-{table.name}")
 
     @property
     def imgadm_folder(self) -> Path:
-        """Where imgadm's configuration and manifests are."""
-        return Path(self.imgadm) if self.imgadm is not None else Path(self.state, "imgadm")
+        """Where imgadm's configuration and manifests are: imgadm's own place as soon as a pool is ZFS."""
+        if self.imgadm is not None:
+            return Path(self.imgadm)
+        return Path(_IMGADM) if self._has_zfs else Path(self.state, "imgadm")
+
+    @property
+    def imgadm_locks_folder(self) -> Path:
+        """Where imgadm's locks (`img.UUID.import.lock`) are, as `imgadm_folder`."""
+        if self.imgadm_locks is not None:
+            return Path(self.imgadm_locks)
+        return Path(_IMGADM_LOCKS) if self._has_zfs else Path(self.state, "locks")
+
+    @property
+    def _has_zfs(self) -> bool:
+        return any(table.type == "zfs" for table in self.pools)
 
 
 def load(path: Path | None) -> Config:
@@ -143,6 +169,7 @@ def parse(text: str) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(_said(str(error)), hint="docs/configuration.md lists all keys") from error
     _check_paths(config)
+    _check_pools(config)
     return config
 
 
@@ -150,7 +177,8 @@ def _check_paths(config: Config) -> None:
     paths: dict[str, Any] = {
         "state": config.state,
         "imgadm": config.imgadm,
-        "pool.path": config.pool.path,
+        "imgadm_locks": config.imgadm_locks,
+        **{f"{key}.path": table.path for key, table in keyed_pools(config)},
         "socket.path": config.socket.path,
         "view.path": config.view.path,
     }
@@ -158,6 +186,40 @@ def _check_paths(config: Config) -> None:
         if path is not None and (not path.startswith("/") or "\0" in path):
             raise ConfigError(
                 f"{key}: not an absolute path: {path!r}", hint="the daemon has no working folder"
+            )
+
+
+def keyed_pools(config: Config) -> list[tuple[str, PoolTable]]:
+    """The pools, each with what the file calls it: `pool`, or `pool[0]`."""
+    if isinstance(config.pool, PoolTable):
+        return [("pool", config.pool)]
+    return [(f"pool[{place}]", table) for place, table in enumerate(config.pool)]
+
+
+def _check_pools(config: Config) -> None:
+    """Each pool has only keys of its type, and none of them what another one has."""
+    pools = keyed_pools(config)
+    for key, table in pools:
+        other = "properties" if table.type == "embedded" else "path"
+        if getattr(table, other) is not None:
+            raise ConfigError(
+                f'{key}.{other}: a pool of type "{table.type}" has no such key',
+                hint="docs/configuration.md lists the keys of each type",
+            )
+    names = Counter(table.name for _, table in pools)
+    for key, table in pools:
+        if names[table.name] > 1:
+            raise ConfigError(
+                f'{key}.name: {names[table.name]} pools are named "{table.name}"',
+                hint="give each pool a `name` of its own",
+            )
+    embedded = [(key, table) for key, table in pools if table.type == "embedded"]
+    folders = {key: os.path.normpath(config.pool_folder(table)) for key, table in embedded}
+    for key, folder in folders.items():
+        if sum(folder == other for other in folders.values()) > 1:
+            raise ConfigError(
+                f"{key}.path: another pool has the folder {folder}, too",
+                hint="give each embedded pool a `path` of its own",
             )
 
 

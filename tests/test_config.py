@@ -21,8 +21,11 @@ from imgstored.errors import ConfigError
 def test_every_key_has_a_default():
     loaded = config.parse("")
     assert loaded == config.load(None) == config.Config()
-    assert loaded.pool.name == "zones"
-    assert loaded.pool_folder == Path(loaded.state, "pool")
+    (pool,) = loaded.pools
+    assert (pool.type, pool.name) == ("embedded", "zones")
+    assert loaded.pool_folder(pool) == Path(loaded.state, "pool")
+    assert loaded.imgadm_folder == Path(loaded.state, "imgadm")
+    assert loaded.imgadm_locks_folder == Path(loaded.state, "locks")
     assert loaded.sources is None
 
 
@@ -39,6 +42,25 @@ def test_what_is_said_is_taken():
     assert (loaded.limits.connections, loaded.limits.silence_seconds) == (2, 5.0)
 
 
+def test_one_pool_or_several():
+    assert config.parse("[pool]\n").pools == config.parse("[[pool]]\n").pools
+    loaded = config.parse(
+        'state = "/s"\n[[pool]]\nname = "b"\n[[pool]]\nname = "a"\n[[pool]]\nname = "c"\npath = "/c"\n'
+    )
+    assert [table.name for table in loaded.pools] == ["b", "a", "c"]
+    assert [str(loaded.pool_folder(table)) for table in loaded.pools] == ["/s/pool", "/s/pool-a", "/c"]
+
+
+def test_with_a_zfs_pool_imgadms_folders_are_its_own():
+    zfs = '[[pool]]\nname = "mine"\n[[pool]]\ntype = "zfs"\nproperties = { compression = "lz4" }\n'
+    loaded = config.parse(zfs)
+    assert loaded.pools[1].properties == {"compression": "lz4"}
+    assert loaded.imgadm_folder == Path("/var/imgadm")
+    assert loaded.imgadm_locks_folder == Path("/var/run")
+    named = config.parse('imgadm = "/i"\nimgadm_locks = "/l"\n' + zfs)
+    assert (named.imgadm_folder, named.imgadm_locks_folder) == (Path("/i"), Path("/l"))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -51,6 +73,26 @@ def test_what_is_said_is_taken():
         ("[[sources]]\ntype = 'static'", "missing key: sources[0].url"),
         ("[[sources]]\nurl = 'x'\ntype = 'ftp'", "sources[0].type: invalid enum value 'ftp'"),
         ("[pool]\nname = '../zones'", "pool.name: expected str matching regex"),
+        ("pool = 3", "pool: expected object | array, got int"),
+        ("pool = []", "pool: expected array of length >= 1"),
+        ("[pool]\ntype = 'ext4'", "pool.type: invalid enum value 'ext4'"),
+        ("[[pool]]\n[[pool]]\nname = 'a/b'", "pool[1].name: expected str matching regex"),
+        ("[[pool]]\ncolour = 'red'", "unknown key: pool[0].colour"),
+        ("[[pool]]\n[[pool]]", 'pool[0].name: 2 pools are named "zones"'),
+        ("[[pool]]\ntype = 'zfs'\n[[pool]]", 'pool[0].name: 2 pools are named "zones"'),
+        ("[pool]\nproperties = {}", 'pool.properties: a pool of type "embedded" has no such key'),
+        ("[[pool]]\ntype = 'zfs'\npath = '/x'", 'pool[0].path: a pool of type "zfs" has no such key'),
+        ("[pool]\ntype = 'zfs'\nproperties = {readonly = true}", "pool.properties[...]: expected str"),
+        ("[[pool]]\npath = 'x'", "pool[0].path: not an absolute path: 'x'"),
+        (
+            "[[pool]]\npath = '/x'\n[[pool]]\nname = 'a'\npath = '/y/../x/'",
+            "pool[0].path: another pool has the folder /x, too",
+        ),
+        (
+            "state = '/s'\n[[pool]]\n[[pool]]\nname = 'a'\npath = '/s/pool'",
+            "pool[0].path: another pool has the folder /s/pool, too",
+        ),
+        ("imgadm_locks = 'run'", "imgadm_locks: not an absolute path: 'run'"),
         ("state = 'here'", "state: not an absolute path: 'here'"),
         ("[view]\npath = 'images'", "view.path: not an absolute path"),
         ("x ==", "not TOML: "),
@@ -89,6 +131,10 @@ def test_the_program_checks_a_file_without_starting(tmp_path):
     refused = imgstored("--config", str(file), "--check")
     assert refused.returncode == 1
     assert "error (ConfigError): sources[0]: " in refused.stderr
+    file.write_text("[[pool]]\ntype = 'zfs'\nproperties = { compression = 'lz9' }\n")
+    refused = imgstored("--config", str(file), "--check")
+    assert refused.returncode == 1
+    assert 'pool[0].properties: the property "compression" cannot be "lz9"' in refused.stderr
     missing = imgstored("--config", str(tmp_path / "none.toml"))
     assert missing.returncode == 1
     assert "none.toml: cannot be read: No such file or directory" in missing.stderr

@@ -67,7 +67,7 @@ def _run(session: Session, argv: Sequence[str]) -> int | None:
     command = find_command(session.command)
     if command is None:
         raise CommandError("UnknownCommand", f'unknown command: "{session.command}"')
-    arguments = parse(command.options, rest)
+    arguments = parse(command.options, rest, mixed=command.mixed)
     if arguments.flag("-h"):
         from imgctl.run.help import command_help
 

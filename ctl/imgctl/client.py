@@ -12,7 +12,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from imgctl.connection import Connection
+from imgctl.connection import PROTOCOL_VERSION, Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -56,6 +56,11 @@ class Client(Connection):
     def delete(self, uuid: str, pool: str | None = None) -> None:
         """Removes an installed image that nothing depends on."""
         self.call("delete", uuid=uuid, pool=pool)
+
+    def pools(self) -> Tags:
+        """The names of the daemon's pools; the first is the one that is used where a request names none."""
+        pools: Tags = self.call("hello", client=self._name, protocol=PROTOCOL_VERSION)["pools"]
+        return pools
 
     # -- sources ---------------------------------------------------------------------------------------------
 

@@ -84,6 +84,11 @@ def _installed(event: Event) -> str:
     return f"{'Installed' if event.get('from_file') else 'Imported'} image {_image(event)}"
 
 
+def _meanwhile(event: Event) -> str:
+    done = "installed" if event.get("from_file") else "imported"
+    return f"Image {_image(event)} was {done} while waiting on lock"
+
+
 _LINES: dict[str, Callable[[Event], str]] = {
     "already-installed": _already,
     "importing": _importing,
@@ -93,5 +98,7 @@ _LINES: dict[str, Callable[[Event], str]] = {
     "plan": _planned,
     "resumed": _resumed,
     "downloaded": _downloaded,
+    "waiting-for-lock": lambda event: f"Waiting for image {_text(event, 'uuid')} import lock",
+    "installed-meanwhile": _meanwhile,
     "installed": _installed,
 }

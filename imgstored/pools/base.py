@@ -31,6 +31,7 @@ class PoolImage:
     kind: str  #: "filesystem" or "volume"
     used: int  #: bytes that it occupies by itself
     referenced: int  #: bytes of its data: a volume's size, a filesystem's stream
+    clones: tuple[str, ...] = ()  #: names (POOL/…) of clones, also machines', if others than images can be
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class Pool(Protocol):
     @property
     def name(self) -> str:
         """The pool's name, as in POOL/UUID."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether others may install and delete images in it, too."""
         ...
 
     def images(self) -> list[PoolImage]:

@@ -40,11 +40,11 @@ class Sources(Protocol):
 class Store(Protocol):
     """The host's images. All raise `ImgstoreError`; docs/protocol.md has the documents."""
 
-    def installed(self) -> list[Document]:
+    async def installed(self) -> list[Document]:
         """All *images*, ordered."""
         ...
 
-    def image(self, uuid: str, pool: str | None, *, recursive: bool) -> Document:
+    async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> Document:
         """One *image*; with its children when recursive."""
         ...
 

@@ -1,33 +1,31 @@
 """What is installed: the pools' images, with their manifests in imgadm's own files.
 
-A pool decides what is there; a manifest file says what it is (imgadm's `/var/imgadm/images/POOL-UUID.json`:
-`{manifest, zpool, source}`, 2-space JSON). A manifest without its image is no installed image.
+A pool decides what is there; a manifest file says what it is. A manifest without its image is no installed
+image. What is known of a pool that others change, too, is brought up to date by `imgstored.store.refresh`.
 """
 
 from __future__ import annotations
 
-import json
-import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from imgstored.errors import ImageNotInstalledError, InvalidManifestError, PoolNotFoundError
-from imgstored.manifest import MAX_LIST, parse
-from imgstored.store.durable import replace_file
+from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
+from imgstored.store.manifest_files import ManifestFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from imgstored.pools.base import Pool, PoolImage
+    from imgstored.store.image_locks import ImageLocks
+    from imgstored.store.manifest_files import Stamp
 
 log = structlog.get_logger(__name__)
 
 Key = tuple[str, str]  #: (pool's name, uuid)
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,8 @@ class InstalledImage:
     image: PoolImage
     manifest: Mapping[str, Any] = field(repr=False)
     source: str | None = None
+    #: Of the manifest file as it was read; None where it was not, or should be again.
+    stamp: Stamp | None = field(default=None, repr=False, compare=False)
 
     @property
     def uuid(self) -> str:
@@ -60,8 +60,9 @@ class Catalog:
 
     def __init__(self, pools: Mapping[str, Pool], folder: Path) -> None:
         self.pools = pools
-        self._folder = folder
+        self._files = ManifestFiles(folder)
         self._images: dict[Key, InstalledImage] = {}
+        self._noting: list[set[Key]] = []
 
     # -- in memory -------------------------------------------------------------------------------------------
 
@@ -97,75 +98,142 @@ class Catalog:
         )
 
     def clones(self) -> dict[Key, list[str]]:
-        """For each image that others are cloned from, their names."""
-        names: dict[Key, list[str]] = {}
+        """For each image from which anything is cloned, images or machines, the names of that, sorted."""
+        names = {key: set(image.image.clones) for key, image in self._images.items()}
         for image in self._images.values():
             if image.origin is not None:
-                names.setdefault((image.pool, image.origin), []).append(f"{image.pool}/{image.uuid}")
-        return names
+                names.setdefault((image.pool, image.origin), set()).add(f"{image.pool}/{image.uuid}")
+        return {key: sorted(clones) for key, clones in names.items() if clones}
 
     def add(self, image: InstalledImage) -> None:
         """From now on it is installed."""
         self._images[image.pool, image.uuid] = image
+        self._note(image.pool, image.uuid)
 
     def remove(self, pool: str, uuid: str) -> None:
         """From now on it is not installed."""
         self._images.pop((pool, uuid), None)
+        self._note(pool, uuid)
+
+    @contextmanager
+    def changes(self) -> Iterator[set[Key]]:
+        """Gives a set that gets the keys of all images that are added or removed while the block lasts."""
+        noted: set[Key] = set()
+        self._noting.append(noted)
+        try:
+            yield noted
+        finally:
+            # By identity: two empty sets are equal.
+            self._noting = [each for each in self._noting if each is not noted]
+
+    def _note(self, pool: str, uuid: str) -> None:
+        for noted in self._noting:
+            noted.add((pool, uuid))
+
+    def of_pool(self, pool: str) -> dict[str, InstalledImage]:
+        """A pool's images by their uuids; the caller's own."""
+        return {uuid: image for (name, uuid), image in self._images.items() if name == pool}
+
+    def apply(self, pool: str, found: Mapping[str, InstalledImage], *, but: set[Key]) -> list[InstalledImage]:
+        """Makes a pool's images those that were found in it; returns those that came, went, or look new.
+
+        `but` are keys that were changed since `found` was looked for: they stay as they are.
+        """
+        changed = []
+        for uuid, known in self.of_pool(pool).items():
+            if uuid not in found and (pool, uuid) not in but:
+                del self._images[pool, uuid]
+                changed.append(known)
+        for uuid, image in found.items():
+            key = (pool, uuid)
+            if key not in but:
+                before = self._images.get(key)
+                if before is None or (before.manifest, before.origin) != (image.manifest, image.origin):
+                    changed.append(image)
+                self._images[key] = image
+        return changed
 
     # -- files (blocking) ------------------------------------------------------------------------------------
 
     def load(self) -> None:
         """Reads what is installed. Where a manifest is missing or broken, the image is still listed."""
-        self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for name, pool in self.pools.items():
-            for image in pool.images():
-                self.add(self._with_manifest(name, image))
+        self._files.prepare()
+        for name in self.pools:
+            for image in self.look(name, {}).values():
+                self.add(image)
+
+    def look(self, pool: str, known: Mapping[str, InstalledImage]) -> dict[str, InstalledImage]:
+        """What is in a pool now, by uuid. Raises `PoolError`.
+
+        Of `known` images the manifests are read again only where their files have changed.
+        """
+        return {
+            image.uuid: self.with_manifest(pool, image, known.get(image.uuid))
+            for image in self.pools[pool].images()
+        }
+
+    def with_manifest(
+        self, pool: str, image: PoolImage, known: InstalledImage | None = None
+    ) -> InstalledImage:
+        """An image of a pool with what imgadm's file says about it."""
+        record = self._files.read(pool, image.uuid, None if known is None else known.stamp)
+        if record is not None:
+            return InstalledImage(pool, image, record.manifest, record.source, record.stamp)
+        assert known is not None
+        return InstalledImage(pool, image, known.manifest, known.source, known.stamp)
 
     def write_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
-        """Writes imgadm's file for an image, so that it survives a power cut once this returns."""
-        record: dict[str, Any] = {"manifest": dict(manifest), "zpool": pool}
-        if source is not None:
-            record["source"] = source
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        replace_file(self._path(pool, uuid), text.encode("utf-8", "replace"), mode=0o644)
+        """Writes imgadm's file for an image that is about to come, so that it survives a power cut.
+
+        It stays by `keep_manifest`, or goes by `settle` if the image does not come. Raises `OSError`.
+        """
+        self._files.mark(pool, uuid)
+        self._files.write(pool, uuid, manifest, source)
+
+    def keep_manifest(self, pool: str, uuid: str) -> None:
+        """The image has come. Never raises: it is there whatever this does."""
+        try:
+            self._files.unmark(pool, uuid)
+        except OSError as error:
+            # The next start looks again, and finds the image.
+            log.warning("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
+
+    def doubt(self, pool: str, uuid: str) -> None:
+        """An image is about to be deleted: its manifest goes with it, or by `settle`. Never raises."""
+        try:
+            self._files.mark(pool, uuid)
+        except OSError as error:
+            # A file system that is full must not keep an image from being deleted.
+            log.warning("a manifest may outlive its image", pool=pool, uuid=uuid, error=str(error))
 
     def forget_manifest(self, pool: str, uuid: str) -> None:
-        """Removes imgadm's file of an image that is not there (any more)."""
-        self._path(pool, uuid).unlink(missing_ok=True)
+        """Removes imgadm's file of an image that was deleted."""
+        self._files.forget(pool, uuid)
+        self._files.unmark(pool, uuid)
 
-    def sweep(self) -> None:
-        """Removes manifests of images that are not there: an import or a deletion did not come to its end."""
-        for name in self.pools:
-            for path in self._folder.glob(f"{name}-*.json*"):
-                uuid = path.name.removeprefix(f"{name}-").partition(".")[0]
-                if _UUID.fullmatch(uuid) and self.find(name, uuid) is None:
-                    log.info("removing the manifest of an image that is not there", pool=name, uuid=uuid)
-                    path.unlink(missing_ok=True)
+    def settle(self, pool: str, uuid: str) -> None:
+        """Whatever became of an image that was about to come or to go: its manifest is there if it is.
 
-    def _with_manifest(self, pool: str, image: PoolImage) -> InstalledImage:
-        path = self._path(pool, image.uuid)
-        try:
-            # The file is indented, and so larger than the manifest that is in it.
-            record = parse(path.read_bytes(), limit=MAX_LIST)
-        except FileNotFoundError:
-            log.warning("image without a manifest", pool=pool, uuid=image.uuid, path=str(path))
-            record = {}
-        except (InvalidManifestError, OSError) as error:
-            log.error(
-                "cannot read an image's manifest",
-                pool=pool,
-                uuid=image.uuid,
-                path=str(path),
-                error=str(error),
-            )
-            record = {}
-        manifest, source = record.get("manifest"), record.get("source")
-        if not isinstance(manifest, dict) or manifest.get("uuid") != image.uuid:
-            manifest = {"uuid": image.uuid}
-        return InstalledImage(pool, image, manifest, source if isinstance(source, str) else None)
+        For those who have the image's lock. A manifest that we did not write stays. Raises `PoolError`.
+        """
+        if self._files.is_marked(pool, uuid):
+            if self.pools[pool].image(uuid) is None:
+                self._files.forget(pool, uuid)
+            self._files.unmark(pool, uuid)
 
-    def _path(self, pool: str, uuid: str) -> Path:
-        return self._folder / f"{pool}-{uuid}.json"
+    def sweep(self, locks: ImageLocks) -> None:
+        """Settles what an earlier daemon left in the middle, but where somebody is at work now."""
+        for pool in self.pools:
+            for uuid in self._files.marked(pool):
+                try:
+                    with locks.tried(uuid) as ours:
+                        if ours:
+                            log.info("tidying up an image's manifest", pool=pool, uuid=uuid)
+                            self.settle(pool, uuid)
+                        else:
+                            log.info("somebody is at work on an image", pool=pool, uuid=uuid)
+                except (ImgstoreError, OSError) as error:
+                    log.error("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
 
 
 def as_wire(image: InstalledImage, clones: Iterable[str] = ()) -> dict[str, Any]:

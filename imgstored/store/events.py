@@ -109,6 +109,25 @@ class Installed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingForLock(Event):
+    """Somebody else is at work on the image: imgadm, or an import into another pool."""
+
+    kind: ClassVar[str] = "waiting-for-lock"
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledMeanwhile(Event):
+    """Whoever was waited for has installed the image. `from_file` tells an install from an import."""
+
+    kind: ClassVar[str] = "installed-meanwhile"
+    uuid: str
+    name: str
+    version: str
+    from_file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Held(Event):
     """The image cannot be deleted as long as the request is in flight."""
 

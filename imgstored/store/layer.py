@@ -37,6 +37,8 @@ class Layer:
     total: int | None = None  #: compressed bytes of the file
     done: Callable[[], int] = field(default=lambda: 0)  #: compressed bytes that are there
     received: Callable[[], int] = field(default=lambda: 0)  #: stream bytes that went to the pool
+    locked: bool = False  #: whether it has imgadm's lock of its image
+    told: bool = False  #: whether it has been said that the image is installed
     error: ImgstoreError | None = None
     started_at: float = field(default_factory=time.time)
     finished: trio.Event = field(default_factory=trio.Event)
@@ -106,7 +108,9 @@ class Layer:
         self.error = error
         if error is None:
             self.phase = "installed"
-            self.emit(Installed(self.uuid, self.manifest.name, self.manifest.version, from_file=from_file))
+            if not self.told:
+                name, version = self.manifest.name, self.manifest.version
+                self.emit(Installed(self.uuid, name, version, from_file=from_file))
         else:
             self.phase = "cancelled" if isinstance(error, CancelledError) else "failed"
         self.finished.set()

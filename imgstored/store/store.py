@@ -17,7 +17,6 @@ import trio
 
 from imgstored.errors import (
     CancelledError,
-    ImageHasDependentClonesError,
     ImageNotInstalledError,
     ImgstoreError,
     InternalError,
@@ -27,20 +26,23 @@ from imgstored.errors import (
 from imgstored.manifest import check_uuid, load
 from imgstored.store.ancestry import Ancestry, Wish
 from imgstored.store.catalog import as_wire
+from imgstored.store.deletions import Deletions
 from imgstored.store.events import AlreadyInstalled, Held, Importing, Installing, Planned
 from imgstored.store.holds import Holds
 from imgstored.store.imports import Imports
 from imgstored.store.installer import FromFile
 from imgstored.store.layer import Layer
 from imgstored.store.request import Request
+from imgstored.store.unfinished import go_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from imgstored.manifest import Manifest
     from imgstored.manifest.platform import Platform
-    from imgstored.store.catalog import Catalog, InstalledImage, Key
+    from imgstored.store.catalog import Catalog, InstalledImage
     from imgstored.store.installer import Installer
+    from imgstored.store.refresh import Refresh
     from imgstored.store.sourcebook import SourceBook
 
 log = structlog.get_logger(__name__)
@@ -48,24 +50,25 @@ log = structlog.get_logger(__name__)
 #: Images that one request may name.
 MAX_WISHES = 1000
 
-#: Seconds until an import of the last daemon is tried again when no source answers: at first, and at most.
-_FIRST_PAUSE, _LAST_PAUSE = 5.0, 600.0
-
 
 class Store:
     """Owns the images of the host. `run` must be running for anything but reading to work."""
 
     def __init__(
-        self, catalog: Catalog, sources: SourceBook, installer: Installer, platform: Platform | None = None
+        self,
+        catalog: Catalog,
+        sources: SourceBook,
+        installer: Installer,
+        refresh: Refresh,
+        platform: Platform | None = None,
     ) -> None:
         self._catalog = catalog
         self._installer = installer
+        self._refresh = refresh
         self._imports = Imports(installer)
         self._holds = Holds(catalog)
-        self._deletions: dict[Key, trio.Event] = {}
-        self._ancestry = Ancestry(
-            catalog, self._imports, sources, platform, lambda key: key in self._deletions
-        )
+        self._deletions = Deletions(catalog, self._imports, installer)
+        self._ancestry = Ancestry(catalog, self._imports, sources, platform, self._deletions.under_way)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Works until it is cancelled; begins with what the last daemon left unfinished."""
@@ -75,7 +78,8 @@ class Store:
             await nursery.start(self._imports.run)
             for each in unfinished:
                 wish = Wish(each.uuid, each.pool, each.sources, each.channel)
-                nursery.start_soon(self._go_on, wish)
+                nursery.start_soon(go_on, wish, self._fulfil, self._installer.is_unfinished)
+            nursery.start_soon(self._refresh.run)
             task_status.started()
 
     def stop(self) -> None:
@@ -84,15 +88,15 @@ class Store:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def installed(self) -> list[dict[str, Any]]:
-        """All installed images as the protocol's *image*."""
+    async def installed(self) -> list[dict[str, Any]]:
+        """All installed images as the protocol's *image*; see `Refresh.all` where a pool does not answer."""
+        await self._refresh.all()
         clones = self._catalog.clones()
         return [as_wire(image, clones.get((image.pool, image.uuid), ())) for image in self._catalog.all()]
 
-    def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
+    async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
         """One installed image; with `children` when recursive."""
-        check_uuid(uuid)
-        image = self._catalog.get(self._catalog.pool(pool).name, uuid)
+        image = self._catalog.get(await self._fresh(uuid, pool), uuid)
         wire = as_wire(image)
         del wire["cloneNames"], wire["clones"]
         if recursive:
@@ -134,6 +138,7 @@ class Store:
         wishes = [Wish(uuid, name, replaced, channel) for uuid in dict.fromkeys(uuids)]
 
         async def fulfil(request: Request) -> None:
+            await self._refresh.pool(name)
             layers = [await self._want(request, wish) for wish in wishes]
             await self._imports.follow(request, [layer for layer in layers if layer is not None])
 
@@ -155,6 +160,7 @@ class Store:
         target = self._catalog.pool(pool).name
 
         async def fulfil(request: Request) -> None:
+            await self._refresh.pool(target)
             layer = await self._want_file(request, target, loaded, FromFile(fd, path))
             if layer is not None:
                 await self._imports.follow(request, [layer])
@@ -201,42 +207,21 @@ class Store:
 
     async def delete(self, uuid: str, pool: str | None) -> None:
         """Removes an installed image. Refused while anything is cloned from it, or about to be."""
-        check_uuid(uuid)
-        name = self._catalog.pool(pool).name
-        await self._settled((name, uuid))
-        image = self._catalog.get(name, uuid)
-        expecting = self._imports.cloned_from(name, uuid)
-        if expecting:
-            raise ImageHasDependentClonesError(
-                f'image "{uuid}" has dependent clones: {expecting[0]}',
-                hint="an image that is cloned from it is being imported",
-                data={"dependents": expecting},
-            )
-        done = self._deletions[name, uuid] = trio.Event()
-        try:
-            with trio.CancelScope(shield=True):
-                await self._installer.remove(image)
-        finally:
-            del self._deletions[name, uuid]
-            done.set()
+        await self._deletions.delete(await self._fresh(uuid, pool), uuid)
 
     # -- holding ---------------------------------------------------------------------------------------------
 
     async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
         """Keeps an image from being deleted, by anybody, until the tag is released."""
-        check_uuid(uuid)
-        await self._settled((self._catalog.pool(pool).name, uuid))
-        await self._holds.hold(uuid, tag, pool)
+        await self._holds.hold(uuid, tag, await self._fresh(uuid, pool))
 
     async def release(self, uuid: str, tag: str, pool: str | None) -> None:
         """Ends a hold."""
-        check_uuid(uuid)
-        await self._holds.release(uuid, tag, pool)
+        await self._holds.release(uuid, tag, await self._fresh(uuid, pool))
 
     async def holds(self, uuid: str, pool: str | None) -> list[str]:
         """The tags that hold an image, sorted."""
-        check_uuid(uuid)
-        return await self._holds.tags(uuid, pool)
+        return await self._holds.tags(uuid, await self._fresh(uuid, pool))
 
     @asynccontextmanager
     async def holding(self, uuid: str, pool: str | None, *, client: str) -> AsyncIterator[Request]:
@@ -244,8 +229,7 @@ class Store:
         check_uuid(uuid)
 
         async def fulfil(request: Request) -> None:
-            await self._settled((self._catalog.pool(pool).name, uuid))
-            async with self._holds.held(uuid, pool, client) as tag:
+            async with self._holds.held(uuid, await self._fresh(uuid, pool), client) as tag:
                 request.emit(Held(uuid, tag))
                 await trio.sleep_forever()
 
@@ -281,7 +265,7 @@ class Store:
 
     async def _want(self, request: Request, wish: Wish) -> Layer | None:
         """The layer of the wished image, joined by the request; None when the image is installed."""
-        await self._settled((wish.pool, wish.uuid))
+        await self._deletions.settled((wish.pool, wish.uuid))
         if self._told_installed(request, wish.pool, wish.uuid):
             return None
         layer = self._imports.get((wish.pool, wish.uuid))
@@ -301,7 +285,7 @@ class Store:
         self, request: Request, pool: str, manifest: Manifest, given: FromFile
     ) -> Layer | None:
         key = (pool, manifest.uuid)
-        await self._settled(key)
+        await self._deletions.settled(key)
         if self._told_installed(request, *key):
             return None
         layer = self._imports.get(key)
@@ -328,35 +312,17 @@ class Store:
             below.listen(request.emit)
         layer.join(request, request.client)
 
-    async def _go_on(self, wish: Wish) -> None:
-        """Goes on with an import of the last daemon; asks ever more rarely while no source answers."""
-        log.info("going on with an unfinished import", uuid=wish.uuid, pool=wish.pool)
-        pause = _FIRST_PAUSE
-        while True:
-            error = await self._try_again(wish)
-            if error is None:
-                return
-            if not self._installer.is_unfinished(wish.pool, wish.uuid):
-                log.warning("gave up an unfinished import", uuid=wish.uuid, error=error.message)
-                return
-            log.warning("an unfinished import waits", uuid=wish.uuid, error=error.message, seconds=pause)
-            await trio.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
-
-    async def _try_again(self, wish: Wish) -> ImgstoreError | None:
-        try:
-            async with self.request(
-                [wish.uuid],
-                client="imgstored (after a restart)",
-                pool=wish.pool,
-                sources=wish.sources,
-                channel=wish.channel,
-            ) as request:
-                async for _ in request:
-                    continue
-        except ImgstoreError as error:
-            return error
-        return None
+    async def _fulfil(self, wish: Wish) -> None:
+        """Of an earlier daemon. Raises what keeps it from that."""
+        async with self.request(
+            [wish.uuid],
+            client="imgstored (after a restart)",
+            pool=wish.pool,
+            sources=wish.sources,
+            channel=wish.channel,
+        ) as request:
+            async for _ in request:
+                continue
 
     # -- small things ----------------------------------------------------------------------------------------
 
@@ -369,10 +335,13 @@ class Store:
     def _installed_anywhere(self, uuid: str) -> InstalledImage | None:
         return next((image for image in self._catalog.all() if image.uuid == uuid), None)
 
-    async def _settled(self, key: Key) -> None:
-        """Waits for a deletion under way."""
-        while (deletion := self._deletions.get(key)) is not None:
-            await deletion.wait()
+    async def _fresh(self, uuid: str, pool: str | None) -> str:
+        """The pool's name, once what is known of it is true and no deletion of the image is under way."""
+        check_uuid(uuid)
+        name = self._catalog.pool(pool).name
+        await self._deletions.settled((name, uuid))
+        await self._refresh.pool(name)
+        return name
 
 
 async def _told(request: Request, fulfil: Callable[[Request], Awaitable[None]]) -> None:

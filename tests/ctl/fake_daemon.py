@@ -42,11 +42,11 @@ class FakeStore:
         self.begun = threading.Event()
         self.left = threading.Event()
 
-    def installed(self) -> list[dict[str, Any]]:
+    async def installed(self) -> list[dict[str, Any]]:
         self._fail("list")
         return self.images
 
-    def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
+    async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
         self._fail("get")
         pool = pool or "zones"
         for image in self.images:
@@ -84,7 +84,7 @@ class FakeStore:
 
     async def delete(self, uuid: str, pool: str | None) -> None:
         self._fail("delete")
-        self.images.remove(self.image(uuid, pool, recursive=False))
+        self.images.remove(await self.image(uuid, pool, recursive=False))
 
     def jobs(self) -> list[dict[str, Any]]:
         return self.underway
@@ -187,7 +187,7 @@ class FakeDaemon:
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        served = methods(self.store, self.sources, pool="zones")
+        served = methods(self.store, self.sources, pools=["zones"])
         self._server = Server(self.path, served, limits=self._limits)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._server.serve)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from imgctl.arguments import Option, parse
 from imgctl.cli import function_of
-from imgctl.commands import COMMANDS, GLOBAL_OPTIONS, find_command
+from imgctl.commands import GLOBAL_OPTIONS, all_commands, find_command
 from imgctl.errors import CommandError, UsageError
 
 OPTIONS = (
@@ -63,7 +63,7 @@ def test_any_command_line_is_taken_or_refused(arguments):
         assert len(parse(OPTIONS, arguments).rest) <= len(arguments)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.names[0])
+@pytest.mark.parametrize("command", all_commands(), ids=lambda command: command.names[0])
 def test_every_command_has_a_function_and_distinct_names_and_flags(command):
     assert callable(function_of(command.run))
     assert all(find_command(name) is command for name in command.names)

@@ -35,6 +35,12 @@ KINDS = [kind for kind in vars(events).values() if isinstance(kind, type) and ge
         ),
         (events.Resumed(U, 12_900_000, None), f"Resuming image {U}: 12.3 MiB are there already"),
         (events.Downloaded(U, 83_263_488), f"Downloaded image {U} (79.4 MiB)"),
+        (events.WaitingForLock(U), f"Waiting for image {U} import lock"),
+        (events.InstalledMeanwhile(U, "n", "1"), f"Image {U} (n@1) was imported while waiting on lock"),
+        (
+            events.InstalledMeanwhile(U, "n", "1", from_file=True),
+            f"Image {U} (n@1) was installed while waiting on lock",
+        ),
         (events.Installed(U, "n", "1"), f"Imported image {U} (n@1)"),
         (events.Installed(U, "n", "1", from_file=True), f"Installed image {U} (n@1)"),
         (events.Installed(U, "\x1b[31m", "1\n2"), f"Imported image {U} (\\x1b[31m@1\\n2)"),

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what a guest with real ZFS needs: a Debian kernel, its ZFS module (built here, some minutes), qemu, pyzfs.
 # usage: tests/guest/provision.sh VENV
+# Status 77: this machine is of a kind on which it cannot be done, and the reason is said.
 set -eu
 
 venv=$1
@@ -8,14 +9,16 @@ packages="qemu-system-x86 busybox-static kmod udev linux-image-amd64 linux-heade
 
 say() { printf '==> %s\n' "$*"; }
 die() { printf 'provision: %s\n' "$*" >&2; exit 1; }
+cannot() { printf 'provision: %s\n' "$*" >&2; exit 77; }
 
-command -v apt-get >/dev/null 2>&1 || die "real ZFS is tested in a guest with Debian's kernel; this is not Debian"
+command -v apt-get >/dev/null 2>&1 || cannot "real ZFS is tested in a guest with Debian's kernel; this is not Debian"
+[ "$(uname -m)" = x86_64 ] || cannot "real ZFS is tested in an x86-64 guest; this machine is $(uname -m)"
 missing=""
 for package in $packages; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
-    [ "$(id -u)" = 0 ] || die "Debian packages are missing; as root, with the component contrib enabled, run:
+    [ "$(id -u)" = 0 ] || cannot "Debian packages are missing; as root, with the component contrib enabled, run:
     apt-get install --no-install-recommends$missing"
     # ZFS is in Debian's component contrib.
     for list in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do

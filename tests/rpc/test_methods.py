@@ -12,7 +12,9 @@ import trio
 
 from imgstored import __version__
 from imgstored.errors import ImageNotFoundError, NoSpaceError
-from imgstored.rpc.methods import FEATURES, MAX_PATH, methods
+from imgstored.rpc.methods import methods
+from imgstored.rpc.methods.hello import FEATURES
+from imgstored.rpc.methods.imports import MAX_PATH
 from imgstored.store.events import AlreadyInstalled, Note, Progress
 from tests.rpc.harness import connecting, open_files, serving
 
@@ -69,10 +71,10 @@ class FakeSources(Recorder):
 
 
 class FakeStore(Recorder):
-    def installed(self):
+    async def installed(self):
         return [self.note("installed")]
 
-    def image(self, uuid, pool, *, recursive):
+    async def image(self, uuid, pool, *, recursive):
         return self.note("image", uuid, pool, recursive)
 
     async def show(self, uuid):
@@ -110,7 +112,10 @@ def sources():
 
 @pytest.fixture
 async def client(path, store, sources):
-    async with serving(path, methods(store, sources, pool="zones")), connecting(path) as connected:
+    async with (
+        serving(path, methods(store, sources, pools=["zones", "tank2"])),
+        connecting(path) as connected,
+    ):
         yield connected
 
 
@@ -122,6 +127,7 @@ async def test_hello(client, store):
         "server": "imgstored",
         "version": __version__,
         "pool": "zones",
+        "pools": ["zones", "tank2"],
         "features": list(FEATURES),
     }
     await client.call(2, "import", uuid=UUID)
@@ -252,7 +258,7 @@ async def test_an_error_of_the_store_is_the_answer(client, store):
 @pytest.mark.parametrize("method", ["import", "watch"])
 async def test_who_leaves_loses_interest(path, store, sources, method):
     store.endless, store.events = True, [Note("on its way")]
-    async with serving(path, methods(store, sources, pool="zones")) as server:
+    async with serving(path, methods(store, sources, pools=["zones", "tank2"])) as server:
         async with connecting(path) as client:
             await client.ask(1, method, uuid=UUID)
             assert (await client.receive())[0] == 2
@@ -318,7 +324,7 @@ def documented() -> dict[str, str]:
 
 
 def test_the_table_in_the_documentation_is_true(store, sources):
-    table = methods(store, sources, pool="zones")
+    table = methods(store, sources, pools=["zones", "tank2"])
     assert documented() == {name: "change" if method.change else "read" for name, method in table.items()}
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
     for name, method in table.items():
@@ -343,8 +349,12 @@ async def test_a_list_of_a_thousand_images_is_quick(path, store, sources):
         "tags": {"role": "os", "group": "base-64-lts"},
     }
     image = {"manifest": manifest, "zpool": "zones", "source": "https://a/", "clones": 1, "cloneNames": ["a"]}
-    store.installed = lambda: [dict(image) for _ in range(1000)]
-    async with serving(path, methods(store, sources, pool="zones")), connecting(path) as client:
+
+    async def installed():
+        return [dict(image) for _ in range(1000)]
+
+    store.installed = installed
+    async with serving(path, methods(store, sources, pools=["zones", "tank2"])), connecting(path) as client:
         best = 9.0
         for number in range(5):
             began = time.perf_counter()

@@ -38,8 +38,10 @@ from imgstored.store.events import (
     Installing,
     Planned,
 )
+from imgstored.store.image_locks import ImageLocks
 from imgstored.store.installer import Installer, InstallLimits
 from imgstored.store.journal import Journal
+from imgstored.store.refresh import Refresh
 from imgstored.store.sourcebook import SourceBook
 from imgstored.store.store import MAX_WISHES, Store
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_file, fixture_manifest
@@ -100,22 +102,29 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
     """Opens the store; several times one after another on the same state."""
 
     @asynccontextmanager
-    async def opened(*, limits: InstallLimits | None = None, platform: Platform | None = None):
+    async def opened(
+        *,
+        limits: InstallLimits | None = None,
+        platform: Platform | None = None,
+        kind: type[EmbeddedPool] = EmbeddedPool,
+        every: float = 1000.0,
+    ):
         folder = tmp_path / "state"
         spools = folder / "spool"
         spools.mkdir(parents=True, exist_ok=True)
-        pool = EmbeddedPool("zones", folder / "pool")
+        pool = kind("zones", folder / "pool")
         catalog = Catalog({"zones": pool}, folder / "imgadm" / "images")
         catalog.load()
         journal = Journal(folder / "journal.sqlite")
         view = RememberingView()
-        installer = Installer(catalog, journal, spools, view, limits or InstallLimits())
+        locks = ImageLocks(folder / "locks")
+        installer = Installer(catalog, journal, spools, view, locks, limits or InstallLimits())
         book = SourceBook(
             [SourceSpec(nginx.url, "static")],
             imgadm_conf=folder / "imgadm" / "imgadm.conf",
             lists=folder / "lists",
         )
-        store = Store(catalog, book, installer, platform)
+        store = Store(catalog, book, installer, Refresh(catalog, view, every=every), platform)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(store.run)
@@ -148,7 +157,7 @@ async def test_an_import_tells_its_story_and_leaves_nothing_else(open_house, ngi
         assert events.index(Installed(BASE, "base", "1.0.0")) < len(events) - 1
         assert house.view.shown == {BASE, INCREMENTAL}
         assert house.left() == []
-        assert house.store.image(BASE, None, recursive=True)["children"] == {
+        assert (await house.store.image(BASE, None, recursive=True))["children"] == {
             "snapshots": [f"zones/{BASE}@final"],
             "clones": [f"zones/{INCREMENTAL}"],
         }
@@ -163,7 +172,7 @@ async def test_two_imports_share_the_origin_that_neither_has(open_house, nginx, 
         nursery.start_soon(house.all_events, other)
     assert sum(hit.path == f"/{BASE}/file" for hit in nginx.settled_hits()) <= 2
     async with open_house() as house:
-        assert {image["manifest"]["uuid"] for image in house.store.installed()} == {BASE, INCREMENTAL, other}
+        assert {image.uuid for image in house.catalog.all()} == {BASE, INCREMENTAL, other}
 
 
 async def test_the_last_who_leaves_ends_the_import(open_house, monkeypatch):
@@ -236,7 +245,7 @@ async def test_a_step_that_fails_ends_one_import_and_nothing_else(open_house, mo
             with pytest.raises(told):
                 await house.all_events(BASE)
         assert house.pool.partials() == []
-        assert house.store.installed() == []
+        assert await house.store.installed() == []
         assert house.view.shown == set()
         assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
         assert house.left() == []
@@ -283,7 +292,7 @@ async def test_an_unfinished_import_goes_on_with_the_next_store(open_house):
     async with open_house() as house:
         house.journal.begin("zones", BASE, fixture_manifest(BASE), None, None)
     async with open_house() as house:
-        await until(lambda: house.store.installed() and not house.left())
+        await until(lambda: house.catalog.all() and not house.left())
 
 
 async def test_a_held_image_is_not_deleted(open_house):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from imgctl.commands import COMMANDS, GLOBAL_OPTIONS, Command, find_command
+from imgctl.commands import GLOBAL_OPTIONS, Command, all_commands, find_command
 from imgctl.errors import CommandError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def overview(program: str) -> list[str]:
         "",
         "Commands:",
     ]
-    for command in COMMANDS:
+    for command in all_commands():
         lines += _columns(f"    {program} {command.usage}", command.summary, _COMMAND_COLUMN)
     return [*lines, "", f"See `{program} help COMMAND` for more details."]
 
@@ -60,7 +60,18 @@ def command_help(program: str, command: Command) -> list[str]:
     if len(command.names) > 1:
         lines += ["", f"Aliases: {', '.join(command.names[1:])}"]
     lines += ["", "Options:", *_options(command.options)]
-    return [*lines, "", *command.about.splitlines()] if command.about else lines
+    if command.about:
+        lines += ["", *command.about.splitlines()]
+    if program != "imgadm":  # which knows no names of images, and not all of our commands
+        lines += _examples(program, command)
+    return lines
+
+
+def _examples(program: str, command: Command) -> list[str]:
+    lines = ["", "Examples:"]
+    for line, meaning in command.examples:
+        lines += [f"    {program} {line}", f"        {meaning}"]
+    return lines
 
 
 def _options(options: Sequence[Option]) -> list[str]:

@@ -98,6 +98,11 @@ class EmbeddedPool:
         """The pool's name, as in POOL/UUID."""
         return self._name
 
+    @property
+    def shared(self) -> bool:
+        """Nobody else changes it: the folder is locked."""
+        return False
+
     def close(self) -> None:
         """Gives the folder back. The pool is not to be used any more."""
         self._release_lock()

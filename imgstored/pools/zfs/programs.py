@@ -41,12 +41,18 @@ local function describe(name)
         origin = zfs.get_prop(name, "origin"),
         used = zfs.get_prop(name, "used"),
         ignore = zfs.get_prop(name, "imgadm:ignore"),
-        token = zfs.get_prop(name, "receive_resume_token"),
     }
     local final = name .. "@final"
-    if zfs.exists(final) then
-        found.guid = zfs.get_prop(final, "guid")
-        found.volsize = zfs.get_prop(name, "volsize")
+    if not zfs.exists(final) then
+        found.token = zfs.get_prop(name, "receive_resume_token")
+        return found
+    end
+    found.guid = zfs.get_prop(final, "guid")
+    found.clones = {}
+    for clone in zfs.list.clones(final) do found.clones[clone] = true end
+    if found.type == "volume" then
+        found.size = zfs.get_prop(name, "volsize")
+    else
         found.size = zfs.get_prop(final, "logicalreferenced")
     end
     return found
@@ -127,6 +133,7 @@ class Dataset:
     size: int  #: bytes of its data, before compression; a volume's own size
     guid: int | None  #: of the snapshot @final, if there is one
     token: str | None  #: receive_resume_token: an interrupted receive can go on
+    clones: tuple[str, ...]  #: POOL/… that are cloned from @final, but those being received; sorted
     ignored: bool  #: by the property imgadm:ignore
 
     def image(self, uuid: str) -> PoolImage:
@@ -134,7 +141,8 @@ class Dataset:
         assert self.guid is not None
         pool = self.name.partition("/")[0]
         kind = "volume" if self.volume else "filesystem"
-        return PoolImage(uuid, self.guid, _image_of(self.origin, pool), kind, self.used, self.size)
+        origin = _image_of(self.origin, pool)
+        return PoolImage(uuid, self.guid, origin, kind, self.used, self.size, self.clones)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,16 +200,16 @@ def destroy(lzc: Lzc, name: str, doing: str) -> None:
 
 
 def _dataset(name: str, found: dict[str, Any]) -> Dataset:
-    volume = found["type"] == "volume"
     guid = found.get("guid")
     return Dataset(
         name=name,
-        volume=volume,
+        volume=found["type"] == "volume",
         origin=found.get("origin"),
         used=found["used"],
-        size=found.get("volsize", 0) if volume else found.get("size", 0),
+        size=found.get("size", 0),
         guid=None if guid is None else guid % (1 << 64),
         token=found.get("token"),
+        clones=tuple(sorted(name for name in found.get("clones", ()) if not name.endswith(PARTIAL))),
         ignored=found.get("ignore") in _TRUE,
     )
 

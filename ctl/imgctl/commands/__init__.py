@@ -1,0 +1,56 @@
+"""The tables of commands. A new command is a function in `imgctl.run`, a row in a table here, and its place.
+
+Only the table of the command that runs is imported: `imgctl` is started often, and has little else to do.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from imgctl.commands.base import GLOBAL_OPTIONS, Command
+
+__all__ = ["GLOBAL_OPTIONS", "Command", "all_commands", "find_command"]
+
+#: All commands in the order of `help`, and the table that each is in.
+_PLACES = {
+    "help": "help",
+    "sources": "sources",
+    "avail": "images",
+    "show": "images",
+    "import": "imports",
+    "install": "imports",
+    "ensure": "imports",
+    "list": "images",
+    "get": "images",
+    "delete": "images",
+    "hold": "holds",
+    "release": "holds",
+    "holds": "holds",
+    "jobs": "imports",
+    "watch": "imports",
+    "cancel": "imports",
+    "zstream": "streams",
+    "completion": "completion",
+}
+
+#: Asked for by shells, and not in `help`.
+_HIDDEN = {"__complete": "completion"}
+
+_ALIASES = {"?": "help", "available": "avail", "info": "get", "destroy": "delete"}
+
+
+def find_command(name: str) -> Command | None:
+    """The command of that name or alias."""
+    name = _ALIASES.get(name, name)
+    return _command(name) if name in _PLACES or name in _HIDDEN else None
+
+
+def all_commands() -> list[Command]:
+    """All commands, in the order of `help`."""
+    return [_command(name) for name in _PLACES]
+
+
+def _command(name: str) -> Command:
+    place = _PLACES.get(name) or _HIDDEN[name]
+    table: tuple[Command, ...] = import_module(f"imgctl.commands.{place}").COMMANDS
+    return next(command for command in table if command.names[0] == name)

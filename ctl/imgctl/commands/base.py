@@ -1,0 +1,67 @@
+"""What a command is, and the options that several have."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from imgctl.arguments import Option
+
+
+class Command(NamedTuple):
+    """One command. `run` is `module:function` in `imgctl.run`, imported only when the command runs."""
+
+    names: tuple[str, ...]
+    usage: str
+    summary: str
+    run: str
+    options: tuple[Option, ...] = ()
+    about: str = ""
+    mixed: bool = True  #: False: what comes after the first argument is another program's
+    examples: tuple[tuple[str, str], ...] = ()  #: a command line without the program, and what it does
+    among: str = "installed"  #: which images it is about: "installed", "available", or "jobs"
+
+
+#: The image of the examples.
+IMAGE = "3dbbdcca-2eab-11e8-b925-23bf77789921"
+
+HELP = Option(("-h", "--help"), "", "Show this help.")
+
+#: Before the command.
+GLOBAL_OPTIONS = (
+    Option(("-h", "--help"), "", "Print help and exit."),
+    Option(("--version",), "", "Print version and exit."),
+    Option(("-v", "--verbose"), "", "Print what the daemon notes, and all facts of an error."),
+    Option(("-E",), "", "On error, emit a structured JSON error object as the last line of stderr output."),
+    Option(
+        ("--socket",),
+        "PATH",
+        "Where imgstored listens. Default is IMGSTORED_SOCKET, then the system's place.",
+    ),
+)
+
+POOL = Option(("-P", "--pool"), "POOL", "The pool. Default is the daemon's.")
+QUIET = Option(("-q", "--quiet"), "", "No progress bar.")
+JSON = Option(("-j", "--json"), "", "JSON output.")
+EVENTS = Option(("-j", "--json"), "", "Print what happens as JSON, one event a line, and nothing else.")
+NO_HEADER = Option(("-H",), "", "Do not print table header row.")
+COLUMNS = Option(
+    ("-o",), "FIELD,...", 'Specify fields (columns) to output. Default is "uuid,name,version,os,type,pub".'
+)
+SORT = Option(("-s",), "FIELD,...", 'Sort on the given fields. Default is "published_at,name".')
+
+FIELDS = """\
+Filters:
+    FIELD=VALUE               exact string match
+    FIELD=true|false          boolean match
+    FIELD=~SUBSTRING          substring match
+
+Fields for filtering, "-o" and "-s":
+    Any of the manifest fields (see the "-j" output; a filter's may be dotted) plus
+    the following computed fields for convenience.
+
+    published_date, pub       just the date part of `published_at`
+    published                 `published_at` with the milliseconds removed
+    source                    the source URL, if available
+    clones                    the number of clones (dependent images and VMs)
+    zpool                     the pool of an installed image
+    size                      the size, in bytes, of the image file"""

@@ -1,0 +1,35 @@
+"""What shells complete."""
+
+from __future__ import annotations
+
+from imgctl.commands.base import HELP, Command
+
+_COMPLETION = """\
+Completes commands, options, and what the daemon has: images by uuid and name,
+pools, sources. For one shell, or for all (then start a new one):
+
+    source <(imgctl completion bash)
+    imgctl completion bash > /etc/bash_completion.d/imgctl
+    imgctl completion zsh > /usr/local/share/zsh/site-functions/_imgctl
+
+Run under the name imgadm, the script is for imgadm."""
+
+COMMANDS = (
+    Command(
+        ("completion",),
+        "completion bash|zsh",
+        "print a script for completion in a shell",
+        "completion:script",
+        (HELP,),
+        _COMPLETION,
+        examples=(("completion bash > /etc/bash_completion.d/imgctl", "for all users of bash"),),
+    ),
+    Command(
+        ("__complete",),
+        "__complete KIND [PREFIX]",
+        "list what a word could become",
+        "completion:complete",
+        (HELP,),
+        examples=(("__complete installed base", "installed images that begin so"),),
+    ),
+)

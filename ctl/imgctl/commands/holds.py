@@ -1,0 +1,32 @@
+"""What keeps images."""
+
+from __future__ import annotations
+
+from imgctl.commands.base import HELP, IMAGE, JSON, POOL, Command
+
+COMMANDS = (
+    Command(
+        ("hold",),
+        "hold [-P POOL] UUID TAG",
+        "keep an image from being deleted",
+        "holds:hold",
+        (HELP, POOL),
+        examples=((f"hold {IMAGE} golden", 'keep it until "golden" is released'),),
+    ),
+    Command(
+        ("release",),
+        "release [-P POOL] UUID TAG",
+        "end a hold",
+        "holds:release",
+        (HELP, POOL),
+        examples=((f"release {IMAGE} golden", "end that hold; others stay"),),
+    ),
+    Command(
+        ("holds",),
+        "holds [-P POOL] [-j] UUID",
+        "list what holds an image",
+        "holds:holds",
+        (HELP, POOL, JSON),
+        examples=((f"holds {IMAGE}", "the tags that hold it"),),
+    ),
+)

@@ -1,0 +1,63 @@
+"""What there is to install, and what is installed."""
+
+from __future__ import annotations
+
+from imgctl.arguments import Option
+from imgctl.commands.base import COLUMNS, FIELDS, HELP, IMAGE, JSON, NO_HEADER, POOL, SORT, Command
+
+COMMANDS = (
+    Command(
+        ("avail", "available"),
+        "avail [OPTIONS] [FILTERS]",
+        "list available images",
+        "images:avail",
+        (HELP, JSON, NO_HEADER, COLUMNS, SORT),
+        FIELDS,
+        examples=(
+            ("avail os=linux type=zvol", "disks of Linux machines"),
+            (
+                "avail -o uuid,name,version,size -s -size name=~base",
+                'those with "base" in the name, largest first',
+            ),
+            ("avail -j requirements.brand=lx", "manifests, as JSON"),
+        ),
+    ),
+    Command(
+        ("show",),
+        "show UUID",
+        "show manifest of an available image",
+        "images:show",
+        (HELP,),
+        examples=((f"show {IMAGE}", "what its source says of it"),),
+        among="available",
+    ),
+    Command(
+        ("list",),
+        "list [OPTIONS] [FILTERS]",
+        "list installed images",
+        "images:list_installed",
+        (HELP, JSON, NO_HEADER, COLUMNS, SORT),
+        FIELDS,
+        examples=(
+            ("list", "all installed images, the oldest first"),
+            ("list -o uuid,name,version,clones,zpool clones=0", "those that nothing is cloned from"),
+            ("list -H -o uuid os=smartos", "for scripts: only uuids"),
+        ),
+    ),
+    Command(
+        ("get", "info"),
+        "get [-P POOL] [-r] UUID",
+        "info on an installed image",
+        "images:get",
+        (HELP, POOL, Option(("-r",), "", "Add the image's snapshots and clones.")),
+        examples=((f"get -r {IMAGE}", "its manifest, and what is cloned from it"),),
+    ),
+    Command(
+        ("delete", "destroy"),
+        "delete [-P POOL] UUID",
+        "remove an installed image",
+        "images:delete",
+        (HELP, POOL),
+        examples=((f"delete {IMAGE}", "remove it; refused while something is cloned from it"),),
+    ),
+)

@@ -1,0 +1,35 @@
+"""Image sources."""
+
+from __future__ import annotations
+
+from imgctl.arguments import Option
+from imgctl.commands.base import HELP, Command
+
+COMMANDS = (
+    Command(
+        ("sources",),
+        "sources [OPTIONS]",
+        "list and edit image sources",
+        "sources:sources",
+        (
+            HELP,
+            Option(("-v", "--verbose"), "", "Verbose output. List source URL and TYPE."),
+            Option(("-j", "--json"), "", "List sources as JSON."),
+            Option(("-a",), "URL", "Add a source. It is appended to the list of sources."),
+            Option(("-d",), "URL", "Delete a source."),
+            Option(("-c", "--check"), "", "Ping check all sources."),
+            Option(
+                ("-t", "--type"),
+                "TYPE",
+                'The type of an added source: "imgapi" (the default), "dsapi" or "static".',
+            ),
+            Option(("-k", "--insecure"), "", "Do not check the added source's TLS certificate."),
+            Option(("-f", "--force"), "", "Add a source without a ping check."),
+        ),
+        examples=(
+            ("sources -v", "all sources, with their types"),
+            ("sources -a https://images.example.com -t dsapi", "add one"),
+            ("sources -c", "ask each whether it is there"),
+        ),
+    ),
+)

@@ -1,0 +1,241 @@
+"""How a layer's bytes get into its pool's partial.
+
+    download ──► spool ──► digest ──► decompress ──► pool.receive
+
+Nothing is received before the origin is in and the way is clear; the download does not wait for that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from imgstored.errors import CancelledError, ImgstoreError, ResumeError, StreamError, UncompressionError
+from imgstored.store.events import Downloaded, Note, Resumed
+from imgstored.store.leftovers import spool_name
+from imgstored.store.local_file import LocalFile
+from imgstored.store.room import Room
+from imgstored.transfer.digest import Expected, WrongFileError
+from imgstored.transfer.download import Download
+from imgstored.transfer.mirror import ChangedError
+from imgstored.transfer.pump import Pump
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from imgstored.http.location import Location, Verify
+    from imgstored.manifest import Manifest
+    from imgstored.pools.base import Pool, PoolImage
+    from imgstored.store.installer import FromFile, FromSources, InstallLimits
+    from imgstored.store.journal import Journal
+    from imgstored.store.layer import Layer
+
+log = structlog.get_logger(__name__)
+
+#: What came is not the image: another mirror may have it.
+WRONG_BYTES = (WrongFileError, ChangedError, UncompressionError, StreamError)
+
+#: How often one import begins anew because a mirror sent another file, before it fails.
+_MAX_ATTEMPTS = 4
+
+
+class NotReceivedError(Exception):
+    """There is no reason to receive the image, and no fault of its own."""
+
+
+class OriginFailedError(NotReceivedError):
+    """The layer below was not installed, and so this one cannot be."""
+
+    def __init__(self, error: ImgstoreError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A layer's way into its pool."""
+
+    pool: Pool
+    #: Returns when nobody else is at work on the image; raises `NotReceivedError` if it is there then.
+    clear: Callable[[], Awaitable[None]]
+    #: Drops what was received and spooled.
+    drop_bytes: Callable[[], Awaitable[None]]
+
+
+class Arrivals:
+    """The transfers of all layers. Everything that blocks runs in threads of bounded number."""
+
+    def __init__(self, journal: Journal, spools: Path, limits: InstallLimits) -> None:
+        self._journal = journal
+        self._spools = spools
+        self.reconfigure(limits)
+
+    def reconfigure(self, limits: InstallLimits) -> None:
+        """Takes new limits for what begins from now on."""
+        self._limits = limits
+        self._room = Room(self._spools, limits.min_free)
+        self._downloading = trio.CapacityLimiter(limits.imports)
+        # A receive needs no download slot once its bytes are there, and must not take one from a download.
+        self._receiving = trio.CapacityLimiter(2 * limits.imports)
+
+    async def from_sources(self, layer: Layer, origin: FromSources, way: Way) -> None:
+        """Brings the image into its pool's partial; begins anew elsewhere when what came was not it."""
+        manifest = layer.manifest
+        await trio.to_thread.run_sync(
+            self._journal.begin, layer.pool, layer.uuid, manifest.document, origin.sources, origin.channel
+        )
+        locations: Sequence[Location] = origin.locations
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            download = self._download(layer, locations)
+            pump = self._pump(layer, download, _strictest(locations))
+            try:
+                await self._transfer(layer, way, download, pump)
+            except ResumeError as error:
+                # The bytes are right; the pool has dropped what it could not go on with.
+                if attempt == _MAX_ATTEMPTS:
+                    raise
+                log.warning("receiving afresh", uuid=layer.uuid, error=error.message, attempt=attempt)
+                layer.emit(Note(f"{error.message}; receiving it from the beginning"))
+            except WRONG_BYTES as error:
+                locations = _worth_asking(download, error)
+                if not locations or attempt == _MAX_ATTEMPTS:
+                    raise
+                log.warning("beginning anew", uuid=layer.uuid, error=error.message, attempt=attempt)
+                layer.emit(Note(f"{error.message}; beginning anew with {locations[0].source}"))
+                await way.drop_bytes()
+            else:
+                return
+
+    async def from_file(self, layer: Layer, given: FromFile, way: Way) -> None:
+        """Brings a local file's image into its pool's partial."""
+        file = LocalFile(given.fd, given.path)
+        expected = _expected(layer.manifest, path=given.path)
+        if expected.size is not None and file.size != expected.size:
+            raise WrongFileError(
+                f"image file size error: manifest says {expected.size} bytes, "
+                f"{given.path} is {file.size} bytes",
+                hint="the manifest belongs to another file",
+            )
+        pump = Pump(file.blocks, expected, self._limits.decompress, verify="first", release=file.fail)
+        layer.total = file.size
+        layer.done, layer.received = (lambda: pump.compressed), (lambda: pump.stream)
+        layer.phase = "receiving"
+        await self._receive(layer, way, pump, at_least=file.size)
+
+    def _download(self, layer: Layer, locations: Sequence[Location]) -> Download:
+        file = layer.manifest.file
+        name = spool_name(layer.pool, layer.uuid)
+        download = Download(
+            locations,
+            size=None if file is None else file.size,
+            path=self._spools / name,
+            journal=self._journal.ranges(name),
+            limits=self._limits.download,
+            room=self._room.for_download,
+            note=lambda text: layer.emit(Note(text)),
+        )
+        layer.done = lambda: download.done
+        return download
+
+    def _pump(self, layer: Layer, download: Download, verify: Verify) -> Pump:
+        pump = Pump(
+            download.blocks,
+            _expected(layer.manifest),
+            self._limits.decompress,
+            verify=verify,
+            release=download.front.fail,
+        )
+        layer.received = lambda: pump.stream
+        return pump
+
+    async def _transfer(self, layer: Layer, way: Way, download: Download, pump: Pump) -> None:
+        """Downloads and receives side by side; either one's failure ends the other."""
+        failures: list[ImgstoreError | NotReceivedError] = []
+
+        async def fetch() -> None:
+            try:
+                await self._fetch(layer, download)
+            except ImgstoreError as error:
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetch)
+            try:
+                await self._receive(layer, way, pump, at_least=download.total or 0)
+            except (ImgstoreError, NotReceivedError) as error:
+                failures.append(error)
+            nursery.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+
+    async def _fetch(self, layer: Layer, download: Download) -> None:
+        def opened(present: int) -> None:
+            if present:
+                log.info("resuming", uuid=layer.uuid, present=present, total=download.total)
+                layer.emit(Resumed(layer.uuid, present, download.total))
+
+        async with self._downloading:
+            layer.phase = "downloading"
+            await download.run(opened)
+        layer.phase = "receiving"
+        layer.emit(Downloaded(layer.uuid, download.done))
+
+    async def _receive(self, layer: Layer, way: Way, pump: Pump, *, at_least: int) -> PoolImage:
+        """Receives into the pool once the origin is in. On return no thread is left, whatever happened."""
+        if layer.origin is not None:
+            await layer.origin.finished.wait()
+            if layer.origin.error is not None:
+                raise OriginFailedError(layer.origin.error)
+        # Only now: who waits for an origin must not keep others from the image.
+        await way.clear()
+        pool = way.pool
+
+        def receive(stream: Iterator[bytes | memoryview]) -> PoolImage:
+            self._room.for_stream(pool, at_least)
+            watched = self._room.watched(stream, pool)
+            return pool.receive(layer.uuid, watched, origin=layer.manifest.origin)
+
+        outcome: PoolImage | ImgstoreError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_with_us, pump)
+            try:
+                outcome = await trio.to_thread.run_sync(pump.run, receive, limiter=self._receiving)
+            except ImgstoreError as error:
+                outcome = error
+            nursery.cancel_scope.cancel()
+        if isinstance(outcome, ImgstoreError):
+            raise outcome
+        assert outcome is not None
+        return outcome
+
+
+def _expected(manifest: Manifest, *, path: str | None = None) -> Expected:
+    file = manifest.file
+    if file is None:
+        return Expected(manifest.uuid, path=path)
+    return Expected(manifest.uuid, size=file.size, sha1=file.sha1, path=path)
+
+
+def _strictest(locations: Sequence[Location]) -> Verify:
+    """Bytes may come from any of them."""
+    return "first" if any(location.verify == "first" for location in locations) else "streaming"
+
+
+def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
+    """Who may still have the image: everybody, where it is not sure who sent what was not it."""
+    if isinstance(error, ChangedError) or download.resumed:
+        return [mirror.location for mirror in download.mirrors]
+    return [mirror.location for mirror in download.mirrors if not mirror.fetched]
+
+
+async def _cancel_with_us(pump: Pump) -> None:
+    """Ends the pump when this task is cancelled: its thread cannot be."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        pump.cancel(CancelledError("the import was cancelled"))
