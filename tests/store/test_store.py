@@ -23,6 +23,7 @@ from imgstored.errors import (
     NoSpaceError,
     OriginNotInstalledError,
     PoolNotFoundError,
+    ResumeError,
     UsageError,
 )
 from imgstored.manifest.platform import Platform
@@ -36,6 +37,7 @@ from imgstored.store.events import (
     Importing,
     Installed,
     Installing,
+    Note,
     Planned,
 )
 from imgstored.store.image_locks import ImageLocks
@@ -162,6 +164,31 @@ async def test_an_import_tells_its_story_and_leaves_nothing_else(open_house, ngi
             "clones": [f"zones/{INCREMENTAL}"],
         }
         assert await house.all_events(BASE) == [AlreadyInstalled(BASE, "base", "1.0.0")]
+
+
+class DoubtfulPool(EmbeddedPool):
+    """Goes on with a receive, and only at its end finds that it cannot: as a kernel may, and as only it does."""
+
+    refusals = 1
+
+    def receive(self, uuid, blocks, *, origin=None):
+        image = super().receive(uuid, blocks, origin=origin)
+        if self.refusals:
+            self.refusals -= 1
+            self.abandon(uuid)
+            raise ResumeError("the kernel refused to go on")
+        return image
+
+
+async def test_what_a_pool_cannot_go_on_with_is_received_again_and_not_downloaded_again(open_house, nginx):
+    async with open_house(kind=DoubtfulPool) as house:
+        events = await house.all_events(ZVOL)
+        notes = [event.text for event in events if isinstance(event, Note)]
+        assert notes == ["the kernel refused to go on; receiving it from the beginning"]
+        assert house.pool.image(ZVOL) is not None
+        assert house.left() == []
+    gets = [hit for hit in nginx.settled_hits() if hit.path == f"/{ZVOL}/file"]
+    assert sum(hit.bytes_sent for hit in gets) < 1.1 * fixture_file(ZVOL).stat().st_size
 
 
 async def test_two_imports_share_the_origin_that_neither_has(open_house, nginx, pages):
