@@ -167,7 +167,7 @@ async def test_an_import_tells_its_story_and_leaves_nothing_else(open_house, ngi
 
 
 class DoubtfulPool(EmbeddedPool):
-    """Goes on with a receive, and only at its end finds that it cannot: as a kernel may, and as only it does."""
+    """Goes on with a receive, and finds at its end that it cannot, as only a kernel may."""
 
     refusals = 1
 
