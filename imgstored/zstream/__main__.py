@@ -4,6 +4,10 @@
     token=$(zfs get -H -o value receive_resume_token POOL/DATASET)
     python -m imgstored.zstream resume --token $token FILE | zfs receive -s POOL/DATASET
 
+And it makes the stream of a volume from a disk:
+
+    python -m imgstored.zstream write --name zones/disk@final DISK | zfs receive POOL/DATASET
+
 Exit status: 0; 1 for a stream or a token that is wrong, and where reading or writing fails; 2 for wrong
 arguments.
 """
@@ -14,15 +18,19 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imgstored.errors import ImgstoreError, UsageError
+from imgstored.zstream.disk import open_disk
 from imgstored.zstream.reader import StreamReader
 from imgstored.zstream.records import Feature
 from imgstored.zstream.resume import resume
 from imgstored.zstream.token import parse_token
+from imgstored.zstream.write import DEFAULT_BLOCK_SIZE, NewVolume, check_block_size, padded, volume_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +81,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_file(command)
     command.set_defaults(run=_check)
+
+    _add_write(commands.add_parser("write", help="write the stream of a volume with what is on DISK"))
     return parser
+
+
+def _add_write(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--name", required=True, help="DATASET@SNAPSHOT, the sender's name of it")
+    command.add_argument(
+        "--block-size",
+        type=int,
+        default=DEFAULT_BLOCK_SIZE,
+        metavar="BYTES",
+        help="the volume's volblocksize (default: %(default)s)",
+    )
+    command.add_argument("--guid", type=int, help="the snapshot's guid (default: by chance)")
+    command.add_argument("--created", type=int, metavar="SECONDS", help="its time since 1970 (default: now)")
+    command.add_argument(
+        "--raw", action="store_true", help="take DISK as it is, also if it looks like another format"
+    )
+    command.add_argument(
+        "disk", metavar="DISK", help="a raw disk or block device; or, with qemu-img, a qcow2 or vmdk"
+    )
+    command.set_defaults(run=_write_volume)
 
 
 def _add_file(command: argparse.ArgumentParser) -> None:
@@ -82,8 +112,7 @@ def _add_file(command: argparse.ArgumentParser) -> None:
 
 def _resume(arguments: argparse.Namespace) -> None:
     point = parse_token(arguments.token).point
-    if sys.stdout.isatty():
-        raise UsageError("the stream is not for a terminal", hint="pipe it into `zfs receive -s`")
+    _refuse_terminal("pipe it into `zfs receive -s`")
     with _opened(arguments.file) as file:
         for piece in resume(_pieces(file), point):
             sys.stdout.buffer.write(piece)
@@ -125,6 +154,32 @@ def _check(arguments: argparse.Namespace) -> None:
             "bytes": reader.offset,
         }
     )
+
+
+def _write_volume(arguments: argparse.Namespace) -> None:
+    _refuse_terminal("write it to a file, or pipe it into `zfs receive`")
+    check_block_size(arguments.block_size)
+    with open_disk(arguments.disk, raw=arguments.raw) as disk:
+        volume = NewVolume(
+            name=arguments.name,
+            size=padded(disk.size, arguments.block_size),
+            guid=secrets.randbits(64) | 1 if arguments.guid is None else arguments.guid,
+            created=int(time.time()) if arguments.created is None else arguments.created,
+            block_size=arguments.block_size,
+        )
+        if volume.size != disk.size:
+            sys.stderr.write(
+                f"zstream: the disk has {disk.size} bytes, which are no whole blocks of {volume.block_size}: "
+                f"the volume has {volume.size}, the last of them zeros\n"
+            )
+        for piece in volume_stream(volume, disk.extents(volume.block_size)):
+            sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+def _refuse_terminal(hint: str) -> None:
+    if sys.stdout.isatty():
+        raise UsageError("the stream is not for a terminal", hint=hint)
 
 
 def _opened(name: str) -> contextlib.AbstractContextManager[BinaryIO]:

@@ -1,8 +1,7 @@
 #!/bin/sh
-# Boots a guest with real ZFS, runs one command in it as root, and shows what that reports as it comes.
+# Boots a guest with real ZFS, runs one command in it as root, and shows what that prints as it comes.
 # usage: tests/guest/boot.sh VENV RESULTS COMMAND...
-# The guest sees this machine's own root folder, read-only but for RESULTS, where the command writes `report`,
-# and, when it is through, its status in `status`. The limit is IMGSTORE_GUEST_SECONDS.
+# The guest sees this machine's own root folder, read-only but for RESULTS. The limit is IMGSTORE_GUEST_SECONDS.
 # Status: 77 where a guest cannot run on this machine, 1 where it did not finish, else the command's.
 set -eu
 
@@ -19,6 +18,7 @@ module=$(ls /lib/modules/*/updates/dkms/zfs.ko* | tail -1)
 release=$(echo "$module" | cut -d/ -f4)
 kernel=/boot/vmlinuz-$release
 [ -r "$kernel" ] || die "there is no kernel $kernel for the ZFS module $module"
+"$here/pack.sh" "$venv" "$results/packed.tar"
 
 rm -f "$results/status"
 : >"$results/report"
@@ -29,7 +29,7 @@ tail=$!
 started=$(date +%s)
 PATH="$venv/bin:$PATH" timeout --kill-after=10 "$limit" "$venv/bin/vng" --run "$kernel" --disable-kvm --cpus 2 \
     --memory 4G --user root --cwd "$here/../.." --rwdir "$results" \
-    --exec "$*" >"$results/console" 2>&1 </dev/null || true
+    --exec "sh tests/guest/inside.sh $results $*" >"$results/console" 2>&1 </dev/null || true
 sleep 1
 kill $tail
 wait $tail 2>/dev/null || true

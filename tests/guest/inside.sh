@@ -1,12 +1,10 @@
 #!/bin/sh
-# What run.sh runs in the guest.
-# usage: inside.sh VENV RESULTS PYTEST ARGUMENT...
-venv=$1
-results=$2
-shift 2
+# What boot.sh runs in the guest: COMMAND, with ZFS loaded. What it prints goes into RESULTS/report, its status into
+# RESULTS/status.
+# usage: inside.sh RESULTS COMMAND...
+results=$1
+shift
 {
-    modprobe zfs && cat /sys/module/zfs/version
-    export IMGSTORE_GUEST=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
-    "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.guest.at_once --tb=short -v --color=no --durations=15 -o timeout=300 --basetemp=/tmp/pytest "$@"
+    modprobe zfs && sh tests/guest/unpack.sh "$results/packed.tar" && "$@"
     echo $? >"$results/status"
 } >"$results/report" 2>&1

@@ -4,7 +4,7 @@
 # Where this machine cannot run the guest: fails, but with IMGSTORE_ZFS=optional only says so, loudly.
 set -eu
 
-venv=$1
+venv=$(realpath "$1")
 shift
 here=$(dirname "$0")
 [ $# -gt 0 ] || set -- tests/pools/test_zfs.py tests/guest
@@ -12,14 +12,16 @@ results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 
 status=0
-"$here/boot.sh" "$venv" "$results" sh tests/guest/inside.sh "$(realpath "$venv")" "$results" "$@" || status=$?
+"$here/boot.sh" "$venv" "$results" env IMGSTORE_GUEST=1 PYTHONUNBUFFERED=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis \
+    "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.guest.at_once --tb=short -v --color=no --durations=15 \
+    -o timeout=300 --basetemp=/tmp/pytest "$@" || status=$?
 case $status in
     0) ;;
     77)
         printf '\n%s\n' \
-            '*****************************************************************************' \
-            '***  REAL ZFS WAS NOT TESTED: this machine cannot run the guest, see above. ***' \
-            '*****************************************************************************' >&2
+            '*******************************************************************************' \
+            '*** REAL ZFS WAS NOT TESTED: this machine cannot run the guest, see above. ***' \
+            '*******************************************************************************' >&2
         [ "${IMGSTORE_ZFS:-required}" != optional ] || status=0
         ;;
     *) printf '*** THE TESTS ON REAL ZFS FAILED (status %s)\n' "$status" >&2 ;;

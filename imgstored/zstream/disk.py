@@ -1,0 +1,126 @@
+"""The file side of `write`: opens a disk, and reads what is on it, but not where nothing is.
+
+A disk is a raw one, or a qcow2 or vmdk that qemu-img makes a raw one of. Which of them is told by its first
+bytes, never by its name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from imgstored.errors import UsageError
+from imgstored.zstream import qemu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Bytes that are read at a time: some of the largest blocks.
+_READ: Final = 1 << 20
+
+#: First bytes of what is surely no raw disk: what it is, and what to do first.
+_CONVERT: Final = "`qemu-img convert -O raw` makes a raw disk of it"
+_UNPACK: Final = "decompress it first"
+_OTHERS: Final = {
+    b"COWD": ("a vmdk of ESX", _CONVERT),
+    b"# Disk DescriptorFile": ("a vmdk whose data are in other files", _CONVERT),
+    b"vhdxfile": ("a vhdx", _CONVERT),
+    b"conectix": ("a vhd", _CONVERT),
+    b"<<< ": ("a vdi", _CONVERT),
+    b"QED\0": ("a qed", _CONVERT),
+    b"\x1f\x8b\x08": ("compressed by gzip", _UNPACK),
+    b"BZh": ("compressed by bzip2", _UNPACK),
+    b"\xfd7zXZ\0": ("compressed by xz", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", _UNPACK),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """An open raw disk of `size` bytes."""
+
+    fd: int
+    size: int
+
+    def extents(self, block_size: int) -> Iterator[tuple[int, bytes]]:
+        """What is on the disk, in order, up to 1 MiB at a time, but for its holes.
+
+        Each extent begins at a multiple of `block_size`, and ends at one or with the disk. Raises `OSError`,
+        and `UsageError` when the disk becomes shorter.
+        """
+        end = 0
+        while end < self.size:
+            start, hole = self._next(end)
+            # A block with some data is read whole; and a step is made even if the file changes meanwhile.
+            start = max(start - start % block_size, end)
+            end = max(hole + -hole % block_size, start + block_size)
+            for offset in range(start, min(end, self.size), _READ):
+                yield offset, self._read(offset, min(_READ, end - offset, self.size - offset))
+
+    def _next(self, offset: int) -> tuple[int, int]:
+        """Where the next data are, and where they end."""
+        try:
+            start = os.lseek(self.fd, offset, os.SEEK_DATA)
+            return start, os.lseek(self.fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return self.size, self.size
+            # Block devices, and some file systems, do not tell.
+            if error.errno in (errno.EINVAL, errno.ENOTSUP):
+                return offset, self.size
+            raise
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = os.pread(self.fd, size, offset)
+        while len(data) < size:
+            more = os.pread(self.fd, size - len(data), offset + len(data))
+            if not more:
+                raise UsageError(
+                    f"the disk became shorter than {self.size} bytes while it was read",
+                    hint="nothing may write to it meanwhile: stop its machine, or take a snapshot",
+                )
+            data += more
+        return data
+
+
+@contextmanager
+def open_disk(
+    path: str | os.PathLike[str], *, raw: bool = False, folder: str | None = None
+) -> Iterator[Disk]:
+    """Opens a disk for reading. A qcow2 or vmdk is unpacked into a nameless file in `folder` first.
+
+    `raw`: take it as it is, whatever its first bytes look like. Who has the disk of a machine should say so:
+    these bytes are the machine's.
+
+    Raises `UsageError` for what is no disk or cannot be taken, `NoSpaceError`, and `OSError`.
+    """
+    with ExitStack() as stack:
+        # A pipe would wait for its other end.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        stack.callback(os.close, fd)
+        kind = os.fstat(fd).st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISBLK(kind):
+            raise UsageError(f"{path} is neither a file nor a block device", hint="name a disk")
+        if not raw:
+            format_ = format_of(os.pread(fd, qemu.HEAD, 0))
+            if format_ != "raw":
+                fd = stack.enter_context(qemu.unpacked(fd, format_, folder)).fileno()
+        size = os.lseek(fd, 0, os.SEEK_END)
+        if not size:
+            raise UsageError(f"{path} is empty", hint="a disk has at least one byte")
+        yield Disk(fd, size)
+
+
+def format_of(head: bytes) -> qemu.Format:
+    """What the disk that begins so is. Raises `UsageError` for what has to be unpacked otherwise."""
+    for magic, format_ in qemu.MAGICS.items():
+        if head.startswith(magic):
+            return format_
+    for magic, (what, instead) in _OTHERS.items():
+        if head.startswith(magic):
+            raise UsageError(f"the disk is {what}, which is not taken", hint=f"{instead}; or take it as raw")
+    return "raw"

@@ -1,0 +1,202 @@
+"""Makes a raw disk of a qcow2 or vmdk with the program qemu-img.
+
+The file is hostile until it is checked. Such formats can name other files, whose content would then become
+the disk's: a backing file, a data file, extents. Already looking at these opens them, so the header is
+checked here before qemu-img sees it, and again by what qemu-img says. It gets the file as a descriptor, so
+that no name can mean anything to it, and runs with bounded memory, output and time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import subprocess
+import tempfile
+from contextlib import ExitStack, contextmanager
+from typing import IO, TYPE_CHECKING, Any, Final, Literal
+
+from imgstored.errors import NoSpaceError, UsageError
+from imgstored.zstream.volume import MAX_VOLUME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Format = Literal["raw", "qcow2", "vmdk"]
+MAGICS: Final[dict[bytes, Format]] = {b"QFI\xfb": "qcow2", b"KDMV": "vmdk"}
+#: How many bytes of a file tell what it is.
+HEAD: Final = 512
+
+#: Where systems have it (Debian; pkgsrc in a SmartOS zone and in its global one). Never looked up in PATH.
+PROGRAMS = ("/usr/bin/qemu-img", "/opt/local/bin/qemu-img", "/opt/tools/bin/qemu-img")
+
+#: Bytes of memory that it may have, of a report that it may write, and of its words that are looked at.
+_MEMORY: Final = 2 << 30
+_REPORT: Final = 1 << 20
+_WORDS: Final = 1000
+#: Seconds for a report; and for a disk, that many and one for each so many bytes.
+_PATIENCE: Final = 60
+_SLOWEST: Final = 4 << 20
+
+#: sh's units: KiB of memory, and blocks of 512 bytes of a file. Then the shell becomes the program.
+_LIMITED: Final = 'ulimit -v "$1" && ulimit -f "$2" && shift 2 && exec "$@"'
+
+#: QCOW2_INCOMPAT_DATA_FILE
+_DATA_FILE: Final = 4
+#: CID_NOPARENT of a vmdk
+_NO_PARENT: Final = (1 << 32) - 1
+
+_OTHER_FILES: Final = "make it whole first, where it is trusted: `qemu-img convert -O raw FILE DISK`"
+
+
+@contextmanager
+def unpacked(fd: int, format_: Format, folder: str | None = None) -> Iterator[IO[bytes]]:
+    """The raw disk of the file open at `fd`: a sparse file without a name, which is gone at the end.
+
+    `folder` is where it is made; None is where temporary files are. Blocks for as long as it takes.
+
+    Raises `UsageError` for a file that cannot be unpacked or would read others, and where there is no
+    qemu-img; `NoSpaceError` where there is not enough room; and `OSError`.
+    """
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise UsageError(
+            f"a {format_} on a block device is not taken", hint="copy it into a file; or take it as raw"
+        )
+    refuse_others(os.pread(fd, HEAD, 0), format_)
+    program = next((path for path in PROGRAMS if os.access(path, os.X_OK)), None)
+    if program is None:
+        raise UsageError(
+            f"the disk is a {format_}, and there is no qemu-img to make a raw one of it",
+            hint="install it (Debian: qemu-utils; pkgsrc: qemu), or convert the disk elsewhere",
+        )
+    node = _node(fd, format_)
+    size = _virtual_size(program, fd, node)
+    with ExitStack() as stack:
+        disk = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+        required = _required(program, fd, node)
+        _refuse_without_room(disk.fileno(), required)
+        disk.truncate(size)
+        # -n: into the file that is there, which is zeros; only what is not zeros is written.
+        target = f"driver=raw,file.driver=file,file.filename=/dev/fd/{disk.fileno()}"
+        _run(
+            [program, "convert", "-n", "--target-image-opts", node, target],
+            fds=(fd, disk.fileno()),
+            largest=size,
+            seconds=_PATIENCE + required // _SLOWEST,
+        )
+        yield disk
+
+
+def refuse_others(head: bytes, format_: Format) -> None:
+    """Raises `UsageError` for a file whose header is cut short, or names other files. Pure."""
+    if len(head) < HEAD:
+        raise UsageError(f"the {format_} is cut short", hint="copy it anew")
+    if format_ == "qcow2":
+        version, backing, _, _, size, encrypted = struct.unpack_from(">IQIIQI", head, 4)
+        if version not in (2, 3):
+            raise UsageError(f"a qcow2 of version {version} is not taken", hint=_OTHER_FILES)
+        features = struct.unpack_from(">Q", head, 72)[0] if version == 3 else 0
+        if backing or features & _DATA_FILE:
+            what = "a backing file" if backing else "an external data file"
+            raise UsageError(f"the qcow2 has {what}, which is not read", hint=_OTHER_FILES)
+        if encrypted:
+            raise UsageError("the qcow2 is encrypted", hint="make a plain one of it first")
+        _check_size(size)
+    else:
+        # Of a vmdk without a size of its own, qemu reads a list of files.
+        (sectors,) = struct.unpack_from("<Q", head, 12)
+        if not sectors:
+            raise UsageError("the vmdk's data are in other files, which are not read", hint=_OTHER_FILES)
+        _check_size(sectors * 512)
+
+
+def _check_size(size: int) -> None:
+    if not 0 < size <= MAX_VOLUME:
+        raise UsageError(
+            f"the disk has {size} bytes inside", hint=f"volumes have up to {MAX_VOLUME >> 40} TiB"
+        )
+
+
+def _node(fd: int, format_: Format) -> str:
+    """The file, for qemu-img: by its descriptor, as this format and no other, and without a backing file."""
+    file = {"driver": "file", "filename": f"/dev/fd/{fd}"}
+    return "json:" + json.dumps({"driver": format_, "file": file, "backing": None})
+
+
+def _virtual_size(program: str, fd: int, node: str) -> int:
+    info = _report([program, "info", "--output=json", node], fd)
+    data = info.get("format-specific", {}).get("data", {})
+    others = [info.get("backing-filename"), data.get("data-file"), data.get("extents", [])[1:]]
+    if any(others) or data.get("parent-cid", _NO_PARENT) != _NO_PARENT:
+        raise UsageError("the disk has its data in other files, too, which are not read", hint=_OTHER_FILES)
+    size = _number(info, "virtual-size")
+    _check_size(size)
+    return size
+
+
+def _required(program: str, fd: int, node: str) -> int:
+    """About how many bytes are in the disk. Asked for as a qcow2, of a raw one its holes would count."""
+    report = _report([program, "measure", "--output=json", "-O", "qcow2", node], fd)
+    return _number(report, "required")
+
+
+def _refuse_without_room(fd: int, required: int) -> None:
+    status = os.fstatvfs(fd)
+    available = status.f_bavail * status.f_frsize
+    if required > available:
+        raise NoSpaceError(
+            f"unpacking the disk takes {required} bytes, and {available} are free for temporary files",
+            hint="set TMPDIR to a folder with more room",
+        )
+
+
+def _report(command: list[str], fd: int) -> dict[str, Any]:
+    """What the program says in JSON."""
+    said = _run(command, fds=(fd,), largest=_REPORT, seconds=_PATIENCE)
+    try:
+        return dict(json.loads(said))
+    except (ValueError, TypeError):
+        raise UsageError("what qemu-img says of the disk is not understood", hint=_HINT) from None
+
+
+def _number(report: dict[str, Any], key: str) -> int:
+    value = report.get(key)
+    if not isinstance(value, int):
+        raise UsageError(f"qemu-img does not say the disk's {key}", hint=_HINT)
+    return value
+
+
+def _run(command: list[str], *, fds: tuple[int, ...], largest: int, seconds: int) -> bytes:
+    """What the program writes. Raises `UsageError` if it fails or takes longer."""
+    limits = [str(_MEMORY >> 10), str(-(-largest // 512))]
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
+        try:
+            done = subprocess.run(  # noqa: S603  an absolute path of ours, and no word from outside
+                ["/bin/sh", "-c", _LIMITED, "sh", *limits, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=words,
+                pass_fds=fds,
+                timeout=seconds,
+                env={"LC_ALL": "C"},
+                cwd="/",
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise UsageError(f"qemu-img took longer than {seconds} seconds", hint=_HINT) from None
+        said.seek(0)
+        words.seek(0)
+        if done.returncode:
+            why = _plain(words.read(_WORDS)) or f"qemu-img ended with status {done.returncode}"
+            raise UsageError(f"the disk cannot be unpacked: {why}", hint=_HINT)
+        return said.read()
+
+
+def _plain(words: bytes) -> str:
+    """On one line, and nothing that a terminal would act on: some of it is from the file."""
+    line = " ".join(words.decode("utf-8", "replace").split())
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
+_HINT: Final = "the file is damaged, or in use by a machine; `qemu-img check FILE` tells more"

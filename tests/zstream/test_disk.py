@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstored.errors import NoSpaceError, UsageError
+from imgstored.zstream import qemu
+from imgstored.zstream.__main__ import main
+from imgstored.zstream.disk import format_of, open_disk
+from imgstored.zstream.reader import StreamReader
+from imgstored.zstream.write import NewVolume, padded, volume_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CHANCE = random.Random(5)
+MIB = 1 << 20
+DATA = CHANCE.randbytes(1_500_000)
+#: The disk that all formats have inside.
+AT = 8 * MIB
+INSIDE = DATA.ljust(AT, b"\0") + DATA[:4608]
+QEMU_IMG = qemu.PROGRAMS[0]
+
+
+class Done(NamedTuple):
+    """How the command ended."""
+
+    status: int
+    stream: bytes
+    said: str
+
+
+def written(path: Path | str, *options: str) -> Done:
+    """What the command makes of this disk."""
+    stream, words = io.TextIOWrapper(io.BytesIO()), io.StringIO()
+    with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(words):
+        status = main(["write", "--name", "zones/disk@final", *options, str(path)])
+    assert isinstance(stream.buffer, io.BytesIO)
+    return Done(status, stream.buffer.getvalue(), words.getvalue())
+
+
+def expected(disk: bytes, block_size: int = 8192, guid: int = 5, created: int = 7) -> bytes:
+    volume = NewVolume("zones/disk@final", padded(len(disk), block_size), guid, created, block_size)
+    return b"".join(volume_stream(volume, [(0, disk)]))
+
+
+def qemu_img(*arguments: str | Path) -> None:
+    subprocess.run([QEMU_IMG, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def sparse(tmp_path: Path) -> Path:
+    path = tmp_path / "disk"
+    with path.open("wb") as file:
+        file.write(DATA)
+        file.seek(AT)
+        file.write(INSIDE[AT:])
+    assert path.read_bytes() == INSIDE
+    return path
+
+
+@pytest.fixture
+def converted(sparse: Path) -> Callable[..., Path]:
+    """Makes a disk of another format, by qemu-img's own names."""
+
+    def convert(format_: str, *options: str) -> Path:
+        path = sparse.with_name("converted")
+        qemu_img("convert", "-O", format_, *options, sparse, path)
+        return path
+
+    return convert
+
+
+# -- what is read of a raw disk ------------------------------------------------------------------------------
+
+
+def extents(path: Path, block_size: int = 8192) -> list[tuple[int, bytes]]:
+    with open_disk(path) as disk:
+        return list(disk.extents(block_size))
+
+
+@pytest.mark.parametrize("block_size", [4096, 131072])
+def test_holes_are_not_read(tmp_path: Path, block_size: int) -> None:
+    path = tmp_path / "disk"
+    with path.open("wb") as file:
+        for offset in (5 * MIB + 4096, 1 << 40):
+            file.seek(offset)
+            file.write(b"data")
+        file.truncate((1 << 40) + 5000)
+    found = extents(path, block_size)
+    assert all(offset % block_size == 0 for offset, _ in found)
+    assert sum(len(data) for _, data in found) <= 4 * 131072
+    assert b"".join(data.rstrip(b"\0") for _, data in found).replace(b"\0", b"") == b"datadata"
+    assert found[-1][0] + len(found[-1][1]) == (1 << 40) + 5000 or block_size == 4096
+
+
+def test_read_in_pieces(sparse: Path) -> None:
+    sizes = [len(data) for _, data in extents(sparse)]
+    assert max(sizes) == MIB
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20_000)), max_size=6), st.integers(0, 9000))
+def test_any_sparse_file(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[int, int]], more: int
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "disk"
+    with path.open("wb") as file:
+        for gap, size in parts:
+            file.seek(gap * 4096, os.SEEK_CUR)
+            file.write(b"\xff" * size)
+        file.truncate(file.tell() + more + 1)
+    for block_size in (4096, 65536):
+        disk = bytearray(path.stat().st_size)
+        for offset, data in extents(path, block_size):
+            assert offset % block_size == 0
+            assert len(data) % block_size == 0 or offset + len(data) == len(disk)
+            disk[offset : offset + len(data)] = data
+        assert disk == path.read_bytes()
+
+
+def test_where_holes_are_not_told(sparse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of block devices: all is read, and blocks of zeros are found all the same."""
+    seek = os.lseek
+
+    def lseek(fd: int, offset: int, whence: int) -> int:
+        if whence == os.SEEK_DATA:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return seek(fd, offset, whence)
+
+    monkeypatch.setattr(os, "lseek", lseek)
+    found = extents(sparse)
+    assert b"".join(data for _, data in found) == INSIDE
+    volume = NewVolume("zones/disk@final", padded(len(INSIDE), 8192), 5, 7)
+    assert b"".join(volume_stream(volume, found)) == expected(INSIDE)
+
+
+def test_a_disk_that_becomes_shorter(sparse: Path) -> None:
+    with open_disk(sparse) as disk:
+        reading = disk.extents(8192)
+        next(reading)
+        os.truncate(sparse, MIB + 100)
+        with pytest.raises(UsageError, match="became shorter") as caught:
+            list(reading)
+        assert caught.value.hint
+
+
+# -- the command ---------------------------------------------------------------------------------------------
+
+
+def test_a_raw_disk(sparse: Path) -> None:
+    command = [sys.executable, "-m", "imgstored.zstream", "write", "--name", "zones/disk@final"]
+    done = subprocess.run(
+        [*command, "--guid", "5", "--created", "7", str(sparse)], capture_output=True, check=True
+    )
+    assert done.stdout == expected(INSIDE)
+    assert done.stderr == (
+        b"zstream: the disk has 8393216 bytes, which are no whole blocks of 8192: "
+        b"the volume has 8396800, the last of them zeros\n"
+    )
+
+
+def test_each_time_another_guid(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(DATA[:8192])
+    guids = set()
+    for _ in range(2):
+        reader = StreamReader()
+        reader.check(written(path).stream)
+        reader.finish()
+        assert reader.begin is not None
+        guids.add(reader.begin.toguid)
+    assert len(guids) == 2
+
+
+@pytest.mark.parametrize(
+    ("format_", "options"),
+    [
+        ("qcow2", []),
+        ("qcow2", ["-c"]),
+        ("qcow2", ["-o", "compat=0.10"]),
+        ("qcow2", ["-o", "cluster_size=4096,compression_type=zstd"]),
+        ("vmdk", []),
+        ("vmdk", ["-o", "subformat=streamOptimized"]),
+    ],
+)
+def test_other_formats_have_the_same_inside(
+    converted: Callable[..., Path], format_: str, options: list[str], tmp_path: Path
+) -> None:
+    path = converted(format_, *options)
+    # A name says nothing, however it looks.
+    odd = path.rename(tmp_path / "nbd:disk,raw.vdi")
+    done = written(odd, "--guid", "5", "--created", "7", "--block-size", "16384")
+    assert done.status == 0, done.said
+    assert done.stream == expected(INSIDE, 16384)
+
+
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu_img("create", "-f", "qcow2", path, "100G")
+    with open_disk(path, folder=str(tmp_path)) as disk:
+        assert disk.size == 100 << 30
+        assert list(disk.extents(8192)) == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_taken_as_raw_if_one_says_so(converted: Callable[..., Path]) -> None:
+    path = converted("qcow2")
+    done = written(path, "--raw", "--guid", "5", "--created", "7")
+    assert done.status == 0
+    assert done.stream == expected(path.read_bytes())
+
+
+# -- what is not taken ---------------------------------------------------------------------------------------
+
+
+def said(path: Path | str, *options: str) -> str:
+    done = written(path, *options)
+    assert (done.status, done.stream) == (1, b"")
+    return done.said
+
+
+def test_a_backing_file(sparse: Path, tmp_path: Path) -> None:
+    path = tmp_path / "thin.qcow2"
+    qemu_img("create", "-f", "qcow2", "-b", sparse, "-F", "raw", path)
+    assert "has a backing file, which is not read" in said(path)
+    assert "hint: " in said(path)
+
+
+def test_a_data_file(tmp_path: Path) -> None:
+    path = tmp_path / "thin.qcow2"
+    qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path / 'data'}", path, "1M")
+    assert "has an external data file, which is not read" in said(path)
+
+
+def test_a_parent_of_a_vmdk(converted: Callable[..., Path], tmp_path: Path) -> None:
+    path = tmp_path / "thin.vmdk"
+    qemu_img("create", "-f", "vmdk", "-b", converted("vmdk"), "-F", "vmdk", path)
+    assert "in other files, too, which are not read" in said(path)
+
+
+def test_a_vmdk_that_lists_other_files(tmp_path: Path) -> None:
+    """As qemu-img makes it; and in a file that looks like one with data."""
+    path = tmp_path / "flat.vmdk"
+    qemu_img("create", "-f", "vmdk", "-o", "subformat=monolithicFlat", path, "1M")
+    assert "a vmdk whose data are in other files" in said(path)
+    description = path.read_bytes().replace(b"flat-flat.vmdk", b"/etc/hostname")
+    head = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 0, 128, 1, 20).ljust(512, b"\0")
+    path.write_bytes((head + description).ljust(65536, b"\0"))
+    assert "the vmdk's data are in other files, which are not read" in said(path)
+
+
+def test_an_encrypted_disk(tmp_path: Path) -> None:
+    path = tmp_path / "secret.qcow2"
+    qemu_img("create", "-f", "qcow2", path, "1M")
+    with path.open("r+b") as file:
+        file.seek(32)
+        file.write(struct.pack(">I", 2))
+    assert "is encrypted" in said(path)
+
+
+def test_a_disk_larger_than_a_volume(tmp_path: Path) -> None:
+    path = tmp_path / "huge.qcow2"
+    qemu_img("create", "-f", "qcow2", path, "17T")
+    assert "the disk has 18691697672192 bytes inside" in said(path)
+
+
+def test_more_inside_than_there_is_room(
+    converted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = os.fstatvfs(0)
+
+    class Full:
+        f_bavail, f_frsize = 100, status.f_frsize
+
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: Full)
+    with pytest.raises(NoSpaceError, match="are free for temporary files"), open_disk(converted("qcow2")):
+        pass
+
+
+@pytest.mark.parametrize("at", [20, 36, 40, 48, 56, 100, 65536, 196608])
+def test_damaged(converted: Callable[..., Path], at: int) -> None:
+    """It is unpacked or refused; whichever, at once, and with a reason."""
+    path = converted("qcow2")
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(random.Random(at).randbytes(8))
+    done = written(path)
+    if done.status:
+        error, hint = done.said.splitlines()
+        assert error.startswith("zstream: error: the ")
+        assert hint.startswith("hint: ")
+
+
+def test_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"QFI\xfb\0\0\0\3")
+    assert "the qcow2 is cut short" in said(path)
+
+
+def test_no_qemu_img(converted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = converted("vmdk")
+    monkeypatch.setattr(qemu, "PROGRAMS", ("/usr/bin/no-such-program",))
+    shown = said(path)
+    assert "the disk is a vmdk, and there is no qemu-img to make a raw one of it" in shown
+    assert "qemu-utils" in shown
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a script in qemu-img's place."""
+
+    def put(script: str) -> None:
+        path = tmp_path / "qemu-img"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(qemu, "PROGRAMS", (str(path),))
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("printf 'a\\n\\033[31mred\\n' >&2; exit 3", r"cannot be unpacked: a \?\[31mred$"),
+        ("exit 3", "status 3"),
+        ('echo \'{"virtual-size": "x"}\'', "does not say"),
+        ("echo '[1]'", "is not understood"),
+        ("echo no", "is not understood"),
+        ("echo '{\"virtual-size\": 0}'", "has 0 bytes inside"),
+        ("yes", "cannot be unpacked"),  # a report without an end
+        ("exec sleep 60", "took longer than 1 seconds"),
+    ],
+)
+def test_what_qemu_img_may_do(
+    converted: Callable[..., Path],
+    program: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    message: str,
+) -> None:
+    path = converted("qcow2")
+    program(script)
+    if "sleep" in script:
+        monkeypatch.setattr(qemu, "_PATIENCE", 1)
+    with pytest.raises(UsageError, match=message) as caught, open_disk(path):
+        pass
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (b"\x1f\x8b\x08", "compressed by gzip"),
+        (b"\xfd7zXZ\0", "compressed by xz"),
+        (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+        (b"BZh9", "compressed by bzip2"),
+        (b"vhdxfile", "a vhdx"),
+        (b"conectix", "a vhd"),
+        (b"<<< QEMU VM Virtual Disk Image >>>\n", "a vdi"),
+        (b"COWD", "a vmdk of ESX"),
+        (b"QFI\xfb\0\0\0\1", "a qcow2 of version 1"),
+    ],
+)
+def test_other_first_bytes(tmp_path: Path, head: bytes, message: str) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(head.ljust(8192, b"\0"))
+    assert message in said(path)
+    assert "hint: " in said(path)
+    assert written(path, "--raw").status == 0
+
+
+@given(st.binary(max_size=600), st.sampled_from([b"", *qemu.MAGICS]))
+def test_any_first_bytes(rest: bytes, magic: bytes) -> None:
+    with contextlib.suppress(UsageError):
+        format_ = format_of(magic + rest)
+        if format_ != "raw":
+            qemu.refuse_others((magic + rest)[: qemu.HEAD], format_)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--block-size", "1000"], "blocks of 1000 bytes are not possible"),
+        (["--guid", "0"], "the guid 0"),
+        (["--created", "-1"], "made at -1"),
+        (["--name", "disk"], "'disk' is not the name of a snapshot"),
+    ],
+)
+def test_options_that_no_volume_can_have(sparse: Path, options: list[str], message: str) -> None:
+    assert message in said(sparse, *options)
+
+
+def test_what_is_no_disk(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
+    assert "is empty" in said(tmp_path / "empty")
+    assert "neither a file nor a block device" in said(tmp_path / "pipe")
+    assert "neither a file nor a block device" in said(tmp_path)
+    assert "neither a file nor a block device" in said("/dev/zero")
+    assert "No such file" in said(tmp_path / "nothing")
+
+
+def test_not_for_a_terminal(sparse: Path) -> None:
+    terminal, end = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "imgstored.zstream", "write", "--name", "a@b", str(sparse)],
+            stdout=end,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(terminal)
+        os.close(end)
+    assert done.returncode == 1
+    assert b"not for a terminal" in done.stderr
