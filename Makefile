@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # Programs are started hundreds of times: let Python keep what it compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types unit zfs test-zfs bench bench-zfs setup clean
+.PHONY: demo test lint types unit zfs test-zfs bench bench-zfs manual setup clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,13 @@ zfs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+
+bench-zfs: $(STAMP)
+	bench/guest.sh $(VENV)
+
+# The manual pages, of the tables of commands and the configuration.
+manual: $(STAMP)
+	$(BIN)/python -m docs.man
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.ours import IMGCTL, Ours, source
 from bench.progress import say
@@ -50,17 +50,18 @@ def _fetched_again(bench: Bench, image: Input, name: str, part: float) -> int:
         PacedNginx(folder, root=bench.inputs.folder, rate=rate, workers=2) as server,
         Ours(bench.folder("ours"), config=source(server.url)) as ours,
     ):
-        _kill_at(ours, image, part)
+        kill_when(ours, image, lambda job: job["done"] >= part * image.size)
         present = _sent(server, image)
         ours.start()
-        _until(lambda: _installed(ours, image))
+        until(lambda: installed(ours, image))
         sent = _sent(server, image)
     again = sent - image.size
     say(f"kill -9 at {name}: {present / _MIB:.1f} MiB sent before, {again / _MIB:.2f} MiB sent again")
     return again
 
 
-def _kill_at(ours: Ours, image: Input, part: float) -> None:
+def kill_when(ours: Ours, image: Input, due: Callable[[dict[str, Any]], bool]) -> None:
+    """Lets a client import the image, and kills the daemon as soon as its job is `due`."""
     client = subprocess.Popen(
         [IMGCTL, "import", image.uuid],
         env={**os.environ, "IMGSTORED_SOCKET": str(ours.socket)},
@@ -70,14 +71,15 @@ def _kill_at(ours: Ours, image: Input, part: float) -> None:
     )
     try:
         with ours.client() as asking:
-            _until(lambda: any(job["done"] >= part * image.size for job in asking.jobs()))
+            until(lambda: any(due(job) for job in asking.jobs()))
         ours.kill()
     finally:
         client.kill()
         client.wait()
 
 
-def _installed(ours: Ours, image: Input) -> bool:
+def installed(ours: Ours, image: Input) -> bool:
+    """Whether the image is there."""
     with ours.client() as client:
         return any(each["manifest"]["uuid"] == image.uuid for each in client.list())
 
@@ -88,7 +90,8 @@ def _sent(server: PacedNginx, image: Input) -> int:
     return sum(hit.bytes_sent for hit in server.settled_hits(quiet=0.5) if hit.path == path)
 
 
-def _until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
+    """Returns once the condition holds. Raises `RuntimeError` if that takes longer than two minutes."""
     deadline = time.monotonic() + _PATIENCE
     while not condition():
         if time.monotonic() > deadline:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the daemon; returns 0 after a clean stop, 1 after an error, 2 for wrong arguments."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The program's options."""
     parser = argparse.ArgumentParser(
         prog="imgstored", description="The daemon that owns this host's images. It stays in the foreground."
     )
@@ -26,7 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--check", action="store_true", help="read the configuration, say what is wrong, and exit"
     )
     parser.add_argument("--version", action="version", version=f"imgstored {__version__}")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the daemon; returns 0 after a clean stop, 1 after an error, 2 for wrong arguments."""
+    arguments = argument_parser().parse_args(argv)
 
     # Imported late: --help, --version and a wrong configuration need none of it.
     from imgstored import config

@@ -6,9 +6,10 @@ import fcntl
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +17,33 @@ import structlog
 import trio
 
 from imgstored import __version__, config, log
+from imgstored.create.export import Exporter
+from imgstored.create.maker import Maker
+from imgstored.create.publish import Publisher
+from imgstored.create.vmadm import Vmadm
 from imgstored.errors import ConfigError, ImgstoreError, PoolError
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs import ZfsPool
 from imgstored.rpc.methods import methods
+from imgstored.rpc.methods.care import Care
+from imgstored.rpc.methods.making import Making
 from imgstored.rpc.server import Server
 from imgstored.specs import check, install_limits, socket_limits, source_specs
 from imgstored.store.catalog import Catalog
+from imgstored.store.dry_run import DryRun
+from imgstored.store.history import History
+from imgstored.store.holds import Holds
 from imgstored.store.image_locks import ImageLocks
 from imgstored.store.installer import Installer
 from imgstored.store.journal import Journal
+from imgstored.store.receipts import Receipts
 from imgstored.store.refresh import Refresh
+from imgstored.store.resolver import Resolver
 from imgstored.store.sourcebook import SourceBook
 from imgstored.store.store import Store
+from imgstored.store.upkeep import Upkeep
+from imgstored.store.usage import Usage
+from imgstored.store.verifier import Host, Verifier
 from imgstored.view import View, open_view
 
 if TYPE_CHECKING:
@@ -44,6 +59,9 @@ _STOP_SECONDS = 4.5
 
 #: Seconds that a ZFS pool may take for its first answer.
 _OPEN_SECONDS = 60.0
+
+#: What an import needs, where it is installed.
+_LARGE_MODULES = ("numpy", "isal.isal_zlib", "httpx2")
 
 
 def serve(settings: Config, file: Path | None) -> None:
@@ -68,7 +86,8 @@ async def _main(settings: Config, file: Path | None) -> None:
     with _owned(Path(settings.state)) as state:
         journal = Journal(state / "journal.sqlite")
         try:
-            await _run(await _wired(settings, state, journal), file, patience)
+            with closing(History(state / "history.sqlite")) as history:
+                await _run(await _wired(settings, state, journal, history), file, patience)
         finally:
             journal.close()
             patience.cancel()
@@ -85,30 +104,45 @@ class _Parts:
     sources: SourceBook
     store: Store
     server: Server
+    maker: Maker
 
 
-async def _wired(settings: Config, state: Path, journal: Journal) -> _Parts:
+async def _wired(settings: Config, state: Path, journal: Journal, history: History) -> _Parts:
     """Opens what there is, and makes each part of those that it knows. Raises `ConfigError`, `PoolError`."""
     pools = await open_pools(settings)
     catalog = Catalog(pools, settings.imgadm_folder / "images")
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
     locks = ImageLocks(settings.imgadm_locks_folder)
-    installer = Installer(catalog, journal, state / "spool", view, locks, install_limits(settings))
+    receipts = Receipts(state / "receipts")
+    installer = Installer(
+        catalog, journal, state / "spool", view, locks, install_limits(settings), receipts=receipts
+    )
     sources = SourceBook(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
     )
-    store = Store(catalog, sources, installer, Refresh(catalog, view))
+    refresh = Refresh(catalog, view)
+    store = Store(catalog, sources, installer, refresh, recorder=history)
+    care = Care(
+        Resolver(catalog, refresh, sources, history, store.jobs),
+        DryRun(catalog, refresh, sources, journal, lambda: installer.room, store.jobs),
+        Usage(catalog, refresh),
+        history,
+    )
+    upkeep = Upkeep(catalog, sources, locks, view, refresh, store.expecting)
+    verifier = Verifier(Host(catalog, receipts, Holds(catalog), refresh, locks, lambda: bool(store.jobs())))
+    maker = Maker(catalog, Vmadm(settings.vmadm), state / "creating")
+    making = Making(maker, Exporter(catalog), Publisher(source_specs(settings) or ()))
     server = Server(
         Path(settings.socket.path),
-        methods(store, sources, pools=list(pools)),
+        methods(store, sources, pools=list(pools), making=making, care=care, upkeep=upkeep, verifier=verifier),
         mode=settings.socket.mode,
         group=settings.socket.group,
         limits=socket_limits(settings),
     )
-    return _Parts(catalog, view, installer, sources, store, server)
+    return _Parts(catalog, view, installer, sources, store, server, maker)
 
 
 async def _run(parts: _Parts, file: Path | None, patience: threading.Timer) -> None:
@@ -125,12 +159,21 @@ async def _run(parts: _Parts, file: Path | None, patience: threading.Timer) -> N
                 view=parts.view.kind,
                 pid=os.getpid(),
             )
+            nursery.start_soon(_warm_up)
+            nursery.start_soon(trio.to_thread.run_sync, parts.maker.recover)
             await _signals(file, parts.installer, parts.sources, parts.server)
             patience.start()
             parts.store.stop()
             parts.server.stop()
         # Every client has its last answer.
         nursery.cancel_scope.cancel()
+
+
+async def _warm_up() -> None:
+    """Imports what takes long to import: the start does not wait for it, nor does the first image."""
+    for module in _LARGE_MODULES:
+        with suppress(ImportError):
+            await trio.to_thread.run_sync(import_module, module, abandon_on_cancel=True)
 
 
 async def open_pools(settings: Config) -> dict[str, Pool]:

@@ -105,6 +105,7 @@ class Config(_Table, frozen=True):
     state: str = _STATE  #: folder of the daemon's own state
     imgadm: str | None = None  #: folder of imgadm's state; None: `imgadm_folder` tells
     imgadm_locks: str | None = None  #: folder of imgadm's locks; None: `imgadm_locks_folder` tells
+    vmadm: str = "/usr/sbin/vmadm"  #: the program, where the host has machines
     pool: PoolTable | Annotated[list[PoolTable], Meta(min_length=1)] = PoolTable()
     socket: SocketTable = SocketTable()
     view: ViewTable = ViewTable()
@@ -178,6 +179,7 @@ def _check_paths(config: Config) -> None:
         "state": config.state,
         "imgadm": config.imgadm,
         "imgadm_locks": config.imgadm_locks,
+        "vmadm": config.vmadm,
         **{f"{key}.path": table.path for key, table in keyed_pools(config)},
         "socket.path": config.socket.path,
         "view.path": config.view.path,

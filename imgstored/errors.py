@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+#: The tag of `imgctl pin`.
+PINNED = "pinned"
+
 
 class ImgstoreError(Exception):
     """The base of all errors that are told to a client.
@@ -58,6 +61,12 @@ class InvalidUUIDError(ImgstoreError):
 
     def __init__(self, uuid: str) -> None:
         super().__init__(f'invalid uuid: "{uuid}"', hint="an image is named by its full uuid, in lower case")
+
+
+class AmbiguousNameError(ImgstoreError):
+    """Several images are called so: `data["candidates"]` (a name of ours: imgadm knows images by uuid only)."""
+
+    code = "AmbiguousName"
 
 
 class NotPermittedError(ImgstoreError):
@@ -130,6 +139,19 @@ class ImageHasDependentClonesError(ImgstoreError):
     code = "ImageHasDependentClones"
 
 
+class ImageMissingOriginalSnapshotError(ImgstoreError):
+    """None of a dataset's snapshots is the one that the image was made of."""
+
+    code = "ImageMissingOriginalSnapshot"
+
+    def __init__(self, uuid: str, guid: int | None = None) -> None:
+        expected = "" if guid is None else f" (expected a snapshot with guid {guid})"
+        super().__init__(
+            f'image "{uuid}" is missing its original snapshot{expected}',
+            hint="machines that were made from it go on; to have the image again, install it in another pool",
+        )
+
+
 class MinPlatformError(ImgstoreError):
     """The platform is older than the image asks for."""
 
@@ -140,6 +162,84 @@ class MaxPlatformError(ImgstoreError):
     """The platform is newer than the image allows."""
 
     code = "MaxPlatform"
+
+
+# -- making images -------------------------------------------------------------------------------------------
+
+
+class NotSupportedError(ImgstoreError):
+    """What is asked for cannot be done on this host, or in this pool, at all."""
+
+    code = "NotSupported"
+
+
+class VmNotFoundError(ImgstoreError):
+    """vmadm knows no such machine."""
+
+    code = "VmNotFound"
+
+    def __init__(self, vm: str) -> None:
+        super().__init__(f'vm "{vm}" was not found', hint="`vmadm list` shows the machines")
+
+
+class VmNotStoppedError(ImgstoreError):
+    """An image is made of a machine that does not run."""
+
+    code = "VmNotStopped"
+
+    def __init__(self, vm: str) -> None:
+        super().__init__(
+            f'vm "{vm}" is not stopped',
+            hint=f"`vmadm stop {vm}`; or give a prepare script (-s), which stops it, and then restores it",
+        )
+
+
+class VmHasNoOriginError(ImgstoreError):
+    """An incremental image was asked for, of what was not cloned from an image."""
+
+    code = "VmHasNoOrigin"
+
+
+class OriginHasNoFinalSnapshotError(ImgstoreError):
+    """An incremental image was asked for, of what was cloned from another snapshot of the image."""
+
+    code = "OriginHasNoFinalSnapshot"
+
+
+class MaxOriginDepthError(ImgstoreError):
+    """The new image would have more images below it than was allowed."""
+
+    code = "MaxOriginDepth"
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(
+            f'cannot create image: maximum origin depth "{depth}" has been reached',
+            hint="create it without -i, or allow more with --max-origin-depth",
+        )
+
+
+class PrepareImageError(ImgstoreError):
+    """The prepare script ran, and failed."""
+
+    code = "PrepareImageError"
+
+
+class PrepareImageDidNotRunError(ImgstoreError):
+    """The machine started, and nothing was heard of the prepare script."""
+
+    code = "PrepareImageDidNotRun"
+
+
+class UploadError(ImgstoreError):
+    """An image server has not got the bytes that were sent to it."""
+
+    code = "UploadError"
+
+
+class FileSystemError(ImgstoreError):
+    """A file that a client opened cannot be read or written."""
+
+    code = "FileSystem"
 
 
 # -- sources and downloads -----------------------------------------------------------------------------------
@@ -167,6 +267,18 @@ class APIError(ImgstoreError):
     """A server answered with an error, or with something that is not an answer."""
 
     code = "APIError"
+
+
+class RefusedError(APIError):
+    """An image server refused what was to be published; the error has the name that the server gave it."""
+
+    def __init__(self, name: str, error: APIError) -> None:
+        super().__init__(error.message, hint=error.hint, data=error.data)
+        self.name = name
+
+    def as_wire(self) -> dict[str, Any]:
+        """The form in which the error crosses the socket."""
+        return {**super().as_wire(), "code": self.name}
 
 
 class DownloadError(ImgstoreError):
@@ -206,9 +318,12 @@ class ImageHeldError(PoolError):
     code = "ImageHeld"
 
     def __init__(self, uuid: str, tags: Sequence[str]) -> None:
+        hints = [f"`imgctl unpin {uuid}` lets go of it"] if PINNED in tags else []
+        if set(tags) != {PINNED}:
+            hints.append(f"`imgctl release {uuid} TAG` ends a hold; those of clients end with them")
         super().__init__(
             f'image "{uuid}" is held: {", ".join(tags)}',
-            hint=f"`imgctl release {uuid} TAG` ends a hold; those of clients end with them",
+            hint="; ".join(hints),
             data={"holds": list(tags)},
         )
 

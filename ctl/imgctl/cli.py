@@ -53,7 +53,8 @@ def _reported(session: Session, argv: Sequence[str]) -> int:
 
 def _run(session: Session, argv: Sequence[str]) -> int | None:
     given = parse(GLOBAL_OPTIONS, argv, mixed=False)
-    session.verbose, session.structured_errors = given.flag("-v"), given.flag("-E")
+    session.verbose = given.flag("-v") or os.environ.get("IMGADM_LOG_LEVEL") in ("debug", "trace")
+    session.structured_errors = given.flag("-E")
     session.socket_path = given.text("--socket")
     if given.flag("--version"):
         session.say([f"{session.program} {__version__}"])

@@ -43,6 +43,11 @@ class Client(Connection):
         image: Document = self.call("get", uuid=uuid, pool=pool, recursive=recursive or None)
         return image
 
+    def ancestry(self, uuid: str, pool: str | None = None) -> Documents:
+        """An installed image, what it was cloned from, and so on."""
+        images: Documents = self.call("ancestry", uuid=uuid, pool=pool)
+        return images
+
     def available(self) -> Document:
         """What the sources have: `{images: [{manifest, source}], problems: [...]}`."""
         found: Document = self.call("avail")
@@ -56,6 +61,35 @@ class Client(Connection):
     def delete(self, uuid: str, pool: str | None = None) -> None:
         """Removes an installed image that nothing depends on."""
         self.call("delete", uuid=uuid, pool=pool)
+
+    def resolve(
+        self,
+        names: Sequence[str],
+        *,
+        among: str,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+    ) -> Documents:
+        """The images that people call so, one a name: `{uuid, name, version}`.
+
+        `among` is "installed", "available", "active" (available, and can be imported) or "jobs".
+        """
+        given = None if sources is None else [*sources]
+        found: Documents = self.call(
+            "resolve", names=[*names], among=among, pool=pool, sources=given, channel=channel
+        )
+        return found
+
+    def usage(self, pool: str | None = None, uuids: Sequence[str] = ()) -> Documents:
+        """What each pool's images (or those of `uuids`) occupy, and how they are related: *usage* documents."""
+        listed: Documents = self.call("usage", pool=pool, uuids=[*uuids] or None)
+        return listed
+
+    def history(self, uuid: str | None = None, limit: int | None = None) -> Documents:
+        """What was done, the newest `limit` entries, oldest first: *entry* documents."""
+        entries: Documents = self.call("history", uuid=uuid, limit=limit)
+        return entries
 
     def pools(self) -> Tags:
         """The names of the daemon's pools; the first is the one that is used where a request names none."""
@@ -83,6 +117,23 @@ class Client(Connection):
         deleted: Documents = self.call("sources.delete", url=url)["deleted"]
         return deleted
 
+    def known_images(self) -> Documents:
+        """What the sources had when they were last listed, as `{uuid, name, version}`; none is asked."""
+        known: Documents = self.call("sources.known")
+        return known
+
+    def set_sources(
+        self,
+        sources: Sequence[Mapping[str, Any]],
+        *,
+        before: Sequence[Mapping[str, Any]],
+        force: bool = False,
+    ) -> Document:
+        """Makes these the sources, if they were `before` until now: `{reordered, added, deleted}`."""
+        given, known = [dict(source) for source in sources], [dict(source) for source in before]
+        changed: Document = self.call("sources.set", sources=given, before=known, force=force or None)
+        return changed
+
     def check_sources(self) -> Documents:
         """Asks every source whether it is there: `{url, type, ok, error}`."""
         checked: Documents = self.call("sources.check")
@@ -97,12 +148,29 @@ class Client(Connection):
         pool: str | None = None,
         sources: Sequence[str] | None = None,
         channel: str | None = None,
+        zstream: bool = False,
         on_event: OnEvent | None = None,
     ) -> None:
-        """Returns when the image and its ancestry are installed. `sources` replace the configured ones."""
+        """Returns when the image and its ancestry are installed. `sources` replace the configured ones.
+
+        With `zstream`, what the sources send is taken as it is: no size and no checksum is compared.
+        """
         given = None if sources is None else [*sources]
         params = {"uuid": uuid, "pool": pool, "sources": given, "channel": channel}
-        self.request("import", params, on_event=on_event)
+        self.request("import", {**params, "zstream": zstream or None}, on_event=on_event)
+
+    def plan(
+        self,
+        uuid: str,
+        *,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+    ) -> Document:
+        """What `import_image` would do: a *plan* document."""
+        given = None if sources is None else [*sources]
+        plan: Document = self.call("plan", uuid=uuid, pool=pool, sources=given, channel=channel)
+        return plan
 
     def ensure(
         self, uuids: Sequence[str], *, pool: str | None = None, on_event: OnEvent | None = None
@@ -126,6 +194,14 @@ class Client(Connection):
         finally:
             os.close(descriptor)
 
+    def verify(
+        self, uuids: Sequence[str] | None = None, *, pool: str | None = None, on_event: OnEvent | None = None
+    ) -> dict[str, int]:
+        """Reads images (None: all) again, and compares them with what was installed; how many are how."""
+        params = {"uuids": None if uuids is None else [*uuids], "pool": pool}
+        results: dict[str, int] = self.request("verify", params, on_event=on_event)
+        return results
+
     def jobs(self) -> Documents:
         """The imports under way."""
         listed: Documents = self.call("jobs")
@@ -142,6 +218,93 @@ class Client(Connection):
     def cancel(self, uuid: str) -> None:
         """Ends an import for all who want it; what is downloaded serves the next one."""
         self.call("cancel", uuid=uuid)
+
+    # -- upkeep ----------------------------------------------------------------------------------------------
+
+    def update(
+        self, uuids: Sequence[str] = (), *, dry_run: bool = False, on_event: OnEvent | None = None
+    ) -> None:
+        """Brings the manifests of these images, or of all, up to date with the sources."""
+        params = {"uuids": [*uuids] or None, "dry_run": dry_run or None}
+        self.request("update", params, on_event=on_event)
+
+    def unused(self, *, older_than: int | None = None, keep: int = 0) -> Documents:
+        """The images that nothing needs, in an order in which each can be deleted.
+
+        But for those installed in the last `older_than` seconds, and the `keep` newest of each name.
+        """
+        images: Documents = self.call("vacuum", older_than=older_than, keep=keep or None)
+        return images
+
+    # -- making ----------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        source: str,
+        file: int,
+        manifest: Mapping[str, Any],
+        *,
+        fields: Sequence[str] = (),
+        compression: str | None = None,
+        incremental: bool = False,
+        max_origin_depth: int | None = None,
+        script: str | None = None,
+        path: str | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Document:
+        """Makes an image of a stopped machine (its uuid) or a dataset (POOL/NAME); returns its manifest.
+
+        `file` is the descriptor of an empty file to write it to, which stays yours. `fields` are
+        `field=value`, as on the command line; they replace the manifest's.
+        """
+        params = {
+            "source": source,
+            "manifest": dict(manifest),
+            "fields": [*fields],
+            "compression": compression,
+            "incremental": incremental or None,
+            "max_origin_depth": max_origin_depth,
+            "script": script,
+            "path": path,
+        }
+        made: Document = self.request("create", params, on_event=on_event, file=file)["manifest"]
+        return made
+
+    def export(
+        self,
+        uuid: str,
+        file: int,
+        *,
+        pool: str | None = None,
+        compression: str | None = None,
+        form: str | None = None,
+        path: str | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Document:
+        """Writes an installed image to an empty file; returns the manifest that goes with it.
+
+        `form` is "stream", or "raw" for the disk of a volume.
+        """
+        params = {"uuid": uuid, "pool": pool, "compression": compression, "format": form, "path": path}
+        manifest: Document = self.request("export", params, on_event=on_event, file=file)["manifest"]
+        return manifest
+
+    def publish(
+        self,
+        manifest: Mapping[str, Any],
+        file_path: str | os.PathLike[str],
+        url: str,
+        *,
+        on_event: OnEvent | None = None,
+    ) -> Document:
+        """Gives an image to an IMGAPI server: `{uuid, url}`. Raises `OSError` if there is no such file."""
+        descriptor = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            params = {"manifest": dict(manifest), "url": url, "path": os.fsdecode(file_path)}
+            published: Document = self.request("publish", params, on_event=on_event, file=descriptor)
+            return published
+        finally:
+            os.close(descriptor)
 
     # -- holds -----------------------------------------------------------------------------------------------
 

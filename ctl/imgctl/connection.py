@@ -281,10 +281,12 @@ def _unreachable(path: str, error: OSError) -> NotConnectedError:
     if isinstance(error, PermissionError):
         return NotConnectedError(f"{path} may not be opened: {error.strerror}", hint="use sudo or pfexec")
     start = "svcadm enable imgstored" if sys.platform.startswith("sunos") else "systemctl start imgstored"
+    by_hand = "`imgstored --config FILE` by hand"
     elsewhere = "say where it listens with --socket PATH or IMGSTORED_SOCKET"
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
         return NotConnectedError(
-            f"imgstored is not running: nothing listens at {path}", hint=f"`{start}`, or {elsewhere}"
+            f"imgstored is not running: nothing listens at {path}",
+            hint=f"`{start}`, or {by_hand}; or {elsewhere}",
         )
     return NotConnectedError(
         f"cannot connect to imgstored at {path}: {error.strerror or error}", hint=elsewhere

@@ -29,6 +29,8 @@ def abort(message: str) -> str:
 def bar_label(progress: Event) -> str:
     """What a progress bar is about at this `progress` event."""
     images: Sequence[Mapping[str, Any]] = progress.get("images") or []
+    if images and all(image.get("phase") == "verifying" for image in images):
+        return "Verifying"
     total = progress.get("total")
     complete = isinstance(total, int) and progress.get("done", 0) >= total
     if complete or not any(image.get("phase") in ("waiting", "downloading") for image in images):
@@ -89,6 +91,29 @@ def _meanwhile(event: Event) -> str:
     return f"Image {_image(event)} was {done} while waiting on lock"
 
 
+def _not_found(event: Event) -> str:
+    return f"warning: Could not find image {_text(event, 'uuid')} in image sources (skipping)"
+
+
+def _updated(event: Event) -> str:
+    uuid, source, fields = _text(event, "uuid"), _text(event, "source"), event.get("fields")
+    if not isinstance(fields, list | tuple):
+        return f'Added manifest info for image {uuid} from "{source}"'
+    what = f"{len(fields)} manifest field{'' if len(fields) == 1 else 's'}"
+    return f'Updated {what} for image {uuid} from "{source}": {", ".join(map(printable, fields))}'
+
+
+def _renamed(event: Event) -> str:
+    dataset = f"{_text(event, 'pool')}/{_text(event, 'uuid')}"
+    before = f"{dataset}@{_text(event, 'before')}"
+    return f"Renamed image {_text(event, 'uuid')} original snapshot from {before} to {dataset}@final"
+
+
+def _verified(event: Event) -> str:
+    reason = f": {_text(event, 'reason')}" if event.get("reason") else ""
+    return f"Image {_image(event)} in {_text(event, 'pool')} is {_text(event, 'result')}{reason}"
+
+
 _LINES: dict[str, Callable[[Event], str]] = {
     "already-installed": _already,
     "importing": _importing,
@@ -101,4 +126,8 @@ _LINES: dict[str, Callable[[Event], str]] = {
     "waiting-for-lock": lambda event: f"Waiting for image {_text(event, 'uuid')} import lock",
     "installed-meanwhile": _meanwhile,
     "installed": _installed,
+    "verified": _verified,
+    "not-in-sources": _not_found,
+    "manifest-updated": _updated,
+    "snapshot-renamed": _renamed,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _TAG = "docker:tag:"
 
@@ -31,6 +31,24 @@ def image_row(image: Mapping[str, Any]) -> dict[str, Any]:
     if row.get("type") == "docker" and isinstance(tags, dict):
         row.update(_docker_fields(tags))
     return row
+
+
+def docker_rows(images: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What `list --docker` shows of rows of docker images: heads only, a row a tag."""
+    rows = list(images)
+    origins = {row.get("origin") for row in rows}
+    heads = [row for row in rows if row.get("uuid") not in origins]
+    return [
+        {
+            "uuid": row.get("uuid"),
+            "repository": row.get("docker_repo"),
+            "tag": tag,
+            "image_id": row.get("docker_short_id"),
+            "created": row.get("published"),
+        }
+        for row in sorted(heads, key=lambda row: str(row.get("published_at")))
+        for tag in row.get("docker_tags") or [None]
+    ]
 
 
 def _without_milliseconds(time: str) -> str:

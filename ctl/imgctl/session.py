@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
+from imgctl.colour import DIM, RED, has_colour, painted
 from imgctl.text import error_text, printable, safe_json
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Session:
         """Prints a value as imgadm prints JSON."""
         print(json_text(value, indent=2))
 
+    def painted(self, text: str, style: str, stream: TextIO | None) -> str:
+        """The text in a style of `imgctl.colour`, where the stream shows that. imgadm knew no colour."""
+        return painted(text, style) if self.program != "imgadm" and has_colour(stream) else text
+
     def complain(self, text: str) -> None:
         """Prints a line on standard error, after what was said so far."""
         flush(sys.stdout)
@@ -60,7 +65,8 @@ class Session:
 
             self.complain(json_text(error_record(self.program, error)))
             return
-        self.complain(error_text(self.program, self.command, error))
+        for line in error_text(self.program, self.command, error).split("\n"):
+            self.complain(self.painted(line, DIM if line.startswith("  hint: ") else RED, sys.stderr))
         if self.verbose and error.data:
             self.complain(f"  data: {json_text(error.data)}")
 

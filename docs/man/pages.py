@@ -43,6 +43,10 @@ ENVIRONMENT = {
     "IMGSTORED_SOCKET": "Where imgstored listens, unless `--socket` says so.",
     "NO_COLOR": "Set to anything: no colour. There is none either where the output is no terminal.",
     "TERM": "The kind of terminal; none that is `dumb` gets colour.",
+    "VISUAL": "The editor of `sources -e`.",
+    "EDITOR": "The same, where `VISUAL` is not set. Default is vi.",
+    "IMGCTL_VMADM": "The program that `imgctl vmadm` runs, instead of `/usr/sbin/vmadm`.",
+    "TMPDIR": "Where files are written that are only published. Default is `/var/tmp`.",
     "REQ_ID": "What `-E` calls the request; default is a random uuid.",
 }
 
@@ -82,7 +86,7 @@ def _imgctl() -> Iterator[str]:
     yield inline(
         "imgctl asks **imgstored**(8), the daemon that owns the host's images, and prints what it says."
         " Its words, texts and exit statuses are those of imgadm; run under the name imgadm (a link), it"
-        " takes imgadm's place for programs, without hints and colours."
+        " takes imgadm's place for programs, and takes uuids only."
     )
     yield from paragraph(
         "An import belongs to all who want it: it is downloaded once, all see its progress, and it ends when"

@@ -119,22 +119,23 @@ async def _get(
     url = shown(at.url)
     try:
         async with (
-            await _client(at, limits, environ) as client,
+            await open_client(at, limits, environ) as client,
             client.stream(
                 "GET",
                 at.url,
                 headers=[("Accept-Encoding", "gzip"), *headers, *at.access.headers],
             ) as response,
         ):
-            return await _read(response, limits.max_bytes, url)
+            return await read_answer(response, limits.max_bytes, url)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         kind = ClientError if certificate_refused(error) else _NoConnectionError
-        raise kind(f"{url}: {_cause(error, limits)}") from error
+        raise kind(f"{url}: {cause_in(error, limits)}") from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise ClientError(f"{url}: {_cause(error, limits)}") from error
+        raise ClientError(f"{url}: {cause_in(error, limits)}") from error
 
 
-async def _client(at: Location, limits: DocumentLimits, environ: Mapping[str, str]) -> httpx2.AsyncClient:
+async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str, str]) -> httpx2.AsyncClient:
+    """A client for requests to the location's server, which follows no redirects. Raises `ClientError`."""
     import httpx2
 
     proxy = proxy_for(at, environ)
@@ -155,7 +156,8 @@ def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
     return httpx2.Proxy(proxy.url, headers=headers)
 
 
-async def _read(response: httpx2.Response, max_bytes: int, url: str) -> Document:
+async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Document:
+    """The answer, of at most `max_bytes`. `url` is for messages. Raises `ClientError`."""
     headers = MappingProxyType({name.lower(): value for name, value in response.headers.items()})
     if response.status_code in _REDIRECTS:
         # The body of a redirect is not worth reading.
@@ -191,7 +193,7 @@ async def _break_off(pieces: AsyncIterator[bytes]) -> None:
             pass
 
 
-def _cause(error: Exception, limits: DocumentLimits) -> str:
+def cause_in(error: Exception, limits: DocumentLimits) -> str:
     """Why a request failed, in words; nothing in them comes from our own headers."""
     import httpx2
 

@@ -5,7 +5,7 @@ bytes ── document.parse ──► JSON ── upgrade ──► v2 ── ru
 """
 
 from imgstored.manifest.document import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, parse, parse_list
-from imgstored.manifest.model import Manifest, ManifestFile, load
+from imgstored.manifest.model import Manifest, ManifestFile, load, unchecked
 from imgstored.manifest.names import check_uuid
 from imgstored.manifest.rules import Rules
 from imgstored.manifest.upgrade import upgrade
@@ -21,5 +21,6 @@ __all__ = [
     "load",
     "parse",
     "parse_list",
+    "unchecked",
     "upgrade",
 ]

@@ -86,6 +86,17 @@ def load(document: Mapping[str, Any], *, rules: Rules) -> Manifest:
     )
 
 
+def unchecked(document: Mapping[str, Any]) -> Manifest:
+    """The manifest in a decoded JSON object, only to be shown: what it says may be wrong, or missing.
+
+    Raises `InvalidManifestError` for what is no manifest of any version.
+    """
+    new = upgrade(document)
+    check_document(new)
+    fields = {key: str(new.get(key, "")) for key in ("uuid", "name", "version", "type", "os")}
+    return Manifest(document=new, **fields, state=_state(new), published_at=None, origin=None, file=None)
+
+
 def _listed(found: list[Fault]) -> str:
     named = ", ".join(str(fault) for fault in found[:_IN_MESSAGE])
     left = len(found) - _IN_MESSAGE

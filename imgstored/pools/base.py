@@ -13,12 +13,15 @@ raises `ImageNotInstalledError` where there is none; those on a partial are cont
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 #: What flows into a pool: pieces of a stream, of any length, in order.
 Blocks = Iterable[bytes | bytearray | memoryview]
+
+#: Is called with how many bytes have been read so far.
+OnRead = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,70 @@ class PoolImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """What reading all of an image showed."""
+
+    image: PoolImage
+    stream_size: int | None  #: bytes of its stream, where the pool keeps that as it came
+    damaged: str | None = None  #: how its data is not what was written
+    changed: str | None = None  #: how its dataset is not as @final any more
+
+
+@dataclass(frozen=True, slots=True)
 class Space:
     """Room in a pool, in bytes."""
 
     total: int
     available: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDataset:
+    """A dataset that an image can be made of."""
+
+    name: str  #: POOL/…
+    volume: bool
+    size: int  #: bytes of its data, before compression; a volume's own size
+    origin: str | None  #: uuid of the image that it was cloned from
+    from_final: bool  #: it was cloned from the image's @final, and from no other snapshot of it
+
+
+class Datasets(Protocol):
+    """What else is in a pool than images. Datasets are named POOL/…, snapshots by what follows the @.
+
+    Raises `UsageError` for what is no name of a dataset in the pool, and `PoolError`.
+    """
+
+    def look(self, dataset: str) -> SourceDataset:
+        """What there is to know of a dataset."""
+        ...
+
+    def freeze(self, dataset: str, mark: str) -> str | None:
+        """Takes the snapshot @final. One that is there is called @final-MARK until `thaw`; says so if it is.
+
+        While it is there, the dataset is not among the pool's images.
+        """
+        ...
+
+    def thaw(self, dataset: str, mark: str) -> None:
+        """Undoes `freeze`, as far as it came; content where there is nothing to undo."""
+        ...
+
+    def send(self, dataset: str, origin: str | None) -> Blocks:
+        """The stream of @final; given the uuid of the image it was cloned from, what differs from that."""
+        ...
+
+    def snapshot(self, datasets: Sequence[str], name: str) -> None:
+        """Takes a snapshot of each, all at one moment."""
+        ...
+
+    def has(self, dataset: str, name: str) -> bool:
+        """Whether there is that snapshot of the dataset."""
+        ...
+
+    def roll_back(self, datasets: Sequence[str], name: str) -> None:
+        """Makes each what it was in its snapshot, which is gone then; passes over those that have none."""
+        ...
 
 
 class Pool(Protocol):
@@ -61,6 +123,17 @@ class Pool(Protocol):
 
     def image(self, uuid: str) -> PoolImage | None:
         """The published image, or None."""
+        ...
+
+    def unnamed(self) -> dict[str, dict[str, int]]:
+        """Datasets POOL/UUID that may be images, but have no @final: their snapshots with their guids.
+
+        By uuid. Machines that were cloned from an image are not among them.
+        """
+        ...
+
+    def name_final(self, uuid: str, snapshot: str) -> PoolImage:
+        """Renames one of those snapshots (a name without `@`) to @final: from now on it is an image."""
         ...
 
     def partials(self) -> list[str]:
@@ -129,6 +202,17 @@ class Pool(Protocol):
         """A stream of which `receive` makes the same image."""
         ...
 
+    def check(self, uuid: str, on_read: OnRead) -> Checked:
+        """Reads all that the image has by itself, not what is its origin's, and checks every checksum.
+
+        `on_read` is called after each piece; what it raises ends the check, and passes through.
+        """
+        ...
+
     def space(self) -> Space:
         """How much room there is."""
+        ...
+
+    def datasets(self) -> Datasets:
+        """What images can be made of. Raises `NotSupportedError` where there are no datasets but images."""
         ...

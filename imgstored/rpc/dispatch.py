@@ -10,6 +10,7 @@ import structlog
 from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
 from imgstored.rpc.params import printable
 from imgstored.rpc.wire import encode_error, encode_response
+from imgstored.store.recorder import Asker, asker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,9 +43,11 @@ async def perform(call: Call, methods: Methods) -> Any:
     began = time.monotonic()
     method = methods.get(call.method)
     outcome: Any = CancelledError("the client is gone")
+    before = asker.set(Asker(call.client.name, call.peer.uid))
     try:
         outcome = await _run(call, method)
     finally:
+        asker.reset(before)
         _record(call, method, outcome, time.monotonic() - began)
     return outcome
 

@@ -74,10 +74,15 @@ class Params:
 
     def number(self, name: str) -> int:
         """An integer that must be there."""
-        value = self._values.get(name)
+        value = self.optional_number(name)
         if value is None:
             raise self._missing(name)
-        if not isinstance(value, int) or isinstance(value, bool):
+        return value
+
+    def optional_number(self, name: str) -> int | None:
+        """An integer, or None when it is left out."""
+        value = self._values.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self._wrong(name, "an integer")
         return value
 
@@ -89,6 +94,15 @@ class Params:
         if not isinstance(value, dict):
             raise self._wrong(name, "a map")
         return dict(value)
+
+    def mappings(self, name: str) -> list[dict[str, Any]]:
+        """An array of maps that must be there; may be empty. As for `mapping`."""
+        value = self._values.get(name)
+        if value is None:
+            raise self._missing(name)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self._wrong(name, "an array of maps")
+        return [dict(item) for item in value]
 
     def _missing(self, name: str) -> UsageError:
         return UsageError(f'{self._method}: the parameter "{name}" is missing')

@@ -20,6 +20,10 @@ class Sources(Protocol):
         """What the sources have, and which of them did not answer."""
         ...
 
+    async def known(self) -> list[Document]:
+        """The images that the sources had last, without asking them."""
+        ...
+
     def listed(self) -> list[Document]:
         """The configured sources, in order."""
         ...
@@ -30,6 +34,12 @@ class Sources(Protocol):
 
     async def delete(self, url: str) -> Document:
         """Removes the sources with this URL."""
+        ...
+
+    async def replace(
+        self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
+    ) -> Document:
+        """Makes the sources those that are given, if they were `before` until now."""
         ...
 
     async def check(self) -> list[Document]:
@@ -48,6 +58,10 @@ class Store(Protocol):
         """One *image*; with its children when recursive."""
         ...
 
+    async def ancestry(self, uuid: str, pool: str | None) -> list[Document]:
+        """An *image*, and those that it was cloned from, down to one that was not."""
+        ...
+
     async def show(self, uuid: str) -> Document:
         """A manifest from the sources."""
         ...
@@ -60,8 +74,9 @@ class Store(Protocol):
         pool: str | None = None,
         sources: Sequence[str] | None = None,
         channel: str | None = None,
+        zstream: bool = False,
     ) -> Events:
-        """Wants images installed; the events end when all are."""
+        """Wants images installed; the events end when all are. `zstream`: of files nothing is checked."""
         ...
 
     def install(
@@ -104,4 +119,16 @@ class Store(Protocol):
 
     async def cancel(self, uuid: str) -> None:
         """Ends an import, whoever wants it."""
+        ...
+
+
+class Upkeep(Protocol):
+    """Keeps what is installed in order. All raise `ImgstoreError`; docs/protocol.md has the documents."""
+
+    def update(self, uuids: Sequence[str], *, dry_run: bool) -> Events:
+        """Brings these images, or all, up to date with the sources; the events end when that is done."""
+        ...
+
+    async def unused(self, *, older_than: int | None, keep: int) -> list[Document]:
+        """The images that nothing needs, in an order in which each can be deleted."""
         ...

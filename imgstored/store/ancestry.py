@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from imgstored.errors import InvalidManifestError, OriginNotInstalledError
@@ -34,6 +34,7 @@ class Wish:
     pool: str
     sources: tuple[str, ...] | None = None
     channel: str | None = None
+    zstream: bool = False  #: the files are not those that the manifests describe: any size, any checksum
 
 
 class Ancestry:
@@ -104,8 +105,12 @@ class Ancestry:
             origin = self._imports.get((wish.pool, manifest.origin))
             if origin is None:
                 self._check_there(wish.pool, manifest.uuid, manifest.origin)
+        locations = found.locations
+        if wish.zstream:
+            # Another source may have made another stream of the image.
+            manifest, locations = replace(manifest, file=None), locations[:1]
         layer = Layer(wish.pool, manifest, found.source.url, origin)
-        self._imports.start(layer, FromSources(found.locations, wish.sources, wish.channel))
+        self._imports.start(layer, FromSources(locations, wish.sources, wish.channel))
         return layer
 
     def _check_there(self, pool: str, uuid: str, origin: str) -> None:

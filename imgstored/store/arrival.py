@@ -82,6 +82,11 @@ class Arrivals:
         # A receive needs no download slot once its bytes are there, and must not take one from a download.
         self._receiving = trio.CapacityLimiter(2 * limits.imports)
 
+    @property
+    def room(self) -> Room:
+        """Where there must be room for what arrives."""
+        return self._room
+
     async def from_sources(self, layer: Layer, origin: FromSources, way: Way) -> None:
         """Brings the image into its pool's partial; begins anew elsewhere when what came was not it."""
         manifest = layer.manifest
@@ -211,6 +216,7 @@ class Arrivals:
         if isinstance(outcome, ImgstoreError):
             raise outcome
         assert outcome is not None
+        layer.arrived = outcome
         return outcome
 
 

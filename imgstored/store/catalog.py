@@ -190,6 +190,23 @@ class Catalog:
         self._files.mark(pool, uuid)
         self._files.write(pool, uuid, manifest, source)
 
+    def rewrite_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
+        """Replaces what imgadm's file says about an image that is there. Raises `OSError`."""
+        self._files.rewrite(pool, uuid, manifest, source)
+
+    def manifest_of(self, pool: str, uuid: str) -> Mapping[str, Any]:
+        """What imgadm's file says, whether there is an image or not; the uuid only where it says nothing."""
+        record = self._files.read(pool, uuid)
+        return {"uuid": uuid} if record is None else record.manifest
+
+    def installed_at(self, pool: str, uuid: str) -> float | None:
+        """Seconds since the epoch; None where an image has no manifest."""
+        return self._files.written_at(pool, uuid)
+
+    def has_manifest(self, pool: str, uuid: str) -> bool:
+        """Whether imgadm's file of an image is there, and is meant to stay."""
+        return self._files.is_there(pool, uuid) and not self._files.is_marked(pool, uuid)
+
     def keep_manifest(self, pool: str, uuid: str) -> None:
         """The image has come. Never raises: it is there whatever this does."""
         try:

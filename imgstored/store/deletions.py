@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,12 +13,16 @@ if TYPE_CHECKING:
     from imgstored.store.catalog import Catalog, Key
     from imgstored.store.imports import Imports
     from imgstored.store.installer import Installer
+    from imgstored.store.recorder import Recorder
 
 
 class Deletions:
     """Those under way. Touched from trio's thread only."""
 
-    def __init__(self, catalog: Catalog, imports: Imports, installer: Installer) -> None:
+    def __init__(
+        self, catalog: Catalog, imports: Imports, installer: Installer, recorder: Recorder | None = None
+    ) -> None:
+        self._recorder = recorder
         self._catalog = catalog
         self._imports = imports
         self._installer = installer
@@ -52,8 +57,10 @@ class Deletions:
                 )
             done = self._under_way[key] = trio.Event()
             try:
+                told = nullcontext() if self._recorder is None else self._recorder.deletion(image)
                 with trio.CancelScope(shield=True):
-                    await self._installer.remove(image)
+                    async with told:
+                        await self._installer.remove(image)
             finally:
                 del self._under_way[key]
                 done.set()

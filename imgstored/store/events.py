@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+#: What `verify` says of an image: docs/protocol.md.
+Result = Literal["ok", "changed", "damaged", "lost", "unknown"]
+
 Phase = Literal[
     "waiting", "downloading", "receiving", "verifying", "installing", "installed", "failed", "cancelled"
 ]
@@ -134,6 +137,79 @@ class Held(Event):
     kind: ClassVar[str] = "held"
     uuid: str
     tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotInSources(Event):
+    """No source knows an installed image: it stays as it is."""
+
+    kind: ClassVar[str] = "not-in-sources"
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestUpdated(Event):
+    """A source has another manifest; `fields` are those that differ, None where there was no manifest."""
+
+    kind: ClassVar[str] = "manifest-updated"
+    uuid: str
+    pool: str
+    source: str
+    fields: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRenamed(Event):
+    """The image's snapshot, which was called `before` (without `@`), is called final."""
+
+    kind: ClassVar[str] = "snapshot-renamed"
+    uuid: str
+    pool: str
+    before: str
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalUnknown(Event):
+    """Which of a dataset's snapshots is the image cannot be told: the source does not say its guid."""
+
+    kind: ClassVar[str] = "original-unknown"
+    uuid: str
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFailed(Event):
+    """An image could not be brought up to date; `error` is as in a response."""
+
+    kind: ClassVar[str] = "update-failed"
+    uuid: str
+    pool: str
+    error: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Verifying(Event):
+    """An image is about to be read. `size` is about how many bytes that are."""
+
+    kind: ClassVar[str] = "verifying"
+    uuid: str
+    pool: str
+    name: str
+    version: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified(Event):
+    """What was found out about an image; `reason` says why it is not "ok", for people."""
+
+    kind: ClassVar[str] = "verified"
+    uuid: str
+    pool: str
+    name: str
+    version: str
+    result: Result
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from imgstored.sources.url import identity, normalised
 from imgstored.store.durable import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from imgstored.sources.base import SourceType
+    from imgstored.sources.url import Identity
 
 #: Bytes; a file of a thousand sources has a tenth of that.
 _MAX_BYTES = 1 << 20
@@ -76,6 +77,25 @@ class ImgadmConf:
         self._change(change, default)
         return [self._told(entry) for entry in deleted]
 
+    def replace(self, specs: Sequence[SourceSpec], *, default: SourceSpec | None) -> None:
+        """Makes these all of the sources, in this order, but for those that only imgadm can ask: they stay.
+
+        Raises `ConfigError`.
+        """
+
+        def change(entries: list[Entry]) -> list[Entry]:
+            known: dict[Identity, Entry] = {}
+            others = []
+            for entry in entries:
+                spec = self._spec(entry)
+                if spec is None:
+                    others.append(entry)
+                else:
+                    known.setdefault(identity(spec), entry)
+            return [known.get(identity(spec), _entry(spec)) for spec in specs] + others
+
+        self._change(change, default)
+
     # -- the file --------------------------------------------------------------------------------------------
 
     def _read(self) -> dict[str, Any]:
@@ -105,7 +125,7 @@ class ImgadmConf:
         if before is None:
             before = [] if default is None else [_entry(default)]
         after = change(before)
-        if len(after) != len(before):
+        if after != before:
             self._write({**content, "sources": after})
         return before, after
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from imgstored.store.catalog import Key
     from imgstored.store.installer import Installer
     from imgstored.store.layer import Layer
+    from imgstored.store.recorder import Recorder
     from imgstored.store.request import Request
 
 
@@ -25,8 +27,9 @@ class Imports:
     All of it is touched from trio's thread only. What is looked up here cannot change before the next await.
     """
 
-    def __init__(self, installer: Installer) -> None:
+    def __init__(self, installer: Installer, recorder: Recorder | None = None) -> None:
         self._installer = installer
+        self._recorder = recorder
         self._layers: dict[Key, Layer] = {}
         self._meters: dict[Key, ProgressMeter] = {}
         self._watchers: set[Request] = set()
@@ -92,6 +95,9 @@ class Imports:
         for watcher in self._watchers:
             layer.listen(watcher.emit)
         nursery.start_soon(self._run, layer, bytes_from)
+        if self._recorder is not None:
+            told = partial(self._recorder.follow, layer, stopping=lambda: self._stopping)
+            nursery.start_soon(partial(told, from_file=isinstance(bytes_from, FromFile)))
 
     async def _run(self, layer: Layer, bytes_from: FromSources | FromFile) -> None:
         error: ImgstoreError | None = CancelledError(

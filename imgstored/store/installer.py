@@ -29,6 +29,7 @@ from imgstored.store.arrival import WRONG_BYTES, Arrivals, NotReceivedError, Ori
 from imgstored.store.catalog import InstalledImage
 from imgstored.store.events import AlreadyInstalled, InstalledMeanwhile, WaitingForLock
 from imgstored.store.leftovers import Leftovers
+from imgstored.store.receipts import receipt_of
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from imgstored.store.image_locks import ImageLocks
     from imgstored.store.journal import Journal, JournalledImport
     from imgstored.store.layer import Layer
+    from imgstored.store.receipts import Receipts
+    from imgstored.store.room import Room
 
 log = structlog.get_logger(__name__)
 
@@ -111,8 +114,11 @@ class Installer:
         view: View,
         locks: ImageLocks,
         limits: InstallLimits,
+        *,
+        receipts: Receipts | None = None,
     ) -> None:
         self._catalog = catalog
+        self._receipts = receipts
         self._journal = journal
         self._view = view
         self.locks = locks
@@ -124,6 +130,11 @@ class Installer:
         """Takes new limits for what begins from now on."""
         self._limits = limits
         self._arrivals.reconfigure(limits)
+
+    @property
+    def room(self) -> Room:
+        """Where there must be room for an import."""
+        return self._arrivals.room
 
     # -- one layer -------------------------------------------------------------------------------------------
 
@@ -226,6 +237,7 @@ class Installer:
         manifest = layer.manifest.document
         try:
             self._catalog.write_manifest(layer.pool, layer.uuid, manifest, layer.source)
+            self._write_receipt(layer)
         except OSError as error:
             raise PoolError(
                 f"the manifest of image {layer.uuid} cannot be written: {error.strerror}",
@@ -234,6 +246,13 @@ class Installer:
         image = self._catalog.pool(layer.pool).publish(layer.uuid)
         self._catalog.keep_manifest(layer.pool, layer.uuid)
         return InstalledImage(layer.pool, image, manifest, layer.source)
+
+    def _write_receipt(self, layer: Layer) -> None:
+        image = layer.arrived
+        if self._receipts is not None and image is not None:
+            origin = None if image.origin is None else self._catalog.pool(layer.pool).image(image.origin)
+            receipt = receipt_of(image, layer.received(), None if origin is None else origin.guid)
+            self._receipts.write(layer.pool, layer.uuid, receipt)
 
     async def _show(self, image: InstalledImage) -> None:
         try:
@@ -271,6 +290,8 @@ class Installer:
         self._catalog.remove(image.pool, image.uuid)
         await self._view.remove(image)
         await trio.to_thread.run_sync(self._catalog.forget_manifest, image.pool, image.uuid)
+        if self._receipts is not None:
+            await trio.to_thread.run_sync(self._receipts.forget, image.pool, image.uuid)
         log.info("deleted", uuid=image.uuid, pool=image.pool)
 
     def _destroy(self, image: InstalledImage) -> None:

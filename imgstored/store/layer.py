@@ -18,6 +18,7 @@ from imgstored.store.events import Event, ImageProgress, Installed, Note, Phase
 
 if TYPE_CHECKING:
     from imgstored.manifest import Manifest
+    from imgstored.pools.base import PoolImage
 
 Listener = Callable[[Event], None]
 
@@ -37,6 +38,7 @@ class Layer:
     total: int | None = None  #: compressed bytes of the file
     done: Callable[[], int] = field(default=lambda: 0)  #: compressed bytes that are there
     received: Callable[[], int] = field(default=lambda: 0)  #: stream bytes that went to the pool
+    arrived: PoolImage | None = None  #: what the pool received, before it is published
     locked: bool = False  #: whether it has imgadm's lock of its image
     told: bool = False  #: whether it has been said that the image is installed
     error: ImgstoreError | None = None

@@ -101,6 +101,24 @@ class ManifestFiles:
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         replace_file(self._path(pool, uuid), text.encode("utf-8", "replace"), mode=0o644)
 
+    def rewrite(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
+        """As `write`, for an image that is installed: its time stays that of the installation."""
+        path = self._path(pool, uuid)
+        try:
+            before = path.stat()
+        except FileNotFoundError:
+            before = None
+        self.write(pool, uuid, manifest, source)
+        if before is not None:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def written_at(self, pool: str, uuid: str) -> float | None:
+        """When an image was installed, in seconds since the epoch; None where there is no file."""
+        try:
+            return self._path(pool, uuid).stat().st_mtime
+        except OSError:
+            return None
+
     def forget(self, pool: str, uuid: str) -> None:
         """Removes an image's file, and what a crash left of writing it. Raises `OSError`."""
         path = self._path(pool, uuid)
@@ -118,6 +136,10 @@ class ManifestFiles:
     def is_marked(self, pool: str, uuid: str) -> bool:
         """Whether it is not sure."""
         return self._marked(pool, uuid).exists()
+
+    def is_there(self, pool: str, uuid: str) -> bool:
+        """Whether an image has a file, readable or not."""
+        return os.path.lexists(self._path(pool, uuid))
 
     def marked(self, pool: str) -> list[str]:
         """The uuids of a pool's marked files."""

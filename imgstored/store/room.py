@@ -27,10 +27,14 @@ class Room:
     folder: Path  #: where files are spooled
     min_free: int
 
+    def free(self) -> int:
+        """Bytes that are free in the folder. Blocks briefly."""
+        status = os.statvfs(self.folder)
+        return status.f_bavail * status.f_frsize
+
     def for_download(self, to_come: int) -> None:
         """Raises `NoSpaceError` unless `to_come` bytes still fit into the folder. Blocks briefly."""
-        status = os.statvfs(self.folder)
-        free = status.f_bavail * status.f_frsize
+        free = self.free()
         if to_come and free - to_come < self.min_free:
             raise self._shortage(f"in {self.folder}", to_come, free)
 

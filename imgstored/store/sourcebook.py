@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from imgstored.errors import ConfigError, ImgstoreError, InternalError, NoSourcesError, SourcePingError
+from imgstored.errors import (
+    ImageNotFoundError,
+    ImgstoreError,
+    InternalError,
+    InvalidUUIDError,
+    NoSourcesError,
+    SourcePingError,
+    UsageError,
+)
 from imgstored.http.location import shown
-from imgstored.manifest import check_uuid, load
+from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.sources.base import Listed, SourceSpec
 from imgstored.sources.registry import Found, open_source
 from imgstored.sources.url import channel_of, identity, normalised
 from imgstored.store.imgadm_conf import ImgadmConf, check_type
 from imgstored.store.kept_lists import KeptLists
 from imgstored.store.search import Answer, Hit, Search
+from imgstored.store.source_edit import changes, each_once, others, set_elsewhere, spec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from imgstored.sources.base import Source
-    from imgstored.sources.url import Identity
+    from imgstored.sources.base import Offer, Source
 
 log = structlog.get_logger(__name__)
 
@@ -107,22 +115,49 @@ class SourceBook:
         """
         url = normalised(url)
         if any(spec.url == url for spec in self._configured or ()):
-            raise ConfigError(
-                f'image source "{shown(url)}" is set in imgstored\'s configuration file',
-                hint="remove it there, and send imgstored a SIGHUP",
-            )
+            raise set_elsewhere(url)
         async with self._writing:
             deleted = await trio.to_thread.run_sync(partial(self._conf.delete, url, default=self._default()))
         for spec in deleted:
             self._open.pop(spec, None)
         return {"deleted": [as_wire(spec) for spec in deleted]}
 
+    async def replace(
+        self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
+    ) -> dict[str, Any]:
+        """Makes the sources those that are given; each that is new must answer unless forced.
+
+        `before` is what was listed when somebody began to edit it. Returns {reordered, added, deleted}.
+        Raises `UsageError` where that has changed since, `ConfigError` also where one of the configuration is
+        left out, and as `add` does.
+        """
+        wanted = each_once(spec_of(each) for each in given)
+        theirs = others(wanted, self._configured or ())
+        if not force:
+            for spec in changes(await trio.to_thread.run_sync(self._specs), wanted).added:
+                await self._ping(spec)
+        async with self._writing:
+            now = await trio.to_thread.run_sync(self._specs)
+            if [*map(as_wire, now)] != [*before]:
+                raise UsageError(
+                    "somebody else has changed the image sources meanwhile", hint="edit them once more"
+                )
+            await trio.to_thread.run_sync(partial(self._conf.replace, theirs, default=self._default()))
+        done = changes(now, wanted)
+        for spec in done.deleted:
+            self._open.pop(spec, None)
+        return {
+            "reordered": done.reordered,
+            "added": [*map(as_wire, done.added)],
+            "deleted": [*map(as_wire, done.deleted)],
+        }
+
     def _specs(self) -> list[SourceSpec]:
         """All sources, each once. Reads a file. Raises `ConfigError`."""
         theirs = self._conf.sources()
         if theirs is None:
             theirs = [] if self._configured is not None else [DEFAULT_SOURCE]
-        return _each_once([*(self._configured or ()), *theirs])
+        return each_once([*(self._configured or ()), *theirs])
 
     def _default(self) -> SourceSpec | None:
         return DEFAULT_SOURCE if self._configured is None else None
@@ -152,24 +187,29 @@ class SourceBook:
             for spec, wire in zip(specs, wires, strict=True)
         ]
 
-    async def available(self) -> dict[str, Any]:
+    async def available(
+        self, sources: tuple[str, ...] | None = None, channel: str | None = None
+    ) -> dict[str, Any]:
         """What the sources have: {images: [{manifest, source}], problems: [{source, error, listed_at?}]}.
 
         Of an image that several have, the first source's manifest. A source that fails is a problem; with
-        `listed_at`, its last good list stands in. Raises `NoSourcesError`, `ConfigError`.
+        `listed_at`, its last good list stands in. `sources` and `channel` are as of `find`, and so is what is
+        raised for them; otherwise raises `NoSourcesError`, `ConfigError`.
         """
-        specs = await self._some()
+        specs = await self._asked(sources, channel)
+        configured = sources is None and channel is None
         lists: dict[int, list[Listed]] = {}
         problems: dict[int, dict[str, Any]] = {}
 
         async def ask(place: int) -> None:
-            lists[place], problem = await self._list(specs[place])
+            lists[place], problem = await self._list(specs[place], keep=configured)
             if problem is not None:
                 problems[place] = problem
 
         await _side_by_side(ask, len(specs))
-        async with self._keeping:
-            await trio.to_thread.run_sync(self._lists.keep_only, specs)
+        if configured:
+            async with self._keeping:
+                await trio.to_thread.run_sync(self._lists.keep_only, specs)
         images: dict[str, Listed] = {}
         for place in range(len(specs)):
             for image in lists[place]:
@@ -181,6 +221,18 @@ class SourceBook:
             "problems": [problems[place] for place in sorted(problems)],
         }
 
+    async def known(self) -> list[dict[str, Any]]:
+        """The images of the last good lists, {uuid, name, version} each; no source is asked."""
+        specs = await trio.to_thread.run_sync(self._specs)
+        found: dict[str, dict[str, Any]] = {}
+        for spec in specs:
+            kept = await trio.to_thread.run_sync(self._lists.kept, spec)
+            for image in [] if kept is None else kept[0]:
+                manifest = image.manifest
+                brief = {field: manifest.get(field) for field in ("uuid", "name", "version")}
+                found.setdefault(manifest["uuid"], brief)
+        return [*found.values()]
+
     async def find(
         self, uuid: str, *, active: bool, sources: tuple[str, ...] | None = None, channel: str | None = None
     ) -> Found:
@@ -190,14 +242,33 @@ class SourceBook:
         `NoSourcesError`, `ConfigError`, `InvalidUUIDError`, `ClientError` for what is no URL.
         """
         check_uuid(uuid)
-        specs = await self._some() if sources is None else await self._chosen(sources)
-        if channel is not None:
-            specs = [replace(spec, channel=channel) for spec in specs]
+        specs = await self._asked(sources, channel)
         search = Search(uuid, specs, active=active)
+        await self._search(search, specs, uuid, _importable)
+        return search.found()
+
+    async def show(self, uuid: str) -> dict[str, Any]:
+        """The manifest of an image, as v2, in whatever state it is and with whatever faults.
+
+        Raises `ImageNotFoundError` also for what is no uuid, as imgadm does; otherwise as `find`.
+        """
+        try:
+            check_uuid(uuid)
+        except InvalidUUIDError as error:
+            raise ImageNotFoundError(f'image "{uuid}" was not found', hint=error.hint) from error
+        specs = await self._some()
+        search = Search(uuid, specs, active=False)
+        await self._search(search, specs, uuid, _as_served)
+        return dict(search.found().manifest.document)
+
+    async def _search(
+        self, search: Search, specs: Sequence[SourceSpec], uuid: str, read: Callable[[Offer], Hit]
+    ) -> None:
+        """Asks all of them, and waits for answers as long as the search wants to."""
         answers, answered = trio.open_memory_channel[tuple[int, Answer]](len(specs))
 
         async def ask(place: int) -> None:
-            answers.send_nowait((place, await self._offer(specs[place], uuid)))
+            answers.send_nowait((place, await self._offer(specs[place], uuid, read)))
 
         with answers, answered:
             async with trio.open_nursery() as nursery:
@@ -208,7 +279,11 @@ class SourceBook:
                 nursery.cancel_scope.cancel()
         for spec in search.silent():
             log.warning("a source was not waited for", source=spec.url, uuid=uuid)
-        return search.found()
+
+    async def _asked(self, sources: tuple[str, ...] | None, channel: str | None) -> list[SourceSpec]:
+        """The sources that a client's question goes to."""
+        specs = await self._some() if sources is None else await self._chosen(sources)
+        return specs if channel is None else [replace(spec, channel=channel) for spec in specs]
 
     async def _chosen(self, urls: tuple[str, ...]) -> list[SourceSpec]:
         """What a client names instead of the configured sources; one that is configured with its settings."""
@@ -220,7 +295,7 @@ class SourceBook:
             raise NoSourcesError(
                 "no image source was named", hint="name one, or none to use the configured ones"
             )
-        return _each_once(chosen)
+        return each_once(chosen)
 
     # -- asking one ------------------------------------------------------------------------------------------
 
@@ -242,8 +317,8 @@ class SourceBook:
                 data={"cause": error.as_wire()},
             ) from error
 
-    async def _list(self, spec: SourceSpec) -> tuple[list[Listed], dict[str, Any] | None]:
-        """A source's images, and what the problem with it is."""
+    async def _list(self, spec: SourceSpec, *, keep: bool) -> tuple[list[Listed], dict[str, Any] | None]:
+        """A source's images, and what the problem with it is. A list is kept for later, if it is to be."""
         images: list[Listed] = []
 
         async def ask() -> None:
@@ -251,8 +326,9 @@ class SourceBook:
 
         error = await _error_of(ask())
         if error is None:
-            async with self._keeping:
-                await trio.to_thread.run_sync(self._lists.keep, spec, images, self._now().isoformat())
+            if keep:
+                async with self._keeping:
+                    await trio.to_thread.run_sync(self._lists.keep, spec, images, self._now().isoformat())
             return images, None
         log.warning("a source cannot be listed", source=spec.url, error=error.message)
         problem: dict[str, Any] = {"source": spec.url, "error": error.as_wire()}
@@ -262,15 +338,14 @@ class SourceBook:
             return [], problem
         return kept[0], {**problem, "listed_at": kept[1]}
 
-    async def _offer(self, spec: SourceSpec, uuid: str) -> Answer:
+    async def _offer(self, spec: SourceSpec, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
         """What a source says about an image. A source that is broken hides nothing that others have."""
         answer: list[Answer] = [None]
 
         async def ask() -> None:
             offer = await self._source(spec).offer(uuid)
             if offer is not None:
-                manifest = load(offer.manifest, rules="import")
-                answer[0] = Hit(manifest, offer.location)
+                answer[0] = read(offer)
 
         error = await _error_of(ask())
         if error is not None:
@@ -289,11 +364,12 @@ def as_wire(spec: SourceSpec) -> dict[str, Any]:
     }
 
 
-def _each_once(specs: Iterable[SourceSpec]) -> list[SourceSpec]:
-    once: dict[Identity, SourceSpec] = {}
-    for spec in specs:
-        once.setdefault(identity(spec), spec)
-    return [*once.values()]
+def _importable(offer: Offer) -> Hit:
+    return Hit(load(offer.manifest, rules="import"), offer.location)
+
+
+def _as_served(offer: Offer) -> Hit:
+    return Hit(unchecked(offer.manifest), None)
 
 
 async def _error_of(question: Awaitable[None]) -> ImgstoreError | None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from imgstored.manifest.platform import Platform
     from imgstored.store.catalog import Catalog, InstalledImage
     from imgstored.store.installer import Installer
+    from imgstored.store.recorder import Recorder
     from imgstored.store.refresh import Refresh
     from imgstored.store.sourcebook import SourceBook
 
@@ -61,13 +62,16 @@ class Store:
         installer: Installer,
         refresh: Refresh,
         platform: Platform | None = None,
+        *,
+        recorder: Recorder | None = None,
     ) -> None:
         self._catalog = catalog
         self._installer = installer
         self._refresh = refresh
-        self._imports = Imports(installer)
+        self._sources = sources
+        self._imports = Imports(installer, recorder)
         self._holds = Holds(catalog)
-        self._deletions = Deletions(catalog, self._imports, installer)
+        self._deletions = Deletions(catalog, self._imports, installer, recorder)
         self._ancestry = Ancestry(catalog, self._imports, sources, platform, self._deletions.under_way)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -104,11 +108,22 @@ class Store:
             wire["children"] = {"snapshots": [f"{image.pool}/{uuid}@final"], "clones": clones}
         return wire
 
+    async def ancestry(self, uuid: str, pool: str | None) -> list[dict[str, Any]]:
+        """An installed image, what it was cloned from, and so on, as the protocol's *images*."""
+        name = await self._fresh(uuid, pool)
+        chain = [self._catalog.get(name, uuid)]
+        while (origin := chain[-1].origin) is not None:
+            chain.append(self._catalog.get(name, origin))
+        clones = self._catalog.clones()
+        return [as_wire(image, clones.get((name, image.uuid), ())) for image in chain]
+
+    def expecting(self, pool: str, uuid: str) -> list[str]:
+        """Names of what is about to be cloned from an image."""
+        return self._imports.cloned_from(pool, uuid)
+
     async def show(self, uuid: str) -> dict[str, Any]:
-        """The manifest of an image in the sources, in whatever state it is."""
-        check_uuid(uuid)
-        found = await self._ancestry.find(Wish(uuid, ""), uuid, active=False)
-        return dict(found.manifest.document)
+        """The manifest of an image in the sources, also of one that cannot be imported."""
+        return await self._sources.show(uuid)
 
     def jobs(self) -> list[dict[str, Any]]:
         """All imports under way, as the protocol's *job*."""
@@ -125,8 +140,12 @@ class Store:
         pool: str | None = None,
         sources: Sequence[str] | None = None,
         channel: str | None = None,
+        zstream: bool = False,
     ) -> AsyncIterator[Request]:
-        """A client wants these images. Leaving the block ends its interest in them."""
+        """A client wants these images. Leaving the block ends its interest in them.
+
+        With `zstream` the sources' files are streams as they are now, of which the manifests say nothing.
+        """
         if not 0 < len(uuids) <= MAX_WISHES:
             raise UsageError(
                 f"{len(uuids)} images are named", hint=f"name at least one, and at most {MAX_WISHES}"
@@ -135,7 +154,7 @@ class Store:
             check_uuid(uuid)
         name = self._catalog.pool(pool).name
         replaced = None if sources is None else tuple(sources)
-        wishes = [Wish(uuid, name, replaced, channel) for uuid in dict.fromkeys(uuids)]
+        wishes = [Wish(uuid, name, replaced, channel, zstream) for uuid in dict.fromkeys(uuids)]
 
         async def fulfil(request: Request) -> None:
             await self._refresh.pool(name)
@@ -156,6 +175,8 @@ class Store:
         path: str = "the file",
     ) -> AsyncIterator[Request]:
         """A client has an image's file open as `fd`, and wants it installed. `path` is for messages only."""
+        if isinstance(uuid := manifest.get("uuid"), str):
+            check_uuid(uuid)  # imgadm says this first, and nothing else
         loaded = load(_dated(manifest), rules="install")
         target = self._catalog.pool(pool).name
 

@@ -13,7 +13,9 @@ from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, Imgstor
 from imgstored.rpc.limits import Limits
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
-from imgstored.store.events import Event, Installed, Installing
+from imgstored.store.events import Event, Installed, Installing, Verified
+from tests.ctl.fake_care import FakeCare
+from tests.ctl.fake_making import FakeMaking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -39,6 +41,7 @@ class FakeStore:
         self.files: list[tuple[dict[str, Any], bytes, str]] = []
         self.underway: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
+        self.tags: list[str] = []
         self.begun = threading.Event()
         self.left = threading.Event()
 
@@ -58,6 +61,13 @@ class FakeStore:
                     "children": {"snapshots": [f"{pool}/{uuid}@final"], "clones": image["cloneNames"]},
                 }
         raise ImageNotInstalledError(uuid, pool)
+
+    async def ancestry(self, uuid: str, pool: str | None) -> list[dict[str, Any]]:
+        self._fail("ancestry")
+        chain = [await self.image(uuid, pool, recursive=False)]
+        while (origin := chain[-1]["manifest"].get("origin")) is not None:
+            chain.append(await self.image(origin, pool, recursive=False))
+        return chain
 
     async def show(self, uuid: str) -> dict[str, Any]:
         self._fail("show")
@@ -85,6 +95,9 @@ class FakeStore:
     async def delete(self, uuid: str, pool: str | None) -> None:
         self._fail("delete")
         self.images.remove(await self.image(uuid, pool, recursive=False))
+
+    async def holds(self, uuid: str, pool: str | None) -> list[str]:
+        return self.tags
 
     def jobs(self) -> list[dict[str, Any]]:
         return self.underway
@@ -118,6 +131,25 @@ class FakeStore:
             raise self.errors[method]
 
 
+class FakeVerifier:
+    """Tells the events that a test puts into it; the results are those of its `Verified`."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.asked: list[dict[str, Any]] = []
+
+    async def verify(
+        self, uuids: Sequence[str] | None, pool: str | None, *, client: str, tell: Any
+    ) -> dict[str, int]:
+        self.asked.append({"uuids": uuids, "pool": pool})
+        results: dict[str, int] = {}
+        for event in self.events:
+            await tell(event)
+            if isinstance(event, Verified):
+                results[event.result] = results.get(event.result, 0) + 1
+        return results
+
+
 class FakeSources:
     """A list of sources, and what they have."""
 
@@ -126,11 +158,15 @@ class FakeSources:
         self.specs: list[dict[str, Any]] = []
         self.refusal: ImgstoreError | None = None
         self.checked: list[dict[str, Any]] = []
+        self.remembered: list[dict[str, Any]] = []
 
     async def available(self) -> dict[str, Any]:
         if self.refusal is not None:
             raise self.refusal
         return self.found
+
+    async def known(self) -> list[dict[str, Any]]:
+        return self.remembered
 
     def listed(self) -> list[dict[str, Any]]:
         return self.specs
@@ -149,8 +185,44 @@ class FakeSources:
         self.specs = [spec for spec in self.specs if spec["url"] != url]
         return {"deleted": deleted}
 
+    async def replace(
+        self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
+    ) -> dict[str, Any]:
+        if self.refusal is not None and not force:
+            raise self.refusal
+        assert [*before] == self.specs
+        wanted = [{"channel": None, "insecure": False, **spec} for spec in given]
+        added = [spec for spec in wanted if spec not in self.specs]
+        deleted = [spec for spec in self.specs if spec not in wanted]
+        self.specs = wanted
+        return {"reordered": False, "added": added, "deleted": deleted}
+
     async def check(self) -> list[dict[str, Any]]:
         return self.checked
+
+
+class FakeUpkeep:
+    """Tells the events that a test puts into it; `planned` is what could be deleted."""
+
+    def __init__(self) -> None:
+        self.events: list[Event | ImgstoreError] = []
+        self.planned: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
+
+    @asynccontextmanager
+    async def update(self, uuids: Sequence[str], *, dry_run: bool) -> AsyncIterator[AsyncIterator[Event]]:
+        self.asked.append({"uuids": [*uuids], "dry_run": dry_run})
+        yield self._tell()
+
+    async def _tell(self) -> AsyncIterator[Event]:
+        for event in self.events:
+            if isinstance(event, ImgstoreError):
+                raise event
+            yield event
+
+    async def unused(self, *, older_than: int | None, keep: int) -> list[dict[str, Any]]:
+        self.asked.append({"older_than": older_than, "keep": keep})
+        return self.planned
 
 
 class FakeDaemon:
@@ -160,6 +232,10 @@ class FakeDaemon:
         self.path = folder / "run" / "imgstored.sock"
         self.store = FakeStore()
         self.sources = FakeSources()
+        self.upkeep = FakeUpkeep()
+        self.verifier = FakeVerifier()
+        self.making = FakeMaking()
+        self.care = FakeCare(self.store, self.sources)
         self._limits = limits or Limits()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._run,), name="fake daemon")
@@ -187,7 +263,10 @@ class FakeDaemon:
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        served = methods(self.store, self.sources, pools=["zones"])
+        served = methods(
+            self.store, self.sources, pools=["zones"], care=self.care.services(), upkeep=self.upkeep,
+            verifier=self.verifier, making=self.making.services(),
+        )
         self._server = Server(self.path, served, limits=self._limits)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._server.serve)

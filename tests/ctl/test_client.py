@@ -75,6 +75,7 @@ def test_an_import_tells_its_events(daemon, client):
             "pool": "tank",
             "sources": ["http://s"],
             "channel": "dev",
+            "zstream": False,
         }
     ]
 

@@ -42,6 +42,16 @@ KINDS = [kind for kind in vars(events).values() if isinstance(kind, type) and ge
             f"Image {U} (n@1) was installed while waiting on lock",
         ),
         (events.Installed(U, "n", "1"), f"Imported image {U} (n@1)"),
+        (events.NotInSources(U), f"warning: Could not find image {U} in image sources (skipping)"),
+        (events.ManifestUpdated(U, "p", "s", None), f'Added manifest info for image {U} from "s"'),
+        (
+            events.ManifestUpdated(U, "p", "s", ("a", "b\n")),
+            f'Updated 2 manifest fields for image {U} from "s": a, b\\n',
+        ),
+        (
+            events.SnapshotRenamed(U, "p", "x"),
+            f"Renamed image {U} original snapshot from p/{U}@x to p/{U}@final",
+        ),
         (events.Installed(U, "n", "1", from_file=True), f"Installed image {U} (n@1)"),
         (events.Installed(U, "\x1b[31m", "1\n2"), f"Imported image {U} (\\x1b[31m@1\\n2)"),
     ],
@@ -52,8 +62,9 @@ def test_the_line_of_an_event(event, line):
 
 def test_every_event_of_the_daemon_is_told():
     told = {kind.kind for kind in KINDS if kind.kind in event_text._LINES}
-    # Only a program that holds an image is told that it is held.
-    assert told | {"progress", "note", "held"} == {kind.kind for kind in KINDS}
+    # Only a program that holds an image is told that it is held; `update` says what went wrong elsewhere.
+    elsewhere = {"progress", "note", "held", "verifying", "original-unknown", "update-failed"}
+    assert told | elsewhere == {kind.kind for kind in KINDS}
 
 
 def test_what_is_not_known_has_no_line():
@@ -85,6 +96,7 @@ def progress(*phases: str, done: int = 5, total: int | None = 10):
         (progress("receiving", "waiting"), "Download 2 images"),
         (progress("downloading", done=10), "Installing"),
         (progress("verifying", "installed"), "Installing"),
+        (progress("verifying"), "Verifying"),
         (progress("downloading", total=None), "Download 1 image"),
         (progress("receiving", total=None), "Installing"),
     ],

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from imgctl.image_rows import image_row
+from imgctl.image_rows import docker_rows, image_row
 
 from tests.ctl.test_table import json_values
 
@@ -46,3 +46,19 @@ names = st.sampled_from(["published_at", "files", "tags", "type", "manifest", "s
 def test_any_document_gives_a_row(manifest, image):
     row = image_row({**image, "manifest": manifest})
     assert manifest.keys() <= row.keys()
+
+
+def test_docker_images_are_listed_by_tag_and_without_layers():
+    def layer(uuid, published_at, origin=None, *tags):
+        tags = {
+            "docker:id": "sha256:0123456789abcdef",
+            "docker:repo": "r",
+            **{f"docker:tag:{t}": True for t in tags},
+        }
+        manifest = {"uuid": uuid, "type": "docker", "published_at": published_at, "tags": tags}
+        return image_row({"manifest": manifest | ({"origin": origin} if origin else {})})
+
+    rows = docker_rows([layer("c", "3", "a"), layer("a", "1"), layer("b", "2", None, "x", "latest")])
+    assert [(row["uuid"], row["tag"]) for row in rows] == [("b", "x"), ("b", "latest"), ("c", None)]
+    assert rows[0]["repository"] == "r"
+    assert rows[0]["image_id"] == "sha256:01234"

@@ -153,6 +153,31 @@ class PoolContract:
         assert again.referenced == pytest.approx(first.referenced, rel=0.01)
         assert content(pool, OTHER) == content(pool, IMAGES[name])
 
+    @EVERY
+    def test_checked(self, pool: Pool, name: Name) -> None:
+        install(pool, "base")
+        if name != "base":
+            install(pool, name)
+        uuid, read = IMAGES[name], [0]
+        checked = pool.check(uuid, read.append)
+        assert (checked.damaged, checked.changed) == (None, None)
+        assert checked.image == pool.image(uuid)
+        assert checked.stream_size in (None, len(real_stream(name)))
+        assert read == sorted(read)
+        assert read[-1] > 500_000
+
+    def test_a_check_ends_when_it_is_told_to(self, pool: Pool) -> None:
+        install(pool, "base")
+
+        def interrupt(_: int) -> None:
+            raise InterruptedByTestError
+
+        with pytest.raises(InterruptedByTestError):
+            pool.check(BASE, interrupt)
+        with pytest.raises(ImageNotInstalledError):
+            pool.check(OTHER, interrupt)
+        pool.destroy(BASE)
+
     @pytest.mark.parametrize("size", [1, 313, 65_536, 1 << 30])
     def test_pieces_of_any_length(self, pool: Pool, size: int) -> None:
         stream = real_stream("zvol")
@@ -164,6 +189,12 @@ class PoolContract:
         stream = real_stream("zvol")
         receive(pool, "zvol", [stream[:999], b"", bytearray(stream[999:2000]), memoryview(stream)[2000:]])
         assert pool.publish(ZVOL).guid == GUIDS["zvol"]
+
+    def test_what_is_an_image_has_its_name(self, pool: Pool) -> None:
+        install(pool, "base")
+        assert pool.unnamed() == {}
+        with pytest.raises(PoolError):
+            pool.name_final(BASE, "other")
 
     def test_a_pool_has_a_name_and_room(self, pool: Pool) -> None:
         assert pool.name

@@ -13,9 +13,11 @@ import trio
 from imgstored import __version__
 from imgstored.errors import ImageNotFoundError, NoSpaceError
 from imgstored.rpc.methods import methods
+from imgstored.rpc.methods.care import DEFAULT_ENTRIES, Care
 from imgstored.rpc.methods.hello import FEATURES
 from imgstored.rpc.methods.imports import MAX_PATH
-from imgstored.store.events import AlreadyInstalled, Note, Progress
+from imgstored.rpc.methods.making import Making
+from imgstored.store.events import AlreadyInstalled, Note, Progress, Verified
 from tests.rpc.harness import connecting, open_files, serving
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -57,6 +59,9 @@ class FakeSources(Recorder):
     async def available(self):
         return self.note("available")
 
+    async def known(self):
+        return [self.note("known")]
+
     def listed(self):
         return [self.note("listed")]
 
@@ -65,6 +70,9 @@ class FakeSources(Recorder):
 
     async def delete(self, url):
         return self.note("delete", url)
+
+    async def replace(self, given, *, before, force):
+        return self.note("replace", given, before, force)
 
     async def check(self):
         return [self.note("check")]
@@ -80,8 +88,12 @@ class FakeStore(Recorder):
     async def show(self, uuid):
         return self.note("show", uuid)
 
-    def request(self, uuids, *, client, pool=None, sources=None, channel=None):
-        return self.tell("request", uuids, client, pool, sources, channel)
+    async def ancestry(self, uuid, pool):
+        return [self.note("ancestry", uuid, pool)]
+
+    def request(self, uuids, *, client, pool=None, sources=None, channel=None, zstream=False):
+        asked = ["zstream"] if zstream else []
+        return self.tell("request", uuids, client, pool, sources, channel, *asked)
 
     def install(self, manifest, fd, *, client, pool=None, path="none was given"):
         self.contents.append(os.pread(fd, 100, 0))
@@ -100,6 +112,75 @@ class FakeStore(Recorder):
         self.note("cancel", uuid)
 
 
+class FakeVerifier:
+    async def verify(self, uuids, pool, *, client, tell):
+        await tell(Verified(UUID, pool or "zones", "base", "1.0", "ok", ""))
+        return {"ok": 1 if uuids is None else len(uuids)}
+
+
+class FakeUpkeep(Recorder):
+    def update(self, uuids, *, dry_run):
+        return self.tell("update", uuids, dry_run)
+
+    async def unused(self, *, older_than, keep):
+        return [self.note("unused", older_than, keep)]
+
+
+class FakeCare(Recorder):
+    async def resolve(self, names, among, *, pool=None, sources=None, channel=None):
+        return [self.note("resolve", names, among, pool, sources, channel)]
+
+    async def plan(self, uuid, *, pool=None, sources=None, channel=None):
+        return self.note("plan", uuid, pool, sources, channel)
+
+    async def usage(self, pool=None, uuids=()):
+        return [self.note("usage", pool, uuids)]
+
+    async def entries(self, uuid, limit):
+        return [self.note("history", uuid, limit)]
+
+
+class FakeMaking(Recorder):
+    """A maker, an exporter and a publisher: each plays its events, and writes down what it was given."""
+
+    def create(self, wanted, fd, *, client, path):
+        return self.made("create", fd, wanted, client, path)
+
+    def export(self, uuid, fd, *, client, path, pool=None, compression="none", form="stream"):
+        return self.made("export", fd, uuid, pool, compression, form, client, path)
+
+    def publish(self, manifest, fd, url, *, client, path):
+        return self.made("publish", fd, manifest, url, client, path)
+
+    @asynccontextmanager
+    async def made(self, name, fd, *given):
+        self.contents.append(os.pread(fd, 100, 0))
+        self.note(name, *given)
+        try:
+            yield self
+        finally:
+            self.left.append(name)
+
+    result = {"answer": "made"}
+
+    def __aiter__(self):
+        return self.coming()
+
+
+def table(store, sources, care=None, upkeep=None, making=None):
+    """All methods, over services that record how they are called."""
+    care = care or FakeCare()
+    return methods(
+        store,
+        sources,
+        pools=["zones", "tank2"],
+        care=Care(care, care, care, care),
+        upkeep=upkeep or FakeUpkeep(),
+        verifier=FakeVerifier(),
+        making=making or Making(FakeMaking(), FakeMaking(), FakeMaking()),
+    )
+
+
 @pytest.fixture
 def store():
     return FakeStore()
@@ -113,7 +194,7 @@ def sources():
 @pytest.fixture
 async def client(path, store, sources):
     async with (
-        serving(path, methods(store, sources, pools=["zones", "tank2"])),
+        serving(path, table(store, sources)),
         connecting(path) as connected,
     ):
         yield connected
@@ -173,6 +254,7 @@ async def test_no_hello_is_needed(client, store):
             ("image", UUID, "p", True),
             {"answer": "image"},
         ),
+        ("ancestry", {"uuid": UUID, "pool": "p"}, ("ancestry", UUID, "p"), [{"answer": "ancestry"}]),
         ("show", {"uuid": UUID}, ("show", UUID), {"answer": "show"}),
         ("delete", {"uuid": UUID}, ("delete", UUID, None), {"uuid": UUID}),
         ("delete", {"uuid": UUID, "pool": "p"}, ("delete", UUID, "p"), {"uuid": UUID}),
@@ -201,13 +283,36 @@ async def test_each_of_the_stores_methods(client, store, sources, method, params
             {"answer": "add"},
         ),
         ("sources.delete", {"url": "u"}, ("delete", "u"), {"answer": "delete"}),
+        (
+            "sources.set",
+            {"sources": [{"url": "u"}], "before": [], "force": True},
+            ("replace", [{"url": "u"}], [], True),
+            {"answer": "replace"},
+        ),
         ("sources.check", {}, ("check",), [{"answer": "check"}]),
+        ("sources.known", {}, ("known",), [{"answer": "known"}]),
     ],
 )
 async def test_each_of_the_sources_methods(client, store, sources, method, params, called, result):
     assert await client.call(1, method, **params) == (None, result)
     assert sources.calls == [called]
     assert store.calls == []
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "called", "result"),
+    [
+        ("update", {}, ("update", [], False), {"uuids": []}),
+        ("update", {"uuids": [UUID], "dry_run": True}, ("update", [UUID], True), {"uuids": [UUID]}),
+        ("vacuum", {}, ("unused", None, 0), [{"answer": "unused"}]),
+        ("vacuum", {"older_than": 60, "keep": 2}, ("unused", 60, 2), [{"answer": "unused"}]),
+    ],
+)
+async def test_each_of_the_methods_of_upkeep(path, store, sources, method, params, called, result):
+    upkeep = FakeUpkeep()
+    async with serving(path, table(store, sources, upkeep=upkeep)), connecting(path) as client:
+        assert await client.call(1, method, **params) == (None, result)
+    assert upkeep.calls == [called]
 
 
 async def test_import_and_ensure(client, store):
@@ -258,7 +363,7 @@ async def test_an_error_of_the_store_is_the_answer(client, store):
 @pytest.mark.parametrize("method", ["import", "watch"])
 async def test_who_leaves_loses_interest(path, store, sources, method):
     store.endless, store.events = True, [Note("on its way")]
-    async with serving(path, methods(store, sources, pools=["zones", "tank2"])) as server:
+    async with serving(path, table(store, sources)) as server:
         async with connecting(path) as client:
             await client.ask(1, method, uuid=UUID)
             assert (await client.receive())[0] == 2
@@ -324,13 +429,23 @@ def documented() -> dict[str, str]:
 
 
 def test_the_table_in_the_documentation_is_true(store, sources):
-    table = methods(store, sources, pools=["zones", "tank2"])
-    assert documented() == {name: "change" if method.change else "read" for name, method in table.items()}
+    served = table(store, sources)
+    assert documented() == {name: "change" if method.change else "read" for name, method in served.items()}
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-    for name, method in table.items():
+    for name, method in served.items():
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
         assert set(re.findall(r"`([a-z]+)`", row.split("|")[2])) >= set(method.params), name
-    assert {feature for feature in FEATURES if feature not in table} == {"sources"}
+    assert {feature for feature in FEATURES if feature not in served} == {"sources"}
+
+
+@pytest.mark.parametrize(
+    ("params", "pool", "results"), [({}, "zones", {"ok": 1}), ({"uuids": [UUID] * 2, "pool": "p"}, "p", {"ok": 2})]
+)
+async def test_verify(client, params, pool, results):
+    await client.ask(1, "verify", **params)
+    verified = {"uuid": UUID, "pool": pool, "name": "base", "version": "1.0", "result": "ok", "reason": ""}
+    assert await client.receive() == [2, "event", [{"id": 1, "event": "verified", **verified}]]
+    assert await client.receive() == [1, 1, None, results]
 
 
 @pytest.mark.alone
@@ -354,7 +469,7 @@ async def test_a_list_of_a_thousand_images_is_quick(path, store, sources):
         return [dict(image) for _ in range(1000)]
 
     store.installed = installed
-    async with serving(path, methods(store, sources, pools=["zones", "tank2"])), connecting(path) as client:
+    async with serving(path, table(store, sources)), connecting(path) as client:
         best = 9.0
         for number in range(5):
             began = time.perf_counter()

@@ -22,7 +22,9 @@ GETTERS = {
     ),
     "flag": lambda value: value is None or isinstance(value, bool),
     "number": lambda value: type(value) is int,
+    "optional_number": lambda value: value is None or type(value) is int,
     "mapping": lambda value: isinstance(value, dict),
+    "mappings": lambda value: isinstance(value, list) and all(isinstance(item, dict) for item in value),
 }
 
 
@@ -43,7 +45,7 @@ def test_nil_counts_as_left_out(values_):
     assert params.optional_text("it") is None
     assert params.optional_texts("it") is None
     assert params.flag("it") is False
-    for getter in ("text", "texts", "number", "mapping"):
+    for getter in ("text", "texts", "number", "mapping", "mappings"):
         with pytest.raises(UsageError, match='method: the parameter "it" is missing'):
             getattr(params, getter)("it")
 

@@ -247,6 +247,17 @@ async def test_a_source_that_is_down_is_stood_in_for_by_its_last_list(open_book,
     assert (await open_book(spec).available()) == {"images": first["images"], "problems": []}
 
 
+async def test_what_is_known_is_of_the_last_lists(open_book, published):
+    one, two = published(BASE, name="one"), published(BASE, ZVOL, name="two")
+    assert await open_book(one, two).known() == []
+    await open_book(one, two).available()
+    published.nginx.stop()
+    known = await open_book(one, two).known()
+    assert [(each["uuid"], each["name"]) for each in known] == [(BASE, "one"), (ZVOL, "two")]
+    assert all(each.keys() == {"uuid", "name", "version"} for each in known)
+    published.nginx.start()
+
+
 async def test_lists_of_sources_that_are_gone_are_removed(open_book, published, tmp_path):
     one, two = published(BASE), published(ZVOL)
     await open_book(one, two).available()

@@ -21,10 +21,16 @@ ZVOL = "11111111-aaaa-4bbb-8ccc-000000000003"
 
 
 class Daemon:
-    """imgstored as a child process. `folder` keeps its state: another one can go on where it stopped."""
+    """imgstored as a child process. `folder` keeps its state: another one can go on where it stopped.
 
-    def __init__(self, folder: Path, *, top: str = "", config: str = "", view: str = "files") -> None:
+    `patience` is how many seconds it may take to start; a third of it, to stop.
+    """
+
+    def __init__(
+        self, folder: Path, *, top: str = "", config: str = "", view: str = "files", patience: float = 15
+    ) -> None:
         self.folder = folder
+        self.patience = patience
         self.socket = folder / "imgstored.sock"
         self.images = folder / "images"
         self.log = folder / "imgstored.log"
@@ -61,7 +67,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + self.patience
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"imgstored did not start:\n{self.log.read_text()}")
@@ -81,10 +87,10 @@ class Daemon:
         return self.process.pid
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status. Raises if that takes more than 5 seconds."""
+        """SIGTERM; returns the exit status. Raises if that takes more than a third of `patience`."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=5)
+        return self.process.wait(timeout=self.patience / 3)
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -18,7 +18,7 @@ class Command(NamedTuple):
     about: str = ""
     mixed: bool = True  #: False: what comes after the first argument is another program's
     examples: tuple[tuple[str, str], ...] = ()  #: a command line without the program, and what it does
-    among: str = "installed"  #: which images it is about: "installed", "available", or "jobs"
+    among: str = "installed"  #: which images it is about: one of `shells.words.DYNAMIC`
 
 
 #: The image of the examples.

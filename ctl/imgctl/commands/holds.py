@@ -29,4 +29,21 @@ COMMANDS = (
         (HELP, POOL, JSON),
         examples=((f"holds {IMAGE}", "the tags that hold it"),),
     ),
+    Command(
+        ("pin",),
+        "pin [-P POOL] UUID",
+        "keep an image, also from vacuum",
+        "holds:pin",
+        (HELP, POOL),
+        "The same as `hold UUID pinned`.",
+        examples=((f"pin {IMAGE}", "keep it until it is unpinned"),),
+    ),
+    Command(
+        ("unpin",),
+        "unpin [-P POOL] UUID",
+        "undo pin",
+        "holds:unpin",
+        (HELP, POOL),
+        examples=((f"unpin {IMAGE}", "it may be deleted again"),),
+    ),
 )

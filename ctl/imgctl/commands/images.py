@@ -36,7 +36,16 @@ COMMANDS = (
         "list [OPTIONS] [FILTERS]",
         "list installed images",
         "images:list_installed",
-        (HELP, JSON, NO_HEADER, COLUMNS, SORT),
+        (
+            HELP,
+            JSON,
+            NO_HEADER,
+            COLUMNS,
+            SORT,
+            Option(
+                ("--docker",), "", "Only images made by imgadm from docker's, as `docker images` lists them."
+            ),
+        ),
         FIELDS,
         examples=(
             ("list", "all installed images, the oldest first"),
@@ -51,6 +60,25 @@ COMMANDS = (
         "images:get",
         (HELP, POOL, Option(("-r",), "", "Add the image's snapshots and clones.")),
         examples=((f"get -r {IMAGE}", "its manifest, and what is cloned from it"),),
+    ),
+    Command(
+        ("ancestry",),
+        "ancestry [OPTIONS] UUID",
+        "list an image and what it was made from",
+        "images:ancestry",
+        (
+            HELP,
+            POOL,
+            JSON,
+            NO_HEADER,
+            Option(
+                COLUMNS.flags,
+                COLUMNS.argument,
+                'Specify fields (columns) to output. Default is "uuid,name,version,published".',
+            ),
+        ),
+        "The image comes first, then its origin, and so on. Fields: see `list`.",
+        examples=((f"ancestry {IMAGE}", "the image, its origin, and that one's origin"),),
     ),
     Command(
         ("delete", "destroy"),

@@ -17,6 +17,13 @@ COMMANDS = (
             POOL,
             Option(("-S", "--source"), "URL", "Import from this source only. May be given several times."),
             Option(("-C", "--channel"), "CHANNEL", "The channel of the sources."),
+            Option(
+                ("--zstream",),
+                "",
+                "The source sends the image's stream as it has it now: no size and no checksum of the "
+                "manifest is compared.",
+            ),
+            Option(("-n", "--dry-run"), "", "Say what would be done, and whether it fits; change nothing."),
             EVENTS,
         ),
         examples=(

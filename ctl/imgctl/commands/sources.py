@@ -17,6 +17,7 @@ COMMANDS = (
             Option(("-j", "--json"), "", "List sources as JSON."),
             Option(("-a",), "URL", "Add a source. It is appended to the list of sources."),
             Option(("-d",), "URL", "Delete a source."),
+            Option(("-e",), "", "Edit the sources in $VISUAL, $EDITOR or vi."),
             Option(("-c", "--check"), "", "Ping check all sources."),
             Option(
                 ("-t", "--type"),
@@ -29,6 +30,7 @@ COMMANDS = (
         examples=(
             ("sources -v", "all sources, with their types"),
             ("sources -a https://images.example.com -t dsapi", "add one"),
+            ("sources -e", "add, remove and reorder them in an editor"),
             ("sources -c", "ask each whether it is there"),
         ),
     ),

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Somebody is waiting at a prompt.
 SECONDS = 2.0
 
+#: Of the history, the newest.
+ENTRIES = 1000
+
 #: What can stand on a command line as it is. Names come from servers; nobody is to type `$(...)` by Tab.
 _PLAIN = re.compile(r"[A-Za-z0-9._/][A-Za-z0-9@.+,/:=~_%-]*")
 
@@ -40,7 +43,7 @@ def script(session: Session, arguments: Arguments) -> None:
 
 
 def complete(session: Session, arguments: Arguments) -> int:
-    """`__complete KIND [PREFIX]`: a candidate a line, and after a tab what it is. Never says what went wrong."""
+    """`__complete KIND [PREFIX]`: a candidate a line, and what it is after a tab. Silent when it fails."""
     kind, prefix = (*arguments.rest, "", "")[:2]
     if kind not in _KINDS:
         return 1
@@ -62,11 +65,18 @@ def _installed(client: Client, by_name: bool) -> Iterator[Candidate]:
 
 
 def _available(client: Client, by_name: bool) -> Iterator[Candidate]:
-    return _images((image.get("manifest") or {} for image in client.available()["images"]), by_name)
+    # Only where nothing is known yet are the sources worth the wait.
+    known = client.known_images() or [image["manifest"] for image in client.available()["images"]]
+    return _images(known, by_name)
 
 
 def _jobs(client: Client, by_name: bool) -> Iterator[Candidate]:
     return _images(client.jobs(), by_name)
+
+
+def _history(client: Client, by_name: bool) -> Iterator[Candidate]:
+    latest = {entry.get("uuid"): entry for entry in client.history(limit=ENTRIES)}
+    return _images(latest.values(), by_name)
 
 
 def _pools(client: Client, _by_name: bool) -> Iterator[Candidate]:
@@ -81,6 +91,7 @@ _KINDS: Mapping[str, Callable[[Client, bool], Iterator[Candidate]]] = {
     "installed": _installed,
     "available": _available,
     "jobs": _jobs,
+    "history": _history,
     "pools": _pools,
     "sources": _sources,
 }

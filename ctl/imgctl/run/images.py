@@ -1,4 +1,4 @@
-"""`list`, `avail`, `show`, `get`, `delete`."""
+"""`list`, `avail`, `show`, `get`, `ancestry`, `delete`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import CommandError
 from imgctl.filters import meets_all, parse_filter
-from imgctl.image_rows import image_row
+from imgctl.image_rows import docker_rows, image_row
+from imgctl.names import image_uuid
 from imgctl.table import fields, sort_rows, table
 from imgctl.text import error_line
 
@@ -19,13 +20,20 @@ if TYPE_CHECKING:
 
 _COLUMNS = ["uuid", "name", "version", "os", "type", "pub"]
 _SORT = ["published_at", "name"]
+_DOCKER_COLUMNS = ["uuid", "repository", "tag", "image_id", "created"]
 
 
 def list_installed(session: Session, arguments: Arguments) -> None:
-    """`list [-j] [-H] [-o FIELDS] [-s FIELDS] [FILTERS]`."""
+    """`list [-j] [-H] [-o FIELDS] [-s FIELDS] [--docker] [FILTERS]`."""
     filters = [parse_filter(argument) for argument in arguments.rest]
     with session.client() as client:
         images = client.list()
+    if arguments.flag("--docker"):
+        filters.append(parse_filter("type=docker"))
+        if not arguments.flag("-j"):
+            rows = docker_rows(row for row in map(image_row, images) if meets_all(row, filters))
+            session.say(table(rows, _DOCKER_COLUMNS, header=not arguments.flag("-H")))
+            return
     _print_images(session, arguments, images, filters)
 
 
@@ -46,26 +54,43 @@ def avail(session: Session, arguments: Arguments) -> None:
 
 def show(session: Session, arguments: Arguments) -> None:
     """`show UUID`."""
-    uuid = arguments.one()
+    uuid = image_uuid(session, arguments.one(), among="available")
     with session.client() as client:
         session.say_json(client.show(uuid))
 
 
 def get(session: Session, arguments: Arguments) -> None:
     """`get [-P POOL] [-r] UUID`."""
-    uuid = arguments.one()
+    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         image = client.get(uuid, arguments.text("-P"), recursive=arguments.flag("-r"))
-    # imgadm's `get` counts no clones.
-    session.say_json({key: value for key, value in image.items() if key not in ("clones", "cloneNames")})
+    session.say_json(_without_clones(image))
+
+
+def ancestry(session: Session, arguments: Arguments) -> None:
+    """`ancestry [-j] [-H] [-o FIELDS] [-P POOL] UUID`."""
+    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
+    with session.client() as client:
+        images = client.ancestry(uuid, arguments.text("-P"))
+    if arguments.flag("-j"):
+        session.say_json([_without_clones(image) for image in images])
+        return
+    columns = fields(arguments.texts("-o")) or ["uuid", "name", "version", "published"]
+    rows = [image_row(image) for image in images]
+    session.say(table(rows, columns, header=not arguments.flag("-H")))
 
 
 def delete(session: Session, arguments: Arguments) -> None:
     """`delete [-P POOL] UUID`."""
-    uuid = arguments.one()
+    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         client.delete(uuid, arguments.text("-P"))
     session.say([f"Deleted image {uuid}"])
+
+
+def _without_clones(image: Mapping[str, Any]) -> dict[str, Any]:
+    """Imgadm counts clones only in its lists."""
+    return {key: value for key, value in image.items() if key not in ("clones", "cloneNames")}
 
 
 def _print_images(

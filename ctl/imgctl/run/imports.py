@@ -6,7 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from imgctl import event_text
+from imgctl.colour import GREEN
 from imgctl.errors import CommandError, UsageError
+from imgctl.names import image_uuid, image_uuids, is_uuid
 from imgctl.session import flush, is_terminal, json_text
 from imgctl.text import printable
 
@@ -20,16 +22,31 @@ if TYPE_CHECKING:
 #: Bytes of a manifest; the daemon takes no more either.
 MAX_MANIFEST = 1 << 20
 
+#: The events after which an image is there.
+_THERE = ("installed", "installed-meanwhile", "already-installed")
+
 
 def import_image(session: Session, arguments: Arguments) -> None:
-    """`import [-q] [-P POOL] [-S URL]... [-C CHANNEL] [-j] UUID`."""
-    uuid = arguments.one()
+    """`import [-q] [-n] [-P POOL] [-S URL]... [-C CHANNEL] [-j] UUID`."""
+    text, pool = arguments.one(), arguments.text("-P")
+    if session.program == "imgadm" and not is_uuid(text):
+        raise UsageError(f'invalid image-id arg: "{text}"')
+    sources, channel = arguments.texts("-S") or None, arguments.text("-C")
+    uuid = image_uuid(session, text, among="active", pool=pool, sources=sources, channel=channel)
+    if arguments.flag("-n"):
+        from imgctl.run.plan import show_plan
+
+        with session.client() as client:
+            plan = client.plan(uuid, pool=pool, sources=sources, channel=channel)
+        show_plan(session, plan, as_json=arguments.flag("-j"))
+        return
     with session.client() as client, Narrator(session, arguments) as tell:
         client.import_image(
             uuid,
-            pool=arguments.text("-P"),
-            sources=arguments.texts("-S") or None,
-            channel=arguments.text("-C"),
+            pool=pool,
+            sources=sources,
+            channel=channel,
+            zstream=arguments.flag("--zstream"),
             on_event=tell,
         )
 
@@ -38,8 +55,9 @@ def ensure(session: Session, arguments: Arguments) -> None:
     """`ensure [-q] [-P POOL] [-j] UUID...`."""
     if not arguments.rest:
         arguments.one()
+    uuids = image_uuids(session, arguments.rest, among="active")
     with session.client() as client, Narrator(session, arguments) as tell:
-        client.ensure(arguments.rest, pool=arguments.text("-P"), on_event=tell)
+        client.ensure(uuids, pool=arguments.text("-P"), on_event=tell)
 
 
 def install(session: Session, arguments: Arguments) -> None:
@@ -62,7 +80,7 @@ def install(session: Session, arguments: Arguments) -> None:
 
 def watch(session: Session, arguments: Arguments) -> None:
     """`watch [-q] [-j] [UUID]`."""
-    uuid = arguments.one() if arguments.rest else None
+    uuid = image_uuid(session, arguments.one(), among="jobs") if arguments.rest else None
     with Narrator(session, arguments) as tell:
         for event in session.client().watch(uuid):
             tell(event)
@@ -104,6 +122,8 @@ class Narrator:
                 self._print(f"{self._session.program}: note: {printable(event.get('text'))}", sys.stderr)
         elif (line := event_text.line(event)) is not None:
             self._importing = self._importing or kind == "importing"
+            if kind in _THERE:
+                line = self._session.painted(line, GREEN, sys.stdout)
             self._print(line, sys.stdout)
 
     def _show_progress(self, event: dict[str, Any]) -> None:

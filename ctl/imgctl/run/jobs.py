@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from imgctl.names import image_uuid
 from imgctl.table import table
 from imgctl.text import printable, size
 
@@ -29,7 +30,7 @@ def jobs(session: Session, arguments: Arguments) -> None:
 
 def cancel(session: Session, arguments: Arguments) -> None:
     """`cancel UUID`."""
-    uuid = arguments.one()
+    uuid = image_uuid(session, arguments.one(), among="jobs")
     with session.client() as client:
         client.cancel(uuid)
     session.say([f"Cancelled import of image {printable(uuid)}"])

@@ -1,8 +1,10 @@
-"""Reads the manifest that `install` is given."""
+"""Reads the manifest that `install`, `create` or `publish` is given."""
 
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,12 +18,13 @@ def check_exists(what: str, path: str) -> None:
         raise UsageError(f'{what} path does not exist: "{path}"')
 
 
-def read_manifest(path: str, limit: int) -> dict[str, Any]:
-    """The manifest in a file of at most `limit` bytes, with `published_at` (now) if it has none.
+def read_manifest(path: str, limit: int, *, dated: bool = True) -> dict[str, Any]:
+    """The manifest in a file of at most `limit` bytes; `dated`: with `published_at`, now if it has none.
 
-    Raises `CommandError` (InvalidManifest) for what is no JSON object, and `OSError`.
+    The path "-" is standard input. Raises `CommandError` (InvalidManifest) for what is no JSON object, and
+    `OSError`.
     """
-    with Path(path).open("rb") as file:
+    with nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise _invalid(f"it has more than {limit} bytes")
@@ -33,7 +36,7 @@ def read_manifest(path: str, limit: int) -> dict[str, Any]:
         raise _invalid(str(error)) from error
     if not isinstance(manifest, dict):
         raise _invalid("it is not a JSON object")
-    if manifest.get("published_at") is None:
+    if dated and manifest.get("published_at") is None:
         manifest["published_at"] = timestamp()
     return manifest
 

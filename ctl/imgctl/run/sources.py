@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def sources(session: Session, arguments: Arguments) -> None:
-    """`sources [-v] [-j] | -a URL [-t TYPE] [-k] [-f] | -d URL | -c`."""
+    """`sources [-v] [-j] | -a URL [-t TYPE] [-k] [-f] | -d URL | -e [-f] | -c`."""
     arguments.none()
-    actions = {"-a": _add, "-d": _delete, "-c": _check}
+    actions = {"-a": _add, "-d": _delete, "-e": _edit, "-c": _check}
     wanted = [action for flag, action in actions.items() if arguments.flag(flag)]
     if len(wanted) > 1:
         raise UsageError('cannot specify more than one of "-a", "-d", "-e", and "-c"')
@@ -59,6 +59,16 @@ def _delete(session: Session, arguments: Arguments, client: Client) -> None:
         session.say(f"Deleted {_described(source)}" for source in deleted)
     else:
         session.say([f'Do not have image source "{printable(url)}", no change'])
+
+
+def _edit(session: Session, arguments: Arguments, client: Client) -> None:
+    from imgctl.run.source_editor import edited
+
+    outcome = edited(session, client, force=arguments.flag("-f"))
+    lines = ["Reordered image sources"] if outcome["reordered"] else []
+    lines += [f"Added {_described(source)}" for source in outcome["added"]]
+    lines += [f"Deleted {_described(source)}" for source in outcome["deleted"]]
+    session.say(lines or ["Image sources unchanged"])
 
 
 def _check(session: Session, arguments: Arguments, client: Client) -> None:

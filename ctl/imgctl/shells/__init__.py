@@ -1,1 +1,1 @@
-"""Completion in shells: what each word of a command line may be (`words`), and a script a shell. Pure: no I/O."""
+"""Completion in shells: what each word of a command line may be (`words`), and the scripts. Pure: no I/O."""

@@ -6,7 +6,7 @@ BASH = r"""# Completion of @PROGRAM@ in bash, made by `@PROGRAM@ completion bash
 @TABLES@
 
 _@PROGRAM@() {
-    local typed word words kind=none command= option= prefix= place=0 i
+    local typed word choices kind=none command= option= prefix= place=0 i
     local -a before=()
     # bash takes words apart at the signs of COMP_WORDBREAKS; here they are parted by spaces only.
     read -ra typed <<< "${COMP_LINE:0:COMP_POINT}"
@@ -39,15 +39,15 @@ _@PROGRAM@() {
         _@PROGRAM@_argument "$command" "$place"
     fi
     COMPREPLY=()
-    words=()
+    choices=()
     case $kind in
         files)
             compopt -o filenames 2> /dev/null
             mapfile -t COMPREPLY < <(compgen -f -- "${word#"$prefix"}")
             return
             ;;
-        commands) _@PROGRAM@_commands; words=("${words[@]%%:*}") ;;
-        =*) read -ra words <<< "${kind#=}" ;;
+        commands) _@PROGRAM@_commands; choices=("${choices[@]%%:*}") ;;
+        =*) read -ra choices <<< "${kind#=}" ;;
         fields)
             [[ $word == *,* ]] && prefix=$prefix${word%,*},
             compopt -o nospace 2> /dev/null
@@ -56,14 +56,15 @@ _@PROGRAM@() {
         filters)
             compopt -o nospace 2> /dev/null
             _@PROGRAM@_fields
-            words=("${words[@]/%/=}")
+            choices=("${choices[@]/%/=}")
             ;;
-        installed | available | jobs | pools | sources)
-            mapfile -t words < <("${typed[0]}" "${before[@]}" __complete "$kind" "${word#"$prefix"}" 2> /dev/null)
-            words=("${words[@]%%$'\t'*}")
+        installed | available | jobs | history | pools | sources)
+            before=("${typed[0]}" "${before[@]}" __complete "$kind" "${word#"$prefix"}")
+            mapfile -t choices < <("${before[@]}" 2> /dev/null)
+            choices=("${choices[@]%%$'\t'*}")
             ;;
     esac
-    # What is before the last of the signs that part words is not replaced.
+    # What is before the last sign that parts words is not replaced; "@" itself is.
     local sign part kept=
     for sign in : = @; do
         if [[ $COMP_WORDBREAKS == *$sign* && $word == *$sign* ]]; then
@@ -71,8 +72,9 @@ _@PROGRAM@() {
             ((${#part} > ${#kept})) && kept=$part
         fi
     done
-    for i in "${!words[@]}"; do
-        [[ $prefix${words[i]} == "$word"* ]] && COMPREPLY+=("${prefix}${words[i]}")
+    kept=${kept%@}
+    for i in "${!choices[@]}"; do
+        [[ $prefix${choices[i]} == "$word"* ]] && COMPREPLY+=("${prefix}${choices[i]}")
     done
     COMPREPLY=("${COMPREPLY[@]#"$kept"}")
 }

@@ -1,4 +1,4 @@
-"""The scripts: tables in a syntax that bash and zsh share, and for each shell the functions that read them."""
+"""The scripts: tables in a syntax that bash and zsh share, and a function for each that reads them."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def _typed(command: Command) -> list[str]:
 
 
 def _list(name: str, words: Iterable[str]) -> list[str]:
-    """A function that sets `words`."""
+    """A function that sets `choices`."""
     return [
         f"_@PROGRAM@_{name}() {{",
-        "    words=(",
-        *(f"        {shlex.quote(w)}" for w in words),
+        "    choices=(",
+        *(f"        {shlex.quote(word)}" for word in words),
         "    )",
         "}",
     ]

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from imgctl.commands import Command
 
 #: What the daemon is asked for.
-DYNAMIC = ("installed", "available", "jobs", "pools", "sources")
+DYNAMIC = ("installed", "available", "jobs", "history", "pools", "sources")
 
 #: Manifests' fields and imgadm's computed ones, that `-o`, `-s` and filters take.
 FIELDS = (
-    "uuid", "name", "version", "os", "type", "pub", "published", "published_at", "published_date", "size", "source",
-    "clones", "zpool", "state", "public", "disabled", "owner", "origin", "description",
+    "uuid", "name", "version", "os", "type", "pub", "published", "published_at", "published_date", "size",
+    "source", "clones", "zpool", "state", "public", "disabled", "owner", "origin", "description",
 )  # fmt: skip
 
 #: What the names of arguments mean. UUID is the command's own (`Command.among`).
@@ -34,6 +34,8 @@ _KINDS = {
     "DISK": "files",
     "DIR": "files",
     "SCRIPT": "files",
+    "SOURCE": "files",
+    "FORMAT": "=stream raw qcow2",
     "FIELD,...": "fields",
     "FILTERS": "filters",
     "FIELD=VALUE": "filters",
@@ -67,7 +69,7 @@ def argument_kinds(command: Command) -> tuple[list[str], str]:
     for word in _argument_names(command):
         kind = _kind(command, word.removesuffix("..."))
         if word.endswith("...") or kind == "filters":
-            further = kind
+            further = kind or further
         else:
             kinds.append(kind)
     return kinds, further

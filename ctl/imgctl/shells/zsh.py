@@ -6,19 +6,17 @@ ZSH = r"""#compdef @PROGRAM@
 @TABLES@
 
 _@PROGRAM@() {
-    emulate -L zsh
     local word kind=none command= option= place=0 i
     local -a typed=("${words[@]}") before=() found=() shown=()
-    local at=$CURRENT
-    local -a words=()
-    for ((i = 2; i < at; i++)); do
+    local -a choices=()
+    for ((i = 2; i < CURRENT; i++)); do
         word=${typed[i]}
         if [[ -n $option ]]; then
             [[ $option == --socket ]] && before=(--socket "$word")
             option=
         elif [[ $word == -* ]]; then
             _@PROGRAM@_option "$command" "$word" && option=$word
-            [[ $word == --socket=* ]] && before=("$word")
+            [[ $word == --socket'='* ]] && before=("$word")
         elif [[ -z $command ]]; then
             command=$word
         else
@@ -27,7 +25,7 @@ _@PROGRAM@() {
     done
     if [[ -n $option ]]; then
         _@PROGRAM@_option "$command" "$option"
-    elif [[ $PREFIX == --*=* ]]; then
+    elif [[ $PREFIX == --*'='* ]]; then
         _@PROGRAM@_option "$command" "${PREFIX%%=*}"
         compset -P 1 '*='
     elif [[ $PREFIX == -* ]]; then
@@ -41,21 +39,21 @@ _@PROGRAM@() {
         files) _files ;;
         commands)
             _@PROGRAM@_commands
-            _describe -t commands command words
+            _describe -t commands command choices
             ;;
-        =*) compadd -- ${=kind#=} ;;
+        '='*) compadd -- ${=kind#=} ;;
         fields)
             compset -P '*,'
             _@PROGRAM@_fields
-            compadd -S '' -a words
+            compadd -S '' -a choices
             ;;
         filters)
             _@PROGRAM@_fields
-            compadd -S '=' -a words
+            compadd -S '=' -a choices
             ;;
-        installed|available|jobs|pools|sources)
-            words=("${(@f)$("${typed[1]}" "${before[@]}" __complete "$kind" "$PREFIX" 2> /dev/null)}")
-            for word in "${words[@]}"; do
+        installed|available|jobs|history|pools|sources)
+            choices=("${(@f)$("${typed[1]}" "${before[@]}" __complete "$kind" "$PREFIX" 2> /dev/null)}")
+            for word in "${choices[@]}"; do
                 [[ -n $word ]] || continue
                 found+=("${word%%$'\t'*}")
                 shown+=("${word/$'\t'/  -- }")

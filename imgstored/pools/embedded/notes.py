@@ -98,3 +98,19 @@ def read_holds(folder: Folder) -> set[str]:
 def write_holds(folder: Folder, tags: set[str]) -> None:
     """Survives a power cut once this returns. Raises `OSError`."""
     folder.replace(HOLDS, msgspec.json.encode(_Holds(sorted(tags))), durable=True)
+
+
+def occupied(folder: Folder) -> int:
+    """Bytes that the files occupy."""
+    found = (folder.status(name) for name in folder.names())
+    return sum(status.st_blocks * 512 for status in found if status is not None)
+
+
+def is_whole(folder: Folder, note: ImageNote) -> bool:
+    """Whether the files are there in their sizes."""
+    if note.kind == "volume":
+        sizes = {DISK: note.volume_size, SKELETON: note.skeleton_size}
+    else:
+        sizes = {STREAM: note.stream_size}
+    found = {name: folder.status(name) for name in sizes}
+    return all(status is not None and status.st_size == sizes[name] for name, status in found.items())

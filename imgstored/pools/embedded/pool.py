@@ -18,20 +18,21 @@ import structlog
 from imgstored.errors import (
     ImageHeldError,
     ImageNotInstalledError,
+    NotSupportedError,
     OriginNotInstalledError,
     PoolError,
     StreamError,
     UsageError,
 )
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import Blocks, PoolImage, Space
+from imgstored.pools.base import Blocks, Checked, Datasets, OnRead, PoolImage, Space
+from imgstored.pools.embedded.check import check_files
 from imgstored.pools.embedded.files import Folder, told
 from imgstored.pools.embedded.notes import (
     CHECKPOINT,
-    DISK,
-    SKELETON,
-    STREAM,
     ImageNote,
+    is_whole,
+    occupied,
     read_checkpoint,
     read_holds,
     read_image,
@@ -121,6 +122,14 @@ class EmbeddedPool:
             installed = self._images.get(uuid)
             return None if installed is None else installed.image
 
+    def unnamed(self) -> dict[str, dict[str, int]]:
+        """None: an image has one snapshot here, and that is @final."""
+        return {}
+
+    def name_final(self, uuid: str, snapshot: str) -> PoolImage:
+        """There is nothing to rename."""
+        raise PoolError(f'image "{check_uuid(uuid)}" has no snapshot but @final in pool "{self.name}"')
+
     def partials(self) -> list[str]:
         """The images, by uuid, of which a part is received and not published."""
         with self._lock:
@@ -138,6 +147,13 @@ class EmbeddedPool:
         """Names of images that were cloned from the image, and of those that are received as its clones."""
         with self._lock:
             return self._dependents(uuid)
+
+    def datasets(self) -> Datasets:
+        """There are none: the pool keeps images, and nothing is made of them here."""
+        raise NotSupportedError(
+            f'pool "{self._name}" is an embedded one: it has no datasets to make images of',
+            hint="`imgctl create --raw DISK` makes one of a disk; or use a ZFS pool",
+        )
 
     def space(self) -> Space:
         """How much room the folder's file system has."""
@@ -214,7 +230,7 @@ class EmbeddedPool:
                 note is None
                 or checkpoint is None
                 or not checkpoint.reader.ended
-                or not _is_whole(folder, note)
+                or not is_whole(folder, note)
             ):
                 raise incomplete(uuid, self._name)
             for name in folder.names():
@@ -225,7 +241,7 @@ class EmbeddedPool:
                     os.close(fd)
             os.unlink(CHECKPOINT, dir_fd=folder.fd)
             folder.sync()
-            return _Installed(note, _used(folder), set())
+            return _Installed(note, occupied(folder), set())
 
     # -- what can be done with an image ----------------------------------------------------------------------
 
@@ -254,6 +270,16 @@ class EmbeddedPool:
                 return next(pieces, b"")
         except StreamError:
             raise damaged(note.uuid, self._name) from None
+
+    def check(self, uuid: str, on_read: OnRead) -> Checked:
+        """Reads all of the image's files."""
+        with self._lock:
+            installed = self._installed(uuid)
+            below = self._images.get(installed.note.origin or "")
+            origin = None if below is None else below.note
+        with self._told(f"checking image {uuid}"):
+            damaged = check_files(self._root, installed.note, origin, on_read)
+        return Checked(installed.image, installed.note.stream_size, damaged)
 
     def destroy(self, uuid: str) -> None:
         """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
@@ -343,10 +369,10 @@ class EmbeddedPool:
         try:
             with self._root.folder(uuid) as folder:
                 note = read_image(folder)
-                if note is None or note.uuid != uuid or not _is_whole(folder, note):
+                if note is None or note.uuid != uuid or not is_whole(folder, note):
                     log.error("an image is damaged, and left out", pool=self._name, uuid=uuid)
                     return
-                self._images[uuid] = _Installed(note, _used(folder), self._scan_holds(folder, uuid))
+                self._images[uuid] = _Installed(note, occupied(folder), self._scan_holds(folder, uuid))
         except OSError as error:
             log.error(
                 "an image cannot be read, and is left out", pool=self._name, uuid=uuid, error=str(error)
@@ -372,23 +398,7 @@ class EmbeddedPool:
 
     def _used(self, name: str) -> int:
         with self._told("reading an image"), self._root.folder(name) as folder:
-            return _used(folder)
+            return occupied(folder)
 
     def _told(self, doing: str) -> contextlib.AbstractContextManager[None]:
         return told(self._name, doing)
-
-
-def _used(folder: Folder) -> int:
-    """Bytes that the files occupy."""
-    found = (folder.status(name) for name in folder.names())
-    return sum(status.st_blocks * 512 for status in found if status is not None)
-
-
-def _is_whole(folder: Folder, note: ImageNote) -> bool:
-    """Whether the files are there in their sizes."""
-    if note.kind == "volume":
-        sizes = {DISK: note.volume_size, SKELETON: note.skeleton_size}
-    else:
-        sizes = {STREAM: note.stream_size}
-    found = {name: folder.status(name) for name in sizes}
-    return all(status is not None and status.st_size == sizes[name] for name, status in found.items())

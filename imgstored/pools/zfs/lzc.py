@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from imgstored.pools.zfs.faults import explained, is_called, module_absent, zfs_absent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _MODULE: Final = "libzfs_core"
 #: Where Debian puts it, which a venv does not look into.
@@ -72,8 +72,24 @@ class Lzc:
         with self._told(doing):
             self._core.lzc_send(snapshot.encode(), None if origin is None else origin.encode(), fd)
 
+    def snapshot(self, snapshots: Sequence[str], doing: str, properties: Mapping[str, str]) -> None:
+        """Takes snapshots, all or none, with user properties."""
+        given = {name.encode(): value.encode() for name, value in properties.items()}
+        with self._told(doing):
+            self._core.lzc_snapshot([snapshot.encode() for snapshot in snapshots], given)
+
+    def destroy_snapshot(self, snapshot: str, doing: str) -> None:
+        """Destroys a snapshot, if it is there."""
+        with self._told(doing):
+            self._core.lzc_destroy_snaps([snapshot.encode()], False)
+
+    def roll_back(self, dataset: str, snapshot: str, doing: str) -> None:
+        """Makes a dataset what it was in its latest snapshot, which is this one."""
+        with self._told(doing):
+            self._core.lzc_rollback_to(dataset.encode(), snapshot.encode())
+
     def rename(self, source: str, target: str, doing: str) -> None:
-        """Renames a dataset; it has its new name on disk on return."""
+        """Renames a dataset or a snapshot; it has its new name on disk on return."""
         with self._told(doing):
             self._core.lzc_rename(source.encode(), target.encode())
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from imgstored.errors import PoolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from imgstored.zstream.fletcher4 import Buffer
 
@@ -89,7 +89,7 @@ class Inlet:
         )
 
 
-def outlet(kernel: Callable[[int], None]) -> Iterator[bytes]:
+def outlet(kernel: Callable[[int], None]) -> Generator[bytes, None, None]:
     """What `kernel(fd)`, in a thread, writes to fd; then what it failed with is raised.
 
     The thread begins with the first piece, and has ended when the iterator has, or was closed.

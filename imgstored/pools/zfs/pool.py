@@ -20,6 +20,8 @@ from imgstored.errors import (
 from imgstored.manifest import check_uuid
 from imgstored.pools.refusals import incomplete, refuse_dependents
 from imgstored.pools.zfs import programs
+from imgstored.pools.zfs.check import check_stream
+from imgstored.pools.zfs.datasets import ZfsDatasets
 from imgstored.pools.zfs.lzc import Lzc
 from imgstored.pools.zfs.mounts import unmount
 from imgstored.pools.zfs.pipe import outlet
@@ -29,9 +31,9 @@ from imgstored.pools.zfs.receive import Receive
 from imgstored.zstream.token import parse_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
-    from imgstored.pools.base import Blocks, PoolImage, Space
+    from imgstored.pools.base import Blocks, Checked, OnRead, PoolImage, Space
 
 #: zpoolconcepts(7): a letter, then also digits and these signs.
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
@@ -82,7 +84,19 @@ class ZfsPool:
         """The published image, or None."""
         check_uuid(uuid)
         found = programs.dataset(self._lzc, self._dataset(uuid), f"looking at image {uuid}")
-        return None if found is None or found.guid is None or found.ignored else found.image(uuid)
+        return None if found is None or found.guid is None or found.hidden else found.image(uuid)
+
+    def unnamed(self) -> dict[str, dict[str, int]]:
+        """Datasets POOL/UUID without @final, but an image's clones: their snapshots with their guids."""
+        return programs.unnamed(self._lzc)
+
+    def name_final(self, uuid: str, snapshot: str) -> PoolImage:
+        """Renames one of those snapshots to @final: from now on it is an image."""
+        dataset, doing = self._dataset(check_uuid(uuid)), f"naming the snapshot of image {uuid}"
+        if snapshot not in self.unnamed().get(uuid, {}):
+            raise PoolError(f"{dataset}@{snapshot} is not there any more", hint="try again")
+        self._lzc.rename(f"{dataset}@{snapshot}", dataset + FINAL, doing)
+        return self._installed(uuid)
 
     def partials(self) -> list[str]:
         """The images of which a part is received and not published, also those that imgadm is receiving."""
@@ -136,7 +150,7 @@ class ZfsPool:
 
     def _refuse_existing(self, uuid: str) -> None:
         found = programs.dataset(self._lzc, self._dataset(uuid), f"receiving image {uuid}")
-        if found is not None and found.guid is not None and not found.ignored:
+        if found is not None and found.guid is not None and not found.hidden:
             raise PoolError(f'image "{uuid}" is already in pool "{self.name}"', hint="nothing is to be done")
         if found is not None:
             raise PoolError(
@@ -174,10 +188,18 @@ class ZfsPool:
 
     def send(self, uuid: str) -> Blocks:
         """The image's stream, as the kernel makes it; of one with an origin, what differs from that."""
-        image = self._installed(uuid)
+        return self._sent(self._installed(uuid))
+
+    def _sent(self, image: PoolImage) -> Generator[bytes, None, None]:
         origin = None if image.origin is None else self._dataset(image.origin) + FINAL
-        snapshot, doing = self._dataset(uuid) + FINAL, f"sending image {uuid}"
+        snapshot, doing = self._dataset(image.uuid) + FINAL, f"sending image {image.uuid}"
         return outlet(lambda fd: self._lzc.send(snapshot, fd, doing, origin=origin))
+
+    def check(self, uuid: str, on_read: OnRead) -> Checked:
+        """Has the kernel send the image, for which it checks every block that is not its origin's."""
+        image = self._installed(uuid)
+        written = programs.written(self._lzc, self._dataset(uuid), f"checking image {uuid}")
+        return check_stream(image, self._sent(image), written, on_read)
 
     def destroy(self, uuid: str) -> None:
         """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
@@ -212,6 +234,10 @@ class ZfsPool:
         self._installed(uuid)
         tags = self._lzc.holds(self._dataset(uuid) + FINAL, f"looking at image {uuid}")
         return [tag.removeprefix(_OURS) for tag in tags if tag.startswith(_OURS)]
+
+    def datasets(self) -> ZfsDatasets:
+        """What images can be made of."""
+        return ZfsDatasets(self._lzc)
 
     # -- in common -------------------------------------------------------------------------------------------
 

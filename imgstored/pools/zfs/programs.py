@@ -19,6 +19,9 @@ from imgstored.pools.zfs.faults import failed_with
 if TYPE_CHECKING:
     from imgstored.pools.zfs.lzc import Lzc
 
+#: Of a snapshot @final that is there only while an image is made of a dataset.
+CREATING: Final = "imgstored:creating"
+
 PARTIAL: Final = "-partial"
 FINAL: Final = "@final"
 
@@ -48,6 +51,7 @@ local function describe(name)
         return found
     end
     found.guid = zfs.get_prop(final, "guid")
+    found.making = zfs.get_prop(final, "imgstored:creating")
     found.clones = {}
     for clone in zfs.list.clones(final) do found.clones[clone] = true end
     if found.type == "volume" then
@@ -73,12 +77,37 @@ end
 return found
 """
 
+#: What is received has a token, and what is cloned from a @final is a machine.
+_UNNAMED: Final = f"""{_BEGIN}
+local found = {{}}
+for name in zfs.list.children(given.pool) do
+    local origin = zfs.get_prop(name, "origin")
+    if #name == #given.pool + 37 and not zfs.exists(name .. "@final")
+        and not zfs.get_prop(name, "receive_resume_token")
+        and not (origin and string.sub(origin, -6) == "@final") then
+        local ignore = zfs.get_prop(name, "imgadm:ignore")
+        if ignore ~= "true" and ignore ~= "yes" then
+            found[name] = {{}}
+            for snapshot in zfs.list.snapshots(name) do
+                found[name][string.sub(snapshot, #name + 2)] = zfs.get_prop(snapshot, "guid")
+            end
+        end
+    end
+end
+return found
+"""
+
 _PARTIALS: Final = f"""{_BEGIN}
 local found = {{}}
 for name in zfs.list.children(given.pool) do
     if #name == #given.pool + 45 and string.sub(name, -8) == "-partial" then found[name] = true end
 end
 return found
+"""
+
+#: Since @final, whatever snapshots came after it.
+_WRITTEN: Final = f"""{_BEGIN}
+return {{written = zfs.get_prop(given.dataset, "written@final")}}
 """
 
 _SPACE: Final = f"""{_BEGIN}
@@ -134,7 +163,7 @@ class Dataset:
     guid: int | None  #: of the snapshot @final, if there is one
     token: str | None  #: receive_resume_token: an interrupted receive can go on
     clones: tuple[str, ...]  #: POOL/… that are cloned from @final, but those being received; sorted
-    ignored: bool  #: by the property imgadm:ignore
+    hidden: bool  #: no image: by the property imgadm:ignore, or because one is being made of it
 
     def image(self, uuid: str) -> PoolImage:
         """As the store knows it. `guid` must be there."""
@@ -160,10 +189,21 @@ def dataset(lzc: Lzc, name: str, doing: str) -> Dataset | None:
 
 
 def images(lzc: Lzc) -> list[PoolImage]:
-    """All POOL/UUID with a snapshot @final, but those that imgadm is told to ignore."""
+    """All POOL/UUID with a snapshot @final, but those that imgadm is told to ignore, or made an image of."""
     found: dict[str, Any] = lzc.ask(_ALL, "listing images", pool=lzc.pool)
     every = ((name[len(lzc.pool) + 1 :], _dataset(name, each)) for name, each in found.items())
-    return [each.image(uuid) for uuid, each in every if _UUID.fullmatch(uuid) and not each.ignored]
+    return [each.image(uuid) for uuid, each in every if _UUID.fullmatch(uuid) and not each.hidden]
+
+
+def unnamed(lzc: Lzc) -> dict[str, dict[str, int]]:
+    """All POOL/UUID without a snapshot @final that are no clones of one, with their snapshots' guids."""
+    found: dict[str, dict[str, int]] = lzc.ask(_UNNAMED, "listing images", pool=lzc.pool)
+    every = ((name[len(lzc.pool) + 1 :], snapshots) for name, snapshots in found.items())
+    return {
+        uuid: {name: guid % (1 << 64) for name, guid in snapshots.items()}
+        for uuid, snapshots in every
+        if _UUID.fullmatch(uuid)
+    }
 
 
 def partials(lzc: Lzc) -> list[str]:
@@ -171,6 +211,11 @@ def partials(lzc: Lzc) -> list[str]:
     found: dict[str, bool] = lzc.ask(_PARTIALS, "listing images", pool=lzc.pool)
     names = (name[len(lzc.pool) + 1 :].removesuffix(PARTIAL) for name in found)
     return [uuid for uuid in names if _UUID.fullmatch(uuid)]
+
+
+def written(lzc: Lzc, name: str, doing: str) -> int:
+    """Bytes of an image's dataset that are newer than its @final."""
+    return int(lzc.ask(_WRITTEN, doing, dataset=name).get("written") or 0)
 
 
 def space(lzc: Lzc) -> Space:
@@ -210,7 +255,7 @@ def _dataset(name: str, found: dict[str, Any]) -> Dataset:
         guid=None if guid is None else guid % (1 << 64),
         token=found.get("token"),
         clones=tuple(sorted(name for name in found.get("clones", ()) if not name.endswith(PARTIAL))),
-        ignored=found.get("ignore") in _TRUE,
+        hidden=found.get("ignore") in _TRUE or found.get("making") is not None,
     )
 
 

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgstored.rpc.methods.care import care_methods
 from imgstored.rpc.methods.hello import hello_methods
 from imgstored.rpc.methods.holds import hold_methods
 from imgstored.rpc.methods.images import image_methods
 from imgstored.rpc.methods.imports import import_methods
+from imgstored.rpc.methods.making import making_methods
 from imgstored.rpc.methods.sources import source_methods
+from imgstored.rpc.methods.upkeep import upkeep_methods
+from imgstored.rpc.methods.verify import verify_methods
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgstored.rpc.call import Methods
-    from imgstored.rpc.services import Sources, Store
+    from imgstored.rpc.methods.care import Care
+    from imgstored.rpc.methods.making import Making
+    from imgstored.rpc.methods.verify import Verifier
+    from imgstored.rpc.services import Sources, Store, Upkeep
 
 
-def methods(store: Store, sources: Sources, *, pools: Sequence[str]) -> Methods:
+def methods(
+    store: Store,
+    sources: Sources,
+    *,
+    pools: Sequence[str],
+    care: Care,
+    upkeep: Upkeep,
+    verifier: Verifier,
+    making: Making,
+) -> Methods:
     """All methods. The first of `pools` is the one that is used where a request names none."""
     return {
         **hello_methods(pools),
@@ -25,4 +41,8 @@ def methods(store: Store, sources: Sources, *, pools: Sequence[str]) -> Methods:
         **source_methods(sources),
         **import_methods(store),
         **hold_methods(store),
+        **care_methods(care),
+        **upkeep_methods(upkeep),
+        **verify_methods(verifier),
+        **making_methods(making),
     }

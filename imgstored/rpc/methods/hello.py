@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 PROTOCOL_VERSION = 1
 
 #: What a client may rely on beyond version 1's first methods; each is the name of a method.
-FEATURES = ("import", "ensure", "install", "delete", "jobs", "watch", "cancel", "sources", "hold")
+FEATURES = ("import", "ensure", "install", "delete", "jobs", "watch", "cancel", "sources", "hold", "resolve",
+            "plan", "usage", "history", "ancestry", "update", "vacuum", "sources.set",
+            "sources.known", "verify", "create", "export", "publish")  # fmt: skip
 
 
 def hello_methods(pools: Sequence[str]) -> Methods:

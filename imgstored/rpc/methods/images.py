@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 def image_methods(store: Store, sources: Sources) -> Methods:
-    """`list`, `get`, `avail`, `show`, `delete`."""
+    """`list`, `get`, `ancestry`, `avail`, `show`, `delete`."""
     return {
         "list": Method(bound(_list, store)),
         "get": Method(bound(_get, store), ("uuid", "pool", "recursive")),
+        "ancestry": Method(bound(_ancestry, store), ("uuid", "pool")),
         "avail": Method(bound(_avail, sources)),
         "show": Method(bound(_show, store), ("uuid",)),
         "delete": Method(bound(_delete, store), ("uuid", "pool"), change=True),
@@ -31,6 +32,10 @@ async def _get(store: Store, call: Call) -> Document:
     return await store.image(
         params.text("uuid"), params.optional_text("pool"), recursive=params.flag("recursive")
     )
+
+
+async def _ancestry(store: Store, call: Call) -> list[Document]:
+    return await store.ancestry(call.params.text("uuid"), call.params.optional_text("pool"))
 
 
 async def _avail(sources: Sources, call: Call) -> Document:

@@ -19,7 +19,9 @@ MAX_PATH = 1024
 def import_methods(store: Store) -> Methods:
     """`import`, `ensure`, `install`, `jobs`, `watch`, `cancel`."""
     return {
-        "import": Method(bound(_import, store), ("uuid", "pool", "sources", "channel"), change=True),
+        "import": Method(
+            bound(_import, store), ("uuid", "pool", "sources", "channel", "zstream"), change=True
+        ),
         "ensure": Method(bound(_ensure, store), ("uuids", "pool"), change=True),
         "install": Method(bound(_install, store), ("manifest", "pool", "path"), change=True, file=True),
         "jobs": Method(bound(_jobs, store)),
@@ -37,6 +39,7 @@ async def _import(store: Store, call: Call) -> Document:
         pool=params.optional_text("pool"),
         sources=params.optional_texts("sources"),
         channel=params.optional_text("channel"),
+        zstream=params.flag("zstream"),
     )
     await tell(call, wish)
     return {"uuid": uuid}

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 
 
 def source_methods(sources: Sources) -> Methods:
-    """`sources.list`, `sources.add`, `sources.delete`, `sources.check`."""
+    """`sources.list`, `sources.add`, `sources.delete`, `sources.set`, `sources.check`, `sources.known`."""
     return {
         "sources.list": Method(bound(_sources_list, sources)),
         "sources.add": Method(
             bound(_sources_add, sources), ("url", "type", "insecure", "force"), change=True
         ),
         "sources.delete": Method(bound(_sources_delete, sources), ("url",), change=True),
+        "sources.set": Method(bound(_sources_set, sources), ("sources", "before", "force"), change=True),
         "sources.check": Method(bound(_sources_check, sources)),
+        "sources.known": Method(bound(_sources_known, sources)),
     }
 
 
@@ -38,5 +40,15 @@ async def _sources_delete(sources: Sources, call: Call) -> Document:
     return await sources.delete(call.params.text("url"))
 
 
+async def _sources_set(sources: Sources, call: Call) -> Document:
+    params = call.params
+    given, before = params.mappings("sources"), params.mappings("before")
+    return await sources.replace(given, before=before, force=params.flag("force"))
+
+
 async def _sources_check(sources: Sources, call: Call) -> list[Document]:
     return await sources.check()
+
+
+async def _sources_known(sources: Sources, call: Call) -> list[Document]:
+    return await sources.known()

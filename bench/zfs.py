@@ -1,0 +1,258 @@
+"""`python -m bench.zfs`, in a guest with real ZFS (bench/guest.sh boots one): ours against imgadm's way."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.machine import described
+from bench.ours import Ours, source
+from bench.progress import say
+from bench.restart import installed, kill_when, until
+from bench.servers import PacedNginx
+from bench.table import Row, bounded, compared, markdown, mib
+from bench.timing import in_turn, timed
+from bench.zfs_image import ZfsInput, zfs_image
+from tests.guest.zpool import Zpool, run
+from tests.support.nginx import Nginx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MIB = 1 << 20
+_MB = 1_000_000
+_POOL = "bench"
+#: Seconds that the daemon may take to start, under emulation.
+_PATIENCE = 120.0
+#: Most bytes that ZFS may cache: the pool's disk, the server's files and the spool are in memory, too.
+_ARC = 512 << 20
+
+#: imgadm's own sequence: by one connection to a file, with SHA-1 on the way; then it decompresses into a
+#: receive, and renames the dataset. The snapshot has the right name already.
+_IMGADM = (
+    "curl -sSf {url} | tee {file} | sha1sum > {sum}; gzip -cd {file} | zfs receive {dataset}-partial;"
+    " zfs rename {dataset}-partial {dataset}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much there is to do."""
+
+    mib: int  #: of files in the image
+    rate: int  #: bytes a second of a connection, in the case with a limit
+
+
+_FULL = Scale(mib=300, rate=10 * _MB)
+_QUICK = Scale(mib=24, rate=2 * _MB)
+
+
+class ZfsBench:
+    """One image, one pool, and a folder in the guest's memory."""
+
+    def __init__(self, folder: Path, pool: Zpool, image: ZfsInput, *, runs: int, patience: float) -> None:
+        self._folder = folder
+        self._pool = pool
+        self._image = image
+        self._runs = runs
+        self._patience = patience
+
+    # -- how long it takes -----------------------------------------------------------------------------------
+
+    def unlimited(self) -> list[Row]:
+        """As fast as loopback goes."""
+        return self._speed("gzip, unlimited", self._server(), at_most=0.7)
+
+    def paced(self, rate: int) -> list[Row]:
+        """With a line of that many bytes a second for each connection."""
+        server = PacedNginx(self._folder / "nginx", root=self._folder / "site", rate=rate, workers=2)
+        return self._speed(f"gzip, {rate / _MB:g} MB/s a connection", server, at_most=0.35)
+
+    def _speed(self, case: str, server: Nginx, *, at_most: float) -> list[Row]:
+        with server, self._ours(server) as ours:
+            taken = in_turn(
+                case,
+                self._runs,
+                {
+                    "imgctl import": lambda: ours.timed_import(self._image),
+                    "imgadm's way": lambda: self._imgadm(server),
+                },
+                patience=self._patience,
+            )
+        ours_took, theirs = taken["imgctl import"], taken["imgadm's way"]
+        return [compared(case, ours_took, "imgadm's way", theirs, at_most=at_most)]
+
+    def _imgadm(self, server: Nginx) -> float:
+        """Seconds of imgadm's way; what it made is destroyed again."""
+        folder = self._folder / "peer"
+        folder.mkdir()
+        dataset = f"{_POOL}/{self._image.uuid}"
+        names = {
+            "url": self._image.url(server.url),
+            "file": str(folder / "file"),
+            "sum": str(folder / "sum"),
+            "dataset": dataset,
+        }
+        pipeline = _IMGADM.format(**{name: shlex.quote(value) for name, value in names.items()})
+        taken = timed(["bash", "-o", "errexit", "-o", "pipefail", "-c", pipeline])
+        run("zfs", "destroy", "-r", dataset)
+        shutil.rmtree(folder)
+        return taken
+
+    # -- what a kill costs -----------------------------------------------------------------------------------
+
+    def killed(self) -> list[Row]:
+        """Bytes of stream that the second daemon gives to ZFS, after a kill -9 at 90 % of the receive."""
+        most = 0.15 * self._image.stream_size / _MIB
+        with self._server() as server:
+            written = [self._written_after_kill(server) / _MIB for _ in range(self._runs)]
+        case = "kill -9 at 90 % of the receive: written into the pool after it"
+        return [bounded(case, written, f"≤ {most:.1f} MiB: 15 % of the stream", at_most=most)]
+
+    def _written_after_kill(self, server: Nginx) -> int:
+        """An upper bound: all that the daemon wrote, to whatever, but for what it still had to download."""
+        enough = 0.9 * self._image.stream_size
+        with self._ours(server) as ours:
+            kill_when(ours, self._image, lambda job: job["received"] >= enough)
+            ours.start()
+            until(lambda: installed(ours, self._image))
+            written = _written_by(ours.pid)
+            (resumed,) = _logged(ours, "resuming")
+            goes_on = [record["offset"] for record in _logged(ours, "goes on with a receive")]
+            ours.timed_imgctl("delete", self._image.uuid)
+        downloaded = self._image.size - resumed["present"]
+        say(
+            f"killed: the receive goes on at {goes_on} of {self._image.stream_size};"
+            f" written {written / _MIB:.1f} MiB, of it downloaded {downloaded / _MIB:.1f} MiB"
+        )
+        return written - downloaded
+
+    # -- what it takes beside the dataset --------------------------------------------------------------------
+
+    def space(self) -> list[Row]:
+        """The most that the daemon's folder has on disk during an import."""
+        spools, others = [], []
+        with self._server() as server, self._ours(server) as ours:
+            for _ in range(self._runs):
+                with _watched(ours.folder / "state") as most:
+                    ours.timed_imgctl("import", self._image.uuid)
+                ours.timed_imgctl("delete", self._image.uuid)
+                spools.append(most["spool"] / _MIB)
+                others.append(most["other"] / _MIB)
+        # In whole blocks, as files are.
+        bound = -(-self._image.size // 4096) * 4096 / _MIB
+        return [
+            bounded(
+                "space beside the dataset: the spool",
+                spools,
+                f"≤ {bound:.1f} MiB: the compressed file",
+                at_most=bound,
+            ),
+            Row("space beside the dataset: the journal", mib(others)),
+        ]
+
+    # -- in common -------------------------------------------------------------------------------------------
+
+    def _server(self) -> Nginx:
+        return Nginx(self._folder / "nginx", root=self._folder / "site", workers=2)
+
+    def _ours(self, server: Nginx) -> Ours:
+        config = f'[pool]\ntype = "zfs"\nname = "{_POOL}"\n{source(server.url)}'
+        return Ours(self._folder / "ours", config=config, patience=_PATIENCE)
+
+
+def _written_by(pid: int) -> int:
+    """Bytes that a process gave to write(2) so far: proc(5), /proc/PID/io."""
+    lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    return int(lines["wchar"])
+
+
+def _logged(ours: Ours, event: str) -> list[dict[str, Any]]:
+    lines = ours.log.read_text().splitlines()
+    records = [json.loads(line) for line in lines if line.startswith("{")]
+    return [record for record in records if record.get("event") == event]
+
+
+@contextmanager
+def _watched(state: Path) -> Iterator[dict[str, int]]:
+    """Looks again and again, while the block lasts, at what is on disk; gives the most that there was."""
+    most = {"spool": 0, "other": 0}
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            now = {"spool": 0, "other": 0}
+            for path in state.rglob("*"):
+                kind = "spool" if path.parent.name == "spool" else "other"
+                try:
+                    now[kind] += path.stat().st_blocks * 512
+                except FileNotFoundError:  # gone since the folder was listed
+                    continue
+            most.update({kind: max(size, most[kind]) for kind, size in now.items()})
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
+
+
+def main() -> None:
+    """Prints the table. Ends with status 0 also when a goal was missed: the table says so."""
+    parser = argparse.ArgumentParser(prog="python -m bench.zfs", description="Measures imgstore on ZFS.")
+    parser.add_argument("--runs", type=int, help="runs of each side (default: 3; with --quick 1)")
+    parser.add_argument("--only", action="append", choices=("unlimited", "paced", "killed", "space"))
+    parser.add_argument("--quick", action="store_true", help="a small image, to see that everything works")
+    parser.add_argument("--work", type=Path, required=True, help="folder where the image is kept")
+    arguments = parser.parse_args()
+    scale = _QUICK if arguments.quick else _FULL
+    runs = arguments.runs or (1 if arguments.quick else 3)
+    load = os.getloadavg()[0]
+    Path("/sys/module/zfs/parameters/zfs_arc_max").write_text(str(_ARC))
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-zfs-")))
+        # Whatever user nginx's workers are.
+        folder.chmod(0o755)
+        image = zfs_image(arguments.work.resolve(), folder / "site", scale.mib)
+        pool = stack.enter_context(Zpool(_POOL, f"{4 * scale.mib + 128}M"))
+        run("zpool", "set", "autotrim=on", _POOL)
+        bench = ZfsBench(folder, pool, image, runs=runs, patience=0 if arguments.quick else 30)
+        say(f"the image: {image.stream_size / _MB:.0f} MB of stream, {image.size / _MB:.0f} MB compressed")
+        cases = {
+            "unlimited": bench.unlimited,
+            "paced": lambda: bench.paced(scale.rate),
+            "killed": bench.killed,
+            "space": bench.space,
+        }
+        for name in arguments.only or cases:
+            begun = time.monotonic()
+            rows += cases[name]()
+            say(f"case {name} took {time.monotonic() - begun:.0f} s")
+    print(markdown(rows))
+    quick = " Quick: the figures mean little." if arguments.quick else ""
+    print(
+        f"\nRuns of each side: {runs}, in turn; an image of {image.stream_size / _MB:.0f} MB of stream,"
+        f" {image.size / _MB:.0f} MB compressed.{quick}"
+        " In a guest without hardware virtualisation: compare ratios, and not seconds.\n"
+    )
+    print(described(arguments.work, load))
+    version = Path("/sys/module/zfs/version").read_text().strip()
+    print(f"- OpenZFS {version}; the pool's disk, the server's files and the spool are in memory")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Images for others."""
+
+from __future__ import annotations
+
+from imgctl.arguments import Option
+from imgctl.commands.base import HELP, IMAGE, POOL, QUIET, Command
+
+_CREATE = """\
+SOURCE is the uuid of a stopped VM, or the name of a dataset or volume, such as
+zones/web. With --raw it is a disk: raw, or with qemu-img a qcow2 or vmdk; that
+needs no daemon and no ZFS.
+
+A VALUE is JSON, or else text. `name` and `version` are text always, and must be
+given, by -m or so. What is not given is taken over from the image that the
+source was cloned from."""
+
+_OUTPUT = Option(
+    ("-o", "--output-template"),
+    "PATH",
+    "Where the image's files are written: a folder, or a path without extension. "
+    "Default is NAME-VERSION in the current folder.",
+)
+_COMPRESSION = Option(
+    ("-c", "--compression"),
+    "COMPRESSION",
+    'One of "none" (the default), "gzip", "bzip2", "xz" or "zstd".',
+)
+
+COMMANDS = (
+    Command(
+        ("create",),
+        "create [OPTIONS] SOURCE [FIELD=VALUE...]",
+        "create an image from a VM, a dataset or a disk",
+        "making:create",
+        (
+            HELP,
+            Option(
+                ("-m",),
+                "MANIFEST",
+                'Path to a manifest, in JSON, of what is to be in the new one; "-": standard input.',
+            ),
+            _OUTPUT,
+            _COMPRESSION,
+            Option(("-i", "--incremental"), "", "Only what differs from the image that it was cloned from."),
+            Option(
+                ("--max-origin-depth",), "DEPTH", "With -i: how many images there may be below the new one."
+            ),
+            Option(
+                ("-s",), "SCRIPT", "Path to a script that prepares the VM, which is afterwards what it was."
+            ),
+            Option(("-p", "--publish"), "URL", "Publish the image to an IMGAPI server, and keep no files."),
+            Option(("--raw",), "", "SOURCE is a disk, in a file or a device."),
+            Option(("--as-raw",), "", "As --raw, and take it as it is, also if it looks like a qcow2."),
+            Option(("--block-size",), "BYTES", "With --raw: the volume's blocks. Default is 8192."),
+            QUIET,
+        ),
+        _CREATE,
+        examples=(
+            ("create -c gzip zones/web name=web version=1.0.0 os=smartos", "of a dataset"),
+            ("create --raw -c zstd disk.qcow2 name=web version=1.0.0 os=linux", "of a disk"),
+            (
+                f"create -i -c gzip -p https://images.example.com {IMAGE} name=web version=1.0.1",
+                "of a stopped VM, for a server",
+            ),
+        ),
+    ),
+    Command(
+        ("publish",),
+        "publish [OPTIONS] -m MANIFEST -f FILE URL",
+        "publish an image to an image repo",
+        "making:publish",
+        (
+            HELP,
+            Option(("-m",), "MANIFEST", "Path to the image's manifest, in JSON."),
+            Option(("-f",), "FILE", "Path to the image's file."),
+            QUIET,
+        ),
+        examples=(
+            ("publish -m web.imgmanifest -f web.zfs.gz https://images.example.com", "to an IMGAPI server"),
+        ),
+    ),
+    Command(
+        ("export",),
+        "export [OPTIONS] UUID",
+        "write an installed image to files, for another host",
+        "making:export",
+        (
+            HELP,
+            POOL,
+            _OUTPUT,
+            _COMPRESSION,
+            Option(
+                ("--format",),
+                "FORMAT",
+                'One of "stream" (the default), which `install` takes; of a zvol also "raw", the disk, or, '
+                'with qemu-img, "qcow2".',
+            ),
+            QUIET,
+        ),
+        examples=(
+            (f"export -o /var/tmp -c gzip {IMAGE}", "its manifest and its file"),
+            (f"export --format qcow2 {IMAGE}", "the disk that it is"),
+        ),
+    ),
+)

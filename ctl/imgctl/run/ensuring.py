@@ -1,0 +1,99 @@
+"""Ensures the images of several pools at the same time, and tells it on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from imgctl import event_text
+from imgctl.session import is_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgctl.client import Client
+    from imgctl.progress import Bar
+
+    #: A client of its own, the pool (None: the daemon's first one), and the images.
+    Part = tuple[Client, str | None, Sequence[str]]
+
+
+def ensure_all(parts: Sequence[Part]) -> None:
+    """Returns when all images are installed. Raises the first error; the other imports then end, too."""
+    tell = _Teller(with_bar=len(parts) == 1)
+    try:
+        if len(parts) == 1:
+            _ensure(parts[0], tell)
+        else:
+            _side_by_side(parts, tell)
+    finally:
+        tell.close()
+
+
+def _ensure(part: Part, tell: _Teller) -> None:
+    client, pool, uuids = part
+    with client:
+        client.ensure(uuids, pool=pool, on_event=tell)
+
+
+def _side_by_side(parts: Sequence[Part], tell: _Teller) -> None:
+    """A thread a pool. Whoever is left when one has failed, or at Ctrl-C, ends with this process."""
+    ended: list[BaseException | None] = []
+    changed = threading.Condition()
+
+    def run(part: Part) -> None:
+        error: BaseException | None = None
+        try:
+            _ensure(part, tell)
+        except BaseException as raised:  # noqa: BLE001  (raised below, in the thread that waits)
+            error = raised
+        with changed:
+            ended.append(error)
+            changed.notify()
+
+    for part in parts:
+        threading.Thread(target=run, args=(part,), daemon=True).start()
+    with changed:
+        changed.wait_for(lambda: len(ended) == len(parts) or any(ended))
+    for error in ended:
+        if error is not None:
+            raise error
+
+
+class _Teller:
+    """Lines and a bar for people on standard error: all of standard output is vmadm's."""
+
+    def __init__(self, *, with_bar: bool) -> None:
+        self._terminal = sys.stderr if is_terminal(sys.stderr) else None
+        self._with_bar = with_bar
+        self._bar: Bar | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if self._terminal is None or event.get("event") == "already-installed":
+            return
+        with self._lock:
+            if event.get("event") == "progress":
+                self._progress(event)
+            elif (line := event_text.line(event)) is not None:
+                if self._bar is not None:
+                    self._bar.print_above(line, self._terminal)
+                else:
+                    print(line, file=self._terminal, flush=True)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
+
+    def _progress(self, event: dict[str, Any]) -> None:
+        if not self._with_bar or not event.get("images") or self._terminal is None:
+            return
+        if self._bar is None:
+            from imgctl.progress import Bar
+
+            self._bar = Bar(self._terminal)
+        self._bar.show(event_text.bar_label(event), event.get("done") or 0, event.get("total"))

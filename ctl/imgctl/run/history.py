@@ -1,0 +1,72 @@
+"""`history`: what was done."""
+
+from __future__ import annotations
+
+from time import localtime, strftime
+from typing import TYPE_CHECKING, Any
+
+from imgctl.errors import UsageError
+from imgctl.names import image_uuid
+from imgctl.table import table
+from imgctl.text import size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgctl.arguments import Arguments
+    from imgctl.session import Session
+
+_COLUMNS = [
+    "when",
+    "action",
+    "uuid",
+    "name",
+    "version",
+    "pool",
+    "size",
+    "took",
+    "outcome",
+    "client",
+    "source",
+]
+
+#: Entries, where nothing else is said.
+_ENTRIES = 20
+
+
+def history(session: Session, arguments: Arguments) -> None:
+    """`history [-n N] [-j] [-H] [UUID]`."""
+    limit = _number(arguments.text("-n"))
+    uuid = image_uuid(session, arguments.one(), among="history") if arguments.rest else None
+    with session.client() as client:
+        entries = client.history(uuid, limit)
+    if arguments.flag("-j"):
+        session.say_json(entries)
+        return
+    session.say(table([history_row(entry) for entry in entries], _COLUMNS, header=not arguments.flag("-H")))
+    for entry in entries:
+        if entry.get("message") and entry.get("outcome") == "failed":
+            session.warn(f"{entry['action']} of image {entry['uuid']} failed: {entry['message']}")
+
+
+def history_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An *entry* for people: without spaces in a cell but for the client's."""
+    row = dict(entry)
+    started, count, seconds = entry.get("started_at"), entry.get("bytes"), entry.get("seconds")
+    row["when"] = (
+        strftime("%Y-%m-%dT%H:%M:%S", localtime(started)) if isinstance(started, (int, float)) else None
+    )
+    row["size"] = size(count).replace(" ", "") if isinstance(count, int) else None
+    row["took"] = f"{seconds:.1f}s" if isinstance(seconds, (int, float)) else None
+    row["outcome"] = entry.get("outcome") or "going-on"
+    uid = entry.get("uid")
+    row["client"] = f"{entry.get('client')}, uid {uid}" if uid is not None else entry.get("client")
+    return row
+
+
+def _number(text: str | None) -> int:
+    if text is None:
+        return _ENTRIES
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= 10_000 and len(text) < 9):
+        raise UsageError(f'invalid number of entries: "{text}"', hint="it may be 1 to 10000")
+    return int(text)

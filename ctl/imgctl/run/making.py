@@ -1,0 +1,263 @@
+"""`create`, `publish`, `export`: images for others."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgctl import making_text
+from imgctl.errors import UsageError
+from imgctl.names import image_uuid
+from imgctl.run.image_files import ImageFile
+from imgctl.run.imports import MAX_MANIFEST
+from imgctl.run.manifest_file import check_exists, read_manifest
+from imgctl.session import flush, is_terminal, json_text
+from imgctl.text import printable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from imgctl.arguments import Arguments
+    from imgctl.progress import Bar
+    from imgctl.session import Session
+
+_COMPRESSIONS = ("none", "bzip2", "gzip", "xz", "zstd")
+_ALSO = {"gz": "gzip", "bz2": "bzip2"}
+
+#: Characters of a prepare script; the daemon takes no more either.
+_MAX_SCRIPT = 1 << 20
+
+
+def create(session: Session, arguments: Arguments) -> None:
+    """`create [OPTIONS] SOURCE [FIELD=VALUE...]`."""
+    if not arguments.rest:
+        arguments.one()
+    source, *fields = arguments.rest
+    if arguments.text("-o") is not None and arguments.text("-p") is not None:
+        raise UsageError("cannot specify both -o,--output-template and -p,--publish")
+    compression, depth = _compression(arguments), _depth(arguments)
+    manifest = _given_manifest(arguments.text("-m"))
+    script = _script(arguments.text("-s"))
+    url = arguments.text("-p")
+    is_disk = arguments.flag("--raw") or arguments.flag("--as-raw")
+    _refuse_mixed(arguments, is_disk=is_disk)
+    with ExitStack() as stack:
+        if url is None:
+            target = _target(arguments)
+        else:
+            target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=_room())))
+        client = stack.enter_context(session.client()) if url is not None or not is_disk else None
+        file = stack.enter_context(ImageFile(target))
+        with Maker(session, arguments, file) as tell:
+            if is_disk:
+                from imgctl.run.raw_disk import make
+
+                made = make(session, file, source, manifest, fields, compression, arguments, tell)
+            else:
+                assert client is not None
+                made = client.create(
+                    source,
+                    file.descriptor,
+                    manifest,
+                    fields=fields,
+                    compression=compression,
+                    incremental=arguments.flag("-i"),
+                    max_origin_depth=depth,
+                    script=script,
+                    path=file.shown,
+                    on_event=tell,
+                )
+        session.say([f'Saving manifest to "{printable(file.manifest_path)}"'])
+        file.keep(made)
+        if url is not None and client is not None:
+            with Maker(session, arguments, file) as tell:
+                client.publish(made, file.path, url, on_event=tell)
+            session.say([_published(made, url)])
+
+
+def publish(session: Session, arguments: Arguments) -> None:
+    """`publish [-q] -m MANIFEST -f FILE URL`."""
+    url = arguments.one()
+    manifest_path, file_path = arguments.text("-m"), arguments.text("-f")
+    if manifest_path is None:
+        raise UsageError("missing required -m,--manifest option")
+    if file_path is None:
+        raise UsageError("missing required -f,--file option")
+    check_exists("manifest", manifest_path)
+    check_exists("file", file_path)
+    manifest = read_manifest(manifest_path, MAX_MANIFEST, dated=False)
+    with session.client() as client, Maker(session, arguments, file_path) as tell:
+        client.publish(manifest, file_path, url, on_event=tell)
+    session.say([_published(manifest, url)])
+
+
+def export(session: Session, arguments: Arguments) -> None:
+    """`export [-P POOL] [-o PATH] [-c COMPRESSION] [--format FORMAT] UUID`."""
+    name, form = arguments.one(), arguments.text("--format") or "stream"
+    if form not in ("stream", "raw", "qcow2"):
+        raise UsageError(f'invalid --format "{form}": must be one of "stream", "raw", "qcow2"')
+    compression = _compression(arguments)
+    if form != "stream" and compression != "none":
+        raise UsageError("a disk is not compressed: leave out -c, or --format")
+    uuid = image_uuid(session, name, among="installed", pool=arguments.text("-P"))
+    with session.client() as client, ImageFile(_target(arguments)) as file:
+        with Maker(session, arguments, file, quiet_manifest=True) as tell:
+            manifest = client.export(
+                uuid,
+                file.descriptor,
+                pool=arguments.text("-P"),
+                compression=compression,
+                form="stream" if form == "stream" else "raw",
+                path=file.shown,
+                on_event=tell,
+            )
+        if form == "qcow2":
+            file.convert_to_qcow2()
+        if form == "stream":
+            file.keep(manifest)
+        else:
+            file.keep(None)
+        what = [file.manifest_path, file.path] if form == "stream" else [file.path]
+        session.say(f'Exported image {printable(uuid)} to "{printable(path)}"' for path in what)
+
+
+class Maker:
+    """Tells how an image is made: imgadm's lines and, on a terminal, a bar."""
+
+    def __init__(
+        self,
+        session: Session,
+        arguments: Arguments,
+        file: ImageFile | str,
+        *,
+        quiet_manifest: bool = False,
+    ) -> None:
+        self._session = session
+        self._file = file
+        self._has_bar = not arguments.flag("-q") and is_terminal(sys.stderr)
+        self._quiet_manifest = quiet_manifest
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Maker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Tells one event."""
+        match event.get("event"):
+            case "progress":
+                self._show_progress(event)
+            case "note":
+                self._session.warn(str(event.get("text")))
+            case "manifest":
+                self._named(event)
+            case "sending":
+                if not self._quiet_manifest:
+                    self._print(f'Sending image file to "{printable(self._path)}"')
+            case _:
+                line = making_text.line(event, self._path)
+                if line is not None:
+                    self._print(line)
+
+    @property
+    def _path(self) -> str:
+        return self._file if isinstance(self._file, str) else self._file.path
+
+    def _named(self, event: dict[str, Any]) -> None:
+        """From now on it is known what the files are called."""
+        if isinstance(self._file, ImageFile):
+            self._file.name(str(event["prefix"]), str(event["suffix"]))
+        if not self._quiet_manifest:
+            shown = json_text(event.get("manifest"), indent=2)
+            self._print("Manifest:\n" + "\n".join(f"    {line}" for line in shown.split("\n")))
+
+    def _show_progress(self, event: dict[str, Any]) -> None:
+        if not self._has_bar:
+            return
+        if self._bar is None:
+            from imgctl.progress import Bar
+
+            self._bar = Bar(sys.stderr)
+        done, total = event.get("done") or 0, event.get("total")
+        self._bar.show(Path(self._path).name, done, total if total and total >= done else None)
+
+    def _print(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.print_above(line, sys.stdout)
+        else:
+            print(line)
+        flush(sys.stdout)
+
+
+def _compression(arguments: Arguments) -> str:
+    given = arguments.text("-c") or "none"
+    compression = _ALSO.get(given, given)
+    if compression not in _COMPRESSIONS:
+        names = ", ".join(f'"{name}"' for name in _COMPRESSIONS)
+        raise UsageError(f'invalid -c,--compression "{given}": must be one of {names}')
+    return compression
+
+
+def _depth(arguments: Arguments) -> int | None:
+    given = arguments.text("--max-origin-depth")
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit() or len(given) > 9 or int(given) < 2:
+        raise UsageError(f'invalid max-origin-depth "{given}": must be greater than 1')
+    return int(given)
+
+
+def _given_manifest(path: str | None) -> dict[str, Any]:
+    """The fields that -m gives; none without it."""
+    if path is None:
+        return {}
+    if path != "-":
+        check_exists("manifest", path)
+    return read_manifest(path, MAX_MANIFEST, dated=False)
+
+
+def _script(path: str | None) -> str | None:
+    if path is None:
+        return None
+    check_exists("prepare-image script", path)
+    with Path(path).open("rb") as file:
+        data = file.read(_MAX_SCRIPT + 1)
+    try:
+        script = data.decode()
+    except UnicodeDecodeError:
+        raise UsageError(f'the prepare-image script "{path}" is not UTF-8 text') from None
+    if not script or len(data) > _MAX_SCRIPT:
+        raise UsageError(f'the prepare-image script "{path}" is empty, or has more than 1 MiB')
+    return script
+
+
+def _refuse_mixed(arguments: Arguments, *, is_disk: bool) -> None:
+    """What makes no sense together."""
+    for flag in ("-i", "-s", "--max-origin-depth"):
+        if is_disk and arguments.flag(flag):
+            raise UsageError(f"{flag} is not for a disk")
+    if arguments.flag("--block-size") and not is_disk:
+        raise UsageError("--block-size is for a disk, with --raw")
+
+
+def _target(arguments: Arguments) -> Path:
+    return Path(arguments.text("-o") or ".")
+
+
+def _room() -> str:
+    """Where files go that are only published: they may be too large for /tmp."""
+    return os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  (a folder of its own is made in it)
+
+
+def _published(manifest: dict[str, Any], url: str) -> str:
+    return f"Successfully published image {printable(manifest.get('uuid'))} to {printable(url)}"

@@ -1,0 +1,76 @@
+"""`create --raw`: imgstored's own program for disks, which needs no daemon, and has our rights only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from imgctl.errors import CommandError, remote_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgctl.arguments import Arguments
+    from imgctl.connection import OnEvent
+    from imgctl.run.image_files import ImageFile
+    from imgctl.session import Session
+
+_PACKAGE = "imgstored"
+
+
+def make(
+    session: Session,
+    file: ImageFile,
+    disk: str,
+    manifest: Mapping[str, Any],
+    fields: Sequence[str],
+    compression: str,
+    arguments: Arguments,
+    on_event: OnEvent,
+) -> dict[str, Any]:
+    """Makes the image of a disk into the file; returns its manifest. Raises `CommandError`."""
+    if not sys.executable or find_spec(_PACKAGE) is None:
+        raise CommandError(
+            "NotInstalled",
+            f"the Python that runs {session.program} ({sys.executable or 'unknown'}) has no {_PACKAGE}",
+            hint="`create --raw` is a part of imgstored: install the package imgstore for that Python",
+        )
+    # -P: never from the folder we happen to be in.
+    command = [sys.executable, "-P", "-m", f"{_PACKAGE}.create", "--output", str(file.descriptor)]
+    command += ["--path", file.shown, "--compression", compression]
+    if (block_size := arguments.text("--block-size")) is not None:
+        command += ["--block-size", block_size]
+    if arguments.flag("--as-raw"):
+        command.append("--as-raw")
+    child = subprocess.Popen(  # noqa: S603 - our own Python; the disk's name is an argument after --
+        [*command, "--", disk],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=(file.descriptor,),
+        text=True,
+        encoding="utf-8",
+    )
+    try:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with child.stdin as given:
+            json.dump({"manifest": dict(manifest), "fields": [*fields]}, given)
+        for line in child.stdout:
+            said = json.loads(line)
+            if "error" in said:
+                raise remote_error(said["error"])
+            if "result" in said:
+                made: dict[str, Any] = said["result"]["manifest"]
+                return made
+            on_event(said)
+    except BrokenPipeError:
+        pass  # its status tells
+    finally:
+        if child.stdout is not None:
+            child.stdout.close()
+        child.terminate()
+        status = child.wait()
+    raise CommandError("InternalError", f"the program that makes the image ended with status {status}")

@@ -1,0 +1,106 @@
+"""`update` and `vacuum`: keeping what is installed in order."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from imgctl import event_text
+from imgctl.errors import CommandError, UsageError, remote_error
+from imgctl.names import image_uuids
+from imgctl.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgctl.arguments import Arguments
+    from imgctl.session import Session
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def update(session: Session, arguments: Arguments) -> int:
+    """`update [-n] [UUID...]`. Exit status 1 when an image could not be updated; the others are."""
+    uuids = image_uuids(session, arguments.rest, among="installed")
+    failed = False
+
+    def tell(event: dict[str, Any]) -> None:
+        nonlocal failed
+        kind = event.get("event")
+        if kind == "update-failed":
+            failed = True
+            session.report(remote_error(event["error"]))
+        elif kind == "original-unknown":
+            session.complain(
+                f"{session.program}: warn: cannot determine original snapshot for image "
+                f'"{printable(event.get("uuid"))}" (source info has no "dataset_guid")'
+            )
+        elif (line := event_text.line(event)) is not None:
+            session.say([line])
+
+    with session.client() as client:
+        client.update(uuids, dry_run=arguments.flag("-n"), on_event=tell)
+    return 1 if failed else 0
+
+
+def vacuum(session: Session, arguments: Arguments) -> int:
+    """`vacuum [-n [-j]] [-f] [--older-than AGE] [--keep N]`. Exit status 1 when the answer is no."""
+    if arguments.rest:
+        raise UsageError(f"unexpected arguments: {' '.join(arguments.rest)}")
+    age, keep = _age(arguments.text("--older-than")), _number(arguments.text("--keep"))
+    dry_run, as_json = arguments.flag("-n"), arguments.flag("-j")
+    if as_json and not dry_run:
+        raise UsageError('"-j" needs "-n": it says what would be deleted')
+    with session.client() as client:
+        images = client.unused(older_than=age, keep=keep)
+        if as_json:
+            session.say_json(images)
+            return 0
+        if images and not dry_run and not arguments.flag("-f") and not _agreed(session, images):
+            session.say(["Aborting"])
+            return 1
+        for image in images:
+            if dry_run:
+                session.say([f"[dry-run] Deleted image {_called(image)}"])
+                continue
+            try:
+                client.delete(image["uuid"], image["zpool"])
+            except CommandError as error:
+                session.say([f"Error deleting image {_called(image)}: {printable(error.message)}"])
+                raise
+            session.say([f"Deleted image {_called(image)}"])
+    return 0
+
+
+def _agreed(session: Session, images: Sequence[Mapping[str, Any]]) -> bool:
+    session.say(["This will delete the following images:", *(f"    {_called(image)}" for image in images)])
+    what = "this image" if len(images) == 1 else f"these {len(images)} images"
+    try:
+        answer = input(f"Delete {what}? [y/N] ")
+    except EOFError:
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _called(image: Mapping[str, Any]) -> str:
+    return printable(f"{image['uuid']} ({image['name']}@{image['version']})")
+
+
+def _age(text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch("([0-9]{1,9})([smhdw])", text)
+    if match is None:
+        raise UsageError(
+            f'invalid --older-than "{text}": must be a number and one of "s", "m", "h", "d", "w"',
+            "30d is thirty days",
+        )
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def _number(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UsageError(f'invalid --keep "{text}": must be a number')
+    return int(text)

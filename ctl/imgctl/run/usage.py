@@ -1,0 +1,63 @@
+"""`tree` and `du`: how images are related, and what they occupy."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from imgctl.errors import remote_error
+from imgctl.names import image_uuids
+from imgctl.session import is_terminal
+from imgctl.table import table
+from imgctl.usage_text import ASCII, LINES, du_document, du_rows, forest, pool_summary, readable, tree_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgctl.arguments import Arguments
+    from imgctl.session import Session
+
+_COLUMNS = ["uuid", "name", "version", "zpool", "own", "shared", "total", "clones"]
+
+
+def tree(session: Session, arguments: Arguments) -> None:
+    """`tree [-P POOL] [-j]`."""
+    arguments.none()
+    with session.client() as client:
+        pools = client.usage(arguments.text("-P"))
+    if arguments.flag("-j"):
+        session.say_json([forest(pool) for pool in pools])
+    else:
+        strokes = LINES if is_terminal(sys.stdout) and _speaks_unicode() else ASCII
+        blocks = [tree_lines(pool, strokes) for pool in pools if not pool.get("error")]
+        session.say(line for place, block in enumerate(blocks) for line in (*([""] * (place > 0)), *block))
+    _report_silent(session, pools)
+
+
+def du(session: Session, arguments: Arguments) -> None:
+    """`du [-P POOL] [-j] [-H] [UUID...]`."""
+    pool = arguments.text("-P")
+    uuids = image_uuids(session, arguments.rest, among="installed", pool=pool)
+    with session.client() as client:
+        pools = client.usage(pool, uuids)
+    if arguments.flag("-j"):
+        session.say_json([du_document(each) for each in pools])
+    else:
+        rows = [readable(row) for each in pools for row in du_rows(each)]
+        session.say(table(rows, _COLUMNS, header=not arguments.flag("-H")))
+        if not arguments.flag("-H"):
+            session.say(pool_summary(each) for each in pools if not each.get("error"))
+    _report_silent(session, pools)
+
+
+def _report_silent(session: Session, pools: Sequence[Mapping[str, Any]]) -> None:
+    """What is known was printed; a pool that did not answer is an error all the same."""
+    errors = [remote_error(pool["error"]) for pool in pools if isinstance(pool.get("error"), dict)]
+    for error in errors[1:]:
+        session.warn(error.message)
+    if errors:
+        raise errors[0]
+
+
+def _speaks_unicode() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")

@@ -1,0 +1,32 @@
+"""`verify`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgctl.names import image_uuids
+from imgctl.run.imports import Narrator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgctl.arguments import Arguments
+    from imgctl.session import Session
+
+
+def verify(session: Session, arguments: Arguments) -> int:
+    """`verify [-q] [-P POOL] [-j] [UUID...]`. Status 1 unless all are ok."""
+    pool = arguments.text("-P")
+    uuids = image_uuids(session, arguments.rest, among="installed", pool=pool) if arguments.rest else None
+    with session.client() as client, Narrator(session, arguments) as tell:
+        results = client.verify(uuids, pool=pool, on_event=tell)
+    if not arguments.flag("-j"):
+        session.say([_summary(results)])
+    return 0 if set(results) <= {"ok"} else 1
+
+
+def _summary(results: Mapping[str, int]) -> str:
+    count = sum(results.values())
+    ordered = sorted(results, key=lambda result: result != "ok")
+    parts = ", ".join(f"{results[result]} {result}" for result in ordered)
+    return f"Verified {count} image{'' if count == 1 else 's'}" + (f": {parts}" if parts else "")

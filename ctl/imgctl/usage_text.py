@@ -1,0 +1,172 @@
+"""How images are related, and what they occupy, for people and as JSON. Pure: no I/O.
+
+What it is given is a *usage* of docs/protocol.md: one pool with its images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from imgctl.text import printable, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    Document = Mapping[str, Any]
+
+
+class Strokes(NamedTuple):
+    """What a tree is drawn with."""
+
+    branch: str
+    last: str
+    pass_by: str
+    space: str
+
+
+LINES = Strokes("├── ", "└── ", "│   ", "    ")
+ASCII = Strokes("|-- ", "`-- ", "|   ", "    ")
+
+#: Characters of an image's name and version that the tree shows.
+_MAX_NAME = 48
+
+
+# -- the tree ------------------------------------------------------------------------------------------------
+
+
+def forest(pool: Document) -> dict[str, Any]:
+    """The pool with its images as trees: each with its `children`, and `machines` for what else is cloned."""
+    images = {str(image["uuid"]): image for image in pool["images"]}
+    children: dict[str, list[str]] = {}
+    roots = []
+    for uuid, image in images.items():
+        if image.get("origin") in images:
+            children.setdefault(str(image["origin"]), []).append(uuid)
+        else:
+            roots.append(uuid)
+    nodes = {uuid: _node(image, str(pool["zpool"]), images) for uuid, image in images.items()}
+    for origin, uuids in children.items():
+        nodes[origin]["children"] = [nodes[uuid] for uuid in uuids]
+    facts = {key: value for key, value in pool.items() if key != "images"}
+    return {**facts, "images": [nodes[uuid] for uuid in roots]}
+
+
+def _node(image: Document, pool: str, images: Mapping[str, Document]) -> dict[str, Any]:
+    ours = {f"{pool}/{uuid}" for uuid in images}
+    clones = [str(name) for name in image.get("clones") or ()]
+    facts = {key: value for key, value in image.items() if key != "clones"}
+    return {**facts, "machines": [name for name in clones if name not in ours], "children": []}
+
+
+def tree_lines(pool: Document, strokes: Strokes) -> list[str]:
+    """The pool's line, and a line for each image and each machine's clone, in columns."""
+    trunk = forest(pool)
+    rows = [
+        (
+            prefix + str(node.get("uuid") or node["machine"]),
+            _called(node),
+            _bytes(node, "used"),
+            _bytes(node, "referenced"),
+        )
+        for prefix, node in _walk(trunk["images"], strokes)
+    ]
+    if not rows:
+        return [_pool_line(pool)]
+    rows.insert(0, ("IMAGE", "NAME", "USED", "DATA"))
+    left, name, used, data = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        _pool_line(pool),
+        *(f"{row[0]:<{left}}  {row[1]:<{name}}  {row[2]:>{used}}  {row[3]:>{data}}".rstrip() for row in rows),
+    ]
+
+
+def _walk(roots: Sequence[Document], strokes: Strokes) -> Iterator[tuple[str, Document]]:
+    """Each node with what is drawn before it. Without recursion: nobody says how deep a tree is."""
+    stack: list[tuple[str, str, Document]] = [("", "", root) for root in reversed(roots)]
+    while stack:
+        drawn, below, node = stack.pop()
+        yield drawn, node
+        under = [*node.get("children", ()), *({"machine": name} for name in node.get("machines", ()))]
+        for place, child in reversed(list(enumerate(under))):
+            last = place == len(under) - 1
+            stack.append(
+                (
+                    below + (strokes.last if last else strokes.branch),
+                    below + (strokes.space if last else strokes.pass_by),
+                    child,
+                )
+            )
+
+
+def _called(node: Document) -> str:
+    if "machine" in node:
+        return "(machine)"
+    name = "@".join(printable(node[key]) for key in ("name", "version") if node.get(key)) or "-"
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 3] + "..."
+
+
+# -- what they occupy ----------------------------------------------------------------------------------------
+
+
+def du_rows(pool: Document) -> list[dict[str, Any]]:
+    """A row for each image, the largest first. Sizes in bytes.
+
+    `own` is what deleting it would free, `shared` what is cloned from it stands on, `total` both.
+    """
+    rows = []
+    for image in pool["images"]:
+        used, cloned = int(image.get("used") or 0), bool(image.get("clones"))
+        rows.append(
+            {
+                "uuid": image["uuid"],
+                "name": image.get("name"),
+                "version": image.get("version"),
+                "zpool": pool["zpool"],
+                "own": 0 if cloned else used,
+                "shared": used if cloned else 0,
+                "total": used,
+                "clones": len(image.get("clones") or ()),
+            }
+        )
+    return sorted(rows, key=lambda row: -row["total"])
+
+
+def du_document(pool: Document) -> dict[str, Any]:
+    """The pool with these rows, and their sums."""
+    rows = du_rows(pool)
+    facts = {key: value for key, value in pool.items() if key != "images"}
+    sums = {field: sum(row[field] for row in rows) for field in ("own", "shared")}
+    return {**facts, **sums, "used": sum(row["total"] for row in rows), "images": rows}
+
+
+def readable(row: Document) -> dict[str, Any]:
+    """A row for people: sizes without spaces, so that each is one word for awk."""
+    return {**row, **{field: short(row[field]) for field in ("own", "shared", "total")}}
+
+
+def pool_summary(pool: Document) -> str:
+    """One line: what the images of a pool occupy, and what is left."""
+    used = sum(int(image.get("used") or 0) for image in pool["images"])
+    count = len(pool["images"])
+    images = f"{count} image{'' if count == 1 else 's'}"
+    return f"Pool {printable(pool['zpool'])}: {images} occupy {size(used)}, {_free(pool)}"
+
+
+def short(count: Any) -> str:
+    """Bytes as one word."""
+    return size(count).replace(" ", "") if isinstance(count, int) else "-"
+
+
+def _bytes(node: Document, field: str) -> str:
+    return "" if "machine" in node else short(node.get(field))
+
+
+def _pool_line(pool: Document) -> str:
+    return f"{printable(pool['zpool'])}: {_free(pool)}"
+
+
+def _free(pool: Document) -> str:
+    available, total = pool.get("available"), pool.get("total")
+    if not isinstance(available, int) or not isinstance(total, int):
+        return "free room not known"
+    return f"{size(available)} of {size(total)} free"

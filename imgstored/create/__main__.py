@@ -1,0 +1,130 @@
+"""`python -m imgstored.create`: makes the image of a raw disk, a qcow2 or a vmdk; no daemon, and no ZFS.
+
+`imgctl create --raw` runs it, with the rights of who asks: a disk's file may come from anybody, and is none
+of root's business. The image's stream goes into the file that is open as descriptor FD. Standard input has
+{manifest, fields}; what happens, and how it ends, are lines of JSON on standard output: the events of the
+socket's `create`, then {result} or {error}.
+
+Exit status: 0; 1 after {error}; 2 for wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+import time
+import uuid as uuids
+from typing import TYPE_CHECKING, Any, Final
+
+from imgstored.create.compress import compressed
+from imgstored.create.events import ManifestMade, Sending
+from imgstored.create.manifest import (
+    Source,
+    check_compression,
+    file_prefix,
+    file_suffix,
+    given_fields,
+    new_manifest,
+)
+from imgstored.create.output import Output, write_all
+from imgstored.errors import FileSystemError, ImgstoreError
+from imgstored.manifest import parse
+from imgstored.store.events import Event, Note, Progress
+from imgstored.zstream.disk import open_disk
+from imgstored.zstream.write import DEFAULT_BLOCK_SIZE, NewVolume, check_block_size, padded, volume_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from imgstored.zstream.disk import Disk
+
+#: What a machine's disk and network have unless it is said: every current system has drivers for these.
+_DRIVER: Final = "virtio"
+#: Bytes of standard input.
+_GIVEN: Final = 4 << 20
+_PROGRESS_INTERVAL: Final = 0.2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes one image; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        result = _make(arguments)
+    except ImgstoreError as error:
+        _say({"error": error.as_wire()})
+        return 1
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 1
+    except OSError as error:
+        wrong = FileSystemError(f"{error.filename or arguments.disk}: {error.strerror}")
+        _say({"error": wrong.as_wire()})
+        return 1
+    _say({"result": result})
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m imgstored.create", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=int, required=True, metavar="FD", help="the image's file, empty")
+    parser.add_argument("--path", default="the file", help="what that is called, for messages")
+    parser.add_argument("--compression", default="none")
+    parser.add_argument("--block-size", type=int, default=DEFAULT_BLOCK_SIZE, metavar="BYTES")
+    parser.add_argument("--as-raw", action="store_true", help="take DISK as it is, whatever it looks like")
+    parser.add_argument("disk", metavar="DISK")
+    return parser
+
+
+def _make(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = parse(sys.stdin.buffer.read(_GIVEN + 1), limit=_GIVEN)
+    compression = check_compression(arguments.compression)
+    check_block_size(arguments.block_size)
+    output = Output(arguments.output, arguments.path)
+    fields = given_fields(given["manifest"], given["fields"])
+    with open_disk(arguments.disk, raw=arguments.as_raw) as disk:
+        size = padded(disk.size, arguments.block_size)
+        for field in ("disk_driver", "nic_driver"):
+            if fields.get(field) is None:
+                fields[field] = _DRIVER
+                _tell(Note(f'{field} is not given: taken to be "{_DRIVER}"'))
+        if size != disk.size:
+            _tell(Note(f"the disk has {disk.size} bytes, the volume {size}: the last of them are zeros"))
+        manifest = new_manifest(fields, Source(volume=True, size=size), uuid=str(uuids.uuid4()))
+        _tell(ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression)))
+        _tell(Sending())
+        volume = NewVolume(
+            name=f"zones/{manifest['uuid']}@final",
+            size=size,
+            guid=secrets.randbits(64) | 1,
+            created=int(time.time()),
+            block_size=arguments.block_size,
+        )
+        stream = volume_stream(volume, _watched(disk, arguments.block_size))
+        write_all(compressed(stream, compression), output, lambda: None)
+    file = {**output.described(compression), "dataset_guid": str(volume.guid)}
+    return {"manifest": {**manifest, "files": [file]}}
+
+
+def _watched(disk: Disk, block_size: int) -> Iterator[tuple[int, bytes]]:
+    """What is on the disk; tells how far that is."""
+    told = 0.0
+    for offset, data in disk.extents(block_size):
+        yield offset, data
+        now = time.monotonic()
+        if now - told >= _PROGRESS_INTERVAL:
+            told = now
+            _tell(Progress(done=offset + len(data), total=disk.size, rate=0.0))
+
+
+def _tell(event: Event) -> None:
+    _say(event.as_wire())
+
+
+def _say(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Compresses a stream with all processors, in bounded memory.
+
+A file is cut into blocks that are compressed side by side: gzip members, bzip2 and xz streams, one after
+another. Every program that reads these formats reads them so. zstd cuts by itself.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from imgstored.errors import UsageError
+from imgstored.transfer.decompress.parallel import workers_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Buffer = bytes | bytearray | memoryview
+
+_MIB: Final = 1 << 20
+#: Bytes that all threads together may take.
+_MEMORY: Final = 1 << 30
+
+#: An image is made once and fetched often: as small as the programs' own default, or better.
+_GZIP_LEVEL: Final = 6
+_XZ_PRESET: Final = 6
+_ZSTD_LEVEL: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    compress: Callable[[bytes], bytes]
+    block: int  #: bytes that are compressed by themselves
+    memory: int  #: bytes that this takes
+
+
+_METHODS: Final = {
+    "gzip": _Method(lambda block: gzip.compress(block, _GZIP_LEVEL, mtime=0), _MIB, 4 * _MIB),
+    # What fits one of bzip2's own blocks, but for bytes that its first step can make longer.
+    "bzip2": _Method(lambda block: bz2.compress(block, 9), 900_000, 12 * _MIB),
+    # Twice the dictionary: smaller blocks would cost a good part of what xz is taken for.
+    "xz": _Method(lambda block: lzma.compress(block, preset=_XZ_PRESET), 16 * _MIB, 128 * _MIB),
+}
+
+
+def compressed(blocks: Iterable[Buffer], compression: str, workers: int = 64) -> Iterator[Buffer]:
+    """The blocks, which have any length, compressed by at most `workers` threads.
+
+    Closing the iterator ends all threads; `blocks` is not closed. Raises `UsageError` for a compression that
+    is not there, and what `blocks` raises.
+    """
+    workers = workers_for(workers)
+    if compression == "none":
+        return iter(blocks)
+    if compression == "zstd":
+        return _zstd(blocks, workers)
+    method = _METHODS[compression]
+    return _side_by_side(blocks, method, max(1, min(workers, _MEMORY // method.memory)))
+
+
+def _side_by_side(blocks: Iterable[Buffer], method: _Method, workers: int) -> Iterator[bytes]:
+    running: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="compress") as executor:
+        try:
+            for block in _cut(blocks, method.block):
+                running.append(executor.submit(method.compress, block))
+                if len(running) > workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _cut(blocks: Iterable[Buffer], size: int) -> Iterator[bytes]:
+    """The same bytes in blocks of `size`, the last one shorter; one block where there are no bytes."""
+    waiting = bytearray()
+    first = True
+    for block in blocks:
+        waiting += block
+        while len(waiting) >= size:
+            yield bytes(memoryview(waiting)[:size])
+            first = False
+            del waiting[:size]
+    if waiting or first:
+        yield bytes(waiting)
+
+
+def _zstd(blocks: Iterable[Buffer], workers: int) -> Iterator[bytes]:
+    compressor: Any = _zstd_compressor(workers)
+    for block in blocks:
+        if piece := compressor.compress(block):
+            yield piece
+    yield compressor.flush()
+
+
+def _zstd_compressor(workers: int) -> Any:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise UsageError(
+            "this installation cannot compress with zstd",
+            hint='install the Python package "zstandard" where imgstored is installed, or use another -c',
+        ) from error
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=workers, write_checksum=True).compressobj()

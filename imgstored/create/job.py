@@ -1,0 +1,96 @@
+"""One image that is being made, or sent away: what its client is told, and how it ends early."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import structlog
+import trio
+
+from imgstored.errors import ImgstoreError, InternalError
+from imgstored.store.events import Event, Progress
+from imgstored.store.request import PROGRESS_INTERVAL, Request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+
+    from imgstored.create.compress import Buffer
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+#: Images that are made at the same time; each has a thread, and its compression's.
+MAX_JOBS: Final = 4
+
+
+class Job(Request):
+    """A request whose events end with a result."""
+
+    result: dict[str, Any]
+
+
+class Reporter:
+    """A job, as the thread that does it sees it."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._token = trio.lowlevel.current_trio_token()
+        self._told = 0.0
+
+    def tell(self, event: Event) -> None:
+        """Tells the client. Never waits, and never raises: it is called while things are tidied up, too."""
+        self._token.run_sync_soon(self._job.emit, event)
+
+    def check(self) -> None:
+        """Ends the thread's work if nobody wants it any more."""
+        trio.from_thread.check_cancelled()
+
+    def watched(self, blocks: Iterable[Buffer], total: int | None) -> Iterator[Buffer]:
+        """The blocks; tells how many bytes of `total` have passed. Raises when nobody wants them any more."""
+        done = 0
+        for block in blocks:
+            self.check()
+            yield block
+            done += len(block)
+            now = time.monotonic()
+            if now - self._told >= PROGRESS_INTERVAL:
+                self._told = now
+                self.tell(Progress(done=done, total=total, rate=0.0))
+
+
+async def in_thread(job: Job, work: Callable[[Reporter], T], limiter: trio.CapacityLimiter) -> T:
+    """What `work` returns, which runs in a thread, and ends soon after the job is cancelled."""
+    reporter = Reporter(job)
+    return await trio.to_thread.run_sync(work, reporter, limiter=limiter)
+
+
+@asynccontextmanager
+async def running(client: str, work: Callable[[Job], Awaitable[dict[str, Any]]]) -> AsyncIterator[Job]:
+    """Runs `work` beside the block that reads its events; leaving the block ends it."""
+    job = Job(client)
+    failure: Exception | None = None
+
+    async def serve() -> None:
+        with job.scope:
+            try:
+                job.result = await work(job)
+            except ImgstoreError as error:
+                job.end(error)
+            except Exception:
+                log.exception("making an image failed", client=client)
+                job.end(InternalError("imgstored made a mistake", hint="its log has the details"))
+            else:
+                job.end()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        try:
+            yield job
+        except Exception as error:  # noqa: BLE001  (raised below: the nursery would put it into a group)
+            failure = error
+        job.scope.cancel()
+    if failure is not None:
+        raise failure

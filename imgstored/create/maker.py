@@ -1,0 +1,287 @@
+"""Makes images of datasets and of machines: a snapshot, sent, compressed, into a file that a client opened.
+
+Nothing of it is left in the pool, however it ends. What is under way is noted in a folder, so that the next
+daemon can tidy up after one that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid as uuids
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+
+from imgstored.create.events import Inheriting, Making, ManifestMade, Sending
+from imgstored.create.job import MAX_JOBS, in_thread, running
+from imgstored.create.manifest import (
+    Origin,
+    Source,
+    check_compression,
+    file_prefix,
+    file_suffix,
+    given_fields,
+    new_manifest,
+)
+from imgstored.create.output import Output, pour
+from imgstored.create.prepare import Patience, Preparation
+from imgstored.errors import (
+    ImageNotInstalledError,
+    ImgstoreError,
+    MaxOriginDepthError,
+    NotSupportedError,
+    OriginHasNoFinalSnapshotError,
+    UsageError,
+    VmHasNoOriginError,
+    VmNotStoppedError,
+)
+from imgstored.manifest.names import UUID, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from pathlib import Path
+
+    from imgstored.create.job import Job, Reporter
+    from imgstored.create.vmadm import Machine, Vmadm
+    from imgstored.pools.base import Datasets, SourceDataset
+    from imgstored.store.catalog import Catalog, InstalledImage
+
+log = structlog.get_logger(__name__)
+
+#: Characters of a prepare script.
+_MAX_SCRIPT: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What image a client wants. `source` is a machine's uuid, or a dataset's name."""
+
+    source: str
+    manifest: Mapping[str, Any]
+    fields: Sequence[str] = ()
+    compression: str = "none"
+    incremental: bool = False
+    max_origin_depth: int | None = None
+    script: str | None = None  #: prepares the machine
+
+    def check(self) -> None:
+        """Raises `UsageError` for what makes no sense whatever the source is."""
+        check_compression(self.compression)
+        depth = self.max_origin_depth
+        if depth is not None and depth < 2:
+            raise UsageError(f'invalid max-origin-depth "{depth}": must be greater than 1')
+        if self.script is not None and not 0 < len(self.script) <= _MAX_SCRIPT:
+            raise UsageError("the prepare script is empty, or longer than 1 MiB")
+        if self.script is not None and not UUID.fullmatch(self.source):
+            raise UsageError(
+                "a dataset cannot be prepared by a script", hint="only a machine can; name it by its uuid"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Of:
+    """What an image is made of."""
+
+    datasets: Datasets
+    dataset: SourceDataset
+    pool: str
+    machine: Machine | None
+    origin: InstalledImage | None
+
+    @property
+    def called(self) -> str:
+        """For messages."""
+        return f'dataset "{self.dataset.name}"' if self.machine is None else f'vm "{self.machine.uuid}"'
+
+
+class Maker:
+    """See the module. `notes` is a folder for what is under way; there need be no vmadm on the host."""
+
+    def __init__(self, catalog: Catalog, vmadm: Vmadm, notes: Path, patience: Patience | None = None) -> None:
+        self._catalog = catalog
+        self._vmadm = vmadm
+        self._notes = notes
+        self._patience = patience or Patience()
+        self._limiter = trio.CapacityLimiter(MAX_JOBS)
+        self._last = 0
+        #: What a daemon that was killed left.
+        self._left = sorted(notes.glob("*.json"))
+
+    def create(self, wanted: Wanted, fd: int, *, client: str, path: str) -> AbstractAsyncContextManager[Job]:
+        """Makes an image into the file open as `fd`, an empty one; the job's result is `{manifest}`."""
+        wanted.check()
+        output, mark = Output(fd, path), self._mark()
+
+        async def work(job: Job) -> dict[str, Any]:
+            return await in_thread(job, partial(self._create, wanted, output, mark), self._limiter)
+
+        return running(client, work)
+
+    def recover(self) -> None:
+        """Undoes what a daemon that was killed had begun. Blocks; images can be made meanwhile."""
+        for note in self._left:
+            log.info("tidying up after making an image", note=note.name)
+            self._settle(note)
+
+    def _mark(self) -> str:
+        """By which this image's snapshots are told from others: the time in milliseconds, as imgadm's."""
+        self._last = max(self._last + 1, time.time_ns() // 1_000_000)
+        return str(self._last)
+
+    # -- in a thread -----------------------------------------------------------------------------------------
+
+    def _create(self, wanted: Wanted, output: Output, mark: str, reporter: Reporter) -> dict[str, Any]:
+        of = self._found(wanted)
+        manifest = self._manifest(wanted, of, reporter)
+        compression = check_compression(wanted.compression)
+        named = ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression))
+        reporter.tell(named)
+        with (
+            self._noted(mark, of, wanted),
+            self._prepared(of, wanted, reporter),
+            self._frozen(of, mark, reporter),
+        ):
+            reporter.tell(Sending())
+            origin = manifest.get("origin")
+            sent = of.datasets.send(of.dataset.name, origin)
+            pour(sent, compression, output, reporter, of.dataset.size if origin is None else None)
+        log.info("made an image", uuid=manifest["uuid"], of=of.dataset.name, size=output.size)
+        return {"manifest": {**manifest, "files": [output.described(compression)]}}
+
+    def _found(self, wanted: Wanted) -> _Of:
+        """What the image is made of. Raises what is wrong with it."""
+        machine = None
+        name: str | None = wanted.source
+        if "/" not in wanted.source:
+            if not UUID.fullmatch(wanted.source):
+                raise UsageError(
+                    f'"{shown(wanted.source)}" is neither the uuid of a vm nor the name of a dataset',
+                    hint="a dataset's name has its pool's in it, as in zones/web",
+                )
+            machine = self._vmadm.machine(wanted.source)
+            name = machine.image_dataset
+            if machine.state != "stopped" and wanted.script is None:
+                raise VmNotStoppedError(machine.uuid)
+        if name is None:
+            raise NotSupportedError(f'vm "{wanted.source}" has nothing that an image could be made of')
+        pool, _, inner = name.partition("/")
+        datasets = self._catalog.pool(pool).datasets()
+        if self._catalog.find(pool, inner) is not None:
+            raise UsageError(
+                f"{name} is an installed image", hint=f"`imgctl export {inner} -o DIR` writes it to files"
+            )
+        dataset = datasets.look(name)
+        origin = None if dataset.origin is None else self._catalog.find(pool, dataset.origin)
+        of = _Of(datasets, dataset, pool, machine, origin)
+        if wanted.incremental:
+            self._check_incremental(of, wanted.max_origin_depth)
+        return of
+
+    def _check_incremental(self, of: _Of, max_depth: int | None) -> None:
+        if of.dataset.origin is None:
+            raise VmHasNoOriginError(
+                f"cannot create an incremental image: {of.called} has no origin",
+                hint="leave out -i: then the whole of it becomes an image",
+            )
+        if of.origin is None:
+            raise ImageNotInstalledError(of.dataset.origin, of.pool)
+        if not of.dataset.from_final:
+            raise OriginHasNoFinalSnapshotError(
+                f'cannot create an incremental image: origin image "{of.dataset.origin}" has no "@final" '
+                'snapshot (sometimes this can be fixed by "imgadm update")',
+                hint="or leave out -i: then the whole of it becomes an image",
+            )
+        depth, image = 0, of.origin
+        while True:
+            depth += 1
+            if max_depth is not None and depth > max_depth:
+                raise MaxOriginDepthError(max_depth)
+            below = None if image.origin is None else self._catalog.find(of.pool, image.origin)
+            if below is None:
+                return
+            image = below
+
+    def _manifest(self, wanted: Wanted, of: _Of, reporter: Reporter) -> dict[str, Any]:
+        fields = given_fields(wanted.manifest, wanted.fields)
+        origin = None
+        if of.origin is not None:
+            above = of.origin
+            reporter.tell(Inheriting(above.uuid, above.text("name"), above.text("version")))
+            origin = Origin({**above.manifest, "uuid": above.uuid}, wanted.incremental)
+        machine = of.machine
+        source = Source(
+            of.dataset.volume,
+            of.dataset.size,
+            brand=None if machine is None else machine.brand,
+            bootrom=None if machine is None else machine.bootrom,
+        )
+        platform = None if machine is None else self._vmadm.platform()
+        return new_manifest(fields, source, uuid=str(uuids.uuid4()), origin=origin, platform=platform)
+
+    def _prepared(self, of: _Of, wanted: Wanted, reporter: Reporter) -> AbstractContextManager[None]:
+        if wanted.script is None or of.machine is None:
+            return nullcontext()
+        preparation = Preparation(
+            self._vmadm, of.machine, of.datasets, reporter.tell, reporter.check, self._patience
+        )
+        return preparation.prepared(wanted.script)
+
+    @contextmanager
+    def _frozen(self, of: _Of, mark: str, reporter: Reporter) -> Iterator[None]:
+        """While the block lasts there is the snapshot @final."""
+        name = of.dataset.name
+        try:
+            moved = of.datasets.freeze(name, mark)
+            if moved is not None:
+                reporter.tell(Making("final-moved", moved))
+            reporter.tell(Making("snapshotting", f"{name}@final"))
+            yield
+        finally:
+            of.datasets.thaw(name, mark)
+
+    # -- after a kill ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _noted(self, mark: str, of: _Of, wanted: Wanted) -> Iterator[None]:
+        """What is to be undone is written down as long as the block lasts, and longer if it is not undone."""
+        prepared = None if of.machine is None or wanted.script is None else of.machine
+        told = {
+            "pool": of.pool,
+            "dataset": of.dataset.name,
+            "vm": None if prepared is None else prepared.uuid,
+            "running": prepared is not None and prepared.state != "stopped",
+        }
+        self._notes.mkdir(mode=0o700, parents=True, exist_ok=True)
+        note = self._notes / f"{mark}.json"
+        with note.open("x") as file:
+            json.dump(told, file)
+        try:
+            yield
+        except BaseException:
+            # It may be just what is to be undone that failed. Where it did not, nothing is left to do.
+            self._settle(note)
+            raise
+        note.unlink(missing_ok=True)
+
+    def _settle(self, note: Path) -> None:
+        """Undoes what a note says. Where that fails it is kept, for the next start. Never raises."""
+        try:
+            self._undo(note.stem, json.loads(note.read_text()))
+            note.unlink(missing_ok=True)
+        except (ImgstoreError, OSError, ValueError, KeyError, TypeError) as error:
+            log.error("cannot tidy up after making an image", note=note.name, error=str(error))
+
+    def _undo(self, mark: str, told: Mapping[str, Any]) -> None:
+        datasets = self._catalog.pool(told["pool"]).datasets()
+        datasets.thaw(told["dataset"], mark)
+        if told["vm"] is not None:
+            machine = self._vmadm.machine(told["vm"])
+            Preparation(self._vmadm, machine, datasets, lambda _: None, lambda: None).roll_back()
+            if told["running"] and self._vmadm.machine(machine.uuid).state == "stopped":
+                self._vmadm.start(machine.uuid)

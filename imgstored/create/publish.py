@@ -1,0 +1,232 @@
+"""Publishes an image to an IMGAPI server: its manifest, then its file, and when that is there, to everybody.
+
+Whatever fails before that is taken back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import structlog
+import trio
+
+from imgstored.create.events import Publishing
+from imgstored.create.job import running
+from imgstored.errors import ClientError, ImgstoreError, InvalidManifestError, RefusedError, UploadError
+from imgstored.http.documents import DocumentLimits
+from imgstored.http.location import Access, Location, origin_of
+from imgstored.http.upload import Body, in_pieces, send
+from imgstored.manifest import load, parse
+from imgstored.sources.answers import failure, one_object
+from imgstored.sources.url import normalised, with_query
+from imgstored.store.events import Note, Progress
+from imgstored.store.local_file import LocalFile
+from imgstored.store.request import PROGRESS_INTERVAL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from imgstored.create.job import Job
+    from imgstored.http.documents import Document
+    from imgstored.manifest import Manifest, ManifestFile
+    from imgstored.sources.base import SourceSpec
+
+log = structlog.get_logger(__name__)
+
+#: A server that has the whole file may look through it before it answers.
+LIMITS: Final = DocumentLimits(max_bytes=4 << 20, silence_seconds=60.0, total_seconds=600.0)
+
+_HEADERS: Final = (("Accept", "application/json"), ("Accept-Version", "~2"))
+
+
+class Publisher:
+    """Publishes to any server; one that is among `specs` is spoken to as these say."""
+
+    def __init__(self, specs: Sequence[SourceSpec], limits: DocumentLimits = LIMITS) -> None:
+        self._specs = specs
+        self._limits = limits
+
+    def publish(
+        self, manifest: Mapping[str, Any], fd: int, url: str, *, client: str, path: str
+    ) -> AbstractAsyncContextManager[Job]:
+        """Publishes the image whose file is open as `fd`. The job's result is `{uuid, url}`.
+
+        Raises `ManifestValidationError` and `InvalidManifestError`, `UsageError`, `ClientError`.
+        """
+        loaded = load(manifest, rules="install")
+        if loaded.file is None or loaded.file.size is None or loaded.file.sha1 is None:
+            raise InvalidManifestError(
+                "manifest is invalid: it does not say what the image's file is",
+                hint="`files` has one element, with size, sha1 and compression",
+            )
+        file = LocalFile(fd, path)
+        if file.size != loaded.file.size:
+            raise UploadError(
+                f"image file size error: manifest says {loaded.file.size} bytes, {path} is {file.size} bytes",
+                hint="the manifest is of another file",
+            )
+        server = _Server(normalised(url), self._specs, self._limits)
+
+        async def work(job: Job) -> dict[str, Any]:
+            assert loaded.file is not None
+            await _published(job, server, loaded, loaded.file, file)
+            log.info("published an image", uuid=loaded.uuid, server=server.shown)
+            return {"uuid": loaded.uuid, "url": server.shown}
+
+        return running(client, work)
+
+
+async def _published(
+    job: Job, server: _Server, manifest: Manifest, described: ManifestFile, file: LocalFile
+) -> None:
+    made = await server.import_image(manifest)
+    try:
+        state = made.get("state")
+        job.emit(
+            Publishing(
+                "imported",
+                manifest.uuid,
+                manifest.name,
+                manifest.version,
+                state=state if isinstance(state, str) else "unactivated",
+            )
+        )
+        answer = await server.add_file(job, manifest.uuid, described, file)
+        job.emit(
+            Publishing(
+                "file",
+                manifest.uuid,
+                manifest.name,
+                manifest.version,
+                compression=described.compression,
+            )
+        )
+        _check_file(answer, described)
+        await server.activate(manifest.uuid)
+        job.emit(Publishing("activated", manifest.uuid, manifest.name, manifest.version))
+    except BaseException:
+        # Also when the client leaves: what was half published is of no use to anybody.
+        with trio.move_on_after(30, shield=True):
+            try:
+                await server.delete(manifest.uuid)
+            except ImgstoreError as error:
+                job.emit(Note(f"could not delete partially published image {manifest.uuid}: {error.message}"))
+                log.warning("an image stays half published", uuid=manifest.uuid, error=error.message)
+        raise
+
+
+def _check_file(answer: Mapping[str, Any], described: ManifestFile) -> None:
+    """Raises `UploadError` unless the server has what was sent."""
+    files = answer.get("files")
+    has = files[0] if isinstance(files, list) and files and isinstance(files[0], dict) else {}
+    for name, expected in (("sha1", described.sha1), ("size", described.size)):
+        if has.get(name) != expected:
+            got = "".join(c if c.isprintable() else "?" for c in str(has.get(name))[:80])
+            raise UploadError(
+                f"{name} expected to be {expected}, but was {got}",
+                hint="the file was damaged on the way; publish it again",
+            )
+
+
+class _Server:
+    """IMGAPI's methods that change something (its documentation, docs/index.md in sdc-imgapi)."""
+
+    def __init__(self, url: str, specs: Sequence[SourceSpec], limits: DocumentLimits) -> None:
+        parts = urlsplit(url)
+        self._base = parts._replace(query="").geturl()
+        self._query = parse_qsl(parts.query, keep_blank_values=True)
+        self._access = _access(url, specs)
+        self._limits = limits
+
+    @property
+    def shown(self) -> str:
+        """For messages."""
+        return self._base
+
+    async def import_image(self, manifest: Manifest) -> dict[str, Any]:
+        """AdminImportImage: the image is there, without its file, and not active."""
+        data = json.dumps(manifest.document, separators=(",", ":")).encode()
+        body = Body(in_pieces(data), len(data), "application/json")
+        return await self._asked("POST", f"/images/{manifest.uuid}", [("action", "import")], body)
+
+    async def add_file(self, job: Job, uuid: str, described: ManifestFile, file: LocalFile) -> dict[str, Any]:
+        """AddImageFile. Raises `UploadError` if the file is not what the manifest says."""
+        query = [("compression", str(described.compression)), ("sha1", str(described.sha1))]
+        body = Body(_content(job, described, file), file.size)
+        return await self._asked("PUT", f"/images/{uuid}/file", query, body)
+
+    async def activate(self, uuid: str) -> None:
+        """ActivateImage: from now on everybody sees it."""
+        await self._asked("POST", f"/images/{uuid}", [("action", "activate")])
+
+    async def delete(self, uuid: str) -> None:
+        """DeleteImage."""
+        await self._answer("DELETE", f"/images/{uuid}", [])
+
+    async def _asked(
+        self, method: str, path: str, query: list[tuple[str, str]], body: Body | None = None
+    ) -> dict[str, Any]:
+        document = await self._answer(method, path, query, body)
+        return one_object(self._base + path, document.body)
+
+    async def _answer(
+        self, method: str, path: str, query: list[tuple[str, str]], body: Body | None = None
+    ) -> Document:
+        url = with_query(self._base + path, [*self._query, *query])
+        location = Location(url, self._base, self._access)
+        document = await send(method, location, body, headers=_HEADERS, limits=self._limits)
+        if not 200 <= document.status < 300:
+            raise _refusal(self._base, document)
+        return document
+
+
+def _refusal(url: str, document: Document) -> ImgstoreError:
+    """The server's error, by the server's own name for it where that is one."""
+    error = failure(url, document)
+    try:
+        name = parse(document.body).get("code")
+    except InvalidManifestError:
+        name = None
+    if isinstance(name, str) and name.isascii() and name.isalnum() and len(name) <= 40:
+        return RefusedError(name, error)
+    return error
+
+
+def _access(url: str, specs: Sequence[SourceSpec]) -> Access:
+    """How a server that is configured as a source is spoken to: the same way, with its credentials."""
+    origin = origin_of(url)
+    for spec in specs:
+        try:
+            if origin_of(spec.url) == origin:
+                return spec.access
+        except ClientError:
+            continue
+    return Access()
+
+
+async def _content(job: Job, described: ManifestFile, file: LocalFile) -> AsyncIterator[bytes]:
+    """The file's blocks; raises before the last one where they are not what the manifest says."""
+    sha1 = hashlib.sha1(usedforsecurity=False)
+    blocks, done, told = file.blocks(), 0, 0.0
+    last: bytes | None = None
+    while (block := await trio.to_thread.run_sync(next, blocks, None)) is not None:
+        if last is not None:
+            yield last
+            done += len(last)
+            if trio.current_time() - told >= PROGRESS_INTERVAL:
+                told = trio.current_time()
+                job.emit(Progress(done=done, total=file.size, rate=0.0))
+        await trio.to_thread.run_sync(sha1.update, block)
+        last = block
+    if sha1.hexdigest() != described.sha1:
+        raise UploadError(
+            f'image file checksum (sha1) error: manifest says "{described.sha1}", '
+            f'{file.path} is "{sha1.hexdigest()}"',
+            hint="the manifest is of another file",
+        )
+    if last is not None:
+        yield last

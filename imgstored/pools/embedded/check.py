@@ -1,0 +1,160 @@
+"""Reads all of an image's files, and says what is wrong with them.
+
+A filesystem's stream has a checksum with each record. A volume's stream is put together from its disk and its
+skeleton; what no record wrote must be zeros, or as on its origin's disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from imgstored.errors import StreamError
+from imgstored.pools.embedded.files import BLOCK, read_exactly
+from imgstored.pools.embedded.notes import DISK
+from imgstored.pools.embedded.receiver import fresh_start
+from imgstored.pools.embedded.stored import open_stream
+from imgstored.zstream.reader import StreamReader
+from imgstored.zstream.volume import Free, Volume, VolumeState, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgstored.pools.base import OnRead
+    from imgstored.pools.embedded.files import Folder
+    from imgstored.pools.embedded.notes import ImageNote
+    from imgstored.zstream.records import Begin, Record
+
+#: What a file system says of a file that is gone or damaged; anything else is no fault of the image.
+_DAMAGE: Final = {errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP} | {
+    getattr(errno, name) for name in ("EUCLEAN", "EBADMSG", "ECKSUM") if hasattr(errno, name)
+}
+
+
+def check_files(root: Folder, note: ImageNote, origin: ImageNote | None, on_read: OnRead) -> str | None:
+    """What is wrong with the image's files, or None. Raises `OSError` where that cannot be said.
+
+    `origin` is the image that it was cloned from, `on_read` is called as in `Pool.check`.
+    """
+    try:
+        with ExitStack() as stack:
+            _Check(root, note, origin, stack).run(on_read)
+    except StreamError as error:
+        return error.message
+    except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise
+        return f"its files cannot be read: {os.strerror(error.errno or errno.EIO)}"
+    return None
+
+
+class _Check:
+    """One image's check; its files are open until `stack` is closed."""
+
+    def __init__(self, root: Folder, note: ImageNote, origin: ImageNote | None, stack: ExitStack) -> None:
+        self._note = note
+        self._origin = origin
+        self._reader = StreamReader()
+        self._disk: _Disk | None = None
+        folder = stack.enter_context(root.folder(note.uuid))
+        self._stream = open_stream(folder, volume=note.kind == "volume", stack=stack)
+        self._files = [_open_disk(folder, stack)] if note.kind == "volume" else []
+        if self._files and origin is not None:
+            self._files.append(_open_disk(stack.enter_context(root.folder(origin.uuid)), stack))
+
+    def run(self, on_read: OnRead) -> None:
+        """Raises `StreamError`, `OSError`, and what `on_read` raises."""
+        note, done = self._note, 0
+        for piece in self._stream.pieces(note.stream_size):
+            if note.kind == "volume":
+                for record in self._reader.records(piece):
+                    self._follow(record)
+            else:
+                self._reader.check(piece)
+            done += len(piece)
+            on_read(done)
+        self._reader.finish()
+        begin = self._reader.begin
+        if begin is None or (begin.toguid, begin.fromguid) != (note.guid, note.fromguid):
+            raise StreamError("its stream is another image's")
+        if done != note.stream_size:
+            raise StreamError(f"its stream has {done} bytes, and not {note.stream_size}")
+        if self._disk is not None:
+            self._disk.finish(on_read, done)
+
+    def _follow(self, record: Record) -> None:
+        if self._disk is None:
+            begin = self._reader.begin
+            assert begin is not None
+            self._disk = _Disk(begin, self._note, self._origin, self._files)
+        self._disk.step(record)
+
+
+class _Disk:
+    """What of a volume's disk no record wrote."""
+
+    def __init__(self, begin: Begin, note: ImageNote, origin: ImageNote | None, files: list[int]) -> None:
+        self._note = note
+        self._files = files  # the disk, and its origin's
+        self._volume = Volume(begin.byte_order, fresh_start(begin, origin).volume or VolumeState())
+        self._rest: list[tuple[int, int, bool]] = []  # start, end, whether it is as in the origin
+
+    def step(self, record: Record) -> None:
+        """Raises `StreamError` where the disk, which must be zeros there, is not."""
+        before = self._volume.state.cursor
+        match self._volume.step(record):
+            case Write(offset, _):
+                self._gap(before, offset)
+            case Free(offset, end) if self._volume.state.cursor > before:
+                self._gap(before, offset)
+                self._rest.append((max(before, offset), end, False))
+            case _:
+                pass
+
+    def finish(self, on_read: OnRead, done: int) -> None:
+        """Reads what is left. Raises as `step` does."""
+        size = os.fstat(self._files[0]).st_size
+        if size != self._note.volume_size:
+            raise StreamError(f"its disk has {size} bytes, and not {self._note.volume_size}")
+        self._gap(self._volume.state.cursor, self._note.volume_size)
+        for start, end, inherited in self._rest:
+            files = self._files if inherited else self._files[:1]
+            for at, stop in _with_data(files, start, min(end, self._note.volume_size)):
+                on_read(done)
+                own, *others = (read_exactly(fd, stop - at, at).ljust(stop - at, b"\0") for fd in files)
+                if own != (others[0] if others else bytes(stop - at)):
+                    what = "differs from its origin's" if inherited else "was changed"
+                    raise StreamError(f"its disk {what} between byte {at} and {stop}")
+
+    def _gap(self, start: int, end: int) -> None:
+        inherited = min(max(self._volume.state.inherited, start), end)
+        for part in ((start, inherited, True), (inherited, end, False)):
+            if part[0] < part[1]:
+                self._rest.append(part)
+
+
+def _open_disk(folder: Folder, stack: ExitStack) -> int:
+    fd = folder.open(DISK, os.O_RDONLY)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _with_data(files: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where any of the files is no hole, in parts of up to 1 MiB."""
+    while start < end:
+        start = max(start, min(_next_data(fd, start, end) for fd in files))
+        stop = min(start + BLOCK, end)
+        if start < stop:
+            yield start, stop
+        start = stop
+
+
+def _next_data(fd: int, position: int, end: int) -> int:
+    try:
+        return os.lseek(fd, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a hole to the end of the file
+            return end
+        raise

@@ -1,0 +1,38 @@
+"""Who is told of everything that begins and ends, to write it down. The store works as well without."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from imgstored.store.catalog import InstalledImage
+    from imgstored.store.layer import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The client whose request is being answered."""
+
+    name: str
+    uid: int
+
+
+#: Set for as long as a request is answered; what begins meanwhile begins for this client.
+asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
+
+
+class Recorder(Protocol):
+    """Called from trio's thread; raises nothing of its own."""
+
+    async def follow(self, layer: Layer, *, from_file: bool, stopping: Callable[[], bool]) -> None:
+        """Follows a layer from its beginning until it has ended, also when it is cancelled."""
+        ...
+
+    def deletion(self, image: InstalledImage) -> AbstractAsyncContextManager[None]:
+        """The image is deleted in the block."""
+        ...

@@ -1,0 +1,59 @@
+"""A maker, an exporter and a publisher for the fake daemon: each plays the events that a test gives it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from imgstored.errors import ImgstoreError
+from imgstored.rpc.methods.making import Making
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from imgstored.create.maker import Wanted
+    from imgstored.store.events import Event
+
+
+class FakeMaking:
+    """`content` goes into the files that are written; text among the events: until the client leaves."""
+
+    def __init__(self) -> None:
+        self.events: list[Event | ImgstoreError | str] = []
+        self.result: dict[str, Any] = {}
+        self.content = b"a stream"
+        self.asked: list[Any] = []
+
+    def services(self) -> Making:
+        return Making(self, self, self)
+
+    @asynccontextmanager
+    async def create(self, wanted: Wanted, fd: int, *, client: str, path: str) -> AsyncIterator[FakeMaking]:
+        self.asked.append(wanted)
+        os.write(fd, self.content)
+        yield self
+
+    @asynccontextmanager
+    async def export(self, uuid: str, fd: int, **given: Any) -> AsyncIterator[FakeMaking]:
+        self.asked.append({"uuid": uuid, **given})
+        os.write(fd, self.content)
+        yield self
+
+    @asynccontextmanager
+    async def publish(
+        self, manifest: Mapping[str, Any], fd: int, url: str, *, client: str, path: str
+    ) -> AsyncIterator[FakeMaking]:
+        self.asked.append({"manifest": dict(manifest), "url": url, "file": os.pread(fd, 1 << 20, 0)})
+        yield self
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        for event in self.events:
+            if isinstance(event, ImgstoreError):
+                raise event
+            if isinstance(event, str):
+                await trio.sleep_forever()
+            else:
+                yield event
