@@ -137,7 +137,9 @@ async def _wired(settings: Config, state: Path, journal: Journal, history: Histo
     making = Making(maker, Exporter(catalog), Publisher(source_specs(settings) or ()))
     server = Server(
         Path(settings.socket.path),
-        methods(store, sources, pools=list(pools), making=making, care=care, upkeep=upkeep, verifier=verifier),
+        methods(
+            store, sources, pools=list(pools), making=making, care=care, upkeep=upkeep, verifier=verifier
+        ),
         mode=settings.socket.mode,
         group=settings.socket.group,
         limits=socket_limits(settings),

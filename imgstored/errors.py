@@ -64,7 +64,7 @@ class InvalidUUIDError(ImgstoreError):
 
 
 class AmbiguousNameError(ImgstoreError):
-    """Several images are called so: `data["candidates"]` (a name of ours: imgadm knows images by uuid only)."""
+    """Several images are called so: `data["candidates"]` (a name of ours: imgadm has only uuids)."""
 
     code = "AmbiguousName"
 

@@ -82,7 +82,7 @@ class Client(Connection):
         return found
 
     def usage(self, pool: str | None = None, uuids: Sequence[str] = ()) -> Documents:
-        """What each pool's images (or those of `uuids`) occupy, and how they are related: *usage* documents."""
+        """What images (all, or those of `uuids`) occupy, and how they are related: a *usage* a pool."""
         listed: Documents = self.call("usage", pool=pool, uuids=[*uuids] or None)
         return listed
 

@@ -47,6 +47,7 @@ ENVIRONMENT = {
     "EDITOR": "The same, where `VISUAL` is not set. Default is vi.",
     "IMGCTL_VMADM": "The program that `imgctl vmadm` runs, instead of `/usr/sbin/vmadm`.",
     "TMPDIR": "Where files are written that are only published. Default is `/var/tmp`.",
+    "IMGADM_LOG_LEVEL": "Set to `debug` or `trace`, it counts as `-v`, as with imgadm.",
     "REQ_ID": "What `-E` calls the request; default is a random uuid.",
 }
 

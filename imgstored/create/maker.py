@@ -7,6 +7,7 @@ daemon can tidy up after one that was killed.
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid as uuids
 from contextlib import contextmanager, nullcontext
@@ -29,13 +30,14 @@ from imgstored.create.manifest import (
     new_manifest,
 )
 from imgstored.create.output import Output, pour
-from imgstored.create.prepare import Patience, Preparation
+from imgstored.create.prepare import SNAPSHOT, Patience, Preparation
 from imgstored.errors import (
     ImageNotInstalledError,
     ImgstoreError,
     MaxOriginDepthError,
     NotSupportedError,
     OriginHasNoFinalSnapshotError,
+    PoolError,
     UsageError,
     VmHasNoOriginError,
     VmNotStoppedError,
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
     from imgstored.store.catalog import Catalog, InstalledImage
 
 log = structlog.get_logger(__name__)
+
+#: Seconds after which a machine is not rolled back any more without asking: somebody may have used it since.
+_FRESH: Final = 3600.0
 
 #: Characters of a prepare script.
 _MAX_SCRIPT: Final = 1 << 20
@@ -110,6 +115,8 @@ class Maker:
         self._patience = patience or Patience()
         self._limiter = trio.CapacityLimiter(MAX_JOBS)
         self._last = 0
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()  # datasets
         #: What a daemon that was killed left.
         self._left = sorted(notes.glob("*.json"))
 
@@ -143,6 +150,7 @@ class Maker:
         named = ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression))
         reporter.tell(named)
         with (
+            self._alone(of),
             self._noted(mark, of, wanted),
             self._prepared(of, wanted, reporter),
             self._frozen(of, mark, reporter),
@@ -245,6 +253,22 @@ class Maker:
         finally:
             of.datasets.thaw(name, mark)
 
+    @contextmanager
+    def _alone(self, of: _Of) -> Iterator[None]:
+        """Two at the same dataset would take each other's snapshots away. Raises `UsageError`."""
+        name = of.dataset.name
+        with self._lock:
+            if name in self._busy:
+                raise UsageError(
+                    f"an image is being made of {of.called} already", hint="try again when it is"
+                )
+            self._busy.add(name)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.remove(name)
+
     # -- after a kill ----------------------------------------------------------------------------------------
 
     @contextmanager
@@ -281,6 +305,11 @@ class Maker:
         datasets = self._catalog.pool(told["pool"]).datasets()
         datasets.thaw(told["dataset"], mark)
         if told["vm"] is not None:
+            if time.time() - int(mark) / 1000 > _FRESH:
+                raise PoolError(
+                    f"vm {told['vm']} was being prepared {mark} ms after 1970, and may have been used since",
+                    hint=f"roll its datasets back to @{SNAPSHOT} by hand, or destroy these snapshots",
+                )
             machine = self._vmadm.machine(told["vm"])
             Preparation(self._vmadm, machine, datasets, lambda _: None, lambda: None).roll_back()
             if told["running"] and self._vmadm.machine(machine.uuid).state == "stopped":

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 VMADM: Final = "/usr/sbin/vmadm"
 SYSINFO: Final = "/usr/bin/sysinfo"
 
+#: How it says that there is no such machine: of `zoneadm`, and of its own lookup.
+_NO_MACHINE: Final = ("No such zone", "found 0 results")
+
 #: Bytes that are read of what it says, and of why it failed.
 _ANSWER: Final = 16 << 20
 _WORDS: Final = 2000
@@ -65,7 +68,7 @@ class Vmadm:
         """The machine. Raises `VmNotFoundError`, `NotSupportedError`, `InternalError`."""
         code, said, why = self._run(["get", check_uuid(uuid)])
         if code:
-            if "No such zone" in why or "not found" in why.lower() or "does not exist" in why:
+            if any(words in why for words in _NO_MACHINE):
                 raise VmNotFoundError(uuid)
             raise _failed("get", why)
         try:

@@ -186,6 +186,25 @@ async def test_a_client_that_leaves_ends_it(host, output):
     assert host.left() == []
 
 
+async def test_one_image_at_a_time_of_a_dataset(host, output, tmp_path):
+    def endless():
+        while True:
+            time.sleep(0.01)
+            yield bytes(1 << 10)
+
+    host.datasets.stream = endless
+    maker = host.maker()
+    async with maker.create(Wanted(DATASET, {}, FIELDS), output[0], client="tests", path="out") as job:
+        async for event in job:
+            if event.kind == "sending":
+                break
+        with (tmp_path / "other").open("wb") as other, pytest.raises(UsageError, match="already"):
+            await made(host, (other.fileno(), None), maker=maker)
+        assert list(host.datasets.snapshots) == [f"{DATASET}@final"]
+    host.datasets.stream = lambda: iter([b"x"])
+    await made(host, output, maker=maker)
+
+
 def test_a_note_that_cannot_be_read_is_kept(host):
     host.notes.mkdir()
     (host.notes / "5.json").write_text("{")
@@ -373,6 +392,19 @@ async def test_a_machine_that_cannot_be_rolled_back_is_not_restarted(host, outpu
     assert host.datasets.rolled_back == [ROOT]
     assert host.vmadm.machine(VM)["state"] == "running"
     assert (host.datasets.snapshots, host.left()) == ({}, [])
+
+
+async def test_a_machine_is_not_rolled_back_days_later(host):
+    """Somebody may have used it since."""
+    host.add_machine()
+    host.datasets.snapshots = {f"{ROOT}@{PRE}": "ours", f"{ROOT}@final": "5000"}
+    host.notes.mkdir()
+    told = {"pool": "zones", "dataset": ROOT, "vm": VM, "running": True}
+    (host.notes / "5000.json").write_text(json.dumps(told))
+    await trio.to_thread.run_sync(host.maker().recover)
+    assert list(host.datasets.snapshots) == [f"{ROOT}@{PRE}"]
+    assert (host.datasets.rolled_back, host.left()) == ([], ["5000.json"])
+    assert host.vmadm.machine(VM)["state"] == "stopped"
 
 
 async def test_a_machine_whose_snapshot_fails_is_started_again(host, output):

@@ -264,8 +264,13 @@ class FakeDaemon:
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         served = methods(
-            self.store, self.sources, pools=["zones"], care=self.care.services(), upkeep=self.upkeep,
-            verifier=self.verifier, making=self.making.services(),
+            self.store,
+            self.sources,
+            pools=["zones"],
+            care=self.care.services(),
+            upkeep=self.upkeep,
+            verifier=self.verifier,
+            making=self.making.services(),
         )
         self._server = Server(self.path, served, limits=self._limits)
         async with trio.open_nursery() as nursery:

@@ -201,8 +201,8 @@ def test_publish(imgctl, making, there):
         f"Successfully published image {BASE} to http://images.example.com",
     ]
     assert making.asked == [{"manifest": MANIFEST, "url": "http://images.example.com", "file": b"the file"}]
-    for missing, words in ((("-m", "m"), "-f,--file"), (("-f", "f"), "-m,--manifest")):
-        assert f"missing required {words} option" in imgctl("publish", *missing, "http://a", cwd=here).stderr
+    for missing, words in ((("-m", "m"), "-f <file>"), (("-f", "f"), "-m <manifest>")):
+        assert f"{words} is required" in imgctl("publish", *missing, "http://a", cwd=here).stderr
 
 
 def test_export(imgctl, making, there):

@@ -66,6 +66,7 @@ def _read(terminal: Any) -> bytes:
 
 def screen(shown: str) -> list[str]:
     """What stays on the screen, as far as carriage returns, cursor-ups and spaces decide that."""
+    shown = re.sub(r"\x1b\[\d*m", "", shown)  # colours
     lines, column = [""], 0
     for piece in re.split(r"(\r|\n|\x1b\[A)", shown):
         if piece == "\r":
@@ -80,6 +81,7 @@ def screen(shown: str) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()]
 
 
+@pytest.mark.alone
 def test_a_bar_with_bytes_rate_and_time_left(daemon, imgctl):
     daemon.store.scripts[U] = steps(
         progress(TOTAL), Downloaded(U, TOTAL), progress(TOTAL, "installing"), 0.15, Installed(U, "a", "1")

@@ -88,10 +88,19 @@ def test_a_qcow2_is_unpacked_and_one_that_reads_other_files_is_not(daemon, tmp_p
     assert list(tmp_path.glob("thief.z*")) == []
 
 
-def test_needs_no_daemon(tmp_path, disk, daemon):
+def test_a_disk_that_is_taken_as_it_is_needs_no_daemon(daemon, tmp_path, disk):
+    """A machine can write onto its disk what looks like a qcow2."""
+    looks = tmp_path / "looks.raw"
+    looks.write_bytes(b"QFI\xfb" + disk.read_bytes()[4:])
     daemon.stop()
-    made = daemon.imgctl("create", "--raw", "-o", str(tmp_path / "a"), str(disk), *FIELDS)
+    out = str(tmp_path / "a")
+    made = daemon.imgctl("create", "--as-raw", "--block-size", "4096", "-o", out, str(looks), *FIELDS)
     assert made.returncode == 0, made.stderr
+    assert "the disk has 9437696 bytes, the volume 9441280: the last of them are zeros" in made.stderr
+    daemon.start()
+    daemon.imgctl("install", "-m", f"{out}.imgmanifest", "-f", f"{out}.zvol", check=True)
+    uuid = json.loads((tmp_path / "a.imgmanifest").read_text())["uuid"]
+    assert stored_disk(daemon, uuid).read_bytes() == looks.read_bytes().ljust(9441280, b"\0")
 
 
 def test_ctrl_c_leaves_no_file(daemon, tmp_path):

@@ -24,10 +24,15 @@ MIB = 1 << 20
 
 def whole_or_nothing(daemon: Daemon) -> set[str]:
     """Checks that list, get and the view agree, and returns what is installed."""
-    with daemon.client() as client:
-        listed = {image["manifest"]["uuid"]: image for image in client.list()}
-    shown = {path.name for path in daemon.images.iterdir() if len(path.name) == 36}
-    assert shown == set(listed)
+    for _ in range(50):
+        with daemon.client() as client:
+            listed = {image["manifest"]["uuid"]: image for image in client.list()}
+        shown = {path.name for path in daemon.images.iterdir() if len(path.name) == 36}
+        if shown == set(listed):
+            break
+        time.sleep(0.1)  # between telling clients and showing files is a moment
+    else:
+        raise AssertionError(f"listed: {set(listed)}, shown: {shown}")
     for uuid, image in listed.items():
         assert image["manifest"]["name"]
         assert (daemon.images / uuid / "manifest.json").read_text().startswith("{")

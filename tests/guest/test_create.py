@@ -221,16 +221,14 @@ def test_a_failure_leaves_nothing(host: Host, tmp_path: Path) -> None:
         until(lambda: len(snapshots(host)) == 2, seconds=60)
         return client
 
-    client = half_made()
-    # While it is made, it passes for no image, though its name and its snapshot are as an image's.
-    client.kill()
-    client.wait()
+    with half_made() as client:
+        client.kill()
     until(lambda: snapshots(host) == ["large@final"], seconds=60)
     assert host.pool.guid("large") == guid
 
-    client = half_made()
-    host.daemon.kill()
-    client.wait(timeout=60)
+    with half_made() as client:
+        host.daemon.kill()
+        client.communicate(timeout=60)
     assert len(snapshots(host)) == 2
     host.daemon.start()
     until(lambda: snapshots(host) == ["large@final"], seconds=60)

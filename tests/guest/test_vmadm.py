@@ -31,8 +31,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 def test_a_machine_is_cloned_from_an_image_that_stays(host: Host, tmp_path: Path) -> None:
     vmadm = Vmadm(host.daemon, tmp_path)
     clones = [
-        {"run": ["zfs", "clone", "-F", f"{POOL}/{INCREMENTAL}@final", f"{POOL}/{VM}"]},
-        {"run": ["zfs", "clone", "-F", f"{SECOND}/{ZVOL}@final", f"{SECOND}/{VM}-disk0"]},
+        {"run": ["zfs", "clone", f"{POOL}/{INCREMENTAL}@final", f"{POOL}/{VM}"]},
+        {"run": ["zfs", "clone", f"{SECOND}/{ZVOL}@final", f"{SECOND}/{VM}-disk0"]},
     ]
     payload = {
         "uuid": VM,

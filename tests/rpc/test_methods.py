@@ -13,7 +13,7 @@ import trio
 from imgstored import __version__
 from imgstored.errors import ImageNotFoundError, NoSpaceError
 from imgstored.rpc.methods import methods
-from imgstored.rpc.methods.care import DEFAULT_ENTRIES, Care
+from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.hello import FEATURES
 from imgstored.rpc.methods.imports import MAX_PATH
 from imgstored.rpc.methods.making import Making
@@ -161,7 +161,9 @@ class FakeMaking(Recorder):
         finally:
             self.left.append(name)
 
-    result = {"answer": "made"}
+    @property
+    def result(self):
+        return {"answer": "made"}
 
     def __aiter__(self):
         return self.coming()
@@ -434,12 +436,13 @@ def test_the_table_in_the_documentation_is_true(store, sources):
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
     for name, method in served.items():
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
-        assert set(re.findall(r"`([a-z]+)`", row.split("|")[2])) >= set(method.params), name
+        assert set(re.findall(r"`([a-z_]+)`", row.split("|")[2])) >= set(method.params), name
     assert {feature for feature in FEATURES if feature not in served} == {"sources"}
 
 
 @pytest.mark.parametrize(
-    ("params", "pool", "results"), [({}, "zones", {"ok": 1}), ({"uuids": [UUID] * 2, "pool": "p"}, "p", {"ok": 2})]
+    ("params", "pool", "results"),
+    [({}, "zones", {"ok": 1}), ({"uuids": [UUID] * 2, "pool": "p"}, "p", {"ok": 2})],
 )
 async def test_verify(client, params, pool, results):
     await client.ask(1, "verify", **params)

@@ -36,7 +36,7 @@ def main(command, uuid, *rest):
     if command in json.load(open(FOLDER + "/broken.json")):
         sys.exit("vmadm: " + command + " is broken")
     if uuid not in changed(lambda machines: list(machines)):
-        sys.exit("No such zone: " + uuid)
+        sys.exit("zoneadm: " + uuid + ": No such zone configured")
     if command == "get":
         print(json.dumps(changed(lambda machines: machines[uuid])))
     elif command == "start":

@@ -84,9 +84,9 @@ def publish(session: Session, arguments: Arguments) -> None:
     url = arguments.one()
     manifest_path, file_path = arguments.text("-m"), arguments.text("-f")
     if manifest_path is None:
-        raise UsageError("missing required -m,--manifest option")
+        raise UsageError("-m <manifest> is required")
     if file_path is None:
-        raise UsageError("missing required -f,--file option")
+        raise UsageError("-f <file> is required")
     check_exists("manifest", manifest_path)
     check_exists("file", file_path)
     manifest = read_manifest(manifest_path, MAX_MANIFEST, dated=False)
