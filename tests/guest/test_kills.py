@@ -197,11 +197,13 @@ def test_killed_at_any_moment(host: Host) -> None:
             client.communicate(timeout=60)
         whole_at_any_moment(host)
         host.daemon.start()
+        whole_at_any_moment(host)
+        # What was not begun yet is asked for again.
+        host.ensure(INCREMENTAL, ZVOL)
         host.idle()
-        there = whole_at_any_moment(host)
-        settled(host, there)
+        settled(host, {BASE, INCREMENTAL, ZVOL})
         with host.daemon.client() as client:
-            for uuid in sorted(there, reverse=True):
+            for uuid in (INCREMENTAL, ZVOL, BASE):
                 client.delete(uuid)
         settled(host, set())
     run("zpool", "scrub", "-w", POOL)

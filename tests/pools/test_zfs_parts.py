@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from imgstored.errors import (
 )
 from imgstored.pools.zfs import ZfsPool, faults, lzc, programs
 from imgstored.pools.zfs.mounts import places
+from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.pools.zfs.properties import DEFAULT, checked, of_kind
 
 if TYPE_CHECKING:
@@ -218,3 +220,41 @@ def test_nothing_is_spliced_into_a_program() -> None:
 )
 def test_origins(origin: str | None, uuid: str | None) -> None:
     assert programs._image_of(origin, "tank") == uuid
+
+
+# -- what is open in the kernel's threads --------------------------------------------------------------------
+
+
+def open_here() -> set[int]:
+    """The calling thread's descriptors, but for the one by which they are listed."""
+    return {int(link.name) for link in list(Path("/proc/thread-self/fd").iterdir()) if os.path.lexists(link)}
+
+
+def test_the_kernels_thread_has_its_end_of_the_pipe_alone() -> None:
+    before = open_here()
+    seen: list[set[int]] = []
+    received = bytearray()
+
+    def kernel(fd: int) -> None:
+        seen.append(open_here() - {0, 1, 2, fd})
+        while piece := os.read(fd, 1000):
+            received.extend(piece)
+
+    inlet = Inlet("zones", kernel)
+    other = Inlet("zones", kernel)
+    assert inlet.write(b"x" * 5000)
+    assert inlet.finish() is None
+    assert other.finish() is None
+    assert (seen, received) == ([set(), set()], b"x" * 5000)
+    assert b"".join(outlet(lambda fd: os.close(os.dup(fd)) or os.write(fd, b"sent"))) == b"sent"  # type: ignore[func-returns-value]
+    assert open_here() == before
+
+
+def test_a_reader_that_is_gone_is_noticed() -> None:
+    def kernel(fd: int) -> None:
+        raise ValueError("refused")
+
+    inlet = Inlet("zones", kernel)
+    while inlet.write(b"x" * 100_000):
+        pass
+    assert isinstance(inlet.finish(), ValueError)

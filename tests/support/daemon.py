@@ -93,10 +93,14 @@ class Daemon:
         return self.process.wait(timeout=self.patience / 3)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL. Raises, with where in the kernel it is, if it does not end in `patience` seconds."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        try:
+            self.process.wait(timeout=self.patience)
+        except subprocess.TimeoutExpired:
+            stacks = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stack")]
+            raise RuntimeError("imgstored was killed, and does not end:\n" + "\n".join(stacks)) from None
 
     def client(self) -> Client:
         return Client(str(self.socket))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imgstored.errors import StreamError
 from imgstored.zstream import fletcher4
-from imgstored.zstream.reader import ReaderState, StreamReader
+from imgstored.zstream.reader import OutlineReader, ReaderState, StreamReader
 from imgstored.zstream.records import CHECKED_SIZE, HEADER_SIZE, Objset, Record, RecordType
 from tests.support.streams import StreamWriter, filesystem_stream, in_pieces, real_stream, stream_of
 
@@ -339,3 +339,35 @@ def test_payloads_are_views_of_the_piece() -> None:
 def test_made_volume() -> None:
     kinds = {record.type for record in read(stream_of([b"abc" * 100_000], guid=1, objset="volume"))}
     assert RecordType.WRITE in kinds
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [1000, 100_000, 1 << 22])
+def test_an_outline_is_that_of_the_records(name: Name, size: int) -> None:
+    stream = real_stream(name)
+    reader, outline = StreamReader(), OutlineReader()
+    for piece in in_pieces(stream, size):
+        reader.check(piece)
+        outline.check(piece)
+        assert outline.offset == reader.offset
+    outline.finish()
+    with pytest.raises(StreamError, match="goes on after its END"):
+        outline.check(b"more")
+
+
+@pytest.mark.parametrize("size", [5, 1000, len(small_stream()) - 1])
+def test_an_outline_that_is_not_complete_or_not_one(size: int) -> None:
+    outline = OutlineReader()
+    outline.check(small_stream()[:size])
+    with pytest.raises(StreamError):
+        outline.finish()
+    with pytest.raises(StreamError):
+        OutlineReader().check(b"x" * 1000)
+
+
+def test_an_outline_leaves_checksums_alone() -> None:
+    damaged = bytearray(small_stream())
+    damaged[HEADER_SIZE * 3] ^= 1
+    with pytest.raises(StreamError):
+        StreamReader().check(damaged)
+    OutlineReader().check(damaged)

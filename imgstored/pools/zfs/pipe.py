@@ -1,6 +1,7 @@
 """The pipes to and from the kernel: one thread is in the kernel, and the other has the pieces.
 
-The kernel's side is only ended by closing ours: it then sees the end of the stream, or a broken pipe.
+The kernel's side is only ended by closing ours: it then sees the end of the stream, or a broken pipe. That
+happens when the process is killed, too (`imgstored.pools.zfs.alone`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import PoolError
+from imgstored.pools.zfs.alone import keep_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -31,13 +33,11 @@ class Inlet:
 
     def __init__(self, pool: str, kernel: Callable[[int], None]) -> None:
         self._pool = pool
-        self._kernel = kernel
         reader, self._writer = _pipe()
         os.set_blocking(self._writer, False)
-        self._error: BaseException | None = None
         self._patience = STALL
-        self._thread = threading.Thread(target=self._run, args=(reader,), name="zfs receive", daemon=True)
-        self._thread.start()
+        self._failures: list[BaseException] = []
+        self._thread = _in_kernel(kernel, reader, "zfs receive", self._failures)
 
     def write(self, data: Buffer) -> bool:
         """Writes all of it; False if the kernel takes no more, for which `finish` gives the reason.
@@ -65,21 +65,13 @@ class Inlet:
         self._thread.join(self._patience)
         if self._thread.is_alive():
             raise self._stalled()
-        return self._error
+        return self._failures[0] if self._failures else None
 
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self._writer, select.POLLOUT)
         if not poll.poll(STALL * 1000):
             raise self._stalled()
-
-    def _run(self, reader: int) -> None:
-        try:
-            self._kernel(reader)
-        except BaseException as error:  # noqa: BLE001  (told by `finish`, in the thread that waits)
-            self._error = error
-        finally:
-            os.close(reader)
 
     def _stalled(self) -> PoolError:
         self._patience = 1.0
@@ -97,16 +89,7 @@ def outlet(kernel: Callable[[int], None]) -> Generator[bytes, None, None]:
     reader, writer = _pipe()
     failures: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            kernel(writer)
-        except BaseException as error:  # noqa: BLE001  (raised below, in the thread that reads)
-            failures.append(error)
-        finally:
-            os.close(writer)
-
-    thread = threading.Thread(target=run, name="zfs send", daemon=True)
-    thread.start()
+    thread = _in_kernel(kernel, writer, "zfs send", failures)
     try:
         while piece := os.read(reader, CAPACITY):
             yield piece
@@ -123,3 +106,31 @@ def _pipe() -> tuple[int, int]:
         with contextlib.suppress(OSError):
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, CAPACITY)
     return reader, writer
+
+
+def _in_kernel(
+    kernel: Callable[[int], None], fd: int, name: str, failures: list[BaseException]
+) -> threading.Thread:
+    """Starts a thread that runs `kernel(fd)`, and has fd for itself; `failures` gets what that fails with."""
+    begun = threading.Event()
+    alone = False
+
+    def run() -> None:
+        nonlocal alone
+        try:
+            try:
+                alone = keep_only(fd)
+            finally:
+                begun.set()
+            kernel(fd)
+        except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
+            failures.append(error)
+        finally:
+            os.close(fd)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    begun.wait()
+    if alone:
+        os.close(fd)
+    return thread

@@ -5,7 +5,8 @@ is made of the whole one (`imgstored.zstream.resume`). A part of another stream 
 begins afresh. That the kernel does not go on after all shows only when it was given the stream, which can be
 taken only once: then nothing of the part is kept, and `ResumeError` says that the next try begins afresh.
 
-Nothing gets to the kernel before our own check of it: it would notice damage, too, but say less about it.
+Nothing gets to the kernel that is no image's stream by its outline. The checksums of a stream that is passed
+on as it is are verified by the kernel, and not twice.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from imgstored.pools.refusals import refuse_other_origin
 from imgstored.pools.zfs.pipe import Inlet
 from imgstored.pools.zfs.programs import FINAL, PARTIAL, Dataset, dataset, destroy
 from imgstored.pools.zfs.properties import of_kind
-from imgstored.zstream.reader import StreamReader, begin_of
+from imgstored.zstream.reader import OutlineReader, StreamReader, begin_of
 from imgstored.zstream.records import Begin, Objset
 from imgstored.zstream.resume import Resumer, refuse_other_stream
 from imgstored.zstream.token import ResumeToken, parse_token
@@ -42,10 +43,10 @@ class _Start(enum.Enum):
 
 
 class _Checked:
-    """Passes the stream on as it is, once it is checked."""
+    """Passes the stream on as it is, once its outline is checked."""
 
     def __init__(self) -> None:
-        self._reader = StreamReader()
+        self._reader = OutlineReader()
 
     def feed(self, piece: Buffer) -> Buffer:
         """The piece. What of its last record is still to come is not checked, and of no use to the kernel."""
