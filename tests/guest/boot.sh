@@ -9,7 +9,7 @@ venv=$(realpath "$1")
 results=$(realpath "$2")
 shift 2
 here=$(realpath "$(dirname "$0")")
-limit=${IMGSTORE_GUEST_SECONDS:-1800}
+limit=${IMGSTORE_GUEST_SECONDS:-3000}
 
 die() { printf '\n*** REAL ZFS: %s\n' "$*" >&2; exit 1; }
 
