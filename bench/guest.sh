@@ -9,4 +9,7 @@ shift
 root=$(realpath "$(dirname "$0")/..")
 work=$root/build/bench/zfs
 mkdir -p "$work"
+# One at a time uses the folder.
+exec 9>"$work/lock"
+flock -n 9 || { echo "bench: another one is at work in $work" >&2; exit 1; }
 exec "$root/tests/guest/boot.sh" "$venv" "$work" env PYTHONUNBUFFERED=1 "$venv/bin/python" -m bench.zfs --work "$work" "$@"
