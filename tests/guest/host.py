@@ -141,14 +141,14 @@ class LargeImage:
 @contextlib.contextmanager
 def large_image(mib: int = 24) -> Iterator[LargeImage]:
     """A filesystem with `mib` MiB that hardly compress, and some small files."""
-    with Zpool("made", "512M") as pool:
-        run("zfs", "create", "made/large")
+    with Zpool("origin", "512M") as pool:
+        run("zfs", "create", "origin/large")
         folder, chance = pool.mountpoint("large"), random.Random(11)
         for number in range(mib):
             (folder / f"random-{number}").write_bytes(chance.randbytes(_MIB))
             (folder / f"text-{number}").write_text("".join(f"line {chance.random()}\n" for _ in range(200)))
-        run("zfs", "snapshot", "made/large@final")
-        stream = subprocess.run(["zfs", "send", "made/large@final"], capture_output=True, check=True).stdout
+        run("zfs", "snapshot", "origin/large@final")
+        stream = subprocess.run(["zfs", "send", "origin/large@final"], capture_output=True, check=True).stdout
         file = gzip.compress(stream, compresslevel=1)
         manifest = {
             "v": 2,

@@ -126,7 +126,7 @@ class ZfsPools:
         return ZfsPool(self.name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def disks() -> Iterator[None]:
     for name in (TANK, ZONES):
         make_pool(name, "3G")
@@ -264,7 +264,7 @@ def test_two_pools_do_not_mix(pool: ZfsPool, disks: None) -> None:
 KINDS = ["plain", "-L", "-c", "-e", "-Lce", "-Lce -i", "volume -Lce"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def made(disks: None) -> Iterator[dict[str, bytes]]:
     """Streams of a filesystem with large, compressed and embedded blocks and holes; and of a volume."""
     make_pool("made", "1G", "-O", "compression=lz4")
