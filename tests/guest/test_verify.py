@@ -31,6 +31,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 def host(running: Host) -> Iterator[Host]:
     yield running
     running.clear()
+    for receipt in list((running.daemon.folder / "state" / "receipts").glob("*")):
+        receipt.unlink()
 
 
 def verified(host: Host, *uuids: str, pool: str | None = None) -> dict[str, tuple[str, str]]:
@@ -103,14 +105,20 @@ def test_what_is_gone(host: Host) -> None:
     assert ZVOL not in verified(host)
 
 
-def found(disk: IO[bytes], content: bytes) -> int:
-    """Where in a sparse file it is."""
-    end = 0
-    while True:
-        start = os.lseek(disk.fileno(), end, os.SEEK_DATA)
+def places(disk: IO[bytes], content: bytes) -> list[int]:
+    """Where in a sparse file it is; also where blocks of destroyed datasets still lie."""
+    found, end = [], 0
+    size = os.fstat(disk.fileno()).st_size
+    while end < size:
+        try:
+            start = os.lseek(disk.fileno(), end, os.SEEK_DATA)
+        except OSError:  # ENXIO: no more data
+            break
         end = os.lseek(disk.fileno(), start, os.SEEK_HOLE)
-        if (at := os.pread(disk.fileno(), end - start, start).find(content)) >= 0:
-            return start + at
+        data, at = os.pread(disk.fileno(), end - start, start), -1
+        while (at := data.find(content, at + 1)) >= 0:
+            found.append(start + at)
+    return found
 
 
 def test_a_disk_that_rots(host: Host) -> None:
@@ -122,9 +130,12 @@ def test_a_disk_that_rots(host: Host) -> None:
     blocks = [record.payload for record in records if record.type == RecordType.WRITE]
     with (FOLDER / f"{POOL}.img").open("r+b") as disk:
         # Of data that cannot be compressed a block is on the disk as it is in the stream.
-        place = found(disk, bytes(max(blocks, key=lambda block: len(set(bytes(block[:4096]))))[:4096]))
-        disk.seek(place + 1000)
-        disk.write(b"rotten")
+        content = bytes(max(blocks, key=lambda block: len(set(bytes(block[:4096]))))[:4096])
+        there = places(disk, content)
+        assert there
+        for place in there:
+            disk.seek(place + 1000)
+            disk.write(b"rotten")
     run("zpool", "import", "-d", str(FOLDER), POOL)
     host.daemon.start()
     results = verified(host)
