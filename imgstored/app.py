@@ -17,6 +17,17 @@ import structlog
 import trio
 
 from imgstored import __version__, config, log
+from imgstored.care.dry_run import DryRun
+from imgstored.care.history import History
+from imgstored.care.resolver import Resolver
+from imgstored.care.upkeep import Upkeep
+from imgstored.care.usage import Usage
+from imgstored.care.verifier import Host, Verifier
+from imgstored.catalog.catalog import Catalog
+from imgstored.catalog.holds import Holds
+from imgstored.catalog.image_locks import ImageLocks
+from imgstored.catalog.receipts import Receipts
+from imgstored.catalog.refresh import Refresh
 from imgstored.create.export import Exporter
 from imgstored.create.maker import Maker
 from imgstored.create.publish import Publisher
@@ -28,22 +39,11 @@ from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.making import Making
 from imgstored.rpc.server import Server
+from imgstored.sources.sourcebook import SourceBook
 from imgstored.specs import check, install_limits, socket_limits, source_specs
-from imgstored.store.catalog import Catalog
-from imgstored.store.dry_run import DryRun
-from imgstored.store.history import History
-from imgstored.store.holds import Holds
-from imgstored.store.image_locks import ImageLocks
 from imgstored.store.installer import Installer
 from imgstored.store.journal import Journal
-from imgstored.store.receipts import Receipts
-from imgstored.store.refresh import Refresh
-from imgstored.store.resolver import Resolver
-from imgstored.store.sourcebook import SourceBook
 from imgstored.store.store import Store
-from imgstored.store.upkeep import Upkeep
-from imgstored.store.usage import Usage
-from imgstored.store.verifier import Host, Verifier
 from imgstored.view import View, open_view
 
 if TYPE_CHECKING:

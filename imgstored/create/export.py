@@ -20,9 +20,9 @@ from imgstored.zstream.volume import Free, Volume, VolumeState, Write
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from imgstored.catalog.catalog import Catalog, InstalledImage
     from imgstored.create.job import Job, Reporter
     from imgstored.pools.base import Pool
-    from imgstored.store.catalog import Catalog, InstalledImage
 
 FORMATS: Final = ("stream", "raw")
 

@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
+    from imgstored.catalog.catalog import Catalog, InstalledImage
     from imgstored.create.job import Job, Reporter
     from imgstored.create.vmadm import Machine, Vmadm
     from imgstored.pools.base import Datasets, SourceDataset
-    from imgstored.store.catalog import Catalog, InstalledImage
 
 log = structlog.get_logger(__name__)
 

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 from imgstored.errors import InvalidManifestError, OriginNotInstalledError
 from imgstored.manifest.platform import Platform, check_platform
+from imgstored.sources.lookup import Lookup
 from imgstored.store.events import AlreadyInstalled, AncestorInstalled, GatheringAncestry, Importing
 from imgstored.store.installer import FromSources
 from imgstored.store.layer import Layer
-from imgstored.store.lookup import Lookup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imgstored.catalog.catalog import Catalog, Key
+    from imgstored.sources.lookup import Wanted
     from imgstored.sources.registry import Found
-    from imgstored.store.catalog import Catalog, Key
+    from imgstored.sources.sourcebook import SourceBook
     from imgstored.store.imports import Imports
-    from imgstored.store.lookup import Wanted
     from imgstored.store.request import Request
-    from imgstored.store.sourcebook import SourceBook
 
 #: As IMGAPI servers allow at most.
 MAX_ANCESTRY = 100

@@ -10,7 +10,7 @@ import trio
 from imgstored.errors import ImageHasDependentClonesError
 
 if TYPE_CHECKING:
-    from imgstored.store.catalog import Catalog, Key
+    from imgstored.catalog.catalog import Catalog, Key
     from imgstored.store.imports import Imports
     from imgstored.store.installer import Installer
     from imgstored.store.recorder import Recorder

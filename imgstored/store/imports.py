@@ -14,7 +14,7 @@ from imgstored.store.request import PROGRESS_INTERVAL, ProgressMeter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from imgstored.store.catalog import Key
+    from imgstored.catalog.catalog import Key
     from imgstored.store.installer import Installer
     from imgstored.store.layer import Layer
     from imgstored.store.recorder import Recorder

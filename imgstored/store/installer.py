@@ -19,17 +19,17 @@ import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
+from imgstored.catalog.catalog import InstalledImage
+from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import ImgstoreError, InternalError, NoSpaceError, PoolError
 from imgstored.store.arrival import WRONG_BYTES, Arrivals, NotReceivedError, OriginFailedError, Way
-from imgstored.store.catalog import InstalledImage
 from imgstored.store.events import AlreadyInstalled, InstalledMeanwhile, WaitingForLock
 from imgstored.store.leftovers import Leftovers
-from imgstored.store.receipts import receipt_of
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from imgstored.catalog.catalog import Catalog, View
+    from imgstored.catalog.image_locks import ImageLocks
+    from imgstored.catalog.receipts import Receipts
     from imgstored.http.location import Location
     from imgstored.pools.base import PoolImage
-    from imgstored.store.catalog import Catalog
-    from imgstored.store.image_locks import ImageLocks
     from imgstored.store.journal import Journal, JournalledImport
     from imgstored.store.layer import Layer
-    from imgstored.store.receipts import Receipts
     from imgstored.store.room import Room
 
 log = structlog.get_logger(__name__)
@@ -52,18 +52,6 @@ log = structlog.get_logger(__name__)
 _SPOILED = (*WRONG_BYTES, NoSpaceError)
 
 _BUG_HINT = "the daemon's log has the details; please report it"
-
-
-class View(Protocol):
-    """Where installed images are shown as files."""
-
-    async def add(self, image: InstalledImage) -> None:
-        """Shows the image."""
-        ...
-
-    async def remove(self, image: InstalledImage) -> None:
-        """Shows it no longer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

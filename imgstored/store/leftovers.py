@@ -17,8 +17,8 @@ from imgstored.errors import ImgstoreError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgstored.store.catalog import Catalog
-    from imgstored.store.image_locks import ImageLocks
+    from imgstored.catalog.catalog import Catalog
+    from imgstored.catalog.image_locks import ImageLocks
     from imgstored.store.journal import Journal, JournalledImport
 
 log = structlog.get_logger(__name__)

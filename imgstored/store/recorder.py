@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from imgstored.store.catalog import InstalledImage
+    from imgstored.catalog.catalog import InstalledImage
     from imgstored.store.layer import Layer
 
 

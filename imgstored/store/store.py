@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
+from imgstored.catalog.catalog import as_wire
+from imgstored.catalog.holds import Holds
 from imgstored.errors import (
     CancelledError,
     ImageNotInstalledError,
@@ -25,10 +27,8 @@ from imgstored.errors import (
 )
 from imgstored.manifest import check_uuid, load
 from imgstored.store.ancestry import Ancestry, Wish
-from imgstored.store.catalog import as_wire
 from imgstored.store.deletions import Deletions
 from imgstored.store.events import AlreadyInstalled, Held, Importing, Installing, Planned
-from imgstored.store.holds import Holds
 from imgstored.store.imports import Imports
 from imgstored.store.installer import FromFile
 from imgstored.store.layer import Layer
@@ -38,13 +38,13 @@ from imgstored.store.unfinished import go_on
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+    from imgstored.catalog.catalog import Catalog, InstalledImage
+    from imgstored.catalog.refresh import Refresh
     from imgstored.manifest import Manifest
     from imgstored.manifest.platform import Platform
-    from imgstored.store.catalog import Catalog, InstalledImage
+    from imgstored.sources.sourcebook import SourceBook
     from imgstored.store.installer import Installer
     from imgstored.store.recorder import Recorder
-    from imgstored.store.refresh import Refresh
-    from imgstored.store.sourcebook import SourceBook
 
 log = structlog.get_logger(__name__)
 

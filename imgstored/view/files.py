@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from imgstored.store.catalog import InstalledImage
+    from imgstored.catalog.catalog import InstalledImage
     from imgstored.view.tree import Change, Tree
 
 log = structlog.get_logger(__name__)

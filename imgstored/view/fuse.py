@@ -27,7 +27,7 @@ from imgstored.view.tree import tree_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from imgstored.store.catalog import InstalledImage
+    from imgstored.catalog.catalog import InstalledImage
     from imgstored.view.tree import Change, Tree
 
 log = structlog.get_logger(__name__)

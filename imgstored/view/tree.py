@@ -26,7 +26,7 @@ from imgstored.view.names import component, is_uuid
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from imgstored.store.catalog import InstalledImage
+    from imgstored.catalog.catalog import InstalledImage
 
 log = structlog.get_logger(__name__)
 

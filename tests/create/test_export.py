@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from imgstored.catalog.catalog import Catalog, InstalledImage
 from imgstored.create.export import Exporter
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, UsageError
 from imgstored.pools.embedded import EmbeddedPool
-from imgstored.store.catalog import Catalog, InstalledImage
 from tests.support.streams import StreamWriter, filesystem_stream
 
 BASE, TOP, FILES = (f"11111111-aaaa-4bbb-8ccc-00000000000{number}" for number in (1, 2, 3))

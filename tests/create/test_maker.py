@@ -9,6 +9,7 @@ import time
 import pytest
 import trio
 
+from imgstored.catalog.catalog import Catalog, InstalledImage
 from imgstored.create.maker import Maker, Wanted
 from imgstored.create.prepare import Patience
 from imgstored.create.vmadm import Vmadm
@@ -29,7 +30,6 @@ from imgstored.errors import (
     VmNotStoppedError,
 )
 from imgstored.pools.base import PoolImage
-from imgstored.store.catalog import Catalog, InstalledImage
 from tests.support.datasets import MemoryPool
 from tests.support.vmadm import FAILS, PREPARE, StandIn
 

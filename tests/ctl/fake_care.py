@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from imgstored.care.names import named, resolve
 from imgstored.errors import (
     ActiveImageNotFoundError,
     ImageNotFoundError,
@@ -11,7 +12,6 @@ from imgstored.errors import (
     ImgstoreError,
 )
 from imgstored.rpc.methods.care import Care
-from imgstored.store.names import named, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
+from imgstored.catalog import image_locks
 from imgstored.errors import ImageNotInstalledError
-from imgstored.store import image_locks
 from imgstored.store.events import (
     AlreadyInstalled,
     AncestorInstalled,

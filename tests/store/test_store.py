@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from imgstored.catalog.catalog import Catalog
+from imgstored.catalog.image_locks import ImageLocks
+from imgstored.catalog.refresh import Refresh
 from imgstored.errors import (
     CancelledError,
     ImageHasDependentClonesError,
@@ -29,7 +32,7 @@ from imgstored.errors import (
 from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
-from imgstored.store.catalog import Catalog
+from imgstored.sources.sourcebook import SourceBook
 from imgstored.store.events import (
     AlreadyInstalled,
     Downloaded,
@@ -40,18 +43,15 @@ from imgstored.store.events import (
     Note,
     Planned,
 )
-from imgstored.store.image_locks import ImageLocks
 from imgstored.store.installer import Installer, InstallLimits
 from imgstored.store.journal import Journal
-from imgstored.store.refresh import Refresh
-from imgstored.store.sourcebook import SourceBook
 from imgstored.store.store import MAX_WISHES, Store
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_file, fixture_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgstored.store.catalog import InstalledImage
+    from imgstored.catalog.catalog import InstalledImage
     from tests.support.nginx import Nginx
 
 

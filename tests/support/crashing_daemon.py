@@ -13,9 +13,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from imgstored.__main__ import main
+from imgstored.catalog.catalog import Catalog
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs import ZfsPool
-from imgstored.store.catalog import Catalog
 from imgstored.store.journal import Journal
 from imgstored.store.leftovers import Leftovers
 from imgstored.view.files import FilesView

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from imgstored.catalog.catalog import InstalledImage
 from imgstored.pools.base import PoolImage
-from imgstored.store.catalog import InstalledImage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from imgstored.store.catalog import InstalledImage
+    from imgstored.catalog.catalog import InstalledImage
 
 
 def synchronise(place: Path, images: Iterable[InstalledImage]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Beside imports: names, history, what would be done, what images occupy, and whether they are whole."""

@@ -1,0 +1,261 @@
+"""What was done on this host: who imported or deleted which image, when, from where, and how it ended.
+
+SQLite in WAL mode, beside the journal, and bounded. A row is written when something begins and finished when
+it ends; rows that a daemon left unfinished are `interrupted` for the next one. What goes wrong here is logged
+and keeps nothing else from happening.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+import trio
+
+from imgstored.care.names import Named
+from imgstored.errors import CancelledError, ConfigError, ImgstoreError
+from imgstored.http.location import shown
+from imgstored.store.recorder import asker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from imgstored.catalog.catalog import InstalledImage
+    from imgstored.store.layer import Layer
+
+log = structlog.get_logger(__name__)
+
+Outcome = Literal["installed", "deleted", "done", "failed", "cancelled", "interrupted"]
+
+#: Rows that are kept: the newest.
+MAX_ROWS = 10_000
+
+#: Raised with every change of the table; the file of a newer daemon is refused.
+SCHEMA_VERSION = 1
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"']+", re.IGNORECASE)
+
+#: Characters of an error's message that are kept.
+_MAX_MESSAGE = 2000
+
+_SCHEMA = """
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    action TEXT NOT NULL,               -- import, install, delete, ...
+    uuid TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL,
+    pool TEXT NOT NULL,
+    source TEXT,                        -- a URL without secrets; NULL for a local file
+    client TEXT NOT NULL, uid INTEGER,  -- NULL: the daemon itself
+    started_at REAL NOT NULL,           -- seconds since the epoch
+    bytes INTEGER,                      -- of the image's file
+    seconds REAL,                       -- that it took; NULL: not ended, or interrupted
+    outcome TEXT,                       -- NULL: not ended
+    code TEXT, message TEXT             -- of the error
+);
+CREATE INDEX history_uuid ON history (uuid);
+"""
+
+_FIELDS = (
+    "action", "uuid", "name", "version", "pool", "source", "client", "uid", "started_at", "bytes", "seconds",
+    "outcome", "code", "message",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What is to be written down of something that begins."""
+
+    action: str
+    uuid: str
+    name: str
+    version: str
+    pool: str
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How it ended."""
+
+    outcome: Outcome
+    bytes: int | None = None
+    error: ImgstoreError | None = None
+
+
+class History:
+    """The file. Methods are called from trio's thread; threads do what blocks, one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the file. Raises `ConfigError` where it cannot be used."""
+        try:
+            path.touch(mode=0o600)
+            path.chmod(0o600)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            try:
+                self._open(path)
+            except BaseException:
+                self._db.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(
+                f"{path} cannot be used: {error}",
+                hint="move the file away: what was done before is then forgotten",
+            ) from error
+        # Fair: who reads after something has ended finds that written down.
+        self._lock = trio.Lock()
+
+    def _open(self, path: Path) -> None:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{path} is of a newer imgstored (schema {version}, this one knows {SCHEMA_VERSION})",
+                hint="start the newer imgstored, or move the file away",
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        self._db.execute("UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL")
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._db.close()
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    async def follow(self, layer: Layer, *, from_file: bool, stopping: Callable[[], bool]) -> None:
+        """Writes down that a layer has begun, and how it ends. Cannot be cancelled: every layer ends."""
+        with trio.CancelScope(shield=True):
+            client = asker.get()
+            began = time.monotonic()
+            row = await self._begin(
+                Begun(
+                    "install" if from_file else "import",
+                    layer.uuid,
+                    layer.manifest.name,
+                    layer.manifest.version,
+                    layer.pool,
+                    layer.source,
+                ),
+                client.name if client is not None else ", ".join(layer.clients),
+                None if client is None else client.uid,
+            )
+            await layer.finished.wait()
+            error = layer.error
+            outcome = _outcome("installed", error)
+            if outcome == "cancelled" and stopping():
+                outcome = "interrupted"
+            await self._end(row, Ended(outcome, layer.done(), error), time.monotonic() - began)
+
+    @asynccontextmanager
+    async def deletion(self, image: InstalledImage) -> AsyncIterator[None]:
+        """Writes down that an image is being deleted, and how the block ends."""
+        began = Begun("delete", image.uuid, image.text("name"), image.text("version"), image.pool)
+        async with self.doing(began, "deleted"):
+            yield
+
+    @asynccontextmanager
+    async def doing(self, begun: Begun, success: Outcome = "done") -> AsyncIterator[None]:
+        """Writes down that something is being done, and how the block ends."""
+        client = asker.get()
+        name, uid = ("imgstored", None) if client is None else (client.name, client.uid)
+        row, began = await self._begin(begun, name, uid), time.monotonic()
+        error: ImgstoreError | None = CancelledError("it was interrupted")
+        try:
+            yield
+            error = None
+        except ImgstoreError as raised:
+            error = raised
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._end(row, Ended(_outcome(success, error), error=error), time.monotonic() - began)
+
+    async def _begin(self, begun: Begun, client: str, uid: int | None) -> int | None:
+        """The row's number; None where it could not be written."""
+        source = None if begun.source is None else shown(begun.source)
+        values = (begun.action, begun.uuid, begun.name, begun.version, begun.pool, source, client, uid)
+
+        def write() -> int:
+            columns = ", ".join(_FIELDS[:9])
+            added = self._db.execute(
+                f"INSERT INTO history ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  fixed names
+                (*values, time.time()),
+            )
+            row = added.lastrowid or 0
+            self._db.execute("DELETE FROM history WHERE id <= ?", (row - MAX_ROWS,))
+            return row
+
+        return await self._written(write)
+
+    async def _end(self, row: int | None, ended: Ended, seconds: float) -> None:
+        error = ended.error
+        code, message = (None, None) if error is None else (error.code, _without_secrets(error.message))
+
+        def write() -> int:
+            self._db.execute(
+                "UPDATE history SET outcome = ?, bytes = ?, seconds = ?, code = ?, message = ? WHERE id = ?",
+                (ended.outcome, ended.bytes, round(seconds, 3), code, message, row),
+            )
+            return 0
+
+        if row is not None:
+            await self._written(write)
+
+    async def _written(self, write: Callable[[], int]) -> int | None:
+        async with self._lock:
+            try:
+                return await trio.to_thread.run_sync(write)
+            except sqlite3.Error as error:
+                log.warning("the history cannot be written", error=str(error))
+                return None
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    async def entries(self, uuid: str | None, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` entries, of one image or of all, oldest first; docs/protocol.md's *entry*."""
+        where, values = ("", ()) if uuid is None else ("WHERE uuid = ?", (uuid,))
+
+        def read() -> list[tuple[Any, ...]]:
+            return self._db.execute(
+                f"SELECT {', '.join(_FIELDS)} FROM history {where} ORDER BY id DESC LIMIT ?",  # noqa: S608  fixed
+                (*values, max(0, min(limit, MAX_ROWS))),
+            ).fetchall()
+
+        rows = await self._read(read)
+        return [dict(zip(_FIELDS, row, strict=True)) for row in reversed(rows)]
+
+    async def images(self) -> list[Named]:
+        """The images that the history is about, with the names that they had last."""
+
+        def read() -> list[tuple[Any, ...]]:
+            return self._db.execute(
+                "SELECT uuid, name, version FROM history"
+                " WHERE id IN (SELECT max(id) FROM history GROUP BY uuid)"
+            ).fetchall()
+
+        return [Named(*row) for row in await self._read(read)]
+
+    async def _read(self, read: Callable[[], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+        async with self._lock:
+            try:
+                return await trio.to_thread.run_sync(read)
+            except sqlite3.Error as error:
+                log.warning("the history cannot be read", error=str(error))
+                return []
+
+
+def _without_secrets(message: str) -> str:
+    return _URL.sub(lambda url: shown(url[0]), message)[:_MAX_MESSAGE]
+
+
+def _outcome(success: Outcome, error: ImgstoreError | None) -> Outcome:
+    if error is None:
+        return success
+    return "cancelled" if isinstance(error, CancelledError) else "failed"

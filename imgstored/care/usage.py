@@ -1,0 +1,83 @@
+"""What the images occupy, and how they are related: for each pool as it is now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
+from imgstored.manifest import check_uuid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgstored.catalog.catalog import Catalog, InstalledImage
+    from imgstored.catalog.refresh import Refresh
+    from imgstored.pools.base import Space
+
+#: Seconds for a pool to say how much room it has.
+_PATIENCE = 30.0
+
+
+class Usage:
+    """Answers `usage`. Used from trio's thread."""
+
+    def __init__(self, catalog: Catalog, refresh: Refresh) -> None:
+        self._catalog = catalog
+        self._refresh = refresh
+        # A pool that does not answer keeps whoever asks it in the kernel.
+        self._threads = trio.CapacityLimiter(4)
+
+    async def usage(self, pool: str | None = None, uuids: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One pool or all, each with its images, or those of `uuids`: the protocol's *usage*.
+
+        A pool that does not answer has an `error`, and no images. Raises `ImageNotInstalledError` for a uuid
+        that no pool has that answers, `PoolNotFoundError`, `InvalidUUIDError`.
+        """
+        for uuid in uuids:
+            check_uuid(uuid)
+        names = list(self._catalog.pools) if pool is None else [self._catalog.pool(pool).name]
+        found = {name: await self._of_pool(name, set(uuids)) for name in names}
+        there = {image["uuid"] for each in found.values() for image in each["images"]}
+        for uuid in uuids:
+            if uuid not in there:
+                raise ImageNotInstalledError(uuid, names[0])
+        return list(found.values())
+
+    async def _of_pool(self, name: str, wanted: set[str]) -> dict[str, Any]:
+        try:
+            await self._refresh.pool(name)
+            space = await self._space(name)
+        except ImgstoreError as error:
+            # It must not hide what the others have.
+            return {"zpool": name, "total": None, "available": None, "images": [], "error": error.as_wire()}
+        clones = self._catalog.clones()
+        images = [
+            _as_wire(image, clones.get((name, image.uuid), []))
+            for image in self._catalog.all()
+            if image.pool == name and (not wanted or image.uuid in wanted)
+        ]
+        return {"zpool": name, "total": space.total, "available": space.available, "images": images}
+
+    async def _space(self, name: str) -> Space:
+        try:
+            with trio.fail_after(_PATIENCE):
+                return await trio.to_thread.run_sync(
+                    self._catalog.pool(name).space, abandon_on_cancel=True, limiter=self._threads
+                )
+        except trio.TooSlowError:
+            raise PoolError(f'pool "{name}" does not answer', hint="its disks may be gone") from None
+
+
+def _as_wire(image: InstalledImage, clones: list[str]) -> dict[str, Any]:
+    name, version = image.manifest.get("name"), image.manifest.get("version")
+    return {
+        "uuid": image.uuid,
+        "name": name if isinstance(name, str) else None,
+        "version": version if isinstance(version, str) else None,
+        "origin": image.origin,
+        "used": image.image.used,
+        "referenced": image.image.referenced,
+        "clones": clones,
+    }

@@ -1,0 +1,274 @@
+"""What is installed: the pools' images, with their manifests in imgadm's own files.
+
+A pool decides what is there; a manifest file says what it is. A manifest without its image is no installed
+image. What is known of a pool that others change, too, is brought up to date by `imgstored.catalog.refresh`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from imgstored.catalog.manifest_files import ManifestFiles
+from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from imgstored.catalog.image_locks import ImageLocks
+    from imgstored.catalog.manifest_files import Stamp
+    from imgstored.pools.base import Pool, PoolImage
+
+log = structlog.get_logger(__name__)
+
+Key = tuple[str, str]  #: (pool's name, uuid)
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledImage:
+    """An image that every reader may see."""
+
+    pool: str
+    image: PoolImage
+    manifest: Mapping[str, Any] = field(repr=False)
+    source: str | None = None
+    #: Of the manifest file as it was read; None where it was not, or should be again.
+    stamp: Stamp | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def uuid(self) -> str:
+        """The image's."""
+        return self.image.uuid
+
+    @property
+    def origin(self) -> str | None:
+        """The uuid of the image it was cloned from."""
+        return self.image.origin
+
+    def text(self, key: str) -> str:
+        """A field of the manifest for people; "-" where an image has lost its manifest."""
+        value = self.manifest.get(key)
+        return value if isinstance(value, str) else "-"
+
+
+class View(Protocol):
+    """Where installed images are shown as files."""
+
+    async def add(self, image: InstalledImage) -> None:
+        """Shows the image."""
+        ...
+
+    async def remove(self, image: InstalledImage) -> None:
+        """Shows it no longer."""
+        ...
+
+
+class Catalog:
+    """The installed images of all pools, in memory. Its files are touched only by the methods that say so."""
+
+    def __init__(self, pools: Mapping[str, Pool], folder: Path) -> None:
+        self.pools = pools
+        self._files = ManifestFiles(folder)
+        self._images: dict[Key, InstalledImage] = {}
+        self._noting: list[set[Key]] = []
+
+    # -- in memory -------------------------------------------------------------------------------------------
+
+    def pool(self, name: str | None) -> Pool:
+        """The pool of that name; the first one for None. Raises `PoolNotFoundError`."""
+        if name is None:
+            return next(iter(self.pools.values()))
+        try:
+            return self.pools[name]
+        except KeyError:
+            known = ", ".join(self.pools)
+            raise PoolNotFoundError(
+                f'no such pool: "{name}"',
+                hint=f"imgstored looks after {known}; see `pool` in its configuration",
+            ) from None
+
+    def find(self, pool: str, uuid: str) -> InstalledImage | None:
+        """The image, or None."""
+        return self._images.get((pool, uuid))
+
+    def get(self, pool: str, uuid: str) -> InstalledImage:
+        """The image, or `ImageNotInstalledError`."""
+        image = self.find(pool, uuid)
+        if image is None:
+            raise ImageNotInstalledError(uuid, pool)
+        return image
+
+    def all(self) -> list[InstalledImage]:
+        """All images, oldest first, as imgadm lists them."""
+        return sorted(
+            self._images.values(),
+            key=lambda image: (image.text("published_at"), image.text("name"), image.uuid),
+        )
+
+    def clones(self) -> dict[Key, list[str]]:
+        """For each image from which anything is cloned, images or machines, the names of that, sorted."""
+        names = {key: set(image.image.clones) for key, image in self._images.items()}
+        for image in self._images.values():
+            if image.origin is not None:
+                names.setdefault((image.pool, image.origin), set()).add(f"{image.pool}/{image.uuid}")
+        return {key: sorted(clones) for key, clones in names.items() if clones}
+
+    def add(self, image: InstalledImage) -> None:
+        """From now on it is installed."""
+        self._images[image.pool, image.uuid] = image
+        self._note(image.pool, image.uuid)
+
+    def remove(self, pool: str, uuid: str) -> None:
+        """From now on it is not installed."""
+        self._images.pop((pool, uuid), None)
+        self._note(pool, uuid)
+
+    @contextmanager
+    def changes(self) -> Iterator[set[Key]]:
+        """Gives a set that gets the keys of all images that are added or removed while the block lasts."""
+        noted: set[Key] = set()
+        self._noting.append(noted)
+        try:
+            yield noted
+        finally:
+            # By identity: two empty sets are equal.
+            self._noting = [each for each in self._noting if each is not noted]
+
+    def _note(self, pool: str, uuid: str) -> None:
+        for noted in self._noting:
+            noted.add((pool, uuid))
+
+    def of_pool(self, pool: str) -> dict[str, InstalledImage]:
+        """A pool's images by their uuids; the caller's own."""
+        return {uuid: image for (name, uuid), image in self._images.items() if name == pool}
+
+    def apply(self, pool: str, found: Mapping[str, InstalledImage], *, but: set[Key]) -> list[InstalledImage]:
+        """Makes a pool's images those that were found in it; returns those that came, went, or look new.
+
+        `but` are keys that were changed since `found` was looked for: they stay as they are.
+        """
+        changed = []
+        for uuid, known in self.of_pool(pool).items():
+            if uuid not in found and (pool, uuid) not in but:
+                del self._images[pool, uuid]
+                changed.append(known)
+        for uuid, image in found.items():
+            key = (pool, uuid)
+            if key not in but:
+                before = self._images.get(key)
+                if before is None or (before.manifest, before.origin) != (image.manifest, image.origin):
+                    changed.append(image)
+                self._images[key] = image
+        return changed
+
+    # -- files (blocking) ------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Reads what is installed. Where a manifest is missing or broken, the image is still listed."""
+        self._files.prepare()
+        for name in self.pools:
+            for image in self.look(name, {}).values():
+                self.add(image)
+
+    def look(self, pool: str, known: Mapping[str, InstalledImage]) -> dict[str, InstalledImage]:
+        """What is in a pool now, by uuid. Raises `PoolError`.
+
+        Of `known` images the manifests are read again only where their files have changed.
+        """
+        return {
+            image.uuid: self.with_manifest(pool, image, known.get(image.uuid))
+            for image in self.pools[pool].images()
+        }
+
+    def with_manifest(
+        self, pool: str, image: PoolImage, known: InstalledImage | None = None
+    ) -> InstalledImage:
+        """An image of a pool with what imgadm's file says about it."""
+        record = self._files.read(pool, image.uuid, None if known is None else known.stamp)
+        if record is not None:
+            return InstalledImage(pool, image, record.manifest, record.source, record.stamp)
+        assert known is not None
+        return InstalledImage(pool, image, known.manifest, known.source, known.stamp)
+
+    def write_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
+        """Writes imgadm's file for an image that is about to come, so that it survives a power cut.
+
+        It stays by `keep_manifest`, or goes by `settle` if the image does not come. Raises `OSError`.
+        """
+        self._files.mark(pool, uuid)
+        self._files.write(pool, uuid, manifest, source)
+
+    def rewrite_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
+        """Replaces what imgadm's file says about an image that is there. Raises `OSError`."""
+        self._files.rewrite(pool, uuid, manifest, source)
+
+    def manifest_of(self, pool: str, uuid: str) -> Mapping[str, Any]:
+        """What imgadm's file says, whether there is an image or not; the uuid only where it says nothing."""
+        record = self._files.read(pool, uuid)
+        return {"uuid": uuid} if record is None else record.manifest
+
+    def installed_at(self, pool: str, uuid: str) -> float | None:
+        """Seconds since the epoch; None where an image has no manifest."""
+        return self._files.written_at(pool, uuid)
+
+    def has_manifest(self, pool: str, uuid: str) -> bool:
+        """Whether imgadm's file of an image is there, and is meant to stay."""
+        return self._files.is_there(pool, uuid) and not self._files.is_marked(pool, uuid)
+
+    def keep_manifest(self, pool: str, uuid: str) -> None:
+        """The image has come. Never raises: it is there whatever this does."""
+        try:
+            self._files.unmark(pool, uuid)
+        except OSError as error:
+            # The next start looks again, and finds the image.
+            log.warning("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
+
+    def doubt(self, pool: str, uuid: str) -> None:
+        """An image is about to be deleted: its manifest goes with it, or by `settle`. Never raises."""
+        try:
+            self._files.mark(pool, uuid)
+        except OSError as error:
+            # A file system that is full must not keep an image from being deleted.
+            log.warning("a manifest may outlive its image", pool=pool, uuid=uuid, error=str(error))
+
+    def forget_manifest(self, pool: str, uuid: str) -> None:
+        """Removes imgadm's file of an image that was deleted."""
+        self._files.forget(pool, uuid)
+        self._files.unmark(pool, uuid)
+
+    def settle(self, pool: str, uuid: str) -> None:
+        """Whatever became of an image that was about to come or to go: its manifest is there if it is.
+
+        For those who have the image's lock. A manifest that we did not write stays. Raises `PoolError`.
+        """
+        if self._files.is_marked(pool, uuid):
+            if self.pools[pool].image(uuid) is None:
+                self._files.forget(pool, uuid)
+            self._files.unmark(pool, uuid)
+
+    def sweep(self, locks: ImageLocks) -> None:
+        """Settles what an earlier daemon left in the middle, but where somebody is at work now."""
+        for pool in self.pools:
+            for uuid in self._files.marked(pool):
+                try:
+                    with locks.tried(uuid) as ours:
+                        if ours:
+                            log.info("tidying up an image's manifest", pool=pool, uuid=uuid)
+                            self.settle(pool, uuid)
+                        else:
+                            log.info("somebody is at work on an image", pool=pool, uuid=uuid)
+                except (ImgstoreError, OSError) as error:
+                    log.error("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
+
+
+def as_wire(image: InstalledImage, clones: Iterable[str] = ()) -> dict[str, Any]:
+    """The *image* of the protocol."""
+    names = list(clones)
+    wire: dict[str, Any] = {"manifest": dict(image.manifest), "zpool": image.pool}
+    if image.source is not None:
+        wire["source"] = image.source
+    return {**wire, "cloneNames": names, "clones": len(names)}

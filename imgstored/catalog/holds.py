@@ -1,0 +1,73 @@
+"""What keeps images from being deleted: tags that stay, and those of clients that are still there."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from imgstored.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from imgstored.catalog.catalog import Catalog
+
+log = structlog.get_logger(__name__)
+
+#: How the tags of clients begin. Those of a daemon that was killed are released by the next one.
+CLIENT_TAG = "client:"
+
+
+class Holds:
+    """The pools' holds; the pools keep them, also over a restart. Blocking calls are made in threads."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._numbers = itertools.count(1)
+
+    async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
+        """Keeps an image until the tag is released. Holding twice is no error."""
+        if tag.startswith(CLIENT_TAG):
+            raise UsageError(
+                f'tags that begin with "{CLIENT_TAG}" are those of clients', hint="choose another tag"
+            )
+        image = self._catalog.get(self._catalog.pool(pool).name, uuid)
+        await trio.to_thread.run_sync(self._catalog.pool(image.pool).hold, uuid, tag)
+        log.info("held", uuid=uuid, pool=image.pool, tag=tag)
+
+    async def release(self, uuid: str, tag: str, pool: str | None) -> None:
+        """Ends a hold. Releasing a tag that is not there is no error."""
+        image = self._catalog.get(self._catalog.pool(pool).name, uuid)
+        await trio.to_thread.run_sync(self._catalog.pool(image.pool).release, uuid, tag)
+        log.info("released", uuid=uuid, pool=image.pool, tag=tag)
+
+    async def tags(self, uuid: str, pool: str | None) -> list[str]:
+        """The tags that hold an image, sorted."""
+        image = self._catalog.get(self._catalog.pool(pool).name, uuid)
+        return await trio.to_thread.run_sync(self._catalog.pool(image.pool).holds, uuid)
+
+    @asynccontextmanager
+    async def held(self, uuid: str, pool: str | None, client: str) -> AsyncIterator[str]:
+        """Keeps an image as long as the block lasts; gives the tag."""
+        image = self._catalog.get(self._catalog.pool(pool).name, uuid)
+        keeper = self._catalog.pool(image.pool)
+        tag = f"{CLIENT_TAG}{next(self._numbers)} {client}"[:200]
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(keeper.hold, uuid, tag)
+        try:
+            yield tag
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(keeper.release, uuid, tag)
+
+    def sweep(self) -> None:
+        """Releases what clients of an earlier daemon held: they are gone. Blocks."""
+        for image in self._catalog.all():
+            pool = self._catalog.pool(image.pool)
+            for tag in pool.holds(image.uuid):
+                if tag.startswith(CLIENT_TAG):
+                    pool.release(image.uuid, tag)

@@ -1,0 +1,174 @@
+"""imgadm's own files of images: FOLDER/POOL-UUID.json, `{manifest, zpool, source}` as 2-space JSON.
+
+imgadm writes them too, and not in one step. A file of ours that may have to go again, as its image is not
+there yet or about to be deleted, has a mark beside it: POOL-UUID.json.unsettled. Only what is marked is ever
+swept up, so that a file is left alone which imgadm writes before it installs, or keeps for a dataset that it
+is told to ignore. All of it blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from imgstored.durable import replace_file
+from imgstored.errors import InvalidManifestError
+from imgstored.manifest import MAX_LIST, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+log = structlog.get_logger(__name__)
+
+#: A file's change and metadata times in ns, its size and its inode: another one, another content.
+Stamp = tuple[int, int, int, int]
+#: Where there is no file.
+MISSING: Final[Stamp] = (0, 0, 0, 0)
+
+#: The file is indented, and so larger than the manifest that is in it.
+_MAX_FILE: Final = MAX_LIST
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MARK: Final = ".unsettled"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a file says about an image; of one that cannot be read, the uuid only.
+
+    `stamp` is None where it should be read again the next time.
+    """
+
+    manifest: Mapping[str, Any] = field(repr=False)
+    source: str | None
+    stamp: Stamp | None
+
+
+class ManifestFiles:
+    """The files in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def prepare(self) -> None:
+        """Makes the folder where it is not there. Raises `OSError`."""
+        self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def read(self, pool: str, uuid: str, known: Stamp | None = None) -> Record | None:
+        """What an image's file says; None where it is as it was when it had that stamp.
+
+        A file that is missing, damaged or too large is told to the log, and left as it is.
+        """
+        path = self._path(pool, uuid)
+        try:
+            stamp = _stamp(path.stat())
+            if stamp == known:
+                return None
+            record = parse(_content(path), limit=_MAX_FILE)
+        except FileNotFoundError:
+            if known == MISSING:
+                return None
+            log.warning("image without a manifest", pool=pool, uuid=uuid, path=str(path))
+            return Record({"uuid": uuid}, None, MISSING)
+        except OSError as error:
+            _report(pool, uuid, path, error.strerror or str(error))
+            return Record({"uuid": uuid}, None, None)
+        except InvalidManifestError as error:
+            _report(pool, uuid, path, error.message)
+            return Record({"uuid": uuid}, None, stamp)
+        manifest, source = record.get("manifest"), record.get("source")
+        if not isinstance(manifest, dict) or manifest.get("uuid") != uuid:
+            _report(pool, uuid, path, "it has no manifest of this image")
+            manifest = {"uuid": uuid}
+        return Record(manifest, source if isinstance(source, str) else None, stamp)
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def write(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
+        """Writes an image's file, which survives a power cut once this returns. Raises `OSError`."""
+        record: dict[str, Any] = {"manifest": dict(manifest), "zpool": pool}
+        if source is not None:
+            record["source"] = source
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        replace_file(self._path(pool, uuid), text.encode("utf-8", "replace"), mode=0o644)
+
+    def rewrite(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
+        """As `write`, for an image that is installed: its time stays that of the installation."""
+        path = self._path(pool, uuid)
+        try:
+            before = path.stat()
+        except FileNotFoundError:
+            before = None
+        self.write(pool, uuid, manifest, source)
+        if before is not None:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def written_at(self, pool: str, uuid: str) -> float | None:
+        """When an image was installed, in seconds since the epoch; None where there is no file."""
+        try:
+            return self._path(pool, uuid).stat().st_mtime
+        except OSError:
+            return None
+
+    def forget(self, pool: str, uuid: str) -> None:
+        """Removes an image's file, and what a crash left of writing it. Raises `OSError`."""
+        path = self._path(pool, uuid)
+        path.with_name(path.name + ".new").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    def mark(self, pool: str, uuid: str) -> None:
+        """Says, also after a power cut, that it is not sure whether the image's file may stay."""
+        replace_file(self._marked(pool, uuid), b"", mode=0o644)
+
+    def unmark(self, pool: str, uuid: str) -> None:
+        """Says that the file is as it should be."""
+        self._marked(pool, uuid).unlink(missing_ok=True)
+
+    def is_marked(self, pool: str, uuid: str) -> bool:
+        """Whether it is not sure."""
+        return self._marked(pool, uuid).exists()
+
+    def is_there(self, pool: str, uuid: str) -> bool:
+        """Whether an image has a file, readable or not."""
+        return os.path.lexists(self._path(pool, uuid))
+
+    def marked(self, pool: str) -> list[str]:
+        """The uuids of a pool's marked files."""
+        names = (path.name.removesuffix(_MARK) for path in self._folder.glob(f"{pool}-*.json{_MARK}"))
+        uuids = (name.removeprefix(f"{pool}-").removesuffix(".json") for name in names)
+        return [uuid for uuid in uuids if _UUID.fullmatch(uuid)]
+
+    def _path(self, pool: str, uuid: str) -> Path:
+        return self._folder / f"{pool}-{uuid}.json"
+
+    def _marked(self, pool: str, uuid: str) -> Path:
+        path = self._path(pool, uuid)
+        return path.with_name(path.name + _MARK)
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+def _content(path: Path) -> bytes:
+    """At most one byte more than is allowed. Never waits, as for a named pipe."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidManifestError("not a regular file")
+        # A byte more than it says: imgadm may be writing it.
+        return file.read(min(status.st_size, _MAX_FILE) + 1)
+
+
+def _report(pool: str, uuid: str, path: Path, why: str) -> None:
+    log.error("cannot read an image's manifest", pool=pool, uuid=uuid, path=str(path), error=why)

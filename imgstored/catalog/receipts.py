@@ -1,0 +1,82 @@
+"""What was installed, written down before it can be seen: so that `verify` has something to compare with.
+
+One file an image in the daemon's own state, FOLDER/POOL-UUID.json: imgadm's files have no room for it, and
+anybody who changes a pool may change them. A receipt may outlive its image, as where imgadm deletes it; it
+then says nothing. All of it blocks.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+import structlog
+
+from imgstored.durable import replace_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgstored.pools.base import PoolImage
+
+log = structlog.get_logger(__name__)
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+#: A receipt has some 200 bytes.
+_LIMIT: Final = 1 << 16
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An image as it came to be."""
+
+    guid: int  #: of the snapshot @final
+    kind: Literal["filesystem", "volume"]
+    stream_size: int | None  #: bytes of its decompressed stream; None if others installed it
+    origin: str | None  #: uuid of the image it was cloned from
+    origin_guid: int | None
+    format: Literal[1] = 1
+
+
+def receipt_of(image: PoolImage, stream_size: int | None, origin_guid: int | None) -> Receipt:
+    """What there is to write down of an image as a pool has it."""
+    kind: Literal["filesystem", "volume"] = "volume" if image.kind == "volume" else "filesystem"
+    return Receipt(image.guid, kind, stream_size, image.origin, origin_guid)
+
+
+class Receipts:
+    """The receipts in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, pool: str, uuid: str, receipt: Receipt) -> None:
+        """It survives a power cut once this returns. Raises `OSError`."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        content = msgspec.json.format(msgspec.json.encode(receipt)) + b"\n"
+        replace_file(self._path(pool, uuid), content, mode=0o600)
+
+    def read(self, pool: str, uuid: str) -> Receipt | None:
+        """None where there is none, or none that can be read."""
+        path = self._path(pool, uuid)
+        try:
+            with path.open("rb") as file:
+                return msgspec.json.decode(file.read(_LIMIT), type=Receipt)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.error("cannot read an image's receipt", pool=pool, uuid=uuid, error=str(error))
+            return None
+
+    def forget(self, pool: str, uuid: str) -> None:
+        """The image was deleted. Raises `OSError`."""
+        self._path(pool, uuid).unlink(missing_ok=True)
+
+    def uuids(self, pool: str) -> list[str]:
+        """The images of a pool of which there are receipts."""
+        names = (path.stem.removeprefix(f"{pool}-") for path in self._folder.glob(f"{pool}-*.json"))
+        return sorted(name for name in names if _UUID.fullmatch(name))
+
+    def _path(self, pool: str, uuid: str) -> Path:
+        return self._folder / f"{pool}-{uuid}.json"

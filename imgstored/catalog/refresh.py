@@ -1,0 +1,146 @@
+"""Keeps what is known of shared pools true: imgadm and `zfs` install and delete there, too.
+
+Requests that come at the same time share one look at a pool. One that began before a request came cannot
+answer it: what was changed right before the request would not be seen.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from imgstored.errors import ImgstoreError, PoolError
+
+if TYPE_CHECKING:
+    from imgstored.catalog.catalog import Catalog, InstalledImage, View
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks that nobody asked for, so that the view follows.
+EVERY: Final = 10.0
+
+#: Seconds for a pool's answer. A pool whose disks are gone keeps whoever asks it in the kernel.
+_PATIENCE: Final = 30.0
+
+
+class Refresh:
+    """Brings the catalog and the view up to date. Pools that are not shared are never asked."""
+
+    def __init__(self, catalog: Catalog, view: View, *, every: float = EVERY) -> None:
+        self._every = every
+        self._pools = {
+            name: _SharedPool(name, catalog, view) for name, pool in catalog.pools.items() if pool.shared
+        }
+        self._all = len(catalog.pools)
+
+    async def run(self) -> None:
+        """Looks every few seconds until cancelled. While a pool fails, what was known of it stays."""
+        async with trio.open_nursery() as nursery:
+            for pool in self._pools.values():
+                nursery.start_soon(self._follow, pool)
+
+    async def pool(self, name: str) -> None:
+        """What is known of a pool is as true as of now. Raises what the pool says instead of an answer."""
+        pool = self._pools.get(name)
+        error = None if pool is None else await pool.look()
+        if error is not None:
+            raise error
+
+    async def all(self) -> None:
+        """As `pool`, for all of them.
+
+        One that does not answer must not hide what the others have: its images are listed as they were last
+        known, and the log says so. Only when no pool answers, the first one's error is raised.
+        """
+        errors: list[ImgstoreError] = []
+
+        async def look(pool: _SharedPool) -> None:
+            error = await pool.look()
+            if error is not None:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for pool in self._pools.values():
+                nursery.start_soon(look, pool)
+        if errors and len(errors) == self._all:
+            raise errors[0]
+
+    async def _follow(self, pool: _SharedPool) -> None:
+        while True:
+            await trio.sleep(self._every)
+            await pool.look()
+
+
+class _SharedPool:
+    """One pool, and who looks at it."""
+
+    def __init__(self, name: str, catalog: Catalog, view: View) -> None:
+        self._name = name
+        self._catalog = catalog
+        self._view = view
+        self._one_at_a_time = trio.Lock()
+        # A look that was given up may hang in the kernel: no other one is sent after it.
+        self._thread = trio.CapacityLimiter(1)
+        self._begun = 0  # looks
+        self._ended = 0  # the number of the last one that was not given up
+        self._error: ImgstoreError | None = None
+
+    async def look(self) -> ImgstoreError | None:
+        """Looks at the pool, or waits for a look that began after now; returns its error."""
+        wanted = self._begun + 1
+        async with self._one_at_a_time:
+            if self._ended < wanted:
+                self._begun += 1
+                before, self._error = self._error, await self._refresh()
+                self._ended = self._begun
+                self._report(before)
+            return self._error
+
+    async def _refresh(self) -> ImgstoreError | None:
+        name, catalog = self._name, self._catalog
+        with catalog.changes() as ours:
+            try:
+                with trio.fail_after(_PATIENCE):
+                    found = await trio.to_thread.run_sync(
+                        partial(catalog.look, name, catalog.of_pool(name)),
+                        abandon_on_cancel=True,
+                        limiter=self._thread,
+                    )
+            except trio.TooSlowError:
+                return PoolError(
+                    f'pool "{name}" does not answer', hint=f"look at it with `zpool status {name}`"
+                )
+            except ImgstoreError as error:
+                return error
+            except Exception:
+                log.exception("a pool could not be looked at", pool=name)
+                return PoolError(f'pool "{name}" could not be looked at', hint="the daemon's log says more")
+            changed = catalog.apply(name, found, but=ours)
+        # Also when who asked has gone: the catalog has it already.
+        with trio.CancelScope(shield=True):
+            for image in changed:
+                await self._show(image)
+        return None
+
+    async def _show(self, image: InstalledImage) -> None:
+        now = self._catalog.find(image.pool, image.uuid)
+        # Between looking it up and here nothing is awaited: the view has changes in the catalog's order.
+        try:
+            if now is None:
+                log.info("an image is not there any more", pool=image.pool, uuid=image.uuid)
+                await self._view.remove(image)
+            else:
+                await self._view.add(now)
+        except ImgstoreError as error:
+            log.error("an image cannot be shown in the view", uuid=image.uuid, error=error.message)
+
+    def _report(self, before: ImgstoreError | None) -> None:
+        """Says what changed, and not every few seconds that it is still so."""
+        error, pool = self._error, self._name
+        if error is not None and (before is None or before.message != error.message):
+            log.error("a pool does not say what it has", pool=pool, error=error.message, hint=error.hint)
+        elif error is None and before is not None:
+            log.info("a pool says again what it has", pool=pool)

@@ -1,0 +1,367 @@
+"""Which sources there are; adding and deleting them, and asking all, against real servers."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+import trio
+
+from imgstored.errors import (
+    ActiveImageNotFoundError,
+    ClientError,
+    ConfigError,
+    ImageNotFoundError,
+    InvalidUUIDError,
+    NoSourcesError,
+    SourcePingError,
+)
+from imgstored.http.location import Access
+from imgstored.sources import registry
+from imgstored.sources.base import SourceSpec
+from imgstored.sources.sourcebook import DEFAULT_SOURCE, SourceBook
+from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_manifest
+
+CLOSED = "http://127.0.0.1:9"
+UNKNOWN = "99999999-aaaa-4bbb-8ccc-000000000009"
+NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def conf(tmp_path):
+    return tmp_path / "imgadm.conf"
+
+
+@pytest.fixture
+def open_book(tmp_path, conf):
+    def open_book(*configured: SourceSpec, none: bool = False) -> SourceBook:
+        return SourceBook(
+            None if none else configured, imgadm_conf=conf, lists=tmp_path / "lists", now=lambda: NOW
+        )
+
+    return open_book
+
+
+@pytest.fixture
+def published(tmp_path, start_nginx):
+    """Starts a static source with some of the fixture images; may be called several times."""
+    count = 0
+
+    def publish(*uuids: str, **changes: object) -> SourceSpec:
+        nonlocal count
+        count += 1
+        site = ImageSite(tmp_path / f"site-{count}")
+        for uuid in uuids:
+            site.add({**fixture_manifest(uuid), **changes}, b"the file")
+        publish.nginx = start_nginx(root=site.folder)
+        return SourceSpec(publish.nginx.url, "static")
+
+    return publish
+
+
+def urls(book: SourceBook) -> list[str]:
+    return [source["url"] for source in book.listed()]
+
+
+# -- which there are ---------------------------------------------------------------------------------------
+
+
+def test_the_default_counts_only_where_nothing_is_said(open_book, conf):
+    assert urls(open_book(none=True)) == ["https://images.smartos.org"]
+    assert urls(open_book()) == []
+    conf.write_text('{"sources": []}')
+    assert urls(open_book(none=True)) == []
+    conf.write_text("{}")
+    assert urls(open_book(none=True)) == [DEFAULT_SOURCE.url]
+
+
+def test_the_configurations_sources_come_first_and_each_once(open_book, conf):
+    theirs = [{"type": "imgapi", "url": f"http://{host}/"} for host in ("b", "a", "c")]
+    conf.write_text(json.dumps({"sources": theirs}))
+    access = Access(headers=(("Authorization", "secret"),))
+    book = open_book(SourceSpec("http://a:80/", access=access), SourceSpec("d"))
+    assert urls(book) == ["http://a", "http://d", "http://b", "http://c"]
+    assert book.listed()[0] == {"url": "http://a", "type": "imgapi", "insecure": False, "channel": None}
+    book.reconfigure([SourceSpec("http://e?channel=dev", insecure=True)])
+    assert book.listed()[0] == {
+        "url": "http://e?channel=dev",
+        "type": "imgapi",
+        "insecure": True,
+        "channel": "dev",
+    }
+    with pytest.raises(ClientError):
+        book.reconfigure([SourceSpec("ftp://x")])
+    assert urls(book)[0] == "http://e?channel=dev"
+
+
+async def test_adding_and_deleting(open_book, conf, published):
+    url = published(BASE).url
+    book = open_book(none=True)
+    source = {"url": url, "type": "static", "insecure": False, "channel": None}
+    assert await book.add(f"{url}/", "static", False, False) == {"added": True, "source": source}
+    assert await book.add(url, "static", False, False) == {"added": False, "source": source}
+    assert urls(book) == [DEFAULT_SOURCE.url, url]
+    assert json.loads(conf.read_text())["sources"][1] == {"type": "static", "url": url}
+    assert urls(open_book(none=True)) == [DEFAULT_SOURCE.url, url]
+    assert await book.delete(f"{url}/") == {"deleted": [source]}
+    assert await book.delete(url) == {"deleted": []}
+    assert urls(book) == [DEFAULT_SOURCE.url]
+    assert len((await book.delete(DEFAULT_SOURCE.url))["deleted"]) == 1
+    assert json.loads(conf.read_text()) == {"sources": []}
+
+
+async def test_where_the_configuration_has_sources_the_default_is_not_added(open_book, conf):
+    book = open_book(SourceSpec("http://a"))
+    assert (await book.add("http://b", None, True, True))["added"]
+    assert urls(book) == ["http://a", "http://b"]
+    assert json.loads(conf.read_text()) == {
+        "sources": [{"type": "imgapi", "url": "http://b", "insecure": True}]
+    }
+    assert not (await book.add("http://a", None, False, True))["added"]
+
+
+async def test_a_source_must_answer_unless_it_is_forced(open_book, conf):
+    book = open_book()
+    with pytest.raises(SourcePingError) as caught:
+        await book.add(CLOSED, None, False, False)
+    assert caught.value.message == (
+        f'unexpected ping error with "imgapi" image source "{CLOSED}": {CLOSED}/ping: connection refused'
+    )
+    assert not conf.exists()
+    assert (await book.add(CLOSED, None, False, True))["added"]
+    assert urls(book) == [CLOSED]
+
+
+async def test_what_cannot_be_a_source_is_refused(open_book, conf):
+    book = open_book(SourceSpec("http://a"))
+    with pytest.raises(ConfigError) as caught:
+        await book.add("http://h", "docker", False, True)
+    assert caught.value.message == (
+        'type "docker" for source url "http://h" is invalid: must be one of "imgapi", "dsapi", "static"'
+    )
+    with pytest.raises(ClientError):
+        await book.add("http://user:pw@h", None, False, True)
+    with pytest.raises(ConfigError, match="is set in imgstored's configuration file"):
+        await book.delete("http://a:80/")
+    assert not conf.exists()
+
+
+async def test_imgadms_file_is_not_touched_when_it_is_damaged(open_book, conf):
+    conf.write_text('{"sources": [')
+    book = open_book(SourceSpec("http://a"))
+    for use in (
+        lambda: book.add("http://b", None, False, True),
+        lambda: book.delete("http://b"),
+        book.check,
+        book.available,
+        lambda: book.find(BASE, active=True),
+    ):
+        with pytest.raises(ConfigError, match="not valid JSON"):
+            await use()
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        book.listed()
+    assert conf.read_text() == '{"sources": ['
+
+
+async def test_many_may_add_and_delete_at_the_same_time(open_book):
+    book = open_book(none=True)
+
+    async def work(number: int) -> None:
+        await book.add(f"http://h{number}", None, False, True)
+        await book.add(f"http://gone{number}", None, False, True)
+        await book.delete(f"http://gone{number}")
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(work, number)
+    assert urls(book)[0] == DEFAULT_SOURCE.url
+    assert set(urls(book)[1:]) == {f"http://h{number}" for number in range(20)}
+    assert len(urls(book)) == 21
+
+
+async def test_nobody_waits_for_a_server_that_somebody_adds(open_book, start_faulty):
+    silent = start_faulty(lambda request, wire: wire.stall())
+    book = open_book()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.add, silent.url, None, False, False)
+        while not silent.requests:  # noqa: ASYNC110  another thread appends to it
+            await trio.sleep(0.01)
+        with trio.fail_after(2):
+            await book.add("http://other", None, False, True)
+        nursery.cancel_scope.cancel()
+    assert urls(book) == ["http://other"]
+
+
+# -- asking all of them ------------------------------------------------------------------------------------
+
+
+async def test_checking_says_of_each_whether_it_is_there(open_book, published):
+    good = published(BASE)
+    checked = await open_book(SourceSpec(CLOSED), good).check()
+    assert [(each["url"], each["type"], each["ok"]) for each in checked] == [
+        (CLOSED, "imgapi", False),
+        (good.url, "static", True),
+    ]
+    assert checked[0]["error"]["code"] == "ClientError"
+    assert checked[1]["error"] is None
+    assert await open_book().check() == []
+
+
+async def test_without_sources_there_is_nothing_to_ask(open_book):
+    for ask in (open_book().available, lambda: open_book().find(BASE, active=True)):
+        with pytest.raises(NoSourcesError, match="imgadm has no configured sources"):
+            await ask()
+
+
+async def test_what_is_available_is_what_the_first_that_has_it_says(open_book, published):
+    one, two = published(BASE, name="one"), published(BASE, ZVOL, name="two")
+    answer = await open_book(one, two).available()
+    assert [
+        (each["manifest"]["uuid"], each["manifest"]["name"], each["source"]) for each in answer["images"]
+    ] == [
+        (BASE, "one", one.url),
+        (ZVOL, "two", two.url),
+    ]
+    assert answer["problems"] == []
+
+
+async def test_a_source_that_is_down_is_stood_in_for_by_its_last_list(open_book, published, tmp_path):
+    spec = published(BASE)
+    down = SourceSpec(CLOSED, "static")
+    nginx = published.nginx
+    first = await open_book(down, spec).available()
+    assert [each["source"] for each in first["images"]] == [spec.url]
+    assert [(each["source"], "listed_at" in each) for each in first["problems"]] == [(CLOSED, False)]
+    nginx.stop()
+    second = await open_book(down, spec).available()
+    assert second["images"] == first["images"]
+    (_, problem) = second["problems"]
+    assert problem["listed_at"] == "2026-11-24T12:00:00+00:00"
+    assert problem["source"] == spec.url
+    assert problem["error"]["code"] == "ClientError"
+    for path in (tmp_path / "lists").iterdir():
+        path.write_text("damaged")
+    assert (await open_book(down, spec).available())["images"] == []
+    nginx.start()
+    assert (await open_book(spec).available()) == {"images": first["images"], "problems": []}
+
+
+async def test_what_is_known_is_of_the_last_lists(open_book, published):
+    one, two = published(BASE, name="one"), published(BASE, ZVOL, name="two")
+    assert await open_book(one, two).known() == []
+    await open_book(one, two).available()
+    published.nginx.stop()
+    known = await open_book(one, two).known()
+    assert [(each["uuid"], each["name"]) for each in known] == [(BASE, "one"), (ZVOL, "two")]
+    assert all(each.keys() == {"uuid", "name", "version"} for each in known)
+    published.nginx.start()
+
+
+async def test_lists_of_sources_that_are_gone_are_removed(open_book, published, tmp_path):
+    one, two = published(BASE), published(ZVOL)
+    await open_book(one, two).available()
+    assert len(list((tmp_path / "lists").iterdir())) == 2
+    await open_book(two).available()
+    assert len(list((tmp_path / "lists").iterdir())) == 1
+
+
+async def test_finding_with_all_places_of_the_file(open_book, published):
+    specs = [published(ZVOL), published(BASE), published(BASE, name="mirror"), published(INCREMENTAL)]
+    found = await open_book(SourceSpec(CLOSED), *specs).find(BASE, active=True)
+    assert found.manifest.uuid == BASE
+    assert found.manifest.name == "base"
+    assert found.source == specs[1]
+    assert [location.url for location in found.locations] == [
+        f"{spec.url}/{BASE}/file" for spec in specs[1:3]
+    ]
+
+
+async def test_what_nobody_has(open_book, published):
+    spec = published(BASE, state="disabled")
+    book = open_book(spec, SourceSpec(CLOSED))
+    with pytest.raises(ActiveImageNotFoundError) as caught:
+        await book.find(BASE, active=True)
+    assert [problem["source"] for problem in caught.value.data["problems"]] == [CLOSED]
+    assert CLOSED in caught.value.hint
+    assert (await book.find(BASE, active=False)).manifest.state == "disabled"
+    with pytest.raises(ImageNotFoundError):
+        await book.find(UNKNOWN, active=False)
+    with pytest.raises(ClientError, match="connection refused"):
+        await open_book(SourceSpec(CLOSED)).find(BASE, active=True)
+    with pytest.raises(InvalidUUIDError):
+        await book.find("../x", active=True)
+
+
+async def test_named_sources_replace_the_configured_ones(open_book, published, start_faulty):
+    one, two = published(BASE), published(ZVOL)
+
+    def answer(request, wire):
+        found = f"/images/{BASE}?" in request.target + "?"
+        wire.reply("200 OK" if found else "404 Not Found", {}, json.dumps(fixture_manifest(BASE)).encode())
+
+    other = start_faulty(answer)
+    book = open_book(one, two)
+    with pytest.raises(ActiveImageNotFoundError):
+        await book.find(BASE, active=True, sources=(two.url,))
+    assert (await book.find(BASE, active=True, sources=(two.url, f"{one.url}/"))).source == one
+    found = await book.find(BASE, active=True, sources=(f"{other.url}/?channel=x",), channel="dev")
+    assert (found.source.type, found.source.channel) == ("imgapi", "dev")
+    assert found.locations[0].url == f"{other.url}/images/{BASE}/file?channel=dev"
+    assert [request.target for request in other.requests] == [f"/images/{BASE}?channel=dev"]
+    for bad, error in (((), NoSourcesError), (("ftp://x",), ClientError)):
+        with pytest.raises(error):
+            await book.find(BASE, active=True, sources=bad)
+
+
+async def test_an_ancestry_asks_for_a_static_list_once(open_book, published):
+    book = open_book(published(BASE, INCREMENTAL))
+    for uuid in (INCREMENTAL, BASE):
+        await book.find(uuid, active=True)
+    assert [hit.path for hit in published.nginx.settled_hits()] == ["/index.html"]
+
+
+# -- sources that misbehave --------------------------------------------------------------------------------
+
+
+async def test_a_silent_source_holds_nobody_up_for_long(open_book, published, start_faulty):
+    silent = start_faulty(lambda request, wire: wire.stall())
+    spec = published(BASE)
+    for place, longest in ((0, 2.6), (1, 1.1)):
+        specs = [spec]
+        specs.insert(place, SourceSpec(silent.url))
+        started = trio.current_time()
+        found = await open_book(*specs).find(BASE, active=True)
+        assert found.source == spec
+        assert trio.current_time() - started < longest
+
+
+async def test_a_mistake_of_ours_with_one_source_hides_no_other(tmp_path, conf, published):
+    good = published(BASE)
+
+    def open_source(spec: SourceSpec):
+        source = registry.open_source(spec)
+        if spec.url == CLOSED:
+            source._server = None  # any question ends in AttributeError
+        return source
+
+    book = SourceBook(
+        [SourceSpec(CLOSED, "static"), good], imgadm_conf=conf, lists=tmp_path / "l", open_source=open_source
+    )
+    assert (await book.find(BASE, active=True)).source == good
+    available = await book.available()
+    assert len(available["images"]) == 1
+    assert available["problems"][0]["error"]["code"] == "InternalError"
+
+
+async def test_a_source_that_answers_in_time_is_preferred(open_book, published, start_faulty):
+    body = json.dumps(fixture_manifest(BASE)).encode()
+
+    def answer(request, wire):
+        wire.stall(0.3)
+        wire.reply("200 OK", {}, body)
+
+    slow = start_faulty(answer)
+    found = await open_book(SourceSpec(slow.url), published(BASE)).find(BASE, active=True)
+    assert found.source.url == slow.url
+    assert len(found.locations) == 2
