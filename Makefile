@@ -1,52 +1,80 @@
-# `make demo` and `make test` do all of their own set-up: tests/setup.sh says what is installed.
+# Each target does all of its own set-up: tests/setup.sh says what is installed. `make help` lists them.
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Programs are started hundreds of times: let Python keep what it compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types unit zfs test-zfs bench bench-zfs manual setup clean
+UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
+	--custom-compile-command 'make lock'
 
-setup: $(STAMP)
+.PHONY: help setup demo test check lint types unit coverage zfs test-zfs bench bench-zfs manual lock dist deb hooks clean
 
-$(STAMP): pyproject.toml tests/setup.sh
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(STAMP) ## what all others need: Debian packages, and Python packages in .venv
+
+$(STAMP): pyproject.toml tests/setup.sh tests/requirements.lock tests/tools.lock
 	tests/setup.sh $(VENV)
 	@touch $@
 
-demo: $(STAMP)
+demo: $(STAMP) ## the main job with real parts, each command and what it says
 	$(BIN)/python -m tests.demo
 
-test: lint types unit zfs
+test: lint types unit zfs ## all that must hold: lint, types, all tests, and real ZFS in a guest if there can be one
 
-lint: $(STAMP)
+check: lint types ## the quick part of it, for between two edits
+	$(BIN)/pytest -n 4 --dist worksteal -m 'not slow and not alone'
+
+lint: $(STAMP) ## ruff, its format, too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMP)
+types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
 # Most tests wait more than they work; those that measure time want the machine for themselves.
-unit: $(STAMP)
+unit: $(STAMP) ## all tests but those in the guest
 	$(BIN)/pytest -n 4 --dist worksteal -m 'not alone'
 	$(BIN)/pytest -m alone
 
+# Without those that measure time, which coverage would make wrong.
+coverage: $(STAMP) ## which lines the tests reach, room by room; fails below the floor in pyproject.toml
+	$(BIN)/pytest -n 4 --dist worksteal -m 'not alone' --timeout 300 --cov --cov-report json:build/coverage.json \
+		--cov-report html:build/coverage
+	$(BIN)/python -m tests.rooms build/coverage.json
+
 # Real ZFS, in a guest with Debian's kernel: some minutes more the first time, when its module is built.
-test-zfs: $(STAMP)
+test-zfs: $(STAMP) ## the tests on real ZFS alone
 	tests/guest/run.sh $(VENV)
 
 # The same as a part of `make test`, which may run where there can be no guest; CI sets IMGSTORE_ZFS=required.
 zfs: $(STAMP)
 	IMGSTORE_ZFS=$${IMGSTORE_ZFS:-optional} tests/guest/run.sh $(VENV)
 
-bench: $(STAMP)
+bench: $(STAMP) ## figures: our speed, and that of others
 	$(BIN)/python -m bench
 
-bench-zfs: $(STAMP)
+bench-zfs: $(STAMP) ## figures on real ZFS
 	bench/guest.sh $(VENV)
 
-# The manual pages, of the tables of commands and the configuration.
-manual: $(STAMP)
+manual: $(STAMP) ## the manual pages, of the tables of commands and the configuration
 	$(BIN)/python -m docs.man
 
-clean:
+# With UPGRADE=--upgrade, also what is newer by now; without it, only what pyproject.toml asks for and is not there.
+lock: $(STAMP) ## the versions that everything is tested with, into tests/requirements.lock and tests/tools.lock
+	$(UV_LOCK) --all-extras --group dev --output-file tests/requirements.lock pyproject.toml
+	$(UV_LOCK) --constraint tests/requirements.lock --group tools --output-file tests/tools.lock
+
+dist: $(STAMP) ## sdist and wheel, into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+deb: dist ## a Debian package for this release of Debian, into dist/
+	smf/debian/build.sh dist
+
+hooks: $(STAMP) ## have git run the checks of .pre-commit-config.yaml before each commit
+	$(BIN)/pre-commit install
+
+clean: ## forget what was installed and built here
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import os
+import select
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgstored import __version__
-from imgstored.errors import ImgstoreError
+from imgstored.errors import ConfigError, ImgstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,41 +20,100 @@ if TYPE_CHECKING:
 def argument_parser() -> argparse.ArgumentParser:
     """The program's options."""
     parser = argparse.ArgumentParser(
-        prog="imgstored", description="The daemon that owns this host's images. It stays in the foreground."
+        prog="imgstored",
+        description="The daemon that owns this host's images. It stays in the foreground.",
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML; without it, every key has its default"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="TOML; without it, every key has its default. May be given again: what a later file says holds",
     )
     parser.add_argument(
         "--check", action="store_true", help="read the configuration, say what is wrong, and exit"
+    )
+    parser.add_argument(
+        "--detach",
+        action="store_true",
+        help="go on in the background, and return once requests are answered, or with the status of a start"
+        " that failed",
     )
     parser.add_argument("--version", action="version", version=f"imgstored {__version__}")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the daemon; returns 0 after a clean stop, 1 after an error, 2 for wrong arguments."""
+    """Runs the daemon; returns 0 after a clean stop, or else what `exit_status` says of the error."""
     arguments = argument_parser().parse_args(argv)
 
     # Imported late: --help, --version and a wrong configuration need none of it.
     from imgstored import config
 
     try:
-        settings = config.load(arguments.config)
+        _check_python()
+        settings = config.load(*arguments.config)
         if arguments.check:
             from imgstored.specs import check
 
             check(settings)
-        else:
-            from imgstored.app import serve
+            return 0
+        waiting = _in_background() if arguments.detach else None
+        # Nearly all that a start makes stays: to look for garbage in it only makes the start longer.
+        gc.disable()
+        from imgstored.app import serve
+        from imgstored.notify import Notifier
 
-            serve(settings, arguments.config)
+        serve(settings, arguments.config, Notifier.of(os.environ, waiting=waiting))
     except ImgstoreError as error:
         sys.stderr.write(f"imgstored: error ({error.code}): {error.message}\n")
         if error.hint:
             sys.stderr.write(f"hint: {error.hint}\n")
-        return 1
+        return exit_status(error)
     return 0
+
+
+def exit_status(error: ImgstoreError) -> int:
+    """What whoever starts us should do next, in the words of sysexits.h.
+
+    77: give us permissions; 78: change the configuration; both are no use to try again. 1: it may help.
+    """
+    if isinstance(error.__cause__, PermissionError):
+        return os.EX_NOPERM
+    return os.EX_CONFIG if isinstance(error, ConfigError) else 1
+
+
+def _check_python() -> None:
+    """Raises `ConfigError` where trio cannot be imported, which it says only by a traceback."""
+    if not hasattr(select, "epoll") and not hasattr(select, "kqueue"):
+        raise ConfigError(
+            f"{sys.executable} was built without epoll, and imgstored cannot wait without it",
+            hint="some illumos distributions leave epoll out of their Python packages: use a CPython built"
+            " from its own source there, without --disable-epoll and without the distribution's patches",
+        )
+
+
+def _in_background() -> int:
+    """Forks; returns in the child, with the pipe at whose other end the parent waits for us to be ready.
+
+    The parent exits as soon as that is told, or as the child does.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setsid()
+        # Whoever reads what we would print must see the end of it. The log stays where it is.
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for standard in (0, 1):
+            os.dup2(nothing, standard)
+        return writing
+    os.close(writing)
+    if os.read(reading, 1):
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    os._exit(max(1, os.waitstatus_to_exitcode(status)))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
+import gc
 import os
 import signal
 import threading
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -19,7 +19,9 @@ import trio
 from imgstored import __version__, config, log
 from imgstored.care.dry_run import DryRun
 from imgstored.care.history import History
+from imgstored.care.pool_states import PoolStates
 from imgstored.care.resolver import Resolver
+from imgstored.care.status import Daemon, Status
 from imgstored.care.upkeep import Upkeep
 from imgstored.care.usage import Usage
 from imgstored.care.verifier import Host, Verifier
@@ -32,24 +34,31 @@ from imgstored.create.export import Exporter
 from imgstored.create.maker import Maker
 from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
-from imgstored.errors import ConfigError, ImgstoreError, PoolError
+from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.metrics import open_metrics
 from imgstored.pools.embedded import EmbeddedPool
+from imgstored.pools.patience import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.making import Making
 from imgstored.rpc.server import Server
 from imgstored.sources.sourcebook import SourceBook
-from imgstored.specs import check, install_limits, socket_limits, source_specs
+from imgstored.specs import check, install_limits, metrics_address, secrets, socket_limits, source_specs
+from imgstored.state.folder import owned
+from imgstored.state.schema import HISTORY, JOURNAL
 from imgstored.store.installer import Installer
 from imgstored.store.journal import Journal
+from imgstored.store.recorder import Recorders
 from imgstored.store.store import Store
 from imgstored.view import View, open_view
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Sequence
 
     from imgstored.config import Config, PoolTable
+    from imgstored.metrics.endpoint import Metrics
+    from imgstored.notify import Notifier
     from imgstored.pools.base import Pool
 
 logger = structlog.get_logger(__name__)
@@ -64,30 +73,33 @@ _OPEN_SECONDS = 60.0
 _LARGE_MODULES = ("numpy", "isal.isal_zlib", "httpx2")
 
 
-def serve(settings: Config, file: Path | None) -> None:
+def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     """Runs the daemon until SIGTERM or SIGINT. Raises `ImgstoreError` when it cannot start.
 
-    `file` is where the settings came from; SIGHUP reads it again.
+    `files` are where the settings came from; SIGHUP reads them again.
     """
-    log.set_up(settings.log)
     check(settings)
+    log.set_up(settings.log, secrets(settings))
+    log.take_all()
     try:
-        trio.run(_main, settings, file, strict_exception_groups=True)
+        files = [file.absolute() for file in files]
+        trio.run(_main, settings, files, notifier, strict_exception_groups=True)
     except BaseExceptionGroup as group:
         error = _first(group)
         if error is None:
             raise
-        raise error from group
+        raise error from error.__cause__
 
 
-async def _main(settings: Config, file: Path | None) -> None:
+async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     patience = threading.Timer(_STOP_SECONDS, _leave)
     patience.daemon = True
-    with _owned(Path(settings.state)) as state:
-        journal = Journal(state / "journal.sqlite")
+    with owned(Path(settings.state)) as state:
+        journal = Journal(state / JOURNAL)
         try:
-            with closing(History(state / "history.sqlite")) as history:
-                await _run(await _wired(settings, state, journal, history), file, patience)
+            with closing(History(state / HISTORY)) as history:
+                parts = await _wired(settings, state, journal, history, files)
+                await _run(parts, files, patience, notifier)
         finally:
             journal.close()
             patience.cancel()
@@ -105,9 +117,12 @@ class _Parts:
     store: Store
     server: Server
     maker: Maker
+    metrics: Metrics | None
 
 
-async def _wired(settings: Config, state: Path, journal: Journal, history: History) -> _Parts:
+async def _wired(
+    settings: Config, state: Path, journal: Journal, history: History, files: Sequence[Path]
+) -> _Parts:
     """Opens what there is, and makes each part of those that it knows. Raises `ConfigError`, `PoolError`."""
     pools = await open_pools(settings)
     catalog = Catalog(pools, settings.imgadm_folder / "images")
@@ -124,7 +139,16 @@ async def _wired(settings: Config, state: Path, journal: Journal, history: Histo
         lists=state / "lists",
     )
     refresh = Refresh(catalog, view)
-    store = Store(catalog, sources, installer, refresh, recorder=history)
+    metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
+    counts = None if metrics is None else metrics.counts
+    store = Store(
+        catalog,
+        sources,
+        installer,
+        refresh,
+        recorder=history if counts is None else Recorders(history, counts),
+        hit=None if counts is None else counts.hit,
+    )
     care = Care(
         Resolver(catalog, refresh, sources, history, store.jobs),
         DryRun(catalog, refresh, sources, journal, lambda: installer.room, store.jobs),
@@ -135,25 +159,49 @@ async def _wired(settings: Config, state: Path, journal: Journal, history: Histo
     verifier = Verifier(Host(catalog, receipts, Holds(catalog), refresh, locks, lambda: bool(store.jobs())))
     maker = Maker(catalog, Vmadm(settings.vmadm), state / "creating")
     making = Making(maker, Exporter(catalog), Publisher(source_specs(settings) or ()))
+    states = PoolStates(catalog, {table.name: table.type for table in settings.pools})
+    status = Status(
+        Daemon(__version__, os.getpid(), str(files[0]) if files else None, lambda: view.kind),
+        states,
+        sources,
+        history,
+        jobs=store.jobs,
+        clients=lambda: server.connections,
+    )
     server = Server(
         Path(settings.socket.path),
         methods(
-            store, sources, pools=list(pools), making=making, care=care, upkeep=upkeep, verifier=verifier
+            store,
+            sources,
+            pools=list(pools),
+            making=making,
+            care=care,
+            upkeep=upkeep,
+            verifier=verifier,
+            status=status,
         ),
         mode=settings.socket.mode,
         group=settings.socket.group,
         limits=socket_limits(settings),
+        timing=None if counts is None else counts.request,
     )
-    return _Parts(catalog, view, installer, sources, store, server, maker)
+    if metrics is not None:
+        metrics.show(states, sources, jobs=store.jobs, clients=lambda: server.connections, view=view.kind)
+    return _Parts(catalog, view, installer, sources, store, server, maker, metrics)
 
 
-async def _run(parts: _Parts, file: Path | None, patience: threading.Timer) -> None:
+async def _run(parts: _Parts, files: Sequence[Path], patience: threading.Timer, notifier: Notifier) -> None:
     """Serves until a signal ends it; `patience` counts from then."""
     async with trio.open_nursery() as nursery:
         await nursery.start(parts.view.run, parts.catalog.all())
         await nursery.start(parts.store.run)
+        if parts.metrics is not None:
+            await nursery.start(parts.metrics.serve)
         async with trio.open_nursery() as serving:
             await serving.start(parts.server.serve)
+            # What is there now stays: the collector, which waited for this, need not look at it again.
+            gc.freeze()
+            gc.enable()
             logger.info(
                 "ready",
                 version=__version__,
@@ -161,9 +209,14 @@ async def _run(parts: _Parts, file: Path | None, patience: threading.Timer) -> N
                 view=parts.view.kind,
                 pid=os.getpid(),
             )
+            nursery.start_soon(notifier.watch)
             nursery.start_soon(_warm_up)
             nursery.start_soon(trio.to_thread.run_sync, parts.maker.recover)
-            await _signals(file, parts.installer, parts.sources, parts.server)
+            # Whoever hears that we are ready may send one at once.
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+                notifier.ready()
+                await _signals(received, files, parts, notifier)
+            notifier.stopping()
             patience.start()
             parts.store.stop()
             parts.server.stop()
@@ -191,17 +244,8 @@ async def open_pools(settings: Config) -> dict[str, Pool]:
 
 
 async def _open_zfs(table: PoolTable) -> ZfsPool:
-    # A pool whose disks do not answer keeps whoever asks it in the kernel.
-    try:
-        with trio.fail_after(_OPEN_SECONDS):
-            return await trio.to_thread.run_sync(
-                partial(ZfsPool, table.name, properties=table.properties), abandon_on_cancel=True
-            )
-    except trio.TooSlowError:
-        raise PoolError(
-            f'pool "{table.name}": no answer for {_OPEN_SECONDS:.0f} seconds',
-            hint="see `zpool status`: is it suspended, or being imported?",
-        ) from None
+    opened = partial(ZfsPool, table.name, properties=table.properties)
+    return await answer(table.name, opened, threads=trio.CapacityLimiter(1), seconds=_OPEN_SECONDS)
 
 
 def _load(catalog: Catalog, folder: Path) -> None:
@@ -214,54 +258,36 @@ def _load(catalog: Catalog, folder: Path) -> None:
         ) from error
 
 
-async def _signals(file: Path | None, installer: Installer, sources: SourceBook, server: Server) -> None:
+async def _signals(
+    received: AsyncIterator[int], files: Sequence[Path], parts: _Parts, notifier: Notifier
+) -> None:
     """Reads the configuration again on SIGHUP; returns when the daemon is to stop."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-        async for number in received:
-            if number != signal.SIGHUP:
-                logger.info("stopping", signal=signal.Signals(number).name)
-                return
-            try:
-                settings = await trio.to_thread.run_sync(config.load, file)
-                sources.reconfigure(source_specs(settings))
-            except ImgstoreError as error:
-                logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
-                continue
-            installer.reconfigure(install_limits(settings))
-            server.reconfigure(socket_limits(settings))
-            log.set_up(settings.log)
-            logger.info("read the configuration again", file=None if file is None else str(file))
+    async for number in received:
+        if number != signal.SIGHUP:
+            logger.info("stopping", signal=signal.Signals(number).name)
+            return
+        notifier.reloading()
+        await _reload(files, parts)
+        notifier.ready()
+
+
+async def _reload(files: Sequence[Path], parts: _Parts) -> None:
+    try:
+        settings = await trio.to_thread.run_sync(config.load, *files)
+        parts.sources.reconfigure(source_specs(settings))
+    except ImgstoreError as error:
+        logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
+        return
+    parts.installer.reconfigure(install_limits(settings))
+    parts.server.reconfigure(socket_limits(settings))
+    log.set_up(settings.log, secrets(settings))
+    logger.info("read the configuration again", files=[str(file) for file in files])
 
 
 def _leave() -> None:
     """Ends the process although something is still at work, such as a disk that does not answer."""
     logger.warning("leaving before everything has ended", seconds=_STOP_SECONDS)
     os._exit(0)
-
-
-@contextmanager
-def _owned(state: Path) -> Iterator[Path]:
-    """The state folder with its `spool`, for this process alone. Raises `ConfigError`."""
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (state / "spool").mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ConfigError(
-            f"state: {error.filename} cannot be used: {error.strerror}",
-            hint="start imgstored as root, or name a folder of your own as `state` in its configuration",
-        ) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"state: another imgstored uses the folder {state}",
-                hint="stop it first, or give this one another `state` (and `socket.path`, and `view.path`)",
-            ) from error
-        yield state
-    finally:
-        os.close(lock)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> ImgstoreError | None:

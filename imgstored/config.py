@@ -7,13 +7,17 @@ import re
 import sys
 import tomllib
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from imgstored.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ON_ILLUMOS = sys.platform.startswith("sunos")
 
@@ -33,44 +37,64 @@ _MIB = 1 << 20
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the file."""
+    """A table of the file.
+
+    docs/configuration.md and the manual page are made of the keys and what `#:` says of each: its meaning,
+    then `None:` and what holds where nothing is said, or `illumos:` and the default there.
+    """
 
 
 class PoolTable(_Table, frozen=True):
     """`[pool]`, or one of several `[[pool]]`: where images are kept."""
 
+    #: `"embedded"` needs no ZFS: a filesystem image is kept as its verified stream, a volume as a sparse raw
+    #: disk; `"zfs"` is a ZFS pool of the host
     type: Literal["embedded", "zfs"] = "embedded"
-    name: PoolName = "zones"
-    path: str | None = None  #: embedded only: its folder; None: `pool_folder` tells
-    properties: dict[str, str] | None = None  #: zfs only: what images get; None: what the pool gives them
+    name: PoolName = "zones"  #: what clients call it; of a ZFS pool its own name
+    #: embedded only: its folder, and nobody else's; name it where pools come and go, so that it stays;
+    #: None: `pool` in the state folder for the first embedded pool, `pool-NAME` for others
+    path: str | None = None
+    #: ZFS only: what images get when they are received, instead of these; user properties
+    #: (`"com.example:note" = "text"`), `atime`, `canmount`, `compression`, `devices`, `exec`, `primarycache`,
+    #: `readonly`, `setuid`, `snapdir`; None: `{ readonly = "on", canmount = "noauto" }`
+    properties: dict[str, str] | None = None
 
 
 class SocketTable(_Table, frozen=True):
     """`[socket]`: where clients connect."""
 
-    path: str = f"{_RUN}/imgstored/imgstored.sock"
-    mode: Mode = 0o666  #: whoever may open it may read
-    group: str | None = None  #: its members may change, as root may
+    path: str = f"{_RUN}/imgstored/imgstored.sock"  #: where clients connect; illumos: `/var/run/…`
+    mode: Mode = 0o666  #: whoever may open the socket may read
+    #: its members may change, as root and the daemon's own user may; None: none
+    group: str | None = None
 
 
 class ViewTable(_Table, frozen=True):
     """`[view]`: installed images as files."""
 
+    #: `"fuse"`, `"files"` (plain read-only files), `"off"`; `"auto"` is FUSE where there is FUSE, else files
     mode: Literal["auto", "fuse", "files", "off"] = "auto"
-    path: str = "/images"
+    path: str = "/images"  #: where the tree is
 
 
 class SourceTable(_Table, frozen=True):
     """`[[sources]]`: an image server."""
 
-    url: str
+    url: str  #: where it is; must be there
+    #: `"imgapi"`, `"dsapi"`, or `"static"`: a folder whose index is a JSON array of manifests, with files at
+    #: `URL/UUID/PATH`
     type: Literal["imgapi", "dsapi", "static"] = "imgapi"
     insecure: bool = False  #: do not verify the server's certificate
-    channel: str | None = None
-    ca_file: str | None = None  #: PEM file of the authorities to trust instead of the system's
-    proxy: str | None = None  #: http://[user:password@]host:port
-    headers: dict[str, str] = {}  #: sent with each request to this server, as for credentials
-    verify: Literal["streaming", "first"] | None = None  #: None: first over plain HTTP, but for loopback
+    channel: str | None = None  #: of an IMGAPI server; None: none
+    ca_file: str | None = None  #: PEM file of the authorities to trust instead; None: the system's
+    #: `http://[user:password@]host:port`; None: `https_proxy`, `http_proxy`, `no_proxy` of the environment
+    proxy: str | None = None
+    #: table of headers sent with every request to this very server, for credentials; never logged
+    headers: dict[str, str] = {}
+    #: `"streaming"`: the pool receives while the file is downloaded, and shows the image once the checksum
+    #: held; `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
+    #: loopback, and over https with `insecure`; else `"streaming"`
+    verify: Literal["streaming", "first"] | None = None
 
 
 class LimitsTable(_Table, frozen=True):
@@ -78,40 +102,60 @@ class LimitsTable(_Table, frozen=True):
 
     imports: Annotated[int, Meta(ge=1, le=64)] = 4  #: images that are downloaded at the same time
     connections: Annotated[int, Meta(ge=1, le=64)] = 8  #: for each of them
-    connect_seconds: Seconds = 10.0
-    silence_seconds: Seconds = 30.0  #: without a byte from a server
+    connect_seconds: Seconds = 10.0  #: for a connection to be made
+    silence_seconds: Seconds = 30.0  #: without a byte from a server, until a request counts as failed
     min_rate: NotNegative = 1024  #: bytes a second of one request, over a minute; 0: any rate will do
     tries: Positive = 5  #: failures in a row until a server is given up
-    min_free_mib: NotNegative = 64  #: left free in the pool and in the state folder
-    max_image_mib: Positive = _MIB  #: of one image, uncompressed
-    max_ratio: Positive = 500  #: uncompressed to compressed
-    decoder_memory_mib: Positive = 96  #: of one xz decoder, or one zstd window
+    min_free_mib: NotNegative = 64  #: MiB that stay free in the pool and in the state folder
+    max_image_mib: Positive = _MIB  #: MiB of one image, uncompressed
+    max_ratio: Positive = 500  #: uncompressed bytes to compressed
+    decoder_memory_mib: Positive = 96  #: MiB of one xz decoder, or of one zstd window
     keep_partial_days: NotNegative = 7  #: for downloads that nobody asks for again
+    #: connections to the socket; a quarter is kept for those who may change
     clients: Annotated[int, Meta(ge=4, le=65536)] = 256
-    client_requests: Positive = 64  #: of one client, at the same time
-    client_idle_seconds: Seconds = 600.0
+    client_requests: Positive = 64  #: of one connection, at the same time
+    client_idle_seconds: Seconds = 600.0  #: without a request, until a connection is closed
 
 
 class LogTable(_Table, frozen=True):
     """`[log]`: on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "text"] = "auto"  #: auto: text on a terminal
+    level: Literal["debug", "info", "warning", "error"] = "info"  #: what is less than that is not told
+    #: `"human"` for people, `"json"` for machines; `"auto"` is `"human"` on a terminal, else `"json"`
+    format: Literal["auto", "human", "json"] = "auto"
+
+
+class MetricsTable(_Table, frozen=True):
+    """`[metrics]`: what a monitoring system asks, over HTTP."""
+
+    #: `ADDRESS:PORT`, as `127.0.0.1:9275`, or `unix:PATH`, a socket with the permissions of `socket.mode` and
+    #: `socket.group`; None: nowhere
+    listen: str | None = None
+    #: an address that other hosts can reach is allowed, too; whoever reaches it may read all of it
+    remote: bool = False
 
 
 class Config(_Table, frozen=True):
     """The whole file."""
 
-    state: str = _STATE  #: folder of the daemon's own state
-    imgadm: str | None = None  #: folder of imgadm's state; None: `imgadm_folder` tells
-    imgadm_locks: str | None = None  #: folder of imgadm's locks; None: `imgadm_locks_folder` tells
-    vmadm: str = "/usr/sbin/vmadm"  #: the program, where the host has machines
+    #: folder of the daemon's own state; one daemon a folder; illumos: `/var/imgstored`
+    state: str = _STATE
+    #: folder with `imgadm.conf` (sources) and `images/POOL-UUID.json` (manifests), in imgadm's own form;
+    #: None: `/var/imgadm` if a pool is ZFS, else `imgadm` in the state folder
+    imgadm: str | None = None
+    #: folder with imgadm's locks, `img.UUID.import.lock`: what imgadm is importing is left to it, and the
+    #: other way round; None: `/var/run` if a pool is ZFS, else `locks` in the state folder
+    imgadm_locks: str | None = None
+    #: the program that knows the host's machines, of which `imgctl create` makes images; a host need not
+    #: have it
+    vmadm: str = "/usr/sbin/vmadm"
     pool: PoolTable | Annotated[list[PoolTable], Meta(min_length=1)] = PoolTable()
     socket: SocketTable = SocketTable()
     view: ViewTable = ViewTable()
     sources: list[SourceTable] | None = None  #: None: imgadm's, and its default where it has none
     limits: LimitsTable = LimitsTable()
     log: LogTable = LogTable()
+    metrics: MetricsTable = MetricsTable()
 
     @property
     def pools(self) -> tuple[PoolTable, ...]:
@@ -144,31 +188,70 @@ class Config(_Table, frozen=True):
         return any(table.type == "zfs" for table in self.pools)
 
 
-def load(path: Path | None) -> Config:
-    """Reads the file; None is an empty one. Raises `ConfigError` that names the file and the key."""
-    if path is None:
-        return Config()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"{path}: cannot be read: {cause}", hint="name the file with --config") from error
-    try:
-        return parse(text)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}", hint=error.hint) from error
+def load(*paths: Path) -> Config:
+    """Reads the files: what a later one says holds, table by table. Raises `ConfigError` that names the file.
+
+    Each must be right by itself, but for what concerns more than one key.
+    """
+    document: dict[str, Any] = {}
+    for path in paths:
+        with _named(path):
+            own = _document(path)
+            _converted(own)
+        document = _merged(document, own)
+    with _named(*paths):
+        return _checked(document)
 
 
 def parse(text: str) -> Config:
     """Reads TOML. Raises `ConfigError` that names the key."""
+    return _checked(_toml(text))
+
+
+@contextmanager
+def _named(*paths: Path) -> Iterator[None]:
+    """What is wrong is wrong in these files."""
     try:
-        document = tomllib.loads(text)
+        yield
+    except ConfigError as error:
+        names = " with ".join(map(str, paths))
+        raise ConfigError(f"{names}: {error.message}", hint=error.hint) from error.__cause__
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"cannot be read: {cause}", hint="name the file with --config") from error
+    return _toml(text)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not TOML: {error}", hint="see docs/configuration.md") from error
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """The keys of both; of two tables again those of both, else `above` holds."""
+    merged = below | above
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            merged[key] = _merged(below[key], above[key])
+    return merged
+
+
+def _converted(document: dict[str, Any]) -> Config:
     try:
-        config = msgspec.convert(document, Config)
+        return msgspec.convert(document, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(_said(str(error)), hint="docs/configuration.md lists all keys") from error
+
+
+def _checked(document: dict[str, Any]) -> Config:
+    config = _converted(document)
     _check_paths(config)
     _check_pools(config)
     return config

@@ -1,33 +1,199 @@
-"""The daemon's log: one event a line on standard error, JSON for machines or text for people."""
+"""The daemon's log: one event a line on standard error, JSON for machines or text for people.
+
+What it is told may come from servers and clients: every value is cut, made one line of printable characters,
+and looked through for secrets. A warning that is said again and again is said every ten minutes.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+import threading
+import time
+from collections import OrderedDict
+from itertools import islice
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from imgstored.http.secrets import HIDDEN, SECRET_NAME, redacted
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from types import TracebackType
+
+    from structlog.types import EventDict, Processor, WrappedLogger
+
     from imgstored.config import LogTable
 
+#: What a line begins with.
+_FIRST: Final = ("timestamp", "level", "event", "import_id")
 
-def set_up(table: LogTable) -> None:
-    """Sets up structlog for the whole process. May be called again, when the configuration is read again."""
+#: Of one value: characters, elements of a list, levels of lists.
+_MAX_TEXT: Final = 1000
+_MAX_ELEMENTS: Final = 50
+_MAX_DEPTH: Final = 3
+#: Of one traceback: lines, the last ones, which say what went wrong.
+_MAX_LINES: Final = 100
+
+#: Seconds for which a warning is not said again, and how many warnings are remembered for that.
+_QUIET: Final = 600.0
+_MAX_REMEMBERED: Final = 500
+
+_WARNINGS: Final = frozenset({"warning", "error", "critical", "exception"})
+
+
+def set_up(table: LogTable, secrets: Iterable[str] = ()) -> None:
+    """Sets up structlog for the whole process. May be called again, when the configuration is read again.
+
+    `secrets` are in no line, wherever they come from.
+    """
     as_json = table.format == "json" or (table.format == "auto" and not sys.stderr.isatty())
-    rendering: list[structlog.types.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    rendering: Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            Cleaner(secrets),
+            _repeats,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *rendering,
+            _in_order,
+            rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, table.level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _in_order(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    return {**{name: line[name] for name in _FIRST if name in line}, **line}
+
+
+def take_all() -> None:
+    """Takes what would pass the log by: what libraries log, and what ends a thread or the process."""
+    logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
+    log = structlog.get_logger(__name__)
+
+    def crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.critical("imgstored ends by a mistake", exc_info=(kind, error, trace))
+
+    def thread_crashed(found: threading.ExceptHookArgs) -> None:
+        if found.exc_value is not None:
+            crash = (found.exc_type, found.exc_value, found.exc_traceback)
+            log.critical("a thread has ended by a mistake", exc_info=crash)
+
+    sys.excepthook = crashed
+    threading.excepthook = thread_crashed
+
+
+class _Libraries(logging.Handler):
+    """Hands on what is logged by the standard library's `logging`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As a line of ours."""
+        try:
+            said = record.getMessage()
+        except (TypeError, ValueError):  # what it says does not fit its arguments
+            said = str(record.msg)
+        log = structlog.get_logger(record.name)
+        tell = log.error if record.levelno >= logging.ERROR else log.warning
+        tell("a library says", library=record.name, said=said, exc_info=record.exc_info)
+
+
+# -- what a line may hold ------------------------------------------------------------------------------------
+
+
+class Cleaner:
+    """A processor that cuts every value, makes it printable, and hides what is secret."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = sorted(secrets, key=len, reverse=True)  # one may be a part of another
+
+    def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
+        """The line that may be written."""
+        trace = line.pop("exception", None)
+        cleaned: EventDict = {self._text(str(name)): self._value(name, value) for name, value in line.items()}
+        if trace is not None:
+            # Indented, nothing of it passes for a line of its own.
+            lines = str(trace).splitlines()[-_MAX_LINES:]
+            cleaned["exception"] = "\n".join("    " + self._text(each, indented=True) for each in lines)
+        return cleaned
+
+    def _value(self, name: object, value: Any, depth: int = 0) -> Any:
+        if SECRET_NAME.search(str(name)):
+            return HIDDEN
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, dict | list | tuple | set | frozenset):
+            return self._several(value, depth + 1) if depth < _MAX_DEPTH else "…"
+        if isinstance(value, bytes | bytearray | memoryview):
+            return self._text(repr(bytes(value[:_MAX_TEXT])))
+        return self._text(str(value) if isinstance(value, str | BaseException | PurePath) else repr(value))
+
+    def _several(self, values: Collection[Any], depth: int) -> Any:
+        some = list(islice(values, _MAX_ELEMENTS))
+        if isinstance(values, dict):
+            return {self._text(str(key)): self._value(key, values[key], depth) for key in some}
+        return [self._value("", each, depth) for each in some]
+
+    def _text(self, text: str, *, indented: bool = False) -> str:
+        """One line of printable characters, not too long, without secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        # Cut only after that: half of a URL may not look like one. Twice as much is enough to see.
+        line = redacted(text[: 2 * _MAX_TEXT])
+        line = line if indented else " ".join(line.split())
+        line = "".join(character if character.isprintable() else "?" for character in line)
+        return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"
+
+
+# -- what is said again --------------------------------------------------------------------------------------
+
+
+class Repeats:
+    """A processor that says a warning once, and after that at most every `_QUIET` seconds, with `times`."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._said: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when, and how often since
+
+    def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
+        """The line, or none. For any thread."""
+        if line.get("level") not in _WARNINGS:
+            return line
+        times = self._times(_key(line))
+        if times is None:
+            raise structlog.DropEvent
+        return line if times == 1 else {**line, "times": times}
+
+    def _times(self, key: str) -> int | None:
+        """How often it is to be said that it happened; None: say nothing."""
+        now = self._now()
+        with self._lock:
+            before = self._said.get(key)
+            if before is not None and now < before[0] + _QUIET:
+                self._said[key] = (before[0], before[1] + 1)
+                return None
+            self._said[key] = (now, 0)
+            self._said.move_to_end(key)
+            if len(self._said) > _MAX_REMEMBERED:
+                self._said.popitem(last=False)
+            return 1 if before is None else before[1] + 1
+
+
+def _key(line: Mapping[str, Any]) -> str:
+    return repr(sorted(line.items(), key=lambda item: item[0]))
+
+
+_repeats = Repeats()

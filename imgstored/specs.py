@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
 
 from imgstored.config import keyed_pools
 from imgstored.errors import ClientError, ConfigError
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
+from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.limits import Limits as SocketLimits
 from imgstored.sources.base import SourceSpec
@@ -18,13 +20,18 @@ from imgstored.transfer.download import DownloadLimits
 
 if TYPE_CHECKING:
     from imgstored.config import Config, SourceTable
+    from imgstored.metrics.address import TcpAddress, UnixAddress
 
 _MIB = 1 << 20
+
+#: Characters. What is shorter is in other words, too.
+_MIN_SECRET = 6
 
 
 def check(settings: Config) -> None:
     """Raises `ConfigError` for what can be seen to be wrong without starting."""
     source_specs(settings)
+    metrics_address(settings)
     for key, table in keyed_pools(settings):
         try:
             checked(table.properties or {})
@@ -61,6 +68,26 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
         access=access,
         verify=table.verify,
     )
+
+
+def secrets(settings: Config) -> frozenset[str]:
+    """What of the settings must not be in the log: credentials of sources, and of proxies on the way."""
+    found: set[str] = set()
+    for table in settings.sources or ():
+        found.update(table.headers.values())
+        # `Basic abc`: what follows the scheme is a secret by itself.
+        found.update(value.partition(" ")[2] for value in table.headers.values())
+        found.update(value for name, value in parse_qsl(urlsplit(table.url).query) if name != "channel")
+        if table.proxy is not None and "@" in table.proxy:
+            user = urlsplit(table.proxy).netloc.rpartition("@")[0]
+            found.update((user, user.partition(":")[2]))
+    return frozenset(value for value in found if len(value) >= _MIN_SECRET)
+
+
+def metrics_address(settings: Config) -> TcpAddress | UnixAddress | None:
+    """Where metrics are to be had, or None. Raises `ConfigError`."""
+    table = settings.metrics
+    return None if table.listen is None else parse_listen(table.listen, remote=table.remote)
 
 
 def install_limits(settings: Config) -> InstallLimits:

@@ -5,7 +5,7 @@ set -eu
 
 venv=$1
 python=${PYTHON:-/usr/bin/python3}
-packages="fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv nginx-light curl xz-utils bzip2 lbzip2 zstd aria2 openssl zsh groff-base mandoc qemu-utils"
+packages="fuse3 libfuse3-dev pkg-config gcc libc6-dev dpkg-dev python3-dev python3-venv nginx-light curl xz-utils bzip2 lbzip2 zstd aria2 openssl zsh groff-base mandoc qemu-utils"
 
 say() { printf '==> %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -51,5 +51,8 @@ if [ ! -x "$venv/bin/pip" ]; then
     "$python" -m venv "$venv"
 fi
 say "installing Python packages into $venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-"$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[fuse,fast]' --group dev
+# By the locks, which have the hashes of all that is fetched: the same set-up in a year. First what builds the rest.
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+"$venv/bin/pip" install --quiet --require-hashes --requirement tests/tools.lock
+"$venv/bin/pip" install --quiet --require-hashes --no-build-isolation --requirement tests/requirements.lock
+"$venv/bin/pip" install --quiet --no-deps --no-build-isolation --editable .

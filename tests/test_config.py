@@ -20,7 +20,7 @@ from imgstored.errors import ConfigError
 
 def test_every_key_has_a_default():
     loaded = config.parse("")
-    assert loaded == config.load(None) == config.Config()
+    assert loaded == config.load() == config.Config()
     (pool,) = loaded.pools
     assert (pool.type, pool.name) == ("embedded", "zones")
     assert loaded.pool_folder(pool) == Path(loaded.state, "pool")
@@ -129,14 +129,14 @@ def test_the_program_checks_a_file_without_starting(tmp_path):
     assert not (tmp_path / "state").exists()
     file.write_text('[[sources]]\nurl = "ftp://x"\n')
     refused = imgstored("--config", str(file), "--check")
-    assert refused.returncode == 1
+    assert refused.returncode == os.EX_CONFIG
     assert "error (ConfigError): sources[0]: " in refused.stderr
     file.write_text("[[pool]]\ntype = 'zfs'\nproperties = { compression = 'lz9' }\n")
     refused = imgstored("--config", str(file), "--check")
-    assert refused.returncode == 1
+    assert refused.returncode == os.EX_CONFIG
     assert 'pool[0].properties: the property "compression" cannot be "lz9"' in refused.stderr
     missing = imgstored("--config", str(tmp_path / "none.toml"))
-    assert missing.returncode == 1
+    assert missing.returncode == os.EX_CONFIG
     assert "none.toml: cannot be read: No such file or directory" in missing.stderr
     assert "hint: " in missing.stderr
 

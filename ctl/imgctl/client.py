@@ -33,9 +33,9 @@ class Client(Connection):
 
     # -- images ----------------------------------------------------------------------------------------------
 
-    def list(self) -> Documents:
-        """All installed images, by `published_at`, then name."""
-        images: Documents = self.call("list")
+    def list(self, *, holds: bool = False) -> Documents:
+        """All installed images, by `published_at`, then name; with the tags that hold them if asked."""
+        images: Documents = self.call("list", holds=holds or None)
         return images
 
     def get(self, uuid: str, pool: str | None = None, recursive: bool = False) -> Document:
@@ -90,6 +90,11 @@ class Client(Connection):
         """What was done, the newest `limit` entries, oldest first: *entry* documents."""
         entries: Documents = self.call("history", uuid=uuid, limit=limit)
         return entries
+
+    def status(self) -> Document:
+        """How the daemon, its pools, sources and imports are: a *status* document."""
+        found: Document = self.call("status")
+        return found
 
     def pools(self) -> Tags:
         """The names of the daemon's pools; the first is the one that is used where a request names none."""
@@ -228,12 +233,16 @@ class Client(Connection):
         params = {"uuids": [*uuids] or None, "dry_run": dry_run or None}
         self.request("update", params, on_event=on_event)
 
-    def unused(self, *, older_than: int | None = None, keep: int = 0) -> Documents:
+    def unused(
+        self, *, older_than: int | None = None, keep: int = 0, on_event: OnEvent | None = None
+    ) -> Documents:
         """The images that nothing needs, in an order in which each can be deleted.
 
-        But for those installed in the last `older_than` seconds, and the `keep` newest of each name.
+        But for those installed in the last `older_than` seconds, and the `keep` newest of each name. The
+        events say what is left out for another reason.
         """
-        images: Documents = self.call("vacuum", older_than=older_than, keep=keep or None)
+        params = {"older_than": older_than, "keep": keep or None}
+        images: Documents = self.request("vacuum", params, on_event=on_event)
         return images
 
     # -- making ----------------------------------------------------------------------------------------------

@@ -130,4 +130,5 @@ _LINES: dict[str, Callable[[Event], str]] = {
     "not-in-sources": _not_found,
     "manifest-updated": _updated,
     "snapshot-renamed": _renamed,
+    "left": lambda event: f"Left image {_text(event, 'uuid')}: {_text(event, 'reason')}",
 }

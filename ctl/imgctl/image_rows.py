@@ -24,6 +24,9 @@ def image_row(image: Mapping[str, Any]) -> dict[str, Any]:
     for field in ("source", "clones", "zpool"):
         if image.get(field) is not None:
             row[field] = image[field]
+    holds = image.get("holds")
+    if isinstance(holds, list):
+        row |= {"held": holds, "pinned": "pinned" in holds}
     files = row.get("files")
     if isinstance(files, list) and files and isinstance(files[0], dict) and "size" in files[0]:
         row["size"] = files[0]["size"]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import enum
 import json
-import re
 from typing import TYPE_CHECKING, Any
+
+from imgctl.names import is_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 #: Bytes of a payload.
 MAX_PAYLOAD = 16 << 20
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 #: vmadm's commands that take a payload in which images can be.
 _COMMANDS = ("create", "validate", "update", "reprovision")
@@ -73,7 +72,7 @@ def _named(payload: dict[str, Any]) -> Iterator[tuple[str | None, str]]:
     parts = [part for disks in _DISKS if isinstance(part := payload.get(disks), list)]
     for each in [payload, *(disk for part in parts for disk in part if isinstance(disk, dict))]:
         uuid = _text(each, "image_uuid")
-        if uuid is not None and _UUID.fullmatch(uuid):
+        if uuid is not None and is_uuid(uuid):
             yield _text(each, "zpool") or pool, uuid
 
 

@@ -28,12 +28,13 @@ class Session:
         for stream in (sys.stdout, sys.stderr):
             _never_fail_to_encode(stream)
 
-    def client(self) -> Client:
-        """A client that is not connected yet."""
+    def client(self, timeout: float | None = None) -> Client:
+        """A client that is not connected yet; `timeout` as of `Connection`."""
         from imgctl import __version__
         from imgctl.client import Client
 
-        return Client(self.socket_path, name=f"{self.program} {__version__} (pid {os.getpid()})")
+        name = f"{self.program} {__version__} (pid {os.getpid()})"
+        return Client(self.socket_path, name=name, timeout=timeout)
 
     def say(self, lines: Iterable[str]) -> None:
         """Prints lines on standard output."""

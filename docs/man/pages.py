@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from imgctl import __version__
 from imgctl.commands import GLOBAL_OPTIONS, all_commands
 
-from docs.man import keys
 from docs.man.markdown import blocks
 from docs.man.roff import (
     bold,
@@ -152,8 +151,9 @@ def _imgstored() -> Iterator[str]:
         " is installed as files, in `/images`."
     )
     yield from paragraph(
-        "It stays in the foreground, and writes its log to standard error, one event a line. It wants to be"
-        " root; another user can look after pools that need no ZFS."
+        "It stays in the foreground, unless told otherwise, and writes its log to standard error, one event a"
+        " line. It wants to be root; another user can look after pools that need no ZFS. systemd hears"
+        " from it by **sd_notify**(3)."
     )
     yield from heading("options")
     for action in parser._actions:  # noqa: SLF001 - argparse has no other way to ask
@@ -174,6 +174,8 @@ def _imgstored() -> Iterator[str]:
     yield from item(bold("0"), "It was told to stop.")
     yield from item(bold("1"), "An error, which is told on standard error.")
     yield from item(bold("2"), "Wrong arguments.")
+    yield from item(bold("77"), "Something is not permitted to the user that it runs as.")
+    yield from item(bold("78"), "The configuration cannot be used; to start again will not help.")
     yield from heading("files")
     yield from item(bold("/run/imgstored/imgstored.sock"), "The socket (illumos: in `/var/run`).")
     yield from item(bold("/var/lib/imgstored"), "Its own state (illumos: `/var/imgstored`).")
@@ -198,11 +200,9 @@ def _toml() -> Iterator[str]:
 
 
 def _configuration(content: Iterable[Block]) -> Iterator[str]:
-    table = ""
     for block in content:
         match block.kind:
             case "heading" if block.level > 1:
-                table = block.words.strip("`[]")
                 yield from heading(block.words.strip("`"))
             case "paragraph":
                 yield from paragraph(block.words)
@@ -210,13 +210,11 @@ def _configuration(content: Iterable[Block]) -> Iterator[str]:
                 yield from literal([*block.lines])
             case "table":
                 for row in block.rows:
-                    yield from _key(table, *row)
+                    yield from _key(*row)
 
 
-def _key(table: str, key: str, default: str, meaning: str) -> Iterator[str]:
-    name = key.strip("`")
-    field = keys.fields(table)[name]
-    yield from item(f"{bold(name)} = {text(keys.values(field.type))}", meaning or "Must be there.")
+def _key(key: str, values: str, default: str, meaning: str) -> Iterator[str]:
+    yield from item(f"{bold(key.strip('`'))} = {text(values.replace('`', ''))}", meaning)
     if default:
         yield from [".br", inline(f"Default: {default}.")]
 

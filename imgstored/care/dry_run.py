@@ -16,11 +16,11 @@ from imgstored.errors import (
     ImgstoreError,
     InvalidManifestError,
     NoSpaceError,
-    PoolError,
 )
 from imgstored.http.location import shown
 from imgstored.manifest import check_uuid
 from imgstored.manifest.platform import Platform, check_platform
+from imgstored.pools.patience import answer
 from imgstored.store.ancestry import MAX_ANCESTRY, Wish
 from imgstored.store.leftovers import spool_name
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from imgstored.sources.sourcebook import SourceBook
     from imgstored.store.journal import Journal
     from imgstored.store.room import Room
-
-#: Seconds for a pool to say how much room it has.
-_PATIENCE = 30.0
 
 
 @dataclass(slots=True)
@@ -212,13 +209,7 @@ class DryRun:
                     plan.refusals.append(error)
             return {"spool": room.free(), "pool": pool.space().available}
 
-        try:
-            with trio.fail_after(_PATIENCE):
-                return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._threads)
-        except trio.TooSlowError:
-            raise PoolError(
-                f'pool "{pool.name}" does not answer', hint="its disks, or what it is made of, may be gone"
-            ) from None
+        return await answer(pool.name, look, threads=self._threads)
 
 
 def _step(found: Found) -> _Step:

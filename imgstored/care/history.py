@@ -7,7 +7,6 @@ and keeps nothing else from happening.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import time
 from contextlib import asynccontextmanager
@@ -20,6 +19,8 @@ import trio
 from imgstored.care.names import Named
 from imgstored.errors import CancelledError, ConfigError, ImgstoreError
 from imgstored.http.location import shown
+from imgstored.http.secrets import redacted
+from imgstored.state.schema import prepare
 from imgstored.store.recorder import asker
 
 if TYPE_CHECKING:
@@ -36,15 +37,11 @@ Outcome = Literal["installed", "deleted", "done", "failed", "cancelled", "interr
 #: Rows that are kept: the newest.
 MAX_ROWS = 10_000
 
-#: Raised with every change of the table; the file of a newer daemon is refused.
-SCHEMA_VERSION = 1
-
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"']+", re.IGNORECASE)
-
 #: Characters of an error's message that are kept.
 _MAX_MESSAGE = 2000
 
-_SCHEMA = """
+#: Of a new file; what makes one of it that is older says `imgstored.state.schema`.
+_TABLE = """
 CREATE TABLE history (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     action TEXT NOT NULL,               -- import, install, delete, ...
@@ -56,14 +53,15 @@ CREATE TABLE history (
     bytes INTEGER,                      -- of the image's file
     seconds REAL,                       -- that it took; NULL: not ended, or interrupted
     outcome TEXT,                       -- NULL: not ended
-    code TEXT, message TEXT             -- of the error
+    code TEXT, message TEXT,            -- of the error
+    import_id TEXT                      -- in every line that the log has of it
 );
 CREATE INDEX history_uuid ON history (uuid);
 """
 
 _FIELDS = (
     "action", "uuid", "name", "version", "pool", "source", "client", "uid", "started_at", "bytes", "seconds",
-    "outcome", "code", "message",
+    "outcome", "code", "message", "import_id",
 )  # fmt: skip
 
 
@@ -77,6 +75,7 @@ class Begun:
     version: str
     pool: str
     source: str | None = None
+    import_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +91,14 @@ class History:
     """The file. Methods are called from trio's thread; threads do what blocks, one at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises `ConfigError` where it cannot be used."""
+        """Opens or creates the file, or brings an older one up to date. Raises `ConfigError`."""
         try:
             path.touch(mode=0o600)
             path.chmod(0o600)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             try:
-                self._open(path)
+                prepare(self._db, path, _TABLE)
+                self._db.execute("UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL")
             except BaseException:
                 self._db.close()
                 raise
@@ -109,19 +109,6 @@ class History:
             ) from error
         # Fair: who reads after something has ended finds that written down.
         self._lock = trio.Lock()
-
-    def _open(self, path: Path) -> None:
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if version > SCHEMA_VERSION:
-            raise ConfigError(
-                f"{path} is of a newer imgstored (schema {version}, this one knows {SCHEMA_VERSION})",
-                hint="start the newer imgstored, or move the file away",
-            )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        self._db.execute("UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL")
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -142,6 +129,7 @@ class History:
                     layer.manifest.version,
                     layer.pool,
                     layer.source,
+                    layer.import_id,
                 ),
                 client.name if client is not None else ", ".join(layer.clients),
                 None if client is None else client.uid,
@@ -183,10 +171,10 @@ class History:
         values = (begun.action, begun.uuid, begun.name, begun.version, begun.pool, source, client, uid)
 
         def write() -> int:
-            columns = ", ".join(_FIELDS[:9])
+            columns = ", ".join((*_FIELDS[:9], "import_id"))
             added = self._db.execute(
-                f"INSERT INTO history ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  fixed names
-                (*values, time.time()),
+                f"INSERT INTO history ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  fixed
+                (*values, time.time(), begun.import_id),
             )
             row = added.lastrowid or 0
             self._db.execute("DELETE FROM history WHERE id <= ?", (row - MAX_ROWS,))
@@ -196,7 +184,8 @@ class History:
 
     async def _end(self, row: int | None, ended: Ended, seconds: float) -> None:
         error = ended.error
-        code, message = (None, None) if error is None else (error.code, _without_secrets(error.message))
+        code = None if error is None else error.code
+        message = None if error is None else redacted(error.message)[:_MAX_MESSAGE]
 
         def write() -> int:
             self._db.execute(
@@ -231,6 +220,18 @@ class History:
         rows = await self._read(read)
         return [dict(zip(_FIELDS, row, strict=True)) for row in reversed(rows)]
 
+    async def failures(self, limit: int) -> list[dict[str, Any]]:
+        """The newest entries of what failed, at most `limit`, oldest first."""
+
+        def read() -> list[tuple[Any, ...]]:
+            return self._db.execute(
+                f"SELECT {', '.join(_FIELDS)} FROM history"  # noqa: S608  fixed
+                " WHERE outcome = 'failed' ORDER BY id DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+
+        return [dict(zip(_FIELDS, row, strict=True)) for row in reversed(await self._read(read))]
+
     async def images(self) -> list[Named]:
         """The images that the history is about, with the names that they had last."""
 
@@ -249,10 +250,6 @@ class History:
             except sqlite3.Error as error:
                 log.warning("the history cannot be read", error=str(error))
                 return []
-
-
-def _without_secrets(message: str) -> str:
-    return _URL.sub(lambda url: shown(url[0]), message)[:_MAX_MESSAGE]
 
 
 def _outcome(success: Outcome, error: ImgstoreError | None) -> Outcome:

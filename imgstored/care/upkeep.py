@@ -19,8 +19,12 @@ from imgstored.errors import (
     PoolError,
     UsageError,
 )
+from imgstored.http.location import public
 from imgstored.manifest import check_uuid
+from imgstored.pools.base import Use
+from imgstored.pools.patience import answer
 from imgstored.store.events import (
+    Left,
     ManifestUpdated,
     NotInSources,
     OriginalUnknown,
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
         AsyncIterator,
+        Awaitable,
         Callable,
         Collection,
         Iterable,
@@ -71,6 +76,8 @@ class Upkeep:
         self._view = view
         self._refresh = refresh
         self._expecting = expecting
+        # A pool that does not answer keeps whoever asks it in the kernel.
+        self._threads = trio.CapacityLimiter(4)
 
     # -- what sources know better ----------------------------------------------------------------------------
 
@@ -139,7 +146,7 @@ class Upkeep:
                 if not dry_run:
                     await self._changed(pool, uuid, lambda: self._write(pool, found))
                 named = tuple(fields) if "name" in old else None
-                told.append(ManifestUpdated(uuid, pool, found.source.url, named))
+                told.append(ManifestUpdated(uuid, pool, public(found.source.url), named))
             if snapshots is None:
                 return
             guid = None if found.manifest.file is None else found.manifest.file.dataset_guid
@@ -154,7 +161,7 @@ class Upkeep:
     def _write(self, pool: str, found: Found) -> None:
         manifest = found.manifest
         try:
-            self._catalog.rewrite_manifest(pool, manifest.uuid, manifest.document, found.source.url)
+            self._catalog.rewrite_manifest(pool, manifest.uuid, manifest.document, public(found.source.url))
         except OSError as error:
             raise PoolError(
                 f"the manifest of image {manifest.uuid} cannot be written: {error.strerror}",
@@ -183,16 +190,22 @@ class Upkeep:
 
     # -- what nobody needs -----------------------------------------------------------------------------------
 
-    async def unused(self, *, older_than: int | None, keep: int) -> list[dict[str, Any]]:
+    async def unused(
+        self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
+    ) -> list[dict[str, Any]]:
         """The images that nothing needs, in an order in which each can be deleted.
 
         As {uuid, zpool, name, version}. Not those that were installed within the last `older_than` seconds,
         nor the `keep` newest of each name, nor what is held. An image without a manifest is left out, too: it
-        may be a machine.
+        may be a machine; that is told. Raises `PoolError`.
         """
         if keep < 0 or (older_than is not None and older_than < 0):
             raise UsageError("neither an age nor a number of images is less than 0")
         await self._refresh.all()
+        uses = {
+            name: await answer(name, pool.uses, threads=self._threads)
+            for name, pool in self._catalog.pools.items()
+        }
         clones, images = self._catalog.clones(), self._catalog.all()
         dependents = {
             (image.pool, image.uuid): (
@@ -201,7 +214,10 @@ class Upkeep:
             )
             for image in images
         }
-        candidates = await trio.to_thread.run_sync(self._candidates, images, dependents)
+        candidates = await trio.to_thread.run_sync(self._candidates, images, dependents, uses)
+        for each in candidates:
+            if each.unknown and not each.held and not each.dependents:
+                await tell(Left(each.uuid, each.pool, "no manifest"))
         before = None if older_than is None else time.time() - older_than
         chosen = plan(candidates, Rule(before, keep))
         found = [self._catalog.find(*each.key) for each in chosen]
@@ -217,19 +233,27 @@ class Upkeep:
         ]
 
     def _candidates(
-        self, images: Iterable[InstalledImage], dependents: Mapping[Key, Iterable[str]]
+        self,
+        images: Iterable[InstalledImage],
+        dependents: Mapping[Key, Iterable[str]],
+        uses: Mapping[str, Mapping[str, Use]],
     ) -> list[Candidate]:
-        """Asks the pools. Blocks. Raises `PoolError`."""
-        return [self._candidate(image, dependents[image.pool, image.uuid]) for image in images]
+        """Looks when they were installed. Blocks."""
+        return [
+            self._candidate(
+                image, dependents[image.pool, image.uuid], uses[image.pool].get(image.uuid, Use())
+            )
+            for image in images
+        ]
 
-    def _candidate(self, image: InstalledImage, dependents: Iterable[str]) -> Candidate:
-        pool = self._catalog.pool(image.pool)
+    def _candidate(self, image: InstalledImage, dependents: Iterable[str], use: Use) -> Candidate:
         return Candidate(
             pool=image.pool,
             uuid=image.uuid,
             name=image.text("name"),
             published_at=image.text("published_at"),
             installed_at=self._catalog.installed_at(image.pool, image.uuid),
-            dependents=frozenset((*dependents, *pool.dependents(image.uuid))),
-            kept="name" not in image.manifest or bool(pool.holds(image.uuid)),
+            dependents=frozenset((*dependents, *use.dependents)),
+            held=use.held,
+            unknown="name" not in image.manifest,
         )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
+from imgstored.errors import ImageNotInstalledError, ImgstoreError
 from imgstored.manifest import check_uuid
+from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgstored.catalog.catalog import Catalog, InstalledImage
     from imgstored.catalog.refresh import Refresh
-    from imgstored.pools.base import Space
-
-#: Seconds for a pool to say how much room it has.
-_PATIENCE = 30.0
+    from imgstored.pools.base import Pool, Space
 
 
 class Usage:
@@ -48,36 +47,34 @@ class Usage:
     async def _of_pool(self, name: str, wanted: set[str]) -> dict[str, Any]:
         try:
             await self._refresh.pool(name)
-            space = await self._space(name)
+            space, used = await answer(
+                name, partial(_measured, self._catalog.pool(name)), threads=self._threads
+            )
         except ImgstoreError as error:
             # It must not hide what the others have.
             return {"zpool": name, "total": None, "available": None, "images": [], "error": error.as_wire()}
         clones = self._catalog.clones()
         images = [
-            _as_wire(image, clones.get((name, image.uuid), []))
+            _as_wire(image, used.get(image.uuid, image.image.used), clones.get((name, image.uuid), []))
             for image in self._catalog.all()
             if image.pool == name and (not wanted or image.uuid in wanted)
         ]
         return {"zpool": name, "total": space.total, "available": space.available, "images": images}
 
-    async def _space(self, name: str) -> Space:
-        try:
-            with trio.fail_after(_PATIENCE):
-                return await trio.to_thread.run_sync(
-                    self._catalog.pool(name).space, abandon_on_cancel=True, limiter=self._threads
-                )
-        except trio.TooSlowError:
-            raise PoolError(f'pool "{name}" does not answer', hint="its disks may be gone") from None
+
+def _measured(pool: Pool) -> tuple[Space, dict[str, int]]:
+    """Blocks. The catalog remembers what images occupied when they were first seen."""
+    return pool.space(), {image.uuid: image.used for image in pool.images()}
 
 
-def _as_wire(image: InstalledImage, clones: list[str]) -> dict[str, Any]:
+def _as_wire(image: InstalledImage, used: int, clones: list[str]) -> dict[str, Any]:
     name, version = image.manifest.get("name"), image.manifest.get("version")
     return {
         "uuid": image.uuid,
         "name": name if isinstance(name, str) else None,
         "version": version if isinstance(version, str) else None,
         "origin": image.origin,
-        "used": image.image.used,
+        "used": used,
         "referenced": image.image.referenced,
         "clones": clones,
     }

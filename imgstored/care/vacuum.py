@@ -21,12 +21,18 @@ class Candidate:
     published_at: str
     installed_at: float | None  #: seconds since the epoch, None where that is not known
     dependents: Collection[str]
-    kept: bool  #: whatever the rule says: it is held, or nobody knows what it is
+    held: bool = False
+    unknown: bool = False  #: it has no manifest, and may be a machine
 
     @property
     def key(self) -> Key:
         """Which image it is."""
         return self.pool, self.uuid
+
+    @property
+    def kept(self) -> bool:
+        """Whatever the rule says."""
+        return self.held or self.unknown
 
     @property
     def dataset(self) -> str:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from imgstored.store.events import Result
 
 
+_FROM_NOW_ON = "from now on it is compared with what it is"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The result, and why it is not "ok" (for people)."""
@@ -30,18 +33,23 @@ class Manifest:
 def verdict(
     receipt: Receipt | None, checked: Checked, origin_guid: int | None, manifest: Manifest
 ) -> Verdict:
-    """The worst that can be said. `origin_guid` is that of the image's origin as it is now."""
+    """The worst that can be said. `origin_guid` is that of the image's origin as it is now.
+
+    A receipt of an earlier dataset still says which image is meant, but nothing of who installed this one.
+    """
     if checked.damaged is not None:
         return Verdict("damaged", checked.damaged)
     if manifest.broken:
         return Verdict("damaged", "its manifest cannot be read, or is another image's")
     if receipt is not None and (difference := _difference(receipt, checked, origin_guid)) is not None:
         return Verdict("changed", difference)
+    if receipt is not None and not receipt.is_of(checked.image):
+        return Verdict("unknown", f"imgstored did not install it, but the one before it; {_FROM_NOW_ON}")
     # imgadm leaves its images mounted and writable: looking at a file is enough to change them.
     if checked.changed is not None and receipt is not None and receipt.stream_size is not None:
         return Verdict("changed", checked.changed)
     if receipt is None:
-        return Verdict("unknown", "imgstored did not install it; from now on it is compared with what it is")
+        return Verdict("unknown", f"imgstored did not install it; {_FROM_NOW_ON}")
     if manifest.missing:
         return Verdict("damaged", "its manifest is missing")
     return Verdict("ok")

@@ -181,7 +181,7 @@ class Catalog:
         """
         return {
             image.uuid: self.with_manifest(pool, image, known.get(image.uuid))
-            for image in self.pools[pool].images()
+            for image in self.pools[pool].images([each.image for each in known.values()])
         }
 
     def with_manifest(
@@ -265,10 +265,14 @@ class Catalog:
                     log.error("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
 
 
-def as_wire(image: InstalledImage, clones: Iterable[str] = ()) -> dict[str, Any]:
-    """The *image* of the protocol."""
+def as_wire(
+    image: InstalledImage, clones: Iterable[str] = (), holds: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """The *image* of the protocol; None are holds that were not asked for."""
     names = list(clones)
     wire: dict[str, Any] = {"manifest": dict(image.manifest), "zpool": image.pool}
     if image.source is not None:
         wire["source"] = image.source
+    if holds is not None:
+        wire["holds"] = list(holds)
     return {**wire, "cloneNames": names, "clones": len(names)}

@@ -10,11 +10,13 @@ import structlog
 import trio
 
 from imgstored.errors import UsageError
+from imgstored.pools.base import MAX_TAG
+from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from imgstored.catalog.catalog import Catalog
+    from imgstored.catalog.catalog import Catalog, Key
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +30,8 @@ class Holds:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._numbers = itertools.count(1)
+        # A pool that does not answer keeps whoever asks it in the kernel.
+        self._threads = trio.CapacityLimiter(4)
 
     async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
         """Keeps an image until the tag is released. Holding twice is no error."""
@@ -50,12 +54,20 @@ class Holds:
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
         return await trio.to_thread.run_sync(self._catalog.pool(image.pool).holds, uuid)
 
+    async def all(self) -> dict[Key, tuple[str, ...]]:
+        """The tags that hold each image, sorted. Raises `PoolError`."""
+        found: dict[Key, tuple[str, ...]] = {}
+        for name, pool in self._catalog.pools.items():
+            uses = await answer(name, pool.uses, threads=self._threads)
+            found.update({(name, uuid): use.tags for uuid, use in uses.items()})
+        return found
+
     @asynccontextmanager
     async def held(self, uuid: str, pool: str | None, client: str) -> AsyncIterator[str]:
         """Keeps an image as long as the block lasts; gives the tag."""
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
         keeper = self._catalog.pool(image.pool)
-        tag = f"{CLIENT_TAG}{next(self._numbers)} {client}"[:200]
+        tag = f"{CLIENT_TAG}{next(self._numbers)} {client}".encode()[:MAX_TAG].decode(errors="ignore")
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(keeper.hold, uuid, tag)
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,7 @@ import structlog
 from imgstored.durable import replace_file
 from imgstored.errors import InvalidManifestError
 from imgstored.manifest import MAX_LIST, parse
+from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,6 @@ MISSING: Final[Stamp] = (0, 0, 0, 0)
 #: The file is indented, and so larger than the manifest that is in it.
 _MAX_FILE: Final = MAX_LIST
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MARK: Final = ".unsettled"
 
 
@@ -145,7 +144,7 @@ class ManifestFiles:
         """The uuids of a pool's marked files."""
         names = (path.name.removesuffix(_MARK) for path in self._folder.glob(f"{pool}-*.json{_MARK}"))
         uuids = (name.removeprefix(f"{pool}-").removesuffix(".json") for name in names)
-        return [uuid for uuid in uuids if _UUID.fullmatch(uuid)]
+        return [uuid for uuid in uuids if UUID.fullmatch(uuid)]
 
     def _path(self, pool: str, uuid: str) -> Path:
         return self._folder / f"{pool}-{uuid}.json"

@@ -1,19 +1,21 @@
 """What was installed, written down before it can be seen: so that `verify` has something to compare with.
 
 One file an image in the daemon's own state, FOLDER/POOL-UUID.json: imgadm's files have no room for it, and
-anybody who changes a pool may change them. A receipt may outlive its image, as where imgadm deletes it; it
-then says nothing. All of it blocks.
+anybody who changes a pool may change them. A receipt may outlive its image, as where imgadm deletes it, and
+perhaps installs it again: `Receipt.is_of` tells. All of it blocks.
 """
 
 from __future__ import annotations
 
-import re
+import os
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from imgstored.durable import replace_file
+from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from imgstored.pools.base import PoolImage
 
 log = structlog.get_logger(__name__)
-
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 #: A receipt has some 200 bytes.
 _LIMIT: Final = 1 << 16
@@ -36,13 +36,27 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream_size: int | None  #: bytes of its decompressed stream; None if others installed it
     origin: str | None  #: uuid of the image it was cloned from
     origin_guid: int | None
+    dataset: int = 0  #: `PoolImage.dataset`; 0 in an older receipt
     format: Literal[1] = 1
+    #: Seconds since the epoch; only of an older receipt, as its file has it. Never written.
+    written_at: float | msgspec.UnsetType = msgspec.UNSET
+
+    def is_of(self, image: PoolImage) -> bool:
+        """Whether it was written for this dataset, and not for an earlier one with the same image.
+
+        An older receipt, which does not name its dataset, is of what was there before it was written.
+        """
+        if self.dataset and image.dataset:
+            return self.dataset == image.dataset
+        if self.written_at is msgspec.UNSET or image.created is None:
+            return True
+        return image.created <= self.written_at
 
 
 def receipt_of(image: PoolImage, stream_size: int | None, origin_guid: int | None) -> Receipt:
     """What there is to write down of an image as a pool has it."""
     kind: Literal["filesystem", "volume"] = "volume" if image.kind == "volume" else "filesystem"
-    return Receipt(image.guid, kind, stream_size, image.origin, origin_guid)
+    return Receipt(image.guid, kind, stream_size, image.origin, origin_guid, image.dataset)
 
 
 class Receipts:
@@ -62,7 +76,9 @@ class Receipts:
         path = self._path(pool, uuid)
         try:
             with path.open("rb") as file:
-                return msgspec.json.decode(file.read(_LIMIT), type=Receipt)
+                receipt = msgspec.json.decode(file.read(_LIMIT), type=Receipt)
+                written_at = os.fstat(file.fileno()).st_mtime
+            return receipt if receipt.dataset else replace(receipt, written_at=written_at)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -76,7 +92,7 @@ class Receipts:
     def uuids(self, pool: str) -> list[str]:
         """The images of a pool of which there are receipts."""
         names = (path.stem.removeprefix(f"{pool}-") for path in self._folder.glob(f"{pool}-*.json"))
-        return sorted(name for name in names if _UUID.fullmatch(name))
+        return sorted(name for name in names if UUID.fullmatch(name))
 
     def _path(self, pool: str, uuid: str) -> Path:
         return self._folder / f"{pool}-{uuid}.json"

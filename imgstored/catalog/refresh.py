@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, PoolError
+from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog, InstalledImage, View
@@ -21,9 +22,6 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two looks that nobody asked for, so that the view follows.
 EVERY: Final = 10.0
-
-#: Seconds for a pool's answer. A pool whose disks are gone keeps whoever asks it in the kernel.
-_PATIENCE: Final = 30.0
 
 
 class Refresh:
@@ -102,17 +100,9 @@ class _SharedPool:
     async def _refresh(self) -> ImgstoreError | None:
         name, catalog = self._name, self._catalog
         with catalog.changes() as ours:
+            look = partial(catalog.look, name, catalog.of_pool(name))
             try:
-                with trio.fail_after(_PATIENCE):
-                    found = await trio.to_thread.run_sync(
-                        partial(catalog.look, name, catalog.of_pool(name)),
-                        abandon_on_cancel=True,
-                        limiter=self._thread,
-                    )
-            except trio.TooSlowError:
-                return PoolError(
-                    f'pool "{name}" does not answer', hint=f"look at it with `zpool status {name}`"
-                )
+                found = await answer(name, look, threads=self._thread)
             except ImgstoreError as error:
                 return error
             except Exception:

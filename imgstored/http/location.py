@@ -71,11 +71,21 @@ class Origin:
 
 def shown(url: str) -> str:
     """The URL for messages and logs: without user, password, query and fragment, which may hold secrets."""
+    return _without(url, keep=())
+
+
+def public(url: str) -> str:
+    """The URL as everybody may read it: as `shown`, with the channel that it names (`?channel=`)."""
+    return _without(url, keep=("channel",))
+
+
+def _without(url: str, *, keep: tuple[str, ...]) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
         return "(not a URL)"
-    text = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    query = "&".join(field for field in parts.query.split("&") if field.partition("=")[0] in keep)
+    text = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment=""))
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

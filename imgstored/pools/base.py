@@ -15,10 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 #: What flows into a pool: pieces of a stream, of any length, in order.
 Blocks = Iterable[bytes | bytearray | memoryview]
+
+#: Longest tag of a hold, in bytes. ZFS allows 255, of which a pool may need some.
+MAX_TAG: Final = 200
 
 #: Is called with how many bytes have been read so far.
 OnRead = Callable[[int], None]
@@ -35,6 +38,8 @@ class PoolImage:
     used: int  #: bytes that it occupies by itself
     referenced: int  #: bytes of its data: a volume's size, a filesystem's stream
     clones: tuple[str, ...] = ()  #: names (POOL/…) of clones, also machines', if others than images can be
+    dataset: int = 0  #: of the dataset itself: another one each time the image is received; 0 if not known
+    created: int | None = None  #: when the dataset was made, in seconds since the epoch, if the pool knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,15 @@ class Checked:
     stream_size: int | None  #: bytes of its stream, where the pool keeps that as it came
     damaged: str | None = None  #: how its data is not what was written
     changed: str | None = None  #: how its dataset is not as @final any more
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What keeps an image from being destroyed."""
+
+    dependents: tuple[str, ...] = ()  #: as `Pool.dependents` has them
+    tags: tuple[str, ...] = ()  #: as `Pool.holds` has them
+    held: bool = False  #: by tags, or by holds that others have put there
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +131,12 @@ class Pool(Protocol):
         """Whether others may install and delete images in it, too."""
         ...
 
-    def images(self) -> list[PoolImage]:
-        """All published images, in no particular order."""
+    def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
+        """All published images, in no particular order.
+
+        Of `known` ones, as an earlier call gave them, it is looked whether they are still there, with the
+        same guid, and what is cloned from them; the rest may be as it was.
+        """
         ...
 
     def image(self, uuid: str) -> PoolImage | None:
@@ -181,6 +199,10 @@ class Pool(Protocol):
 
     def dependents(self, uuid: str) -> list[str]:
         """Names (POOL/…) of what is cloned from the image, also POOL/UUID-partial while that is received."""
+        ...
+
+    def uses(self) -> dict[str, Use]:
+        """What keeps images from being destroyed, by uuid, with one question for all that are there."""
         ...
 
     def hold(self, uuid: str, tag: str) -> None:

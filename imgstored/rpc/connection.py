@@ -18,6 +18,7 @@ from imgstored.rpc.wire import Decoder, Message, Request, bearer, encode_error, 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgstored.rpc.dispatch import Timing
     from imgstored.rpc.limits import Limits
     from imgstored.rpc.line import Line
     from imgstored.rpc.peer import Access, Peer
@@ -33,7 +34,16 @@ _SEND = 64 << 10
 class Connection:
     """Lives as long as `run` does, and uses the line that long; to close it is left to others."""
 
-    def __init__(self, line: Line, peer: Peer, methods: Methods, access: Access, limits: Limits) -> None:
+    def __init__(
+        self,
+        line: Line,
+        peer: Peer,
+        methods: Methods,
+        access: Access,
+        limits: Limits,
+        timing: Timing | None = None,
+    ) -> None:
+        self._timing = timing
         self._line = line
         self._methods = methods
         self._access = access
@@ -164,7 +174,7 @@ class Connection:
 
     async def _answer(self, call: Call) -> None:
         try:
-            outcome = await perform(call, self._methods)
+            outcome = await perform(call, self._methods, self._timing)
             if not self._stopping:
                 await self._outbox.room()
             # Encoded only now: a client that does not read must not pile up answers.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
+from imgstored.http.secrets import redacted
 from imgstored.rpc.params import printable
 from imgstored.rpc.wire import encode_error, encode_response
 from imgstored.store.recorder import Asker, asker
@@ -34,7 +35,15 @@ def stopping() -> CancelledError:
     return CancelledError("the daemon is stopping", hint="ask again when it is back; imports go on then")
 
 
-async def perform(call: Call, methods: Methods) -> Any:
+class Timing(Protocol):
+    """Is told of each request when its outcome is known. Called in trio's thread; raises nothing."""
+
+    def __call__(self, method: str, outcome: str, seconds: float) -> None:
+        """`method` is "unknown" for one that there is not, `outcome` "ok" or the error's name."""
+        ...
+
+
+async def perform(call: Call, methods: Methods, timing: Timing | None = None) -> Any:
     """The method's result, or the `ImgstoreError` that is the answer: one is returned, not raised.
 
     Cancelling the call's own scope gives `CancelledError`: only the stopping daemon does so, while the client
@@ -48,7 +57,10 @@ async def perform(call: Call, methods: Methods) -> Any:
         outcome = await _run(call, method)
     finally:
         asker.reset(before)
-        _record(call, method, outcome, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        _record(call, method, outcome, seconds)
+        if timing is not None:
+            timing("unknown" if method is None else call.method, _code(outcome), seconds)
     return outcome
 
 
@@ -56,11 +68,23 @@ def encode_outcome(call: Call, outcome: Any) -> bytes:
     """The response; where the result cannot be said in MessagePack, that it could not."""
     try:
         if isinstance(outcome, ImgstoreError):
-            return encode_error(call.id, outcome.as_wire())
+            return encode_error(call.id, without_secrets(outcome.as_wire()))
         return encode_response(call.id, outcome)
     except (TypeError, ValueError, OverflowError, RecursionError):
         log.exception("an answer cannot be encoded", method=printable(call.method, _SHOWN))
         return encode_error(call.id, _mistake(call.method).as_wire())
+
+
+def without_secrets(value: Any) -> Any:
+    """An error in wire form, with nothing in its texts that may be a secret: who asked need not know it."""
+    match value:
+        case str():
+            return redacted(value)
+        case dict():
+            return {key: without_secrets(each) for key, each in value.items()}
+        case list() | tuple():
+            return [without_secrets(each) for each in value]
+    return value
 
 
 async def _run(call: Call, method: Method | None) -> Any:
@@ -119,17 +143,20 @@ def _record(call: Call, method: Method | None, outcome: Any, seconds: float) -> 
     facts: dict[str, Any] = {}
     if change:
         facts = {name: value for name in _LOGGED if (value := _shown(call, name)) is not None}
-    code = outcome.code if isinstance(outcome, ImgstoreError) else "ok"
     (log.info if change else log.debug)(
         "request",
         method=printable(call.method, _SHOWN),
         uid=call.peer.uid,
         pid=call.peer.pid,
         client=call.client.name,
-        outcome=code,
+        outcome=_code(outcome),
         seconds=round(seconds, 3),
         **facts,
     )
+
+
+def _code(outcome: Any) -> str:
+    return outcome.code if isinstance(outcome, ImgstoreError) else "ok"
 
 
 def _shown(call: Call, name: str) -> str | list[str] | None:

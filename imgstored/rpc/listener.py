@@ -62,25 +62,25 @@ class Listening:
             os.close(self._lock)
 
 
-def listen(path: Path, *, mode: int, group_gid: int | None) -> Listening:
+def listen(path: Path, *, mode: int, group_gid: int | None, key: str = "socket.path") -> Listening:
     """Listens at `path`, with these permissions from the first connection on.
 
     Nobody can connect between `bind` and `listen`, so permissions are set there. A lock file beside the
     socket keeps two daemons from taking over the same stale name at the same time; it stays, since to
-    remove it would open that gap again. Raises `ConfigError` when another daemon listens, or the socket
+    remove it would open that gap again. `key` is what the configuration calls the path. Raises `ConfigError` when another daemon listens, or the socket
     cannot be made.
     """
     try:
         _make_folder(path.parent)
         lock = _lock(path)
         try:
-            return _listen_locked(path, mode, group_gid, lock)
+            return _listen_locked(path, mode, group_gid, lock, key)
         except BaseException:
             os.close(lock)
             raise
     except OSError as error:
         raise ConfigError(
-            f"socket.path: cannot listen at {path}: {error.strerror or error}",
+            f"{key}: cannot listen at {path}: {error.strerror or error}",
             hint="the folder must exist and be writable for the daemon, and the path shorter than 100 bytes",
         ) from error
 
@@ -94,8 +94,8 @@ def _make_folder(folder: Path) -> None:
     folder.chmod(0o755)
 
 
-def _listen_locked(path: Path, mode: int, group_gid: int | None, lock: int) -> Listening:
-    _remove_stale(path)
+def _listen_locked(path: Path, mode: int, group_gid: int | None, lock: int, key: str) -> Listening:
+    _remove_stale(path, key)
     with ExitStack() as undo:
         bound = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         bound.bind(str(path))
@@ -124,7 +124,7 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(path: Path, key: str) -> None:
     """Removes a socket on which nobody listens. Raises `ConfigError` for anything else that is there."""
     try:
         found = path.lstat()
@@ -132,8 +132,8 @@ def _remove_stale(path: Path) -> None:
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise ConfigError(
-            f"socket.path: {path} is there, and is not a socket",
-            hint="remove it, or choose another socket.path",
+            f"{key}: {path} is there, and is not a socket",
+            hint=f"remove it, or choose another {key}",
         )
     if _is_alive(path):
         raise ConfigError(f"another imgstored is listening at {path}", hint=_IN_USE_HINT)

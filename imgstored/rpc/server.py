@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.rpc.call import Methods
+    from imgstored.rpc.dispatch import Timing
     from imgstored.rpc.limits import Limits
 
 log = structlog.get_logger(__name__)
@@ -51,7 +52,9 @@ class Server:
         mode: int = 0o666,
         group: str | None = None,
         limits: Limits,
+        timing: Timing | None = None,
     ) -> None:
+        self._timing = timing
         self._path = path
         self._methods = methods
         self._mode = mode
@@ -151,7 +154,7 @@ class Server:
             raise self._full()
         if changer:
             line.trust()
-        connection = Connection(line, peer, self._methods, self._access, self._limits)
+        connection = Connection(line, peer, self._methods, self._access, self._limits, self._timing)
         self._connections[connection] = changer
         return connection
 

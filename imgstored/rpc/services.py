@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -50,8 +50,8 @@ class Sources(Protocol):
 class Store(Protocol):
     """The host's images. All raise `ImgstoreError`; docs/protocol.md has the documents."""
 
-    async def installed(self) -> list[Document]:
-        """All *images*, ordered."""
+    async def installed(self, *, holds: bool) -> list[Document]:
+        """All *images*, ordered; with the tags that hold each if asked."""
         ...
 
     async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> Document:
@@ -129,6 +129,8 @@ class Upkeep(Protocol):
         """Brings these images, or all, up to date with the sources; the events end when that is done."""
         ...
 
-    async def unused(self, *, older_than: int | None, keep: int) -> list[Document]:
-        """The images that nothing needs, in an order in which each can be deleted."""
+    async def unused(
+        self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
+    ) -> list[Document]:
+        """The images that nothing needs, in an order in which each can be deleted; tells what is left out."""
         ...

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgstored.durable import replace_file
 from imgstored.errors import ClientError, ConfigError
+from imgstored.http.location import public
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.registry import TYPES
 from imgstored.sources.url import identity, normalised
@@ -193,7 +194,7 @@ def check_type(kind: str, url: str) -> SourceType:
         if kind == known:
             return known
     names = ", ".join(f'"{name}"' for name in TYPES)
-    raise ConfigError(f'type "{kind}" for source url "{url}" is invalid: must be one of {names}')
+    raise ConfigError(f'type "{kind}" for source url "{public(url)}" is invalid: must be one of {names}')
 
 
 def _type(entry: Entry) -> Any:

@@ -10,6 +10,7 @@ import structlog
 
 from imgstored.durable import replace_file
 from imgstored.errors import ImgstoreError, InvalidManifestError
+from imgstored.http.location import public
 from imgstored.manifest import MAX_LIST, check_uuid, parse
 from imgstored.sources.base import Listed
 from imgstored.sources.url import identity
@@ -34,7 +35,7 @@ class KeptLists:
     def keep(self, spec: SourceSpec, images: list[Listed], listed_at: str) -> None:
         """Writes a list down. What goes wrong is only logged: the list itself is there."""
         content = {
-            "source": spec.url,
+            "source": public(spec.url),
             "listed_at": listed_at,
             "manifests": [image.manifest for image in images],
         }
@@ -61,6 +62,13 @@ class KeptLists:
             return None
         except (OSError, ImgstoreError) as error:
             log.warning("a kept list cannot be used", source=spec.url, path=str(path), error=str(error))
+            return None
+
+    def kept_at(self, spec: SourceSpec) -> float | None:
+        """When the last good list was kept, in seconds since the epoch; None where there is none."""
+        try:
+            return self._path(spec).stat().st_mtime
+        except OSError:
             return None
 
     def keep_only(self, specs: Iterable[SourceSpec]) -> None:

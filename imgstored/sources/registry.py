@@ -36,6 +36,7 @@ class Found:
     manifest: Manifest
     source: SourceSpec  #: the one whose manifest it is
     locations: tuple[Location, ...]  #: every source that has this very file, first choice first
+    import_id: str = ""  #: that the search had, for the import that it is for
 
 
 def open_source(

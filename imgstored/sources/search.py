@@ -12,7 +12,7 @@ from imgstored.errors import (
     InvalidManifestError,
     ManifestValidationError,
 )
-from imgstored.http.location import shown
+from imgstored.http.location import public, shown
 from imgstored.sources.registry import Found
 
 if TYPE_CHECKING:
@@ -112,7 +112,9 @@ class Search:
                 return error
         if problems and len(problems) == len(self._specs):
             return problems[0][1]
-        data = {"problems": [{"source": spec.url, "error": error.as_wire()} for spec, error in problems]}
+        data = {
+            "problems": [{"source": public(spec.url), "error": error.as_wire()} for spec, error in problems]
+        }
         hint = self._hint([spec for spec, _ in problems])
         if self._active:
             message = f'an active image "{self._uuid}" was not found in image sources'

@@ -14,13 +14,12 @@ import trio
 from imgstored.errors import (
     ImageNotFoundError,
     ImgstoreError,
-    InternalError,
     InvalidUUIDError,
     NoSourcesError,
     SourcePingError,
     UsageError,
 )
-from imgstored.http.location import shown
+from imgstored.http.location import public, shown
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.sources.base import Listed, SourceSpec
 from imgstored.sources.imgadm_conf import ImgadmConf, check_type
@@ -28,6 +27,7 @@ from imgstored.sources.kept_lists import KeptLists
 from imgstored.sources.registry import Found, open_source
 from imgstored.sources.search import Answer, Hit, Search
 from imgstored.sources.source_edit import changes, each_once, others, set_elsewhere, spec_of
+from imgstored.sources.standing import Standings
 from imgstored.sources.url import channel_of, identity, normalised
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class SourceBook:
         self._writing = trio.Lock()
         self._keeping = trio.Lock()
         self._open: OrderedDict[SourceSpec, Source] = OrderedDict()
+        self._standings = Standings()
         self.reconfigure(configured)
 
     def reconfigure(self, configured: Sequence[SourceSpec] | None) -> None:
@@ -178,12 +179,12 @@ class SourceBook:
         errors: dict[int, ImgstoreError | None] = {}
 
         async def ask(place: int) -> None:
-            errors[place] = await _error_of(self._source(specs[place]).ping())
+            errors[place] = await self._standings.ask(specs[place], self._source(specs[place]).ping())
 
         await _side_by_side(ask, len(specs))
         wires = [None if (error := errors[place]) is None else error.as_wire() for place in range(len(specs))]
         return [
-            {"url": spec.url, "type": spec.type, "ok": wire is None, "error": wire}
+            {"url": public(spec.url), "type": spec.type, "ok": wire is None, "error": wire}
             for spec, wire in zip(specs, wires, strict=True)
         ]
 
@@ -216,10 +217,22 @@ class SourceBook:
                 images.setdefault(image.manifest["uuid"], image)
         return {
             "images": [
-                {"manifest": dict(image.manifest), "source": image.source} for image in images.values()
+                {"manifest": dict(image.manifest), "source": public(image.source)}
+                for image in images.values()
             ],
             "problems": [problems[place] for place in sorted(problems)],
         }
+
+    async def standings(self) -> list[dict[str, Any]]:
+        """How the sources did of late, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
+
+        def look() -> list[tuple[SourceSpec, float | None]]:
+            return [(spec, self._lists.kept_at(spec)) for spec in self._specs()]
+
+        return [
+            self._standings.of(spec).as_wire(spec, listed_at=kept_at)
+            for spec, kept_at in await trio.to_thread.run_sync(look)
+        ]
 
     async def known(self) -> list[dict[str, Any]]:
         """The images of the last good lists, {uuid, name, version} each; no source is asked."""
@@ -309,7 +322,7 @@ class SourceBook:
         return source
 
     async def _ping(self, spec: SourceSpec) -> None:
-        error = await _error_of(self._open_source(spec).ping())
+        error = await self._standings.ask(spec, self._open_source(spec).ping())
         if error is not None:
             raise SourcePingError(
                 f'unexpected ping error with "{spec.type}" image source "{shown(spec.url)}": {error.message}',
@@ -324,14 +337,14 @@ class SourceBook:
         async def ask() -> None:
             images.extend(await self._source(spec).list())
 
-        error = await _error_of(ask())
+        error = await self._standings.ask(spec, ask())
         if error is None:
             if keep:
                 async with self._keeping:
                     await trio.to_thread.run_sync(self._lists.keep, spec, images, self._now().isoformat())
             return images, None
         log.warning("a source cannot be listed", source=spec.url, error=error.message)
-        problem: dict[str, Any] = {"source": spec.url, "error": error.as_wire()}
+        problem: dict[str, Any] = {"source": public(spec.url), "error": error.as_wire()}
         async with self._keeping:
             kept = await trio.to_thread.run_sync(self._lists.kept, spec)
         if kept is None:
@@ -347,7 +360,7 @@ class SourceBook:
             if offer is not None:
                 answer[0] = read(offer)
 
-        error = await _error_of(ask())
+        error = await self._standings.ask(spec, ask())
         if error is not None:
             log.warning("a source failed", source=spec.url, uuid=uuid, error=error.message)
             return error
@@ -370,18 +383,6 @@ def _importable(offer: Offer) -> Hit:
 
 def _as_served(offer: Offer) -> Hit:
     return Hit(unchecked(offer.manifest), None)
-
-
-async def _error_of(question: Awaitable[None]) -> ImgstoreError | None:
-    """Asks; returns the error that it ended with."""
-    try:
-        await question
-    except ImgstoreError as error:
-        return error
-    except Exception:  # a mistake of ours in reading one server's answer must not hide all the others
-        log.exception("asking a source failed")
-        return InternalError("imgstored made a mistake in asking a source", hint="its log has the details")
-    return None
 
 
 async def _side_by_side(ask: Callable[[int], Awaitable[None]], count: int) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import structlog
+
+from imgstored import import_id
 from imgstored.errors import InvalidManifestError, OriginNotInstalledError
+from imgstored.http.location import public
 from imgstored.manifest.platform import Platform, check_platform
 from imgstored.sources.lookup import Lookup
 from imgstored.store.events import AlreadyInstalled, AncestorInstalled, GatheringAncestry, Importing
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from imgstored.sources.sourcebook import SourceBook
     from imgstored.store.imports import Imports
     from imgstored.store.request import Request
+
+log = structlog.get_logger(__name__)
 
 #: As IMGAPI servers allow at most.
 MAX_ANCESTRY = 100
@@ -63,7 +69,9 @@ class Ancestry:
         """The layer of the wished image, its ancestors' below it; None when it was installed meanwhile."""
         head = await self._find_fitting(wish, wish.uuid, active=True)
         request.emit(
-            Importing(wish.uuid, head.manifest.name, head.manifest.version, head.source.url, wish.channel)
+            Importing(
+                wish.uuid, head.manifest.name, head.manifest.version, public(head.source.url), wish.channel
+            )
         )
         request.emit(GatheringAncestry(wish.uuid))
         chain = await self._gather(request, wish, head)
@@ -89,7 +97,7 @@ class Ancestry:
             if len(chain) >= MAX_ANCESTRY or any(found.manifest.uuid == origin for found in chain):
                 raise InvalidManifestError(
                     f'image "{wish.uuid}" has an endless ancestry at origin "{origin}"',
-                    hint=f"the manifests at {head.source.url} are wrong; tell whoever runs it",
+                    hint=f"the manifests at {public(head.source.url)} are wrong; tell whoever runs it",
                 )
             chain.append(await self._find_fitting(wish, origin, active=False))
         return chain
@@ -109,7 +117,8 @@ class Ancestry:
         if wish.zstream:
             # Another source may have made another stream of the image.
             manifest, locations = replace(manifest, file=None), locations[:1]
-        layer = Layer(wish.pool, manifest, found.source.url, origin)
+        about = found.import_id or import_id.fresh()
+        layer = Layer(wish.pool, manifest, public(found.source.url), origin, about)
         self._imports.start(layer, FromSources(locations, wish.sources, wish.channel))
         return layer
 
@@ -121,10 +130,14 @@ class Ancestry:
             )
 
     async def _find_fitting(self, wish: Wish, uuid: str, *, active: bool) -> Found:
-        found = await self.find(wish, uuid, active=active)
+        with import_id.bound(import_id.fresh()):
+            found = await self.find(wish, uuid, active=active)
         check_platform(found.manifest, self._platform)
         return found
 
     async def _ask(self, wanted: Wanted) -> Found:
         uuid, active, sources, channel = wanted
-        return await self._sources.find(uuid, active=active, sources=sources, channel=channel)
+        log.debug("looking for an image", uuid=uuid)
+        found = await self._sources.find(uuid, active=active, sources=sources, channel=channel)
+        # Others may wait for this answer, too: whoever goes on with it has the id of the search's lines.
+        return replace(found, import_id=import_id.current() or "")

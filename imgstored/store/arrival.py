@@ -8,12 +8,14 @@ Nothing is received before the origin is in and the way is clear; the download d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from imgstored.errors import CancelledError, ImgstoreError, ResumeError, StreamError, UncompressionError
+from imgstored.http.location import origin_of, public
 from imgstored.store.events import Downloaded, Note, Resumed
 from imgstored.store.leftovers import spool_name
 from imgstored.store.local_file import LocalFile
@@ -24,7 +26,7 @@ from imgstored.transfer.mirror import ChangedError
 from imgstored.transfer.pump import Pump
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from imgstored.http.location import Location, Verify
@@ -110,7 +112,7 @@ class Arrivals:
                 if not locations or attempt == _MAX_ATTEMPTS:
                     raise
                 log.warning("beginning anew", uuid=layer.uuid, error=error.message, attempt=attempt)
-                layer.emit(Note(f"{error.message}; beginning anew with {locations[0].source}"))
+                layer.emit(Note(f"{error.message}; beginning anew with {public(locations[0].source)}"))
                 await way.drop_bytes()
             else:
                 return
@@ -125,15 +127,28 @@ class Arrivals:
                 f"{given.path} is {file.size} bytes",
                 hint="the manifest belongs to another file",
             )
-        pump = Pump(file.blocks, expected, self._limits.decompress, verify="first", release=file.fail)
+        pump = Pump(
+            file.blocks,
+            expected,
+            self._limits.decompress,
+            verify="first",
+            release=file.fail,
+            stages=layer.stages,
+        )
         layer.total = file.size
         layer.done, layer.received = (lambda: pump.compressed), (lambda: pump.stream)
+        layer.consumed = lambda: pump.consumed
         layer.phase = "receiving"
         await self._receive(layer, way, pump, at_least=file.size)
 
     def _download(self, layer: Layer, locations: Sequence[Location]) -> Download:
         file = layer.manifest.file
         name = spool_name(layer.pool, layer.uuid)
+
+        def note(text: str) -> None:
+            log.info("a download has trouble", uuid=layer.uuid, trouble=text)
+            layer.emit(Note(text))
+
         download = Download(
             locations,
             size=None if file is None else file.size,
@@ -141,9 +156,11 @@ class Arrivals:
             journal=self._journal.ranges(name),
             limits=self._limits.download,
             room=self._room.for_download,
-            note=lambda text: layer.emit(Note(text)),
+            note=note,
         )
-        layer.done = lambda: download.done
+        download.front.waiting = layer.stages.waiting
+        layer.done, layer.connections = (lambda: download.done), (lambda: download.connections)
+        layer.fetched = partial(_fetched, layer.fetched(), download)
         return download
 
     def _pump(self, layer: Layer, download: Download, verify: Verify) -> Pump:
@@ -153,8 +170,9 @@ class Arrivals:
             self._limits.decompress,
             verify=verify,
             release=download.front.fail,
+            stages=layer.stages,
         )
-        layer.received = lambda: pump.stream
+        layer.received, layer.consumed = (lambda: pump.stream), (lambda: pump.consumed)
         return pump
 
     async def _transfer(self, layer: Layer, way: Way, download: Download, pump: Pump) -> None:
@@ -184,20 +202,27 @@ class Arrivals:
                 log.info("resuming", uuid=layer.uuid, present=present, total=download.total)
                 layer.emit(Resumed(layer.uuid, present, download.total))
 
-        async with self._downloading:
+        with layer.stages.turn:
+            await self._downloading.acquire()
+        try:
             layer.phase = "downloading"
+            download.front.begin()
             await download.run(opened)
+        finally:
+            self._downloading.release()
         layer.phase = "receiving"
         layer.emit(Downloaded(layer.uuid, download.done))
 
     async def _receive(self, layer: Layer, way: Way, pump: Pump, *, at_least: int) -> PoolImage:
         """Receives into the pool once the origin is in. On return no thread is left, whatever happened."""
         if layer.origin is not None:
-            await layer.origin.finished.wait()
+            with layer.stages.origin:
+                await layer.origin.finished.wait()
             if layer.origin.error is not None:
                 raise OriginFailedError(layer.origin.error)
         # Only now: who waits for an origin must not keep others from the image.
-        await way.clear()
+        with layer.stages.lock:
+            await way.clear()
         pool = way.pool
 
         def receive(stream: Iterator[bytes | memoryview]) -> PoolImage:
@@ -225,6 +250,15 @@ def _expected(manifest: Manifest, *, path: str | None = None) -> Expected:
     if file is None:
         return Expected(manifest.uuid, path=path)
     return Expected(manifest.uuid, size=file.size, sha1=file.sha1, path=path)
+
+
+def _fetched(before: Mapping[str, int], download: Download) -> dict[str, int]:
+    """Bytes that came over the network, by source, with those of the attempts before."""
+    total = dict(before)
+    for mirror in download.mirrors:
+        source = origin_of(mirror.location.source).authority
+        total[source] = total.get(source, 0) + mirror.fetched
+    return total
 
 
 def _strictest(locations: Sequence[Location]) -> Verify:

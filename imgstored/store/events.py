@@ -188,6 +188,16 @@ class UpdateFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Left(Event):
+    """Nothing is known to need this image, but a vacuum does not take it; `reason` says why, for people."""
+
+    kind: ClassVar[str] = "left"
+    uuid: str
+    pool: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verifying(Event):
     """An image is about to be read. `size` is about how many bytes that are."""
 
@@ -223,6 +233,7 @@ class ImageProgress:
     done: int
     total: int | None
     received: int
+    import_id: str | None = None  #: None where nothing is imported
 
 
 @dataclass(frozen=True, slots=True)

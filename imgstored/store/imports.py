@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from imgstored import import_id
 from imgstored.errors import CancelledError, ImgstoreError
+from imgstored.store.gauge import EVERY, Gauge
 from imgstored.store.installer import FromFile, FromSources
 from imgstored.store.request import PROGRESS_INTERVAL, ProgressMeter
 
@@ -31,7 +34,8 @@ class Imports:
         self._installer = installer
         self._recorder = recorder
         self._layers: dict[Key, Layer] = {}
-        self._meters: dict[Key, ProgressMeter] = {}
+        self._gauges: dict[Key, Gauge] = {}
+        self._some = trio.Event()
         self._watchers: set[Request] = set()
         self._nursery: trio.Nursery | None = None
         self._stopping = False
@@ -42,7 +46,7 @@ class Imports:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 task_status.started()
-                await trio.sleep_forever()
+                await self._sample()
         finally:
             self._nursery = None
 
@@ -79,25 +83,37 @@ class Imports:
         """All layers as the protocol's *job*."""
         now = trio.current_time()
         return [
-            {**layer.as_job(), "rate": self._meters[key].read([layer], now).rate}
+            {**layer.as_job(), **asdict(self._gauges[key].read(layer.sample(), now))}
             for key, layer in self._layers.items()
         ]
+
+    async def _sample(self) -> None:
+        """Looks at all layers every second, while there are any, for those who ask how it went of late."""
+        while True:
+            await self._some.wait()
+            now = trio.current_time()
+            for key, layer in self._layers.items():
+                self._gauges[key].sample(layer.sample(), now)
+            await trio.sleep(EVERY)
 
     def start(self, layer: Layer, bytes_from: FromSources | FromFile) -> None:
         """Begins to install. Nobody wants the layer yet: who calls this joins it before the next await."""
         nursery = self.nursery
         key = (layer.pool, layer.uuid)
         self._layers[key] = layer
-        self._meters[key] = ProgressMeter()
+        self._gauges[key] = Gauge()
         layer.total = None if layer.manifest.file is None else layer.manifest.file.size
         if layer.origin is not None:
             layer.origin.join(layer, f"image {layer.uuid}")
         for watcher in self._watchers:
             layer.listen(watcher.emit)
-        nursery.start_soon(self._run, layer, bytes_from)
-        if self._recorder is not None:
-            told = partial(self._recorder.follow, layer, stopping=lambda: self._stopping)
-            nursery.start_soon(partial(told, from_file=isinstance(bytes_from, FromFile)))
+        self._gauges[key].sample(layer.sample(), trio.current_time())
+        self._some.set()
+        with import_id.bound(layer.import_id):
+            nursery.start_soon(self._run, layer, bytes_from)
+            if self._recorder is not None:
+                told = partial(self._recorder.follow, layer, stopping=lambda: self._stopping)
+                nursery.start_soon(partial(told, from_file=isinstance(bytes_from, FromFile)))
 
     async def _run(self, layer: Layer, bytes_from: FromSources | FromFile) -> None:
         error: ImgstoreError | None = CancelledError(
@@ -109,7 +125,9 @@ class Imports:
             if layer.scope.cancelled_caught:
                 error = CancelledError(f'the import of image "{layer.uuid}" ended: {layer.cancelled_because}')
         finally:
-            del self._layers[layer.pool, layer.uuid], self._meters[layer.pool, layer.uuid]
+            del self._layers[layer.pool, layer.uuid], self._gauges[layer.pool, layer.uuid]
+            if not self._layers:
+                self._some = trio.Event()
             if layer.origin is not None:
                 layer.origin.leave(layer)
             layer.end(error, from_file=isinstance(bytes_from, FromFile))

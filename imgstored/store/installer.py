@@ -161,7 +161,7 @@ class Installer:
             else:
                 await self._arrivals.from_sources(layer, bytes_from, way)
             layer.phase = "installing"
-            with trio.CancelScope(shield=True):
+            with layer.stages.publishing, trio.CancelScope(shield=True):
                 await self._commit(layer)
         except OriginFailedError as below:
             await self._clean_up(self._leftovers.drop_partial, layer)

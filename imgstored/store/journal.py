@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imgstored.errors import ConfigError, ImgstoreError, NoSpaceError, PoolError
+from imgstored.state.schema import prepare
 from imgstored.transfer.spool import Spooled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-#: Raised with every change of the tables; a journal of a newer daemon is refused.
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
+#: Of a new journal; what makes one of it that is older says `imgstored.state.schema`.
+_TABLES = """
 CREATE TABLE imports (
     pool TEXT NOT NULL, uuid TEXT NOT NULL,
     manifest TEXT NOT NULL,             -- v2, JSON: names the import to people until it is found again
@@ -65,32 +64,25 @@ class Journal:
     """The daemon's memory of unfinished work. Safe to call from any thread; every call is short."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the journal. Raises `ConfigError` when a newer daemon has written it."""
+        """Opens or creates the journal, or brings an older one up to date.
+
+        Raises `ConfigError` where it cannot be used, or a newer daemon has written it.
+        """
         self._lock = threading.Lock()
-        path.touch(mode=0o600)
-        path.chmod(0o600)
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
-            self._open(path)
-        except sqlite3.DatabaseError as error:
-            self._db.close()
+            path.touch(mode=0o600)
+            path.chmod(0o600)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            try:
+                prepare(self._db, path, _TABLES)
+            except BaseException:
+                self._db.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
             raise ConfigError(
                 f"{path} cannot be used: {error}",
-                hint="move the file away: unfinished imports then start anew",
+                hint="move it away: unfinished imports then start anew",
             ) from error
-
-    def _open(self, path: Path) -> None:
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if version > SCHEMA_VERSION:
-            self._db.close()
-            raise ConfigError(
-                f"{path} is of a newer imgstored (schema {version}, this one knows {SCHEMA_VERSION})",
-                hint="start the newer imgstored, or move the file away: unfinished imports then start anew",
-            )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def close(self) -> None:
         """Writes everything down and lets go of the file."""

@@ -7,14 +7,17 @@ the last one leaves it is cancelled; what was downloaded stays in the spool and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from imgstored import import_id
 from imgstored.errors import CancelledError, ImgstoreError
 from imgstored.store.events import Event, ImageProgress, Installed, Note, Phase
+from imgstored.store.gauge import Sample
+from imgstored.transfer.stages import Stages
 
 if TYPE_CHECKING:
     from imgstored.manifest import Manifest
@@ -34,10 +37,15 @@ class Layer:
     manifest: Manifest
     source: str | None  #: URL for people, None for a local file
     origin: Layer | None = None
+    import_id: str = field(default_factory=import_id.fresh)  #: of all that is logged of it
     phase: Phase = "waiting"
     total: int | None = None  #: compressed bytes of the file
     done: Callable[[], int] = field(default=lambda: 0)  #: compressed bytes that are there
     received: Callable[[], int] = field(default=lambda: 0)  #: stream bytes that went to the pool
+    consumed: Callable[[], int] = field(default=lambda: 0)  #: compressed bytes that were decompressed
+    connections: Callable[[], int] = field(default=lambda: 0)  #: requests to servers that are under way
+    fetched: Callable[[], Mapping[str, int]] = field(default=dict)  #: bytes that came, by source
+    stages: Stages = field(default_factory=Stages)  #: where its time goes
     arrived: PoolImage | None = None  #: what the pool received, before it is published
     locked: bool = False  #: whether it has imgadm's lock of its image
     told: bool = False  #: whether it has been said that the image is installed
@@ -136,11 +144,17 @@ class Layer:
             done=self.done(),
             total=self.total,
             received=self.received(),
+            import_id=self.import_id,
         )
 
+    def sample(self) -> Sample:
+        """How far it is, and where its time went so far."""
+        return Sample(self.done(), self.consumed(), self.total, self.stages.seconds())
+
     def as_job(self) -> dict[str, Any]:
-        """The *job* of the protocol, but for its rate."""
+        """The *job* of the protocol, but for what a gauge says."""
         return {
+            "import_id": self.import_id,
             "uuid": self.uuid,
             "name": self.manifest.name,
             "version": self.manifest.version,
@@ -149,6 +163,7 @@ class Layer:
             "done": self.done(),
             "total": self.total,
             "received": self.received(),
+            "connections": self.connections(),
             "source": self.source,
             "clients": self.clients,
             "started_at": self.started_at,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from imgstored.errors import ImgstoreError
+from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 #: What `spool_name` makes.
-_SPOOL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SPOOL_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9._-]*-{UUID.pattern}")
 
 
 def spool_name(pool: str, uuid: str) -> str:

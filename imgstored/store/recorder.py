@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from imgstored.catalog.catalog import InstalledImage
@@ -36,3 +40,24 @@ class Recorder(Protocol):
     def deletion(self, image: InstalledImage) -> AbstractAsyncContextManager[None]:
         """The image is deleted in the block."""
         ...
+
+
+class Recorders:
+    """Several recorders, each of which is told everything."""
+
+    def __init__(self, *recorders: Recorder) -> None:
+        self._recorders = recorders
+
+    async def follow(self, layer: Layer, *, from_file: bool, stopping: Callable[[], bool]) -> None:
+        """Returns when all of them have seen the end."""
+        async with trio.open_nursery() as nursery:
+            for recorder in self._recorders:
+                nursery.start_soon(partial(recorder.follow, layer, from_file=from_file, stopping=stopping))
+
+    @asynccontextmanager
+    async def deletion(self, image: InstalledImage) -> AsyncIterator[None]:
+        """The image is deleted in the block."""
+        async with AsyncExitStack() as stack:
+            for recorder in self._recorders:
+                await stack.enter_async_context(recorder.deletion(image))
+            yield

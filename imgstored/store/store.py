@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 import trio
@@ -48,8 +48,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+#: Why a wish needs none: the image is there, or somebody else's layer brings it.
+Hit = Literal["installed", "joined"]
+
 #: Images that one request may name.
 MAX_WISHES = 1000
+
+
+def _nothing(_: Hit) -> None:
+    return None
 
 
 class Store:
@@ -64,7 +71,10 @@ class Store:
         platform: Platform | None = None,
         *,
         recorder: Recorder | None = None,
+        hit: Callable[[Hit], None] | None = None,
     ) -> None:
+        """`hit` is called for each wish that needs no download of its own."""
+        self._hit = hit or _nothing
         self._catalog = catalog
         self._installer = installer
         self._refresh = refresh
@@ -92,11 +102,22 @@ class Store:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    async def installed(self) -> list[dict[str, Any]]:
-        """All installed images as the protocol's *image*; see `Refresh.all` where a pool does not answer."""
+    async def installed(self, *, holds: bool = False) -> list[dict[str, Any]]:
+        """All installed images as the protocol's *image*; see `Refresh.all` where a pool does not answer.
+
+        With their `holds`, for which every pool must answer: raises `PoolError`.
+        """
         await self._refresh.all()
+        tags = await self._holds.all() if holds else None
         clones = self._catalog.clones()
-        return [as_wire(image, clones.get((image.pool, image.uuid), ())) for image in self._catalog.all()]
+        return [
+            as_wire(
+                image,
+                clones.get((image.pool, image.uuid), ()),
+                None if tags is None else tags.get((image.pool, image.uuid), ()),
+            )
+            for image in self._catalog.all()
+        ]
 
     async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
         """One installed image; with `children` when recursive."""
@@ -295,6 +316,8 @@ class Store:
             if layer is None:
                 return None
         else:
+            self._hit("joined")
+            log.debug("joined", uuid=wish.uuid, client=request.client, import_id=layer.import_id)
             manifest = layer.manifest
             request.emit(
                 Importing(wish.uuid, manifest.name, manifest.version, layer.source or "a local file")
@@ -319,6 +342,8 @@ class Store:
             layer = Layer(pool, manifest, None)
             # The client may leave, and close its file, while others still want the image.
             self._imports.start(layer, FromFile(os.dup(given.fd), given.path))
+        else:
+            self._hit("joined")
         request.emit(Installing(manifest.uuid, manifest.name, manifest.version))
         layer.listen(request.emit)
         layer.join(request, request.client)
@@ -350,6 +375,7 @@ class Store:
     def _told_installed(self, request: Request, pool: str, uuid: str) -> bool:
         image = self._catalog.find(pool, uuid)
         if image is not None:
+            self._hit("installed")
             request.emit(AlreadyInstalled(uuid, image.text("name"), image.text("version")))
         return image is not None
 

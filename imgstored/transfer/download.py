@@ -120,6 +120,11 @@ class Download:
         """Bytes that came over the network in this run."""
         return sum(mirror.fetched for mirror in self.mirrors)
 
+    @property
+    def connections(self) -> int:
+        """Requests that are under way."""
+        return len(self._jobs)
+
     def blocks(self) -> Iterator[bytes]:
         """The file's bytes in order, as they come; for the pump's thread. Raises what ended the download."""
         return blocks(self._path, self.front)

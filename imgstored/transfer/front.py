@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from imgstored.transfer.stages import Stopwatch
+
 
 class Front:
     """A position that only grows, shared between threads.
@@ -13,6 +15,7 @@ class Front:
     """
 
     def __init__(self) -> None:
+        self.waiting = Stopwatch()  #: how long the reader waits; another one may be set before it begins
         self._changed = threading.Condition()
         self._position = 0
         self._finished = False
@@ -27,6 +30,11 @@ class Front:
     def finished(self) -> bool:
         """Whether `position` is the end of the file."""
         return self._finished
+
+    def begin(self) -> None:
+        """Says that bytes come from now on: waiting until now was not for the network."""
+        with self._changed:
+            self.waiting.restart()
 
     def advance(self, position: int) -> None:
         """Says that all bytes before `position` are there."""
@@ -53,7 +61,12 @@ class Front:
         Returns a position that is not beyond when the file is finished. Raises what `fail` was given.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or self._finished or self._position > beyond)
+            if not self._ready(beyond):
+                with self.waiting:
+                    self._changed.wait_for(lambda: self._ready(beyond))
             if self._failure is not None:
                 raise self._failure
             return self._position
+
+    def _ready(self, beyond: int) -> bool:
+        return self._failure is not None or self._finished or self._position > beyond

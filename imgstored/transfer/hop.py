@@ -6,7 +6,10 @@ import threading
 from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from imgstored.transfer.stages import HopTimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,10 +18,12 @@ T = TypeVar("T")
 
 
 @contextmanager
-def hop(upstream: Iterable[T], depth: int, name: str = "hop") -> Iterator[Hop[T]]:
+def hop(
+    upstream: Iterable[T], depth: int, name: str = "hop", times: HopTimes | None = None
+) -> Iterator[Hop[T]]:
     """A `Hop` with a thread of its own, which has ended when the `with` block is left."""
     with ThreadPoolExecutor(1, thread_name_prefix=name) as executor:
-        ahead = Hop(upstream, depth, executor)
+        ahead = Hop(upstream, depth, executor, times)
         try:
             yield ahead
         finally:
@@ -29,24 +34,29 @@ class Hop(Generic[T]):
     """An iterator over `upstream`, which a thread of `executor` runs ahead by at most `depth` items.
 
     What `upstream` raises is raised by `__next__`, with its traceback. `upstream` is closed, where it can be,
-    by the thread that ran it.
+    by the thread that ran it. `times` gets where both sides wait.
     """
 
-    def __init__(self, upstream: Iterable[T], depth: int, executor: Executor) -> None:
+    def __init__(
+        self, upstream: Iterable[T], depth: int, executor: Executor, times: HopTimes | None = None
+    ) -> None:
+        self._times = times or HopTimes()
         self._upstream = upstream
         self._depth = depth
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._ended = False
         self._closed = False
-        self._outcome = executor.submit(self._run)
+        self._outcome = executor.submit(copy_context().run, self._run)
 
     def __iter__(self) -> Hop[T]:
         return self
 
     def __next__(self) -> T:
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended or self._closed)
+            if not (self._items or self._ended or self._closed):
+                with self._times.empty:
+                    self._changed.wait_for(lambda: self._items or self._ended or self._closed)
             if self._items:
                 self._changed.notify_all()
                 return self._items.popleft()
@@ -68,7 +78,7 @@ class Hop(Generic[T]):
             wait([self._outcome])
 
     def _run(self) -> None:
-        with ExitStack() as stack:
+        with self._times.running, ExitStack() as stack:
             stack.callback(self._end)
             stack.callback(getattr(self._upstream, "close", lambda: None))
             for item in self._upstream:
@@ -78,7 +88,9 @@ class Hop(Generic[T]):
     def _put(self, item: T) -> bool:
         """Whether the consumer still wants more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._items) < self._depth)
+            if not self._closed and len(self._items) >= self._depth:
+                with self._times.full:
+                    self._changed.wait_for(lambda: self._closed or len(self._items) < self._depth)
             if not self._closed:
                 self._items.append(item)
                 self._changed.notify_all()

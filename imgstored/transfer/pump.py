@@ -13,6 +13,7 @@ from imgstored.errors import DownloadError, StreamError
 from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed
 from imgstored.transfer.digest import Digest, Expected, digested, drain
 from imgstored.transfer.hop import hop
+from imgstored.transfer.stages import Stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,11 +46,13 @@ class Pump:
         *,
         verify: Verify,
         release: Callable[[BaseException], None],
+        stages: Stages | None = None,
     ) -> None:
         self._open_blocks = open_blocks
         self._expected = expected
         self._verify = verify
         self._release = release
+        self._stages = stages or Stages()
         self._meter = Meter(limits)
         self._digest = Digest()
         self._lock = threading.Lock()
@@ -59,6 +62,11 @@ class Pump:
     def compressed(self) -> int:
         """Bytes of the file that have been hashed. With `verify="first"`, of the first reading."""
         return self._digest.size
+
+    @property
+    def consumed(self) -> int:
+        """Bytes of the file that have been decompressed."""
+        return self._meter.compressed
 
     @property
     def stream(self) -> int:
@@ -89,15 +97,17 @@ class Pump:
         what `cancel` was given. Has no thread left on return.
         """
         if self._verify == "first":
-            with self._opened() as blocks:
+            with self._stages.verifying, self._opened() as blocks:
                 drain(digested(blocks, self._expected, self._digest))
         with self._opened() as blocks:
             return self._receive(receive, self._digested(blocks))
 
     def _receive(self, receive: Callable[[Iterator[bytes | memoryview]], T], blocks: Blocks) -> T:
+        times = self._stages
         with (
-            hop(blocks, _BLOCKS, "digest") as hashed,
-            hop(self._stream(hashed), _DEPTH, "decompress") as stream,
+            times.receiving,
+            hop(blocks, _BLOCKS, "digest", times.hashed) as hashed,
+            hop(self._stream(hashed), _DEPTH, "decompress", times.decompressed) as stream,
         ):
             try:
                 result = receive(stream)

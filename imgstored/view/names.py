@@ -18,18 +18,21 @@ import hashlib
 import re
 import unicodedata
 
+from imgstored.manifest.names import UUID
+
 #: POSIX's NAME_MAX on every file system that matters, in bytes.
 MAX_COMPONENT = 255
 
 _DIGEST_DIGITS = 32
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: Most names need no look at each of their characters.
+_PLAIN = re.compile(r"[A-Za-z0-9._-]*")
 #: Control characters, and surrogates that have lost their other half (which UTF-8 cannot say).
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cs"})
 
 
 def is_uuid(text: str) -> bool:
     """Whether it is a uuid as the view names folders by: 8-4-4-4-12 lower-case hexadecimal digits."""
-    return _UUID.fullmatch(text) is not None
+    return UUID.fullmatch(text) is not None
 
 
 def component(name: str) -> bytes:
@@ -38,6 +41,8 @@ def component(name: str) -> bytes:
         return b"%"
     if name in {".", ".."}:
         return b"%2E" * len(name)
+    if len(name) <= MAX_COMPONENT and _PLAIN.fullmatch(name):
+        return name.encode("ascii")
     pieces = [_piece(character) for character in name]
     if sum(map(len, pieces)) <= MAX_COMPONENT:
         return b"".join(pieces)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from imgstored.errors import ConfigError
+from imgstored.manifest.names import UUID
 from imgstored.view import mountpoint
 from imgstored.view.names import is_uuid
 from imgstored.view.tree import BY_NAME, File, Folder, Link, Tree
@@ -39,7 +40,7 @@ MARKER = b".imgstored"
 _MARKER_TEXT = b"imgstored keeps this folder: it removes what is named by a uuid and is not installed.\n"
 _NEW, _OLD = b".new-", b".old-"
 _NEW_LINK = _NEW + b"link"
-_TARGET = re.compile(rb"\.\./\.\./[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TARGET = re.compile(rb"\.\./\.\./" + UUID.pattern.encode())
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 

@@ -178,13 +178,14 @@ class Tree:
         if _alike(before, after):
             return change
         slots: dict[tuple[bytes, bytes], None] = {}  # a set that keeps its order
+        coming = None if after is None else _slot(after)
         if before is not None:
             slots[_slot(before)] = None
-            if after is None or _slot(after) != _slot(before):
+            if coming != _slot(before):
                 self._slots[_slot(before)].leave(before.uuid)
-        if after is not None:
-            slots[_slot(after)] = None
-            self._slots.setdefault(_slot(after), _Slot()).join(after.uuid, after.text("published_at"))
+        if after is not None and coming is not None:
+            slots[coming] = None
+            self._slots.setdefault(coming, _Slot()).join(after.uuid, after.text("published_at"))
             self._put_image(after, change)
         for slot in slots:
             self._settle(slot, change)

@@ -35,6 +35,7 @@ class Manifest:
 class FakeLayer:
     """What the history asks of a layer."""
 
+    import_id: str = "0a1b2c3d"
     uuid: str = UUID
     pool: str = "zones"
     source: str | None = "https://user:secret@images.example.com/a?token=secret"
@@ -87,6 +88,7 @@ async def test_an_import_that_ends_well(history):
         "outcome": "installed",
         "code": None,
         "message": None,
+        "import_id": "0a1b2c3d",
     }
 
 
@@ -210,6 +212,17 @@ def test_a_file_that_is_none_is_refused_with_what_to_do(path):
     with pytest.raises(ConfigError) as caught:
         History(path)
     assert "move the file away" in caught.value.hint
+
+
+async def test_the_file_of_the_first_version_is_read_on(history, path):
+    async with history.doing(DELETION, "deleted"):
+        pass
+    history.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("ALTER TABLE history DROP COLUMN import_id; PRAGMA user_version = 1;")
+    with closing(History(path)) as again:
+        await follow(again, FakeLayer())
+        assert [entry["import_id"] for entry in await again.entries(None, 10)] == [None, "0a1b2c3d"]
 
 
 def test_the_file_of_a_newer_daemon_is_refused(history, path):

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +21,7 @@ from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.sourcebook import SourceBook
 from imgstored.store.events import (
+    Left,
     ManifestUpdated,
     NotInSources,
     OriginalUnknown,
@@ -31,10 +32,12 @@ from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture
 from tests.support.streams import filesystem_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from imgstored.catalog.catalog import InstalledImage
-    from imgstored.pools.base import PoolImage
+    from imgstored.pools.base import PoolImage, Use
+    from imgstored.store.events import Event
     from tests.support.nginx import Nginx
 
 MADE = "44444444-aaaa-4bbb-8ccc-000000000001"
@@ -58,9 +61,10 @@ class PoolWithSnapshots(EmbeddedPool):
 
     hidden: dict[str, dict[str, int]] = {}  # noqa: RUF012
     cloned: dict[str, list[str]] = {}  # noqa: RUF012
+    asked = 0
 
-    def images(self) -> list[PoolImage]:
-        return [image for image in super().images() if image.uuid not in self.hidden]
+    def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
+        return [image for image in super().images(known) if image.uuid not in self.hidden]
 
     def image(self, uuid: str) -> PoolImage | None:
         return None if uuid in self.hidden else super().image(uuid)
@@ -74,8 +78,12 @@ class PoolWithSnapshots(EmbeddedPool):
         assert image is not None
         return image
 
-    def dependents(self, uuid: str) -> list[str]:
-        return super().dependents(uuid) + self.cloned.get(uuid, [])
+    def uses(self) -> dict[str, Use]:
+        self.asked += 1
+        return {
+            uuid: replace(use, dependents=(*use.dependents, *self.cloned.get(uuid, ())))
+            for uuid, use in super().uses().items()
+        }
 
 
 @dataclass
@@ -86,6 +94,7 @@ class House:
     view: ShownImages
     folder: Path
     coming: list[str]
+    told: list[Event] = field(default_factory=list)
 
     def record(self, uuid: str) -> dict[str, Any]:
         read: dict[str, Any] = json.loads(self.file(uuid).read_text())
@@ -99,7 +108,12 @@ class House:
             return [event async for event in events]
 
     async def unused(self, *, older_than: int | None = None, keep: int = 0) -> list[str]:
-        return [image["uuid"] for image in await self.upkeep.unused(older_than=older_than, keep=keep)]
+        async def tell(event: Event) -> None:
+            self.told.append(event)
+
+        self.told = []
+        images = await self.upkeep.unused(older_than=older_than, keep=keep, tell=tell)
+        return [image["uuid"] for image in images]
 
 
 @pytest.fixture
@@ -248,6 +262,9 @@ class TestVacuum:
         async with open_house(ZVOL, BASE, INCREMENTAL) as house:
             house.pool.cloned = {BASE: ["zones/machine"]}
             assert await house.unused() == [INCREMENTAL, ZVOL]
+            # One question, however many images there are.
+            assert house.pool.asked == 1
+            assert house.told == []
 
     async def test_what_is_held_or_about_to_be_cloned_stays(self, open_house):
         async with open_house(ZVOL, BASE) as house:
@@ -259,6 +276,11 @@ class TestVacuum:
     async def test_what_nobody_knows_may_be_a_machine(self, open_house):
         async with open_house(ZVOL, BASE, manifests={BASE: None}) as house:
             assert await house.unused() == [ZVOL]
+            assert house.told == [Left(BASE, "zones", "no manifest")]
+            # Which need not be said of what would stay anyway.
+            house.pool.hold(BASE, "pinned")
+            assert await house.unused() == [ZVOL]
+            assert house.told == []
 
     async def test_by_the_time_of_the_installation(self, open_house):
         async with open_house(ZVOL, BASE) as house:

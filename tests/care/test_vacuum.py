@@ -17,10 +17,11 @@ def image(
     name: str = "base",
     published_at: str = "2026-01-01T00:00:00Z",
     installed_at: float | None = 100.0,
-    kept: bool = False,
+    held: bool = False,
+    unknown: bool = False,
 ) -> Candidate:
     return Candidate(
-        pool, uuid, name, published_at, installed_at, [f"{pool}/{each}" for each in dependents], kept
+        pool, uuid, name, published_at, installed_at, [f"{pool}/{each}" for each in dependents], held, unknown
     )
 
 
@@ -37,7 +38,8 @@ def test_an_origin_goes_after_its_clones():
 
 
 def test_what_a_kept_image_was_cloned_from_stays():
-    assert names([image("a", "b"), image("b", "c"), image("c", kept=True), image("d")]) == ["d"]
+    assert names([image("a", "b"), image("b", "c"), image("c", held=True), image("d")]) == ["d"]
+    assert names([image("a", "b"), image("b", unknown=True), image("c")]) == ["c"]
 
 
 def test_a_clone_of_the_same_uuid_in_another_pool_is_another_one():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.receipts import Receipt
 
-IMAGE = PoolImage(INCREMENTAL, 12, BASE, "filesystem", used=10, referenced=20)
+IMAGE = PoolImage(INCREMENTAL, 12, BASE, "filesystem", used=10, referenced=20, dataset=77, created=1000)
 RECEIPT = receipt_of(IMAGE, 1000, 11)
 SOUND = Checked(IMAGE, 1000)
 
@@ -51,6 +52,31 @@ def test_it_is_another_one(change: Callable[[Receipt], Receipt], words: str) -> 
     found = verdict(change(RECEIPT), SOUND, 11, Manifest())
     assert found.result == "changed"
     assert words in found.reason
+
+
+@pytest.mark.parametrize(
+    ("receipt", "result"),
+    [
+        (replace(RECEIPT, dataset=78), "unknown"),
+        (replace(RECEIPT, dataset=78, guid=13), "changed"),
+        # Older ones do not name their dataset, and say when they were written.
+        (replace(RECEIPT, dataset=0, written_at=1000.5), "ok"),
+        (replace(RECEIPT, dataset=0, written_at=999.9), "unknown"),
+        (replace(RECEIPT, dataset=0, written_at=msgspec.UNSET), "ok"),
+    ],
+)
+def test_a_receipt_is_of_one_dataset(receipt: Receipt, result: str) -> None:
+    found = verdict(receipt, SOUND, 11, Manifest())
+    assert found.result == result
+    # Who installed it again may have mounted it.
+    written = dataclasses.replace(SOUND, changed="written")
+    assert verdict(receipt, written, 11, Manifest()).result == ("changed" if result == "ok" else result)
+
+
+def test_a_pool_that_does_not_know_when() -> None:
+    receipt = replace(RECEIPT, dataset=0, written_at=999.0)
+    checked = dataclasses.replace(SOUND, image=dataclasses.replace(IMAGE, created=None))
+    assert verdict(receipt, checked, 11, Manifest()) == Verdict("ok")
 
 
 @pytest.mark.parametrize(

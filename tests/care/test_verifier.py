@@ -161,6 +161,20 @@ async def test_another_image_under_its_uuid(house: House) -> None:
     assert await house.verify() == {BASE: "changed"}
 
 
+async def test_the_same_image_installed_again_by_others(house: House) -> None:
+    house.install(BASE)
+    written = house.receipts.read("zones", BASE)
+    shutil.rmtree(house.image(BASE))
+    assert house.pool.image(BASE) is None
+    again = install(house.pool, "base")
+    assert await house.verify() == {BASE: "unknown"}
+    assert "the one before it" in house.reasons()[0]
+    assert written is not None
+    receipt = house.receipts.read("zones", BASE)
+    assert receipt == receipt_of(again, None, None) != written
+    assert await house.verify() == {BASE: "ok"}
+
+
 async def test_of_others_it_is_written_down_what_they_are(house: House) -> None:
     house.install(BASE, receipt=False)
     assert await house.verify() == {BASE: "unknown"}

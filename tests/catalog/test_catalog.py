@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +18,9 @@ from imgstored.pools.base import PoolImage
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_manifest
 from tests.support.lock_holder import LockHolder
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class FixedPool:
     """A pool that has certain images."""
@@ -25,7 +29,7 @@ class FixedPool:
         self.name = name
         self.here = list(images)
 
-    def images(self) -> list[PoolImage]:
+    def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
         return self.here
 
     def image(self, uuid: str) -> PoolImage | None:

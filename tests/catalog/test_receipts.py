@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from tests.support.image_site import BASE, ZVOL
 if TYPE_CHECKING:
     from pathlib import Path
 
-RECEIPT = Receipt((1 << 64) - 1, "volume", 10 << 30, BASE, 7)
+RECEIPT = Receipt((1 << 64) - 1, "volume", 10 << 30, BASE, 7, (1 << 64) - 1)
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_there_and_back(receipts: Receipts) -> None:
     assert receipts.uuids("zones") == []
     receipts.write("zones", ZVOL, RECEIPT)
     assert receipts.read("zones", ZVOL) == RECEIPT
-    other = Receipt(1, "filesystem", None, None, None)
+    other = Receipt(1, "filesystem", None, None, None, 5)
     receipts.write("zones", ZVOL, other)
     assert receipts.read("zones", ZVOL) == other
     receipts.forget("zones", ZVOL)
@@ -50,6 +51,16 @@ def test_what_cannot_be_read_says_nothing(receipts: Receipts, tmp_path: Path, co
     assert receipts.read("zones", BASE) is None
     receipts.write("zones", BASE, RECEIPT)
     assert receipts.read("zones", BASE) == RECEIPT
+
+
+def test_an_older_one_is_as_old_as_its_file(receipts: Receipts, tmp_path: Path) -> None:
+    receipts.write("zones", BASE, RECEIPT)
+    path = tmp_path / "receipts" / f"zones-{BASE}.json"
+    path.write_text(
+        '{"guid": 1, "kind": "volume", "stream_size": 9, "origin": null, "origin_guid": null, "format": 1}'
+    )
+    os.utime(path, (1_000_000, 1_000_000))
+    assert receipts.read("zones", BASE) == Receipt(1, "volume", 9, None, None, written_at=1_000_000.0)
 
 
 def test_nobody_else_reads_it(receipts: Receipts, tmp_path: Path) -> None:

@@ -9,14 +9,16 @@ import pytest
 import trio
 import trio.testing
 
-from imgstored.catalog import refresh as refresh_module
 from imgstored.catalog.catalog import Catalog, InstalledImage
 from imgstored.catalog.refresh import Refresh
 from imgstored.errors import PoolError
+from imgstored.pools import patience
 from tests.catalog.test_catalog import image
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imgstored.pools.base import PoolImage
 
 
@@ -31,7 +33,7 @@ class GatedPool:
         self.may_answer = threading.Event()
         self.may_answer.set()
 
-    def images(self) -> list[PoolImage]:
+    def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
         self.asked += 1
         answer = list(self.here)
         self.may_answer.wait(10)
@@ -206,7 +208,7 @@ async def test_a_fault_is_logged_once_and_its_end_too(scene, capsys):
 
 
 async def test_a_pool_that_does_not_answer_is_not_waited_for_without_end(scene, monkeypatch):
-    monkeypatch.setattr(refresh_module, "_PATIENCE", 0.02)
+    monkeypatch.setattr(patience, "PATIENCE", 0.02)
     scene.pool.may_answer.clear()
     try:
         with pytest.raises(PoolError, match='pool "zones" does not answer'):

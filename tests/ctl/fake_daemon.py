@@ -18,7 +18,7 @@ from tests.ctl.fake_care import FakeCare
 from tests.ctl.fake_making import FakeMaking
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -45,9 +45,9 @@ class FakeStore:
         self.begun = threading.Event()
         self.left = threading.Event()
 
-    async def installed(self) -> list[dict[str, Any]]:
+    async def installed(self, *, holds: bool) -> list[dict[str, Any]]:
         self._fail("list")
-        return self.images
+        return [{**image, "holds": self.tags} for image in self.images] if holds else self.images
 
     async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
         self._fail("get")
@@ -202,11 +202,12 @@ class FakeSources:
 
 
 class FakeUpkeep:
-    """Tells the events that a test puts into it; `planned` is what could be deleted."""
+    """Tells the events that a test puts into it; `planned` is what could be deleted, `left` what is not."""
 
     def __init__(self) -> None:
         self.events: list[Event | ImgstoreError] = []
         self.planned: list[dict[str, Any]] = []
+        self.left: list[Event] = []
         self.asked: list[dict[str, Any]] = []
 
     @asynccontextmanager
@@ -220,9 +221,28 @@ class FakeUpkeep:
                 raise event
             yield event
 
-    async def unused(self, *, older_than: int | None, keep: int) -> list[dict[str, Any]]:
+    async def unused(
+        self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
+    ) -> list[dict[str, Any]]:
+        for event in self.left:
+            await tell(event)
         self.asked.append({"older_than": older_than, "keep": keep})
         return self.planned
+
+
+class FakeStatus:
+    """Answers with what a test puts into it: one look after another, and the last one again and again."""
+
+    def __init__(self) -> None:
+        self.looks: list[dict[str, Any] | ImgstoreError] = []
+        self.asked = 0
+
+    async def status(self) -> dict[str, Any]:
+        self.asked += 1
+        look = self.looks[min(self.asked, len(self.looks)) - 1]
+        if isinstance(look, ImgstoreError):
+            raise look
+        return look
 
 
 class FakeDaemon:
@@ -235,6 +255,7 @@ class FakeDaemon:
         self.upkeep = FakeUpkeep()
         self.verifier = FakeVerifier()
         self.making = FakeMaking()
+        self.status = FakeStatus()
         self.care = FakeCare(self.store, self.sources)
         self._limits = limits or Limits()
         self._ready = threading.Event()
@@ -271,6 +292,7 @@ class FakeDaemon:
             upkeep=self.upkeep,
             verifier=self.verifier,
             making=self.making.services(),
+            status=self.status,
         )
         self._server = Server(self.path, served, limits=self._limits)
         async with trio.open_nursery() as nursery:

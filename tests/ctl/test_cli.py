@@ -47,6 +47,12 @@ def test_help_names_every_command(imgctl):
     assert imgctl().returncode == 1
 
 
+def test_imgadms_commands_come_first_and_in_its_order(imgctl):
+    ours = [line.split()[1] for line in imgctl("help").stdout.splitlines() if line.startswith("    imgctl ")]
+    imgadms = "help sources avail show import install list get update delete ancestry vacuum create publish"
+    assert ours[2:16] == imgadms.split()
+
+
 @pytest.mark.parametrize(
     "arguments", [("help", "delete"), ("delete", "-h"), ("destroy", "--help"), ("?", "destroy")]
 )

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from imgctl.commands import all_commands
+from imgctl.commands import all_commands, find_command
 from imgctl.shells.words import DYNAMIC, argument_kinds, flags, option_kinds
 
 if TYPE_CHECKING:
@@ -88,6 +88,21 @@ def test_no_source_is_asked_for_what_is_known(host, imgctl):
 def test_under_the_name_imgadm_there_are_no_names(host, imgctl):
     shown = imgctl("__complete", "installed", imgadm=True)
     assert shown.stdout == f"{U}\tbase@1.0\n{V}\tbase@2.0\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("history", "history"),
+        ("list", "filters"),
+        ("show", "available"),
+        ("watch", "jobs"),
+        ("verify", "installed"),
+    ],
+)
+def test_what_a_command_is_about(name, kind):
+    arguments, further = argument_kinds(find_command(name))
+    assert {*arguments, further} - {""} == {kind}
 
 
 def test_a_name_that_two_images_have_is_not_offered(host, imgctl):

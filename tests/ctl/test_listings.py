@@ -106,6 +106,22 @@ def test_json_is_complete(daemon, imgctl, line):
     assert json.loads(shown.stdout) == COMPLETE[line]
 
 
+def test_what_is_held_is_asked_for_only_where_it_is_shown(daemon, imgctl):
+    daemon.store.images = [IMAGE]
+    daemon.store.tags = ["pinned", "web 1"]
+    assert imgctl("list", "-o", "uuid,pinned,held").stdout.splitlines() == [
+        f"UUID{' ' * 34}PINNED  HELD",
+        f'{U}  true    ["pinned","web 1"]',
+    ]
+    assert json.loads(imgctl("list", "-j", "pinned=true").stdout) == [{**IMAGE, "holds": daemon.store.tags}]
+    assert json.loads(imgctl("list", "-j", "held=~web 1").stdout) != []
+    assert imgctl("list", "-H", "-o", "uuid", "-s", "-pinned").stdout == f"{U}\n"
+    daemon.store.tags = []
+    assert imgctl("list", "pinned=true").stdout == ""
+    assert imgctl("list", "-H", "-o", "uuid", "pinned=false").stdout == f"{U}\n"
+    assert json.loads(imgctl("list", "-j").stdout) == [IMAGE]
+
+
 @pytest.mark.parametrize("line", ["list -j", "avail -j", "jobs -j", "sources -j", "sources -c -j"])
 def test_an_empty_list_is_json_too(daemon, imgctl, line):
     assert json.loads(imgctl(*line.split()).stdout) == []

@@ -15,6 +15,7 @@ import pytest
 
 from imgstored.errors import ImageHasDependentClonesError, InvalidManifestError, SourcePingError, UsageError
 from imgstored.store.events import (
+    Left,
     ManifestUpdated,
     NotInSources,
     OriginalUnknown,
@@ -120,6 +121,16 @@ class TestVacuum:
         assert result.returncode == 0
         assert len(daemon.store.images) == 2
         assert json.loads(imgctl("vacuum", "-n", "-j").stdout) == planned(A, B)
+
+    def test_what_has_no_manifest_is_named(self, daemon: FakeDaemon, imgctl: Command):
+        daemon.store.images = [installed(A)]
+        daemon.upkeep.planned = planned(A)
+        daemon.upkeep.left = [Left(B, "zones", "no manifest")]
+        result = imgctl("vacuum", "-n")
+        assert result.stdout == f"Left image {B}: no manifest\n[dry-run] Deleted image {A} (base@1.0)\n"
+        assert json.loads(imgctl("vacuum", "-n", "-j").stdout) == planned(A)
+        daemon.upkeep.planned = []
+        assert imgctl("vacuum").stdout == f"Left image {B}: no manifest\n"
 
     def test_with_force_it_does_not_ask(self, daemon: FakeDaemon, imgctl: Command):
         daemon.store.images = [installed(A), installed(B), installed(C)]

@@ -23,7 +23,7 @@ def verified(result: Result, reason: str = "") -> Verified:
         (
             [verified("unknown", "not ours")],
             [f"Image {UUID} (base@1.0) in zones is unknown: not ours", "Verified 1 image: 1 unknown"],
-            1,
+            0,
         ),
         (
             [verified("damaged", "rot\x1b[2J"), verified("ok"), verified("ok"), verified("lost", "gone")],
@@ -42,6 +42,14 @@ def test_lines(daemon, imgctl, events, lines, status):
     daemon.verifier.events = [Verifying(UUID, "zones", "base", "1.0", 5), *events]
     done = imgctl("verify")
     assert (done.stdout.splitlines(), done.returncode, done.stderr) == (lines, status, "")
+
+
+def test_strictly(daemon, imgctl):
+    daemon.verifier.events = [verified("ok")]
+    assert imgctl("verify", "--strict").returncode == 0
+    daemon.verifier.events = [verified("ok"), verified("unknown", "not ours")]
+    assert imgctl("verify", "--strict").returncode == 1
+    assert imgctl("verify", UUID).returncode == 0
 
 
 def test_what_is_asked(daemon, imgctl):

@@ -1,61 +1,52 @@
-"""docs/configuration.md against the types that decide: each key, its default, and its possible values."""
+"""docs/configuration.md is made from the types that decide: each key, values, default, meaning."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 from msgspec import inspect
 
+from docs.make.configuration import configuration
 from docs.man import keys
-from docs.man.markdown import blocks
+from imgstored.config import parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 
 
-def documented() -> dict[tuple[str, str], tuple[str, str]]:
-    """Default and meaning of each key, by table and name."""
-    found: dict[tuple[str, str], tuple[str, str]] = {}
-    table = ""
-    for block in blocks(TEXT):
-        if block.kind == "heading" and block.level > 1:
-            table = block.words.strip("`[]")
-        for key, default, meaning in block.rows:
-            found[table, key.strip("`")] = (default.replace("`", ""), meaning)
-    return found
+def test_the_page_is_up_to_date():
+    assert configuration(TEXT) == TEXT, "run `python -m docs.man`"
 
 
-DOCUMENTED = documented()
-KEYS = {(table, name): field for table in keys.TABLES for name, field in keys.fields(table).items()}
+@pytest.mark.parametrize("table", keys.TABLES)
+def test_every_key_is_there_with_a_meaning(table):
+    rows = [line for line in TEXT.splitlines() if line.startswith("| `")]
+    for key in keys.keys(table):
+        assert key.meaning
+        assert any(row.startswith(f"| `{key.name}` |") and key.meaning in row for row in rows)
 
 
-def test_every_key_is_documented_and_nothing_else():
-    assert DOCUMENTED.keys() == KEYS.keys()
+def test_a_table_without_a_heading_is_told_of():
+    without = TEXT.replace("## `[log]`", "## The log")
+    with pytest.raises(ValueError, match=r"no heading and table of keys for: log"):
+        configuration(without)
 
 
-@pytest.mark.parametrize("key", KEYS, ids=".".join)
-def test_its_default_is_the_one_that_is_said(key):
-    said, _ = DOCUMENTED[key]
-    match KEYS[key].default:
-        case msgspec.NODEFAULT:
-            # A table of text that is empty has a factory instead of a value.
-            assert said == ("none" if KEYS[key].default_factory is not msgspec.NODEFAULT else "")
-        case None:
-            assert said, "what holds where nothing is said?"
-        case bool(value):
-            assert said == str(value).lower()
-        case float(value):
-            assert said == f"{value:g}"
-        case int(value):
-            assert said in (str(value), f"0o{value:o}")
-        case str(value):
-            assert said.split(" (")[0].strip('"') == value
+@pytest.mark.parametrize("table", keys.TABLES)
+def test_each_of_the_words_that_a_key_may_have_is_there(table):
+    for key, field in zip(keys.keys(table), keys.fields(table).values(), strict=True):
+        for type_ in getattr(field.type, "types", (field.type,)):
+            if isinstance(type_, inspect.LiteralType):
+                assert all(f'"{value}"' in key.values for value in type_.values)
 
 
-@pytest.mark.parametrize("key", KEYS, ids=".".join)
-def test_each_of_its_words_is_explained(key):
-    said = " ".join(DOCUMENTED[key])
-    for type_ in getattr(KEYS[key].type, "types", (KEYS[key].type,)):
-        if isinstance(type_, inspect.LiteralType):
-            assert all(f'"{value}"' in said for value in type_.values)
+def test_a_default_that_is_said_holds():
+    """Those that are values: the daemon takes each of them for the same configuration as none."""
+    said = {"limits": [], "log": [], "socket": [], "view": []}
+    for table, lines in said.items():
+        for key in keys.keys(table):
+            if key.default != "none":
+                value = key.default.split(" (")[0].strip("`")
+                lines.append(f'{key.name} = "{value}"' if value.startswith("/") else f"{key.name} = {value}")
+    text = "\n".join(f"[{table}]\n" + "\n".join(lines) for table, lines in said.items())
+    assert parse(text) == parse("")

@@ -47,6 +47,7 @@ def test_images_are_what_was_installed(daemon: Daemon, tmp_path: Path) -> None:
         "stream_size": (pool(daemon) / INCREMENTAL / "stream.zfs").stat().st_size,
         "origin": BASE,
         "origin_guid": written[BASE]["guid"],
+        "dataset": json.loads((pool(daemon) / INCREMENTAL / "image.json").read_text())["dataset"],
         "format": 1,
     }
     done = daemon.imgctl("verify")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.e2e.conftest import Served
 from tests.e2e.test_on_demand import jobs, until
-from tests.guest.zpool import Zpool, run
+from tests.guest.zpool import WORKER, Zpool, run
 from tests.support.daemon import Daemon
 from tests.support.image_site import ImageSite
 from tests.support.nginx import Nginx
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: The daemon's default pool, and one with a digit in its name.
-POOL, SECOND = "hive", "hive2"
+POOL, SECOND = f"hive{WORKER}", f"hive{WORKER}x2"
+ORIGIN = f"origin{WORKER}"
 #: Made by `large_image`.
 LARGE = "44444444-aaaa-4bbb-8ccc-000000000009"
 _MIB = 1 << 20
@@ -141,14 +142,16 @@ class LargeImage:
 @contextlib.contextmanager
 def large_image(mib: int = 24) -> Iterator[LargeImage]:
     """A filesystem with `mib` MiB that hardly compress, and some small files."""
-    with Zpool("origin", "512M") as pool:
-        run("zfs", "create", "origin/large")
+    with Zpool(ORIGIN, "512M") as pool:
+        run("zfs", "create", f"{ORIGIN}/large")
         folder, chance = pool.mountpoint("large"), random.Random(11)
         for number in range(mib):
             (folder / f"random-{number}").write_bytes(chance.randbytes(_MIB))
             (folder / f"text-{number}").write_text("".join(f"line {chance.random()}\n" for _ in range(200)))
-        run("zfs", "snapshot", "origin/large@final")
-        stream = subprocess.run(["zfs", "send", "origin/large@final"], capture_output=True, check=True).stdout
+        run("zfs", "snapshot", f"{ORIGIN}/large@final")
+        stream = subprocess.run(
+            ["zfs", "send", f"{ORIGIN}/large@final"], capture_output=True, check=True
+        ).stdout
         file = gzip.compress(stream, compresslevel=1)
         manifest = {
             "v": 2,

@@ -13,7 +13,7 @@ trap 'rm -rf "$results"' EXIT
 
 status=0
 "$here/boot.sh" "$venv" "$results" env IMGSTORE_GUEST=1 PYTHONUNBUFFERED=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis \
-    "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.guest.at_once --tb=short -v --color=no --durations=15 \
+    "$venv/bin/python" -m pytest -n 2 --dist loadfile -p no:cacheprovider -p tests.guest.at_once --tb=short -v --color=no --durations=25 \
     -o timeout=300 --basetemp=/tmp/pytest "$@" || status=$?
 case $status in
     0) ;;

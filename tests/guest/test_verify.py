@@ -31,8 +31,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 def host(running: Host) -> Iterator[Host]:
     yield running
     running.clear()
-    for receipt in list((running.daemon.folder / "state" / "receipts").glob("*")):
-        receipt.unlink()
 
 
 def verified(host: Host, *uuids: str, pool: str | None = None) -> dict[str, tuple[str, str]]:
@@ -67,6 +65,17 @@ def test_what_imgadm_installed_is_compared_from_then_on(host: Host) -> None:
     run("zpool", "sync", POOL)
     result, reason = verified(host)[BASE]
     assert (result, "did not install it" in reason) == ("unknown", True)
+    assert verified(host) == {BASE: ("ok", "")}
+
+
+def test_what_imgadm_has_deleted_and_installed_again(host: Host) -> None:
+    host.ensure(BASE)
+    host.pool.destroy(BASE)
+    installed_by_imgadm(host, fixture_manifest(BASE), gzip.decompress(fixture_file(BASE).read_bytes()))
+    run("tar", "cf", "/dev/null", str(host.pool.mountpoint(BASE)))
+    run("zpool", "sync", POOL)
+    result, reason = verified(host)[BASE]
+    assert (result, "the one before it" in reason) == ("unknown", True)
     assert verified(host) == {BASE: ("ok", "")}
 
 

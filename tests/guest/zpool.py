@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import TracebackType
 
+#: Two processes run the tests: each has pools and folders of its own.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 #: Where the pools' disks are, and where the pools are mounted.
-FOLDER = Path("/tmp/hosts")
+FOLDER = Path(f"/tmp/hosts{WORKER}")
 
 
 def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:

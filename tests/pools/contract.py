@@ -21,6 +21,7 @@ from imgstored.errors import (
     StreamError,
     UsageError,
 )
+from imgstored.pools.base import Use
 from imgstored.zstream.reader import StreamReader
 from imgstored.zstream.records import CHECKED_SIZE, RecordType
 from tests.support.streams import in_pieces, real_stream
@@ -136,6 +137,16 @@ class PoolContract:
             assert image.origin == (BASE if name == "incremental" else None)
             assert image.referenced > 0
             assert image.used > 0
+
+    def test_received_again_it_is_another_dataset(self, pool: Pool, pools: Pools) -> None:
+        received = receive(pool, "base")
+        published = pool.publish(BASE)
+        again = pools.open().image(BASE)
+        assert again is not None
+        assert received.dataset == published.dataset == again.dataset != 0
+        pool = pools.open()
+        pool.destroy(BASE)
+        assert install(pool, "base").dataset not in (0, received.dataset)
 
     def test_a_volume_is_as_large_as_its_disk(self, pool: Pool) -> None:
         assert install(pool, "zvol").referenced == 25_165_824
@@ -434,6 +445,23 @@ class PoolContract:
         again.release(BASE, "vm 2")
         assert pools.open().holds(BASE) == []
         again.destroy(BASE)
+
+    def test_what_is_in_use(self, pool: Pool) -> None:
+        assert pool.uses() == {}
+        install(pool, "base")
+        install(pool, "zvol")
+        assert {uuid: use for uuid, use in pool.uses().items() if use != Use()} == {}
+        receive(pool, "incremental")
+        pool.hold(ZVOL, "vm 2")
+        pool.hold(ZVOL, "vm 1")
+        coming = f"{pool.name}/{INCREMENTAL}-partial"
+        assert pool.uses() == {BASE: Use((coming,)), ZVOL: Use((), ("vm 1", "vm 2"), held=True)}
+        pool.publish(INCREMENTAL)
+        pool.release(ZVOL, "vm 1")
+        pool.release(ZVOL, "vm 2")
+        uses = pool.uses()
+        assert uses.pop(BASE) == Use((f"{pool.name}/{INCREMENTAL}",))
+        assert set(uses.values()) == {Use()}
 
     @pytest.mark.parametrize("tag", ["", "x" * 10_000, "two\nlines", "\0"])
     def test_tags_that_are_none(self, pool: Pool, tag: str) -> None:

@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,14 +158,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Puts a figure into the report."""
-
-    def told(line: str) -> None:
-        with capsys.disabled():
-            print(f"\n    measured: {line}")
-
-    return told
+    return partial(record_property, "measured")
 
 
 class TestContract(PoolContract):
@@ -470,6 +467,7 @@ def test_damage_that_only_the_kernel_sees(pool: ZfsPool, monkeypatch: pytest.Mon
 
 RECEIVER = f"""
 import os, sys, time
+from functools import partial
 from pathlib import Path
 from imgstored.pools.zfs import ZfsPool
 from tests.support.streams import in_pieces
@@ -617,10 +615,39 @@ def test_many_images(disks: None, tell: Callable[[str], None]) -> None:
         started = time.monotonic()
         run("zfs", "list", "-H", "-r", "-t", "all", "-o", "name,origin,used,guid,imgadm:ignore", "many9")
         zfs = time.monotonic() - started
-        tell(f"images() of 200: {ours:.3f} s; zfs list: {zfs:.3f} s")
+        started = time.monotonic()
+        again = pool.images(images)
+        known = time.monotonic() - started
+        assert sorted(again, key=lambda image: image.uuid) == sorted(images, key=lambda image: image.uuid)
+        tell(f"images() of 200: {ours:.3f} s; known: {known:.3f} s; zfs list: {zfs:.3f} s")
         assert ours < 3 * zfs  # 0.9 to 1.2 were seen
+        assert known < zfs / 2
     finally:
         run("zpool", "destroy", "-f", "many9")
+
+
+def test_of_known_images_only_what_changed_is_asked(pool: ZfsPool) -> None:
+    """What others did meanwhile is seen all the same: clones, imgadm:ignore, another image, none."""
+    for name in ("base", "zvol"):
+        install(pool, name)
+    before = pool.images()
+    base, zvol = sorted(before, key=lambda image: (BASE, ZVOL).index(image.uuid))
+    run("zfs", "clone", f"{TANK}/{BASE}@final", f"{TANK}/vm7")
+    run("zfs", "set", "imgadm:ignore=yes", f"{TANK}/{ZVOL}")
+    assert pool.images(before) == [replace(base, clones=(f"{TANK}/vm7",))]
+    run("zfs", "inherit", "imgadm:ignore", f"{TANK}/{ZVOL}")
+    run("zfs", "destroy", f"{TANK}/vm7")
+    assert {image.uuid: image for image in pool.images(before)} == {BASE: base, ZVOL: zvol}
+    run("zfs", "destroy", "-r", f"{TANK}/{ZVOL}")
+    assert pool.images(before) == [base]
+    # Another image under the name of one that is known.
+    run("zfs", "create", "-V", "1M", f"{TANK}/{ZVOL}")
+    assert pool.images(before) == [base]
+    run("zfs", "snapshot", f"{TANK}/{ZVOL}@final")
+    found = {image.uuid: image for image in pool.images(before)}
+    assert found[ZVOL].guid != zvol.guid
+    assert found[ZVOL].referenced == 1 << 20
+    assert found[BASE] == base
 
 
 # -- what keeps an image -------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def test_any_list_of_mounts(mounted: bytes) -> None:
 def test_nothing_is_spliced_into_a_program() -> None:
     """They are constants: names come as arguments."""
     source = Path(programs.__file__).read_text()
-    for name in ("_ONE", "_ALL", "_PARTIALS", "_SPACE", "_DEPENDENTS", "_DESTROY"):
+    for name in ("_ONE", "_ALL", "_PARTIALS", "_SPACE", "_DEPENDENTS", "_ALL_DEPENDENTS", "_DESTROY"):
         text = getattr(programs, name)
         assert text.startswith(programs._BEGIN)
         assert source.count(f"\n{name}: Final = ") == 1

@@ -79,8 +79,8 @@ class FakeSources(Recorder):
 
 
 class FakeStore(Recorder):
-    async def installed(self):
-        return [self.note("installed")]
+    async def installed(self, *, holds):
+        return [self.note("installed", holds)]
 
     async def image(self, uuid, pool, *, recursive):
         return self.note("image", uuid, pool, recursive)
@@ -118,12 +118,22 @@ class FakeVerifier:
         return {"ok": 1 if uuids is None else len(uuids)}
 
 
+class FakeStatus:
+    async def status(self):
+        return {"pid": 7}
+
+
 class FakeUpkeep(Recorder):
     def update(self, uuids, *, dry_run):
         return self.tell("update", uuids, dry_run)
 
-    async def unused(self, *, older_than, keep):
+    async def unused(self, *, older_than, keep, tell):
         return [self.note("unused", older_than, keep)]
+
+
+class FakeDoctor:
+    async def examine(self):
+        return {"findings": []}
 
 
 class FakeCare(Recorder):
@@ -180,6 +190,8 @@ def table(store, sources, care=None, upkeep=None, making=None):
         upkeep=upkeep or FakeUpkeep(),
         verifier=FakeVerifier(),
         making=making or Making(FakeMaking(), FakeMaking(), FakeMaking()),
+        status=FakeStatus(),
+        doctor=FakeDoctor(),
     )
 
 
@@ -248,7 +260,8 @@ async def test_no_hello_is_needed(client, store):
 @pytest.mark.parametrize(
     ("method", "params", "called", "result"),
     [
-        ("list", {}, ("installed",), [{"answer": "installed"}]),
+        ("list", {}, ("installed", False), [{"answer": "installed"}]),
+        ("list", {"holds": True}, ("installed", True), [{"answer": "installed"}]),
         ("get", {"uuid": UUID}, ("image", UUID, None, False), {"answer": "image"}),
         (
             "get",
@@ -315,6 +328,13 @@ async def test_each_of_the_methods_of_upkeep(path, store, sources, method, param
     async with serving(path, table(store, sources, upkeep=upkeep)), connecting(path) as client:
         assert await client.call(1, method, **params) == (None, result)
     assert upkeep.calls == [called]
+
+
+async def test_everybody_may_see_how_the_daemon_is(client, store, sources):
+    assert await client.call(1, "status") == (None, {"pid": 7})
+    assert not table(store, sources)["status"].change
+    error, _ = await client.call(2, "status", uuid=UUID)
+    assert error["message"] == 'status: unknown parameter "uuid"'
 
 
 async def test_import_and_ensure(client, store):
@@ -468,7 +488,7 @@ async def test_a_list_of_a_thousand_images_is_quick(path, store, sources):
     }
     image = {"manifest": manifest, "zpool": "zones", "source": "https://a/", "clones": 1, "cloneNames": ["a"]}
 
-    async def installed():
+    async def installed(*, holds):
         return [dict(image) for _ in range(1000)]
 
     store.installed = installed

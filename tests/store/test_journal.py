@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from imgstored.errors import ConfigError
-from imgstored.store.journal import SCHEMA_VERSION, Journal
+from imgstored.state.schema import SCHEMA
+from imgstored.store.journal import Journal
 
 UUID = "44444444-aaaa-4bbb-8ccc-000000000001"
 OTHER = "44444444-aaaa-4bbb-8ccc-000000000002"
@@ -87,7 +88,7 @@ def test_threads_may_write_at_the_same_time(journal):
 def test_a_newer_journal_is_refused_and_left_alone(journal, path):
     journal.close()
     with sqlite3.connect(path) as db:
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {SCHEMA + 1}")
     db.close()
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="newer imgstored"):

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING
 
 from imgstored import app
 from imgstored.__main__ import main
+from imgstored.manifest.names import UUID
 from imgstored.pools.embedded import EmbeddedPool
+from imgstored.pools.embedded.contents import scan_image
 
 if TYPE_CHECKING:
-    from imgstored.pools.base import PoolImage
+    from collections.abc import Iterable
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+    from imgstored.pools.base import PoolImage
 
 
 class SharedPool(EmbeddedPool):
@@ -26,9 +27,9 @@ class SharedPool(EmbeddedPool):
     def shared(self) -> bool:
         return True
 
-    def images(self) -> list[PoolImage]:
+    def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
         self._look()
-        return super().images()
+        return super().images(known)
 
     def image(self, uuid: str) -> PoolImage | None:
         self._look()
@@ -36,11 +37,13 @@ class SharedPool(EmbeddedPool):
 
     def _look(self) -> None:
         with self._lock:
-            there = {name for name in self._root.names() if _UUID.fullmatch(name)}
+            there = {name for name in self._root.names() if UUID.fullmatch(name)}
             for uuid in self._images.keys() - there:
                 del self._images[uuid]
             for uuid in there - self._images.keys():
-                self._scan_image(uuid)
+                installed = scan_image(self._root, self.name, uuid)
+                if installed is not None:
+                    self._images[uuid] = installed
 
 
 if __name__ == "__main__":

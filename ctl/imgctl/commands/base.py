@@ -64,4 +64,6 @@ Fields for filtering, "-o" and "-s":
     source                    the source URL, if available
     clones                    the number of clones (dependent images and VMs)
     zpool                     the pool of an installed image
+    pinned                    whether an installed image is pinned
+    held                      the tags that hold an installed image
     size                      the size, in bytes, of the image file"""

@@ -41,10 +41,11 @@ COMMANDS = (
             ("history", "the last 20 things that were done"),
             (f"history -j {IMAGE}", "all of an image"),
         ),
+        among="history",
     ),
     Command(
         ("verify",),
-        "verify [-q] [-P POOL] [-j] [UUID...]",
+        "verify [-q] [-P POOL] [-j] [--strict] [UUID...]",
         "read images again, and compare them with what was installed",
         "verify:verify",
         (
@@ -52,13 +53,14 @@ COMMANDS = (
             QUIET,
             Option(POOL.flags, POOL.argument, "The pool. Default: all; with UUIDs, the daemon's."),
             EVENTS,
+            Option(("--strict",), "", "Fail, too, where there is nothing to compare with yet."),
         ),
         "Without UUIDs: all images. Reads all of each, and of what it was made from. An\n"
         "image is ok; changed (another one is in its place, or its dataset was written\n"
         "to); damaged (its data is not what was written); lost (it is gone, and nobody\n"
         "deleted it); or unknown (imgadm installed it: what it is now is written down, and\n"
-        "next time compared). The exit status is 0 only if all are ok. May take long, and\n"
-        "leaves the disks to imports while there are any.",
+        "next time compared). The exit status is 1 if one is changed, damaged or lost. May\n"
+        "take long, and leaves the disks to imports while there are any.",
         examples=(("verify", "all images"), (f"verify {IMAGE}", "one, and its origins")),
     ),
     Command(
@@ -96,7 +98,8 @@ COMMANDS = (
             Option(JSON.flags, JSON.argument, "With -n: what would be deleted, as JSON."),
         ),
         "An image stays while something is cloned from it, and while it is held or\n"
-        "pinned. What goes has nothing cloned from it but images that go before it.",
+        "pinned. What goes has nothing cloned from it but images that go before it. What\n"
+        "has no manifest is left, and named: it may be a machine.",
         examples=(
             ("vacuum -n", "what could go"),
             ("vacuum -f --older-than 30d --keep 2", "for scripts: old images, but two of each name"),

@@ -27,7 +27,7 @@ def list_installed(session: Session, arguments: Arguments) -> None:
     """`list [-j] [-H] [-o FIELDS] [-s FIELDS] [--docker] [FILTERS]`."""
     filters = [parse_filter(argument) for argument in arguments.rest]
     with session.client() as client:
-        images = client.list()
+        images = client.list(holds=_asks_for_holds(arguments))
     if arguments.flag("--docker"):
         filters.append(parse_filter("type=docker"))
         if not arguments.flag("-j"):
@@ -86,6 +86,12 @@ def delete(session: Session, arguments: Arguments) -> None:
     with session.client() as client:
         client.delete(uuid, arguments.text("-P"))
     session.say([f"Deleted image {uuid}"])
+
+
+def _asks_for_holds(arguments: Arguments) -> bool:
+    """They cost the daemon a further question, and imgadm's lists know none."""
+    shown = {name.removeprefix("-") for name in fields([*arguments.texts("-o"), *arguments.texts("-s")])}
+    return not shown.union(rest.partition("=")[0] for rest in arguments.rest).isdisjoint(("held", "pinned"))
 
 
 def _without_clones(image: Mapping[str, Any]) -> dict[str, Any]:

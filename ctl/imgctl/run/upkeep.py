@@ -51,11 +51,19 @@ def vacuum(session: Session, arguments: Arguments) -> int:
     dry_run, as_json = arguments.flag("-n"), arguments.flag("-j")
     if as_json and not dry_run:
         raise UsageError('"-j" needs "-n": it says what would be deleted')
+    left: list[str] = []
+
+    def tell(event: dict[str, Any]) -> None:
+        # imgadm says nothing of what it leaves.
+        if session.program != "imgadm" and (line := event_text.line(event)) is not None:
+            left.append(line)
+
     with session.client() as client:
-        images = client.unused(older_than=age, keep=keep)
+        images = client.unused(older_than=age, keep=keep, on_event=tell)
         if as_json:
             session.say_json(images)
             return 0
+        session.say(left)
         if images and not dry_run and not arguments.flag("-f") and not _agreed(session, images):
             session.say(["Aborting"])
             return 1

@@ -22,6 +22,7 @@ DYNAMIC = ("installed", "available", "jobs", "history", "pools", "sources")
 FIELDS = (
     "uuid", "name", "version", "os", "type", "pub", "published", "published_at", "published_date", "size",
     "source", "clones", "zpool", "state", "public", "disabled", "owner", "origin", "description",
+    "pinned", "held",
 )  # fmt: skip
 
 #: What the names of arguments mean. UUID is the command's own (`Command.among`).

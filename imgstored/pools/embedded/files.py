@@ -63,8 +63,12 @@ class Folder:
 
     def read(self, name: str, limit: int) -> bytes:
         """A small file's content. Raises `OSError` for one that is larger than `limit` bytes."""
-        with os.fdopen(self.open(name, os.O_RDONLY), "rb") as file:
-            content = file.read(limit + 1)
+        fd = self.open(name, os.O_RDONLY)
+        try:
+            # Room for as much as it says, and a byte more: it may be growing.
+            content = read_exactly(fd, min(os.fstat(fd).st_size, limit) + 1, 0)
+        finally:
+            os.close(fd)
         if len(content) > limit:
             raise OSError(errno.EFBIG, f"{name} is too large")
         return content

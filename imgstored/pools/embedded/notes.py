@@ -40,6 +40,7 @@ class ImageNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skeleton_size: int = 0
     volume_size: int = 0
     block_size: int = 0  #: of a volume
+    dataset: int = 0  #: made by chance for each receive; 0 in an older file
     format: Literal[1] = 1
 
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import threading
 import weakref
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-import msgspec
-import structlog
 
 from imgstored.errors import (
     ImageHeldError,
@@ -25,8 +20,9 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import Blocks, Checked, Datasets, OnRead, PoolImage, Space
+from imgstored.pools.base import MAX_TAG, Blocks, Checked, Datasets, OnRead, PoolImage, Space, Use
 from imgstored.pools.embedded.check import check_files
+from imgstored.pools.embedded.contents import Installed, scan
 from imgstored.pools.embedded.files import Folder, told
 from imgstored.pools.embedded.notes import (
     CHECKPOINT,
@@ -34,13 +30,11 @@ from imgstored.pools.embedded.notes import (
     is_whole,
     occupied,
     read_checkpoint,
-    read_holds,
     read_image,
     write_holds,
 )
 from imgstored.pools.embedded.receive import (
     PARTIAL,
-    TRASH,
     Receive,
     discard,
     empty_trash,
@@ -50,32 +44,13 @@ from imgstored.pools.embedded.stored import open_stream
 from imgstored.pools.refusals import damaged, incomplete, refuse_dependents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-log = structlog.get_logger(__name__)
-
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LOCK: Final = "lock"
 
-#: Longest tag of a hold, in characters, and how many an image may have.
-_MAX_TAG: Final = 200
+#: How many holds an image may have.
 _MAX_TAGS: Final = 1000
-#: Stands for tags that cannot be read: better kept than deleted.
-_UNREADABLE: Final = "(unreadable)"
-
-
-@dataclass(slots=True)
-class _Installed:
-    note: ImageNote
-    used: int
-    holds: set[str]
-
-    @property
-    def image(self) -> PoolImage:
-        note = self.note
-        size = note.volume_size if note.kind == "volume" else note.stream_size
-        return PoolImage(note.uuid, note.guid, note.origin, note.kind, self.used, size)
 
 
 class EmbeddedPool:
@@ -85,14 +60,12 @@ class EmbeddedPool:
         """Opens the pool, makes it where it is not there, and sweeps up what was half made."""
         self._name = name
         self._lock = threading.Lock()
-        self._images: dict[str, _Installed] = {}
-        self._origins: dict[str, str | None] = {}  # of partials
         with told(name, "opening it"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._root = Folder.at(folder)
             self._close = weakref.finalize(self, os.close, self._root.fd)
             self._occupy()
-            self._scan()
+            self._images, self._origins = scan(self._root, name, beside={_LOCK})
 
     @property
     def name(self) -> str:
@@ -111,7 +84,7 @@ class EmbeddedPool:
 
     # -- what is there ---------------------------------------------------------------------------------------
 
-    def images(self) -> list[PoolImage]:
+    def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
         """All published images."""
         with self._lock:
             return [installed.image for installed in self._images.values()]
@@ -148,6 +121,14 @@ class EmbeddedPool:
         with self._lock:
             return self._dependents(uuid)
 
+    def uses(self) -> dict[str, Use]:
+        """What keeps each image from being destroyed."""
+        with self._lock:
+            return {
+                uuid: Use(tuple(self._dependents(uuid)), tuple(sorted(image.holds)), bool(image.holds))
+                for uuid, image in self._images.items()
+            }
+
     def datasets(self) -> Datasets:
         """There are none: the pool keeps images, and nothing is made of them here."""
         raise NotSupportedError(
@@ -180,7 +161,7 @@ class EmbeddedPool:
             with self._lock, contextlib.suppress(OSError):
                 if self._root.status(uuid + PARTIAL) is None:
                     self._origins.pop(uuid, None)
-        return _Installed(note, self._used(uuid + PARTIAL), set()).image
+        return Installed(note, self._used(uuid + PARTIAL), set()).image
 
     def _origin_note(self, uuid: str, origin: str | None) -> ImageNote | None:
         if origin is None:
@@ -218,7 +199,7 @@ class EmbeddedPool:
             empty_trash(self._root, replaced)
         return installed.image
 
-    def _settled(self, uuid: str) -> _Installed:
+    def _settled(self, uuid: str) -> Installed:
         """A partial that is complete, with all its files safe from a power cut."""
         try:
             folder = self._root.folder(uuid + PARTIAL)
@@ -241,7 +222,7 @@ class EmbeddedPool:
                     os.close(fd)
             os.unlink(CHECKPOINT, dir_fd=folder.fd)
             folder.sync()
-            return _Installed(note, occupied(folder), set())
+            return Installed(note, occupied(folder), set())
 
     # -- what can be done with an image ----------------------------------------------------------------------
 
@@ -297,9 +278,9 @@ class EmbeddedPool:
 
     def hold(self, uuid: str, tag: str) -> None:
         """Keeps the image from being destroyed until the tag is released."""
-        if not tag or len(tag) > _MAX_TAG or not tag.isprintable():
+        if not tag or not tag.isprintable() or len(tag.encode()) > MAX_TAG:
             raise UsageError(
-                "not a tag for a hold", hint=f"a tag is 1 to {_MAX_TAG} printable characters on one line"
+                "not a tag for a hold", hint=f"a tag is 1 to {MAX_TAG} bytes of printable text on one line"
             )
         with self._changed_holds(uuid) as tags:
             if len(tags) >= _MAX_TAGS and tag not in tags:
@@ -329,7 +310,7 @@ class EmbeddedPool:
 
     # -- with the lock held ----------------------------------------------------------------------------------
 
-    def _installed(self, uuid: str) -> _Installed:
+    def _installed(self, uuid: str) -> Installed:
         installed = self._images.get(check_uuid(uuid))
         if installed is None:
             raise ImageNotInstalledError(uuid, self._name)
@@ -352,49 +333,6 @@ class EmbeddedPool:
             raise PoolError(
                 f'pool "{self._name}" is in use by another process', hint="is another imgstored running?"
             ) from None
-
-    def _scan(self) -> None:
-        for name in self._root.names():
-            uuid = name.removesuffix(PARTIAL)
-            if name.startswith(TRASH):
-                empty_trash(self._root, name)
-            elif _UUID.fullmatch(name):
-                self._scan_image(name)
-            elif name.endswith(PARTIAL) and _UUID.fullmatch(uuid):
-                self._scan_partial(uuid)
-            elif name != _LOCK:
-                log.warning("something in the pool's folder is no image", pool=self._name, name=name)
-
-    def _scan_image(self, uuid: str) -> None:
-        try:
-            with self._root.folder(uuid) as folder:
-                note = read_image(folder)
-                if note is None or note.uuid != uuid or not is_whole(folder, note):
-                    log.error("an image is damaged, and left out", pool=self._name, uuid=uuid)
-                    return
-                self._images[uuid] = _Installed(note, occupied(folder), self._scan_holds(folder, uuid))
-        except OSError as error:
-            log.error(
-                "an image cannot be read, and is left out", pool=self._name, uuid=uuid, error=str(error)
-            )
-
-    def _scan_holds(self, folder: Folder, uuid: str) -> set[str]:
-        try:
-            return read_holds(folder)
-        except (OSError, msgspec.MsgspecError) as error:
-            log.error("cannot read what holds an image", pool=self._name, uuid=uuid, error=str(error))
-            return {_UNREADABLE}
-
-    def _scan_partial(self, uuid: str) -> None:
-        try:
-            with self._root.folder(uuid + PARTIAL) as folder:
-                checkpoint = read_checkpoint(folder)
-            if checkpoint is None:
-                discard(self._root, uuid + PARTIAL)
-            else:
-                self._origins[uuid] = checkpoint.origin
-        except OSError as error:
-            log.error("a partial image cannot be read", pool=self._name, uuid=uuid, error=str(error))
 
     def _used(self, name: str) -> int:
         with self._told("reading an image"), self._root.folder(name) as folder:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from msgspec.structs import replace
 
 from imgstored.errors import ImgstoreError, StreamError
 from imgstored.pools.embedded.files import Folder, told
@@ -166,7 +167,7 @@ class Receive:
                 _note(receiver, folder)
             raise
         with self._told():
-            image = receiver.finish(self.uuid)
+            image = replace(receiver.finish(self.uuid), dataset=secrets.randbits(63) | 1)
             write_image(folder, image)
             _note(receiver, folder)
         return image

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.errors import PoolError, UsageError
+from imgstored.manifest.names import UUID
 from imgstored.pools.base import SourceDataset
 from imgstored.pools.zfs.pipe import outlet
 from imgstored.pools.zfs.programs import CREATING, FINAL
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+(/[A-Za-z0-9_.:-]+)+")
 #: Of 255 bytes, what snapshots need is left.
 _MAX_NAME: Final = 200
-_ORIGIN: Final = re.compile(r"(?P<dataset>.+)/(?P<uuid>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})@.+")
+_ORIGIN: Final = re.compile(rf"(?P<dataset>.+)/(?P<uuid>{UUID.pattern})@.+")
 
 _LOOK: Final = """
 local name = (...)["argv"].dataset

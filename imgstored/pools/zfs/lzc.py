@@ -43,7 +43,7 @@ class Lzc:
         self._core = _load(pool)
         self._error: type[Exception] = self._core.exceptions.ZFSError
 
-    def ask(self, program: str, doing: str, **arguments: str) -> Any:
+    def ask(self, program: str, doing: str, **arguments: str | Mapping[str, str]) -> Any:
         """Runs a channel program that only reads; returns what that returned, with str for bytes."""
         return self._run(self._core.lzc_channel_program_nosync, program, doing, arguments)
 
@@ -118,8 +118,10 @@ class Lzc:
                     return []
                 raise
 
-    def _run(self, run: Any, program: str, doing: str, arguments: Mapping[str, str]) -> Any:
-        given = {name.encode(): value.encode() for name, value in arguments.items()}
+    def _run(
+        self, run: Any, program: str, doing: str, arguments: Mapping[str, str | Mapping[str, str]]
+    ) -> Any:
+        given = {name.encode(): _argument(value) for name, value in arguments.items()}
         with self._told(doing):
             return _plain(run(self.pool.encode(), program.encode(), _INSTRUCTIONS, _MEMORY, given))
 
@@ -156,6 +158,12 @@ def _import() -> Any:
         return importlib.import_module(_MODULE)
     finally:
         sys.path.remove(str(_SYSTEM_FOLDER))
+
+
+def _argument(value: str | Mapping[str, str]) -> bytes | dict[bytes, bytes]:
+    if isinstance(value, str):
+        return value.encode()
+    return {name.encode(): each.encode() for name, each in value.items()}
 
 
 def _encoded(value: int | str) -> int | bytes:

@@ -11,6 +11,8 @@ import fcntl
 import os
 import select
 import threading
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import PoolError
@@ -128,7 +130,7 @@ def _in_kernel(
         finally:
             os.close(fd)
 
-    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread = threading.Thread(target=partial(copy_context().run, run), name=name, daemon=True)
     thread.start()
     begun.wait()
     if alone:

@@ -18,6 +18,7 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.manifest import check_uuid
+from imgstored.pools.base import MAX_TAG, Use
 from imgstored.pools.refusals import incomplete, refuse_dependents
 from imgstored.pools.zfs import programs
 from imgstored.pools.zfs.check import check_stream
@@ -31,7 +32,7 @@ from imgstored.pools.zfs.receive import Receive
 from imgstored.zstream.token import parse_token
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
 
     from imgstored.pools.base import Blocks, Checked, OnRead, PoolImage, Space
 
@@ -40,8 +41,6 @@ _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
 
 #: What the tags of our holds begin with, so that nobody else's is released.
 _OURS: Final = "imgstored:"
-#: Longest tag, in bytes; ZFS allows 255 with the above.
-_MAX_TAG: Final = 200
 
 
 class ZfsPool:
@@ -76,9 +75,9 @@ class ZfsPool:
 
     # -- what is there ---------------------------------------------------------------------------------------
 
-    def images(self) -> list[PoolImage]:
+    def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
         """All published images: datasets POOL/UUID with a snapshot @final, but those with imgadm:ignore."""
-        return programs.images(self._lzc)
+        return programs.images(self._lzc, known)
 
     def image(self, uuid: str) -> PoolImage | None:
         """The published image, or None."""
@@ -122,6 +121,16 @@ class ZfsPool:
         check_uuid(uuid)
         with self._lock:
             return self._dependents(uuid).names
+
+    def uses(self) -> dict[str, Use]:
+        """What keeps each image from being destroyed; tags are asked for only where something is held."""
+        with self._lock:
+            found = programs.all_dependents(self._lzc)
+            return {uuid: self._use(uuid, each) for uuid, each in found.items()}
+
+    def _use(self, uuid: str, found: programs.Dependents) -> Use:
+        tags = self._tags(uuid) if self._dataset(uuid) + FINAL in found.held else []
+        return Use(tuple(self._with_coming(uuid, found.names)), tuple(tags), bool(found.held))
 
     def space(self) -> Space:
         """How much room the pool's datasets have and take."""
@@ -215,9 +224,9 @@ class ZfsPool:
 
     def hold(self, uuid: str, tag: str) -> None:
         """Keeps the image from being destroyed, by whomever, until the tag is released."""
-        if not tag or not tag.isprintable() or len(tag.encode()) > _MAX_TAG:
+        if not tag or not tag.isprintable() or len(tag.encode()) > MAX_TAG:
             raise UsageError(
-                "not a tag for a hold", hint=f"a tag is 1 to {_MAX_TAG} bytes of printable text on one line"
+                "not a tag for a hold", hint=f"a tag is 1 to {MAX_TAG} bytes of printable text on one line"
             )
         self._installed(uuid)
         if not self._lzc.hold(self._dataset(uuid) + FINAL, _OURS + tag, f"holding image {uuid}"):
@@ -226,12 +235,15 @@ class ZfsPool:
     def release(self, uuid: str, tag: str) -> None:
         """Ends a hold."""
         self._installed(uuid)
-        if tag.isprintable() and len(tag.encode()) <= _MAX_TAG:
+        if tag.isprintable() and len(tag.encode()) <= MAX_TAG:
             self._lzc.release(self._dataset(uuid) + FINAL, _OURS + tag, f"releasing image {uuid}")
 
     def holds(self, uuid: str) -> list[str]:
         """The tags by which it is held through this store, sorted. `zfs holds` shows other ones, too."""
         self._installed(uuid)
+        return self._tags(uuid)
+
+    def _tags(self, uuid: str) -> list[str]:
         tags = self._lzc.holds(self._dataset(uuid) + FINAL, f"looking at image {uuid}")
         return [tag.removeprefix(_OURS) for tag in tags if tag.startswith(_OURS)]
 
@@ -253,8 +265,11 @@ class ZfsPool:
     def _dependents(self, uuid: str) -> programs.Dependents:
         """With the lock held: also those that are being received."""
         found = programs.dependents(self._lzc, self._dataset(uuid), f"looking at image {uuid}")
+        return programs.Dependents(self._with_coming(uuid, found.names), found.held)
+
+    def _with_coming(self, uuid: str, names: list[str]) -> list[str]:
         coming = (self._dataset(each) + PARTIAL for each, origin in self._receiving.items() if origin == uuid)
-        return programs.Dependents(sorted({*found.names, *coming}), found.held)
+        return sorted({*names, *coming})
 
     def _refuse_held(self, uuid: str, snapshots: list[str], doing: str) -> None:
         tags: list[str] = []

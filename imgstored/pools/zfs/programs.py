@@ -8,15 +8,17 @@ values, of which a table takes the first, and nil for what a dataset does not ha
 from __future__ import annotations
 
 import errno
-import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from imgstored.manifest.names import UUID
 from imgstored.pools.base import PoolImage, Space
 from imgstored.pools.zfs.faults import failed_with
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imgstored.pools.zfs.lzc import Lzc
 
 #: Of a snapshot @final that is there only while an image is made of a dataset.
@@ -25,7 +27,6 @@ CREATING: Final = "imgstored:creating"
 PARTIAL: Final = "-partial"
 FINAL: Final = "@final"
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TRUE: Final = ("true", "yes")
 
 #: How often, and after how many seconds, a dataset is tried again that is busy.
@@ -44,6 +45,8 @@ local function describe(name)
         origin = zfs.get_prop(name, "origin"),
         used = zfs.get_prop(name, "used"),
         ignore = zfs.get_prop(name, "imgadm:ignore"),
+        dataset = zfs.get_prop(name, "guid"),
+        created = zfs.get_prop(name, "creation"),
     }
     local final = name .. "@final"
     if not zfs.exists(final) then
@@ -68,11 +71,24 @@ if not zfs.exists(given.dataset) then return {{}} end
 return describe(given.dataset)
 """
 
-#: A name is POOL/UUID, which Python looks at more closely.
+#: A name is POOL/UUID, which Python looks at more closely. To ask a head dataset costs several times as much
+#: as to ask a snapshot, so of what is known already only what others change is asked.
 _ALL: Final = f"""{_BEGIN}{_DESCRIBE}
+local function changes(name)
+    local found = {{known = true, ignore = zfs.get_prop(name, "imgadm:ignore"), clones = {{}}}}
+    for clone in zfs.list.clones(name .. "@final") do found.clones[clone] = true end
+    return found
+end
 local found = {{}}
 for name in zfs.list.children(given.pool) do
-    if #name == #given.pool + 37 and zfs.exists(name .. "@final") then found[name] = describe(name) end
+    if #name == #given.pool + 37 and zfs.exists(name .. "@final") then
+        local known = given.known[name]
+        if known and known == tostring(zfs.get_prop(name .. "@final", "guid")) then
+            found[name] = changes(name)
+        else
+            found[name] = describe(name)
+        end
+    end
 end
 return found
 """
@@ -117,14 +133,28 @@ return {{
 }}
 """
 
-_DEPENDENTS: Final = f"""{_BEGIN}
-local found = {{names = {{}}, held = {{}}}}
-if not zfs.exists(given.dataset) then return found end
-for name in zfs.list.children(given.dataset) do found.names[name] = true end
-for snapshot in zfs.list.snapshots(given.dataset) do
-    for clone in zfs.list.clones(snapshot) do found.names[clone] = true end
-    local holds = zfs.get_prop(snapshot, "userrefs")
-    if holds and holds > 0 then found.held[snapshot] = true end
+_DEPEND: Final = """
+local function depend(dataset)
+    local found = {names = {}, held = {}}
+    for name in zfs.list.children(dataset) do found.names[name] = true end
+    for snapshot in zfs.list.snapshots(dataset) do
+        for clone in zfs.list.clones(snapshot) do found.names[clone] = true end
+        local holds = zfs.get_prop(snapshot, "userrefs")
+        if holds and holds > 0 then found.held[snapshot] = true end
+    end
+    return found
+end
+"""
+
+_DEPENDENTS: Final = f"""{_BEGIN}{_DEPEND}
+if not zfs.exists(given.dataset) then return {{names = {{}}, held = {{}}}} end
+return depend(given.dataset)
+"""
+
+_ALL_DEPENDENTS: Final = f"""{_BEGIN}{_DEPEND}
+local found = {{}}
+for name in zfs.list.children(given.pool) do
+    if #name == #given.pool + 37 and zfs.exists(name .. "@final") then found[name] = depend(name) end
 end
 return found
 """
@@ -164,6 +194,8 @@ class Dataset:
     token: str | None  #: receive_resume_token: an interrupted receive can go on
     clones: tuple[str, ...]  #: POOL/… that are cloned from @final, but those being received; sorted
     hidden: bool  #: no image: by the property imgadm:ignore, or because one is being made of it
+    own_guid: int  #: of the dataset, not of its snapshot: another one each time it is received
+    created: int  #: seconds since the epoch
 
     def image(self, uuid: str) -> PoolImage:
         """As the store knows it. `guid` must be there."""
@@ -171,7 +203,9 @@ class Dataset:
         pool = self.name.partition("/")[0]
         kind = "volume" if self.volume else "filesystem"
         origin = _image_of(self.origin, pool)
-        return PoolImage(uuid, self.guid, origin, kind, self.used, self.size, self.clones)
+        return PoolImage(
+            uuid, self.guid, origin, kind, self.used, self.size, self.clones, self.own_guid, self.created
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +222,18 @@ def dataset(lzc: Lzc, name: str, doing: str) -> Dataset | None:
     return _dataset(name, found) if found else None
 
 
-def images(lzc: Lzc) -> list[PoolImage]:
+def images(lzc: Lzc, known: Iterable[PoolImage]) -> list[PoolImage]:
     """All POOL/UUID with a snapshot @final, but those that imgadm is told to ignore, or made an image of."""
-    found: dict[str, Any] = lzc.ask(_ALL, "listing images", pool=lzc.pool)
-    every = ((name[len(lzc.pool) + 1 :], _dataset(name, each)) for name, each in found.items())
-    return [each.image(uuid) for uuid, each in every if _UUID.fullmatch(uuid) and not each.hidden]
+    before = {f"{lzc.pool}/{image.uuid}": image for image in known}
+    # As text: a program gets no integer of 64 bits without a sign.
+    guids = {name: str(_signed(image.guid)) for name, image in before.items()}
+    found: dict[str, Any] = lzc.ask(_ALL, "listing images", pool=lzc.pool, known=guids)
+    every = ((name[len(lzc.pool) + 1 :], name, each) for name, each in found.items())
+    return [
+        replace(before[name], clones=_clones(each)) if "known" in each else _dataset(name, each).image(uuid)
+        for uuid, name, each in every
+        if UUID.fullmatch(uuid) and not _hidden(each)
+    ]
 
 
 def unnamed(lzc: Lzc) -> dict[str, dict[str, int]]:
@@ -202,7 +243,7 @@ def unnamed(lzc: Lzc) -> dict[str, dict[str, int]]:
     return {
         uuid: {name: guid % (1 << 64) for name, guid in snapshots.items()}
         for uuid, snapshots in every
-        if _UUID.fullmatch(uuid)
+        if UUID.fullmatch(uuid)
     }
 
 
@@ -210,7 +251,7 @@ def partials(lzc: Lzc) -> list[str]:
     """The uuids of which there is a POOL/UUID-partial; imgadm may be receiving it at the moment."""
     found: dict[str, bool] = lzc.ask(_PARTIALS, "listing images", pool=lzc.pool)
     names = (name[len(lzc.pool) + 1 :].removesuffix(PARTIAL) for name in found)
-    return [uuid for uuid in names if _UUID.fullmatch(uuid)]
+    return [uuid for uuid in names if UUID.fullmatch(uuid)]
 
 
 def written(lzc: Lzc, name: str, doing: str) -> int:
@@ -228,6 +269,17 @@ def dependents(lzc: Lzc, name: str, doing: str) -> Dependents:
     """What is cloned from the dataset or is below it, and what is held."""
     found = lzc.ask(_DEPENDENTS, doing, dataset=name)
     return Dependents(list(found["names"]), sorted(found["held"]))
+
+
+def all_dependents(lzc: Lzc) -> dict[str, Dependents]:
+    """The same of all POOL/UUID with a snapshot @final, by uuid."""
+    found: dict[str, Any] = lzc.ask(_ALL_DEPENDENTS, "looking what is in use", pool=lzc.pool)
+    every = ((name[len(lzc.pool) + 1 :], each) for name, each in found.items())
+    return {
+        uuid: Dependents(sorted(each["names"]), sorted(each["held"]))
+        for uuid, each in every
+        if UUID.fullmatch(uuid)
+    }
 
 
 def destroy(lzc: Lzc, name: str, doing: str) -> None:
@@ -254,9 +306,23 @@ def _dataset(name: str, found: dict[str, Any]) -> Dataset:
         size=found.get("size", 0),
         guid=None if guid is None else guid % (1 << 64),
         token=found.get("token"),
-        clones=tuple(sorted(name for name in found.get("clones", ()) if not name.endswith(PARTIAL))),
-        hidden=found.get("ignore") in _TRUE or found.get("making") is not None,
+        clones=_clones(found),
+        hidden=_hidden(found),
+        own_guid=found["dataset"] % (1 << 64),
+        created=found["created"],
     )
+
+
+def _signed(guid: int) -> int:
+    return guid - (1 << 64) if guid >> 63 else guid
+
+
+def _clones(found: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in found.get("clones", ()) if not name.endswith(PARTIAL)))
+
+
+def _hidden(found: dict[str, Any]) -> bool:
+    return found.get("ignore") in _TRUE or found.get("making") is not None
 
 
 def _image_of(origin: str | None, pool: str) -> str | None:
@@ -264,4 +330,4 @@ def _image_of(origin: str | None, pool: str) -> str | None:
     if origin is None:
         return None
     uuid = origin.removeprefix(f"{pool}/").removesuffix(FINAL)
-    return uuid if _UUID.fullmatch(uuid) and origin == f"{pool}/{uuid}{FINAL}" else None
+    return uuid if UUID.fullmatch(uuid) and origin == f"{pool}/{uuid}{FINAL}" else None

@@ -11,6 +11,7 @@ from imgstored.rpc.methods.images import image_methods
 from imgstored.rpc.methods.imports import import_methods
 from imgstored.rpc.methods.making import making_methods
 from imgstored.rpc.methods.sources import source_methods
+from imgstored.rpc.methods.status import status_methods
 from imgstored.rpc.methods.upkeep import upkeep_methods
 from imgstored.rpc.methods.verify import verify_methods
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from imgstored.rpc.call import Methods
     from imgstored.rpc.methods.care import Care
     from imgstored.rpc.methods.making import Making
+    from imgstored.rpc.methods.status import Status
     from imgstored.rpc.methods.verify import Verifier
     from imgstored.rpc.services import Sources, Store, Upkeep
 
@@ -33,6 +35,7 @@ def methods(
     upkeep: Upkeep,
     verifier: Verifier,
     making: Making,
+    status: Status,
 ) -> Methods:
     """All methods. The first of `pools` is the one that is used where a request names none."""
     return {
@@ -45,4 +48,5 @@ def methods(
         **upkeep_methods(upkeep),
         **verify_methods(verifier),
         **making_methods(making),
+        **status_methods(status),
     }

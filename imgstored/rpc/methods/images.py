@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def image_methods(store: Store, sources: Sources) -> Methods:
     """`list`, `get`, `ancestry`, `avail`, `show`, `delete`."""
     return {
-        "list": Method(bound(_list, store)),
+        "list": Method(bound(_list, store), ("holds",)),
         "get": Method(bound(_get, store), ("uuid", "pool", "recursive")),
         "ancestry": Method(bound(_ancestry, store), ("uuid", "pool")),
         "avail": Method(bound(_avail, sources)),
@@ -24,7 +24,7 @@ def image_methods(store: Store, sources: Sources) -> Methods:
 
 
 async def _list(store: Store, call: Call) -> list[Document]:
-    return await store.installed()
+    return await store.installed(holds=call.params.flag("holds"))
 
 
 async def _get(store: Store, call: Call) -> Document:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgstored.http.location import public
 from imgstored.rpc.call import Call, Method, Methods
 from imgstored.rpc.methods.binding import bound
 
@@ -26,7 +27,10 @@ def source_methods(sources: Sources) -> Methods:
 
 
 async def _sources_list(sources: Sources, call: Call) -> list[Document]:
-    return sources.listed()
+    if call.access.may_change(call.peer):
+        return sources.listed()
+    # What is in a URL beside the channel may be a secret; who may read need not know it.
+    return [{**source, "url": public(source["url"])} for source in sources.listed()]
 
 
 async def _sources_add(sources: Sources, call: Call) -> Document:

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from contextvars import copy_context
 from typing import IO, TYPE_CHECKING
 
 from imgstored.transfer.decompress.faults import corrupt, cut_short
@@ -58,7 +59,7 @@ def decode(feed: Feed, path: str, workers: int) -> Iterator[bytes]:
         stack.enter_context(process.stdout)
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="lbzip2"))
         stack.callback(process.kill)
-        fed = executor.submit(_feed, feed, process.stdin)
+        fed = executor.submit(copy_context().run, _feed, feed, process.stdin)
         while piece := process.stdout.read(BLOCK):
             yield piece
         fed.result()

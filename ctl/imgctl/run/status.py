@@ -1,0 +1,128 @@
+"""`status` and `top`: how the daemon is, at one moment or all the time."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from imgctl.errors import UsageError
+from imgctl.session import flush, is_terminal, json_text
+from imgctl.status_text import problems, status_lines, top_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgctl.arguments import Arguments
+    from imgctl.client import Client
+    from imgctl.session import Session
+    from imgctl.status_text import Line
+
+#: Seconds that the daemon may take to say how it is; it asks nobody far away.
+_PATIENCE = 15.0
+
+#: Seconds between two frames, and what they may be.
+_EVERY, _SHORTEST, _LONGEST = 1.0, 0.1, 3600.0
+
+
+def status(session: Session, arguments: Arguments) -> int:
+    """`status [-j]`. Status 1 if something needs attention."""
+    arguments.none()
+    with session.client(timeout=_PATIENCE) as client:
+        found = client.status()
+    if arguments.flag("-j"):
+        session.say_json(found)
+    else:
+        session.say(status_lines(found, time.time()))
+    return 1 if problems(found) else 0
+
+
+def top(session: Session, arguments: Arguments) -> None:
+    """`top [-d SECONDS] [-n COUNT] [-j]`."""
+    arguments.none()
+    count, seconds = _count(arguments.text("-n")), _seconds(arguments.text("-d"))
+    with session.client(timeout=_PATIENCE) as client:
+        looks = _Looks(client, count)
+        if arguments.flag("-j"):
+            looks.print_json(seconds)
+        elif not _has_screen() or not _on_screen(looks, seconds):
+            looks.print_frames(seconds)
+
+
+class _Looks:
+    """As many looks at the daemon as are wanted. It is asked each time: one answer has all, and is small."""
+
+    def __init__(self, client: Client, count: int | None) -> None:
+        self._client = client
+        self._left = count
+
+    def frame(self) -> Sequence[Line] | None:
+        """The next frame; None when there were enough."""
+        if self._left == 0:
+            return None
+        if self._left is not None:
+            self._left -= 1
+        return top_lines(self._client.status(), time.time())
+
+    def print_frames(self, seconds: float) -> None:
+        """One after another, with an empty line between them."""
+        first = True
+        while (lines := self.frame()) is not None:
+            print("\n".join([*([] if first else [""]), *(line.text for line in lines)]))
+            first = False
+            self._pause(seconds)
+
+    def print_json(self, seconds: float) -> None:
+        """Each answer as a line."""
+        while self._left != 0:
+            self._left = None if self._left is None else self._left - 1
+            print(json_text(self._client.status()))
+            self._pause(seconds)
+
+    def _pause(self, seconds: float) -> None:
+        flush(sys.stdout)
+        if self._left != 0:
+            time.sleep(seconds)
+
+
+def _has_screen() -> bool:
+    terminal = is_terminal(sys.stdout) and is_terminal(sys.stdin)
+    return terminal and (os.environ.get("TERM") or "dumb") != "dumb"
+
+
+def _on_screen(looks: _Looks, seconds: float) -> bool:
+    """Whether there could be a screen."""
+    try:
+        import curses
+
+        from imgctl.screen import show
+    except ImportError:  # some systems have it in a package of its own
+        return False
+    try:
+        show(looks.frame, seconds)
+    except curses.error:
+        return False
+    return True
+
+
+def _count(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise UsageError(f'invalid number of frames: "{text}"', hint="it may be 1 or more")
+    return int(text)
+
+
+def _seconds(text: str | None) -> float:
+    if text is None:
+        return _EVERY
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not _SHORTEST <= seconds <= _LONGEST:
+        raise UsageError(
+            f'invalid number of seconds: "{text}"', hint=f"it may be {_SHORTEST:g} to {_LONGEST:g}"
+        )
+    return seconds

@@ -1,0 +1,240 @@
+"""How the daemon is, for people: the screens of `status` and `top`. Pure: no I/O, no clock.
+
+What they are given is a *status* of docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from time import localtime, strftime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from imgctl.table import table
+from imgctl.text import printable, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Document = Mapping[str, Any]
+
+_POOL_COLUMNS = ["pool", "type", "state", "used", "free", "total", "images"]
+_SOURCE_COLUMNS = ["source", "type", "state", "answered", "failed", "listed"]
+_IMPORT_COLUMNS = ["uuid", "name", "pool", "phase", "done", "size", "rate", "conns", "left", "limit", "from"]
+#: On a screen of 80 columns the most important ones are to be seen.
+_TOP_COLUMNS = ["image", "name", "phase", "done", "rate", "left", "limit", "conns", "size", "pool", "from"]
+_FAILURE_COLUMNS = ["when", "action", "uuid", "name", "message"]
+
+#: Characters of an image's name and version, and of an error, that are shown.
+_MAX_NAME, _MAX_MESSAGE = 32, 160
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+class Line(NamedTuple):
+    """A line of the live screen. `style` is "title", "columns", "bad" or ""."""
+
+    text: str
+    style: str = ""
+
+
+def problems(status: Document) -> list[str]:
+    """What needs somebody's attention, a sentence each."""
+    pools = [_problem("pool", pool.get("name"), pool) for pool in _bad(status.get("pools"))]
+    return pools + [_problem("source", each.get("url"), each) for each in _bad(status.get("sources"))]
+
+
+def status_lines(status: Document, now: float) -> list[str]:
+    """All of it; `now` is in seconds since the epoch."""
+    blocks = [
+        _about(status),
+        table([_pool_row(pool) for pool in status.get("pools") or ()], _POOL_COLUMNS),
+        table([_source_row(source, now) for source in status.get("sources") or ()], _SOURCE_COLUMNS)
+        or ["No sources: `imgctl sources -a URL` adds an image server."],
+        _imports(status),
+        _failures(status.get("failures") or ()),
+        _attention(status),
+    ]
+    return [
+        line for place, block in enumerate(filter(None, blocks)) for line in ([""] if place else []) + block
+    ]
+
+
+def top_lines(status: Document, now: float) -> list[Line]:
+    """What goes on, for a screen that is drawn again and again."""
+    at = strftime("%H:%M:%S", localtime(now))
+    lines = [Line(f"{_who(status)}, {_count(status.get('images'), 'image')}  {at}", "title")]
+    jobs = list(status.get("imports") or ())
+    lines += [_pool_line(pool, jobs) for pool in status.get("pools") or ()]
+    lines += [Line(problem, "bad") for problem in problems(status) if problem.startswith("source ")]
+    lines.append(Line(""))
+    if not jobs:
+        return [*lines, Line("Nothing is being imported.")]
+    first, *rest = table([_import_row(job) for job in _busy_first(jobs)], _TOP_COLUMNS)
+    return [*lines, Line(first, "columns"), *map(Line, rest)]
+
+
+# -- the blocks ----------------------------------------------------------------------------------------------
+
+
+def _who(status: Document) -> str:
+    up = duration(status.get("uptime")) or "-"
+    clients = _count(status.get("clients"), "client")
+    return f"imgstored {printable(status.get('version'))}, pid {status.get('pid')}, up {up}, {clients}"
+
+
+def _about(status: Document) -> list[str]:
+    config = status.get("config")
+    return [
+        f"{_who(status)}, {_count(status.get('images'), 'image')}",
+        f"Configuration: {'none, every key has its default' if config is None else printable(config)};"
+        f" images as files: {printable(status.get('view'))}",
+    ]
+
+
+def _imports(status: Document) -> list[str]:
+    jobs = list(status.get("imports") or ())
+    if not jobs:
+        return ["Nothing is being imported."]
+    waiting = status.get("waiting") or 0
+    title = f"{_count(len(jobs), 'import')} under way" + (f", {waiting} of them waiting" if waiting else "")
+    return [title, *table([_import_row(job) for job in _busy_first(jobs)], _IMPORT_COLUMNS)]
+
+
+def _failures(entries: Sequence[Document]) -> list[str]:
+    rows = [
+        {
+            "when": _moment(entry.get("started_at")),
+            "action": entry.get("action"),
+            "uuid": entry.get("uuid"),
+            "name": _name(entry),
+            "message": _cut(" ".join(str(entry.get("message") or "-").split()), _MAX_MESSAGE),
+        }
+        for entry in entries
+    ]
+    return ["Failed last (`imgctl history` has more):", *table(rows, _FAILURE_COLUMNS)] if rows else []
+
+
+def _attention(status: Document) -> list[str]:
+    found = [f"  {problem}" for problem in problems(status)]
+    if _bad(status.get("sources")):
+        found.append("  `imgctl sources -c` asks all sources again.")
+    return ["Needs attention:", *found] if found else []
+
+
+def _pool_line(pool: Document, jobs: Sequence[Document]) -> Line:
+    row = _pool_row(pool)
+    if pool.get("error"):
+        return Line(_problem("pool", pool.get("name"), pool), "bad")
+    text = f"{printable(pool.get('name'))}: {row['used'] or '-'} used, {row['free'] or '-'} free, "
+    ours = [job for job in jobs if job.get("pool") == pool.get("name")]
+    text += _count(len(ours), "import")
+    if ours:
+        rate = sum(job["rate"] for job in ours if isinstance(job.get("rate"), (int, float)))
+        text += f", {_word(int(rate))}/s"
+        limits = {str(job["limits"]) for job in _busy_first(ours) if job.get("limits")}
+        text += f", limited by {', '.join(sorted(map(printable, limits)))}" if limits else ""
+    return Line(text)
+
+
+# -- the rows ------------------------------------------------------------------------------------------------
+
+
+def _pool_row(pool: Document) -> dict[str, Any]:
+    total, free = pool.get("total"), pool.get("available")
+    used = total - free if isinstance(total, int) and isinstance(free, int) else None
+    return {
+        "pool": pool.get("name"),
+        "type": pool.get("type"),
+        "state": str(pool.get("state")).replace(" ", "-"),
+        "used": _word(used),
+        "free": _word(free),
+        "total": _word(total),
+        "images": pool.get("images"),
+    }
+
+
+def _source_row(source: Document, now: float) -> dict[str, Any]:
+    state = "failing" if source.get("error") else "ok" if source.get("answered_at") else "not-asked-yet"
+    return {
+        "source": source.get("url"),
+        "type": source.get("type"),
+        "state": state,
+        "answered": _ago(source.get("answered_at"), now),
+        "failed": _ago(source.get("failed_at"), now),
+        "listed": _ago(source.get("listed_at"), now),
+    }
+
+
+def _import_row(job: Document) -> dict[str, Any]:
+    done, total, rate = job.get("done"), job.get("total"), job.get("rate")
+    return {
+        "uuid": job.get("uuid"),
+        "image": str(job.get("uuid"))[:8],
+        "name": _name(job),
+        "pool": job.get("pool"),
+        "phase": job.get("phase"),
+        "done": f"{100 * done // total}%" if isinstance(done, int) and total else _word(done),
+        "size": _word(total),
+        "rate": f"{_word(int(rate))}/s" if isinstance(rate, (int, float)) and rate >= 1 else None,
+        "conns": job.get("connections"),
+        "left": duration(job.get("eta")),
+        "limit": job.get("limits"),
+        "from": job.get("source") or "a-file",
+    }
+
+
+def _busy_first(jobs: Sequence[Document]) -> list[Document]:
+    return sorted(jobs, key=lambda job: (job.get("phase") == "waiting", job.get("started_at") or 0))
+
+
+def _bad(documents: Any) -> list[Document]:
+    return [document for document in documents or () if document.get("error")]
+
+
+def _problem(what: str, name: Any, document: Document) -> str:
+    error = document["error"] if isinstance(document["error"], dict) else {"message": document["error"]}
+    text = _cut(" ".join(str(error.get("message")).split()), _MAX_MESSAGE)
+    if str(name) not in text:
+        text = f"{name}: {text}"
+    hint = error.get("hint")
+    return printable(f"{what} {text.removeprefix(f'{what} ')}" + (f" ({hint})" if hint else ""))
+
+
+# -- words ---------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: Any) -> str | None:
+    """Seconds in the largest unit that fits, and the next one: "3d4h", "5m12s", "0s"."""
+    if not isinstance(seconds, (int, float)):
+        return None
+    left = max(0, int(seconds))
+    for (length, unit), (smaller, below) in pairwise(_UNITS):
+        if left >= length:
+            count, rest = divmod(left, length)
+            return f"{count}{unit}" + (f"{rest // smaller}{below}" if rest >= smaller else "")
+    return f"{left}s"
+
+
+def _ago(since: Any, now: float) -> str | None:
+    return f"{duration(now - since)} ago" if isinstance(since, (int, float)) else None
+
+
+def _moment(seconds: Any) -> str | None:
+    return strftime("%Y-%m-%dT%H:%M:%S", localtime(seconds)) if isinstance(seconds, (int, float)) else None
+
+
+def _name(document: Document) -> str:
+    name = "@".join(str(document[key]) for key in ("name", "version") if document.get(key))
+    return _cut(name or "-", _MAX_NAME)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _word(count: Any) -> str | None:
+    return size(count).replace(" ", "") if isinstance(count, int) else None
+
+
+def _count(count: Any, what: str) -> str:
+    return f"{printable(count)} {what}{'' if count == 1 else 's'}"

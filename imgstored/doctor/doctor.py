@@ -1,0 +1,107 @@
+"""Runs all checks side by side, each with a time limit: one that hangs hides nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import structlog
+import trio
+
+from imgstored import __version__
+from imgstored.doctor import folders, host, pools, sources, view
+from imgstored.doctor.finding import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgstored.doctor.subject import Subject
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that one check may take. Sources have less for their answers.
+LIMIT: Final = 15.0
+
+#: Threads of checks that block; those that hang for ever keep theirs.
+_THREADS: Final = 24
+
+
+class Check(NamedTuple):
+    """One row of the table. `hint` is what to do if it never ends."""
+
+    name: str
+    run: Callable[[Subject], Awaitable[list[Finding]]]
+    hint: str = "try again; if it does so again, look at the host's disks and network"
+
+
+class Doctor:
+    """Examines a host. Used from trio's thread; one object a process, so that what hangs is bounded."""
+
+    def __init__(self, *, limit: float = LIMIT) -> None:
+        self._limit = limit
+        self._threads = trio.CapacityLimiter(_THREADS)
+
+    async def examine(self, subject: Subject) -> dict[str, Any]:
+        """`{version, pid, findings}` of the protocol, in the order of the table."""
+        checks = self._checks(subject)
+        found: dict[int, list[Finding]] = {}
+
+        async def run(place: int, check: Check) -> None:
+            found[place] = await self._limited(check, subject)
+
+        async with trio.open_nursery() as nursery:
+            for place, check in enumerate(checks):
+                nursery.start_soon(run, place, check)
+        findings = [finding.as_wire() for place in range(len(checks)) for finding in found[place]]
+        return {"version": __version__, "running": subject.runs, "findings": findings}
+
+    def _checks(self, subject: Subject) -> list[Check]:
+        """The table. What blocks runs in a thread."""
+        blocking = self._in_thread
+        return [
+            Check("configuration", blocking(host.configuration)),
+            Check("python", blocking(host.python)),
+            Check("privileges", blocking(host.privileges)),
+            Check("state", blocking(folders.state)),
+            Check("space", blocking(folders.space)),
+            *(
+                Check(
+                    f"pool {table.name}",
+                    blocking(partial(pools.pool, table.name)),
+                    f"is it suspended? See `zpool status {table.name}`, and the disks",
+                )
+                for table in subject.settings.pools
+            ),
+            Check("sources", sources.sources),
+            Check("fuse", blocking(view.fuse)),
+            Check("view", blocking(view.view), f"as root: `umount -l {subject.settings.view.path}`"),
+            Check("imgadm.conf", blocking(folders.imgadm_conf)),
+            Check("manifests", blocking(folders.manifests)),
+            Check("locks", blocking(folders.locks)),
+            Check("partials", blocking(folders.partials)),
+            Check("extras", blocking(host.extras)),
+        ]
+
+    def _in_thread(
+        self, run: Callable[[Subject], list[Finding]]
+    ) -> Callable[[Subject], Awaitable[list[Finding]]]:
+        return lambda subject: trio.to_thread.run_sync(
+            run, subject, abandon_on_cancel=True, limiter=self._threads
+        )
+
+    async def _limited(self, check: Check, subject: Subject) -> list[Finding]:
+        with trio.move_on_after(self._limit):
+            try:
+                return await check.run(subject)
+            except OSError as error:
+                why = f"{error.filename or check.name}: {error.strerror or error}"
+                return [Finding(check.name, "fail", why, "look at the file or folder that is named")]
+            except Exception:
+                # A mistake in one check must not hide what the others see.
+                log.exception("a check failed", check=check.name)
+                return [
+                    Finding(
+                        check.name, "warn", "could not be checked, by a mistake in imgstored", "report it"
+                    )
+                ]
+        return [Finding(check.name, "fail", f"no answer within {self._limit:g} s", check.hint)]

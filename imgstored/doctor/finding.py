@@ -1,0 +1,32 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: `warn` is worth a look, `fail` keeps something from working.
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `check` is the name of what was checked, `seen` a phrase, `hint` what to do."""
+
+    check: str
+    status: Status
+    seen: str
+    hint: str = ""
+
+    def as_wire(self) -> dict[str, Any]:
+        """The protocol's *finding*."""
+        return {"check": self.check, "status": self.status, "seen": self.seen, "hint": self.hint}
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,225 @@
+"""The daemon's own folder, and imgadm's: are they there, whole, and is there room? All of it blocks.
+
+The lock files are not opened: closing one would let go of a lock that this very process has on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import stat
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from imgstored.doctor.finding import Finding, size
+from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.manifest import MAX_LIST, parse
+from imgstored.sources.imgadm_conf import ImgadmConf
+from imgstored.state.folder import ASIDE, refuse_newer
+from imgstored.state.schema import JOURNAL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from imgstored.doctor.subject import Subject
+
+#: Below so many bytes, room is soon a matter of one image.
+LITTLE: Final = 2 << 30
+#: Names that are told of many.
+_SHOWN: Final = 5
+_DAY: Final = 86400.0
+_AS_ROOT: Final = "start imgstored as root, or name another folder in its configuration"
+
+
+def state(subject: Subject) -> list[Finding]:
+    """The state folder, of which version it is, and what was set aside in it."""
+    folder = subject.state
+    fault = unusable(folder)
+    if fault is not None:
+        return [Finding("state", "fail", fault, _AS_ROOT)]
+    if not folder.exists():
+        return [Finding("state", "ok", f"{folder} is made by the first start")]
+    try:
+        refuse_newer(folder)
+    except ConfigError as error:
+        return [Finding("state", "fail", error.message, error.hint)]
+    aside = [
+        path.name for path in folder.glob(f"*.sqlite{ASIDE}*") if not path.name.endswith(("-wal", "-shm"))
+    ]
+    if aside:
+        hint = f"what was damaged is kept in {folder}; look at the disk, and remove it when it is of no use"
+        return [Finding("state", "warn", f"a database was damaged: {_some(aside)}", hint)]
+    return [Finding("state", "ok", str(folder))]
+
+
+def space(subject: Subject) -> list[Finding]:
+    """Room for what is downloaded."""
+    return [room("space", nearest(subject.state / "spool"), subject.min_free)]
+
+
+def partials(subject: Subject) -> list[Finding]:
+    """Downloads that nobody waits for, and half-received images that belong to no import."""
+    days = subject.settings.limits.keep_partial_days
+    journal = subject.state / JOURNAL
+    if not journal.is_file():
+        return [Finding("partials", "ok", "nothing was imported yet")]
+    try:
+        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
+            rows = db.execute("SELECT pool, uuid, wanted, touched_at FROM imports").fetchall()
+    except sqlite3.Error as error:
+        hint = "the next start sets a damaged journal aside; see the disk"
+        return [Finding("partials", "fail", f"{journal} cannot be read: {error}", hint)]
+    parked = [row for row in rows if not row[2]]
+    kept = sum(_occupied(subject.state / "spool" / f"{row[0]}-{row[1]}") for row in parked)
+    seen = f"{len(rows) - len(parked)} imports go on, {len(parked)} wait to be asked for again ({size(kept)})"
+    findings = [Finding("partials", "ok", seen)]
+    if any(time.time() - row[3] > (days + 1) * _DAY for row in parked):
+        hint = "the next start drops them; or ask for the image again"
+        findings = [Finding("partials", "warn", f"{seen}, some for more than {days} days", hint)]
+    known = {(row[0], row[1]) for row in rows}
+    for name, pool in (subject.pools or {}).items():
+        strays = [uuid for uuid in pool.partials() if (name, uuid) not in known]
+        if strays:
+            of_pool = f'pool "{name}" has parts of images that we do not import: {_some(strays)}'
+            hint = f"if no imgadm is at work: `zfs destroy -r {name}/UUID-partial`"
+            findings.append(Finding("partials", "warn", of_pool, hint))
+    return findings
+
+
+# -- imgadm's ------------------------------------------------------------------------------------------------
+
+
+def imgadm_conf(subject: Subject) -> list[Finding]:
+    """The configuration of imgadm, which has the sources."""
+    path = subject.settings.imgadm_folder / "imgadm.conf"
+    try:
+        sources = ImgadmConf(path).sources()
+    except ImgstoreError as error:
+        return [Finding("imgadm.conf", "fail", error.message, error.hint)]
+    if sources is None:
+        return [Finding("imgadm.conf", "ok", f"{path} names no sources")]
+    return [Finding("imgadm.conf", "ok", f"{path}: {len(sources)} sources")]
+
+
+def manifests(subject: Subject) -> list[Finding]:
+    """The files that say what the images are."""
+    folder = subject.settings.imgadm_folder / "images"
+    fault = unusable(folder)
+    if fault is not None:
+        return [Finding("manifests", "fail", fault, _AS_ROOT)]
+    try:
+        names = (
+            sorted(path.name for path in folder.iterdir() if path.suffix == ".json")
+            if folder.exists()
+            else []
+        )
+    except OSError as error:
+        return [Finding("manifests", "fail", f"{folder} cannot be read: {error.strerror}", _AS_ROOT)]
+    bad = [f"{name} ({why})" for name in names if (why := _fault_of(folder / name)) is not None]
+    if bad:
+        hint = f"`imgctl update` writes them anew from the sources; they are in {folder}"
+        return [
+            Finding("manifests", "fail", f"{len(bad)} of {len(names)} cannot be read: {_some(bad)}", hint)
+        ]
+    return [Finding("manifests", "ok", f"{len(names)} in {folder}")]
+
+
+def _fault_of(path: Path) -> str | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return "not a regular file"
+            record = parse(file.read(MAX_LIST + 1), limit=MAX_LIST)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ImgstoreError as error:
+        return error.message
+    return None if isinstance(record.get("manifest"), dict) else "it has no manifest"
+
+
+def locks(subject: Subject) -> list[Finding]:
+    """The lock files of imgadm stay when nobody has them, and do no harm then."""
+    folder = subject.settings.imgadm_locks_folder
+    fault = unusable(folder)
+    if fault is not None:
+        return [Finding("locks", "fail", fault, _AS_ROOT)]
+    held, left = [], 0
+    holders = _holders()
+    for path in folder.glob("img.*.import.lock"):
+        try:
+            inode = path.stat().st_ino
+        except OSError:
+            continue  # gone meanwhile
+        if inode in holders:
+            held.append(f"{path.name.split('.')[1]} by pid {holders[inode]}")
+        else:
+            left += 1
+    at_work = f" ({_some(held)})" if held else ""
+    seen = f"in {folder}, {len(held)} are held{at_work}, {left} left over, which do no harm"
+    return [Finding("locks", "ok", seen)]
+
+
+def _holders() -> dict[int, str]:
+    """Who has a POSIX lock on which inode, as Linux tells (proc_locks(5)); elsewhere nobody is known."""
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return {}
+    fields = (line.split() for line in lines)
+    return {int(f[5].rsplit(":", 1)[1]): f[4] for f in fields if len(f) >= 8 and f[1] == "POSIX"}
+
+
+# -- in common -----------------------------------------------------------------------------------------------
+
+
+def unusable(folder: Path) -> str | None:
+    """Why we could not write there, or make it."""
+    place = nearest(folder)
+    if not place.is_dir():
+        return f"{place} is no folder"
+    if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+        return f"{place} may not be written"
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return f"{place} is on a file system that is read-only"
+    return None
+
+
+def room(check: str, folder: Path, min_free: int) -> Finding:
+    """How much is free on a folder's file system."""
+    status = os.statvfs(folder)
+    return rated(check, f"in {folder}", status.f_bavail * status.f_frsize, min_free)
+
+
+def rated(check: str, where: str, free: int, min_free: int) -> Finding:
+    """Room is too little when imports are refused, and little soon before."""
+    seen = f"{size(free)} free {where}"
+    if free < min_free:
+        hint = "make room: `imgctl vacuum`, `imgctl delete`"
+        return Finding(check, "fail", f"{seen}: imports leave {size(min_free)} free, and are refused", hint)
+    if free < LITTLE:
+        return Finding(
+            check, "warn", seen, "make room before an image needs it: `imgctl du`, `imgctl vacuum`"
+        )
+    return Finding(check, "ok", seen)
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or that of those above it that is there."""
+    return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+
+def _occupied(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(itertools.islice(names, _SHOWN)) + more

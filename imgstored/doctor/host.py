@@ -1,0 +1,128 @@
+"""The process and what is installed on the host. All of it blocks briefly."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import select
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from imgstored import config, specs
+from imgstored.doctor.finding import Finding
+from imgstored.errors import ImgstoreError
+
+if TYPE_CHECKING:
+    from imgstored.doctor.subject import Subject
+
+#: capabilities(7): mounts, and all that ZFS asks for.
+_CAP_SYS_ADMIN: Final = 21
+
+#: Where programs are looked for, never in PATH.
+_FOLDERS: Final = (
+    "/usr/bin",
+    "/bin",
+    "/usr/sbin",
+    "/sbin",
+    "/usr/local/bin",
+    "/opt/local/bin",
+    "/opt/tools/bin",
+)
+
+
+class _Extra(NamedTuple):
+    """What is used where it is installed. `without` is what happens where it is not."""
+
+    name: str
+    is_program: bool
+    without: str
+    install: str
+    needed: bool = False  #: something cannot be done without it
+
+
+_FAST: Final = "pip install 'imgstore[fast]'"
+
+_EXTRAS: Final = (
+    _Extra("zstandard", False, "images with zstd compression cannot be installed", _FAST, needed=True),
+    _Extra("isal", False, "gzip is decompressed at half the speed", _FAST),
+    _Extra("numpy", False, "checksums of streams take longer", _FAST),
+    _Extra("lbzip2", True, "bzip2 is decompressed by Python, more slowly", "install the package lbzip2"),
+    _Extra("qemu-img", True, "`imgctl create --raw` takes raw disks only", "install the package qemu-utils"),
+)
+
+
+def configuration(subject: Subject) -> list[Finding]:
+    """The files as they are now, which a running daemon may not have read yet."""
+    names = ", ".join(map(str, subject.files)) or "no file: every key has its default"
+    try:
+        specs.check(config.load(*subject.files))
+    except ImgstoreError as error:
+        return [Finding("configuration", "fail", error.message, error.hint)]
+    return [Finding("configuration", "ok", names)]
+
+
+def python(_: Subject) -> list[Finding]:
+    """Trio waits by epoll or kqueue, which some builds for illumos lack."""
+    seen = f"Python {platform.python_version()}, {sys.executable}"
+    if hasattr(select, "epoll") or hasattr(select, "kqueue"):
+        return [Finding("python", "ok", seen)]
+    hint = "use a CPython built from its own source there, without --disable-epoll"
+    return [Finding("python", "fail", f"{seen}: built without epoll, and so imgstored cannot start", hint)]
+
+
+def privileges(subject: Subject) -> list[Finding]:
+    """Root, with what root can do: a container's may not."""
+    uid, has_zfs = os.geteuid(), any(table.type == "zfs" for table in subject.settings.pools)
+    if uid != 0:
+        seen = f"runs as uid {uid}"
+        if has_zfs:
+            hint = "run it as root: `zfs allow` cannot delegate channel programs, by which it looks at a pool"
+            return [Finding("privileges", "fail", f"{seen}, and a pool is ZFS", hint)]
+        return [Finding("privileges", "ok", f"{seen}; the pools are embedded ones, which need no more")]
+    missing = _lacks_admin()
+    if missing and has_zfs:
+        hint = "give the container or the service CAP_SYS_ADMIN, and the device /dev/zfs"
+        return [Finding("privileges", "fail", "root, but without CAP_SYS_ADMIN: ZFS refuses it", hint)]
+    if missing:
+        hint = "the view can be plain files (`view.mode`); to mount it, give the container CAP_SYS_ADMIN"
+        return [
+            Finding("privileges", "warn", "root, but without CAP_SYS_ADMIN: nothing can be mounted", hint)
+        ]
+    return [Finding("privileges", "ok", "root")]
+
+
+def _lacks_admin() -> bool:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return False  # no Linux: root is root
+    mask = next((line.split()[1] for line in lines if line.startswith("CapEff:")), None)
+    return mask is not None and not int(mask, 16) >> _CAP_SYS_ADMIN & 1
+
+
+def extras(_: Subject) -> list[Finding]:
+    """What may be there or not; each with what it is good for."""
+    absent = [extra for extra in _EXTRAS if not _is_there(extra)]
+    found = [
+        Finding("extras", "ok", f"{extra.name} is installed") for extra in _EXTRAS if extra not in absent
+    ]
+    for extra in absent:
+        status = "warn" if extra.needed else "ok"
+        found.append(
+            Finding("extras", status, f"{extra.name} is not installed: {extra.without}", extra.install)
+        )
+    return found
+
+
+def _is_there(extra: _Extra) -> bool:
+    if extra.is_program:
+        return program(extra.name) is not None
+    return importlib.util.find_spec(extra.name) is not None
+
+
+def program(name: str) -> str | None:
+    """The path of a program of the system, or None."""
+    paths = (f"{folder}/{name}" for folder in _FOLDERS)
+    return next((path for path in paths if os.access(path, os.X_OK)), None)

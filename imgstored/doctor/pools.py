@@ -1,0 +1,100 @@
+"""The pools: is each there, may be written, and has room? All of it blocks, in a suspended pool for ever."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Final
+
+from imgstored.doctor.finding import Finding
+from imgstored.doctor.folders import nearest, rated, room, unusable
+from imgstored.doctor.host import program
+from imgstored.errors import ImgstoreError
+from imgstored.pools.zfs import ZfsPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from imgstored.config import PoolTable
+    from imgstored.doctor.subject import Subject
+    from imgstored.pools.base import Space
+
+#: Seconds for `zpool`.
+_LIMIT: Final = 8.0
+
+#: Features that images' streams may ask for, and who sends such.
+_FEATURES: Final = {
+    "large_blocks": "images made by `zfs send -L`",
+    "embedded_data": "images made by `zfs send -e`",
+    "lz4_compress": "images made by `zfs send -c`",
+    "zstd_compress": "images made by `zfs send -c` of a pool with zstd",
+}
+_PROPERTIES: Final = ("health", "readonly", *(f"feature@{name}" for name in _FEATURES))
+
+
+def pool(name: str, subject: Subject) -> list[Finding]:
+    """The pool of that name."""
+    table = next(table for table in subject.settings.pools if table.name == name)
+    check = f"pool {name}"
+    if table.type == "embedded":
+        return _embedded(subject, table, check)
+    running = (subject.pools or {}).get(table.name)
+    try:
+        space: Callable[[], Space] = ZfsPool(table.name).space if running is None else running.space
+        free = space().available
+    except ImgstoreError as error:
+        return [Finding(check, "fail", error.message, error.hint)]
+    return [rated(check, "for datasets", free, subject.min_free), *zpool_findings(check, table.name)]
+
+
+def _embedded(subject: Subject, table: PoolTable, check: str) -> list[Finding]:
+    folder = subject.settings.pool_folder(table)
+    fault = unusable(folder)
+    if fault is not None:
+        hint = "start imgstored as root, or name another `path` for the pool in its configuration"
+        return [Finding(check, "fail", fault, hint)]
+    if subject.runs and not folder.exists():
+        hint = "is its disk mounted? Then restart imgstored"
+        return [Finding(check, "fail", f"{folder} is not there any more", hint)]
+    return [room(check, nearest(folder), subject.min_free)]
+
+
+def zpool_findings(check: str, name: str, zpool: str | None = None) -> list[Finding]:
+    """What `zpool get` tells, where there is that program."""
+    path = zpool or program("zpool")
+    if path is None:
+        return []
+    try:
+        done = subprocess.run(  # noqa: S603 - a path of the system, and a name that the configuration checked
+            [path, "get", "-H", "-o", "property,value", ",".join(_PROPERTIES), name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LIMIT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = "no answer" if isinstance(error, subprocess.TimeoutExpired) else str(error)
+        return [Finding(check, "warn", f"`zpool get` failed: {why}", "see `zpool status`")]
+    found = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
+    return [*_health(check, name, found), *_features(check, found)]
+
+
+def _health(check: str, name: str, found: Mapping[str, str]) -> list[Finding]:
+    health, findings = found.get("health", "unknown"), []
+    if health not in ("ONLINE", "unknown"):
+        status = "warn" if health == "DEGRADED" else "fail"
+        findings.append(Finding(check, status, f"its health is {health}", f"see `zpool status {name}`"))
+    if found.get("readonly") == "on":
+        hint = f"`zpool export {name}`, and import it without -o readonly=on"
+        findings.append(Finding(check, "fail", "it was imported read-only", hint))
+    return findings
+
+
+def _features(check: str, found: Mapping[str, str]) -> list[Finding]:
+    lacking = [name for name in _FEATURES if found.get(f"feature@{name}", "enabled") in ("disabled", "-")]
+    if not lacking:
+        return []
+    what = "; ".join(f"{name} ({_FEATURES[name]})" for name in lacking)
+    hint = "such images are refused; `zpool upgrade` enables features, for good"
+    return [Finding(check, "warn", f"it lacks {what}", hint)]

@@ -1,0 +1,53 @@
+"""The two who ask: the running daemon, and `imgstored --check --json`, which starts nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from imgstored import config
+from imgstored.config import Config
+from imgstored.doctor.doctor import Doctor
+from imgstored.doctor.subject import Subject
+from imgstored.errors import ImgstoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from imgstored.pools.base import Pool
+
+
+class OwnHost:
+    """The daemon looks at itself: with the configuration as the files have it now, if that is right."""
+
+    def __init__(
+        self, settings: Config, files: Sequence[Path], pools: Mapping[str, Pool], view: Callable[[], str]
+    ) -> None:
+        self._settings = settings
+        self._files = tuple(files)
+        self._pools = pools
+        self._view = view
+        self._doctor = Doctor()
+        self._one_at_a_time = trio.Lock()
+
+    async def examine(self) -> dict[str, Any]:
+        """The protocol's answer to `doctor`."""
+        async with self._one_at_a_time:
+            settings = await trio.to_thread.run_sync(_loaded, self._files, self._settings)
+            return await self._doctor.examine(Subject(settings, self._files, self._pools, self._view()))
+
+
+def examined(files: Sequence[Path]) -> dict[str, Any]:
+    """The same of a host on which no daemon runs. Nothing is made or changed. Blocks for some seconds."""
+    settings = _loaded(tuple(files), Config())
+    return trio.run(Doctor().examine, Subject(settings, tuple(files)))
+
+
+def _loaded(files: tuple[Path, ...], otherwise: Config) -> Config:
+    """Where the files are wrong, which is a finding of its own, the others are about other settings."""
+    try:
+        return config.load(*files)
+    except ImgstoreError:
+        return otherwise

@@ -1,0 +1,129 @@
+"""The image servers: is each there, trusted, and how fast? And by their clocks, is ours right?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from imgstored.doctor.finding import Finding
+from imgstored.errors import ImgstoreError
+from imgstored.http.documents import DocumentLimits, fetch_document
+from imgstored.http.location import public
+from imgstored.manifest import MAX_LIST, MAX_MANIFEST
+from imgstored.sources.registry import open_source
+from imgstored.sources.server import AskLimits
+from imgstored.sources.sourcebook import SourceBook
+from imgstored.specs import source_specs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgstored.doctor.subject import Subject
+    from imgstored.http.documents import Document
+    from imgstored.http.location import Location
+
+#: Seconds for one source's answer, and from when on it is slow.
+_LIMIT: Final = 10.0
+_SLOW: Final = 3.0
+
+#: Seconds that our clock may differ from a server's: which is of seconds, and takes its way to us; and from
+#: when on certificates that are new, or just renewed, may not be valid for us.
+_A_BIT: Final = 5.0
+_FAR: Final = 300.0
+
+_CLOCK: Final = "set the clock, and have it kept: chrony, systemd-timesyncd, or ntp"
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came back beside the documents: by the source's URL, seconds that it took, and our clock's lead."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    leads: dict[str, float] = field(default_factory=dict)
+
+    async def fetch(
+        self, location: Location, *, limits: DocumentLimits, headers: Sequence[tuple[str, str]]
+    ) -> Document:
+        """`fetch_document`, watched."""
+        began = time.monotonic()
+        document = await fetch_document(location, limits=limits, headers=headers)
+        taken = time.monotonic() - began
+        url = public(location.source)
+        self.seconds[url] = max(taken, self.seconds.get(url, 0.0))
+        lead = lead_of(document.headers, time.time(), taken)
+        if lead is not None:
+            self.leads[url] = lead
+        return document
+
+
+def lead_of(headers: Mapping[str, str], now: float, taken: float) -> float | None:
+    """Seconds that our clock is ahead of the server's; negative is behind. None where it tells no time.
+
+    The time that the answer took, and the second that its date is cut to, are in nobody's favour.
+    """
+    try:
+        date = parsedate_to_datetime(headers["date"]).timestamp() + float(headers.get("age", 0))
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return None
+    early, late = date, date + 1.0 + taken
+    return now - late if now > late else min(0.0, now - early)
+
+
+async def sources(subject: Subject) -> list[Finding]:
+    """All sources, each asked with a limit, side by side; and the clock."""
+    answers = Answers()
+    limits = AskLimits(
+        ping=DocumentLimits(max_bytes=MAX_MANIFEST, total_seconds=_LIMIT, tries=1),
+        listing=DocumentLimits(max_bytes=MAX_LIST, total_seconds=_LIMIT, tries=1),
+    )
+    book = SourceBook(
+        source_specs(subject.settings),
+        imgadm_conf=subject.settings.imgadm_folder / "imgadm.conf",
+        lists=subject.state / "lists",
+        open_source=partial(open_source, fetch=answers.fetch, limits=limits),
+    )
+    try:
+        listed, checked = book.listed(), await book.check()
+    except ImgstoreError as error:
+        return [Finding("sources", "fail", error.message, error.hint)]
+    if not listed:
+        hint = "`imgctl sources -a URL` adds an image server"
+        return [Finding("sources", "warn", "there are none", hint)]
+    findings = [_source(one, answer, answers) for one, answer in zip(listed, checked, strict=True)]
+    findings += [_insecure(one["url"]) for one in listed if one["insecure"]]
+    return [*findings, *clock(list(answers.leads.values()))]
+
+
+def _source(source: Mapping[str, Any], answer: Mapping[str, Any], answers: Answers) -> Finding:
+    url = public(source["url"])
+    error = answer["error"]
+    if error is not None:
+        hint = error["hint"] or "`imgctl sources -d URL` removes it if it is gone for good"
+        return Finding("sources", "fail", str(error["message"]), hint)
+    taken = answers.seconds.get(url, 0.0)
+    seen = f"{url} answers in {1000 * taken:.0f} ms"
+    if taken > _SLOW:
+        return Finding("sources", "warn", seen, "it is slow: is the network, or the server?")
+    return Finding("sources", "ok", seen)
+
+
+def _insecure(url: str) -> Finding:
+    seen = f"{public(url)} IS NOT VERIFIED: whoever is on the way can give other images"
+    hint = "install the server's certificate authority, name it as `ca_file`, and leave out `insecure`"
+    return Finding("sources", "warn", seen, hint)
+
+
+def clock(leads: Sequence[float]) -> list[Finding]:
+    """Our clock against those of the servers: one of them may be wrong, most of them are not."""
+    if not leads:
+        return [Finding("clock", "ok", "not compared: no source told its time")]
+    lead = statistics.median_low(leads) if len(leads) > 2 else min(leads, key=abs)
+    if abs(lead) <= _A_BIT:
+        return [Finding("clock", "ok", f"right, by the clocks of {len(leads)} image servers")]
+    way = "ahead of" if lead > 0 else "behind"
+    seen = f"{abs(lead):.0f} s {way} the image servers' clocks"
+    return [Finding("clock", "fail" if abs(lead) > _FAR else "warn", seen, _CLOCK)]

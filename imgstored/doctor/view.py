@@ -1,0 +1,101 @@
+"""The view: can there be a mount, and does it answer? All of it blocks, a dead mount perhaps for ever."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from imgstored.doctor.finding import Finding
+from imgstored.doctor.folders import unusable
+from imgstored.view import mountpoint
+from imgstored.view.plain import MARKER
+
+if TYPE_CHECKING:
+    from imgstored.doctor.finding import Status
+    from imgstored.doctor.subject import Subject
+
+_INSTALL: Final = "install fuse3, and `pip install 'imgstore[fuse]'`; `view.mode = \"files\"` needs neither"
+_DEVICE: Final = Path("/dev/fuse")
+
+
+def fuse(subject: Subject) -> list[Finding]:
+    """What a mount needs. Where it is not demanded, plain files will do."""
+    mode = subject.settings.view.mode
+    if mode in ("off", "files"):
+        return [Finding("fuse", "ok", f'not needed: `view.mode` is "{mode}"')]
+    lacking = _lacking()
+    if not lacking:
+        return [Finding("fuse", "ok", "pyfuse3 and /dev/fuse are there")]
+    status: Status = "fail" if mode == "fuse" else "ok"
+    instead = "" if mode == "fuse" else "; the view is plain files"
+    return [Finding("fuse", status, f"{' and '.join(lacking)}{instead}", _INSTALL)]
+
+
+def _lacking() -> list[str]:
+    lacking = []
+    if importlib.util.find_spec("pyfuse3") is None:
+        lacking.append("pyfuse3 is not installed")
+    try:
+        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        lacking.append(f"{_DEVICE}: {error.strerror}")
+    if os.geteuid() != 0 and mountpoint.fusermount() is None:
+        lacking.append("no fusermount3, without which only root can mount")
+    return lacking
+
+
+def view(subject: Subject) -> list[Finding]:
+    """Whether what is to be seen there is there."""
+    mode, path = subject.settings.view.mode, Path(subject.settings.view.path)
+    if mode == "off":
+        return [Finding("view", "ok", 'there is none: `view.mode` is "off"')]
+    try:
+        os.statvfs(path)  # not `stat`, which the kernel may answer for a dead mount
+        names = sorted(os.listdir(path))[:2]  # noqa: PTH208 - names are what is wanted
+    except FileNotFoundError:
+        return [_missing(subject, path)]
+    except OSError as error:
+        if error.errno in mountpoint.DEAD:
+            return [_dead(subject, path)]
+        return [Finding("view", "fail", f"{path}: {error.strerror}", "choose another `view.path`")]
+    if not subject.runs:
+        return [_to_come(path, names)]
+    if subject.view == "fuse":
+        mount = mountpoint.mounted_at(Path(os.path.realpath(path)))
+        if mount is None:
+            hint = "somebody unmounted it; a restart of imgstored mounts it again"
+            return [Finding("view", "fail", f"nothing is mounted at {path}", hint)]
+        return [Finding("view", "ok", f"mounted at {path} ({mount.kind}), and answers")]
+    return [Finding("view", "ok", f"plain files in {path}")]
+
+
+def _missing(subject: Subject, path: Path) -> Finding:
+    if subject.runs:
+        hint = "somebody removed it; a restart of imgstored makes it again"
+        return Finding("view", "fail", f"{path} is not there", hint)
+    fault = unusable(path)
+    if fault is not None:
+        return Finding("view", "fail", f"{path} cannot be made: {fault}", "choose another `view.path`")
+    return Finding("view", "ok", f"{path} is made by the first start")
+
+
+def _dead(subject: Subject, path: Path) -> Finding:
+    if subject.runs:
+        hint = f"`umount -l {path}`, and restart imgstored"
+        return Finding("view", "fail", f"{path} is a mount whose server is gone", hint)
+    seen = f"{path} is the mount of a daemon that is gone"
+    return Finding("view", "warn", seen, "the next start takes it over; to be rid of it, `umount -l` it")
+
+
+def _to_come(path: Path, names: list[str]) -> Finding:
+    ours = os.path.lexists(path / os.fsdecode(MARKER))
+    if mountpoint.mounted_at(Path(os.path.realpath(path))) is not None:
+        return Finding(
+            "view", "fail", f"{path} is a mount already", "unmount it, or choose another `view.path`"
+        )
+    if names and not ours:
+        seen = f"{path} is not empty: it has {names[0]}"
+        return Finding("view", "fail", seen, "the view wants a folder for itself; choose another `view.path`")
+    return Finding("view", "ok", f"{path}{' has the files of before' if ours else ' is empty'}")

@@ -1,0 +1,34 @@
+"""Which import a line of the log is about: bound to tasks and threads, from the search to the receipt.
+
+A task has what its parent had when it was started, and so has a thread of trio's. Other threads are given it
+(`contextvars.copy_context().run`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from structlog.contextvars import bound_contextvars, get_contextvars
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def fresh() -> str:
+    """A new one: eight hexadecimal digits."""
+    return secrets.token_hex(4)
+
+
+@contextmanager
+def bound(import_id: str) -> Iterator[None]:
+    """What is logged in the block, and by what is started in it, is about this import."""
+    with bound_contextvars(import_id=import_id):
+        yield
+
+
+def current() -> str | None:
+    """That of the import that is worked at here."""
+    found = get_contextvars().get("import_id")
+    return found if isinstance(found, str) else None

@@ -1,0 +1,54 @@
+"""The parts of the metrics, put together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgstored.metrics.counts import Counts
+from imgstored.metrics.server import Exposition, serve
+from imgstored.metrics.state import State
+from imgstored.rpc.peer import access_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from imgstored.metrics.address import TcpAddress, UnixAddress
+    from imgstored.metrics.state import Document, Pools, Sources
+
+
+class Metrics:
+    """Counts from the beginning; is asked once `show` has said of what, and `serve` runs."""
+
+    def __init__(self, address: TcpAddress | UnixAddress, *, mode: int, group: str | None) -> None:
+        """As `open_metrics`."""
+        self.counts = Counts()
+        self._address = address
+        self._mode = mode
+        self._group_gid = access_for(group).group_gid
+        self._exposition: Exposition | None = None
+
+    def show(
+        self,
+        pools: Pools,
+        sources: Sources,
+        *,
+        jobs: Callable[[], Sequence[Document]],
+        clients: Callable[[], int],
+        view: str,
+    ) -> None:
+        """Whom to ask how the daemon stands. Called once."""
+        state = State(pools, sources, jobs=jobs, clients=clients, view=view)
+        self._exposition = Exposition(self.counts, state)
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listens, and answers until it is cancelled. Raises `ConfigError` where it cannot listen."""
+        assert self._exposition is not None
+        await serve(
+            self._address,
+            self._exposition,
+            mode=self._mode,
+            group_gid=self._group_gid,
+            task_status=task_status,
+        )

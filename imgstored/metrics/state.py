@@ -1,0 +1,122 @@
+"""How the daemon stands when it is asked: what is under way, the pools, who is connected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+
+from imgstored.errors import ConfigError
+from imgstored.transfer.limiting import STAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from prometheus_client import Metric
+
+Document = dict[str, Any]
+
+#: What a layer that is under way does.
+PHASES: Final = ("waiting", "downloading", "receiving", "installing")
+
+
+class Pools(Protocol):
+    """All pools, asked with a limit: docs/protocol.md's *status*."""
+
+    async def all(self) -> list[Document]:
+        """One each, in order; one that does not answer has an `error`."""
+        ...
+
+
+class Sources(Protocol):
+    """How the sources did of late: docs/protocol.md's *status*."""
+
+    async def standings(self) -> list[Document]:
+        """One each, in order. Raises `ConfigError`."""
+        ...
+
+
+class State:
+    """A collector: `look`, and then `collect`. For trio's thread."""
+
+    def __init__(
+        self,
+        pools: Pools,
+        sources: Sources,
+        *,
+        jobs: Callable[[], Sequence[Document]],
+        clients: Callable[[], int],
+        view: str,
+    ) -> None:
+        self._asked_pools = pools
+        self._asked_sources = sources
+        self._jobs = jobs
+        self._clients = clients
+        self._view = view
+        self._pools: Sequence[Document] = ()
+        self._sources: Sequence[Document] = ()
+
+    async def look(self) -> None:
+        """Asks what may take a moment. A pool that hangs is waited for no longer than its limit."""
+        self._pools = await self._asked_pools.all()
+        try:
+            self._sources = await self._asked_sources.standings()
+        except ConfigError:  # imgadm's file cannot be read; whoever asks for an image is told so
+            self._sources = ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All of it."""
+        yield from self._imports()
+        yield from self._of_pools()
+        up = GaugeMetricFamily(
+            "imgstored_source_up", "Whether a source answered when asked last.", labels=["source"]
+        )
+        for source in self._sources:
+            if source["error"] is not None or source["answered_at"] is not None:
+                up.add_metric([source["url"]], float(source["error"] is None))
+        yield up
+        yield GaugeMetricFamily("imgstored_clients", "Clients that are connected.", self._clients())
+        yield InfoMetricFamily("imgstored_view", "How installed images are shown.", {"kind": self._view})
+
+    def _imports(self) -> Iterator[Metric]:
+        jobs = self._jobs()
+        phases = Counter(job["phase"] for job in jobs)
+        slowest = Counter(job["limits"] for job in jobs)
+        under_way = GaugeMetricFamily(
+            "imgstored_imports_under_way", "Images that are being imported, by phase.", labels=["phase"]
+        )
+        for phase in PHASES:
+            under_way.add_metric([phase], phases[phase])
+        yield under_way
+        limited = GaugeMetricFamily(
+            "imgstored_imports_limited",
+            "Images under way, by the stage that the others wait for.",
+            labels=["stage"],
+        )
+        for stage in STAGES:
+            limited.add_metric([stage], slowest[stage])
+        yield limited
+        rate = sum(job["rate"] for job in jobs)
+        yield GaugeMetricFamily(
+            "imgstored_download_bytes_per_second", "Compressed bytes that come a second, of late.", rate
+        )
+
+    def _of_pools(self) -> Iterator[Metric]:
+        def family(name: str, what: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"imgstored_{name}", what, labels=["pool"])
+
+        up = family("pool_up", "Whether a pool answers within two seconds.")
+        size = family("pool_size_bytes", "Room of a pool, used or not.")
+        available = family("pool_available_bytes", "Room that is left in a pool.")
+        used = family("pool_used_bytes", "Room that is used in a pool, by whatever.")
+        images = family("images", "Images that are installed.")
+        for pool in self._pools:
+            label = [pool["name"]]
+            up.add_metric(label, float(pool["error"] is None))
+            images.add_metric(label, pool["images"])
+            if pool["total"] is not None and pool["available"] is not None:
+                size.add_metric(label, pool["total"])
+                available.add_metric(label, pool["available"])
+                used.add_metric(label, max(0, pool["total"] - pool["available"]))
+        yield from (up, size, available, used, images)

@@ -1,0 +1,105 @@
+"""What is in an embedded pool's folder when it is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from imgstored.manifest.names import UUID
+from imgstored.pools.base import PoolImage
+from imgstored.pools.embedded.notes import (
+    ImageNote,
+    is_whole,
+    occupied,
+    read_checkpoint,
+    read_holds,
+    read_image,
+)
+from imgstored.pools.embedded.receive import PARTIAL, TRASH, discard, empty_trash
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from imgstored.pools.embedded.files import Folder
+
+log = structlog.get_logger(__name__)
+
+#: Stands for tags that cannot be read: better kept than deleted.
+_UNREADABLE: Final = "(unreadable)"
+
+
+@dataclass(slots=True)
+class Installed:
+    """A published image: its note, the bytes that it occupies, and the tags that hold it."""
+
+    note: ImageNote
+    used: int
+    holds: set[str]
+
+    @property
+    def image(self) -> PoolImage:
+        """As others see it."""
+        note = self.note
+        size = note.volume_size if note.kind == "volume" else note.stream_size
+        return PoolImage(note.uuid, note.guid, note.origin, note.kind, self.used, size, dataset=note.dataset)
+
+
+def scan(
+    root: Folder, pool: str, *, beside: Collection[str]
+) -> tuple[dict[str, Installed], dict[str, str | None]]:
+    """The published images by uuid, and the origins of those of which a part is there.
+
+    Sweeps up what was half made. `beside` are files that are no images. Raises `OSError`.
+    """
+    images: dict[str, Installed] = {}
+    origins: dict[str, str | None] = {}
+    for name in root.names():
+        uuid = name.removesuffix(PARTIAL)
+        if name.startswith(TRASH):
+            empty_trash(root, name)
+        elif UUID.fullmatch(name):
+            installed = scan_image(root, pool, name)
+            if installed is not None:
+                images[name] = installed
+        elif name.endswith(PARTIAL) and UUID.fullmatch(uuid):
+            _scan_partial(root, pool, uuid, origins)
+        elif name not in beside:
+            log.warning("something in the pool's folder is no image", pool=pool, name=name)
+    return images, origins
+
+
+def scan_image(root: Folder, pool: str, uuid: str) -> Installed | None:
+    """The published image, or None, with a line in the log, where it is damaged or cannot be read."""
+    try:
+        with root.folder(uuid) as folder:
+            note = read_image(folder)
+            if note is None or note.uuid != uuid or not is_whole(folder, note):
+                log.error("an image is damaged, and left out", pool=pool, uuid=uuid)
+                return None
+            return Installed(note, occupied(folder), _scan_holds(folder, pool, uuid))
+    except OSError as error:
+        log.error("an image cannot be read, and is left out", pool=pool, uuid=uuid, error=str(error))
+        return None
+
+
+def _scan_holds(folder: Folder, pool: str, uuid: str) -> set[str]:
+    try:
+        return read_holds(folder)
+    except (OSError, msgspec.MsgspecError) as error:
+        log.error("cannot read what holds an image", pool=pool, uuid=uuid, error=str(error))
+        return {_UNREADABLE}
+
+
+def _scan_partial(root: Folder, pool: str, uuid: str, origins: dict[str, str | None]) -> None:
+    try:
+        with root.folder(uuid + PARTIAL) as folder:
+            checkpoint = read_checkpoint(folder)
+        if checkpoint is None:
+            discard(root, uuid + PARTIAL)
+        else:
+            origins[uuid] = checkpoint.origin
+    except OSError as error:
+        log.error("a partial image cannot be read", pool=pool, uuid=uuid, error=str(error))

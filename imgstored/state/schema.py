@@ -1,0 +1,78 @@
+"""The schema of the state folder, and the steps from each to the next. One number for all that is in there.
+
+It is written in the file `version`, so that a newer folder is refused before anything in it is touched, and
+that can be said of whom it is; and in each database (`PRAGMA user_version`), where a step's change and its
+number are one transaction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgstored.errors import ConfigError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+    from pathlib import Path
+
+#: Raised with every change of what is in the folder that an older daemon would not understand.
+SCHEMA = 2
+
+JOURNAL, HISTORY = "journal.sqlite", "history.sqlite"
+
+
+class Step(NamedTuple):
+    """What makes a database of the schema before one of `schema`, within a transaction that others end."""
+
+    schema: int
+    database: str
+    change: Callable[[sqlite3.Connection], None]
+
+
+def _imports_have_ids(db: sqlite3.Connection) -> None:
+    """Lines of the log have an import's id since then, and so has what was done."""
+    db.execute("ALTER TABLE history ADD COLUMN import_id TEXT")
+
+
+#: In the order in which they are taken.
+STEPS = (Step(2, HISTORY, _imports_have_ids),)
+
+
+def prepare(db: sqlite3.Connection, path: Path, tables: str) -> None:
+    """Makes a database that was just opened one of today's schema; `tables` are the statements for a new one.
+
+    Raises `ConfigError` for one of a newer daemon, which stays as it is, and `sqlite3.Error`.
+    """
+    found = schema_of(db)
+    if found > SCHEMA:
+        raise ConfigError(
+            f"{path} is of a newer imgstored (schema {found}, this one knows {SCHEMA})",
+            hint="start the newer imgstored; or give this one another `state` in its configuration",
+        )
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    if found == 0:
+        db.executescript(f"BEGIN; {tables} PRAGMA user_version = {SCHEMA}; COMMIT;")
+    elif found < SCHEMA:
+        _take_steps(db, path.name, found)
+
+
+def schema_of(db: sqlite3.Connection) -> int:
+    """0 is a new database. Raises `sqlite3.Error` for what is none."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _take_steps(db: sqlite3.Connection, name: str, found: int) -> None:
+    """One transaction a step, so that a daemon that is killed in between has lost nothing."""
+    for schema in range(found + 1, SCHEMA + 1):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for step in STEPS:
+                if (step.schema, step.database) == (schema, name):
+                    step.change(db)
+            db.execute(f"PRAGMA user_version = {schema}")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")

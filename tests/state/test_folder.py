@@ -1,0 +1,167 @@
+"""Whose the state folder is, of which schema, and what happens to what is damaged."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from imgstored import __version__
+from imgstored.care.history import History
+from imgstored.errors import ConfigError
+from imgstored.state.folder import owned
+from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
+from imgstored.store.journal import Journal
+from tests.state.older import BASE, left_behind
+
+OLDER = ["state-1-journal", "state-1-history"]
+
+
+@pytest.fixture
+def state(tmp_path):
+    return tmp_path / "state"
+
+
+def opened(state):
+    """What a daemon does with the folder first."""
+    with owned(state) as folder:
+        Journal(folder / JOURNAL).close()
+        History(folder / HISTORY).close()
+
+
+def user_version(path):
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("PRAGMA user_version").fetchone()[0]
+
+
+def schema_of(path):
+    """Tables with their columns, without comments and line breaks."""
+    with closing(sqlite3.connect(path)) as db:
+        tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master ORDER BY name")]
+        return {name: db.execute(f"PRAGMA table_info({name})").fetchall() for name in tables}
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_new_folder_says_of_which_version_it_is(state):
+    opened(state)
+    assert json.loads((state / "version").read_text()) == {"schema": SCHEMA, "imgstored": __version__}
+    assert (state / "version").stat().st_mode & 0o777 == 0o600
+    assert [user_version(state / name) for name in (JOURNAL, HISTORY)] == [SCHEMA, SCHEMA]
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_an_older_folder_becomes_what_a_new_one_is(tmp_path, state, name):
+    left_behind(name, state)
+    opened(state)
+    opened(tmp_path / "new")
+    for database in (JOURNAL, HISTORY):
+        assert user_version(state / database) == SCHEMA
+        assert schema_of(state / database) == schema_of(tmp_path / "new" / database)
+    assert json.loads((state / "version").read_text())["schema"] == SCHEMA
+
+
+async def test_nothing_is_lost_on_the_way(state):
+    left_behind("state-1-history", state)
+    journal = Journal(state / JOURNAL)
+    (unfinished,) = journal.imports()
+    assert (unfinished.uuid, unfinished.wanted, unfinished.manifest["name"]) == (BASE, True, "base")
+    known = journal.ranges(f"zones-{BASE}").load()
+    assert known is not None
+    assert list(known.digests) == [0]
+    journal.close()
+    history = History(state / HISTORY)
+    first, second = await history.entries(None, 10)
+    history.close()
+    assert (first["name"], first["outcome"], first["import_id"]) == ("tiny", "installed", None)
+    assert (second["uuid"], second["outcome"]) == (BASE, "interrupted")
+
+
+def test_a_step_that_fails_leaves_the_database_as_it_was(state):
+    left_behind("state-1-history", state)
+    with closing(sqlite3.connect(state / HISTORY)) as db:
+        db.execute("ALTER TABLE history ADD COLUMN import_id TEXT")  # as if somebody had been at it
+    with pytest.raises(ConfigError, match="duplicate column"):
+        History(state / HISTORY)
+    assert user_version(state / HISTORY) == 1
+
+
+def test_a_newer_folder_is_refused_and_left_alone(state):
+    opened(state)
+    (state / "version").write_text(json.dumps({"schema": SCHEMA + 1, "imgstored": "9.8"}))
+    before = contents(state)
+    with pytest.raises(ConfigError) as caught, owned(state):
+        pass
+    assert "was made by imgstored 9.8" in caught.value.message
+    assert f"this is imgstored {__version__}" in caught.value.message
+    assert "start the newer imgstored" in caught.value.hint
+    assert contents(state) == before
+
+
+@pytest.mark.parametrize("kind", [Journal, History])
+def test_a_newer_database_is_refused_and_left_alone(tmp_path, kind):
+    path = tmp_path / (JOURNAL if kind is Journal else HISTORY)
+    kind(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="newer imgstored"):
+        kind(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("written", ["", "{", "[]", '{"schema": "x"}', '{"schema": 1}', "\0" * 5000])
+def test_a_version_that_cannot_be_read_is_written_anew(state, written):
+    left_behind("state-1-history", state)
+    (state / "version").write_text(written)
+    opened(state)
+    assert json.loads((state / "version").read_text()) == {"schema": SCHEMA, "imgstored": __version__}
+    assert user_version(state / HISTORY) == SCHEMA
+
+
+@pytest.mark.parametrize("name", [JOURNAL, HISTORY])
+@pytest.mark.parametrize("damage", ["no database", "cut"])
+def test_what_is_damaged_is_kept_aside_and_said(state, name, damage, capsys):
+    left_behind("state-1-history", state)
+    path = state / name
+    bad = b"this is not SQLite at all. " * 500 if damage == "no database" else path.read_bytes()[:2000]
+    path.write_bytes(bad)
+    opened(state)
+    (aside,) = state.glob(f"{name}.damaged-*")
+    assert aside.read_bytes() == bad
+    assert user_version(path) == SCHEMA
+    said = capsys.readouterr().out
+    assert "a database was damaged, and is set aside" in said
+    assert str(aside) in said
+    # Once more at the same second: neither replaces the other.
+    path.write_bytes(bad)
+    opened(state)
+    assert len(list(state.glob(f"{name}.damaged-*"))) == 2
+
+
+def test_a_journal_with_a_broken_page_is_set_aside(state):
+    left_behind("state-1-journal", state)
+    path = state / JOURNAL
+    data = bytearray(path.read_bytes())
+    data[4096:8192] = b"\xff" * 4096
+    path.write_bytes(data)
+    opened(state)
+    assert [aside.read_bytes() for aside in state.glob(f"{JOURNAL}.damaged-*")] == [bytes(data)]
+
+
+@pytest.mark.parametrize("name", [JOURNAL, HISTORY])
+def test_a_folder_in_a_databases_place_is_named(state, name):
+    (state / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"{name} is no file"), owned(state):
+        pass
+    with pytest.raises(ConfigError, match=f"{name} cannot be used"):
+        (Journal if name == JOURNAL else History)(state / name)
+
+
+def test_the_folder_is_for_one_daemon(state):
+    with owned(state), pytest.raises(ConfigError, match="another imgstored"), owned(state):
+        pass
