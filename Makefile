@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo test check lint types unit coverage zfs test-zfs bench bench-zfs manual lock dist deb hooks clean
+.PHONY: help setup demo test check lint types unit coverage zfs test-zfs bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -61,6 +61,9 @@ bench-zfs: $(STAMP) ## figures on real ZFS
 
 manual: $(STAMP) ## the manual pages, of the tables of commands and the configuration
 	$(BIN)/python -m docs.man
+
+docs: $(STAMP) ## the pages in docs/ as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/mkdocs.yml
 
 # With UPGRADE=--upgrade, also what is newer by now; without it, only what pyproject.toml asks for and is not there.
 lock: $(STAMP) ## the versions that everything is tested with, into tests/requirements.lock and tests/tools.lock

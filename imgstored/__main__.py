@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import select
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgstored import __version__
 from imgstored.errors import ConfigError, ImgstoreError
@@ -35,6 +36,11 @@ def argument_parser() -> argparse.ArgumentParser:
         "--check", action="store_true", help="read the configuration, say what is wrong, and exit"
     )
     parser.add_argument(
+        "--json",
+        action="store_true",
+        help="with --check: also look at the host, its pools and sources, and print what was found as JSON",
+    )
+    parser.add_argument(
         "--detach",
         action="store_true",
         help="go on in the background, and return once requests are answered, or with the status of a start"
@@ -52,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from imgstored import config
 
     try:
+        if arguments.check and arguments.json:
+            return _examine(arguments.config)
         _check_python()
         settings = config.load(*arguments.config)
         if arguments.check:
@@ -82,6 +90,24 @@ def exit_status(error: ImgstoreError) -> int:
     if isinstance(error.__cause__, PermissionError):
         return os.EX_NOPERM
     return os.EX_CONFIG if isinstance(error, ConfigError) else 1
+
+
+def _examine(files: Sequence[Path]) -> int:
+    """What `imgctl doctor` asks for where no daemon answers. Starts nothing; returns 1 if anything fails."""
+    try:
+        _check_python()
+    except ConfigError as error:
+        python = {"check": "python", "status": "fail", "seen": error.message, "hint": error.hint}
+        found: dict[str, Any] = {"version": __version__, "running": False, "findings": [python]}
+    else:
+        from imgstored import log
+        from imgstored.config import LogTable
+        from imgstored.doctor.services import examined
+
+        log.set_up(LogTable(level="error"))
+        found = examined(files)
+    sys.stdout.write(json.dumps(found) + "\n")
+    return int(any(finding["status"] == "fail" for finding in found["findings"]))
 
 
 def _check_python() -> None:

@@ -34,6 +34,7 @@ from imgstored.create.export import Exporter
 from imgstored.create.maker import Maker
 from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
+from imgstored.doctor.services import OwnHost
 from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.metrics import open_metrics
 from imgstored.pools.embedded import EmbeddedPool
@@ -44,7 +45,15 @@ from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.making import Making
 from imgstored.rpc.server import Server
 from imgstored.sources.sourcebook import SourceBook
-from imgstored.specs import check, install_limits, metrics_address, secrets, socket_limits, source_specs
+from imgstored.specs import (
+    check,
+    install_limits,
+    metrics_address,
+    platform,
+    secrets,
+    socket_limits,
+    source_specs,
+)
 from imgstored.state.folder import owned
 from imgstored.state.schema import HISTORY, JOURNAL
 from imgstored.store.installer import Installer
@@ -146,12 +155,15 @@ async def _wired(
         sources,
         installer,
         refresh,
+        platform(settings),
         recorder=history if counts is None else Recorders(history, counts),
         hit=None if counts is None else counts.hit,
     )
     care = Care(
         Resolver(catalog, refresh, sources, history, store.jobs),
-        DryRun(catalog, refresh, sources, journal, lambda: installer.room, store.jobs),
+        DryRun(
+            catalog, refresh, sources, journal, lambda: installer.room, store.jobs, platform(settings)
+        ),
         Usage(catalog, refresh),
         history,
     )
@@ -179,6 +191,7 @@ async def _wired(
             upkeep=upkeep,
             verifier=verifier,
             status=status,
+            doctor=OwnHost(settings, files, pools, lambda: view.kind),
         ),
         mode=settings.socket.mode,
         group=settings.socket.group,

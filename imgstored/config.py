@@ -149,6 +149,9 @@ class Config(_Table, frozen=True):
     #: the program that knows the host's machines, of which `imgctl create` makes images; a host need not
     #: have it
     vmadm: str = "/usr/sbin/vmadm"
+    #: the platform image that images are compared with which ask for one (`min_platform`, `max_platform`), as
+    #: `7.0/20260101T000000Z`; `any`: they are not compared; None: on SmartOS the host's own, elsewhere `any`
+    platform: str | None = None
     pool: PoolTable | Annotated[list[PoolTable], Meta(min_length=1)] = PoolTable()
     socket: SocketTable = SocketTable()
     view: ViewTable = ViewTable()

@@ -12,6 +12,7 @@ from imgstored.http.proxy import parse_proxy
 from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.limits import Limits as SocketLimits
+from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.url import normalised
 from imgstored.store.installer import InstallLimits
@@ -20,6 +21,7 @@ from imgstored.transfer.download import DownloadLimits
 
 if TYPE_CHECKING:
     from imgstored.config import Config, SourceTable
+    from imgstored.manifest.platform import Platform
     from imgstored.metrics.address import TcpAddress, UnixAddress
 
 _MIB = 1 << 20
@@ -30,6 +32,7 @@ _MIN_SECRET = 6
 
 def check(settings: Config) -> None:
     """Raises `ConfigError` for what can be seen to be wrong without starting."""
+    platform(settings)
     source_specs(settings)
     metrics_address(settings)
     for key, table in keyed_pools(settings):
@@ -37,6 +40,13 @@ def check(settings: Config) -> None:
             checked(table.properties or {})
         except ConfigError as error:
             raise ConfigError(f"{key}.properties: {error.message}", hint=error.hint) from error
+
+
+def platform(settings: Config) -> Platform | None:
+    """The platform image that images must go with; None: any image does. Raises `ConfigError`."""
+    if settings.platform is None:
+        return running()
+    return None if settings.platform == "any" else parse_platform(settings.platform)
 
 
 def source_specs(settings: Config) -> tuple[SourceSpec, ...] | None:

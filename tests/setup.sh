@@ -40,6 +40,7 @@ then run make again."
     # nginx's package starts a server on port 80 by itself; nothing here wants that one.
     [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' | $as_root tee /usr/sbin/policy-rc.d >/dev/null
         $as_root chmod +x /usr/sbin/policy-rc.d; trap '$as_root rm -f /usr/sbin/policy-rc.d' EXIT; }
+    # shellcheck disable=SC2086 # one word a package
     $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 

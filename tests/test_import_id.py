@@ -61,7 +61,7 @@ def test_the_kernels_threads_have_it():
 
     with import_id.bound("a"):
         assert Inlet("zones", kernel).finish() is None
-        assert list(outlet(kernel)) == []
+        assert list(outlet("zones", kernel)) == []
     assert found == ["a", "a"]
 
 

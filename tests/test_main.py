@@ -176,14 +176,13 @@ def test_detach_fails_as_the_start_does(tmp_path):
 
 
 def test_detach_fails_when_the_start_is_killed(tmp_path):
-    """A program in the view's place that never answers keeps the start; then it is killed."""
     with subprocess.Popen(
         [sys.executable, "-c", STUCK, "--config", str(settings(tmp_path)), "--detach"],
-        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        pid = int(process.stdout.readline())
+        assert process.stderr is not None
+        pid = int(process.stderr.readline())
         assert pid != process.pid
         assert process.poll() is None
         os.kill(pid, signal.SIGKILL)
@@ -195,8 +194,8 @@ STUCK = """
 import os, sys, time
 import imgstored.app
 def serve(*_):
-    print(os.getpid(), flush=True)
-    time.sleep(1000)
+    print(os.getpid(), file=sys.stderr, flush=True)
+    time.sleep(100)
 imgstored.app.serve = serve
 from imgstored.__main__ import main
 sys.exit(main())

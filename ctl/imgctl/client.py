@@ -96,6 +96,11 @@ class Client(Connection):
         found: Document = self.call("status")
         return found
 
+    def doctor(self) -> Document:
+        """What keeps the host from having its images: `{findings: [{check, status, seen, hint}]}`."""
+        found: Document = self.call("doctor")
+        return found
+
     def pools(self) -> Tags:
         """The names of the daemon's pools; the first is the one that is used where a request names none."""
         pools: Tags = self.call("hello", client=self._name, protocol=PROTOCOL_VERSION)["pools"]

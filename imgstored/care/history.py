@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.catalog import InstalledImage
     from imgstored.store.layer import Layer
+    from imgstored.store.recorder import Wanted
 
 log = structlog.get_logger(__name__)
 
@@ -148,6 +149,14 @@ class History:
         async with self.doing(began, "deleted"):
             yield
 
+    async def refused(self, wanted: Wanted, error: ImgstoreError) -> None:
+        """Writes down what a client wanted, and why it did not even begin."""
+        client = asker.get()
+        name, uid = ("imgstored", None) if client is None else (client.name, client.uid)
+        begun = Begun(wanted.action, wanted.uuid, wanted.name, wanted.version, wanted.pool)
+        row = await self._begin(begun, name, uid)
+        await self._end(row, Ended(_outcome("installed", error), error=error), 0.0)
+
     @asynccontextmanager
     async def doing(self, begun: Begun, success: Outcome = "done") -> AsyncIterator[None]:
         """Writes down that something is being done, and how the block ends."""
@@ -237,8 +246,8 @@ class History:
 
         def read() -> list[tuple[Any, ...]]:
             return self._db.execute(
-                "SELECT uuid, name, version FROM history"
-                " WHERE id IN (SELECT max(id) FROM history GROUP BY uuid)"
+                "SELECT uuid, name, version FROM history WHERE id IN (SELECT"
+                " coalesce(max(CASE WHEN name != '' THEN id END), max(id)) FROM history GROUP BY uuid)"
             ).fetchall()
 
         return [Named(*row) for row in await self._read(read)]

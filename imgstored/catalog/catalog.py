@@ -265,6 +265,18 @@ class Catalog:
                     log.error("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
 
 
+def as_wires(
+    catalog: Catalog, images: Iterable[InstalledImage], holds: Mapping[Key, Iterable[str]] | None = None
+) -> list[dict[str, Any]]:
+    """The *images* of the protocol, with their clones; with the tags that hold them, where these are given."""
+    clones = catalog.clones()
+    return [
+        as_wire(image, clones.get(key, ()), None if holds is None else holds.get(key, ()))
+        for image in images
+        for key in [(image.pool, image.uuid)]
+    ]
+
+
 def as_wire(
     image: InstalledImage, clones: Iterable[str] = (), holds: Iterable[str] | None = None
 ) -> dict[str, Any]:

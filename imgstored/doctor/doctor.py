@@ -42,7 +42,7 @@ class Doctor:
         self._threads = trio.CapacityLimiter(_THREADS)
 
     async def examine(self, subject: Subject) -> dict[str, Any]:
-        """`{version, pid, findings}` of the protocol, in the order of the table."""
+        """`{version, running, findings}` of the protocol, in the order of the table."""
         checks = self._checks(subject)
         found: dict[int, list[Finding]] = {}
 

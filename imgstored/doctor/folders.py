@@ -74,7 +74,8 @@ def partials(subject: Subject) -> list[Finding]:
         return [Finding("partials", "fail", f"{journal} cannot be read: {error}", hint)]
     parked = [row for row in rows if not row[2]]
     kept = sum(_occupied(subject.state / "spool" / f"{row[0]}-{row[1]}") for row in parked)
-    seen = f"{len(rows) - len(parked)} imports go on, {len(parked)} wait to be asked for again ({size(kept)})"
+    going_on = len(rows) - len(parked)
+    seen = f"{going_on} unfinished that go on, {len(parked)} kept for whoever asks again ({size(kept)})"
     findings = [Finding("partials", "ok", seen)]
     if any(time.time() - row[3] > (days + 1) * _DAY for row in parked):
         hint = "the next start drops them; or ask for the image again"
@@ -159,7 +160,7 @@ def locks(subject: Subject) -> list[Finding]:
         else:
             left += 1
     at_work = f" ({_some(held)})" if held else ""
-    seen = f"in {folder}, {len(held)} are held{at_work}, {left} left over, which do no harm"
+    seen = f"in {folder}: {len(held)} held{at_work}, {left} left over, which do no harm"
     return [Finding("locks", "ok", seen)]
 
 

@@ -17,6 +17,8 @@ from imgstored.errors import ImgstoreError
 if TYPE_CHECKING:
     from imgstored.doctor.subject import Subject
 
+#: proc(5): what the process may do.
+_PROCESS: Final = Path("/proc/self/status")
 #: capabilities(7): mounts, and all that ZFS asks for.
 _CAP_SYS_ADMIN: Final = 21
 
@@ -95,7 +97,7 @@ def privileges(subject: Subject) -> list[Finding]:
 
 def _lacks_admin() -> bool:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = _PROCESS.read_text().splitlines()
     except OSError:
         return False  # no Linux: root is root
     mask = next((line.split()[1] for line in lines if line.startswith("CapEff:")), None)

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgstored import config
+from imgstored import config, specs
 from imgstored.config import Config
-from imgstored.doctor.doctor import Doctor
 from imgstored.doctor.subject import Subject
 from imgstored.errors import ImgstoreError
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from imgstored.doctor.doctor import Doctor
     from imgstored.pools.base import Pool
 
 
@@ -29,12 +29,14 @@ class OwnHost:
         self._files = tuple(files)
         self._pools = pools
         self._view = view
-        self._doctor = Doctor()
+        self._doctor: Doctor | None = None
         self._one_at_a_time = trio.Lock()
 
     async def examine(self) -> dict[str, Any]:
         """The protocol's answer to `doctor`."""
         async with self._one_at_a_time:
+            if self._doctor is None:
+                self._doctor = _doctor()
             settings = await trio.to_thread.run_sync(_loaded, self._files, self._settings)
             return await self._doctor.examine(Subject(settings, self._files, self._pools, self._view()))
 
@@ -42,12 +44,21 @@ class OwnHost:
 def examined(files: Sequence[Path]) -> dict[str, Any]:
     """The same of a host on which no daemon runs. Nothing is made or changed. Blocks for some seconds."""
     settings = _loaded(tuple(files), Config())
-    return trio.run(Doctor().examine, Subject(settings, tuple(files)))
+    return trio.run(_doctor().examine, Subject(settings, tuple(files)))
+
+
+def _doctor() -> Doctor:
+    """Imported when somebody asks: the daemon's start does not wait for it."""
+    from imgstored.doctor.doctor import Doctor
+
+    return Doctor()
 
 
 def _loaded(files: tuple[Path, ...], otherwise: Config) -> Config:
     """Where the files are wrong, which is a finding of its own, the others are about other settings."""
     try:
-        return config.load(*files)
+        settings = config.load(*files)
+        specs.check(settings)
     except ImgstoreError:
         return otherwise
+    return settings

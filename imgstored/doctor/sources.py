@@ -1,4 +1,4 @@
-"""The image servers: is each there, trusted, and how fast? And by their clocks, is ours right?"""
+"""The image servers: is each there, trusted, how fast; and by their clocks, whether ours is right."""
 
 from __future__ import annotations
 
@@ -35,12 +35,17 @@ _SLOW: Final = 3.0
 _A_BIT: Final = 5.0
 _FAR: Final = 300.0
 
+_GONE: Final = "is the server up? `imgctl sources -d URL` removes one that is gone for good"
+_TRUST: Final = (
+    "is our clock right? Is the certificate of the server's name, and renewed? An authority of your own is"
+    " named as the source's `ca_file`"
+)
 _CLOCK: Final = "set the clock, and have it kept: chrony, systemd-timesyncd, or ntp"
 
 
 @dataclass(slots=True)
 class Answers:
-    """What came back beside the documents: by the source's URL, seconds that it took, and our clock's lead."""
+    """What came back beside the documents, by the source's URL: seconds it took, and our clock's lead."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     leads: dict[str, float] = field(default_factory=dict)
@@ -80,13 +85,13 @@ async def sources(subject: Subject) -> list[Finding]:
         ping=DocumentLimits(max_bytes=MAX_MANIFEST, total_seconds=_LIMIT, tries=1),
         listing=DocumentLimits(max_bytes=MAX_LIST, total_seconds=_LIMIT, tries=1),
     )
-    book = SourceBook(
-        source_specs(subject.settings),
-        imgadm_conf=subject.settings.imgadm_folder / "imgadm.conf",
-        lists=subject.state / "lists",
-        open_source=partial(open_source, fetch=answers.fetch, limits=limits),
-    )
     try:
+        book = SourceBook(
+            source_specs(subject.settings),
+            imgadm_conf=subject.settings.imgadm_folder / "imgadm.conf",
+            lists=subject.state / "lists",
+            open_source=partial(open_source, fetch=answers.fetch, limits=limits),
+        )
         listed, checked = book.listed(), await book.check()
     except ImgstoreError as error:
         return [Finding("sources", "fail", error.message, error.hint)]
@@ -102,8 +107,9 @@ def _source(source: Mapping[str, Any], answer: Mapping[str, Any], answers: Answe
     url = public(source["url"])
     error = answer["error"]
     if error is not None:
-        hint = error["hint"] or "`imgctl sources -d URL` removes it if it is gone for good"
-        return Finding("sources", "fail", str(error["message"]), hint)
+        message = str(error["message"])
+        hint = error["hint"] or (_TRUST if "certificate" in message else _GONE)
+        return Finding("sources", "fail", message, hint)
     taken = answers.seconds.get(url, 0.0)
     seen = f"{url} answers in {1000 * taken:.0f} ms"
     if taken > _SLOW:

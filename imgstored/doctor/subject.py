@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imgstored.config import Config
-from imgstored.pools.base import Pool
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgstored.config import Config
+    from imgstored.pools.base import Pool
 
 _MIB = 1 << 20
 

@@ -91,10 +91,12 @@ def _dead(subject: Subject, path: Path) -> Finding:
 
 def _to_come(path: Path, names: list[str]) -> Finding:
     ours = os.path.lexists(path / os.fsdecode(MARKER))
-    if mountpoint.mounted_at(Path(os.path.realpath(path))) is not None:
-        return Finding(
-            "view", "fail", f"{path} is a mount already", "unmount it, or choose another `view.path`"
-        )
+    mount = mountpoint.mounted_at(Path(os.path.realpath(path)))
+    if mount is not None and mount.kind == "fuse.imgstored":
+        return Finding("view", "ok", f"another imgstored, which runs, shows it at {path}")
+    if mount is not None:
+        seen = f"{path} is a mount already: {mount.kind}"
+        return Finding("view", "fail", seen, "unmount it, or choose another `view.path`")
     if names and not ours:
         seen = f"{path} is not empty: it has {names[0]}"
         return Finding("view", "fail", seen, "the view wants a folder for itself; choose another `view.path`")

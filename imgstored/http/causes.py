@@ -7,6 +7,8 @@ import http.client
 import socket
 import ssl
 
+from imgstored.http.secrets import redacted
+
 _BY_ERRNO = {
     errno.ECONNREFUSED: "connection refused",
     errno.ECONNRESET: "the server reset the connection",
@@ -40,7 +42,7 @@ def cause_of(error: BaseException) -> str:
         return "the connection ended early"
     if isinstance(root, http.client.HTTPException):
         return f"the answer is not HTTP ({type(root).__name__})"
-    return str(root) or type(root).__name__
+    return redacted(str(root)) or type(root).__name__
 
 
 def certificate_refused(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ from imgstored.http.location import (
 )
 from imgstored.http.proxy import Proxy, proxy_for
 from imgstored.http.retry import Backoff, retry_after
+from imgstored.http.secrets import redacted
 from imgstored.http.tls import tls_context
 
 if TYPE_CHECKING:
@@ -204,5 +205,5 @@ def cause_in(error: Exception, limits: DocumentLimits) -> str:
     if isinstance(error, httpx2.LocalProtocolError | httpx2.InvalidURL):
         return "the request cannot be sent"
     if isinstance(error, httpx2.RemoteProtocolError):
-        return f"the answer is not sound HTTP: {error}"
+        return f"the answer is not sound HTTP: {redacted(str(error))}"
     return cause_of(error)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.catalog import InstalledImage
     from imgstored.store.layer import Layer
+    from imgstored.store.recorder import Wanted
     from imgstored.store.store import Hit
 
 Outcome = Literal["installed", "failed", "cancelled", "interrupted"]
@@ -117,6 +118,13 @@ class Counts:
             raise
         finally:
             self._deletions.labels(outcome).inc()
+
+    async def refused(self, wanted: Wanted, error: ImgstoreError) -> None:
+        """Counts an import that ended before there was a layer."""
+        outcome = _outcome(error, stopping=False)
+        self._imports.labels(outcome).inc()
+        if outcome == "failed":
+            self._failures.labels(error.code).inc()
 
     def hit(self, kind: Hit) -> None:
         """Counts a wish that needed no download."""

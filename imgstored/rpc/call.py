@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import trio
 
-from imgstored.errors import UsageError
+from imgstored.errors import NotPermittedError, UsageError
 from imgstored.rpc.params import Params, printable
 from imgstored.rpc.peer import Access, Peer, check_change
 
@@ -96,6 +96,15 @@ class Call:
         """Raises `NotPermittedError` unless the peer may change."""
         check_change(self.peer, self.access)
 
+    def require_root(self, why: str) -> None:
+        """Raises `NotPermittedError` unless the peer is root, or the daemon's own user."""
+        if self.peer.uid not in (0, self.access.daemon_uid):
+            raise NotPermittedError(
+                f"uid {self.peer.uid} may not {self.method}: it {why}, so only root may",
+                hint="use sudo or pfexec; `imgctl create --raw` needs neither",
+                data={"uid": self.peer.uid},
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -104,6 +113,8 @@ class Method:
     run: Callable[[Call], Awaitable[Any]]
     params: Collection[str] = ()
     change: bool = False  #: refused to those who may only read, before `run` sees the call
+    #: why also of those who may change only root and the daemon's own user may; empty: all of them may
+    only_root: str = ""
     file: bool = False  #: takes a descriptor; one that comes with another method's request is closed at once
 
 

@@ -93,6 +93,8 @@ async def _run(call: Call, method: Method | None) -> Any:
             return _unknown(call.method)
         if method.change:
             call.require_change()
+        if method.only_root:
+            call.require_root(method.only_root)
         call.params.check_known(method.params)
         with call.scope:
             return await method.run(call)

@@ -11,6 +11,7 @@ import structlog
 
 from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
 from imgstored.http.location import shown
+from imgstored.http.secrets import redacted
 from imgstored.manifest import check_uuid, parse, parse_list, upgrade
 from imgstored.sources.base import Listed
 
@@ -159,7 +160,7 @@ def _phrase(status: int) -> str:
 
 
 def _clean(text: str) -> str:
-    """One line of printable characters, not too long."""
-    line = re.sub(r"\s+", " ", text[: 2 * _MAX_TEXT]).strip()
+    """One line of printable characters, not too long, and without what it was sent that is secret."""
+    line = re.sub(r"\s+", " ", redacted(text[: 2 * _MAX_TEXT])).strip()
     line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

@@ -35,8 +35,13 @@ def _imports_have_ids(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE history ADD COLUMN import_id TEXT")
 
 
+def _streams_are_remembered(db: sqlite3.Connection) -> None:
+    """An import that was asked for with --zstream goes on as one since then."""
+    db.execute("ALTER TABLE imports ADD COLUMN zstream INTEGER NOT NULL DEFAULT 0")
+
+
 #: In the order in which they are taken.
-STEPS = (Step(2, HISTORY, _imports_have_ids),)
+STEPS = (Step(2, HISTORY, _imports_have_ids), Step(2, JOURNAL, _streams_are_remembered))
 
 
 def prepare(db: sqlite3.Connection, path: Path, tables: str) -> None:

@@ -67,7 +67,7 @@ class Ancestry:
 
     async def layer(self, request: Request, wish: Wish) -> Layer | None:
         """The layer of the wished image, its ancestors' below it; None when it was installed meanwhile."""
-        head = await self._find_fitting(wish, wish.uuid, active=True)
+        head = await self._find(wish, wish.uuid, active=True)
         request.emit(
             Importing(
                 wish.uuid, head.manifest.name, head.manifest.version, public(head.source.url), wish.channel
@@ -75,6 +75,8 @@ class Ancestry:
         )
         request.emit(GatheringAncestry(wish.uuid))
         chain = await self._gather(request, wish, head)
+        for found in chain:
+            check_platform(found.manifest, self._platform)
         # From here to the end nothing is awaited: what is looked up cannot change before it is joined.
         layer: Layer | None = None
         for found in reversed(chain):
@@ -99,7 +101,7 @@ class Ancestry:
                     f'image "{wish.uuid}" has an endless ancestry at origin "{origin}"',
                     hint=f"the manifests at {public(head.source.url)} are wrong; tell whoever runs it",
                 )
-            chain.append(await self._find_fitting(wish, origin, active=False))
+            chain.append(await self._find(wish, origin, active=False))
         return chain
 
     def _layer_for(self, wish: Wish, found: Found, origin: Layer | None) -> Layer | None:
@@ -119,7 +121,7 @@ class Ancestry:
             manifest, locations = replace(manifest, file=None), locations[:1]
         about = found.import_id or import_id.fresh()
         layer = Layer(wish.pool, manifest, public(found.source.url), origin, about)
-        self._imports.start(layer, FromSources(locations, wish.sources, wish.channel))
+        self._imports.start(layer, FromSources(locations, wish.sources, wish.channel, wish.zstream))
         return layer
 
     def _check_there(self, pool: str, uuid: str, origin: str) -> None:
@@ -129,11 +131,9 @@ class Ancestry:
                 hint="ask again: it is then imported too",
             )
 
-    async def _find_fitting(self, wish: Wish, uuid: str, *, active: bool) -> Found:
+    async def _find(self, wish: Wish, uuid: str, *, active: bool) -> Found:
         with import_id.bound(import_id.fresh()):
-            found = await self.find(wish, uuid, active=active)
-        check_platform(found.manifest, self._platform)
-        return found
+            return await self.find(wish, uuid, active=active)
 
     async def _ask(self, wanted: Wanted) -> Found:
         uuid, active, sources, channel = wanted

@@ -93,7 +93,12 @@ class Arrivals:
         """Brings the image into its pool's partial; begins anew elsewhere when what came was not it."""
         manifest = layer.manifest
         await trio.to_thread.run_sync(
-            self._journal.begin, layer.pool, layer.uuid, manifest.document, origin.sources, origin.channel
+            partial(self._journal.begin, zstream=origin.zstream),
+            layer.pool,
+            layer.uuid,
+            manifest.document,
+            origin.sources,
+            origin.channel,
         )
         locations: Sequence[Location] = origin.locations
         for attempt in range(1, _MAX_ATTEMPTS + 1):

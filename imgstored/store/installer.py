@@ -61,6 +61,7 @@ class FromSources:
     locations: tuple[Location, ...]
     sources: tuple[str, ...] | None
     channel: str | None
+    zstream: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ CREATE TABLE imports (
     wanted INTEGER NOT NULL,            -- 1: goes on by itself after a restart; 0: until the next who asks
     started_at REAL NOT NULL,           -- seconds since the epoch
     touched_at REAL NOT NULL,
+    zstream INTEGER NOT NULL DEFAULT 0, -- 1: of the file nothing is compared with the manifest
     PRIMARY KEY (pool, uuid)
 ) WITHOUT ROWID;
 CREATE TABLE spools (
@@ -58,6 +59,7 @@ class JournalledImport:
     wanted: bool
     started_at: float
     touched_at: float
+    zstream: bool
 
 
 class Journal:
@@ -98,14 +100,16 @@ class Journal:
         manifest: Mapping[str, Any],
         sources: Sequence[str] | None,
         channel: str | None,
+        *,
+        zstream: bool = False,
     ) -> None:
         """Writes down that an import is wanted; one that waited since an earlier try goes on."""
         now = time.time()
         with self.transaction() as db:
             db.execute(
-                "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT (pool, uuid) DO UPDATE SET"
-                " manifest = excluded.manifest, sources = excluded.sources, channel = excluded.channel,"
-                " wanted = 1, touched_at = excluded.touched_at",
+                "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?)"
+                " ON CONFLICT (pool, uuid) DO UPDATE SET manifest = excluded.manifest,"
+                " sources = excluded.sources, channel = excluded.channel, wanted = 1, touched_at = excluded.touched_at, zstream = excluded.zstream",
                 (
                     pool,
                     uuid,
@@ -114,6 +118,7 @@ class Journal:
                     channel,
                     now,
                     now,
+                    zstream,
                 ),
             )
 
@@ -134,7 +139,7 @@ class Journal:
         """All unfinished imports, oldest first."""
         with self.transaction() as db:
             rows = db.execute(
-                "SELECT pool, uuid, manifest, sources, channel, wanted, started_at, touched_at"
+                "SELECT pool, uuid, manifest, sources, channel, wanted, started_at, touched_at, zstream"
                 " FROM imports ORDER BY started_at, uuid"
             ).fetchall()
         return [
@@ -147,8 +152,9 @@ class Journal:
                 bool(wanted),
                 started_at,
                 touched_at,
+                bool(zstream),
             )
-            for pool, uuid, manifest, sources, channel, wanted, started_at, touched_at in rows
+            for pool, uuid, manifest, sources, channel, wanted, started_at, touched_at, zstream in rows
         ]
 
     # -- ranges ----------------------------------------------------------------------------------------------

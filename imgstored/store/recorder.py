@@ -6,9 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
+
+from imgstored.errors import ImgstoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,6 +32,17 @@ class Asker:
 asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An image that a client wanted. Of an import only the uuid is known before a source has answered."""
+
+    action: Literal["import", "install"]
+    uuid: str
+    pool: str
+    name: str = ""
+    version: str = ""
+
+
 class Recorder(Protocol):
     """Called from trio's thread; raises nothing of its own."""
 
@@ -39,6 +52,10 @@ class Recorder(Protocol):
 
     def deletion(self, image: InstalledImage) -> AbstractAsyncContextManager[None]:
         """The image is deleted in the block."""
+        ...
+
+    async def refused(self, wanted: Wanted, error: ImgstoreError) -> None:
+        """What a client wanted ended before there was a layer."""
         ...
 
 
@@ -61,3 +78,20 @@ class Recorders:
             for recorder in self._recorders:
                 await stack.enter_async_context(recorder.deletion(image))
             yield
+
+    async def refused(self, wanted: Wanted, error: ImgstoreError) -> None:
+        """What a client wanted ended before there was a layer."""
+        for recorder in self._recorders:
+            await recorder.refused(wanted, error)
+
+
+@asynccontextmanager
+async def begun_by(recorder: Recorder | None, wanted: Wanted) -> AsyncIterator[None]:
+    """A layer begins in the block, or the recorder is told why not, if a client wanted it."""
+    try:
+        yield
+    except ImgstoreError as error:
+        # What goes on after a restart is tried again and again.
+        if recorder is not None and asker.get() is not None:
+            await recorder.refused(wanted, error)
+        raise

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
+from imgstored.errors import ImgstoreError, InternalError
 from imgstored.store.events import Event, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from imgstored.errors import ImgstoreError
     from imgstored.store.layer import Layer
+
+log = structlog.get_logger(__name__)
 
 #: Seconds between two progress events.
 PROGRESS_INTERVAL = 0.2
@@ -35,6 +38,18 @@ class Request:
         self._ended = False
         self._error: ImgstoreError | None = None
         self._changed = trio.Event()
+
+    async def run(self, fulfil: Callable[[Request], Awaitable[None]]) -> None:
+        """Fulfils the wish, and tells the reader how it ended."""
+        try:
+            await fulfil(self)
+        except ImgstoreError as error:
+            self.end(error)
+        except Exception:
+            log.exception("a request failed", client=self.client)
+            self.end(InternalError("imgstored made a mistake", hint="its log has the details"))
+        else:
+            self.end()
 
     def __aiter__(self) -> Request:
         return self

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 import trio
 
-from imgstored.catalog.catalog import as_wire
+from imgstored.catalog.catalog import as_wire, as_wires
 from imgstored.catalog.holds import Holds
 from imgstored.errors import (
     CancelledError,
     ImageNotInstalledError,
-    ImgstoreError,
-    InternalError,
     OriginNotInstalledError,
     UsageError,
 )
@@ -32,6 +30,7 @@ from imgstored.store.events import AlreadyInstalled, Held, Importing, Installing
 from imgstored.store.imports import Imports
 from imgstored.store.installer import FromFile
 from imgstored.store.layer import Layer
+from imgstored.store.recorder import Wanted, begun_by
 from imgstored.store.request import Request
 from imgstored.store.unfinished import go_on
 
@@ -79,6 +78,7 @@ class Store:
         self._installer = installer
         self._refresh = refresh
         self._sources = sources
+        self._recorder = recorder
         self._imports = Imports(installer, recorder)
         self._holds = Holds(catalog)
         self._deletions = Deletions(catalog, self._imports, installer, recorder)
@@ -91,7 +91,7 @@ class Store:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._imports.run)
             for each in unfinished:
-                wish = Wish(each.uuid, each.pool, each.sources, each.channel)
+                wish = Wish(each.uuid, each.pool, each.sources, each.channel, each.zstream)
                 nursery.start_soon(go_on, wish, self._fulfil, self._installer.is_unfinished)
             nursery.start_soon(self._refresh.run)
             task_status.started()
@@ -108,16 +108,7 @@ class Store:
         With their `holds`, for which every pool must answer: raises `PoolError`.
         """
         await self._refresh.all()
-        tags = await self._holds.all() if holds else None
-        clones = self._catalog.clones()
-        return [
-            as_wire(
-                image,
-                clones.get((image.pool, image.uuid), ()),
-                None if tags is None else tags.get((image.pool, image.uuid), ()),
-            )
-            for image in self._catalog.all()
-        ]
+        return as_wires(self._catalog, self._catalog.all(), await self._holds.all() if holds else None)
 
     async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
         """One installed image; with `children` when recursive."""
@@ -135,8 +126,7 @@ class Store:
         chain = [self._catalog.get(name, uuid)]
         while (origin := chain[-1].origin) is not None:
             chain.append(self._catalog.get(name, origin))
-        clones = self._catalog.clones()
-        return [as_wire(image, clones.get((name, image.uuid), ())) for image in chain]
+        return as_wires(self._catalog, chain)
 
     def expecting(self, pool: str, uuid: str) -> list[str]:
         """Names of what is about to be cloned from an image."""
@@ -291,7 +281,7 @@ class Store:
         async def serve() -> None:
             try:
                 with request.scope:
-                    await _told(request, fulfil)
+                    await request.run(fulfil)
             finally:
                 self._imports.let_go(request)
                 request.end(CancelledError("imgstored is stopping", hint="it goes on when it is back"))
@@ -312,7 +302,8 @@ class Store:
             return None
         layer = self._imports.get((wish.pool, wish.uuid))
         if layer is None:
-            layer = await self._ancestry.layer(request, wish)
+            async with begun_by(self._recorder, Wanted("import", wish.uuid, wish.pool)):
+                layer = await self._ancestry.layer(request, wish)
             if layer is None:
                 return None
         else:
@@ -334,11 +325,9 @@ class Store:
             return None
         layer = self._imports.get(key)
         if layer is None:
-            if manifest.origin is not None and self._catalog.find(pool, manifest.origin) is None:
-                raise OriginNotInstalledError(
-                    f'origin image "{manifest.origin}" is not installed in pool "{pool}"',
-                    hint=f"install it first: `imgctl import {manifest.origin}`",
-                )
+            wanted = Wanted("install", manifest.uuid, pool, manifest.name, manifest.version)
+            async with begun_by(self._recorder, wanted):
+                self._check_origin(pool, manifest.origin)
             layer = Layer(pool, manifest, None)
             # The client may leave, and close its file, while others still want the image.
             self._imports.start(layer, FromFile(os.dup(given.fd), given.path))
@@ -348,6 +337,13 @@ class Store:
         layer.listen(request.emit)
         layer.join(request, request.client)
         return layer
+
+    def _check_origin(self, pool: str, origin: str | None) -> None:
+        if origin is not None and self._catalog.find(pool, origin) is None:
+            raise OriginNotInstalledError(
+                f'origin image "{origin}" is not installed in pool "{pool}"',
+                hint=f"install it first: `imgctl import {origin}`",
+            )
 
     def _join(self, request: Request, layer: Layer) -> None:
         """The request follows the layer and all below it, and wants the layer."""
@@ -366,6 +362,7 @@ class Store:
             pool=wish.pool,
             sources=wish.sources,
             channel=wish.channel,
+            zstream=wish.zstream,
         ) as request:
             async for _ in request:
                 continue
@@ -389,19 +386,6 @@ class Store:
         await self._deletions.settled((name, uuid))
         await self._refresh.pool(name)
         return name
-
-
-async def _told(request: Request, fulfil: Callable[[Request], Awaitable[None]]) -> None:
-    """Fulfils the wish, and tells the reader how it ended."""
-    try:
-        await fulfil(request)
-    except ImgstoreError as error:
-        request.end(error)
-    except Exception:
-        log.exception("a request failed", client=request.client)
-        request.end(InternalError("imgstored made a mistake", hint="its log has the details"))
-    else:
-        request.end()
 
 
 def _dated(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,11 +27,11 @@ MAX_VOLUME: Final = 16 << 40
 MAX_OTHER: Final = 1 << 20
 
 #: The length in a FREE record that means "to the end".
-_TO_THE_END: Final = (1 << 64) - 1
+TO_THE_END: Final = (1 << 64) - 1
 
 #: ZBT_MICRO, the first word of a micro-ZAP, and the size of its head and of each entry (zap_impl.h).
-_MICRO_ZAP: Final = (1 << 63) + 3
-_ZAP_CHUNK: Final = 64
+MICRO_ZAP: Final = (1 << 63) + 3
+ZAP_CHUNK: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Volume:
             raise StreamError(f"the stream goes back to byte {record.offset} of its volume", hint=DAMAGED)
         end = min(record.offset + record.length, MAX_VOLUME)
         offset = min(record.offset, end)
-        if record.length == _TO_THE_END:
+        if record.length == TO_THE_END:
             # Sent first of all, where the origin was larger; the rest is then still to come.
             self._state = replace(state, inherited=min(state.inherited, offset))
         else:
@@ -175,9 +175,9 @@ def _refuse(record: Record) -> None:
 
 def micro_zap_value(block: Buffer, order: ByteOrder, name: bytes) -> int | None:
     """A number in a block that is a micro-ZAP; None if it is none, or has no such name."""
-    if len(block) < _ZAP_CHUNK or struct.unpack_from(f"{order}Q", block)[0] != _MICRO_ZAP:
+    if len(block) < ZAP_CHUNK or struct.unpack_from(f"{order}Q", block)[0] != MICRO_ZAP:
         return None
-    for start in range(_ZAP_CHUNK, len(block) - _ZAP_CHUNK + 1, _ZAP_CHUNK):
+    for start in range(ZAP_CHUNK, len(block) - ZAP_CHUNK + 1, ZAP_CHUNK):
         value, entry = struct.unpack_from(f"{order}Q6x50s", block, start)
         if entry.split(b"\0", 1)[0] == name:
             return int(value)

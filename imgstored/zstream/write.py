@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from imgstored.errors import UsageError
 from imgstored.zstream.fletcher4 import Buffer, Fletcher4, Sums, combine
 from imgstored.zstream.records import CHECKED_SIZE, HEADER_SIZE, MAGIC, Objset, RecordType
-from imgstored.zstream.volume import DISK, MAX_VOLUME, PROPERTIES
+from imgstored.zstream.volume import DISK, MAX_VOLUME, MICRO_ZAP, PROPERTIES, TO_THE_END, ZAP_CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,11 +35,7 @@ _FLAGS: Final = 4 | 8
 _TYPES: Final = {DISK: 23, PROPERTIES: 24}
 #: ZIO_CHECKSUM_OFF: the sender had no checksum by which the receiver could find the same block elsewhere.
 _NO_KEY: Final = 2
-#: The length in a FREE record that means "to the end".
-_TO_THE_END: Final = (1 << 64) - 1
-#: ZBT_MICRO, the first word of a micro-ZAP; the size of its head, and of all of it.
-_MICRO_ZAP: Final = (1 << 63) + 3
-_ZAP_HEAD: Final = 64
+#: Bytes of the micro-ZAP.
 _ZAP_SIZE: Final = 512
 #: Objects in the block that holds the dnodes of both; a sender says that the others are not there.
 _DNODES: Final = 32
@@ -109,7 +105,7 @@ def volume_stream(volume: NewVolume, extents: Iterable[Extent]) -> Iterator[byte
     writer = _Writer(volume.guid)
     writer.begin(volume)
     writer.object(DISK, volume.block_size)
-    writer.free(DISK, volume.size, _TO_THE_END)
+    writer.free(DISK, volume.size, TO_THE_END)
     end = reach = 0
     for offset, data in extents:
         if offset < reach or offset % volume.block_size or offset + len(data) > volume.size:
@@ -125,7 +121,7 @@ def volume_stream(volume: NewVolume, extents: Iterable[Extent]) -> Iterator[byte
     if end < volume.size:
         writer.free(DISK, end, volume.size - end)
     writer.object(PROPERTIES, _ZAP_SIZE)
-    writer.free(PROPERTIES, _ZAP_SIZE, _TO_THE_END)
+    writer.free(PROPERTIES, _ZAP_SIZE, TO_THE_END)
     writer.write(PROPERTIES, 0, _properties(volume))
     writer.free_objects(PROPERTIES + 1, _DNODES - PROPERTIES - 1)
     rest = writer.take()
@@ -150,7 +146,7 @@ def _blocks(data: Buffer, size: int) -> Iterator[tuple[int, bytes | bytearray]]:
 
 def _properties(volume: NewVolume) -> bytes:
     """The volume's properties: a micro-ZAP with one entry. Its salt is any number, by custom an odd one."""
-    head = struct.pack("<QQQ", _MICRO_ZAP, volume.guid | 1, 0).ljust(_ZAP_HEAD, b"\0")
+    head = struct.pack("<QQQ", MICRO_ZAP, volume.guid | 1, 0).ljust(ZAP_CHUNK, b"\0")
     entry = struct.pack("<QI2x50s", volume.size, 0, b"size")
     return (head + entry).ljust(_ZAP_SIZE, b"\0")
 

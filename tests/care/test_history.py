@@ -16,8 +16,8 @@ import trio
 from imgstored.care import history as module
 from imgstored.care.history import Begun, History
 from imgstored.care.names import Named
-from imgstored.errors import CancelledError, ConfigError, DownloadError
-from imgstored.store.recorder import Asker, asker
+from imgstored.errors import CancelledError, ClientError, ConfigError, DownloadError, ImageNotFoundError
+from imgstored.store.recorder import Asker, Wanted, asker
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
 OTHER = "22222222-aaaa-4bbb-8ccc-000000000002"
@@ -67,6 +67,26 @@ async def follow(history, layer, error=None, *, from_file=False, stopping=False)
     await history.follow(layer, from_file=from_file, stopping=lambda: stopping)
     (entry,) = await history.entries(layer.uuid, 1)
     return entry
+
+
+async def test_what_did_not_even_begin(history):
+    before = asker.set(Asker("imgctl 1.0 (pid 7)", 1000))
+    await history.refused(Wanted("import", UUID, "zones"), ClientError("https://a:b@c/x: no such host"))
+    asker.reset(before)
+    (entry,) = await history.entries(UUID, 1)
+    assert (entry["action"], entry["outcome"], entry["code"]) == ("import", "failed", "ClientError")
+    assert (entry["client"], entry["uid"], entry["source"]) == ("imgctl 1.0 (pid 7)", 1000, None)
+    assert (entry["name"], entry["version"], entry["bytes"], entry["seconds"]) == ("", "", None, 0)
+    assert "a:b" not in entry["message"]
+
+
+async def test_a_name_is_not_forgotten_when_an_import_did_not_begin(history):
+    async with history.doing(DELETION, "deleted"):
+        pass
+    for uuid in (UUID, OTHER):
+        await history.refused(Wanted("import", uuid, "zones"), ImageNotFoundError("nowhere"))
+    images = sorted(await history.images(), key=lambda image: image.uuid)
+    assert images == [Named(UUID, "base", "1.0.0"), Named(OTHER, "", "")]
 
 
 async def test_an_import_that_ends_well(history):

@@ -245,6 +245,19 @@ class FakeStatus:
         return look
 
 
+class FakeDoctor:
+    """Finds what a test tells it to."""
+
+    def __init__(self) -> None:
+        self.findings: list[dict[str, str]] = []
+        self.error: ImgstoreError | None = None
+
+    async def examine(self) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        return {"version": "0.1.0", "running": True, "findings": self.findings}
+
+
 class FakeDaemon:
     """The real server, in a thread of its own."""
 
@@ -256,6 +269,7 @@ class FakeDaemon:
         self.verifier = FakeVerifier()
         self.making = FakeMaking()
         self.status = FakeStatus()
+        self.doctor = FakeDoctor()
         self.care = FakeCare(self.store, self.sources)
         self._limits = limits or Limits()
         self._ready = threading.Event()
@@ -293,6 +307,7 @@ class FakeDaemon:
             verifier=self.verifier,
             making=self.making.services(),
             status=self.status,
+            doctor=self.doctor,
         )
         self._server = Server(self.path, served, limits=self._limits)
         async with trio.open_nursery() as nursery:

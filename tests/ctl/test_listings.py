@@ -42,6 +42,8 @@ USAGE = {
     ],
 }  # fmt: skip
 
+STATUS = {"version": "1", "imports": [JOB], "failures": [ENTRY], "pools": [], "sources": [], "new": None}
+
 #: Command lines, and what of their JSON is the daemon's own document.
 COMPLETE = {
     "list -j": [IMAGE],
@@ -49,6 +51,8 @@ COMPLETE = {
     "list -j name=other": [],
     "avail -j": [{"manifest": IMAGE["manifest"], "source": URL}],
     "jobs -j": [JOB],
+    "status -j": STATUS,
+    "top -j -n 1": STATUS,
     "sources -j": [{"url": URL, "type": "imgapi", "insecure": True, "channel": "dev"}],
     "sources -c -j": [{"url": URL, "type": "imgapi", "ok": True, "error": None}],
     "history -j": [ENTRY],
@@ -95,6 +99,7 @@ def test_json_is_complete(daemon, imgctl, line):
     daemon.store.images = [IMAGE]
     daemon.store.manifests = {U: IMAGE["manifest"]}
     daemon.store.underway = [JOB]
+    daemon.status.looks = [STATUS]
     daemon.store.tags = ["golden", "pinned"]
     daemon.care.past = [ENTRY]
     daemon.upkeep.planned = [{**IMAGE["manifest"], "zpool": "zones"}]

@@ -32,8 +32,8 @@ JOB = {
     "rate": 5.5 * (1 << 20), "limits": "network", "eta": 83.2,
 }  # fmt: skip
 WAITS = {
-    **JOB, "uuid": V, "name": "web", "phase": "waiting", "done": 0, "total": None, "connections": 0, "rate": 0.0,
-    "limits": "turn", "eta": None, "started_at": NOW - 50, "source": None,
+    **JOB, "uuid": V, "name": "web", "phase": "waiting", "done": 0, "total": None, "connections": 0,
+    "rate": 0.0, "limits": "turn", "eta": None, "started_at": NOW - 50, "source": None,
 }  # fmt: skip
 STATUS: dict[str, Any] = {
     "version": "1.2.3", "pid": 77, "started_at": NOW - 273_600, "uptime": 273_600.0,

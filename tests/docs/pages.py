@@ -17,6 +17,8 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
+#: A page with this comment begins without an image source.
+NO_SOURCE = "<!-- session: no source -->"
 
 
 class Block(NamedTuple):

@@ -16,7 +16,7 @@ from imgctl.arguments import parse
 from imgctl.commands import GLOBAL_OPTIONS, all_commands, find_command
 
 from imgstored.config import parse as parse_configuration
-from tests.docs.pages import PAGES, ROOT, Block, Command, blocks, commands, matches
+from tests.docs.pages import NO_SOURCE, PAGES, ROOT, Block, Command, blocks, commands, matches
 from tests.docs.sandbox import Sandbox
 
 #: Why a block may be not run. Where something else runs the same, that test is named, too: "REASON; TEST".
@@ -34,8 +34,6 @@ REASONS = {
     "waits for ever",
 }
 LANGUAGES = {"console", "toml", "json", "python", "text", "yaml"}
-#: A page with this comment begins without a source.
-NO_SOURCE = "<!-- session: no source -->"
 
 ALL = [block for page in PAGES for block in blocks(page)]
 NOT_RUN = [block for block in ALL if block.reason is not None]
@@ -148,9 +146,9 @@ def test_imgctl_has_every_command_and_option_that_is_named(page: str):
             continue
         assert words[0] in known, f"{page}: imgctl {line}"
         flags = {flag for option in (*known[words[0]].options, *GLOBAL_OPTIONS) for flag in option.flags}
-        named = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", line.partition(" -- ")[0])) - {"--help", "-h"}
+        named = set(re.findall(r"(?<![\w-])(?:--[a-z][a-z-]*|-[A-Za-z](?!\w))", line.partition(" -- ")[0]))
         if known[words[0]].mixed:
-            assert named <= flags, f"{page}: imgctl {line}"
+            assert named <= flags | {"--help", "-h"}, f"{page}: imgctl {line}"
 
 
 # -- what a page may show ------------------------------------------------------------------------------------

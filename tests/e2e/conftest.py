@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from tests.support.daemon import Daemon
 from tests.support.image_site import ImageSite
 from tests.support.nginx import Nginx
+from tests.support.shared_daemon import SharedDaemon
 from tests.support.streams import filesystem_stream
 
 if TYPE_CHECKING:
@@ -55,6 +58,40 @@ def daemon(tmp_path: Path, served: Served) -> Iterator[Daemon]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedDaemon]:
+    with SharedDaemon(tmp_path_factory.mktemp("shared")) as lender:
+        yield lender
+
+
+@pytest.fixture(scope="session")
+def crashing_lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedDaemon]:
+    with SharedDaemon(tmp_path_factory.mktemp("crashing"), crashing=True) as lender:
+        yield lender
+
+
+@contextmanager
+def lent(lender: SharedDaemon, served: Served) -> Iterator[Daemon]:
+    try:
+        yield lender.lend(served.url, static_source(served.url))
+    finally:
+        lender.take_back()
+
+
+@pytest.fixture
+def shared_daemon(lender: SharedDaemon, served: Served) -> Iterator[Daemon]:
+    """As `daemon`, but its history and its log have what other tests did."""
+    with lent(lender, served) as running:
+        yield running
+
+
+@pytest.fixture
+def crashing_daemon(crashing_lender: SharedDaemon, served: Served) -> Iterator[Daemon]:
+    """As `shared_daemon`, and it can be told where to die."""
+    with lent(crashing_lender, served) as running:
+        yield running
+
+
 def static_source(url: str, **settings: object) -> str:
     lines = [f'url = "{url}"', 'type = "static"']
     lines += [f"{key} = {value!r}".replace("'", '"') for key, value in settings.items()]
@@ -65,7 +102,7 @@ def made_image(
     uuid: str, *, size: int = 32 << 20, seed: int = 1, **fields: Any
 ) -> tuple[dict[str, Any], bytes]:
     """A zone-dataset image of `size` bytes of stream that hardly compresses: (manifest, file)."""
-    file = gzip.compress(filesystem_stream(size=size, seed=seed), compresslevel=1)
+    file = _made_file(size, seed)
     manifest = {
         "v": 2,
         "uuid": uuid,
@@ -81,3 +118,8 @@ def made_image(
         "files": [{"sha1": hashlib.sha1(file).hexdigest(), "size": len(file), "compression": "gzip"}],
     }
     return {**manifest, **fields}, file
+
+
+@lru_cache(maxsize=4)
+def _made_file(size: int, seed: int) -> bytes:
+    return gzip.compress(filesystem_stream(size=size, seed=seed), compresslevel=1)

@@ -16,6 +16,11 @@ from tests.support.image_site import BASE, INCREMENTAL, fixture_file, fixture_ma
 OTHER = "22222222-aaaa-4bbb-8ccc-000000000001"
 
 
+@pytest.fixture
+def daemon(shared_daemon):
+    return shared_daemon
+
+
 def leftovers(daemon) -> list[str]:
     """Whatever an import may leave: spools, partials, trash, manifests without an image."""
     state = daemon.folder / "state"

@@ -4,42 +4,36 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.conftest import static_source
 from tests.e2e.test_bad_input import leftovers
 from tests.e2e.test_on_demand import jobs, started, until
 from tests.e2e.test_restart import whole_or_nothing
 from tests.support.crashing_daemon import DELETE_STEPS, IMPORT_STEPS
-from tests.support.daemon import Daemon
 from tests.support.image_site import BASE
 
 
 @pytest.fixture
-def daemon(tmp_path, served):
-    """imgstored, not started yet."""
-    stopped = Daemon(tmp_path / "store", config=static_source(served.url))
-    yield stopped
-    stopped.stop()
+def daemon(crashing_daemon):
+    return crashing_daemon
 
 
-def die(daemon, *arguments: str) -> None:
-    """Runs a command on which the daemon dies."""
+def die(daemon, point: str, *arguments: str) -> None:
+    """Runs a command on which the daemon dies, and starts it again."""
+    daemon.die_at(point)
     client = started(daemon, *arguments)
-    assert daemon.process.wait(20) == -9
-    client.communicate(timeout=10)
+    assert daemon.process.wait(30) == -9
+    client.communicate(timeout=30)
     assert client.returncode == 1
+    daemon.start(dies="")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", IMPORT_STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_import_that_is_killed_ends_whole(daemon, when, step):
-    daemon.start(dies=f"{when}:{step}")
-    die(daemon, "import", BASE)
-
-    daemon.start()
+    die(daemon, f"{when}:{step}", "import", BASE)
     # Nobody asks again: what was begun goes on by itself.
     whole_or_nothing(daemon)
-    until(lambda: whole_or_nothing(daemon) == {BASE} and jobs(daemon) == [], seconds=20)
+    until(lambda: whole_or_nothing(daemon) == {BASE} and jobs(daemon) == [], seconds=30)
     assert sorted(leftovers(daemon)) == [f"imgadm/images/zones-{BASE}.json", f"pool/{BASE}"]
 
     daemon.imgctl("delete", BASE, check=True)
@@ -49,11 +43,8 @@ def test_an_import_that_is_killed_ends_whole(daemon, when, step):
 @pytest.mark.parametrize("step", DELETE_STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_deletion_that_is_killed_leaves_all_or_nothing(daemon, when, step):
-    daemon.start(dies=f"{when}:{step}")
     daemon.imgctl("import", BASE, check=True)
-    die(daemon, "delete", BASE)
-
-    daemon.start()
+    die(daemon, f"{when}:{step}", "delete", BASE)
     there = whole_or_nothing(daemon)
     assert there == ({BASE} if (when, step) == ("before", "destroy") else set())
     assert len(leftovers(daemon)) == 2 * len(there)

@@ -22,6 +22,11 @@ MIB = 1 << 20
 
 
 @pytest.fixture
+def daemon(shared_daemon):
+    return shared_daemon
+
+
+@pytest.fixture
 def disk(tmp_path):
     """A disk with holes, and a size that is no whole number of blocks."""
     path = tmp_path / "disk.raw"

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.e2e.test_on_demand import until
 from tests.support.image_site import BASE
 
@@ -16,6 +18,11 @@ with Client(sys.argv[1]).holding(sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.fixture
+def daemon(shared_daemon):
+    return shared_daemon
 
 
 def test_a_hold_is_named_survives_a_restart_and_is_released(daemon):

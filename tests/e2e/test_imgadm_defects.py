@@ -31,6 +31,11 @@ SIBLING = "33333333-aaaa-4bbb-8ccc-000000000001"
 
 
 @pytest.fixture
+def daemon(shared_daemon):
+    return shared_daemon
+
+
+@pytest.fixture
 def bare(tmp_path: Path):
     """A daemon whose sources are those that commands add."""
     with Daemon(tmp_path / "bare") as daemon:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 
+import pytest
+
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ZVOL_SHA256
+
+
+@pytest.fixture
+def daemon(shared_daemon):
+    return shared_daemon
 
 
 def test_import_of_an_incremental_image_brings_its_origin(daemon, served):

@@ -14,6 +14,7 @@ from tests.support.nginx import Nginx
 
 NEWER = "55555555-aaaa-4bbb-8ccc-000000000001"
 MADE = "44444444-aaaa-4bbb-8ccc-000000000001"
+UNKNOWN = "66666666-aaaa-4bbb-8ccc-000000000001"
 
 
 def history(daemon, *arguments):
@@ -105,6 +106,23 @@ def test_the_history_tells_who_did_what_and_how_it_ended(daemon, served):
     assert entries[3]["code"] == "ImageHasDependentClones"
     lines = daemon.imgctl("history", "-n", "2", check=True).stdout.splitlines()
     assert len(lines) == 3
+
+
+def test_what_did_not_even_begin_is_in_the_history(daemon, served, tmp_path):
+    assert daemon.imgctl("import", UNKNOWN).returncode == 1
+    assert daemon.imgctl("import", "-S", "http://127.0.0.1:9/", MADE).returncode == 1
+    manifest, file = fixture_file(INCREMENTAL).with_name("incremental.imgmanifest"), fixture_file(INCREMENTAL)
+    assert daemon.imgctl("install", "-m", str(manifest), "-f", str(file)).returncode == 3
+    entries = history(daemon)
+    assert [(entry["action"], entry["uuid"], entry["code"], entry["outcome"]) for entry in entries] == [
+        ("import", UNKNOWN, "ActiveImageNotFound", "failed"),
+        ("import", MADE, entries[1]["code"], "failed"),
+        ("install", INCREMENTAL, "OriginNotInstalled", "failed"),
+    ]
+    assert all(entry["message"] and entry["client"].startswith("imgctl ") for entry in entries)
+    shown = daemon.imgctl("history", "-H")
+    assert shown.returncode == 0
+    assert shown.stdout.count("failed") == 3
 
 
 @pytest.fixture

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL
 from tests.support.imgadm_host import CLOSED, ImgadmHost
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 MISSING = "22222222-aaaa-4bbb-8ccc-000000000001"
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def host(tmp_path: Path):
-    with ImgadmHost(tmp_path) as host:
-        host.use(host.url)
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory):
+    with ImgadmHost(tmp_path_factory.mktemp("host")) as host:
         yield host
+
+
+@pytest.fixture
+def host(running: ImgadmHost):
+    """With nothing installed."""
+    running.use(running.url)
+    yield running
+    running.imgadm("vacuum", "-f", check=True)
 
 
 def errmsg(stderr: str) -> str | None:

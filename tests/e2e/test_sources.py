@@ -13,6 +13,11 @@ MADE = "44444444-aaaa-4bbb-8ccc-000000000003"
 CLOSED = "http://127.0.0.1:9"
 
 
+@pytest.fixture
+def daemon(shared_daemon):
+    return shared_daemon
+
+
 def test_a_source_that_is_down_hides_nothing(served, tmp_path):
     with Daemon(tmp_path / "store", config=static_source(CLOSED) + static_source(served.url)) as daemon:
         assert daemon.imgctl("import", BASE).returncode == 0

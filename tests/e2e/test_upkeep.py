@@ -18,6 +18,11 @@ MADE = "44444444-aaaa-4bbb-8ccc-000000000001"
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture
+def daemon(shared_daemon):
+    return shared_daemon
+
+
 def manifest_file(daemon: Daemon, uuid: str):
     return daemon.folder / "state" / "imgadm" / "images" / f"zones-{uuid}.json"
 

@@ -24,6 +24,11 @@ MADE = "44444444-aaaa-4bbb-8ccc-000000000001"
 SIZES = {BASE: "stream.zfs", INCREMENTAL: "stream.zfs", ZVOL: "disk.raw"}
 
 
+@pytest.fixture
+def daemon(shared_daemon: Daemon) -> Daemon:
+    return shared_daemon
+
+
 def pool(daemon: Daemon) -> Path:
     return daemon.folder / "state" / "pool"
 
@@ -78,16 +83,16 @@ def test_what_rots_is_found(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("point", ["after:manifest", "before:publish", "after:publish", "after:view"])
-def test_a_receipt_comes_before_its_image(daemon: Daemon, point: str) -> None:
-    daemon.stop()
-    daemon.start(dies=point)
+def test_a_receipt_comes_before_its_image(crashing_daemon: Daemon, point: str) -> None:
+    daemon = crashing_daemon
+    daemon.die_at(point)
     with daemon.client() as client, pytest.raises(RemoteError):
         client.import_image(BASE)
     assert daemon.process is not None
-    assert daemon.process.wait(10) == -signal.SIGKILL
+    assert daemon.process.wait(30) == -signal.SIGKILL
     if (pool(daemon) / BASE).exists():
         assert set(receipts(daemon)) == {BASE}
-    daemon.start()
+    daemon.start(dies="")
     until(lambda: (pool(daemon) / BASE).exists() and jobs(daemon) == [])
     done = daemon.imgctl("verify")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Verified 1 image: 1 ok")
@@ -95,13 +100,13 @@ def test_a_receipt_comes_before_its_image(daemon: Daemon, point: str) -> None:
 
 @pytest.mark.slow
 def test_a_verification_is_left(daemon: Daemon, served: Served) -> None:
-    served.pages.add(*made_image(MADE, size=96 << 20))
+    served.pages.add(*made_image(MADE, size=64 << 20))
     daemon.imgctl("import", MADE, check=True)
     process = started(daemon, "verify", "-j")
     assert process.stdout is not None
     assert '"verifying"' in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(30) == 130
     process.communicate()
     until(lambda: daemon.imgctl("holds", MADE).stdout == "")
     began = time.monotonic()

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import Served
 
 MADE = "44444444-aaaa-4bbb-8ccc-000000000001"
+#: More would show the same: `Client` alone, without a process each, is asked by fifty in test_on_demand.
+MACHINES = 30
 NOWHERE = "55555555-aaaa-4bbb-8ccc-000000000001"
 STAND_IN = Path(__file__).parents[1] / "support" / "vmadm_stand_in.py"
 
@@ -80,6 +81,11 @@ class Vmadm:
 
 
 @pytest.fixture
+def daemon(shared_daemon: Daemon) -> Daemon:
+    return shared_daemon
+
+
+@pytest.fixture
 def vmadm(daemon: Daemon, tmp_path: Path) -> Vmadm:
     return Vmadm(daemon, tmp_path)
 
@@ -126,7 +132,7 @@ def test_the_signal_that_ends_vmadm_is_ours(vmadm: Vmadm, number: int) -> None:
 def test_signals_reach_vmadm(vmadm: Vmadm, number: int) -> None:
     with vmadm.running(payload(stand_in=[{"wait": "/nonexistent"}])) as process:
         process.send_signal(number)
-        assert process.wait(10) == 40 + number
+        assert process.wait(30) == 40 + number
 
 
 def test_the_keys_of_a_terminal_reach_vmadm(vmadm: Vmadm, tmp_path: Path) -> None:
@@ -142,7 +148,7 @@ def test_the_keys_of_a_terminal_reach_vmadm(vmadm: Vmadm, tmp_path: Path) -> Non
         os.close(slave)
         until(vmadm.started)
         os.write(master, b"\x03")
-        assert process.wait(10) == 40 + signal.SIGINT
+        assert process.wait(30) == 40 + signal.SIGINT
     shown = os.read(master, 1 << 16).decode()
     os.close(master)
     assert f"Imported image {BASE} (base@1.0.0)" in shown
@@ -153,7 +159,7 @@ def test_images_are_held_until_vmadm_has_ended(vmadm: Vmadm, daemon: Daemon, tmp
         assert len(holds(daemon, BASE)) == 1
         assert "error (ImageHeld)" in daemon.imgctl("delete", BASE).stderr
         (tmp_path / "go").touch()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     until(lambda: holds(daemon, BASE) == [])
     assert daemon.imgctl("delete", BASE).returncode == 0
 
@@ -231,9 +237,7 @@ def test_a_host_without_vmadm(vmadm: Vmadm, served: Served) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_machines_of_one_image_are_one_download(
-    vmadm: Vmadm, served: Served, daemon: Daemon
-) -> None:
+def test_many_machines_of_one_image_are_one_download(vmadm: Vmadm, served: Served, daemon: Daemon) -> None:
     served.pages.add(*made_image(MADE, size=8 << 20))
     size = (served.pages.folder / MADE / "file").stat().st_size
     quick = vmadm.record_file.parent / "quick"
@@ -242,12 +246,12 @@ def test_a_hundred_machines_of_one_image_are_one_download(
     vmadm.environment["IMGCTL_VMADM"] = str(quick)
     nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(vmadm.start("create", **nowhere)) for _ in range(100)]
+        processes = [stack.enter_context(vmadm.start("create", **nowhere)) for _ in range(MACHINES)]
         for process in processes:
             assert process.stdin is not None
             process.stdin.write(payload(image_uuid=MADE))
             process.stdin.close()
-        assert [process.wait(120) for process in processes] == [0] * 100
-    time.sleep(0.2)
+        assert [process.wait(120) for process in processes] == [0] * MACHINES
+    served.nginx.settled_hits()
     assert size <= served.bytes_sent() < 1.1 * size
     until(lambda: holds(daemon, MADE) == [])

@@ -28,7 +28,7 @@ tail=$!
 # The console is for the guest's kernel only: lines on it can overwrite each other.
 started=$(date +%s)
 PATH="$venv/bin:$PATH" timeout --kill-after=10 "$limit" "$venv/bin/vng" --run "$kernel" --disable-kvm --cpus 2 \
-    --memory 4G --user root --cwd "$here/../.." --rwdir "$results" \
+    --memory 6G --user root --cwd "$here/../.." --rwdir "$results" \
     --exec "sh tests/guest/inside.sh $results $*" >"$results/console" 2>&1 </dev/null || true
 sleep 1
 kill $tail

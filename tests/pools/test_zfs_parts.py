@@ -246,7 +246,7 @@ def test_the_kernels_thread_has_its_end_of_the_pipe_alone() -> None:
     assert inlet.finish() is None
     assert other.finish() is None
     assert (seen, received) == ([set(), set()], b"x" * 5000)
-    assert b"".join(outlet(lambda fd: os.close(os.dup(fd)) or os.write(fd, b"sent"))) == b"sent"  # type: ignore[func-returns-value]
+    assert b"".join(outlet("zones", lambda fd: os.close(os.dup(fd)) or os.write(fd, b"sent"))) == b"sent"  # type: ignore[func-returns-value]
     assert open_here() == before
 
 
@@ -258,3 +258,54 @@ def test_a_reader_that_is_gone_is_noticed() -> None:
     while inlet.write(b"x" * 100_000):
         pass
     assert isinstance(inlet.finish(), ValueError)
+
+
+def endless(ended: threading.Event) -> Callable[[int], None]:
+    """As the kernel that sends: it ends when nobody reads any more."""
+
+    def kernel(fd: int) -> None:
+        try:
+            while True:
+                os.write(fd, bytes(1 << 16))
+        except BrokenPipeError:
+            ended.set()
+
+    return kernel
+
+
+def test_a_stream_that_nobody_takes_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "STALL", 0.05)
+    ended = threading.Event()
+    pieces = outlet("zones", endless(ended))
+    assert next(pieces)
+    assert ended.wait(30)
+    with pytest.raises(PoolError, match=r'sent from pool "zones" was not taken for 0 seconds'):
+        next(pieces)
+
+
+def test_a_stream_that_is_left_ends_at_once() -> None:
+    ended = threading.Event()
+    pieces = outlet("zones", endless(ended))
+    assert next(pieces)
+    pieces.close()
+    assert ended.is_set()
+
+
+def test_a_pool_that_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "STALL", 0.05)
+    go = threading.Event()
+    pieces = outlet("zones", lambda _: go.wait(30) and None)
+    try:
+        with pytest.raises(PoolError, match=r'pool "zones" has given nothing for 0 seconds'):
+            next(pieces)
+    finally:
+        go.set()
+
+
+def test_who_reads_slowly_but_reads_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "STALL", 5.0)
+    size = 0
+    for piece in outlet("zones", lambda fd: [os.write(fd, bytes(1 << 16)) for _ in range(40)] and None):
+        time.sleep(0.001)
+        size += len(piece)
+    assert size == 40 << 16

@@ -447,12 +447,18 @@ class TestInstall:
 def documented() -> dict[str, str]:
     """The table of methods in docs/protocol.md: name, and who."""
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-    return dict(re.findall(r"^\| `([a-z.]+)` \|.*\| (read|change) \|$", text, re.MULTILINE))
+    return dict(re.findall(r"^\| `([a-z.]+)` \|.*\| (read|change|root) \|$", text, re.MULTILINE))
+
+
+def who(method) -> str:
+    if method.only_root:
+        return "root"
+    return "change" if method.change else "read"
 
 
 def test_the_table_in_the_documentation_is_true(store, sources):
     served = table(store, sources)
-    assert documented() == {name: "change" if method.change else "read" for name, method in served.items()}
+    assert documented() == {name: who(method) for name, method in served.items()}
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
     for name, method in served.items():
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]

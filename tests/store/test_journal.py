@@ -33,13 +33,14 @@ def reopened(journal, path):
 
 
 def test_an_import_is_remembered_until_it_ends(journal, path):
-    journal.begin("zones", UUID, {"uuid": UUID}, ["https://x"], "dev")
+    journal.begin("zones", UUID, {"uuid": UUID}, ["https://x"], "dev", zstream=True)
     journal.begin("zones", OTHER, {}, None, None)
     journal.park("zones", OTHER)
     again = reopened(journal, path)
     first, second = again.imports()
     assert (first.uuid, first.sources, first.channel, first.wanted) == (UUID, ("https://x",), "dev", True)
     assert (second.uuid, second.sources, second.wanted) == (OTHER, None, False)
+    assert (first.zstream, second.zstream) == (True, False)
     again.begin("zones", OTHER, {}, None, None)
     again.end("zones", UUID)
     assert [(each.uuid, each.wanted) for each in again.imports()] == [(OTHER, True)]

@@ -47,6 +47,7 @@ from imgstored.store.installer import Installer, InstallLimits
 from imgstored.store.journal import Journal
 from imgstored.store.store import MAX_WISHES, Store
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_file, fixture_manifest
+from tests.support.streams import filesystem_stream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -320,6 +321,18 @@ async def test_an_unfinished_import_goes_on_with_the_next_store(open_house):
         house.journal.begin("zones", BASE, fixture_manifest(BASE), None, None)
     async with open_house() as house:
         await until(lambda: house.catalog.all() and not house.left())
+
+
+async def test_an_unfinished_import_of_a_stream_goes_on_as_one(open_house, pages):
+    """The server makes the file when it is asked: its manifest knows neither its size nor its checksum."""
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    manifest = fixture_manifest(BASE) | {"uuid": other}
+    pages.add(manifest, filesystem_stream(size=200_000, seed=1))
+    async with open_house() as house:
+        house.journal.begin("zones", other, manifest, None, None, zstream=True)
+        house.journal.begin("zones", BASE, fixture_manifest(BASE), None, None)
+    async with open_house() as house:
+        await until(lambda: len(house.catalog.all()) == 2 and not house.left())
 
 
 async def test_a_held_image_is_not_deleted(open_house):

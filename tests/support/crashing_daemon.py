@@ -1,7 +1,7 @@
-"""imgstored, killed at a point: `python -m tests.support.crashing_daemon POINT [imgstored's arguments]`.
+"""imgstored, killed at a point: `python -m tests.support.crashing_daemon FILE [imgstored's arguments]`.
 
-A point is `before:STEP` or `after:STEP`; the steps are those of an import's and a deletion's end, whichever
-the pool and the view. SIGKILL, so that nothing is tidied up.
+FILE says which point, or nothing: `before:STEP` or `after:STEP`; the steps are those of an import's and a
+deletion's end, whichever the pool and the view. SIGKILL, so that nothing is tidied up.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgstored.__main__ import main
@@ -41,29 +42,30 @@ DELETE_STEPS: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _die_if(file: Path, point: str) -> None:
+    if file.read_text() == point:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _killing(step: Callable[..., Any], when: str) -> Callable[..., Any]:
+def _killing(step: Callable[..., Any], name: str, file: Path) -> Callable[..., Any]:
     def wrapped(*arguments: Any, **named: Any) -> Any:
-        if when == "before":
-            _die()
-        step(*arguments, **named)
-        _die()
+        _die_if(file, f"before:{name}")
+        result = step(*arguments, **named)
+        _die_if(file, f"after:{name}")
+        return result
 
     async def wrapped_async(*arguments: Any, **named: Any) -> Any:
-        if when == "before":
-            _die()
-        await step(*arguments, **named)
-        _die()
+        _die_if(file, f"before:{name}")
+        result = await step(*arguments, **named)
+        _die_if(file, f"after:{name}")
+        return result
 
     return wrapped_async if inspect.iscoroutinefunction(step) else wrapped
 
 
 if __name__ == "__main__":
-    when, _, name = sys.argv[1].partition(":")
-    owners, attribute = (IMPORT_STEPS | DELETE_STEPS)[name]
-    for owner in owners:
-        setattr(owner, attribute, _killing(getattr(owner, attribute), when))
+    for name, (owners, attribute) in (IMPORT_STEPS | DELETE_STEPS).items():
+        for owner in owners:
+            step = _killing(getattr(owner, attribute), name, Path(sys.argv[1]))
+            setattr(owner, attribute, step)
     sys.exit(main(sys.argv[2:]))

@@ -23,17 +23,18 @@ ZVOL = "11111111-aaaa-4bbb-8ccc-000000000003"
 class Daemon:
     """imgstored as a child process. `folder` keeps its state: another one can go on where it stopped.
 
-    `patience` is how many seconds it may take to start; a third of it, to stop.
+    `patience` is how many seconds it may take to start, and to stop, on a busy machine.
     """
 
     def __init__(
-        self, folder: Path, *, top: str = "", config: str = "", view: str = "files", patience: float = 15
+        self, folder: Path, *, top: str = "", config: str = "", view: str = "files", patience: float = 30
     ) -> None:
         self.folder = folder
         self.patience = patience
         self.socket = folder / "imgstored.sock"
         self.images = folder / "images"
         self.log = folder / "imgstored.log"
+        self._dies = folder / "dies"
         folder.mkdir(exist_ok=True)
         self.images.mkdir(exist_ok=True)
         self.config_file = folder / "imgstored.toml"
@@ -58,8 +59,11 @@ class Daemon:
             subprocess.run(["/usr/bin/fusermount3", "-u", "-z", str(self.images)], check=True)
 
     def start(self, *, dies: str | None = None) -> None:
-        """Starts, and returns once it answers. `dies` is a point of tests/support/crashing_daemon.py."""
-        program = ["imgstored"] if dies is None else ["tests.support.crashing_daemon", dies]
+        """Starts, and returns once it answers. With `dies`, as of `die_at`, it can be told where to die."""
+        program = ["imgstored"]
+        if dies is not None:
+            program = ["tests.support.crashing_daemon", str(self._dies)]
+            self.die_at(dies)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *program, "--config", str(self.config_file)],
@@ -72,6 +76,10 @@ class Daemon:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"imgstored did not start:\n{self.log.read_text()}")
             time.sleep(0.02)
+
+    def die_at(self, point: str) -> None:
+        """Where it dies, if started with `dies`: a point of tests/support/crashing_daemon.py, or ""."""
+        self._dies.write_text(point)
 
     def _answers(self) -> bool:
         try:
@@ -87,10 +95,10 @@ class Daemon:
         return self.process.pid
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status. Raises if that takes more than a third of `patience`."""
+        """SIGTERM; returns the exit status. Raises if that takes more than `patience`."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=self.patience / 3)
+        return self.process.wait(timeout=self.patience)
 
     def kill(self) -> None:
         """SIGKILL. Raises, with where in the kernel it is, if it does not end in `patience` seconds."""

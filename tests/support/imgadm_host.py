@@ -57,7 +57,8 @@ class ImgadmHost:
         self.address = f"127.{random.randint(1, 9)}.{random.randint(1, 9)}.{random.randint(1, 9)}"
         self._stack = ExitStack()
         self._site(folder / "site")
-        self.daemon = Daemon(folder / "store", config=config)
+        # That of the host of the runs.
+        self.daemon = Daemon(folder / "store", top='platform = "7.0/20190314T232247Z"', config=config)
         self.conf = self.daemon.folder / "state" / "imgadm" / "imgadm.conf"
         programs = folder / "bin"
         programs.mkdir()
@@ -113,9 +114,10 @@ class ImgadmHost:
             "cwd": self.folder,
             "stdin": subprocess.DEVNULL,
             "timeout": 60,
+            "check": False,
             **settings,
         }
-        return subprocess.run(command, capture_output=True, text=True, check=False, **given)
+        return subprocess.run(command, capture_output=True, text=True, **given)
 
     # -- the server's files ----------------------------------------------------------------------------------
 
@@ -138,7 +140,7 @@ class ImgadmHost:
     def _serve_corrupt(self, manifest: dict[str, Any]) -> None:
         stream = bytearray(gzip.decompress(fixture_file(BASE).read_bytes()))
         stream[2_000_000] ^= 1
-        file = gzip.compress(bytes(stream))
+        file = gzip.compress(bytes(stream), compresslevel=1)
         entry = {"sha1": hashlib.sha1(file).hexdigest(), "size": len(file), "compression": "gzip"}
         self.serve({**manifest, "files": [entry]}, file)
 

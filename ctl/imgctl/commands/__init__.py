@@ -44,6 +44,7 @@ _PLACES = {
     "cancel": "imports",
     "status": "status",
     "top": "status",
+    "doctor": "doctor",
     "zstream": "streams",
     "completion": "completion",
 }

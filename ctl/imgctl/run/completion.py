@@ -102,9 +102,10 @@ def _images(documents: Iterable[Mapping[str, Any]], by_name: bool) -> Iterator[C
     named: dict[str, list[str]] = {}
     for document in documents:
         uuid, name = str(document.get("uuid")), f"{document.get('name')}@{document.get('version')}"
+        name = name if document.get("name") else ""
         named.setdefault(name, []).append(uuid)
     for name, uuids in sorted(named.items()):
-        if by_name and len(uuids) == 1:
+        if by_name and name and len(uuids) == 1:
             yield name, uuids[0]
     for name, uuids in sorted(named.items()):
         yield from ((uuid, name) for uuid in uuids)

@@ -51,7 +51,8 @@ def history(session: Session, arguments: Arguments) -> None:
 
 def history_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An *entry* for people: without spaces in a cell but for the client's."""
-    row = dict(entry)
+    # What no source has had has no name.
+    row = {**entry, "name": entry.get("name") or None, "version": entry.get("version") or None}
     started, count, seconds = entry.get("started_at"), entry.get("bytes"), entry.get("seconds")
     row["when"] = (
         strftime("%Y-%m-%dT%H:%M:%S", localtime(started)) if isinstance(started, (int, float)) else None

@@ -107,7 +107,8 @@ class ZfsDatasets:
         """The stream of @final, as the kernel makes it."""
         self._check(dataset)
         base = None if origin is None else f"{self.lzc.pool}/{origin}{FINAL}"
-        return outlet(lambda fd: self.lzc.send(dataset + FINAL, fd, f"sending {dataset}", origin=base))
+        doing = f"sending {dataset}"
+        return outlet(self.lzc.pool, lambda fd: self.lzc.send(dataset + FINAL, fd, doing, origin=base))
 
     def snapshot(self, datasets: Sequence[str], name: str) -> None:
         """Takes a snapshot of each, all at one moment."""

@@ -11,6 +11,7 @@ import fcntl
 import os
 import select
 import threading
+import time
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 #: Bytes that a pipe holds, where that can be set: Linux's limit for one who is not root, too.
 CAPACITY: Final = 1 << 20
 
-#: Seconds that the kernel may take nothing. It waits as long as it takes for disks that are gone.
+#: Seconds that the kernel may take or give nothing, or nobody take what it gives. It waits as long as it takes
+#: for disks that are gone, and keeps a snapshot for as long as it sends it.
 STALL: Final = 600.0
 
 
@@ -83,23 +85,76 @@ class Inlet:
         )
 
 
-def outlet(kernel: Callable[[int], None]) -> Generator[bytes, None, None]:
+def outlet(pool: str, kernel: Callable[[int], None]) -> Generator[bytes, None, None]:
     """What `kernel(fd)`, in a thread, writes to fd; then what it failed with is raised.
 
-    The thread begins with the first piece, and has ended when the iterator has, or was closed.
+    The thread begins with the first piece, and has ended when the iterator has, or was closed, or when no
+    piece was asked for in `STALL` seconds. Raises `PoolError` in that case, and if the kernel gives nothing
+    for so long.
     """
     reader, writer = _pipe()
     failures: list[BaseException] = []
-
     thread = _in_kernel(kernel, writer, "zfs send", failures)
+    tap = _Tap(pool, reader)
     try:
-        while piece := os.read(reader, CAPACITY):
+        while piece := tap.read():
             yield piece
     finally:
-        os.close(reader)
-        thread.join()
+        tap.close()
+        # A kernel that waits for disks that are gone does not see that nobody reads any more.
+        thread.join(1.0 if tap.stalled else None)
     if failures:
         raise failures[0]
+
+
+class _Tap:
+    """Our end of a pipe from the kernel. A thread closes it when nobody has read for too long."""
+
+    def __init__(self, pool: str, fd: int) -> None:
+        self.stalled = False
+        self._pool = pool
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._idle_since: float | None = None  # None while somebody reads
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="zfs send's reader", daemon=True).start()
+
+    def read(self) -> bytes:
+        """The next piece; nothing at the end. Raises `PoolError`."""
+        with self._lock:
+            if self._fd < 0:
+                raise PoolError(
+                    f'what was sent from pool "{self._pool}" was not taken for {STALL:.0f} seconds',
+                    hint="look at the disk that it is written to",
+                )
+            self._idle_since = None
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        if not poll.poll(STALL * 1000):
+            self.stalled = True
+            raise PoolError(
+                f'pool "{self._pool}" has given nothing for {STALL:.0f} seconds',
+                hint="see `zpool status`: a pool whose disks are gone waits for them",
+            )
+        piece = os.read(self._fd, CAPACITY)
+        with self._lock:
+            self._idle_since = time.monotonic()
+        return piece
+
+    def close(self) -> None:
+        """The kernel then finds a broken pipe."""
+        self._closed.set()
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _watch(self) -> None:
+        while not self._closed.wait(STALL / 10):
+            with self._lock:
+                idle = 0.0 if self._idle_since is None else time.monotonic() - self._idle_since
+            if idle > STALL:
+                self.close()
 
 
 def _pipe() -> tuple[int, int]:

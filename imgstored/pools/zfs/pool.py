@@ -202,7 +202,7 @@ class ZfsPool:
     def _sent(self, image: PoolImage) -> Generator[bytes, None, None]:
         origin = None if image.origin is None else self._dataset(image.origin) + FINAL
         snapshot, doing = self._dataset(image.uuid) + FINAL, f"sending image {image.uuid}"
-        return outlet(lambda fd: self._lzc.send(snapshot, fd, doing, origin=origin))
+        return outlet(self.name, lambda fd: self._lzc.send(snapshot, fd, doing, origin=origin))
 
     def check(self, uuid: str, on_read: OnRead) -> Checked:
         """Has the kernel send the image, for which it checks every block that is not its origin's."""

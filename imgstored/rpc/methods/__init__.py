@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgstored.rpc.methods.care import care_methods
+from imgstored.rpc.methods.doctor import doctor_methods
 from imgstored.rpc.methods.hello import hello_methods
 from imgstored.rpc.methods.holds import hold_methods
 from imgstored.rpc.methods.images import image_methods
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from imgstored.rpc.call import Methods
     from imgstored.rpc.methods.care import Care
+    from imgstored.rpc.methods.doctor import Doctor
     from imgstored.rpc.methods.making import Making
     from imgstored.rpc.methods.status import Status
     from imgstored.rpc.methods.verify import Verifier
@@ -36,6 +38,7 @@ def methods(
     verifier: Verifier,
     making: Making,
     status: Status,
+    doctor: Doctor,
 ) -> Methods:
     """All methods. The first of `pools` is the one that is used where a request names none."""
     return {
@@ -49,4 +52,5 @@ def methods(
         **verify_methods(verifier),
         **making_methods(making),
         **status_methods(status),
+        **doctor_methods(doctor),
     }

@@ -19,7 +19,7 @@ PROTOCOL_VERSION = 1
 #: What a client may rely on beyond version 1's first methods; each is the name of a method.
 FEATURES = ("import", "ensure", "install", "delete", "jobs", "watch", "cancel", "sources", "hold", "resolve",
             "plan", "usage", "history", "ancestry", "update", "vacuum", "sources.set",
-            "sources.known", "verify", "create", "export", "publish", "status")  # fmt: skip
+            "sources.known", "verify", "create", "export", "publish", "status", "doctor")  # fmt: skip
 
 
 def hello_methods(pools: Sequence[str]) -> Methods:

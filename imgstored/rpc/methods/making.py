@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from imgstored.create.maker import Wanted
-from imgstored.errors import NotPermittedError
 from imgstored.rpc.call import Call, Method, Methods
 from imgstored.rpc.methods.binding import bound
 from imgstored.rpc.params import printable
@@ -96,7 +95,13 @@ _CREATE = (
 def making_methods(making: Making) -> Methods:
     """`create`, `export`, `publish`."""
     return {
-        "create": Method(bound(_create, making.maker), _CREATE, change=True, file=True),
+        "create": Method(
+            bound(_create, making.maker),
+            _CREATE,
+            change=True,
+            only_root="reads what is in a machine",
+            file=True,
+        ),
         "export": Method(
             bound(_export, making.exporter),
             ("uuid", "pool", "compression", "format", "path"),
@@ -104,13 +109,16 @@ def making_methods(making: Making) -> Methods:
             file=True,
         ),
         "publish": Method(
-            bound(_publish, making.publisher), ("manifest", "url", "path"), change=True, file=True
+            bound(_publish, making.publisher),
+            ("manifest", "url", "path"),
+            change=True,
+            only_root="may use the credentials of the daemon's sources",
+            file=True,
         ),
     }
 
 
 async def _create(maker: Maker, call: Call) -> Document:
-    _require_root(call, "reads what is in a machine")
     params = call.params
     wanted = Wanted(
         source=params.text("source"),
@@ -150,7 +158,6 @@ async def _export(exporter: Exporter, call: Call) -> Document:
 
 
 async def _publish(publisher: Publisher, call: Call) -> Document:
-    _require_root(call, "may use the credentials of the daemon's sources")
     manifest, url = call.params.mapping("manifest"), call.params.text("url")
     fd = call.take_file()
     try:
@@ -158,16 +165,6 @@ async def _publish(publisher: Publisher, call: Call) -> Document:
         return await _done(call, job)
     finally:
         os.close(fd)
-
-
-def _require_root(call: Call, why: str) -> None:
-    """Who may install images may not by that read each machine's disk. Raises `NotPermittedError`."""
-    if call.peer.uid not in (0, call.access.daemon_uid):
-        raise NotPermittedError(
-            f"uid {call.peer.uid} may not {call.method}: it {why}, so only root may",
-            hint="use sudo or pfexec; `imgctl create --raw` needs neither",
-            data={"uid": call.peer.uid},
-        )
 
 
 async def _done(call: Call, jobs: Jobs) -> Document:

@@ -1,0 +1,155 @@
+"""`doctor`: what the daemon sees of the host, or what can be seen without it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from imgctl import __version__
+from imgctl.colour import RED
+from imgctl.connection import PROTOCOL_VERSION
+from imgctl.errors import NotConnectedError, RemoteError
+from imgctl.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from imgctl.arguments import Arguments
+    from imgctl.client import Client
+    from imgctl.session import Session
+
+    #: `{check, status, seen, hint}`, as in docs/protocol.md.
+    Finding = dict[str, str]
+
+#: Seconds for the daemon's answer, or for imgstored's look: it gives each of its checks fifteen.
+_PATIENCE = 60.0
+
+#: Where the service's configuration is, unless another one is named.
+_FILES = ("/etc/imgstored.toml", "/opt/local/etc/imgstored.toml")
+
+_FIELDS = ("check", "status", "seen", "hint")
+
+
+def doctor(session: Session, arguments: Arguments) -> int:
+    """`doctor [-j] [--config FILE]`. Status 1 if anything fails."""
+    arguments.none()
+    with_daemon = session.client(timeout=_PATIENCE)
+    findings = [*_with_daemon(with_daemon, arguments.text("--config"))]
+    failing = sum(finding["status"] == "fail" for finding in findings)
+    if arguments.flag("-j"):
+        session.say_json({"ok": not failing, "findings": findings})
+    else:
+        for finding in findings:
+            style = RED if finding["status"] == "fail" else ""
+            for line in _lines(finding, max(len(each["check"]) for each in findings), session.verbose):
+                session.say([session.painted(line, style, sys.stdout) if style else line])
+        session.say([_summary(len(findings), failing, sum(each["status"] == "warn" for each in findings))])
+    return 1 if failing else 0
+
+
+def _with_daemon(client: Client, file: str | None) -> Iterator[Finding]:
+    """What the daemon sees; where there is none, what imgstored sees without starting."""
+    try:
+        with client:
+            yield from _greeted(client)
+            yield from _asked(client)
+    except NotConnectedError as error:
+        yield _no_daemon(client.socket_path, error)
+        yield from _alone(file)
+
+
+def _greeted(client: Client) -> Iterator[Finding]:
+    hello = client.call("hello", client=f"imgctl {__version__} (doctor)", protocol=PROTOCOL_VERSION)
+    version = str(hello.get("version"))
+    yield _finding("daemon", "ok", f"imgstored {version} listens at {client.socket_path}")
+    if version != __version__:
+        seen = f"imgctl is {__version__}, and the daemon {version}"
+        yield _finding(
+            "version", "warn", seen, "restart the daemon after an upgrade; use one version of both"
+        )
+    else:
+        yield _finding("version", "ok", f"imgctl and imgstored are both {version}")
+
+
+def _asked(client: Client) -> Iterator[Finding]:
+    try:
+        found = client.doctor()
+    except NotConnectedError as error:
+        # It did answer before: the host is not to be looked at as if none ran.
+        yield _finding("daemon", "fail", error.message, error.hint)
+    except RemoteError as error:
+        hint = "use sudo or pfexec" if error.code == "NotPermitted" else error.hint
+        yield _finding("doctor", "warn", f"the daemon does not say how it is: {error.message}", hint)
+    else:
+        yield from _read(found)
+
+
+def _no_daemon(path: str, error: NotConnectedError) -> Finding:
+    seen = error.message
+    if isinstance(error.__cause__, ConnectionRefusedError):
+        seen = f"{path} is there, and nobody listens: the daemon was killed, or is another one"
+    return _finding("daemon", "fail", seen, error.hint)
+
+
+def _alone(file: str | None) -> Iterator[Finding]:
+    import json
+    import subprocess
+
+    program = _program()
+    if program is None:
+        hint = "install it, or put it into PATH: without it, this host cannot be looked at"
+        yield _finding("imgstored", "fail", "the program imgstored is not installed here", hint)
+        return
+    files = [file] if file is not None else [path for path in _FILES if os.path.exists(path)][:1]  # noqa: PTH110
+    command = [program, "--check", "--json", *(word for path in files for word in ("--config", path))]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own daemon's program
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
+        )
+        found = json.loads(done.stdout)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield _finding("imgstored", "fail", f"{program} cannot be run: {error}")
+    except ValueError:
+        last = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+        hint = "is it of the same version as imgctl?"
+        yield _finding("imgstored", "fail", f"{program} fails: {last or done.returncode}", hint)
+    else:
+        if os.geteuid() != 0:
+            seen = f"looked at as uid {os.geteuid()}, which may see less than the daemon does"
+            yield _finding("imgstored", "warn", seen, "use sudo or pfexec")
+        yield from _read(found)
+
+
+def _program() -> str | None:
+    """That of the same installation, or what PATH has."""
+    import shutil
+
+    beside = os.path.join(os.path.dirname(sys.executable), "imgstored")  # noqa: PTH118, PTH120 - quick to import
+    return beside if os.access(beside, os.X_OK) else shutil.which("imgstored")
+
+
+def _read(found: Any) -> Iterator[Finding]:
+    for finding in found.get("findings", []) if isinstance(found, dict) else []:
+        yield {field: str(finding.get(field, "")) for field in _FIELDS}
+
+
+def _finding(check: str, status: str, seen: str, hint: str = "") -> Finding:
+    return {"check": check, "status": status, "seen": seen, "hint": hint}
+
+
+def _lines(finding: Finding, width: int, verbose: bool) -> Sequence[str]:
+    """Two at most: what was seen, and what to do where something is to be done."""
+    status = finding["status"]
+    line = f"{status:<4}  {printable(finding['check']):<{width}}  {printable(finding['seen'])}"
+    if not finding["hint"] or (status == "ok" and not verbose):
+        return [line]
+    return [line, f"      {'':<{width}}  hint: {printable(finding['hint'])}"]
+
+
+def _summary(checks: int, failing: int, worth: int) -> str:
+    if not failing and not worth:
+        return f"All is well: {checks} checks."
+    parts = [f"{failing} fail"] if failing else []
+    parts += [f"{worth} worth a look"] if worth else []
+    return f"{checks} checks: {', '.join(parts)}."

@@ -1,0 +1,80 @@
+"""docs/events.md, from the events in imgstored/store/events.py and create/events.py. Pure: no I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from imgstored.create import events as of_making
+from imgstored.store import events as of_the_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+_HEAD = """\
+# Events
+
+While `import`, `ensure`, `install`, `watch`, `update`, `vacuum`, `verify`, `hold`, `create`, `export` and
+`publish` run, [the socket](protocol.md) sends notifications `event` with a map: `id` (the request), `event`
+(the name), and the fields below. `imgctl import --json` and its like print the same maps, one a line, without
+`id`. New names and new fields may be added: skip those that you do not know. This page is made from the code.
+"""
+_TABLE = "| event | when | fields |\n| --- | --- | --- |\n"
+
+_WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", NoneType: "nil"}
+
+
+def page() -> str:
+    """The page."""
+    shapes = "".join(
+        f"\n## {title}\n\n{_TABLE}{''.join(map(_row, _events(module)))}"
+        for title, module in (("Imports and what is installed", of_the_store), ("Making images", of_making))
+    )
+    image = of_the_store.ImageProgress
+    said = f"\n## *image* of `progress`\n\n{_sentence(image)} Fields: {_fields(image)}.\n"
+    return _HEAD.rstrip("\n") + "\n" + shapes + said
+
+
+def kinds() -> list[str]:
+    """The names of all events of the page."""
+    return [event.kind for module in (of_the_store, of_making) for event in _events(module)]
+
+
+def _events(module: ModuleType) -> Iterator[type[of_the_store.Event]]:
+    for each in vars(module).values():
+        if inspect.isclass(each) and issubclass(each, of_the_store.Event) and each.kind:
+            yield each
+
+
+def _row(event: type[of_the_store.Event]) -> str:
+    return f"| `{event.kind}` | {_sentence(event)} | {_fields(event)} |\n"
+
+
+def _sentence(shape: type) -> str:
+    return " ".join((inspect.getdoc(shape) or "").split()).replace("None", "nil").replace("|", r"\|")
+
+
+def _fields(shape: Any) -> str:
+    hints = get_type_hints(shape)
+    named = [f"`{field.name}` ({_words(hints[field.name])})" for field in dataclasses.fields(shape)]
+    return ", ".join(named) or "none"
+
+
+def _words(type_: Any) -> str:
+    if type_ in _WORDS:
+        return _WORDS[type_]
+    match get_origin(type_):
+        case origin if origin in (Union, UnionType):
+            return " or ".join(map(_words, get_args(type_)))
+        case origin if origin is Literal:
+            return ", ".join(f"`{value}`" for value in get_args(type_))
+        case origin if origin is tuple:
+            return f"array of {_words(get_args(type_)[0])}"
+        case origin if origin is dict:
+            return "map"
+    assert dataclasses.is_dataclass(type_), f"no words for {type_}"
+    return f"*{re.sub('Progress', '', type_.__name__).lower()}*"

@@ -1,0 +1,158 @@
+"""docs as a site, what in it is made, and its links."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from docs.make import commands, errors, events, figures, rooms
+from docs.make.drawing import mark
+from imgstored.store.events import Phase
+from tests.docs.pages import PAGES, ROOT
+
+PICTURES = ROOT / "docs" / "pictures"
+FIGURES = figures.read((ROOT / "docs" / "figures.json").read_text())
+
+
+@pytest.mark.slow
+def test_it_builds_without_a_dead_link_and_without_anything_from_elsewhere(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "-f", "docs/mkdocs.yml", "--strict", "-d", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in PAGES:
+        if page != "README.md":
+            assert (tmp_path / Path(page).with_suffix(".html").name).exists()
+    for made in tmp_path.rglob("*.html"):
+        # Styles, scripts, fonts and pictures; a link that people may follow is another matter.
+        loaded = re.findall(
+            r"""<(?:script|img|iframe)[^>]* src="(\S+?)"|<link[^>]* href="(\S+?)\"""", made.read_text()
+        )
+        for one, other in loaded:
+            assert not (one or other).startswith(("http:", "https:", "//")), f"{made.name}: {one or other}"
+    assert not list(tmp_path.rglob("*.py"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    text = re.sub(r"(?ms)^ *```.*?^ *```$", "", PAGES[page])
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http:", "https:")):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors(path), f"{page}: {target}"
+
+
+def anchors(path: Path) -> set[str]:
+    """What the headings of a page are called by links."""
+    headings = re.findall(r"(?m)^#+ (.*)$", path.read_text())
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def test_every_page_is_in_the_sites_menu():
+    menu = (ROOT / "docs" / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    assert {f"docs/{name}" for name in re.findall(r": ([\w-]+\.md)$", menu, re.MULTILINE)} == PAGES.keys() - {
+        "README.md"
+    }
+
+
+# -- what is made --------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_commands_is_up_to_date():
+    assert PAGES["docs/commands.md"] == commands.page(), "run `python -m docs.make`"
+
+
+def test_the_page_of_errors_is_up_to_date():
+    assert PAGES["docs/errors.md"] == errors.page(), "run `python -m docs.make`"
+
+
+def test_the_page_of_events_is_up_to_date_and_has_all_of_the_code():
+    assert PAGES["docs/events.md"] == events.page(), "run `python -m docs.make`"
+    in_code = re.findall(
+        r'(?m)^    kind: ClassVar\[str\] = "([^"]+)"$',
+        "".join(path.read_text() for path in (ROOT / "imgstored").rglob("*.py")),
+    )
+    assert sorted(events.kinds()) == sorted(in_code)
+
+
+def test_every_error_of_the_code_has_its_row():
+    codes = re.findall(r'(?m)^    code = "([^"]+)"$', (ROOT / "imgstored" / "errors.py").read_text())
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", PAGES["docs/errors.md"])) == {*codes, "InternalError"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+def test_the_tables_of_figures_are_those_of_the_file(page):
+    assert figures.page(PAGES[page], FIGURES) == PAGES[page], "run `python -m docs.make`"
+    assert "<!-- figures: " in PAGES[page]
+
+
+@pytest.mark.parametrize("bench", FIGURES)
+def test_the_plots_are_of_these_figures(bench):
+    svg = (PICTURES / f"{bench}.svg").read_text()
+    assert svg == figures.plot(FIGURES, bench), "run `python -m docs.make`"
+    drawn = ET.fromstring(svg)
+    measured = sum(" s" in row[1] and " s" in row[2] for row in FIGURES[bench])
+    bars = [each for each in drawn if each.tag.endswith("rect") and each.get("x")]
+    assert len(bars) > measured
+
+
+def test_figures_of_a_bench_take_the_place_of_the_same_case():
+    printed = (
+        "| case | ours: median (min–max) | peer: median (min–max) | ratio | goal |  |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| gzip, unlimited | 9 s (8–10) | 20 s (19–21) curl \\| gzip -dc | 0.45 | ≤ 0.8 | ok |\n"
+        "| a new case | 1 s |  |  |  |  |\n"
+    )
+    rows = figures.merged(FIGURES, "bench", printed)["bench"]
+    assert len(rows) == len(FIGURES["bench"]) + 1
+    changed = [row for row, old in zip(rows, FIGURES["bench"], strict=False) if row != old]
+    assert changed == [
+        ["gzip, unlimited", "9 s (8–10)", r"20 s (19–21) curl \| gzip -dc", "0.45", "≤ 0.8", "ok"]
+    ]
+    assert rows[-1] == ["a new case", "1 s", "", "", "", ""]
+
+
+def test_what_is_written_is_read_again():
+    assert figures.read(figures.written(FIGURES)) == FIGURES
+
+
+def test_a_row_with_a_cell_too_few_is_refused():
+    with pytest.raises(ValueError, match="6 cells"):
+        figures.read(json.dumps({"bench": [["gzip", "1 s"]]}))
+
+
+def test_the_picture_of_the_rooms_is_up_to_date():
+    assert (PICTURES / "rooms.dot").read_text() == rooms.picture(), "run `python -m docs.make`"
+
+
+@pytest.mark.parametrize("source", sorted(PICTURES.glob("*.dot")), ids=lambda path: path.stem)
+def test_a_picture_is_of_its_text(source):
+    svg = source.with_suffix(".svg").read_text()
+    assert mark(source.read_text()) in svg, "run `python -m docs.make`"
+    ET.fromstring(svg)
+
+
+def test_the_picture_of_a_layer_has_its_phases():
+    """But for `verifying`, which is that of an image that is read again."""
+    drawn = set(
+        re.findall(r"\b[a-z]+\b", re.sub(r'"[^"]*"|\[[^\]]*\]', "", (PICTURES / "layer.dot").read_text()))
+    )
+    drawn -= {"digraph", "layer", "rankdir", "nodesep", "node", "rank", "same"}
+    assert drawn == set(get_args(Phase)) - {"verifying"}

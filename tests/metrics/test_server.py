@@ -1,0 +1,293 @@
+"""The real server, on real sockets: what it answers, and what a client can take of it."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+import imgstored.metrics
+from imgstored.care.pool_states import PoolStates
+from imgstored.errors import ConfigError
+from imgstored.metrics import open_metrics
+from imgstored.metrics.address import TcpAddress, UnixAddress
+from imgstored.pools.base import Space
+from tests.support.nginx import free_port
+
+#: Far longer than anything here takes.
+PATIENCE = 30.0
+
+
+class Pool:
+    """A pool that says how much room it has, or hangs in the kernel."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def space(self) -> Space:
+        self.answers.wait(PATIENCE)
+        return Space(1000, 400)
+
+
+class Host:
+    def __init__(self) -> None:
+        self.pools = {"zones": Pool("zones"), "dead": Pool("dead")}
+        self.sources = [
+            {"url": "https://well", "error": None, "answered_at": 1.0},
+            {"url": "https://failing", "error": {"message": "no"}, "answered_at": None},
+            {"url": "https://never-asked", "error": None, "answered_at": None},
+        ]
+        self.jobs = [{"phase": "downloading", "limits": "network", "rate": 1000.0}]
+        self.unreadable = False
+
+    def of_pool(self, name):
+        return {"zones": [1, 2], "dead": []}[name]
+
+    async def standings(self):
+        if self.unreadable:
+            raise ConfigError("imgadm.conf is not valid")
+        return self.sources
+
+
+@pytest.fixture
+def host():
+    made = Host()
+    yield made
+    for pool in made.pools.values():
+        pool.answers.set()
+
+
+@asynccontextmanager
+async def serving(address, host, **settings):
+    metrics = open_metrics(address, **{"mode": 0o600, "group": None, **settings})
+    states = PoolStates(SimpleNamespace(pools=host.pools, of_pool=host.of_pool), {}, patience=0.2)
+    metrics.show(states, host, jobs=lambda: host.jobs, clients=lambda: 3, view="fuse")
+    with trio.fail_after(2 * PATIENCE):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(metrics.serve)
+            yield metrics
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def port():
+    return free_port()
+
+
+@pytest.fixture
+def address(port):
+    return TcpAddress("127.0.0.1", port)
+
+
+async def asked(port, request: bytes) -> bytes:
+    """All that comes back until the server closes."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream:
+        await stream.send_all(request)
+        return b"".join([piece async for piece in stream])
+
+
+async def get(port, path="/metrics", *, method="GET", headers="") -> tuple[int, dict[str, str], str]:
+    answer = await asked(
+        port, f"{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{headers}\r\n".encode()
+    )
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    first, *lines = head.split("\r\n")
+    pairs = (line.split(": ", 1) for line in lines)
+    return int(first.split()[1]), {name.lower(): value for name, value in pairs}, body
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_how_the_daemon_stands(address, port, host):
+    async with serving(address, host):
+        status, headers, text = await get(port)
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = samples(text)
+    assert found["imgstored_pool_size_bytes", "zones"] == 1000
+    assert found["imgstored_pool_available_bytes", "zones"] == 400
+    assert found["imgstored_pool_used_bytes", "zones"] == 600
+    assert found["imgstored_images", "zones"] == 2
+    assert found["imgstored_imports_under_way", "downloading"] == 1
+    assert found["imgstored_imports_under_way", "waiting"] == 0
+    assert found["imgstored_imports_limited", "network"] == 1
+    assert found["imgstored_imports_limited", "pool"] == 0
+    assert found["imgstored_download_bytes_per_second",] == 1000
+    assert found["imgstored_clients",] == 3
+    assert found["imgstored_view_info", "fuse"] == 1
+    assert found["imgstored_source_up", "https://well"] == 1
+    assert found["imgstored_source_up", "https://failing"] == 0
+    assert ("imgstored_source_up", "https://never-asked") not in found
+    assert found["process_resident_memory_bytes",] > 1 << 20
+
+
+async def test_a_pool_that_does_not_answer_is_down_and_holds_up_nothing(address, port, host):
+    host.pools["dead"].answers.clear()
+    async with serving(address, host):
+        with trio.fail_after(PATIENCE / 2):
+            for _ in range(3):
+                found = samples((await get(port))[2])
+                assert found["imgstored_pool_up", "zones"] == 1
+                assert found["imgstored_pool_up", "dead"] == 0
+                assert found["imgstored_pool_size_bytes", "zones"] == 1000
+                assert ("imgstored_pool_size_bytes", "dead") not in found
+        host.pools["dead"].answers.set()
+        while not samples((await get(port))[2])["imgstored_pool_up", "dead"]:
+            await trio.sleep(0.1)
+
+
+async def test_without_imgadms_file_there_is_all_but_the_sources(address, port, host):
+    host.unreadable = True
+    async with serving(address, host):
+        found = samples((await get(port))[2])
+    assert found["imgstored_clients",] == 3
+    assert not any(name[0] == "imgstored_source_up" for name in found)
+
+
+async def test_what_else_is_answered(address, port, host):
+    async with serving(address, host):
+        assert (await get(port, "/healthz"))[::2] == (200, "ok\n")
+        assert (await get(port, "/"))[0] == 404
+        assert (await get(port, "/metrics/../../etc/passwd"))[0] == 404
+        status, headers, _ = await get(port, method="POST")
+        assert (status, headers["allow"]) == (405, "GET, HEAD")
+        status, headers, text = await get(port, method="HEAD")
+        assert (status, text) == (200, "")
+        assert int(headers["content-length"]) > 1000
+
+
+async def test_openmetrics_for_who_wants_that(address, port, host):
+    async with serving(address, host):
+        _, headers, text = await get(port, headers="Accept: application/openmetrics-text; version=1.0.0\r\n")
+    assert headers["content-type"].startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+
+
+async def test_a_head_that_does_not_end_is_refused(address, port, host):
+    async with serving(address, host):
+        answer = await asked(port, b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 20_000)
+        assert b" 431 " in answer or b" 400 " in answer
+        assert (await get(port))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "said", [b"\0" * 100, b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 50]
+)
+async def test_nonsense_ends_its_own_connection_only(address, port, host, said):
+    async with serving(address, host):
+        with trio.move_on_after(5):
+            await asked(port, said)
+        assert (await get(port))[0] == 200
+
+
+async def test_a_websocket_is_refused(address, port, host):
+    upgrade = (
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    )
+    async with serving(address, host):
+        answer = await asked(port, f"GET /metrics HTTP/1.1\r\nHost: h\r\n{upgrade}\r\n".encode())
+        assert b" 403 " in answer
+        assert (await get(port))[0] == 200
+
+
+@pytest.mark.slow
+async def test_who_connects_and_says_nothing_keeps_others_out_for_seconds_only(address, port, host):
+    async with serving(address, host):
+        with ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            with trio.fail_after(PATIENCE):
+                assert (await get(port))[0] == 200
+
+
+async def test_who_leaves_in_the_middle_ends_nothing(address, port, host):
+    host.pools["dead"].answers.clear()
+    async with serving(address, host):
+        for _ in range(5):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")
+            await stream.aclose()
+        assert (await get(port))[0] == 200
+
+
+async def test_it_ends_with_who_runs_it_whatever_clients_do(address, port, host):
+    async with serving(address, host):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\n")
+    with pytest.raises(OSError, match="refused|all attempts"):
+        await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.aclose()
+
+
+async def test_a_unix_socket(tmp_path, host):
+    path = tmp_path / "m.sock"
+    async with serving(UnixAddress(path), host, mode=0o640):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        curl = ["/usr/bin/curl", "-sS", "--unix-socket", str(path), "http://h/healthz"]
+        done = await trio.run_process(curl, capture_stdout=True)
+        assert done.stdout == b"ok\n"
+        with pytest.RaisesGroup(ConfigError, flatten_subgroups=True) as refused:
+            async with serving(UnixAddress(path), host):
+                pass
+        assert "another imgstored" in str(refused.value.exceptions[0].exceptions)
+    assert not path.exists()
+
+
+async def test_a_port_that_is_taken(address, port, host):
+    with socket.create_server(("127.0.0.1", port)):
+        with pytest.RaisesGroup(ConfigError, flatten_subgroups=True) as refused:
+            async with serving(address, host):
+                pass
+    assert f"metrics.listen: cannot listen at 127.0.0.1:{port}" in repr(refused.value)
+
+
+def test_a_name_that_is_no_socket_is_left_alone(tmp_path, host):
+    path = tmp_path / "file"
+    path.write_text("mine")
+
+    async def main() -> None:
+        async with serving(UnixAddress(path), host):
+            pass
+
+    with pytest.RaisesGroup(ConfigError, flatten_subgroups=True) as refused:
+        trio.run(main)
+    assert "metrics.listen: " in repr(refused.value)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("package", ["hypercorn", "prometheus_client"])
+def test_without_the_packages_it_is_said_what_to_install(address, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=f"metrics.listen: the Python package {package}") as refused:
+        open_metrics(address, mode=0o600, group=None)
+    assert "imgstore[serve]" in refused.value.hint
+
+
+def test_where_there_are_none_nothing_of_it_is_imported():
+    assert open_metrics(None, mode=0o600, group=None) is None
+    program = (
+        "import sys, imgstored.app\n"
+        "names = {'prometheus_client', 'hypercorn', 'imgstored.metrics.counts'}\n"
+        "sys.exit(str(names & sys.modules.keys()) if names & sys.modules.keys() else 0)"
+    )
+    root = Path(imgstored.metrics.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root, timeout=PATIENCE)

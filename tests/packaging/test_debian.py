@@ -1,0 +1,125 @@
+"""The Debian package: built, and put on this machine with a layer over it, used, removed and purged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import imgstored
+from tests.support.overlay import run_over
+from tests.support.packages import PATIENCE, ROOT, build, outside
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    dist = tmp_path_factory.mktemp("dist")
+    build(dist)
+    venv = Path(sys.executable).parents[1]
+    done = subprocess.run(
+        [str(ROOT / "smf" / "debian" / "build.sh"), str(venv), str(dist)],
+        env={**outside(), "COMPRESSION": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Path(done.stdout.splitlines()[-1])
+
+
+def dpkg_deb(*arguments: str | Path) -> str:
+    return subprocess.run(
+        ["dpkg-deb", *map(str, arguments)], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
+def test_what_dpkg_is_told(package: Path):
+    assert dpkg_deb("-f", package, "Package").strip() == "imgstore"
+    assert dpkg_deb("-f", package, "Version").startswith(f"{imgstored.__version__}-1~")
+    depends = dpkg_deb("-f", package, "Depends")
+    # Its Python packages are of one minor version of Python; pyfuse3 was built here.
+    minor = f"3.{sys.version_info.minor}"
+    assert f"python3 (>= {minor})" in depends
+    assert "libfuse3-" in depends
+    assert "@" not in dpkg_deb("-f", package, "Version", "Architecture", "Installed-Size", "Depends")
+
+
+def test_what_is_where(package: Path):
+    lines = [line.split(maxsplit=5) for line in dpkg_deb("-c", package).splitlines()]
+    files = {line[5].split(" -> ")[0].removeprefix(".") for line in lines}
+    assert {
+        "/usr/bin/imgctl",
+        "/usr/bin/imgstored",
+        "/etc/imgstored.toml",
+        "/usr/lib/systemd/system/imgstored.service",
+        "/usr/share/man/man8/imgstored.8.gz",
+        "/usr/share/bash-completion/completions/imgctl",
+        "/usr/share/zsh/vendor-completions/_imgctl",
+        "/usr/share/doc/imgstore/copyright",
+    } <= files
+    assert {line[1] for line in lines} == {"root/root"}
+    # Nothing that another package may have, too: of Python's all is in /opt/imgstore.
+    elsewhere = {file for file in files if not file.startswith("/opt/")}
+    assert [file for file in elsewhere if file.endswith((".py", ".pyc", ".so"))] == []
+    programs = {Path(file).name for file in files if file.startswith("/opt/imgstore/bin/")}
+    assert {program for program in programs if not program.startswith("python")} == {
+        "bin",
+        "imgctl",
+        "imgstored",
+    }
+
+
+SESSION = """
+dpkg --no-triggers --install "$package" >/dev/null
+echo "group $(getent group imgstore | cut -d: -f1)"
+dpkg --verify imgstore
+imgstored --config /etc/imgstored.toml --check
+imgstored --config /etc/imgstored.toml 2>/dev/null & daemon=$!
+for _ in $(seq 300); do imgctl list >/dev/null 2>&1 && break; sleep 0.1; done
+imgctl list -H && echo listed
+stat -c '%G %a' /run/imgstored/imgstored.sock
+ls /images
+/opt/imgstore/bin/python -c 'import isal, numpy, zstandard; print("fast")'
+kill $daemon; wait $daemon && echo stopped
+# Python wrote nothing beside what is installed.
+dpkg --verify imgstore
+find /opt/imgstore -type f | sort >/tmp/found
+dpkg --listfiles imgstore | sort >/tmp/listed
+comm -23 /tmp/found /tmp/listed | sed 's/^/not listed: /'
+echo '# changed' >>/etc/imgstored.toml
+dpkg --no-triggers --install "$package" >/dev/null
+tail -n 1 /etc/imgstored.toml
+dpkg --no-triggers --remove imgstore >/dev/null 2>&1
+ls /opt/imgstore /usr/bin/imgctl 2>/dev/null || echo removed
+ls /etc/imgstored.toml
+dpkg --no-triggers --purge imgstore >/dev/null
+ls /etc/imgstored.toml 2>/dev/null || echo purged
+dpkg --audit
+"""
+
+
+def test_install_use_upgrade_remove_purge(package: Path, tmp_path: Path):
+    done = run_over(tmp_path / "layer", f"package={package}\n{SESSION}", timeout=600)
+    assert done.returncode == 0, done.stdout
+    said = done.stdout.splitlines()
+    expected = [
+        "group imgstore",
+        "listed",
+        "imgstore 666",
+        "by-name",
+        "fast",
+        "stopped",
+        "# changed",
+        "removed",
+        "/etc/imgstored.toml",
+        "purged",
+    ]
+    assert [line for line in said if line in expected] == expected, done.stdout
+    assert "not listed" not in done.stdout
+    # This machine has none of it.
+    assert not Path("/opt/imgstore").exists()
