@@ -74,7 +74,7 @@ dist: $(STAMP) ## sdist and wheel, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist
 
 deb: dist ## a Debian package for this release of Debian, into dist/
-	smf/debian/build.sh dist
+	smf/debian/build.sh $(VENV) dist
 
 hooks: $(STAMP) ## have git run the checks of .pre-commit-config.yaml before each commit
 	$(BIN)/pre-commit install

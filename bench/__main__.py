@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import clients, listing, memory, restart, speed
+from bench import clients, listing, memory, restart, speed, start
 from bench.context import FULL, QUICK, Bench
 from bench.machine import described
 from bench.progress import say
@@ -31,6 +31,7 @@ _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "memory": memory.memory,
     "restart": restart.restart,
     "list": listing.listing,
+    "start": start.start,
     "clients": clients.clients,
 }
 

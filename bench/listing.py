@@ -24,14 +24,14 @@ _SPACE = uuid.UUID("5a1d9a0e-1f1c-4f0a-8e56-0c6a3d4c9b02")
 _PEER = 'python3 -c "import argparse, msgpack"'
 _MOST = 3.0
 #: No image comes from a server here.
-_NOWHERE = "http://127.0.0.1:9"
+NOWHERE = "http://127.0.0.1:9"
 
 
 def listing(bench: Bench) -> list[Row]:
     """The whole command, against a Python that starts and imports what the command cannot do without."""
     images = bench.scale.images
-    with Ours(bench.folder(f"store-of-{images}"), config=source(_NOWHERE), keep=True) as ours:
-        _fill(ours, bench.folder("tiny.gz"), images)
+    with Ours(bench.folder(f"store-of-{images}"), config=source(NOWHERE), keep=True) as ours:
+        fill(ours, bench.folder("tiny.gz"), images)
         command = [sys.executable, "-c", "import argparse, msgpack"]
         sides = {"imgctl list": lambda: ours.timed_imgctl("list"), _PEER: lambda: timed(command)}
         runs, patience = bench.runs * bench.scale.starts, bench.scale.patience
@@ -40,8 +40,8 @@ def listing(bench: Bench) -> list[Row]:
     return [compared(case, taken["imgctl list"], f"`{_PEER}`", taken[_PEER], at_most=_MOST)]
 
 
-def _fill(ours: Ours, path: Path, images: int) -> None:
-    """Installs what is missing; a later run finds it there."""
+def fill(ours: Ours, path: Path, images: int) -> None:
+    """Installs what is missing of so many images; a later run finds them there."""
     with ours.client() as client:
         there = {image["manifest"]["uuid"] for image in client.list()}
         missing = [manifest for manifest in map(_manifest, range(images)) if manifest["uuid"] not in there]

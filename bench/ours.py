@@ -29,14 +29,16 @@ def source(url: str, *, ca: Path | None = None) -> str:
 
 
 class Ours(Daemon):
-    """imgstored with its default limits, no view, and unless `config` says otherwise an embedded pool."""
+    """imgstored with its default limits, and unless `config` says otherwise an embedded pool."""
 
-    def __init__(self, folder: Path, *, config: str = "", keep: bool = False, patience: float = 15) -> None:
+    def __init__(
+        self, folder: Path, *, config: str = "", keep: bool = False, patience: float = 15, view: str = "off"
+    ) -> None:
         """What an earlier daemon left in the folder is removed first, unless it is to `keep`."""
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
         self._keep = keep
-        super().__init__(folder, config=config, view="off", patience=patience)
+        super().__init__(folder, config=config, view=view, patience=patience)
 
     def __enter__(self) -> Ours:
         self.start()

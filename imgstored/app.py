@@ -179,6 +179,7 @@ async def _wired(
         history,
         jobs=store.jobs,
         clients=lambda: server.connections,
+        warnings=log.recent_warnings,
     )
     server = Server(
         Path(settings.socket.path),

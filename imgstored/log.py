@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +41,10 @@ _MAX_LINES: Final = 100
 _QUIET: Final = 600.0
 _MAX_REMEMBERED: Final = 500
 
+#: Warnings that are kept for who asks, and what of each.
+_KEPT: Final = 10
+_TOLD: Final = ("event", "pool", "source", "uuid", "error")
+
 _WARNINGS: Final = frozenset({"warning", "error", "critical", "exception"})
 
 
@@ -65,6 +69,7 @@ def set_up(table: LogTable, secrets: Iterable[str] = ()) -> None:
             Cleaner(secrets),
             _repeats,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _recent,
             _in_order,
             rendering,
         ],
@@ -196,4 +201,28 @@ def _key(line: Mapping[str, Any]) -> str:
     return repr(sorted(line.items(), key=lambda item: item[0]))
 
 
+class Recent:
+    """A processor that keeps the last warnings, for those who ask how the daemon is. For any thread."""
+
+    def __init__(self) -> None:
+        self._kept: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+
+    def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
+        """The line. What is kept of it went through the cleaner."""
+        if line.get("level") in _WARNINGS:
+            said = [str(line[name]) for name in _TOLD if line.get(name)]
+            self._kept.append(
+                {"at": line.get("timestamp"), "level": line.get("level"), "text": ": ".join(said)}
+            )
+        return line
+
+    def warnings(self) -> list[dict[str, Any]]:
+        """The last ones, oldest first: {at, level, text}."""
+        return [*self._kept.copy()]
+
+
 _repeats = Repeats()
+_recent = Recent()
+
+#: What `Recent.warnings` returns of this process.
+recent_warnings = _recent.warnings

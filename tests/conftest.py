@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# A shell's `&` makes what it starts ignore SIGINT, and that is inherited by what the tests start and interrupt.
+# A shell's `&` makes what it starts ignore SIGINT; what the tests start and interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

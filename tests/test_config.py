@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,25 +142,3 @@ def test_the_program_checks_a_file_without_starting(tmp_path):
 def test_the_program_says_its_version():
     result = imgstored("--version")
     assert (result.returncode, result.stdout.split()[0]) == (0, "imgstored")
-
-
-def keys(table: type) -> set[str]:
-    """The keys of a table."""
-    return {field.name for field in msgspec.structs.fields(table)}
-
-
-def test_every_key_is_documented_and_nothing_else():
-    text = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
-    tables = {
-        "pool": config.PoolTable,
-        "socket": config.SocketTable,
-        "view": config.ViewTable,
-        "sources": config.SourceTable,
-        "limits": config.LimitsTable,
-        "log": config.LogTable,
-    }
-    top, *sections = re.split(r"^## `\[+(\w+)\]+`$", text, flags=re.MULTILINE)
-    documented = dict(zip(sections[::2], sections[1::2], strict=True))
-    for name, table in tables.items():
-        assert set(re.findall(r"^\| `(\w+)` \|", documented[name], re.MULTILINE)) == keys(table), name
-    assert set(re.findall(r"^\| `(\w+)` \|", top, re.MULTILINE)) == keys(config.Config) - set(tables)

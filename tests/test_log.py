@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored import config, specs
-from imgstored.log import Cleaner, Repeats
+from imgstored.log import Cleaner, Recent, Repeats
 
 SECRET = "s3cret-value"
 
@@ -219,3 +219,14 @@ def test_a_flood_of_different_warnings_takes_no_memory():
     for number in range(5000):
         assert times(repeats, number=number) == 1
     assert len(repeats._said) <= 500
+
+
+def test_the_last_warnings_are_kept():
+    recent = Recent()
+    for number in range(30):
+        line = {"level": "warning", "event": "a source failed", "error": f"{number}", "other": "x"}
+        assert recent(None, "", {**line, "timestamp": "2026-11-24T23:00:00Z"})["other"] == "x"
+        recent(None, "", {"level": "info", "event": "all is well"})
+    kept = recent.warnings()
+    assert len(kept) == 10
+    assert kept[-1] == {"at": "2026-11-24T23:00:00Z", "level": "warning", "text": "a source failed: 29"}

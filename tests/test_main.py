@@ -202,6 +202,39 @@ sys.exit(main())
 """
 
 
+# -- a host without FUSE -------------------------------------------------------------------------------------
+
+WITHOUT_FUSE = """
+import sys
+sys.modules["pyfuse3"] = None
+from imgstored.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_without_fuse_the_view_is_plain_files_and_the_log_says_why(tmp_path):
+    """As on SmartOS, which has none."""
+    file = settings(tmp_path, **{"view.mode": "auto", "view.path": f"{tmp_path}/images"})
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        subprocess.run(
+            [sys.executable, "-c", WITHOUT_FUSE, "--config", str(file), "--detach"],
+            stderr=output,
+            timeout=PATIENCE,
+            check=True,
+        )
+    pid = daemon_pid(log)
+    try:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        told = next(line for line in lines if line["event"] == "the view is plain files")
+        assert "FUSE is not possible here" in told["why"]
+        assert next(line for line in lines if line["event"] == "ready")["view"] == "files"
+        assert (tmp_path / "images" / "by-name").is_dir()
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    await_end(pid)
+
+
 # -- several files -------------------------------------------------------------------------------------------
 
 

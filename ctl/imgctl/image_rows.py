@@ -37,7 +37,10 @@ def image_row(image: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def docker_rows(images: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What `list --docker` shows of rows of docker images: heads only, a row a tag."""
+    """What `list --docker` shows of rows of docker images: heads only, a row a tag.
+
+    How imgadm words `created` is not known; ours is the time of publishing.
+    """
     rows = list(images)
     origins = {row.get("origin") for row in rows}
     heads = [row for row in rows if row.get("uuid") not in origins]

@@ -67,9 +67,10 @@ def _draw(screen: curses.window, lines: Sequence[Line], styles: dict[str, int]) 
 def _styles() -> dict[str, int]:
     bad = curses.A_BOLD
     if curses.has_colors() and not os.environ.get("NO_COLOR"):
-        curses.use_default_colors()
-        curses.init_pair(1, curses.COLOR_RED, -1)
-        bad |= curses.color_pair(1)
+        with suppress(curses.error):  # a terminal that has no default colours
+            curses.use_default_colors()
+            curses.init_pair(1, curses.COLOR_RED, -1)
+            bad |= curses.color_pair(1)
     return {"title": curses.A_BOLD, "columns": curses.A_REVERSE, "bad": bad}
 
 

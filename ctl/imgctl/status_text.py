@@ -27,6 +27,9 @@ _FAILURE_COLUMNS = ["when", "action", "uuid", "name", "message"]
 #: Characters of an image's name and version, and of an error, that are shown.
 _MAX_NAME, _MAX_MESSAGE = 32, 160
 
+#: Warnings of the log that are shown.
+_WARNINGS = 5
+
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
@@ -40,7 +43,13 @@ class Line(NamedTuple):
 def problems(status: Document) -> list[str]:
     """What needs somebody's attention, a sentence each."""
     pools = [_problem("pool", pool.get("name"), pool) for pool in _bad(status.get("pools"))]
-    return pools + [_problem("source", each.get("url"), each) for each in _bad(status.get("sources"))]
+    pools += [
+        printable(f'pool "{pool.get("name")}" is {pool["health"]} (see `zpool status {pool.get("name")}`)')
+        for pool in status.get("pools") or ()
+        if _is_ill(pool)
+    ]
+    sources = [_problem("source", each.get("url"), each) for each in _bad(status.get("sources"))]
+    return pools + sources + [_sentence(error) for error in status.get("problems") or ()]
 
 
 def status_lines(status: Document, now: float) -> list[str]:
@@ -52,6 +61,7 @@ def status_lines(status: Document, now: float) -> list[str]:
         or ["No sources: `imgctl sources -a URL` adds an image server."],
         _imports(status),
         _failures(status.get("failures") or ()),
+        _warnings(status.get("warnings") or ()),
         _attention(status),
     ]
     return [
@@ -65,7 +75,7 @@ def top_lines(status: Document, now: float) -> list[Line]:
     lines = [Line(f"{_who(status)}, {_count(status.get('images'), 'image')}  {at}", "title")]
     jobs = list(status.get("imports") or ())
     lines += [_pool_line(pool, jobs) for pool in status.get("pools") or ()]
-    lines += [Line(problem, "bad") for problem in problems(status) if problem.startswith("source ")]
+    lines += [Line(problem, "bad") for problem in problems(status) if not problem.startswith("pool ")]
     lines.append(Line(""))
     if not jobs:
         return [*lines, Line("Nothing is being imported.")]
@@ -114,6 +124,14 @@ def _failures(entries: Sequence[Document]) -> list[str]:
     return ["Failed last (`imgctl history` has more):", *table(rows, _FAILURE_COLUMNS)] if rows else []
 
 
+def _warnings(warnings: Sequence[Document]) -> list[str]:
+    lines = [
+        f"  {printable(each.get('at'))}  {printable(_cut(str(each.get('text')), _MAX_MESSAGE))}"
+        for each in warnings[-_WARNINGS:]
+    ]
+    return ["Warned last (the daemon's log has more):", *lines] if lines else []
+
+
 def _attention(status: Document) -> list[str]:
     found = [f"  {problem}" for problem in problems(status)]
     if _bad(status.get("sources")):
@@ -125,7 +143,9 @@ def _pool_line(pool: Document, jobs: Sequence[Document]) -> Line:
     row = _pool_row(pool)
     if pool.get("error"):
         return Line(_problem("pool", pool.get("name"), pool), "bad")
-    text = f"{printable(pool.get('name'))}: {row['used'] or '-'} used, {row['free'] or '-'} free, "
+    ill = _is_ill(pool)
+    name = printable(pool.get("name")) + (f" ({printable(row['state'])})" if ill else "")
+    text = f"{name}: {row['used'] or '-'} used, {row['free'] or '-'} free, "
     ours = [job for job in jobs if job.get("pool") == pool.get("name")]
     text += _count(len(ours), "import")
     if ours:
@@ -133,7 +153,7 @@ def _pool_line(pool: Document, jobs: Sequence[Document]) -> Line:
         text += f", {_word(int(rate))}/s"
         limits = {str(job["limits"]) for job in _busy_first(ours) if job.get("limits")}
         text += f", limited by {', '.join(sorted(map(printable, limits)))}" if limits else ""
-    return Line(text)
+    return Line(text, "bad" if ill else "")
 
 
 # -- the rows ------------------------------------------------------------------------------------------------
@@ -145,7 +165,7 @@ def _pool_row(pool: Document) -> dict[str, Any]:
     return {
         "pool": pool.get("name"),
         "type": pool.get("type"),
-        "state": str(pool.get("state")).replace(" ", "-"),
+        "state": str(pool["health"] if _is_ill(pool) else pool.get("state")).lower().replace(" ", "-"),
         "used": _word(used),
         "free": _word(free),
         "total": _word(total),
@@ -187,17 +207,29 @@ def _busy_first(jobs: Sequence[Document]) -> list[Document]:
     return sorted(jobs, key=lambda job: (job.get("phase") == "waiting", job.get("started_at") or 0))
 
 
+def _is_ill(pool: Document) -> bool:
+    """Whether a pool answers, and its system says that it is not well."""
+    return not pool.get("error") and pool.get("health") not in (None, "ONLINE")
+
+
 def _bad(documents: Any) -> list[Document]:
     return [document for document in documents or () if document.get("error")]
 
 
 def _problem(what: str, name: Any, document: Document) -> str:
-    error = document["error"] if isinstance(document["error"], dict) else {"message": document["error"]}
-    text = _cut(" ".join(str(error.get("message")).split()), _MAX_MESSAGE)
-    if str(name) not in text:
-        text = f"{name}: {text}"
+    text = _sentence(document["error"])
+    if printable(name) not in text:
+        text = f"{printable(name)}: {text}"
+    return f"{what} {text.removeprefix(f'{what} ')}"
+
+
+def _sentence(error: Any) -> str:
+    """An error in one line, with what to do about it."""
+    if not isinstance(error, dict):
+        error = {"message": error}
     hint = error.get("hint")
-    return printable(f"{what} {text.removeprefix(f'{what} ')}" + (f" ({hint})" if hint else ""))
+    text = _cut(" ".join(str(error.get("message")).split()), _MAX_MESSAGE)
+    return printable(text + (f" ({hint})" if hint else ""))
 
 
 # -- words ---------------------------------------------------------------------------------------------------

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import re
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from imgstored.create import events as of_making
 from imgstored.store import events as of_the_store
@@ -59,9 +57,10 @@ def _sentence(shape: type) -> str:
 
 
 def _fields(shape: Any) -> str:
-    hints = get_type_hints(shape)
-    named = [f"`{field.name}` ({_words(hints[field.name])})" for field in dataclasses.fields(shape)]
-    return ", ".join(named) or "none"
+    hints = {
+        name: type_ for name, type_ in get_type_hints(shape).items() if get_origin(type_) is not ClassVar
+    }
+    return ", ".join(f"`{name}` ({_words(type_)})" for name, type_ in hints.items()) or "none"
 
 
 def _words(type_: Any) -> str:
@@ -76,5 +75,5 @@ def _words(type_: Any) -> str:
             return f"array of {_words(get_args(type_)[0])}"
         case origin if origin is dict:
             return "map"
-    assert dataclasses.is_dataclass(type_), f"no words for {type_}"
-    return f"*{re.sub('Progress', '', type_.__name__).lower()}*"
+    assert type_ is of_the_store.ImageProgress, f"no words for {type_}"
+    return "*image*"

@@ -124,4 +124,4 @@ def _time(cell: str) -> _Time | None:
         return None
     scale = 0.001 if found[2] == "ms" else 1.0
     median, least, most = (float(each or found[1]) * scale for each in (found[1], found[3], found[4]))
-    return _Time(median, least, most, (found[5] or "").strip("`"))
+    return _Time(median, least, most, (found[5] or "").strip("`").replace("\\|", "|"))

@@ -129,8 +129,9 @@ def _comments() -> dict[tuple[str, str], str]:
     source = Path(config.__file__).read_text(encoding="utf-8")
     lines = source.splitlines()
     found: dict[tuple[str, str], str] = {}
-    for table in ast.parse(source).body:
-        for node in table.body if isinstance(table, ast.ClassDef) else ():
+    tables = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    for table in tables:
+        for node in table.body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 said = _comment(lines, node)
                 if said:

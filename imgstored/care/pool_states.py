@@ -8,9 +8,10 @@ import trio
 
 from imgstored.errors import ImgstoreError, PoolError
 from imgstored.pools.patience import answer
+from imgstored.pools.zfs.health import health
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.pools.base import Pool, Space
@@ -24,9 +25,16 @@ _FRESH: Final = 0.5
 class PoolStates:
     """All pools' room. Used from trio's thread."""
 
-    def __init__(self, catalog: Catalog, kinds: Mapping[str, str], patience: float = PATIENCE) -> None:
-        """`kinds` says of which type each pool is."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        kinds: Mapping[str, str],
+        patience: float = PATIENCE,
+        health: Callable[[str], str | None] = health,
+    ) -> None:
+        """`kinds` says of which type each pool is, `health` how the system says that a ZFS pool is."""
         self._catalog = catalog
+        self._health = health
         self._probes = {
             name: _Probe(pool, kinds.get(name, "-"), patience) for name, pool in catalog.pools.items()
         }
@@ -36,8 +44,14 @@ class PoolStates:
         async with trio.open_nursery() as nursery:
             for probe in self._probes.values():
                 nursery.start_soon(probe.look)
+        zfs = [name for name, probe in self._probes.items() if probe.kind == "zfs"]
+        found = await trio.to_thread.run_sync(lambda: {name: self._health(name) for name in zfs})
         return [
-            {**probe.as_wire(), "images": len(self._catalog.of_pool(name))}
+            {
+                **probe.as_wire(),
+                "health": found.get(name),
+                "images": len(self._catalog.of_pool(name)),
+            }
             for name, probe in self._probes.items()
         ]
 
@@ -47,7 +61,7 @@ class _Probe:
 
     def __init__(self, pool: Pool, kind: str, patience: float) -> None:
         self._pool = pool
-        self._kind = kind
+        self.kind = kind
         self._patience = patience
         self._thread = trio.CapacityLimiter(1)
         self._looking = trio.Lock()
@@ -76,7 +90,7 @@ class _Probe:
         space, error = self._space, self._error
         return {
             "name": self._pool.name,
-            "type": self._kind,
+            "type": self.kind,
             "state": "ok" if error is None else "failed" if self._thread.available_tokens else "no answer",
             "total": None if space is None else space.total,
             "available": None if space is None else space.available,

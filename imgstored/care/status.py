@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from imgstored.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,6 +43,7 @@ class Status:
         *,
         jobs: Callable[[], list[dict[str, Any]]],
         clients: Callable[[], int],
+        warnings: Callable[[], list[dict[str, Any]]],
     ) -> None:
         self._daemon = daemon
         self._pools = pools
@@ -48,12 +51,18 @@ class Status:
         self._history = history
         self._jobs = jobs
         self._clients = clients
+        self._warnings = warnings
 
     async def status(self) -> dict[str, Any]:
-        """The protocol's *status*. Raises `ConfigError` where imgadm's sources cannot be read."""
+        """The protocol's *status*."""
         daemon = self._daemon
         pools = await self._pools.all()
-        sources = await self._sources.standings()
+        problems: list[dict[str, Any]] = []
+        sources: list[dict[str, Any]] = []
+        try:
+            sources = await self._sources.standings()
+        except ConfigError as error:  # imgadm's file; all the rest is to be seen all the same
+            problems.append(error.as_wire())
         failures = await self._history.failures(FAILURES)
         imports = self._jobs()
         return {
@@ -70,4 +79,6 @@ class Status:
             "imports": imports,
             "waiting": sum(job["phase"] == "waiting" for job in imports),
             "failures": failures,
+            "warnings": self._warnings(),
+            "problems": problems,
         }

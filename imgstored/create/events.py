@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from imgstored.store.events import Event
@@ -22,8 +21,7 @@ Step = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Inheriting(Event):
+class Inheriting(Event, frozen=True):
     """The new image takes over fields of the image that it was cloned from."""
 
     kind: ClassVar[str] = "inheriting"
@@ -32,18 +30,16 @@ class Inheriting(Event):
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestMade(Event):
+class ManifestMade(Event, frozen=True):
     """The new image's manifest, as yet without its file. `prefix` and `suffix` are what to call that."""
 
     kind: ClassVar[str] = "manifest"
-    manifest: dict[str, Any] = field(repr=False)
+    manifest: dict[str, Any]
     prefix: str
     suffix: str
 
 
-@dataclass(frozen=True, slots=True)
-class Making(Event):
+class Making(Event, frozen=True):
     """A step begins, or is done. `what` is the machine or snapshot that it is about."""
 
     kind: ClassVar[str] = "making"
@@ -51,15 +47,13 @@ class Making(Event):
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sending(Event):
+class Sending(Event, frozen=True):
     """The snapshot's stream is on its way into the file."""
 
     kind: ClassVar[str] = "sending"
 
 
-@dataclass(frozen=True, slots=True)
-class Publishing(Event):
+class Publishing(Event, frozen=True):
     """A step of publishing is done: the image is `imported`, its `file` is there, it is `activated`."""
 
     kind: ClassVar[str] = "publishing"

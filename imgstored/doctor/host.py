@@ -15,6 +15,7 @@ from imgstored.doctor.finding import Finding
 from imgstored.errors import ImgstoreError
 
 if TYPE_CHECKING:
+    from imgstored.doctor.finding import Status
     from imgstored.doctor.subject import Subject
 
 #: proc(5): what the process may do.
@@ -111,7 +112,7 @@ def extras(_: Subject) -> list[Finding]:
         Finding("extras", "ok", f"{extra.name} is installed") for extra in _EXTRAS if extra not in absent
     ]
     for extra in absent:
-        status = "warn" if extra.needed else "ok"
+        status: Status = "warn" if extra.needed else "ok"
         found.append(
             Finding("extras", status, f"{extra.name} is not installed: {extra.without}", extra.install)
         )

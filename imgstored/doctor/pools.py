@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from imgstored.config import PoolTable
+    from imgstored.doctor.finding import Status
     from imgstored.doctor.subject import Subject
     from imgstored.pools.base import Space
 
@@ -83,7 +84,7 @@ def zpool_findings(check: str, name: str, zpool: str | None = None) -> list[Find
 def _health(check: str, name: str, found: Mapping[str, str]) -> list[Finding]:
     health, findings = found.get("health", "unknown"), []
     if health not in ("ONLINE", "unknown"):
-        status = "warn" if health == "DEGRADED" else "fail"
+        status: Status = "warn" if health == "DEGRADED" else "fail"
         findings.append(Finding(check, status, f"its health is {health}", f"see `zpool status {name}`"))
     if found.get("readonly") == "on":
         hint = f"`zpool export {name}`, and import it without -o readonly=on"

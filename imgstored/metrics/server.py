@@ -30,9 +30,9 @@ log = structlog.get_logger(__name__)
 #: Connections at a time; others wait in the kernel.
 _CONNECTIONS: Final = 16
 _BACKLOG: Final = 64
-#: Seconds without a byte from a client, and between two requests of one.
-_SILENCE: Final = 10
-_IDLE: Final = 5.0
+#: Seconds that a connection may last, for one request and its answer, and without a byte of the request.
+_CONVERSATION: Final = 30.0
+_SILENCE: Final = 5.0
 #: Bytes of a request's head.
 _MAX_HEAD: Final = 8 << 10
 #: `accept` fails for want of descriptors or memory: it passes.
@@ -73,6 +73,9 @@ class Exposition:
         else:
             status, (kind, body) = 200, await self._metrics(scope)
         headers += [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        if scope["http_version"] in ("1.0", "1.1"):
+            # So that a connection that does nothing can be told from one that waits for its next request.
+            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
@@ -132,7 +135,8 @@ async def _accept(listening: trio.socket.SocketType, exposition: Exposition, nur
     async def converse(connected: trio.socket.SocketType) -> None:
         try:
             stream: Any = trio.SocketStream(connected)
-            await TCPServer(application, config, context, ConnectionState({}), stream).run()
+            with trio.move_on_after(_CONVERSATION):
+                await TCPServer(application, config, context, ConnectionState({}), stream).run()
         except Exception:  # one client's connection must not end the daemon
             log.exception("a question for metrics failed")
         finally:
@@ -156,7 +160,6 @@ def _settings() -> Config:
     config.accesslog = config.errorlog = None
     config.include_server_header = False
     config.h11_max_incomplete_size = _MAX_HEAD
-    config.keep_alive_timeout = _IDLE
-    config.read_timeout = _SILENCE
-    config.max_app_queue_size = 1
+    config.keep_alive_timeout = _SILENCE
+    config.read_timeout = round(_SILENCE)
     return config

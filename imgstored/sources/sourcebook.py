@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,18 +15,16 @@ from imgstored.errors import (
     ImgstoreError,
     InvalidUUIDError,
     NoSourcesError,
-    SourcePingError,
     UsageError,
 )
-from imgstored.http.location import public, shown
+from imgstored.http.location import public
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.sources.base import Listed, SourceSpec
 from imgstored.sources.imgadm_conf import ImgadmConf, check_type
-from imgstored.sources.kept_lists import KeptLists
+from imgstored.sources.questions import Questions
 from imgstored.sources.registry import Found, open_source
 from imgstored.sources.search import Answer, Hit, Search
 from imgstored.sources.source_edit import changes, each_once, others, set_elsewhere, spec_of
-from imgstored.sources.standing import Standings
 from imgstored.sources.url import channel_of, identity, normalised
 
 if TYPE_CHECKING:
@@ -43,9 +40,6 @@ DEFAULT_SOURCE = SourceSpec("https://images.smartos.org")
 
 #: Sources that one request asks at the same time.
 _AT_A_TIME = 16
-
-#: Sources that are kept open, with what they remember: those in use, and some that clients name.
-_OPEN = 64
 
 
 def _utc_now() -> datetime:
@@ -72,13 +66,8 @@ class SourceBook:
         `lists` is a folder for copies of the sources' lists. Raises `ClientError` for a URL that is none.
         """
         self._conf = ImgadmConf(imgadm_conf)
-        self._lists = KeptLists(lists)
-        self._open_source = open_source
-        self._now = now
+        self._questions = Questions(lists, open_source, now)
         self._writing = trio.Lock()
-        self._keeping = trio.Lock()
-        self._open: OrderedDict[SourceSpec, Source] = OrderedDict()
-        self._standings = Standings()
         self.reconfigure(configured)
 
     def reconfigure(self, configured: Sequence[SourceSpec] | None) -> None:
@@ -86,7 +75,7 @@ class SourceBook:
         self._configured = (
             None if configured is None else [replace(spec, url=normalised(spec.url)) for spec in configured]
         )
-        self._open.clear()
+        self._questions.forget_all()
 
     # -- which there are -------------------------------------------------------------------------------------
 
@@ -104,7 +93,7 @@ class SourceBook:
         added = False
         if identity(spec) not in map(identity, await trio.to_thread.run_sync(self._specs)):
             if not force:
-                await self._ping(spec)
+                await self._questions.ping(spec)
             async with self._writing:
                 added = await trio.to_thread.run_sync(partial(self._conf.add, spec, default=self._default()))
         return {"added": added, "source": as_wire(spec)}
@@ -120,7 +109,7 @@ class SourceBook:
         async with self._writing:
             deleted = await trio.to_thread.run_sync(partial(self._conf.delete, url, default=self._default()))
         for spec in deleted:
-            self._open.pop(spec, None)
+            self._questions.forget(spec)
         return {"deleted": [as_wire(spec) for spec in deleted]}
 
     async def replace(
@@ -136,7 +125,7 @@ class SourceBook:
         theirs = others(wanted, self._configured or ())
         if not force:
             for spec in changes(await trio.to_thread.run_sync(self._specs), wanted).added:
-                await self._ping(spec)
+                await self._questions.ping(spec)
         async with self._writing:
             now = await trio.to_thread.run_sync(self._specs)
             if [*map(as_wire, now)] != [*before]:
@@ -146,7 +135,7 @@ class SourceBook:
             await trio.to_thread.run_sync(partial(self._conf.replace, theirs, default=self._default()))
         done = changes(now, wanted)
         for spec in done.deleted:
-            self._open.pop(spec, None)
+            self._questions.forget(spec)
         return {
             "reordered": done.reordered,
             "added": [*map(as_wire, done.added)],
@@ -179,7 +168,7 @@ class SourceBook:
         errors: dict[int, ImgstoreError | None] = {}
 
         async def ask(place: int) -> None:
-            errors[place] = await self._standings.ask(specs[place], self._source(specs[place]).ping())
+            errors[place] = await self._questions.error_of(specs[place])
 
         await _side_by_side(ask, len(specs))
         wires = [None if (error := errors[place]) is None else error.as_wire() for place in range(len(specs))]
@@ -199,18 +188,17 @@ class SourceBook:
         """
         specs = await self._asked(sources, channel)
         configured = sources is None and channel is None
-        lists: dict[int, list[Listed]] = {}
+        lists: dict[int, Sequence[Listed]] = {}
         problems: dict[int, dict[str, Any]] = {}
 
         async def ask(place: int) -> None:
-            lists[place], problem = await self._list(specs[place], keep=configured)
+            lists[place], problem = await self._questions.list(specs[place], keep=configured)
             if problem is not None:
                 problems[place] = problem
 
         await _side_by_side(ask, len(specs))
         if configured:
-            async with self._keeping:
-                await trio.to_thread.run_sync(self._lists.keep_only, specs)
+            await self._questions.keep_only(specs)
         images: dict[str, Listed] = {}
         for place in range(len(specs)):
             for image in lists[place]:
@@ -225,22 +213,14 @@ class SourceBook:
 
     async def standings(self) -> list[dict[str, Any]]:
         """How the sources did of late, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
-
-        def look() -> list[tuple[SourceSpec, float | None]]:
-            return [(spec, self._lists.kept_at(spec)) for spec in self._specs()]
-
-        return [
-            self._standings.of(spec).as_wire(spec, listed_at=kept_at)
-            for spec, kept_at in await trio.to_thread.run_sync(look)
-        ]
+        return [*await self._questions.standings(await trio.to_thread.run_sync(self._specs))]
 
     async def known(self) -> list[dict[str, Any]]:
         """The images of the last good lists, {uuid, name, version} each; no source is asked."""
         specs = await trio.to_thread.run_sync(self._specs)
         found: dict[str, dict[str, Any]] = {}
         for spec in specs:
-            kept = await trio.to_thread.run_sync(self._lists.kept, spec)
-            for image in [] if kept is None else kept[0]:
+            for image in await self._questions.last_list(spec):
                 manifest = image.manifest
                 brief = {field: manifest.get(field) for field in ("uuid", "name", "version")}
                 found.setdefault(manifest["uuid"], brief)
@@ -281,7 +261,7 @@ class SourceBook:
         answers, answered = trio.open_memory_channel[tuple[int, Answer]](len(specs))
 
         async def ask(place: int) -> None:
-            answers.send_nowait((place, await self._offer(specs[place], uuid, read)))
+            answers.send_nowait((place, await self._questions.offer(specs[place], uuid, read)))
 
         with answers, answered:
             async with trio.open_nursery() as nursery:
@@ -309,62 +289,6 @@ class SourceBook:
                 "no image source was named", hint="name one, or none to use the configured ones"
             )
         return each_once(chosen)
-
-    # -- asking one ------------------------------------------------------------------------------------------
-
-    def _source(self, spec: SourceSpec) -> Source:
-        source = self._open.get(spec)
-        if source is None:
-            source = self._open[spec] = self._open_source(spec)
-            if len(self._open) > _OPEN:
-                self._open.popitem(last=False)
-        self._open.move_to_end(spec)
-        return source
-
-    async def _ping(self, spec: SourceSpec) -> None:
-        error = await self._standings.ask(spec, self._open_source(spec).ping())
-        if error is not None:
-            raise SourcePingError(
-                f'unexpected ping error with "{spec.type}" image source "{shown(spec.url)}": {error.message}',
-                hint=error.hint or "see that the server is up and of that type, or force it (-f)",
-                data={"cause": error.as_wire()},
-            ) from error
-
-    async def _list(self, spec: SourceSpec, *, keep: bool) -> tuple[list[Listed], dict[str, Any] | None]:
-        """A source's images, and what the problem with it is. A list is kept for later, if it is to be."""
-        images: list[Listed] = []
-
-        async def ask() -> None:
-            images.extend(await self._source(spec).list())
-
-        error = await self._standings.ask(spec, ask())
-        if error is None:
-            if keep:
-                async with self._keeping:
-                    await trio.to_thread.run_sync(self._lists.keep, spec, images, self._now().isoformat())
-            return images, None
-        log.warning("a source cannot be listed", source=spec.url, error=error.message)
-        problem: dict[str, Any] = {"source": public(spec.url), "error": error.as_wire()}
-        async with self._keeping:
-            kept = await trio.to_thread.run_sync(self._lists.kept, spec)
-        if kept is None:
-            return [], problem
-        return kept[0], {**problem, "listed_at": kept[1]}
-
-    async def _offer(self, spec: SourceSpec, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
-        """What a source says about an image. A source that is broken hides nothing that others have."""
-        answer: list[Answer] = [None]
-
-        async def ask() -> None:
-            offer = await self._source(spec).offer(uuid)
-            if offer is not None:
-                answer[0] = read(offer)
-
-        error = await self._standings.ask(spec, ask())
-        if error is not None:
-            log.warning("a source failed", source=spec.url, uuid=uuid, error=error.message)
-            return error
-        return answer[0]
 
 
 def as_wire(spec: SourceSpec) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
+
+import msgspec
 
 #: What `verify` says of an image: docs/protocol.md.
 Result = Literal["ok", "changed", "damaged", "lost", "unknown"]
@@ -13,19 +14,17 @@ Phase = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """The base of all events; `kind` is the event's name on the wire."""
 
     kind: ClassVar[str] = ""
 
     def as_wire(self) -> dict[str, Any]:
         """The form in which the event crosses the socket."""
-        return {"event": self.kind, **asdict(self)}
+        return {"event": self.kind, **msgspec.to_builtins(self)}
 
 
-@dataclass(frozen=True, slots=True)
-class AlreadyInstalled(Event):
+class AlreadyInstalled(Event, frozen=True):
     """The image that was asked for is there."""
 
     kind: ClassVar[str] = "already-installed"
@@ -34,8 +33,7 @@ class AlreadyInstalled(Event):
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Importing(Event):
+class Importing(Event, frozen=True):
     """The image was found in a source."""
 
     kind: ClassVar[str] = "importing"
@@ -46,8 +44,7 @@ class Importing(Event):
     channel: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Installing(Event):
+class Installing(Event, frozen=True):
     """The image is installed from a local file."""
 
     kind: ClassVar[str] = "installing"
@@ -56,24 +53,21 @@ class Installing(Event):
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class GatheringAncestry(Event):
+class GatheringAncestry(Event, frozen=True):
     """The origins are looked up."""
 
     kind: ClassVar[str] = "ancestry"
     uuid: str
 
 
-@dataclass(frozen=True, slots=True)
-class AncestorInstalled(Event):
+class AncestorInstalled(Event, frozen=True):
     """One of the origins is there already."""
 
     kind: ClassVar[str] = "ancestor-installed"
     uuid: str
 
 
-@dataclass(frozen=True, slots=True)
-class Planned(Event):
+class Planned(Event, frozen=True):
     """What is to be done. `size` is in compressed bytes, None when a manifest does not say."""
 
     kind: ClassVar[str] = "plan"
@@ -81,8 +75,7 @@ class Planned(Event):
     size: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed(Event):
+class Resumed(Event, frozen=True):
     """Part of the image was there from an earlier try: `size` of `total` bytes need no download."""
 
     kind: ClassVar[str] = "resumed"
@@ -91,8 +84,7 @@ class Resumed(Event):
     total: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Downloaded(Event):
+class Downloaded(Event, frozen=True):
     """The image's file is complete: `size` compressed bytes."""
 
     kind: ClassVar[str] = "downloaded"
@@ -100,8 +92,7 @@ class Downloaded(Event):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Installed(Event):
+class Installed(Event, frozen=True):
     """The image is there for every reader. `from_file` tells an install from an import."""
 
     kind: ClassVar[str] = "installed"
@@ -111,16 +102,14 @@ class Installed(Event):
     from_file: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingForLock(Event):
+class WaitingForLock(Event, frozen=True):
     """Somebody else is at work on the image: imgadm, or an import into another pool."""
 
     kind: ClassVar[str] = "waiting-for-lock"
     uuid: str
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledMeanwhile(Event):
+class InstalledMeanwhile(Event, frozen=True):
     """Whoever was waited for has installed the image. `from_file` tells an install from an import."""
 
     kind: ClassVar[str] = "installed-meanwhile"
@@ -130,8 +119,7 @@ class InstalledMeanwhile(Event):
     from_file: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Held(Event):
+class Held(Event, frozen=True):
     """The image cannot be deleted as long as the request is in flight."""
 
     kind: ClassVar[str] = "held"
@@ -139,16 +127,14 @@ class Held(Event):
     tag: str
 
 
-@dataclass(frozen=True, slots=True)
-class NotInSources(Event):
+class NotInSources(Event, frozen=True):
     """No source knows an installed image: it stays as it is."""
 
     kind: ClassVar[str] = "not-in-sources"
     uuid: str
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestUpdated(Event):
+class ManifestUpdated(Event, frozen=True):
     """A source has another manifest; `fields` are those that differ, None where there was no manifest."""
 
     kind: ClassVar[str] = "manifest-updated"
@@ -158,8 +144,7 @@ class ManifestUpdated(Event):
     fields: tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotRenamed(Event):
+class SnapshotRenamed(Event, frozen=True):
     """The image's snapshot, which was called `before` (without `@`), is called final."""
 
     kind: ClassVar[str] = "snapshot-renamed"
@@ -168,8 +153,7 @@ class SnapshotRenamed(Event):
     before: str
 
 
-@dataclass(frozen=True, slots=True)
-class OriginalUnknown(Event):
+class OriginalUnknown(Event, frozen=True):
     """Which of a dataset's snapshots is the image cannot be told: the source does not say its guid."""
 
     kind: ClassVar[str] = "original-unknown"
@@ -177,8 +161,7 @@ class OriginalUnknown(Event):
     pool: str
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateFailed(Event):
+class UpdateFailed(Event, frozen=True):
     """An image could not be brought up to date; `error` is as in a response."""
 
     kind: ClassVar[str] = "update-failed"
@@ -187,8 +170,7 @@ class UpdateFailed(Event):
     error: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Left(Event):
+class Left(Event, frozen=True):
     """Nothing is known to need this image, but a vacuum does not take it; `reason` says why, for people."""
 
     kind: ClassVar[str] = "left"
@@ -197,8 +179,7 @@ class Left(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verifying(Event):
+class Verifying(Event, frozen=True):
     """An image is about to be read. `size` is about how many bytes that are."""
 
     kind: ClassVar[str] = "verifying"
@@ -209,8 +190,7 @@ class Verifying(Event):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Verified(Event):
+class Verified(Event, frozen=True):
     """What was found out about an image; `reason` says why it is not "ok", for people."""
 
     kind: ClassVar[str] = "verified"
@@ -222,8 +202,7 @@ class Verified(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ImageProgress:
+class ImageProgress(msgspec.Struct, frozen=True):
     """How far one image is: `done` of `total` compressed bytes, `received` bytes of stream in the pool."""
 
     uuid: str
@@ -236,19 +215,17 @@ class ImageProgress:
     import_id: str | None = None  #: None where nothing is imported
 
 
-@dataclass(frozen=True, slots=True)
-class Progress(Event):
+class Progress(Event, frozen=True):
     """How far all images of one request are. `rate` is in compressed bytes a second, of late."""
 
     kind: ClassVar[str] = "progress"
     done: int
     total: int | None
     rate: float
-    images: tuple[ImageProgress, ...] = field(default=())
+    images: tuple[ImageProgress, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Note(Event):
+class Note(Event, frozen=True):
     """A sentence for people: a retry, a source that fell out, a fresh start."""
 
     kind: ClassVar[str] = "note"

@@ -109,7 +109,8 @@ class Journal:
             db.execute(
                 "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?)"
                 " ON CONFLICT (pool, uuid) DO UPDATE SET manifest = excluded.manifest,"
-                " sources = excluded.sources, channel = excluded.channel, wanted = 1, touched_at = excluded.touched_at, zstream = excluded.zstream",
+                " sources = excluded.sources, channel = excluded.channel, zstream = excluded.zstream,"
+                " wanted = 1, touched_at = excluded.touched_at",
                 (
                     pool,
                     uuid,

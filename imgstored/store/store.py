@@ -307,12 +307,13 @@ class Store:
             if layer is None:
                 return None
         else:
-            self._hit("joined")
-            log.debug("joined", uuid=wish.uuid, client=request.client, import_id=layer.import_id)
             manifest = layer.manifest
             request.emit(
                 Importing(wish.uuid, manifest.name, manifest.version, layer.source or "a local file")
             )
+        if layer.clients:
+            self._hit("joined")
+            log.debug("joined", uuid=wish.uuid, client=request.client, import_id=layer.import_id)
         self._join(request, layer)
         return layer
 

@@ -18,6 +18,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from imgstored.errors import InvalidUUIDError
@@ -70,9 +71,7 @@ class File:
     def content(self) -> bytes:
         """All its bytes; never changes."""
         if self._content is None:
-            text = json.dumps(dict(self.document), indent=2, ensure_ascii=False) + "\n"
-            # Half a surrogate pair is written as it came, and JSON's escape for it is Python's.
-            self._content = text.encode("utf-8", "backslashreplace")
+            self._content = _indented(self.document) + b"\n"
         return self._content
 
 
@@ -263,6 +262,14 @@ class Tree:
         change.entries.append((folder.inode, name))
         if folder.inode not in change.folders:
             change.folders.append(folder.inode)
+
+
+def _indented(document: Mapping[str, object]) -> bytes:
+    try:
+        return msgspec.json.format(msgspec.json.encode(document), indent=2)
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError):
+        # Half a surrogate pair is written as it came, and JSON's escape for it is Python's.
+        return json.dumps(dict(document), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def tree_of(images: Iterable[InstalledImage], now: Callable[[], int]) -> Tree:

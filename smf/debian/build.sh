@@ -3,6 +3,7 @@
 # Everything of Python's is in /opt/imgstore, by the versions and hashes of tests/requirements.lock; what is C comes from
 # Debian. A venv, because that finds Debian's python3-pyzfs, which is in no other registry.
 # usage: smf/debian/build.sh VENV DIST     (a venv with pip; the folder with the wheel, where the package goes)
+# From the environment: DEBFULLNAME and DEBEMAIL say who maintains it, EXTRAS which extras are in it (default is all), and
 # COMPRESSION=none makes a large package quickly.
 set -eu
 
@@ -26,6 +27,8 @@ architecture=$(dpkg --print-architecture)
 # What comes before a release (0.2.0rc1) sorts before it.
 package_version=$(echo "$version" | sed -E 's/(a|b|rc|\.dev)([0-9]+)/~\1\2/')-1~$release
 
+maintainer="${DEBFULLNAME:-imgstore} <${DEBEMAIL:-root@localhost}>"
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 stage=$work/stage
@@ -37,8 +40,8 @@ mkdir -p "$stage$(dirname $home)"
 /usr/bin/python3 -m venv --without-pip "$stage$home"
 python=$stage$home/bin/python
 minor=$("$python" -c 'import sys; print(sys.version_info.minor)')
-extras=$("$python" -c 'import sys, tomllib
-print(*tomllib.load(open(sys.argv[1], "rb"))["project"]["optional-dependencies"], sep=",")' "$root/pyproject.toml")
+extras=${EXTRAS-$("$python" -c 'import sys, tomllib
+print(*tomllib.load(open(sys.argv[1], "rb"))["project"]["optional-dependencies"], sep=",")' "$root/pyproject.toml")}
 printf 'imgstore[%s] @ file://%s --hash=sha256:%s\n' "$extras" "$wheel" "$(sha256sum "$wheel" | cut -d' ' -f1)" >"$work/requirements"
 "$venv/bin/pip" --python "$python" install --quiet --no-compile --require-hashes --requirement "$work/requirements" \
     --constraint "$root/tests/requirements.lock" --build-constraint "$root/tests/tools.lock"
@@ -61,9 +64,13 @@ rm -rf "$stage$home/share" "$stage$home/include"
 find "$share/man" -type f -exec gzip -9n {} +
 install -m 644 "$here/imgstored.toml" "$stage/etc/imgstored.toml"
 install -D -m 644 "$root/smf/systemd/imgstored.service" "$stage/usr/lib/systemd/system/imgstored.service"
-install -D -m 644 "$root/smf/systemd/imgstored.sysusers" "$stage/usr/lib/sysusers.d/imgstored.conf"
-install -D -m 644 "$root/smf/systemd/imgstored.tmpfiles" "$stage/usr/lib/tmpfiles.d/imgstored.conf"
+install -D -m 644 "$root/smf/systemd/sysusers.d/imgstored.conf" "$stage/usr/lib/sysusers.d/imgstored.conf"
+install -D -m 644 "$root/smf/systemd/tmpfiles.d/imgstored.conf" "$stage/usr/lib/tmpfiles.d/imgstored.conf"
+install -D -m 644 "$root/smf/systemd/imgstored.service.d/no-fuse.conf" "$share/doc/imgstore/examples/no-fuse.conf"
 gzip -9nc "$root/CHANGELOG.md" >"$share/doc/imgstore/changelog.gz"
+printf 'imgstore (%s) stable; urgency=medium\n\n  * changelog.gz says what is new.\n\n -- %s  %s\n' \
+    "$package_version" "$maintainer" "$(LC_ALL=C date -u -R -r "$root/CHANGELOG.md")" |
+    gzip -9nc >"$share/doc/imgstore/changelog.Debian.gz"
 install -m 644 "$here/copyright" "$share/doc/imgstore/copyright"
 
 # -- what dpkg is told ---------------------------------------------------------------------------------------
@@ -78,7 +85,7 @@ depends=$(cd "$work" && dpkg-shlibdeps -O --warnings=0 --ignore-missing-info $pr
 [ -n "$depends" ] || die "dpkg-shlibdeps found no libraries"
 sed -e "s|@VERSION@|$package_version|" -e "s|@ARCHITECTURE@|$architecture|" -e "s|@LIBRARIES@|$depends|" \
     -e "s|@MINOR@|$minor|" -e "s|@NEXT@|$((minor + 1))|" -e "s|@SIZE@|$(du -sk "$stage" | cut -f1)|" \
-    "$here/control" >"$stage/DEBIAN/control"
+    -e "s|@MAINTAINER@|$maintainer|" "$here/control" >"$stage/DEBIAN/control"
 echo /etc/imgstored.toml >"$stage/DEBIAN/conffiles"
 install -m 755 "$here/postinst" "$here/prerm" "$here/postrm" "$stage/DEBIAN/"
 (cd "$stage" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums)

@@ -19,6 +19,7 @@ CASES = [
     "kill -9 at half",
     "kill -9 at 90 %",
     "`imgctl list` with",
+    "start with 20 images, view files",
     "clients `ensure` one image",
 ]
 

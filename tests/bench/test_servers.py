@@ -7,6 +7,8 @@ import threading
 import time
 from contextlib import closing
 
+import pytest
+
 from bench.servers import PacedNginx
 
 RATE = 4_000_000
@@ -31,6 +33,7 @@ def seconds_of(port: int, connections: int, ranges: int) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.alone
 def test_each_connection_is_paced_over_all_of_its_requests(tmp_path, site):
     (site / "file").write_bytes(bytes(4 * RANGE))
     with PacedNginx(tmp_path / "nginx", root=site, rate=RATE) as server:

@@ -69,7 +69,8 @@ def history(tmp_path):
 
 
 def states(catalog, patience=0.2):
-    return PoolStates(catalog, {"zones": "embedded", "tank": "zfs"}, patience)
+    kinds = {"zones": "embedded", "tank": "zfs"}
+    return PoolStates(catalog, kinds, patience, {"tank": "DEGRADED", "zones": "of another pool"}.get)
 
 
 # -- pools ---------------------------------------------------------------------------------------------------
@@ -85,6 +86,7 @@ async def test_pools_that_answer(catalog, pools):
         "total": space.total,
         "available": pytest.approx(space.available, rel=0.2),
         "error": None,
+        "health": None,
         "images": 0,
     }
     assert (tank["name"], tank["type"], tank["state"]) == ("tank", "zfs", "ok")
@@ -117,6 +119,12 @@ async def test_who_hangs_costs_the_next_ones_no_time(catalog, pools):
     with trio.move_on_after(0.4) as scope:
         await looks.all()
     assert not scope.cancelled_caught
+
+
+async def test_how_zfs_says_that_a_pool_is(catalog, pools):
+    pools["tank"].go.clear()
+    zones, tank = await states(catalog).all()
+    assert (zones["health"], tank["health"]) == (None, "DEGRADED")
 
 
 async def test_a_pool_that_fails(catalog, pools):
@@ -156,7 +164,15 @@ def test_its_patience_is_short():
 def status(catalog, book, history):
     jobs = [{"uuid": BASE, "phase": "waiting"}, {"uuid": BASE, "phase": "downloading"}]
     daemon = Daemon("1.2.3", 7, "/etc/imgstored.toml", lambda: "fuse")
-    return Status(daemon, states(catalog), book, history, jobs=lambda: jobs, clients=lambda: 3)
+    return Status(
+        daemon,
+        states(catalog),
+        book,
+        history,
+        jobs=lambda: jobs,
+        clients=lambda: 3,
+        warnings=lambda: [{"at": "2026-11-24T23:00:00Z", "level": "warning", "text": "look out"}],
+    )
 
 
 async def test_what_there_is(status):
@@ -174,6 +190,7 @@ async def test_what_there_is(status):
     assert [pool["name"] for pool in found["pools"]] == ["zones", "tank"]
     assert (len(found["imports"]), found["waiting"]) == (2, 1)
     assert found["failures"] == []
+    assert [warning["text"] for warning in found["warnings"]] == ["look out"]
 
 
 async def test_how_the_sources_did(status, book, nginx):
@@ -211,6 +228,14 @@ async def test_how_the_sources_did(status, book, nginx):
     first, _ = (await status.status())["sources"]
     assert first["error"] is None
     assert first["answered_at"] >= first["failed_at"]
+
+
+async def test_what_cannot_be_read_hides_nothing_else(status, tmp_path):
+    (tmp_path / "imgadm.conf").write_text("{")
+    found = await status.status()
+    assert found["sources"] == []
+    assert [error["code"] for error in found["problems"]] == ["ConfigError"]
+    assert len(found["pools"]) == 2
 
 
 async def test_the_last_failures(status, history):

@@ -63,18 +63,21 @@ async def test_another_process_is_waited_for_and_that_is_said_once(locks, folder
 
 @pytest.mark.slow
 async def test_it_is_said_after_a_second_and_the_lock_of_who_was_killed_is_free(locks, folder):
-    began, times = trio.current_time(), []
-    with LockHolder(folder, BASE) as imgadm, trio.fail_after(10):
+    began, times, said = trio.current_time(), [], trio.Event()
+
+    def on_wait() -> None:
+        times.append(trio.current_time() - began)
+        said.set()
+
+    with LockHolder(folder, BASE) as imgadm, trio.fail_after(30):
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:
-                async with locks.held(BASE, lambda: times.append(trio.current_time() - began)) as waited:
+                async with locks.held(BASE, on_wait) as waited:
                     assert waited
 
             nursery.start_soon(wait)
-            await trio.sleep(0.8)
-            assert times == []
-            await trio.sleep(1)
+            await said.wait()
             imgadm.kill()
     assert len(times) == 1
     assert times[0] > 1

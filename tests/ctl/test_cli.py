@@ -42,6 +42,8 @@ def test_help_names_every_command(imgctl):
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "    imgctl ensure [OPTIONS] UUID...        import images that are not installed\n" in shown.stdout
     assert all(len(line) <= 80 for line in shown.stdout.splitlines())
+    assert "NAME@latest" in shown.stdout
+    assert "NAME@latest" not in imgctl("--help", imgadm=True).stdout
     assert imgctl("help").stdout == shown.stdout
     assert imgctl().stdout == shown.stdout
     assert imgctl().returncode == 1
@@ -365,12 +367,12 @@ def test_install_with_other_arguments(imgctl, files, arguments, message):
 def test_ctrl_c_ends_the_interest(daemon, imgctl, command):
     daemon.store.scripts[U] = [Importing(U, "a", "1", URL), HOLD]
     with imgctl.start(command, U) as running:
-        assert daemon.store.begun.wait(10)
+        assert daemon.store.begun.wait(30)
         assert running.stdout.readline().startswith("Importing")  # at once, although it is a pipe
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=10)
+        out, err = running.communicate(timeout=30)
     assert (running.returncode, out, err) == (130, "", "")
-    assert daemon.store.left.wait(5)
+    assert daemon.store.left.wait(30)
 
 
 def test_a_reader_that_leaves_ends_it_quietly(daemon, imgctl):
@@ -378,7 +380,7 @@ def test_a_reader_that_leaves_ends_it_quietly(daemon, imgctl):
     with imgctl.start("list") as running:
         running.stdout.close()
         assert running.stderr.read() == ""
-        assert running.wait(10) == 141
+        assert running.wait(30) == 141
 
 
 def test_a_disk_that_is_full_is_told(daemon, imgctl):

@@ -31,7 +31,7 @@ IMAGE = {"manifest": {"uuid": U, "name": "base"}, "zpool": "zones", "cloneNames"
 
 @pytest.fixture
 def client(daemon: FakeDaemon) -> Iterator[Client]:
-    with Client(str(daemon.path), timeout=10) as connected:
+    with Client(str(daemon.path), timeout=30) as connected:
         yield connected
 
 
@@ -152,7 +152,7 @@ def test_leaving_from_a_listener_ends_the_interest(daemon, client):
     daemon.store.scripts[U] = [Progress(1, 2, 3.0), HOLD]
     with pytest.raises(LookupError):
         client.ensure([U], on_event=listener)
-    assert daemon.store.left.wait(5)
+    assert daemon.store.left.wait(30)
     assert client.list() == []
 
 
@@ -169,7 +169,7 @@ def test_watch_has_a_connection_of_its_own(daemon, client):
     assert client.list() == []
     assert next(events)["uuid"] == U
     events.close()
-    assert daemon.store.left.wait(5)
+    assert daemon.store.left.wait(30)
 
 
 def test_watching_one_ends_with_it(daemon, client):
@@ -209,7 +209,7 @@ def test_a_daemon_that_stops_says_so(daemon, client):
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert daemon.store.begun.wait(5)
+    assert daemon.store.begun.wait(30)
     daemon.stop()
     asking.join(5)
     assert [error.code for error in errors] == ["Cancelled"]
@@ -229,7 +229,7 @@ def test_a_silent_daemon_is_not_waited_for(daemon):
     with Client(str(daemon.path), timeout=0.1) as client:
         with pytest.raises(NotConnectedError, match="did not answer in time"):
             client.ensure([U])
-        assert daemon.store.left.wait(5)
+        assert daemon.store.left.wait(30)
 
 
 def test_a_daemon_that_was_restarted_is_found_again(folder):
@@ -321,7 +321,7 @@ def test_what_is_not_imgstored_is_told(folder, said, words):
         answering(folder, lambda connected: connected.sendall(said)) as path,
         pytest.raises(NotConnectedError, match=words),
     ):
-        Client(path, timeout=5).connect()
+        Client(path, timeout=30).connect()
 
 
 def test_an_endless_message_is_given_up(folder, monkeypatch):
@@ -336,7 +336,7 @@ def test_an_endless_message_is_given_up(folder, monkeypatch):
             return
 
     with answering(folder, answer) as path, pytest.raises(NotConnectedError, match="more than"):
-        Client(path, timeout=5).connect()
+        Client(path, timeout=30).connect()
 
 
 def test_notifications_that_are_not_known_are_passed_over(folder):
@@ -352,6 +352,6 @@ def test_notifications_that_are_not_known_are_passed_over(folder):
         connected.recv(1)
 
     with answering(folder, answer) as path:
-        client = Client(path, timeout=5)
+        client = Client(path, timeout=30)
         client.connect()
         client.close()

@@ -18,8 +18,8 @@ GIB = 1 << 30
 NOW = 1_795_000_000.0
 
 POOL = {
-    "name": "zones", "type": "zfs", "state": "ok", "total": 100 * GIB, "available": 60 * GIB, "error": None,
-    "images": 3,
+    "name": "zones", "type": "zfs", "state": "ok", "health": "ONLINE", "total": 100 * GIB,
+    "available": 60 * GIB, "error": None, "images": 3,
 }  # fmt: skip
 SOURCE = {
     "url": "https://images.example.com", "type": "imgapi", "answered_at": NOW - 190, "failed_at": None,
@@ -38,7 +38,8 @@ WAITS = {
 STATUS: dict[str, Any] = {
     "version": "1.2.3", "pid": 77, "started_at": NOW - 273_600, "uptime": 273_600.0,
     "config": "/etc/imgstored.toml", "view": "fuse", "clients": 2, "images": 3, "pools": [POOL],
-    "sources": [SOURCE], "imports": [], "waiting": 0, "failures": [],
+    "sources": [SOURCE], "imports": [], "waiting": 0, "failures": [], "warnings": [],
+    "problems": [],
 }  # fmt: skip
 SILENT = {
     **POOL, "name": "tank", "state": "no answer", "total": None, "available": None,
@@ -53,6 +54,7 @@ FAILED = {
     "client": "x", "uid": 0, "started_at": NOW - 60, "bytes": 7, "seconds": 1.5, "outcome": "failed",
     "code": "DownloadError", "message": "no luck\n today",
 }  # fmt: skip
+WARNED = {"at": "2026-11-24T23:00:00Z", "level": "warning", "text": "a source failed: http://down"}
 
 
 def status(**changes: Any) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def test_imports_failures_and_what_needs_attention():
         imports=[WAITS, JOB],
         waiting=1,
         failures=[FAILED],
+        warnings=[WARNED] * 7,
         config=None,
     )
     lines = status_lines(busy, NOW)
@@ -102,12 +105,33 @@ def test_imports_failures_and_what_needs_attention():
         line.startswith("http://down") and " failing " in line and " 1d1h ago " in line for line in lines
     )
     assert any(re.search(rf"import +{U} +base@1\.0 +no luck today$", line) for line in lines)
+    at = lines.index("Warned last (the daemon's log has more):")
+    assert lines[at + 1 : at + 7] == ["  2026-11-24T23:00:00Z  a source failed: http://down"] * 5 + [""]
     assert lines[-4:] == [
         "Needs attention:",
         '  pool "tank" does not answer (see `zpool status`)',
         "  source http://down/images: connection refused",
         "  `imgctl sources -c` asks all sources again.",
     ]
+
+
+def test_a_pool_that_is_not_well():
+    ill = status(pools=[{**POOL, "health": "DEGRADED"}])
+    assert problems(ill) == ['pool "zones" is DEGRADED (see `zpool status zones`)']
+    assert "zones  zfs   degraded  40.0GiB  60.0GiB  100.0GiB  3" in status_lines(ill, NOW)
+    line = top_lines(ill, NOW)[1]
+    assert (line.text, line.style) == (
+        "zones (degraded): 40.0GiB used, 60.0GiB free, 0 imports",
+        "bad",
+    )
+    # One sentence is enough of a pool that does not answer at all.
+    assert len(problems(status(pools=[{**SILENT, "health": "SUSPENDED"}]))) == 1
+
+
+def test_what_is_wrong_besides():
+    broken = status(problems=[{"code": "ConfigError", "message": "imgadm.conf: not JSON", "hint": "mend it"}])
+    assert problems(broken) == ["imgadm.conf: not JSON (mend it)"]
+    assert status_lines(broken, NOW)[-2:] == ["Needs attention:", "  imgadm.conf: not JSON (mend it)"]
 
 
 def test_a_source_that_was_not_asked_yet_is_no_problem():
@@ -140,6 +164,8 @@ def test_what_servers_name_steers_no_terminal():
         sources=[{**DOWN, "url": evil, "error": {"message": evil, "hint": evil}}],
         pools=[{**SILENT, "name": evil, "error": evil}],
         failures=[{**FAILED, "message": evil, "name": evil}],
+        warnings=[{"at": evil, "level": evil, "text": evil}],
+        problems=[evil, {"message": evil, "hint": evil}],
         config=evil,
     )
     for line in [*status_lines(bad, NOW), *(line.text for line in top_lines(bad, NOW))]:
@@ -163,6 +189,7 @@ def test_a_daemon_of_another_version_is_no_traceback(data: st.DataObject):
             sources=[spoiled(SOURCE), spoiled(DOWN)],
             imports=[spoiled(JOB), spoiled(WAITS)],
             failures=[spoiled(FAILED)],
+            warnings=[spoiled(WARNED)],
         )
     )
     assert status_lines(odd, NOW)

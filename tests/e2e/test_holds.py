@@ -34,7 +34,7 @@ def test_a_hold_is_named_survives_a_restart_and_is_released(daemon):
     assert refused.returncode == 1
     assert f'error (ImageHeld): image "{BASE}" is held: web' in refused.stderr
     assert daemon.imgctl("holds", BASE).stdout == "web\n"
-    assert daemon.imgctl("list", "-H", "-o", "pinned,held", "held=~web").stdout == 'false  ["web"]\n'
+    assert daemon.imgctl("list", "-H", "-o", "pinned,held", "held=~web").stdout == 'false   ["web"]\n'
     assert json.loads(daemon.imgctl("holds", "-j", BASE).stdout) == ["web"]
     assert daemon.imgctl("release", BASE, "web").stdout == f"Released image {BASE} (web)\n"
     assert daemon.imgctl("delete", BASE).returncode == 0

@@ -108,6 +108,27 @@ def test_the_history_tells_who_did_what_and_how_it_ended(daemon, served):
     assert len(lines) == 3
 
 
+def test_a_platform_that_is_too_old_is_refused_also_in_a_dry_run(served, tmp_path):
+    wants = {
+        **fixture_manifest(BASE),
+        "uuid": MADE,
+        "requirements": {"min_platform": {"7.0": "20990101T000000Z"}},
+    }
+    served.pages.add(wants, fixture_file(BASE))
+    message = (
+        "current platform version, 7.0/20190314T232247Z, does not satisfy "
+        'requirements.min_platform={"7.0":"20990101T000000Z"}'
+    )
+    platform = 'platform = "7.0/20190314T232247Z"'
+    with Daemon(tmp_path / "smartos", top=platform, config=static_source(served.url)) as daemon:
+        (refusal,) = json.loads(daemon.imgctl("import", "-n", "-j", MADE).stdout)["refusals"]
+        assert (refusal["code"], refusal["message"]) == ("MinPlatform", message)
+        refused = daemon.imgctl("import", MADE)
+        assert refused.returncode == 1
+        assert f"imgctl import: error (MinPlatform): {message}\n" in refused.stderr
+        assert daemon.imgctl("import", BASE).returncode == 0
+
+
 def test_what_did_not_even_begin_is_in_the_history(daemon, served, tmp_path):
     assert daemon.imgctl("import", UNKNOWN).returncode == 1
     assert daemon.imgctl("import", "-S", "http://127.0.0.1:9/", MADE).returncode == 1
@@ -144,7 +165,7 @@ def test_an_import_goes_on_after_kill_9_and_the_history_says_so(slow):
     assert plan["images"][0]["state"] == "under-way"
     assert history(slow)[0]["outcome"] is None
     slow.kill()
-    client.communicate(timeout=10)
+    client.communicate(timeout=30)
     slow.start()
     until(lambda: jobs(slow) == [], seconds=60)
     interrupted, going_on = history(slow, MADE)
@@ -157,7 +178,7 @@ def test_a_dry_run_knows_what_is_there_from_an_earlier_try(slow):
     client = started(slow, "import", MADE)
     until(lambda: any(job["done"] > 3 << 20 for job in jobs(slow)))
     client.terminate()
-    client.communicate(timeout=10)
+    client.communicate(timeout=30)
     until(lambda: jobs(slow) == [])
     plan = json.loads(slow.imgctl("import", "-n", "-j", MADE, check=True).stdout)
     assert plan["images"][0]["present"] >= 2 << 20

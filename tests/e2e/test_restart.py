@@ -56,7 +56,7 @@ def test_kill_9_at_any_moment_leaves_all_or_nothing_and_the_import_ends(daemon, 
         time.sleep(dice.uniform(0.15, 0.9))
         daemon.kill()
         for client in clients:
-            client.communicate(timeout=10)
+            client.communicate(timeout=30)
         daemon.start()
         whole_or_nothing(daemon)
         # What was begun goes on by itself.
@@ -71,7 +71,7 @@ def test_kill_9_at_any_moment_leaves_all_or_nothing_and_the_import_ends(daemon, 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [0.5, 0.9])
 def test_after_kill_9_at_most_one_range_a_connection_is_fetched_again(served, tmp_path, part):
-    manifest, file = made_image(MADE, size=32 * MIB)
+    manifest, file = made_image(MADE, size=16 * MIB)
     served.pages.add(manifest, file)
     with (
         Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="700k") as nginx,
@@ -81,18 +81,18 @@ def test_after_kill_9_at_most_one_range_a_connection_is_fetched_again(served, tm
         client = started(daemon, "import", MADE)
         until(lambda: any(job["done"] >= part * len(file) for job in jobs(daemon)), seconds=30)
         daemon.kill()
-        client.communicate(timeout=10)
-        time.sleep(0.3)
+        client.communicate(timeout=30)
+        served.nginx.settled_hits(quiet=0.3)
         sent_before = served.bytes_sent()
         daemon.start()
         until(lambda: MADE in whole_or_nothing(daemon), seconds=30)
-        time.sleep(0.3)
+        served.nginx.settled_hits(quiet=0.3)
         # What the killed daemon had in flight was sent, and is not there: one range of 1 MiB a connection.
         assert served.bytes_sent() - sent_before <= (1 - part) * len(file) + 4 * MIB
 
 
 def test_sigterm_ends_in_time_and_keeps_what_is_there(served, tmp_path):
-    manifest, file = made_image(MADE, size=32 * MIB)
+    manifest, file = made_image(MADE, size=16 * MIB)
     served.pages.add(manifest, file)
     with (
         Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="700k") as nginx,
@@ -102,8 +102,8 @@ def test_sigterm_ends_in_time_and_keeps_what_is_there(served, tmp_path):
         until(lambda: any(job["done"] > 8 * MIB for job in jobs(daemon)))
         begun = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - begun < 5
-        _, errors = client.communicate(timeout=5)
+        assert time.monotonic() - begun < 10
+        _, errors = client.communicate(timeout=30)
         assert client.returncode == 1
         assert "stopping" in errors
         daemon.start()

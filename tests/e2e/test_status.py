@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -145,6 +146,7 @@ def test_what_an_operator_sees(served, tmp_path):
         assert "1 client, 1 image\n" in shown.stdout
         assert f"Needs attention:\n  source {CLOSED}" in shown.stdout
         assert "Nothing is being imported." in shown.stdout
+        assert re.search(rf"Warned last.*\n.*a source failed: {CLOSED}", shown.stdout)
         daemon.imgctl("import", MADE)  # which no source has
         found = json.loads(daemon.imgctl("status", "-j").stdout)
         assert found["pid"] == daemon.pid
@@ -157,6 +159,6 @@ def test_what_an_operator_sees(served, tmp_path):
 
 
 def test_the_view_that_came_to_be_is_named(served, tmp_path):
-    with Daemon(tmp_path / "store", config=static_source(served.url), view="auto") as daemon:
-        with daemon.client() as client:
-            assert client.status()["view"] in ("fuse", "files")
+    settings = {"config": static_source(served.url), "view": "auto"}
+    with Daemon(tmp_path / "store", **settings) as daemon, daemon.client() as client:
+        assert client.status()["view"] in ("fuse", "files")

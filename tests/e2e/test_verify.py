@@ -100,7 +100,7 @@ def test_a_receipt_comes_before_its_image(crashing_daemon: Daemon, point: str) -
 
 @pytest.mark.slow
 def test_a_verification_is_left(daemon: Daemon, served: Served) -> None:
-    served.pages.add(*made_image(MADE, size=64 << 20))
+    served.pages.add(*made_image(MADE, size=96 << 20))
     daemon.imgctl("import", MADE, check=True)
     process = started(daemon, "verify", "-j")
     assert process.stdout is not None

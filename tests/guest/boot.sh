@@ -14,6 +14,7 @@ limit=${IMGSTORE_GUEST_SECONDS:-3000}
 die() { printf '\n*** REAL ZFS: %s\n' "$*" >&2; exit 1; }
 
 "$here/provision.sh" "$venv"
+# shellcheck disable=SC2012 # the kernel's names have nothing strange
 module=$(ls /lib/modules/*/updates/dkms/zfs.ko* | tail -1)
 release=$(echo "$module" | cut -d/ -f4)
 kernel=/boot/vmlinuz-$release

@@ -10,6 +10,7 @@ root=$(realpath "$(dirname "$0")/../..")
 
 set -- imgstored ctl bench tests
 for name; do set -- "$@" "$root/$name"; shift; done
+# shellcheck disable=SC2046 # one word a folder
 set -- "$@" $("$venv/bin/python" -c 'import sysconfig as s; print(s.get_path("stdlib"), s.get_path("purelib"))')
 printf '%s\n' "$@" >"$file.folders"
 for folder; do set -- "$@" "${folder#/}"; shift; done

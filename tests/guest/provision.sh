@@ -29,6 +29,7 @@ if [ -n "$missing" ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     # The module is for the guest's kernel only; nothing is started, and no boot loader is touched.
+    # shellcheck disable=SC2086 # one word a package
     apt-get install -y -qq --no-install-recommends $missing >"$venv/provision.log" 2>&1 ||
         die "apt-get failed; the end of $venv/provision.log:
 $(tail -20 "$venv/provision.log")"

@@ -165,7 +165,7 @@ async def test_the_whole_has_a_limit_even_if_bytes_keep_coming(start_faulty):
     started = trio.current_time()
     error, _ = await fetch(at(server.url), total_seconds=0.3)
     assert "no complete answer within 0.3 s" in str(error)
-    assert trio.current_time() - started < 2
+    assert trio.current_time() - started < 15  # all of it would take 20 s
 
 
 async def test_a_proxy_carries_both_schemes(start_nginx, site):

@@ -6,6 +6,8 @@ import errno
 import importlib
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +24,13 @@ from imgstored.errors import (
     PoolNotFoundError,
     StreamError,
 )
-from imgstored.pools.zfs import ZfsPool, faults, lzc, programs
+from imgstored.pools.zfs import ZfsPool, faults, lzc, pipe, programs
 from imgstored.pools.zfs.mounts import places
 from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.pools.zfs.properties import DEFAULT, checked, of_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
 #: Far longer than anything here takes: a test that waits so long has failed.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ class Daemon:
         self.read = []
         self.started = []
         self.release = trio.Event()
+        self.done = trio.Event()
 
     async def echo(self, call):
         return call.params.optional_text("text")
@@ -46,6 +47,7 @@ class Daemon:
         for done in range(call.params.number("count")):
             await call.notify({"event": "progress", "done": done, "filler": "x" * 1000})
             await trio.lowlevel.checkpoint()
+        self.done.set()
         return "done"
 
     async def large(self, call):
@@ -264,7 +266,7 @@ async def test_who_does_not_read_holds_up_nobody_and_is_disconnected(path, daemo
 
 
 async def test_a_client_that_reads_slowly_gets_everything(path, daemon):
-    limits = Limits(send=5, outbox=10_000)
+    limits = Limits(send=20, outbox=10_000)
     async with serving(path, daemon.methods, limits=limits), connecting(path) as client:
         await client.ask(1, "flood", count=1000)
         for number in range(1000):
@@ -281,16 +283,14 @@ async def test_bytes_now_and_then_do_not_keep_an_answer_going_for_ever(path, dae
     async with serving(path, daemon.methods, limits=limits) as server, connecting(path) as client:
         await client.ask(1, "large", size=10 << 20)
         await client.socket.recv(1)
-        began = trio.current_time()
         with trio.fail_after(PATIENCE):
             while server.connections:
                 await client.socket.recv(2048)
                 await trio.sleep(0.05)
-        assert trio.current_time() - began < 5
 
 
 async def test_answers_that_are_not_read_do_not_pile_up(path, daemon):
-    limits = Limits(send=1, outbox=1000)
+    limits = Limits(send=20, outbox=1000)
     async with serving(path, daemon.methods, limits=limits) as server, connecting(path) as client:
         await client.send(*([0, number, "large", [{"size": 1 << 20}]] for number in range(30)))
         await until(lambda: len(daemon.started) == 30)
@@ -335,16 +335,17 @@ async def test_requests_without_end_of_one_who_does_not_read(path, daemon):
 
 async def test_progress_is_never_old_news(path, daemon):
     async with serving(path, daemon.methods), connecting(path) as client:
-        await client.ask(1, "progress", count=20_000)
-        await trio.sleep(0.5)
+        await client.ask(1, "progress", count=5000)
+        with trio.fail_after(PATIENCE):
+            await daemon.done.wait()
         messages = []
         while (message := await client.receive())[0] == 2:
             messages.append(message[2][0])
         assert message == [1, 1, None, "done"]
         numbers = [event["done"] for event in messages]
         assert numbers == sorted(numbers)
-        assert numbers[-1] == 19_999
-        assert len(numbers) < 5_000
+        assert numbers[-1] == 4999
+        assert len(numbers) < 1250
         assert {event["id"] for event in messages} == {1}
 
 
@@ -354,27 +355,27 @@ async def test_silence_ends_a_connection(path, daemon):
         (goodbye,) = await client.rest()
         assert (goodbye[1], code(goodbye)) == (None, "Cancelled")
         assert "0.2 seconds" in goodbye[2]["message"]
-        assert 0.15 < trio.current_time() - began < 2
+        assert trio.current_time() - began > 0.15
         await until(lambda: server.connections == 0)
 
 
 async def test_half_a_message_is_silence(path, daemon):
     async with serving(path, daemon.methods, limits=Limits(idle=0.3)), connecting(path) as client:
-        began = trio.current_time()
-        try:
-            for byte in request(1, "echo", text="x" * 200):
+
+        async def drip() -> None:
+            for byte in request(1, "echo", text="x" * 1000):
                 await client.socket.send(bytes([byte]))
                 await trio.sleep(0.01)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        assert trio.current_time() - began < 1.5
+
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            await drip()
         assert code(await client.receive()) == "Cancelled"
 
 
 async def test_waiting_for_an_answer_is_no_silence(path, daemon):
-    async with serving(path, daemon.methods, limits=Limits(idle=0.2)), connecting(path) as client:
+    async with serving(path, daemon.methods, limits=Limits(idle=0.5)), connecting(path) as client:
         await client.ask(1, "wait")
-        await trio.sleep(0.5)
+        await trio.sleep(0.8)
         daemon.release.set()
         assert await client.receive() == [1, 1, None, "waited"]
         began = trio.current_time()
@@ -466,18 +467,21 @@ async def test_a_file_whose_message_never_ends_is_closed(path, daemon, image):
 
 
 async def test_stopping_answers_what_is_in_flight(path, daemon):
-    async with serving(path, daemon.methods) as server, connecting(path) as client, connecting(path) as idle:
+    limits = Limits(stop=1000)  # nobody waits for it
+    async with (
+        serving(path, daemon.methods, limits=limits) as server,
+        connecting(path) as client,
+        connecting(path) as idle,
+    ):
         await client.send([0, 1, "wait", []], [0, 2, "wait", []])
         assert await idle.call(1, "echo", text="x") == (None, "x")
         await until(lambda: len(daemon.started) == 2)
-        began = trio.current_time()
         server.stop()
         *answers, goodbye = await client.rest()
         assert {(message[1], code(message)) for message in answers} == {(1, "Cancelled"), (2, "Cancelled")}
         assert (goodbye[1], code(goodbye)) == (None, "Cancelled")
         assert [code(message) for message in await idle.rest()] == ["Cancelled"]
         await until(lambda: not path.exists())
-    assert trio.current_time() - began < 1
 
 
 async def test_stopping_waits_for_nobody_longer_than_the_limit(path, daemon):
@@ -489,7 +493,7 @@ async def test_stopping_waits_for_nobody_longer_than_the_limit(path, daemon):
             await deaf.send(*([0, number, "large", [{"size": 1 << 20}]] for number in range(10)))
             await until(lambda: len(daemon.started) == 10)
             began = trio.current_time()
-        assert 0.25 < trio.current_time() - began < 1.5
+        assert 0.25 < trio.current_time() - began < 15  # else until `send`, 20 s
     assert open_files() == before
 
 

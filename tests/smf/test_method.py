@@ -31,6 +31,8 @@ OK, FATAL, CONFIG, NOSMF, PERM = 0, 95, 96, 99, 100
 INCLUDE = """
 SMF_EXIT_OK=0 SMF_EXIT_ERR_FATAL=95 SMF_EXIT_ERR_CONFIG=96 SMF_EXIT_ERR_NOSMF=99 SMF_EXIT_ERR_PERM=100
 smf_clear_env() { unset SMF_FMRI SMF_METHOD SMF_RESTARTER SMF_ZONENAME; }
+# A function, because ksh93 has its own sleep.
+sleep() { echo "sleep $1" >>"$STAND_INS/calls"; }
 """
 
 #: svcprop: the answer to its arguments is in a file that is named by them.
@@ -45,10 +47,6 @@ echo "pkill $*" >>"$STAND_INS/calls"
 [ "$2 $3" = "-o -c" ] || exit 2
 pid=$(head -1 "$STAND_INS/contract_$4") && kill -0 "$pid" 2>/dev/null || exit 1
 kill "$1" "$pid"
-"""
-
-SLEEP = """#!/bin/sh
-echo "sleep $1" >>"$STAND_INS/calls"
 """
 
 PROGRAM = """#!/bin/sh
@@ -81,7 +79,7 @@ class Smf:
             assert text.count(theirs) == 1
             text = text.replace(theirs, str(ours))
         self.method.write_text(text)
-        for name, stand_in in (("svcprop", SVCPROP), ("pkill", PKILL), ("sleep", SLEEP)):
+        for name, stand_in in (("svcprop", SVCPROP), ("pkill", PKILL)):
             self.install(name, stand_in)
         self.log = folder / "log"
         self.socket = folder / "s.sock"

@@ -324,6 +324,7 @@ async def test_an_ancestry_asks_for_a_static_list_once(open_book, published):
 # -- sources that misbehave --------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_a_silent_source_holds_nobody_up_for_long(open_book, published, start_faulty):
     silent = start_faulty(lambda request, wire: wire.stall())
     spec = published(BASE)

@@ -58,7 +58,7 @@ async def test_how_it_ends(layer, error, phase):
     heard = []
     layer.listen(heard.append)
     layer.end(error, from_file=False)
-    with trio.fail_after(1):
+    with trio.fail_after(10):
         await layer.finished.wait()
     assert layer.phase == phase
     assert heard == ([Installed(BASE, "base", "1.0.0")] if error is None else [])

@@ -74,8 +74,9 @@ class Daemon:
         deadline = time.monotonic() + self.patience
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
                 raise RuntimeError(f"imgstored did not start:\n{self.log.read_text()}")
-            time.sleep(0.02)
+            time.sleep(0.005)
 
     def die_at(self, point: str) -> None:
         """Where it dies, if started with `dies`: a point of tests/support/crashing_daemon.py, or ""."""

@@ -84,8 +84,10 @@ class ImgadmHost:
             locations=locations,
             extra=f"{listen} {failing}",
         )
-        self._stack.enter_context(nginx)
-        self._stack.enter_context(self.daemon)
+        with ExitStack() as stack:
+            stack.enter_context(nginx)
+            stack.enter_context(self.daemon)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -140,7 +142,7 @@ class ImgadmHost:
     def _serve_corrupt(self, manifest: dict[str, Any]) -> None:
         stream = bytearray(gzip.decompress(fixture_file(BASE).read_bytes()))
         stream[2_000_000] ^= 1
-        file = gzip.compress(bytes(stream), compresslevel=1)
+        file = gzip.compress(bytes(stream))
         entry = {"sha1": hashlib.sha1(file).hexdigest(), "size": len(file), "compression": "gzip"}
         self.serve({**manifest, "files": [entry]}, file)
 

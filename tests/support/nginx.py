@@ -159,20 +159,18 @@ class Nginx:
         return seen
 
     def _launch(self) -> bool:
+        # Written when it has the port: until then another server may answer there.
+        mark = self.folder / "nginx.pid"
+        mark.unlink(missing_ok=True)
         command = [NGINX, "-p", str(self.folder), "-e", str(self.folder / "error.log"), "-c", "nginx.conf"]
         self._process = subprocess.Popen(
             command, cwd=self.folder, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while self._process.poll() is None and time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                time.sleep(0.01)
-            else:
-                # Another server may have had the port; then nginx is about to give up.
-                time.sleep(0.02)
-                return self._process.poll() is None
+            if mark.exists():
+                return True
+            time.sleep(0.005)
         self._end(signal.SIGKILL)
         return False
 
@@ -182,7 +180,7 @@ class Nginx:
             return
         process.send_signal(number)
         try:
-            process.wait(5)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

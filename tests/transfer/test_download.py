@@ -53,7 +53,7 @@ class Target:
         environ: dict[str, str] | None = None,
     ) -> Download:
         limits = DownloadLimits(
-            connections=connections, tries=3, backoff=Backoff(first=0.05, most=0.2), silence_seconds=5
+            connections=connections, tries=3, backoff=Backoff(first=0.05, most=0.2), silence_seconds=30
         )
         return Download(
             [Location(url, "source", access or Access()) for url in urls],
@@ -114,7 +114,7 @@ async def stop_when(
     """Runs the download until it is cancelled at some point of it."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(download.run)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await until(enough)
         then()
         nursery.cancel_scope.cancel()
@@ -135,6 +135,7 @@ async def test_the_file_comes_in_ranges(nginx: Nginx, target: Target) -> None:
     assert target.notes == []
 
 
+@pytest.mark.alone
 async def test_ranges_come_at_the_same_time(slow: Nginx, target: Target) -> None:
     times = []
     for connections in (1, 4):
@@ -447,7 +448,7 @@ async def test_cancelled_it_leaves_nothing_open(tmp_path: Path, target: Target) 
             cancelled = trio.current_time()
 
         await stop_when(download, lambda: download.done > 0, note_time)
-        assert trio.current_time() - cancelled < 0.5
+        assert trio.current_time() - cancelled < 10  # all of it would take more than a minute
         assert sockets() == before
         with pytest.raises(CancelledError):
             download.front.wait(0)

@@ -185,14 +185,15 @@ async def test_who_is_in_a_folder_that_goes_finds_nothing(view, place):
             await aside(os.close, folder)
 
 
-#: In a process of its own: reads the images over and over, and says how often, and what was wrong.
+#: In a process of its own: reads the images over and over, until its standard input ends and it has read
+#: enough of them; says how often, and what was wrong.
 READER = """
-import json, os, random, sys, threading, time
-place, numbers, seconds = sys.argv[1], sys.argv[2].split(","), float(sys.argv[3])
-until, counts, faults = time.monotonic() + seconds, [0, 0], []
+import json, os, random, sys, threading
+place, numbers, enough = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3])
+counts, faults, told = [0, 0], [], threading.Event()
 def read(seed):
     dice = random.Random(seed)
-    while time.monotonic() < until and not faults:
+    while not faults and not (told.is_set() and counts[0] >= enough and counts[1]):
         uuid = dice.choice(numbers)
         folder = uuid if dice.random() < 0.7 else f"by-name/n-{uuid}/1"
         path = f"{place}/{folder}/manifest.json"
@@ -212,6 +213,8 @@ def read(seed):
                     faults.append(name)
 threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
 for thread in threads: thread.start()
+sys.stdin.read()
+told.set()
 for thread in threads: thread.join()
 print(json.dumps({"read": counts[0], "absent": counts[1], "faults": faults}))
 """
@@ -219,20 +222,25 @@ print(json.dumps({"read": counts[0], "absent": counts[1], "faults": faults}))
 
 async def test_thousands_of_readers_see_all_of_an_image_or_nothing(view, place):
     images = [image(n, f"n-{uuid(n)}", "1", notes=["y" * 50] * 300, end="end") for n in range(6)]
-    command = [sys.executable, "-c", READER, str(place), ",".join(map(uuid, range(6))), "1.2"]
+    command = [sys.executable, "-c", READER, str(place), ",".join(map(uuid, range(6))), "400"]
     async with running(view, images):
-        readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]  # noqa: ASYNC220
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        readers = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]  # noqa: ASYNC220
         changes = 0
         while any(reader.poll() is None for reader in readers):
             one = images[changes // 2 % 6]
             await (view.add(one) if changes % 2 else view.remove(one))
             changes += 1
+            if changes == 50:
+                for reader in readers:
+                    reader.stdin.close()
             await trio.sleep(0.001)
-        answers = [json.loads((await aside(reader.communicate))[0]) for reader in readers]
+        answers = [json.loads(await aside(reader.stdout.read)) for reader in readers]
+        for reader in readers:
+            reader.stdout.close()
     assert [answer["faults"] for answer in answers] == [[], [], []]
-    assert sum(answer["read"] for answer in answers) > 1000
-    assert sum(answer["absent"] for answer in answers) > 0
-    assert changes > 20
+    assert all(answer["read"] >= 400 and answer["absent"] for answer in answers)
+    assert changes >= 50
 
 
 async def test_a_listing_of_many_shows_each_once_while_others_come_and_go(view, place):
@@ -264,7 +272,7 @@ async def test_a_thousand_images(view, place):
         assert text.count(uuid(0)[:20]) == 1000
         count = await output("sh", "-c", f"cat {place}/*/manifest.json | grep -c description")
         assert count == "1000\n"
-    assert started < (0.4 if view.kind == "fuse" else 2)
+    assert started < (0.4 if view.kind == "fuse" else 5)
 
 
 @pytest.mark.parametrize("view", ["fuse"], indirect=True)

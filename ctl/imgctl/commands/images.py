@@ -86,6 +86,6 @@ COMMANDS = (
         "remove an installed image",
         "images:delete",
         (HELP, POOL),
-        examples=((f"delete {IMAGE}", "remove it; refused while something is cloned from it"),),
+        examples=((f"delete {IMAGE}", "remove it; refused while something is cloned from it, or holds it"),),
     ),
 )

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 #: Seconds for the daemon's answer, or for imgstored's look: it gives each of its checks fifteen.
 _PATIENCE = 60.0
 
-#: Where the service's configuration is, unless another one is named.
-_FILES = ("/etc/imgstored.toml", "/opt/local/etc/imgstored.toml")
+#: Where the services' configuration is, unless another one is named; the second is what SMF's properties say.
+_FILES = ("/etc/imgstored.toml", "/var/run/imgstored-default.toml")
 
 _FIELDS = ("check", "status", "seen", "hint")
 
@@ -101,7 +101,7 @@ def _alone(file: str | None) -> Iterator[Finding]:
         hint = "install it, or put it into PATH: without it, this host cannot be looked at"
         yield _finding("imgstored", "fail", "the program imgstored is not installed here", hint)
         return
-    files = [file] if file is not None else [path for path in _FILES if os.path.exists(path)][:1]  # noqa: PTH110
+    files = [file] if file is not None else [path for path in _FILES if os.path.exists(path)]  # noqa: PTH110
     command = [program, "--check", "--json", *(word for path in files for word in ("--config", path))]
     try:
         done = subprocess.run(  # noqa: S603 - our own daemon's program

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 #: Columns: of the explanations of options and of commands, and of a whole line.
 _OPTION_COLUMN, _COMMAND_COLUMN, _WIDTH = 26, 43, 80
 
+#: What imgadm did not have.
+_NAMES = (
+    "A UUID may also be given by its beginning (four digits or more), as NAME, as",
+    "NAME@VERSION, or as NAME@latest, if that means one image.",
+)
+
 
 def show_help(session: Session, arguments: Arguments) -> None:
     """`help [COMMAND]`."""
@@ -46,6 +52,8 @@ def overview(program: str) -> list[str]:
     ]
     for command in all_commands():
         lines += _columns(f"    {program} {command.usage}", command.summary, _COMMAND_COLUMN)
+    if program != "imgadm":
+        lines += ["", *_NAMES]
     return [*lines, "", f"See `{program} help COMMAND` for more details."]
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 #: Bytes that a pipe holds, where that can be set: Linux's limit for one who is not root, too.
 CAPACITY: Final = 1 << 20
 
-#: Seconds that the kernel may take or give nothing, or nobody take what it gives. It waits as long as it takes
-#: for disks that are gone, and keeps a snapshot for as long as it sends it.
+#: Seconds that the kernel may take or give nothing, or nobody take what it gives. It waits for as long as it
+#: takes for disks that are gone, and keeps a snapshot while it sends it.
 STALL: Final = 600.0
 
 
@@ -143,18 +143,20 @@ class _Tap:
 
     def close(self) -> None:
         """The kernel then finds a broken pipe."""
-        self._closed.set()
         with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            self._close()
+
+    def _close(self) -> None:
+        self._closed.set()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _watch(self) -> None:
         while not self._closed.wait(STALL / 10):
             with self._lock:
-                idle = 0.0 if self._idle_since is None else time.monotonic() - self._idle_since
-            if idle > STALL:
-                self.close()
+                if self._idle_since is not None and time.monotonic() - self._idle_since > STALL:
+                    self._close()
 
 
 def _pipe() -> tuple[int, int]:

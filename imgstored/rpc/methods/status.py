@@ -15,7 +15,7 @@ class Status(Protocol):
     """A look at everything."""
 
     async def status(self) -> Document:
-        """The *status*. Raises `ImgstoreError`."""
+        """The *status*."""
         ...
 
 

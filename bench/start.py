@@ -1,0 +1,56 @@
+"""How long the daemon takes from its exec to its first answer, when there is a lot installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import statistics
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bench.listing import NOWHERE, fill
+from bench.ours import Ours, source
+from bench.table import Row, seconds
+from bench.timing import in_turn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.context import Bench
+
+#: Seconds that the median may take.
+_MOST = 0.3
+
+
+def start(bench: Bench) -> list[Row]:
+    """With each kind of view: the daemon answers when its images can be seen."""
+    images = bench.scale.images
+    folder = bench.folder(f"store-of-{images}")
+    with Ours(folder, config=source(NOWHERE), keep=True) as ours:
+        fill(ours, bench.folder("tiny.gz"), images)
+    sides = {f"view {view}": partial(_started, folder, view) for view in _views()}
+    runs, patience = bench.runs * bench.scale.starts, bench.scale.patience
+    taken = in_turn(f"start, {images:,} images", runs, sides, patience=patience)
+    return [
+        Row(
+            f"start with {images:,} images, {name}",
+            seconds(values),
+            goal=f"≤ {1000 * _MOST:.0f} ms",
+            reached=statistics.median(values) <= _MOST,
+        )
+        for name, values in taken.items()
+    ]
+
+
+def _views() -> list[str]:
+    mounts = importlib.util.find_spec("pyfuse3") is not None and os.access("/dev/fuse", os.W_OK)
+    return ["off", "files", *(["fuse"] if mounts else [])]
+
+
+def _started(folder: Path, view: str) -> float:
+    """Seconds until `hello` is answered."""
+    ours = Ours(folder, config=source(NOWHERE), keep=True, view=view)
+    begun = time.perf_counter()
+    with ours:
+        return time.perf_counter() - begun
