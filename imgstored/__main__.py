@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import json
 import os
@@ -16,6 +17,12 @@ from imgstored.errors import ConfigError, ImgstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+#: Why a folder, a file or a socket cannot be used today, and can be tomorrow: no fault of the configuration.
+_MAY_PASS = {
+    errno.EADDRINUSE, errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -87,9 +94,11 @@ def exit_status(error: ImgstoreError) -> int:
 
     77: give us permissions; 78: change the configuration; both are no use to try again. 1: it may help.
     """
-    if isinstance(error.__cause__, PermissionError):
+    cause = error.__cause__
+    if isinstance(cause, PermissionError):
         return os.EX_NOPERM
-    return os.EX_CONFIG if isinstance(error, ConfigError) else 1
+    may_pass = isinstance(cause, OSError) and cause.errno in _MAY_PASS
+    return os.EX_CONFIG if isinstance(error, ConfigError) and not may_pass else 1
 
 
 def _examine(files: Sequence[Path]) -> int:

@@ -18,7 +18,7 @@ if command -v dpkg-query >/dev/null 2>&1; then
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
     done
 else
-    for program in fusermount3 pkg-config cc nginx curl xz bzip2 lbzip2 zstd aria2c openssl zsh groff mandoc qemu-img xmllint shellcheck ksh93 systemd-analyze; do
+    for program in fusermount3 pkg-config cc nginx curl xz bzip2 lbzip2 zstd aria2c openssl zsh groff mandoc qemu-img xmllint shellcheck ksh93 systemd-analyze dpkg-shlibdeps; do
         PATH=$PATH:/usr/sbin command -v $program >/dev/null 2>&1 || missing="$missing $program"
     done
     [ -z "$missing" ] || die "this is not Debian; install these yourself, then run make again:$missing (and libfuse3's headers)"

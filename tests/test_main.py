@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -72,9 +73,29 @@ def test_a_folder_that_is_not_ours_ends_with_77(tmp_path):
 def test_what_may_be_otherwise_the_next_time_ends_with_1():
     assert exit_status(PoolError("the pool is suspended")) == 1
     assert exit_status(ConfigError("wrong")) == 78
+    full = ConfigError("state: cannot be used")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert exit_status(full) == 1
     refused = PoolError("/dev/zfs cannot be opened")
     refused.__cause__ = PermissionError()
     assert exit_status(refused) == 77
+
+
+def test_another_daemon_in_the_same_folder_may_end(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        first = settings(tmp_path)
+        command = [sys.executable, "-m", "imgstored", "--config", str(first), "--detach"]
+        subprocess.run(command, stderr=log, timeout=PATIENCE, check=True)
+    pid = daemon_pid(tmp_path / "log")
+    try:
+        second = tmp_path / "second.toml"
+        second.write_text(f'socket.path = "{tmp_path}/second.sock"\n')
+        done = imgstored("--config", first, "--config", second)
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    assert "another imgstored uses the folder" in done.stderr
+    assert done.returncode == 1
+    await_end(pid)
 
 
 # -- a Python without epoll ----------------------------------------------------------------------------------

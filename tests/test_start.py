@@ -1,4 +1,4 @@
-"""How much the daemon has to do until it answers, with many images. Seconds: `python -m bench --only start`."""
+"""How much the daemon has to do until it answers, with many images; `python -m bench` has the seconds."""
 
 from __future__ import annotations
 

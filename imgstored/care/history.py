@@ -153,7 +153,8 @@ class History:
         """Writes down what a client wanted, and why it did not even begin."""
         client = asker.get()
         name, uid = ("imgstored", None) if client is None else (client.name, client.uid)
-        begun = Begun(wanted.action, wanted.uuid, wanted.name, wanted.version, wanted.pool)
+        about = wanted.import_id
+        begun = Begun(wanted.action, wanted.uuid, wanted.name, wanted.version, wanted.pool, import_id=about)
         row = await self._begin(begun, name, uid)
         await self._end(row, Ended(_outcome("installed", error), error=error), 0.0)
 

@@ -132,7 +132,9 @@ class Ancestry:
             )
 
     async def _find(self, wish: Wish, uuid: str, *, active: bool) -> Found:
-        with import_id.bound(import_id.fresh()):
+        # The image that is wished for has its id already; an origin gets its own.
+        about = import_id.current() if uuid == wish.uuid else None
+        with import_id.bound(about or import_id.fresh()):
             return await self.find(wish, uuid, active=active)
 
     async def _ask(self, wanted: Wanted) -> Found:

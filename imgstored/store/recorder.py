@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
 
+from imgstored import import_id
 from imgstored.errors import ImgstoreError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Wanted:
     pool: str
     name: str = ""
     version: str = ""
+    import_id: str = field(default_factory=import_id.fresh)
 
 
 class Recorder(Protocol):
@@ -87,11 +89,15 @@ class Recorders:
 
 @asynccontextmanager
 async def begun_by(recorder: Recorder | None, wanted: Wanted) -> AsyncIterator[None]:
-    """A layer begins in the block, or the recorder is told why not, if a client wanted it."""
-    try:
-        yield
-    except ImgstoreError as error:
-        # What goes on after a restart is tried again and again.
-        if recorder is not None and asker.get() is not None:
-            await recorder.refused(wanted, error)
-        raise
+    """A layer begins in the block, or the recorder is told why not, if a client wanted it.
+
+    What is logged meanwhile has an import's id, which the layer is to have, too.
+    """
+    with import_id.bound(wanted.import_id):
+        try:
+            yield
+        except ImgstoreError as error:
+            # What goes on after a restart is tried again and again.
+            if recorder is not None and asker.get() is not None:
+                await recorder.refused(wanted, error)
+            raise

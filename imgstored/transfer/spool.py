@@ -125,7 +125,7 @@ class Spool:
             if self._hash(index, check) == known.digests[index]:
                 self._digests[index] = known.digests[index]
                 self._present += self._stop(index) - index * self.range_size
-                self._advance(index)
+                self._advance()
 
     def begin(self, size: int) -> None:
         """The file's size is known, and nothing of it counts as there.
@@ -188,7 +188,7 @@ class Spool:
             self._present += len(fresh)
         if complete:
             self._complete(index, growing)
-        self._advance(index)
+        self._advance()
         return len(fresh)
 
     def _put(self, offset: int, data: memoryview) -> None:
@@ -215,13 +215,15 @@ class Spool:
         if self.size is not None:
             self._journal.record(index, digest)
 
-    def _advance(self, index: int) -> None:
-        """Moves the front if range `index` is the one that it is in."""
+    def _advance(self) -> None:
+        """Moves the front as far as there is no gap.
+
+        Not only when the front is in the range that was written: another connection with the same range may
+        have moved it to that one's end already, before the range was complete.
+        """
         with self._lock:
             front = self._front.position
             current = front // self.range_size
-            if index != current:
-                return
             while current in self._digests:
                 current += 1
                 front = min(current * self.range_size, self._stop(current - 1))

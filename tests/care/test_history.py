@@ -71,12 +71,14 @@ async def follow(history, layer, error=None, *, from_file=False, stopping=False)
 
 async def test_what_did_not_even_begin(history):
     before = asker.set(Asker("imgctl 1.0 (pid 7)", 1000))
-    await history.refused(Wanted("import", UUID, "zones"), ClientError("https://a:b@c/x: no such host"))
+    wanted = Wanted("import", UUID, "zones", import_id="0a1b2c3d")
+    await history.refused(wanted, ClientError("https://a:b@c/x: no such host"))
     asker.reset(before)
     (entry,) = await history.entries(UUID, 1)
     assert (entry["action"], entry["outcome"], entry["code"]) == ("import", "failed", "ClientError")
     assert (entry["client"], entry["uid"], entry["source"]) == ("imgctl 1.0 (pid 7)", 1000, None)
     assert (entry["name"], entry["version"], entry["bytes"], entry["seconds"]) == ("", "", None, 0)
+    assert entry["import_id"] == "0a1b2c3d"
     assert "a:b" not in entry["message"]
 
 

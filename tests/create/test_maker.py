@@ -358,17 +358,23 @@ async def test_prepared_by_a_script(host, output):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("was", ["running", "stopped"])
 @pytest.mark.parametrize(
-    ("script", "seconds", "kind", "words"),
+    ("was", "script", "seconds", "kind", "words"),
     [
-        (FAILS, 30, PrepareImageError, f"script error while preparing VM {VM}: no disk for this$"),
-        ("true", 0.5, PrepareImageDidNotRunError, f"prepare-image script did not run on VM {VM} boot"),
-        ("mdata-put prepare-image:state running", 4, PrepareImageError, "did not complete"),
-        ("mdata-put prepare-image:state success", 4, PrepareImageError, "VM did not shutdown"),
+        ("stopped", FAILS, 30, PrepareImageError, f"script error while preparing VM {VM}: no disk for this$"),
+        ("running", FAILS, 30, PrepareImageError, "no disk for this$"),
+        (
+            "running",
+            "true",
+            0.5,
+            PrepareImageDidNotRunError,
+            f"prepare-image script did not run on VM {VM} boot",
+        ),
+        ("running", "mdata-put prepare-image:state running", 4, PrepareImageError, "did not complete"),
+        ("stopped", "mdata-put prepare-image:state success", 4, PrepareImageError, "VM did not shutdown"),
     ],
 )
-async def test_a_script_that_fails(host, output, script, seconds, kind, words, was):
+async def test_a_script_that_fails(host, output, was, script, seconds, kind, words):
     host.add_machine(state=was)
     with pytest.raises(kind, match=words):
         await made(host, output, source=VM, script=script, maker=host.maker(seconds))

@@ -49,25 +49,31 @@ def test_all_lines_of_an_import_have_its_id_and_so_has_what_else_tells_of_it(tmp
     with Daemon(tmp_path / "store", config=dead + static_source(served.url) + DEBUG) as daemon:
         with daemon.client() as client:
             client.import_image(INCREMENTAL, on_event=events.append)
-            with pytest.raises(RemoteError):
-                client.import_image(BAD)
+            for uuid in (BAD, MISSING):
+                with pytest.raises(RemoteError):
+                    client.import_image(uuid)
             history = {entry["uuid"]: entry for entry in client.history()}
         lines = [line for line in lines_of(daemon) if line["event"] != "request"]
     progress = [event for event in events if event["event"] == "progress"]
     told = {image["uuid"]: image["import_id"] for event in progress for image in event["images"]}
     assert told.keys() == {BASE, INCREMENTAL}
-    for uuid, last in ((BASE, "installed"), (INCREMENTAL, "installed"), (BAD, "not installed")):
+    for uuid, last in (
+        (BASE, "installed"),
+        (INCREMENTAL, "installed"),
+        (BAD, "not installed"),
+        (MISSING, None),
+    ):
         about = [line for line in lines if line.get("uuid") == uuid]
         (import_id,) = {line["import_id"] for line in about}
         assert about == [line for line in lines if line.get("import_id") == import_id]
         events_of = [line["event"] for line in about]
         assert events_of[0] == "looking for an image"
-        assert events_of[-1] == last
-        assert "installing" in events_of
+        assert last is None or events_of[-1] == last
+        assert last is None or "installing" in events_of
         assert {"a source failed", "a source was not waited for"} & set(events_of)
         assert history[uuid]["import_id"] == import_id
         assert told.get(uuid, import_id) == import_id
-    assert len({entry["import_id"] for entry in history.values()}) == 3
+    assert len({entry["import_id"] for entry in history.values()}) == 4
 
 
 def test_two_clients_that_ask_for_one_image_are_in_one_import(tmp_path, site, start_nginx):
@@ -196,3 +202,12 @@ def test_a_user_in_a_url_of_imgadm_is_refused_without_being_told(tmp_path):
         ]
     assert "a user in a URL is not allowed" in said[0]
     assert SECRET not in "".join([*said, daemon.log.read_text()])
+
+
+def test_what_fails_again_and_again_is_told_once(tmp_path):
+    config = static_source(f"http://127.0.0.1:{free_port()}") + DEBUG
+    with Daemon(tmp_path / "store", config=config) as daemon:
+        for _ in range(3):
+            daemon.imgctl("avail")
+        told = [line for line in lines_of(daemon) if line["level"] not in ("debug", "info")]
+    assert [line["event"] for line in told] == ["a source cannot be listed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_the_history_tells_who_did_what_and_how_it_ended(daemon, served):
     assert imported["bytes"] == fixture_file(INCREMENTAL).stat().st_size
     assert imported["source"] == served.url
     assert imported["client"].startswith("imgctl ")
-    assert imported["uid"] == 0
+    assert imported["uid"] == os.geteuid()
     assert imported["seconds"] > 0
     assert entries[2]["message"]
     assert entries[3]["code"] == "ImageHasDependentClones"

@@ -51,7 +51,7 @@ def unfinished(daemon: Daemon) -> int:
 def test_kill_9_at_any_moment_leaves_all_or_nothing_and_the_import_ends(daemon, served):
     dice = random.Random(20261124)
     served.pages.add(*made_image(MADE, size=24 * MIB))
-    for round_ in range(4):
+    for round_ in range(3):
         clients = [started(daemon, "import", uuid) for uuid in (INCREMENTAL, ZVOL, MADE)]
         time.sleep(dice.uniform(0.15, 0.9))
         daemon.kill()
@@ -132,7 +132,8 @@ def test_a_second_daemon_on_the_same_state_is_refused(daemon):
         text=True,
         timeout=20,
     )
-    assert second.returncode == os.EX_CONFIG
+    # To try again may help: the other one may end.
+    assert second.returncode == 1
     assert "another imgstored" in second.stderr
     assert daemon.imgctl("list").returncode == 0
 

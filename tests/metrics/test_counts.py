@@ -14,7 +14,7 @@ from imgstored.manifest import load
 from imgstored.metrics.counts import OTHER, Counts, Told
 from imgstored.store.events import Resumed
 from imgstored.store.layer import Layer
-from imgstored.store.recorder import Recorders
+from imgstored.store.recorder import Recorders, Wanted
 from tests.support.image_site import BASE, fixture_manifest
 
 
@@ -107,6 +107,16 @@ async def test_clients_that_name_many_sources_make_no_more_metrics():
     }
     assert len(sources) == 51
     assert sources[OTHER] == 950
+
+
+async def test_an_import_that_does_not_begin_is_a_failure():
+    counts = Counts()
+    await counts.refused(Wanted("import", BASE, "zones"), DownloadError("no"))
+    await counts.refused(Wanted("import", BASE, "zones"), CancelledError("no"))
+    after = told(counts)
+    assert after["imgstored_imports_total", ("failed",)] == 1
+    assert after["imgstored_imports_total", ("cancelled",)] == 1
+    assert after["imgstored_import_failures_total", ("DownloadError",)] == 1
 
 
 async def test_deletions():

@@ -18,6 +18,7 @@ from tests.support.nginx import free_port
 
 BAD = "22222222-aaaa-4bbb-8ccc-000000000001"
 MADE = "22222222-aaaa-4bbb-8ccc-000000000002"
+MISSING = "22222222-aaaa-4bbb-8ccc-0000000000ff"
 
 #: Far longer than anything here takes.
 PATIENCE = 60.0
@@ -86,16 +87,18 @@ def test_imports_bytes_hits_deletions_and_requests(tmp_path, pages, nginx):
             client.import_image(INCREMENTAL)
             client.import_image(INCREMENTAL)
             client.ensure([BASE, INCREMENTAL])
-            with pytest.raises(RemoteError):
-                client.import_image(BAD)
+            for uuid in (BAD, MISSING):
+                with pytest.raises(RemoteError):
+                    client.import_image(uuid)
             with pytest.raises(RemoteError):
                 client.delete(BASE)
             client.delete(INCREMENTAL)
             after = scrape()
     sent = sum(hit.bytes_sent for hit in nginx.settled_hits() if hit.path.endswith("/file"))
     assert after.since(before, "imgstored_imports_total", "installed") == 2
-    assert after.since(before, "imgstored_imports_total", "failed") == 1
+    assert after.since(before, "imgstored_imports_total", "failed") == 2
     assert after.since(before, "imgstored_import_failures_total", "DownloadError") == 1
+    assert after.since(before, "imgstored_import_failures_total", "ActiveImageNotFound") == 1
     assert after.since(before, "imgstored_source_bytes_total", host_of(nginx.url)) == sent > 4_000_000
     assert after.since(before, "imgstored_cache_hits_total", "installed") == 3
     assert after.since(before, "imgstored_deletions_total", "deleted") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tarfile
 import zipfile
 from email.parser import Parser
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from tests.support.nginx import Nginx
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+#: What the extras bring.
+EXTRAS = ("isal", "numpy", "zstandard", "pyfuse3", "hypercorn", "prometheus_client")
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +75,11 @@ def test_the_wheel_has_both_programs_and_what_belongs_to_them(wheel: Path):
         "share/imgstore/imgstored.toml",
     } <= data
     assert metadata["Version"] == imgstored.__version__
-    assert {"fuse", "fast"} <= set(metadata.get_all("Provides-Extra"))
+    assert set(metadata.get_all("Provides-Extra")) == {"fuse", "fast", "serve"}
     assert scripts.splitlines()[1:3] == ["imgctl = imgctl.cli:main", "imgstored = imgstored.__main__:main"]
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    # Programs that use `Client` are told its types.
+    assert "imgctl/py.typed" in names
 
 
 def test_the_sdist_has_the_tests_and_nothing_that_was_made(built: tuple[Path, Path]):
@@ -86,7 +93,7 @@ def test_the_sdist_has_the_tests_and_nothing_that_was_made(built: tuple[Path, Pa
 
 def test_a_clean_machine_without_extras(bare: CleanPlace, site_url: str):
     place = bare
-    for extra in ("isal", "numpy", "zstandard", "pyfuse3"):
+    for extra in EXTRAS:
         assert place.run("python", "-c", f"import {extra}").returncode == 1
 
     source = f'[[sources]]\nurl = "{site_url}"\ntype = "static"\n'
@@ -103,24 +110,35 @@ def test_a_clean_machine_without_extras(bare: CleanPlace, site_url: str):
     assert all(path.startswith(str(place.folder)) for path in where.stdout.split())
 
 
-def test_what_is_missing_is_said(bare: CleanPlace):
-    daemon = InstalledDaemon(bare, f'[view]\nmode = "fuse"\npath = "{bare.folder}/images"\n')
+@pytest.mark.parametrize(
+    ("setting", "extra"),
+    [
+        ('[view]\nmode = "fuse"\npath = "@/images"\n', "fuse"),
+        ('[view]\nmode = "files"\npath = "@/images"\n[metrics]\nlisten = "unix:@/metrics"\n', "serve"),
+    ],
+    ids=["fuse", "serve"],
+)
+def test_what_is_missing_is_said(bare: CleanPlace, setting: str, extra: str):
+    daemon = InstalledDaemon(bare, setting.replace("@", str(bare.folder)))
     done = bare.run("imgstored", "--config", str(daemon.config_file))
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
-    assert "pip install 'imgstore[fuse]'" in done.stderr
+    assert f"pip install 'imgstore[{extra}]'" in done.stderr
 
 
 def test_with_all_extras(tmp_path: Path, wheel: Path, site_url: str):
     place = CleanPlace(tmp_path / "place")
-    place.install(wheel, "[fuse,fast]")
-    for extra in ("isal", "numpy", "zstandard", "pyfuse3"):
+    place.install(wheel, "[fuse,fast,serve]")
+    for extra in EXTRAS:
         assert place.run("python", "-c", f"import {extra}").returncode == 0
 
     view = f'[view]\nmode = "fuse"\npath = "{tmp_path}/place/images"\n'
+    view += f'[metrics]\nlisten = "unix:{tmp_path}/place/metrics"\n'
     with InstalledDaemon(place, f'{view}[[sources]]\nurl = "{site_url}"\ntype = "static"\n') as daemon:
         assert place.run("imgctl", "import", INCREMENTAL).returncode == 0
         assert (daemon.images / INCREMENTAL / "manifest.json").is_file()
         assert str(daemon.images) in Path("/proc/mounts").read_text()
+        curl = ["curl", "-sf", "--unix-socket", f"{place.folder}/metrics", "http://localhost/metrics"]
+        assert b"imgstored_imports_total" in subprocess.run(curl, capture_output=True, check=True).stdout
     assert daemon.status == 0
     assert str(daemon.images) not in Path("/proc/mounts").read_text()

@@ -261,6 +261,42 @@ class TestRun:
         assert systemd.run("findmnt", "/run/test/images", check=False).stdout == ""
 
 
+#: What the receive of a ZFS pool does before it goes into the kernel, and one thing that is forbidden.
+PROBE = """
+import ctypes, os, threading
+from imgstored.pools.zfs.alone import keep_only
+reading, writing = os.pipe()
+kept = []
+thread = threading.Thread(target=lambda: kept.append(keep_only(reading)))
+thread.start()
+thread.join()
+assert kept == [True]
+os.write(writing, b"the other threads keep theirs")
+CLONE_NEWNS = 0x20000
+assert ctypes.CDLL(None).unshare(CLONE_NEWNS) == -1
+"""
+
+
+class TestSandbox:
+    pytestmark = by_root
+
+    @pytest.mark.parametrize("dropins", [[], [NO_FUSE]])
+    def test_a_receive_gets_its_own_table_of_files(self, systemd, tmp_path, dropins):
+        """There is no ZFS here, but this much of it can be tried."""
+        (systemd.run_folder / "test/probe.py").write_text(PROBE)
+        units = tmp_path / "probe"
+        units.mkdir()
+        installed(units, f"{sys.executable} /run/test/probe.py")
+        unit = (units / "imgstored.service").read_text().replace("Type=notify", "Type=oneshot")
+        for dropin in dropins:
+            systemd.drop_in(dropin.read_text())
+        (systemd.run_folder / "manager/systemd/user/imgstored.service").write_text(
+            unit.replace("Restart=on-failure", "Restart=no")
+        )
+        assert systemd.systemctl("daemon-reload") == 0
+        assert systemd.systemctl("start", "imgstored") == 0, systemd.log
+
+
 class TestFailures:
     pytestmark = by_root
 

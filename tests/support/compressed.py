@@ -23,7 +23,7 @@ def some_bytes(size: int, seed: int = 1) -> bytes:
     """Bytes that compress to a third or so, always the same ones."""
     source = random.Random(seed)
     words = [source.randbytes(source.randint(2, 9)) for _ in range(300)]
-    return b"".join(source.choice(words) for _ in range(size // 4))[:size]
+    return b"".join(source.choices(words, k=size // 4))[:size]
 
 
 def xz_in_blocks(data: bytes, block: int = 20_000) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -178,12 +179,14 @@ class Nginx:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(number)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        for _ in range(150):
+            # A signal that comes before it waits for signals is seen with the next one.
+            process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+                return
+        process.kill()
+        process.wait()
 
     def _write_configuration(self) -> None:
         blocks = [f"        location {path} {{ {text} }}" for path, text in self._locations.items()]

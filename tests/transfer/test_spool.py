@@ -111,6 +111,22 @@ def test_two_connections_may_bring_the_same_range(opened: Opened) -> None:
     assert opened.path.read_bytes() == CONTENT
 
 
+def test_who_brought_the_rest_of_a_range_may_be_ahead_of_its_digest(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two connections with one range, the slower one moves the front before the range is complete."""
+    complete = opened.spool._complete
+
+    def overtaken(index: int, growing: object) -> None:
+        opened.spool._advance()
+        complete(index, growing)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(opened.spool, "_complete", overtaken)
+    opened.write(MIB, 2 * MIB)
+    opened.write(0, MIB)
+    assert opened.front.position == 2 * MIB
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), pieces=st.lists(st.integers(1, MIB), min_size=1, max_size=6))
 def test_ranges_in_any_order_make_the_file(data: st.DataObject, pieces: list[int]) -> None:
