@@ -161,9 +161,7 @@ async def _wired(
     )
     care = Care(
         Resolver(catalog, refresh, sources, history, store.jobs),
-        DryRun(
-            catalog, refresh, sources, journal, lambda: installer.room, store.jobs, platform(settings)
-        ),
+        DryRun(catalog, refresh, sources, journal, lambda: installer.room, store.jobs, platform(settings)),
         Usage(catalog, refresh),
         history,
     )

@@ -268,7 +268,7 @@ class Catalog:
 def as_wires(
     catalog: Catalog, images: Iterable[InstalledImage], holds: Mapping[Key, Iterable[str]] | None = None
 ) -> list[dict[str, Any]]:
-    """The *images* of the protocol, with their clones; with the tags that hold them, where these are given."""
+    """The *images* of the protocol, with their clones; with the tags that hold them, if these are given."""
     clones = catalog.clones()
     return [
         as_wire(image, clones.get(key, ()), None if holds is None else holds.get(key, ()))

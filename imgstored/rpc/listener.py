@@ -67,8 +67,8 @@ def listen(path: Path, *, mode: int, group_gid: int | None, key: str = "socket.p
 
     Nobody can connect between `bind` and `listen`, so permissions are set there. A lock file beside the
     socket keeps two daemons from taking over the same stale name at the same time; it stays, since to
-    remove it would open that gap again. `key` is what the configuration calls the path. Raises `ConfigError` when another daemon listens, or the socket
-    cannot be made.
+    remove it would open that gap again. `key` is what the configuration calls the path. Raises `ConfigError`
+    when another daemon listens, or the socket cannot be made.
     """
     try:
         _make_folder(path.parent)
