@@ -145,7 +145,7 @@ async def test_a_failure_is_not_remembered():
     assert await source.offer(BASE) is not None
 
 
-async def test_one_who_leaves_does_not_take_the_others_with_him():
+async def test_one_who_leaves_does_not_take_the_others_with_him(autojump_clock):
     source, _, _ = slow_source(LIST)
     offers = []
 
