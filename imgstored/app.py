@@ -1,22 +1,18 @@
-"""Wires everything together: opens the store, starts the servers, and stops them in order."""
+"""Wires everything together; `imgstored.daemon` runs it."""
 
 from __future__ import annotations
 
-import gc
 import os
-import signal
-import threading
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from imgstored import __version__, config, log
+from imgstored import __version__, log
 from imgstored.care.dry_run import DryRun
 from imgstored.care.history import History
 from imgstored.care.pool_states import PoolStates
@@ -34,6 +30,7 @@ from imgstored.create.export import Exporter
 from imgstored.create.maker import Maker
 from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
+from imgstored.daemon import Parts, leaves_after, run
 from imgstored.doctor.services import OwnHost
 from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.metrics import open_metrics
@@ -60,26 +57,21 @@ from imgstored.store.installer import Installer
 from imgstored.store.journal import Journal
 from imgstored.store.recorder import Recorders
 from imgstored.store.store import Store
-from imgstored.view import View, open_view
+from imgstored.view import open_view
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from imgstored.config import Config, PoolTable
     from imgstored.metrics.endpoint import Metrics
     from imgstored.notify import Notifier
     from imgstored.pools.base import Pool
+    from imgstored.view import View
 
 logger = structlog.get_logger(__name__)
 
-#: Seconds for an orderly stop. State survives kill -9 at any point, so what takes longer is left alone.
-_STOP_SECONDS = 4.5
-
 #: Seconds that a ZFS pool may take for its first answer.
 _OPEN_SECONDS = 60.0
-
-#: What an import needs, where it is installed.
-_LARGE_MODULES = ("numpy", "isal.isal_zlib", "httpx2")
 
 
 def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
@@ -101,14 +93,13 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
-    patience = threading.Timer(_STOP_SECONDS, _leave)
-    patience.daemon = True
+    patience = leaves_after()
     with owned(Path(settings.state)) as state:
         journal = Journal(state / JOURNAL)
         try:
             with closing(History(state / HISTORY)) as history:
-                parts = await _wired(settings, state, journal, history, files)
-                await _run(parts, files, patience, notifier)
+                core = await _core(settings, files, state, journal, history)
+                await run(_parts(core), files, patience, notifier)
         finally:
             journal.close()
             patience.cancel()
@@ -116,32 +107,36 @@ async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    """What runs."""
+class _Core:
+    """What all else is about."""
 
+    settings: Config
+    files: Sequence[Path]
+    state: Path
     catalog: Catalog
     view: View
+    locks: ImageLocks
+    receipts: Receipts
+    journal: Journal
+    history: History
     installer: Installer
     sources: SourceBook
+    refresh: Refresh
     store: Store
-    server: Server
-    maker: Maker
     metrics: Metrics | None
 
 
-async def _wired(
-    settings: Config, state: Path, journal: Journal, history: History, files: Sequence[Path]
-) -> _Parts:
-    """Opens what there is, and makes each part of those that it knows. Raises `ConfigError`, `PoolError`."""
-    pools = await open_pools(settings)
-    catalog = Catalog(pools, settings.imgadm_folder / "images")
+async def _core(
+    settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History
+) -> _Core:
+    """Opens what there is. Raises `ConfigError`, `PoolError`."""
+    catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images")
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
     locks = ImageLocks(settings.imgadm_locks_folder)
     receipts = Receipts(state / "receipts")
-    installer = Installer(
-        catalog, journal, state / "spool", view, locks, install_limits(settings), receipts=receipts
-    )
+    limits = install_limits(settings)
+    installer = Installer(catalog, journal, state / "spool", view, locks, limits, receipts=receipts)
     sources = SourceBook(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
@@ -149,98 +144,106 @@ async def _wired(
     )
     refresh = Refresh(catalog, view)
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
-    counts = None if metrics is None else metrics.counts
     store = Store(
         catalog,
         sources,
         installer,
         refresh,
         platform(settings),
-        recorder=history if counts is None else Recorders(history, counts),
-        hit=None if counts is None else counts.hit,
+        recorder=history if metrics is None else Recorders(history, metrics.counts),
+        hit=None if metrics is None else metrics.counts.hit,
     )
-    care = Care(
-        Resolver(catalog, refresh, sources, history, store.jobs),
-        DryRun(catalog, refresh, sources, journal, lambda: installer.room, store.jobs, platform(settings)),
-        Usage(catalog, refresh),
-        history,
+    return _Core(
+        settings=settings,
+        files=files,
+        state=state,
+        catalog=catalog,
+        view=view,
+        locks=locks,
+        receipts=receipts,
+        journal=journal,
+        history=history,
+        installer=installer,
+        sources=sources,
+        refresh=refresh,
+        store=store,
+        metrics=metrics,
     )
-    upkeep = Upkeep(catalog, sources, locks, view, refresh, store.expecting)
-    verifier = Verifier(Host(catalog, receipts, Holds(catalog), refresh, locks, lambda: bool(store.jobs())))
-    maker = Maker(catalog, Vmadm(settings.vmadm), state / "creating")
-    making = Making(maker, Exporter(catalog), Publisher(source_specs(settings) or ()))
+
+
+def _parts(core: _Core) -> Parts:
+    maker = Maker(core.catalog, Vmadm(core.settings.vmadm), core.state / "creating")
+    return Parts(
+        catalog=core.catalog,
+        view=core.view,
+        installer=core.installer,
+        sources=core.sources,
+        store=core.store,
+        server=_server(core, maker),
+        maker=maker,
+        metrics=core.metrics,
+    )
+
+
+def _server(core: _Core, maker: Maker) -> Server:
+    """What the socket offers, and who else tells how the daemon is."""
+    settings, catalog, store = core.settings, core.catalog, core.store
     states = PoolStates(catalog, {table.name: table.type for table in settings.pools})
     status = Status(
-        Daemon(__version__, os.getpid(), str(files[0]) if files else None, lambda: view.kind),
+        Daemon(__version__, os.getpid(), str(core.files[0]) if core.files else None, lambda: core.view.kind),
         states,
-        sources,
-        history,
+        core.sources,
+        core.history,
         jobs=store.jobs,
         clients=lambda: server.connections,
         warnings=log.recent_warnings,
     )
+    holds, busy = Holds(catalog), lambda: bool(store.jobs())
     server = Server(
         Path(settings.socket.path),
         methods(
             store,
-            sources,
-            pools=list(pools),
-            making=making,
-            care=care,
-            upkeep=upkeep,
-            verifier=verifier,
+            core.sources,
+            pools=list(catalog.pools),
+            making=Making(maker, Exporter(catalog), Publisher(source_specs(settings) or ())),
+            care=_care(core),
+            upkeep=Upkeep(catalog, core.sources, core.locks, core.view, core.refresh, store.expecting),
+            verifier=Verifier(Host(catalog, core.receipts, holds, core.refresh, core.locks, busy)),
             status=status,
-            doctor=OwnHost(settings, files, pools, lambda: view.kind),
+            doctor=OwnHost(settings, core.files, catalog.pools, lambda: core.view.kind),
         ),
         mode=settings.socket.mode,
         group=settings.socket.group,
         limits=socket_limits(settings),
-        timing=None if counts is None else counts.request,
+        timing=None if core.metrics is None else core.metrics.counts.request,
     )
-    if metrics is not None:
-        metrics.show(states, sources, jobs=store.jobs, clients=lambda: server.connections, view=view.kind)
-    return _Parts(catalog, view, installer, sources, store, server, maker, metrics)
+    if core.metrics is not None:
+        core.metrics.show(
+            states,
+            core.sources,
+            jobs=store.jobs,
+            clients=lambda: server.connections,
+            view=lambda: core.view.kind,
+        )
+    return server
 
 
-async def _run(parts: _Parts, files: Sequence[Path], patience: threading.Timer, notifier: Notifier) -> None:
-    """Serves until a signal ends it; `patience` counts from then."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(parts.view.run, parts.catalog.all())
-        await nursery.start(parts.store.run)
-        if parts.metrics is not None:
-            await nursery.start(parts.metrics.serve)
-        async with trio.open_nursery() as serving:
-            await serving.start(parts.server.serve)
-            # What is there now stays: the collector, which waited for this, need not look at it again.
-            gc.freeze()
-            gc.enable()
-            logger.info(
-                "ready",
-                version=__version__,
-                pools=list(parts.catalog.pools),
-                view=parts.view.kind,
-                pid=os.getpid(),
-            )
-            nursery.start_soon(notifier.watch)
-            nursery.start_soon(_warm_up)
-            nursery.start_soon(trio.to_thread.run_sync, parts.maker.recover)
-            # Whoever hears that we are ready may send one at once.
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-                notifier.ready()
-                await _signals(received, files, parts, notifier)
-            notifier.stopping()
-            patience.start()
-            parts.store.stop()
-            parts.server.stop()
-        # Every client has its last answer.
-        nursery.cancel_scope.cancel()
-
-
-async def _warm_up() -> None:
-    """Imports what takes long to import: the start does not wait for it, nor does the first image."""
-    for module in _LARGE_MODULES:
-        with suppress(ImportError):
-            await trio.to_thread.run_sync(import_module, module, abandon_on_cancel=True)
+def _care(core: _Core) -> Care:
+    catalog, refresh, sources, jobs = core.catalog, core.refresh, core.sources, core.store.jobs
+    return Care(
+        Resolver(catalog, refresh, sources, core.history, jobs),
+        DryRun(
+            catalog,
+            refresh,
+            sources,
+            core.journal,
+            lambda: core.installer.room,
+            jobs,
+            platform(core.settings),
+        ),
+        Usage(catalog, refresh),
+        core.history,
+    )
 
 
 async def open_pools(settings: Config) -> dict[str, Pool]:
@@ -268,38 +271,6 @@ def _load(catalog: Catalog, folder: Path) -> None:
             f"imgadm: the folder {folder} cannot be used: {error.strerror}",
             hint="start imgstored as root, or name a folder of your own as `imgadm` in its configuration",
         ) from error
-
-
-async def _signals(
-    received: AsyncIterator[int], files: Sequence[Path], parts: _Parts, notifier: Notifier
-) -> None:
-    """Reads the configuration again on SIGHUP; returns when the daemon is to stop."""
-    async for number in received:
-        if number != signal.SIGHUP:
-            logger.info("stopping", signal=signal.Signals(number).name)
-            return
-        notifier.reloading()
-        await _reload(files, parts)
-        notifier.ready()
-
-
-async def _reload(files: Sequence[Path], parts: _Parts) -> None:
-    try:
-        settings = await trio.to_thread.run_sync(config.load, *files)
-        parts.sources.reconfigure(source_specs(settings))
-    except ImgstoreError as error:
-        logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
-        return
-    parts.installer.reconfigure(install_limits(settings))
-    parts.server.reconfigure(socket_limits(settings))
-    log.set_up(settings.log, secrets(settings))
-    logger.info("read the configuration again", files=[str(file) for file in files])
-
-
-def _leave() -> None:
-    """Ends the process although something is still at work, such as a disk that does not answer."""
-    logger.warning("leaving before everything has ended", seconds=_STOP_SECONDS)
-    os._exit(0)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> ImgstoreError | None:

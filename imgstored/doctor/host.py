@@ -46,11 +46,14 @@ class _Extra(NamedTuple):
 
 
 _FAST: Final = "pip install 'imgstore[fast]'"
+_SERVE: Final = "pip install 'imgstore[serve]'"
 
 _EXTRAS: Final = (
     _Extra("zstandard", False, "images with zstd compression cannot be installed", _FAST, needed=True),
     _Extra("isal", False, "gzip is decompressed at half the speed", _FAST),
     _Extra("numpy", False, "checksums of streams take longer", _FAST),
+    _Extra("hypercorn", False, "there can be no `metrics`", _SERVE),
+    _Extra("prometheus_client", False, "there can be no `metrics`", _SERVE),
     _Extra("lbzip2", True, "bzip2 is decompressed by Python, more slowly", "install the package lbzip2"),
     _Extra("qemu-img", True, "`imgctl create --raw` takes raw disks only", "install the package qemu-utils"),
 )

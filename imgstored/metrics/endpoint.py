@@ -36,7 +36,7 @@ class Metrics:
         *,
         jobs: Callable[[], Sequence[Document]],
         clients: Callable[[], int],
-        view: str,
+        view: Callable[[], str],
     ) -> None:
         """Whom to ask how the daemon stands. Called once."""
         state = State(pools, sources, jobs=jobs, clients=clients, view=view)

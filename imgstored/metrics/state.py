@@ -47,7 +47,7 @@ class State:
         *,
         jobs: Callable[[], Sequence[Document]],
         clients: Callable[[], int],
-        view: str,
+        view: Callable[[], str],
     ) -> None:
         self._asked_pools = pools
         self._asked_sources = sources
@@ -77,7 +77,7 @@ class State:
                 up.add_metric([source["url"]], float(source["error"] is None))
         yield up
         yield GaugeMetricFamily("imgstored_clients", "Clients that are connected.", self._clients())
-        yield InfoMetricFamily("imgstored_view", "How installed images are shown.", {"kind": self._view})
+        yield InfoMetricFamily("imgstored_view", "How installed images are shown.", {"kind": self._view()})
 
     def _imports(self) -> Iterator[Metric]:
         jobs = self._jobs()

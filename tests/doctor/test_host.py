@@ -85,6 +85,8 @@ def test_extras_are_there_or_not(examined, monkeypatch):
         "zstandard": "warn",
         "isal": "ok",
         "numpy": "ok",
+        "hypercorn": "ok",
+        "prometheus_client": "ok",
         "lbzip2": "ok",
         "qemu-img": "ok",
     }

@@ -32,7 +32,7 @@ class Everything:
 async def families():
     """All metrics, each with a sample of every kind."""
     counts = Counts()
-    state = State(Everything(), Everything(), jobs=lambda: [JOB], clients=lambda: 1, view="fuse")
+    state = State(Everything(), Everything(), jobs=lambda: [JOB], clients=lambda: 1, view=lambda: "fuse")
     counts.registry.register(state)
     counts.request("list", "ok", 1.0)
     counts._failures.labels("NoSpace").inc()

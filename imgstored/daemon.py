@@ -1,0 +1,135 @@
+"""Runs what `imgstored.app` has wired: starts it in order, obeys signals, and stops it in order."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from imgstored import __version__, config, log
+from imgstored.errors import ImgstoreError
+from imgstored.specs import install_limits, secrets, socket_limits, source_specs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from imgstored.catalog.catalog import Catalog
+    from imgstored.create.maker import Maker
+    from imgstored.metrics.endpoint import Metrics
+    from imgstored.notify import Notifier
+    from imgstored.rpc.server import Server
+    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.store.installer import Installer
+    from imgstored.store.store import Store
+    from imgstored.view import View
+
+logger = structlog.get_logger(__name__)
+
+#: Seconds for an orderly stop. State survives kill -9 at any point, so what takes longer is left alone.
+_STOP_SECONDS = 4.5
+
+#: What an import needs, where it is installed.
+_LARGE_MODULES = ("numpy", "isal.isal_zlib", "httpx2")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What runs, and what a changed configuration changes."""
+
+    catalog: Catalog
+    view: View
+    installer: Installer
+    sources: SourceBook
+    store: Store
+    server: Server
+    maker: Maker
+    metrics: Metrics | None
+
+
+async def run(parts: Parts, files: Sequence[Path], patience: threading.Timer, notifier: Notifier) -> None:
+    """Serves until a signal ends it; `patience` counts from then."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(parts.view.run, parts.catalog.all())
+        await nursery.start(parts.store.run)
+        if parts.metrics is not None:
+            await nursery.start(parts.metrics.serve)
+        async with trio.open_nursery() as serving:
+            await serving.start(parts.server.serve)
+            # What is there now stays: the collector, which waited for this, need not look at it again.
+            gc.freeze()
+            gc.enable()
+            logger.info(
+                "ready",
+                version=__version__,
+                pools=list(parts.catalog.pools),
+                view=parts.view.kind,
+                pid=os.getpid(),
+            )
+            nursery.start_soon(notifier.watch)
+            nursery.start_soon(_warm_up)
+            nursery.start_soon(trio.to_thread.run_sync, parts.maker.recover)
+            # Whoever hears that we are ready may send one at once.
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+                notifier.ready()
+                await _signals(received, files, parts, notifier)
+            notifier.stopping()
+            patience.start()
+            parts.store.stop()
+            parts.server.stop()
+        # Every client has its last answer.
+        nursery.cancel_scope.cancel()
+
+
+async def _warm_up() -> None:
+    """Imports what takes long to import: the start does not wait for it, nor does the first image."""
+    for module in _LARGE_MODULES:
+        with suppress(ImportError):
+            await trio.to_thread.run_sync(import_module, module, abandon_on_cancel=True)
+
+
+async def _signals(
+    received: AsyncIterator[int], files: Sequence[Path], parts: Parts, notifier: Notifier
+) -> None:
+    """Reads the configuration again on SIGHUP; returns when the daemon is to stop."""
+    async for number in received:
+        if number != signal.SIGHUP:
+            logger.info("stopping", signal=signal.Signals(number).name)
+            return
+        notifier.reloading()
+        await _reload(files, parts)
+        notifier.ready()
+
+
+async def _reload(files: Sequence[Path], parts: Parts) -> None:
+    try:
+        settings = await trio.to_thread.run_sync(config.load, *files)
+        parts.sources.reconfigure(source_specs(settings))
+    except ImgstoreError as error:
+        logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
+        return
+    parts.installer.reconfigure(install_limits(settings))
+    parts.server.reconfigure(socket_limits(settings))
+    log.set_up(settings.log, secrets(settings))
+    logger.info("read the configuration again", files=[str(file) for file in files])
+
+
+def leaves_after() -> threading.Timer:
+    """Once started, ends the process if it has not ended by itself: a disk may not answer."""
+    timer = threading.Timer(_STOP_SECONDS, _leave)
+    timer.daemon = True
+    return timer
+
+
+def _leave() -> None:
+    """Ends the process although something is still at work, such as a disk that does not answer."""
+    logger.warning("leaving before everything has ended", seconds=_STOP_SECONDS)
+    os._exit(0)
