@@ -26,10 +26,13 @@ _MOST = 0.3
 def start(bench: Bench) -> list[Row]:
     """With each kind of view: the daemon answers when its images can be seen."""
     images = bench.scale.images
-    folder = bench.folder(f"store-of-{images}")
-    with Ours(folder, config=source(NOWHERE), keep=True) as ours:
-        fill(ours, bench.folder("tiny.gz"), images)
-    sides = {f"view {view}": partial(_started, folder, view) for view in _views()}
+    sides = {}
+    for view in _views():
+        # One folder for all would have each view put away what the one before it had shown.
+        folder = bench.folder(f"store-of-{images}-{view}")
+        with Ours(folder, config=source(NOWHERE), keep=True, view=view) as ours:
+            fill(ours, bench.folder("tiny.gz"), images)
+        sides[f"view {view}"] = partial(_started, folder, view)
     runs, patience = bench.runs * bench.scale.starts, bench.scale.patience
     taken = in_turn(f"start, {images:,} images", runs, sides, patience=patience)
     return [
