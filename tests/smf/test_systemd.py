@@ -6,6 +6,7 @@ host's would, forbids what that forbids, waits for `READY=1` and watches.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -119,6 +120,9 @@ mount --bind /run/group /etc/group
 exec /lib/systemd/systemd --user --log-target=console
 """
 
+#: Without FUSE the unit sees no /tmp and no /home: this tree, and its Python, may be in there.
+NO_FUSE_HERE = f"{NO_FUSE.read_text()}\n[Service]\nBindReadOnlyPaths={ROOT} {Path(sys.prefix).resolve()}\n"
+
 #: So that a test need not wait as long as an operator would like to.
 QUICK = "[Service]\nRestartSec=100ms\nStandardError=append:/run/test/log\n"
 
@@ -208,10 +212,15 @@ def await_that(true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def systemd(tmp_path: Path) -> Iterator[Systemd]:
-    started = Systemd(tmp_path)
-    yield started
-    started.close()
+def systemd(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
+    """One at a time: two would share a control group, and each end what the other has started."""
+    with (tmp_path_factory.getbasetemp().parent / "systemd.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        started = Systemd(tmp_path)
+        try:
+            yield started
+        finally:
+            started.close()
 
 
 by_root = [
@@ -240,7 +249,7 @@ class TestRun:
     def test_it_works_with_what_the_unit_forbids(self, systemd, kind):
         if kind == "files":
             systemd.configure('view.mode = "files"\n')
-            systemd.drop_in(NO_FUSE.read_text())
+            systemd.drop_in(NO_FUSE_HERE)
         assert systemd.systemctl("start", "imgstored") == 0, systemd.log
         # It is active, so requests are answered.
         assert systemd.imgctl("list", "-H") == ""
@@ -288,8 +297,8 @@ class TestSandbox:
         units.mkdir()
         installed(units, f"{sys.executable} /run/test/probe.py")
         unit = (units / "imgstored.service").read_text().replace("Type=notify", "Type=oneshot")
-        for dropin in dropins:
-            systemd.drop_in(dropin.read_text())
+        if dropins:
+            systemd.drop_in(NO_FUSE_HERE)
         (systemd.run_folder / "manager/systemd/user/imgstored.service").write_text(
             unit.replace("Restart=on-failure", "Restart=no")
         )
