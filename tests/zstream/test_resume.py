@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from imgstored.errors import ResumeError, StreamError
 from imgstored.zstream import fletcher4
 from imgstored.zstream.nvlist import unpack
 from imgstored.zstream.reader import StreamReader
-from imgstored.zstream.records import CHECKED_SIZE, Feature, Record, RecordType
+from imgstored.zstream.records import CHECKED_SIZE, HEADER_SIZE, Feature, Record, RecordType
 from imgstored.zstream.resume import Resumer, resume
 from imgstored.zstream.token import ResumePoint, parse_token
 from tests.support.streams import (
@@ -448,7 +448,11 @@ def test_any_flipped_bit(cut: tuple[Name, int], place: float, bit: int) -> None:
     name, at = cut
     last = whole(name)[at]
     damaged = bytearray(stream(name))
-    damaged[int(place * len(damaged))] ^= 1 << bit
+    where = int(place * len(damaged))
+    # Of an old stream's last record nothing sums up what END does not use: all but its type and its checksum.
+    in_end = where - (len(damaged) - HEADER_SIZE)
+    assume(name != "old" or in_end < 4 or 8 <= in_end < 40)
+    damaged[where] ^= 1 << bit
     with pytest.raises(StreamError):
         list(resume(in_pieces(bytes(damaged)), point_of(name, last.object, last.offset)))
 
