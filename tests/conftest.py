@@ -23,6 +23,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # How long one example takes says more about what else the machine does than about the code.
 settings.register_profile("quick", deadline=None, max_examples=25)
+# CI says of a change whether it broke something; what it did not break is found by all other runs.
+settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
