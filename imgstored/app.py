@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgstored.config import Config, PoolTable
+    from imgstored.manifest.platform import Platform
     from imgstored.metrics.endpoint import Metrics
     from imgstored.notify import Notifier
     from imgstored.pools.base import Pool
@@ -123,6 +124,7 @@ class _Core:
     sources: SourceBook
     refresh: Refresh
     store: Store
+    platform: Platform | None
     metrics: Metrics | None
 
 
@@ -143,13 +145,14 @@ async def _core(
         lists=state / "lists",
     )
     refresh = Refresh(catalog, view)
+    runs_on = platform(settings)
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
     store = Store(
         catalog,
         sources,
         installer,
         refresh,
-        platform(settings),
+        runs_on,
         recorder=history if metrics is None else Recorders(history, metrics.counts),
         hit=None if metrics is None else metrics.counts.hit,
     )
@@ -167,6 +170,7 @@ async def _core(
         sources=sources,
         refresh=refresh,
         store=store,
+        platform=runs_on,
         metrics=metrics,
     )
 
@@ -239,7 +243,7 @@ def _care(core: _Core) -> Care:
             core.journal,
             lambda: core.installer.room,
             jobs,
-            platform(core.settings),
+            core.platform,
         ),
         Usage(catalog, refresh),
         core.history,

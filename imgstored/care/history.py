@@ -17,10 +17,10 @@ import structlog
 import trio
 
 from imgstored.care.names import Named
-from imgstored.errors import CancelledError, ConfigError, ImgstoreError
+from imgstored.errors import CancelledError, ImgstoreError
 from imgstored.http.location import shown
 from imgstored.http.secrets import redacted
-from imgstored.state.schema import prepare
+from imgstored.state.schema import open_database
 from imgstored.store.recorder import asker
 
 if TYPE_CHECKING:
@@ -93,21 +93,10 @@ class History:
 
     def __init__(self, path: Path) -> None:
         """Opens or creates the file, or brings an older one up to date. Raises `ConfigError`."""
-        try:
-            path.touch(mode=0o600)
-            path.chmod(0o600)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            try:
-                prepare(self._db, path, _TABLE)
-                self._db.execute("UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL")
-            except BaseException:
-                self._db.close()
-                raise
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigError(
-                f"{path} cannot be used: {error}",
-                hint="move the file away: what was done before is then forgotten",
-            ) from error
+        hint = "move the file away: what was done before is then forgotten"
+        # What an earlier daemon did not see end.
+        interrupted = "UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL"
+        self._db = open_database(path, _TABLE, hint=hint, then=interrupted)
         # Fair: who reads after something has ended finds that written down.
         self._lock = trio.Lock()
 

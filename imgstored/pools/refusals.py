@@ -9,7 +9,9 @@ from imgstored.errors import (
     OriginNotInstalledError,
     PoolError,
     StreamError,
+    UsageError,
 )
+from imgstored.pools.base import MAX_TAG
 
 if TYPE_CHECKING:
     from imgstored.zstream.records import Begin
@@ -56,3 +58,11 @@ def incomplete(uuid: str, pool: str) -> PoolError:
 def damaged(uuid: str, pool: str) -> PoolError:
     """The files of a published image are not what they were."""
     return PoolError(f'image "{uuid}" is damaged in pool "{pool}"', hint="delete it, and import it again")
+
+
+def check_tag(tag: str) -> None:
+    """Raises `UsageError` for what cannot be the tag of a hold."""
+    if not tag or not tag.isprintable() or len(tag.encode()) > MAX_TAG:
+        raise UsageError(
+            "not a tag for a hold", hint=f"a tag is 1 to {MAX_TAG} bytes of printable text on one line"
+        )

@@ -7,12 +7,12 @@ number are one transaction.
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
     from pathlib import Path
 
@@ -44,8 +44,29 @@ def _streams_are_remembered(db: sqlite3.Connection) -> None:
 STEPS = (Step(2, HISTORY, _imports_have_ids), Step(2, JOURNAL, _streams_are_remembered))
 
 
-def prepare(db: sqlite3.Connection, path: Path, tables: str) -> None:
-    """Makes a database that was just opened one of today's schema; `tables` are the statements for a new one.
+def open_database(path: Path, tables: str, *, hint: str, then: str = "") -> sqlite3.Connection:
+    """Opens a database of today's schema, for any thread, or creates it, or brings an older one up to date.
+
+    `tables` are the statements for a new one, and `then` is done each time. `hint` says what is lost by
+    moving it away. Raises `ConfigError`.
+    """
+    try:
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        try:
+            _prepare(db, path, tables)
+            db.execute(then)
+        except BaseException:
+            db.close()
+            raise
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigError(f"{path} cannot be used: {error}", hint=hint) from error
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path, tables: str) -> None:
+    """Makes a database that was just opened one of today's schema.
 
     Raises `ConfigError` for one of a newer daemon, which stays as it is, and `sqlite3.Error`.
     """

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imgstored.errors import ConfigError, ImgstoreError, NoSpaceError, PoolError
-from imgstored.state.schema import prepare
+from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
+from imgstored.state.schema import open_database
 from imgstored.transfer.spool import Spooled
 
 if TYPE_CHECKING:
@@ -71,20 +71,8 @@ class Journal:
         Raises `ConfigError` where it cannot be used, or a newer daemon has written it.
         """
         self._lock = threading.Lock()
-        try:
-            path.touch(mode=0o600)
-            path.chmod(0o600)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            try:
-                prepare(self._db, path, _TABLES)
-            except BaseException:
-                self._db.close()
-                raise
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigError(
-                f"{path} cannot be used: {error}",
-                hint="move it away: unfinished imports then start anew",
-            ) from error
+        hint = "move it away: unfinished imports then start anew"
+        self._db = open_database(path, _TABLES, hint=hint)
 
     def close(self) -> None:
         """Writes everything down and lets go of the file."""

@@ -17,10 +17,9 @@ from imgstored.errors import (
     OriginNotInstalledError,
     PoolError,
     StreamError,
-    UsageError,
 )
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import MAX_TAG, Blocks, Checked, Datasets, OnRead, PoolImage, Space, Use
+from imgstored.pools.base import Blocks, Checked, Datasets, OnRead, PoolImage, Space, Use
 from imgstored.pools.embedded.check import check_files
 from imgstored.pools.embedded.contents import Installed, scan
 from imgstored.pools.embedded.files import Folder, told
@@ -41,7 +40,7 @@ from imgstored.pools.embedded.receive import (
     set_aside,
 )
 from imgstored.pools.embedded.stored import open_stream
-from imgstored.pools.refusals import damaged, incomplete, refuse_dependents
+from imgstored.pools.refusals import check_tag, damaged, incomplete, refuse_dependents
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -278,10 +277,7 @@ class EmbeddedPool:
 
     def hold(self, uuid: str, tag: str) -> None:
         """Keeps the image from being destroyed until the tag is released."""
-        if not tag or not tag.isprintable() or len(tag.encode()) > MAX_TAG:
-            raise UsageError(
-                "not a tag for a hold", hint=f"a tag is 1 to {MAX_TAG} bytes of printable text on one line"
-            )
+        check_tag(tag)
         with self._changed_holds(uuid) as tags:
             if len(tags) >= _MAX_TAGS and tag not in tags:
                 raise PoolError(f'image "{uuid}" has too many holds', hint="release some of them")

@@ -15,11 +15,10 @@ from imgstored.errors import (
     OriginNotInstalledError,
     PoolError,
     ResumeError,
-    UsageError,
 )
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import MAX_TAG, Use
-from imgstored.pools.refusals import incomplete, refuse_dependents
+from imgstored.pools.refusals import check_tag, incomplete, refuse_dependents
 from imgstored.pools.zfs import programs
 from imgstored.pools.zfs.check import check_stream
 from imgstored.pools.zfs.datasets import ZfsDatasets
@@ -224,10 +223,7 @@ class ZfsPool:
 
     def hold(self, uuid: str, tag: str) -> None:
         """Keeps the image from being destroyed, by whomever, until the tag is released."""
-        if not tag or not tag.isprintable() or len(tag.encode()) > MAX_TAG:
-            raise UsageError(
-                "not a tag for a hold", hint=f"a tag is 1 to {MAX_TAG} bytes of printable text on one line"
-            )
+        check_tag(tag)
         self._installed(uuid)
         if not self._lzc.hold(self._dataset(uuid) + FINAL, _OURS + tag, f"holding image {uuid}"):
             raise ImageNotInstalledError(uuid, self.name)
