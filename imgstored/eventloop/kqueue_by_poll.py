@@ -143,7 +143,7 @@ class Kqueue:
             raise ValueError(f"Length of eventlist must be 0 or positive, got {max_events}")
         if timeout is not None and timeout < 0:
             raise ValueError("timeout must be positive or None")
-        errors = []
+        errors: list[Kevent] = []
         for change in changelist or ():
             try:
                 self._change(change)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from imgstored.eventloop import kqueue_by_poll
-from imgstored.eventloop.kqueue_by_poll import Kqueue
+
+if TYPE_CHECKING:
+    from imgstored.eventloop.kqueue_by_poll import Kqueue
 
 #: More than one: what wakes trio must be taken out again, and be waited for again.
 _TIMES: Final = 3
 
 
-def woken(patience: float) -> str | None:
-    """What trio waits by, or None if a thread did not wake it within `patience` seconds."""
+def woken() -> str:
+    """Runs trio until threads have woken it from its sleep; returns what it waits by.
+
+    Where they cannot wake it, this does not return: nor does `trio.run`, which wakes itself before it ends.
+    """
     sleeping = _Sleeping()
-    return trio.run(_woken, patience, sleeping.seen, instruments=[sleeping])
+    return trio.run(_woken, sleeping.seen, instruments=[sleeping])
 
 
 class _Sleeping(trio.abc.Instrument):
@@ -31,23 +36,20 @@ class _Sleeping(trio.abc.Instrument):
             self.seen.set()
 
 
-async def _woken(patience: float, asleep: threading.Event) -> str | None:
+async def _woken(asleep: threading.Event) -> str:
     token = trio.lowlevel.current_trio_token()
     for _ in range(_TIMES):
         asleep.clear()
         told = trio.Event()
 
         def wake(told: trio.Event = told) -> None:
-            if asleep.wait(patience):
-                token.run_sync_soon(told.set)
+            asleep.wait()
+            token.run_sync_soon(told.set)
 
         waker = threading.Thread(target=wake, name="wakes trio", daemon=True)
         waker.start()
-        with trio.move_on_after(patience):
-            await told.wait()
+        await told.wait()
         waker.join()
-        if not told.is_set():
-            return None
     return _waits_by()
 
 
