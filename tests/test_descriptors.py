@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 import subprocess
 import sys
 
 import pytest
+import structlog.testing
 
-from imgstored import config, specs
+from imgstored import config, descriptors, specs
 
 #: Says what it made of its limits, and logs.
 RAISES = """
@@ -68,3 +71,19 @@ def test_what_is_needed_comes_from_the_limits():
     assert needed('[[pool]]\n[[pool]]\nname = "tank"\n') > usual
     # illumos's hard limit, and the systemd unit's.
     assert needed("[limits]\nimports = 64\nconnections = 64\nclients = 16384\n") < 65536
+
+
+def test_a_system_that_refuses_is_a_warning(monkeypatch):
+    """As a sandbox can, that forbids the call."""
+
+    def refused(which: int, limits: tuple[int, int]) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refused)
+    with structlog.testing.capture_logs() as logged:
+        descriptors.raise_limit(900)
+    (line,) = logged
+    assert (line["log_level"], line["limit"], line["needed"]) == ("warning", 256, 900)
+    assert "LimitNOFILE" in line["hint"]
+    assert descriptors.hard_limit() == float("inf")
