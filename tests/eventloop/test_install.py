@@ -99,6 +99,10 @@ import asyncio, select, selectors, socket, sys
 if sys.argv[1] != "epoll":
     del select.epoll
 sys.platform = "sunos5"
+waits_by = "poll"
+if sys.argv[1] == "devpoll":
+    from tests.support.devpoll import FakeDevpoll
+    select.devpoll, waits_by = FakeDevpoll, "devpoll"
 import imgstored
 import trio
 assert imgstored.eventloop.kqueue_by_poll.is_installed()
@@ -165,6 +169,7 @@ async def cancelled():
 
 async def main():
     assert trio.lowlevel.current_statistics().io_statistics.backend == "kqueue"
+    assert trio.lowlevel.current_kqueue().waits_by == waits_by
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, echo, 0)
         port = listeners[0].socket.getsockname()[1]
@@ -181,9 +186,9 @@ trio.run(main)
 """
 
 
-@pytest.mark.parametrize("epoll", ["epoll", ""])
-def test_trio_waits_by_it(epoll):
-    assert python(IN_USE, epoll).splitlines() == [
+@pytest.mark.parametrize("there_is", ["epoll", "", "devpoll"])
+def test_trio_waits_by_it(there_is):
+    assert python(IN_USE, there_is).splitlines() == [
         "closed by another task",
         "closed behind trio's back: Bad file descriptor",
         "closed before: Bad file descriptor",
