@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import clients, listing, memory, restart, speed, start
+from bench import clients, listing, memory, restart, speed, start, wakeup
 from bench.context import FULL, QUICK, Bench
 from bench.machine import described
 from bench.progress import say
@@ -33,6 +33,7 @@ _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "list": listing.listing,
     "start": start.start,
     "clients": clients.clients,
+    "wakeup": wakeup.wakeup,
 }
 
 

@@ -27,6 +27,7 @@ class Scale:
     images: int  #: installed, for `imgctl list`
     clients: int
     starts: int  #: runs of `imgctl list`, for each run that is asked for
+    wakes: int  #: of a task that waits, for a median
     patience: float  #: seconds that a run waits at most for the machine to be quiet
 
 
@@ -39,6 +40,7 @@ FULL = Scale(
     images=1000,
     clients=200,
     starts=5,
+    wakes=2000,
     patience=60,
 )
 #: To see that everything works; its figures mean little.
@@ -51,6 +53,7 @@ QUICK = Scale(
     images=20,
     clients=20,
     starts=1,
+    wakes=20,
     patience=0,
 )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+#: The first one in which a time has less than four digits before the point.
+_UNITS = ((1e6, "µs"), (1e3, "ms"), (1, "s"))
 _HEADINGS = ("case", "ours: median (min–max)", "peer: median (min–max)", "ratio", "goal", "")
 
 
@@ -47,7 +49,7 @@ def bounded(case: str, values: Sequence[float], goal: str, *, at_most: float) ->
 
 def seconds(values: Sequence[float]) -> str:
     """The median and what it lies between."""
-    scale, unit = (1000, "ms") if max(values) < 1 else (1, "s")
+    scale, unit = next((each for each in _UNITS if max(values) * each[0] < 1000), _UNITS[-1])
     median, least, most = (f"{value * scale:.3g}" for value in _summary(values))
     return f"{median} {unit}" if len(values) == 1 else f"{median} {unit} ({least}–{most})"
 

@@ -7,7 +7,6 @@ import errno
 import gc
 import json
 import os
-import select
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.check and arguments.json:
             return _examine(arguments.config)
-        _check_python()
+        from imgstored.eventloop import trial
+
+        trial.waits_by()
         settings = config.load(*arguments.config)
         if arguments.check:
             from imgstored.specs import check
@@ -103,8 +104,11 @@ def exit_status(error: ImgstoreError) -> int:
 
 def _examine(files: Sequence[Path]) -> int:
     """What `imgctl doctor` asks for where no daemon answers. Starts nothing; returns 1 if anything fails."""
+    from imgstored.eventloop import trial
+
     try:
-        _check_python()
+        # All checks run in trio.
+        trial.waits_by()
     except ConfigError as error:
         python = {"check": "python", "status": "fail", "seen": error.message, "hint": error.hint}
         found: dict[str, Any] = {"version": __version__, "running": False, "findings": [python]}
@@ -117,16 +121,6 @@ def _examine(files: Sequence[Path]) -> int:
         found = examined(files)
     sys.stdout.write(json.dumps(found) + "\n")
     return int(any(finding["status"] == "fail" for finding in found["findings"]))
-
-
-def _check_python() -> None:
-    """Raises `ConfigError` where trio cannot be imported, which it says only by a traceback."""
-    if not hasattr(select, "epoll") and not hasattr(select, "kqueue"):
-        raise ConfigError(
-            f"{sys.executable} was built without epoll, and imgstored cannot wait without it",
-            hint="some illumos distributions leave epoll out of their Python packages: use a CPython built"
-            " from its own source there, without --disable-epoll and without the distribution's patches",
-        )
 
 
 def _in_background() -> int:

@@ -31,6 +31,7 @@ from imgstored.create.maker import Maker
 from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
+from imgstored.descriptors import raise_limit
 from imgstored.doctor.services import OwnHost
 from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.metrics import open_metrics
@@ -44,6 +45,7 @@ from imgstored.rpc.server import Server
 from imgstored.sources.sourcebook import SourceBook
 from imgstored.specs import (
     check,
+    descriptors,
     install_limits,
     metrics_address,
     platform,
@@ -83,6 +85,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     check(settings)
     log.set_up(settings.log, secrets(settings))
     log.take_all()
+    raise_limit(descriptors(settings))
     try:
         files = [file.absolute() for file in files]
         trio.run(_main, settings, files, notifier, strict_exception_groups=True)

@@ -15,8 +15,9 @@ import structlog
 import trio
 
 from imgstored import __version__, config, log
+from imgstored.descriptors import raise_limit
 from imgstored.errors import ImgstoreError
-from imgstored.specs import install_limits, secrets, socket_limits, source_specs
+from imgstored.specs import descriptors, install_limits, secrets, socket_limits, source_specs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -119,6 +120,7 @@ async def _reload(files: Sequence[Path], parts: Parts) -> None:
     parts.installer.reconfigure(install_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
     log.set_up(settings.log, secrets(settings))
+    raise_limit(descriptors(settings))
     logger.info("read the configuration again", files=[str(file) for file in files])
 
 

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 
+#: Open files of the daemon itself: logs, databases, locks, what trio waits by; of the view, of metrics, of
+#: sources, of what is made or exported; half of it is spare.
+_OWN_FILES = 256
+#: Of a client: its socket, and the file that it may pass.
+_CLIENT_FILES = 2
+#: Of an import, beside its connections: the spool, pipes to the pool and to a decompressor, locks, notes.
+_IMPORT_FILES = 16
+#: Of a pool: /dev/zfs, or folders and files that are looked at.
+_POOL_FILES = 8
+
 #: Characters. What is shorter is in other words, too.
 _MIN_SECRET = 6
 
@@ -120,6 +130,17 @@ def install_limits(settings: Config) -> InstallLimits:
             memory=limits.decoder_memory_mib * _MIB,
             window=limits.decoder_memory_mib * _MIB,
         ),
+    )
+
+
+def descriptors(settings: Config) -> int:
+    """How many files the daemon may have open if all that the limits allow happens at once."""
+    limits = settings.limits
+    return (
+        _OWN_FILES
+        + limits.clients * _CLIENT_FILES
+        + limits.imports * (limits.connections + _IMPORT_FILES)
+        + len(settings.pools) * _POOL_FILES
     )
 
 

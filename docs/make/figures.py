@@ -76,11 +76,13 @@ def table(rows: Rows, bench: str) -> str:
 
 
 def summary(rows: Rows) -> str:
-    """What the README shows: of each case the first row, against imgadm's way if there is one."""
+    """What the README shows: the first row of each case with a goal, against imgadm's way if there is one."""
     first = {row[0]: row for row in reversed(rows["bench"])}
     lines = ["| what | ours | measured against | goal |", "| --- | --- | --- | --- |"]
     for case in dict.fromkeys(row[0] for row in rows["bench"]):
         _, ours, peer, ratio, goal, verdict = first[case]
+        if not goal:
+            continue
         theirs = re.sub(r" \([^)]*\)", "", peer)
         against = f"{theirs}: {ratio}" if peer else ""
         lines.append(f"| {case} | {re.sub(r' [(][^)]*[)]', '', ours)} | {against} | {goal} {verdict} |")
@@ -115,7 +117,7 @@ def plot(rows: Rows, bench: str) -> str:
 
 def _subject(row: list[str]) -> tuple[str, str]:
     """A row's case, and whom it is measured against."""
-    return row[0], re.sub(r"[\d.]+ (?:ms|s)(?: \([^)]*\))?", "", row[2]).strip()
+    return row[0], re.sub(r"[\d.]+ (?:µs|ms|s)(?: \([^)]*\))?", "", row[2]).strip()
 
 
 def _time(cell: str) -> _Time | None:

@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from imgstored import __version__
-from imgstored.doctor import folders, host, pools, sources, view
+from imgstored.doctor import folders, host, pools, runtime, sources, view
 from imgstored.doctor.finding import Finding
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ class Doctor:
         blocking = self._in_thread
         return [
             Check("configuration", blocking(host.configuration)),
-            Check("python", blocking(host.python)),
+            Check("python", blocking(runtime.python)),
             Check("privileges", blocking(host.privileges)),
+            Check("descriptors", blocking(runtime.descriptors)),
             Check("state", blocking(folders.state)),
             Check("space", blocking(folders.space)),
             *(

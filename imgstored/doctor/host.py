@@ -1,12 +1,9 @@
-"""The process and what is installed on the host. All of it blocks briefly."""
+"""Privileges, the configuration, and what is installed on the host. All of it blocks briefly."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import platform
-import select
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -67,15 +64,6 @@ def configuration(subject: Subject) -> list[Finding]:
     except ImgstoreError as error:
         return [Finding("configuration", "fail", error.message, error.hint)]
     return [Finding("configuration", "ok", names)]
-
-
-def python(_: Subject) -> list[Finding]:
-    """Trio waits by epoll or kqueue, which some builds for illumos lack."""
-    seen = f"Python {platform.python_version()}, {sys.executable}"
-    if hasattr(select, "epoll") or hasattr(select, "kqueue"):
-        return [Finding("python", "ok", seen)]
-    hint = "use a CPython built from its own source there, without --disable-epoll"
-    return [Finding("python", "fail", f"{seen}: built without epoll, and so imgstored cannot start", hint)]
 
 
 def privileges(subject: Subject) -> list[Finding]:

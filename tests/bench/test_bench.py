@@ -21,6 +21,8 @@ CASES = [
     "`imgctl list` with",
     "start with 20 images, view files",
     "clients `ensure` one image",
+    "wake-up with 1 connection, by poll",
+    "wake-up with 3,000 connections, by poll",
 ]
 
 

@@ -33,6 +33,12 @@ def test_less_than_a_second_is_told_in_milliseconds():
     assert seconds([12.345]) == "12.3 s"
 
 
+def test_less_than_a_millisecond_is_told_in_microseconds():
+    assert seconds([0.00004251]) == "42.5 µs"
+    assert seconds([0.0002, 0.0003, 0.00099]) == "300 µs (200–990)"
+    assert seconds([0.0002, 0.001]) == "0.6 ms (0.2–1)"
+
+
 def test_markdown_has_a_heading_and_a_line_for_each_row():
     lines = markdown([Row("one", "1 s"), Row("two", "2 s", reached=True)]).splitlines()
     assert lines[1] == "| --- | --- | --- | --- | --- | --- |"

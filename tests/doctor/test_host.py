@@ -1,9 +1,8 @@
-"""The configuration, Python, privileges, and what is installed."""
+"""The configuration, privileges, and what is installed."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,15 +36,6 @@ def test_a_value_that_only_its_room_refuses(examined):
     (found,) = host.configuration(subject)
     assert found.status == "fail"
     assert "sources[0]" in found.seen
-
-
-def test_python_has_epoll(examined, monkeypatch):
-    (found,) = host.python(examined())
-    assert (found.status, sys.executable in found.seen) == ("ok", True)
-    monkeypatch.delattr(host.select, "epoll")
-    (found,) = host.python(examined())
-    assert found.status == "fail"
-    assert "--disable-epoll" in found.hint
 
 
 @pytest.mark.parametrize(

@@ -127,13 +127,14 @@ def test_somebody_who_may_only_read(daemon):
     assert ("use sudo" in shown.stdout) == bool(nobody)
 
 
-def test_a_python_without_epoll_is_a_finding(daemon):
+def test_a_python_in_which_trio_does_not_run_is_a_finding():
     program = (
-        "import runpy, select, sys; del select.epoll; sys.argv[0] = 'imgstored';"
-        "runpy.run_module('imgstored', run_name='__main__', alter_sys=True)"
+        "import runpy, select, sys; del select.epoll, select.poll; sys.platform = 'sunos5';"
+        "sys.argv[0] = 'imgstored'; runpy.run_module('imgstored', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "--check", "--json"],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -141,4 +142,5 @@ def test_a_python_without_epoll_is_a_finding(daemon):
     )
     (finding,) = json.loads(done.stdout)["findings"]
     assert (finding["check"], finding["status"], done.returncode) == ("python", "fail", 1)
-    assert "--disable-epoll" in finding["hint"]
+    assert "trio cannot be imported: NotImplementedError" in finding["seen"]
+    assert "select.poll" in finding["hint"]

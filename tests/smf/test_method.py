@@ -62,7 +62,7 @@ class Smf:
 
     def __init__(self, folder: Path, shell: str) -> None:
         self.folder = folder
-        self.shell = shell
+        self.shell: tuple[str, ...] = (shell,)
         self.programs = folder / "programs"
         self.programs.mkdir()
         (folder / "images").mkdir()
@@ -110,7 +110,7 @@ class Smf:
         answer.write_text("".join(f"{line}\n" for line in lines))
         with self.log.open("a") as log:
             return subprocess.run(
-                [self.shell, str(self.method), *arguments],
+                [*self.shell, str(self.method), *arguments],
                 env={
                     **os.environ,
                     "PATH": f"{self.programs}:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -194,6 +194,16 @@ def test_start_refresh_and_stop(smf):
     assert '"stopped"' not in smf.log.read_text()
     assert not smf.socket.exists()
     # It has ended already, as when it has crashed.
+    assert smf.run("stop") == OK
+
+
+def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(smf):
+    """illumos starts it with 256. It is more than imgstored itself would make of it."""
+    smf.shell = ("/bin/sh", "-c", 'ulimit -Sn 256 && ulimit -Hn 3000 && exec "$@"', "sh", *smf.shell)
+    assert smf.run("start") == OK, smf.log.read_text()
+    limits = Path(f"/proc/{smf.started()}/limits").read_text().splitlines()
+    (files,) = [line.split()[3:5] for line in limits if line.startswith("Max open files")]
+    assert files == ["3000", "3000"]
     assert smf.run("stop") == OK
 
 

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 from imgctl import Client, RemoteError
 
+from tests.support.waits_by import WAITS_BY, has_epoll
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 CHAIN_BASE = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -23,14 +26,23 @@ ZVOL = "11111111-aaaa-4bbb-8ccc-000000000003"
 class Daemon:
     """imgstored as a child process. `folder` keeps its state: another one can go on where it stopped.
 
+    `before` is what runs it: a command that ends with `exec "$@"`.
     `patience` is how many seconds it may take to start, and to stop, on a busy machine.
     """
 
     def __init__(
-        self, folder: Path, *, top: str = "", config: str = "", view: str = "files", patience: float = 30
+        self,
+        folder: Path,
+        *,
+        top: str = "",
+        config: str = "",
+        view: str = "files",
+        patience: float = 30,
+        before: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.patience = patience
+        self._before = before
         self.socket = folder / "imgstored.sock"
         self.images = folder / "images"
         self.log = folder / "imgstored.log"
@@ -66,7 +78,7 @@ class Daemon:
             self.die_at(dies)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *program, "--config", str(self.config_file)],
+                [*self._before, sys.executable, "-m", *program, "--config", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -77,6 +89,7 @@ class Daemon:
                 self.kill()
                 raise RuntimeError(f"imgstored did not start:\n{self.log.read_text()}")
             time.sleep(0.005)
+        assert has_epoll(self.pid) == (WAITS_BY == "epoll"), f"it is to wait by {WAITS_BY}"
 
     def die_at(self, point: str) -> None:
         """Where it dies, if started with `dies`: a point of tests/support/crashing_daemon.py, or ""."""

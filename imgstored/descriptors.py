@@ -1,0 +1,42 @@
+"""How many files the process may have open (RLIMIT_NOFILE, setrlimit(2))."""
+
+from __future__ import annotations
+
+import resource
+
+import structlog
+
+logger = structlog.get_logger(__name__)
+
+#: What to do where the hard limit is too low, which only the system's administrator can raise.
+HINT = (
+    "raise the hard limit (`LimitNOFILE=` of the systemd unit, process.max-file-descriptor on illumos), or"
+    " lower `limits.clients`, `limits.imports` or `limits.connections`"
+)
+
+
+def hard_limit() -> float:
+    """The most that the soft limit can be raised to; infinity where there is none."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return float("inf") if hard == resource.RLIM_INFINITY else hard
+
+
+def raise_limit(needed: int) -> None:
+    """Raises the soft limit to what is needed, at most to the hard one. Never lowers it.
+
+    Logs a warning if the hard limit is too low. Call it before `trio.run`: `select.devpoll` reads the limit
+    when it is made.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < possible:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+        except (OSError, ValueError) as error:
+            logger.warning(
+                "the limit of open files stays", limit=soft, needed=needed, error=str(error), hint=HINT
+            )
+            return
+        logger.info("raised the limit of open files", before=soft, limit=possible)
+    if possible < needed:
+        logger.warning("fewer files may be open than may be needed", limit=hard, needed=needed, hint=HINT)

@@ -1,0 +1,1 @@
+"""What trio waits by on this host, and whether it works."""

@@ -1,0 +1,50 @@
+"""Python, and what its process may have."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import pytest
+
+from imgstored import specs
+from imgstored.doctor import runtime
+from imgstored.errors import ConfigError
+from imgstored.eventloop import trial
+
+
+def test_trio_is_tried(examined):
+    (found,) = runtime.python(examined())
+    assert (found.status, sys.executable in found.seen) == ("ok", True)
+    assert found.seen.endswith(f"; trio waits by {trial.waits_by()}")
+
+
+def test_what_failed_is_said(examined, monkeypatch):
+    def fails():
+        raise ConfigError("trio cannot be imported: ImportError: no", hint="install it")
+
+    monkeypatch.setattr(trial, "waits_by", fails)
+    (found,) = runtime.python(examined())
+    assert (found.status, found.seen, found.hint) == (
+        "fail",
+        "trio cannot be imported: ImportError: no",
+        "install it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("hard", "status", "said"),
+    [
+        (65536, "ok", "65,536 files may be open; 872 are the most at once"),
+        (resource.RLIM_INFINITY, "ok", "any number of files may be open"),
+        (871, "warn", "871 files may be open, and 872 may be needed"),
+        (872, "ok", "872 files may be open"),
+    ],
+)
+def test_descriptors(examined, monkeypatch, hard, status, said):
+    subject = examined()
+    assert specs.descriptors(subject.settings) == 872
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, hard))
+    (found,) = runtime.descriptors(subject)
+    assert (found.status, said in found.seen) == (status, True)
+    assert bool(found.hint) == (status == "warn")
