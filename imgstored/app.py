@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from imgstored import __version__, log
+from imgstored import __version__, log, signals
 from imgstored.care.dry_run import DryRun
 from imgstored.care.history import History
 from imgstored.care.pool_states import PoolStates
@@ -85,7 +85,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     log.take_all()
     try:
         files = [file.absolute() for file in files]
-        trio.run(_main, settings, files, notifier, strict_exception_groups=True)
+        signals.run(_main, settings, files, notifier)
     except BaseExceptionGroup as group:
         error = _first(group)
         if error is None:

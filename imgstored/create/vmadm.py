@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from imgstored import signals
 from imgstored.errors import InternalError, NotSupportedError, VmNotFoundError
 from imgstored.manifest import check_uuid
 from imgstored.manifest.platform import Platform
@@ -117,16 +118,17 @@ def _called(command: list[str], given: str) -> tuple[int, str, str]:
     """A program's exit status, what it says, and its complaints. `given` is its input."""
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
         try:
-            done = subprocess.run(  # noqa: S603  a path from the configuration, and uuids
-                command,
-                input=given.encode(),
-                stdout=said,
-                stderr=words,
-                timeout=_PATIENCE,
-                env={"PATH": "/usr/bin:/usr/sbin:/sbin:/bin", "LC_ALL": "C"},
-                cwd="/",
-                check=False,
-            )
+            with signals.for_child():
+                done = subprocess.run(  # noqa: S603  a path from the configuration, and uuids
+                    command,
+                    input=given.encode(),
+                    stdout=said,
+                    stderr=words,
+                    timeout=_PATIENCE,
+                    env={"PATH": "/usr/bin:/usr/sbin:/sbin:/bin", "LC_ALL": "C"},
+                    cwd="/",
+                    check=False,
+                )
         except subprocess.TimeoutExpired:
             raise InternalError(
                 f"{command[0]} took longer than {_PATIENCE:.0f} seconds",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from imgstored import signals
 from imgstored.errors import ConfigError
 
 log = structlog.get_logger(__name__)
@@ -114,14 +115,15 @@ def _fusermount(place: Path) -> str:
     if program is None:
         return "no fusermount3"
     try:
-        done = subprocess.run(  # noqa: S603 - an absolute path, and a path of the configuration after "--"
-            [program, "-u", "-z", "-q", "--", str(place)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_FUSERMOUNT_LIMIT,
-            check=False,
-        )
+        with signals.for_child():
+            done = subprocess.run(  # noqa: S603 - an absolute path, and a configured one after "--"
+                [program, "-u", "-z", "-q", "--", str(place)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_FUSERMOUNT_LIMIT,
+                check=False,
+            )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return "" if done.returncode == 0 else done.stderr.strip() or f"fusermount3 ended with {done.returncode}"

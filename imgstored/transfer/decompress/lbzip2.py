@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from typing import IO, TYPE_CHECKING
 
+from imgstored import signals
 from imgstored.transfer.decompress.faults import corrupt, cut_short
 from imgstored.transfer.decompress.serial import BLOCK
 
@@ -43,15 +44,16 @@ def decode(feed: Feed, path: str, workers: int) -> Iterator[bytes]:
     """
     with ExitStack() as stack:
         words = stack.enter_context(tempfile.TemporaryFile())
-        process = subprocess.Popen(  # noqa: S603  an absolute path of ours, and no word from outside
-            [path, "--decompress", "--stdout", "-n", str(workers)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            bufsize=0,
-            env={},
-            cwd="/",
-        )
+        with signals.for_child():
+            process = subprocess.Popen(  # noqa: S603  an absolute path of ours, and no word from outside
+                [path, "--decompress", "--stdout", "-n", str(workers)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                bufsize=0,
+                env={},
+                cwd="/",
+            )
         assert process.stdin is not None
         assert process.stdout is not None
         # In reverse: end the program, which ends the feeding thread, and reap it.
