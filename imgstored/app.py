@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from imgstored import __version__, log, signals
+from imgstored import __version__, log, shortage, signals
 from imgstored.care.dry_run import DryRun
 from imgstored.care.history import History
 from imgstored.care.pool_states import PoolStates
@@ -272,7 +272,7 @@ def _load(catalog: Catalog, folder: Path) -> None:
         catalog.load()
     except OSError as error:
         raise ConfigError(
-            f"imgadm: the folder {folder} cannot be used: {error.strerror}",
+            f"imgadm: the folder {folder} cannot be used: {shortage.why(error)}",
             hint="start imgstored as root, or name a folder of your own as `imgadm` in its configuration",
         ) from error
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from imgstored.doctor.finding import Finding
 from imgstored.doctor.folders import unusable
+from imgstored.mounts import mounted_at
 from imgstored.view import mountpoint
 from imgstored.view.plain import MARKER
 
@@ -63,7 +64,7 @@ def view(subject: Subject) -> list[Finding]:
     if not subject.runs:
         return [_to_come(path, names)]
     if subject.view == "fuse":
-        mount = mountpoint.mounted_at(Path(os.path.realpath(path)))
+        mount = mounted_at(Path(os.path.realpath(path)))
         if mount is None:
             hint = "somebody unmounted it; a restart of imgstored mounts it again"
             return [Finding("view", "fail", f"nothing is mounted at {path}", hint)]
@@ -91,7 +92,7 @@ def _dead(subject: Subject, path: Path) -> Finding:
 
 def _to_come(path: Path, names: list[str]) -> Finding:
     ours = os.path.lexists(path / os.fsdecode(MARKER))
-    mount = mountpoint.mounted_at(Path(os.path.realpath(path)))
+    mount = mounted_at(Path(os.path.realpath(path)))
     if mount is not None and mount.kind == "fuse.imgstored":
         return Finding("view", "ok", f"another imgstored, which runs, shows it at {path}")
     if mount is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from imgstored import shortage
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def listen(path: Path, *, mode: int, group_gid: int | None, key: str = "socket.p
             raise
     except OSError as error:
         raise ConfigError(
-            f"{key}: cannot listen at {path}: {error.strerror or error}",
+            f"{key}: cannot listen at {path}: {shortage.why(error)}",
             hint="the folder must exist and be writable for the daemon, and the path shorter than 100 bytes",
         ) from error
 

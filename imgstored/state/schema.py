@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
 
+from imgstored import shortage
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def open_database(path: Path, tables: str, *, hint: str, then: str = "") -> sqli
             db.close()
             raise
     except (sqlite3.Error, OSError) as error:
-        raise ConfigError(f"{path} cannot be used: {error}", hint=hint) from error
+        raise ConfigError(f"{path} cannot be used: {error}{shortage.cause(path)}", hint=hint) from error
     return db
 
 

@@ -1,4 +1,4 @@
-"""An embedded pool that is in a system call as ZFS's are, which a signal would interrupt; and imgstored with one.
+"""An embedded pool in a system call that a signal would interrupt, as ZFS's are; and imgstored with one.
 
 `python -m tests.support.interruptible_pool FOLDER [imgstored's arguments]`. When a receive has its first
 bytes, FOLDER/inside says so, and the call lasts until something is written to the FIFO FOLDER/gate. Then
