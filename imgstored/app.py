@@ -57,7 +57,7 @@ from imgstored.store.installer import Installer
 from imgstored.store.journal import Journal
 from imgstored.store.recorder import Recorders
 from imgstored.store.store import Store
-from imgstored.view import open_view
+from imgstored.view import link, open_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     patience = leaves_after()
-    with owned(Path(settings.state)) as state:
+    with owned(Path(settings.state), passable=settings.view_in_state) as state:
         journal = Journal(state / JOURNAL)
         try:
             with closing(History(state / HISTORY)) as history:
@@ -135,6 +135,8 @@ async def _core(
     catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images")
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
+    if settings.view.link and settings.view.mode != "off":
+        await trio.to_thread.run_sync(link.make, Path(settings.view.link), Path(settings.view.path))
     locks = ImageLocks(settings.imgadm_locks_folder)
     receipts = Receipts(state / "receipts")
     limits = install_limits(settings)

@@ -21,10 +21,16 @@ def why(error: OSError) -> str:
 
     Which of them it is can be seen at the file that the error names; what names none had its file already.
     """
-    named = isinstance(error.filename, str | bytes)
-    if error.errno == errno.ENOSPC and named and free_inodes(Path(os.fsdecode(error.filename))) == 0:
+    place = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "")
+    if error.errno == errno.ENOSPC and place.is_absolute() and free_inodes(place) == 0:
         return _NO_INODES
     return error.strerror or str(error)
+
+
+def explain(error: OSError, place: Path | int) -> None:
+    """Adds to the words of an error in `place` that it is inodes, before what was half made is removed."""
+    if is_full(error):
+        error.strerror = f"{error.strerror}{cause(place)}"
 
 
 def cause(place: Path | int) -> str:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import stat
 import time
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
@@ -40,10 +41,11 @@ ASIDE: Final = ".damaged-"
 
 
 @contextmanager
-def owned(state: Path) -> Iterator[Path]:
+def owned(state: Path, *, passable: bool = False) -> Iterator[Path]:
     """The state folder with its `spool`, for this process alone, and no newer than this daemon.
 
-    Raises `ConfigError` where it cannot be that; a newer daemon's folder is then as it was.
+    `passable`: others get through it to what is theirs to read, and see nothing of it. Raises `ConfigError`
+    where it cannot be that; a newer daemon's folder is then as it was.
     """
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,6 +56,8 @@ def owned(state: Path) -> Iterator[Path]:
         _take(lock, state)
         refuse_newer(state)
         try:
+            if passable:
+                state.chmod(stat.S_IMODE(state.stat().st_mode) | 0o011)
             (state / "spool").mkdir(mode=0o700, exist_ok=True)
             for name in (JOURNAL, HISTORY):
                 _set_aside_if_damaged(state / name)
