@@ -80,8 +80,9 @@ def listen(path: Path, *, mode: int, group_gid: int | None, key: str = "socket.p
             os.close(lock)
             raise
     except OSError as error:
+        shortage.explain(error, path)
         raise ConfigError(
-            f"{key}: cannot listen at {path}: {shortage.why(error)}",
+            f"{key}: cannot listen at {path}: {error.strerror or error}",
             hint="the folder must exist and be writable for the daemon, and the path shorter than 100 bytes",
         ) from error
 

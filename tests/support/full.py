@@ -32,9 +32,9 @@ class FewInodes:
 
 @contextmanager
 def few_inodes(folder: Path, inodes: int = 200) -> Iterator[FewInodes]:
-    """Mounts it at `folder`, which is made; 4 MiB are free."""
+    """Mounts it at `folder`, which is made; 128 MiB are free."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = f"size=4m,nr_inodes={inodes},mode=755"
+    options = f"size=128m,nr_inodes={inodes},mode=755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
     try:
         yield FewInodes(folder)
