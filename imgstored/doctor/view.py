@@ -133,10 +133,12 @@ def _missing(subject: Subject, path: Path) -> Finding:
 
 def _dead(subject: Subject, path: Path) -> Finding:
     if subject.runs:
-        hint = f"`umount -l {path}`, and restart imgstored"
+        hint = f"`{mountpoint.UNMOUNT} {path}`, and restart imgstored"
         return Finding("view", "fail", f"{path} is a mount whose server is gone", hint)
     seen = f"{path} is the mount of a daemon that is gone"
-    return Finding("view", "warn", seen, "the next start takes it over; to be rid of it, `umount -l` it")
+    return Finding(
+        "view", "warn", seen, f"the next start takes it over; to be rid of it, `{mountpoint.UNMOUNT}` it"
+    )
 
 
 def _to_come(path: Path, names: list[str]) -> Finding:

@@ -32,6 +32,8 @@ _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 #: Elsewhere these bits mean something else.
 _FLAGS = _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW if sys.platform == "linux" else 0
+#: The command that gets rid of a mount whose server does not answer.
+UNMOUNT = "umount -l" if sys.platform == "linux" else "umount -f"
 #: Dead mounts that lie on each other.
 _MAX_STACK = 16
 #: What calls on a dead FUSE mount fail with.
@@ -52,7 +54,7 @@ def take_over(path: Path) -> Path:
             )
         log.warning("taking over the mount of a daemon that is gone", path=str(place), kind=mount.kind)
         unmount(place)
-    raise ConfigError(f"too many dead mounts on {place}", hint=f"try `umount -l {place}` as root")
+    raise ConfigError(f"too many dead mounts on {place}", hint=f"try `{UNMOUNT} {place}` as root")
 
 
 def make_empty_folder(place: Path) -> None:
@@ -82,7 +84,7 @@ def unmount(place: Path) -> None:
         cause = _fusermount(place)
         if not cause:
             return
-    raise ConfigError(f"cannot unmount {place}: {cause}", hint=f"try `umount -l {place}` as root")
+    raise ConfigError(f"cannot unmount {place}: {cause}", hint=f"try `{UNMOUNT} {place}` as root")
 
 
 def fusermount() -> str | None:

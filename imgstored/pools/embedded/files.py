@@ -35,10 +35,6 @@ _MAX_BUFFERS = 1024
 _UNABLE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF}
 
 
-#: Not every system has these.
-_pwritev: Callable[[int, Sequence[Any], int], int] | None = getattr(os, "pwritev", None)
-
-
 class Folder:
     """An open folder. Raises `OSError`."""
 
@@ -144,8 +140,8 @@ def write_all(fd: int, buffers: Sequence[Any], offset: int) -> int:
     waiting.reverse()
     while waiting:
         # The next buffers are at the end of the list, where taking them away is cheap.
-        if _pwritev is not None:
-            written = _pwritev(fd, waiting[: -_MAX_BUFFERS - 1 : -1], offset)
+        if hasattr(os, "pwritev"):
+            written = os.pwritev(fd, waiting[: -_MAX_BUFFERS - 1 : -1], offset)
         else:
             written = os.pwrite(fd, waiting[-1], offset)
         offset += written
