@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from imgstored import __version__, log
+from imgstored import __version__, log, shortage, signals
 from imgstored.care.dry_run import DryRun
 from imgstored.care.history import History
 from imgstored.care.pool_states import PoolStates
@@ -59,7 +59,7 @@ from imgstored.store.installer import Installer
 from imgstored.store.journal import Journal
 from imgstored.store.recorder import Recorders
 from imgstored.store.store import Store
-from imgstored.view import open_view
+from imgstored.view import link, open_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     raise_limit(descriptors(settings))
     try:
         files = [file.absolute() for file in files]
-        trio.run(_main, settings, files, notifier, strict_exception_groups=True)
+        signals.run(_main, settings, files, notifier)
     except BaseExceptionGroup as group:
         error = _first(group)
         if error is None:
@@ -98,7 +98,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     patience = leaves_after()
-    with owned(Path(settings.state)) as state:
+    with owned(Path(settings.state), passable=settings.view_in_state) as state:
         journal = Journal(state / JOURNAL)
         try:
             with closing(History(state / HISTORY)) as history:
@@ -138,6 +138,8 @@ async def _core(
     catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images")
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
+    if settings.view.link and settings.view.mode != "off":
+        await trio.to_thread.run_sync(link.make, Path(settings.view.link), Path(settings.view.path))
     locks = ImageLocks(settings.imgadm_locks_folder)
     receipts = Receipts(state / "receipts")
     limits = install_limits(settings)
@@ -275,7 +277,7 @@ def _load(catalog: Catalog, folder: Path) -> None:
         catalog.load()
     except OSError as error:
         raise ConfigError(
-            f"imgadm: the folder {folder} cannot be used: {error.strerror}",
+            f"imgadm: the folder {folder} cannot be used: {shortage.why(error)}",
             hint="start imgstored as root, or name a folder of your own as `imgadm` in its configuration",
         ) from error
 

@@ -23,6 +23,8 @@ _ON_ILLUMOS = sys.platform.startswith("sunos")
 
 _RUN = "/var/run" if _ON_ILLUMOS else "/run"
 _STATE = "/var/imgstored" if _ON_ILLUMOS else "/var/lib/imgstored"
+#: SmartOS makes `/` anew at each boot, a RAM disk with few inodes; `/var` is a dataset.
+_VIEW, _VIEW_LINK = ("/var/imgstored/images", "/images") if _ON_ILLUMOS else ("/images", "")
 #: imgadm's own folders, on every system.
 _IMGADM, _IMGADM_LOCKS = "/var/imgadm", "/var/run"
 
@@ -74,7 +76,10 @@ class ViewTable(_Table, frozen=True):
 
     #: `"fuse"`, `"files"` (plain read-only files), `"off"`; `"auto"` is FUSE where there is FUSE, else files
     mode: Literal["auto", "fuse", "files", "off"] = "auto"
-    path: str = "/images"  #: where the tree is
+    path: str = _VIEW  #: where the tree is; illumos: `/var/imgstored/images`
+    #: a symbolic link to it, which each start makes unless something else is there; `""`: none; illumos:
+    #: `/images`
+    link: str = _VIEW_LINK
 
 
 class SourceTable(_Table, frozen=True):
@@ -187,6 +192,12 @@ class Config(_Table, frozen=True):
         return Path(_IMGADM_LOCKS) if self._has_zfs else Path(self.state, "locks")
 
     @property
+    def view_in_state(self) -> bool:
+        """Whether the view, which is for everybody, is in the state folder, which is not."""
+        within = Path(os.path.normpath(self.view.path)).is_relative_to(os.path.normpath(self.state))
+        return within and self.view.mode != "off"
+
+    @property
     def _has_zfs(self) -> bool:
         return any(table.type == "zfs" for table in self.pools)
 
@@ -269,6 +280,7 @@ def _check_paths(config: Config) -> None:
         **{f"{key}.path": table.path for key, table in keyed_pools(config)},
         "socket.path": config.socket.path,
         "view.path": config.view.path,
+        "view.link": config.view.link or None,
     }
     for key, path in paths.items():
         if path is not None and (not path.startswith("/") or "\0" in path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
+from imgstored import shortage
 from imgstored.care.differences import changed_fields, original_snapshot
 from imgstored.care.vacuum import Candidate, Rule, plan
 from imgstored.errors import (
@@ -164,7 +165,7 @@ class Upkeep:
             self._catalog.rewrite_manifest(pool, manifest.uuid, manifest.document, public(found.source.url))
         except OSError as error:
             raise PoolError(
-                f"the manifest of image {manifest.uuid} cannot be written: {error.strerror}",
+                f"the manifest of image {manifest.uuid} cannot be written: {shortage.why(error)}",
                 hint="look at the file system of imgadm's folder",
             ) from error
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from imgstored import shortage
 from imgstored.care.verdict import Manifest, Verdict, verdict
 from imgstored.catalog.manifest_files import MISSING
 from imgstored.catalog.receipts import receipt_of
@@ -193,7 +194,7 @@ class Verifier:
             self._host.receipts.write(pool, uuid, receipt)
         except OSError as error:
             raise PoolError(
-                f"what image {uuid} is cannot be written down: {error.strerror}",
+                f"what image {uuid} is cannot be written down: {shortage.why(error)}",
                 hint="look at the file system with the daemon's state",
             ) from error
 

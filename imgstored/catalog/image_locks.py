@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from imgstored import shortage
 from imgstored.errors import ConfigError, PoolError
 from imgstored.manifest import check_uuid
 
@@ -30,7 +31,6 @@ _PATIENCE: Final = 1.0
 
 #: Somebody else has it; the last two also say that the kernel has no room for one lock more.
 _LOCKED: Final = frozenset({errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOLCK})
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class ImageLocks:
@@ -121,9 +121,9 @@ class ImageLocks:
             os.close(self._taken.pop(uuid))
 
     def _unusable(self, error: OSError, path: Path | None = None) -> ConfigError | PoolError:
-        if error.errno in _FULL:
+        if shortage.is_full(error):
             return PoolError(
-                f"no room for the lock file {path or self._folder}: {error.strerror}",
+                f"no room for the lock file {path or self._folder}: {shortage.why(error)}",
                 hint="make room on the file system that it is on",
             )
         what = f"the folder {self._folder}" if path is None else f"the lock file {path}"

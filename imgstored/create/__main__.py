@@ -18,6 +18,7 @@ import time
 import uuid as uuids
 from typing import TYPE_CHECKING, Any, Final
 
+from imgstored import shortage
 from imgstored.create.compress import compressed
 from imgstored.create.events import ManifestMade, Sending
 from imgstored.create.manifest import (
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BrokenPipeError, KeyboardInterrupt):
         return 1
     except OSError as error:
-        wrong = FileSystemError(f"{error.filename or arguments.disk}: {error.strerror}")
+        wrong = FileSystemError(f"{error.filename or arguments.disk}: {shortage.why(error)}")
         _say({"error": wrong.as_wire()})
         return 1
     _say({"result": result})

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import trio
 
+from imgstored import shortage
 from imgstored.create.events import Inheriting, Making, ManifestMade, Sending
 from imgstored.create.job import MAX_JOBS, in_thread, running
 from imgstored.create.manifest import (
@@ -32,9 +33,11 @@ from imgstored.create.manifest import (
 from imgstored.create.output import Output, pour
 from imgstored.create.prepare import SNAPSHOT, Patience, Preparation
 from imgstored.errors import (
+    FileSystemError,
     ImageNotInstalledError,
     ImgstoreError,
     MaxOriginDepthError,
+    NoSpaceError,
     NotSupportedError,
     OriginHasNoFinalSnapshotError,
     PoolError,
@@ -281,10 +284,17 @@ class Maker:
             "vm": None if prepared is None else prepared.uuid,
             "running": prepared is not None and prepared.state != "stopped",
         }
-        self._notes.mkdir(mode=0o700, parents=True, exist_ok=True)
         note = self._notes / f"{mark}.json"
-        with note.open("x") as file:
-            json.dump(told, file)
+        try:
+            self._notes.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with note.open("x") as file:
+                json.dump(told, file)
+        except OSError as error:
+            kind = NoSpaceError if shortage.is_full(error) else FileSystemError
+            raise kind(
+                f"what is to be undone cannot be written down: {shortage.why(error)}",
+                hint="look at the file system with the daemon's state",
+            ) from error
         try:
             yield
         except BaseException:

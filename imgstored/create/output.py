@@ -10,6 +10,7 @@ import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from imgstored import shortage
 from imgstored.create.compress import compressed
 from imgstored.errors import FileSystemError, NoSpaceError, UsageError
 
@@ -64,7 +65,7 @@ class Output:
 
     def failed(self, error: OSError) -> FileSystemError | NoSpaceError:
         """What it means that the file could not be written."""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if shortage.is_full(error) or error.errno == errno.EFBIG:
             return NoSpaceError(f"there is no room left for {self.path}", hint="write it to another place")
         return FileSystemError(f"{self.path} cannot be written: {error.strerror}")
 

@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from imgstored import shortage, signals
 from imgstored.errors import InternalError, NotSupportedError, VmNotFoundError
 from imgstored.manifest import check_uuid
 from imgstored.manifest.platform import Platform
@@ -115,29 +116,30 @@ class Vmadm:
 
 def _called(command: list[str], given: str) -> tuple[int, str, str]:
     """A program's exit status, what it says, and its complaints. `given` is its input."""
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
-        try:
-            done = subprocess.run(  # noqa: S603  a path from the configuration, and uuids
-                command,
-                input=given.encode(),
-                stdout=said,
-                stderr=words,
-                timeout=_PATIENCE,
-                env={"PATH": "/usr/bin:/usr/sbin:/sbin:/bin", "LC_ALL": "C"},
-                cwd="/",
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise InternalError(
-                f"{command[0]} took longer than {_PATIENCE:.0f} seconds",
-                hint="look after the machine by hand",
-            ) from None
-        except OSError as error:
-            raise InternalError(f"{command[0]} cannot be run: {error.strerror}") from error
-        said.seek(0)
-        words.seek(0)
-        answer = said.read(_ANSWER).decode("utf-8", "replace")
-        return done.returncode, answer, words.read(_WORDS).decode("utf-8", "replace")
+    try:
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
+            with signals.for_child():
+                done = subprocess.run(  # noqa: S603  a path from the configuration, and uuids
+                    command,
+                    input=given.encode(),
+                    stdout=said,
+                    stderr=words,
+                    timeout=_PATIENCE,
+                    env={"PATH": "/usr/bin:/usr/sbin:/sbin:/bin", "LC_ALL": "C"},
+                    cwd="/",
+                    check=False,
+                )
+            said.seek(0)
+            words.seek(0)
+            answer = said.read(_ANSWER).decode("utf-8", "replace")
+            return done.returncode, answer, words.read(_WORDS).decode("utf-8", "replace")
+    except subprocess.TimeoutExpired:
+        raise InternalError(
+            f"{command[0]} took longer than {_PATIENCE:.0f} seconds",
+            hint="look after the machine by hand",
+        ) from None
+    except OSError as error:
+        raise InternalError(f"{command[0]} cannot be run: {shortage.why(error)}") from error
 
 
 def _failed(command: str, why: str) -> InternalError:

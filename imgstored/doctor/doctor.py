@@ -11,6 +11,7 @@ import trio
 from imgstored import __version__
 from imgstored.doctor import folders, host, pools, runtime, sources, view
 from imgstored.doctor.finding import Finding
+from imgstored.view.mountpoint import UNMOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,7 +76,7 @@ class Doctor:
             ),
             Check("sources", sources.sources),
             Check("fuse", blocking(view.fuse)),
-            Check("view", blocking(view.view), f"as root: `umount -l {subject.settings.view.path}`"),
+            Check("view", blocking(view.view), f"as root: `{UNMOUNT} {subject.settings.view.path}`"),
             Check("imgadm.conf", blocking(folders.imgadm_conf)),
             Check("manifests", blocking(folders.manifests)),
             Check("locks", blocking(folders.locks)),

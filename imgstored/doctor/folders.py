@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from imgstored import shortage
 from imgstored.doctor.finding import Finding, size
 from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.manifest import MAX_LIST, parse
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 #: Below so many bytes, room is soon a matter of one image.
 LITTLE: Final = 2 << 30
+_LOCKS: Final = Path("/proc/locks")
+#: Below so many inodes, room is soon a matter of one image. Each takes some ten.
+_FEW: Final = 200
 #: Names that are told of many.
 _SHOWN: Final = 5
 _DAY: Final = 86400.0
@@ -167,11 +171,11 @@ def locks(subject: Subject) -> list[Finding]:
 def _holders() -> dict[int, str]:
     """Who has a POSIX lock on which inode, as Linux tells (proc_locks(5)); elsewhere nobody is known."""
     try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
+        lines = _LOCKS.read_bytes().splitlines()
+        fields = (line.decode().split() for line in lines)
+        return {int(f[5].rsplit(":", 1)[1]): f[4] for f in fields if len(f) >= 8 and f[1] == "POSIX"}
+    except (OSError, ValueError, IndexError):
         return {}
-    fields = (line.split() for line in lines)
-    return {int(f[5].rsplit(":", 1)[1]): f[4] for f in fields if len(f) >= 8 and f[1] == "POSIX"}
 
 
 # -- in common -----------------------------------------------------------------------------------------------
@@ -192,7 +196,18 @@ def unusable(folder: Path) -> str | None:
 def room(check: str, folder: Path, min_free: int) -> Finding:
     """How much is free on a folder's file system."""
     status = os.statvfs(folder)
-    return rated(check, f"in {folder}", status.f_bavail * status.f_frsize, min_free)
+    found = rated(check, f"in {folder}", status.f_bavail * status.f_frsize, min_free)
+    return found if found.status == "fail" else few_inodes(check, folder) or found
+
+
+def few_inodes(check: str, folder: Path) -> Finding | None:
+    """Where there is room for few more files, however small, or for none."""
+    free = shortage.free_inodes(folder)
+    if free is None or free >= _FEW:
+        return None
+    hint = "remove files that nobody needs from that file system"
+    seen = f"{free} free inodes in {folder}: so many files more, and there is no room"
+    return Finding(check, "warn" if free else "fail", seen if free else f"no free inodes in {folder}", hint)
 
 
 def rated(check: str, where: str, free: int, min_free: int) -> Finding:

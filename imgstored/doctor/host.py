@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from imgstored import config, specs
 from imgstored.doctor.finding import Finding
+from imgstored.doctor.privileges import lacking
 from imgstored.errors import ImgstoreError
 
 if TYPE_CHECKING:
     from imgstored.doctor.finding import Status
     from imgstored.doctor.subject import Subject
 
-#: proc(5): what the process may do.
-_PROCESS: Final = Path("/proc/self/status")
-#: capabilities(7): mounts, and all that ZFS asks for.
-_CAP_SYS_ADMIN: Final = 21
+#: What gives a service what ZFS asks for.
+_GRANT: Final = (
+    "add them to `privileges` of the SMF manifest; in a zone, to the zone's `limit_priv`"
+    if sys.platform.startswith("sunos")
+    else "give the container or the service CAP_SYS_ADMIN, and the device /dev/zfs"
+)
 
 #: Where programs are looked for, never in PATH.
 _FOLDERS: Final = (
@@ -75,25 +78,13 @@ def privileges(subject: Subject) -> list[Finding]:
             hint = "run it as root: `zfs allow` cannot delegate channel programs, by which it looks at a pool"
             return [Finding("privileges", "fail", f"{seen}, and a pool is ZFS", hint)]
         return [Finding("privileges", "ok", f"{seen}; the pools are embedded ones, which need no more")]
-    missing = _lacks_admin()
+    missing = ", ".join(lacking())
     if missing and has_zfs:
-        hint = "give the container or the service CAP_SYS_ADMIN, and the device /dev/zfs"
-        return [Finding("privileges", "fail", "root, but without CAP_SYS_ADMIN: ZFS refuses it", hint)]
-    if missing:
-        hint = "the view can be plain files (`view.mode`); to mount it, give the container CAP_SYS_ADMIN"
-        return [
-            Finding("privileges", "warn", "root, but without CAP_SYS_ADMIN: nothing can be mounted", hint)
-        ]
+        return [Finding("privileges", "fail", f"root, but without {missing}: ZFS refuses it", _GRANT)]
+    if missing and sys.platform == "linux":
+        hint = f"the view can be plain files (`view.mode`); to mount it, give the container {missing}"
+        return [Finding("privileges", "warn", f"root, but without {missing}: nothing can be mounted", hint)]
     return [Finding("privileges", "ok", "root")]
-
-
-def _lacks_admin() -> bool:
-    try:
-        lines = _PROCESS.read_text().splitlines()
-    except OSError:
-        return False  # no Linux: root is root
-    mask = next((line.split()[1] for line in lines if line.startswith("CapEff:")), None)
-    return mask is not None and not int(mask, 16) >> _CAP_SYS_ADMIN & 1
 
 
 def extras(_: Subject) -> list[Finding]:

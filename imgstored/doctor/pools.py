@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING, Final
 
+from imgstored import signals
 from imgstored.doctor.finding import Finding
 from imgstored.doctor.folders import nearest, rated, room, unusable
 from imgstored.doctor.host import program
@@ -65,15 +66,16 @@ def zpool_findings(check: str, name: str, zpool: str | None = None) -> list[Find
     if path is None:
         return []
     try:
-        done = subprocess.run(  # noqa: S603 - a path of the system, and a name that the configuration checked
-            [path, "get", "-H", "-o", "property,value", ",".join(_PROPERTIES), name],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_LIMIT,
-            check=False,
-        )
+        with signals.for_child():
+            done = subprocess.run(  # noqa: S603 - a path of the system, and a name that was checked
+                [path, "get", "-H", "-o", "property,value", ",".join(_PROPERTIES), name],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_LIMIT,
+                check=False,
+            )
     except (OSError, subprocess.TimeoutExpired) as error:
         why = "no answer" if isinstance(error, subprocess.TimeoutExpired) else str(error)
         return [Finding(check, "warn", f"`zpool get` failed: {why}", "see `zpool status`")]

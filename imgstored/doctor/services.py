@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgstored import config, specs
+from imgstored import config, signals, specs
 from imgstored.config import Config
 from imgstored.doctor.subject import Subject
 from imgstored.errors import ImgstoreError
@@ -44,7 +44,7 @@ class OwnHost:
 def examined(files: Sequence[Path]) -> dict[str, Any]:
     """The same of a host on which no daemon runs. Nothing is made or changed. Blocks for some seconds."""
     settings = _loaded(tuple(files), Config())
-    return trio.run(_doctor().examine, Subject(settings, tuple(files)))
+    return signals.run(_doctor().examine, Subject(settings, tuple(files)))
 
 
 def _doctor() -> Doctor:

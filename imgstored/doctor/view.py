@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from imgstored.doctor.finding import Finding
-from imgstored.doctor.folders import unusable
-from imgstored.view import mountpoint
+from imgstored.doctor.folders import few_inodes, nearest, unusable
+from imgstored.mounts import holding, mounted, mounted_at
+from imgstored.view import link, mountpoint
 from imgstored.view.plain import MARKER
 
 if TYPE_CHECKING:
     from imgstored.doctor.finding import Status
     from imgstored.doctor.subject import Subject
+    from imgstored.mounts import Mount
 
 _INSTALL: Final = "install fuse3, and `pip install 'imgstore[fuse]'`; `view.mode = \"files\"` needs neither"
+_OTHER_LINK: Final = 'set `view.link` to another path, or to "" for none'
 _DEVICE: Final = Path("/dev/fuse")
 
 
@@ -47,7 +51,11 @@ def _lacking() -> list[str]:
 
 
 def view(subject: Subject) -> list[Finding]:
-    """Whether what is to be seen there is there."""
+    """Whether what is to be seen there is there, and may be there."""
+    return [*_shown(subject), *_link(subject), *_place(subject)]
+
+
+def _shown(subject: Subject) -> list[Finding]:
     mode, path = subject.settings.view.mode, Path(subject.settings.view.path)
     if mode == "off":
         return [Finding("view", "ok", 'there is none: `view.mode` is "off"')]
@@ -63,12 +71,54 @@ def view(subject: Subject) -> list[Finding]:
     if not subject.runs:
         return [_to_come(path, names)]
     if subject.view == "fuse":
-        mount = mountpoint.mounted_at(Path(os.path.realpath(path)))
+        mount = mounted_at(Path(os.path.realpath(path)))
         if mount is None:
             hint = "somebody unmounted it; a restart of imgstored mounts it again"
             return [Finding("view", "fail", f"nothing is mounted at {path}", hint)]
         return [Finding("view", "ok", f"mounted at {path} ({mount.kind}), and answers")]
     return [Finding("view", "ok", f"plain files in {path}")]
+
+
+def _link(subject: Subject) -> list[Finding]:
+    """Of the link to it only what is wrong: the next start makes it anew."""
+    table = subject.settings.view
+    if table.mode == "off" or not table.link:
+        return []
+    try:
+        found = link.state_of(Path(table.link), Path(table.path))
+    except OSError as error:
+        return [Finding("view", "warn", f"{table.link}: {error.strerror}", _OTHER_LINK)]
+    if found == "taken":
+        seen = f"{table.link} is no link to {table.path}, and is left alone"
+        return [Finding("view", "warn", seen, f"remove it, and restart imgstored; or {_OTHER_LINK}")]
+    if found == "absent" and subject.runs:
+        return [Finding("view", "warn", f"the link {table.link} is not there", "a restart makes it again")]
+    return []
+
+
+def _place(subject: Subject) -> list[Finding]:
+    """Plain files take inodes, some five an image, which a RAM disk has few of; a mount takes none."""
+    table = subject.settings.view
+    wanted = table.mode == "files" or (table.mode == "auto" and bool(_lacking()))
+    if not (subject.view == "files" if subject.runs else wanted):
+        return []
+    findings = []
+    try:
+        place = Path(os.path.realpath(table.path))
+        mount = holding(place, mounted())
+        if mount is not None and _is_ram_disk(mount):
+            seen = f"{table.path} is on the RAM disk {mount.source}, which has few inodes and is not kept"
+            hint = "set `view.path` to a dataset's folder, as /var/imgstored/images, and `view.link` to this"
+            findings.append(Finding("view", "warn", seen, hint))
+        few = few_inodes("view", nearest(place))
+    except OSError:
+        return findings  # the folder's own finding says it
+    return findings if few is None else [*findings, few]
+
+
+def _is_ram_disk(mount: Mount) -> bool:
+    """The names of ramdisk(4D): SmartOS has `/` on /devices/ramdisk:a."""
+    return re.match(r"/dev(ices)?/(pseudo/)?ramdisk\b", mount.source) is not None
 
 
 def _missing(subject: Subject, path: Path) -> Finding:
@@ -83,15 +133,17 @@ def _missing(subject: Subject, path: Path) -> Finding:
 
 def _dead(subject: Subject, path: Path) -> Finding:
     if subject.runs:
-        hint = f"`umount -l {path}`, and restart imgstored"
+        hint = f"`{mountpoint.UNMOUNT} {path}`, and restart imgstored"
         return Finding("view", "fail", f"{path} is a mount whose server is gone", hint)
     seen = f"{path} is the mount of a daemon that is gone"
-    return Finding("view", "warn", seen, "the next start takes it over; to be rid of it, `umount -l` it")
+    return Finding(
+        "view", "warn", seen, f"the next start takes it over; to be rid of it, `{mountpoint.UNMOUNT}` it"
+    )
 
 
 def _to_come(path: Path, names: list[str]) -> Finding:
     ours = os.path.lexists(path / os.fsdecode(MARKER))
-    mount = mountpoint.mounted_at(Path(os.path.realpath(path)))
+    mount = mounted_at(Path(os.path.realpath(path)))
     if mount is not None and mount.kind == "fuse.imgstored":
         return Finding("view", "ok", f"another imgstored, which runs, shows it at {path}")
     if mount is not None:

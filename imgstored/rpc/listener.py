@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from imgstored import shortage
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def listen(path: Path, *, mode: int, group_gid: int | None, key: str = "socket.p
             os.close(lock)
             raise
     except OSError as error:
+        shortage.explain(error, path)
         raise ConfigError(
             f"{key}: cannot listen at {path}: {error.strerror or error}",
             hint="the folder must exist and be writable for the daemon, and the path shorter than 100 bytes",

@@ -10,6 +10,7 @@ import json
 import stat
 from typing import TYPE_CHECKING, Any
 
+from imgstored import shortage
 from imgstored.durable import replace_file
 from imgstored.errors import ClientError, ConfigError
 from imgstored.http.location import public
@@ -139,7 +140,7 @@ class ImgadmConf:
             mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
             replace_file(path, data, mode=mode)
         except OSError as error:
-            raise self._unusable(f"cannot be written: {error.strerror}", hint="") from error
+            raise self._unusable(f"cannot be written: {shortage.why(error)}", hint="") from error
 
     # -- its entries -----------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from imgstored import shortage
 from imgstored.durable import replace_file
 from imgstored.errors import ImgstoreError, InvalidManifestError
 from imgstored.http.location import public
@@ -49,7 +50,12 @@ class KeptLists:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(path, data, mode=0o600)
         except OSError as error:
-            log.warning("a source's list cannot be kept", source=spec.url, path=str(path), error=str(error))
+            log.warning(
+                "a source's list cannot be kept",
+                source=spec.url,
+                path=str(path),
+                error=shortage.why(error),
+            )
 
     def kept(self, spec: SourceSpec) -> tuple[list[Listed], str] | None:
         """The last good list and its time (ISO), or None. A file that is damaged is as good as none."""

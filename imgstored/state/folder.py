@@ -6,13 +6,14 @@ import fcntl
 import json
 import os
 import sqlite3
+import stat
 import time
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from imgstored import __version__
+from imgstored import __version__, shortage
 from imgstored.durable import replace_file
 from imgstored.errors import ConfigError
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA, schema_of
@@ -40,26 +41,29 @@ ASIDE: Final = ".damaged-"
 
 
 @contextmanager
-def owned(state: Path) -> Iterator[Path]:
+def owned(state: Path, *, passable: bool = False) -> Iterator[Path]:
     """The state folder with its `spool`, for this process alone, and no newer than this daemon.
 
-    Raises `ConfigError` where it cannot be that; a newer daemon's folder is then as it was.
+    `passable`: others get through it to what is theirs to read, and see nothing of it. Raises `ConfigError`
+    where it cannot be that; a newer daemon's folder is then as it was.
     """
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise _unusable(error) from error
+        raise _unusable(error, state) from error
     try:
         _take(lock, state)
         refuse_newer(state)
         try:
+            if passable:
+                state.chmod(stat.S_IMODE(state.stat().st_mode) | 0o011)
             (state / "spool").mkdir(mode=0o700, exist_ok=True)
             for name in (JOURNAL, HISTORY):
                 _set_aside_if_damaged(state / name)
             _write_version(state)
         except OSError as error:
-            raise _unusable(error) from error
+            raise _unusable(error, state) from error
         yield state
     finally:
         os.close(lock)
@@ -153,5 +157,10 @@ def _damage(path: Path) -> str | None:
     return None
 
 
-def _unusable(error: OSError) -> ConfigError:
-    return ConfigError(f"state: {error.filename} cannot be used: {error.strerror}", hint=_USE_ANOTHER)
+def _unusable(error: OSError, state: Path) -> ConfigError:
+    if shortage.is_full(error):
+        hint = "make room on the file system that it is on, or name another `state` in the configuration"
+    else:
+        hint = _USE_ANOTHER
+    where = error.filename or state
+    return ConfigError(f"state: {where} cannot be used: {shortage.why(error)}", hint=hint)

@@ -7,9 +7,12 @@ number are one transaction.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
 
+from imgstored import shortage
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,6 +64,12 @@ def open_database(path: Path, tables: str, *, hint: str, then: str = "") -> sqli
             db.close()
             raise
     except (sqlite3.Error, OSError) as error:
+        cause = shortage.cause(path)
+        if cause:
+            # SQLite has other words for it; and it may pass, so that a later start helps.
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            hint = "make room on the file system that it is on"
+            raise ConfigError(f"{path} cannot be used: {error}{cause}", hint=hint) from full
         raise ConfigError(f"{path} cannot be used: {error}", hint=hint) from error
     return db
 

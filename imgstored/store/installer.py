@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from imgstored import shortage
 from imgstored.catalog.catalog import InstalledImage
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import ImgstoreError, InternalError, NoSpaceError, PoolError
@@ -229,7 +230,7 @@ class Installer:
             self._write_receipt(layer)
         except OSError as error:
             raise PoolError(
-                f"the manifest of image {layer.uuid} cannot be written: {error.strerror}",
+                f"the manifest of image {layer.uuid} cannot be written: {shortage.why(error)}",
                 hint="look at the file system of imgadm's folder",
             ) from error
         image = self._catalog.pool(layer.pool).publish(layer.uuid)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from imgstored import shortage
 from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
 from imgstored.state.schema import open_database
 from imgstored.transfer.spool import Spooled
@@ -70,6 +71,7 @@ class Journal:
 
         Raises `ConfigError` where it cannot be used, or a newer daemon has written it.
         """
+        self._path = path
         self._lock = threading.Lock()
         hint = "move it away: unfinished imports then start anew"
         self._db = open_database(path, _TABLES, hint=hint)
@@ -170,7 +172,7 @@ class Journal:
                     raise
                 self._db.execute("COMMIT")
             except sqlite3.OperationalError as error:
-                raise _failure(error) from error
+                raise _failure(error, self._path) from error
 
 
 class FileRanges:
@@ -218,9 +220,12 @@ class FileRanges:
             db.execute(f"DELETE FROM {table} WHERE uuid = ?", (self._uuid,))  # noqa: S608  fixed names
 
 
-def _failure(error: sqlite3.OperationalError) -> ImgstoreError:
-    if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+def _failure(error: sqlite3.OperationalError, path: Path) -> ImgstoreError:
+    # Without inodes it cannot make the files that it has beside the database, and says something else.
+    cause = shortage.cause(path)
+    if error.sqlite_errorcode == sqlite3.SQLITE_FULL or cause:
         return NoSpaceError(
-            "there is no room left for the journal", hint="free space where the daemon keeps its state"
+            f"there is no room left for the journal{cause}",
+            hint="free space where the daemon keeps its state",
         )
     return PoolError(f"the journal cannot be used: {error}", hint="look at the disk with the daemon's state")

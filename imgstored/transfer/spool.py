@@ -6,7 +6,6 @@ written there, so that neither the file nor the journal needs an fsync.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
+from imgstored import shortage
 from imgstored.errors import DownloadError, NoSpaceError
 from imgstored.transfer.plan import MAX_RANGE, MIN_RANGE, range_count, range_size_for
 
@@ -109,7 +109,7 @@ class Spool:
         """
         self._fd = _open_private(self._path)
         known = self._journal.load()
-        with _spool_errors():
+        with _spool_errors(self._path):
             length = os.fstat(self._fd).st_size
             if known is not None and _plausible(known, size, length):
                 self._take_over(known, check)
@@ -136,7 +136,7 @@ class Spool:
             raise DifferentError(size)
         self._clear()
         self.size, self.range_size = size, range_size_for(size)
-        with _spool_errors():
+        with _spool_errors(self._path):
             os.ftruncate(self._fd, size)
         self._journal.begin(size, self.range_size)
 
@@ -197,13 +197,13 @@ class Spool:
         if seen:
             self._compare(offset, data[:seen])
             offset, data = offset + seen, data[seen:]
-        with _spool_errors():
+        with _spool_errors(self._path):
             while data:
                 written = os.pwrite(self._fd, data, offset)
                 offset, data = offset + written, data[written:]
 
     def _compare(self, offset: int, data: memoryview) -> None:
-        with _spool_errors():
+        with _spool_errors(self._path):
             if os.pread(self._fd, len(data), offset) != data:
                 raise DifferentError(offset)
 
@@ -240,7 +240,7 @@ class Spool:
         parts = dict(self._growing)
         if size < max([len(self._digests) * self.range_size, *(part.position for part in parts.values())]):
             raise DifferentError(size)
-        with _spool_errors():
+        with _spool_errors(self._path):
             os.ftruncate(self._fd, size)
         self.size = size
         self._digests |= {index: part.hasher.digest() for index, part in parts.items()}
@@ -337,12 +337,12 @@ def blocks(path: Path, front: Front) -> Iterator[bytes]:
     offset = 0
     if front.wait(0) == 0:
         return
-    with _spool_errors():
+    with _spool_errors(path):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         while (position := front.wait(offset)) > offset:
             while offset < position:
-                with _spool_errors():
+                with _spool_errors(path):
                     data = os.pread(fd, min(BLOCK, position - offset), offset)
                 if not data:
                     raise DownloadError(f"the spool {path} was cut short while it was read")
@@ -355,7 +355,7 @@ def blocks(path: Path, front: Front) -> Iterator[bytes]:
 def _open_private(path: Path) -> int:
     """Opens the spool so that nobody else can read it, or lead it elsewhere by a link."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with _spool_errors():
+    with _spool_errors(path):
         # Non-blocking, so that a FIFO in its place does not hang the daemon.
         fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
     status = os.fstat(fd)
@@ -381,13 +381,14 @@ def _plausible(known: Spooled, size: int | None, length: int) -> bool:
 
 
 @contextmanager
-def _spool_errors() -> Iterator[None]:
+def _spool_errors(path: Path) -> Iterator[None]:
     """Turns the file system's errors into ours."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if shortage.is_full(error):
             raise NoSpaceError(
-                "there is no room left for the download", hint="free space where the daemon keeps its state"
+                f"there is no room left for the download{shortage.cause(path)}",
+                hint="free space where the daemon keeps its state",
             ) from error
         raise DownloadError(f"the spool cannot be used: {error.strerror}") from error

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from imgstored import shortage
+from imgstored.errors import ConfigError
 from imgstored.view.plain import PlainFolder
 from imgstored.view.tree import tree_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from imgstored.catalog.catalog import InstalledImage
@@ -40,13 +42,13 @@ class FilesView:
     ) -> None:
         """Makes the folder what is installed, and keeps it so until cancelled.
 
-        Raises `ConfigError` when the folder cannot be used, and never after it has started.
+        Raises `ConfigError` when the folder cannot be used, and never after it has started. Where there is no
+        room for it, nothing is shown before there is: imports need no view.
         """
         try:
             async with self._one_at_a_time:
                 self._tree = tree_of(images, time.time_ns)
                 await trio.to_thread.run_sync(self._open, self._tree)
-            log.info("shown as files", path=str(self._path), images=len(self._tree.root.entries) - 1)
             task_status.started()
             await trio.sleep_forever()
         finally:
@@ -67,16 +69,39 @@ class FilesView:
                 await self._update(self._tree, self._tree.remove(image))
 
     async def _update(self, tree: Tree, change: Change) -> None:
-        assert self._folder is not None
-        update: Callable[..., None] = self._folder.update
-        await trio.to_thread.run_sync(update, tree, change.paths)
+        await trio.to_thread.run_sync(self._make, tree, change)
+
+    def _make(self, tree: Tree, change: Change) -> None:
+        if self._folder is not None:
+            self._folder.update(tree, change.paths)
+            return
+        try:
+            self._open(tree)
+        except ConfigError as error:
+            log.error("the view shows nothing", path=str(self._path), why=error.message, hint=error.hint)
 
     def _open(self, tree: Tree) -> None:
-        self._folder = PlainFolder(self._path)
-        self._folder.synchronise(tree)
+        """Makes the folder what the tree is. Raises `ConfigError` where more room would not help."""
+        folder = None
+        try:
+            folder = PlainFolder(self._path)
+            folder.synchronise(tree)
+        except BaseException as error:
+            if folder is not None:
+                folder.close()
+            if not isinstance(error, ConfigError) or not _is_full(error):
+                raise
+            log.error("the view shows nothing", path=str(self._path), why=error.message, hint=error.hint)
+            return
+        self._folder = folder
+        log.info("shown as files", path=str(self._path), images=len(tree.root.entries) - 1)
 
     def _close(self) -> None:
         self._tree = None
         if self._folder is not None:
             self._folder.close()
             self._folder = None
+
+
+def _is_full(error: ConfigError) -> bool:
+    return isinstance(error.__cause__, OSError) and shortage.is_full(error.__cause__)

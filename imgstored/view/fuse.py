@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from imgstored.errors import ConfigError
+from imgstored.mounts import mounted_at
 from imgstored.view import mountpoint
 from imgstored.view.operations import Operations
 from imgstored.view.plain import withdraw
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgstored.catalog.catalog import InstalledImage
+    from imgstored.mounts import Mount
     from imgstored.view.tree import Change, Tree
 
 log = structlog.get_logger(__name__)
@@ -115,7 +117,7 @@ class FuseView:
                 hint=f"is there a mount whose server hangs? Try `umount -l {self._path}` as root",
             ) from None
 
-    def _mount(self, tree: Tree, place: Path) -> mountpoint.Mount | None:
+    def _mount(self, tree: Tree, place: Path) -> Mount | None:
         before = set(_fuse_descriptors())
         try:
             pyfuse3.init(Operations(tree), str(place), _options())
@@ -128,13 +130,13 @@ class FuseView:
             # A reader who is killed takes back its question, even one that we have been woken up for; to read
             # it then would block all of us until somebody asks something else.
             os.set_blocking(descriptor, False)
-        return mountpoint.mounted_at(place)
+        return mounted_at(place)
 
-    def _unmount(self, place: Path, mount: mountpoint.Mount | None) -> None:
+    def _unmount(self, place: Path, mount: Mount | None) -> None:
         if self._forgetters.borrowed_tokens == 0:
             pyfuse3.close(unmount=True)
         # pyfuse3 leaves it where the connection to the kernel was broken off from outside.
-        if mount is not None and mountpoint.mounted_at(place) == mount:
+        if mount is not None and mounted_at(place) == mount:
             try:
                 mountpoint.unmount(place)
             except ConfigError as error:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import subprocess
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 
 import structlog
 
+from imgstored import signals
 from imgstored.errors import ConfigError
+from imgstored.mounts import mounted_at
 
 log = structlog.get_logger(__name__)
 
@@ -29,31 +30,14 @@ _MNT_FORCE = 1
 _MNT_DETACH = 2
 #: umount2(2): not where a symbolic link leads to.
 _UMOUNT_NOFOLLOW = 8
+#: Elsewhere these bits mean something else.
+_FLAGS = _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW if sys.platform == "linux" else 0
+#: The command that gets rid of a mount whose server does not answer.
+UNMOUNT = "umount -l" if sys.platform == "linux" else "umount -f"
 #: Dead mounts that lie on each other.
 _MAX_STACK = 16
 #: What calls on a dead FUSE mount fail with.
 DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A mount as the kernel lists it."""
-
-    device: str  #: MAJOR:MINOR, which tells this mount from any other there is
-    kind: str  #: as "ext4" or "fuse.imgstored"
-    source: str
-
-
-def mounted_at(path: Path) -> Mount | None:
-    """The topmost mount at exactly that path (absolute, without links), never waiting for who serves it."""
-    found = None
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        # proc(5): id parent major:minor root mount-point options optional... - type source super-options
-        place, _, what = line.partition(b" - ")
-        fields, kind = place.split(), what.split()
-        if len(fields) > 4 and len(kind) > 1 and _unescaped(fields[4]) == os.fsencode(path):
-            found = Mount(fields[2].decode(), kind[0].decode(), os.fsdecode(_unescaped(kind[1])))
-    return found
 
 
 def take_over(path: Path) -> Path:
@@ -70,7 +54,7 @@ def take_over(path: Path) -> Path:
             )
         log.warning("taking over the mount of a daemon that is gone", path=str(place), kind=mount.kind)
         unmount(place)
-    raise ConfigError(f"too many dead mounts on {place}", hint=f"try `umount -l {place}` as root")
+    raise ConfigError(f"too many dead mounts on {place}", hint=f"try `{UNMOUNT} {place}` as root")
 
 
 def make_empty_folder(place: Path) -> None:
@@ -93,14 +77,14 @@ def unmount(place: Path) -> None:
     """Unmounts, also when somebody is in there. Raises `ConfigError` when that fails."""
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.umount2(os.fsencode(place), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
+        if libc.umount2(os.fsencode(place), _FLAGS) == 0:
             return
         cause = os.strerror(ctypes.get_errno())
     else:
         cause = _fusermount(place)
         if not cause:
             return
-    raise ConfigError(f"cannot unmount {place}: {cause}", hint=f"try `umount -l {place}` as root")
+    raise ConfigError(f"cannot unmount {place}: {cause}", hint=f"try `{UNMOUNT} {place}` as root")
 
 
 def fusermount() -> str | None:
@@ -114,14 +98,15 @@ def _fusermount(place: Path) -> str:
     if program is None:
         return "no fusermount3"
     try:
-        done = subprocess.run(  # noqa: S603 - an absolute path, and a path of the configuration after "--"
-            [program, "-u", "-z", "-q", "--", str(place)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_FUSERMOUNT_LIMIT,
-            check=False,
-        )
+        with signals.for_child():
+            done = subprocess.run(  # noqa: S603 - an absolute path, and a configured one after "--"
+                [program, "-u", "-z", "-q", "--", str(place)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_FUSERMOUNT_LIMIT,
+                check=False,
+            )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return "" if done.returncode == 0 else done.stderr.strip() or f"fusermount3 ended with {done.returncode}"
@@ -134,7 +119,3 @@ def _is_dead(place: Path) -> bool:
     except OSError as error:
         return error.errno in DEAD
     return False
-
-
-def _unescaped(field: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 0xFF]), field)

@@ -16,11 +16,12 @@ import os
 import re
 import shutil
 import stat
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
+from imgstored import shortage
 from imgstored.errors import ConfigError
 from imgstored.manifest.names import UUID
 from imgstored.view import mountpoint
@@ -181,14 +182,21 @@ class PlainFolder:
         if self._is_current(name, image):
             return
         self._delete(_NEW + name)
-        os.mkdir(_NEW + name, 0o700, dir_fd=self._fd)
-        with self._inner(_NEW + name) as folder:
-            for entry in image.entries.values():
-                if isinstance(entry.node, File):
-                    _write(entry.name, entry.node.content, folder)
-                elif isinstance(entry.node, Link):
-                    os.symlink(entry.node.target, entry.name, dir_fd=folder)
-            os.fchmod(folder, 0o555)
+        try:
+            os.mkdir(_NEW + name, 0o700, dir_fd=self._fd)
+            with self._inner(_NEW + name) as folder:
+                for entry in image.entries.values():
+                    if isinstance(entry.node, File):
+                        _write(entry.name, entry.node.content, folder)
+                    elif isinstance(entry.node, Link):
+                        os.symlink(entry.node.target, entry.name, dir_fd=folder)
+                os.fchmod(folder, 0o555)
+        except OSError as error:
+            # The file system may be full, and what is half made has some of it.
+            shortage.explain(error, self._fd)
+            with suppress(OSError):
+                self._delete(_NEW + name)
+            raise
         self._take_away(name)
         os.rename(_NEW + name, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
@@ -217,21 +225,30 @@ class PlainFolder:
 
     def _put_link(self, path: TreePath, link: Link) -> None:
         by_name, name, version = path
-        with self._inner(by_name, make=True) as outer, _inner(outer, name, make=True) as folder:
-            try:
-                there = os.readlink(version, dir_fd=folder)
-            except FileNotFoundError:
-                pass
-            else:
-                if there == link.target:
-                    return
-                if not _TARGET.fullmatch(there):
-                    raise FileExistsError(
-                        errno.EEXIST, "somebody else's, and in the way", os.fsdecode(version)
-                    )
-            self._delete(_NEW_LINK)
-            os.symlink(link.target, _NEW_LINK, dir_fd=self._fd)
-            os.rename(_NEW_LINK, version, src_dir_fd=self._fd, dst_dir_fd=folder)
+        # An image that could not be made is not named either; both are made later.
+        os.stat(link.target.rpartition(b"/")[2], dir_fd=self._fd, follow_symlinks=False)
+        try:
+            with self._inner(by_name, make=True) as outer, _inner(outer, name, make=True) as folder:
+                self._put_link_in(folder, version, link)
+        except OSError as error:
+            shortage.explain(error, self._fd)
+            with suppress(OSError), self._inner(by_name) as outer:
+                os.rmdir(name, dir_fd=outer)  # if it is empty
+            raise
+
+    def _put_link_in(self, folder: int, version: bytes, link: Link) -> None:
+        try:
+            there = os.readlink(version, dir_fd=folder)
+        except FileNotFoundError:
+            pass
+        else:
+            if there == link.target:
+                return
+            if not _TARGET.fullmatch(there):
+                raise FileExistsError(errno.EEXIST, "somebody else's, and in the way", os.fsdecode(version))
+        self._delete(_NEW_LINK)
+        os.symlink(link.target, _NEW_LINK, dir_fd=self._fd)
+        os.rename(_NEW_LINK, version, src_dir_fd=self._fd, dst_dir_fd=folder)
 
     def _drop_link(self, path: TreePath) -> None:
         by_name, name, version = path
@@ -278,7 +295,13 @@ def _opened(path: Path) -> int:
 
 
 def _unusable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"cannot use {path} for the view: {error.strerror}", hint="choose another `view.path`")
+    hint = "choose another `view.path`"
+    if shortage.is_full(error):
+        hint = f"make room on the file system that it is on, or {hint}"
+        return ConfigError(
+            f"cannot use {path} for the view: {error.strerror}{shortage.cause(path)}", hint=hint
+        )
+    return ConfigError(f"cannot use {path} for the view: {error.strerror}", hint=hint)
 
 
 @contextmanager

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 #: Bytes that are read at a time: some of the largest blocks.
 _READ: Final = 1 << 20
 
+#: Not every system has these.
+_SEEK_DATA: Final[int | None] = getattr(os, "SEEK_DATA", None)
+_SEEK_HOLE: Final[int | None] = getattr(os, "SEEK_HOLE", None)
+
 #: First bytes of what is surely no raw disk: what it is, and what to do first.
 _CONVERT: Final = "`qemu-img convert -O raw` makes a raw disk of it"
 _UNPACK: Final = "decompress it first"
@@ -54,25 +58,12 @@ class Disk:
         """
         end = 0
         while end < self.size:
-            start, hole = self._next(end)
+            start, hole = data_after(self.fd, end, self.size)
             # A block with some data is read whole; and a step is made even if the file changes meanwhile.
             start = max(start - start % block_size, end)
             end = max(hole + -hole % block_size, start + block_size)
             for offset in range(start, min(end, self.size), _READ):
                 yield offset, self._read(offset, min(_READ, end - offset, self.size - offset))
-
-    def _next(self, offset: int) -> tuple[int, int]:
-        """Where the next data are, and where they end."""
-        try:
-            start = os.lseek(self.fd, offset, os.SEEK_DATA)
-            return start, os.lseek(self.fd, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return self.size, self.size
-            # Block devices, and some file systems, do not tell.
-            if error.errno in (errno.EINVAL, errno.ENOTSUP):
-                return offset, self.size
-            raise
 
     def _read(self, offset: int, size: int) -> bytes:
         data = os.pread(self.fd, size, offset)
@@ -85,6 +76,25 @@ class Disk:
                 )
             data += more
         return data
+
+
+def data_after(fd: int, offset: int, size: int) -> tuple[int, int]:
+    """Where the next data of a file of `size` bytes begin and end; where nobody tells, all are data.
+
+    Raises `OSError`.
+    """
+    if _SEEK_DATA is None or _SEEK_HOLE is None:
+        return offset, size
+    try:
+        start = os.lseek(fd, offset, _SEEK_DATA)
+        return start, os.lseek(fd, start, _SEEK_HOLE)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size, size
+        # Block devices, and some file systems, do not tell.
+        if error.errno in (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
+            return offset, size
+        raise
 
 
 @contextmanager
@@ -104,7 +114,7 @@ def open_disk(
         stack.callback(os.close, fd)
         kind = os.fstat(fd).st_mode
         if not stat.S_ISREG(kind) and not stat.S_ISBLK(kind):
-            raise UsageError(f"{path} is neither a file nor a block device", hint="name a disk")
+            raise UsageError(f"{path} is {_what(kind)}", hint=_instead(os.fsdecode(path)))
         if not raw:
             format_ = format_of(os.pread(fd, qemu.HEAD, 0))
             if format_ != "raw":
@@ -113,6 +123,19 @@ def open_disk(
         if not size:
             raise UsageError(f"{path} is empty", hint="a disk has at least one byte")
         yield Disk(fd, size)
+
+
+def _what(kind: int) -> str:
+    neither = "neither a file nor a block device"
+    return f"a character device, {neither}" if stat.S_ISCHR(kind) else neither
+
+
+def _instead(path: str) -> str:
+    """Illumos has each disk twice; the character device takes reads of whole sectors only."""
+    for raw, block in (("/dev/zvol/rdsk/", "/dev/zvol/dsk/"), ("/dev/rdsk/", "/dev/dsk/")):
+        if path.startswith(raw):
+            return f"name the block device of the same disk, {block}{path.removeprefix(raw)}"
+    return "name a disk"
 
 
 def format_of(head: bytes) -> qemu.Format:

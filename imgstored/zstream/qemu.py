@@ -17,6 +17,7 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
+from imgstored import signals
 from imgstored.errors import NoSpaceError, UsageError
 from imgstored.zstream.volume import MAX_VOLUME
 
@@ -172,17 +173,18 @@ def _run(command: list[str], *, fds: tuple[int, ...], largest: int, seconds: int
     limits = [str(_MEMORY >> 10), str(-(-largest // 512))]
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
         try:
-            done = subprocess.run(  # noqa: S603  an absolute path of ours, and no word from outside
-                ["/bin/sh", "-c", _LIMITED, "sh", *limits, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=words,
-                pass_fds=fds,
-                timeout=seconds,
-                env={"LC_ALL": "C"},
-                cwd="/",
-                check=False,
-            )
+            with signals.for_child():
+                done = subprocess.run(  # noqa: S603  an absolute path of ours, and no word from outside
+                    ["/bin/sh", "-c", _LIMITED, "sh", *limits, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=words,
+                    pass_fds=fds,
+                    timeout=seconds,
+                    env={"LC_ALL": "C"},
+                    cwd="/",
+                    check=False,
+                )
         except subprocess.TimeoutExpired:
             raise UsageError(f"qemu-img took longer than {seconds} seconds", hint=_HINT) from None
         said.seek(0)

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from imgstored import mounts
 from imgstored.doctor import view
 from imgstored.view.plain import PlainFolder
 
@@ -86,3 +87,62 @@ def test_a_mount_whose_server_is_gone(examined, monkeypatch, facts, status):
     finding = only(view.view(examined(**facts)))
     assert finding.status == status
     assert "umount -l" in finding.hint
+
+
+#: A SmartOS host's mnttab(5).
+MNTTAB = (
+    b"/devices/ramdisk:a\t/\tufs\trw,nologging,dev=1\t17\n"
+    b"zones/var\t/var\tzfs\trw,dev=4510004\t1764000005\n"
+    b"swap\t/tmp\ttmpfs\txattr,dev=8b40002\t1764000000\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "facts", "warned"),
+    [
+        ("/images", "files", {}, True),
+        ("/images", "files", {"pools": {}, "view": "files"}, True),
+        ("/images", "fuse", {"pools": {}, "view": "fuse"}, False),
+        ("/images", "off", {}, False),
+        ("/var/imgstored/images", "files", {}, False),
+        ("/tmp/images", "files", {}, False),
+    ],
+)
+def test_a_view_on_the_ram_disk(examined, monkeypatch, path, mode, facts, warned):
+    monkeypatch.setattr(view, "mounted", lambda: list(mounts.of_mnttab(MNTTAB)))
+    found = view.view(examined(f'[view]\nmode = "{mode}"\npath = "{path}"\n', **facts))
+    on_ram = [finding for finding in found if "RAM disk" in finding.seen]
+    assert [finding.status for finding in on_ram] == (["warn"] if warned else [])
+    assert all("/var/imgstored/images" in finding.hint for finding in on_ram)
+
+
+def test_illumos_has_no_mountinfo_and_that_is_no_fault(examined, monkeypatch, tmp_path):
+    (tmp_path / "mnttab").write_bytes(MNTTAB)
+    lists = ((tmp_path / "mountinfo", mounts.of_mountinfo), (tmp_path / "mnttab", mounts.of_mnttab))
+    monkeypatch.setattr(mounts, "_LISTS", lists)
+    (tmp_path / "images").mkdir()
+    assert only(view.view(examined())).status == "ok"
+
+
+@pytest.mark.parametrize(("free", "status"), [(0, "fail"), (7, "warn"), (100_000, None), (None, None)])
+def test_inodes(examined, monkeypatch, tmp_path, free, status):
+    monkeypatch.setattr(view.few_inodes.__globals__["shortage"], "free_inodes", lambda place: free)
+    (tmp_path / "images").mkdir()
+    found = view.view(examined(f'[view]\nmode = "files"\npath = "{tmp_path}/images"\n'))
+    assert [finding.status for finding in found if "free inodes" in finding.seen] == (
+        [status] if status else []
+    )
+
+
+def test_the_link(examined, tmp_path):
+    text = f'[view]\nmode = "files"\npath = "{tmp_path}/images"\nlink = "{tmp_path}/link"\n'
+    (tmp_path / "images").mkdir()
+    assert only(view.view(examined(text))).status == "ok"
+    _, found = view.view(examined(text, pools={}, view="files"))
+    assert (found.status, "is not there" in found.seen) == ("warn", True)
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    assert only(view.view(examined(text, pools={}, view="files"))).status == "ok"
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").mkdir()
+    _, found = view.view(examined(text))
+    assert (found.status, "left alone" in found.seen) == ("warn", True)

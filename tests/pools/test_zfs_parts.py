@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from imgstored.errors import (
     ConfigError,
@@ -24,6 +22,7 @@ from imgstored.errors import (
     PoolNotFoundError,
     StreamError,
 )
+from imgstored.mounts import Mount
 from imgstored.pools.zfs import ZfsPool, faults, lzc, pipe, programs
 from imgstored.pools.zfs.mounts import places
 from imgstored.pools.zfs.pipe import Inlet, outlet
@@ -183,19 +182,14 @@ def test_properties_that_images_cannot_have(name: str, value: str) -> None:
 
 
 def test_where_a_dataset_is_mounted() -> None:
-    mounted = rb"""tank/a / zfs rw 0 0
-tank/a /with\040space zfs rw 0 0
-tank/ab /b zfs rw 0 0
-tank/a@final /snapshot zfs ro 0 0
-tank/a /fake ext4 rw 0 0
-short
-"""
-    assert list(places("tank/a", mounted)) == [b"/", b"/with space", b"/snapshot"]
-
-
-@given(st.binary())
-def test_any_list_of_mounts(mounted: bytes) -> None:
-    list(places("tank/a", mounted))
+    listed = [
+        Mount("0:1", b"/", "zfs", "tank/a"),
+        Mount("0:1", b"/with space", "zfs", "tank/a"),
+        Mount("0:2", b"/b", "zfs", "tank/ab"),
+        Mount("0:3", b"/snapshot", "zfs", "tank/a@final"),
+        Mount("0:4", b"/fake", "ext4", "tank/a"),
+    ]
+    assert list(places("tank/a", listed)) == [b"/", b"/with space", b"/snapshot"]
 
 
 # -- programs ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import structlog.testing
 import trio
 
 from imgstored.errors import ImageNotFoundError
+from imgstored.rpc import line
 from imgstored.rpc.call import Method
 from imgstored.rpc.limits import Limits, MessageLimits
 from tests.rpc.harness import PATIENCE, connecting, open_files, request, serving
@@ -57,6 +58,7 @@ class Daemon:
     async def read_file(self, call):
         fd = call.take_file()
         try:
+            assert not os.get_inheritable(fd)
             self.read.append(os.pread(fd, 100, 0).decode())
         finally:
             os.close(fd)
@@ -392,6 +394,14 @@ async def test_a_file_is_passed(path, daemon, image):
         await client.pass_files(request(1, "read"), image)
         assert await client.receive() == [1, 1, None, "the image"]
     assert open_files() == before
+
+
+async def test_a_file_is_passed_where_no_flag_closes_it_on_exec(path, daemon, image, monkeypatch):
+    """illumos may lack MSG_CMSG_CLOEXEC; `read` looks whether a program would inherit the file."""
+    monkeypatch.setattr(line, "_CLOSE_ON_EXEC", 0)
+    async with serving(path, daemon.methods), connecting(path) as client:
+        await client.pass_files(request(1, "read"), image)
+        assert await client.receive() == [1, 1, None, "the image"]
 
 
 async def test_a_file_comes_with_the_first_byte_of_a_message_in_pieces(path, daemon, image):

@@ -165,3 +165,20 @@ def test_a_folder_in_a_databases_place_is_named(state, name):
 def test_the_folder_is_for_one_daemon(state):
     with owned(state), pytest.raises(ConfigError, match="another imgstored"), owned(state):
         pass
+
+
+@pytest.mark.parametrize("before", [None, 0o700, 0o755])
+def test_others_get_through_it_where_they_shall(state, before):
+    if before is not None:
+        state.mkdir()
+        state.chmod(before)
+    with owned(state, passable=True):
+        pass
+    assert state.stat().st_mode & 0o777 == (0o755 if before == 0o755 else 0o711)
+    with owned(state):
+        pass
+
+
+def test_nobody_gets_through_it_otherwise(state):
+    opened(state)
+    assert state.stat().st_mode & 0o777 == 0o700

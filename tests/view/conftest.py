@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgstored.view import mountpoint
+from imgstored.mounts import mounted_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,5 +17,5 @@ def place(tmp_path: Path) -> Iterator[Path]:
     """Where the view is; nothing is left mounted there."""
     path = tmp_path / "images"
     yield path
-    while mountpoint.mounted_at(path) is not None:
+    while mounted_at(path) is not None:
         subprocess.run(["umount", "-l", path], check=True)

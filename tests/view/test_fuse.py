@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from imgstored.errors import ConfigError
+from imgstored.mounts import mounted_at
 from imgstored.view import fuse, mountpoint, open_view
 from imgstored.view.fuse import FuseView
 from imgstored.view.operations import Operations
@@ -61,7 +62,7 @@ def read(place, number):
 
 
 def unmounted(place):
-    return mountpoint.mounted_at(place) is None and list(place.iterdir()) == []
+    return mounted_at(place) is None and list(place.iterdir()) == []
 
 
 # -- the place -----------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ async def test_the_mount_of_a_killed_daemon_is_taken_over(place, other, mode):
     async with running(view, [image(2)]):
         assert await aside(read, place, 2) == image(2).manifest
         assert not await aside((place / uuid(1)).exists)
-    assert mountpoint.mounted_at(place) is None
+    assert mounted_at(place) is None
 
 
 async def test_a_live_mount_of_another_is_refused_and_left(place, other):
@@ -148,7 +149,7 @@ async def test_there_is_one_mount_a_process_and_auto_takes_files_then(place, tmp
 
 async def test_it_is_unmounted_at_the_end(place):
     async with running(open_view("fuse", place), [image(1)]):
-        assert mountpoint.mounted_at(place).kind == "fuse.imgstored"
+        assert mounted_at(place).kind == "fuse.imgstored"
     assert unmounted(place)
 
 

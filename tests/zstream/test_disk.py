@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored.errors import NoSpaceError, UsageError
+from imgstored.zstream import disk as disk_module
 from imgstored.zstream import qemu
 from imgstored.zstream.__main__ import main
 from imgstored.zstream.disk import format_of, open_disk
@@ -408,8 +409,31 @@ def test_what_is_no_disk(tmp_path: Path) -> None:
     assert "is empty" in said(tmp_path / "empty")
     assert "neither a file nor a block device" in said(tmp_path / "pipe")
     assert "neither a file nor a block device" in said(tmp_path)
-    assert "neither a file nor a block device" in said("/dev/zero")
+    assert "a character device, neither a file nor a block device" in said("/dev/zero")
     assert "No such file" in said(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("/dev/zvol/rdsk/zones/web/disk0", "/dev/zvol/dsk/zones/web/disk0"),
+        ("/dev/rdsk/c0t0d0p0", "/dev/dsk/c0t0d0p0"),
+        ("/dev/zero", "name a disk"),
+    ],
+)
+def test_the_character_device_of_a_disk(monkeypatch: pytest.MonkeyPatch, name: str, hint: str) -> None:
+    """illumos has them; another character device stands in for what it opens."""
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: real("/dev/zero" if path == name else path, flags))
+    with pytest.raises(UsageError, match="a character device") as caught, open_disk(name):
+        pass
+    assert hint in caught.value.hint
+
+
+def test_where_the_system_has_no_seeking_for_holes(sparse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_module, "_SEEK_DATA", None)
+    found = extents(sparse)
+    assert b"".join(data for _, data in found) == INSIDE
 
 
 def test_not_for_a_terminal(sparse: Path) -> None:

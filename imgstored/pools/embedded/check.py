@@ -16,6 +16,7 @@ from imgstored.pools.embedded.files import BLOCK, read_exactly
 from imgstored.pools.embedded.notes import DISK
 from imgstored.pools.embedded.receiver import fresh_start
 from imgstored.pools.embedded.stored import open_stream
+from imgstored.zstream.disk import data_after
 from imgstored.zstream.reader import StreamReader
 from imgstored.zstream.volume import Free, Volume, VolumeState, Write
 
@@ -144,17 +145,8 @@ def _open_disk(folder: Folder, stack: ExitStack) -> int:
 def _with_data(files: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
     """Where any of the files is no hole, in parts of up to 1 MiB."""
     while start < end:
-        start = max(start, min(_next_data(fd, start, end) for fd in files))
+        start = max(start, min(data_after(fd, start, end)[0] for fd in files))
         stop = min(start + BLOCK, end)
         if start < stop:
             yield start, stop
         start = stop
-
-
-def _next_data(fd: int, position: int, end: int) -> int:
-    try:
-        return os.lseek(fd, position, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a hole to the end of the file
-            return end
-        raise

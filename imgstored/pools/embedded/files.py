@@ -9,10 +9,13 @@ import fcntl
 import functools
 import os
 import stat
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from imgstored import shortage
 from imgstored.errors import NoSpaceError, PoolError
+from imgstored.zstream.disk import data_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -115,14 +118,14 @@ class Folder:
 
 
 @contextmanager
-def told(pool: str, doing: str) -> Iterator[None]:
-    """Turns an `OSError` into `NoSpaceError` or `PoolError`, in words without a path."""
+def told(pool: str, doing: str, place: Path | int) -> Iterator[None]:
+    """Turns an `OSError` in the folder `place` into `NoSpaceError` or `PoolError`, and names no path."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if shortage.is_full(error):
             raise NoSpaceError(
-                f'there is no room left in pool "{pool}" for {doing}',
+                f'there is no room left in pool "{pool}" for {doing}{shortage.cause(place)}',
                 hint="`imgctl delete` an image that is not needed, or give the pool more room",
             ) from error
         raise PoolError(
@@ -137,7 +140,10 @@ def write_all(fd: int, buffers: Sequence[Any], offset: int) -> int:
     waiting.reverse()
     while waiting:
         # The next buffers are at the end of the list, where taking them away is cheap.
-        written = os.pwritev(fd, waiting[: -_MAX_BUFFERS - 1 : -1], offset)
+        if hasattr(os, "pwritev"):
+            written = os.pwritev(fd, waiting[: -_MAX_BUFFERS - 1 : -1], offset)
+        else:
+            written = os.pwrite(fd, waiting[-1], offset)
         offset += written
         while waiting and written >= len(waiting[-1]):
             written -= len(waiting.pop())
@@ -173,17 +179,14 @@ def copy_sparsely(source: int, target: int, start: int, end: int) -> None:
         os.ftruncate(target, end)
     position = start
     while position < min(end, size):
-        try:
-            first = os.lseek(source, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a hole to the end of the file
-                return
-            raise
-        position = min(os.lseek(source, first, os.SEEK_HOLE), end)
+        first, hole = data_after(source, position, size)
+        position = min(hole, end)
         _copy(source, target, first, position)
 
 
 def _cloned(source: int, target: int) -> bool:
+    if sys.platform != "linux":
+        return False
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as error:
@@ -229,6 +232,8 @@ def punch(fd: int, start: int, end: int) -> None:
 
 @functools.cache
 def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    if sys.platform != "linux":
+        return None  # elsewhere a function of that name means something else by these flags
     try:
         function = ctypes.CDLL(None, use_errno=True).fallocate
     except (OSError, AttributeError):

@@ -59,7 +59,7 @@ class EmbeddedPool:
         """Opens the pool, makes it where it is not there, and sweeps up what was half made."""
         self._name = name
         self._lock = threading.Lock()
-        with told(name, "opening it"):
+        with told(name, "opening it", folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._root = Folder.at(folder)
             self._close = weakref.finalize(self, os.close, self._root.fd)
@@ -335,4 +335,4 @@ class EmbeddedPool:
             return occupied(folder)
 
     def _told(self, doing: str) -> contextlib.AbstractContextManager[None]:
-        return told(self._name, doing)
+        return told(self._name, doing, self._root.fd)

@@ -173,7 +173,7 @@ class Receive:
         return image
 
     def _told(self) -> contextlib.AbstractContextManager[None]:
-        return told(self.pool, f"receiving image {self.uuid}")
+        return told(self.pool, f"receiving image {self.uuid}", self.root.fd)
 
 
 def compared(stored: StoredStream, size: int, blocks: Iterator[Buffer]) -> tuple[bool, Iterator[Buffer]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,7 @@ def keep_only(fd: int) -> bool:
     what it closes is closed for itself alone.
     """
     folder = Path("/proc/thread-self/fd")
-    if not folder.is_dir() or ctypes.CDLL(None).unshare(_CLONE_FILES):
+    if sys.platform != "linux" or not folder.is_dir() or ctypes.CDLL(None).unshare(_CLONE_FILES):
         return False
     for link in list(folder.iterdir()):
         number = int(link.name)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from typing import IO, TYPE_CHECKING
 
+from imgstored import signals
 from imgstored.transfer.decompress.faults import corrupt, cut_short
 from imgstored.transfer.decompress.serial import BLOCK
 
@@ -42,16 +42,23 @@ def decode(feed: Feed, path: str, workers: int) -> Iterator[bytes]:
     Closing the iterator ends the program; a `feed` that blocks has to be released first.
     """
     with ExitStack() as stack:
-        words = stack.enter_context(tempfile.TemporaryFile())
-        process = subprocess.Popen(  # noqa: S603  an absolute path of ours, and no word from outside
-            [path, "--decompress", "--stdout", "-n", str(workers)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            bufsize=0,
-            env={},
-            cwd="/",
-        )
+        # Not a file, for which there may be no room. What does not fit into the pipe is lost.
+        words, said = os.pipe()
+        stack.callback(os.close, words)
+        os.set_blocking(said, False)
+        try:
+            with signals.for_child():
+                process = subprocess.Popen(  # noqa: S603  an absolute path of ours, and no word from outside
+                    [path, "--decompress", "--stdout", "-n", str(workers)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    bufsize=0,
+                    env={},
+                    cwd="/",
+                )
+        finally:
+            os.close(said)
         assert process.stdin is not None
         assert process.stdout is not None
         # In reverse: end the program, which ends the feeding thread, and reap it.
@@ -64,11 +71,10 @@ def decode(feed: Feed, path: str, workers: int) -> Iterator[bytes]:
             yield piece
         fed.result()
         if process.wait() != 0:
-            words.seek(0)
-            said = words.read(_WORDS).decode("ascii", "replace")
-            if "unexpected end of file" in said:
+            why = os.read(words, _WORDS).decode("ascii", "replace")
+            if "unexpected end of file" in why:
                 raise cut_short("bzip2", feed.position)
-            raise corrupt("bzip2", said.strip().rpartition(": ")[2] or "it cannot be decoded")
+            raise corrupt("bzip2", why.strip().rpartition(": ")[2] or "it cannot be decoded")
 
 
 def _feed(feed: Feed, stdin: IO[bytes]) -> None:

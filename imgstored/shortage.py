@@ -1,0 +1,50 @@
+"""Why a file system takes no more: it may have room for bytes, and none for another file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+_NO_INODES: Final = "no free inodes, the file system takes no more files"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_full(error: OSError) -> bool:
+    """Whether that is what the error means."""
+    return error.errno in _FULL
+
+
+def why(error: OSError) -> str:
+    """The error in words: of no room and of no room for one more file the system says the same (ENOSPC).
+
+    Which of them it is can be seen at the file that the error names; what names none had its file already.
+    """
+    place = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "")
+    if error.errno == errno.ENOSPC and place.is_absolute() and free_inodes(place) == 0:
+        return _NO_INODES
+    return error.strerror or str(error)
+
+
+def explain(error: OSError, place: Path | int) -> None:
+    """Adds to the words of an error in `place` that it is inodes, before what was half made is removed."""
+    if is_full(error):
+        error.strerror = f"{error.strerror}{cause(place)}"
+
+
+def cause(place: Path | int) -> str:
+    """What to add to "no room": nothing, or after a colon that it is files for which there is none."""
+    return f": {_NO_INODES}" if free_inodes(place) == 0 else ""
+
+
+def free_inodes(place: Path | int) -> int | None:
+    """How many more files a file system takes; None where it has no such limit, or does not say."""
+    if isinstance(place, Path):
+        place = next((each for each in (place, *place.parents) if os.path.lexists(each)), place)
+    try:
+        status = os.statvfs(place)
+    except OSError:
+        return None
+    # Those that make inodes as they need them (btrfs) have none to count.
+    return status.f_favail if status.f_files else None
