@@ -25,11 +25,13 @@ from imgstored.transfer.job import EnoughError, Job, Outcome
 from imgstored.transfer.mirror import ChangedError, Mirror, ValidatorChangedError, check_reply, failure
 from imgstored.transfer.pace import Pace
 from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Wait
-from imgstored.transfer.spool import DifferentError, RangeJournal, Spool, blocks
+from imgstored.transfer.spool import DifferentError, Spool, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from imgstored.transfer.range_journal import RangeJournal
 
 #: A request that brought this many new bytes before it failed is no sign of a mirror that does not work.
 _PROGRESS = MIN_RANGE

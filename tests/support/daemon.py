@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 from imgctl import Client, RemoteError
 
+from tests.support.without import environment
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 CHAIN_BASE = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -23,13 +26,22 @@ ZVOL = "11111111-aaaa-4bbb-8ccc-000000000003"
 class Daemon:
     """imgstored as a child process. `folder` keeps its state: another one can go on where it stopped.
 
-    `patience` is how many seconds it may take to start, and to stop, on a busy machine.
+    `patience` is how many seconds it may take to start, and to stop, on a busy machine. Neither it nor imgctl
+    finds the Python packages `without`.
     """
 
     def __init__(
-        self, folder: Path, *, top: str = "", config: str = "", view: str = "files", patience: float = 30
+        self,
+        folder: Path,
+        *,
+        top: str = "",
+        config: str = "",
+        view: str = "files",
+        patience: float = 30,
+        without: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self._environment = environment(*without) if without else dict(os.environ)
         self.patience = patience
         self.socket = folder / "imgstored.sock"
         self.images = folder / "images"
@@ -67,6 +79,7 @@ class Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *program, "--config", str(self.config_file)],
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -120,7 +133,7 @@ class Daemon:
         """Runs the real command."""
         return subprocess.run(
             [sys.executable, "-m", "imgctl", *arguments],
-            env={**os.environ, "IMGSTORED_SOCKET": str(self.socket)},
+            env={**self._environment, "IMGSTORED_SOCKET": str(self.socket)},
             capture_output=True,
             text=True,
             check=check,
