@@ -74,8 +74,8 @@ def write_image(folder: Folder, note: ImageNote) -> None:
     folder.replace(IMAGE, msgspec.json.format(msgspec.json.encode(note)) + b"\n")
 
 
-def read_checkpoint(folder: Folder) -> Checkpoint | None:
-    """Where the receive into `folder` can go on; None where that is not known."""
+def read_checkpoint(folder: Folder, uuid: str) -> Checkpoint | None:
+    """Where the receive of `uuid` into `folder` can go on; None where that is not known."""
     try:
         line, _, content = folder.read(CHECKPOINT, _LIMIT).partition(b"\n")
         name, _, digest = line.decode("ascii").rpartition(":")
@@ -84,6 +84,7 @@ def read_checkpoint(folder: Folder) -> Checkpoint | None:
         if not written.can_be_compared:
             log.warning(
                 "a receive cannot go on: what its checkpoint was hashed with is not installed",
+                uuid=uuid,
                 algorithm=written.algorithm[:40],
             )
             return None
