@@ -9,7 +9,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2] / "imgstored"
 
 #: Everyone may know these; lines to them would say nothing.
-_GROUND = {"errors", "durable"}
+_GROUND = {"errors", "durable", "hashing"}
 
 
 @cache
