@@ -87,7 +87,8 @@ def test_what_is_damaged_is_refused_alike(sent: list[wire.Message], draw: st.Dat
     if data:
         position = draw.draw(st.integers(0, len(data) - 1))
         data = data[:position] + draw.draw(st.binary(max_size=3)) + data[position + 1 :]
-    assert decoded(_cmsgpack, data) == decoded(fallback, data)
+    # Their texts, because NaN is not equal to itself.
+    assert repr(decoded(_cmsgpack, data)) == repr(decoded(fallback, data))
 
 
 @given(st.lists(messages, max_size=3))
@@ -152,13 +153,14 @@ def test_a_long_answer_is_not_begun_anew_with_every_piece(connection: Any, monke
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_all_that_is_said_of_the_socket_holds_without_the_c_part():
     code = (
         "import sys, msgpack, pytest\n"
         "assert msgpack.Unpacker.__module__ == 'msgpack.fallback', msgpack.Unpacker.__module__\n"
         "sys.exit(pytest.main(sys.argv[1:]))\n"
     )
-    names = ("framing", "wire", "connection", "dispatch", "listener", "methods", "outbox", "params", "server")
+    names = ("framing", "wire", "connection", "dispatch", "methods", "params", "server")
     tests = [f"tests/rpc/test_{name}.py" for name in names] + ["tests/ctl/test_client.py"]
     done = subprocess.run(
         [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-m", "not alone", *tests],
@@ -167,6 +169,6 @@ def test_all_that_is_said_of_the_socket_holds_without_the_c_part():
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
