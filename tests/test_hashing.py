@@ -67,7 +67,7 @@ def test_without_the_package():
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=60,
     )
     expected = hashlib.blake2b(b"x", digest_size=SIZE).hexdigest()
     assert json.loads(done.stdout) == [BLAKE2B, expected, False]
