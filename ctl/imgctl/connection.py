@@ -178,6 +178,7 @@ class Connection:
     def _receive(self) -> Any:
         """The next message."""
         while True:
+            began = time.monotonic()
             try:
                 message = next(self._unpacker, None)
             except (ValueError, msgpack.UnpackException) as error:
@@ -187,7 +188,21 @@ class Connection:
             if message is not None:
                 self._unfinished = 0
                 return message
-            self._feed()
+            self._feed_more(time.monotonic() - began)
+
+    def _feed_more(self, tried: float) -> None:
+        """Feeds at least what comes next, after a try of `tried` seconds to make a message of what is there.
+
+        Where msgpack is plain Python, each try begins with the message's first byte. So there is none until
+        as much again has come, or nothing comes for as long as the last one took.
+        """
+        enough = 2 * self._unfinished
+        self._feed()
+        while self._unfinished < enough and _is_readable(self._open(), tried):
+            try:
+                self._feed()
+            except NotConnectedError:
+                return  # what came before the end may be whole; if not, the next read says the same
 
     def _feed(self) -> None:
         try:
@@ -249,9 +264,14 @@ def _foreign(value: Any) -> float:
 
 def _has_ended(connected: socket.socket) -> bool:
     """Whether the daemon closed a connection on which nothing is asked, or said that it will."""
+    return _is_readable(connected, 0)
+
+
+def _is_readable(connected: socket.socket, seconds: float) -> bool:
+    """Whether something comes, or the end, within that time."""
     ready = select.poll()
     ready.register(connected, select.POLLIN)
-    return bool(ready.poll(0))
+    return bool(ready.poll(seconds * 1000))
 
 
 def _connected(path: str, seconds: float) -> socket.socket:

@@ -1,18 +1,25 @@
-"""The progress bar of a request: bytes, rate and time left, below the lines that tell what happens."""
+"""The progress bar of a request: bytes, rate and time left, below the lines that tell what happens.
+
+Without the package tqdm there are only the lines.
+"""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, TextIO
 
-from tqdm import tqdm
+try:
+    from tqdm import tqdm
+except ImportError:
+    HAS_BAR = False
+else:
+    HAS_BAR = True
+    # No thread that watches over the bar, and no lock between processes: there is one of each.
+    tqdm.monitor_interval = 0
+    tqdm.set_lock(threading.RLock())
 
 if TYPE_CHECKING:
     from typing import Any
-
-# No thread that watches over the bar, and no lock between processes: there is one of each.
-tqdm.monitor_interval = 0
-tqdm.set_lock(threading.RLock())
 
 
 class Bar:
@@ -24,6 +31,8 @@ class Bar:
 
     def show(self, label: str, done: int, total: int | None) -> None:
         """Draws `done` of `total` bytes (None: not known)."""
+        if not HAS_BAR:
+            return
         if self._bar is not None and done < self._bar.n:
             self.clear()  # it began again: there is no rate yet
         if self._bar is None:
@@ -47,7 +56,10 @@ class Bar:
 
     def print_above(self, line: str, stream: TextIO) -> None:
         """Prints a line; the bar moves down."""
-        tqdm.write(line, file=stream)
+        if self._bar is None:
+            print(line, file=stream)
+        else:
+            tqdm.write(line, file=stream)
 
     def clear(self) -> None:
         """Removes the bar until the next `show`."""

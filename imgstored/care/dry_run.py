@@ -190,7 +190,7 @@ class DryRun:
         spooled = self._journal.ranges(spool_name(pool, step.uuid)).load()
         if spooled is None or step.size not in (None, spooled.size):
             return 0
-        ends = ((index + 1) * spooled.range_size for index in spooled.digests)
+        ends = ((index + 1) * spooled.range_size for index in spooled.comparable())
         return sum(min(end, spooled.size) - (end - spooled.range_size) for end in ends)
 
     async def _look_for_room(self, plan: _Plan, pool: Pool, to_come: int, at_least: int) -> dict[str, Any]:

@@ -47,11 +47,16 @@ class _Extra(NamedTuple):
 
 _FAST: Final = "pip install 'imgstore[fast]'"
 _SERVE: Final = "pip install 'imgstore[serve]'"
+_BLAKE3: Final = "pip install blake3, which needs Rust where there is no wheel of it"
+_MSGPACK: Final = "pip install --force-reinstall --no-cache-dir msgpack, where there is a C compiler"
 
 _EXTRAS: Final = (
     _Extra("zstandard", False, "images with zstd compression cannot be installed", _FAST, needed=True),
+    _Extra("blake3", False, "what was downloaded is hashed by BLAKE2b, more slowly", _BLAKE3),
     _Extra("isal", False, "gzip is decompressed at half the speed", _FAST),
     _Extra("numpy", False, "checksums of streams take longer", _FAST),
+    _Extra("msgpack._cmsgpack", False, "long lists take longer to send", _MSGPACK),
+    _Extra("tqdm", False, "imgctl shows no progress bar", "pip install tqdm"),
     _Extra("hypercorn", False, "there can be no `metrics`", _SERVE),
     _Extra("prometheus_client", False, "there can be no `metrics`", _SERVE),
     _Extra("lbzip2", True, "bzip2 is decompressed by Python, more slowly", "install the package lbzip2"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Raised with every change of what is in the folder that an older daemon would not understand.
-SCHEMA = 2
+SCHEMA = 3
 
 JOURNAL, HISTORY = "journal.sqlite", "history.sqlite"
 
@@ -43,8 +43,23 @@ def _streams_are_remembered(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE imports ADD COLUMN zstream INTEGER NOT NULL DEFAULT 0")
 
 
+def _hashes_have_names(db: sqlite3.Connection) -> None:
+    """Ranges may be hashed by another algorithm than BLAKE3 since then."""
+    db.execute("ALTER TABLE ranges RENAME TO older")
+    db.execute(
+        "CREATE TABLE ranges (uuid TEXT NOT NULL, idx INTEGER NOT NULL, algorithm TEXT NOT NULL,"
+        " digest BLOB NOT NULL, PRIMARY KEY (uuid, idx)) WITHOUT ROWID"
+    )
+    db.execute("INSERT INTO ranges SELECT uuid, idx, 'blake3', blake3 FROM older")
+    db.execute("DROP TABLE older")
+
+
 #: In the order in which they are taken.
-STEPS = (Step(2, HISTORY, _imports_have_ids), Step(2, JOURNAL, _streams_are_remembered))
+STEPS = (
+    Step(2, HISTORY, _imports_have_ids),
+    Step(2, JOURNAL, _streams_are_remembered),
+    Step(3, JOURNAL, _hashes_have_names),
+)
 
 
 def open_database(path: Path, tables: str, *, hint: str, then: str = "") -> sqlite3.Connection:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from imgstored import shortage
 from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
+from imgstored.hashing import Fingerprint
 from imgstored.state.schema import open_database
-from imgstored.transfer.spool import Spooled
+from imgstored.transfer.range_journal import Spooled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,9 @@ CREATE TABLE spools (
     uuid TEXT PRIMARY KEY, size INTEGER NOT NULL, range_size INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE ranges (
-    uuid TEXT NOT NULL, idx INTEGER NOT NULL, blake3 BLOB NOT NULL, PRIMARY KEY (uuid, idx)
+    uuid TEXT NOT NULL, idx INTEGER NOT NULL,
+    algorithm TEXT NOT NULL, digest BLOB NOT NULL, -- as in imgstored.hashing
+    PRIMARY KEY (uuid, idx)
 ) WITHOUT ROWID;
 CREATE TABLE validators (
     uuid TEXT NOT NULL, url TEXT NOT NULL, validator TEXT NOT NULL, PRIMARY KEY (uuid, url)
@@ -188,11 +191,14 @@ class FileRanges:
             head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._uuid,)).fetchone()
             if head is None:
                 return None
-            ranges = db.execute("SELECT idx, blake3 FROM ranges WHERE uuid = ?", (self._uuid,)).fetchall()
+            ranges = db.execute(
+                "SELECT idx, algorithm, digest FROM ranges WHERE uuid = ?", (self._uuid,)
+            ).fetchall()
             validators = db.execute(
                 "SELECT url, validator FROM validators WHERE uuid = ?", (self._uuid,)
             ).fetchall()
-        return Spooled(size=head[0], range_size=head[1], digests=dict(ranges), validators=dict(validators))
+        fingerprints = {index: Fingerprint(algorithm, digest) for index, algorithm, digest in ranges}
+        return Spooled(head[0], head[1], fingerprints, dict(validators))
 
     def begin(self, size: int, range_size: int) -> None:
         """A file of `size` bytes in ranges of `range_size` begins anew."""
@@ -200,10 +206,10 @@ class FileRanges:
             self._delete(db)
             db.execute("INSERT INTO spools VALUES (?, ?, ?)", (self._uuid, size, range_size))
 
-    def record(self, index: int, digest: bytes) -> None:
-        """Range `index` is in the spool, and has this BLAKE3."""
+    def record(self, index: int, fingerprint: Fingerprint) -> None:
+        """Range `index` is in the spool, and has this fingerprint."""
         with self._journal.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?)", (self._uuid, index, digest))
+            db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?)", (self._uuid, index, *fingerprint))
 
     def remember(self, url: str, validator: str) -> None:
         """What the server at `url` calls this state of the file (an ETag or a date)."""

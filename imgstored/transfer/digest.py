@@ -6,13 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blake3 import blake3
-
 from imgstored.errors import DownloadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from imgstored.hashing import Hasher
     from imgstored.pools.base import Blocks
 
 _TRY_AGAIN = "the source's file is not the one that its manifest describes, or it was damaged on the way"
@@ -33,29 +32,25 @@ class Expected:
 
 
 class Digest:
-    """The size and the hashes of the bytes seen so far."""
+    """The size and the SHA-1 of the bytes seen so far, which are added to `hasher`, too, if there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, hasher: Hasher | None = None) -> None:
         self.size = 0
         # A manifest's SHA-1 tells which bytes are meant; it is no defence against who wrote the manifest.
         self._sha1 = hashlib.sha1(usedforsecurity=False)
-        self._blake3 = blake3()
+        self._hasher = hasher
 
     def update(self, block: bytes | bytearray | memoryview) -> None:
         """Adds the file's next bytes."""
         self.size += len(block)
         self._sha1.update(block)
-        self._blake3.update(block)
+        if self._hasher is not None:
+            self._hasher.update(block)
 
     @property
     def sha1(self) -> str:
         """In lower-case hexadecimal."""
         return self._sha1.hexdigest()
-
-    @property
-    def blake3(self) -> bytes:
-        """32 bytes."""
-        return self._blake3.digest()
 
 
 def digested(blocks: Blocks, expected: Expected, digest: Digest) -> Iterator[bytes | bytearray | memoryview]:

@@ -25,11 +25,13 @@ from imgstored.transfer.job import EnoughError, Job, Outcome
 from imgstored.transfer.mirror import ChangedError, Mirror, ValidatorChangedError, check_reply, failure
 from imgstored.transfer.pace import Pace
 from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Wait
-from imgstored.transfer.spool import DifferentError, RangeJournal, Spool, blocks
+from imgstored.transfer.spool import DifferentError, Spool, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from imgstored.transfer.range_journal import RangeJournal
 
 #: A request that brought this many new bytes before it failed is no sign of a mirror that does not work.
 _PROGRESS = MIN_RANGE
@@ -55,10 +57,9 @@ def _nothing(_: Any) -> None:
 
 def _told(error: BaseException) -> ImgstoreError:
     """What the pump is told when `error` ends the download. Nurseries raise cancellation in groups."""
-    group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
     if isinstance(error, ImgstoreError):
         return error
-    if group.split(trio.Cancelled)[1] is None:
+    if BaseExceptionGroup("", [error]).split(trio.Cancelled)[1] is None:
         return CancelledError("the download was cancelled")
     return InternalError("the download ended unexpectedly", hint="the daemon's log says why")
 
@@ -260,8 +261,7 @@ class Download:
         start, stop = (0, MIN_RANGE) if spool.size is None else spool.missing(job.ask.index)
         if start == stop:
             return None
-        url = job.mirror.location.url
-        validator = None if job.mirror.fickle else spool.validators.get(url)
+        validator = None if job.mirror.fickle else spool.validators.get(job.mirror.location.url)
         try:
             self._room(max(0, (self.total or 0) - spool.present))
             check_headers(job.mirror.location.access)

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from imgstored.errors import DownloadError, StreamError
+from imgstored.hashing import Hasher
 from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed
 from imgstored.transfer.digest import Digest, Expected, digested, drain
 from imgstored.transfer.hop import hop
@@ -54,7 +55,9 @@ class Pump:
         self._release = release
         self._stages = stages or Stages()
         self._meter = Meter(limits)
-        self._digest = Digest()
+        # Only a file that is read twice has to be known again.
+        self._first = Hasher() if verify == "first" else None
+        self._digest = Digest(self._first)
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
 
@@ -77,11 +80,6 @@ class Pump:
     def sha1(self) -> str:
         """SHA-1 of what was hashed, in lower-case hexadecimal; after `run`, of the whole file."""
         return self._digest.sha1
-
-    @property
-    def blake3(self) -> bytes:
-        """BLAKE3 of what was hashed, 32 bytes; after `run`, of the whole file."""
-        return self._digest.blake3
 
     def cancel(self, error: BaseException) -> None:
         """Makes `run` end soon with `error`, wherever it is, unless `receive` itself waits for the pool."""
@@ -132,12 +130,12 @@ class Pump:
 
     def _digested(self, blocks: Blocks) -> Blocks:
         """Hashes what is decompressed; a file that was verified before must still be the same."""
-        if self._verify == "streaming":
+        if self._first is None:
             yield from digested(blocks, self._expected, self._digest)
             return
-        again = Digest()
-        yield from digested(blocks, self._expected, again)
-        if again.blake3 != self._digest.blake3:
+        again = Hasher()
+        yield from digested(blocks, self._expected, Digest(again))
+        if again.fingerprint() != self._first.fingerprint():
             raise DownloadError(
                 f"image {self._expected.uuid}: the downloaded file changed after it was verified",
                 hint="something else writes to the daemon's folder, or its disk is failing",

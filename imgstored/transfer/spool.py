@@ -1,7 +1,7 @@
 """The file that ranges are written to as they come, in any order, and that the pump reads behind the front.
 
-Every complete range's BLAKE3 goes to a journal. A later process trusts only ranges that still hash to what is
-written there, so that neither the file nor the journal needs an fsync.
+Every complete range's fingerprint goes to a journal. A later process trusts only ranges that still have it.
+So neither the file nor the journal needs an fsync.
 """
 
 from __future__ import annotations
@@ -11,58 +11,27 @@ import stat
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from blake3 import blake3
+import structlog
 
 from imgstored import shortage
 from imgstored.errors import DownloadError, NoSpaceError
-from imgstored.transfer.plan import MAX_RANGE, MIN_RANGE, range_count, range_size_for
+from imgstored.hashing import Hasher
+from imgstored.transfer.plan import MAX_RANGE, range_count, range_size_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from imgstored.hashing import Fingerprint
     from imgstored.transfer.front import Front
+    from imgstored.transfer.range_journal import RangeJournal, Spooled
+
+log = structlog.get_logger(__name__)
 
 #: Bytes that are read at a time, for the pump and for hashing.
 BLOCK = 1 << 20
-
-_DIGEST_SIZE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Spooled:
-    """What a journal knows of a spool."""
-
-    size: int  #: bytes of the whole file
-    range_size: int  #: bytes of each range but the last
-    digests: dict[int, bytes] = field(default_factory=dict)  #: BLAKE3 of complete ranges, by index
-    validators: dict[str, str] = field(default_factory=dict)  #: ETag or date, by mirror's URL
-
-
-class RangeJournal(Protocol):
-    """Remembers a spool's ranges. Called from several threads at once."""
-
-    def load(self) -> Spooled | None:
-        """What is written down, or None."""
-        ...
-
-    def begin(self, size: int, range_size: int) -> None:
-        """A file of `size` bytes in ranges of `range_size` begins anew; what was known is forgotten."""
-        ...
-
-    def record(self, index: int, digest: bytes) -> None:
-        """Range `index` is in the spool, and has this BLAKE3."""
-        ...
-
-    def remember(self, url: str, validator: str) -> None:
-        """What the server at `url` calls this state of the file."""
-        ...
-
-    def forget(self) -> None:
-        """Nothing of the file is there any more."""
-        ...
 
 
 class DifferentError(Exception):
@@ -78,7 +47,7 @@ class _Growing:
     """A range of which a part is there: bytes up to `position`, an offset in the file."""
 
     position: int
-    hasher: blake3 = field(default_factory=blake3)
+    hasher: Hasher = field(default_factory=Hasher)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -92,7 +61,7 @@ class Spool:
         self._fd = -1
         self._lock = threading.Lock()
         self._growing: dict[int, _Growing] = {}
-        self._digests: dict[int, bytes] = {}
+        self._fingerprints: dict[int, Fingerprint] = {}
         self._present = 0
         self.size: int | None = None
         self.range_size = MAX_RANGE
@@ -111,7 +80,7 @@ class Spool:
         known = self._journal.load()
         with _spool_errors(self._path):
             length = os.fstat(self._fd).st_size
-            if known is not None and _plausible(known, size, length):
+            if known is not None and known.is_plausible(size, length):
                 self._take_over(known, check)
                 return
             os.ftruncate(self._fd, 0)
@@ -121,9 +90,19 @@ class Spool:
 
     def _take_over(self, known: Spooled, check: Callable[[], None]) -> None:
         self.size, self.range_size, self.validators = known.size, known.range_size, dict(known.validators)
-        for index in sorted(known.digests):
-            if self._hash(index, check) == known.digests[index]:
-                self._digests[index] = known.digests[index]
+        comparable = known.comparable()
+        if len(comparable) < len(known.fingerprints):
+            missing = {each.algorithm for each in known.fingerprints.values() if not each.can_be_compared}
+            log.warning(
+                "downloads ranges again: what their hashes were made with is not installed",
+                spool=self._path.name,
+                ranges=len(known.fingerprints) - len(comparable),
+                algorithms=sorted(missing),
+            )
+        for index in comparable:
+            fingerprint = known.fingerprints[index]
+            if self._hash(index, fingerprint.algorithm, check) == fingerprint:
+                self._fingerprints[index] = fingerprint
                 self._present += self._stop(index) - index * self.range_size
                 self._advance()
 
@@ -165,8 +144,8 @@ class Spool:
 
     def _write_in_range(self, index: int, offset: int, data: memoryview) -> int:
         with self._lock:
-            growing = None if index in self._digests else self._growing.get(index)
-            if growing is None and index not in self._digests:
+            growing = None if index in self._fingerprints else self._growing.get(index)
+            if growing is None and index not in self._fingerprints:
                 growing = self._growing[index] = _Growing(index * self.range_size)
         if growing is None:
             self._compare(offset, data)
@@ -208,12 +187,12 @@ class Spool:
                 raise DifferentError(offset)
 
     def _complete(self, index: int, growing: _Growing) -> None:
-        digest = growing.hasher.digest()
+        fingerprint = growing.hasher.fingerprint()
         with self._lock:
-            self._digests[index] = digest
+            self._fingerprints[index] = fingerprint
             del self._growing[index]
         if self.size is not None:
-            self._journal.record(index, digest)
+            self._journal.record(index, fingerprint)
 
     def _advance(self) -> None:
         """Moves the front as far as there is no gap.
@@ -224,7 +203,7 @@ class Spool:
         with self._lock:
             front = self._front.position
             current = front // self.range_size
-            while current in self._digests:
+            while current in self._fingerprints:
                 current += 1
                 front = min(current * self.range_size, self._stop(current - 1))
             growing = self._growing.get(current)
@@ -238,16 +217,18 @@ class Spool:
         Raises `DifferentError` when more than that had come before.
         """
         parts = dict(self._growing)
-        if size < max([len(self._digests) * self.range_size, *(part.position for part in parts.values())]):
+        if size < max(
+            [len(self._fingerprints) * self.range_size, *(part.position for part in parts.values())]
+        ):
             raise DifferentError(size)
         with _spool_errors(self._path):
             os.ftruncate(self._fd, size)
         self.size = size
-        self._digests |= {index: part.hasher.digest() for index, part in parts.items()}
+        self._fingerprints |= {index: part.hasher.fingerprint() for index, part in parts.items()}
         self._growing.clear()
         self._journal.begin(size, self.range_size)
-        for index, digest in self._digests.items():
-            self._journal.record(index, digest)
+        for index, fingerprint in self._fingerprints.items():
+            self._journal.record(index, fingerprint)
 
     def begin_anew(self) -> None:
         """Trusts nothing that is there: every range is to come again.
@@ -268,7 +249,7 @@ class Spool:
 
     def _clear(self) -> None:
         with self._lock:
-            self._digests.clear()
+            self._fingerprints.clear()
             self._growing.clear()
             self._present = 0
 
@@ -290,12 +271,12 @@ class Spool:
     def done(self) -> frozenset[int]:
         """Indexes of the complete ranges."""
         with self._lock:
-            return frozenset(self._digests)
+            return frozenset(self._fingerprints)
 
     @property
     def complete(self) -> bool:
         """Whether all of the file is there."""
-        return self.size is not None and len(self._digests) == self.ranges
+        return self.size is not None and len(self._fingerprints) == self.ranges
 
     @property
     def present(self) -> int:
@@ -307,7 +288,7 @@ class Spool:
         with self._lock:
             growing = self._growing.get(index)
             stop = self._stop(index)
-            if index in self._digests:
+            if index in self._fingerprints:
                 return stop, stop
         return (index * self.range_size if growing is None else growing.position), stop
 
@@ -315,8 +296,8 @@ class Spool:
         stop = (index + 1) * self.range_size
         return stop if self.size is None else min(stop, self.size)
 
-    def _hash(self, index: int, check: Callable[[], None]) -> bytes:
-        hasher = blake3()
+    def _hash(self, index: int, algorithm: str, check: Callable[[], None]) -> Fingerprint:
+        hasher = Hasher(algorithm)
         offset, stop = index * self.range_size, self._stop(index)
         while offset < stop:
             check()
@@ -325,7 +306,7 @@ class Spool:
                 break
             hasher.update(data)
             offset += len(data)
-        return hasher.digest()
+        return hasher.fingerprint()
 
 
 def blocks(path: Path, front: Front) -> Iterator[bytes]:
@@ -367,17 +348,6 @@ def _open_private(path: Path) -> int:
         )
     os.fchmod(fd, 0o600)
     return fd
-
-
-def _plausible(known: Spooled, size: int | None, length: int) -> bool:
-    """Whether what the journal says can be true of this file."""
-    return (
-        known.size == length
-        and size in (None, known.size)
-        and MIN_RANGE <= known.range_size <= MAX_RANGE
-        and all(0 <= index < range_count(known.size, known.range_size) for index in known.digests)
-        and all(len(digest) == _DIGEST_SIZE for digest in known.digests.values())
-    )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from imgstored.store.events import (
     Planned,
     Progress,
 )
+from tests.support.without import environment
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
 TOTAL = 64 << 20
@@ -150,3 +151,27 @@ def test_no_bar_when_it_is_not_wanted(daemon, imgctl, arguments):
 def test_no_bar_elsewhere(daemon, imgctl):
     daemon.store.scripts[U] = steps(Installed(U, "a", "1"))
     assert imgctl("import", U).stderr == ""
+
+
+@pytest.mark.parametrize("stdout_too", [False, True])
+def test_without_tqdm_there_are_only_the_lines(daemon, imgctl, stdout_too):
+    daemon.store.scripts[U] = steps(Note("slow"), Downloaded(U, TOTAL), Installed(U, "a", "1"))
+    paths = imgctl.environment["PYTHONPATH"]
+    imgctl.environment |= environment("tqdm")
+    imgctl.environment["PYTHONPATH"] += os.pathsep + paths
+    imgctl.environment["IMGSTORED_SOCKET"] = str(daemon.path)
+    status, out, shown = on_terminal(imgctl, "import", U, stdout_too=stdout_too)
+    assert status == 0
+    lines = [
+        f'Importing {U} (a@1) from "http://h"',
+        "Must download and install 1 image (64.0 MiB)",
+        f"Downloaded image {U} (64.0 MiB)",
+        f"Imported image {U} (a@1)",
+    ]
+    note = "imgctl: note: slow"
+    if stdout_too:
+        assert screen(shown) == [*lines[:2], note, *lines[2:]]
+    else:
+        assert out.splitlines() == lines
+        assert screen(shown) == [note]
+    assert "%|" not in shown

@@ -15,7 +15,7 @@ from tests.support.daemon import Daemon
 from tests.support.image_site import DATA
 
 
-@pytest.mark.parametrize("name", ["state-1-journal", "state-1-history"])
+@pytest.mark.parametrize("name", ["state-1-journal", "state-1-history", "state-2"])
 def test_an_import_that_an_older_daemon_began_goes_on(served, tmp_path, name):
     folder = tmp_path / "store"
     folder.mkdir()
@@ -29,15 +29,31 @@ def test_an_import_that_an_older_daemon_began_goes_on(served, tmp_path, name):
         assert served.bytes_sent() <= size - RANGE
         # Of one that was installed before there were receipts, there is nothing to compare with.
         told = daemon.imgctl("verify").stdout.splitlines()[-1]
-        assert told.endswith("2 ok" if name == "state-1-history" else "1 ok, 1 unknown")
+        assert told.endswith("1 ok, 1 unknown" if name == "state-1-journal" else "2 ok")
         with daemon.client() as client:
             done = [(entry["uuid"], entry["outcome"]) for entry in client.history()]
-        before = [(TINY, "installed"), (BASE, "interrupted")] if name == "state-1-history" else []
+        before = [] if name == "state-1-journal" else [(TINY, "installed"), (BASE, "interrupted")]
+        assert ("goes on with a receive" in daemon.log.read_text()) == (name == "state-2")
         assert done == [*before, (BASE, "installed")]
         assert daemon.stop() == 0
     for database in ("journal", "history"):
         with closing(sqlite3.connect(folder / "state" / f"{database}.sqlite")) as db:
             assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA,)
+
+
+def test_what_an_older_daemon_hashed_with_blake3_is_fetched_again_without_it(served, tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    left_behind("state-2", folder / "state")
+    with Daemon(folder, config=static_source(served.url), without=["blake3"]) as daemon:
+        until(lambda: BASE in daemon.imgctl("list").stdout, seconds=30)
+        assert served.bytes_sent() >= (DATA / "base.zfs.gz").stat().st_size
+        assert daemon.imgctl("verify").stdout.splitlines()[-1].endswith("2 ok")
+        log = daemon.log.read_text()
+        assert "downloads ranges again: what their hashes were made with is not installed" in log
+        assert "a receive cannot go on: what its checkpoint was hashed with is not installed" in log
+        assert "goes on with a receive" not in log
+        assert daemon.stop() == 0
 
 
 def test_a_folder_of_a_newer_daemon_is_refused_with_what_to_do(daemon):

@@ -26,6 +26,7 @@ class Locked(NamedTuple):
     here: bool  #: its marker holds for this Python
     hashes: int
     asked_for: bool  #: by pyproject.toml itself, not only by another package
+    marker: str  #: where it is needed; "" is everywhere
 
 
 def read_lock(name: str) -> list[Locked]:
@@ -43,6 +44,7 @@ def _locked(block: str) -> Locked:
         requirement.marker is None or requirement.marker.evaluate(),
         len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", block)),
         re.search(r"# .*imgstore \(pyproject\.toml", block) is not None,
+        str(requirement.marker or ""),
     )
 
 
@@ -71,6 +73,14 @@ def test_locked_versions_are_those_that_are_asked_for(lock: str):
         versions = [each.version for each in locked if each.name == name]
         assert versions
         assert all(requirement.specifier.contains(each) for each in versions), f"{requirement}: {AGAIN}"
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_what_is_asked_for_on_some_systems_is_locked_for_these(lock: str):
+    locked = {each.name: each.marker for each in read_lock(lock) if "python" not in each.marker}
+    asked = {name: str(each.marker) for name, each in wanted(lock).items() if each.marker}
+    assert asked == ({"blake3": 'sys_platform != "sunos5"'} if lock == "requirements.lock" else {})
+    assert {name: locked[name] for name in asked} == asked, AGAIN
 
 
 @pytest.mark.parametrize("lock", LOCKS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
 
 import imgstored
 from tests.support.image_site import BASE, INCREMENTAL, ImageSite
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
+#: What the wheel needs by itself.
+BASE_PACKAGES = {"trio", "msgpack", "blake3", "httpx2", "h11", "msgspec", "structlog", "tqdm"}
 #: What the extras bring.
 EXTRAS = ("isal", "numpy", "zstandard", "pyfuse3", "hypercorn", "prometheus_client")
 
@@ -75,6 +78,12 @@ def test_the_wheel_has_both_programs_and_what_belongs_to_them(wheel: Path):
         "share/imgstore/imgstored.toml",
     } <= data
     assert metadata["Version"] == imgstored.__version__
+    needed = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    assert {
+        each.name for each in needed if not each.marker or "extra" not in str(each.marker)
+    } == BASE_PACKAGES
+    (blake3,) = (each for each in needed if each.name == "blake3")
+    assert str(blake3.marker) == 'sys_platform != "sunos5"'
     assert set(metadata.get_all("Provides-Extra")) == {"fuse", "fast", "serve"}
     assert scripts.splitlines()[1:3] == ["imgctl = imgctl.cli:main", "imgstored = imgstored.__main__:main"]
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import sqlite3
 from contextlib import closing
@@ -10,6 +11,8 @@ from pathlib import Path
 DATA = Path(__file__).parents[1] / "data"
 #: Of the import that was interrupted.
 RANGE = 1 << 20
+#: Bytes of its stream that the pool of `state-2` had.
+RECEIVED = 2_039_034
 TINY = "55555555-aaaa-4bbb-8ccc-000000000001"
 BASE = "11111111-aaaa-4bbb-8ccc-000000000001"
 
@@ -24,3 +27,6 @@ def left_behind(name: str, state: Path) -> None:
     spool.parent.mkdir()
     file = (DATA / "base.zfs.gz").read_bytes()
     spool.write_bytes(file[:RANGE] + bytes(len(file) - RANGE))
+    partial = state / "pool" / f"{BASE}-partial"
+    if partial.exists():
+        (partial / "stream.zfs").write_bytes(gzip.decompress(file)[:RECEIVED])

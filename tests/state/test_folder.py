@@ -11,12 +11,13 @@ import pytest
 from imgstored import __version__
 from imgstored.care.history import History
 from imgstored.errors import ConfigError
+from imgstored.hashing import BLAKE3
 from imgstored.state.folder import owned
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
 from imgstored.store.journal import Journal
 from tests.state.older import BASE, left_behind
 
-OLDER = ["state-1-journal", "state-1-history"]
+OLDER = ["state-1-journal", "state-1-history", "state-2"]
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ async def test_nothing_is_lost_on_the_way(state):
     assert (unfinished.uuid, unfinished.wanted, unfinished.manifest["name"]) == (BASE, True, "base")
     known = journal.ranges(f"zones-{BASE}").load()
     assert known is not None
-    assert list(known.digests) == [0]
+    assert [(index, each.algorithm) for index, each in known.fingerprints.items()] == [(0, BLAKE3)]
     journal.close()
     history = History(state / HISTORY)
     first, second = await history.entries(None, 10)

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from imgstored.errors import ConfigError
+from imgstored.hashing import BLAKE2B, BLAKE3, Fingerprint
 from imgstored.state.schema import SCHEMA
 from imgstored.store.journal import Journal
 
@@ -51,18 +52,20 @@ def test_ranges_are_remembered_and_a_new_beginning_forgets_them(journal, path):
     ranges = journal.ranges("zones-x")
     assert ranges.load() is None
     ranges.begin(100, 10)
-    ranges.record(3, b"d" * 32)
+    ranges.record(3, Fingerprint(BLAKE3, b"d" * 32))
+    ranges.record(4, Fingerprint(BLAKE2B, b"e" * 32))
     ranges.remember("http://x", '"1"')
     again = reopened(journal, path)
     known = again.ranges("zones-x").load()
     assert known is not None
-    assert (known.size, known.range_size, known.digests) == (100, 10, {3: b"d" * 32})
+    assert (known.size, known.range_size) == (100, 10)
+    assert known.fingerprints == {3: (BLAKE3, b"d" * 32), 4: (BLAKE2B, b"e" * 32)}
     assert known.validators == {"http://x": '"1"'}
     assert again.spooled() == {"zones-x"}
     again.ranges("zones-x").begin(100, 20)
     fresh = again.ranges("zones-x").load()
     assert fresh is not None
-    assert (fresh.range_size, fresh.digests, fresh.validators) == (20, {}, {})
+    assert (fresh.range_size, fresh.fingerprints, fresh.validators) == (20, {}, {})
     again.ranges("zones-x").forget()
     assert again.ranges("zones-x").load() is None
     again.close()
@@ -73,7 +76,9 @@ def test_threads_may_write_at_the_same_time(journal):
     ranges.begin(8 * 50, 1)
     threads = [
         threading.Thread(
-            target=lambda part=part: [ranges.record(part * 50 + i, b"x" * 32) for i in range(50)]
+            target=lambda part=part: [
+                ranges.record(part * 50 + i, Fingerprint(BLAKE3, b"x" * 32)) for i in range(50)
+            ]
         )
         for part in range(8)
     ]
@@ -83,7 +88,7 @@ def test_threads_may_write_at_the_same_time(journal):
         thread.join()
     known = ranges.load()
     assert known is not None
-    assert len(known.digests) == 400
+    assert len(known.fingerprints) == 400
 
 
 def test_a_newer_journal_is_refused_and_left_alone(journal, path):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from imgctl import Client, RemoteError
 
 from tests.support.waits_by import WAITS_BY, has_epoll
+from tests.support.without import environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,8 @@ class Daemon:
     """imgstored as a child process. `folder` keeps its state: another one can go on where it stopped.
 
     `before` is what runs it: a command that ends with `exec "$@"`.
-    `patience` is how many seconds it may take to start, and to stop, on a busy machine.
+    `patience` is how many seconds it may take to start, and to stop, on a busy machine. Neither it nor imgctl
+    finds the Python packages `without`.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Daemon:
         view: str = "files",
         patience: float = 30,
         before: Sequence[str] = (),
+        without: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self._environment = environment(*without) if without else dict(os.environ)
         self.patience = patience
         self._before = before
         self.socket = folder / "imgstored.sock"
@@ -79,6 +83,7 @@ class Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self._before, sys.executable, "-m", *program, "--config", str(self.config_file)],
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -133,7 +138,7 @@ class Daemon:
         """Runs the real command."""
         return subprocess.run(
             [sys.executable, "-m", "imgctl", *arguments],
-            env={**os.environ, "IMGSTORED_SOCKET": str(self.socket)},
+            env={**self._environment, "IMGSTORED_SOCKET": str(self.socket)},
             capture_output=True,
             text=True,
             check=check,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
-from imgstored.transfer.spool import Spooled
+from imgstored.transfer.range_journal import Spooled
+
+if TYPE_CHECKING:
+    from imgstored.hashing import Fingerprint
 
 
 class MemoryJournal:
@@ -19,16 +23,16 @@ class MemoryJournal:
             known = self.spooled
             if known is None:
                 return None
-            return Spooled(known.size, known.range_size, dict(known.digests), dict(known.validators))
+            return Spooled(known.size, known.range_size, dict(known.fingerprints), dict(known.validators))
 
     def begin(self, size: int, range_size: int) -> None:
         with self._lock:
             self.spooled = Spooled(size, range_size)
 
-    def record(self, index: int, digest: bytes) -> None:
+    def record(self, index: int, fingerprint: Fingerprint) -> None:
         with self._lock:
             assert self.spooled is not None
-            self.spooled.digests[index] = digest
+            self.spooled.fingerprints[index] = fingerprint
 
     def remember(self, url: str, validator: str) -> None:
         with self._lock:

@@ -227,7 +227,7 @@ async def test_what_was_there_when_it_was_cancelled_is_not_fetched_again(slow: N
     first = target.download(slow.url + "/file")
     await stop_when(first, lambda: first.done > SIZE // 2)
     assert target.journal.spooled is not None
-    complete = len(target.journal.spooled.digests)
+    complete = len(target.journal.spooled.fingerprints)
     assert complete >= 1
     seen: list[int] = []
     second = target.download(slow.url + "/file")

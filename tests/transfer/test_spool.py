@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgstored import hashing
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
+from imgstored.hashing import BLAKE2B, BLAKE3, Fingerprint, fingerprint
 from imgstored.transfer.front import Front
 from imgstored.transfer.spool import DifferentError, Spool, blocks
 from tests.support.memory_journal import MemoryJournal
@@ -83,8 +84,8 @@ def test_every_complete_range_is_journalled_with_its_hash(opened: Opened) -> Non
     assert opened.spool.complete
     assert opened.path.read_bytes() == CONTENT
     assert opened.journal.spooled is not None
-    assert opened.journal.spooled.digests == {
-        index: blake3(CONTENT[index * MIB : (index + 1) * MIB]).digest() for index in range(6)
+    assert opened.journal.spooled.fingerprints == {
+        index: fingerprint(CONTENT[index * MIB : (index + 1) * MIB]) for index in range(6)
     }
 
 
@@ -180,13 +181,66 @@ def test_bytes_that_were_altered_are_to_come_again(opened: Opened) -> None:
     later.spool.close()
 
 
+@pytest.fixture
+def without_blake3(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Until undone."""
+    monkeypatch.delitem(hashing._ALGORITHMS, BLAKE3)
+    return monkeypatch
+
+
+def test_what_was_written_without_blake3_is_trusted_with_it(
+    opened: Opened, without_blake3: pytest.MonkeyPatch
+) -> None:
+    opened.write(0, 2 * MIB)
+    without_blake3.undo()
+    with opened.path.open("r+b") as file:
+        file.write(b"?")
+    later = opened.again()
+    assert later.spool.done == {1}
+    later.write(0, SIZE)
+    assert later.journal.spooled is not None
+    written = later.journal.spooled.fingerprints
+    assert [written[index].algorithm for index in range(6)] == [BLAKE3, BLAKE2B, *[BLAKE3] * 4]
+    later.spool.close()
+
+
+def test_what_was_written_with_blake3_is_to_come_again_without_it(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened.write(0, 2 * MIB)
+    opened.spool.remember("http://a/", '"1"')
+    with monkeypatch.context() as patch:
+        patch.delitem(hashing._ALGORITHMS, BLAKE3)
+        later = opened.again()
+        assert (later.spool.done, later.spool.present, later.front.position) == (frozenset(), 0, 0)
+        assert later.spool.validators == {"http://a/": '"1"'}
+        (line,) = capsys.readouterr().out.splitlines()
+        assert "ranges=2" in line
+        assert f"algorithms=['{BLAKE3}']" in line
+        later.write(MIB, 3 * MIB)
+    # Where it is installed again, both are trusted; none was compared by the other's algorithm.
+    last = later.again()
+    assert last.spool.done == {0, 1, 2}
+    assert capsys.readouterr().out == ""
+    last.spool.close()
+
+
+def test_an_algorithm_that_nobody_knows(opened: Opened) -> None:
+    opened.write(0, MIB)
+    assert opened.journal.spooled is not None
+    opened.journal.spooled.fingerprints[0] = Fingerprint("sha3-256", bytes(32))
+    later = opened.again()
+    assert later.spool.done == frozenset()
+    later.spool.close()
+
+
 def test_a_journal_entry_without_its_bytes(opened: Opened) -> None:
     opened.write(0, 2 * MIB)
     opened.path.unlink()
     later = opened.again()
     assert (later.spool.done, later.front.position, later.spool.present) == (frozenset(), 0, 0)
     assert later.journal.spooled is not None
-    assert later.journal.spooled.digests == {}
+    assert later.journal.spooled.fingerprints == {}
     later.spool.close()
 
 
@@ -204,11 +258,11 @@ def test_a_journal_that_cannot_be_true_begins_anew(opened: Opened, how: str) -> 
         case "range size":
             opened.journal.begin(SIZE, 1000)
         case "index":
-            known.digests[6] = bytes(32)
+            known.fingerprints[6] = Fingerprint(BLAKE3, bytes(32))
         case "negative":
-            known.digests[-1] = bytes(32)
+            known.fingerprints[-1] = Fingerprint(BLAKE3, bytes(32))
         case "digest":
-            known.digests[0] = bytes(31)
+            known.fingerprints[0] = Fingerprint(BLAKE3, bytes(31))
     later = opened.again(size)
     assert (later.spool.done, later.spool.size, later.spool.present) == (frozenset(), size, 0)
     later.spool.close()

@@ -96,7 +96,7 @@ def _scan_holds(folder: Folder, pool: str, uuid: str) -> set[str]:
 def _scan_partial(root: Folder, pool: str, uuid: str, origins: dict[str, str | None]) -> None:
     try:
         with root.folder(uuid + PARTIAL) as folder:
-            checkpoint = read_checkpoint(folder)
+            checkpoint = read_checkpoint(folder, uuid)
         if checkpoint is None:
             discard(root, uuid + PARTIAL)
         else:

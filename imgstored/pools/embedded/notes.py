@@ -9,13 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
-from blake3 import blake3
+import structlog
 
+from imgstored.hashing import BLAKE3, Fingerprint, fingerprint
 from imgstored.zstream.reader import ReaderState  # noqa: TC001  (msgspec reads the annotation)
 from imgstored.zstream.volume import VolumeState  # noqa: TC001  (msgspec reads the annotation)
 
 if TYPE_CHECKING:
     from imgstored.pools.embedded.files import Folder
+
+log = structlog.get_logger(__name__)
 
 IMAGE: Final = "image.json"
 CHECKPOINT: Final = "checkpoint"
@@ -71,13 +74,21 @@ def write_image(folder: Folder, note: ImageNote) -> None:
     folder.replace(IMAGE, msgspec.json.format(msgspec.json.encode(note)) + b"\n")
 
 
-def read_checkpoint(folder: Folder) -> Checkpoint | None:
-    """Where the receive into `folder` can go on; None where that is not known."""
+def read_checkpoint(folder: Folder, uuid: str) -> Checkpoint | None:
+    """Where the receive of `uuid` into `folder` can go on; None where that is not known."""
     try:
-        digest, _, content = folder.read(CHECKPOINT, _LIMIT).partition(b"\n")
-        if blake3(content).hexdigest().encode() != digest:
+        line, _, content = folder.read(CHECKPOINT, _LIMIT).partition(b"\n")
+        name, _, digest = line.decode("ascii").rpartition(":")
+        # Without a name it is an older daemon's.
+        written = Fingerprint(name or BLAKE3, bytes.fromhex(digest))
+        if not written.can_be_compared:
+            log.warning(
+                "a receive cannot go on: what its checkpoint was hashed with is not installed",
+                uuid=uuid,
+                algorithm=written.algorithm[:40],
+            )
             return None
-        return msgspec.json.decode(content, type=Checkpoint)
+        return msgspec.json.decode(content, type=Checkpoint) if written.is_of(content) else None
     except (OSError, msgspec.MsgspecError, ValueError):
         return None
 
@@ -85,7 +96,8 @@ def read_checkpoint(folder: Folder) -> Checkpoint | None:
 def write_checkpoint(folder: Folder, checkpoint: Checkpoint) -> None:
     """Raises `OSError`."""
     content = msgspec.json.encode(checkpoint)
-    folder.replace(CHECKPOINT, blake3(content).hexdigest().encode() + b"\n" + content)
+    algorithm, digest = fingerprint(content)
+    folder.replace(CHECKPOINT, f"{algorithm}:{digest.hex()}\n".encode() + content)
 
 
 def read_holds(folder: Folder) -> set[str]:

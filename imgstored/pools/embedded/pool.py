@@ -111,7 +111,7 @@ class EmbeddedPool:
         """How many bytes of the stream are in UUID-partial, and need not be written again."""
         with self._told("reading a partial image"), contextlib.suppress(FileNotFoundError):
             with self._root.folder(check_uuid(uuid) + PARTIAL) as folder:
-                checkpoint = read_checkpoint(folder)
+                checkpoint = read_checkpoint(folder, uuid)
             return 0 if checkpoint is None else checkpoint.reader.offset
         return 0
 
@@ -205,7 +205,7 @@ class EmbeddedPool:
         except FileNotFoundError:
             raise incomplete(uuid, self._name) from None
         with folder:
-            note, checkpoint = read_image(folder), read_checkpoint(folder)
+            note, checkpoint = read_image(folder), read_checkpoint(folder, uuid)
             if (
                 note is None
                 or checkpoint is None

@@ -114,7 +114,7 @@ class Receive:
             folder = stack.enter_context(self.root.folder(self.uuid + PARTIAL))
         except OSError:
             return None
-        checkpoint = read_checkpoint(folder)
+        checkpoint = read_checkpoint(folder, self.uuid)
         if checkpoint is None or checkpoint.origin != (self.origin and self.origin.uuid):
             return None
         try:
