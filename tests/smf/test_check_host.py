@@ -1,4 +1,4 @@
-"""smf/check-host in dash and in ksh93, on this machine; tests/guest/test_check_host.py runs it on real ZFS."""
+"""smf/check-host in dash and in ksh93, on this machine; tests/guest/ runs it on real ZFS."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_host(
         check=False,
     )
     assert done.stderr == ""
-    found: dict[str, list[tuple[str, str]]] = {}
+    found: Found = {}
     for line in done.stdout.splitlines():
         verdict, check, seen = re.split(r"  +", line, maxsplit=2)
         assert verdict in ("ok", "warn", "fail", "skip"), line
