@@ -28,6 +28,10 @@ class Core(Protocol):
     """
 
     @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
     def errors(self) -> tuple[type[Exception], ...]:
         """What the calls raise."""
 

@@ -79,11 +79,16 @@ class Library:
 
     def __init__(self, load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> None:
         """Loads them. Raises OSError where they are not there, AttributeError where a function is missing."""
-        core, nvpair = _loaded(load)
+        self._name, core, nvpair = _loaded(load)
         self._calls = {**_declared(core, _CORE), **_declared(nvpair, _NVPAIR)}
         self._calls["nvlist_free"].restype = None
         self._starting = threading.Lock()
         self._started = False
+
+    @property
+    def name(self) -> str:
+        """Of the library's file."""
+        return self._name
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
@@ -218,11 +223,13 @@ class Library:
             raise CallError("nvlist_pack", errno.EINVAL, error.message.encode()) from error
 
 
-def _loaded(load: Callable[[str], ctypes.CDLL]) -> tuple[ctypes.CDLL, ctypes.CDLL]:
+def _loaded(load: Callable[[str], ctypes.CDLL]) -> tuple[str, ctypes.CDLL, ctypes.CDLL]:
+    """The name of libzfs_core, that library, and libnvpair."""
     causes: list[str] = []
     for version in _VERSIONS:
+        name = f"libzfs_core.so.{version}"
         try:
-            return load(f"libzfs_core.so.{version}"), load(f"libnvpair.so.{version}")
+            return name, load(name), load(f"libnvpair.so.{version}")
         except OSError as error:
             causes.append(str(error))
     raise OSError("; ".join(causes))

@@ -11,8 +11,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
 from imgstored.errors import PoolError
 from imgstored.pools.zfs.faults import explained, is_called, library_absent, zfs_absent
 from imgstored.pools.zfs.library import Library
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
     from imgstored.pools.zfs.core import Core
     from imgstored.zstream.nvlist import Tree
-
-log = structlog.get_logger(__name__)
 
 #: The bindings, in the order in which they are tried.
 BINDINGS: tuple[Callable[[], Core], ...] = (Pyzfs, Library)
@@ -51,6 +47,11 @@ class Lzc:
         self.pool = pool
         self._core = _load(pool)
         self._needed: dict[str, int] = {}  # bytes, by program
+
+    @property
+    def binding(self) -> str:
+        """What calls the library: `pyzfs`, or the name of the library's file where nothing is in between."""
+        return self._core.name
 
     def ask(self, program: str, doing: str, **arguments: str | Mapping[str, str]) -> Any:
         """Runs a channel program that only reads; returns what that returned, with str for bytes."""
@@ -177,9 +178,8 @@ def _load(pool: str) -> Core:
             core = binding()
         except Exception as error:  # noqa: BLE001  (pyzfs may be for another Python, or be anything of that name)
             if not (isinstance(error, ModuleNotFoundError) and error.name == "libzfs_core"):
-                causes.append(f"{binding.__name__}: {error}")
+                causes.append(str(error))
         else:
-            log.info("libzfs_core is loaded", pool=pool, by=binding.__name__, not_by=causes)
             return core
     raise library_absent(pool, "; ".join(causes))
 

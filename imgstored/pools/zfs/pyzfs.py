@@ -60,6 +60,11 @@ class Pyzfs:
             raise ImportError(f"pyzfs has no {', '.join(lacking)}")
 
     @property
+    def name(self) -> str:
+        """Of the Python package."""
+        return "pyzfs"
+
+    @property
     def errors(self) -> tuple[type[Exception], ...]:
         """The class that all of pyzfs's derive from."""
         return (self._module.exceptions.ZFSError,)
