@@ -44,6 +44,8 @@ class Daemon:
             f'[view]\nmode = "{view}"\npath = "{self.images}"\n' + config
         )
         self.process: subprocess.Popen[bytes] | None = None
+        #: Words of a command that runs it by exec, as `unshare` does.
+        self.under: tuple[str, ...] = ()
 
     def __enter__(self) -> Daemon:
         self.start()
@@ -66,7 +68,7 @@ class Daemon:
             self.die_at(dies)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *program, "--config", str(self.config_file)],
+                [*self.under, sys.executable, "-m", *program, "--config", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
