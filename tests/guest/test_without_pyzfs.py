@@ -25,7 +25,7 @@ def test_the_main_job(tmp_path: Path) -> None:
         assert "_cffi_backend" not in maps
         host.ensure(INCREMENTAL, ZVOL)
         assert host.listed() == {f"{POOL}/{uuid}" for uuid in (BASE, INCREMENTAL, ZVOL)}
-        found = json.loads(host.daemon.imgctl("doctor", "-j").stdout)
+        found = json.loads(host.daemon.imgctl("doctor", "-j").stdout)["findings"]
         assert [each for each in found if each["check"] == f"pool {POOL}" and each["status"] == "fail"] == []
         host.daemon.imgctl("hold", ZVOL, "vm 7", check=True)
         assert "imgstored:vm 7" in run("zfs", "holds", "-H", f"{POOL}/{ZVOL}@final").stdout
