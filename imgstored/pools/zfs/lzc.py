@@ -60,7 +60,8 @@ class Lzc:
     def change(self, program: str, doing: str, **arguments: str) -> Any:
         """Runs a channel program whose changes are all made in one step, and are on disk on return.
 
-        It may be run again from its beginning: what it had changed when its memory was used up stays so.
+        It is run again, from its beginning, if it had too little memory: it must change nothing before it has
+        what it needs.
         """
         return self._run(program, doing, arguments, sync=True)
 
