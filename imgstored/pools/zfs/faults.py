@@ -165,6 +165,7 @@ _CONDITIONS: Final[dict[str, dict[str, str]]] = {
     | {
         "ENOENT": "FilesystemNotFound",
         "EEXIST": "HoldExists",
+        "EBADF": "BadHoldCleanupFD",
         "E2BIG": "NameTooLong",
         "ENOTSUP": "FeatureNotSupported",
     },
