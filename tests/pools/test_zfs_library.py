@@ -328,9 +328,9 @@ def test_names_that_c_would_cut_off(pool: ZfsPool, fake: FakeLzc, name: str) -> 
 #: usr/src/uts/common/sys/errno.h. What it calls EXFULL and EOPNOTSUPP is EBADE and EDQUOT on Linux.
 ILLUMOS = {
     "EPERM": 1, "ENOENT": 2, "ESRCH": 3, "EIO": 5, "ENXIO": 6, "E2BIG": 7, "EBADF": 9, "EAGAIN": 11,
-    "ENOMEM": 12, "EACCES": 13, "EBUSY": 16, "EEXIST": 17, "EXDEV": 18, "ENODEV": 19, "EINVAL": 22, "ETXTBSY": 26,
-    "ENOSPC": 28, "EROFS": 30, "ECHRNG": 37, "ENOTSUP": 48, "EDQUOT": 49, "EBADE": 50, "EXFULL": 52,
-    "ETIME": 62, "ENAMETOOLONG": 78, "EOPNOTSUPP": 122, "ZFS_ERR_WRONG_PARENT": 1033,
+    "ENOMEM": 12, "EACCES": 13, "EBUSY": 16, "EEXIST": 17, "EXDEV": 18, "ENODEV": 19, "EINVAL": 22,
+    "ETXTBSY": 26, "ENOSPC": 28, "EROFS": 30, "ECHRNG": 37, "ENOTSUP": 48, "EDQUOT": 49, "EBADE": 50,
+    "EXFULL": 52, "ETIME": 62, "ENAMETOOLONG": 78, "EOPNOTSUPP": 122, "ZFS_ERR_WRONG_PARENT": 1033,
 }  # fmt: skip
 #: asm-generic/errno-base.h and errno.h.
 LINUX = {
