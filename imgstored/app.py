@@ -269,7 +269,9 @@ async def open_pools(settings: Config) -> dict[str, Pool]:
 
 async def _open_zfs(table: PoolTable) -> ZfsPool:
     opened = partial(ZfsPool, table.name, properties=table.properties)
-    return await answer(table.name, opened, threads=trio.CapacityLimiter(1), seconds=_OPEN_SECONDS)
+    pool = await answer(table.name, opened, threads=trio.CapacityLimiter(1), seconds=_OPEN_SECONDS)
+    logger.info("the ZFS pool is there", pool=pool.name, libzfs_core=pool.binding)
+    return pool
 
 
 def _load(catalog: Catalog, folder: Path) -> None:

@@ -35,7 +35,11 @@ MISSING = {
 TAKEN_AWAY = f"""
 import importlib, json, sys
 import {", ".join(MISSING)}
-import trio, structlog  # which have platforms of their own
+sys.platform = "sunos5"
+import imgstored  # with its stand-in for kqueue
+import trio
+sys.platform = "linux"
+import structlog  # which has platforms of its own
 for module, names in {MISSING!r}.items():
     for name in names:
         vars(sys.modules[module]).pop(name, None)

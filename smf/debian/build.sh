@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds a Debian package, for this release of Debian and this architecture, from the wheel that `make dist` made.
 # Everything of Python's is in /opt/imgstore, by the versions and hashes of tests/requirements.lock; what is C comes from
-# Debian. A venv, because that finds Debian's python3-pyzfs, which is in no other registry.
+# Debian. A venv that sees Debian's packages, too: where python3-pyzfs is installed, it is used.
 # usage: smf/debian/build.sh VENV DIST     (a venv with pip; the folder with the wheel, where the package goes)
 # From the environment: DEBFULLNAME and DEBEMAIL say who maintains it, EXTRAS which extras are in it (default is all), and
 # COMPRESSION=none makes a large package quickly.

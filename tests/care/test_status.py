@@ -16,6 +16,7 @@ from imgstored.care.status import FAILURES, Daemon, Status
 from imgstored.catalog.catalog import Catalog
 from imgstored.errors import DownloadError, ImgstoreError, PoolError
 from imgstored.pools.embedded import EmbeddedPool
+from imgstored.pools.zfs.health import health
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.sourcebook import SourceBook
 from tests.support.image_site import BASE, ImageSite
@@ -125,6 +126,14 @@ async def test_how_zfs_says_that_a_pool_is(catalog, pools):
     pools["tank"].go.clear()
     zones, tank = await states(catalog).all()
     assert (zones["health"], tank["health"]) == (None, "DEGRADED")
+
+
+async def test_a_system_that_does_not_say_how_a_pool_is(catalog, pools, tmp_path):
+    """As illumos, where the folder of Linux's files is not there."""
+    looks = PoolStates(
+        catalog, {"zones": "zfs", "tank": "zfs"}, 5.0, lambda pool: health(pool, tmp_path / "kstat")
+    )
+    assert [(each["health"], each["state"]) for each in await looks.all()] == [(None, "ok"), (None, "ok")]
 
 
 async def test_a_pool_that_fails(catalog, pools):

@@ -124,6 +124,10 @@ def test_a_pool_that_is_not_well():
         "zones (degraded): 40.0GiB used, 60.0GiB free, 0 imports",
         "bad",
     )
+    # illumos has no file that says it: that is no fault.
+    untold = status(pools=[{**POOL, "health": None}])
+    assert problems(untold) == []
+    assert "zones  zfs   ok     40.0GiB  60.0GiB  100.0GiB  3" in status_lines(untold, NOW)
     # One sentence is enough of a pool that does not answer at all.
     assert len(problems(status(pools=[{**SILENT, "health": "SUSPENDED"}]))) == 1
 

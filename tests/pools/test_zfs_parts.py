@@ -23,10 +23,11 @@ from imgstored.errors import (
     StreamError,
 )
 from imgstored.mounts import Mount
-from imgstored.pools.zfs import ZfsPool, faults, lzc, pipe, programs
+from imgstored.pools.zfs import ZfsPool, faults, library, lzc, pipe, programs, pyzfs
 from imgstored.pools.zfs.mounts import places
 from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.pools.zfs.properties import DEFAULT, checked, of_kind
+from tests.support.fake_lzc import FakeLzc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def no_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """As where python3-pyzfs is not installed; the folder where it would be."""
+    """As where neither python3-pyzfs nor the C library is installed; the folder where pyzfs would be."""
     real = forgotten()
-    monkeypatch.setattr(lzc, "_SYSTEM_FOLDER", tmp_path)
+    monkeypatch.setattr(pyzfs, "_SYSTEM_FOLDER", tmp_path)
+    monkeypatch.setattr(library, "_VERSIONS", (99,))
     yield tmp_path
     forgotten()
     sys.modules.update(real)
@@ -48,11 +50,13 @@ def forgotten() -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in names}
 
 
-def test_without_pyzfs(no_module: Path) -> None:
+def test_without_pyzfs_and_without_the_library(no_module: Path) -> None:
     before = list(sys.path)
     with pytest.raises(PoolError, match=r'pool "zones".*libzfs_core cannot be loaded') as caught:
         ZfsPool("zones")
-    assert "python3-pyzfs" in caught.value.hint
+    assert "libzfs_core.so.99" in caught.value.message
+    assert "pyzfs" not in caught.value.message + caught.value.hint
+    assert "libzfs4linux" in caught.value.hint
     assert sys.path == before
 
 
@@ -70,21 +74,69 @@ def test_it_is_not_imported_before_it_is_needed() -> None:
 
 
 def test_without_the_library(no_module: Path) -> None:
-    """cffi looks for the library when a function of it is first called."""
-    (no_module / "libzfs_core").mkdir()
-    (no_module / "libzfs_core" / "exceptions.py").write_text("class ZFSError(Exception): pass\n")
-    (no_module / "libzfs_core" / "__init__.py").write_text(
-        "from . import exceptions\ndef lzc_channel_program_nosync(*_): raise OSError('no zfs_core')\n"
-    )
+    """cffi looks for the library when a function of it is first asked for."""
+    fake_pyzfs(no_module, "raise OSError('no zfs_core')")
     with pytest.raises(PoolError, match="no zfs_core"):
         ZfsPool("zones")
+
+
+def fake_pyzfs(folder: Path, is_supported: str) -> None:
+    """As OpenZFS's, with that answer to whether the C library has a function."""
+    (folder / "libzfs_core").mkdir()
+    (folder / "libzfs_core" / "exceptions.py").write_text(
+        "class ZFSError(Exception): pass\nclass ZFSInitializationFailed(ZFSError): errno = 13\n"
+    )
+    calls = "".join(f"def {name}(*_): pass\n" for name in pyzfs._CALLS)
+    (folder / "libzfs_core" / "__init__.py").write_text(
+        f"from . import exceptions\n{calls}def is_supported(function):\n    {is_supported}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("import no_cffi_here\n", "no_cffi_here"),
+        ("raise ValueError, 'Python 2'\n", "invalid syntax|Missing parentheses"),
+        ("def lzc_send(*_): pass\n", "has no attribute"),
+        (None, "pyzfs has no lzc_channel_program, lzc_channel_program_nosync"),
+    ],
+)
+def test_a_pyzfs_that_is_of_no_use_is_not_used(
+    no_module: Path, tmp_path_factory: pytest.TempPathFactory, source: str | None, cause: str
+) -> None:
+    """It is for another Python, or PyPI's of 2016, or of another OpenZFS than the library."""
+    if source is None:
+        fake_pyzfs(no_module, "return False")
+    else:
+        (no_module / "libzfs_core").mkdir()
+        (no_module / "libzfs_core" / "__init__.py").write_text(source)
+    with pytest.raises(PoolError, match=cause):
+        lzc._load("zones")
+    forgotten()
+    fake = FakeLzc(tmp_path_factory.mktemp("illumos"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_VERSIONS", (99, 1))
+        patch.setattr(lzc, "BINDINGS", (pyzfs.Pyzfs, fake.open))
+        assert lzc._load("zones").name == "libzfs_core.so.1"
+
+
+def test_a_pyzfs_that_is_right_comes_first(no_module: Path) -> None:
+    fake_pyzfs(no_module, "return True")
+    assert lzc._load("zones").name == "pyzfs"
+    assert list(lzc.BINDINGS) == [pyzfs.Pyzfs, library.Library]
+
+
+def test_a_pyzfs_without_the_kernels_side(no_module: Path) -> None:
+    """The library is there, so each call says what is wrong."""
+    fake_pyzfs(no_module, "raise exceptions.ZFSInitializationFailed")
+    assert lzc._load("zones").name == "pyzfs"
 
 
 @pytest.fixture(scope="module")
 def exceptions() -> ModuleType:
     try:
-        lzc._load("zones")
-    except PoolError as error:
+        pyzfs.Pyzfs()
+    except ImportError as error:
         pytest.skip(str(error))
     return importlib.import_module("libzfs_core.exceptions")
 

@@ -18,9 +18,10 @@ def shell(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def check_host(
-    shell: str, *arguments: str, **environment: str
-) -> tuple[int, dict[str, list[tuple[str, str]]]]:
+Found = dict[str, list[tuple[str, str]]]
+
+
+def check_host(shell: str, *arguments: str, **environment: str) -> tuple[int, Found]:
     """Its status, and by check the verdicts with what was seen."""
     done = subprocess.run(
         [shell, str(SCRIPT), *arguments],

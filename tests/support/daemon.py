@@ -46,7 +46,8 @@ class Daemon:
         self.folder = folder
         self._environment = environment(*without) if without else dict(os.environ)
         self.patience = patience
-        self._before = before
+        #: Words of a command that runs it by exec, as `unshare` does.
+        self.before = tuple(before)
         self.socket = folder / "imgstored.sock"
         self.images = folder / "images"
         self.log = folder / "imgstored.log"
@@ -82,7 +83,7 @@ class Daemon:
             self.die_at(dies)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._before, sys.executable, "-m", *program, "--config", str(self.config_file)],
+                [*self.before, sys.executable, "-m", *program, "--config", str(self.config_file)],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,14 +1,18 @@
 """What each error of libzfs_core means, in one place. Pure: errors in, errors out.
 
 pyzfs has a class for each errno of each call; they are looked up here by name, so that this module needs no
-pyzfs. Errors that pyzfs has no class for are told apart by their errno.
+pyzfs. Our own binding gives the call and its errno, for which `_CONDITIONS` has the name of that class.
+Errors that pyzfs has no class for are told apart by their errno.
+
+Linux and illumos number the same errors differently, so an errno is looked up by its name.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from typing import Any, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.errors import (
     ImgstoreError,
@@ -18,7 +22,11 @@ from imgstored.errors import (
     PoolNotFoundError,
     StreamError,
 )
+from imgstored.pools.zfs.core import CallError
 from imgstored.zstream.records import DAMAGED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _Fault = tuple[type[ImgstoreError], str, str]
 
@@ -103,28 +111,137 @@ _BY_NAME: Final[dict[str, _Fault]] = {
     "ZCPLimitInvalid": _LIMITS,
 }
 
-_BY_ERRNO: Final[dict[int, _Fault]] = {
-    errno.EPERM: _NOT_PERMITTED,
-    errno.EACCES: _NOT_PERMITTED,
-    errno.ENOSPC: _NO_SPACE,
-    errno.EDQUOT: _QUOTA,
-    errno.EBUSY: _BUSY,
-    errno.EEXIST: (PoolError, "it has clones", "`zfs get clones` shows them; delete these first"),
-    errno.EIO: _IO,
-    errno.ENXIO: _IO,
-    errno.ENOTSUP: _NO_FEATURE,
-    errno.EROFS: _READ_ONLY,
-    errno.EAGAIN: _SUSPENDED,
+_BY_ERRNO: Final[dict[str, _Fault]] = {
+    "EPERM": _NOT_PERMITTED,
+    "EACCES": _NOT_PERMITTED,
+    "ENOSPC": _NO_SPACE,
+    "EDQUOT": _QUOTA,
+    "EBUSY": _BUSY,
+    "EEXIST": (PoolError, "it has clones", "`zfs get clones` shows them; delete these first"),
+    "EIO": _IO,
+    "ENXIO": _IO,
+    "ENOTSUP": _NO_FEATURE,
+    "EROFS": _READ_ONLY,
+    "EAGAIN": _SUSPENDED,
+}
+
+#: The errors that ZFS has beside the system's: `zfs_errno_t` in OpenZFS's include/sys/fs/zfs.h. Those up to
+#: 1036 are illumos' too.
+_OF_ZFS: Final = {"ZFS_ERR_WRONG_PARENT": 1033}
+_OF_OPENZFS: Final = {"ZFS_ERR_STREAM_TRUNCATED": 1040, "ZFS_ERR_BADPROP": 1044}
+
+#: What an errno means unless the call says otherwise, and of a call that has a stream.
+_OF_ANY: Final = {
+    "EIO": "ZIOError",
+    "ENOSPC": "NoSpace",
+    "EDQUOT": "QuotaExceeded",
+    "EBUSY": "DatasetBusy",
+    "ENAMETOOLONG": "NameTooLong",
+    "EROFS": "ReadOnlyPool",
+    "EAGAIN": "SuspendedPool",
+    "EXDEV": "PoolsDiffer",
+    "ENOTSUP": "PropertyNotSupported",
+}
+_OF_STREAMS: Final = {"ENAMETOOLONG": "NameTooLong"}
+_PROGRAM: Final = {
+    "ENOENT": "PoolNotFound",
+    "ETIME": "ZCPTimeout",
+    "ENOMEM": "ZCPMemoryError",
+    "ENOSPC": "ZCPSpaceError",
+    "EPERM": "ZCPPermissionError",
+    "ECHRNG": "ZCPRuntimeError",
+    "EINVAL": "ZCPLimitInvalid",
+}
+
+#: What each call's errno means, by the name of pyzfs's class: its _error_translation.py, for names that are
+#: valid. EBADE is what both systems return as ECKSUM.
+_CONDITIONS: Final[dict[str, dict[str, str]]] = {
+    "lzc_channel_program": _OF_ANY | _PROGRAM,
+    "lzc_channel_program_nosync": _OF_ANY | _PROGRAM,
+    "lzc_destroy_snaps": _OF_ANY
+    | {"EEXIST": "SnapshotIsCloned", "ENOENT": "PoolNotFound", "EBUSY": "SnapshotIsHeld"},
+    "lzc_get_holds": _OF_ANY | {"ENOENT": "SnapshotNotFound", "ENOTSUP": "FeatureNotSupported"},
+    "lzc_hold": _OF_ANY
+    | {
+        "ENOENT": "FilesystemNotFound",
+        "EEXIST": "HoldExists",
+        "EBADF": "BadHoldCleanupFD",
+        "E2BIG": "NameTooLong",
+        "ENOTSUP": "FeatureNotSupported",
+    },
+    "lzc_receive_resumable": _OF_STREAMS
+    | {
+        "EINVAL": "BadStream",
+        "ENOENT": "DatasetNotFound",
+        "EEXIST": "DatasetExists",
+        "ENOTSUP": "StreamFeatureNotSupported",
+        "ENODEV": "StreamMismatch",
+        "ETXTBSY": "DestinationModified",
+        "EBUSY": "DatasetBusy",
+        "ENOSPC": "NoSpace",
+        "EDQUOT": "QuotaExceeded",
+        "EROFS": "ReadOnlyPool",
+        "EAGAIN": "SuspendedPool",
+        "EBADE": "BadStream",
+        "ZFS_ERR_WRONG_PARENT": "WrongParent",
+        "ZFS_ERR_STREAM_TRUNCATED": "StreamTruncated",
+        "ZFS_ERR_BADPROP": "PropertyInvalid",
+    },
+    "lzc_release": _OF_ANY
+    | {"ENOENT": "HoldNotFound", "E2BIG": "NameTooLong", "ENOTSUP": "FeatureNotSupported"},
+    "lzc_rename": _OF_ANY
+    | {
+        "EEXIST": "FilesystemExists",
+        "ENOENT": "FilesystemNotFound",
+        "ZFS_ERR_WRONG_PARENT": "WrongParent",
+    },
+    "lzc_rollback_to": _OF_ANY
+    | {
+        "EEXIST": "SnapshotNotLatest",
+        "ESRCH": "SnapshotNotFound",
+        "EINVAL": "NameInvalid",
+        "ENOENT": "FilesystemNotFound",
+    },
+    "lzc_send": _OF_STREAMS | {"EXDEV": "SnapshotMismatch", "ENOENT": "SnapshotNotFound"},
+    "lzc_snapshot": _OF_ANY
+    | {
+        "EXDEV": "DuplicateSnapshots",
+        "EINVAL": "PropertyInvalid",
+        "EEXIST": "SnapshotExists",
+        "ENOENT": "FilesystemNotFound",
+    },
+}
+#: What an errno is that a call has no name for.
+_OTHERWISE: Final = {
+    "libzfs_core_init": "ZFSInitializationFailed",
+    "lzc_receive_resumable": "StreamIOError",
+    "lzc_send": "StreamIOError",
+}
+#: pyzfs's classes that derive from one in `_BY_NAME`.
+_KINDS: Final = {
+    "FilesystemExists": "DatasetExists",
+    "SnapshotExists": "DatasetExists",
+    "FilesystemNotFound": "DatasetNotFound",
+    "SnapshotNotFound": "DatasetNotFound",
 }
 
 _ABSENT_HINT: Final = (
-    "install OpenZFS's own pyzfs, which is Debian's python3-pyzfs (component contrib); "
-    "the pyzfs on PyPI is another one, and too old"
+    "install OpenZFS's C library: Debian's libzfs4linux, which zfsutils-linux brings; "
+    "on SmartOS the platform has it"
 )
 
 
+def _numbers(platform: str) -> Mapping[str, int]:
+    """The errors of a platform by their names."""
+    system = {name: number for name, number in vars(errno).items() if isinstance(number, int)}
+    return system | _OF_ZFS | ({} if platform == "sunos5" else _OF_OPENZFS)
+
+
+_NUMBERS: Final = _numbers(sys.platform)
+
+
 def explained(error: Exception, pool: str, doing: str) -> ImgstoreError:
-    """Our error for one of pyzfs's. `doing` says what failed, as in "receiving image UUID"."""
+    """Our error for one of a binding's. `doing` says what failed, as in "receiving image UUID"."""
     error = _first(error)
     kind, what, hint = _fault(error)
     number = getattr(error, "errno", None)
@@ -133,18 +250,18 @@ def explained(error: Exception, pool: str, doing: str) -> ImgstoreError:
 
 def failed_with(number: int, pool: str, doing: str) -> ImgstoreError:
     """Our error for an errno that a channel program returned."""
-    kind, what, hint = _BY_ERRNO.get(number, _unknown(number, ""))
+    kind, what, hint = _by_errno(number) or _unknown(number, "")
     return kind(f'pool "{pool}": {doing} failed: {what}', hint=hint, data={"errno": number})
 
 
 def is_called(error: Exception, name: str) -> bool:
-    """Whether it is pyzfs's class of that name, for one operation or the first of several."""
+    """Whether it is what pyzfs has a class of that name for, of one operation or the first of several."""
     return name in _names(_first(error))
 
 
-def module_absent(pool: str, cause: str) -> PoolError:
-    """Pyzfs or the library below it cannot be loaded."""
-    return PoolError(f'pool "{pool}": the module libzfs_core cannot be loaded: {cause}', hint=_ABSENT_HINT)
+def library_absent(pool: str, cause: str) -> PoolError:
+    """The library cannot be loaded, neither by pyzfs nor by itself."""
+    return PoolError(f'pool "{pool}": libzfs_core cannot be loaded: {cause}', hint=_ABSENT_HINT)
 
 
 def zfs_absent(pool: str, number: int) -> PoolError:
@@ -165,17 +282,34 @@ def _first(error: Exception) -> Exception:
 
 
 def _names(error: Exception) -> list[str]:
-    return [kind.__name__ for kind in type(error).__mro__]
+    if not isinstance(error, CallError):
+        return [kind.__name__ for kind in type(error).__mro__]
+    name = _condition(error)
+    return [name, _KINDS[name]] if name in _KINDS else [name]
+
+
+def _condition(error: CallError) -> str:
+    """The name of pyzfs's class for it."""
+    for name, condition in _CONDITIONS.get(error.call, _OF_ANY).items():
+        if _NUMBERS.get(name) == error.errno:
+            said = condition == "ZCPLimitInvalid" and error.details is not None
+            return "ZCPSyntaxError" if said else condition
+    return _OTHERWISE.get(error.call, "ZFSGenericError")
+
+
+def _by_errno(number: int) -> _Fault | None:
+    return next((fault for name, fault in _BY_ERRNO.items() if _NUMBERS.get(name) == number), None)
 
 
 def _fault(error: Exception) -> _Fault:
-    for name in _names(error):
+    names = _names(error)
+    for name in names:
         if name in _BY_NAME:
             return _BY_NAME[name]
     number = getattr(error, "errno", None) or 0
     details: Any = getattr(error, "details", None)
-    said = details.decode("utf-8", "replace").splitlines()[0] if isinstance(details, bytes) else ""
-    return _BY_ERRNO.get(number, _unknown(number, said or type(error).__name__))
+    said = details.decode("utf-8", "replace").split("\n", 1)[0] if isinstance(details, bytes) else ""
+    return _by_errno(number) or _unknown(number, said or names[0])
 
 
 def _unknown(number: int, said: str) -> _Fault:

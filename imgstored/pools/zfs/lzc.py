@@ -1,55 +1,69 @@
 """The calls of libzfs_core that the store makes, with names as str and errors as ours.
 
-The module comes with the system's OpenZFS (Debian: python3-pyzfs), not from PyPI, whose pyzfs is of 2016.
-So it is looked for when the first pool is opened. Never called here is `lzc_receive`: illumos has two of its
-arguments the other way round, so that there "force" would be "raw". `lzc_receive_resumable` is the same on
-both.
+pyzfs makes them where a host has it and it works, and our own binding of the C library otherwise: a host
+needs no Python package of ZFS.
 
 All calls block in the kernel, without Python's lock, and may be made from several threads.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-import threading
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from imgstored.pools.zfs.faults import explained, is_called, module_absent, zfs_absent
+from imgstored.errors import PoolError
+from imgstored.pools.zfs.faults import explained, is_called, library_absent, zfs_absent
+from imgstored.pools.zfs.library import Library
+from imgstored.pools.zfs.pyzfs import Pyzfs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-_MODULE: Final = "libzfs_core"
-#: Where Debian puts it, which a venv does not look into.
-_SYSTEM_FOLDER: Final = Path("/usr/lib/python3/dist-packages")
+    from imgstored.pools.zfs.core import Core
+    from imgstored.zstream.nvlist import Tree
 
-#: Most that a channel program may take: instructions, and bytes. 1,000 images need a hundredth of it. The
-#: bytes are also reserved for its answer, but not touched.
+#: The bindings, in the order in which they are tried.
+BINDINGS: tuple[Callable[[], Core], ...] = (Pyzfs, Library)
+
+#: Most that a channel program may take: instructions, and bytes. The kernel's own limits are these, too.
 _INSTRUCTIONS: Final = 100_000_000
-_MEMORY: Final = 64 << 20
+_MOST: Final = 64 << 20
 
-_loading = threading.Lock()
+#: Bytes that a program gets first, and how many times as many when they were too few. They are for its
+#: variables, and as many again for its answer: libzfs_core allocates these for each call, and illumos
+#: reserves swap for them.
+_LEAST: Final = 1 << 20
+_TIMES: Final = 4
+
+#: Bytes of a dataset's name, of a snapshot's, and of a hold's tag: ZFS_MAX_DATASET_NAME_LEN without the NUL.
+_LONGEST: Final = 255
 
 
 class Lzc:
-    """libzfs_core for one pool. Every call may raise what `faults.explained` makes of pyzfs's errors."""
+    """libzfs_core for one pool. Every call may raise what `faults.explained` makes of a binding's errors."""
 
     def __init__(self, pool: str) -> None:
-        """Loads the module. Raises `PoolError` where it is not there."""
+        """Loads the library. Raises `PoolError` where it is not there."""
         self.pool = pool
         self._core = _load(pool)
-        self._error: type[Exception] = self._core.exceptions.ZFSError
+        self._needed: dict[str, int] = {}  # bytes, by program
+
+    @property
+    def binding(self) -> str:
+        """What calls the library: `pyzfs`, or the name of the library's file where nothing is in between."""
+        return self._core.name
 
     def ask(self, program: str, doing: str, **arguments: str | Mapping[str, str]) -> Any:
         """Runs a channel program that only reads; returns what that returned, with str for bytes."""
-        return self._run(self._core.lzc_channel_program_nosync, program, doing, arguments)
+        return self._run(program, doing, arguments, sync=False)
 
     def change(self, program: str, doing: str, **arguments: str) -> Any:
-        """Runs a channel program whose changes are all made in one step, and are on disk on return."""
-        return self._run(self._core.lzc_channel_program, program, doing, arguments)
+        """Runs a channel program whose changes are all made in one step, and are on disk on return.
+
+        It is run again, from its beginning, if it had too little memory: it must change nothing before it has
+        what it needs.
+        """
+        return self._run(program, doing, arguments, sync=True)
 
     def receive(
         self,
@@ -61,44 +75,44 @@ class Lzc:
         properties: Mapping[str, int | str],
     ) -> None:
         """Receives the stream that comes from `fd`, and keeps what came if it ends early."""
-        given = {name.encode(): _encoded(value) for name, value in properties.items()}
+        given = {_text(name): _value(value) for name, value in properties.items()}
+        base = None if origin is None else self._name(origin, doing)
         with self._told(doing):
-            self._core.lzc_receive_resumable(
-                snapshot.encode(), fd, origin=None if origin is None else origin.encode(), props=given
-            )
+            self._core.receive_resumable(self._name(snapshot, doing), fd, base, given)
 
     def send(self, snapshot: str, fd: int, doing: str, *, origin: str | None) -> None:
         """Writes the snapshot's stream to `fd`; with an origin, what differs from that."""
+        base = None if origin is None else self._name(origin, doing)
         with self._told(doing):
-            self._core.lzc_send(snapshot.encode(), None if origin is None else origin.encode(), fd)
+            self._core.send(self._name(snapshot, doing), base, fd)
 
     def snapshot(self, snapshots: Sequence[str], doing: str, properties: Mapping[str, str]) -> None:
         """Takes snapshots, all or none, with user properties."""
-        given = {name.encode(): value.encode() for name, value in properties.items()}
+        given = {_text(name): _text(value) for name, value in properties.items()}
         with self._told(doing):
-            self._core.lzc_snapshot([snapshot.encode() for snapshot in snapshots], given)
+            self._core.snapshot([self._name(snapshot, doing) for snapshot in snapshots], given)
 
     def destroy_snapshot(self, snapshot: str, doing: str) -> None:
         """Destroys a snapshot, if it is there."""
         with self._told(doing):
-            self._core.lzc_destroy_snaps([snapshot.encode()], False)
+            self._core.destroy_snapshots([self._name(snapshot, doing)])
 
     def roll_back(self, dataset: str, snapshot: str, doing: str) -> None:
         """Makes a dataset what it was in its latest snapshot, which is this one."""
         with self._told(doing):
-            self._core.lzc_rollback_to(dataset.encode(), snapshot.encode())
+            self._core.rollback_to(self._name(dataset, doing), self._name(snapshot, doing))
 
     def rename(self, source: str, target: str, doing: str) -> None:
         """Renames a dataset or a snapshot; it has its new name on disk on return."""
         with self._told(doing):
-            self._core.lzc_rename(source.encode(), target.encode())
+            self._core.rename(self._name(source, doing), self._name(target, doing))
 
     def hold(self, snapshot: str, tag: str, doing: str) -> bool:
         """Holds a snapshot, if it is not held by the tag already; False if there is no such snapshot."""
         with self._told(doing):
             try:
-                return not self._core.lzc_hold({snapshot.encode(): tag.encode()})
-            except self._error as error:
+                return self._core.hold(self._name(snapshot, doing), self._name(tag, doing))
+            except self._core.errors as error:
                 if is_called(error, "HoldExists"):
                     return True
                 raise
@@ -106,68 +120,92 @@ class Lzc:
     def release(self, snapshot: str, tag: str, doing: str) -> None:
         """Ends a hold, if there is one."""
         with self._told(doing):
-            self._core.lzc_release({snapshot.encode(): [tag.encode()]})
+            self._core.release(self._name(snapshot, doing), self._name(tag, doing))
 
     def holds(self, snapshot: str, doing: str) -> list[str]:
         """The tags that hold a snapshot; none where there is no snapshot."""
         with self._told(doing):
             try:
-                return sorted(_decoded(tag) for tag in self._core.lzc_get_holds(snapshot.encode()))
-            except self._error as error:
+                return sorted(_decoded(tag) for tag in self._core.holds(self._name(snapshot, doing)))
+            except self._core.errors as error:
                 if is_called(error, "SnapshotNotFound"):
                     return []
                 raise
 
     def _run(
-        self, run: Any, program: str, doing: str, arguments: Mapping[str, str | Mapping[str, str]]
+        self, program: str, doing: str, arguments: Mapping[str, str | Mapping[str, str]], *, sync: bool
     ) -> Any:
-        given = {name.encode(): _argument(value) for name, value in arguments.items()}
+        given = {_text(name): _argument(value) for name, value in arguments.items()}
+        pool, text = self._name(self.pool, doing), _text(program)
+        memory = max(_LEAST, self._needed.get(program, 0))
         with self._told(doing):
-            return _plain(run(self.pool.encode(), program.encode(), _INSTRUCTIONS, _MEMORY, given))
+            while True:
+                try:
+                    answer = self._core.channel_program(
+                        pool, text, given, sync=sync, instructions=_INSTRUCTIONS, memory=memory
+                    )
+                except self._core.errors as error:
+                    if memory >= _MOST or not _out_of_memory(error):
+                        raise
+                    memory = min(memory * _TIMES, _MOST)
+                else:
+                    self._needed[program] = memory
+                    return _plain(answer)
+
+    def _name(self, name: str, doing: str) -> bytes:
+        """The name of something in a pool, or a tag: C would read the rest of it as if it were not there."""
+        encoded = name.encode()
+        if len(encoded) > _LONGEST or b"\0" in encoded:
+            raise PoolError(
+                f'pool "{self.pool}": {doing} failed: a name is too long, or has a NUL in it',
+                hint=f"ZFS allows {_LONGEST} bytes",
+            )
+        return encoded
 
     @contextmanager
     def _told(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except self._error as error:
+        except self._core.errors as error:
             if is_called(error, "ZFSInitializationFailed"):
                 raise zfs_absent(self.pool, getattr(error, "errno", 0)) from error
             raise explained(error, self.pool, doing) from error
-        except (AttributeError, NotImplementedError, OSError) as error:
-            # cffi looks for the library, and for each function in it, when it is called.
-            raise module_absent(self.pool, str(error)) from error
 
 
-def _load(pool: str) -> Any:
-    with _loading:
+def _load(pool: str) -> Core:
+    causes: list[str] = []
+    for binding in BINDINGS:
         try:
-            return _import()
-        except ImportError as error:
-            raise module_absent(pool, str(error)) from error
+            core = binding()
+        except Exception as error:  # noqa: BLE001  (pyzfs may be for another Python, or be anything of that name)
+            if not (isinstance(error, ModuleNotFoundError) and error.name == "libzfs_core"):
+                causes.append(str(error))
+        else:
+            return core
+    raise library_absent(pool, "; ".join(causes))
 
 
-def _import() -> Any:
-    try:
-        return importlib.import_module(_MODULE)
-    except ModuleNotFoundError as error:
-        if error.name != _MODULE or not (_SYSTEM_FOLDER / _MODULE).is_dir():
-            raise
-    # Last on the path, and only for now: nothing else is to be found there.
-    sys.path.append(str(_SYSTEM_FOLDER))
-    try:
-        return importlib.import_module(_MODULE)
-    finally:
-        sys.path.remove(str(_SYSTEM_FOLDER))
+def _out_of_memory(error: Exception) -> bool:
+    """Whether a program's variables, or its answer, had too little room."""
+    return is_called(error, "ZCPSpaceError") or is_called(error, "ZCPMemoryError")
 
 
-def _argument(value: str | Mapping[str, str]) -> bytes | dict[bytes, bytes]:
+def _argument(value: str | Mapping[str, str]) -> Tree:
     if isinstance(value, str):
-        return value.encode()
-    return {name.encode(): each.encode() for name, each in value.items()}
+        return _text(value)
+    return {_text(name): _text(each) for name, each in value.items()}
 
 
-def _encoded(value: int | str) -> int | bytes:
-    return value.encode() if isinstance(value, str) else value
+def _value(value: int | str) -> int | bytes:
+    return _text(value) if isinstance(value, str) else value
+
+
+def _text(text: str) -> bytes:
+    """Of any length. Raises `PoolError` for a text with a NUL, which would end there."""
+    encoded = text.encode()
+    if b"\0" in encoded:
+        raise PoolError(f"{text!r} has a NUL in it", hint="give another text")
+    return encoded
 
 
 def _decoded(text: bytes) -> str:

@@ -68,6 +68,11 @@ class ZfsPool:
         return self._lzc.pool
 
     @property
+    def binding(self) -> str:
+        """By what libzfs_core is called: `pyzfs`, or the name of the library's file."""
+        return self._lzc.binding
+
+    @property
     def shared(self) -> bool:
         """imgadm, vmadm and `zfs` change it, too."""
         return True

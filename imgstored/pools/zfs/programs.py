@@ -160,10 +160,12 @@ return found
 """
 
 #: All or nothing. A dataset with snapshots cannot be checked for a destroy, but for a rollback, which fails
-#: as a destroy would where the dataset is mounted or open.
+#: as a destroy would where the dataset is mounted or open. A program that has no memory left ends without
+#: undoing anything, so what is done after the checks has some in reserve.
 _DESTROY: Final = f"""{_BEGIN}
 local name, snapshots = given.dataset, {{}}
 if not zfs.exists(name) then return {{}} end
+local reserve = string.rep(" ", 65536)
 for snapshot in zfs.list.snapshots(name) do
     snapshots[#snapshots + 1] = snapshot
     local failed = zfs.check.destroy(snapshot)
@@ -171,6 +173,7 @@ for snapshot in zfs.list.snapshots(name) do
 end
 local failed = #snapshots > 0 and zfs.check.rollback(name) or 0
 if failed ~= 0 then return {{failed = failed}} end
+reserve = nil
 for _, snapshot in ipairs(snapshots) do
     failed = zfs.sync.destroy(snapshot)
     if failed ~= 0 then return {{failed = failed}} end
