@@ -40,7 +40,7 @@ def accelerated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     # Also where there is only one processor.
     monkeypatch.setattr("imgstored.transfer.decompress.workers_for", lambda limit: min(limit, 3))
     # That program has tests of its own, and other words for what is wrong.
-    monkeypatch.setattr("imgstored.transfer.decompress.lbzip2.PROGRAMS", ())
+    monkeypatch.setattr("imgstored.transfer.decompress.bzip2.PROGRAMS", ())
     with no_threads_left():
         yield request.param
 

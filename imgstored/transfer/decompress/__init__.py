@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from imgstored.transfer.decompress.feed import Feed
 from imgstored.transfer.decompress.limits import DecompressLimits, Meter
-from imgstored.transfer.decompress.parallel import decode_in_parallel, workers_for
+from imgstored.transfer.decompress.parallel import workers_for
 from imgstored.transfer.decompress.serial import BLOCK, decode_serially
 from imgstored.transfer.decompress.sniff import HEAD, codec_of
 
@@ -53,13 +53,11 @@ def _decoded(feed: Feed, limits: DecompressLimits, *, accelerated: bool) -> Stre
 
             yield from decode_serially(feed, gzip_format(accelerated=accelerated))
         case "bzip2":
-            from imgstored.transfer.decompress import bzip2, lbzip2
+            from imgstored.transfer.decompress import bzip2
 
-            program = lbzip2.program() if accelerated else None
+            program = bzip2.program() if accelerated else None
             if program is not None:
-                yield from lbzip2.decode(feed, program, workers)
-            elif workers > 1:
-                yield from decode_in_parallel(bzip2.units(feed), bzip2.decode, workers, bzip2.DEPTH)
+                yield from bzip2.decode_by_program(feed, program, workers)
             else:
                 yield from decode_serially(feed, bzip2.BZIP2)
         case "xz":

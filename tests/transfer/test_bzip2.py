@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.errors import DownloadError, UncompressionError
-from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed, lbzip2
+from imgstored.transfer.decompress import DecompressLimits, Meter, bzip2, decompressed
 from tests.support.compressed import decode, pieces_of, some_bytes
 from tests.support.threads import no_threads_left
 
@@ -37,7 +37,7 @@ def nothing_left():
 
 
 def test_it_is_what_decodes_here():
-    assert lbzip2.program() == "/usr/bin/lbzip2"
+    assert bzip2.program() == "/usr/bin/lbzip2"
 
 
 @pytest.mark.parametrize(
