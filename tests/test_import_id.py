@@ -12,7 +12,7 @@ from imgstored import import_id
 from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.transfer.decompress import bzip2
 from imgstored.transfer.decompress.feed import Feed
-from imgstored.transfer.hop import hop
+from imgstored.transfer.threaded import hop
 
 
 def test_each_is_another():

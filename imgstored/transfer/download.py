@@ -20,12 +20,12 @@ from imgstored.http.location import Location, check_headers
 from imgstored.http.range_reply import FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Sink, Timeouts
 from imgstored.http.retry import Backoff
-from imgstored.transfer.front import Front
 from imgstored.transfer.job import EnoughError, Job, Outcome
 from imgstored.transfer.mirror import ChangedError, Mirror, ValidatorChangedError, check_reply, failure
 from imgstored.transfer.pace import Pace
 from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Wait
 from imgstored.transfer.spool import DifferentError, RangeJournal, Spool, blocks
+from imgstored.transfer.watermark import Front
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from imgstored.errors import DownloadError, StreamError
 from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed
 from imgstored.transfer.digest import Digest, Expected, digested, drain
-from imgstored.transfer.hop import hop
 from imgstored.transfer.stages import Stages
+from imgstored.transfer.threaded import hop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

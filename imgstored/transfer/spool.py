@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from imgstored.transfer.front import Front
+    from imgstored.transfer.watermark import Front
 
 #: Bytes that are read at a time, for the pump and for hashing.
 BLOCK = 1 << 20

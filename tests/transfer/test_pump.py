@@ -12,9 +12,9 @@ from blake3 import blake3
 from imgstored.errors import CancelledError, DownloadError, PoolError, StreamError, UncompressionError
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.digest import Expected
-from imgstored.transfer.front import Front
 from imgstored.transfer.pump import Pump
 from imgstored.transfer.spool import blocks as spooled
+from imgstored.transfer.watermark import Front
 from tests.support.compressed import some_bytes
 from tests.support.threads import no_threads_left
 

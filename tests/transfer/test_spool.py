@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
-from imgstored.transfer.front import Front
 from imgstored.transfer.spool import DifferentError, Spool, blocks
+from imgstored.transfer.watermark import Front
 from tests.support.memory_journal import MemoryJournal
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ import pytest
 
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.digest import Expected
-from imgstored.transfer.front import Front
-from imgstored.transfer.hop import hop
 from imgstored.transfer.limiting import STAGES, limiting
 from imgstored.transfer.pump import Pump
 from imgstored.transfer.spool import blocks as spooled
 from imgstored.transfer.stages import HopTimes, Stages, Stopwatch
+from imgstored.transfer.threaded import hop
+from imgstored.transfer.watermark import Front
 from tests.support.compressed import some_bytes
 from tests.support.threads import no_threads_left
 

@@ -1,8 +1,7 @@
 """bzip2: by the lbzip2 program where it is installed, else by the standard library on one processor.
 
 lbzip2 uses all processors, and takes about three quarters of libbz2's processor time. It runs as a filter: a
-thread feeds it, the caller reads. It ends with the caller, however that ends: nobody reads, or writes, what it
-waits for.
+thread feeds it, the caller reads. The program ends with the caller: nobody reads, or writes, what it waits for.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from imgstored.transfer.hop import Hop
+from imgstored.transfer.threaded import Hop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.transfer.front import Front
-from imgstored.transfer.hop import Hop, hop
+from imgstored.transfer.threaded import Hop, hop
+from imgstored.transfer.watermark import Front
 from tests.support.threads import no_threads_left
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from imgstored.transfer.front import Front
+from imgstored.transfer.watermark import Front
 
 
 def test_waits_for_more_than_what_was_seen() -> None:
