@@ -12,7 +12,7 @@ from imgstored import import_id
 from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.transfer.decompress import bzip2
 from imgstored.transfer.decompress.feed import Feed
-from imgstored.transfer.threaded import hop
+from imgstored.transfer.threaded import threaded
 
 
 def test_each_is_another():
@@ -48,7 +48,7 @@ def test_the_threads_of_a_transfer_have_it():
     def upstream():
         yield import_id.current()
 
-    with import_id.bound("a"), hop(upstream(), 1) as ahead:
+    with import_id.bound("a"), threaded(upstream(), 1) as ahead:
         assert list(ahead) == ["a"]
 
 

@@ -1,6 +1,6 @@
-"""A file on its way into the spool: several connections, several mirrors, one front.
+"""A file on its way into the spool: several connections, several mirrors, one watermark.
 
-    plan ──► a connection's task ──► its thread: RangeConnection.get ──► spool.write ──► front
+    plan ──► a connection's task ──► its thread: RangeConnection.get ──► spool.write ──► watermark
 
 The plan, and everything else that is not in a thread, belongs to trio's thread and needs no lock.
 """
@@ -25,7 +25,7 @@ from imgstored.transfer.mirror import ChangedError, Mirror, ValidatorChangedErro
 from imgstored.transfer.pace import Pace
 from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Wait
 from imgstored.transfer.spool import DifferentError, RangeJournal, Spool, blocks
-from imgstored.transfer.watermark import Front
+from imgstored.transfer.watermark import Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,7 +85,7 @@ class Download:
         `room` is called with the bytes still to come before each range, from a worker thread, and may raise
         `NoSpaceError`. `note` gets sentences for people: retries, mirrors given up.
         """
-        self.front = Front()
+        self.front = Watermark()
         self.mirrors = [Mirror(location) for location in locations]
         self.resumed = 0  #: bytes that were there when it began
         self._size = size
@@ -132,7 +132,7 @@ class Download:
     # -- running ---------------------------------------------------------------------------------------------
 
     async def run(self, opened: Callable[[int], None] = _nothing) -> None:
-        """Brings the whole file into the spool. Raises `DownloadError` or `NoSpaceError`, as does the front.
+        """Brings the whole file into the spool. Raises `DownloadError` or `NoSpaceError`; so does the watermark.
 
         `opened` is called with the bytes that were there already, before the first request.
         When it is cancelled, its connections are closed and its threads have ended by the time it returns.

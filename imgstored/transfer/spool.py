@@ -1,4 +1,4 @@
-"""The file that ranges are written to as they come, in any order, and that the pump reads behind the front.
+"""The file that ranges are written to in any order, and that the pump reads up to the watermark.
 
 Every complete range's BLAKE3 goes to a journal. A later process trusts only ranges that still hash to what is
 written there, so that neither the file nor the journal needs an fsync.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from imgstored.transfer.watermark import Front
+    from imgstored.transfer.watermark import Watermark
 
 #: Bytes that are read at a time, for the pump and for hashing.
 BLOCK = 1 << 20
@@ -85,10 +85,10 @@ class _Growing:
 class Spool:
     """One file's spool. `write` is called from several threads at once; the rest by who runs the download."""
 
-    def __init__(self, path: Path, journal: RangeJournal, front: Front) -> None:
+    def __init__(self, path: Path, journal: RangeJournal, watermark: Watermark) -> None:
         self._path = path
         self._journal = journal
-        self._front = front
+        self._watermark = watermark
         self._fd = -1
         self._lock = threading.Lock()
         self._growing: dict[int, _Growing] = {}
@@ -104,8 +104,8 @@ class Spool:
         """Opens or creates the file, and takes over the ranges that are still what the journal says.
 
         `size` is what the file must have, None if that is not known. `check` is called for every block that
-        is hashed; what it raises ends the call. The front advances meanwhile. Raises `DownloadError` if the
-        path is not a regular file of ours, and `NoSpaceError`.
+        is hashed; what it raises ends the call. The watermark advances meanwhile. Raises `DownloadError` if
+        the path is not a regular file of ours, and `NoSpaceError`.
         """
         self._fd = _open_private(self._path)
         known = self._journal.load()
@@ -132,7 +132,7 @@ class Spool:
 
         Raises `DifferentError` when the pump has seen more than that, and `NoSpaceError`.
         """
-        if size < self._front.position:
+        if size < self._watermark.position:
             raise DifferentError(size)
         self._clear()
         self.size, self.range_size = size, range_size_for(size)
@@ -193,7 +193,7 @@ class Spool:
 
     def _put(self, offset: int, data: memoryview) -> None:
         """Writes what the pump has not seen yet; what it has must stay as it is."""
-        seen = max(0, min(self._front.position - offset, len(data)))
+        seen = max(0, min(self._watermark.position - offset, len(data)))
         if seen:
             self._compare(offset, data[:seen])
             offset, data = offset + seen, data[seen:]
@@ -216,19 +216,19 @@ class Spool:
             self._journal.record(index, digest)
 
     def _advance(self) -> None:
-        """Moves the front as far as there is no gap.
+        """Moves the watermark as far as there is no gap.
 
-        Not only when the front is in the range that was written: another connection with the same range may
-        have moved it to that one's end already, before the range was complete.
+        Not only when the watermark is in the range that was written: another connection with the same range
+        may have moved it to that one's end already, before the range was complete.
         """
         with self._lock:
-            front = self._front.position
-            current = front // self.range_size
+            watermark = self._watermark.position
+            current = watermark // self.range_size
             while current in self._digests:
                 current += 1
-                front = min(current * self.range_size, self._stop(current - 1))
+                watermark = min(current * self.range_size, self._stop(current - 1))
             growing = self._growing.get(current)
-            self._front.advance(front if growing is None else max(front, growing.position))
+            self._watermark.advance(watermark if growing is None else max(watermark, growing.position))
 
     # -- turns of events -------------------------------------------------------------------------------------
 
@@ -328,19 +328,19 @@ class Spool:
         return hasher.digest()
 
 
-def blocks(path: Path, front: Front) -> Iterator[bytes]:
-    """The file's bytes in order, up to 1 MiB a time, as the front lets them. Blocks; for the pump's thread.
+def blocks(path: Path, watermark: Watermark) -> Iterator[bytes]:
+    """The file's bytes in order up to the watermark, 1 MiB at most at a time. Blocks; for the pump's thread.
 
-    Ends with the file. Raises what the front was failed with. May be run several times, also after the
+    Ends with the file. Raises what the watermark was failed with. May be run several times, also after the
     download.
     """
     offset = 0
-    if front.wait(0) == 0:
+    if watermark.wait(0) == 0:
         return
     with _spool_errors():
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        while (position := front.wait(offset)) > offset:
+        while (position := watermark.wait(offset)) > offset:
             while offset < position:
                 with _spool_errors():
                     data = os.pread(fd, min(BLOCK, position - offset), offset)

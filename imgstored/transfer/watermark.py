@@ -7,7 +7,7 @@ import threading
 from imgstored.transfer.stages import Stopwatch
 
 
-class Front:
+class Watermark:
     """A position that only grows, shared between threads.
 
     `position` counts bytes from the start of the file that may be read. Waiters are woken when it grows, when

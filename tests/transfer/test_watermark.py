@@ -4,53 +4,53 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from imgstored.transfer.watermark import Front
+from imgstored.transfer.watermark import Watermark
 
 
 def test_waits_for_more_than_what_was_seen() -> None:
-    front = Front()
+    watermark = Watermark()
     with ThreadPoolExecutor(1) as executor:
-        waiting = executor.submit(front.wait, 10)
-        front.advance(10)
+        waiting = executor.submit(watermark.wait, 10)
+        watermark.advance(10)
         assert not waiting.done()
-        front.advance(11)
+        watermark.advance(11)
         assert waiting.result(5) == 11
-    assert front.wait(3) == 11
+    assert watermark.wait(3) == 11
 
 
 def test_never_goes_back() -> None:
-    front = Front()
-    front.advance(10)
-    front.advance(5)
-    assert front.position == 10
+    watermark = Watermark()
+    watermark.advance(10)
+    watermark.advance(5)
+    assert watermark.position == 10
 
 
 def test_the_end_wakes_who_waits() -> None:
-    front = Front()
-    front.advance(10)
+    watermark = Watermark()
+    watermark.advance(10)
     with ThreadPoolExecutor(1) as executor:
-        waiting = executor.submit(front.wait, 10)
-        assert not front.finished
-        front.finish()
+        waiting = executor.submit(watermark.wait, 10)
+        assert not watermark.finished
+        watermark.finish()
         assert waiting.result(5) == 10
-    assert front.finished
+    assert watermark.finished
 
 
 def test_a_failure_wakes_who_waits_and_hides_what_is_there() -> None:
-    front = Front()
-    front.advance(10)
+    watermark = Watermark()
+    watermark.advance(10)
     with ThreadPoolExecutor(1) as executor:
-        waiting = executor.submit(front.wait, 10)
-        front.fail(KeyError("first"))
-        front.fail(ValueError("second"))
+        waiting = executor.submit(watermark.wait, 10)
+        watermark.fail(KeyError("first"))
+        watermark.fail(ValueError("second"))
         assert isinstance(waiting.exception(5), KeyError)
     with pytest.raises(KeyError, match="first"):
-        front.wait(0)
+        watermark.wait(0)
 
 
 def test_what_is_finished_cannot_fail() -> None:
-    front = Front()
-    front.advance(10)
-    front.finish()
-    front.fail(KeyError("late"))
-    assert front.wait(10) == 10
+    watermark = Watermark()
+    watermark.advance(10)
+    watermark.finish()
+    watermark.fail(KeyError("late"))
+    assert watermark.wait(10) == 10

@@ -1,7 +1,7 @@
 """bzip2: by the lbzip2 program where it is installed, else by the standard library on one processor.
 
 lbzip2 uses all processors, and takes about three quarters of libbz2's processor time. It runs as a filter: a
-thread feeds it, the caller reads. The program ends with the caller: nobody reads, or writes, what it waits for.
+thread feeds it, the caller reads. The program ends with the caller, which closes both of its pipes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from typing import IO, TYPE_CHECKING
 
-from imgstored.transfer.decompress.faults import corrupt, cut_short
-from imgstored.transfer.decompress.serial import BLOCK, Format
+from imgstored.transfer.decompress.serial import BLOCK, Format, corrupt, cut_short
 from imgstored.transfer.decompress.sniff import BZIP2_MAGIC
 
 if TYPE_CHECKING:
