@@ -11,6 +11,7 @@ import os
 import random
 import socket
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -20,10 +21,18 @@ from imgstored.http.location import Location, check_headers
 from imgstored.http.range_reply import FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Sink, Timeouts
 from imgstored.http.retry import Backoff
-from imgstored.transfer.job import EnoughError, Job, Outcome
-from imgstored.transfer.mirror import ChangedError, Mirror, ValidatorChangedError, check_reply, failure
-from imgstored.transfer.pace import Pace
-from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Wait
+from imgstored.transfer.mirror import (
+    ChangedError,
+    EnoughError,
+    Job,
+    Mirror,
+    Outcome,
+    Pace,
+    ValidatorChangedError,
+    check_reply,
+    failure,
+)
+from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Restart, Sign, Wait
 from imgstored.transfer.spool import DifferentError, RangeJournal, Spool, blocks
 from imgstored.transfer.watermark import Watermark
 
@@ -53,8 +62,8 @@ def _nothing(_: Any) -> None:
     return None
 
 
-def _told(error: BaseException) -> ImgstoreError:
-    """What the pump is told when `error` ends the download. Nurseries raise cancellation in groups."""
+def _for_reader(error: BaseException) -> ImgstoreError:
+    """What the reader gets when `error` ends the download. Nurseries raise cancellation in groups."""
     group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
     if isinstance(error, ImgstoreError):
         return error
@@ -100,8 +109,6 @@ class Download:
         self._jobs: dict[int, Job] = {}
         self._changed = trio.Event()
         self._error: ImgstoreError | None = None
-        self._anew = False
-        self._disputed = False  #: a mirror's file has another size
 
     # -- how it stands ---------------------------------------------------------------------------------------
 
@@ -132,7 +139,7 @@ class Download:
     # -- running ---------------------------------------------------------------------------------------------
 
     async def run(self, opened: Callable[[int], None] = _nothing) -> None:
-        """Brings the whole file into the spool. Raises `DownloadError` or `NoSpaceError`; so does the watermark.
+        """Brings the whole file into the spool. Raises `DownloadError` or `NoSpaceError`; so does the reader.
 
         `opened` is called with the bytes that were there already, before the first request.
         When it is cancelled, its connections are closed and its threads have ended by the time it returns.
@@ -143,7 +150,7 @@ class Download:
             opened(self.resumed)
             await self._fetch_all()
         except BaseException as error:
-            self.front.fail(_told(error))
+            self.front.fail(_for_reader(error))
             raise
         else:
             self.front.finish()
@@ -159,13 +166,14 @@ class Download:
             tries=self._limits.tries,
             random=self._chance,
             backoff=self._limits.backoff,
+            size_stated=self._size is not None,
         )
         self._limiter = trio.CapacityLimiter(self._limits.connections)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for _ in range(self._limits.connections):
                 nursery.start_soon(self._connection)
-        if isinstance(self._error, ChangedError) or (self._size is None and self._disputed):
+        if not self._plan.reusable:
             self._spool.forget()
         if self._error is not None:
             raise self._error
@@ -183,7 +191,7 @@ class Download:
         connection: tuple[int, RangeConnection] | None = None
         try:
             while True:
-                step = Wait() if self._anew else self._plan.next(trio.current_time())
+                step = self._plan.next(trio.current_time())
                 if isinstance(step, Ask):
                     if connection is None or connection[0] != step.mirror:
                         connection = self._other(connection, step.mirror)
@@ -231,8 +239,7 @@ class Download:
             nursery.cancel_scope.cancel()
         del self._jobs[ask.number]
         self._judge(job, outcome)
-        if self._anew and not self._jobs:
-            self._anew = False
+        if self._plan.restart_due:
             self._spool.begin_anew()
             self._plan.begin_anew()
         self._wake()
@@ -261,12 +268,13 @@ class Download:
         if start == stop:
             return None
         url = job.mirror.location.url
-        validator = None if job.mirror.fickle else spool.validators.get(url)
+        validator = spool.validators.get(url) if self._plan.trusts_validators(job.ask.mirror) else None
         try:
             self._room(max(0, (self.total or 0) - spool.present))
             check_headers(job.mirror.location.access)
-            job.connection.get(start, stop, validator, lambda reply: self._accept(job, reply, validator))
-            if job.whole:
+            accept = partial(self._accept, job, validator=validator)
+            reply = job.connection.get(start, stop, validator, accept)
+            if not reply.partial:
                 self._check_whole(job)
         except EnoughError:
             job.connection.close()
@@ -282,9 +290,8 @@ class Download:
         check_reply(reply, size=self.total, max_size=self._limits.max_size, validator=validator)
         if not trio.from_thread.run_sync(self._answered, job, reply):
             raise FetchError("the server stopped serving ranges")
-        if reply.validator is not None and not job.mirror.fickle:
+        if reply.validator is not None and self._plan.trusts_validators(job.ask.mirror):
             spool.remember(url, reply.validator)
-        job.whole = not reply.partial
         offset = reply.start
 
         def sink(data: memoryview) -> None:
@@ -298,7 +305,7 @@ class Download:
             offset += len(data)
             job.fetched += len(data)
             job.mirror.count(len(data))
-            if job.whole and spool.size is not None and offset < spool.size and spool.complete:
+            if not reply.partial and spool.size is not None and offset < spool.size and spool.complete:
                 raise EnoughError
 
         return sink
@@ -327,68 +334,58 @@ class Download:
         now = trio.current_time()
         if outcome is None:
             for other in self._plan.finished(job.ask, now, done=self._brought(job)):
-                self._jobs[other.number].supersede()
+                self._abort(other)
         elif isinstance(outcome, FetchError):
-            if job.superseded:
-                self._plan.dropped(job.ask)
-            else:
-                self._failed(job, outcome, now)
+            self._failed(job, outcome, now)
         elif isinstance(outcome, ImgstoreError):
             self._plan.dropped(job.ask)
             self._end(outcome)
         else:
-            self._another_file(job, outcome, now)
+            self._differs(job, outcome, now)
+
+    def _abort(self, needless: Ask) -> None:
+        self._jobs[needless.number].connection.abort("not needed any more")
 
     def _brought(self, job: Job) -> frozenset[int]:
         """Ranges that are there because of the job; others may be as good as there, and end by themselves."""
-        if job.whole:
+        if self._plan.brings_whole(job.ask):
             return self._spool.done
         start, stop = self._spool.missing(job.ask.index)
         return frozenset([job.ask.index] if start == stop else [])
 
     def _failed(self, job: Job, fault: FetchError, now: float) -> None:
-        mirror = job.mirror
-        mirror.failures += 1
-        mirror.fault = fault.message
-        self._disputed |= fault.other_size
-        delay = self._plan.failed(
+        rests = self._plan.failed(
             job.ask,
             now,
             fault.message,
-            # A file that is too long has all ranges, and still is another one.
-            done=() if fault.other_size else self._brought(job),
+            done=self._brought(job),
             lasting=fault.lasting,
+            other_size=fault.other_size,
             progressed=job.fresh >= _PROGRESS,
             retry_after=fault.retry_after,
         )
-        if delay is None:
-            self._note(f"{fault.message}; not asked again")
-        elif delay > 0:
-            self._note(f"{fault.message}; trying again in {delay:.1f} s")
+        self._note_rest(fault.message, rests)
 
-    def _another_file(self, job: Job, what: DifferentError | ValidatorChangedError, now: float) -> None:
-        """The server has another file than before: all that is there is in doubt."""
-        mirror = job.mirror
-        by_name = isinstance(what, ValidatorChangedError)
-        if self._anew or (by_name and mirror.fickle):
-            # Other requests found out before; it changed only once.
-            self._plan.dropped(job.ask)
-            return
-        mirror.changes += 1
-        changed = f"{mirror.url}: the file changed while it was downloaded"
-        if isinstance(what, DifferentError) and what.offset < self.front.position:
-            self._plan.dropped(job.ask)
+    def _note_rest(self, fault: str, rests: float | None) -> None:
+        if rests is None:
+            self._note(f"{fault}; not asked again")
+        elif rests > 0:
+            self._note(f"{fault}; trying again in {rests:.1f} s")
+
+    def _differs(self, job: Job, what: DifferentError | ValidatorChangedError, now: float) -> None:
+        """The mirror has another file than before; the plan says what follows."""
+        sign: Sign = "validator"
+        if isinstance(what, DifferentError):
+            sign = "read bytes" if what.offset < self.front.position else "unread bytes"
+        changed = f"{job.mirror.url}: the file changed while it was downloaded"
+        reaction = self._plan.differs(job.ask, now, changed, sign, progressed=job.fresh >= _PROGRESS)
+        if reaction == "spoiled":
             self._end(ChangedError(changed, hint="try again: it starts anew"))
-            return
-        if by_name and mirror.fickle:
-            # From now on its names for the file count for nothing; the checksum decides.
-            self._plan.dropped(job.ask)
-            return
-        self._failed(job, FetchError(changed, lasting=mirror.changes >= self._limits.tries), now)
-        self._note(f"{mirror.url}: what was downloaded is fetched again, and compared")
-        self._anew = True
-        for other in self._jobs.values():
-            other.supersede()
+        elif isinstance(reaction, Restart):
+            self._note_rest(changed, reaction.rests)
+            self._note(f"{job.mirror.url}: what was downloaded is fetched again, and compared")
+            for other in reaction.needless:
+                self._abort(other)
 
     def _resolve(self, host: str, port: int) -> Sequence[tuple[Any, ...]]:
         """In a job's thread: asks the resolver so that a cancelled download need not wait for it."""

@@ -361,7 +361,7 @@ async def test_the_next_mirror_takes_over_and_nothing_is_fetched_twice(
         first, second = download.mirrors
         assert first.fetched >= SIZE // 2
         assert second.fetched == sum(hit.bytes_sent for hit in other.settled_hits()) == SIZE - first.fetched
-        assert "connection refused" in first.fault
+        assert "connection refused" in download._plan.faults()[0]
         assert any("not asked again" in note for note in target.notes)
 
 
@@ -370,7 +370,7 @@ async def test_a_mirror_that_is_down_from_the_start_costs_nothing(nginx: Nginx, 
     await download.run()
     assert target.there()
     assert [mirror.fetched for mirror in download.mirrors] == [0, SIZE]
-    assert download.mirrors[0].failures == 1
+    assert download._plan.mirrors[0].failures == 1
 
 
 async def test_a_mirror_whose_file_has_another_size(nginx: Nginx, target: Target) -> None:
@@ -378,7 +378,7 @@ async def test_a_mirror_whose_file_has_another_size(nginx: Nginx, target: Target
     download = target.download(nginx.url + "/other", nginx.url + "/file")
     await download.run()
     assert target.there()
-    assert f"expected {SIZE} bytes, the server has {SIZE - 1}" in download.mirrors[0].fault
+    assert f"expected {SIZE} bytes, the server has {SIZE - 1}" in download._plan.faults()[0]
 
 
 async def test_no_mirror_has_it(nginx: Nginx, target: Target) -> None:

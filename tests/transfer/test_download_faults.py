@@ -400,7 +400,7 @@ async def test_a_change_that_several_connections_find_out_counts_once(case: Case
         download = case.download(server, limits=replace(LIMITS, connections=3))
         await download.run()
         assert case.content == CONTENT
-        assert download.mirrors[0].changes == 1
+        assert download._plan.mirrors[0].changes == 1
 
 
 async def test_a_server_that_lies_about_its_bytes_is_found_out_by_the_checksum(case: Case) -> None:
