@@ -15,7 +15,8 @@ Verify = Literal["streaming", "first"]
 #: Longer addresses are refused; RFC 9110, 4.1 asks for at least 8000 characters.
 MAX_URL = 8192
 
-#: Redirects that are followed for one request.
+#: Statuses that redirect, and how many redirects are followed for one request.
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
