@@ -41,7 +41,7 @@ from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.making import Making
 from imgstored.rpc.server import Server
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceBook
 from imgstored.specs import (
     check,
     install_limits,

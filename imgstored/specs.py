@@ -14,7 +14,7 @@ from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.limits import Limits as SocketLimits
 from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.url import normalised
+from imgstored.sources.spec import normalised
 from imgstored.store.installer import InstallLimits
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits

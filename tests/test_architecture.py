@@ -26,7 +26,7 @@ PURE = (
     "rpc/framing",
     "rpc/params",
     "rpc/wire",
-    "sources/url",
+    "sources/spec",
     "specs",
     "store/events",
     "store/gauge",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.refresh import Refresh
     from imgstored.pools.base import Pool
     from imgstored.sources.registry import Found
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.source_set import SourceBook
     from imgstored.store.journal import Journal
     from imgstored.store.room import Room
 

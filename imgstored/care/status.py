@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from imgstored.care.history import History
     from imgstored.care.pool_states import PoolStates
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.source_set import SourceBook
 
 #: Failures of the past that are told.
 FAILURES: Final = 5

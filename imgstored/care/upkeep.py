@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.refresh import Refresh
     from imgstored.sources.registry import Found
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.source_set import SourceBook
     from imgstored.store.events import Event
 
 log = structlog.get_logger(__name__)

@@ -16,7 +16,7 @@ from imgstored.http.location import public
 from imgstored.manifest import MAX_LIST, MAX_MANIFEST
 from imgstored.sources.registry import open_source
 from imgstored.sources.server import AskLimits
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceBook
 from imgstored.specs import source_specs
 
 if TYPE_CHECKING:

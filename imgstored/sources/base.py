@@ -15,7 +15,7 @@ SourceType = Literal["imgapi", "dsapi", "static"]
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """One configured source; which are the same source says `imgstored.sources.url.identity`."""
+    """One configured source; which are the same source says `imgstored.sources.spec.identity`."""
 
     url: str  #: normalised, without a trailing slash
     type: SourceType = "imgapi"

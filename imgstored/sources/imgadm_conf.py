@@ -15,14 +15,14 @@ from imgstored.errors import ClientError, ConfigError
 from imgstored.http.location import public
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.registry import TYPES
-from imgstored.sources.url import identity, normalised
+from imgstored.sources.spec import identity, normalised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from imgstored.sources.base import SourceType
-    from imgstored.sources.url import Identity
+    from imgstored.sources.spec import Identity
 
 #: Bytes; a file of a thousand sources has a tenth of that.
 _MAX_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from imgstored.manifest import MAX_LIST, check_uuid, upgrade
 from imgstored.sources.answers import one_object, read_page, the_manifest
 from imgstored.sources.base import Listed, Offer
 from imgstored.sources.server import AskLimits, Server
-from imgstored.sources.url import channel_of
+from imgstored.sources.spec import channel_of
 
 if TYPE_CHECKING:
     from imgstored.sources.base import SourceSpec

@@ -13,7 +13,7 @@ from imgstored.errors import ImgstoreError, InvalidManifestError
 from imgstored.http.location import public
 from imgstored.manifest import MAX_LIST, check_uuid, parse
 from imgstored.sources.base import Listed
-from imgstored.sources.url import identity
+from imgstored.sources.spec import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

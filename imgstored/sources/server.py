@@ -12,7 +12,7 @@ from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Location, origin_of, shown
 from imgstored.manifest import MAX_LIST, MAX_MANIFEST
 from imgstored.sources.answers import failure
-from imgstored.sources.url import verify_for, with_query, without_query
+from imgstored.sources.spec import verify_for, with_query, without_query
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence

@@ -9,12 +9,12 @@ from imgstored.errors import ConfigError, UsageError
 from imgstored.http.location import shown
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.imgadm_conf import check_type
-from imgstored.sources.url import channel_of, identity, normalised
+from imgstored.sources.spec import channel_of, identity, normalised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from imgstored.sources.url import Identity
+    from imgstored.sources.spec import Identity
 
 
 @dataclass(frozen=True, slots=True)

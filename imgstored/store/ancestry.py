@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog, Key
     from imgstored.sources.lookup import Wanted
     from imgstored.sources.registry import Found
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.source_set import SourceBook
     from imgstored.store.imports import Imports
     from imgstored.store.request import Request
 

@@ -21,7 +21,7 @@ from imgstored.errors import (
 from imgstored.pools.base import PoolImage
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceBook
 from tests.support.image_site import BASE, INCREMENTAL, ImageSite, fixture_manifest
 
 OTHER = "99999999-aaaa-4bbb-8ccc-000000000001"

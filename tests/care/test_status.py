@@ -17,7 +17,7 @@ from imgstored.catalog.catalog import Catalog
 from imgstored.errors import DownloadError, ImgstoreError, PoolError
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceBook
 from tests.support.image_site import BASE, ImageSite
 
 CLOSED = "http://127.0.0.1:9"

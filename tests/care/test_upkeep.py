@@ -19,7 +19,7 @@ from imgstored.catalog.refresh import Refresh
 from imgstored.errors import NoSourcesError, UsageError
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceBook
 from imgstored.store.events import (
     Left,
     ManifestUpdated,

@@ -32,7 +32,7 @@ from imgstored.errors import (
 from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceBook
 from imgstored.store.events import (
     AlreadyInstalled,
     Downloaded,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from imgstored.errors import ClientError
 from imgstored.http.location import origin_of
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.url import channel_of, identity, normalised, verify_for, with_query, without_query
+from imgstored.sources.spec import channel_of, identity, normalised, verify_for, with_query, without_query
 
 
 @pytest.mark.parametrize(

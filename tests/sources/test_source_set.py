@@ -20,7 +20,7 @@ from imgstored.errors import (
 from imgstored.http.location import Access
 from imgstored.sources import registry
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.sourcebook import DEFAULT_SOURCE, SourceBook
+from imgstored.sources.source_set import DEFAULT_SOURCE, SourceBook
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_manifest
 
 CLOSED = "http://127.0.0.1:9"

@@ -20,12 +20,12 @@ from imgstored.errors import (
 from imgstored.http.location import public
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.sources.base import Listed, SourceSpec
+from imgstored.sources.client import Questions
 from imgstored.sources.imgadm_conf import ImgadmConf, check_type
-from imgstored.sources.questions import Questions
 from imgstored.sources.registry import Found, open_source
 from imgstored.sources.search import Answer, Hit, Search
 from imgstored.sources.source_edit import changes, each_once, others, set_elsewhere, spec_of
-from imgstored.sources.url import channel_of, identity, normalised
+from imgstored.sources.spec import channel_of, identity, normalised
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
