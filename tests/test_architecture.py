@@ -26,6 +26,7 @@ PURE = (
     "rpc/framing",
     "rpc/params",
     "rpc/wire",
+    "sources/search",
     "sources/spec",
     "specs",
     "store/events",

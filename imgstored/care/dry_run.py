@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
     from imgstored.pools.base import Pool
-    from imgstored.sources.registry import Found
+    from imgstored.sources.search import Found
     from imgstored.sources.source_set import SourceBook
     from imgstored.store.journal import Journal
     from imgstored.store.room import Room

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog, InstalledImage, Key, View
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.refresh import Refresh
-    from imgstored.sources.registry import Found
+    from imgstored.sources.search import Found
     from imgstored.sources.source_set import SourceBook
     from imgstored.store.events import Event
 

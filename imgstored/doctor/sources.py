@@ -14,7 +14,7 @@ from imgstored.errors import ImgstoreError
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import public
 from imgstored.manifest import MAX_LIST, MAX_MANIFEST
-from imgstored.sources.registry import open_source
+from imgstored.sources.client import open_source
 from imgstored.sources.server import AskLimits
 from imgstored.sources.source_set import SourceBook
 from imgstored.specs import source_specs

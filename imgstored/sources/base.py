@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from imgstored.http.location import Access, Location, Verify
 
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 
 SourceType = Literal["imgapi", "dsapi", "static"]
 
+#: The types of source that there are, as settings name them.
+TYPES: tuple[SourceType, ...] = get_args(SourceType)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """One configured source; which are the same source says `imgstored.sources.spec.identity`."""
+    """One configured source; which specs are the same source is said by `imgstored.sources.spec.identity`."""
 
     url: str  #: normalised, without a trailing slash
     type: SourceType = "imgapi"

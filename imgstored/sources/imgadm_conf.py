@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from imgstored.durable import replace_file
 from imgstored.errors import ClientError, ConfigError
-from imgstored.http.location import public
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.registry import TYPES
-from imgstored.sources.spec import identity, normalised
+from imgstored.sources.spec import check_type, identity, normalised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from imgstored.sources.base import SourceType
     from imgstored.sources.spec import Identity
 
 #: Bytes; a file of a thousand sources has a tenth of that.
@@ -186,15 +183,6 @@ class ImgadmConf:
 
     def _unusable(self, why: str, *, hint: str = _HINT) -> ConfigError:
         return ConfigError(f'config file "{self.path}" {why}', hint=hint)
-
-
-def check_type(kind: str, url: str) -> SourceType:
-    """The type, if it is one. Raises `ConfigError`."""
-    for known in TYPES:
-        if kind == known:
-            return known
-    names = ", ".join(f'"{name}"' for name in TYPES)
-    raise ConfigError(f'type "{kind}" for source url "{public(url)}" is invalid: must be one of {names}')
 
 
 def _type(entry: Entry) -> Any:

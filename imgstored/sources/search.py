@@ -13,7 +13,6 @@ from imgstored.errors import (
     ManifestValidationError,
 )
 from imgstored.http.location import public, shown
-from imgstored.sources.registry import Found
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +33,16 @@ class Hit:
 
     manifest: Manifest
     location: Location | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image that at least one source has."""
+
+    manifest: Manifest
+    source: SourceSpec  #: the one whose manifest it is
+    locations: tuple[Location, ...]  #: every source that has this very file, first choice first
+    import_id: str = ""  #: that the search had, for the import that it is for
 
 
 #: None: the source does not have the image.

@@ -1,18 +1,22 @@
-"""Sources' URLs: their normal form, and what can be told from them. Pure: no I/O."""
+"""What a source is called: its URL's normal form, its identity, its wire form, and edits of a list. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from imgstored.errors import ClientError
-from imgstored.http.location import origin_of, shown
+from imgstored.errors import ClientError, ConfigError, UsageError
+from imgstored.http.location import origin_of, public, shown
+from imgstored.sources.base import TYPES, SourceSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from imgstored.http.location import Verify
-    from imgstored.sources.base import SourceSpec
+    from imgstored.sources.base import SourceType
 
 #: What makes a source the same source: URL, type, insecure, channel.
 Identity = tuple[str, str, bool, str | None]
@@ -83,3 +87,81 @@ def _authentic(url: str, insecure: bool) -> bool:
 
 def _query(url: str) -> list[tuple[str, str]]:
     return parse_qsl(urlsplit(url).query, keep_blank_values=True)
+
+
+# -- what clients name ---------------------------------------------------------------------------------------
+
+
+def as_wire(spec: SourceSpec) -> dict[str, Any]:
+    """The protocol's *source*."""
+    return {
+        "url": spec.url,
+        "type": spec.type,
+        "insecure": spec.insecure,
+        "channel": channel_of(spec),
+    }
+
+
+def check_type(kind: str, url: str) -> SourceType:
+    """The type, if it is one. Raises `ConfigError`."""
+    for known in TYPES:
+        if kind == known:
+            return known
+    names = ", ".join(f'"{name}"' for name in TYPES)
+    raise ConfigError(f'type "{kind}" for source url "{public(url)}" is invalid: must be one of {names}')
+
+
+def spec_of(wire: Mapping[str, Any]) -> SourceSpec:
+    """The source that a client means. Raises `UsageError`, `ConfigError`, and `ClientError` for its URL."""
+    url, kind, channel = wire.get("url"), wire.get("type") or "imgapi", wire.get("channel") or None
+    if not isinstance(url, str) or not isinstance(kind, str) or not isinstance(channel, str | None):
+        raise UsageError("an image source is {url, type, insecure, channel}; only its url is needed")
+    spec = SourceSpec(normalised(url), check_type(kind, url), wire.get("insecure") is True)
+    return spec if channel == channel_of(spec) else replace(spec, channel=channel)
+
+
+# -- a list that somebody edited -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was done to the list."""
+
+    reordered: bool
+    added: list[SourceSpec]
+    deleted: list[SourceSpec]
+
+
+def changes(now: Sequence[SourceSpec], wanted: Sequence[SourceSpec]) -> Changes:
+    """What makes one list the other; in neither is a source twice."""
+    had, has = [*map(identity, now)], [*map(identity, wanted)]
+    return Changes(
+        reordered=[each for each in had if each in has] != [each for each in has if each in had],
+        added=[spec for spec in wanted if identity(spec) not in had],
+        deleted=[spec for spec in now if identity(spec) not in has],
+    )
+
+
+def others(wanted: Iterable[SourceSpec], configured: Iterable[SourceSpec]) -> list[SourceSpec]:
+    """The wanted ones that are not configured. Raises `ConfigError` where a configured one is missing."""
+    left = {identity(spec): spec for spec in wanted}
+    for spec in configured:
+        if left.pop(identity(spec), None) is None:
+            raise set_elsewhere(spec.url)
+    return [*left.values()]
+
+
+def each_once(specs: Iterable[SourceSpec]) -> list[SourceSpec]:
+    """The specs without those that name a source a second time."""
+    once: dict[Identity, SourceSpec] = {}
+    for spec in specs:
+        once.setdefault(identity(spec), spec)
+    return [*once.values()]
+
+
+def set_elsewhere(url: str) -> ConfigError:
+    """Why a source cannot be deleted."""
+    return ConfigError(
+        f'image source "{shown(url)}" is set in imgstored\'s configuration file',
+        hint="remove it there, and send imgstored a SIGHUP",
+    )

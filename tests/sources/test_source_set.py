@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime
 
 import pytest
 import trio
+import trio.testing
 
 from imgstored.errors import (
     ActiveImageNotFoundError,
     ClientError,
     ConfigError,
     ImageNotFoundError,
+    ImgstoreError,
+    InternalError,
     InvalidUUIDError,
     NoSourcesError,
     SourcePingError,
 )
 from imgstored.http.location import Access
-from imgstored.sources import registry
+from imgstored.sources import client
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.source_set import DEFAULT_SOURCE, SourceBook
+from imgstored.sources.source_set import DEFAULT_SOURCE, SharedSearches, SourceBook
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_manifest
 
 CLOSED = "http://127.0.0.1:9"
@@ -341,7 +345,7 @@ async def test_a_mistake_of_ours_with_one_source_hides_no_other(tmp_path, conf, 
     good = published(BASE)
 
     def open_source(spec: SourceSpec):
-        source = registry.open_source(spec)
+        source = client.open_source(spec)
         if spec.url == CLOSED:
             source._server = None  # any question ends in AttributeError
         return source
@@ -366,3 +370,104 @@ async def test_a_source_that_answers_in_time_is_preferred(open_book, published, 
     found = await open_book(SourceSpec(slow.url), published(BASE)).find(BASE, active=True)
     assert found.source.url == slow.url
     assert len(found.locations) == 2
+
+
+# -- one search for all who want the same ------------------------------------------------------------------
+
+QUERY = ("11111111-aaaa-4bbb-8ccc-000000000001", True, None, None)
+
+
+async def ask_from_many(answer, count=5, query=QUERY):
+    """What `count` callers get, and how often the sources were asked."""
+    asked: list[object] = []
+    answers: list[object] = []
+
+    async def search():
+        asked.append(query)
+        await trio.sleep(1)
+        return answer()
+
+    searches = SharedSearches()
+
+    async def one(nursery: trio.Nursery) -> None:
+        try:
+            answers.append(await searches.find(query, search, nursery))
+        except ImgstoreError as error:
+            answers.append(error)
+
+    async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(one, outer)
+    return answers, asked
+
+
+async def test_one_search_for_all(autojump_clock):
+    answers, asked = await ask_from_many(lambda: "found")
+    assert answers == ["found"] * 5
+    assert asked == [QUERY]
+
+
+async def test_all_get_its_error(autojump_clock):
+    def fail():
+        raise ClientError("down")
+
+    answers, asked = await ask_from_many(fail)
+    assert [error.message for error in answers] == ["down"] * 5
+    assert len(asked) == 1
+
+
+async def test_all_get_a_mistake_without_its_details(autojump_clock):
+    def fail():
+        raise ZeroDivisionError("secret")
+
+    answers, _ = await ask_from_many(fail, count=2)
+    assert all(isinstance(error, InternalError) and "secret" not in error.message for error in answers)
+
+
+async def test_who_asks_first_may_leave(autojump_clock):
+    searches = SharedSearches()
+
+    async def search():
+        await trio.sleep(1)
+        return "found"
+
+    async with trio.open_nursery() as outer:
+        with trio.move_on_after(0.5):
+            await searches.find(QUERY, search, outer)
+        assert await searches.find(QUERY, search, outer) == "found"
+        assert trio.current_time() == pytest.approx(1.0, abs=0.6)
+
+
+async def test_nothing_is_remembered(autojump_clock):
+    answers = iter(["first", "second"])
+
+    async def search():
+        return next(answers)
+
+    searches = SharedSearches()
+    async with trio.open_nursery() as nursery:
+        assert await searches.find(QUERY, search, nursery) == "first"
+        assert await searches.find(QUERY, search, nursery) == "second"
+
+
+async def test_imports_share_one_search(open_book, start_faulty):
+    go_on = threading.Event()
+
+    def answer(request, wire):
+        go_on.wait(30)
+        wire.reply("200 OK", {}, json.dumps(fixture_manifest(BASE)).encode())
+
+    server = start_faulty(answer)
+    book = open_book(SourceSpec(server.url))
+    found: list[object] = []
+
+    async def one(nursery: trio.Nursery) -> None:
+        found.append(await book.find_shared(BASE, active=True, nursery=nursery))
+
+    async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(one, outer)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+    assert len(server.requests) == 1
+    assert all(each is found[0] for each in found)
