@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.refresh import Refresh
     from imgstored.sources.search import Found
-    from imgstored.sources.source_set import SourceBook
+    from imgstored.sources.source_set import SourceSet
     from imgstored.store.events import Event
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class Upkeep:
     def __init__(
         self,
         catalog: Catalog,
-        sources: SourceBook,
+        sources: SourceSet,
         locks: ImageLocks,
         view: View,
         refresh: Refresh,

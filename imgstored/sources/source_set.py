@@ -66,7 +66,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class SourceBook:
+class SourceSet:
     """The sources of imgstored's configuration, then those of imgadm's. Used from trio's thread.
 
     Clients change imgadm's file only. No lock is held while a source is asked.
@@ -241,7 +241,7 @@ class SourceBook:
             "problems": [problem for _, problem in answers if problem is not None],
         }
 
-    async def standings(self) -> list[dict[str, Any]]:
+    async def health(self) -> list[dict[str, Any]]:
         """How the sources did of late, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
         specs = await trio.to_thread.run_sync(self._specs)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.catalog import Catalog, Key
     from imgstored.sources.search import Found
-    from imgstored.sources.source_set import SourceBook
+    from imgstored.sources.source_set import SourceSet
     from imgstored.store.imports import Imports
     from imgstored.store.request import Request
 
@@ -44,7 +44,7 @@ class Ancestry:
         self,
         catalog: Catalog,
         imports: Imports,
-        sources: SourceBook,
+        sources: SourceSet,
         platform: Platform | None,
         deleting: Callable[[Key], bool],
     ) -> None:

@@ -24,7 +24,7 @@ from imgstored.errors import (
 from imgstored.http.location import Access
 from imgstored.sources import client
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.source_set import DEFAULT_SOURCE, SharedSearches, SourceBook
+from imgstored.sources.source_set import DEFAULT_SOURCE, SharedSearches, SourceSet
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_manifest
 
 CLOSED = "http://127.0.0.1:9"
@@ -38,13 +38,13 @@ def conf(tmp_path):
 
 
 @pytest.fixture
-def open_book(tmp_path, conf):
-    def open_book(*configured: SourceSpec, none: bool = False) -> SourceBook:
-        return SourceBook(
+def open_set(tmp_path, conf):
+    def open_set(*configured: SourceSpec, none: bool = False) -> SourceSet:
+        return SourceSet(
             None if none else configured, imgadm_conf=conf, lists=tmp_path / "lists", now=lambda: NOW
         )
 
-    return open_book
+    return open_set
 
 
 @pytest.fixture
@@ -64,163 +64,163 @@ def published(tmp_path, start_nginx):
     return publish
 
 
-def urls(book: SourceBook) -> list[str]:
-    return [source["url"] for source in book.listed()]
+def urls(source_set: SourceSet) -> list[str]:
+    return [source["url"] for source in source_set.listed()]
 
 
 # -- which there are ---------------------------------------------------------------------------------------
 
 
-def test_the_default_counts_only_where_nothing_is_said(open_book, conf):
-    assert urls(open_book(none=True)) == ["https://images.smartos.org"]
-    assert urls(open_book()) == []
+def test_the_default_counts_only_where_nothing_is_said(open_set, conf):
+    assert urls(open_set(none=True)) == ["https://images.smartos.org"]
+    assert urls(open_set()) == []
     conf.write_text('{"sources": []}')
-    assert urls(open_book(none=True)) == []
+    assert urls(open_set(none=True)) == []
     conf.write_text("{}")
-    assert urls(open_book(none=True)) == [DEFAULT_SOURCE.url]
+    assert urls(open_set(none=True)) == [DEFAULT_SOURCE.url]
 
 
-def test_the_configurations_sources_come_first_and_each_once(open_book, conf):
+def test_the_configurations_sources_come_first_and_each_once(open_set, conf):
     theirs = [{"type": "imgapi", "url": f"http://{host}/"} for host in ("b", "a", "c")]
     conf.write_text(json.dumps({"sources": theirs}))
     access = Access(headers=(("Authorization", "secret"),))
-    book = open_book(SourceSpec("http://a:80/", access=access), SourceSpec("d"))
-    assert urls(book) == ["http://a", "http://d", "http://b", "http://c"]
-    assert book.listed()[0] == {"url": "http://a", "type": "imgapi", "insecure": False, "channel": None}
-    book.reconfigure([SourceSpec("http://e?channel=dev", insecure=True)])
-    assert book.listed()[0] == {
+    source_set = open_set(SourceSpec("http://a:80/", access=access), SourceSpec("d"))
+    assert urls(source_set) == ["http://a", "http://d", "http://b", "http://c"]
+    assert source_set.listed()[0] == {"url": "http://a", "type": "imgapi", "insecure": False, "channel": None}
+    source_set.reconfigure([SourceSpec("http://e?channel=dev", insecure=True)])
+    assert source_set.listed()[0] == {
         "url": "http://e?channel=dev",
         "type": "imgapi",
         "insecure": True,
         "channel": "dev",
     }
     with pytest.raises(ClientError):
-        book.reconfigure([SourceSpec("ftp://x")])
-    assert urls(book)[0] == "http://e?channel=dev"
+        source_set.reconfigure([SourceSpec("ftp://x")])
+    assert urls(source_set)[0] == "http://e?channel=dev"
 
 
-async def test_adding_and_deleting(open_book, conf, published):
+async def test_adding_and_deleting(open_set, conf, published):
     url = published(BASE).url
-    book = open_book(none=True)
+    source_set = open_set(none=True)
     source = {"url": url, "type": "static", "insecure": False, "channel": None}
-    assert await book.add(f"{url}/", "static", False, False) == {"added": True, "source": source}
-    assert await book.add(url, "static", False, False) == {"added": False, "source": source}
-    assert urls(book) == [DEFAULT_SOURCE.url, url]
+    assert await source_set.add(f"{url}/", "static", False, False) == {"added": True, "source": source}
+    assert await source_set.add(url, "static", False, False) == {"added": False, "source": source}
+    assert urls(source_set) == [DEFAULT_SOURCE.url, url]
     assert json.loads(conf.read_text())["sources"][1] == {"type": "static", "url": url}
-    assert urls(open_book(none=True)) == [DEFAULT_SOURCE.url, url]
-    assert await book.delete(f"{url}/") == {"deleted": [source]}
-    assert await book.delete(url) == {"deleted": []}
-    assert urls(book) == [DEFAULT_SOURCE.url]
-    assert len((await book.delete(DEFAULT_SOURCE.url))["deleted"]) == 1
+    assert urls(open_set(none=True)) == [DEFAULT_SOURCE.url, url]
+    assert await source_set.delete(f"{url}/") == {"deleted": [source]}
+    assert await source_set.delete(url) == {"deleted": []}
+    assert urls(source_set) == [DEFAULT_SOURCE.url]
+    assert len((await source_set.delete(DEFAULT_SOURCE.url))["deleted"]) == 1
     assert json.loads(conf.read_text()) == {"sources": []}
 
 
-async def test_where_the_configuration_has_sources_the_default_is_not_added(open_book, conf):
-    book = open_book(SourceSpec("http://a"))
-    assert (await book.add("http://b", None, True, True))["added"]
-    assert urls(book) == ["http://a", "http://b"]
+async def test_where_the_configuration_has_sources_the_default_is_not_added(open_set, conf):
+    source_set = open_set(SourceSpec("http://a"))
+    assert (await source_set.add("http://b", None, True, True))["added"]
+    assert urls(source_set) == ["http://a", "http://b"]
     assert json.loads(conf.read_text()) == {
         "sources": [{"type": "imgapi", "url": "http://b", "insecure": True}]
     }
-    assert not (await book.add("http://a", None, False, True))["added"]
+    assert not (await source_set.add("http://a", None, False, True))["added"]
 
 
-async def test_a_source_must_answer_unless_it_is_forced(open_book, conf):
-    book = open_book()
+async def test_a_source_must_answer_unless_it_is_forced(open_set, conf):
+    source_set = open_set()
     with pytest.raises(SourcePingError) as caught:
-        await book.add(CLOSED, None, False, False)
+        await source_set.add(CLOSED, None, False, False)
     assert caught.value.message == (
         f'unexpected ping error with "imgapi" image source "{CLOSED}": {CLOSED}/ping: connection refused'
     )
     assert not conf.exists()
-    assert (await book.add(CLOSED, None, False, True))["added"]
-    assert urls(book) == [CLOSED]
+    assert (await source_set.add(CLOSED, None, False, True))["added"]
+    assert urls(source_set) == [CLOSED]
 
 
-async def test_what_cannot_be_a_source_is_refused(open_book, conf):
-    book = open_book(SourceSpec("http://a"))
+async def test_what_cannot_be_a_source_is_refused(open_set, conf):
+    source_set = open_set(SourceSpec("http://a"))
     with pytest.raises(ConfigError) as caught:
-        await book.add("http://h", "docker", False, True)
+        await source_set.add("http://h", "docker", False, True)
     assert caught.value.message == (
         'type "docker" for source url "http://h" is invalid: must be one of "imgapi", "dsapi", "static"'
     )
     with pytest.raises(ClientError):
-        await book.add("http://user:pw@h", None, False, True)
+        await source_set.add("http://user:pw@h", None, False, True)
     with pytest.raises(ConfigError, match="is set in imgstored's configuration file"):
-        await book.delete("http://a:80/")
+        await source_set.delete("http://a:80/")
     assert not conf.exists()
 
 
-async def test_imgadms_file_is_not_touched_when_it_is_damaged(open_book, conf):
+async def test_imgadms_file_is_not_touched_when_it_is_damaged(open_set, conf):
     conf.write_text('{"sources": [')
-    book = open_book(SourceSpec("http://a"))
+    source_set = open_set(SourceSpec("http://a"))
     for use in (
-        lambda: book.add("http://b", None, False, True),
-        lambda: book.delete("http://b"),
-        book.check,
-        book.available,
-        lambda: book.find(BASE, active=True),
+        lambda: source_set.add("http://b", None, False, True),
+        lambda: source_set.delete("http://b"),
+        source_set.check,
+        source_set.available,
+        lambda: source_set.find(BASE, active=True),
     ):
         with pytest.raises(ConfigError, match="not valid JSON"):
             await use()
     with pytest.raises(ConfigError, match="not valid JSON"):
-        book.listed()
+        source_set.listed()
     assert conf.read_text() == '{"sources": ['
 
 
-async def test_many_may_add_and_delete_at_the_same_time(open_book):
-    book = open_book(none=True)
+async def test_many_may_add_and_delete_at_the_same_time(open_set):
+    source_set = open_set(none=True)
 
     async def work(number: int) -> None:
-        await book.add(f"http://h{number}", None, False, True)
-        await book.add(f"http://gone{number}", None, False, True)
-        await book.delete(f"http://gone{number}")
+        await source_set.add(f"http://h{number}", None, False, True)
+        await source_set.add(f"http://gone{number}", None, False, True)
+        await source_set.delete(f"http://gone{number}")
 
     async with trio.open_nursery() as nursery:
         for number in range(20):
             nursery.start_soon(work, number)
-    assert urls(book)[0] == DEFAULT_SOURCE.url
-    assert set(urls(book)[1:]) == {f"http://h{number}" for number in range(20)}
-    assert len(urls(book)) == 21
+    assert urls(source_set)[0] == DEFAULT_SOURCE.url
+    assert set(urls(source_set)[1:]) == {f"http://h{number}" for number in range(20)}
+    assert len(urls(source_set)) == 21
 
 
-async def test_nobody_waits_for_a_server_that_somebody_adds(open_book, start_faulty):
+async def test_nobody_waits_for_a_server_that_somebody_adds(open_set, start_faulty):
     silent = start_faulty(lambda request, wire: wire.stall())
-    book = open_book()
+    source_set = open_set()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(book.add, silent.url, None, False, False)
+        nursery.start_soon(source_set.add, silent.url, None, False, False)
         while not silent.requests:  # noqa: ASYNC110  another thread appends to it
             await trio.sleep(0.01)
         with trio.fail_after(2):
-            await book.add("http://other", None, False, True)
+            await source_set.add("http://other", None, False, True)
         nursery.cancel_scope.cancel()
-    assert urls(book) == ["http://other"]
+    assert urls(source_set) == ["http://other"]
 
 
 # -- asking all of them ------------------------------------------------------------------------------------
 
 
-async def test_checking_says_of_each_whether_it_is_there(open_book, published):
+async def test_checking_says_of_each_whether_it_is_there(open_set, published):
     good = published(BASE)
-    checked = await open_book(SourceSpec(CLOSED), good).check()
+    checked = await open_set(SourceSpec(CLOSED), good).check()
     assert [(each["url"], each["type"], each["ok"]) for each in checked] == [
         (CLOSED, "imgapi", False),
         (good.url, "static", True),
     ]
     assert checked[0]["error"]["code"] == "ClientError"
     assert checked[1]["error"] is None
-    assert await open_book().check() == []
+    assert await open_set().check() == []
 
 
-async def test_without_sources_there_is_nothing_to_ask(open_book):
-    for ask in (open_book().available, lambda: open_book().find(BASE, active=True)):
+async def test_without_sources_there_is_nothing_to_ask(open_set):
+    for ask in (open_set().available, lambda: open_set().find(BASE, active=True)):
         with pytest.raises(NoSourcesError, match="imgadm has no configured sources"):
             await ask()
 
 
-async def test_what_is_available_is_what_the_first_that_has_it_says(open_book, published):
+async def test_what_is_available_is_what_the_first_that_has_it_says(open_set, published):
     one, two = published(BASE, name="one"), published(BASE, ZVOL, name="two")
-    answer = await open_book(one, two).available()
+    answer = await open_set(one, two).available()
     assert [
         (each["manifest"]["uuid"], each["manifest"]["name"], each["source"]) for each in answer["images"]
     ] == [
@@ -230,15 +230,15 @@ async def test_what_is_available_is_what_the_first_that_has_it_says(open_book, p
     assert answer["problems"] == []
 
 
-async def test_a_source_that_is_down_is_stood_in_for_by_its_last_list(open_book, published, tmp_path):
+async def test_a_source_that_is_down_is_stood_in_for_by_its_last_list(open_set, published, tmp_path):
     spec = published(BASE)
     down = SourceSpec(CLOSED, "static")
     nginx = published.nginx
-    first = await open_book(down, spec).available()
+    first = await open_set(down, spec).available()
     assert [each["source"] for each in first["images"]] == [spec.url]
     assert [(each["source"], "listed_at" in each) for each in first["problems"]] == [(CLOSED, False)]
     nginx.stop()
-    second = await open_book(down, spec).available()
+    second = await open_set(down, spec).available()
     assert second["images"] == first["images"]
     (_, problem) = second["problems"]
     assert problem["listed_at"] == "2026-11-24T12:00:00+00:00"
@@ -246,33 +246,33 @@ async def test_a_source_that_is_down_is_stood_in_for_by_its_last_list(open_book,
     assert problem["error"]["code"] == "ClientError"
     for path in (tmp_path / "lists").iterdir():
         path.write_text("damaged")
-    assert (await open_book(down, spec).available())["images"] == []
+    assert (await open_set(down, spec).available())["images"] == []
     nginx.start()
-    assert (await open_book(spec).available()) == {"images": first["images"], "problems": []}
+    assert (await open_set(spec).available()) == {"images": first["images"], "problems": []}
 
 
-async def test_what_is_known_is_of_the_last_lists(open_book, published):
+async def test_what_is_known_is_of_the_last_lists(open_set, published):
     one, two = published(BASE, name="one"), published(BASE, ZVOL, name="two")
-    assert await open_book(one, two).known() == []
-    await open_book(one, two).available()
+    assert await open_set(one, two).known() == []
+    await open_set(one, two).available()
     published.nginx.stop()
-    known = await open_book(one, two).known()
+    known = await open_set(one, two).known()
     assert [(each["uuid"], each["name"]) for each in known] == [(BASE, "one"), (ZVOL, "two")]
     assert all(each.keys() == {"uuid", "name", "version"} for each in known)
     published.nginx.start()
 
 
-async def test_lists_of_sources_that_are_gone_are_removed(open_book, published, tmp_path):
+async def test_lists_of_sources_that_are_gone_are_removed(open_set, published, tmp_path):
     one, two = published(BASE), published(ZVOL)
-    await open_book(one, two).available()
+    await open_set(one, two).available()
     assert len(list((tmp_path / "lists").iterdir())) == 2
-    await open_book(two).available()
+    await open_set(two).available()
     assert len(list((tmp_path / "lists").iterdir())) == 1
 
 
-async def test_finding_with_all_places_of_the_file(open_book, published):
+async def test_finding_with_all_places_of_the_file(open_set, published):
     specs = [published(ZVOL), published(BASE), published(BASE, name="mirror"), published(INCREMENTAL)]
-    found = await open_book(SourceSpec(CLOSED), *specs).find(BASE, active=True)
+    found = await open_set(SourceSpec(CLOSED), *specs).find(BASE, active=True)
     assert found.manifest.uuid == BASE
     assert found.manifest.name == "base"
     assert found.source == specs[1]
@@ -281,23 +281,23 @@ async def test_finding_with_all_places_of_the_file(open_book, published):
     ]
 
 
-async def test_what_nobody_has(open_book, published):
+async def test_what_nobody_has(open_set, published):
     spec = published(BASE, state="disabled")
-    book = open_book(spec, SourceSpec(CLOSED))
+    source_set = open_set(spec, SourceSpec(CLOSED))
     with pytest.raises(ActiveImageNotFoundError) as caught:
-        await book.find(BASE, active=True)
+        await source_set.find(BASE, active=True)
     assert [problem["source"] for problem in caught.value.data["problems"]] == [CLOSED]
     assert CLOSED in caught.value.hint
-    assert (await book.find(BASE, active=False)).manifest.state == "disabled"
+    assert (await source_set.find(BASE, active=False)).manifest.state == "disabled"
     with pytest.raises(ImageNotFoundError):
-        await book.find(UNKNOWN, active=False)
+        await source_set.find(UNKNOWN, active=False)
     with pytest.raises(ClientError, match="connection refused"):
-        await open_book(SourceSpec(CLOSED)).find(BASE, active=True)
+        await open_set(SourceSpec(CLOSED)).find(BASE, active=True)
     with pytest.raises(InvalidUUIDError):
-        await book.find("../x", active=True)
+        await source_set.find("../x", active=True)
 
 
-async def test_named_sources_replace_the_configured_ones(open_book, published, start_faulty):
+async def test_named_sources_replace_the_configured_ones(open_set, published, start_faulty):
     one, two = published(BASE), published(ZVOL)
 
     def answer(request, wire):
@@ -305,23 +305,23 @@ async def test_named_sources_replace_the_configured_ones(open_book, published, s
         wire.reply("200 OK" if found else "404 Not Found", {}, json.dumps(fixture_manifest(BASE)).encode())
 
     other = start_faulty(answer)
-    book = open_book(one, two)
+    source_set = open_set(one, two)
     with pytest.raises(ActiveImageNotFoundError):
-        await book.find(BASE, active=True, sources=(two.url,))
-    assert (await book.find(BASE, active=True, sources=(two.url, f"{one.url}/"))).source == one
-    found = await book.find(BASE, active=True, sources=(f"{other.url}/?channel=x",), channel="dev")
+        await source_set.find(BASE, active=True, sources=(two.url,))
+    assert (await source_set.find(BASE, active=True, sources=(two.url, f"{one.url}/"))).source == one
+    found = await source_set.find(BASE, active=True, sources=(f"{other.url}/?channel=x",), channel="dev")
     assert (found.source.type, found.source.channel) == ("imgapi", "dev")
     assert found.locations[0].url == f"{other.url}/images/{BASE}/file?channel=dev"
     assert [request.target for request in other.requests] == [f"/images/{BASE}?channel=dev"]
     for bad, error in (((), NoSourcesError), (("ftp://x",), ClientError)):
         with pytest.raises(error):
-            await book.find(BASE, active=True, sources=bad)
+            await source_set.find(BASE, active=True, sources=bad)
 
 
-async def test_an_ancestry_asks_for_a_static_list_once(open_book, published):
-    book = open_book(published(BASE, INCREMENTAL))
+async def test_an_ancestry_asks_for_a_static_list_once(open_set, published):
+    source_set = open_set(published(BASE, INCREMENTAL))
     for uuid in (INCREMENTAL, BASE):
-        await book.find(uuid, active=True)
+        await source_set.find(uuid, active=True)
     assert [hit.path for hit in published.nginx.settled_hits()] == ["/index.html"]
 
 
@@ -329,14 +329,14 @@ async def test_an_ancestry_asks_for_a_static_list_once(open_book, published):
 
 
 @pytest.mark.alone
-async def test_a_silent_source_holds_nobody_up_for_long(open_book, published, start_faulty):
+async def test_a_silent_source_holds_nobody_up_for_long(open_set, published, start_faulty):
     silent = start_faulty(lambda request, wire: wire.stall())
     spec = published(BASE)
     for place, longest in ((0, 2.6), (1, 1.1)):
         specs = [spec]
         specs.insert(place, SourceSpec(silent.url))
         started = trio.current_time()
-        found = await open_book(*specs).find(BASE, active=True)
+        found = await open_set(*specs).find(BASE, active=True)
         assert found.source == spec
         assert trio.current_time() - started < longest
 
@@ -350,16 +350,16 @@ async def test_a_mistake_of_ours_with_one_source_hides_no_other(tmp_path, conf, 
             source._server = None  # any question ends in AttributeError
         return source
 
-    book = SourceBook(
+    source_set = SourceSet(
         [SourceSpec(CLOSED, "static"), good], imgadm_conf=conf, lists=tmp_path / "l", open_source=open_source
     )
-    assert (await book.find(BASE, active=True)).source == good
-    available = await book.available()
+    assert (await source_set.find(BASE, active=True)).source == good
+    available = await source_set.available()
     assert len(available["images"]) == 1
     assert available["problems"][0]["error"]["code"] == "InternalError"
 
 
-async def test_a_source_that_answers_in_time_is_preferred(open_book, published, start_faulty):
+async def test_a_source_that_answers_in_time_is_preferred(open_set, published, start_faulty):
     body = json.dumps(fixture_manifest(BASE)).encode()
 
     def answer(request, wire):
@@ -367,7 +367,7 @@ async def test_a_source_that_answers_in_time_is_preferred(open_book, published, 
         wire.reply("200 OK", {}, body)
 
     slow = start_faulty(answer)
-    found = await open_book(SourceSpec(slow.url), published(BASE)).find(BASE, active=True)
+    found = await open_set(SourceSpec(slow.url), published(BASE)).find(BASE, active=True)
     assert found.source.url == slow.url
     assert len(found.locations) == 2
 
@@ -450,7 +450,7 @@ async def test_nothing_is_remembered(autojump_clock):
         assert await searches.find(QUERY, search, nursery) == "second"
 
 
-async def test_imports_share_one_search(open_book, start_faulty):
+async def test_imports_share_one_search(open_set, start_faulty):
     go_on = threading.Event()
 
     def answer(request, wire):
@@ -458,11 +458,11 @@ async def test_imports_share_one_search(open_book, start_faulty):
         wire.reply("200 OK", {}, json.dumps(fixture_manifest(BASE)).encode())
 
     server = start_faulty(answer)
-    book = open_book(SourceSpec(server.url))
+    source_set = open_set(SourceSpec(server.url))
     found: list[object] = []
 
     async def one(nursery: trio.Nursery) -> None:
-        found.append(await book.find_shared(BASE, active=True, nursery=nursery))
+        found.append(await source_set.find_shared(BASE, active=True, nursery=nursery))
 
     async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
         for _ in range(5):

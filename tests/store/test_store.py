@@ -32,7 +32,7 @@ from imgstored.errors import (
 from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.source_set import SourceBook
+from imgstored.sources.source_set import SourceSet
 from imgstored.store.events import (
     AlreadyInstalled,
     Downloaded,
@@ -122,12 +122,12 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
         view = RememberingView()
         locks = ImageLocks(folder / "locks")
         installer = Installer(catalog, journal, spools, view, locks, limits or InstallLimits())
-        book = SourceBook(
+        source_set = SourceSet(
             [SourceSpec(nginx.url, "static")],
             imgadm_conf=folder / "imgadm" / "imgadm.conf",
             lists=folder / "lists",
         )
-        store = Store(catalog, book, installer, Refresh(catalog, view, every=every), platform)
+        store = Store(catalog, source_set, installer, Refresh(catalog, view, every=every), platform)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(store.run)
