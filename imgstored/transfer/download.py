@@ -44,16 +44,19 @@ if TYPE_CHECKING:
 _PROGRESS = MIN_RANGE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadLimits:
-    """Bounds on one file's download. Sizes in bytes, times in seconds, rates in bytes a second."""
+    """Bounds on one file's download. Sizes in bytes, times in seconds, rates in bytes a second.
 
-    connections: int = 8  #: at a time
-    connect_seconds: float = 10.0
-    silence_seconds: float = 30.0  #: without a byte, until a request counts as failed
-    min_rate: int = 1024  #: of one request, averaged over `rate_seconds`; 0: any rate will do
+    What has no default is configured (`LimitsTable`).
+    """
+
+    connections: int  #: at a time
+    connect_seconds: float
+    silence_seconds: float  #: without a byte, until a request counts as failed
+    min_rate: int  #: of one request, averaged over `rate_seconds`; 0: any rate will do
+    tries: int  #: failures in a row until a mirror is given up
     rate_seconds: float = 60.0
-    tries: int = 5  #: failures in a row until a mirror is given up
     backoff: Backoff = field(default_factory=Backoff)
     max_size: int = 1 << 40
 
@@ -82,7 +85,7 @@ class Download:
         size: int | None,
         path: Path,
         journal: RangeJournal,
-        limits: DownloadLimits | None = None,
+        limits: DownloadLimits,
         room: Callable[[int], None] = _nothing,
         note: Callable[[str], None] = _nothing,
         environ: Mapping[str, str] = os.environ,
@@ -99,7 +102,7 @@ class Download:
         self.resumed = 0  #: bytes that were there when it began
         self._size = size
         self._path = path
-        self._limits = limits or DownloadLimits()
+        self._limits = limits
         self._room = room
         self._note = note
         self._environ = environ

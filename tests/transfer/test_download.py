@@ -16,9 +16,10 @@ import trio
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
 from imgstored.http.location import Access, Location
 from imgstored.http.retry import Backoff
-from imgstored.transfer.download import Download, DownloadLimits
+from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
 from tests.support.forward_proxy import ForwardProxy
+from tests.support.limits import download_limits
 from tests.support.memory_journal import MemoryJournal
 from tests.support.nginx import Nginx
 
@@ -52,7 +53,7 @@ class Target:
         room: Callable[[int], None] = lambda _: None,
         environ: dict[str, str] | None = None,
     ) -> Download:
-        limits = DownloadLimits(
+        limits = download_limits(
             connections=connections, tries=3, backoff=Backoff(first=0.05, most=0.2), silence_seconds=30
         )
         return Download(

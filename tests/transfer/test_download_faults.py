@@ -17,12 +17,12 @@ from imgstored.errors import DownloadError
 from imgstored.http.location import Access, Location
 from imgstored.http.retry import Backoff
 from imgstored.transfer import plan
-from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download, DownloadLimits
 from imgstored.transfer.mirror import ChangedError
 from imgstored.transfer.pump import Pump
 from tests.support.faulty_server import FaultyServer, Request, Wire
+from tests.support.limits import decompress_limits, download_limits
 from tests.support.memory_journal import MemoryJournal
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ OTHER = random.Random(3).randbytes(SIZE)
 
 #: Patient: a connection that is given up because the machine is busy asks once more, and then the numbers of
 #: requests mean something else.
-LIMITS = DownloadLimits(connections=3, tries=3, backoff=Backoff(first=0.02, most=0.1), silence_seconds=20)
+LIMITS = download_limits(connections=3, tries=3, backoff=Backoff(first=0.02, most=0.1), silence_seconds=20)
 #: What was asked for first is answered first, too.
 ONE_BY_ONE = replace(LIMITS, connections=1)
 IMPATIENT = replace(LIMITS, silence_seconds=0.5)
@@ -412,7 +412,7 @@ async def test_a_server_that_lies_about_its_bytes_is_found_out_by_the_checksum(c
         await download.run()
     expected = Expected("01b2c898-945f-11e1-a523-af1afbe22822", SIZE, hashlib.sha1(CONTENT).hexdigest())
     pump = Pump(
-        download.blocks, expected, DecompressLimits(), verify="streaming", release=download.front.fail
+        download.blocks, expected, decompress_limits(), verify="streaming", release=download.front.fail
     )
     with pytest.raises(WrongFileError, match="checksum"):
         await trio.to_thread.run_sync(pump.run, lambda stream: sum(map(len, stream)))

@@ -10,12 +10,12 @@ import pytest
 from blake3 import blake3
 
 from imgstored.errors import CancelledError, DownloadError, PoolError, StreamError, UncompressionError
-from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.digest import Expected
 from imgstored.transfer.pump import Pump
 from imgstored.transfer.spool import blocks as spooled
 from imgstored.transfer.watermark import Watermark
 from tests.support.compressed import some_bytes
+from tests.support.limits import decompress_limits
 from tests.support.threads import no_threads_left
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.http.location import Verify
+    from imgstored.transfer.decompress import DecompressLimits
 
 UUID = "01b2c898-945f-11e1-a523-af1afbe22822"
 STREAM = bytes(8) + (0x2F5BACBAC).to_bytes(8, "little") + some_bytes(6 << 20)
@@ -50,7 +51,7 @@ class Download:
         return Pump(
             self._open,
             Expected(UUID, None, sha1),
-            limits or DecompressLimits(),
+            limits or decompress_limits(),
             verify=verify,
             release=self.watermark.fail,
         )
@@ -142,7 +143,7 @@ def test_a_file_that_changed_after_it_was_verified(download: Download) -> None:
         return opened()
 
     changing = Pump(
-        open_twice, Expected(UUID), DecompressLimits(), verify="first", release=download.watermark.fail
+        open_twice, Expected(UUID), decompress_limits(), verify="first", release=download.watermark.fail
     )
     with pytest.raises(DownloadError, match="changed after it was verified"):
         changing.run(whole)
@@ -175,7 +176,7 @@ def test_damage_and_limits_reach_the_pool_and_the_caller(download: Download, ver
             raise
 
     with pytest.raises(UncompressionError, match="larger than 1048576 bytes") as caught:
-        download.finish().pump(verify, limits=DecompressLimits(max_output=1 << 20)).run(receive)
+        download.finish().pump(verify, limits=decompress_limits(max_image=1 << 20)).run(receive)
     assert seen == [caught.value]
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.digest import Expected
 from imgstored.transfer.limiting import STAGES, limiting
 from imgstored.transfer.pump import Pump
@@ -21,6 +20,7 @@ from imgstored.transfer.stages import Stages, Stopwatch, ThreadTimes
 from imgstored.transfer.threaded import threaded
 from imgstored.transfer.watermark import Watermark
 from tests.support.compressed import some_bytes
+from tests.support.limits import decompress_limits
 from tests.support.threads import no_threads_left
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Flow:
         self.pump = Pump(
             lambda: spooled(path, self.watermark),
             Expected("u"),
-            DecompressLimits(),
+            decompress_limits(),
             verify=verify,
             release=self.watermark.fail,
             stages=self.stages,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgstored.errors import UncompressionError
@@ -21,21 +21,19 @@ if TYPE_CHECKING:
 Stream = Generator[bytes | memoryview, None, None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecompressLimits:
-    """Bounds on decompression. Sizes in bytes.
+    """Bounds on decompression. Sizes in bytes. What has no default is configured (`LimitsTable`).
 
-    A decoder's memory is bounded by `memory` (xz) or `window` (zstd); gzip needs some 100 KiB, bzip2 4 MiB.
+    `decoder_memory` is for an xz decoder, or a zstd frame's window; gzip needs some 100 KiB, bzip2 4 MiB.
     Where blocks are decoded side by side, each of the `workers` needs it, and holds one block besides.
     """
 
-    max_output: int = 1 << 40
-    #: How many times its compressed size a stream may have. Disk images with much that is zero reach 250.
-    max_ratio: int = 500
+    max_image: int  #: of the stream
+    max_ratio: int  #: how many times its compressed size a stream may have
+    decoder_memory: int
     #: The ratio counts from here on: the start of an image may well be empty.
     ratio_from: int = 64 << 20
-    memory: int = 96 << 20
-    window: int = 128 << 20
     workers: int = 4  #: at most; no more than the machine has processors
 
 
@@ -43,7 +41,7 @@ class DecompressLimits:
 class Meter:
     """What went in and came out so far; may be read from any thread."""
 
-    limits: DecompressLimits = field(default_factory=DecompressLimits)
+    limits: DecompressLimits
     compressed: int = 0  #: bytes that the decoder was given
     stream: int = 0  #: bytes that it made of them
 
@@ -51,9 +49,9 @@ class Meter:
         """Adds bytes that came out. Raises `UncompressionError` where they are too many."""
         self.stream += produced
         limits = self.limits
-        if self.stream > limits.max_output:
+        if self.stream > limits.max_image:
             raise UncompressionError(
-                f"the image is larger than {limits.max_output} bytes when uncompressed",
+                f"the image is larger than {limits.max_image} bytes when uncompressed",
                 hint="if it is meant to be, raise the limit on uncompressed bytes in the configuration",
             )
         if self.stream > limits.ratio_from and self.stream > self.compressed * limits.max_ratio:
@@ -106,13 +104,13 @@ def _decoded(feed: Feed, limits: DecompressLimits, *, accelerated: bool) -> Stre
             from imgstored.transfer.decompress import xz
 
             if workers > 1:
-                yield from xz.decode_streams(feed, xz.xz_format(limits.memory), workers)
+                yield from xz.decode_streams(feed, xz.xz_format(limits.decoder_memory), workers)
             else:
-                yield from decode_serially(feed, xz.xz_format(limits.memory))
+                yield from decode_serially(feed, xz.xz_format(limits.decoder_memory))
         case "zstd":
             from imgstored.transfer.decompress.zstd import zstd_format
 
-            yield from decode_serially(feed, zstd_format(limits.window))
+            yield from decode_serially(feed, zstd_format(limits.decoder_memory))
 
 
 def _as_they_are(feed: Feed) -> Iterator[memoryview]:
