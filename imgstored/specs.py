@@ -136,5 +136,7 @@ def socket_limits(settings: Config) -> SocketLimits:
     """As the socket's server wants them."""
     limits = settings.limits
     return SocketLimits(
-        connections=limits.clients, in_flight=limits.client_requests, idle=limits.client_idle_seconds
+        clients=limits.clients,
+        client_requests=limits.client_requests,
+        client_idle_seconds=limits.client_idle_seconds,
     )

@@ -9,6 +9,7 @@ from imgstored import specs
 from imgstored.config import Config, LimitsTable
 
 if TYPE_CHECKING:
+    from imgstored.rpc.limits import Limits
     from imgstored.store.installer import InstallLimits
     from imgstored.transfer.decompress import DecompressLimits
     from imgstored.transfer.download import DownloadLimits
@@ -27,3 +28,8 @@ def decompress_limits(**changes: Any) -> DecompressLimits:
 def install_limits(**changes: Any) -> InstallLimits:
     """Those of all imports together."""
     return replace(specs.install_limits(Config()), **changes)
+
+
+def socket_limits(**changes: Any) -> Limits:
+    """Those of the socket."""
+    return replace(specs.socket_limits(Config()), **changes)
