@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from imgstored.errors import ClientError
 from imgstored.http.causes import cause_of, certificate_refused
-from imgstored.http.dial import AbortedError, Line, LineConnection, Resolve, resolve_blocking
+from imgstored.http.dial import AbortableConnection, AbortableSocket, AbortedError, Resolve, resolve_blocking
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -81,8 +81,8 @@ class RangeConnection:
         self._context = context or (lambda: tls_context(location.access))
         self._resolve = resolve
         self._user_agent = user_agent
-        self._line = Line()
-        self._http: LineConnection | None = None
+        self._abortable = AbortableSocket()
+        self._http: AbortableConnection | None = None
         self._peer: tuple[Origin, Proxy | None] | None = None
         self._target = location  # where the last range came from, after redirects
         self._buffer = memoryview(bytearray(_BUFFER))
@@ -107,12 +107,12 @@ class RangeConnection:
 
     def abort(self, reason: str) -> None:
         """Ends the fetch under way, and every later one, with `FetchError`. Callable from any thread."""
-        self._line.abort(reason)
+        self._abortable.abort(reason)
 
     @property
     def aborted(self) -> bool:
         """Whether `abort` was called."""
-        return self._line.aborted is not None
+        return self._abortable.aborted is not None
 
     def close(self) -> None:
         """Closes the connection. Only for the thread that uses it, or when none does."""
@@ -123,7 +123,7 @@ class RangeConnection:
     def _get(self, start: int, stop: int | None, validator: str | None, accept: Accept) -> RangeReply:
         at = self._target
         for _ in range(MAX_REDIRECTS + 1):
-            self._line.check()
+            self._abortable.check()
             response = self._ask(at, start, stop, validator)
             if response.status not in REDIRECTS:
                 break
@@ -158,7 +158,7 @@ class RangeConnection:
             # The server may have closed an idle connection at any moment, which is no fault of its.
             if not reused:
                 raise
-            self._line.check()
+            self._abortable.check()
             self._disconnect()
             return self._send(origin, proxy, target, headers)
 
@@ -166,8 +166,8 @@ class RangeConnection:
         self, origin: Origin, proxy: Proxy | None, target: str, headers: list[tuple[str, str]]
     ) -> http.client.HTTPResponse:
         if self._http is None:
-            self._http = LineConnection(
-                self._line,
+            self._http = AbortableConnection(
+                self._abortable,
                 origin,
                 proxy=proxy,
                 context=self._context() if origin.tls else None,
@@ -243,8 +243,8 @@ class RangeConnection:
     def _fault(self, error: FetchError | ClientError | OSError | http.client.HTTPException) -> FetchError:
         """The error as `URL: cause`, with the URL that was configured, and nothing secret of it."""
         url = shown(self._location.url)
-        if isinstance(error, AbortedError) or self._line.aborted is not None:
-            return FetchError(f"{url}: {self._line.aborted}")
+        if isinstance(error, AbortedError) or self._abortable.aborted is not None:
+            return FetchError(f"{url}: {self._abortable.aborted}")
         if isinstance(error, FetchError):
             return FetchError(
                 f"{url}: {error.message}",

@@ -1,4 +1,4 @@
-"""One image server and how it is spoken to: what all kinds of source share."""
+"""One image server: its URLs, requests to it, and where its files are. All kinds of source share this."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ class SourceSet:
         async def search() -> Found:
             log.debug("looking for an image", uuid=uuid)
             found = await self.find(uuid, active=active, sources=sources, channel=channel)
-            # Whoever goes on with it has the id of the search's lines.
+            # The import that goes on with it takes over the id of the search's lines in the log.
             return replace(found, import_id=import_id.current() or "")
 
         return await self._searches.find((uuid, active, sources, channel), search, nursery)

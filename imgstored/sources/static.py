@@ -64,7 +64,7 @@ class StaticSource:
         return Offer(upgrade(served), self._server.file_location(served, f"/{uuid}"))
 
     async def _manifests(self, *, kept: bool = True) -> _Manifests:
-        """The list, by uuid, as served. Who asks while it is fetched gets the same answer, an error too."""
+        """The list, by uuid, as served. Concurrent callers share one fetch, including its error."""
         came = self._clock()
         async with self._asking:
             usable = came - KEPT_SECONDS if kept and not isinstance(self._answer, ImgstoreError) else came

@@ -24,10 +24,10 @@ from imgstored.http.retry import Backoff
 from imgstored.transfer.mirror import (
     ChangedError,
     EnoughError,
-    Job,
     Mirror,
     Outcome,
     Pace,
+    RangeRequest,
     ValidatorChangedError,
     check_reply,
     failure,
@@ -76,7 +76,7 @@ def _for_reader(error: BaseException) -> ImgstoreError:
 
 
 class Download:
-    """Downloads one file. `run` once; `blocks`, `front` and the counters are for any thread, at any time."""
+    """Downloads one file. `run` once; `blocks`, `watermark` and the counters are for any thread."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Download:
         `room` is called with the bytes still to come before each range, from a worker thread, and may raise
         `NoSpaceError`. `note` gets sentences for people: retries, mirrors given up.
         """
-        self.front = Watermark()
+        self.watermark = Watermark()
         self.mirrors = [Mirror(location) for location in locations]
         self.resumed = 0  #: bytes that were there when it began
         self._size = size
@@ -108,8 +108,8 @@ class Download:
         self._environ = environ
         self._chance = chance
         self._user_agent = user_agent
-        self._spool = Spool(path, journal, self.front)
-        self._jobs: dict[int, Job] = {}
+        self._spool = Spool(path, journal, self.watermark)
+        self._requests: dict[int, RangeRequest] = {}
         self._changed = trio.Event()
         self._error: ImgstoreError | None = None
 
@@ -133,11 +133,11 @@ class Download:
     @property
     def connections(self) -> int:
         """Requests that are under way."""
-        return len(self._jobs)
+        return len(self._requests)
 
     def blocks(self) -> Iterator[bytes]:
         """The file's bytes in order, as they come; for the pump's thread. Raises what ended the download."""
-        return blocks(self._path, self.front)
+        return blocks(self._path, self.watermark)
 
     # -- running ---------------------------------------------------------------------------------------------
 
@@ -153,10 +153,10 @@ class Download:
             opened(self.resumed)
             await self._fetch_all()
         except BaseException as error:
-            self.front.fail(_for_reader(error))
+            self.watermark.fail(_for_reader(error))
             raise
         else:
-            self.front.finish()
+            self.watermark.finish()
         finally:
             self._spool.close()
 
@@ -232,68 +232,68 @@ class Download:
 
     async def _do(self, ask: Ask, connection: RangeConnection) -> bool:
         """Makes one request, and tells the plan what became of it. False if the connection is used up."""
-        job = Job(ask, self.mirrors[ask.mirror], connection)
-        self._jobs[ask.number] = job
+        request = RangeRequest(ask, self.mirrors[ask.mirror], connection)
+        self._requests[ask.number] = request
         outcome: Outcome = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, job)
-            outcome = await trio.to_thread.run_sync(self._transfer, job, limiter=self._limiter)
-            job.ended = True
+            nursery.start_soon(self._watch, request)
+            outcome = await trio.to_thread.run_sync(self._transfer, request, limiter=self._limiter)
+            request.ended = True
             nursery.cancel_scope.cancel()
-        del self._jobs[ask.number]
-        self._judge(job, outcome)
+        del self._requests[ask.number]
+        self._judge(request, outcome)
         if self._plan.restart_due:
             self._spool.begin_anew()
             self._plan.begin_anew()
         self._wake()
         return outcome is None and not connection.aborted
 
-    async def _watch(self, job: Job) -> None:
-        """Ends the job when it is too slow, or when the download is cancelled."""
+    async def _watch(self, request: RangeRequest) -> None:
+        """Ends the request when it is too slow, or when the download is cancelled."""
         limits = self._limits
         pace = Pace(limits.silence_seconds, limits.min_rate, limits.rate_seconds, trio.current_time())
         fault: str | None = None
         try:
             while fault is None:
                 await trio.sleep(min(1.0, limits.silence_seconds / 4))
-                fault = pace.fault(trio.current_time(), job.fetched)
+                fault = pace.fault(trio.current_time(), request.fetched)
         except trio.Cancelled:
-            if not job.ended:
-                job.connection.abort("cancelled")
+            if not request.ended:
+                request.connection.abort("cancelled")
             raise
-        job.connection.abort(fault)
+        request.connection.abort(fault)
 
-    def _transfer(self, job: Job) -> Outcome:
-        """The job's thread: one request, its answer, and its bytes into the spool."""
+    def _transfer(self, request: RangeRequest) -> Outcome:
+        """The request's thread: one request, its answer, and its bytes into the spool."""
         spool = self._spool
         # While the size is not known, the server may have no ranges: then all of the file comes at once.
-        start, stop = (0, MIN_RANGE) if spool.size is None else spool.missing(job.ask.index)
+        start, stop = (0, MIN_RANGE) if spool.size is None else spool.missing(request.ask.index)
         if start == stop:
             return None
-        url = job.mirror.location.url
-        validator = spool.validators.get(url) if self._plan.trusts_validators(job.ask.mirror) else None
+        url = request.mirror.location.url
+        validator = spool.validators.get(url) if self._plan.trusts_validators(request.ask.mirror) else None
         try:
             self._room(max(0, (self.total or 0) - spool.present))
-            check_headers(job.mirror.location.access)
-            accept = partial(self._accept, job, validator=validator)
-            reply = job.connection.get(start, stop, validator, accept)
+            check_headers(request.mirror.location.access)
+            accept = partial(self._accept, request, validator=validator)
+            reply = request.connection.get(start, stop, validator, accept)
             if not reply.partial:
-                self._check_whole(job)
+                self._check_whole(request)
         except EnoughError:
-            job.connection.close()
+            request.connection.close()
         except ClientError as error:
             return FetchError(error.message, hint=error.hint, lasting=True)
         except (ImgstoreError, DifferentError, ValidatorChangedError) as error:
             return error
         return None
 
-    def _accept(self, job: Job, reply: RangeReply, validator: str | None) -> Sink:
-        """In the job's thread: whether the answer is about our file, and where its bytes go."""
-        spool, url = self._spool, job.mirror.location.url
+    def _accept(self, request: RangeRequest, reply: RangeReply, validator: str | None) -> Sink:
+        """In the request's thread: whether the answer is about our file, and where its bytes go."""
+        spool, url = self._spool, request.mirror.location.url
         check_reply(reply, size=self.total, max_size=self._limits.max_size, validator=validator)
-        if not trio.from_thread.run_sync(self._answered, job, reply):
+        if not trio.from_thread.run_sync(self._answered, request, reply):
             raise FetchError("the server stopped serving ranges")
-        if reply.validator is not None and self._plan.trusts_validators(job.ask.mirror):
+        if reply.validator is not None and self._plan.trusts_validators(request.ask.mirror):
             spool.remember(url, reply.validator)
         offset = reply.start
 
@@ -304,67 +304,67 @@ class Download:
                 raise FetchError(
                     f"file size error: expected {bound} bytes, the server sends more", other_size=True
                 )
-            job.fresh += spool.write(offset, data)
+            request.fresh += spool.write(offset, data)
             offset += len(data)
-            job.fetched += len(data)
-            job.mirror.count(len(data))
+            request.fetched += len(data)
+            request.mirror.count(len(data))
             if not reply.partial and spool.size is not None and offset < spool.size and spool.complete:
                 raise EnoughError
 
         return sink
 
-    def _answered(self, job: Job, reply: RangeReply) -> bool:
+    def _answered(self, request: RangeRequest, reply: RangeReply) -> bool:
         """The head of an answer came: the plan learns how the mirror serves, and maybe the file's size."""
-        wanted = self._plan.answered(job.ask, partial=reply.partial)
+        wanted = self._plan.answered(request.ask, partial=reply.partial)
         if wanted and self._spool.size is None and reply.total is not None:
             self._spool.begin(reply.total)
             self._plan.grow(self._spool.ranges)
         self._wake()
         return wanted
 
-    def _check_whole(self, job: Job) -> None:
+    def _check_whole(self, request: RangeRequest) -> None:
         """After an answer that was the whole file, maybe of a length that nobody announced."""
         if self._spool.size is None:
-            self._spool.settle(job.fetched)
-        expected, got = self._spool.size, job.fetched
+            self._spool.settle(request.fetched)
+        expected, got = self._spool.size, request.fetched
         if got != expected:
             raise FetchError(
-                f"{job.mirror.url}: file size error: expected {expected} bytes, downloaded {got} bytes"
+                f"{request.mirror.url}: file size error: expected {expected} bytes, downloaded {got} bytes"
             )
 
-    def _judge(self, job: Job, outcome: Outcome) -> None:
-        """Tells the plan what became of a job."""
+    def _judge(self, request: RangeRequest, outcome: Outcome) -> None:
+        """Tells the plan what became of a request."""
         now = trio.current_time()
         if outcome is None:
-            for other in self._plan.finished(job.ask, now, done=self._brought(job)):
+            for other in self._plan.finished(request.ask, now, done=self._brought(request)):
                 self._abort(other)
         elif isinstance(outcome, FetchError):
-            self._failed(job, outcome, now)
+            self._failed(request, outcome, now)
         elif isinstance(outcome, ImgstoreError):
-            self._plan.dropped(job.ask)
+            self._plan.dropped(request.ask)
             self._end(outcome)
         else:
-            self._differs(job, outcome, now)
+            self._differs(request, outcome, now)
 
     def _abort(self, needless: Ask) -> None:
-        self._jobs[needless.number].connection.abort("not needed any more")
+        self._requests[needless.number].connection.abort("not needed any more")
 
-    def _brought(self, job: Job) -> frozenset[int]:
-        """Ranges that are there because of the job; others may be as good as there, and end by themselves."""
-        if self._plan.brings_whole(job.ask):
+    def _brought(self, request: RangeRequest) -> frozenset[int]:
+        """Ranges that are there because of the request. Others may be nearly there, and end by themselves."""
+        if self._plan.brings_whole(request.ask):
             return self._spool.done
-        start, stop = self._spool.missing(job.ask.index)
-        return frozenset([job.ask.index] if start == stop else [])
+        start, stop = self._spool.missing(request.ask.index)
+        return frozenset([request.ask.index] if start == stop else [])
 
-    def _failed(self, job: Job, fault: FetchError, now: float) -> None:
+    def _failed(self, request: RangeRequest, fault: FetchError, now: float) -> None:
         rests = self._plan.failed(
-            job.ask,
+            request.ask,
             now,
             fault.message,
-            done=self._brought(job),
+            done=self._brought(request),
             lasting=fault.lasting,
             other_size=fault.other_size,
-            progressed=job.fresh >= _PROGRESS,
+            progressed=request.fresh >= _PROGRESS,
             retry_after=fault.retry_after,
         )
         self._note_rest(fault.message, rests)
@@ -375,23 +375,25 @@ class Download:
         elif rests > 0:
             self._note(f"{fault}; trying again in {rests:.1f} s")
 
-    def _differs(self, job: Job, what: DifferentError | ValidatorChangedError, now: float) -> None:
+    def _differs(
+        self, request: RangeRequest, what: DifferentError | ValidatorChangedError, now: float
+    ) -> None:
         """The mirror has another file than before; the plan says what follows."""
         sign: Sign = "validator"
         if isinstance(what, DifferentError):
-            sign = "read bytes" if what.offset < self.front.position else "unread bytes"
-        changed = f"{job.mirror.url}: the file changed while it was downloaded"
-        reaction = self._plan.differs(job.ask, now, changed, sign, progressed=job.fresh >= _PROGRESS)
+            sign = "read bytes" if what.offset < self.watermark.position else "unread bytes"
+        changed = f"{request.mirror.url}: the file changed while it was downloaded"
+        reaction = self._plan.differs(request.ask, now, changed, sign, progressed=request.fresh >= _PROGRESS)
         if reaction == "spoiled":
             self._end(ChangedError(changed, hint="try again: it starts anew"))
         elif isinstance(reaction, Restart):
             self._note_rest(changed, reaction.rests)
-            self._note(f"{job.mirror.url}: what was downloaded is fetched again, and compared")
+            self._note(f"{request.mirror.url}: what was downloaded is fetched again, and compared")
             for other in reaction.needless:
                 self._abort(other)
 
     def _resolve(self, host: str, port: int) -> Sequence[tuple[Any, ...]]:
-        """In a job's thread: asks the resolver so that a cancelled download need not wait for it."""
+        """In a request's thread: asks the resolver so that a cancelled download need not wait for it."""
         return trio.from_thread.run(self._look_up, host, port)
 
     async def _look_up(self, host: str, port: int) -> Sequence[tuple[Any, ...]]:

@@ -66,13 +66,13 @@ class Mirror:
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class RangeRequest:
     """One request under way."""
 
     ask: Ask
     mirror: Mirror
     connection: RangeConnection
-    fetched: int = 0  #: bytes that came; written by the job's thread
+    fetched: int = 0  #: bytes that came; written by the request's thread
     fresh: int = 0  #: bytes of them that were not there yet; likewise
     ended: bool = False
 

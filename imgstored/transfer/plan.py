@@ -1,4 +1,4 @@
-"""Which ranges to ask for next, from whom, and when to give up. Pure: no I/O, no clock, no chance of its own.
+"""Which ranges to ask for next, from whom, and when to give up. Pure: no I/O, no clock, no random numbers.
 
 Theory of operation
 -------------------
@@ -74,7 +74,7 @@ _SLOW_FACTOR = 2.0
 _SLOW_SECONDS = 2.0
 
 #: This many ranges in a row for each connection allow a mirror that refused connections one more.
-_PATIENCE = 2
+_SUCCESSES = 2
 
 
 def range_size_for(size: int) -> int:
@@ -284,7 +284,7 @@ class RangePlan:
         mirror = self.mirrors[ask.mirror]
         mirror.failures = 0
         mirror.successes += 1
-        if mirror.allowed < self._connections and mirror.successes >= _PATIENCE * mirror.allowed:
+        if mirror.allowed < self._connections and mirror.successes >= _SUCCESSES * mirror.allowed:
             mirror.allowed, mirror.successes = mirror.allowed + 1, 0
         count, total = self._durations
         self._durations = (count + 1, total + now - ask.since)

@@ -163,7 +163,7 @@ async def test_the_pump_reads_while_the_file_comes(slow: Nginx, target: Target) 
     def pump() -> bytes:
         pieces = []
         for block in download.blocks():
-            got.append((len(block), download.front.finished))
+            got.append((len(block), download.watermark.finished))
             pieces.append(block)
         return b"".join(pieces)
 
@@ -317,7 +317,7 @@ async def test_a_file_that_is_replaced_midway_is_never_mixed(slow: Nginx, target
     download = target.download(slow.url + "/file")
 
     async def replace() -> None:
-        await until(lambda: download.front.position >= MIB)
+        await until(lambda: download.watermark.position >= MIB)
         (slow.root / "new").write_bytes(OTHER)
         (slow.root / "new").rename(slow.root / "file")
 
@@ -326,7 +326,7 @@ async def test_a_file_that_is_replaced_midway_is_never_mixed(slow: Nginx, target
             nursery.start_soon(replace)
             nursery.start_soon(download.run)
     with pytest.raises(ChangedError):
-        download.front.wait(0)
+        download.watermark.wait(0)
 
 
 async def test_a_file_of_unstated_size_that_is_replaced_by_a_smaller_one(slow: Nginx, target: Target) -> None:
@@ -414,7 +414,7 @@ async def test_the_room_is_watched(nginx: Nginx, target: Target) -> None:
     assert asked[0] == SIZE
     assert asked == sorted(asked, reverse=True)
     with pytest.raises(NoSpaceError):
-        download.front.wait(0)
+        download.watermark.wait(0)
 
 
 @pytest.fixture
@@ -452,7 +452,7 @@ async def test_cancelled_it_leaves_nothing_open(tmp_path: Path, target: Target) 
         assert trio.current_time() - cancelled < 10  # all of it would take more than a minute
         assert sockets() == before
         with pytest.raises(CancelledError):
-            download.front.wait(0)
+            download.watermark.wait(0)
 
 
 async def test_cancelled_while_it_checks_what_is_there(nginx: Nginx, target: Target) -> None:
@@ -463,4 +463,4 @@ async def test_cancelled_while_it_checks_what_is_there(nginx: Nginx, target: Tar
         await download.run()
     assert scope.cancelled_caught
     with pytest.raises(CancelledError):
-        download.front.wait(SIZE)
+        download.watermark.wait(SIZE)

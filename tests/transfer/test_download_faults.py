@@ -412,7 +412,7 @@ async def test_a_server_that_lies_about_its_bytes_is_found_out_by_the_checksum(c
         await download.run()
     expected = Expected("01b2c898-945f-11e1-a523-af1afbe22822", SIZE, hashlib.sha1(CONTENT).hexdigest())
     pump = Pump(
-        download.blocks, expected, decompress_limits(), verify="streaming", release=download.front.fail
+        download.blocks, expected, decompress_limits(), verify="streaming", release=download.watermark.fail
     )
     with pytest.raises(WrongFileError, match="checksum"):
         await trio.to_thread.run_sync(pump.run, lambda stream: sum(map(len, stream)))

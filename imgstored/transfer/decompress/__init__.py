@@ -65,7 +65,7 @@ class Meter:
 def decompressed(blocks: Blocks, meter: Meter, *, accelerated: bool = True) -> Stream:
     """The stream in the image file `blocks`, in pieces of some 1 MiB at most.
 
-    What it is compressed with is told by its content. `blocks` is always read to its end before the stream
+    Its content says what it is compressed with. `blocks` is always read to its end before the stream
     ends. Raises `UncompressionError` for a file that is no image file, is damaged, goes on after its end, or
     exceeds the limits of `meter`; what `blocks` raises passes through. Without `accelerated` only the
     standard library decodes, in the caller's thread (but for zstd). Closing the iterator ends its threads.

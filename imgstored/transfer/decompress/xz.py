@@ -2,8 +2,8 @@
 
 The .xz File Format, 1.2.0: a stream is a header, blocks, an index of the blocks' sizes, and a footer. A block
 that states its sizes can be cut out; with a header, an index and a footer of its own it is a stream for
-liblzma. (liblzma's own threads are not used: CVE-2025-31115 is in them up to 5.8.0, and what has been fixed
-cannot be told by its version.)
+liblzma. (liblzma's own threads are not used: CVE-2025-31115 is in them up to 5.8.0, and its version does not
+say whether a distribution has fixed it.)
 """
 
 from __future__ import annotations
