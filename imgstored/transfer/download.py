@@ -126,11 +126,6 @@ class Download:
         return self._spool.present
 
     @property
-    def fetched(self) -> int:
-        """Bytes that came over the network in this run."""
-        return sum(mirror.fetched for mirror in self.mirrors)
-
-    @property
     def connections(self) -> int:
         """Requests that are under way."""
         return len(self._requests)

@@ -26,11 +26,6 @@ class Watermark:
         """Bytes that may be read."""
         return self._position
 
-    @property
-    def finished(self) -> bool:
-        """Whether `position` is the end of the file."""
-        return self._finished
-
     def begin(self) -> None:
         """Says that bytes come from now on: waiting until now was not for the network."""
         with self._changed:

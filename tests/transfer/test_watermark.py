@@ -30,10 +30,10 @@ def test_the_end_wakes_who_waits() -> None:
     watermark.advance(10)
     with ThreadPoolExecutor(1) as executor:
         waiting = executor.submit(watermark.wait, 10)
-        assert not watermark.finished
+        assert not watermark._finished
         watermark.finish()
         assert waiting.result(5) == 10
-    assert watermark.finished
+    assert watermark._finished
 
 
 def test_a_failure_wakes_who_waits_and_hides_what_is_there() -> None:
