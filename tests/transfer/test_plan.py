@@ -322,13 +322,28 @@ def test_nothing_is_handed_out_before_a_restart() -> None:
 
 def test_a_mirror_whose_file_keeps_changing_is_given_up() -> None:
     subject = plan(9, tries=2)
-    reaction = subject.differs(proven(subject), 0, "other bytes", "unread bytes")
-    assert reaction == Restart([], pytest.approx(1.0, 0.01))
+    # Progress does not excuse it.
+    first = proven(subject)
+    reaction = subject.differs(first, 0, "other bytes", "unread bytes", progressed=True)
+    assert isinstance(reaction, Restart)
+    assert reaction.rests == pytest.approx(1.0, 0.01)
     subject.begin_anew()
-    assert subject.differs(ask(subject, 9), 9, "other bytes", "unread bytes") == Restart([], None)
+    second = ask(subject, 9)
+    assert subject.differs(second, 9, "other bytes", "unread bytes", progressed=True) == Restart([], None)
     subject.begin_anew()
     assert subject.next(9) == "exhausted"
     assert subject.faults() == ["other bytes"]
+
+
+def test_a_needless_request_may_be_the_one_that_shows_it() -> None:
+    subject = plan(1)
+    first = proven(subject)
+    hedge = ask(subject, SLOW)
+    assert subject.finished(hedge, 3, done=[0]) == [first]
+    reaction = subject.differs(first, 3, "other bytes", "unread bytes")
+    assert isinstance(reaction, Restart)
+    assert reaction.rests == pytest.approx(1.0, 0.01)
+    assert subject.mirrors[0].failures == 1
 
 
 @pytest.mark.parametrize("stated", [True, False])
@@ -434,7 +449,9 @@ class Model:
         """Lets one of the requests under way come to something."""
         job = self.running[data.draw(st.sampled_from(sorted(self.running)))]
         outcome = data.draw(
-            st.sampled_from(["answer", "answer", "finish", "finish", "whole", "fail", "lasting", "drop"])
+            st.sampled_from(
+                ["answer", "answer", "finish", "finish", "whole", "fail", "lasting", "drop", "differ"]
+            )
         )
         if outcome == "answer" and job.number not in self.answered:
             self.answered.add(job.number)
@@ -448,9 +465,22 @@ class Model:
             self.finish(job, set(range(self.ranges)))
         elif outcome == "drop":
             self.plan.dropped(job)
+        elif outcome == "differ":
+            self.differ(job, data.draw(st.sampled_from(["validator", "unread bytes"])))
         else:
             progressed = data.draw(st.booleans())
             self.plan.failed(job, self.now, "fault", lasting=outcome == "lasting", progressed=progressed)
+
+    def differ(self, job: Ask, sign: Sign) -> None:
+        if isinstance(self.plan.differs(job, self.now, "changed", sign), Restart):
+            # The connections' ends come in any order, and cost their mirrors nothing.
+            for other in self.running.values():
+                assert self.plan.next(self.now) == Wait()
+                assert self.plan.failed(other, self.now, "aborted", lasting=True) == 0.0
+            self.running.clear()
+            assert self.plan.restart_due
+            self.plan.begin_anew()
+            self.done.clear()
 
     def finish(self, job: Ask, got: set[int]) -> None:
         self.done |= got
