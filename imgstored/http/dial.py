@@ -34,7 +34,7 @@ def resolve_blocking(host: str, port: int) -> Sequence[tuple[Any, ...]]:
 
 
 class AbortableSocket:
-    """At most one socket, and the order to drop it for good.
+    """A socket that another thread can end, now and for good.
 
     Everything but `abort` is called by one thread.
     """

@@ -74,7 +74,7 @@ async def fetch_document(
     chance: Callable[[], float] = random.random,
     sleep: Callable[[float], Awaitable[None]] = trio.sleep,
 ) -> Document:
-    """GETs a document, following redirects. Any final status is returned; its meaning is the caller's affair.
+    """GETs a document, following redirects. Returns any final status; the caller judges it.
 
     `headers` go to every server on the way, those of `location.access` only to its own origin. Connections
     that cannot be made, and the statuses 429, 502, 503 and 504, are tried again. Raises `ClientError`: `URL:

@@ -1,4 +1,4 @@
-"""Where bytes are, and what a request for them may carry. Pure: no I/O."""
+"""Where a file is, and what a request for it may carry. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9._~:-]+")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How one server is to be spoken to. Secrets are kept out of `repr`, and so out of logs."""
+    """How to reach one server. Secrets are kept out of `repr`, and so out of logs."""
 
     ca_file: str | None = None  #: PEM file of the authorities to trust instead of the system's
     insecure: bool = False  #: do not verify the server's certificate
@@ -60,7 +60,7 @@ class Origin:
 
     @property
     def tls(self) -> bool:
-        """Whether the server is spoken to over TLS."""
+        """Whether requests to the server use TLS."""
         return self.scheme == "https"
 
     @property

@@ -18,7 +18,7 @@ TYPES: tuple[SourceType, ...] = get_args(SourceType)
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """One configured source; which specs are the same source is said by `imgstored.sources.spec.identity`."""
+    """One configured source. `imgstored.sources.spec.identity` says which specs are the same source."""
 
     url: str  #: normalised, without a trailing slash
     type: SourceType = "imgapi"
@@ -57,7 +57,7 @@ class Source(Protocol):
         ...
 
     async def list(self) -> list[Listed]:
-        """All images that the server offers, in its order; what is no manifest is left out."""
+        """All images that the server offers, in its order, without elements that are not manifests."""
         ...
 
     async def offer(self, uuid: str) -> Offer | None:

@@ -133,7 +133,7 @@ class SourceClient:
         return [] if last is None else last[0]
 
     async def offer(self, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
-        """What the source says about an image. One that is broken hides nothing that others have."""
+        """What the source says about an image. Errors are returned, so that other sources still count."""
         with self._question() as question:
             offer = await self._source.offer(uuid)
             return None if offer is None else read(offer)
@@ -157,7 +157,7 @@ class Health:
     error: ImgstoreError | None = None  #: the last one, until it answers again
 
     def as_wire(self, spec: SourceSpec, *, listed_at: float | None) -> dict[str, Any]:
-        """As the protocol's *status* has it. What may be secret in a URL is not shown."""
+        """The form that the protocol's *status* has, without what may be secret in the URL."""
         return {
             "url": public(spec.url),
             "type": spec.type,
@@ -180,7 +180,7 @@ class HealthLog:
         return self._known.get(_server(spec), Health())
 
     def note(self, spec: SourceSpec, error: ImgstoreError | None) -> None:
-        """A question has ended, with this error if it failed."""
+        """Records that a question has ended, with its error if it failed."""
         health = self._known.setdefault(_server(spec), Health())
         if error is None or isinstance(error, _OF_AN_IMAGE):
             health.answered_at, health.error = self._clock(), None
@@ -239,7 +239,7 @@ class LastLists:
         self._folder = folder
 
     def save(self, spec: SourceSpec, images: Sequence[Listed], listed_at: str) -> None:
-        """Writes a list down. What goes wrong is only logged: the list itself is there."""
+        """Writes a list. Errors are only logged: the caller has the list."""
         content = {
             "source": public(spec.url),
             "listed_at": listed_at,

@@ -1,4 +1,4 @@
-"""imgadm's own configuration file, of which the sources are ours to read and change.
+"""imgadm's own configuration file: the store reads and changes its sources.
 
 `/var/imgadm/imgadm.conf` is JSON, indented by 2: `{sources: [{type, url, insecure?, channel?}], …}`. Keys
 that we do not know are kept as they are, and so are sources of a type that we cannot ask (docker).
@@ -76,7 +76,7 @@ class ImgadmConf:
         return [self._told(entry) for entry in deleted]
 
     def replace(self, specs: Sequence[SourceSpec], *, default: SourceSpec | None) -> None:
-        """Makes these all of the sources, in this order, but for those that only imgadm can ask: they stay.
+        """Replaces all sources by these, in this order. Those that only imgadm can ask stay.
 
         Raises `ConfigError`.
         """

@@ -66,7 +66,7 @@ class ImgapiSource:
         return Offer(manifest, file)
 
     async def _turn_pages(self, images: dict[str, Listed]) -> None:
-        """Asks until a page is not full, or brings nothing new: then the server knows no pages."""
+        """Asks until a page is not full, or has nothing new because the server does not know pages."""
         marker: str | None = None
         room = MAX_LIST
         for _ in range(_MAX_PAGES):

@@ -50,7 +50,7 @@ Answer = Hit | ImgstoreError | None
 
 
 class Search:
-    """Takes the answers as they come. Times are seconds of any steady clock."""
+    """Decides from the answers as they come. Times are seconds of any steady clock."""
 
     def __init__(self, uuid: str, specs: Sequence[SourceSpec], *, active: bool) -> None:
         """`specs` in order of preference; with `active`, an image in another state is as good as none."""

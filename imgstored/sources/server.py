@@ -28,7 +28,7 @@ _MAX_PATH = 255
 
 
 class Fetch(Protocol):
-    """`fetch_document`, or what takes its place in a test."""
+    """`fetch_document`, or a stand-in for it."""
 
     def __call__(
         self, location: Location, *, limits: DocumentLimits, headers: Sequence[tuple[str, str]]
@@ -94,7 +94,7 @@ class Server:
         return document.body
 
     def location(self, url: str) -> Location:
-        """How `url`, which is the server's own or named by it, is to be asked for.
+        """The location of `url`, which is the server's own or named by it.
 
         The headers of the source's settings, which may hold credentials, go to the source's own origin only.
         """

@@ -110,7 +110,7 @@ class SourceSet:
         return [as_wire(spec) for spec in self._specs()]
 
     async def add(self, url: str, kind: str | None, insecure: bool, force: bool) -> dict[str, Any]:
-        """Adds a source (imgapi, if nothing else is said), after it has answered unless forced.
+        """Adds a source (imgapi by default). It must answer first, unless forced.
 
         Returns {added, source}. Raises `ClientError` for what is no URL, `ConfigError`, `SourcePingError`.
         """
@@ -124,7 +124,7 @@ class SourceSet:
         return {"added": added, "source": as_wire(spec)}
 
     async def delete(self, url: str) -> dict[str, Any]:
-        """Removes the sources with this URL. Returns {deleted}, those that there were.
+        """Removes the sources with this URL. Returns {deleted}.
 
         Raises `ClientError` for what is no URL, `ConfigError` also for a source that is not a client's.
         """
@@ -140,7 +140,7 @@ class SourceSet:
     async def replace(
         self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
     ) -> dict[str, Any]:
-        """Makes the sources those that are given; each that is new must answer unless forced.
+        """Replaces the sources by those given. Each new one must answer first, unless forced.
 
         `before` is what was listed when somebody began to edit it. Returns {reordered, added, deleted}.
         Raises `UsageError` where that has changed since, `ConfigError` also where one of the configuration is
@@ -342,7 +342,7 @@ class SourceSet:
         return specs if channel is None else [replace(spec, channel=channel) for spec in specs]
 
     async def _chosen(self, urls: tuple[str, ...]) -> list[SourceSpec]:
-        """What a client names instead of the configured sources; one that is configured with its settings."""
+        """The sources that a client names. Those that are configured keep their settings."""
         known = await trio.to_thread.run_sync(self._specs)
         chosen: list[SourceSpec] = []
         for url in map(normalised, urls):

@@ -103,7 +103,7 @@ def as_wire(spec: SourceSpec) -> dict[str, Any]:
 
 
 def check_type(kind: str, url: str) -> SourceType:
-    """The type, if it is one. Raises `ConfigError`."""
+    """`kind` as a source type. Raises `ConfigError` if it is none."""
     for known in TYPES:
         if kind == known:
             return known

@@ -1,4 +1,4 @@
-"""The poor man's image server: a folder behind any web server, with a list of manifests as its index."""
+"""Static image sites: a folder behind any web server, with a list of manifests as its index."""
 
 from __future__ import annotations
 
@@ -92,5 +92,5 @@ class StaticSource:
 
 
 def _anew(error: ImgstoreError) -> ImgstoreError:
-    """The same error, without what led to it: its causes and frames hold the whole list."""
+    """A copy of the error without its causes and frames, which hold the whole list."""
     return type(error)(error.message, hint=error.hint, data=error.data)

@@ -1,4 +1,4 @@
-"""Hashes an image's file while it passes by, and compares it with what its manifest says."""
+"""Hashes of an image's file as it passes by, compared with those in its manifest."""
 
 from __future__ import annotations
 

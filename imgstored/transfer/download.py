@@ -117,7 +117,7 @@ class Download:
 
     @property
     def total(self) -> int | None:
-        """Bytes of the file; None until somebody says."""
+        """Bytes of the file; None while nobody has stated its size."""
         return self._size if self._spool.size is None else self._spool.size
 
     @property

@@ -1,4 +1,4 @@
-"""One place that has the file, and one request to it: whose answer is about the file, and fast enough."""
+"""A mirror of the file, and one request to it: whether its answer is about our file, and fast enough."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Outcome = ImgstoreError | DifferentError | ValidatorChangedError | None
 
 @dataclass(slots=True)
 class Mirror:
-    """Where a file is, and how its server is reached. What it does is in the plan (`MirrorState`)."""
+    """A place that has the file, and how to reach it. Its state is in the plan (`MirrorState`)."""
 
     location: Location
     fetched: int = 0  #: bytes of the file that came from it in this run; may be read from any thread

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Stopwatch:
-    """Sums up the seconds of its `with` blocks. For one thread at a time; `read` is for any, at any time."""
+    """Sums up the seconds of its `with` blocks. One thread at a time runs it; any thread may `read`."""
 
     __slots__ = ("_state",)
 

@@ -1,4 +1,4 @@
-"""How far a file's bytes are there without a gap: what the download advances and the pump follows."""
+"""The watermark of a file: the download advances it, and the pump reads up to it."""
 
 from __future__ import annotations
 

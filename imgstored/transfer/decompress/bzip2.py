@@ -81,7 +81,7 @@ def decode_by_program(feed: Feed, path: str, workers: int) -> Iterator[bytes]:
 
 
 def _feed(feed: Feed, stdin: IO[bytes]) -> None:
-    """Gives the program all there is; what it does not want any more is read all the same."""
+    """Feeds the program. Reads its input to the end, even when the program has had enough."""
     # A broken pipe: the program has seen enough, or was ended; its status tells which.
     with stdin, suppress(BrokenPipeError):
         while piece := feed.take(_INPUT):
