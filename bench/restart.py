@@ -11,7 +11,7 @@ from bench.ours import IMGCTL, Ours, source
 from bench.progress import say
 from bench.servers import PacedNginx
 from bench.table import Row, bounded
-from imgstored.transfer.download import DownloadLimits
+from imgstored.config import LimitsTable
 from imgstored.transfer.plan import range_size_for
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _PATIENCE = 120.0
 def restart(bench: Bench) -> list[Row]:
     """A kill -9 in the middle of an import, and a new daemon that goes on."""
     image = bench.inputs.get(bench.gzip)
-    connections, size = DownloadLimits().connections, range_size_for(image.size)
+    connections, size = LimitsTable().connections, range_size_for(image.size)
     goal = f"≤ {connections * size / _MIB:g} MiB: {connections} ranges of {size / _MIB:g} MiB"
     return [
         bounded(

@@ -42,7 +42,7 @@ from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.making import Making
 from imgstored.rpc.server import Server
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceSet
 from imgstored.specs import (
     check,
     descriptors,
@@ -124,7 +124,7 @@ class _Core:
     journal: Journal
     history: History
     installer: Installer
-    sources: SourceBook
+    sources: SourceSet
     refresh: Refresh
     store: Store
     platform: Platform | None
@@ -144,7 +144,7 @@ async def _core(
     receipts = Receipts(state / "receipts")
     limits = install_limits(settings)
     installer = Installer(catalog, journal, state / "spool", view, locks, limits, receipts=receipts)
-    sources = SourceBook(
+    sources = SourceSet(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",

@@ -49,12 +49,12 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class PoolTable(_Table, frozen=True):
     """`[pool]`, or one of several `[[pool]]`: where images are kept."""
 
-    #: `"embedded"` needs no ZFS: a filesystem image is kept as its verified stream, a volume as a sparse raw
+    #: `"embedded"` needs no ZFS: it keeps a filesystem image as its verified stream, a volume as a sparse raw
     #: disk; `"zfs"` is a ZFS pool of the host
     type: Literal["embedded", "zfs"] = "embedded"
-    name: PoolName = "zones"  #: what clients call it; of a ZFS pool its own name
-    #: embedded only: its folder, and nobody else's; name it where pools come and go, so that it stays;
-    #: None: `pool` in the state folder for the first embedded pool, `pool-NAME` for others
+    name: PoolName = "zones"  #: what clients call it; for a ZFS pool, its own name
+    #: embedded only: a folder that nothing else uses; name it if pools come and go, so that it stays the
+    #: same; None: `pool` in the state folder for the first embedded pool, `pool-NAME` for others
     path: str | None = None
     #: ZFS only: what images get when they are received, instead of these; user properties
     #: (`"com.example:note" = "text"`), `atime`, `canmount`, `compression`, `devices`, `exec`, `primarycache`,
@@ -66,8 +66,8 @@ class SocketTable(_Table, frozen=True):
     """`[socket]`: where clients connect."""
 
     path: str = f"{_RUN}/imgstored/imgstored.sock"  #: where clients connect; illumos: `/var/run/…`
-    mode: Mode = 0o666  #: whoever may open the socket may read
-    #: its members may change, as root and the daemon's own user may; None: none
+    mode: Mode = 0o666  #: users who can open the socket can read
+    #: its members can make changes, as root and the daemon's own user can; None: none
     group: str | None = None
 
 
@@ -85,7 +85,7 @@ class ViewTable(_Table, frozen=True):
 class SourceTable(_Table, frozen=True):
     """`[[sources]]`: an image server."""
 
-    url: str  #: where it is; must be there
+    url: str  #: where it is; required
     #: `"imgapi"`, `"dsapi"`, or `"static"`: a folder whose index is a JSON array of manifests, with files at
     #: `URL/UUID/PATH`
     type: Literal["imgapi", "dsapi", "static"] = "imgapi"
@@ -107,54 +107,53 @@ class LimitsTable(_Table, frozen=True):
 
     imports: Annotated[int, Meta(ge=1, le=64)] = 4  #: images that are downloaded at the same time
     connections: Annotated[int, Meta(ge=1, le=64)] = 8  #: for each of them
-    connect_seconds: Seconds = 10.0  #: for a connection to be made
-    silence_seconds: Seconds = 30.0  #: without a byte from a server, until a request counts as failed
+    connect_seconds: Seconds = 10.0  #: to make a connection
+    silence_seconds: Seconds = 30.0  #: without a byte from a server before a request has failed
     min_rate: NotNegative = 1024  #: bytes a second of one request, over a minute; 0: any rate will do
-    tries: Positive = 5  #: failures in a row until a server is given up
+    tries: Positive = 5  #: failures in a row before a server is given up
     min_free_mib: NotNegative = 64  #: MiB that stay free in the pool and in the state folder
     max_image_mib: Positive = _MIB  #: MiB of one image, uncompressed
     max_ratio: Positive = 500  #: uncompressed bytes to compressed
     decoder_memory_mib: Positive = 96  #: MiB of one xz decoder, or of one zstd window
-    keep_partial_days: NotNegative = 7  #: for downloads that nobody asks for again
-    #: connections to the socket; a quarter is kept for those who may change
+    keep_partial_days: NotNegative = 7  #: to keep an unfinished download
+    #: connections to the socket; a quarter is reserved for users who can make changes
     clients: Annotated[int, Meta(ge=4, le=65536)] = 256
-    client_requests: Positive = 64  #: of one connection, at the same time
-    client_idle_seconds: Seconds = 600.0  #: without a request, until a connection is closed
+    client_requests: Positive = 64  #: of one connection at the same time
+    client_idle_seconds: Seconds = 600.0  #: without a request before a connection is closed
 
 
 class LogTable(_Table, frozen=True):
     """`[log]`: on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"  #: what is less than that is not told
+    level: Literal["debug", "info", "warning", "error"] = "info"  #: less important messages are not logged
     #: `"human"` for people, `"json"` for machines; `"auto"` is `"human"` on a terminal, else `"json"`
     format: Literal["auto", "human", "json"] = "auto"
 
 
 class MetricsTable(_Table, frozen=True):
-    """`[metrics]`: what a monitoring system asks, over HTTP."""
+    """`[metrics]`: for a monitoring system, over HTTP."""
 
     #: `ADDRESS:PORT`, as `127.0.0.1:9275`, or `unix:PATH`, a socket with the permissions of `socket.mode` and
     #: `socket.group`; None: nowhere
     listen: str | None = None
-    #: an address that other hosts can reach is allowed, too; whoever reaches it may read all of it
+    #: also allow an address that other hosts can reach; everyone who reaches it can read all of it
     remote: bool = False
 
 
 class Config(_Table, frozen=True):
     """The whole file."""
 
-    #: folder of the daemon's own state; one daemon a folder; illumos: `/var/imgstored`
+    #: folder of the daemon's own state; one daemon per folder; illumos: `/var/imgstored`
     state: str = _STATE
     #: folder with `imgadm.conf` (sources) and `images/POOL-UUID.json` (manifests), in imgadm's own form;
     #: None: `/var/imgadm` if a pool is ZFS, else `imgadm` in the state folder
     imgadm: str | None = None
-    #: folder with imgadm's locks, `img.UUID.import.lock`: what imgadm is importing is left to it, and the
-    #: other way round; None: `/var/run` if a pool is ZFS, else `locks` in the state folder
+    #: folder with imgadm's locks, `img.UUID.import.lock`: the daemon leaves alone what imgadm imports,
+    #: and the other way round; None: `/var/run` if a pool is ZFS, else `locks` in the state folder
     imgadm_locks: str | None = None
-    #: the program that knows the host's machines, of which `imgctl create` makes images; a host need not
-    #: have it
+    #: the program that knows the host's machines, for `imgctl create`; optional
     vmadm: str = "/usr/sbin/vmadm"
-    #: the platform image that images are compared with which ask for one (`min_platform`, `max_platform`), as
+    #: the platform image that `min_platform` and `max_platform` of images are compared with, such as
     #: `7.0/20260101T000000Z`; `any`: they are not compared; None: on SmartOS the host's own, elsewhere `any`
     platform: str | None = None
     pool: PoolTable | Annotated[list[PoolTable], Meta(min_length=1)] = PoolTable()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from imgstored.metrics.endpoint import Metrics
     from imgstored.notify import Notifier
     from imgstored.rpc.server import Server
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.source_set import SourceSet
     from imgstored.store.installer import Installer
     from imgstored.store.store import Store
     from imgstored.view import View
@@ -49,7 +49,7 @@ class Parts:
     catalog: Catalog
     view: View
     installer: Installer
-    sources: SourceBook
+    sources: SourceSet
     store: Store
     server: Server
     maker: Maker

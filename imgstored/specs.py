@@ -14,13 +14,13 @@ from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.limits import Limits as SocketLimits
 from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.url import normalised
+from imgstored.sources.spec import normalised
 from imgstored.store.installer import InstallLimits
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits
 
 if TYPE_CHECKING:
-    from imgstored.config import Config, SourceTable
+    from imgstored.config import Config, LimitsTable, SourceTable
     from imgstored.manifest.platform import Platform
     from imgstored.metrics.address import TcpAddress, UnixAddress
 
@@ -117,19 +117,28 @@ def install_limits(settings: Config) -> InstallLimits:
         imports=limits.imports,
         min_free=limits.min_free_mib * _MIB,
         keep_partial_seconds=limits.keep_partial_days * 86400.0,
-        download=DownloadLimits(
-            connections=limits.connections,
-            connect_seconds=limits.connect_seconds,
-            silence_seconds=limits.silence_seconds,
-            min_rate=limits.min_rate,
-            tries=limits.tries,
-        ),
-        decompress=DecompressLimits(
-            max_output=limits.max_image_mib * _MIB,
-            max_ratio=limits.max_ratio,
-            memory=limits.decoder_memory_mib * _MIB,
-            window=limits.decoder_memory_mib * _MIB,
-        ),
+        download=download_limits(limits),
+        decompress=decompress_limits(limits),
+    )
+
+
+def download_limits(limits: LimitsTable) -> DownloadLimits:
+    """As a download wants them."""
+    return DownloadLimits(
+        connections=limits.connections,
+        connect_seconds=limits.connect_seconds,
+        silence_seconds=limits.silence_seconds,
+        min_rate=limits.min_rate,
+        tries=limits.tries,
+    )
+
+
+def decompress_limits(limits: LimitsTable) -> DecompressLimits:
+    """As the decoders want them."""
+    return DecompressLimits(
+        max_image=limits.max_image_mib * _MIB,
+        max_ratio=limits.max_ratio,
+        decoder_memory=limits.decoder_memory_mib * _MIB,
     )
 
 
@@ -148,5 +157,7 @@ def socket_limits(settings: Config) -> SocketLimits:
     """As the socket's server wants them."""
     limits = settings.limits
     return SocketLimits(
-        connections=limits.clients, in_flight=limits.client_requests, idle=limits.client_idle_seconds
+        clients=limits.clients,
+        client_requests=limits.client_requests,
+        client_idle_seconds=limits.client_idle_seconds,
     )

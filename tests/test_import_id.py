@@ -10,9 +10,9 @@ import trio
 
 from imgstored import import_id
 from imgstored.pools.zfs.pipe import Inlet, outlet
-from imgstored.transfer.decompress import lbzip2
+from imgstored.transfer.decompress import bzip2
 from imgstored.transfer.decompress.feed import Feed
-from imgstored.transfer.hop import hop
+from imgstored.transfer.threaded import threaded
 
 
 def test_each_is_another():
@@ -48,7 +48,7 @@ def test_the_threads_of_a_transfer_have_it():
     def upstream():
         yield import_id.current()
 
-    with import_id.bound("a"), hop(upstream(), 1) as ahead:
+    with import_id.bound("a"), threaded(upstream(), 1) as ahead:
         assert list(ahead) == ["a"]
 
 
@@ -72,8 +72,8 @@ def test_the_thread_that_feeds_another_program_has_it():
         found.append(import_id.current())
         yield bz2.compress(b"hello")
 
-    path = lbzip2.program()
+    path = bzip2.program()
     assert path is not None
     with import_id.bound("a"):
-        assert b"".join(lbzip2.decode(Feed(blocks()), path, 1)) == b"hello"
+        assert b"".join(bzip2.decode_by_program(Feed(blocks()), path, 1)) == b"hello"
     assert found == ["a"]

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
     from imgstored.pools.base import Pool
-    from imgstored.sources.registry import Found
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.search import Found
+    from imgstored.sources.source_set import SourceSet
     from imgstored.store.journal import Journal
     from imgstored.store.room import Room
 
@@ -77,7 +77,7 @@ class DryRun:
         self,
         catalog: Catalog,
         refresh: Refresh,
-        sources: SourceBook,
+        sources: SourceSet,
         journal: Journal,
         room: Callable[[], Room],
         jobs: Callable[[], list[dict[str, Any]]],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from imgstored.care.history import History
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.source_set import SourceSet
 
 Among = Literal["installed", "available", "active", "jobs", "history"]
 
@@ -36,7 +36,7 @@ class Resolver:
         self,
         catalog: Catalog,
         refresh: Refresh,
-        sources: SourceBook,
+        sources: SourceSet,
         history: History,
         jobs: Callable[[], list[dict[str, Any]]],
     ) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from imgstored.care.history import History
     from imgstored.care.pool_states import PoolStates
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.source_set import SourceSet
 
 #: Failures of the past that are told.
 FAILURES: Final = 5
@@ -38,7 +38,7 @@ class Status:
         self,
         daemon: Daemon,
         pools: PoolStates,
-        sources: SourceBook,
+        sources: SourceSet,
         history: History,
         *,
         jobs: Callable[[], list[dict[str, Any]]],
@@ -60,7 +60,7 @@ class Status:
         problems: list[dict[str, Any]] = []
         sources: list[dict[str, Any]] = []
         try:
-            sources = await self._sources.standings()
+            sources = await self._sources.health()
         except ConfigError as error:  # imgadm's file; all the rest is to be seen all the same
             problems.append(error.as_wire())
         failures = await self._history.failures(FAILURES)

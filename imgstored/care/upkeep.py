@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog, InstalledImage, Key, View
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.refresh import Refresh
-    from imgstored.sources.registry import Found
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.search import Found
+    from imgstored.sources.source_set import SourceSet
     from imgstored.store.events import Event
 
 log = structlog.get_logger(__name__)
@@ -64,7 +64,7 @@ class Upkeep:
     def __init__(
         self,
         catalog: Catalog,
-        sources: SourceBook,
+        sources: SourceSet,
         locks: ImageLocks,
         view: View,
         refresh: Refresh,

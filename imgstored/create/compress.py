@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.errors import UsageError
-from imgstored.transfer.decompress.parallel import workers_for
+from imgstored.transfer.threaded import workers_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -21,7 +21,7 @@ from imgstored.http.location import Access, Location, origin_of
 from imgstored.http.upload import Body, in_pieces, send
 from imgstored.manifest import load, parse
 from imgstored.sources.answers import failure, one_object
-from imgstored.sources.url import normalised, with_query
+from imgstored.sources.spec import normalised, with_query
 from imgstored.store.events import Note, Progress
 from imgstored.store.local_file import LocalFile
 from imgstored.store.request import PROGRESS_INTERVAL

@@ -14,9 +14,9 @@ from imgstored.errors import ImgstoreError
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import public
 from imgstored.manifest import MAX_LIST, MAX_MANIFEST
-from imgstored.sources.registry import open_source
+from imgstored.sources.client import open_source
 from imgstored.sources.server import AskLimits
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceSet
 from imgstored.specs import source_specs
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ async def sources(subject: Subject) -> list[Finding]:
         listing=DocumentLimits(max_bytes=MAX_LIST, total_seconds=_LIMIT, tries=1),
     )
     try:
-        book = SourceBook(
+        source_set = SourceSet(
             source_specs(subject.settings),
             imgadm_conf=subject.settings.imgadm_folder / "imgadm.conf",
             lists=subject.state / "lists",
             open_source=partial(open_source, fetch=answers.fetch, limits=limits),
         )
-        listed, checked = book.listed(), await book.check()
+        listed, checked = source_set.listed(), await source_set.check()
     except ImgstoreError as error:
         return [Finding("sources", "fail", error.message, error.hint)]
     if not listed:

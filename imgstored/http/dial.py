@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 Resolve = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 #: While a connection is being made, how often it is looked whether it is still wanted. In seconds.
-_GLANCE = 0.2
+_POLL_SECONDS = 0.2
 
 
 class AbortedError(OSError):
-    """The connection was ended by `Line.abort`."""
+    """The connection was ended by `AbortableSocket.abort`."""
 
 
 def resolve_blocking(host: str, port: int) -> Sequence[tuple[Any, ...]]:
@@ -33,8 +33,8 @@ def resolve_blocking(host: str, port: int) -> Sequence[tuple[Any, ...]]:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
-class Line:
-    """At most one socket, and the order to drop it for good.
+class AbortableSocket:
+    """A socket that another thread can end, now and for good.
 
     Everything but `abort` is called by one thread.
     """
@@ -75,7 +75,9 @@ class Line:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
-def connect(line: Line, host: str, port: int, *, resolve: Resolve, seconds: float) -> socket.socket:
+def connect(
+    abortable: AbortableSocket, host: str, port: int, *, resolve: Resolve, seconds: float
+) -> socket.socket:
     """A TCP connection to the first address that answers within `seconds` (all addresses together).
 
     Raises `OSError`: the last address's error, `TimeoutError`, or `AbortedError`.
@@ -84,13 +86,13 @@ def connect(line: Line, host: str, port: int, *, resolve: Resolve, seconds: floa
     addresses = resolve(host, port)
     failure: OSError = OSError("the host has no address")
     for place, (family, kind, protocol, _, address) in enumerate(addresses):
-        line.check()
+        abortable.check()
         left = deadline - time.monotonic()
         share = left / (len(addresses) - place)
         sock = socket.socket(family, kind, protocol)
         try:
-            line.hold(sock)
-            _connect(line, sock, address, time.monotonic() + share)
+            abortable.hold(sock)
+            _connect(abortable, sock, address, time.monotonic() + share)
         except OSError as error:
             sock.close()
             failure = error
@@ -99,33 +101,33 @@ def connect(line: Line, host: str, port: int, *, resolve: Resolve, seconds: floa
             sock.close()
             raise
         return sock
-    line.check()
+    abortable.check()
     raise failure
 
 
-def _connect(line: Line, sock: socket.socket, address: Any, deadline: float) -> None:
+def _connect(abortable: AbortableSocket, sock: socket.socket, address: Any, deadline: float) -> None:
     sock.setblocking(False)
     poll = select.poll()
     with contextlib.suppress(BlockingIOError):
         sock.connect(address)
     poll.register(sock, select.POLLOUT)
-    while not poll.poll(int(_GLANCE * 1000)):
-        line.check()
+    while not poll.poll(int(_POLL_SECONDS * 1000)):
+        abortable.check()
         if time.monotonic() > deadline:
             raise TimeoutError("the connection timed out")
-    line.check()
+    abortable.check()
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, "the connection failed")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class LineConnection(http.client.HTTPConnection):
-    """http.client over a `Line`: http or https, direct or through a proxy."""
+class AbortableConnection(http.client.HTTPConnection):
+    """http.client over an `AbortableSocket`: http or https, direct or through a proxy."""
 
     def __init__(
         self,
-        line: Line,
+        abortable: AbortableSocket,
         origin: Origin,
         *,
         proxy: Proxy | None,
@@ -135,7 +137,7 @@ class LineConnection(http.client.HTTPConnection):
         silence_seconds: float,
     ) -> None:
         super().__init__(origin.host, origin.port, timeout=silence_seconds)
-        self._line = line
+        self._abortable = abortable
         self._origin = origin
         self._proxy = proxy
         self._context = context
@@ -146,7 +148,7 @@ class LineConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Called by http.client for the first request."""
         host, port = (self._proxy or self._origin).host, (self._proxy or self._origin).port
-        sock = connect(self._line, host, port, resolve=self._resolve, seconds=self._connect_seconds)
+        sock = connect(self._abortable, host, port, resolve=self._resolve, seconds=self._connect_seconds)
         try:
             sock.settimeout(self._silence_seconds)
             if self._proxy is not None and self._origin.tls:
@@ -158,7 +160,7 @@ class LineConnection(http.client.HTTPConnection):
 
     def close(self) -> None:
         """Closes the socket, if there is one; a later request opens another."""
-        self._line.release()
+        self._abortable.release()
         super().close()
 
     def _open_tunnel(self, sock: socket.socket, proxy: Proxy) -> None:
@@ -180,7 +182,7 @@ class LineConnection(http.client.HTTPConnection):
     def _secured(self, sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
         tls = context.wrap_socket(sock, server_hostname=self._origin.host, do_handshake_on_connect=False)
         try:
-            self._line.hold(tls)
+            self._abortable.hold(tls)
             tls.do_handshake()
         except BaseException:
             tls.close()

@@ -19,6 +19,7 @@ from imgstored.http.causes import cause_of, certificate_refused
 from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
 from imgstored.http.location import (
     MAX_REDIRECTS,
+    REDIRECTS,
     Location,
     check_headers,
     origin_of,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 #: Answers after which the same question is asked again.
 _RETRIED = frozenset({429, 502, 503, 504})
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ async def fetch_document(
     chance: Callable[[], float] = random.random,
     sleep: Callable[[float], Awaitable[None]] = trio.sleep,
 ) -> Document:
-    """GETs a document, following redirects. Any final status is returned; its meaning is the caller's affair.
+    """GETs a document, following redirects. Returns any final status; the caller judges it.
 
     `headers` go to every server on the way, those of `location.access` only to its own origin. Connections
     that cannot be made, and the statuses 429, 502, 503 and 504, are tried again. Raises `ClientError`: `URL:
@@ -105,7 +104,7 @@ async def _follow(
     at = location
     for _ in range(MAX_REDIRECTS + 1):
         document = await _get(at, limits, headers, environ)
-        if document.status not in _REDIRECTS:
+        if document.status not in REDIRECTS:
             return document
         at = redirected(at, document.headers.get("location", ""))
     raise ClientError(f"{shown(location.url)}: redirects more than {MAX_REDIRECTS} times")
@@ -160,7 +159,7 @@ def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
 async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Document:
     """The answer, of at most `max_bytes`. `url` is for messages. Raises `ClientError`."""
     headers = MappingProxyType({name.lower(): value for name, value in response.headers.items()})
-    if response.status_code in _REDIRECTS:
+    if response.status_code in REDIRECTS:
         # The body of a redirect is not worth reading.
         return Document(response.status_code, headers, b"")
     encoding = headers.get("content-encoding", "identity").strip().lower()

@@ -1,4 +1,4 @@
-"""Where bytes are, and what a request for them may carry. Pure: no I/O."""
+"""Where a file is, and what a request for it may carry. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Verify = Literal["streaming", "first"]
 #: Longer addresses are refused; RFC 9110, 4.1 asks for at least 8000 characters.
 MAX_URL = 8192
 
-#: Redirects that are followed for one request.
+#: Statuses that redirect, and how many redirects are followed for one request.
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -29,7 +30,7 @@ _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9._~:-]+")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How one server is to be spoken to. Secrets are kept out of `repr`, and so out of logs."""
+    """How to reach one server. Secrets are kept out of `repr`, and so out of logs."""
 
     ca_file: str | None = None  #: PEM file of the authorities to trust instead of the system's
     insecure: bool = False  #: do not verify the server's certificate
@@ -59,7 +60,7 @@ class Origin:
 
     @property
     def tls(self) -> bool:
-        """Whether the server is spoken to over TLS."""
+        """Whether requests to the server use TLS."""
         return self.scheme == "https"
 
     @property

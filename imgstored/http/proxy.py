@@ -1,4 +1,4 @@
-"""Which proxy a request goes through. Pure: the environment is handed in."""
+"""Which proxy a request goes through. Pure: the environment is an argument."""
 
 from __future__ import annotations
 

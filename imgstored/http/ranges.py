@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from imgstored.errors import ClientError
 from imgstored.http.causes import cause_of, certificate_refused
-from imgstored.http.dial import AbortedError, Line, LineConnection, Resolve, resolve_blocking
+from imgstored.http.dial import AbortableConnection, AbortableSocket, AbortedError, Resolve, resolve_blocking
 from imgstored.http.location import (
     MAX_REDIRECTS,
+    REDIRECTS,
     Location,
     Origin,
     origin_of,
@@ -41,21 +42,24 @@ Accept = Callable[[RangeReply], Sink]
 _BUFFER = 1 << 20
 
 #: Bytes are handed over when the buffer is full, or this old, in seconds: TLS comes in pieces of 16 KiB.
-_PATIENCE = 0.05
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HAND_OVER_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """In seconds. `silence` bounds each wait for the server's next bytes, within head and body."""
 
-    connect: float = 10.0
-    silence: float = 30.0
+    connect: float
+    silence: float
 
 
 class RangeConnection:
-    """Fetches ranges of one file. Everything but `abort` is called by one thread at a time."""
+    """Fetches ranges of one file. Everything but `abort` is called by one thread at a time.
+
+    A file's URL may redirect to another one, which may be signed and good for some minutes only. The
+    connection asks for the next range there at once (`_target`), and asks the file's own URL anew after any
+    failure: `_fail` is the one place where that is decided.
+    """
 
     def __init__(
         self,
@@ -77,11 +81,10 @@ class RangeConnection:
         self._context = context or (lambda: tls_context(location.access))
         self._resolve = resolve
         self._user_agent = user_agent
-        self._line = Line()
-        self._http: LineConnection | None = None
+        self._abortable = AbortableSocket()
+        self._http: AbortableConnection | None = None
         self._peer: tuple[Origin, Proxy | None] | None = None
-        # Where the last range came from, after redirects; the next one is asked there at once.
-        self._at = location
+        self._target = location  # where the last range came from, after redirects
         self._buffer = memoryview(bytearray(_BUFFER))
 
     def get(self, start: int, stop: int | None, validator: str | None, accept: Accept) -> RangeReply:
@@ -96,46 +99,46 @@ class RangeConnection:
         try:
             return self._get(start, stop, validator, accept)
         except (FetchError, ClientError, OSError, http.client.HTTPException) as error:
-            self._drop()
+            self._fail()
             raise self._fault(error) from error
         except BaseException:
-            self._drop()
+            self._fail()
             raise
 
     def abort(self, reason: str) -> None:
         """Ends the fetch under way, and every later one, with `FetchError`. Callable from any thread."""
-        self._line.abort(reason)
+        self._abortable.abort(reason)
 
     @property
     def aborted(self) -> bool:
         """Whether `abort` was called."""
-        return self._line.aborted is not None
+        return self._abortable.aborted is not None
 
     def close(self) -> None:
         """Closes the connection. Only for the thread that uses it, or when none does."""
-        self._drop()
+        self._fail()
 
     # -- one request -----------------------------------------------------------------------------------------
 
     def _get(self, start: int, stop: int | None, validator: str | None, accept: Accept) -> RangeReply:
-        at = self._at
+        at = self._target
         for _ in range(MAX_REDIRECTS + 1):
-            self._line.check()
+            self._abortable.check()
             response = self._ask(at, start, stop, validator)
-            if response.status not in _REDIRECTS:
+            if response.status not in REDIRECTS:
                 break
             try:
                 at = redirected(at, response.headers.get("location", ""))
             except ClientError as error:
                 raise FetchError(error.message, hint=error.hint, lasting=True) from error
             # The body of a redirect is not worth reading, and may be endless.
-            self._drop()
+            self._disconnect()
         else:
             raise FetchError(f"redirects more than {MAX_REDIRECTS} times", lasting=True)
         reply = read_reply(response.status, response.headers.items(), start, stop)
         sink = accept(reply)
         self._read_body(response, reply, sink)
-        self._at = at
+        self._target = at
         return reply
 
     def _ask(
@@ -144,7 +147,7 @@ class RangeConnection:
         origin, proxy = origin_of(at.url), proxy_for(at, self._environ)
         reused = self._http is not None and self._peer == (origin, proxy)
         if not reused:
-            self._drop()
+            self._disconnect()
         headers = self._request_headers(at, origin, proxy, start, stop, validator)
         target = request_target(at.url)
         if proxy is not None and not origin.tls:
@@ -155,16 +158,16 @@ class RangeConnection:
             # The server may have closed an idle connection at any moment, which is no fault of its.
             if not reused:
                 raise
-            self._line.check()
-            self._drop()
+            self._abortable.check()
+            self._disconnect()
             return self._send(origin, proxy, target, headers)
 
     def _send(
         self, origin: Origin, proxy: Proxy | None, target: str, headers: list[tuple[str, str]]
     ) -> http.client.HTTPResponse:
         if self._http is None:
-            self._http = LineConnection(
-                self._line,
+            self._http = AbortableConnection(
+                self._abortable,
                 origin,
                 proxy=proxy,
                 context=self._context() if origin.tls else None,
@@ -217,7 +220,7 @@ class RangeConnection:
     def _fill(self, response: http.client.HTTPResponse, wanted: int) -> int:
         """Reads up to `wanted` bytes into the buffer; fewer at the end, or when they come slowly."""
         have = 0
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _HAND_OVER_SECONDS
         while have < wanted:
             got = _read_some(response, self._buffer[have:wanted])
             have += got
@@ -227,17 +230,21 @@ class RangeConnection:
 
     # -- faults ----------------------------------------------------------------------------------------------
 
-    def _drop(self) -> None:
+    def _disconnect(self) -> None:
         if self._http is not None:
             self._http.close()
         self._http = self._peer = None
-        self._at = self._location
+
+    def _fail(self) -> None:
+        """Ends what was begun, and makes the next request ask the file's own URL, not where it led."""
+        self._disconnect()
+        self._target = self._location
 
     def _fault(self, error: FetchError | ClientError | OSError | http.client.HTTPException) -> FetchError:
         """The error as `URL: cause`, with the URL that was configured, and nothing secret of it."""
         url = shown(self._location.url)
-        if isinstance(error, AbortedError) or self._line.aborted is not None:
-            return FetchError(f"{url}: {self._line.aborted}")
+        if isinstance(error, AbortedError) or self._abortable.aborted is not None:
+            return FetchError(f"{url}: {self._abortable.aborted}")
         if isinstance(error, FetchError):
             return FetchError(
                 f"{url}: {error.message}",

@@ -1,4 +1,4 @@
-"""When to try again. Pure: chance and time are handed in."""
+"""When to try again. Pure: random numbers and times are arguments."""
 
 from __future__ import annotations
 

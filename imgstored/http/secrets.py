@@ -1,4 +1,4 @@
-"""Finds in a text what nobody else may read. The second line: nothing of it should have come that far. Pure.
+"""Redaction of secrets in a text: a second line of defence. Pure.
 
 What a library says of a failure, or a server of a request, may quote a URL, a header or a form.
 """
@@ -44,7 +44,7 @@ _SUSPECT: Final = re.compile(r"[:=@,]|Basic|[Bb]earer|Negotiate|Signature|Digest
 
 
 def redacted(text: str) -> str:
-    """The text without passwords, tokens, and what of URLs may be one; twice is as good as once."""
+    """The text without passwords, tokens, and parts of URLs that may be one. Idempotent."""
     if _SUSPECT.search(text) is None:
         return text
     text = _URL.sub(lambda url: public(url[0]), text)

@@ -1,4 +1,4 @@
-"""TLS as the store speaks it."""
+"""TLS contexts of the store's connections."""
 
 from __future__ import annotations
 

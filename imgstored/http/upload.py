@@ -75,7 +75,7 @@ async def send(
 
 
 async def _limited(body: Body, scope: trio.CancelScope, seconds: float) -> AsyncIterator[bytes]:
-    """The body's content; from its end on, the clock runs."""
+    """The body's content. The time limit begins at its end."""
     async for piece in body.content:
         yield piece
     scope.deadline = trio.current_time() + seconds

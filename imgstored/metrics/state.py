@@ -32,7 +32,7 @@ class Pools(Protocol):
 class Sources(Protocol):
     """How the sources did of late: docs/protocol.md's *status*."""
 
-    async def standings(self) -> list[Document]:
+    async def health(self) -> list[Document]:
         """One each, in order. Raises `ConfigError`."""
         ...
 
@@ -61,7 +61,7 @@ class State:
         """Asks what may take a moment. A pool that hangs is waited for no longer than its limit."""
         self._pools = await self._asked_pools.all()
         try:
-            self._sources = await self._asked_sources.standings()
+            self._sources = await self._asked_sources.health()
         except ConfigError:  # imgadm's file cannot be read; whoever asks for an image is told so
             self._sources = ()
 

@@ -133,7 +133,7 @@ class Connection:
         if message.id in self._calls:
             return ProtocolError(f"two requests in flight have the id {message.id}")
         file = self._file_for(message)
-        if self._stopping or len(self._calls) >= self._limits.in_flight:
+        if self._stopping or len(self._calls) >= self._limits.client_requests:
             if file is not None:
                 file.close()
             error = stopping() if self._stopping else self._too_many()
@@ -164,11 +164,13 @@ class Connection:
         return file
 
     def _silent(self) -> CancelledError:
-        return CancelledError(f"nothing was asked for {self._limits.idle:g} seconds", hint="connect again")
+        return CancelledError(
+            f"nothing was asked for {self._limits.client_idle_seconds:g} seconds", hint="connect again"
+        )
 
     def _too_many(self) -> UsageError:
         return UsageError(
-            f"more than {self._limits.in_flight} requests of one connection are in flight",
+            f"more than {self._limits.client_requests} requests of one connection are in flight",
             hint="wait for an answer first",
         )
 
@@ -188,7 +190,7 @@ class Connection:
     def _heard(self) -> None:
         """The silence that is allowed begins now, or when the last request in flight is answered."""
         silent_from = trio.current_time() if not self._calls else float("inf")
-        self._reading.deadline = silent_from + self._limits.idle
+        self._reading.deadline = silent_from + self._limits.client_idle_seconds
 
     # -- what goes out ---------------------------------------------------------------------------------------
 

@@ -19,13 +19,16 @@ class MessageLimits:
 READERS_MESSAGE = MessageLimits(size=64 << 10, values=1 << 10)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on the socket's connections. Times in seconds."""
+    """Bounds on the socket's connections. Times in seconds.
 
-    connections: int = 256  #: at the same time; a quarter of them is kept for those who may change
-    in_flight: int = 64  #: requests of one connection that are not yet answered
-    idle: float = 600.0  #: without a request in flight and without a whole message
+    What has no default is configured (`LimitsTable`).
+    """
+
+    clients: int  #: connections at the same time; a quarter of them is kept for those who may change
+    client_requests: int  #: of one connection that are not yet answered
+    client_idle_seconds: float  #: without a request in flight and without a whole message
     send: float = 20.0  #: for the client to read 64 KiB of what waits for it, or what there is
     stop: float = 2.0  #: for the last answers, when the daemon stops
     outbox: int = 1 << 20  #: bytes that wait for one client before those who produce more have to wait
@@ -35,4 +38,4 @@ class Limits:
     @property
     def readers(self) -> int:
         """Connections of those who may not change. Theirs can never be all that there are."""
-        return self.connections - max(1, self.connections // 4)
+        return self.clients - max(1, self.clients // 4)

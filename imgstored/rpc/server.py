@@ -148,7 +148,7 @@ class Server:
         readers = sum(not other for other in self._connections.values())
         if self._accepting.cancel_called:
             raise stopping()
-        if len(self._connections) >= self._limits.connections or (
+        if len(self._connections) >= self._limits.clients or (
             not changer and readers >= self._limits.readers
         ):
             raise self._full()
@@ -160,7 +160,7 @@ class Server:
 
     def _full(self) -> UsageError:
         return UsageError(
-            f"too many connections: {self._limits.connections} at most",
+            f"too many connections: {self._limits.clients} at most",
             hint="try again later; `limits` in the configuration says how many there may be",
         )
 

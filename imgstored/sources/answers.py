@@ -1,4 +1,4 @@
-"""Reads what image servers answer: takes bytes, returns values, and doubts everything in them. No I/O."""
+"""Parsing of image servers' answers, which may hold anything. Takes bytes, returns values. No I/O."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAX_FAULTS = 10
 
 
 def failure(url: str, document: Document) -> APIError:
-    """The error that an answer is, in the server's own words where it has some.
+    """The error for an answer that is not 200, in the server's own words where it has some.
 
     IMGAPI's form is {code, message, errors?: [{field, code, message?}]}.
     """
@@ -52,7 +52,7 @@ def one_object(url: str, body: bytes) -> dict[str, Any]:
 
 
 def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
-    """The manifest of image `uuid`, as served. Raises `APIError`; also if it is that of another image."""
+    """The manifest of image `uuid`, as served. Raises `APIError`, also for the manifest of another image."""
     manifest = one_object(url, body)
     if manifest.get("uuid") != uuid:
         raise APIError(
@@ -72,7 +72,7 @@ class ManifestList:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a list, or a part of one, has to show."""
+    """The images of a list, or of one page of it."""
 
     images: list[Listed]
     elements: int  #: as the server counts them
@@ -97,12 +97,12 @@ def read_list(url: str, body: bytes) -> ManifestList:
 
 
 def displayed(manifests: Iterable[Mapping[str, Any]], source: str) -> list[Listed]:
-    """The manifests as v2, and as they are where that cannot be."""
+    """The manifests as v2; as they are where they cannot be upgraded."""
     return [Listed(_for_display(manifest), source) for manifest in manifests]
 
 
 def read_page(url: str, body: bytes, source: str) -> Page:
-    """What a list has to show. Raises `APIError`."""
+    """The images of a list, or of one page of it. Raises `APIError`."""
     served = read_list(url, body)
     return Page(displayed(served.by_uuid.values(), source), served.elements)
 
@@ -160,7 +160,7 @@ def _phrase(status: int) -> str:
 
 
 def _clean(text: str) -> str:
-    """One line of printable characters, not too long, and without what it was sent that is secret."""
+    """One line of printable characters, not too long, without the secrets that a server may repeat."""
     line = re.sub(r"\s+", " ", redacted(text[: 2 * _MAX_TEXT])).strip()
     line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from imgstored.http.location import Access, Location, Verify
 
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 
 SourceType = Literal["imgapi", "dsapi", "static"]
 
+#: The types of source that there are, as settings name them.
+TYPES: tuple[SourceType, ...] = get_args(SourceType)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """One configured source; which are the same source says `imgstored.sources.url.identity`."""
+    """One configured source. `imgstored.sources.spec.identity` says which specs are the same source."""
 
     url: str  #: normalised, without a trailing slash
     type: SourceType = "imgapi"
@@ -54,7 +57,7 @@ class Source(Protocol):
         ...
 
     async def list(self) -> list[Listed]:
-        """All images that the server offers, in its order; what is no manifest is left out."""
+        """All images that the server offers, in its order, without elements that are not manifests."""
         ...
 
     async def offer(self, uuid: str) -> Offer | None:

@@ -1,4 +1,4 @@
-"""imgadm's own configuration file, of which the sources are ours to read and change.
+"""imgadm's own configuration file: the store reads and changes its sources.
 
 `/var/imgadm/imgadm.conf` is JSON, indented by 2: `{sources: [{type, url, insecure?, channel?}], …}`. Keys
 that we do not know are kept as they are, and so are sources of a type that we cannot ask (docker).
@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Any
 from imgstored import shortage
 from imgstored.durable import replace_file
 from imgstored.errors import ClientError, ConfigError
-from imgstored.http.location import public
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.registry import TYPES
-from imgstored.sources.url import identity, normalised
+from imgstored.sources.spec import check_type, identity, normalised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from imgstored.sources.base import SourceType
-    from imgstored.sources.url import Identity
+    from imgstored.sources.spec import Identity
 
 #: Bytes; a file of a thousand sources has a tenth of that.
 _MAX_BYTES = 1 << 20
@@ -80,7 +77,7 @@ class ImgadmConf:
         return [self._told(entry) for entry in deleted]
 
     def replace(self, specs: Sequence[SourceSpec], *, default: SourceSpec | None) -> None:
-        """Makes these all of the sources, in this order, but for those that only imgadm can ask: they stay.
+        """Replaces all sources by these, in this order. Those that only imgadm can ask stay.
 
         Raises `ConfigError`.
         """
@@ -187,15 +184,6 @@ class ImgadmConf:
 
     def _unusable(self, why: str, *, hint: str = _HINT) -> ConfigError:
         return ConfigError(f'config file "{self.path}" {why}', hint=hint)
-
-
-def check_type(kind: str, url: str) -> SourceType:
-    """The type, if it is one. Raises `ConfigError`."""
-    for known in TYPES:
-        if kind == known:
-            return known
-    names = ", ".join(f'"{name}"' for name in TYPES)
-    raise ConfigError(f'type "{kind}" for source url "{public(url)}" is invalid: must be one of {names}')
 
 
 def _type(entry: Entry) -> Any:

@@ -12,7 +12,7 @@ from imgstored.manifest import MAX_LIST, check_uuid, upgrade
 from imgstored.sources.answers import one_object, read_page, the_manifest
 from imgstored.sources.base import Listed, Offer
 from imgstored.sources.server import AskLimits, Server
-from imgstored.sources.url import channel_of
+from imgstored.sources.spec import channel_of
 
 if TYPE_CHECKING:
     from imgstored.sources.base import SourceSpec
@@ -66,7 +66,7 @@ class ImgapiSource:
         return Offer(manifest, file)
 
     async def _turn_pages(self, images: dict[str, Listed]) -> None:
-        """Asks until a page is not full, or brings nothing new: then the server knows no pages."""
+        """Asks until a page is not full, or has nothing new because the server does not know pages."""
         marker: str | None = None
         room = MAX_LIST
         for _ in range(_MAX_PAGES):

@@ -13,7 +13,6 @@ from imgstored.errors import (
     ManifestValidationError,
 )
 from imgstored.http.location import public, shown
-from imgstored.sources.registry import Found
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +35,22 @@ class Hit:
     location: Location | None
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image that at least one source has."""
+
+    manifest: Manifest
+    source: SourceSpec  #: the one whose manifest it is
+    locations: tuple[Location, ...]  #: every source that has this very file, first choice first
+    import_id: str = ""  #: that the search had, for the import that it is for
+
+
 #: None: the source does not have the image.
 Answer = Hit | ImgstoreError | None
 
 
 class Search:
-    """Takes the answers as they come. Times are seconds of any steady clock."""
+    """Decides from the answers as they come. Times are seconds of any steady clock."""
 
     def __init__(self, uuid: str, specs: Sequence[SourceSpec], *, active: bool) -> None:
         """`specs` in order of preference; with `active`, an image in another state is as good as none."""

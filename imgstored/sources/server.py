@@ -1,4 +1,4 @@
-"""One image server and how it is spoken to: what all kinds of source share."""
+"""One image server: its URLs, requests to it, and where its files are. All kinds of source share this."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Location, origin_of, shown
 from imgstored.manifest import MAX_LIST, MAX_MANIFEST
 from imgstored.sources.answers import failure
-from imgstored.sources.url import verify_for, with_query, without_query
+from imgstored.sources.spec import verify_for, with_query, without_query
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
@@ -28,7 +28,7 @@ _MAX_PATH = 255
 
 
 class Fetch(Protocol):
-    """`fetch_document`, or what takes its place in a test."""
+    """`fetch_document`, or a stand-in for it."""
 
     def __call__(
         self, location: Location, *, limits: DocumentLimits, headers: Sequence[tuple[str, str]]
@@ -94,7 +94,7 @@ class Server:
         return document.body
 
     def location(self, url: str) -> Location:
-        """How `url`, which is the server's own or named by it, is to be asked for.
+        """The location of `url`, which is the server's own or named by it.
 
         The headers of the source's settings, which may hold credentials, go to the source's own origin only.
         """

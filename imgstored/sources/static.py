@@ -1,4 +1,4 @@
-"""The poor man's image server: a folder behind any web server, with a list of manifests as its index."""
+"""Static image sites: a folder behind any web server, with a list of manifests as its index."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class StaticSource:
         return Offer(upgrade(served), self._server.file_location(served, f"/{uuid}"))
 
     async def _manifests(self, *, kept: bool = True) -> _Manifests:
-        """The list, by uuid, as served. Who asks while it is fetched gets the same answer, an error too."""
+        """The list, by uuid, as served. Concurrent callers share one fetch, including its error."""
         came = self._clock()
         async with self._asking:
             usable = came - KEPT_SECONDS if kept and not isinstance(self._answer, ImgstoreError) else came
@@ -92,5 +92,5 @@ class StaticSource:
 
 
 def _anew(error: ImgstoreError) -> ImgstoreError:
-    """The same error, without what led to it: its causes and frames hold the whole list."""
+    """A copy of the error without its causes and frames, which hold the whole list."""
     return type(error)(error.message, hint=error.hint, data=error.data)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import structlog
-
 from imgstored import import_id
 from imgstored.errors import InvalidManifestError, OriginNotInstalledError
 from imgstored.http.location import public
 from imgstored.manifest.platform import Platform, check_platform
-from imgstored.sources.lookup import Lookup
 from imgstored.store.events import AlreadyInstalled, AncestorInstalled, GatheringAncestry, Importing
 from imgstored.store.installer import FromSources
 from imgstored.store.layer import Layer
@@ -20,13 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgstored.catalog.catalog import Catalog, Key
-    from imgstored.sources.lookup import Wanted
-    from imgstored.sources.registry import Found
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.search import Found
+    from imgstored.sources.source_set import SourceSet
     from imgstored.store.imports import Imports
     from imgstored.store.request import Request
-
-log = structlog.get_logger(__name__)
 
 #: As IMGAPI servers allow at most.
 MAX_ANCESTRY = 100
@@ -50,7 +44,7 @@ class Ancestry:
         self,
         catalog: Catalog,
         imports: Imports,
-        sources: SourceBook,
+        sources: SourceSet,
         platform: Platform | None,
         deleting: Callable[[Key], bool],
     ) -> None:
@@ -59,11 +53,16 @@ class Ancestry:
         self._sources = sources
         self._platform = platform
         self._deleting = deleting
-        self._lookup = Lookup(self._ask)
 
     async def find(self, wish: Wish, uuid: str, *, active: bool) -> Found:
         """The image in the sources of the wish. Raises what they raise."""
-        return await self._lookup.find((uuid, active, wish.sources, wish.channel), self._imports.nursery)
+        return await self._sources.find_shared(
+            uuid,
+            active=active,
+            sources=wish.sources,
+            channel=wish.channel,
+            nursery=self._imports.nursery,
+        )
 
     async def layer(self, request: Request, wish: Wish) -> Layer | None:
         """The layer of the wished image, its ancestors' below it; None when it was installed meanwhile."""
@@ -136,10 +135,3 @@ class Ancestry:
         about = import_id.current() if uuid == wish.uuid else None
         with import_id.bound(about or import_id.fresh()):
             return await self.find(wish, uuid, active=active)
-
-    async def _ask(self, wanted: Wanted) -> Found:
-        uuid, active, sources, channel = wanted
-        log.debug("looking for an image", uuid=uuid)
-        found = await self._sources.find(uuid, active=active, sources=sources, channel=channel)
-        # Others may wait for this answer, too: whoever goes on with it has the id of the search's lines.
-        return replace(found, import_id=import_id.current() or "")

@@ -163,7 +163,7 @@ class Arrivals:
             room=self._room.for_download,
             note=note,
         )
-        download.front.waiting = layer.stages.waiting
+        download.watermark.waiting = layer.stages.waiting
         layer.done, layer.connections = (lambda: download.done), (lambda: download.connections)
         layer.fetched = partial(_fetched, layer.fetched(), download)
         return download
@@ -174,7 +174,7 @@ class Arrivals:
             _expected(layer.manifest),
             self._limits.decompress,
             verify=verify,
-            release=download.front.fail,
+            release=download.watermark.fail,
             stages=layer.stages,
         )
         layer.received, layer.consumed = (lambda: pump.stream), (lambda: pump.consumed)
@@ -211,7 +211,7 @@ class Arrivals:
             await self._downloading.acquire()
         try:
             layer.phase = "downloading"
-            download.front.begin()
+            download.watermark.begin()
             await download.run(opened)
         finally:
             self._downloading.release()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,6 @@ from imgstored.errors import ImgstoreError, InternalError, NoSpaceError, PoolErr
 from imgstored.store.arrival import WRONG_BYTES, Arrivals, NotReceivedError, OriginFailedError, Way
 from imgstored.store.events import AlreadyInstalled, InstalledMeanwhile, WaitingForLock
 from imgstored.store.leftovers import Leftovers
-from imgstored.transfer.decompress import DecompressLimits
-from imgstored.transfer.download import DownloadLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +44,8 @@ if TYPE_CHECKING:
     from imgstored.store.journal import Journal, JournalledImport
     from imgstored.store.layer import Layer
     from imgstored.store.room import Room
+    from imgstored.transfer.decompress import DecompressLimits
+    from imgstored.transfer.download import DownloadLimits
 
 log = structlog.get_logger(__name__)
 
@@ -75,13 +75,16 @@ class FromFile:
 
 @dataclass(frozen=True, slots=True)
 class InstallLimits:
-    """Bounds on what is installed at the same time, and on what one image may take. Sizes in bytes."""
+    """Bounds on what is installed at the same time, and on what one image may take. Sizes in bytes.
 
-    imports: int = 4
-    min_free: int = 64 << 20
-    keep_partial_seconds: float = 7 * 86400.0
-    download: DownloadLimits = field(default_factory=DownloadLimits)
-    decompress: DecompressLimits = field(default_factory=DecompressLimits)
+    All of it is configured: the defaults are in `LimitsTable`.
+    """
+
+    imports: int
+    min_free: int
+    keep_partial_seconds: float
+    download: DownloadLimits
+    decompress: DecompressLimits
 
 
 class _InstalledByOthersError(NotReceivedError):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.refresh import Refresh
     from imgstored.manifest import Manifest
     from imgstored.manifest.platform import Platform
-    from imgstored.sources.sourcebook import SourceBook
+    from imgstored.sources.source_set import SourceSet
     from imgstored.store.installer import Installer
     from imgstored.store.recorder import Recorder
 
@@ -64,7 +64,7 @@ class Store:
     def __init__(
         self,
         catalog: Catalog,
-        sources: SourceBook,
+        sources: SourceSet,
         installer: Installer,
         refresh: Refresh,
         platform: Platform | None = None,

@@ -1,4 +1,4 @@
-"""Hashes an image's file while it passes by, and compares it with what its manifest says."""
+"""Hashes of an image's file as it passes by, compared with those in its manifest."""
 
 from __future__ import annotations
 
@@ -76,28 +76,18 @@ def drain(blocks: Iterable[bytes | bytearray | memoryview]) -> int:
 
 
 def _size_error(expected: Expected, digest: Digest) -> WrongFileError:
-    if expected.path is not None:
-        return WrongFileError(
-            f"image file size error: manifest says {expected.size} bytes, "
-            f"{expected.path} is {digest.size} bytes",
-            hint=_TRY_AGAIN,
-        )
-    return WrongFileError(
-        f"image {expected.uuid} file size error: expected {expected.size} bytes, "
-        f"downloaded {digest.size} bytes",
-        hint=_TRY_AGAIN,
-    )
+    return _wrong_file(expected, "size", f"{expected.size} bytes", "downloaded", f"{digest.size} bytes")
 
 
 def _checksum_error(expected: Expected, digest: Digest) -> WrongFileError:
+    said, found = f'"{expected.sha1}"', f'"{digest.sha1}"'
+    return _wrong_file(expected, "checksum (sha1)", said, "downloaded checksum was", found)
+
+
+def _wrong_file(expected: Expected, what: str, said: str, downloaded: str, found: str) -> WrongFileError:
+    """The error in imgadm's words: those of `install` for a file that was given, else those of `import`."""
     if expected.path is not None:
-        return WrongFileError(
-            f'image file checksum (sha1) error: manifest says "{expected.sha1}", '
-            f'{expected.path} is "{digest.sha1}"',
-            hint=_TRY_AGAIN,
-        )
-    return WrongFileError(
-        f'image {expected.uuid} file checksum (sha1) error: expected "{expected.sha1}", '
-        f'downloaded checksum was "{digest.sha1}"',
-        hint=_TRY_AGAIN,
-    )
+        text = f"image file {what} error: manifest says {said}, {expected.path} is {found}"
+    else:
+        text = f"image {expected.uuid} file {what} error: expected {said}, {downloaded} {found}"
+    return WrongFileError(text, hint=_TRY_AGAIN)

@@ -1,6 +1,6 @@
-"""A file on its way into the spool: several connections, several mirrors, one front.
+"""A file on its way into the spool: several connections, several mirrors, one watermark.
 
-    plan ──► a connection's task ──► its thread: RangeConnection.get ──► spool.write ──► front
+    plan ──► a connection's task ──► its thread: RangeConnection.get ──► spool.write ──► watermark
 
 The plan, and everything else that is not in a thread, belongs to trio's thread and needs no lock.
 """
@@ -11,6 +11,7 @@ import os
 import random
 import socket
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -20,12 +21,20 @@ from imgstored.http.location import Location, check_headers
 from imgstored.http.range_reply import FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Sink, Timeouts
 from imgstored.http.retry import Backoff
-from imgstored.transfer.front import Front
-from imgstored.transfer.job import EnoughError, Job, Outcome
-from imgstored.transfer.mirror import ChangedError, Mirror, ValidatorChangedError, check_reply, failure
-from imgstored.transfer.pace import Pace
-from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Wait
+from imgstored.transfer.mirror import (
+    ChangedError,
+    EnoughError,
+    Mirror,
+    Outcome,
+    Pace,
+    RangeRequest,
+    ValidatorChangedError,
+    check_reply,
+    failure,
+)
+from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Restart, Sign, Wait
 from imgstored.transfer.spool import DifferentError, Spool, blocks
+from imgstored.transfer.watermark import Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,16 +46,19 @@ if TYPE_CHECKING:
 _PROGRESS = MIN_RANGE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadLimits:
-    """Bounds on one file's download. Sizes in bytes, times in seconds, rates in bytes a second."""
+    """Bounds on one file's download. Sizes in bytes, times in seconds, rates in bytes a second.
 
-    connections: int = 8  #: at a time
-    connect_seconds: float = 10.0
-    silence_seconds: float = 30.0  #: without a byte, until a request counts as failed
-    min_rate: int = 1024  #: of one request, averaged over `rate_seconds`; 0: any rate will do
+    What has no default is configured (`LimitsTable`).
+    """
+
+    connections: int  #: at a time
+    connect_seconds: float
+    silence_seconds: float  #: without a byte, until a request counts as failed
+    min_rate: int  #: of one request, averaged over `rate_seconds`; 0: any rate will do
+    tries: int  #: failures in a row until a mirror is given up
     rate_seconds: float = 60.0
-    tries: int = 5  #: failures in a row until a mirror is given up
     backoff: Backoff = field(default_factory=Backoff)
     max_size: int = 1 << 40
 
@@ -55,17 +67,18 @@ def _nothing(_: Any) -> None:
     return None
 
 
-def _told(error: BaseException) -> ImgstoreError:
-    """What the pump is told when `error` ends the download. Nurseries raise cancellation in groups."""
+def _for_reader(error: BaseException) -> ImgstoreError:
+    """What the reader gets when `error` ends the download. Nurseries raise cancellation in groups."""
+    group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
     if isinstance(error, ImgstoreError):
         return error
-    if BaseExceptionGroup("", [error]).split(trio.Cancelled)[1] is None:
+    if group.split(trio.Cancelled)[1] is None:
         return CancelledError("the download was cancelled")
     return InternalError("the download ended unexpectedly", hint="the daemon's log says why")
 
 
 class Download:
-    """Downloads one file. `run` once; `blocks`, `front` and the counters are for any thread, at any time."""
+    """Downloads one file. `run` once; `blocks`, `watermark` and the counters are for any thread."""
 
     def __init__(
         self,
@@ -74,7 +87,7 @@ class Download:
         size: int | None,
         path: Path,
         journal: RangeJournal,
-        limits: DownloadLimits | None = None,
+        limits: DownloadLimits,
         room: Callable[[int], None] = _nothing,
         note: Callable[[str], None] = _nothing,
         environ: Mapping[str, str] = os.environ,
@@ -86,29 +99,27 @@ class Download:
         `room` is called with the bytes still to come before each range, from a worker thread, and may raise
         `NoSpaceError`. `note` gets sentences for people: retries, mirrors given up.
         """
-        self.front = Front()
+        self.watermark = Watermark()
         self.mirrors = [Mirror(location) for location in locations]
         self.resumed = 0  #: bytes that were there when it began
         self._size = size
         self._path = path
-        self._limits = limits or DownloadLimits()
+        self._limits = limits
         self._room = room
         self._note = note
         self._environ = environ
         self._chance = chance
         self._user_agent = user_agent
-        self._spool = Spool(path, journal, self.front)
-        self._jobs: dict[int, Job] = {}
+        self._spool = Spool(path, journal, self.watermark)
+        self._requests: dict[int, RangeRequest] = {}
         self._changed = trio.Event()
         self._error: ImgstoreError | None = None
-        self._anew = False
-        self._disputed = False  #: a mirror's file has another size
 
     # -- how it stands ---------------------------------------------------------------------------------------
 
     @property
     def total(self) -> int | None:
-        """Bytes of the file; None until somebody says."""
+        """Bytes of the file; None while nobody has stated its size."""
         return self._size if self._spool.size is None else self._spool.size
 
     @property
@@ -117,23 +128,18 @@ class Download:
         return self._spool.present
 
     @property
-    def fetched(self) -> int:
-        """Bytes that came over the network in this run."""
-        return sum(mirror.fetched for mirror in self.mirrors)
-
-    @property
     def connections(self) -> int:
         """Requests that are under way."""
-        return len(self._jobs)
+        return len(self._requests)
 
     def blocks(self) -> Iterator[bytes]:
         """The file's bytes in order, as they come; for the pump's thread. Raises what ended the download."""
-        return blocks(self._path, self.front)
+        return blocks(self._path, self.watermark)
 
     # -- running ---------------------------------------------------------------------------------------------
 
     async def run(self, opened: Callable[[int], None] = _nothing) -> None:
-        """Brings the whole file into the spool. Raises `DownloadError` or `NoSpaceError`, as does the front.
+        """Brings the whole file into the spool. Raises `DownloadError` or `NoSpaceError`; so does the reader.
 
         `opened` is called with the bytes that were there already, before the first request.
         When it is cancelled, its connections are closed and its threads have ended by the time it returns.
@@ -144,10 +150,10 @@ class Download:
             opened(self.resumed)
             await self._fetch_all()
         except BaseException as error:
-            self.front.fail(_told(error))
+            self.watermark.fail(_for_reader(error))
             raise
         else:
-            self.front.finish()
+            self.watermark.finish()
         finally:
             self._spool.close()
 
@@ -160,13 +166,14 @@ class Download:
             tries=self._limits.tries,
             random=self._chance,
             backoff=self._limits.backoff,
+            size_stated=self._size is not None,
         )
         self._limiter = trio.CapacityLimiter(self._limits.connections)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for _ in range(self._limits.connections):
                 nursery.start_soon(self._connection)
-        if isinstance(self._error, ChangedError) or (self._size is None and self._disputed):
+        if not self._plan.reusable:
             self._spool.forget()
         if self._error is not None:
             raise self._error
@@ -184,7 +191,7 @@ class Download:
         connection: tuple[int, RangeConnection] | None = None
         try:
             while True:
-                step = Wait() if self._anew else self._plan.next(trio.current_time())
+                step = self._plan.next(trio.current_time())
                 if isinstance(step, Ask):
                     if connection is None or connection[0] != step.mirror:
                         connection = self._other(connection, step.mirror)
@@ -222,69 +229,69 @@ class Download:
 
     async def _do(self, ask: Ask, connection: RangeConnection) -> bool:
         """Makes one request, and tells the plan what became of it. False if the connection is used up."""
-        job = Job(ask, self.mirrors[ask.mirror], connection)
-        self._jobs[ask.number] = job
+        request = RangeRequest(ask, self.mirrors[ask.mirror], connection)
+        self._requests[ask.number] = request
         outcome: Outcome = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, job)
-            outcome = await trio.to_thread.run_sync(self._transfer, job, limiter=self._limiter)
-            job.ended = True
+            nursery.start_soon(self._watch, request)
+            outcome = await trio.to_thread.run_sync(self._transfer, request, limiter=self._limiter)
+            request.ended = True
             nursery.cancel_scope.cancel()
-        del self._jobs[ask.number]
-        self._judge(job, outcome)
-        if self._anew and not self._jobs:
-            self._anew = False
+        del self._requests[ask.number]
+        self._judge(request, outcome)
+        if self._plan.restart_due:
             self._spool.begin_anew()
             self._plan.begin_anew()
         self._wake()
         return outcome is None and not connection.aborted
 
-    async def _watch(self, job: Job) -> None:
-        """Ends the job when it is too slow, or when the download is cancelled."""
+    async def _watch(self, request: RangeRequest) -> None:
+        """Ends the request when it is too slow, or when the download is cancelled."""
         limits = self._limits
         pace = Pace(limits.silence_seconds, limits.min_rate, limits.rate_seconds, trio.current_time())
         fault: str | None = None
         try:
             while fault is None:
                 await trio.sleep(min(1.0, limits.silence_seconds / 4))
-                fault = pace.fault(trio.current_time(), job.fetched)
+                fault = pace.fault(trio.current_time(), request.fetched)
         except trio.Cancelled:
-            if not job.ended:
-                job.connection.abort("cancelled")
+            if not request.ended:
+                request.connection.abort("cancelled")
             raise
-        job.connection.abort(fault)
+        request.connection.abort(fault)
 
-    def _transfer(self, job: Job) -> Outcome:
-        """The job's thread: one request, its answer, and its bytes into the spool."""
+    def _transfer(self, request: RangeRequest) -> Outcome:
+        """The request's thread: one request, its answer, and its bytes into the spool."""
         spool = self._spool
         # While the size is not known, the server may have no ranges: then all of the file comes at once.
-        start, stop = (0, MIN_RANGE) if spool.size is None else spool.missing(job.ask.index)
+        start, stop = (0, MIN_RANGE) if spool.size is None else spool.missing(request.ask.index)
         if start == stop:
             return None
-        validator = None if job.mirror.fickle else spool.validators.get(job.mirror.location.url)
+        url = request.mirror.location.url
+        validator = spool.validators.get(url) if self._plan.trusts_validators(request.ask.mirror) else None
         try:
             self._room(max(0, (self.total or 0) - spool.present))
-            check_headers(job.mirror.location.access)
-            job.connection.get(start, stop, validator, lambda reply: self._accept(job, reply, validator))
-            if job.whole:
-                self._check_whole(job)
+            check_headers(request.mirror.location.access)
+            accept = partial(self._accept, request, validator=validator)
+            reply = request.connection.get(start, stop, validator, accept)
+            if not reply.partial:
+                self._check_whole(request)
         except EnoughError:
-            job.connection.close()
+            request.connection.close()
         except ClientError as error:
             return FetchError(error.message, hint=error.hint, lasting=True)
         except (ImgstoreError, DifferentError, ValidatorChangedError) as error:
             return error
         return None
 
-    def _accept(self, job: Job, reply: RangeReply, validator: str | None) -> Sink:
-        """In the job's thread: whether the answer is about our file, and where its bytes go."""
-        spool, url = self._spool, job.mirror.location.url
+    def _accept(self, request: RangeRequest, reply: RangeReply, validator: str | None) -> Sink:
+        """In the request's thread: whether the answer is about our file, and where its bytes go."""
+        spool, url = self._spool, request.mirror.location.url
         check_reply(reply, size=self.total, max_size=self._limits.max_size, validator=validator)
-        if not trio.from_thread.run_sync(self._answered, job, reply):
+        if not trio.from_thread.run_sync(self._answered, request, reply):
             raise FetchError("the server stopped serving ranges")
-        if reply.validator is not None and not job.mirror.fickle:
+        if reply.validator is not None and self._plan.trusts_validators(request.ask.mirror):
             spool.remember(url, reply.validator)
-        job.whole = not reply.partial
         offset = reply.start
 
         def sink(data: memoryview) -> None:
@@ -294,104 +301,96 @@ class Download:
                 raise FetchError(
                     f"file size error: expected {bound} bytes, the server sends more", other_size=True
                 )
-            job.fresh += spool.write(offset, data)
+            request.fresh += spool.write(offset, data)
             offset += len(data)
-            job.fetched += len(data)
-            job.mirror.count(len(data))
-            if job.whole and spool.size is not None and offset < spool.size and spool.complete:
+            request.fetched += len(data)
+            request.mirror.count(len(data))
+            if not reply.partial and spool.size is not None and offset < spool.size and spool.complete:
                 raise EnoughError
 
         return sink
 
-    def _answered(self, job: Job, reply: RangeReply) -> bool:
+    def _answered(self, request: RangeRequest, reply: RangeReply) -> bool:
         """The head of an answer came: the plan learns how the mirror serves, and maybe the file's size."""
-        wanted = self._plan.answered(job.ask, partial=reply.partial)
+        wanted = self._plan.answered(request.ask, partial=reply.partial)
         if wanted and self._spool.size is None and reply.total is not None:
             self._spool.begin(reply.total)
             self._plan.grow(self._spool.ranges)
         self._wake()
         return wanted
 
-    def _check_whole(self, job: Job) -> None:
+    def _check_whole(self, request: RangeRequest) -> None:
         """After an answer that was the whole file, maybe of a length that nobody announced."""
         if self._spool.size is None:
-            self._spool.settle(job.fetched)
-        expected, got = self._spool.size, job.fetched
+            self._spool.settle(request.fetched)
+        expected, got = self._spool.size, request.fetched
         if got != expected:
             raise FetchError(
-                f"{job.mirror.url}: file size error: expected {expected} bytes, downloaded {got} bytes"
+                f"{request.mirror.url}: file size error: expected {expected} bytes, downloaded {got} bytes"
             )
 
-    def _judge(self, job: Job, outcome: Outcome) -> None:
-        """Tells the plan what became of a job."""
+    def _judge(self, request: RangeRequest, outcome: Outcome) -> None:
+        """Tells the plan what became of a request."""
         now = trio.current_time()
         if outcome is None:
-            for other in self._plan.finished(job.ask, now, done=self._brought(job)):
-                self._jobs[other.number].supersede()
+            for other in self._plan.finished(request.ask, now, done=self._brought(request)):
+                self._abort(other)
         elif isinstance(outcome, FetchError):
-            if job.superseded:
-                self._plan.dropped(job.ask)
-            else:
-                self._failed(job, outcome, now)
+            self._failed(request, outcome, now)
         elif isinstance(outcome, ImgstoreError):
-            self._plan.dropped(job.ask)
+            self._plan.dropped(request.ask)
             self._end(outcome)
         else:
-            self._another_file(job, outcome, now)
+            self._differs(request, outcome, now)
 
-    def _brought(self, job: Job) -> frozenset[int]:
-        """Ranges that are there because of the job; others may be as good as there, and end by themselves."""
-        if job.whole:
+    def _abort(self, needless: Ask) -> None:
+        self._requests[needless.number].connection.abort("not needed any more")
+
+    def _brought(self, request: RangeRequest) -> frozenset[int]:
+        """Ranges that are there because of the request. Others may be nearly there, and end by themselves."""
+        if self._plan.brings_whole(request.ask):
             return self._spool.done
-        start, stop = self._spool.missing(job.ask.index)
-        return frozenset([job.ask.index] if start == stop else [])
+        start, stop = self._spool.missing(request.ask.index)
+        return frozenset([request.ask.index] if start == stop else [])
 
-    def _failed(self, job: Job, fault: FetchError, now: float) -> None:
-        mirror = job.mirror
-        mirror.failures += 1
-        mirror.fault = fault.message
-        self._disputed |= fault.other_size
-        delay = self._plan.failed(
-            job.ask,
+    def _failed(self, request: RangeRequest, fault: FetchError, now: float) -> None:
+        rests = self._plan.failed(
+            request.ask,
             now,
             fault.message,
-            # A file that is too long has all ranges, and still is another one.
-            done=() if fault.other_size else self._brought(job),
+            done=self._brought(request),
             lasting=fault.lasting,
-            progressed=job.fresh >= _PROGRESS,
+            other_size=fault.other_size,
+            progressed=request.fresh >= _PROGRESS,
             retry_after=fault.retry_after,
         )
-        if delay is None:
-            self._note(f"{fault.message}; not asked again")
-        elif delay > 0:
-            self._note(f"{fault.message}; trying again in {delay:.1f} s")
+        self._note_rest(fault.message, rests)
 
-    def _another_file(self, job: Job, what: DifferentError | ValidatorChangedError, now: float) -> None:
-        """The server has another file than before: all that is there is in doubt."""
-        mirror = job.mirror
-        by_name = isinstance(what, ValidatorChangedError)
-        if self._anew or (by_name and mirror.fickle):
-            # Other requests found out before; it changed only once.
-            self._plan.dropped(job.ask)
-            return
-        mirror.changes += 1
-        changed = f"{mirror.url}: the file changed while it was downloaded"
-        if isinstance(what, DifferentError) and what.offset < self.front.position:
-            self._plan.dropped(job.ask)
+    def _note_rest(self, fault: str, rests: float | None) -> None:
+        if rests is None:
+            self._note(f"{fault}; not asked again")
+        elif rests > 0:
+            self._note(f"{fault}; trying again in {rests:.1f} s")
+
+    def _differs(
+        self, request: RangeRequest, what: DifferentError | ValidatorChangedError, now: float
+    ) -> None:
+        """The mirror has another file than before; the plan says what follows."""
+        sign: Sign = "validator"
+        if isinstance(what, DifferentError):
+            sign = "read bytes" if what.offset < self.watermark.position else "unread bytes"
+        changed = f"{request.mirror.url}: the file changed while it was downloaded"
+        reaction = self._plan.differs(request.ask, now, changed, sign, progressed=request.fresh >= _PROGRESS)
+        if reaction == "spoiled":
             self._end(ChangedError(changed, hint="try again: it starts anew"))
-            return
-        if by_name and mirror.fickle:
-            # From now on its names for the file count for nothing; the checksum decides.
-            self._plan.dropped(job.ask)
-            return
-        self._failed(job, FetchError(changed, lasting=mirror.changes >= self._limits.tries), now)
-        self._note(f"{mirror.url}: what was downloaded is fetched again, and compared")
-        self._anew = True
-        for other in self._jobs.values():
-            other.supersede()
+        elif isinstance(reaction, Restart):
+            self._note_rest(changed, reaction.rests)
+            self._note(f"{request.mirror.url}: what was downloaded is fetched again, and compared")
+            for other in reaction.needless:
+                self._abort(other)
 
     def _resolve(self, host: str, port: int) -> Sequence[tuple[Any, ...]]:
-        """In a job's thread: asks the resolver so that a cancelled download need not wait for it."""
+        """In a request's thread: asks the resolver so that a cancelled download need not wait for it."""
         return trio.from_thread.run(self._look_up, host, port)
 
     async def _look_up(self, host: str, port: int) -> Sequence[tuple[Any, ...]]:

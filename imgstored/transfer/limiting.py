@@ -1,4 +1,4 @@
-"""Which stage an image's others wait for, by where its time went of late. Pure."""
+"""Which stage limits an import, by where its time went recently. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HARDLY: Final = 0.05
 
 
 def limiting(spent: Mapping[Stage, float], seconds: float, *, downloading: bool) -> Stage | None:
-    """The stage that was at it most of the last `seconds`, of which each spent so many.
+    """The stage that was busy for most of the last `seconds`; `spent` has the busy seconds of each.
 
     While more is `downloading`, what keeps the image from being received costs no time yet. None where
     nothing took a share worth speaking of.

@@ -1,4 +1,4 @@
-"""One place that has the file, as the download sees it."""
+"""A mirror of the file, and one request to it: whether its answer is about our file, and fast enough."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgstored.errors import DownloadError
+from imgstored.errors import DownloadError, ImgstoreError
 from imgstored.http.location import Location, shown
 from imgstored.http.range_reply import FetchError, RangeReply
 from imgstored.http.tls import tls_context
+from imgstored.transfer.spool import DifferentError
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-#: A server whose validators change more often than this has several for one file, as back-ends behind one
-#: name do.
-_MAX_CHANGES = 1
+    from imgstored.http.ranges import RangeConnection
+    from imgstored.transfer.plan import Ask
 
 
 class ChangedError(DownloadError):
@@ -31,15 +31,20 @@ class ValidatorChangedError(Exception):
     """A server names another state of the file than before."""
 
 
+class EnoughError(Exception):
+    """All that a request was made for is there."""
+
+
+#: What became of a request: None is success.
+Outcome = ImgstoreError | DifferentError | ValidatorChangedError | None
+
+
 @dataclass(slots=True)
 class Mirror:
-    """A location, and what it did so far. The counters may be read at any time, from any thread."""
+    """A place that has the file, and how to reach it. Its state is in the plan (`MirrorState`)."""
 
     location: Location
-    fetched: int = 0  #: bytes of the file that came from it in this run
-    failures: int = 0  #: requests that failed
-    fault: str = ""  #: the last failure, as `URL: cause`
-    changes: int = 0  #: how often the file seemed to be another one
+    fetched: int = 0  #: bytes of the file that came from it in this run; may be read from any thread
     _context: ssl.SSLContext | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -59,10 +64,49 @@ class Mirror:
         with self._lock:
             self.fetched += fetched
 
-    @property
-    def fickle(self) -> bool:
-        """Whether its validators say nothing about the file; the image's checksum decides then."""
-        return self.changes > _MAX_CHANGES
+
+@dataclass(eq=False, slots=True)
+class RangeRequest:
+    """One request under way."""
+
+    ask: Ask
+    mirror: Mirror
+    connection: RangeConnection
+    fetched: int = 0  #: bytes that came; written by the request's thread
+    fresh: int = 0  #: bytes of them that were not there yet; likewise
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class Pace:
+    """Whether a request is still fast enough. Times in seconds of any one clock, rates in bytes a second.
+
+    `silence`: no byte for that long is a stall. `rate`: fewer bytes than that, averaged over `window`, is
+    one, too; 0 switches this off.
+    """
+
+    silence: float
+    rate: int
+    window: float
+    started: float
+    _last: tuple[float, int] = field(init=False)
+    _mark: tuple[float, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._last = self._mark = (self.started, 0)
+
+    def fault(self, now: float, fetched: int) -> str | None:
+        """What is wrong at `now`, when `fetched` bytes are there, or None. To be asked now and then."""
+        if fetched != self._last[1]:
+            self._last = (now, fetched)
+        elif now - self._last[0] >= self.silence:
+            return f"the server sent nothing for {self.silence:g} s"
+        since, then = self._mark
+        if now - since >= self.window:
+            if fetched - then < self.rate * (now - since):
+                return f"the server sends less than {self.rate} bytes a second"
+            self._mark = (now, fetched)
+        return None
 
 
 def check_reply(reply: RangeReply, *, size: int | None, max_size: int, validator: str | None) -> None:

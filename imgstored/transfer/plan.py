@@ -1,20 +1,54 @@
-"""Which ranges to ask for next, from whom, and when to give up. Pure: no I/O, no clock, no chance of its own.
+"""Which ranges to ask for next, from whom, and when to give up. Pure: no I/O, no clock, no random numbers.
+
+Theory of operation
+-------------------
 
 A file is cut into ranges of equal size, numbered from its start. `RangePlan.next` hands out one after
-another, front first, to whoever has a free connection; what became of each comes back with `answered`, and
-one of `finished`, `failed` and `dropped`. Times are seconds of any one clock that the caller reads.
+another, the lowest number first, to any free connection. What became of each comes back with `answered`, and
+then one of `finished`, `failed`, `differs` and `dropped`. Times are seconds of any one clock that the caller
+reads.
 
-A mirror's state says how many requests it gets at a time:
+**How a mirror serves.** A mirror's state says how many requests it gets at a time:
 
-| state    | at a time                      | a 206 makes it | a 200 makes it |
-| -------- | ------------------------------ | -------------- | -------------- |
-| unproven | 1                              | ranges         | whole          |
-| ranges   | as many as it seems to bear    | ranges         | whole          |
-| whole    | 1: it sends the file as a whole| ranges         | whole          |
+| state    | at a time                       | a 206 makes it | a 200 makes it |
+| -------- | ------------------------------- | -------------- | -------------- |
+| unproven | 1                               | ranges         | whole          |
+| ranges   | as many as it seems to bear     | ranges         | whole          |
+| whole    | 1: it sends the file as a whole | ranges         | whole          |
+| given up | 0                               | given up       | given up       |
 
-It is given up after `tries` failures in a row, or one that would only repeat itself. One mirror is asked at a
-time: the first that has proven itself, until it is given up. While none has, one that rests is passed over.
-So a file comes from several mirrors only when one of them failed, and a bad file can be laid at its door.
+A mirror is given up after `tries` failures in a row, or after one that would only repeat itself. The plan
+asks one mirror at a time: the first that has proven itself, until it is given up. While none has, the plan
+passes over those that rest. So a file comes from several mirrors only when one of them failed, and a bad file
+can be laid at its door.
+
+**Whether it is still the same file.** All ranges must be of one file. A mirror shows in three ways that it
+has another one than before: its validator (ETag or date) differs; bytes differ that the consumer has not read
+yet; bytes differ that the consumer has read. `differs` decides by the file's state and the mirror's record:
+
+| file       | mirror's record | validator        | unread bytes     | read bytes |
+| ---------- | --------------- | ---------------- | ---------------- | ---------- |
+| sound      | steady          | restart, changed | restart, changed | spoiled    |
+| sound      | changed         | go on, fickle    | restart, fickle  | spoiled    |
+| sound      | fickle          | go on            | restart          | spoiled    |
+| restarting | any             | go on            | go on            | go on      |
+| spoiled    | any             | go on            | go on            | go on      |
+
+- *restart*: the file is restarting. All requests under way are needless, and nothing is handed out until the
+  last of them has ended. Then `begin_anew` makes the file sound: every range is fetched again, and compared
+  with what the consumer has read. The mirror rests as after a failure; `tries` changes give it up.
+- *go on*: only the request is dropped. Either another request found the change first, or the mirror is
+  fickle: it has several validators for one file, as back-ends behind one name do. The plan then ignores them
+  (`trusts_validators`), and the image's checksum decides.
+- *spoiled*: the download ends. What the consumer has read belongs to no file that still exists.
+
+A mirror whose file has another size (`failed` with `other_size`) is given up at once. If the size was stated
+nowhere else, nobody knows which of the mirrors is right. `reusable` says whether what has come serves a
+later download.
+
+**Needless requests.** A range may be asked for twice (a hedge). When it has come, the other request is
+needless, and so are all requests under way at a restart. The caller ends them; their failure counts for
+nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +60,7 @@ from typing import TYPE_CHECKING, Literal
 from imgstored.http.retry import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Set
+    from collections.abc import Callable, Iterable, Mapping, Set
 
 MIN_RANGE = 1 << 20
 MAX_RANGE = 16 << 20
@@ -40,7 +74,7 @@ _SLOW_FACTOR = 2.0
 _SLOW_SECONDS = 2.0
 
 #: This many ranges in a row for each connection allow a mirror that refused connections one more.
-_PATIENCE = 2
+_SUCCESSES = 2
 
 
 def range_size_for(size: int) -> int:
@@ -75,21 +109,61 @@ class Wait:
 #: Every range is there; no mirror is left.
 Ended = Literal["complete", "exhausted"]
 
+#: Whether all ranges are of one file.
+FileState = Literal["sound", "restarting", "spoiled"]
+
+#: How a mirror shows that its file is another one than before.
+Sign = Literal["validator", "unread bytes", "read bytes"]
+
+#: How often a mirror's file was another one: never, once, several times.
+Record = Literal["steady", "changed", "fickle"]
+_RECORDS: tuple[Record, ...] = ("steady", "changed", "fickle")
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """All of the file is to be fetched again, once the requests under way have ended."""
+
+    needless: list[Ask]  #: the requests under way
+    rests: float | None  #: seconds that the mirror rests; None: it is given up
+
+
+#: What a sign does to a sound file. In the file's other states, all goes on.
+_RULE: Mapping[tuple[Record, Sign], Literal["restart", "go on", "spoiled"]] = {
+    ("steady", "validator"): "restart",
+    ("changed", "validator"): "go on",
+    ("fickle", "validator"): "go on",
+    ("steady", "unread bytes"): "restart",
+    ("changed", "unread bytes"): "restart",
+    ("fickle", "unread bytes"): "restart",
+    ("steady", "read bytes"): "spoiled",
+    ("changed", "read bytes"): "spoiled",
+    ("fickle", "read bytes"): "spoiled",
+}
+
 
 @dataclass(slots=True)
-class _Mirror:
+class MirrorState:
+    """What the plan knows of one mirror."""
+
     allowed: int  #: requests at a time, in the state `ranges`
-    state: Literal["unproven", "ranges", "whole"] = "unproven"
+    state: Literal["unproven", "ranges", "whole", "given up"] = "unproven"
     failures: int = 0
     successes: int = 0  #: ranges since the last change of `allowed`
+    changes: int = 0  #: how often its file was another one; validators that are ignored do not count
     rests_until: float = float("-inf")
     last_fault: str = ""
-    given_up: bool = False
     running: set[int] = field(default_factory=set)
 
     @property
     def capacity(self) -> int:
+        """Requests that it gets at a time, unless it is given up."""
         return self.allowed if self.state == "ranges" else 1
+
+    @property
+    def record(self) -> Record:
+        """Whether its file stays the same."""
+        return _RECORDS[min(self.changes, len(_RECORDS) - 1)]
 
 
 class RangePlan:
@@ -105,18 +179,27 @@ class RangePlan:
         tries: int,
         random: Callable[[], float],
         backoff: Backoff | None = None,
+        size_stated: bool = True,
     ) -> None:
-        """`ranges` may be 1 for a file of unknown size, and grow later. `random` gives values in [0, 1)."""
+        """`ranges` may be 1 for a file of unknown size, and grow later. `random` gives values in [0, 1).
+
+        `size_stated`: somebody other than the mirrors says how large the file is.
+        """
+        self.file: FileState = "sound"
+        self.mirrors = [MirrorState(allowed=connections) for _ in range(mirrors)]
         self._ranges = ranges
         self._done = set(done)
         self._connections = connections
         self._tries = tries
         self._random = random
         self._backoff = backoff or Backoff()
-        self._mirrors = [_Mirror(allowed=connections) for _ in range(mirrors)]
+        self._size_stated = size_stated
+        self._sizes_disputed = False
         self._todo = [index for index in range(ranges) if index not in self._done]  # a heap: front first
         self._running: dict[int, Ask] = {}
         self._hedged: set[int] = set()
+        self._needless: set[int] = set()  # numbers of requests under way
+        self._whole: set[int] = set()  # likewise
         self._numbers = 0
         self._durations = (0, 0.0)  # count and sum, of finished ranges
 
@@ -124,12 +207,14 @@ class RangePlan:
 
     def next(self, now: float) -> Ask | Wait | Ended:
         """What a free connection does now."""
+        if self.file != "sound":
+            return Wait()
         if len(self._done) >= self._ranges:
             return "complete"
         place = self._choice(now)
         if place is None:
             return Wait() if self._running else "exhausted"
-        mirror = self._mirrors[place]
+        mirror = self.mirrors[place]
         if now < mirror.rests_until:
             return Wait(mirror.rests_until - now)
         if len(mirror.running) >= mirror.capacity:
@@ -142,18 +227,18 @@ class RangePlan:
 
     def _choice(self, now: float) -> int | None:
         """The mirror to ask, or to wait for; None if all are given up."""
-        left = [place for place, mirror in enumerate(self._mirrors) if not mirror.given_up]
-        proven = [place for place in left if self._mirrors[place].state != "unproven"]
+        left = [place for place, mirror in enumerate(self.mirrors) if mirror.state != "given up"]
+        proven = [place for place in left if self.mirrors[place].state != "unproven"]
         if proven or not left:
             return proven[0] if proven else None
-        rests = [max(now, self._mirrors[place].rests_until) for place in left]
+        rests = [max(now, self.mirrors[place].rests_until) for place in left]
         return left[rests.index(min(rests))]
 
     def _ask(self, place: int, index: int, now: float, *, hedge: bool = False) -> Ask:
         self._numbers += 1
         ask = Ask(self._numbers, place, index, now, hedge)
         self._running[ask.number] = ask
-        self._mirrors[place].running.add(ask.number)
+        self.mirrors[place].running.add(ask.number)
         return ask
 
     def _hedge(self, place: int, now: float) -> Ask | Wait:
@@ -180,9 +265,13 @@ class RangePlan:
         The whole file is wanted only while nothing else is asked of that mirror. A refused one counts as
         failed.
         """
-        mirror = self._mirrors[ask.mirror]
-        mirror.state = "ranges" if partial else "whole"
-        return partial or len(mirror.running) == 1
+        mirror = self.mirrors[ask.mirror]
+        if mirror.state != "given up":
+            mirror.state = "ranges" if partial else "whole"
+        wanted = partial or len(mirror.running) == 1
+        if wanted and not partial:
+            self._whole.add(ask.number)
+        return wanted
 
     def finished(self, ask: Ask, now: float, *, done: Iterable[int]) -> list[Ask]:
         """A request ended well; `done` are ranges that it brought. Returns requests that it made needless.
@@ -192,14 +281,14 @@ class RangePlan:
         brought = frozenset(done)
         self._done |= brought
         self._give_back(ask)
-        mirror = self._mirrors[ask.mirror]
+        mirror = self.mirrors[ask.mirror]
         mirror.failures = 0
         mirror.successes += 1
-        if mirror.allowed < self._connections and mirror.successes >= _PATIENCE * mirror.allowed:
+        if mirror.allowed < self._connections and mirror.successes >= _SUCCESSES * mirror.allowed:
             mirror.allowed, mirror.successes = mirror.allowed + 1, 0
         count, total = self._durations
         self._durations = (count + 1, total + now - ask.since)
-        return [other for other in self._running.values() if other.index in brought]
+        return self._make_needless(other for other in self._running.values() if other.index in brought)
 
     def failed(
         self,
@@ -209,17 +298,27 @@ class RangePlan:
         *,
         done: Iterable[int] = (),
         lasting: bool = False,
+        other_size: bool = False,
         progressed: bool = False,
         retry_after: float | None = None,
     ) -> float | None:
         """A request failed; `done` are ranges that it brought first. Returns how long its mirror rests.
 
-        `progressed`: it brought enough to be worth its trouble. None means that the mirror is given up. While
-        others to the same mirror run, a failure costs it only one connection: it may not bear so many.
+        `progressed`: it brought enough to be worth its trouble. `other_size`: the mirror's file is larger or
+        smaller, and its ranges count for nothing. None means that the mirror is given up. While others to the
+        same mirror run, a failure costs it only one connection: it may not bear so many. A needless request
+        costs it nothing.
         """
-        self._done.update(done)
+        if ask.number in self._needless:
+            self._give_back(ask)
+            return 0.0
+        if other_size:
+            # A file that is too long has all ranges, and still is another one.
+            self._sizes_disputed = lasting = True
+        else:
+            self._done.update(done)
         self._give_back(ask)
-        mirror = self._mirrors[ask.mirror]
+        mirror = self.mirrors[ask.mirror]
         mirror.last_fault = fault
         mirror.successes = 0
         if mirror.running and not lasting:
@@ -227,14 +326,37 @@ class RangePlan:
             return 0.0
         mirror.failures = 1 if progressed else mirror.failures + 1
         if lasting or mirror.failures >= self._tries:
-            mirror.given_up = True
+            mirror.state = "given up"
             return None
         delay = self._backoff.delay(mirror.failures, self._random, retry_after)
         mirror.rests_until = now + delay
         return delay
 
+    def differs(
+        self, ask: Ask, now: float, fault: str, sign: Sign, *, progressed: bool = False
+    ) -> Restart | Literal["go on", "spoiled"]:
+        """A request showed that its mirror has another file than before: see the table above.
+
+        `progressed` is as of `failed`.
+        """
+        mirror = self.mirrors[ask.mirror]
+        rule = _RULE[mirror.record, sign] if self.file == "sound" else "go on"
+        if self.file == "sound" and (mirror.record, sign) != ("fickle", "validator"):
+            mirror.changes += 1
+        if rule == "restart":
+            # A request that was needless was so for the file that is given up.
+            self._needless.discard(ask.number)
+            lasting = mirror.changes >= self._tries
+            rests = self.failed(ask, now, fault, lasting=lasting, progressed=progressed)
+            self.file = "restarting"
+            return Restart(self._make_needless(self._running.values()), rests)
+        self._give_back(ask)
+        if rule == "spoiled":
+            self.file = "spoiled"
+        return rule
+
     def dropped(self, ask: Ask) -> None:
-        """A request was ended because it was not needed any more."""
+        """A request ended for a reason that is not its mirror's."""
         self._give_back(ask)
 
     def grow(self, ranges: int, done: Set[int] = frozenset()) -> None:
@@ -245,9 +367,15 @@ class RangePlan:
         self._todo = [index for index in range(ranges) if index not in self._done | taken]
 
     def begin_anew(self) -> None:
-        """Nothing that was fetched counts any more."""
+        """Nothing that was fetched counts any more, and the file is sound."""
         self.grow(self._ranges)
         self._hedged.clear()
+        self.file = "sound"
+
+    def _make_needless(self, asks: Iterable[Ask]) -> list[Ask]:
+        needless = list(asks)
+        self._needless.update(ask.number for ask in needless)
+        return needless
 
     def _give_back(self, ask: Ask) -> None:
         self._end(ask)
@@ -257,18 +385,30 @@ class RangePlan:
 
     def _end(self, ask: Ask) -> None:
         del self._running[ask.number]
-        self._mirrors[ask.mirror].running.discard(ask.number)
+        self.mirrors[ask.mirror].running.discard(ask.number)
+        self._needless.discard(ask.number)
+        self._whole.discard(ask.number)
 
     # -- how it stands ---------------------------------------------------------------------------------------
 
-    def busy(self, mirror: int) -> int:
-        """Requests to the mirror that are under way."""
-        return len(self._mirrors[mirror].running)
+    @property
+    def restart_due(self) -> bool:
+        """Whether the last request before a restart has ended, so that `begin_anew` may be called."""
+        return self.file == "restarting" and not self._running
 
-    def given_up(self, mirror: int) -> bool:
-        """Whether the mirror will not be asked again."""
-        return self._mirrors[mirror].given_up
+    @property
+    def reusable(self) -> bool:
+        """Whether what has come serves a later download."""
+        return self.file != "spoiled" and (self._size_stated or not self._sizes_disputed)
+
+    def brings_whole(self, ask: Ask) -> bool:
+        """Whether the answer to a request under way is all of the file."""
+        return ask.number in self._whole
+
+    def trusts_validators(self, mirror: int) -> bool:
+        """Whether the mirror's validators name its file's state. For any thread."""
+        return self.mirrors[mirror].record != "fickle"
 
     def faults(self) -> list[str]:
         """The last fault of every mirror that had one, in order."""
-        return [mirror.last_fault for mirror in self._mirrors if mirror.last_fault]
+        return [mirror.last_fault for mirror in self.mirrors if mirror.last_fault]

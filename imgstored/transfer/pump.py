@@ -13,8 +13,8 @@ from imgstored.errors import DownloadError, StreamError
 from imgstored.hashing import Hasher
 from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed
 from imgstored.transfer.digest import Digest, Expected, digested, drain
-from imgstored.transfer.hop import hop
 from imgstored.transfer.stages import Stages
+from imgstored.transfer.threaded import threaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Pump:
 
     `open_blocks` gives the file's bytes from the first on, and waits for those that are still to come; it is
     called twice for `verify="first"`. `release` is called with an error when the pump stops early, and makes
-    what `open_blocks` gave raise it rather than wait on (`Front.fail` does).
+    what `open_blocks` gave raise it rather than wait on (`Watermark.fail` does).
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class Pump:
         times = self._stages
         with (
             times.receiving,
-            hop(blocks, _BLOCKS, "digest", times.hashed) as hashed,
-            hop(self._stream(hashed), _DEPTH, "decompress", times.decompressed) as stream,
+            threaded(blocks, _BLOCKS, "digest", times.hashed) as hashed,
+            threaded(self._stream(hashed), _DEPTH, "decompress", times.decompressed) as stream,
         ):
             try:
                 result = receive(stream)

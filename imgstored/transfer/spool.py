@@ -1,4 +1,4 @@
-"""The file that ranges are written to as they come, in any order, and that the pump reads behind the front.
+"""The file that ranges are written to in any order, and that the pump reads up to the watermark.
 
 Every complete range's fingerprint goes to a journal. A later process trusts only ranges that still have it.
 So neither the file nor the journal needs an fsync.
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.hashing import Fingerprint
-    from imgstored.transfer.front import Front
     from imgstored.transfer.range_journal import RangeJournal, Spooled
+    from imgstored.transfer.watermark import Watermark
 
 log = structlog.get_logger(__name__)
 
@@ -54,10 +54,10 @@ class _Growing:
 class Spool:
     """One file's spool. `write` is called from several threads at once; the rest by who runs the download."""
 
-    def __init__(self, path: Path, journal: RangeJournal, front: Front) -> None:
+    def __init__(self, path: Path, journal: RangeJournal, watermark: Watermark) -> None:
         self._path = path
         self._journal = journal
-        self._front = front
+        self._watermark = watermark
         self._fd = -1
         self._lock = threading.Lock()
         self._growing: dict[int, _Growing] = {}
@@ -73,8 +73,8 @@ class Spool:
         """Opens or creates the file, and takes over the ranges that are still what the journal says.
 
         `size` is what the file must have, None if that is not known. `check` is called for every block that
-        is hashed; what it raises ends the call. The front advances meanwhile. Raises `DownloadError` if the
-        path is not a regular file of ours, and `NoSpaceError`.
+        is hashed; what it raises ends the call. The watermark advances meanwhile. Raises `DownloadError` if
+        the path is not a regular file of ours, and `NoSpaceError`.
         """
         self._fd = _open_private(self._path)
         known = self._journal.load()
@@ -111,7 +111,7 @@ class Spool:
 
         Raises `DifferentError` when the pump has seen more than that, and `NoSpaceError`.
         """
-        if size < self._front.position:
+        if size < self._watermark.position:
             raise DifferentError(size)
         self._clear()
         self.size, self.range_size = size, range_size_for(size)
@@ -172,7 +172,7 @@ class Spool:
 
     def _put(self, offset: int, data: memoryview) -> None:
         """Writes what the pump has not seen yet; what it has must stay as it is."""
-        seen = max(0, min(self._front.position - offset, len(data)))
+        seen = max(0, min(self._watermark.position - offset, len(data)))
         if seen:
             self._compare(offset, data[:seen])
             offset, data = offset + seen, data[seen:]
@@ -195,19 +195,19 @@ class Spool:
             self._journal.record(index, fingerprint)
 
     def _advance(self) -> None:
-        """Moves the front as far as there is no gap.
+        """Moves the watermark as far as there is no gap.
 
-        Not only when the front is in the range that was written: another connection with the same range may
-        have moved it to that one's end already, before the range was complete.
+        Not only when the watermark is in the range that was written: another connection with the same range
+        may have moved it to that one's end already, before the range was complete.
         """
         with self._lock:
-            front = self._front.position
-            current = front // self.range_size
+            watermark = self._watermark.position
+            current = watermark // self.range_size
             while current in self._fingerprints:
                 current += 1
-                front = min(current * self.range_size, self._stop(current - 1))
+                watermark = min(current * self.range_size, self._stop(current - 1))
             growing = self._growing.get(current)
-            self._front.advance(front if growing is None else max(front, growing.position))
+            self._watermark.advance(watermark if growing is None else max(watermark, growing.position))
 
     # -- turns of events -------------------------------------------------------------------------------------
 
@@ -309,19 +309,19 @@ class Spool:
         return hasher.fingerprint()
 
 
-def blocks(path: Path, front: Front) -> Iterator[bytes]:
-    """The file's bytes in order, up to 1 MiB a time, as the front lets them. Blocks; for the pump's thread.
+def blocks(path: Path, watermark: Watermark) -> Iterator[bytes]:
+    """The file's bytes in order up to the watermark, 1 MiB at most at a time. Blocks; for the pump's thread.
 
-    Ends with the file. Raises what the front was failed with. May be run several times, also after the
+    Ends with the file. Raises what the watermark was failed with. May be run several times, also after the
     download.
     """
     offset = 0
-    if front.wait(0) == 0:
+    if watermark.wait(0) == 0:
         return
     with _spool_errors(path):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        while (position := front.wait(offset)) > offset:
+        while (position := watermark.wait(offset)) > offset:
             while offset < position:
                 with _spool_errors(path):
                     data = os.pread(fd, min(BLOCK, position - offset), offset)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Stopwatch:
-    """Sums up the seconds of its `with` blocks. For one thread at a time; `read` is for any, at any time."""
+    """Sums up the seconds of its `with` blocks. One thread at a time runs it; any thread may `read`."""
 
     __slots__ = ("_state",)
 
@@ -47,8 +47,8 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True)
-class HopTimes:
-    """A hop's: its thread runs; that thread waits for room; its consumer waits for an item."""
+class ThreadTimes:
+    """A threaded iterator's: its thread runs; that thread waits for room; its consumer waits for an item."""
 
     running: Stopwatch = field(default_factory=Stopwatch)
     full: Stopwatch = field(default_factory=Stopwatch)
@@ -64,8 +64,8 @@ class Stages:
     lock: Stopwatch = field(default_factory=Stopwatch)
     waiting: Stopwatch = field(default_factory=Stopwatch)  #: the reader, for bytes to come
     verifying: Stopwatch = field(default_factory=Stopwatch)  #: all of the file is read before it is used
-    hashed: HopTimes = field(default_factory=HopTimes)
-    decompressed: HopTimes = field(default_factory=HopTimes)
+    hashed: ThreadTimes = field(default_factory=ThreadTimes)
+    decompressed: ThreadTimes = field(default_factory=ThreadTimes)
     receiving: Stopwatch = field(default_factory=Stopwatch)
     publishing: Stopwatch = field(default_factory=Stopwatch)
 

@@ -21,7 +21,7 @@ from imgstored.errors import (
 from imgstored.pools.base import PoolImage
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceSet
 from tests.support.image_site import BASE, INCREMENTAL, ImageSite, fixture_manifest
 
 OTHER = "99999999-aaaa-4bbb-8ccc-000000000001"
@@ -54,15 +54,15 @@ def jobs():
 
 
 @pytest.fixture
-def book(tmp_path, nginx):
-    return SourceBook(
+def source_set(tmp_path, nginx):
+    return SourceSet(
         [SourceSpec(nginx.url, "static")], imgadm_conf=tmp_path / "imgadm.conf", lists=tmp_path / "lists"
     )
 
 
 @pytest.fixture
-def resolver(catalog, book, history, jobs):
-    return Resolver(catalog, Refresh(catalog, None), book, history, lambda: jobs)
+def resolver(catalog, source_set, history, jobs):
+    return Resolver(catalog, Refresh(catalog, None), source_set, history, lambda: jobs)
 
 
 def install(catalog, uuid, manifest):

@@ -18,7 +18,7 @@ from imgstored.errors import DownloadError, ImgstoreError, PoolError
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs.health import health
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceSet
 from tests.support.image_site import BASE, ImageSite
 
 CLOSED = "http://127.0.0.1:9"
@@ -57,10 +57,10 @@ def catalog(pools, tmp_path):
 
 
 @pytest.fixture
-def book(nginx, site, tmp_path):
+def source_set(nginx, site, tmp_path):
     ImageSite(site).add_fixtures()
     specs = [SourceSpec(f"{nginx.url}?token=secret", "static"), SourceSpec(CLOSED)]
-    return SourceBook(specs, imgadm_conf=tmp_path / "imgadm.conf", lists=tmp_path / "lists")
+    return SourceSet(specs, imgadm_conf=tmp_path / "imgadm.conf", lists=tmp_path / "lists")
 
 
 @pytest.fixture
@@ -170,13 +170,13 @@ def test_its_patience_is_short():
 
 
 @pytest.fixture
-def status(catalog, book, history):
+def status(catalog, source_set, history):
     jobs = [{"uuid": BASE, "phase": "waiting"}, {"uuid": BASE, "phase": "downloading"}]
     daemon = Daemon("1.2.3", 7, "/etc/imgstored.toml", lambda: "fuse")
     return Status(
         daemon,
         states(catalog),
-        book,
+        source_set,
         history,
         jobs=lambda: jobs,
         clients=lambda: 3,
@@ -202,7 +202,7 @@ async def test_what_there_is(status):
     assert [warning["text"] for warning in found["warnings"]] == ["look out"]
 
 
-async def test_how_the_sources_did(status, book, nginx):
+async def test_how_the_sources_did(status, source_set, nginx):
     never, _ = (await status.status())["sources"]
     assert never == {
         "url": nginx.url,  # without what may be secret
@@ -214,7 +214,7 @@ async def test_how_the_sources_did(status, book, nginx):
     }
     hits = len(nginx.settled_hits())
     before = time.time()
-    await book.available()
+    await source_set.available()
     first, second = (await status.status())["sources"]
     assert first["answered_at"] >= before
     assert first["listed_at"] >= before - 1
@@ -228,12 +228,12 @@ async def test_how_the_sources_did(status, book, nginx):
     await status.status()
     assert len(nginx.settled_hits()) == asked
     nginx.stop()
-    await book.available()
+    await source_set.available()
     first, _ = (await status.status())["sources"]
     assert first["failed_at"] >= first["answered_at"]
     assert first["error"]["code"] == "ClientError"
     nginx.start()
-    await book.available()
+    await source_set.available()
     first, _ = (await status.status())["sources"]
     assert first["error"] is None
     assert first["answered_at"] >= first["failed_at"]

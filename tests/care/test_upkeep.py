@@ -19,7 +19,7 @@ from imgstored.catalog.refresh import Refresh
 from imgstored.errors import NoSourcesError, UsageError
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceSet
 from imgstored.store.events import (
     Left,
     ManifestUpdated,
@@ -142,13 +142,13 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
                 catalog.keep_manifest("zones", uuid)
         catalog.load()
         view, coming = ShownImages(), []
-        book = SourceBook(
+        source_set = SourceSet(
             [SourceSpec(nginx.url, "static")] if sources else [],
             imgadm_conf=folder / "imgadm.conf",
             lists=tmp_path / "lists",
         )
         locks = ImageLocks(tmp_path / "locks")
-        upkeep = Upkeep(catalog, book, locks, view, Refresh(catalog, view), lambda pool, uuid: coming)
+        upkeep = Upkeep(catalog, source_set, locks, view, Refresh(catalog, view), lambda pool, uuid: coming)
         try:
             yield House(upkeep, pool, catalog, view, folder, coming)
         finally:

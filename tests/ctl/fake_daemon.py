@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, ImgstoreError
-from imgstored.rpc.limits import Limits
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.store.events import Event, Installed, Installing, Verified
 from tests.ctl.fake_care import FakeCare
 from tests.ctl.fake_making import FakeMaking
+from tests.support.limits import socket_limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
+
+    from imgstored.rpc.limits import Limits
 
 #: In a script: nothing more happens until the client leaves.
 HOLD = "hold"
@@ -271,7 +273,7 @@ class FakeDaemon:
         self.status = FakeStatus()
         self.doctor = FakeDoctor()
         self.care = FakeCare(self.store, self.sources)
-        self._limits = limits or Limits()
+        self._limits = limits or socket_limits()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._run,), name="fake daemon")
         self._server: Server | None = None

@@ -16,9 +16,9 @@ from imgctl import Client, NotConnectedError, RemoteError
 from imgctl import connection as connection_module
 
 from imgstored.errors import ImageHasDependentClonesError, NoSourcesError
-from imgstored.rpc.limits import Limits
 from imgstored.store.events import AlreadyInstalled, Installed, Progress
 from tests.ctl.fake_daemon import HOLD, FakeDaemon
+from tests.support.limits import socket_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -218,7 +218,7 @@ def test_a_daemon_that_stops_says_so(daemon, client):
 
 
 def test_one_that_is_turned_away_learns_why(folder):
-    with FakeDaemon(folder, limits=Limits(connections=1)) as daemon, Client(str(daemon.path)) as first:
+    with FakeDaemon(folder, limits=socket_limits(clients=1)) as daemon, Client(str(daemon.path)) as first:
         with pytest.raises(RemoteError, match="too many connections"), Client(str(daemon.path)):
             pass
         assert first.list() == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgstored.http.dial import AbortedError, Line, connect, resolve_blocking
+from imgstored.http.dial import AbortableSocket, AbortedError, connect, resolve_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ def test_the_first_address_that_answers(listener: socket.socket) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         resolve = to(closed.getsockname(), listener.getsockname())
-        with connect(Line(), "host", 1, resolve=resolve, seconds=5) as sock:
+        with connect(AbortableSocket(), "host", 1, resolve=resolve, seconds=5) as sock:
             assert sock.getpeername() == listener.getsockname()
 
 
@@ -58,7 +58,7 @@ def test_the_first_address_that_answers(listener: socket.socket) -> None:
 def test_nobody_answers(full: tuple[str, int]) -> None:
     before = time.monotonic()
     with pytest.raises(TimeoutError):
-        connect(Line(), "host", 1, resolve=to(full), seconds=0.3)
+        connect(AbortableSocket(), "host", 1, resolve=to(full), seconds=0.3)
     assert time.monotonic() - before < 1.5
 
 
@@ -66,12 +66,12 @@ def test_refused() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectionRefusedError):
-            connect(Line(), "host", 1, resolve=to(closed.getsockname()), seconds=5)
+            connect(AbortableSocket(), "host", 1, resolve=to(closed.getsockname()), seconds=5)
 
 
 def test_a_host_without_addresses() -> None:
     with pytest.raises(OSError, match="no address"):
-        connect(Line(), "host", 1, resolve=to(), seconds=5)
+        connect(AbortableSocket(), "host", 1, resolve=to(), seconds=5)
 
 
 def test_the_systems_resolver() -> None:
@@ -81,27 +81,27 @@ def test_the_systems_resolver() -> None:
 
 
 def test_aborted_while_it_connects(full: tuple[str, int]) -> None:
-    line = Line()
+    abortable = AbortableSocket()
     with ThreadPoolExecutor(1) as executor:
-        connecting = executor.submit(connect, line, "host", 1, resolve=to(full), seconds=30)
+        connecting = executor.submit(connect, abortable, "host", 1, resolve=to(full), seconds=30)
         time.sleep(0.05)
-        line.abort("not wanted")
-        line.abort("a second time")
+        abortable.abort("not wanted")
+        abortable.abort("a second time")
         with pytest.raises(AbortedError, match="not wanted"):
             connecting.result(5)
 
 
 def test_aborted_before_it_connects(listener: socket.socket) -> None:
-    line = Line()
-    line.abort("not wanted")
+    abortable = AbortableSocket()
+    abortable.abort("not wanted")
     with pytest.raises(AbortedError, match="not wanted"):
-        connect(line, "host", 1, resolve=to(listener.getsockname()), seconds=5)
+        connect(abortable, "host", 1, resolve=to(listener.getsockname()), seconds=5)
 
 
 def test_aborted_while_it_waits_for_bytes(listener: socket.socket) -> None:
-    line = Line()
+    abortable = AbortableSocket()
     reading = threading.Event()
-    with connect(line, "host", 1, resolve=to(listener.getsockname()), seconds=5) as sock:
+    with connect(abortable, "host", 1, resolve=to(listener.getsockname()), seconds=5) as sock:
         sock.settimeout(30)
 
         def read() -> bytes:
@@ -111,19 +111,19 @@ def test_aborted_while_it_waits_for_bytes(listener: socket.socket) -> None:
         with ThreadPoolExecutor(1) as executor:
             waiting = executor.submit(read)
             reading.wait(5)
-            line.abort("not wanted")
+            abortable.abort("not wanted")
             assert waiting.result(5) == b""
         with pytest.raises(AbortedError):
-            line.check()
+            abortable.check()
 
 
 def test_a_released_socket_is_left_alone(listener: socket.socket) -> None:
-    line = Line()
-    with connect(line, "host", 1, resolve=to(listener.getsockname()), seconds=5) as sock:
+    abortable = AbortableSocket()
+    with connect(abortable, "host", 1, resolve=to(listener.getsockname()), seconds=5) as sock:
         peer, _ = listener.accept()
         with peer:
-            line.release()
-            line.abort("not wanted")
+            abortable.release()
+            abortable.abort("not wanted")
             peer.sendall(b"x")
             sock.settimeout(5)
             assert sock.recv(1) == b"x"

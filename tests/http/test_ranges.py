@@ -291,6 +291,27 @@ def test_a_redirect_is_followed_and_remembered(nginx: Nginx) -> None:
     assert [hit.path for hit in nginx.settled_hits()[before:]] == ["/moved", "/file", "/file", "/file"]
 
 
+def test_the_files_own_url_is_asked_anew_after_a_failure() -> None:
+    """It may lead to a signed URL, which is good for some minutes only."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        if request.target.startswith("/file"):
+            wire.reply("302 Found", {"Location": f"/signed-{request.number}"})
+            wire.close()
+        elif request.number == 3:
+            wire.reply("403 Forbidden", {})
+        else:
+            wire.part(CONTENT, request)
+
+    with FaultyServer(answer) as server, connection(server.url + "/file") as ranges:
+        assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+        with pytest.raises(FetchError, match="403"):
+            fetch(ranges, 0, 10)
+        assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+        targets = [request.target for request in server.requests]
+    assert targets == ["/file", "/signed-1", "/signed-1", "/file", "/signed-4"]
+
+
 def test_a_redirect_in_a_circle(nginx: Nginx) -> None:
     with (
         connection(nginx.url + "/loop") as ranges,

@@ -25,7 +25,7 @@ class Everything:
     async def all(self):
         return [{"name": "zones", "total": 1, "available": 1, "images": 1, "error": None}]
 
-    async def standings(self):
+    async def health(self):
         return [{"url": "https://h", "error": None, "answered_at": 1.0}]
 
 

@@ -55,7 +55,7 @@ class Host:
     def of_pool(self, name):
         return {"zones": [1, 2], "dead": []}[name]
 
-    async def standings(self):
+    async def health(self):
         if self.unreadable:
             raise ConfigError("imgadm.conf is not valid")
         return self.sources

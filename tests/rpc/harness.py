@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import trio
 
-from imgstored.rpc.limits import Limits
 from imgstored.rpc.server import Server
+from tests.support.limits import socket_limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -26,7 +26,7 @@ PATIENCE = 30.0
 @asynccontextmanager
 async def serving(path: Path, methods: Mapping[str, Any], **settings: Any) -> AsyncIterator[Server]:
     """A server that runs as long as the block, and is then stopped as the daemon stops it."""
-    server = Server(path, methods, **{"limits": Limits(), **settings})
+    server = Server(path, methods, **{"limits": socket_limits(), **settings})
     with trio.fail_after(3 * PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve)

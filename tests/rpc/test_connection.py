@@ -11,8 +11,9 @@ import trio
 from imgstored.errors import ImageNotFoundError
 from imgstored.rpc import line
 from imgstored.rpc.call import Method
-from imgstored.rpc.limits import Limits, MessageLimits
+from imgstored.rpc.limits import MessageLimits
 from tests.rpc.harness import PATIENCE, connecting, open_files, request, serving
+from tests.support.limits import socket_limits
 
 
 class Daemon:
@@ -173,7 +174,7 @@ async def test_what_is_no_request_ends_the_connection_and_only_that(path, daemon
 
 
 async def test_a_message_that_is_too_long_ends_the_connection(path, daemon):
-    limits = Limits(message=MessageLimits(size=1000))
+    limits = socket_limits(message=MessageLimits(size=1000))
     async with serving(path, daemon.methods, limits=limits), connecting(path) as client:
         await client.ask(1, "echo", text="x" * 1000)
         (goodbye,) = await client.rest()
@@ -182,7 +183,7 @@ async def test_a_message_that_is_too_long_ends_the_connection(path, daemon):
 
 async def test_too_many_in_flight_are_refused_one_by_one(path, daemon, image):
     before = open_files()
-    limits = Limits(in_flight=3)
+    limits = socket_limits(client_requests=3)
     async with serving(path, daemon.methods, limits=limits), connecting(path) as client:
         await client.send(*([0, number, "wait", []] for number in range(3)))
         for number in range(3, 40):
@@ -252,7 +253,7 @@ async def test_nothing_stays_open(path, daemon, image):
 
 @pytest.mark.alone
 async def test_who_does_not_read_holds_up_nobody_and_is_disconnected(path, daemon):
-    limits = Limits(send=0.5, outbox=10_000)
+    limits = socket_limits(send=0.5, outbox=10_000)
     async with serving(path, daemon.methods, limits=limits) as server:
         async with connecting(path) as deaf, connecting(path) as client:
             with structlog.testing.capture_logs() as logs:
@@ -268,7 +269,7 @@ async def test_who_does_not_read_holds_up_nobody_and_is_disconnected(path, daemo
 
 
 async def test_a_client_that_reads_slowly_gets_everything(path, daemon):
-    limits = Limits(send=20, outbox=10_000)
+    limits = socket_limits(send=20, outbox=10_000)
     async with serving(path, daemon.methods, limits=limits), connecting(path) as client:
         await client.ask(1, "flood", count=1000)
         for number in range(1000):
@@ -281,7 +282,7 @@ async def test_a_client_that_reads_slowly_gets_everything(path, daemon):
 
 
 async def test_bytes_now_and_then_do_not_keep_an_answer_going_for_ever(path, daemon):
-    limits = Limits(send=0.4)
+    limits = socket_limits(send=0.4)
     async with serving(path, daemon.methods, limits=limits) as server, connecting(path) as client:
         await client.ask(1, "large", size=10 << 20)
         await client.socket.recv(1)
@@ -292,7 +293,7 @@ async def test_bytes_now_and_then_do_not_keep_an_answer_going_for_ever(path, dae
 
 
 async def test_answers_that_are_not_read_do_not_pile_up(path, daemon):
-    limits = Limits(send=20, outbox=1000)
+    limits = socket_limits(send=20, outbox=1000)
     async with serving(path, daemon.methods, limits=limits) as server, connecting(path) as client:
         await client.send(*([0, number, "large", [{"size": 1 << 20}]] for number in range(30)))
         await until(lambda: len(daemon.started) == 30)
@@ -310,7 +311,7 @@ async def test_answers_that_are_not_read_do_not_pile_up(path, daemon):
 @pytest.mark.alone
 async def test_requests_without_end_of_one_who_does_not_read(path, daemon):
     """More are not even read once its answers wait; the others are served all the while."""
-    limits = Limits(send=0.5, outbox=10_000)
+    limits = socket_limits(send=0.5, outbox=10_000)
     tiny = b"".join(request(number, "") for number in range(60_000))
 
     async def push(deaf) -> None:
@@ -352,7 +353,10 @@ async def test_progress_is_never_old_news(path, daemon):
 
 
 async def test_silence_ends_a_connection(path, daemon):
-    async with serving(path, daemon.methods, limits=Limits(idle=0.2)) as server, connecting(path) as client:
+    async with (
+        serving(path, daemon.methods, limits=socket_limits(client_idle_seconds=0.2)) as server,
+        connecting(path) as client,
+    ):
         began = trio.current_time()
         (goodbye,) = await client.rest()
         assert (goodbye[1], code(goodbye)) == (None, "Cancelled")
@@ -362,7 +366,10 @@ async def test_silence_ends_a_connection(path, daemon):
 
 
 async def test_half_a_message_is_silence(path, daemon):
-    async with serving(path, daemon.methods, limits=Limits(idle=0.3)), connecting(path) as client:
+    async with (
+        serving(path, daemon.methods, limits=socket_limits(client_idle_seconds=0.3)),
+        connecting(path) as client,
+    ):
 
         async def drip() -> None:
             for byte in request(1, "echo", text="x" * 1000):
@@ -375,7 +382,10 @@ async def test_half_a_message_is_silence(path, daemon):
 
 
 async def test_waiting_for_an_answer_is_no_silence(path, daemon):
-    async with serving(path, daemon.methods, limits=Limits(idle=0.5)), connecting(path) as client:
+    async with (
+        serving(path, daemon.methods, limits=socket_limits(client_idle_seconds=0.5)),
+        connecting(path) as client,
+    ):
         await client.ask(1, "wait")
         await trio.sleep(0.8)
         daemon.release.set()
@@ -466,7 +476,10 @@ async def test_two_files_end_the_connection(path, daemon, image):
 
 async def test_a_file_whose_message_never_ends_is_closed(path, daemon, image):
     before = open_files()
-    async with serving(path, daemon.methods, limits=Limits(idle=0.2)) as server, connecting(path) as client:
+    async with (
+        serving(path, daemon.methods, limits=socket_limits(client_idle_seconds=0.2)) as server,
+        connecting(path) as client,
+    ):
         await client.pass_files(request(1, "read")[:4], image)
         assert len(await client.rest()) == 1
         await until(lambda: server.connections == 0)
@@ -477,7 +490,7 @@ async def test_a_file_whose_message_never_ends_is_closed(path, daemon, image):
 
 
 async def test_stopping_answers_what_is_in_flight(path, daemon):
-    limits = Limits(stop=1000)  # nobody waits for it
+    limits = socket_limits(stop=1000)  # nobody waits for it
     async with (
         serving(path, daemon.methods, limits=limits) as server,
         connecting(path) as client,
@@ -496,7 +509,7 @@ async def test_stopping_answers_what_is_in_flight(path, daemon):
 
 async def test_stopping_waits_for_nobody_longer_than_the_limit(path, daemon):
     before = open_files()
-    limits = Limits(stop=0.3, outbox=1000)
+    limits = socket_limits(stop=0.3, outbox=1000)
     async with connecting_later(path) as connect:
         async with serving(path, daemon.methods, limits=limits):
             deaf = await connect()

@@ -15,10 +15,11 @@ import trio
 from imgstored.errors import ConfigError, NotPermittedError
 from imgstored.rpc import server as server_module
 from imgstored.rpc.call import Method
-from imgstored.rpc.limits import Limits, MessageLimits
+from imgstored.rpc.limits import MessageLimits
 from imgstored.rpc.peer import Access, peer_of
 from imgstored.rpc.server import Server
 from tests.rpc.harness import PATIENCE, Somebody, connecting, open_files, request, serving
+from tests.support.limits import socket_limits
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="what Linux does")
@@ -106,7 +107,7 @@ async def test_the_mode_says_who_may_connect(path, group, groups, connects):
 
 @as_root
 async def test_who_may_not_change_has_little_to_say(path):
-    limits = Limits(readers_message=MessageLimits(size=1000))
+    limits = socket_limits(readers_message=MessageLimits(size=1000))
     async with serving(path, METHODS, limits=limits), connecting(path) as root:
         assert (await root.call(1, "read", filler="x" * 2000)) == (None, "said")
         with Somebody(path, request(1, "read", filler="x" * 2000)) as somebody:
@@ -128,7 +129,7 @@ async def test_nobody_knows_who_it_is(path, monkeypatch):
 
 def test_an_unknown_group_is_refused(path):
     with pytest.raises(ConfigError, match="no-such-group"):
-        Server(path, METHODS, group="no-such-group", limits=Limits())
+        Server(path, METHODS, group="no-such-group", limits=socket_limits())
 
 
 # -- how many ------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_an_unknown_group_is_refused(path):
 
 async def test_too_many_connections(path):
     before = open_files()
-    async with serving(path, METHODS, limits=Limits(connections=3)) as server:
+    async with serving(path, METHODS, limits=socket_limits(clients=3)) as server:
         async with connecting(path) as a, connecting(path) as b, connecting(path) as c:
             for client in (a, b, c):
                 assert await client.call(1, "read") == (None, "said")
@@ -154,7 +155,7 @@ async def test_too_many_connections(path):
 @as_root
 async def test_a_quarter_of_the_connections_is_for_those_who_may_change(path, group):
     read = request(1, "read")
-    async with serving(path, METHODS, group=group, limits=Limits(connections=4)) as server:
+    async with serving(path, METHODS, group=group, limits=socket_limits(clients=4)) as server:
         with Somebody(path, read) as a, Somebody(path, read) as b, Somebody(path, read) as c:
             for somebody in (a, b, c):
                 assert await receive(somebody) == [[1, 1, None, "said"]]
@@ -170,9 +171,9 @@ async def test_a_quarter_of_the_connections_is_for_those_who_may_change(path, gr
 
 
 async def test_new_limits_are_for_new_connections(path):
-    async with serving(path, METHODS, limits=Limits(connections=1)) as server, connecting(path) as a:
+    async with serving(path, METHODS, limits=socket_limits(clients=1)) as server, connecting(path) as a:
         assert await a.call(1, "read") == (None, "said")
-        server.reconfigure(Limits(connections=2))
+        server.reconfigure(socket_limits(clients=2))
         async with connecting(path) as b:
             assert await b.call(1, "read") == (None, "said")
 
@@ -298,7 +299,7 @@ async def longest_gap(path, seconds=0.4) -> float:
 @on_linux
 @pytest.mark.parametrize("data", [request(1, "read"), b"\xc1", b""])
 async def test_a_descriptor_that_is_slow_to_close_holds_up_nobody(path, data, monkeypatch):
-    async with lingering(path, data, monkeypatch, Limits(stop=0.3)) as server:
+    async with lingering(path, data, monkeypatch, socket_limits(stop=0.3)) as server:
         assert await longest_gap(path) < 0.3
         # The kernel is still at it, in a thread: the connection keeps its place.
         await until(lambda: server.connections == 1)
@@ -309,7 +310,7 @@ async def test_a_descriptor_that_is_slow_to_close_holds_up_nobody(path, data, mo
 @on_linux
 async def test_one_that_nobody_received_holds_up_nobody(path, monkeypatch):
     """The connection is refused, and closed with the descriptor in it."""
-    async with lingering(path, b"", monkeypatch, Limits(connections=1, stop=0.3)) as server:
+    async with lingering(path, b"", monkeypatch, socket_limits(clients=1, stop=0.3)) as server:
         assert await longest_gap(path) < 0.3
         await until(lambda: server.connections == 0)
 
@@ -332,7 +333,7 @@ async def test_a_stranger_passes_a_file_and_is_answered(path, tmp_path):
 
 
 async def test_stopping_before_it_serves(path):
-    server = Server(path, METHODS, limits=Limits())
+    server = Server(path, METHODS, limits=socket_limits())
     server.stop()
     with trio.fail_after(PATIENCE):
         await server.serve()
@@ -342,7 +343,7 @@ async def test_stopping_before_it_serves(path):
 async def test_cancelling_leaves_nothing(path):
     before = open_files()
     async with trio.open_nursery() as nursery:
-        server = Server(path, METHODS, limits=Limits())
+        server = Server(path, METHODS, limits=socket_limits())
         await nursery.start(server.serve)
         async with connecting(path) as client:
             assert await client.call(1, "read") == (None, "said")
@@ -355,7 +356,7 @@ async def test_cancelling_leaves_nothing(path):
 
 async def test_a_second_daemon_is_refused_before_it_has_started(path):
     async with serving(path, METHODS), connecting(path) as client:
-        second = Server(path, METHODS, limits=Limits())
+        second = Server(path, METHODS, limits=socket_limits())
         with pytest.raises(ConfigError, match="another imgstored is listening"):
             await second.serve()
         assert await client.call(1, "read") == (None, "said")

@@ -12,7 +12,7 @@ from imgstored.errors import APIError, ClientError, InvalidManifestError, Invali
 from imgstored.http.documents import fetch_document
 from imgstored.http.location import Access
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.registry import open_source
+from imgstored.sources.client import open_source
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pytest
 
 from imgstored.errors import APIError
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.registry import open_source
+from imgstored.sources.client import open_source
 from tests.sources.contract import OLD, OLD_MANIFEST, ImageServer, SourceContract
 
 if TYPE_CHECKING:

@@ -177,3 +177,23 @@ def test_adding_and_deleting_changes_nothing_else(conf, others, sources):
     conf.delete(NEW.url, default=None)
     kept = [entry for entry in before["sources"] or [] if entry["url"].rstrip("/") != NEW.url]
     assert read(conf) == {**before, "sources": kept}
+
+
+def test_replacing_keeps_what_it_does_not_know(tmp_path):
+    path = tmp_path / "imgadm.conf"
+    known = {"type": "imgapi", "url": "http://a", "note": "ours"}
+    docker = {"type": "docker", "url": "https://docker.io"}
+    path.write_text(json.dumps({"sources": [docker, known], "userAgentExtra": "x"}))
+    ImgadmConf(path).replace([SourceSpec("http://b"), SourceSpec("http://a")], default=None)
+    assert json.loads(path.read_text()) == {
+        "sources": [{"type": "imgapi", "url": "http://b"}, known, docker],
+        "userAgentExtra": "x",
+    }
+
+
+def test_replacing_by_the_same_writes_nothing(tmp_path):
+    path = tmp_path / "imgadm.conf"
+    path.write_text('{"sources": [{"type": "imgapi", "url": "http://a"}]}')
+    before = path.stat().st_mtime_ns, path.read_text()
+    ImgadmConf(path).replace([SourceSpec("http://a")], default=None)
+    assert (path.stat().st_mtime_ns, path.read_text()) == before

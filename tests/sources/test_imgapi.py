@@ -9,7 +9,7 @@ import pytest
 from imgstored.errors import APIError, ClientError
 from imgstored.http.documents import Document, DocumentLimits
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.registry import open_source
+from imgstored.sources.client import open_source
 from imgstored.sources.server import AskLimits
 from tests.sources.contract import OLD_MANIFEST, UNKNOWN, ImageServer, SourceContract
 from tests.support.image_site import BASE, fixture_manifest

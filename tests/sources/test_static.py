@@ -10,7 +10,7 @@ import trio.testing
 from imgstored.errors import ClientError
 from imgstored.http.documents import Document
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.registry import open_source
+from imgstored.sources.client import open_source
 from imgstored.sources.server import AskLimits
 from imgstored.sources.static import KEPT_SECONDS, StaticSource
 from tests.sources.contract import OLD, OLD_MANIFEST, ImageServer, SourceContract

@@ -7,10 +7,9 @@ import trio
 
 from imgstored.catalog import image_locks
 from imgstored.store import gauge
-from imgstored.store.installer import InstallLimits
-from imgstored.transfer.download import DownloadLimits
 from tests.store.test_store import open_house, pages, until
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL
+from tests.support.limits import download_limits, install_limits
 from tests.support.lock_holder import LockHolder
 from tests.support.slow_pool import SlowPool
 
@@ -66,7 +65,7 @@ async def test_the_network_and_a_turn(open_house, slow_nginx, nginx):
     slow_nginx.stop()
     slow_nginx.port = nginx.port
     slow_nginx.start()
-    limits = InstallLimits(imports=1, download=DownloadLimits(connections=2))
+    limits = install_limits(imports=1, download=download_limits(connections=2))
     async with open_house(limits=limits) as house, house.store.request([BASE, ZVOL], client="test"):
         # Which of them is the first, chance says.
         first = await told(house, {BASE, ZVOL}, "network", lambda job: job["rate"] > 0)

@@ -32,7 +32,7 @@ from imgstored.errors import (
 from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.sourcebook import SourceBook
+from imgstored.sources.source_set import SourceSet
 from imgstored.store.events import (
     AlreadyInstalled,
     Downloaded,
@@ -47,6 +47,7 @@ from imgstored.store.installer import Installer, InstallLimits
 from imgstored.store.journal import Journal
 from imgstored.store.store import MAX_WISHES, Store
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_file, fixture_manifest
+from tests.support.limits import install_limits
 from tests.support.streams import filesystem_stream
 
 if TYPE_CHECKING:
@@ -121,13 +122,13 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
         journal = Journal(folder / "journal.sqlite")
         view = RememberingView()
         locks = ImageLocks(folder / "locks")
-        installer = Installer(catalog, journal, spools, view, locks, limits or InstallLimits())
-        book = SourceBook(
+        installer = Installer(catalog, journal, spools, view, locks, limits or install_limits())
+        source_set = SourceSet(
             [SourceSpec(nginx.url, "static")],
             imgadm_conf=folder / "imgadm" / "imgadm.conf",
             lists=folder / "lists",
         )
-        store = Store(catalog, book, installer, Refresh(catalog, view, every=every), platform)
+        store = Store(catalog, source_set, installer, Refresh(catalog, view, every=every), platform)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(store.run)
@@ -280,7 +281,7 @@ async def test_a_step_that_fails_ends_one_import_and_nothing_else(open_house, mo
 
 
 async def test_no_room_is_said_before_anything_is_fetched(open_house, nginx):
-    async with open_house(limits=InstallLimits(min_free=1 << 60)) as house:
+    async with open_house(limits=install_limits(min_free=1 << 60)) as house:
         with pytest.raises(NoSpaceError, match="not enough room"):
             await house.all_events(BASE)
         assert house.left() == []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import zstandard
 
 from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed
+from tests.support.limits import decompress_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -74,4 +75,4 @@ def decode(
     blocks: Iterable[bytes], limits: DecompressLimits | None = None, *, accelerated: bool = True
 ) -> bytes:
     """All of the stream."""
-    return b"".join(decompressed(blocks, Meter(limits or DecompressLimits()), accelerated=accelerated))
+    return b"".join(decompressed(blocks, Meter(limits or decompress_limits()), accelerated=accelerated))

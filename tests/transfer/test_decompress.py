@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgstored.errors import DownloadError, UncompressionError
-from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed
+from imgstored.transfer.decompress import Meter, decompressed
 from tests.support.compressed import KINDS, Kind, decode, pieces_of, some_bytes
+from tests.support.limits import decompress_limits
 from tests.support.threads import no_threads_left
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def accelerated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     # Also where there is only one processor.
     monkeypatch.setattr("imgstored.transfer.decompress.workers_for", lambda limit: min(limit, 3))
     # That program has tests of its own, and other words for what is wrong.
-    monkeypatch.setattr("imgstored.transfer.decompress.lbzip2.PROGRAMS", ())
+    monkeypatch.setattr("imgstored.transfer.decompress.bzip2.PROGRAMS", ())
     with no_threads_left():
         yield request.param
 
@@ -115,7 +116,7 @@ def test_padding(kind: Kind, accelerated: bool, zeros: int) -> None:
 
 def test_meter_counts_what_went_in_and_came_out(accelerated: bool) -> None:
     file = gzip.compress(DATA)
-    meter = Meter()
+    meter = Meter(decompress_limits())
     for _ in decompressed(pieces_of(file, 10_000), meter, accelerated=accelerated):
         assert 0 < meter.compressed <= len(file)
     assert (meter.compressed, meter.stream) == (len(file), len(DATA))
@@ -210,7 +211,7 @@ def test_damage_is_told_in_imgadms_words(name: str, accelerated: bool) -> None:
 
 @every_kind
 def test_a_bomb_by_its_ratio(kind: Kind, accelerated: bool) -> None:
-    limits = DecompressLimits(ratio_from=1 << 20, max_ratio=20)
+    limits = decompress_limits(ratio_from=1 << 20, max_ratio=20)
     with pytest.raises(UncompressionError, match="more than 20 times"):
         decode(pieces_of(kind.compress(BOMB), 1000), limits, accelerated=accelerated)
 
@@ -219,7 +220,7 @@ def test_a_bomb_by_its_ratio(kind: Kind, accelerated: bool) -> None:
 def test_a_bomb_by_its_size(kind: Kind, accelerated: bool) -> None:
     pieces: list[bytes | memoryview] = []
     stream = decompressed(
-        [kind.compress(BOMB)], Meter(DecompressLimits(max_output=300_000)), accelerated=accelerated
+        [kind.compress(BOMB)], Meter(decompress_limits(max_image=300_000)), accelerated=accelerated
     )
     with pytest.raises(UncompressionError, match="larger than 300000 bytes"):
         pieces.extend(stream)
@@ -228,7 +229,7 @@ def test_a_bomb_by_its_size(kind: Kind, accelerated: bool) -> None:
 
 @every_kind
 def test_the_start_may_be_empty(kind: Kind, accelerated: bool) -> None:
-    limits = DecompressLimits(ratio_from=1 << 20, max_ratio=20)
+    limits = decompress_limits(ratio_from=1 << 20, max_ratio=20)
     assert decode([kind.compress(bytes(1 << 20))], limits, accelerated=accelerated) == bytes(1 << 20)
 
 
@@ -238,7 +239,7 @@ def test_pieces_and_memory_are_bounded(kind: Kind, accelerated: bool) -> None:
     largest = 0
     tracemalloc.start()
     try:
-        for piece in decompressed([file], Meter(), accelerated=accelerated):
+        for piece in decompressed([file], Meter(decompress_limits()), accelerated=accelerated):
             largest = max(largest, len(piece))
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -252,16 +253,16 @@ def test_pieces_and_memory_are_bounded(kind: Kind, accelerated: bool) -> None:
 def test_xz_that_needs_much_memory(name: str, accelerated: bool) -> None:
     (kind,) = [kind for kind in KINDS if kind.name == name]
     with pytest.raises(UncompressionError, match=r"[Mm]emory"):
-        decode([kind.compress(DATA)], DecompressLimits(memory=1 << 20), accelerated=accelerated)
+        decode([kind.compress(DATA)], decompress_limits(decoder_memory=1 << 20), accelerated=accelerated)
 
 
 def test_zstd_with_a_large_window(accelerated: bool) -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=24, write_content_size=False)
     writer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     file = writer.compress(DATA) + writer.flush()
-    assert decode([file], DecompressLimits(window=1 << 24), accelerated=accelerated) == DATA
+    assert decode([file], decompress_limits(decoder_memory=1 << 24), accelerated=accelerated) == DATA
     with pytest.raises(UncompressionError, match="zstd"):
-        decode([file], DecompressLimits(window=1 << 23), accelerated=accelerated)
+        decode([file], decompress_limits(decoder_memory=1 << 23), accelerated=accelerated)
 
 
 # -- stopping ------------------------------------------------------------------------------------------------
@@ -291,7 +292,9 @@ def test_the_source_is_read_to_its_end_before_the_stream_ends(kind: Kind, accele
 
 @every_kind
 def test_closing_early_ends_all_threads(kind: Kind, accelerated: bool) -> None:
-    stream = decompressed(pieces_of(kind.compress(DATA) * 5, 1000), Meter(), accelerated=accelerated)
+    stream = decompressed(
+        pieces_of(kind.compress(DATA) * 5, 1000), Meter(decompress_limits()), accelerated=accelerated
+    )
     assert next(stream)
     # The fixture sees whether threads are left.
     stream.close()

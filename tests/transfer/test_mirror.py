@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imgstored.http.location import Location
 from imgstored.http.range_reply import FetchError, RangeReply
-from imgstored.transfer.mirror import Mirror, ValidatorChangedError, check_reply, failure
+from imgstored.transfer.mirror import Mirror, Pace, ValidatorChangedError, check_reply, failure
 
 PART = RangeReply(True, 0, 100, 1000, '"1"')
 MIRRORS = [Mirror(Location(f"http://{name}.example/file?token=SECRET", "s")) for name in "ab"]
@@ -62,14 +65,6 @@ def test_a_file_in_another_state() -> None:
         check(PART, validator='"0"')
 
 
-def test_a_mirror_that_changes_more_than_once_is_not_believed() -> None:
-    mirror = Mirror(Location("http://a.example/", "s"))
-    mirror.changes = 1
-    assert not mirror.fickle
-    mirror.changes = 2
-    assert mirror.fickle
-
-
 def test_all_mirrors_share_one_context_each() -> None:
     mirror = Mirror(Location("https://a.example/", "s"))
     assert mirror.context() is mirror.context()
@@ -92,3 +87,49 @@ def test_the_last_error_says_what_each_mirror_did(count: int, faults: list[str],
 def test_messages_have_no_secrets() -> None:
     assert MIRRORS[0].url == "http://a.example/file"
     assert "SECRET" not in MIRRORS[0].url
+
+
+# -- whether a request is fast enough ------------------------------------------------------------------------
+
+
+def pace(silence: float = 10, rate: int = 100, window: float = 60) -> Pace:
+    return Pace(silence, rate, window, started=1000)
+
+
+def test_silence_from_the_start() -> None:
+    watch = pace()
+    assert watch.fault(1009.9, 0) is None
+    assert watch.fault(1010, 0) == "the server sent nothing for 10 s"
+
+
+def test_silence_counts_from_the_last_byte() -> None:
+    watch = pace()
+    assert watch.fault(1009, 5000) is None
+    assert watch.fault(1018, 5000) is None
+    assert watch.fault(1019, 5000) == "the server sent nothing for 10 s"
+
+
+def test_a_drip_is_too_slow() -> None:
+    watch = pace()
+    faults = [watch.fault(1000.0 + second, second) for second in range(1, 61)]
+    assert faults == [None] * 59 + ["the server sends less than 100 bytes a second"]
+
+
+def test_each_window_counts_by_itself() -> None:
+    watch = pace(silence=1000)
+    assert watch.fault(1060, 1_000_000) is None
+    assert watch.fault(1100, 1_000_000) is None
+    assert watch.fault(1120, 1_000_001) == "the server sends less than 100 bytes a second"
+
+
+def test_without_a_rate_a_drip_will_do() -> None:
+    watch = pace(rate=0)
+    assert [watch.fault(1000.0 + second, second) for second in range(1, 200)] == [None] * 199
+
+
+@given(steps=st.lists(st.tuples(st.floats(0.1, 5), st.integers(1000, 10_000)), max_size=50))
+def test_a_server_that_is_fast_enough_is_left_alone(steps: list[tuple[float, int]]) -> None:
+    watch = pace()
+    times = accumulate((seconds for seconds, _ in steps), initial=1000.0)
+    sizes = accumulate((size for _, size in steps), initial=0)
+    assert all(watch.fault(now, fetched) is None for now, fetched in zip(times, sizes, strict=True))

@@ -1,17 +1,33 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.http.retry import Backoff
-from imgstored.transfer.plan import MAX_RANGE, MIN_RANGE, Ask, RangePlan, Wait, range_count, range_size_for
+from imgstored.transfer import plan as plan_module
+from imgstored.transfer.plan import (
+    MAX_RANGE,
+    MIN_RANGE,
+    Ask,
+    FileState,
+    MirrorState,
+    RangePlan,
+    Record,
+    Restart,
+    Sign,
+    Wait,
+    range_count,
+    range_size_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Literal
 
 SLOW = 2.0
 
@@ -74,7 +90,7 @@ def test_an_unproven_mirror_gets_one_request_and_then_as_many_as_there_are_conne
     assert subject.answered(first, partial=True)
     assert [ask(subject).index for _ in range(3)] == [1, 2, 3]
     assert subject.next(0) == Wait()
-    assert subject.busy(0) == 4
+    assert len(subject.mirrors[0].running) == 4
 
 
 def test_what_is_there_is_not_asked_for() -> None:
@@ -129,7 +145,7 @@ def test_a_mirror_rests_longer_after_each_failure_and_is_given_up() -> None:
             now += delay
     assert delays == [pytest.approx(1.0, 0.01), pytest.approx(2.0, 0.01), None]
     assert step == "exhausted"
-    assert subject.given_up(0)
+    assert subject.mirrors[0].state == "given up"
     assert subject.faults() == ["refused"]
 
 
@@ -174,7 +190,7 @@ def test_a_server_that_bears_few_connections_is_asked_for_one_more_now_and_then(
     refused = 0
     for now in range(200):
         while isinstance(step := subject.next(now), Ask):
-            if subject.busy(0) > 3:
+            if len(subject.mirrors[0].running) > 3:
                 assert subject.failed(step, now, "503") == 0
                 refused += 1
             else:
@@ -184,7 +200,7 @@ def test_a_server_that_bears_few_connections_is_asked_for_one_more_now_and_then(
         done.add(oldest.index)
         subject.finished(oldest, now, done=done)
     assert len(done) == 200
-    assert subject.busy(0) == 2
+    assert len(subject.mirrors[0].running) == 2
     assert refused < 45
 
 
@@ -222,6 +238,143 @@ def test_all_rest_and_the_first_to_be_ready_is_asked() -> None:
     subject.failed(ask(subject), 0, "503", retry_after=3)
     assert subject.next(1) == Wait(2)
     assert ask(subject, 3).mirror == 1
+
+
+# -- whether it is still the same file ---------------------------------------------------------------------
+
+SIGNS: tuple[Sign, ...] = ("validator", "unread bytes", "read bytes")
+
+
+def table(first: str) -> list[list[str]]:
+    """The rows of the table in the module's docstring whose first heading is this."""
+    assert plan_module.__doc__ is not None
+    lines = plan_module.__doc__.splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith(f"| {first} "))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    heading, _, *cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return [heading, *cells]
+
+
+def differing() -> list[tuple[str, str, Sign, str]]:
+    heading, *rows = table("file")
+    assert heading == ["file", "mirror's record", *SIGNS]
+    return [
+        (file, record, sign, entry)
+        for file, records, *entries in rows
+        for record in (get_args(Record) if records == "any" else [records])
+        for sign, entry in zip(SIGNS, entries, strict=True)
+    ]
+
+
+def test_the_table_has_every_state_and_every_sign() -> None:
+    expected = set(itertools.product(get_args(FileState), get_args(Record), get_args(Sign)))
+    assert {(file, record, sign) for file, record, sign, _ in differing()} == expected
+
+
+@pytest.mark.parametrize(("file", "record", "sign", "entry"), differing())
+def test_another_file_does_what_the_table_says(file: str, record: str, sign: Sign, entry: str) -> None:
+    subject = plan(9, tries=9)
+    first = proven(subject)
+    second, third = ask(subject), ask(subject)
+    changes = {"steady": 0, "changed": 1, "fickle": 2}[record]
+    for now in range(0, 100 * changes, 100):
+        subject.dropped(first)
+        subject.dropped(second)
+        assert isinstance(subject.differs(third, now, "other bytes", "unread bytes"), Restart)
+        assert subject.restart_due
+        subject.begin_anew()
+        first, second, third = (ask(subject, now + 99) for _ in range(3))
+    subject.file = cast("FileState", file)
+    assert (subject.file, subject.mirrors[0].record) == (file, record)
+
+    reaction = subject.differs(second, 200, "other", sign)
+
+    expected, _, becomes = entry.partition(", ")
+    if expected != "spoiled":  # after that, nobody asks any more
+        assert subject.mirrors[0].record == (becomes or record)
+    if expected == "restart":
+        assert isinstance(reaction, Restart)
+        assert reaction.needless == [first, third]
+        assert subject.file == "restarting"
+    else:
+        assert reaction == expected
+        assert subject.file == ("spoiled" if expected == "spoiled" else file)
+    assert subject.reusable == (subject.file != "spoiled")
+    assert subject.trusts_validators(0) == (subject.mirrors[0].record != "fickle")
+    # Whatever happened, that request has ended.
+    assert second.number not in subject.mirrors[0].running
+
+
+def test_nothing_is_handed_out_before_a_restart() -> None:
+    subject = plan(9)
+    first = proven(subject)
+    second = ask(subject)
+    assert subject.differs(second, 1, "other bytes", "unread bytes") == Restart([first], 0.0)
+    assert subject.next(1) == Wait()
+    assert not subject.restart_due
+    # It is needless: that it fails is no fault of the mirror's, and what it brought does not count.
+    assert subject.failed(first, 1, "aborted", lasting=True, done=[0]) == 0.0
+    assert subject.restart_due
+    subject.begin_anew()
+    assert (subject.file, subject.restart_due) == ("sound", False)
+    assert ask(subject, 1).index == 0
+
+
+def test_a_mirror_whose_file_keeps_changing_is_given_up() -> None:
+    subject = plan(9, tries=2)
+    # Progress does not excuse it.
+    first = proven(subject)
+    reaction = subject.differs(first, 0, "other bytes", "unread bytes", progressed=True)
+    assert isinstance(reaction, Restart)
+    assert reaction.rests == pytest.approx(1.0, 0.01)
+    subject.begin_anew()
+    second = ask(subject, 9)
+    assert subject.differs(second, 9, "other bytes", "unread bytes", progressed=True) == Restart([], None)
+    subject.begin_anew()
+    assert subject.next(9) == "exhausted"
+    assert subject.faults() == ["other bytes"]
+
+
+def test_a_needless_request_may_be_the_one_that_shows_it() -> None:
+    subject = plan(1)
+    first = proven(subject)
+    hedge = ask(subject, SLOW)
+    assert subject.finished(hedge, 3, done=[0]) == [first]
+    reaction = subject.differs(first, 3, "other bytes", "unread bytes")
+    assert isinstance(reaction, Restart)
+    assert reaction.rests == pytest.approx(1.0, 0.01)
+    assert subject.mirrors[0].failures == 1
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_another_size_gives_a_mirror_up_and_its_ranges_do_not_count(stated: bool) -> None:
+    subject = RangePlan(2, mirrors=2, connections=1, tries=3, random=lambda: 0.5, size_stated=stated)
+    first = ask(subject)
+    subject.answered(first, partial=False)
+    assert subject.brings_whole(first)
+    assert subject.failed(first, 0, "too long", other_size=True, done=[0, 1]) is None
+    assert subject.mirrors[0].state == "given up"
+    second = ask(subject)
+    assert (second.mirror, second.index) == (1, 0)
+    assert subject.reusable == stated
+
+
+def test_a_mirror_serves_as_the_table_says() -> None:
+    heading, *rows = table("state")
+    assert heading[2:] == ["a 206 makes it", "a 200 makes it"]
+    assert [row[0] for row in rows] == [*get_args(get_type_hints(MirrorState)["state"])]
+    for state, many, *after in rows:
+        for partial, becomes in zip((True, False), after, strict=True):
+            subject = plan(9, connections=4)
+            first = ask(subject)
+            subject.mirrors[0].state = cast('Literal["unproven"]', state)
+            running = [first]
+            while isinstance(step := subject.next(0), Ask):
+                running.append(step)
+            most = 4 if many.startswith("as many") else 1
+            assert len(running) == most
+            subject.answered(first, partial=partial)
+            assert subject.mirrors[0].state == becomes
 
 
 # -- slow ranges -------------------------------------------------------------------------------------------
@@ -278,9 +431,9 @@ class Model:
             if not isinstance(step, Ask):
                 break
             assert step.number not in self.running
-            assert step.mirror in self.proven or self.plan.busy(step.mirror) == 1
+            assert step.mirror in self.proven or len(self.plan.mirrors[step.mirror].running) == 1
             assert step.index not in self.done
-            assert not self.plan.given_up(step.mirror)
+            assert self.plan.mirrors[step.mirror].state != "given up"
             twice = [other for other in self.running.values() if other.index == step.index]
             assert len(twice) == (1 if step.hedge else 0)
             self.running[step.number] = step
@@ -289,14 +442,16 @@ class Model:
         assert (step == "complete") == (len(self.done) == self.ranges)
         if step == "exhausted":
             assert not self.running
-            assert all(self.plan.given_up(mirror) for mirror in range(self.mirrors))
+            assert all(mirror.state == "given up" for mirror in self.plan.mirrors)
         return step
 
     def settle(self, data: st.DataObject) -> None:
         """Lets one of the requests under way come to something."""
         job = self.running[data.draw(st.sampled_from(sorted(self.running)))]
         outcome = data.draw(
-            st.sampled_from(["answer", "answer", "finish", "finish", "whole", "fail", "lasting", "drop"])
+            st.sampled_from(
+                ["answer", "answer", "finish", "finish", "whole", "fail", "lasting", "drop", "differ"]
+            )
         )
         if outcome == "answer" and job.number not in self.answered:
             self.answered.add(job.number)
@@ -310,9 +465,22 @@ class Model:
             self.finish(job, set(range(self.ranges)))
         elif outcome == "drop":
             self.plan.dropped(job)
+        elif outcome == "differ":
+            self.differ(job, data.draw(st.sampled_from(["validator", "unread bytes"])))
         else:
             progressed = data.draw(st.booleans())
             self.plan.failed(job, self.now, "fault", lasting=outcome == "lasting", progressed=progressed)
+
+    def differ(self, job: Ask, sign: Sign) -> None:
+        if isinstance(self.plan.differs(job, self.now, "changed", sign), Restart):
+            # The connections' ends come in any order, and cost their mirrors nothing.
+            for other in self.running.values():
+                assert self.plan.next(self.now) == Wait()
+                assert self.plan.failed(other, self.now, "aborted", lasting=True) == 0.0
+            self.running.clear()
+            assert self.plan.restart_due
+            self.plan.begin_anew()
+            self.done.clear()
 
     def finish(self, job: Ask, got: set[int]) -> None:
         self.done |= got

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgstored.errors import CancelledError, DownloadError, PoolError, StreamError, UncompressionError
-from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.digest import Expected
-from imgstored.transfer.front import Front
 from imgstored.transfer.pump import Pump
 from imgstored.transfer.spool import blocks as spooled
+from imgstored.transfer.watermark import Watermark
 from tests.support.compressed import some_bytes
+from tests.support.limits import decompress_limits
 from tests.support.threads import no_threads_left
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.http.location import Verify
+    from imgstored.transfer.decompress import DecompressLimits
 
 UUID = "01b2c898-945f-11e1-a523-af1afbe22822"
 STREAM = bytes(8) + (0x2F5BACBAC).to_bytes(8, "little") + some_bytes(6 << 20)
@@ -32,31 +33,31 @@ both = pytest.mark.parametrize("verify", ["streaming", "first"])
 
 
 class Download:
-    """A file that is there as far as its front says."""
+    """A file that is there as far as its watermark says."""
 
     def __init__(self, path: Path, content: bytes = FILE) -> None:
         self.path = path
-        self.front = Front()
+        self.watermark = Watermark()
         self.opened = 0
         path.write_bytes(content)
 
     def finish(self) -> Download:
-        self.front.advance(self.path.stat().st_size)
-        self.front.finish()
+        self.watermark.advance(self.path.stat().st_size)
+        self.watermark.finish()
         return self
 
     def pump(self, verify: Verify, sha1: str = SHA1, limits: DecompressLimits | None = None) -> Pump:
         return Pump(
             self._open,
             Expected(UUID, None, sha1),
-            limits or DecompressLimits(),
+            limits or decompress_limits(),
             verify=verify,
-            release=self.front.fail,
+            release=self.watermark.fail,
         )
 
     def _open(self) -> Iterator[bytes]:
         self.opened += 1
-        return spooled(self.path, self.front)
+        return spooled(self.path, self.watermark)
 
 
 def whole(stream: Iterator[bytes | memoryview]) -> bytes:
@@ -89,7 +90,7 @@ def test_streaming_the_pool_receives_while_the_file_comes(download: Download) ->
     pump = download.pump("streaming")
     with ThreadPoolExecutor(1) as executor:
         running = executor.submit(pump.run, receive)
-        download.front.advance(len(FILE) // 2)
+        download.watermark.advance(len(FILE) // 2)
         early = received.wait(5)
         stream, compressed = pump.stream, pump.compressed
         download.finish()
@@ -136,12 +137,12 @@ def test_a_file_that_changed_after_it_was_verified(download: Download) -> None:
     def open_twice() -> Iterator[bytes]:
         if download.opened == 1:
             download.path.write_bytes(gzip.compress(STREAM, 2))
-            download.front = Front()
+            download.watermark = Watermark()
             download.finish()
         return opened()
 
     changing = Pump(
-        open_twice, Expected(UUID), DecompressLimits(), verify="first", release=download.front.fail
+        open_twice, Expected(UUID), decompress_limits(), verify="first", release=download.watermark.fail
     )
     with pytest.raises(DownloadError, match="changed after it was verified"):
         changing.run(whole)
@@ -157,7 +158,7 @@ def test_an_error_of_the_pool_releases_what_waits(download: Download, verify: Ve
         download.finish()
     else:
         # The rest never comes.
-        download.front.advance(len(FILE) // 2)
+        download.watermark.advance(len(FILE) // 2)
     with pytest.raises(PoolError, match="suspended"):
         download.pump(verify).run(receive)
 
@@ -174,14 +175,14 @@ def test_damage_and_limits_reach_the_pool_and_the_caller(download: Download, ver
             raise
 
     with pytest.raises(UncompressionError, match="larger than 1048576 bytes") as caught:
-        download.finish().pump(verify, limits=DecompressLimits(max_output=1 << 20)).run(receive)
+        download.finish().pump(verify, limits=decompress_limits(max_image=1 << 20)).run(receive)
     assert seen == [caught.value]
 
 
 @both
 @pytest.mark.parametrize("there", [0, len(FILE) // 2])
 def test_cancelled_while_it_waits_for_the_download(download: Download, verify: Verify, there: int) -> None:
-    download.front.advance(there)
+    download.watermark.advance(there)
     pump = download.pump(verify)
     with ThreadPoolExecutor(1) as executor:
         running = executor.submit(pump.run, whole)
@@ -205,7 +206,7 @@ def test_cancelled_when_all_is_there(download: Download, verify: Verify) -> None
 
 
 def test_an_error_of_the_download_passes_through(download: Download) -> None:
-    download.front.advance(1000)
-    download.front.fail(DownloadError("no mirror is left"))
+    download.watermark.advance(1000)
+    download.watermark.fail(DownloadError("no mirror is left"))
     with pytest.raises(DownloadError, match="no mirror is left"):
         download.pump("streaming").run(whole)

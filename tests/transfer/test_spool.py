@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from imgstored import hashing
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
 from imgstored.hashing import BLAKE2B, BLAKE3, Fingerprint, fingerprint
-from imgstored.transfer.front import Front
 from imgstored.transfer.spool import DifferentError, Spool, blocks
+from imgstored.transfer.watermark import Watermark
 from tests.support.memory_journal import MemoryJournal
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ OTHER = random.Random(2).randbytes(SIZE)
 
 
 class Opened:
-    """A spool, its journal and its front."""
+    """A spool, its journal and its watermark."""
 
     def __init__(
         self,
@@ -41,8 +41,8 @@ class Opened:
     ) -> None:
         self.path = path
         self.journal = journal or MemoryJournal()
-        self.front = Front()
-        self.spool = Spool(path, self.journal, self.front)
+        self.watermark = Watermark()
+        self.spool = Spool(path, self.journal, self.watermark)
         self.spool.open(size, check)
 
     def write(self, start: int, stop: int, content: bytes = CONTENT) -> int:
@@ -66,12 +66,12 @@ def opened(tmp_path: Path) -> Iterator[Opened]:
 
 def test_the_front_follows_the_first_gap(opened: Opened) -> None:
     opened.write(MIB, 2 * MIB)
-    assert opened.front.position == 0
+    assert opened.watermark.position == 0
     opened.write(0, 1000)
-    assert opened.front.position == 1000
+    assert opened.watermark.position == 1000
     opened.write(2 * MIB, 2 * MIB + 500)
     opened.write(1000, MIB)
-    assert opened.front.position == 2 * MIB + 500
+    assert opened.watermark.position == 2 * MIB + 500
     assert opened.spool.done == {0, 1}
     assert opened.spool.present == 2 * MIB + 500
     assert opened.spool.missing(2) == (2 * MIB + 500, 3 * MIB)
@@ -108,14 +108,14 @@ def test_two_connections_may_bring_the_same_range(opened: Opened) -> None:
 
     with ThreadPoolExecutor(3) as executor:
         fresh = list(executor.map(bring, [10_000, 30_000, 70_000]))
-    assert sum(fresh) == SIZE == opened.spool.present == opened.front.position
+    assert sum(fresh) == SIZE == opened.spool.present == opened.watermark.position
     assert opened.path.read_bytes() == CONTENT
 
 
 def test_who_brought_the_rest_of_a_range_may_be_ahead_of_its_digest(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two connections with one range, the slower one moves the front before the range is complete."""
+    """Of two connections with one range, the slower one moves the watermark before the range is complete."""
     complete = opened.spool._complete
 
     def overtaken(index: int, growing: object) -> None:
@@ -125,7 +125,7 @@ def test_who_brought_the_rest_of_a_range_may_be_ahead_of_its_digest(
     monkeypatch.setattr(opened.spool, "_complete", overtaken)
     opened.write(MIB, 2 * MIB)
     opened.write(0, MIB)
-    assert opened.front.position == 2 * MIB
+    assert opened.watermark.position == 2 * MIB
 
 
 @settings(max_examples=40, deadline=None)
@@ -133,7 +133,7 @@ def test_who_brought_the_rest_of_a_range_may_be_ahead_of_its_digest(
 def test_ranges_in_any_order_make_the_file(data: st.DataObject, pieces: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         opened = Opened(Path(folder) / "spool")
-        position, fronts = {index: index * MIB for index in range(6)}, [0]
+        position, watermarks = {index: index * MIB for index in range(6)}, [0]
         while position:
             index = data.draw(st.sampled_from(sorted(position)))
             start = position[index]
@@ -144,9 +144,9 @@ def test_ranges_in_any_order_make_the_file(data: st.DataObject, pieces: list[int
                 del position[index]
             first = min(position, default=None)
             expected = SIZE if first is None else position[first]
-            assert opened.front.position == expected
-            fronts.append(opened.front.position)
-        assert fronts == sorted(fronts)
+            assert opened.watermark.position == expected
+            watermarks.append(opened.watermark.position)
+        assert watermarks == sorted(watermarks)
         assert (Path(folder) / "spool").read_bytes() == CONTENT
         opened.spool.close()
 
@@ -161,7 +161,7 @@ def test_a_later_process_trusts_what_still_hashes(opened: Opened) -> None:
     opened.spool.remember("http://a/", '"1"')
     later = opened.again()
     assert later.spool.done == {0, 1, 3}
-    assert later.front.position == 2 * MIB
+    assert later.watermark.position == 2 * MIB
     assert later.spool.present == 3 * MIB
     assert later.spool.validators == {"http://a/": '"1"'}
     later.spool.close()
@@ -174,7 +174,7 @@ def test_bytes_that_were_altered_are_to_come_again(opened: Opened) -> None:
         file.write(b"?")
     later = opened.again()
     assert later.spool.done == {0, 2, 3, 4, 5}
-    assert later.front.position == MIB
+    assert later.watermark.position == MIB
     later.write(MIB, 2 * MIB)
     assert later.spool.complete
     assert later.path.read_bytes() == CONTENT
@@ -212,7 +212,7 @@ def test_what_was_written_with_blake3_is_to_come_again_without_it(
     with monkeypatch.context() as patch:
         patch.delitem(hashing._ALGORITHMS, BLAKE3)
         later = opened.again()
-        assert (later.spool.done, later.spool.present, later.front.position) == (frozenset(), 0, 0)
+        assert (later.spool.done, later.spool.present, later.watermark.position) == (frozenset(), 0, 0)
         assert later.spool.validators == {"http://a/": '"1"'}
         (line,) = capsys.readouterr().out.splitlines()
         assert "ranges=2" in line
@@ -238,7 +238,7 @@ def test_a_journal_entry_without_its_bytes(opened: Opened) -> None:
     opened.write(0, 2 * MIB)
     opened.path.unlink()
     later = opened.again()
-    assert (later.spool.done, later.front.position, later.spool.present) == (frozenset(), 0, 0)
+    assert (later.spool.done, later.watermark.position, later.spool.present) == (frozenset(), 0, 0)
     assert later.journal.spooled is not None
     assert later.journal.spooled.fingerprints == {}
     later.spool.close()
@@ -285,7 +285,7 @@ def test_checking_what_is_there_can_be_cancelled(opened: Opened) -> None:
         if len(checks) == 3:
             raise CancelledError("stop")
 
-    later = Spool(opened.path, opened.journal, Front())
+    later = Spool(opened.path, opened.journal, Watermark())
     with pytest.raises(CancelledError):
         later.open(SIZE, check)
     later.close()
@@ -298,7 +298,7 @@ def test_a_file_of_unknown_size(tmp_path: Path) -> None:
     opened = Opened(tmp_path / "spool", size=None)
     opened.write(0, SIZE)
     assert not opened.spool.complete
-    assert opened.front.position == SIZE
+    assert opened.watermark.position == SIZE
     opened.spool.settle(SIZE)
     assert opened.spool.complete
     assert opened.again(size=None).spool.complete
@@ -318,7 +318,7 @@ def test_the_size_may_become_known_but_not_smaller_than_what_the_pump_saw(tmp_pa
     with pytest.raises(DifferentError):
         opened.spool.begin(4999)
     opened.spool.begin(SIZE)
-    assert (opened.spool.present, opened.front.position) == (0, 5000)
+    assert (opened.spool.present, opened.watermark.position) == (0, 5000)
     opened.write(0, SIZE)
     assert opened.spool.complete
     opened.spool.close()
@@ -331,13 +331,17 @@ def test_begun_anew_what_the_pump_saw_must_come_again_as_it_was(opened: Opened) 
     opened.write(0, MIB + 1000)
     opened.write(2 * MIB, 3 * MIB)
     opened.spool.begin_anew()
-    assert (opened.spool.present, opened.spool.done, opened.front.position) == (0, frozenset(), MIB + 1000)
+    assert (opened.spool.present, opened.spool.done, opened.watermark.position) == (
+        0,
+        frozenset(),
+        MIB + 1000,
+    )
     with pytest.raises(DifferentError):
         opened.write(0, 10, OTHER)
     # What it did not see may be another.
     opened.write(2 * MIB, 3 * MIB, OTHER)
     opened.write(0, 2 * MIB)
-    assert opened.front.position == 3 * MIB
+    assert opened.watermark.position == 3 * MIB
     assert opened.path.read_bytes()[: 3 * MIB] == CONTENT[: 2 * MIB] + OTHER[2 * MIB : 3 * MIB]
 
 
@@ -396,7 +400,7 @@ def test_no_room(small_disk: Path) -> None:
     opened = Opened(small_disk / "spool")
     with pytest.raises(NoSpaceError, match="no room left"):
         opened.write(0, SIZE)
-    assert opened.front.position <= 2 * MIB
+    assert opened.watermark.position <= 2 * MIB
     opened.spool.close()
 
 
@@ -404,20 +408,20 @@ def test_no_room(small_disk: Path) -> None:
 
 
 def test_the_pump_reads_behind_the_front(opened: Opened) -> None:
-    reading = blocks(opened.path, opened.front)
+    reading = blocks(opened.path, opened.watermark)
     opened.write(0, 2 * MIB + 5)
     assert b"".join(next(reading) for _ in range(3)) == CONTENT[: 2 * MIB + 5]
     opened.write(2 * MIB + 5, SIZE)
-    opened.front.finish()
+    opened.watermark.finish()
     assert b"".join(reading) == CONTENT[2 * MIB + 5 :]
-    assert b"".join(blocks(opened.path, opened.front)) == CONTENT
+    assert b"".join(blocks(opened.path, opened.watermark)) == CONTENT
 
 
 def test_the_pump_is_told_of_a_failure(opened: Opened) -> None:
     opened.write(0, 10)
-    reading = blocks(opened.path, opened.front)
+    reading = blocks(opened.path, opened.watermark)
     assert next(reading) == CONTENT[:10]
-    opened.front.fail(DownloadError("gone"))
+    opened.watermark.fail(DownloadError("gone"))
     with pytest.raises(DownloadError, match="gone"):
         next(reading)
 
@@ -425,7 +429,7 @@ def test_the_pump_is_told_of_a_failure(opened: Opened) -> None:
 def test_a_spool_that_is_cut_short_while_it_is_read(opened: Opened) -> None:
     opened.write(0, MIB)
     os.truncate(opened.path, 10)
-    reading = blocks(opened.path, opened.front)
+    reading = blocks(opened.path, opened.watermark)
     assert next(reading) == CONTENT[:10]
     with pytest.raises(DownloadError, match="cut short"):
         next(reading)
@@ -434,6 +438,6 @@ def test_a_spool_that_is_cut_short_while_it_is_read(opened: Opened) -> None:
 def test_an_empty_file(tmp_path: Path) -> None:
     opened = Opened(tmp_path / "spool", size=0)
     assert opened.spool.complete
-    opened.front.finish()
-    assert list(blocks(opened.path, opened.front)) == []
+    opened.watermark.finish()
+    assert list(blocks(opened.path, opened.watermark)) == []
     opened.spool.close()

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.digest import Expected
-from imgstored.transfer.front import Front
-from imgstored.transfer.hop import hop
 from imgstored.transfer.limiting import STAGES, limiting
 from imgstored.transfer.pump import Pump
 from imgstored.transfer.spool import blocks as spooled
-from imgstored.transfer.stages import HopTimes, Stages, Stopwatch
+from imgstored.transfer.stages import Stages, Stopwatch, ThreadTimes
+from imgstored.transfer.threaded import threaded
+from imgstored.transfer.watermark import Watermark
 from tests.support.compressed import some_bytes
+from tests.support.limits import decompress_limits
 from tests.support.threads import no_threads_left
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class TestStopwatch:
 
 
 def test_a_hop_tells_on_which_side_it_waits() -> None:
-    times = HopTimes()
-    with hop(range(5), 1, times=times) as items:
+    times = ThreadTimes()
+    with threaded(range(5), 1, times=times) as items:
         for _ in items:
             time.sleep(PAUSE)
     now = time.monotonic()
@@ -106,8 +106,8 @@ def test_a_hop_tells_on_which_side_it_waits() -> None:
             time.sleep(PAUSE)
             yield number
 
-    times = HopTimes()
-    with hop(slow(), 1, times=times) as items:
+    times = ThreadTimes()
+    with threaded(slow(), 1, times=times) as items:
         assert list(items) == [0, 1, 2, 3, 4]
     now = time.monotonic()
     assert times.empty.read(now) >= 2 * PAUSE
@@ -115,48 +115,48 @@ def test_a_hop_tells_on_which_side_it_waits() -> None:
 
 
 def test_waiting_for_the_first_byte_counts_only_once_it_may_come() -> None:
-    front = Front()
+    watermark = Watermark()
     with ThreadPoolExecutor(1) as executor:
-        waiting = executor.submit(front.wait, 0)
-        while not front.waiting.read(time.monotonic()):
+        waiting = executor.submit(watermark.wait, 0)
+        while not watermark.waiting.read(time.monotonic()):
             time.sleep(PAUSE)
         time.sleep(PAUSE)
         before = time.monotonic()
-        front.begin()
-        assert front.waiting.read(before) == 0.0
+        watermark.begin()
+        assert watermark.waiting.read(before) == 0.0
         time.sleep(PAUSE)
-        front.advance(1)
+        watermark.advance(1)
         waiting.result(10)
-    total = front.waiting.read(time.monotonic())
+    total = watermark.waiting.read(time.monotonic())
     assert total >= PAUSE
-    assert front.wait(0) == 1  # what is there is not waited for
-    assert front.waiting.read(time.monotonic()) == total
+    assert watermark.wait(0) == 1  # what is there is not waited for
+    assert watermark.waiting.read(time.monotonic()) == total
 
 
 STREAM = bytes(8) + (0x2F5BACBAC).to_bytes(8, "little") + some_bytes(6 << 20)
 
 
 class Flow:
-    """A file behind a front, and a pump with its stages."""
+    """A file behind a watermark, and a pump with its stages."""
 
     def __init__(self, path: Path, content: bytes, verify: Verify = "streaming") -> None:
         self.size = len(content)
-        self.front = Front()
+        self.watermark = Watermark()
         self.stages = Stages()
-        self.front.waiting = self.stages.waiting
+        self.watermark.waiting = self.stages.waiting
         path.write_bytes(content)
         self.pump = Pump(
-            lambda: spooled(path, self.front),
+            lambda: spooled(path, self.watermark),
             Expected("u"),
-            DecompressLimits(),
+            decompress_limits(),
             verify=verify,
-            release=self.front.fail,
+            release=self.watermark.fail,
             stages=self.stages,
         )
 
     def finish(self) -> Flow:
-        self.front.advance(self.size)
-        self.front.finish()
+        self.watermark.advance(self.size)
+        self.watermark.finish()
         return self
 
     def run(self, receive: Receive) -> tuple[dict[Stage, float], float]:
@@ -193,7 +193,7 @@ def test_a_slow_network(tmp_path: Path, verify: Verify) -> None:
     def download() -> None:
         for part in range(10):
             time.sleep(0.1)
-            flow.front.advance(flow.size * part // 10)
+            flow.watermark.advance(flow.size * part // 10)
         flow.finish()
 
     with ThreadPoolExecutor(1) as executor:

@@ -1,4 +1,4 @@
-"""Compressed input as decoders and parsers want it: in steps of their choosing, with a look ahead."""
+"""Compressed input for decoders and parsers, who choose the steps and may look ahead."""
 
 from __future__ import annotations
 

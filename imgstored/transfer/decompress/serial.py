@@ -1,11 +1,14 @@
-"""Decoding one part of a file after another: gzip members, bzip2 and xz streams, zstd frames."""
+"""Decoding one part of a file after another: gzip members, bzip2 and xz streams, zstd frames.
+
+The errors of all decoders are here, too, in imgadm's words where it has some.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from imgstored.transfer.decompress.faults import corrupt, cut_short, trailing
+from imgstored.errors import UncompressionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +25,8 @@ _LAST_STEP = 256 << 10
 
 #: How much of what does not belong there is shown.
 _SHOWN = 16
+
+_HINT = "usually indicates a network error while downloading, try again"
 
 
 class Decoder(Protocol):
@@ -95,3 +100,27 @@ def at_end(feed: Feed, form: Format) -> bool:
     if following and not form.begins(following):
         raise trailing(form.name, feed.position, feed.peek(_SHOWN))
     return not following
+
+
+def corrupt(name: str, cause: object) -> UncompressionError:
+    """The file is not what a compressor of format `name` writes."""
+    return UncompressionError(
+        f"{name} uncompression error while importing: {cause} (corrupt compressed file)", hint=_HINT
+    )
+
+
+def cut_short(name: str, position: int) -> UncompressionError:
+    """The file stops before its format says so. `position` is its length in bytes."""
+    return UncompressionError(
+        f"{name} uncompression error while importing: the file ends in the middle, after {position} bytes",
+        hint=_HINT,
+    )
+
+
+def trailing(name: str, position: int, found: bytes) -> UncompressionError:
+    """Something else follows the compressed data, at byte `position`."""
+    return UncompressionError(
+        f"{name} uncompression error while importing: garbage ({found.hex(' ')}) after the end of the "
+        f"compressed data, at byte {position}",
+        hint=_HINT,
+    )

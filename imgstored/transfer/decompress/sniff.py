@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes. Pure.
+"""Detection of a file's compression by its first bytes. Pure.
 
 Magic numbers: RFC 1952, 2.3.1 (gzip); bzip2's decompress.c; The .xz File Format 1.2.0, 2.1.1.1; RFC 8878,
 3.1.1 (zstd); OpenZFS include/sys/zfs_ioctl.h (a BEGIN record has DMU_BACKUP_MAGIC at byte 8).

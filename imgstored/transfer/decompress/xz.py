@@ -2,8 +2,8 @@
 
 The .xz File Format, 1.2.0: a stream is a header, blocks, an index of the blocks' sizes, and a footer. A block
 that states its sizes can be cut out; with a header, an index and a footer of its own it is a stream for
-liblzma. (liblzma's own threads are not used: CVE-2025-31115 is in them up to 5.8.0, and what has been fixed
-cannot be told by its version.)
+liblzma. (liblzma's own threads are not used: CVE-2025-31115 is in them up to 5.8.0, and its version does not
+say whether a distribution has fixed it.)
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgstored.transfer.decompress.faults import corrupt, cut_short
 from imgstored.transfer.decompress.feed import Feed
-from imgstored.transfer.decompress.parallel import decode_in_parallel
-from imgstored.transfer.decompress.serial import Format, at_end, decode_part
+from imgstored.transfer.decompress.serial import Format, at_end, corrupt, cut_short, decode_part
 from imgstored.transfer.decompress.sniff import XZ_MAGIC
+from imgstored.transfer.threaded import in_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +58,7 @@ def decode_streams(feed: Feed, form: Format, workers: int) -> Iterator[bytes]:
 
     while True:
         if is_divisible(feed.peek(_PEEK)):
-            yield from decode_in_parallel(units(feed), decode, workers, _DEPTH)
+            yield from in_parallel(units(feed), decode, workers, _DEPTH)
         else:
             yield from decode_part(feed, form)
         if at_end(feed, form):

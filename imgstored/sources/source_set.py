@@ -1,18 +1,24 @@
-"""Which sources there are, and what all of them together have."""
+"""The set of sources: which there are, questions to all of them, and searches that callers share.
+
+find_shared ──► find ──► one SourceClient for each source ──► Search, which decides
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 import trio
 
+from imgstored import import_id
 from imgstored.errors import (
     ImageNotFoundError,
     ImgstoreError,
+    InternalError,
     InvalidUUIDError,
     NoSourcesError,
     UsageError,
@@ -20,18 +26,29 @@ from imgstored.errors import (
 from imgstored.http.location import public
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.sources.base import Listed, SourceSpec
-from imgstored.sources.imgadm_conf import ImgadmConf, check_type
-from imgstored.sources.questions import Questions
-from imgstored.sources.registry import Found, open_source
-from imgstored.sources.search import Answer, Hit, Search
-from imgstored.sources.source_edit import changes, each_once, others, set_elsewhere, spec_of
-from imgstored.sources.url import channel_of, identity, normalised
+from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
+from imgstored.sources.imgadm_conf import ImgadmConf
+from imgstored.sources.search import Answer, Found, Hit, Search
+from imgstored.sources.spec import (
+    as_wire,
+    changes,
+    check_type,
+    each_once,
+    identity,
+    normalised,
+    others,
+    set_elsewhere,
+    spec_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from imgstored.sources.base import Offer, Source
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +58,15 @@ DEFAULT_SOURCE = SourceSpec("https://images.smartos.org")
 #: Sources that one request asks at the same time.
 _AT_A_TIME = 16
 
+#: Clients that are kept, with their caches: of the sources in use, and of some that callers name.
+_CLIENTS = 64
+
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class SourceBook:
+class SourceSet:
     """The sources of imgstored's configuration, then those of imgadm's. Used from trio's thread.
 
     Clients change imgadm's file only. No lock is held while a source is asked.
@@ -66,8 +86,13 @@ class SourceBook:
         `lists` is a folder for copies of the sources' lists. Raises `ClientError` for a URL that is none.
         """
         self._conf = ImgadmConf(imgadm_conf)
-        self._questions = Questions(lists, open_source, now)
         self._writing = trio.Lock()
+        self._open_source = open_source
+        self._now = now
+        self._lists = LastLists(lists)
+        self._health = HealthLog()
+        self._clients: OrderedDict[SourceSpec, SourceClient] = OrderedDict()
+        self._searches = SharedSearches()
         self.reconfigure(configured)
 
     def reconfigure(self, configured: Sequence[SourceSpec] | None) -> None:
@@ -75,7 +100,7 @@ class SourceBook:
         self._configured = (
             None if configured is None else [replace(spec, url=normalised(spec.url)) for spec in configured]
         )
-        self._questions.forget_all()
+        self._clients.clear()
 
     # -- which there are -------------------------------------------------------------------------------------
 
@@ -85,7 +110,7 @@ class SourceBook:
         return [as_wire(spec) for spec in self._specs()]
 
     async def add(self, url: str, kind: str | None, insecure: bool, force: bool) -> dict[str, Any]:
-        """Adds a source (imgapi, if nothing else is said), after it has answered unless forced.
+        """Adds a source (imgapi by default). It must answer first, unless forced.
 
         Returns {added, source}. Raises `ClientError` for what is no URL, `ConfigError`, `SourcePingError`.
         """
@@ -93,13 +118,13 @@ class SourceBook:
         added = False
         if identity(spec) not in map(identity, await trio.to_thread.run_sync(self._specs)):
             if not force:
-                await self._questions.ping(spec)
+                await self._new_client(spec).must_answer()
             async with self._writing:
                 added = await trio.to_thread.run_sync(partial(self._conf.add, spec, default=self._default()))
         return {"added": added, "source": as_wire(spec)}
 
     async def delete(self, url: str) -> dict[str, Any]:
-        """Removes the sources with this URL. Returns {deleted}, those that there were.
+        """Removes the sources with this URL. Returns {deleted}.
 
         Raises `ClientError` for what is no URL, `ConfigError` also for a source that is not a client's.
         """
@@ -109,13 +134,13 @@ class SourceBook:
         async with self._writing:
             deleted = await trio.to_thread.run_sync(partial(self._conf.delete, url, default=self._default()))
         for spec in deleted:
-            self._questions.forget(spec)
+            self._clients.pop(spec, None)
         return {"deleted": [as_wire(spec) for spec in deleted]}
 
     async def replace(
         self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
     ) -> dict[str, Any]:
-        """Makes the sources those that are given; each that is new must answer unless forced.
+        """Replaces the sources by those given. Each new one must answer first, unless forced.
 
         `before` is what was listed when somebody began to edit it. Returns {reordered, added, deleted}.
         Raises `UsageError` where that has changed since, `ConfigError` also where one of the configuration is
@@ -125,7 +150,7 @@ class SourceBook:
         theirs = others(wanted, self._configured or ())
         if not force:
             for spec in changes(await trio.to_thread.run_sync(self._specs), wanted).added:
-                await self._questions.ping(spec)
+                await self._new_client(spec).must_answer()
         async with self._writing:
             now = await trio.to_thread.run_sync(self._specs)
             if [*map(as_wire, now)] != [*before]:
@@ -135,7 +160,7 @@ class SourceBook:
             await trio.to_thread.run_sync(partial(self._conf.replace, theirs, default=self._default()))
         done = changes(now, wanted)
         for spec in done.deleted:
-            self._questions.forget(spec)
+            self._clients.pop(spec, None)
         return {
             "reordered": done.reordered,
             "added": [*map(as_wire, done.added)],
@@ -160,18 +185,30 @@ class SourceBook:
             )
         return specs
 
-    # -- asking all of them ----------------------------------------------------------------------------------
+    # -- their clients ---------------------------------------------------------------------------------------
+
+    def _client(self, spec: SourceSpec) -> SourceClient:
+        """The client of a source; the one that was kept, if there is one."""
+        client = self._clients.get(spec)
+        if client is None:
+            client = self._clients[spec] = self._new_client(spec)
+            if len(self._clients) > _CLIENTS:
+                self._clients.popitem(last=False)
+        self._clients.move_to_end(spec)
+        return client
+
+    def _new_client(self, spec: SourceSpec) -> SourceClient:
+        return SourceClient(
+            spec, self._open_source(spec), health=self._health, lists=self._lists, now=self._now
+        )
+
+    # -- questions to all of them ----------------------------------------------------------------------------
 
     async def check(self) -> list[dict[str, Any]]:
         """Asks every source whether it is there: {url, type, ok, error}, the error in wire form or None."""
         specs = await trio.to_thread.run_sync(self._specs)
-        errors: dict[int, ImgstoreError | None] = {}
-
-        async def ask(place: int) -> None:
-            errors[place] = await self._questions.error_of(specs[place])
-
-        await _side_by_side(ask, len(specs))
-        wires = [None if (error := errors[place]) is None else error.as_wire() for place in range(len(specs))]
+        errors = await _fan_out(specs, lambda spec: self._client(spec).ping())
+        wires = [None if error is None else error.as_wire() for error in errors]
         return [
             {"url": public(spec.url), "type": spec.type, "ok": wire is None, "error": wire}
             for spec, wire in zip(specs, wires, strict=True)
@@ -188,43 +225,68 @@ class SourceBook:
         """
         specs = await self._asked(sources, channel)
         configured = sources is None and channel is None
-        lists: dict[int, Sequence[Listed]] = {}
-        problems: dict[int, dict[str, Any]] = {}
-
-        async def ask(place: int) -> None:
-            lists[place], problem = await self._questions.list(specs[place], keep=configured)
-            if problem is not None:
-                problems[place] = problem
-
-        await _side_by_side(ask, len(specs))
+        answers = await _fan_out(specs, lambda spec: self._client(spec).list(save=configured))
         if configured:
-            await self._questions.keep_only(specs)
+            async with self._lists.busy:
+                await trio.to_thread.run_sync(self._lists.drop_others, specs)
         images: dict[str, Listed] = {}
-        for place in range(len(specs)):
-            for image in lists[place]:
+        for listed, _ in answers:
+            for image in listed:
                 images.setdefault(image.manifest["uuid"], image)
         return {
             "images": [
                 {"manifest": dict(image.manifest), "source": public(image.source)}
                 for image in images.values()
             ],
-            "problems": [problems[place] for place in sorted(problems)],
+            "problems": [problem for _, problem in answers if problem is not None],
         }
 
-    async def standings(self) -> list[dict[str, Any]]:
+    async def health(self) -> list[dict[str, Any]]:
         """How the sources did of late, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
-        return [*await self._questions.standings(await trio.to_thread.run_sync(self._specs))]
+        specs = await trio.to_thread.run_sync(self._specs)
+
+        def saved() -> list[float | None]:
+            return [self._lists.saved_at(spec) for spec in specs]
+
+        return [
+            self._health.of(spec).as_wire(spec, listed_at=listed_at)
+            for spec, listed_at in zip(specs, await trio.to_thread.run_sync(saved), strict=True)
+        ]
 
     async def known(self) -> list[dict[str, Any]]:
         """The images of the last good lists, {uuid, name, version} each; no source is asked."""
         specs = await trio.to_thread.run_sync(self._specs)
         found: dict[str, dict[str, Any]] = {}
         for spec in specs:
-            for image in await self._questions.last_list(spec):
+            for image in await self._client(spec).last_list():
                 manifest = image.manifest
-                brief = {field: manifest.get(field) for field in ("uuid", "name", "version")}
+                brief = {key: manifest.get(key) for key in ("uuid", "name", "version")}
                 found.setdefault(manifest["uuid"], brief)
         return [*found.values()]
+
+    # -- searches --------------------------------------------------------------------------------------------
+
+    async def find_shared(
+        self,
+        uuid: str,
+        *,
+        active: bool,
+        sources: tuple[str, ...] | None = None,
+        channel: str | None = None,
+        nursery: trio.Nursery,
+    ) -> Found:
+        """As `find`. Concurrent callers with the same question share one search, including its error.
+
+        The search runs in `nursery`, which outlives the first caller: others may be waiting, too.
+        """
+
+        async def search() -> Found:
+            log.debug("looking for an image", uuid=uuid)
+            found = await self.find(uuid, active=active, sources=sources, channel=channel)
+            # The import that goes on with it takes over the id of the search's lines in the log.
+            return replace(found, import_id=import_id.current() or "")
+
+        return await self._searches.find((uuid, active, sources, channel), search, nursery)
 
     async def find(
         self, uuid: str, *, active: bool, sources: tuple[str, ...] | None = None, channel: str | None = None
@@ -260,12 +322,13 @@ class SourceBook:
         """Asks all of them, and waits for answers as long as the search wants to."""
         answers, answered = trio.open_memory_channel[tuple[int, Answer]](len(specs))
 
-        async def ask(place: int) -> None:
-            answers.send_nowait((place, await self._questions.offer(specs[place], uuid, read)))
+        async def ask(question: tuple[int, SourceSpec]) -> None:
+            place, spec = question
+            answers.send_nowait((place, await self._client(spec).offer(uuid, read)))
 
         with answers, answered:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_side_by_side, ask, len(specs))
+                nursery.start_soon(_fan_out, list(enumerate(specs)), ask)
                 while (left := search.left(trio.current_time())) != 0:
                     with trio.move_on_after(float("inf") if left is None else left):
                         search.answered(*await answered.receive(), trio.current_time())
@@ -279,7 +342,7 @@ class SourceBook:
         return specs if channel is None else [replace(spec, channel=channel) for spec in specs]
 
     async def _chosen(self, urls: tuple[str, ...]) -> list[SourceSpec]:
-        """What a client names instead of the configured sources; one that is configured with its settings."""
+        """The sources that a client names. Those that are configured keep their settings."""
         known = await trio.to_thread.run_sync(self._specs)
         chosen: list[SourceSpec] = []
         for url in map(normalised, urls):
@@ -291,16 +354,6 @@ class SourceBook:
         return each_once(chosen)
 
 
-def as_wire(spec: SourceSpec) -> dict[str, Any]:
-    """The protocol's *source*."""
-    return {
-        "url": spec.url,
-        "type": spec.type,
-        "insecure": spec.insecure,
-        "channel": channel_of(spec),
-    }
-
-
 def _importable(offer: Offer) -> Hit:
     return Hit(load(offer.manifest, rules="import"), offer.location)
 
@@ -309,14 +362,68 @@ def _as_served(offer: Offer) -> Hit:
     return Hit(unchecked(offer.manifest), None)
 
 
-async def _side_by_side(ask: Callable[[int], Awaitable[None]], count: int) -> None:
-    """Asks for 0 … count - 1, some at a time. `ask` raises nothing."""
+async def _fan_out(items: Sequence[S], ask: Callable[[S], Awaitable[T]]) -> list[T]:
+    """What `ask` returns for each item, some at a time. `ask` raises nothing."""
     limiter = trio.CapacityLimiter(_AT_A_TIME)
+    answers: dict[int, T] = {}
 
-    async def one(place: int) -> None:
+    async def one(place: int, item: S) -> None:
         async with limiter:
-            await ask(place)
+            answers[place] = await ask(item)
 
     async with trio.open_nursery() as nursery:
-        for place in range(count):
-            nursery.start_soon(one, place)
+        for place, item in enumerate(items):
+            nursery.start_soon(one, place, item)
+    return [answers[place] for place in range(len(items))]
+
+
+# -- one search for all who want the same --------------------------------------------------------------------
+
+#: What is searched for: (uuid, must be active, sources that replace the configured ones, channel).
+Query = tuple[str, bool, tuple[str, ...] | None, str | None]
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A search under way."""
+
+    ended: trio.Event = field(default_factory=trio.Event)
+    found: Found | None = None
+    error: ImgstoreError | None = None
+
+
+class SharedSearches:
+    """Searches under way, by their query. Nothing is remembered once a search has ended."""
+
+    def __init__(self) -> None:
+        self._flights: dict[Query, _Flight] = {}
+
+    async def find(
+        self, query: Query, search: Callable[[], Awaitable[Found]], nursery: trio.Nursery
+    ) -> Found:
+        """What the search for `query` under way finds; `search`, run in `nursery`, where there is none.
+
+        Raises the search's `ImgstoreError`, or `InternalError` for a mistake in it.
+        """
+        flight = self._flights.get(query)
+        if flight is None:
+            flight = self._flights[query] = _Flight()
+            nursery.start_soon(self._run, query, flight, search)
+        await flight.ended.wait()
+        if flight.error is not None:
+            raise flight.error
+        assert flight.found is not None
+        return flight.found
+
+    async def _run(self, query: Query, flight: _Flight, search: Callable[[], Awaitable[Found]]) -> None:
+        try:
+            flight.found = await search()
+        except ImgstoreError as error:
+            flight.error = error
+        except Exception:
+            log.exception("looking for an image failed", uuid=query[0])
+            flight.error = InternalError("imgstored made a mistake", hint="its log has the details")
+        finally:
+            del self._flights[query]
+        # Not reached when the daemon is stopping: then the waiting callers are cancelled, too.
+        flight.ended.set()

@@ -1,7 +1,8 @@
-"""Runs an iterator in another thread, so that its work and its consumer's use two cores."""
+"""Iterators that run in other threads, so that their work and their consumer's use several cores."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
@@ -9,28 +10,29 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from imgstored.transfer.stages import HopTimes
+from imgstored.transfer.stages import ThreadTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @contextmanager
-def hop(
-    upstream: Iterable[T], depth: int, name: str = "hop", times: HopTimes | None = None
-) -> Iterator[Hop[T]]:
-    """A `Hop` with a thread of its own, which has ended when the `with` block is left."""
+def threaded(
+    upstream: Iterable[T], depth: int, name: str = "threaded", times: ThreadTimes | None = None
+) -> Iterator[ThreadedIterator[T]]:
+    """A `ThreadedIterator` with a thread of its own, which has ended when the `with` block is left."""
     with ThreadPoolExecutor(1, thread_name_prefix=name) as executor:
-        ahead = Hop(upstream, depth, executor, times)
+        ahead = ThreadedIterator(upstream, depth, executor, times)
         try:
             yield ahead
         finally:
             ahead.close()
 
 
-class Hop(Generic[T]):
+class ThreadedIterator(Generic[T]):
     """An iterator over `upstream`, which a thread of `executor` runs ahead by at most `depth` items.
 
     What `upstream` raises is raised by `__next__`, with its traceback. `upstream` is closed, where it can be,
@@ -38,9 +40,9 @@ class Hop(Generic[T]):
     """
 
     def __init__(
-        self, upstream: Iterable[T], depth: int, executor: Executor, times: HopTimes | None = None
+        self, upstream: Iterable[T], depth: int, executor: Executor, times: ThreadTimes | None = None
     ) -> None:
-        self._times = times or HopTimes()
+        self._times = times or ThreadTimes()
         self._upstream = upstream
         self._depth = depth
         self._items: deque[T] = deque()
@@ -49,7 +51,7 @@ class Hop(Generic[T]):
         self._closed = False
         self._outcome = executor.submit(copy_context().run, self._run)
 
-    def __iter__(self) -> Hop[T]:
+    def __iter__(self) -> ThreadedIterator[T]:
         return self
 
     def __next__(self) -> T:
@@ -100,3 +102,35 @@ class Hop(Generic[T]):
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+
+def workers_for(limit: int) -> int:
+    """How many units to decode side by side: as many as there are processors, and no more than `limit`."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(limit, available))
+
+
+def in_parallel(
+    units: Iterable[U], work: Callable[[U], Iterator[T]], workers: int, depth: int
+) -> Iterator[T]:
+    """What `work` makes of each unit, one after another, made by `workers` threads.
+
+    One unit more than there are threads is held, so that none has to wait for it. Each may be `depth` pieces
+    of output ahead. Closing the iterator ends all threads; so does an error, which is raised when its unit's
+    turn has come.
+    """
+    running: deque[ThreadedIterator[T]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="parallel") as executor:
+        try:
+            for unit in units:
+                running.append(ThreadedIterator(work(unit), depth, executor))
+                if len(running) > workers:
+                    yield from running[0]
+                    running.popleft()
+            while running:
+                yield from running[0]
+                running.popleft()
+        finally:
+            # The youngest first: it may not have begun, and then never will.
+            for iterator in reversed(running):
+                iterator.close()

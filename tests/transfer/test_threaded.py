@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.transfer.front import Front
-from imgstored.transfer.hop import Hop, hop
+from imgstored.transfer.threaded import ThreadedIterator, threaded
+from imgstored.transfer.watermark import Watermark
 from tests.support.threads import no_threads_left
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ class Source:
 
 @given(items=st.lists(st.integers(), max_size=50), depth=st.integers(1, 5))
 def test_passes_on_all_items_in_order(items: list[int], depth: int) -> None:
-    with no_threads_left(), hop(items, depth) as ahead:
+    with no_threads_left(), threaded(items, depth) as ahead:
         assert list(ahead) == items
         assert list(ahead) == []
 
 
 def test_runs_in_another_thread_which_also_closes_the_upstream() -> None:
     source = Source(3)
-    with hop(source, 2) as ahead:
+    with threaded(source, 2) as ahead:
         assert list(ahead) == [0, 1, 2]
     assert source.thread is not threading.current_thread()
     assert source.closed_by is source.thread
@@ -60,7 +60,7 @@ def test_runs_in_another_thread_which_also_closes_the_upstream() -> None:
 
 def test_runs_no_further_ahead_than_its_depth() -> None:
     source = Source(100)
-    with hop(source, 3) as ahead:
+    with threaded(source, 3) as ahead:
         # Three that wait, and one that it holds in its hand.
         source.wait_until_asked(4)
         assert next(ahead) == 0
@@ -74,7 +74,7 @@ def test_raises_what_the_upstream_raised_with_its_traceback() -> None:
         yield 1
         raise LookupError("nothing there")
 
-    with no_threads_left(), hop(failing(), 2) as ahead:
+    with no_threads_left(), threaded(failing(), 2) as ahead:
         assert next(ahead) == 1
         with pytest.raises(LookupError, match="nothing there") as caught:
             next(ahead)
@@ -94,7 +94,7 @@ def test_leaving_early_stops_the_thread_and_closes_the_upstream() -> None:
             closed.set()
 
     def leave_early() -> None:
-        with hop(endless(), 2) as ahead:
+        with threaded(endless(), 2) as ahead:
             next(ahead)
             raise KeyError("consumer")
 
@@ -104,25 +104,25 @@ def test_leaving_early_stops_the_thread_and_closes_the_upstream() -> None:
 
 
 def test_an_upstream_that_waits_ends_when_it_is_released() -> None:
-    front = Front()
+    watermark = Watermark()
 
     def waiting() -> Iterator[int]:
-        yield front.wait(0)
+        yield watermark.wait(0)
 
-    with no_threads_left(), hop(waiting(), 2):
-        front.fail(ValueError("cancelled"))
+    with no_threads_left(), threaded(waiting(), 2):
+        watermark.fail(ValueError("cancelled"))
 
 
 def test_closing_wakes_a_consumer_in_another_thread() -> None:
-    front = Front()
+    watermark = Watermark()
 
     def waiting() -> Iterator[int]:
-        yield front.wait(0)
+        yield watermark.wait(0)
 
     with no_threads_left(), ThreadPoolExecutor(2) as executor:
-        ahead = Hop(waiting(), 2, executor)
+        ahead = ThreadedIterator(waiting(), 2, executor)
         consumer = executor.submit(list, ahead)
-        front.fail(ValueError("cancelled"))
+        watermark.fail(ValueError("cancelled"))
         ahead.close()
         ahead.close()
         # Whether it saw the failure or the end is a matter of who was first; what counts is that it ended.
@@ -134,7 +134,7 @@ def test_closed_before_its_thread_was_free_it_never_starts() -> None:
     busy = threading.Event()
     with no_threads_left(), ThreadPoolExecutor(1) as executor:
         executor.submit(busy.wait)
-        ahead = Hop(source, 2, executor)
+        ahead = ThreadedIterator(source, 2, executor)
         ahead.close()
         busy.set()
         assert list(ahead) == []

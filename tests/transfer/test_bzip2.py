@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.errors import DownloadError, UncompressionError
-from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed, lbzip2
+from imgstored.transfer.decompress import Meter, bzip2, decompressed
 from tests.support.compressed import decode, pieces_of, some_bytes
+from tests.support.limits import decompress_limits
 from tests.support.threads import no_threads_left
 
 DATA = some_bytes(450_000)
@@ -37,7 +38,7 @@ def nothing_left():
 
 
 def test_it_is_what_decodes_here():
-    assert lbzip2.program() == "/usr/bin/lbzip2"
+    assert bzip2.program() == "/usr/bin/lbzip2"
 
 
 @pytest.mark.parametrize(
@@ -90,13 +91,13 @@ def test_what_the_download_raises_passes_through():
 
 def test_who_stops_reading_ends_it():
     file = bz2.compress(bytes(50 << 20))
-    with nothing_left(), closing(decompressed([file], Meter())) as pieces:
+    with nothing_left(), closing(decompressed([file], Meter(decompress_limits()))) as pieces:
         next(pieces)
 
 
 def test_too_much_is_refused_before_it_is_there():
     file = bz2.compress(bytes(100 << 20))
-    limits = DecompressLimits(max_output=10 << 20)
+    limits = decompress_limits(max_image=10 << 20)
     with nothing_left(), pytest.raises(UncompressionError, match="larger than"):
         decode([file], limits)
 

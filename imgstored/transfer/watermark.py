@@ -1,4 +1,4 @@
-"""How far a file's bytes are there without a gap: what the download advances and the pump follows."""
+"""The watermark of a file: the download advances it, and the pump reads up to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from imgstored.transfer.stages import Stopwatch
 
 
-class Front:
+class Watermark:
     """A position that only grows, shared between threads.
 
     `position` counts bytes from the start of the file that may be read. Waiters are woken when it grows, when
@@ -25,11 +25,6 @@ class Front:
     def position(self) -> int:
         """Bytes that may be read."""
         return self._position
-
-    @property
-    def finished(self) -> bool:
-        """Whether `position` is the end of the file."""
-        return self._finished
 
     def begin(self) -> None:
         """Says that bytes come from now on: waiting until now was not for the network."""

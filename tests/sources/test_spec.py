@@ -4,10 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.errors import ClientError
+from imgstored.errors import ClientError, ConfigError, UsageError
 from imgstored.http.location import origin_of
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.url import channel_of, identity, normalised, verify_for, with_query, without_query
+from imgstored.sources.spec import (
+    changes,
+    channel_of,
+    each_once,
+    identity,
+    normalised,
+    others,
+    spec_of,
+    verify_for,
+    with_query,
+    without_query,
+)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +142,61 @@ def test_who_cannot_be_overheard_may_stream(source, url, insecure, expected):
     assert verify_for(SourceSpec(source, insecure=insecure), url) == expected
     for fixed in ("streaming", "first"):
         assert verify_for(SourceSpec(source, insecure=insecure, verify=fixed), url) == fixed
+
+
+# -- what clients name, and a list that somebody edited ------------------------------------------------------
+
+A, B, C = (SourceSpec(f"http://{name}") for name in "abc")
+
+
+@pytest.mark.parametrize(
+    ("now", "wanted", "reordered", "added", "deleted"),
+    [
+        ([A, B], [A, B], False, [], []),
+        ([A, B], [B, A], True, [], []),
+        ([A, B], [B], False, [], [A]),
+        ([A], [B, A], False, [B], []),
+        ([A, B], [C, B, A], True, [C], []),
+        ([A, B], [], False, [], [A, B]),
+        ([A], [SourceSpec("http://a", insecure=True)], False, [SourceSpec("http://a", insecure=True)], [A]),
+    ],
+)
+def test_what_was_done(now, wanted, reordered, added, deleted):
+    done = changes(now, wanted)
+    assert (done.reordered, done.added, done.deleted) == (reordered, added, deleted)
+
+
+def test_those_of_the_configuration_stay_there():
+    assert others([B, A, C], [A]) == [B, C]
+    with pytest.raises(ConfigError, match="is set in imgstored's configuration file"):
+        others([B], [A])
+
+
+def test_a_source_that_is_named_twice_is_one():
+    assert each_once([A, B, A]) == [A, B]
+
+
+def test_what_a_client_says_of_a_source():
+    assert spec_of({"url": "a/"}) == A
+    assert spec_of({"url": "http://a", "type": "dsapi", "insecure": True, "channel": None}) == SourceSpec(
+        "http://a", "dsapi", insecure=True
+    )
+    assert spec_of({"url": "a", "channel": "dev"}) == SourceSpec("http://a", channel="dev")
+    # As it is listed: the channel of a URL is said once more.
+    assert spec_of({"url": "a?channel=dev", "channel": "dev"}) == SourceSpec("http://a?channel=dev")
+
+
+@pytest.mark.parametrize(
+    ("wire", "error"),
+    [
+        ({}, UsageError),
+        ({"url": 5}, UsageError),
+        ({"url": "a", "type": 1}, UsageError),
+        ({"url": "a", "channel": ["x"]}, UsageError),
+        ({"url": "a", "type": "ftp"}, ConfigError),
+        ({"url": "ftp://a"}, ClientError),
+    ],
+)
+def test_what_is_no_source_is_refused(wire, error):
+    with pytest.raises(error):
+        spec_of(wire)

@@ -1,0 +1,163 @@
+"""What the client of a source remembers: how it did, and what it had."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import trio
+
+from imgstored.errors import APIError, ClientError, InvalidManifestError, ManifestValidationError
+from imgstored.sources import client
+from imgstored.sources.base import Listed, SourceSpec
+from imgstored.sources.client import HealthLog, LastLists, Question
+from tests.support.image_site import BASE, ZVOL, fixture_manifest
+
+SPEC = SourceSpec("http://user:secret@h/a?token=secret&channel=dev")
+
+
+@pytest.fixture
+def health():
+    ticks = itertools.count(1)
+    return HealthLog(lambda: float(next(ticks)))
+
+
+async def ask(health, error=None, spec=SPEC):
+    with Question(spec, health) as question:
+        await trio.lowlevel.checkpoint()
+        if error is not None:
+            raise error
+    return question.error
+
+
+def noted(health, spec=SPEC):
+    wire = health.of(spec).as_wire(spec, listed_at=None)
+    return wire["answered_at"], wire["failed_at"], wire["error"] and wire["error"]["message"]
+
+
+async def test_an_answer_a_failure_and_an_answer(health):
+    assert noted(health) == (None, None, None)
+    assert await ask(health) is None
+    assert noted(health) == (1.0, None, None)
+    error = ClientError("refused")
+    assert await ask(health, error) is error
+    assert noted(health) == (1.0, 2.0, "refused")
+    assert await ask(health, APIError("broken")) is not None
+    assert noted(health) == (1.0, 3.0, "broken")
+    await ask(health)
+    assert noted(health) == (4.0, 3.0, None)
+
+
+@pytest.mark.parametrize("error", [InvalidManifestError("bad"), ManifestValidationError("bad")])
+async def test_a_bad_image_is_no_bad_source(health, error):
+    assert await ask(health, error) is error
+    assert noted(health) == (1.0, None, None)
+
+
+async def test_a_mistake_of_ours_is_an_error(health):
+    assert (await ask(health, KeyError("x"))).code == "InternalError"
+    assert noted(health)[2] == "imgstored made a mistake in asking a source"
+
+
+def test_nothing_secret_is_told(health):
+    wire = health.of(SPEC).as_wire(SPEC, listed_at=5.0)
+    assert wire["url"] == "http://h/a?channel=dev"
+    assert wire["listed_at"] == 5.0
+
+
+async def test_another_channel_of_it_is_the_same_server(health):
+    await ask(health, ClientError("refused"), SourceSpec("http://h"))
+    assert noted(health, SourceSpec("http://h", channel="dev"))[2] == "refused"
+    assert noted(health, SourceSpec("http://h", "static"))[2] is None
+
+
+async def test_what_clients_name_does_not_pile_up(health, monkeypatch):
+    monkeypatch.setattr(client, "_KNOWN", 3)
+    await ask(health)
+    for number in range(10):
+        await ask(health, spec=SourceSpec(f"http://{number}"))
+    assert len(health._known) == 3
+    assert noted(health) == (None, None, None)
+
+
+async def test_a_question_that_is_cancelled_is_no_answer(health):
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await ask(health)
+    assert scope.cancelled_caught
+    assert noted(health) == (None, None, None)
+
+
+# -- what it had ---------------------------------------------------------------------------------------------
+
+CHANNEL = SourceSpec("https://images.example?channel=dev")
+IMAGES = [Listed(fixture_manifest(uuid), CHANNEL.url) for uuid in (BASE, ZVOL)]
+TIME = "2026-11-24T00:00:00+00:00"
+
+
+@pytest.fixture
+def lists(tmp_path):
+    return LastLists(tmp_path / "lists")
+
+
+def only_file(tmp_path):
+    (path,) = (tmp_path / "lists").iterdir()
+    return path
+
+
+def test_what_was_saved_comes_back(lists):
+    assert lists.load(CHANNEL) is None
+    lists.save(CHANNEL, IMAGES, TIME)
+    assert lists.load(CHANNEL) == (IMAGES, TIME)
+    lists.save(CHANNEL, IMAGES[:1], TIME)
+    assert lists.load(CHANNEL) == (IMAGES[:1], TIME)
+
+
+def test_each_source_has_its_own(lists, tmp_path):
+    others = [
+        SourceSpec(CHANNEL.url, "static"),
+        SourceSpec(CHANNEL.url, insecure=True),
+        SourceSpec(CHANNEL.url, channel="x"),
+    ]
+    for spec in [CHANNEL, *others]:
+        lists.save(spec, IMAGES, spec.type)
+    assert len(list((tmp_path / "lists").iterdir())) == 4
+    lists.drop_others([CHANNEL])
+    assert [lists.load(spec) is None for spec in [CHANNEL, *others]] == [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"{}",
+        json.dumps({"listed_at": TIME, "manifests": {}}).encode(),
+        json.dumps({"listed_at": 1, "manifests": []}).encode(),
+        json.dumps({"listed_at": TIME, "manifests": [1]}).encode(),
+        json.dumps({"listed_at": TIME, "manifests": [{"uuid": "../x"}]}).encode(),
+    ],
+)
+def test_a_damaged_file_is_as_good_as_none(lists, tmp_path, content):
+    lists.save(CHANNEL, IMAGES, TIME)
+    only_file(tmp_path).write_bytes(content)
+    assert lists.load(CHANNEL) is None
+    lists.save(CHANNEL, IMAGES, TIME)
+    assert lists.load(CHANNEL) == (IMAGES, TIME)
+
+
+def test_a_list_that_is_too_large_is_not_saved_nor_an_older_one(lists, tmp_path, monkeypatch):
+    lists.save(CHANNEL, IMAGES, TIME)
+    monkeypatch.setattr(client, "MAX_LIST", 1000)
+    assert lists.load(CHANNEL) is None
+    lists.save(CHANNEL, IMAGES, TIME)
+    assert list((tmp_path / "lists").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_used_is_no_error(lists, tmp_path):
+    (tmp_path / "lists").write_text("a file")
+    lists.save(CHANNEL, IMAGES, TIME)
+    assert lists.load(CHANNEL) is None
+    lists.drop_others([])

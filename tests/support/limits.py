@@ -1,0 +1,35 @@
+"""Limits as the configuration has them by default, but for what a test changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from imgstored import specs
+from imgstored.config import Config, LimitsTable
+
+if TYPE_CHECKING:
+    from imgstored.rpc.limits import Limits
+    from imgstored.store.installer import InstallLimits
+    from imgstored.transfer.decompress import DecompressLimits
+    from imgstored.transfer.download import DownloadLimits
+
+
+def download_limits(**changes: Any) -> DownloadLimits:
+    """Those of a download."""
+    return replace(specs.download_limits(LimitsTable()), **changes)
+
+
+def decompress_limits(**changes: Any) -> DecompressLimits:
+    """Those of the decoders."""
+    return replace(specs.decompress_limits(LimitsTable()), **changes)
+
+
+def install_limits(**changes: Any) -> InstallLimits:
+    """Those of all imports together."""
+    return replace(specs.install_limits(Config()), **changes)
+
+
+def socket_limits(**changes: Any) -> Limits:
+    """Those of the socket."""
+    return replace(specs.socket_limits(Config()), **changes)
