@@ -132,11 +132,11 @@ async def _core(
     settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History
 ) -> _Core:
     """Opens what there is. Raises `ConfigError`, `PoolError`."""
-    catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images")
+    receipts = Receipts(state / "receipts")
+    catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images", receipts)
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
     locks = ImageLocks(settings.imgadm_locks_folder)
-    receipts = Receipts(state / "receipts")
     limits = install_limits(settings)
     installer = Installer(catalog, journal, state / "spool", view, locks, limits, receipts=receipts)
     sources = SourceBook(
