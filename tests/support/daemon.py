@@ -26,6 +26,8 @@ class Daemon:
     `patience` is how many seconds it may take to start, and to stop, on a busy machine.
     """
 
+    program = "imgstored"  #: the module that is run
+
     def __init__(
         self, folder: Path, *, top: str = "", config: str = "", view: str = "files", patience: float = 30
     ) -> None:
@@ -60,7 +62,7 @@ class Daemon:
 
     def start(self, *, dies: str | None = None) -> None:
         """Starts, and returns once it answers. With `dies`, as of `die_at`, it can be told where to die."""
-        program = ["imgstored"]
+        program = [self.program]
         if dies is not None:
             program = ["tests.support.crashing_daemon", str(self._dies)]
             self.die_at(dies)
