@@ -135,13 +135,13 @@ async def _core(
     settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History
 ) -> _Core:
     """Opens what there is. Raises `ConfigError`, `PoolError`."""
-    catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images")
+    receipts = Receipts(state / "receipts")
+    catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images", receipts)
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
     if settings.view.link and settings.view.mode != "off":
         await trio.to_thread.run_sync(link.make, Path(settings.view.link), Path(settings.view.path))
     locks = ImageLocks(settings.imgadm_locks_folder)
-    receipts = Receipts(state / "receipts")
     limits = install_limits(settings)
     installer = Installer(catalog, journal, state / "spool", view, locks, limits, receipts=receipts)
     sources = SourceSet(

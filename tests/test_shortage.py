@@ -22,8 +22,8 @@ from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.state.folder import owned
 from imgstored.state.schema import JOURNAL
 from imgstored.store.journal import Journal
-from imgstored.transfer.front import Front
 from imgstored.transfer.spool import Spool
+from imgstored.transfer.watermark import Watermark
 from tests.support.full import FewInodes, few_inodes
 from tests.support.memory_journal import MemoryJournal
 from tests.support.streams import real_stream
@@ -81,7 +81,7 @@ def state(folder: Path) -> None:
 
 
 def spool(folder: Path) -> None:
-    spool = Spool(folder / "spool", MemoryJournal(), Front())
+    spool = Spool(folder / "spool", MemoryJournal(), Watermark())
     try:
         spool.open(1, lambda: None)
     finally:

@@ -205,10 +205,18 @@ class Client(Connection):
             os.close(descriptor)
 
     def verify(
-        self, uuids: Sequence[str] | None = None, *, pool: str | None = None, on_event: OnEvent | None = None
+        self,
+        uuids: Sequence[str] | None = None,
+        *,
+        pool: str | None = None,
+        record: bool = False,
+        on_event: OnEvent | None = None,
     ) -> dict[str, int]:
-        """Reads images (None: all) again, and compares them with what was installed; how many are how."""
-        params = {"uuids": None if uuids is None else [*uuids], "pool": pool}
+        """Reads images (None: all) again, and compares them with what was installed; how many are how.
+
+        With `record`, what they are now is written down instead, for later comparisons.
+        """
+        params = {"uuids": None if uuids is None else [*uuids], "pool": pool, "record": record or None}
         results: dict[str, int] = self.request("verify", params, on_event=on_event)
         return results
 

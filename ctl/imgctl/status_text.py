@@ -60,6 +60,7 @@ def status_lines(status: Document, now: float) -> list[str]:
         table([_source_row(source, now) for source in status.get("sources") or ()], _SOURCE_COLUMNS)
         or ["No sources: `imgctl sources -a URL` adds an image server."],
         _imports(status),
+        _unfinished(status.get("pools") or ()),
         _failures(status.get("failures") or ()),
         _warnings(status.get("warnings") or ()),
         _attention(status),
@@ -108,6 +109,22 @@ def _imports(status: Document) -> list[str]:
     waiting = status.get("waiting") or 0
     title = f"{_count(len(jobs), 'import')} under way" + (f", {waiting} of them waiting" if waiting else "")
     return [title, *table([_import_row(job) for job in _busy_first(jobs)], _IMPORT_COLUMNS)]
+
+
+def _unfinished(pools: Sequence[Document]) -> list[str]:
+    rows = [
+        f"  {printable(pool.get('name'))}/{printable(each.get('uuid'))}: {_why_not(each)}"
+        for pool in pools
+        for each in pool.get("unfinished") or ()
+    ]
+    return ["No images yet, others are at work on them:", *rows] if rows else []
+
+
+def _why_not(unfinished: Document) -> str:
+    used = _word(unfinished.get("used"))
+    if unfinished.get("why") == "receiving":
+        return "being received" + (f", {used} so far" if used else "")
+    return "received, but without a manifest (`imgctl update UUID` fetches one)"
 
 
 def _failures(entries: Sequence[Document]) -> list[str]:

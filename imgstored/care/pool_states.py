@@ -51,6 +51,13 @@ class PoolStates:
                 **probe.as_wire(),
                 "health": found.get(name),
                 "images": len(self._catalog.of_pool(name)),
+                "unfinished": [
+                    *({"uuid": uuid, "why": "receiving", "used": used} for uuid, used in probe.incoming),
+                    *(
+                        {"uuid": uuid, "why": "no manifest", "used": None}
+                        for uuid in self._catalog.unfinished(name)
+                    ),
+                ],
             }
             for name, probe in self._probes.items()
         ]
@@ -67,6 +74,7 @@ class _Probe:
         self._looking = trio.Lock()
         self._looked_at = float("-inf")
         self._space: Space | None = None
+        self.incoming: list[tuple[str, int]] = []  #: as `Pool.incoming`, sorted
         self._error: ImgstoreError | None = None
 
     async def look(self) -> None:
@@ -77,13 +85,16 @@ class _Probe:
             # Whoever leaves in the middle of it leaves this behind, until the next one asks.
             self._error = self._error or PoolError(f'pool "{self._pool.name}" has not answered yet')
             try:
-                self._space = await answer(
-                    self._pool.name, self._pool.space, threads=self._thread, seconds=self._patience
+                self._space, self.incoming = await answer(
+                    self._pool.name, self._ask, threads=self._thread, seconds=self._patience
                 )
                 self._error = None
             except ImgstoreError as error:
-                self._space, self._error = None, error
+                self._space, self.incoming, self._error = None, [], error
             self._looked_at = trio.current_time()
+
+    def _ask(self) -> tuple[Space, list[tuple[str, int]]]:
+        return self._pool.space(), sorted(self._pool.incoming().items())
 
     def as_wire(self) -> dict[str, Any]:
         """What is known of it. Sizes in bytes."""

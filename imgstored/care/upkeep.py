@@ -96,11 +96,16 @@ class Upkeep:
         unnamed = await trio.to_thread.run_sync(self._unnamed, uuids)
         keys = [(image.pool, image.uuid) for image in self._catalog.all()]
         keys += [key for key in unnamed if key not in keys]
+        # Whoever received it is about to write its manifest, unless that was interrupted.
+        keys += [key for key in self._unfinished() if key[1] in uuids]
         if unknown := [uuid for uuid in uuids if uuid not in {uuid for _, uuid in keys}]:
             raise UsageError(f"no installed image with the given UUID(s): {', '.join(unknown)}")
         wanted = [key for key in keys if not uuids or key[1] in uuids]
         async with aclosing(self._update_all(wanted, unnamed, dry_run)) as events:
             yield events
+
+    def _unfinished(self) -> list[Key]:
+        return [(name, uuid) for name in self._catalog.pools for uuid in self._catalog.unfinished(name)]
 
     def _unnamed(self, uuids: Collection[str]) -> _Unnamed:
         """Blocks. Machines are such datasets, too: only those that are named, or have a manifest, count."""
@@ -139,7 +144,8 @@ class Upkeep:
     ) -> None:
         uuid = found.manifest.uuid
         async with self._locks.held(uuid):
-            if snapshots is None and self._catalog.find(pool, uuid) is None:
+            known = self._catalog.find(pool, uuid) is not None or (pool, uuid) in self._unfinished()
+            if snapshots is None and not known:
                 return  # it was deleted meanwhile
             old = await trio.to_thread.run_sync(self._catalog.manifest_of, pool, uuid)
             fields = changed_fields(old, found.manifest.document)
@@ -176,7 +182,7 @@ class Upkeep:
         """Makes the change, and shows it to every reader."""
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(change)
-            image = await trio.to_thread.run_sync(self._look, pool, uuid)
+            image = await trio.to_thread.run_sync(self._catalog.look_at, pool, uuid)
             if image is None:
                 return  # not an image yet
             self._catalog.add(image)
@@ -184,10 +190,6 @@ class Upkeep:
                 await self._view.add(image)
             except ImgstoreError as error:
                 log.error("an image cannot be shown in the view", uuid=uuid, error=error.message)
-
-    def _look(self, pool: str, uuid: str) -> InstalledImage | None:
-        image = self._catalog.pool(pool).image(uuid)
-        return None if image is None else self._catalog.with_manifest(pool, image)
 
     # -- what nobody needs -----------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 if TYPE_CHECKING:
     from imgstored.catalog.receipts import Receipt
     from imgstored.pools.base import Checked
@@ -68,4 +70,6 @@ def _difference(receipt: Receipt, checked: Checked, origin_guid: int | None) -> 
     sizes = checked.stream_size, receipt.stream_size
     if None not in sizes and sizes[0] != sizes[1]:
         return f"its stream has {sizes[0]} bytes, and had {sizes[1]}"
+    if checked.content is not None and receipt.content not in (UNSET, checked.content):
+        return f"its data has the SHA-256 {checked.content}, and had {receipt.content}"
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -17,7 +18,7 @@ import trio
 from imgstored import shortage
 from imgstored.care.verdict import Manifest, Verdict, verdict
 from imgstored.catalog.manifest_files import MISSING
-from imgstored.catalog.receipts import receipt_of
+from imgstored.catalog.receipts import receipt_of, recorded
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
 from imgstored.manifest import check_uuid
 from imgstored.store.events import Event, ImageProgress, Note, Progress, Verified, Verifying
@@ -67,9 +68,12 @@ class Verifier:
         self._thread = trio.CapacityLimiter(1)
 
     async def verify(
-        self, uuids: Sequence[str] | None, pool: str | None, *, client: str, tell: Tell
+        self, uuids: Sequence[str] | None, pool: str | None, *, client: str, tell: Tell, record: bool = False
     ) -> dict[str, int]:
         """Verifies images and their origins, all images for None. Tells of each; returns how many are how.
+
+        With `record`, writes down what each image is now, with a checksum of its data; what is damaged or
+        lost stays that. Later ones are compared with it.
 
         Waits while another one is being done. Cancelling it ends it within a piece. Raises
         `ImageNotInstalledError` for an image that is not there and never was, and what the pools raise.
@@ -79,7 +83,7 @@ class Verifier:
         results: dict[str, int] = {}
         async with self._turn:
             for key in await self._keys(uuids, pool):
-                verified = await self._verify(key, client, tell)
+                verified = await self._verify(key, client, tell, record=record)
                 if verified is not None:
                     log.info("verified", pool=verified.pool, uuid=verified.uuid, result=verified.result)
                     results[verified.result] = results.get(verified.result, 0) + 1
@@ -121,7 +125,7 @@ class Verifier:
 
     # -- one image -------------------------------------------------------------------------------------------
 
-    async def _verify(self, key: Key, client: str, tell: Tell) -> Verified | None:
+    async def _verify(self, key: Key, client: str, tell: Tell, *, record: bool) -> Verified | None:
         """How the image is; None where it was deleted, as it should be."""
         pool, uuid = key
         image = self._host.catalog.find(pool, uuid)
@@ -131,17 +135,19 @@ class Verifier:
         await tell(Verifying(uuid, pool, name, version, image.image.referenced))
         try:
             async with self._host.holds.held(uuid, pool, f"{client}, verifying"):
-                found = await self._found(image, tell)
+                found = await self._found(image, tell, record=record)
         except ImageNotInstalledError:
             await self._host.refresh.pool(pool)
             return await self._missing(pool, uuid)
         return Verified(uuid, pool, name, version, found.result, found.reason)
 
-    async def _found(self, image: InstalledImage, tell: Tell) -> Verdict:
-        checked = await self._read(image, tell)
-        return await trio.to_thread.run_sync(self._compare, image, checked)
+    async def _found(self, image: InstalledImage, tell: Tell, *, record: bool) -> Verdict:
+        receipt = await trio.to_thread.run_sync(self._host.receipts.read, image.pool, image.uuid)
+        content = record or (receipt is not None and isinstance(receipt.content, str))
+        checked = await self._read(image, tell, content=content)
+        return await trio.to_thread.run_sync(self._compare, image, checked, record)
 
-    async def _read(self, image: InstalledImage, tell: Tell) -> Checked:
+    async def _read(self, image: InstalledImage, tell: Tell, *, content: bool) -> Checked:
         """Reads all of the image. Raises what its pool raises."""
         reading = _Reading()
         pool = self._host.catalog.pool(image.pool)
@@ -149,9 +155,8 @@ class Verifier:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._narrate, reading, image, tell)
             try:
-                outcome = await trio.to_thread.run_sync(
-                    pool.check, image.uuid, reading, abandon_on_cancel=True, limiter=self._thread
-                )
+                check = partial(pool.check, image.uuid, reading, content=content)
+                outcome = await trio.to_thread.run_sync(check, abandon_on_cancel=True, limiter=self._thread)
             except ImgstoreError as error:
                 outcome = error
             finally:
@@ -172,14 +177,17 @@ class Verifier:
             progress = ImageProgress(image.uuid, name, version, "verifying", done, size, done)
             await tell(Progress(done, size, reading.rate(), (progress,)))
 
-    def _compare(self, image: InstalledImage, checked: Checked) -> Verdict:
-        """Writes down what an image is that others have installed."""
+    def _compare(self, image: InstalledImage, checked: Checked, record: bool) -> Verdict:
+        """Writes down what an image is that others have installed, or that is to be recorded."""
         host, pool, uuid = self._host, image.pool, image.uuid
         origin = checked.image.origin
         below = None if origin is None else host.catalog.pool(pool).image(origin)
         origin_guid = None if below is None else below.guid
         receipt = host.receipts.read(pool, uuid)
         found = verdict(receipt, checked, origin_guid, self._manifest(image))
+        if record and found.result != "damaged":
+            self._write(pool, uuid, recorded(receipt, checked, origin_guid))
+            return Verdict("recorded", found.reason if found.result == "changed" else "")
         if found.result == "unknown":
             self._write(pool, uuid, receipt_of(checked.image, None, origin_guid))
         return found
@@ -214,7 +222,7 @@ class Verifier:
         """
         host = self._host
         with host.locks.tried(uuid) as ours:
-            if not ours or host.catalog.pool(pool).image(uuid) is not None:
+            if not ours or host.catalog.pool(pool).occupant(uuid) is not None:
                 return None  # somebody is at work on it
             if host.catalog.has_manifest(pool, uuid):
                 return dict(host.catalog.manifest_of(pool, uuid))

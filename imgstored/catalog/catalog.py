@@ -1,18 +1,23 @@
 """What is installed: the pools' images, with their manifests in imgadm's own files.
 
 A pool decides what is there; a manifest file says what it is. A manifest without its image is no installed
-image. What is known of a pool that others change, too, is brought up to date by `imgstored.catalog.refresh`.
+image. A dataset with @final whose manifest is missing, or cannot be read, is an image that lost it, and is
+listed, if it was one before: it was listed, there is a receipt of it, or its dataset is more than a day old.
+Otherwise somebody may be about to write the manifest, as Triton's agent does when it has received an image
+straight into POOL/UUID; until then the image is not whole, and only those who ask for `unfinished` see it.
+What is known of a pool that others change, too, is brought up to date by `imgstored.catalog.refresh`.
 """
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
-from imgstored.catalog.manifest_files import ManifestFiles
+from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
 
 if TYPE_CHECKING:
@@ -21,11 +26,18 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.manifest_files import Stamp
+    from imgstored.catalog.receipts import Receipts
     from imgstored.pools.base import Pool, PoolImage
 
 log = structlog.get_logger(__name__)
 
 Key = tuple[str, str]  #: (pool's name, uuid)
+
+#: Seconds after a dataset was made, when its receive began, for which its manifest may still come. A receive
+#: that takes longer is not known, and a manifest comes right after it.
+_YOUNG: Final = 86400.0
+#: Seconds by which a clock may have been set back since.
+_SKEW: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,11 @@ class InstalledImage:
         """The uuid of the image it was cloned from."""
         return self.image.origin
 
+    @property
+    def described(self) -> bool:
+        """Whether its manifest says more than which image it is of."""
+        return self.manifest.keys() != {"uuid"}
+
     def text(self, key: str) -> str:
         """A field of the manifest for people; "-" where an image has lost its manifest."""
         value = self.manifest.get(key)
@@ -70,8 +87,10 @@ class View(Protocol):
 class Catalog:
     """The installed images of all pools, in memory. Its files are touched only by the methods that say so."""
 
-    def __init__(self, pools: Mapping[str, Pool], folder: Path) -> None:
+    def __init__(self, pools: Mapping[str, Pool], folder: Path, receipts: Receipts | None = None) -> None:
         self.pools = pools
+        self._receipts = receipts
+        self._unfinished: dict[str, dict[str, InstalledImage]] = {}
         self._files = ManifestFiles(folder)
         self._images: dict[Key, InstalledImage] = {}
         self._noting: list[set[Key]] = []
@@ -179,10 +198,52 @@ class Catalog:
 
         Of `known` images the manifests are read again only where their files have changed.
         """
-        return {
-            image.uuid: self.with_manifest(pool, image, known.get(image.uuid))
-            for image in self.pools[pool].images([each.image for each in known.values()])
-        }
+        before = self._unfinished.get(pool, {})
+        found: dict[str, InstalledImage] = {}
+        unfinished: dict[str, InstalledImage] = {}
+        for image in self.pools[pool].images([each.image for each in known.values()]):
+            uuid = image.uuid
+            each = self.with_manifest(pool, image, known.get(uuid) or before.get(uuid))
+            whole = self._is_whole(each, known.get(uuid))
+            (found if whole else unfinished)[uuid] = each
+            if not whole and uuid not in before:
+                log.info("an image has no manifest yet, and is not listed", pool=pool, uuid=uuid)
+        self._unfinished[pool] = unfinished
+        return found
+
+    def look_at(self, pool: str, uuid: str) -> InstalledImage | None:
+        """An image as it is now; None where there is none, or none that is whole. Raises `PoolError`."""
+        image = self.pools[pool].image(uuid)
+        if image is None:
+            return None
+        known = self.find(pool, uuid)
+        found = self.with_manifest(pool, image, known or self._unfinished.get(pool, {}).get(uuid))
+        return found if self._is_whole(found, known) else None
+
+    def unfinished(self, pool: str) -> list[str]:
+        """The uuids of those that the last look found with @final, and without their manifests."""
+        return sorted(uuid for uuid in self._unfinished.get(pool, {}) if self.find(pool, uuid) is None)
+
+    def _is_whole(self, image: InstalledImage, known: InstalledImage | None) -> bool:
+        """Whether it is an image for every reader; `known` is what was listed of it."""
+        if image.described or (known is not None and self._same(image, known)):
+            return True
+        created = image.image.created
+        if created is None or not -_SKEW < time.time() - created < _YOUNG:
+            return True
+        receipt = None if self._receipts is None else self._receipts.read(image.pool, image.uuid)
+        return receipt is not None and receipt.is_of(image.image)
+
+    def _same(self, image: InstalledImage, known: InstalledImage) -> bool:
+        """Whether it is still the dataset that was listed.
+
+        A snapshot has the same guid in each dataset that the same stream is received into. So where the
+        manifest has gone, too, the pool is asked again.
+        """
+        if known.stamp == MISSING or image.stamp != MISSING:
+            return True
+        now = self.pools[image.pool].image(image.uuid)
+        return now is not None and now.dataset == known.image.dataset
 
     def with_manifest(
         self, pool: str, image: PoolImage, known: InstalledImage | None = None
@@ -227,17 +288,26 @@ class Catalog:
             # The next start looks again, and finds the image.
             log.warning("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
 
-    def doubt(self, pool: str, uuid: str) -> None:
-        """An image is about to be deleted: its manifest goes with it, or by `settle`. Never raises."""
+    def doubt(self, pool: str, uuid: str) -> Stamp | None:
+        """An image is about to be deleted: its manifest goes with it, or by `settle`. Never raises.
+
+        Returns which file that is, for `forget_manifest`.
+        """
         try:
             self._files.mark(pool, uuid)
+            return self._files.stamp(pool, uuid)
         except OSError as error:
             # A file system that is full must not keep an image from being deleted.
             log.warning("a manifest may outlive its image", pool=pool, uuid=uuid, error=str(error))
+            return None
 
-    def forget_manifest(self, pool: str, uuid: str) -> None:
-        """Removes imgadm's file of an image that was deleted."""
-        self._files.forget(pool, uuid)
+    def forget_manifest(self, pool: str, uuid: str, doubted: Stamp | None = None) -> None:
+        """Removes imgadm's file of an image that was deleted.
+
+        Not one that somebody has written since `doubt`: the image is there again.
+        """
+        if doubted is None or self._files.stamp(pool, uuid) == doubted:
+            self._files.forget(pool, uuid)
         self._files.unmark(pool, uuid)
 
     def settle(self, pool: str, uuid: str) -> None:

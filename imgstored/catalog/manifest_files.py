@@ -118,6 +118,13 @@ class ManifestFiles:
         except OSError:
             return None
 
+    def stamp(self, pool: str, uuid: str) -> Stamp:
+        """What an image's file is now. Raises `OSError` where that cannot be seen."""
+        try:
+            return _stamp(self._path(pool, uuid).stat())
+        except FileNotFoundError:
+            return MISSING
+
     def forget(self, pool: str, uuid: str) -> None:
         """Removes an image's file, and what a crash left of writing it. Raises `OSError`."""
         path = self._path(pool, uuid)

@@ -20,7 +20,7 @@ from imgstored.manifest.names import UUID
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgstored.pools.base import PoolImage
+    from imgstored.pools.base import Checked, PoolImage
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +38,8 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin_guid: int | None
     dataset: int = 0  #: `PoolImage.dataset`; 0 in an older receipt
     format: Literal[1] = 1
+    #: SHA-256 of its data as `verify --record` read it, in hexadecimal; see `Checked.content`.
+    content: str | msgspec.UnsetType = msgspec.UNSET
     #: Seconds since the epoch; only of an older receipt, as its file has it. Never written.
     written_at: float | msgspec.UnsetType = msgspec.UNSET
 
@@ -57,6 +59,15 @@ def receipt_of(image: PoolImage, stream_size: int | None, origin_guid: int | Non
     """What there is to write down of an image as a pool has it."""
     kind: Literal["filesystem", "volume"] = "volume" if image.kind == "volume" else "filesystem"
     return Receipt(image.guid, kind, stream_size, image.origin, origin_guid, image.dataset)
+
+
+def recorded(before: Receipt | None, checked: Checked, origin_guid: int | None) -> Receipt:
+    """The receipt of an image as it was read now; `before` is the one that it replaces."""
+    image = checked.image
+    same = before is not None and before.is_of(image) and before.guid == image.guid
+    stream_size = before.stream_size if same and before is not None else None
+    receipt = receipt_of(image, stream_size, origin_guid)
+    return receipt if checked.content is None else replace(receipt, content=checked.content)
 
 
 class Receipts:

@@ -61,7 +61,8 @@ class Publisher:
         if loaded.file is None or loaded.file.size is None or loaded.file.sha1 is None:
             raise InvalidManifestError(
                 "manifest is invalid: it does not say what the image's file is",
-                hint="`files` has one element, with size, sha1 and compression",
+                hint="`files` has one element, with size, compression, and a sha1 that is not all zeros; "
+                "`imgctl export` writes such a manifest",
             )
         file = LocalFile(fd, path)
         if file.size != loaded.file.size:

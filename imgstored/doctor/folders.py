@@ -55,7 +55,7 @@ def state(subject: Subject) -> list[Finding]:
     ]
     if aside:
         hint = f"what was damaged is kept in {folder}; look at the disk, and remove it when it is of no use"
-        return [Finding("state", "warn", f"a database was damaged: {_some(aside)}", hint)]
+        return [Finding("state", "warn", f"a database was damaged: {some(aside)}", hint)]
     return [Finding("state", "ok", str(folder))]
 
 
@@ -88,7 +88,7 @@ def partials(subject: Subject) -> list[Finding]:
     for name, pool in (subject.pools or {}).items():
         strays = [uuid for uuid in pool.partials() if (name, uuid) not in known]
         if strays:
-            of_pool = f'pool "{name}" has parts of images that we do not import: {_some(strays)}'
+            of_pool = f'pool "{name}" has parts of images that we do not import: {some(strays)}'
             hint = f"if no imgadm is at work: `zfs destroy -r {name}/UUID-partial`"
             findings.append(Finding("partials", "warn", of_pool, hint))
     return findings
@@ -126,9 +126,7 @@ def manifests(subject: Subject) -> list[Finding]:
     bad = [f"{name} ({why})" for name in names if (why := _fault_of(folder / name)) is not None]
     if bad:
         hint = f"`imgctl update` writes them anew from the sources; they are in {folder}"
-        return [
-            Finding("manifests", "fail", f"{len(bad)} of {len(names)} cannot be read: {_some(bad)}", hint)
-        ]
+        return [Finding("manifests", "fail", f"{len(bad)} of {len(names)} cannot be read: {some(bad)}", hint)]
     return [Finding("manifests", "ok", f"{len(names)} in {folder}")]
 
 
@@ -163,7 +161,7 @@ def locks(subject: Subject) -> list[Finding]:
             held.append(f"{path.name.split('.')[1]} by pid {holders[inode]}")
         else:
             left += 1
-    at_work = f" ({_some(held)})" if held else ""
+    at_work = f" ({some(held)})" if held else ""
     seen = f"in {folder}: {len(held)} held{at_work}, {left} left over, which do no harm"
     return [Finding("locks", "ok", seen)]
 
@@ -235,7 +233,8 @@ def _occupied(path: Path) -> int:
         return 0
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first of many names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(itertools.islice(names, _SHOWN)) + more

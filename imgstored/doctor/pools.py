@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import TYPE_CHECKING, Final
 
 from imgstored import signals
-from imgstored.doctor.finding import Finding
-from imgstored.doctor.folders import nearest, rated, room, unusable
+from imgstored.doctor.finding import Finding, size
+from imgstored.doctor.folders import nearest, rated, room, some, unusable
 from imgstored.doctor.host import program
 from imgstored.errors import ImgstoreError
 from imgstored.pools.zfs import ZfsPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from imgstored.config import PoolTable
     from imgstored.doctor.finding import Status
     from imgstored.doctor.subject import Subject
-    from imgstored.pools.base import Space
+    from imgstored.pools.base import Pool
 
 #: Seconds for `zpool`.
 _LIMIT: Final = 8.0
@@ -39,13 +41,34 @@ def pool(name: str, subject: Subject) -> list[Finding]:
     check = f"pool {name}"
     if table.type == "embedded":
         return _embedded(subject, table, check)
-    running = (subject.pools or {}).get(table.name)
     try:
-        space: Callable[[], Space] = ZfsPool(table.name).space if running is None else running.space
-        free = space().available
+        opened = (subject.pools or {}).get(table.name) or ZfsPool(table.name)
+        free = opened.space().available
+        unfinished = unfinished_images(check, opened, subject.settings.imgadm_folder / "images")
     except ImgstoreError as error:
         return [Finding(check, "fail", error.message, error.hint)]
-    return [rated(check, "for datasets", free, subject.min_free), *zpool_findings(check, table.name)]
+    return [
+        rated(check, "for datasets", free, subject.min_free),
+        *unfinished,
+        *zpool_findings(check, table.name),
+    ]
+
+
+def unfinished_images(check: str, pool: Pool, manifests: Path) -> list[Finding]:
+    """What others are receiving, and what has no manifest, for now or for good; `manifests` is a folder."""
+    findings = [
+        Finding(check, "ok", f"others are receiving {pool.name}/{uuid}, no image yet: {size(used)} so far")
+        for uuid, used in sorted(pool.incoming().items())
+    ]
+    bare = sorted(
+        f"{pool.name}/{image.uuid}"
+        for image in pool.images()
+        if not os.path.lexists(manifests / f"{pool.name}-{image.uuid}.json")
+    )
+    if bare:
+        hint = "whoever received them may still write these; `imgctl update UUID` fetches one from a source"
+        findings.append(Finding(check, "warn", f"images without a manifest: {some(bare)}", hint))
+    return findings
 
 
 def _embedded(subject: Subject, table: PoolTable, check: str) -> list[Finding]:

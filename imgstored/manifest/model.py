@@ -25,6 +25,9 @@ _IN_MESSAGE: Final = 20
 #: JavaScript, and so IMGAPI, rounds larger integers.
 _MAX_EXACT: Final = (1 << 53) - 1
 
+#: What Triton's agent writes into the manifest of an image whose file it knows by SHA-256 alone.
+_NO_SHA1: Final = "0" * 40
+
 _HINTS: Final[Mapping[Rules, str]] = {
     "import": "the image server's manifest is faulty: use another source, or tell its operator",
     "install": "correct these fields of the manifest",
@@ -36,7 +39,7 @@ class ManifestFile:
     """The image's file."""
 
     size: int | None  #: bytes, compressed
-    sha1: str | None  #: lower-case hexadecimal
+    sha1: str | None  #: lower-case hexadecimal; None where the manifest says only zeros
     compression: str | None  #: gzip, bzip2, xz, zstd or none
     dataset_guid: int | None  #: of the snapshot in the stream; None also where it may have been rounded
 
@@ -117,7 +120,8 @@ def _file(document: Mapping[str, Any]) -> ManifestFile | None:
     if not files:
         return None
     first = files[0]
-    return ManifestFile(first["size"], first["sha1"], first["compression"], _guid(first.get("dataset_guid")))
+    sha1 = None if first["sha1"] == _NO_SHA1 else first["sha1"]
+    return ManifestFile(first["size"], sha1, first["compression"], _guid(first.get("dataset_guid")))
 
 
 def _guid(value: object) -> int | None:

@@ -43,6 +43,17 @@ class PoolImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Occupant:
+    """The dataset POOL/UUID: an image, or what only has the name of one."""
+
+    name: str  #: POOL/UUID
+    image: PoolImage | None  #: None if it has no @final, or is hidden
+    used: int  #: bytes
+    receiving: bool = False  #: somebody receives straight into it
+    hidden: bool = False  #: it is to be ignored, or an image is being made of it
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What reading all of an image showed."""
 
@@ -50,6 +61,7 @@ class Checked:
     stream_size: int | None  #: bytes of its stream, where the pool keeps that as it came
     damaged: str | None = None  #: how its data is not what was written
     changed: str | None = None  #: how its dataset is not as @final any more
+    content: str | None = None  #: SHA-256 of the data in its stream, where that was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +155,21 @@ class Pool(Protocol):
         """The published image, or None."""
         ...
 
+    def occupant(self, uuid: str) -> Occupant | None:
+        """What has the name POOL/UUID, or None where nothing has it."""
+        ...
+
+    def incoming(self) -> dict[str, int]:
+        """Datasets POOL/UUID that somebody receives straight into place, and so no images yet.
+
+        By uuid, with the bytes that there are.
+        """
+        ...
+
     def unnamed(self) -> dict[str, dict[str, int]]:
         """Datasets POOL/UUID that may be images, but have no @final: their snapshots with their guids.
 
-        By uuid. Machines that were cloned from an image are not among them.
+        By uuid. Machines that were cloned from an image are not among them, nor is what is being received.
         """
         ...
 
@@ -224,10 +247,12 @@ class Pool(Protocol):
         """A stream of which `receive` makes the same image."""
         ...
 
-    def check(self, uuid: str, on_read: OnRead) -> Checked:
+    def check(self, uuid: str, on_read: OnRead, *, content: bool = False) -> Checked:
         """Reads all that the image has by itself, not what is its origin's, and checks every checksum.
 
-        `on_read` is called after each piece; what it raises ends the check, and passes through.
+        `on_read` is called after each piece; what it raises ends the check, and passes through. `content`
+        asks for `Checked.content`, which costs a SHA-256 of all that is read; a pool that keeps the stream
+        as it came need not give it.
         """
         ...
 

@@ -14,6 +14,7 @@ from imgstored.errors import (
 from imgstored.pools.base import MAX_TAG
 
 if TYPE_CHECKING:
+    from imgstored.pools.base import Occupant
     from imgstored.zstream.records import Begin
 
 _OTHER_FILE = "its manifest and its file do not belong together; tell who publishes it"
@@ -66,3 +67,28 @@ def check_tag(tag: str) -> None:
         raise UsageError(
             "not a tag for a hold", hint=f"a tag is 1 to {MAX_TAG} bytes of printable text on one line"
         )
+
+
+def in_the_way(found: Occupant) -> PoolError:
+    """The name of the image belongs to a dataset that is none, or none yet."""
+    name = found.name
+    if found.hidden:
+        return PoolError(
+            f"{name} is in the way: it is to be ignored, or an image is being made of it",
+            hint="look at it with `zfs list -t all` and `zfs get imgadm:ignore`; destroy or rename it",
+        )
+    uuid = name.rpartition("/")[2]
+    if found.image is not None:
+        return PoolError(
+            f"{name} has its snapshot @final, but no manifest: it is no image yet",
+            hint=f"whoever received it may still write the manifest; `imgctl update {uuid}` fetches one",
+        )
+    if found.receiving:
+        return PoolError(
+            f"somebody else is receiving {name}, which is no image yet",
+            hint="import it again when that has ended; imgstored never destroys such a dataset",
+        )
+    return PoolError(
+        f"{name} is in the way: it has no snapshot @final, so it is no image",
+        hint=f"`imgctl update {uuid}` names its snapshot; if nobody needs the dataset, destroy or rename it",
+    )

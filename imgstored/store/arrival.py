@@ -100,6 +100,8 @@ class Arrivals:
             origin.sources,
             origin.channel,
         )
+        if manifest.file is not None and manifest.file.sha1 is None:
+            layer.emit(Note(f"the manifest of image {layer.uuid} has no checksum of its file, only the size"))
         locations: Sequence[Location] = origin.locations
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             download = self._download(layer, locations)

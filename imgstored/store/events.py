@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 #: What `verify` says of an image: docs/protocol.md.
-Result = Literal["ok", "changed", "damaged", "lost", "unknown"]
+Result = Literal["ok", "recorded", "changed", "damaged", "lost", "unknown"]
 
 Phase = Literal[
     "waiting", "downloading", "receiving", "verifying", "installing", "installed", "failed", "cancelled"

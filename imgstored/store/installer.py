@@ -19,7 +19,7 @@ import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -28,8 +28,9 @@ from imgstored import shortage
 from imgstored.catalog.catalog import InstalledImage
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import ImgstoreError, InternalError, NoSpaceError, PoolError
+from imgstored.pools.refusals import in_the_way
 from imgstored.store.arrival import WRONG_BYTES, Arrivals, NotReceivedError, OriginFailedError, Way
-from imgstored.store.events import AlreadyInstalled, InstalledMeanwhile, WaitingForLock
+from imgstored.store.events import AlreadyInstalled, InstalledMeanwhile, Note, WaitingForLock
 from imgstored.store.leftovers import Leftovers
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.catalog import Catalog, View
     from imgstored.catalog.image_locks import ImageLocks
+    from imgstored.catalog.manifest_files import Stamp
     from imgstored.catalog.receipts import Receipts
     from imgstored.http.location import Location
-    from imgstored.pools.base import PoolImage
+    from imgstored.pools.base import Occupant
     from imgstored.store.journal import Journal, JournalledImport
     from imgstored.store.layer import Layer
     from imgstored.store.room import Room
@@ -51,6 +53,12 @@ log = structlog.get_logger(__name__)
 
 #: After these nothing that came is worth keeping.
 _SPOILED = (*WRONG_BYTES, NoSpaceError)
+
+#: Seconds between two looks at what somebody else is at work on, and how long it may stay as it is: while it
+#: is being received, and otherwise, where only a snapshot or a manifest is still to come.
+_PAUSE: Final = 0.5
+_STANDSTILL: Final = 60.0
+_UNSETTLED: Final = 15.0
 
 _BUG_HINT = "the daemon's log has the details; please report it"
 
@@ -90,7 +98,7 @@ class InstallLimits:
 class _InstalledByOthersError(NotReceivedError):
     """Somebody else has installed the image. `waited` is whether that was waited for."""
 
-    def __init__(self, image: PoolImage, *, waited: bool) -> None:
+    def __init__(self, image: InstalledImage, *, waited: bool) -> None:
         super().__init__(image.uuid)
         self.image = image
         self.waited = waited
@@ -166,8 +174,8 @@ class Installer:
             else:
                 await self._arrivals.from_sources(layer, bytes_from, way)
             layer.phase = "installing"
-            with layer.stages.publishing, trio.CancelScope(shield=True):
-                await self._commit(layer)
+            with layer.stages.publishing:
+                await self._publish_once_clear(layer)
         except OriginFailedError as below:
             await self._clean_up(self._leftovers.drop_partial, layer)
             return below.error
@@ -202,15 +210,43 @@ class Installer:
 
         waited = await until.enter_async_context(self.locks.held(layer.uuid, told))
         layer.locked = True
-        image = await trio.to_thread.run_sync(self._catalog.pool(layer.pool).image, layer.uuid)
-        if image is not None:
-            raise _InstalledByOthersError(image, waited=waited)
+        await self._clear(layer, waited=waited)
+
+    async def _clear(self, layer: Layer, *, waited: bool = False) -> None:
+        """Returns once nothing has the image's name in the pool.
+
+        Others may install images without imgadm's lock, and receive them straight into POOL/UUID. This waits
+        for them as long as the dataset changes. Raises `_InstalledByOthersError` if the image is there, and
+        `PoolError` if its name belongs to what is no image, or does not become one.
+        """
+        before, deadline = None, 0.0
+        while (found := await trio.to_thread.run_sync(self._occupant, layer)) is not None:
+            occupant, image = found
+            if image is not None:
+                raise _InstalledByOthersError(image, waited=waited or before is not None)
+            if before is None and not occupant.hidden:
+                log.info("somebody else is at work on an image", uuid=layer.uuid, dataset=occupant.name)
+                what = "is being received by somebody else" if occupant.receiving else "is no image yet"
+                layer.emit(Note(f"{occupant.name} {what}; waiting for that"))
+            if occupant != before:
+                patience = _STANDSTILL if occupant.receiving else _UNSETTLED
+                before, deadline = occupant, trio.current_time() + patience
+            if occupant.hidden or trio.current_time() > deadline:
+                raise in_the_way(occupant)
+            await trio.sleep(_PAUSE)
+
+    def _occupant(self, layer: Layer) -> tuple[Occupant, InstalledImage | None] | None:
+        """What has the image's name in the pool; and the image, if it is one and whole. Blocks."""
+        occupant = self._catalog.pool(layer.pool).occupant(layer.uuid)
+        if occupant is None:
+            return None
+        whole = None if occupant.image is None else self._catalog.look_at(layer.pool, layer.uuid)
+        return occupant, whole
 
     async def _take_over(self, layer: Layer, there: _InstalledByOthersError, *, from_file: bool) -> None:
         """The image is there, and somebody else's; ours is not needed."""
-        image = await trio.to_thread.run_sync(self._catalog.with_manifest, layer.pool, there.image)
-        self._catalog.add(image)
-        await self._show(image)
+        self._catalog.add(there.image)
+        await self._show(there.image)
         await self._clean_up(self._leftovers.drop_all, layer)
         name, version = layer.manifest.name, layer.manifest.version
         layer.told = True
@@ -218,6 +254,16 @@ class Installer:
             layer.emit(InstalledMeanwhile(layer.uuid, name, version, from_file))
         else:
             layer.emit(AlreadyInstalled(layer.uuid, name, version))
+
+    async def _publish_once_clear(self, layer: Layer) -> None:
+        """Commits, unless somebody else has begun to install the image since its receive began."""
+        await self._clear(layer)
+        try:
+            with trio.CancelScope(shield=True):
+                await self._commit(layer)
+        except PoolError:
+            await self._clear(layer)
+            raise
 
     async def _commit(self, layer: Layer) -> None:
         """The manifest, and then the image: the moment when it comes to be for every reader."""
@@ -279,18 +325,20 @@ class Installer:
 
     async def remove(self, image: InstalledImage) -> None:
         """Removes an installed image, for every reader. For who has its lock. Raises what the pool raises."""
-        await trio.to_thread.run_sync(self._destroy, image)
+        doubted = await trio.to_thread.run_sync(self._destroy, image)
         self._catalog.remove(image.pool, image.uuid)
         await self._view.remove(image)
-        await trio.to_thread.run_sync(self._catalog.forget_manifest, image.pool, image.uuid)
+        await trio.to_thread.run_sync(self._catalog.forget_manifest, image.pool, image.uuid, doubted)
         if self._receipts is not None:
             await trio.to_thread.run_sync(self._receipts.forget, image.pool, image.uuid)
         log.info("deleted", uuid=image.uuid, pool=image.pool)
 
-    def _destroy(self, image: InstalledImage) -> None:
-        self._catalog.doubt(image.pool, image.uuid)
+    def _destroy(self, image: InstalledImage) -> Stamp | None:
+        """Returns which manifest the image had."""
+        doubted = self._catalog.doubt(image.pool, image.uuid)
         try:
             self._catalog.pool(image.pool).destroy(image.uuid)
         except ImgstoreError:
             self._catalog.settle(image.pool, image.uuid)
             raise
+        return doubted

@@ -89,6 +89,7 @@ async def test_pools_that_answer(catalog, pools):
         "error": None,
         "health": None,
         "images": 0,
+        "unfinished": [],
     }
     assert (tank["name"], tank["type"], tank["state"]) == ("tank", "zfs", "ok")
 
@@ -258,3 +259,17 @@ async def test_the_last_failures(status, history):
     failures = (await status.status())["failures"]
     assert [entry["name"] for entry in failures] == [each.name for each in begun[-FAILURES:]]
     assert {(entry["outcome"], entry["message"]) for entry in failures} == {("failed", "no luck")}
+
+
+async def test_what_others_are_at_work_on_is_named(catalog, pools, monkeypatch):
+    monkeypatch.setattr(pools["tank"], "incoming", lambda: {BASE: 7}, raising=False)
+    monkeypatch.setattr(catalog, "unfinished", lambda pool: [MADE] if pool == "tank" else [])
+    zones, tank = await states(catalog).all()
+    assert zones["unfinished"] == []
+    assert tank["unfinished"] == [
+        {"uuid": BASE, "why": "receiving", "used": 7},
+        {"uuid": MADE, "why": "no manifest", "used": None},
+    ]
+
+
+MADE = "44444444-aaaa-4bbb-8ccc-000000000001"

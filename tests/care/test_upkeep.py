@@ -170,6 +170,32 @@ class TestUpdate:
             assert house.file(ZVOL).stat().st_mtime == 1000.0, "the time is that of the installation"
             assert await house.update() == []
 
+    async def test_what_somebody_has_just_received_gets_its_manifest_only_if_it_is_named(
+        self, open_house, monkeypatch
+    ):
+        """As Triton's agent leaves it where it is killed before it writes the manifest."""
+        image = PoolWithSnapshots.image
+
+        def fresh(self, uuid):
+            found = image(self, uuid)
+            return None if found is None else replace(found, dataset=5, created=int(time.time()))
+
+        def all_fresh(self, known=()):
+            return [fresh(self, each) for each in self._images]
+
+        monkeypatch.setattr(PoolWithSnapshots, "image", fresh)
+        monkeypatch.setattr(PoolWithSnapshots, "images", all_fresh)
+        async with open_house(ZVOL, BASE, manifests={BASE: None}) as house:
+            assert house.catalog.unfinished("zones") == [BASE]
+            assert await house.update() == []
+            assert not house.file(BASE).exists()
+            (event,) = await house.update(BASE)
+            assert (event.uuid, event.fields) == (BASE, None)
+            assert house.catalog.get("zones", BASE).manifest == fixture_manifest(BASE)
+            assert house.view.manifests == {BASE: fixture_manifest(BASE)}
+            assert await house.update(BASE) == []
+            assert house.catalog.unfinished("zones") == []
+
     async def test_a_dry_run_changes_nothing(self, open_house):
         old = {**fixture_manifest(ZVOL), "description": "old"}
         async with open_house(ZVOL, BASE, manifests={ZVOL: old}) as house:

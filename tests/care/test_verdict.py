@@ -98,3 +98,13 @@ def test_the_worst_is_said(facts: dict[str, Any], manifest: Manifest, known: boo
     found = verdict(RECEIPT if known else None, checked, 11, manifest)
     assert found.result == result
     assert found.reason
+
+
+def test_its_data_is_not_what_was_recorded() -> None:
+    receipt = replace(RECEIPT, content="aa")
+    assert verdict(receipt, dataclasses.replace(SOUND, content="aa"), 11, Manifest()) == Verdict("ok")
+    # Where nobody asked for it, or it was never recorded.
+    assert verdict(receipt, SOUND, 11, Manifest()).result == "ok"
+    assert verdict(RECEIPT, dataclasses.replace(SOUND, content="bb"), 11, Manifest()).result == "ok"
+    found = verdict(receipt, dataclasses.replace(SOUND, content="bb"), 11, Manifest())
+    assert (found.result, found.reason) == ("changed", "its data has the SHA-256 bb, and had aa")

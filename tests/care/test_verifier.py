@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from imgstored.catalog.image_locks import ImageLocks
 from imgstored.catalog.receipts import Receipts, receipt_of
 from imgstored.catalog.refresh import Refresh
 from imgstored.errors import ImageHeldError, ImageNotInstalledError, InvalidUUIDError, PoolNotFoundError
+from imgstored.pools.base import Occupant
 from imgstored.store.events import Event, Note, Progress, Verified, Verifying
 from tests.pools.contract import BASE, IMAGES, INCREMENTAL, OTHER, ZVOL, install
 from tests.store.test_store import RememberingView, until
@@ -60,7 +61,7 @@ class House:
     def manifest(self, uuid: str) -> Path:
         return self.folder / "images" / f"zones-{uuid}.json"
 
-    async def verify(self, *uuids: str, pool: str | None = None) -> dict[str, str]:
+    async def verify(self, *uuids: str, pool: str | None = None, record: bool = False) -> dict[str, str]:
         """The result of each image, in order."""
         told: list[Event] = []
 
@@ -68,7 +69,9 @@ class House:
             told.append(event)
             self.told.append(event)
 
-        counts = await self.verifier.verify(list(uuids) or None, pool, client="test", tell=tell)
+        counts = await self.verifier.verify(
+            list(uuids) or None, pool, client="test", tell=tell, record=record
+        )
         results = {event.uuid: event.result for event in told if isinstance(event, Verified)}
         assert sum(counts.values()) == len(results)
         assert all(counts[result] == list(results.values()).count(result) for result in counts)
@@ -220,14 +223,14 @@ class Slow:
         self.ended = threading.Event()
         check = pool.check
 
-        def slowly(uuid: str, on_read: Any) -> Any:
+        def slowly(uuid: str, on_read: Any, **asked: bool) -> Any:
             def read(done: int) -> None:
                 self.reading.set()
                 self.go.wait(10)
                 on_read(done)
 
             try:
-                return check(uuid, read)
+                return check(uuid, read, **asked)
             finally:
                 self.ended.set()
 
@@ -297,11 +300,11 @@ async def test_it_rests_while_something_is_imported(house: House, monkeypatch: p
     """A reading of which each piece takes 10 ms takes four times as long."""
     check = house.pool.check
 
-    def slowly(uuid: str, on_read: Any) -> Any:
+    def slowly(uuid: str, on_read: Any, **asked: bool) -> Any:
         for done in range(10):
             time.sleep(0.01)
             on_read(done)
-        return check(uuid, lambda _: None)
+        return check(uuid, lambda _: None, **asked)
 
     house.install(ZVOL)
     monkeypatch.setattr(house.pool, "check", slowly)
@@ -311,3 +314,59 @@ async def test_it_rests_while_something_is_imported(house: House, monkeypatch: p
         await house.verify()
         seconds[house.busy] = time.perf_counter() - began
     assert seconds[True] - seconds[False] > 0.2
+
+
+# -- recording -----------------------------------------------------------------------------------------------
+
+
+async def test_what_others_installed_is_recorded_and_compared(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded pool has no checksum of the data: here it says what ZFS would."""
+    asked: list[bool] = []
+    data = "aa"
+    check = house.pool.check
+
+    def summed(uuid: str, on_read: Any, *, content: bool = False) -> Any:
+        asked.append(content)
+        return replace(check(uuid, on_read), content=data if content else None)
+
+    monkeypatch.setattr(house.pool, "check", summed)
+    house.install(BASE, receipt=False)
+    assert await house.verify(record=True) == {BASE: "recorded"}
+    assert house.receipts.read("zones", BASE).content == "aa"  # type: ignore[union-attr]
+    assert await house.verify() == {BASE: "ok"}
+    data = "bb"
+    assert await house.verify() == {BASE: "changed"}
+    assert "SHA-256 bb" in house.reasons()[-1]
+    # An operator who knows better says so.
+    assert await house.verify(record=True) == {BASE: "recorded"}
+    assert "SHA-256 bb" in house.reasons()[-1]
+    assert await house.verify() == {BASE: "ok"}
+    assert asked == [True, True, True, True, True]
+    # What we installed costs no more than before.
+    house.install(ZVOL)
+    assert await house.verify(ZVOL) == {ZVOL: "ok"}
+    assert asked[-1] is False
+
+
+async def test_what_is_damaged_is_not_recorded(house: House) -> None:
+    house.install(BASE)
+    before = house.receipts.read("zones", BASE)
+    with (house.image(BASE) / "stream.zfs").open("r+b") as file:
+        file.seek(1_000_000)
+        file.write(b"rotten")
+    assert await house.verify(record=True) == {BASE: "damaged"}
+    assert house.receipts.read("zones", BASE) == before
+
+
+async def test_what_somebody_is_receiving_again_is_not_lost(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.install(BASE)
+    shutil.rmtree(house.image(BASE))
+    half = Occupant(f"zones/{BASE}", None, used=5, receiving=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(house.pool, "occupant", lambda uuid: half)
+        assert await house.verify() == {}
+    assert await house.verify() == {BASE: "lost"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from imgstored.catalog import manifest_files
 from imgstored.catalog.catalog import Catalog, InstalledImage, as_wire
 from imgstored.catalog.image_locks import ImageLocks
+from imgstored.catalog.receipts import Receipts, receipt_of
 from imgstored.errors import ImageNotInstalledError, PoolNotFoundError
 from imgstored.manifest import MAX_LIST
 from imgstored.pools.base import PoolImage
@@ -244,3 +246,110 @@ def test_what_is_not_there_is_named(folder):
     with pytest.raises(PoolNotFoundError, match='no such pool: "tank"'):
         catalog.pool("tank")
     assert catalog.pool(None).name == "zones"
+
+
+# -- who receives straight into POOL/UUID, and writes the manifest afterwards --------------------------------
+
+
+def received(uuid: str, *, dataset: int = 5, age: float = 1.0) -> PoolImage:
+    """As on a ZFS pool, where a dataset's guid and age are known."""
+    return replace(image(uuid), dataset=dataset, created=int(time.time() - age))
+
+
+def test_an_image_is_listed_once_its_manifest_is_whole(folder):
+    catalog = opened(folder)
+    catalog.pool("zones").here.append(received(BASE))
+    path = folder / f"zones-{BASE}.json"
+    for text in (None, "", '{"manifest": {"v": 2, "uuid"'):
+        if text is not None:
+            path.write_text(text)
+        assert looked(catalog) == []
+        assert (catalog.all(), catalog.unfinished("zones")) == ([], [BASE])
+        assert catalog.look_at("zones", BASE) is None
+        # A daemon that starts just now knows no more.
+        assert opened(folder, received(BASE)).all() == []
+    written(folder, BASE)
+    assert catalog.look_at("zones", BASE) is not None
+    assert looked(catalog) == [BASE]
+    assert (len(catalog.all()), catalog.unfinished("zones")) == (1, [])
+    assert looked(catalog) == []
+
+
+def test_it_is_said_once_that_a_manifest_is_missing(folder, capsys):
+    catalog = opened(folder)
+    catalog.pool("zones").here.append(received(BASE))
+    for _ in range(3):
+        looked(catalog)
+    told = capsys.readouterr().out
+    assert (told.count("has no manifest yet"), told.count("image without a manifest")) == (1, 1)
+
+
+def test_what_comes_to_nothing_is_forgotten(folder):
+    catalog = opened(folder)
+    pool = catalog.pool("zones")
+    pool.here.append(received(BASE))
+    assert looked(catalog) == []
+    pool.here.clear()
+    assert looked(catalog) == []
+    assert catalog.unfinished("zones") == []
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_an_image_that_loses_its_manifest_stays(folder, text):
+    folder.mkdir()
+    written(folder, BASE)
+    catalog = opened(folder, received(BASE))
+    (folder / f"zones-{BASE}.json").unlink()
+    if text is not None:
+        (folder / f"zones-{BASE}.json").write_text(text)
+    assert looked(catalog) == [BASE]
+    assert looked(catalog) == []
+    assert [each.manifest for each in catalog.all()] == [{"uuid": BASE}]
+    assert catalog.look_at("zones", BASE) is not None
+
+
+def test_an_image_that_had_lost_its_manifest_before_the_start_is_known_by_its_receipt_or_its_age(
+    folder, tmp_path
+):
+    receipts = Receipts(tmp_path / "receipts")
+    for uuid, dataset in ((BASE, 5), (ZVOL, 6)):
+        receipts.write("zones", uuid, receipt_of(received(uuid, dataset=dataset), 100, None))
+    # Of ZVOL the receipt is of an earlier dataset.
+    pool = FixedPool("zones", received(BASE), received(ZVOL), received(INCREMENTAL, age=2 * 86400))
+    catalog = Catalog({"zones": pool}, folder, receipts)
+    catalog.load()
+    assert sorted(each.uuid for each in catalog.all()) == [BASE, INCREMENTAL]
+    assert catalog.unfinished("zones") == [ZVOL]
+
+
+def test_the_same_image_received_anew_is_not_the_one_that_was_listed(folder):
+    """A look finds the snapshot's guid as it was: only the dataset is another one."""
+    folder.mkdir()
+    written(folder, BASE)
+    catalog = opened(folder, received(BASE))
+    pool = catalog.pool("zones")
+
+    class Anew(FixedPool):
+        def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
+            return list(known) or self.here
+
+    catalog.pools["zones"] = Anew(pool.name, received(BASE, dataset=6))
+    (folder / f"zones-{BASE}.json").unlink()
+    assert looked(catalog) == [BASE]
+    assert (catalog.all(), catalog.unfinished("zones")) == ([], [BASE])
+    written(folder, BASE)
+    assert looked(catalog) == [BASE]
+
+
+def test_a_manifest_that_somebody_has_written_since_is_not_deleted(folder):
+    folder.mkdir()
+    written(folder, BASE)
+    catalog = opened(folder, image(BASE))
+    doubted = catalog.doubt("zones", BASE)
+    catalog.forget_manifest("zones", BASE, doubted)
+    assert names(folder) == []
+    written(folder, BASE)
+    doubted = catalog.doubt("zones", BASE)
+    written(folder, BASE, description="of the image that is there again")
+    catalog.forget_manifest("zones", BASE, doubted)
+    assert names(folder) == [f"zones-{BASE}.json"]

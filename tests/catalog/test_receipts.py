@@ -6,8 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace as msgspec_replace
 
-from imgstored.catalog.receipts import Receipt, Receipts
+from imgstored.catalog.receipts import Receipt, Receipts, receipt_of, recorded
+from imgstored.pools.base import Checked, PoolImage
 from tests.support.image_site import BASE, ZVOL
 
 if TYPE_CHECKING:
@@ -69,3 +71,25 @@ def test_nobody_else_reads_it(receipts: Receipts, tmp_path: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
     assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o600]
     assert [path.name for path in folder.iterdir()] == [f"zones-{BASE}.json"]
+
+
+IMAGE = PoolImage(BASE, 12, None, "filesystem", used=10, referenced=20, dataset=77, created=1000)
+
+
+def test_what_is_recorded_replaces_what_was_installed(receipts: Receipts) -> None:
+    ours = receipt_of(IMAGE, 1000, None)
+    checked = Checked(IMAGE, None, content="ab")
+    assert recorded(None, checked, None) == msgspec_replace(ours, stream_size=None, content="ab")
+    assert recorded(ours, checked, None) == msgspec_replace(ours, content="ab")
+    # What is known of another dataset, or of another image in its place, says nothing of this one.
+    for other in (msgspec_replace(ours, dataset=78), msgspec_replace(ours, guid=13)):
+        assert recorded(other, checked, None).stream_size is None
+    receipts.write("zones", BASE, recorded(ours, checked, None))
+    assert receipts.read("zones", BASE) == msgspec_replace(ours, content="ab")
+
+
+def test_a_receipt_without_a_checksum_is_as_an_older_daemon_reads_it(
+    receipts: Receipts, tmp_path: Path
+) -> None:
+    receipts.write("zones", BASE, receipt_of(IMAGE, 1000, None))
+    assert b"content" not in (tmp_path / "receipts" / f"zones-{BASE}.json").read_bytes()

@@ -98,9 +98,9 @@ async def test_what_the_server_has_is_compared(image, server, damage, words):
 
 async def test_a_file_that_is_not_the_manifests(image, server):
     manifest = image[0]
-    manifest["files"][0]["sha1"] = "0" * 40
+    manifest["files"][0]["sha1"] = "1" * 40
     error = await refused(image, server)
-    assert error.message.startswith('image file checksum (sha1) error: manifest says "0000')
+    assert error.message.startswith('image file checksum (sha1) error: manifest says "1111')
     assert (server.images, server.files) == ({}, {})
     manifest["files"][0]["size"] += 1
     with pytest.raises(UploadError, match="image file size error: manifest says"):

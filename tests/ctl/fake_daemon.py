@@ -141,9 +141,15 @@ class FakeVerifier:
         self.asked: list[dict[str, Any]] = []
 
     async def verify(
-        self, uuids: Sequence[str] | None, pool: str | None, *, client: str, tell: Any
+        self,
+        uuids: Sequence[str] | None,
+        pool: str | None,
+        *,
+        client: str,
+        tell: Any,
+        record: bool = False,
     ) -> dict[str, int]:
-        self.asked.append({"uuids": uuids, "pool": pool})
+        self.asked.append({"uuids": uuids, "pool": pool} | ({"record": True} if record else {}))
         results: dict[str, int] = {}
         for event in self.events:
             await tell(event)

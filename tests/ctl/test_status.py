@@ -244,3 +244,17 @@ def test_an_older_daemon(daemon, imgctl):
 
 def test_arguments_are_refused(imgctl):
     assert "unexpected args" in imgctl("status", "x").stderr
+
+
+def test_what_others_are_at_work_on():
+    unfinished = [
+        {"uuid": "half", "why": "receiving", "used": 5 << 20},
+        {"uuid": "bare\x1b", "why": "no manifest", "used": None},
+    ]
+    lines = status_lines(status(pools=[{**POOL, "unfinished": unfinished}]), NOW)
+    place = lines.index("No images yet, others are at work on them:")
+    assert lines[place + 1 : place + 3] == [
+        "  zones/half: being received, 5.0MiB so far",
+        "  zones/bare\\x1b: received, but without a manifest (`imgctl update UUID` fetches one)",
+    ]
+    assert problems(status(pools=[{**POOL, "unfinished": unfinished}])) == []

@@ -52,6 +52,16 @@ def test_strictly(daemon, imgctl):
     assert imgctl("verify", UUID).returncode == 0
 
 
+def test_what_was_recorded_is_no_fault(daemon, imgctl):
+    daemon.verifier.events = [verified("recorded")]
+    done = imgctl("verify", "--record", "--strict", UUID)
+    assert (done.stdout.splitlines(), done.returncode) == (
+        [f"Image {UUID} (base@1.0) in zones is recorded", "Verified 1 image: 1 recorded"],
+        0,
+    )
+    assert daemon.verifier.asked == [{"uuids": [UUID], "pool": None, "record": True}]
+
+
 def test_what_is_asked(daemon, imgctl):
     imgctl("verify", "-P", "zones")
     imgctl("verify", UUID, UUID)

@@ -9,6 +9,8 @@ import pytest
 
 from imgstored.doctor import folders, pools
 from imgstored.pools.embedded import EmbeddedPool
+from tests.support.image_site import BASE, INCREMENTAL, ZVOL
+from tests.support.streams import filesystem_stream
 
 CHECK = "pool zones"
 
@@ -122,3 +124,24 @@ def test_little_room(monkeypatch):
         "warn",
         "ok",
     ]
+
+
+class Incoming(EmbeddedPool):
+    """Somebody is receiving an image into it, as only others can on ZFS."""
+
+    def incoming(self):
+        return {BASE: 5 << 20}
+
+
+def test_what_others_are_receiving_and_what_has_no_manifest(tmp_path):
+    pool = Incoming("zones", tmp_path / "pool")
+    for uuid in (INCREMENTAL, ZVOL):
+        pool.receive(uuid, [filesystem_stream(size=10_000, seed=1)])
+        pool.publish(uuid)
+    (tmp_path / f"zones-{ZVOL}.json").write_text("{")  # what is in it is another check's matter
+    receiving, bare = pools.unfinished_images(CHECK, pool, tmp_path)
+    pool.close()
+    assert receiving.status == "ok"
+    assert receiving.seen == f"others are receiving zones/{BASE}, no image yet: 5.0 MiB so far"
+    assert (bare.status, bare.seen) == ("warn", f"images without a manifest: zones/{INCREMENTAL}")
+    assert "imgctl update" in bare.hint

@@ -61,7 +61,7 @@ def cut_short() -> tuple[dict, bytes]:
 @pytest.mark.parametrize(
     ("image", "code", "words"),
     [
-        (broken("sha1", "0" * 40), "DownloadError", 'file checksum (sha1) error: expected "0000'),
+        (broken("sha1", "1" * 40), "DownloadError", 'file checksum (sha1) error: expected "1111'),
         (broken("size", 1_851_101), "DownloadError", "expected 1851101 bytes"),
         (corrupted(), "InternalError", "checksum"),
         (cut_short(), "UncompressionError", "ends"),

@@ -31,7 +31,7 @@ def lines_of(daemon: Daemon) -> list[dict[str, Any]]:
 def add_bad(pages) -> None:
     """An image of which the server has other bytes than its manifest says."""
     manifest = {**fixture_manifest(BASE), "uuid": BAD}
-    manifest["files"] = [{**manifest["files"][0], "sha1": "0" * 40}]
+    manifest["files"] = [{**manifest["files"][0], "sha1": "1" * 40}]
     pages.add(manifest, fixture_file(BASE))
 
 

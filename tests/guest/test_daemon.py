@@ -175,7 +175,7 @@ def test_a_second_pool_with_a_digit_in_its_name(host: Host) -> None:
 
 
 def test_what_fails_or_is_cancelled_leaves_no_partial(host: Host, large: LargeImage) -> None:
-    host.served.pages.add(*broken("sha1", "0" * 40))
+    host.served.pages.add(*broken("sha1", "1" * 40))
     manifest, file = corrupted()
     host.served.pages.add(manifest | {"uuid": CORRUPT}, file)
     for uuid, code in ((OTHER, "DownloadError"), (CORRUPT, "InternalError")):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from imgstored.errors import InvalidManifestError, ManifestValidationError
 from imgstored.manifest import Manifest, ManifestFile, Rules, load, parse
+from tests.support.triton_agent import agents_manifest
 
 DATA = Path(__file__).parent.parent / "data"
 SHA1 = "4225e44835795df43017e20991de1c59203a6363"
@@ -475,3 +476,11 @@ def test_what_may_be_installed_may_be_imported(document):
         manifest = load(document, rules="install")
         left = {field for field, _ in faulty(dict(manifest.document), "import")}
         assert left <= {"files", "type"}
+
+
+@both
+def test_a_sha1_of_zeros_says_nothing(rules):
+    document = {**agents_manifest(OTHER, 5), "description": "from Triton's agent"}
+    loaded = load(document, rules=rules)
+    assert loaded.file == ManifestFile(5, None, "gzip", None)
+    assert loaded.document["files"][0]["sha1"] == "0" * 40

@@ -79,7 +79,7 @@ def host_of(url: str) -> str:
 
 def test_imports_bytes_hits_deletions_and_requests(tmp_path, pages, nginx):
     bad = {**fixture_manifest(BASE), "uuid": BAD}
-    bad["files"] = [{**bad["files"][0], "sha1": "0" * 40}]
+    bad["files"] = [{**bad["files"][0], "sha1": "1" * 40}]
     pages.add(bad, fixture_file(BASE))
     with measured(tmp_path, nginx.url) as (daemon, scrape):
         before = scrape()

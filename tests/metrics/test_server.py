@@ -40,6 +40,9 @@ class Pool:
         self.answers.wait(PATIENCE)
         return Space(1000, 400)
 
+    def incoming(self) -> dict[str, int]:
+        return {}
+
 
 class Host:
     def __init__(self) -> None:
@@ -72,7 +75,8 @@ def host():
 @asynccontextmanager
 async def serving(address, host, **settings):
     metrics = open_metrics(address, **{"mode": 0o600, "group": None, **settings})
-    states = PoolStates(SimpleNamespace(pools=host.pools, of_pool=host.of_pool), {}, patience=0.2)
+    catalog = SimpleNamespace(pools=host.pools, of_pool=host.of_pool, unfinished=lambda _: [])
+    states = PoolStates(catalog, {}, patience=0.2)
     metrics.show(states, host, jobs=lambda: host.jobs, clients=lambda: 3, view=lambda: "fuse")
     with trio.fail_after(2 * PATIENCE):
         async with trio.open_nursery() as nursery:

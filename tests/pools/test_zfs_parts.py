@@ -23,15 +23,20 @@ from imgstored.errors import (
     StreamError,
 )
 from imgstored.mounts import Mount
+from imgstored.pools.base import PoolImage
 from imgstored.pools.zfs import ZfsPool, faults, library, lzc, pipe, programs, pyzfs
+from imgstored.pools.zfs.check import check_stream
 from imgstored.pools.zfs.mounts import places
 from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.pools.zfs.properties import DEFAULT, checked, of_kind
 from tests.support.fake_lzc import FakeLzc
+from tests.support.streams import StreamWriter, real_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from types import ModuleType
+
+    from imgstored.pools.base import Checked
 
 
 @pytest.fixture
@@ -357,3 +362,52 @@ def test_who_reads_slowly_but_reads_gets_all(monkeypatch: pytest.MonkeyPatch) ->
         time.sleep(0.001)
         size += len(piece)
     assert size == 40 << 16
+
+
+# -- what `verify` reads -------------------------------------------------------------------------------------
+
+
+def content_of(stream: bytes) -> Checked:
+    image = PoolImage("u", 1, None, "filesystem", 1, 1)
+
+    def sent() -> Generator[bytes, None, None]:
+        yield from (stream[at : at + 100_000] for at in range(0, len(stream), 100_000))
+
+    return check_stream(image, sent(), 0, lambda _: None, content=True)
+
+
+def written(*blocks: tuple[int, int, bytes], **begin: str) -> bytes:
+    """A stream that writes blocks (object, offset, data)."""
+    writer = StreamWriter()
+    parts = [writer.begin(**begin), writer.object(1, kind=19, block_size=8192)]  # type: ignore[arg-type]
+    return b"".join([*parts, *(writer.write(*block) for block in blocks), writer.end()])
+
+
+def test_the_checksum_of_the_data_is_not_that_of_the_stream() -> None:
+    one, two = (1, 0, b"a" * 8192), (1, 8192, b"b" * 8192)
+    first = content_of(written(one, two)).content
+    assert first is not None
+    # The pool was renamed.
+    assert content_of(written(one, two, toname="tank/made@final")).content == first
+    others = [
+        written(one),
+        written(one, (1, 8192, b"c" * 8192)),
+        written(one, (1, 16384, b"b" * 8192)),
+        written(one, (2, 8192, b"b" * 8192)),
+    ]
+    found = {content_of(stream).content for stream in others}
+    assert len(found) == len(others)
+    assert first not in found
+    real = real_stream("base")
+    assert content_of(real).content == content_of(bytes(real)).content
+
+
+def test_there_is_no_checksum_of_what_is_damaged() -> None:
+    stream = bytearray(real_stream("base"))
+    stream[len(stream) // 2] ^= 1
+    checked = content_of(bytes(stream))
+    assert checked.damaged is not None
+    assert checked.content is None
+    image = PoolImage("u", 1, None, "filesystem", 1, 1)
+    sound = check_stream(image, (piece for piece in [real_stream("base")]), 0, lambda _: None)
+    assert (sound.damaged, sound.content) == (None, None)

@@ -113,9 +113,10 @@ class FakeStore(Recorder):
 
 
 class FakeVerifier:
-    async def verify(self, uuids, pool, *, client, tell):
-        await tell(Verified(UUID, pool or "zones", "base", "1.0", "ok", ""))
-        return {"ok": 1 if uuids is None else len(uuids)}
+    async def verify(self, uuids, pool, *, client, tell, record=False):
+        result = "recorded" if record else "ok"
+        await tell(Verified(UUID, pool or "zones", "base", "1.0", result, ""))
+        return {result: 1 if uuids is None else len(uuids)}
 
 
 class FakeStatus:
@@ -468,11 +469,16 @@ def test_the_table_in_the_documentation_is_true(store, sources):
 
 @pytest.mark.parametrize(
     ("params", "pool", "results"),
-    [({}, "zones", {"ok": 1}), ({"uuids": [UUID] * 2, "pool": "p"}, "p", {"ok": 2})],
+    [
+        ({}, "zones", {"ok": 1}),
+        ({"uuids": [UUID] * 2, "pool": "p"}, "p", {"ok": 2}),
+        ({"record": True}, "zones", {"recorded": 1}),
+    ],
 )
 async def test_verify(client, params, pool, results):
     await client.ask(1, "verify", **params)
-    verified = {"uuid": UUID, "pool": pool, "name": "base", "version": "1.0", "result": "ok", "reason": ""}
+    (result,) = results
+    verified = {"uuid": UUID, "pool": pool, "name": "base", "version": "1.0", "result": result, "reason": ""}
     assert await client.receive() == [2, "event", [{"id": 1, "event": "verified", **verified}]]
     assert await client.receive() == [1, 1, None, results]
 

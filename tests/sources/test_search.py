@@ -75,7 +75,7 @@ def test_the_order_of_answers_does_not_matter():
     assert asked.found().manifest.name == "a"
 
 
-@pytest.mark.parametrize("other", [{"sha1": "0" * 40}, {"size": 1}])
+@pytest.mark.parametrize("other", [{"sha1": "1" * 40}, {"size": 1}])
 def test_another_file_is_no_further_place(other):
     asked = search()
     asked.answered(0, hit(0), 0)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 import trio
 
 from imgstored.catalog import image_locks
-from imgstored.errors import ImageNotInstalledError
+from imgstored.create.export import Exporter
+from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
+from imgstored.pools.base import Occupant, PoolImage
+from imgstored.store import installer
 from imgstored.store.events import (
     AlreadyInstalled,
     AncestorInstalled,
     Downloaded,
     Installed,
     InstalledMeanwhile,
+    Note,
     WaitingForLock,
 )
 from tests.store.test_store import House, open_house, pages, until
@@ -21,6 +29,10 @@ from tests.support.lock_holder import LockHolder, is_free
 from tests.support.other_writer import OtherWriter
 from tests.support.shared_pool import SharedPool
 from tests.support.streams import real_stream
+from tests.support.triton_agent import NO_SHA1, agents_manifest, record_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["open_house", "pages"]
 
@@ -41,6 +53,7 @@ def locks(tmp_path):
 def _impatient(monkeypatch):
     monkeypatch.setattr(image_locks, "_PAUSE", 0.01)
     monkeypatch.setattr(image_locks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(installer, "_PAUSE", 0.01)
 
 
 def downloads(nginx) -> int:
@@ -202,3 +215,172 @@ async def test_a_manifest_that_imgadm_has_written_first_is_left_alone(open_house
     async with open_house(kind=SharedPool) as house:
         assert other.manifest(BASE).exists()
         assert await house.store.installed() == []
+
+
+# -- who takes no lock, and receives straight into POOL/UUID -------------------------------------------------
+
+
+class OccupiedPool(SharedPool):
+    """`found` has the name of an image: as on ZFS, where others receive straight into POOL/UUID."""
+
+    found: Occupant | None = None
+    #: What happens right before an image is published.
+    before_publish: Callable[[], None] | None = None
+
+    def occupant(self, uuid: str) -> Occupant | None:
+        return super().occupant(uuid) if self.found is None else self.found
+
+    def publish(self, uuid: str) -> PoolImage:
+        if self.before_publish is not None:
+            self.before_publish()
+        if self.found is not None:
+            raise PoolError("a dataset of that name is there")
+        return super().publish(uuid)
+
+
+HALF = Occupant(f"zones/{BASE}", None, used=5, receiving=True)
+
+
+async def told_of_others(request) -> list[object]:
+    """The events up to the one that says that somebody else is receiving the image."""
+    events: list[object] = []
+    async for event in request:
+        events.append(event)
+        if isinstance(event, Note) and "is being received by somebody else" in event.text:
+            return events
+    raise AssertionError(f"nobody was waited for: {events}")
+
+
+async def test_an_import_takes_what_somebody_else_was_receiving(open_house, other):
+    async with open_house(kind=OccupiedPool) as house:
+        house.pool.found = HALF
+        async with house.store.request([BASE], client="test") as request:
+            events = await told_of_others(request)
+            assert events[-1] == Note(f"zones/{BASE} is being received by somebody else; waiting for that")
+            while Downloaded(BASE, 1_851_100) not in events:
+                events.append(await anext(request))
+            assert (house.pool.partials(), await house.store.installed()) == ([], [])
+            with pytest.raises(ImageNotInstalledError):
+                await house.store.delete(BASE, None)
+            house.pool.found = None
+            other.install(BASE)
+            rest = [event async for event in request if event.kind != "progress"]
+        assert rest == [InstalledMeanwhile(BASE, "base", "1.0.0")]
+        assert house.catalog.get("zones", BASE).source == "http://imgadm"
+        assert house.left() == []
+
+
+async def test_an_import_goes_on_when_what_somebody_else_received_has_gone(open_house):
+    async with open_house(kind=OccupiedPool) as house:
+        house.pool.found = HALF
+        async with house.store.request([BASE], client="test") as request:
+            await told_of_others(request)
+            house.pool.found = None
+            rest = [event async for event in request if event.kind != "progress"]
+        assert rest[-1] == Installed(BASE, "base", "1.0.0")
+        assert house.catalog.get("zones", BASE).source != "http://imgadm"
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (HALF, "is receiving"),
+        (replace(HALF, receiving=False), "has no snapshot @final"),
+        (replace(HALF, image=PoolImage(BASE, 1, None, "filesystem", 5, 5)), "no manifest"),
+        (replace(HALF, receiving=False, hidden=True), "is to be ignored"),
+    ],
+)
+async def test_an_import_does_not_wait_for_what_does_not_change(open_house, other, monkeypatch, found, said):
+    monkeypatch.setattr(installer, "_STANDSTILL", 0.05)
+    monkeypatch.setattr(installer, "_UNSETTLED", 0.05)
+    async with open_house(kind=OccupiedPool) as house:
+        house.pool.found = found
+        with pytest.raises(PoolError, match=said) as caught:
+            await house.all_events(BASE)
+        assert f"zones/{BASE}" in caught.value.message
+        assert caught.value.hint
+        # The download serves the next try.
+        assert house.pool.partials() == []
+        assert not other.manifest(BASE).exists()
+
+
+async def test_it_waits_as_long_as_the_dataset_grows(open_house, monkeypatch):
+    monkeypatch.setattr(installer, "_STANDSTILL", 0.2)
+    looks = 0
+
+    def growing(self, uuid):
+        nonlocal looks
+        looks += 1
+        return replace(HALF, used=looks) if looks < 40 else None
+
+    monkeypatch.setattr(OccupiedPool, "occupant", growing)
+    async with open_house(kind=OccupiedPool) as house:
+        assert (await house.all_events(BASE))[-1] == Installed(BASE, "base", "1.0.0")
+    assert looks >= 40
+
+
+async def test_who_is_faster_at_the_last_moment_is_waited_for(open_house, other):
+    async with open_house(kind=OccupiedPool) as house:
+
+        def faster() -> None:
+            house.pool.found = HALF
+
+        house.pool.before_publish = faster
+        async with house.store.request([BASE], client="test") as request:
+            await told_of_others(request)
+            house.pool.found = None
+            other.install(BASE)
+            rest = [event async for event in request if event.kind != "progress"]
+        assert rest == [InstalledMeanwhile(BASE, "base", "1.0.0")]
+        assert len(await house.store.installed()) == 1
+        assert other.manifest(BASE).exists()
+        assert house.left() == []
+
+
+# -- a manifest that has no checksum -------------------------------------------------------------------------
+
+
+async def test_an_image_whose_manifest_has_a_sha1_of_zeros(open_house, pages):
+    """The agent's manifests are imported and installed as others: only the size is compared."""
+    (base,) = (each for each in pages.manifests if each["uuid"] == BASE)
+    base["files"][0]["sha1"] = "0" * 40
+    pages._write_list()
+    async with open_house(kind=SharedPool) as house:
+        events = await house.all_events(BASE)
+        notes = [event.text for event in events if isinstance(event, Note)]
+        assert [text for text in notes if "has no checksum" in text] == notes != []
+        assert events[-1] == Installed(BASE, "base", "1.0.0")
+        await house.store.delete(BASE, None)
+        agents = agents_manifest(BASE, fixture_file(BASE).stat().st_size)
+        with fixture_file(BASE).open("rb") as file:
+            async with house.store.install(agents, file.fileno(), client="test") as request:
+                events = [event async for event in request]
+        assert events[-1] == Installed(BASE, "agents-01", "1.0.0", from_file=True)
+        await house.store.delete(BASE, None)
+        with fixture_file(BASE).open("rb") as file:
+            short = agents_manifest(BASE, 7)
+            with pytest.raises(ImgstoreError, match="size error"):
+                async with house.store.install(short, file.fileno(), client="test") as request:
+                    events = [event async for event in request]
+
+
+async def test_what_the_agent_installed_can_be_exported_and_installed_again(open_house, other, tmp_path):
+    async with open_house(kind=SharedPool) as house:
+        other.install(BASE)
+        other.manifest(BASE).write_text(record_text(agents_manifest(BASE, 5), "zones"))
+        [wire] = await house.store.installed()
+        assert (wire["source"], wire["manifest"]["files"][0]["sha1"]) == ("tritond", NO_SHA1)
+        path = tmp_path / "exported"
+        with path.open("w+b") as file:
+            export = Exporter(house.catalog).export(
+                BASE, file.fileno(), client="test", path="exported", compression="gzip"
+            )
+            async with export as job:
+                assert [event async for event in job]
+            manifest = job.result["manifest"]
+        assert manifest["files"][0]["sha1"] == hashlib.sha1(path.read_bytes()).hexdigest()
+        await house.store.delete(BASE, None)
+        with path.open("rb") as file:
+            async with house.store.install(manifest, file.fileno(), client="test") as request:
+                events = [event async for event in request]
+        assert events[-1] == Installed(BASE, "agents-01", "1.0.0", from_file=True)

@@ -32,6 +32,8 @@ class Daemon:
     finds the Python packages `without`.
     """
 
+    program = "imgstored"  #: the module that is run
+
     def __init__(
         self,
         folder: Path,
@@ -77,7 +79,7 @@ class Daemon:
 
     def start(self, *, dies: str | None = None) -> None:
         """Starts, and returns once it answers. With `dies`, as of `die_at`, it can be told where to die."""
-        program = ["imgstored"]
+        program = [self.program]
         if dies is not None:
             program = ["tests.support.crashing_daemon", str(self._dies)]
             self.die_at(dies)

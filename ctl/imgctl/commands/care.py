@@ -45,7 +45,7 @@ COMMANDS = (
     ),
     Command(
         ("verify",),
-        "verify [-q] [-P POOL] [-j] [--strict] [UUID...]",
+        "verify [-q] [-P POOL] [-j] [--strict] [--record] [UUID...]",
         "read images again, and compare them with what was installed",
         "verify:verify",
         (
@@ -54,14 +54,21 @@ COMMANDS = (
             Option(POOL.flags, POOL.argument, "The pool. Default: all; with UUIDs, the daemon's."),
             EVENTS,
             Option(("--strict",), "", "Fail, too, where there is nothing to compare with yet."),
+            Option(("--record",), "", "Write down what the images are now, with a checksum of their data."),
         ),
         "Without UUIDs: all images. Reads all of each, and of what it was made from. An\n"
         "image is ok; changed (another one is in its place, or its dataset was written\n"
         "to); damaged (its data is not what was written); lost (it is gone, and nobody\n"
         "deleted it); or unknown (imgadm installed it: what it is now is written down, and\n"
         "next time compared). The exit status is 1 if one is changed, damaged or lost. May\n"
-        "take long, and leaves the disks to imports while there are any.",
-        examples=(("verify", "all images"), (f"verify {IMAGE}", "one, and its origins")),
+        "take long, and leaves the disks to imports while there are any.\n"
+        "With --record, what can be read is recorded: later verifications compare with\n"
+        "that, and no longer with what was installed.",
+        examples=(
+            ("verify", "all images"),
+            (f"verify {IMAGE}", "one, and its origins"),
+            (f"verify --record {IMAGE}", "one that others installed: remember all of it"),
+        ),
     ),
     Command(
         ("update",),

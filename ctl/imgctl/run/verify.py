@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def verify(session: Session, arguments: Arguments) -> int:
-    """`verify [-q] [-P POOL] [-j] [--strict] [UUID...]`. Status 1 if one is not what it was."""
+    """`verify [-q] [-P POOL] [-j] [--strict] [--record] [UUID...]`. Status 1 if one is not what it was."""
     pool = arguments.text("-P")
     uuids = image_uuids(session, arguments.rest, among="installed", pool=pool) if arguments.rest else None
     with session.client() as client, Narrator(session, arguments) as tell:
-        results = client.verify(uuids, pool=pool, on_event=tell)
+        results = client.verify(uuids, pool=pool, record=arguments.flag("--record"), on_event=tell)
     if not arguments.flag("-j"):
         session.say([_summary(results)])
     # There was nothing to compare an unknown one with: that is no fault of the image.
-    good = {"ok"} if arguments.flag("--strict") else {"ok", "unknown"}
+    good = {"ok", "recorded"} if arguments.flag("--strict") else {"ok", "recorded", "unknown"}
     return 0 if set(results) <= good else 1
 
 

@@ -19,7 +19,7 @@ from imgstored.errors import (
     StreamError,
 )
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import Blocks, Checked, Datasets, OnRead, PoolImage, Space, Use
+from imgstored.pools.base import Blocks, Checked, Datasets, Occupant, OnRead, PoolImage, Space, Use
 from imgstored.pools.embedded.check import check_files
 from imgstored.pools.embedded.contents import Installed, scan
 from imgstored.pools.embedded.files import Folder, told
@@ -93,6 +93,15 @@ class EmbeddedPool:
         with self._lock:
             installed = self._images.get(uuid)
             return None if installed is None else installed.image
+
+    def occupant(self, uuid: str) -> Occupant | None:
+        """The published image: nothing else has its name here."""
+        image = self.image(check_uuid(uuid))
+        return None if image is None else Occupant(f"{self._name}/{uuid}", image, image.used)
+
+    def incoming(self) -> dict[str, int]:
+        """None: nobody else receives anything here."""
+        return {}
 
     def unnamed(self) -> dict[str, dict[str, int]]:
         """None: an image has one snapshot here, and that is @final."""
@@ -251,8 +260,8 @@ class EmbeddedPool:
         except StreamError:
             raise damaged(note.uuid, self._name) from None
 
-    def check(self, uuid: str, on_read: OnRead) -> Checked:
-        """Reads all of the image's files."""
+    def check(self, uuid: str, on_read: OnRead, *, content: bool = False) -> Checked:
+        """Reads all of the image's files, whose checksums were written down when they came."""
         with self._lock:
             installed = self._installed(uuid)
             below = self._images.get(installed.note.origin or "")

@@ -3,43 +3,83 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import struct
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import PoolError, StreamError
 from imgstored.pools.base import Checked
 from imgstored.zstream.reader import StreamReader
+from imgstored.zstream.records import RecordType
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
 
     from imgstored.pools.base import OnRead, PoolImage
+    from imgstored.zstream.records import Record
+
+#: Object, offset and length of a WRITE record.
+_PLACE: Final = struct.Struct("<QQQ")
 
 #: A block that is not what was written: EIO, and ECKSUM, which Linux calls EBADE.
 _DAMAGE: Final = {errno.EIO} | {getattr(errno, name) for name in ("EBADE", "ECKSUM") if hasattr(errno, name)}
 
 
 def check_stream(
-    image: PoolImage, sent: Generator[bytes, None, None], written: int, on_read: OnRead
+    image: PoolImage,
+    sent: Generator[bytes, None, None],
+    written: int,
+    on_read: OnRead,
+    *,
+    content: bool = False,
 ) -> Checked:
     """What reading all of `sent` shows; `written` are the bytes of the dataset that are newer than @final.
 
     Raises what `on_read` raises, and `PoolError` where the image cannot be read for another reason.
     """
+    data = Content() if content else None
+    damaged = _damaged(sent, on_read, data)
     return Checked(
         image,
         stream_size=None,
-        damaged=_damaged(sent, on_read),
+        content=None if data is None or damaged is not None else data.hexdigest(),
+        damaged=damaged,
         changed=f"{written} bytes were written to its dataset after @final" if written else None,
     )
 
 
-def _damaged(sent: Generator[bytes, None, None], on_read: OnRead) -> str | None:
+class Content:
+    """A SHA-256 of the data in a stream, and of where that is.
+
+    All else of a stream may differ from one `zfs send` of a snapshot to the next: names of datasets in BEGIN,
+    the features of a later OpenZFS, how free space is told.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, records: Iterable[Record]) -> None:
+        """Adds the stream's next records."""
+        for record in records:
+            if record.type is RecordType.WRITE:
+                self._digest.update(_PLACE.pack(record.object, record.offset, record.length))
+                self._digest.update(record.payload)
+
+    def hexdigest(self) -> str:
+        """In lower-case hexadecimal."""
+        return self._digest.hexdigest()
+
+
+def _damaged(sent: Generator[bytes, None, None], on_read: OnRead, content: Content | None) -> str | None:
     reader, done = StreamReader(), 0
     with closing(sent):
         try:
             for piece in sent:
-                reader.check(piece)
+                if content is None:
+                    reader.check(piece)
+                else:
+                    content.update(reader.records(piece))
                 done += len(piece)
                 on_read(done)
             reader.finish()

@@ -17,8 +17,8 @@ from imgstored.errors import (
     ResumeError,
 )
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import MAX_TAG, Use
-from imgstored.pools.refusals import check_tag, incomplete, refuse_dependents
+from imgstored.pools.base import MAX_TAG, Occupant, Use
+from imgstored.pools.refusals import check_tag, in_the_way, incomplete, refuse_dependents
 from imgstored.pools.zfs import programs
 from imgstored.pools.zfs.check import check_stream
 from imgstored.pools.zfs.datasets import ZfsDatasets
@@ -88,6 +88,19 @@ class ZfsPool:
         check_uuid(uuid)
         found = programs.dataset(self._lzc, self._dataset(uuid), f"looking at image {uuid}")
         return None if found is None or found.guid is None or found.hidden else found.image(uuid)
+
+    def occupant(self, uuid: str) -> Occupant | None:
+        """The dataset POOL/UUID, whatever it is."""
+        check_uuid(uuid)
+        found = programs.dataset(self._lzc, self._dataset(uuid), f"looking at image {uuid}")
+        if found is None:
+            return None
+        image = None if found.guid is None or found.hidden else found.image(uuid)
+        return Occupant(found.name, image, found.used, found.receiving, found.hidden)
+
+    def incoming(self) -> dict[str, int]:
+        """The images that others receive without a -partial, with the bytes that there are."""
+        return programs.incoming(self._lzc)
 
     def unnamed(self) -> dict[str, dict[str, int]]:
         """Datasets POOL/UUID without @final, but an image's clones: their snapshots with their guids."""
@@ -162,14 +175,11 @@ class ZfsPool:
                 self._receiving.pop(uuid, None)
 
     def _refuse_existing(self, uuid: str) -> None:
-        found = programs.dataset(self._lzc, self._dataset(uuid), f"receiving image {uuid}")
-        if found is not None and found.guid is not None and not found.hidden:
+        found = self.occupant(uuid)
+        if found is not None and found.image is not None:
             raise PoolError(f'image "{uuid}" is already in pool "{self.name}"', hint="nothing is to be done")
         if found is not None:
-            raise PoolError(
-                f"{found.name} is in the way: it is no image, or one that is to be ignored",
-                hint="look at it with `zfs list -t all` and `zfs get imgadm:ignore`; destroy or rename it",
-            )
+            raise in_the_way(found)
 
     def _origin(self, uuid: str, origin: str | None) -> PoolImage | None:
         if origin is None:
@@ -208,23 +218,23 @@ class ZfsPool:
         snapshot, doing = self._dataset(image.uuid) + FINAL, f"sending image {image.uuid}"
         return outlet(self.name, lambda fd: self._lzc.send(snapshot, fd, doing, origin=origin))
 
-    def check(self, uuid: str, on_read: OnRead) -> Checked:
+    def check(self, uuid: str, on_read: OnRead, *, content: bool = False) -> Checked:
         """Has the kernel send the image, for which it checks every block that is not its origin's."""
         image = self._installed(uuid)
         written = programs.written(self._lzc, self._dataset(uuid), f"checking image {uuid}")
-        return check_stream(image, self._sent(image), written, on_read)
+        return check_stream(image, self._sent(image), written, on_read, content=content)
 
     def destroy(self, uuid: str) -> None:
         """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
         check_uuid(uuid)
         doing = f"deleting image {uuid}"
         with self._lock:
-            self._installed(uuid)
+            image = self._installed(uuid)
             dependents = self._dependents(uuid)
             refuse_dependents(uuid, dependents.names)
             self._refuse_held(uuid, dependents.held, doing)
             unmount(self._dataset(uuid), self.name)
-            programs.destroy(self._lzc, self._dataset(uuid), doing)
+            programs.destroy(self._lzc, self._dataset(uuid), doing, guid=image.dataset)
 
     def hold(self, uuid: str, tag: str) -> None:
         """Keeps the image from being destroyed, by whomever, until the tag is released."""

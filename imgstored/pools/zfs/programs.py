@@ -51,6 +51,7 @@ local function describe(name)
     local final = name .. "@final"
     if not zfs.exists(final) then
         found.token = zfs.get_prop(name, "receive_resume_token")
+        found.receiving = zfs.get_prop(name, "inconsistent")
         return found
     end
     found.guid = zfs.get_prop(final, "guid")
@@ -93,13 +94,13 @@ end
 return found
 """
 
-#: What is received has a token, and what is cloned from a @final is a machine.
+#: What is received is inconsistent, and what is cloned from a @final is a machine.
 _UNNAMED: Final = f"""{_BEGIN}
 local found = {{}}
 for name in zfs.list.children(given.pool) do
     local origin = zfs.get_prop(name, "origin")
     if #name == #given.pool + 37 and not zfs.exists(name .. "@final")
-        and not zfs.get_prop(name, "receive_resume_token")
+        and zfs.get_prop(name, "inconsistent") ~= 1
         and not (origin and string.sub(origin, -6) == "@final") then
         local ignore = zfs.get_prop(name, "imgadm:ignore")
         if ignore ~= "true" and ignore ~= "yes" then
@@ -108,6 +109,18 @@ for name in zfs.list.children(given.pool) do
                 found[name][string.sub(snapshot, #name + 2)] = zfs.get_prop(snapshot, "guid")
             end
         end
+    end
+end
+return found
+"""
+
+#: The kernel destroys an inconsistent dataset itself when its receive fails, unless it can be resumed.
+_INCOMING: Final = f"""{_BEGIN}
+local found = {{}}
+for name in zfs.list.children(given.pool) do
+    if #name == #given.pool + 37 and not zfs.exists(name .. "@final")
+        and zfs.get_prop(name, "inconsistent") == 1 then
+        found[name] = zfs.get_prop(name, "used")
     end
 end
 return found
@@ -160,11 +173,13 @@ return found
 """
 
 #: All or nothing. A dataset with snapshots cannot be checked for a destroy, but for a rollback, which fails
-#: as a destroy would where the dataset is mounted or open. A program that has no memory left ends without
-#: undoing anything, so what is done after the checks has some in reserve.
+#: as a destroy would where the dataset is mounted or open. Another dataset may have got the name since. A
+#: program that has no memory left ends without undoing anything, so what is done after the checks has some in
+#: reserve.
 _DESTROY: Final = f"""{_BEGIN}
 local name, snapshots = given.dataset, {{}}
 if not zfs.exists(name) then return {{}} end
+if given.guid ~= "" and given.guid ~= tostring(zfs.get_prop(name, "guid")) then return {{}} end
 local reserve = string.rep(" ", 65536)
 for snapshot in zfs.list.snapshots(name) do
     snapshots[#snapshots + 1] = snapshot
@@ -197,6 +212,7 @@ class Dataset:
     token: str | None  #: receive_resume_token: an interrupted receive can go on
     clones: tuple[str, ...]  #: POOL/… that are cloned from @final, but those being received; sorted
     hidden: bool  #: no image: by the property imgadm:ignore, or because one is being made of it
+    receiving: bool  #: somebody is receiving it, or was interrupted; only of one without @final
     own_guid: int  #: of the dataset, not of its snapshot: another one each time it is received
     created: int  #: seconds since the epoch
 
@@ -250,6 +266,13 @@ def unnamed(lzc: Lzc) -> dict[str, dict[str, int]]:
     }
 
 
+def incoming(lzc: Lzc) -> dict[str, int]:
+    """The uuids of all POOL/UUID that are being received, with the bytes that they have."""
+    found: dict[str, int] = lzc.ask(_INCOMING, "listing images", pool=lzc.pool)
+    every = ((name[len(lzc.pool) + 1 :], used) for name, used in found.items())
+    return {uuid: used for uuid, used in every if UUID.fullmatch(uuid)}
+
+
 def partials(lzc: Lzc) -> list[str]:
     """The uuids of which there is a POOL/UUID-partial; imgadm may be receiving it at the moment."""
     found: dict[str, bool] = lzc.ask(_PARTIALS, "listing images", pool=lzc.pool)
@@ -285,13 +308,15 @@ def all_dependents(lzc: Lzc) -> dict[str, Dependents]:
     }
 
 
-def destroy(lzc: Lzc, name: str, doing: str) -> None:
+def destroy(lzc: Lzc, name: str, doing: str, *, guid: int | None = None) -> None:
     """Destroys a dataset and its snapshots in one step, or nothing; content where there is none.
 
-    Tries again for two seconds while it is busy: udev opens a new volume to look what is on it.
+    Given a guid, destroys no other dataset that has the name by now. Tries again for two seconds while
+    it is busy: udev opens a new volume to look what is on it.
     """
+    only = "" if guid is None else str(_signed(guid))
     for left in reversed(range(_TRIES)):
-        failed = lzc.change(_DESTROY, doing, dataset=name).get("failed", 0)
+        failed = lzc.change(_DESTROY, doing, dataset=name, guid=only).get("failed", 0)
         if not failed:
             return
         if not left or failed != errno.EBUSY:
@@ -311,6 +336,7 @@ def _dataset(name: str, found: dict[str, Any]) -> Dataset:
         token=found.get("token"),
         clones=_clones(found),
         hidden=_hidden(found),
+        receiving=found.get("receiving") == 1,
         own_guid=found["dataset"] % (1 << 64),
         created=found["created"],
     )

@@ -23,6 +23,7 @@ class Verifier(Protocol):
         *,
         client: str,
         tell: Callable[[Event], Awaitable[None]],
+        record: bool = False,
     ) -> dict[str, int]:
         """Tells how each image is; returns how many are how."""
         ...
@@ -30,7 +31,7 @@ class Verifier(Protocol):
 
 def verify_methods(verifier: Verifier) -> Methods:
     """`verify`. It keeps the disks busy, and images from being deleted: not for those who may only read."""
-    return {"verify": Method(bound(_verify, verifier), ("uuids", "pool"), change=True)}
+    return {"verify": Method(bound(_verify, verifier), ("uuids", "pool", "record"), change=True)}
 
 
 async def _verify(verifier: Verifier, call: Call) -> dict[str, int]:
@@ -40,4 +41,6 @@ async def _verify(verifier: Verifier, call: Call) -> dict[str, int]:
         await call.notify(event.as_wire())
 
     uuids, pool = params.optional_texts("uuids"), params.optional_text("pool")
-    return await verifier.verify(uuids, pool, client=call.client.name, tell=tell)
+    return await verifier.verify(
+        uuids, pool, client=call.client.name, tell=tell, record=params.flag("record")
+    )
