@@ -75,6 +75,7 @@ def test_the_wheel_has_both_programs_and_what_belongs_to_them(wheel: Path):
         "share/imgstore/systemd/imgstored.service",
         "share/imgstore/smf/imgstored.xml",
         "share/imgstore/smf/method/imgstored",
+        "share/imgstore/smf/check-host",
         "share/imgstore/imgstored.toml",
     } <= data
     assert metadata["Version"] == imgstored.__version__
