@@ -13,17 +13,10 @@ import structlog
 import trio
 
 from imgstored import __version__, log
-from imgstored.care.dry_run import DryRun
-from imgstored.care.history import History
-from imgstored.care.pool_states import PoolStates
-from imgstored.care.resolver import Resolver
-from imgstored.care.status import Daemon, Status
-from imgstored.care.upkeep import Upkeep
-from imgstored.care.usage import Usage
-from imgstored.care.verifier import Host, Verifier
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.holds import Holds
 from imgstored.catalog.image_locks import ImageLocks
+from imgstored.catalog.images import Store
 from imgstored.catalog.receipts import Receipts
 from imgstored.catalog.refresh import Refresh
 from imgstored.create.export import Exporter
@@ -33,10 +26,21 @@ from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
 from imgstored.doctor.services import OwnHost
 from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.events.stream import Recorders
+from imgstored.imports.installer import Installer
+from imgstored.imports.journal import Journal
+from imgstored.maintenance.maintenance import Upkeep
+from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.metrics import open_metrics
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.patience import answer
 from imgstored.pools.zfs import ZfsPool
+from imgstored.queries.dry_run import DryRun
+from imgstored.queries.history import History
+from imgstored.queries.pool_states import PoolStates
+from imgstored.queries.resolver import Resolver
+from imgstored.queries.status import Daemon, Status
+from imgstored.queries.usage import Usage
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.making import Making
@@ -53,10 +57,6 @@ from imgstored.specs import (
 )
 from imgstored.state.folder import owned
 from imgstored.state.schema import HISTORY, JOURNAL
-from imgstored.store.installer import Installer
-from imgstored.store.journal import Journal
-from imgstored.store.recorder import Recorders
-from imgstored.store.store import Store
 from imgstored.view import open_view
 
 if TYPE_CHECKING:

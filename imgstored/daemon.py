@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.catalog.catalog import Catalog
+    from imgstored.catalog.images import Store
     from imgstored.create.maker import Maker
+    from imgstored.imports.installer import Installer
     from imgstored.metrics.endpoint import Metrics
     from imgstored.notify import Notifier
     from imgstored.rpc.server import Server
     from imgstored.sources.sourcebook import SourceBook
-    from imgstored.store.installer import Installer
-    from imgstored.store.store import Store
     from imgstored.view import View
 
 logger = structlog.get_logger(__name__)

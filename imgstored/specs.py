@@ -9,13 +9,13 @@ from imgstored.config import keyed_pools
 from imgstored.errors import ClientError, ConfigError
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
+from imgstored.imports.installer import InstallLimits
 from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.limits import Limits as SocketLimits
 from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.url import normalised
-from imgstored.store.installer import InstallLimits
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits
 

@@ -18,10 +18,10 @@ MOST_LINES = 400
 
 #: Modules that take bytes or values and return values, so that a test or a fuzzer can drive them directly.
 PURE = (
-    "care/differences",
-    "care/names",
-    "care/vacuum",
-    "care/verdict",
+    "maintenance/differences",
+    "queries/names",
+    "maintenance/vacuum",
+    "maintenance/verdict",
     "create/manifest",
     "errors",
     "manifest/*",
@@ -31,8 +31,8 @@ PURE = (
     "rpc/wire",
     "sources/url",
     "specs",
-    "store/events",
-    "store/gauge",
+    "events/notifications",
+    "imports/progress",
     "transfer/decompress/sniff",
     "transfer/limiting",
     "transfer/plan",

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Proce
 
 from imgstored import __version__
 from imgstored.errors import CancelledError, ImgstoreError
-from imgstored.store.events import Event, Resumed
+from imgstored.events.notifications import Event, Resumed
 from imgstored.transfer.limiting import STAGES
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from imgstored.catalog.catalog import InstalledImage
-    from imgstored.store.layer import Layer
-    from imgstored.store.recorder import Wanted
-    from imgstored.store.store import Hit
+    from imgstored.catalog.images import Hit
+    from imgstored.events.stream import Wanted
+    from imgstored.imports.layer import Layer
 
 Outcome = Literal["installed", "failed", "cancelled", "interrupted"]
 

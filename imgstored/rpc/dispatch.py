@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
+from imgstored.events.stream import Asker, asker
 from imgstored.http.secrets import redacted
 from imgstored.rpc.params import printable
 from imgstored.rpc.wire import encode_error, encode_response
-from imgstored.store.recorder import Asker, asker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

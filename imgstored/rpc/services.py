@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from imgstored.store.events import Event
+from imgstored.events.notifications import Event
 
 Document = dict[str, Any]
 #: The events of a request, as long as somebody listens; leaving the block ends the interest.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, ImgstoreError
+from imgstored.events.notifications import Event, Installed, Installing, Verified
 from imgstored.rpc.limits import Limits
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
-from imgstored.store.events import Event, Installed, Installing, Verified
 from tests.ctl.fake_care import FakeCare
 from tests.ctl.fake_making import FakeMaking
 

@@ -16,8 +16,8 @@ from imgctl import Client, NotConnectedError, RemoteError
 from imgctl import connection as connection_module
 
 from imgstored.errors import ImageHasDependentClonesError, NoSourcesError
+from imgstored.events.notifications import AlreadyInstalled, Installed, Progress
 from imgstored.rpc.limits import Limits
-from imgstored.store.events import AlreadyInstalled, Installed, Progress
 from tests.ctl.fake_daemon import HOLD, FakeDaemon
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from imgstored.errors import (
     MinPlatformError,
     SourcePingError,
 )
-from imgstored.store.events import (
+from imgstored.events.notifications import (
     AlreadyInstalled,
     Downloaded,
     GatheringAncestry,

@@ -15,7 +15,7 @@ import pytest
 
 from docs.make import commands, errors, events, figures, rooms
 from docs.make.drawing import mark
-from imgstored.store.events import Phase
+from imgstored.events.notifications import Phase
 from tests.docs.pages import PAGES, ROOT
 
 PICTURES = ROOT / "docs" / "pictures"

@@ -11,9 +11,9 @@ from contextlib import closing
 import pytest
 
 from imgstored.doctor import folders
+from imgstored.imports.journal import Journal
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.state.schema import JOURNAL
-from imgstored.store.journal import Journal
 from tests.support.lock_holder import LockHolder
 from tests.support.streams import real_stream
 

@@ -10,11 +10,11 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from imgstored.errors import CancelledError, DownloadError, ImageHeldError
+from imgstored.events.notifications import Resumed
+from imgstored.events.stream import Recorders, Wanted
+from imgstored.imports.layer import Layer
 from imgstored.manifest import load
 from imgstored.metrics.counts import OTHER, Counts, Told
-from imgstored.store.events import Resumed
-from imgstored.store.layer import Layer
-from imgstored.store.recorder import Recorders, Wanted
 from tests.support.image_site import BASE, fixture_manifest
 
 

@@ -17,11 +17,11 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 import imgstored.metrics
-from imgstored.care.pool_states import PoolStates
 from imgstored.errors import ConfigError
 from imgstored.metrics import open_metrics
 from imgstored.metrics.address import TcpAddress, UnixAddress
 from imgstored.pools.base import Space
+from imgstored.queries.pool_states import PoolStates
 from tests.support.nginx import free_port
 
 #: Far longer than anything here takes.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from imgstored.errors import ImgstoreError
+from imgstored.events.stream import Asker, asker
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.methods.care import DEFAULT_ENTRIES, Care, care_methods
-from imgstored.store.recorder import Asker, asker
 from tests.rpc.test_dispatch import READER, ROOT, call
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"

@@ -12,12 +12,12 @@ import trio
 
 from imgstored import __version__
 from imgstored.errors import ImageNotFoundError, NoSpaceError
+from imgstored.events.notifications import AlreadyInstalled, Note, Progress, Verified
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.hello import FEATURES
 from imgstored.rpc.methods.imports import MAX_PATH
 from imgstored.rpc.methods.making import Making
-from imgstored.store.events import AlreadyInstalled, Note, Progress, Verified
 from tests.rpc.harness import connecting, open_files, serving
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"

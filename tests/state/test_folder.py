@@ -9,11 +9,11 @@ from contextlib import closing
 import pytest
 
 from imgstored import __version__
-from imgstored.care.history import History
 from imgstored.errors import ConfigError
+from imgstored.imports.journal import Journal
+from imgstored.queries.history import History
 from imgstored.state.folder import owned
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
-from imgstored.store.journal import Journal
 from tests.state.older import BASE, left_behind
 
 OLDER = ["state-1-journal", "state-1-history"]

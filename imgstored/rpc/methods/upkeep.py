@@ -8,8 +8,8 @@ from imgstored.rpc.call import Call, Method, Methods
 from imgstored.rpc.methods.binding import bound, tell
 
 if TYPE_CHECKING:
+    from imgstored.events.notifications import Event
     from imgstored.rpc.services import Document, Upkeep
-    from imgstored.store.events import Event
 
 
 def upkeep_methods(upkeep: Upkeep) -> Methods:

@@ -1,0 +1,204 @@
+"""The store beside somebody who installs and deletes in the same pool, and takes the same locks."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from imgstored.catalog import image_locks
+from imgstored.errors import ImageNotInstalledError
+from imgstored.events.notifications import (
+    AlreadyInstalled,
+    AncestorInstalled,
+    Downloaded,
+    Installed,
+    InstalledMeanwhile,
+    WaitingForLock,
+)
+from tests.imports.test_manager import House, open_house, pages, until
+from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
+from tests.support.lock_holder import LockHolder, is_free
+from tests.support.other_writer import OtherWriter
+from tests.support.shared_pool import SharedPool
+from tests.support.streams import real_stream
+
+__all__ = ["open_house", "pages"]
+
+
+@pytest.fixture
+def other(tmp_path):
+    state = tmp_path / "state"
+    return OtherWriter(tmp_path / "other", pool=state / "pool", manifests=state / "imgadm" / "images")
+
+
+@pytest.fixture
+def locks(tmp_path):
+    """The folder of the locks."""
+    return tmp_path / "state" / "locks"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(image_locks, "_PAUSE", 0.01)
+    monkeypatch.setattr(image_locks, "_PATIENCE", 0.05)
+
+
+def downloads(nginx) -> int:
+    return sum(hit.path.endswith("/file") for hit in nginx.settled_hits())
+
+
+async def test_what_others_do_is_seen_by_the_next_who_asks(open_house, other, nginx):
+    async with open_house(kind=SharedPool) as house:
+        assert await house.store.installed() == []
+        other.install(BASE)
+        [wire] = await house.store.installed()
+        assert (wire["manifest"], wire["source"]) == (fixture_manifest(BASE), "http://imgadm")
+        assert house.view.shown == {BASE}
+        assert await house.all_events(BASE) == [AlreadyInstalled(BASE, "base", "1.0.0")]
+        assert AncestorInstalled(BASE) in await house.all_events(INCREMENTAL)
+        await house.store.delete(INCREMENTAL, None)
+
+        other.write_manifest(BASE, description="another")
+        assert (await house.store.image(BASE, None, recursive=False))["manifest"]["description"] == "another"
+        other.delete(BASE)
+        for ask in (
+            house.store.image(BASE, None, recursive=False),
+            house.store.delete(BASE, None),
+            house.store.hold(BASE, "tag", None),
+            house.store.holds(BASE, None),
+        ):
+            with pytest.raises(ImageNotInstalledError):
+                await ask
+        assert house.view.shown == set()
+    assert downloads(nginx) <= 2
+
+
+async def test_the_view_follows_without_anybody_asking(open_house, other):
+    async with open_house(kind=SharedPool, every=0.02) as house:
+        other.install(BASE)
+        await until(lambda: house.view.shown == {BASE})
+        other.delete(BASE)
+        await until(lambda: house.view.shown == set())
+
+
+async def told_to_wait(request) -> list[object]:
+    """The events up to the one that says that the image's lock is waited for."""
+    events: list[object] = []
+    async for event in request:
+        events.append(event)
+        if isinstance(event, WaitingForLock):
+            return events
+    raise AssertionError(f"nothing was waited for: {events}")
+
+
+async def test_an_import_waits_for_imgadm_and_finds_the_image(open_house, other, locks):
+    async with open_house(kind=SharedPool) as house:
+        with LockHolder(locks, BASE) as imgadm:
+            async with house.store.request([BASE], client="test") as request:
+                events = await told_to_wait(request)
+                # The download does not wait.
+                while Downloaded(BASE, 1_851_100) not in events:
+                    events.append(await anext(request))
+                assert house.pool.partials() == []
+                other.install(BASE)
+                imgadm.release()
+                rest = [event async for event in request if event.kind != "progress"]
+        assert rest == [InstalledMeanwhile(BASE, "base", "1.0.0")]
+        assert house.left() == []
+        assert house.view.shown == {BASE}
+        assert house.catalog.get("zones", BASE).source == "http://imgadm"
+    assert is_free(locks, BASE)
+
+
+async def test_an_import_whose_image_imgadm_did_not_install_goes_on(open_house, locks, monkeypatch):
+    free = []
+    publish = SharedPool.publish
+
+    def published(self, uuid):
+        free.append(is_free(locks, uuid))
+        return publish(self, uuid)
+
+    monkeypatch.setattr(SharedPool, "publish", published)
+    async with open_house(kind=SharedPool) as house:
+        with LockHolder(locks, BASE) as imgadm:
+            async with house.store.request([INCREMENTAL], client="test") as request:
+                assert WaitingForLock(BASE) in await told_to_wait(request)
+                # Who waits for an origin must not keep imgadm from the image.
+                assert await trio.to_thread.run_sync(is_free, locks, INCREMENTAL)
+                imgadm.release()
+                events = [event async for event in request]
+        assert Installed(BASE, "base", "1.0.0") in events
+        assert Installed(INCREMENTAL, "incremental", "1.0.0") in events
+        assert free == [False, False]
+        assert house.left() == []
+
+
+async def test_a_file_that_imgadm_has_installed_meanwhile_is_no_error(open_house, other, locks):
+    async with open_house(kind=SharedPool) as house:
+        with LockHolder(locks, ZVOL) as imgadm, fixture_file(ZVOL).open("rb") as file:
+            asked = house.store.install(fixture_manifest(ZVOL), file.fileno(), client="test")
+            async with asked as request:
+                await told_to_wait(request)
+                other.install(ZVOL)
+                imgadm.release()
+                rest = [event async for event in request if event.kind != "progress"]
+        assert rest == [InstalledMeanwhile(ZVOL, "zvol", "1.0.0", from_file=True)]
+        assert house.left() == []
+
+
+async def test_a_child_goes_on_with_the_origin_that_imgadm_has_installed(open_house, other, locks):
+    async with open_house(kind=SharedPool) as house:
+        with LockHolder(locks, BASE) as imgadm:
+            async with house.store.request([INCREMENTAL], client="test") as request:
+                await told_to_wait(request)
+                other.install(BASE)
+                imgadm.release()
+                events = [event async for event in request if event.kind != "progress"]
+        assert InstalledMeanwhile(BASE, "base", "1.0.0") in events
+        assert events[-1] == Installed(INCREMENTAL, "incremental", "1.0.0")
+        assert house.catalog.get("zones", INCREMENTAL).origin == BASE
+
+
+async def test_a_deletion_waits_for_who_is_at_work_on_the_image(open_house, locks):
+    async with open_house(kind=SharedPool) as house:
+        await house.all_events(BASE)
+        with LockHolder(locks, BASE) as imgadm:
+            with trio.move_on_after(0.1) as gave_up:
+                await house.store.delete(BASE, None)
+            assert gave_up.cancelled_caught
+            assert len(await house.store.installed()) == 1
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(house.store.delete, BASE, None)
+                await trio.sleep(0.05)
+                assert house.pool.image(BASE) is not None
+                imgadm.release()
+        assert await house.store.installed() == []
+
+
+def receive(house: House) -> None:
+    """As imgadm is doing it, or did until it was killed."""
+    house.pool.receive(BASE, [real_stream("base")])
+    assert house.pool.partials() == [BASE]
+
+
+async def test_what_imgadm_is_receiving_is_left_alone(open_house, locks):
+    async with open_house(kind=SharedPool) as house:
+        with LockHolder(locks, BASE):
+            async with house.store.request([BASE], client="test") as request:
+                await told_to_wait(request)
+                receive(house)
+            await until(lambda: not house.store.jobs())
+            assert house.pool.partials() == [BASE]
+    with LockHolder(locks, BASE):
+        async with open_house(kind=SharedPool) as house:
+            assert house.pool.partials() == [BASE]
+    async with open_house(kind=SharedPool) as house:
+        assert house.pool.partials() == []
+
+
+async def test_a_manifest_that_imgadm_has_written_first_is_left_alone(open_house, other):
+    async with open_house(kind=SharedPool):
+        other.write_manifest(BASE)
+    async with open_house(kind=SharedPool) as house:
+        assert other.manifest(BASE).exists()
+        assert await house.store.installed() == []
