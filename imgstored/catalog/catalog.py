@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import structlog
+import trio
 
 from imgstored.catalog.manifest_files import ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
+from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from imgstored.catalog.image_locks import ImageLocks
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 Key = tuple[str, str]  #: (pool's name, uuid)
+
+_Answer = TypeVar("_Answer")
+
+#: Questions to one pool at the same time. A pool that does not answer keeps their threads in the kernel.
+_MAX_QUESTIONS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,7 @@ class Catalog:
         self._files = ManifestFiles(folder)
         self._images: dict[Key, InstalledImage] = {}
         self._noting: list[set[Key]] = []
+        self._threads = {name: trio.CapacityLimiter(_MAX_QUESTIONS) for name in pools}
 
     # -- in memory -------------------------------------------------------------------------------------------
 
@@ -90,6 +98,10 @@ class Catalog:
                 f'no such pool: "{name}"',
                 hint=f"imgstored looks after {known}; see `pool` in its configuration",
             ) from None
+
+    async def ask(self, pool: str, question: Callable[[], _Answer]) -> _Answer:
+        """What `question`, which blocks and is about a pool, returns in a thread; see `pools.patience`."""
+        return await answer(pool, question, threads=self._threads[pool])
 
     def find(self, pool: str, uuid: str) -> InstalledImage | None:
         """The image, or None."""
@@ -197,7 +209,7 @@ class Catalog:
     def write_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
         """Writes imgadm's file for an image that is about to come, so that it survives a power cut.
 
-        It stays by `keep_manifest`, or goes by `settle` if the image does not come. Raises `OSError`.
+        It stays by `keep_manifest`, or goes by `reconcile` if the image does not come. Raises `OSError`.
         """
         self._files.mark(pool, uuid)
         self._files.write(pool, uuid, manifest, source)
@@ -227,8 +239,8 @@ class Catalog:
             # The next start looks again, and finds the image.
             log.warning("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
 
-    def doubt(self, pool: str, uuid: str) -> None:
-        """An image is about to be deleted: its manifest goes with it, or by `settle`. Never raises."""
+    def mark_pending(self, pool: str, uuid: str) -> None:
+        """An image is about to be deleted: its manifest goes with it, or by `reconcile`. Never raises."""
         try:
             self._files.mark(pool, uuid)
         except OSError as error:
@@ -240,7 +252,7 @@ class Catalog:
         self._files.forget(pool, uuid)
         self._files.unmark(pool, uuid)
 
-    def settle(self, pool: str, uuid: str) -> None:
+    def reconcile(self, pool: str, uuid: str) -> None:
         """Whatever became of an image that was about to come or to go: its manifest is there if it is.
 
         For those who have the image's lock. A manifest that we did not write stays. Raises `PoolError`.
@@ -258,7 +270,7 @@ class Catalog:
                     with locks.tried(uuid) as ours:
                         if ours:
                             log.info("tidying up an image's manifest", pool=pool, uuid=uuid)
-                            self.settle(pool, uuid)
+                            self.reconcile(pool, uuid)
                         else:
                             log.info("somebody is at work on an image", pool=pool, uuid=uuid)
                 except (ImgstoreError, OSError) as error:

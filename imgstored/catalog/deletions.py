@@ -1,66 +1,112 @@
-"""Deletes images: one deletion of an image at a time, and none of what is needed."""
+"""Deletes images: one deletion of an image at a time, and none of an image that is needed."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
-from imgstored.errors import ImageHasDependentClonesError
+from imgstored.errors import CancelledError, ImageHasDependentClonesError, ImgstoreError
+from imgstored.events.stream import Action, Ended, EventStream, Started, outcome_of
 
 if TYPE_CHECKING:
-    from imgstored.catalog.catalog import Catalog, Key
-    from imgstored.events.stream import Recorder
-    from imgstored.imports.installer import Installer
-    from imgstored.imports.manager import Imports
+    from collections.abc import Callable, Sequence
+
+    from imgstored.catalog.catalog import Catalog, InstalledImage, Key, View
+    from imgstored.catalog.image_locks import ImageLocks
+    from imgstored.catalog.receipts import Receipts
+    from imgstored.events.stream import Requester
+
+log = structlog.get_logger(__name__)
 
 
 class Deletions:
-    """Those under way. Touched from trio's thread only."""
+    """The deletions under way. For trio's thread only."""
 
     def __init__(
-        self, catalog: Catalog, imports: Imports, installer: Installer, recorder: Recorder | None = None
+        self,
+        catalog: Catalog,
+        locks: ImageLocks,
+        view: View,
+        events: EventStream,
+        *,
+        receipts: Receipts | None = None,
     ) -> None:
-        self._recorder = recorder
         self._catalog = catalog
-        self._imports = imports
-        self._installer = installer
+        self._locks = locks
+        self._view = view
+        self._events = events
+        self._receipts = receipts
         self._under_way: dict[Key, trio.Event] = {}
 
     def under_way(self, key: Key) -> bool:
         """Whether the image is being deleted."""
         return key in self._under_way
 
-    async def settled(self, key: Key) -> None:
+    async def wait_for(self, key: Key) -> None:
         """Waits for a deletion under way."""
         while (deletion := self._under_way.get(key)) is not None:
             await deletion.wait()
 
-    async def delete(self, pool: str, uuid: str) -> None:
+    async def delete(
+        self, pool: str, uuid: str, requester: Requester, expecting: Callable[[str, str], Sequence[str]]
+    ) -> None:
         """Removes an installed image. Refused while anything is cloned from it, or about to be.
 
-        Waits while somebody else is at work on the image, as imgadm importing it.
+        `expecting` names what is about to be cloned from an image (pool, uuid). Waits while somebody else has
+        the image's lock, such as an imgadm that imports it. Raises what the pool raises.
         """
         key = (pool, uuid)
-        await self.settled(key)
+        await self.wait_for(key)
         self._catalog.get(pool, uuid)
-        async with self._installer.locks.held(uuid):
+        async with self._locks.held(uuid):
             # From here until the event is there nothing is awaited.
             image = self._catalog.get(pool, uuid)
-            expecting = self._imports.cloned_from(pool, uuid)
-            if expecting:
+            dependents = [*expecting(pool, uuid)]
+            if dependents:
                 raise ImageHasDependentClonesError(
-                    f'image "{uuid}" has dependent clones: {expecting[0]}',
+                    f'image "{uuid}" has dependent clones: {dependents[0]}',
                     hint="an image that is cloned from it is being imported",
-                    data={"dependents": expecting},
+                    data={"dependents": dependents},
                 )
             done = self._under_way[key] = trio.Event()
             try:
-                told = nullcontext() if self._recorder is None else self._recorder.deletion(image)
                 with trio.CancelScope(shield=True):
-                    async with told:
-                        await self._installer.remove(image)
+                    await self._delete(image, requester)
             finally:
                 del self._under_way[key]
                 done.set()
+
+    async def _delete(self, image: InstalledImage, requester: Requester) -> None:
+        """Removes the image, with its start and its end written down before and after."""
+        action = Action("delete", image.uuid, image.text("name"), image.text("version"), image.pool)
+        self._events.publish(Started(action, requester))
+        await self._events.flush()
+        error: ImgstoreError | None = CancelledError("it was interrupted")
+        try:
+            await self._remove(image)
+            error = None
+        except ImgstoreError as raised:
+            error = raised
+            raise
+        finally:
+            self._events.publish(Ended(action, outcome_of(error, "deleted"), error))
+            await self._events.flush()
+
+    async def _remove(self, image: InstalledImage) -> None:
+        await trio.to_thread.run_sync(self._destroy, image)
+        self._catalog.remove(image.pool, image.uuid)
+        await self._view.remove(image)
+        await trio.to_thread.run_sync(self._catalog.forget_manifest, image.pool, image.uuid)
+        if self._receipts is not None:
+            await trio.to_thread.run_sync(self._receipts.forget, image.pool, image.uuid)
+        log.info("deleted", uuid=image.uuid, pool=image.pool)
+
+    def _destroy(self, image: InstalledImage) -> None:
+        self._catalog.mark_pending(image.pool, image.uuid)
+        try:
+            self._catalog.pool(image.pool).destroy(image.uuid)
+        except ImgstoreError:
+            self._catalog.reconcile(image.pool, image.uuid)
+            raise

@@ -11,7 +11,6 @@ import trio
 
 from imgstored.errors import UsageError
 from imgstored.pools.base import MAX_TAG
-from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,8 +29,6 @@ class Holds:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._numbers = itertools.count(1)
-        # A pool that does not answer keeps whoever asks it in the kernel.
-        self._threads = trio.CapacityLimiter(4)
 
     async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
         """Keeps an image until the tag is released. Holding twice is no error."""
@@ -58,7 +55,7 @@ class Holds:
         """The tags that hold each image, sorted. Raises `PoolError`."""
         found: dict[Key, tuple[str, ...]] = {}
         for name, pool in self._catalog.pools.items():
-            uses = await answer(name, pool.uses, threads=self._threads)
+            uses = await self._catalog.ask(name, pool.uses)
             found.update({(name, uuid): use.tags for uuid, use in uses.items()})
         return found
 

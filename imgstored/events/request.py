@@ -1,4 +1,4 @@
-"""One client's wish, and what it is told until it is fulfilled."""
+"""One client's request while it runs: the queue of notifications between the store and the client."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import trio
 
 from imgstored.errors import ImgstoreError, InternalError
 from imgstored.events.notifications import Event, Progress
+from imgstored.events.stream import ImportEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
-    from imgstored.imports.layer import Layer
+    from imgstored.events.stream import StoreEvent
 
 log = structlog.get_logger(__name__)
 
 #: Seconds between two progress events.
 PROGRESS_INTERVAL = 0.2
-#: Seconds over which the rate is taken.
-RATE_WINDOW = 3.0
 
 
 class Request:
-    """An asynchronous iterator of events, with one reader; raises the error that ended the wish.
+    """An asynchronous iterator of events, with one reader; raises the error that ended the request.
 
-    Progress is replaced by newer progress while nobody reads, everything else is kept: there is little of it.
+    Newer progress replaces progress that nobody has read yet. All other events are kept: they are few.
     """
 
     def __init__(self, client: str) -> None:
@@ -39,10 +38,10 @@ class Request:
         self._error: ImgstoreError | None = None
         self._changed = trio.Event()
 
-    async def run(self, fulfil: Callable[[Request], Awaitable[None]]) -> None:
-        """Fulfils the wish, and tells the reader how it ended."""
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does the request's work, and gives the reader its end."""
         try:
-            await fulfil(self)
+            await work()
         except ImgstoreError as error:
             self.end(error)
         except Exception:
@@ -69,37 +68,21 @@ class Request:
             await self._changed.wait()
 
     def emit(self, event: Event) -> None:
-        """Tells the reader."""
+        """Queues an event for the reader."""
         if isinstance(event, Progress):
             self._progress = event
         else:
             self._events.append(event)
         self._changed.set()
 
+    def hear(self, event: StoreEvent) -> None:
+        """Listens to an `EventStream`: queues what happens to imports."""
+        if isinstance(event, ImportEvent):
+            self.emit(event.event)
+
     def end(self, error: ImgstoreError | None = None) -> None:
-        """The last thing that the reader is told; what it was told first stands."""
+        """Ends the events; of several ends the first one counts."""
         if not self._ended:
             self._ended = True
             self._error = error
         self._changed.set()
-
-
-class ProgressMeter:
-    """Sums up how far some layers are. Give it the time; it has no clock."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def read(self, layers: Iterable[Layer], now: float) -> Progress:
-        """How far the layers are at `now` (seconds of any steady clock)."""
-        images = tuple(layer.progress() for layer in layers)
-        done = sum(image.done for image in images)
-        total: int | None = 0
-        for image in images:
-            total = None if total is None or image.total is None else total + image.total
-        self._samples.append((now, done))
-        while now - self._samples[0][0] > RATE_WINDOW:
-            self._samples.popleft()
-        since, before = self._samples[0]
-        rate = max(0.0, (done - before) / (now - since)) if now > since else 0.0
-        return Progress(done=done, total=total, rate=rate, images=images)

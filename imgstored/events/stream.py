@@ -1,103 +1,160 @@
-"""Who is told of everything that begins and ends, to write it down. The store works as well without."""
+"""The one stream of what happens in the store: each subscriber hears each event once, in order.
+
+    imports, deletions ──► EventStream.publish ──► requests that follow an import, history, metrics
+
+An action (an import, an installation, a deletion) has exactly one `Started` and one `Ended`; in between come
+its `ImportEvent`s. An import that ends before it starts has one `Refused` instead.
+"""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
-import trio
+import structlog
 
-from imgstored import import_id
-from imgstored.errors import ImgstoreError
+from imgstored.errors import CancelledError, ImgstoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Mapping
 
-    from imgstored.catalog.catalog import InstalledImage
-    from imgstored.imports.layer import Layer
+    from imgstored.events.notifications import Event
 
+log = structlog.get_logger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """The client whose request is being answered."""
-
-    name: str
-    uid: int
-
-
-#: Set for as long as a request is answered; what begins meanwhile begins for this client.
-asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
+#: How an action ended. An action that the stopping daemon cancels is `interrupted`.
+Outcome = Literal["installed", "deleted", "failed", "cancelled", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """An image that a client wanted. Of an import only the uuid is known before a source has answered."""
+class Requester:
+    """Who asked for an action. `client` is the name that a client gave itself, `uid` is from the kernel."""
 
-    action: Literal["import", "install"]
+    client: str
+    uid: int | None = None  #: None: the daemon itself
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Action:
+    """The facts about one action that never change. No action equals another one."""
+
+    kind: Literal["import", "install", "delete"]
     uuid: str
+    name: str  #: empty, like `version`, before a source has named the image
+    version: str
     pool: str
-    name: str = ""
-    version: str = ""
-    import_id: str = field(default_factory=import_id.fresh)
+    source: str | None = None  #: a URL for people; None: a local file, or no source yet
+    import_id: str | None = None  #: in all log lines of an import
 
 
-class Recorder(Protocol):
-    """Called from trio's thread; raises nothing of its own."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An action began."""
 
-    async def follow(self, layer: Layer, *, from_file: bool, stopping: Callable[[], bool]) -> None:
-        """Follows a layer from its beginning until it has ended, also when it is cancelled."""
-        ...
-
-    def deletion(self, image: InstalledImage) -> AbstractAsyncContextManager[None]:
-        """The image is deleted in the block."""
-        ...
-
-    async def refused(self, wanted: Wanted, error: ImgstoreError) -> None:
-        """What a client wanted ended before there was a layer."""
-        ...
+    action: Action
+    requester: Requester
 
 
-class Recorders:
-    """Several recorders, each of which is told everything."""
+@dataclass(frozen=True, slots=True)
+class ImportEvent:
+    """Something happened to an import that its watchers are notified of."""
 
-    def __init__(self, *recorders: Recorder) -> None:
-        self._recorders = recorders
-
-    async def follow(self, layer: Layer, *, from_file: bool, stopping: Callable[[], bool]) -> None:
-        """Returns when all of them have seen the end."""
-        async with trio.open_nursery() as nursery:
-            for recorder in self._recorders:
-                nursery.start_soon(partial(recorder.follow, layer, from_file=from_file, stopping=stopping))
-
-    @asynccontextmanager
-    async def deletion(self, image: InstalledImage) -> AsyncIterator[None]:
-        """The image is deleted in the block."""
-        async with AsyncExitStack() as stack:
-            for recorder in self._recorders:
-                await stack.enter_async_context(recorder.deletion(image))
-            yield
-
-    async def refused(self, wanted: Wanted, error: ImgstoreError) -> None:
-        """What a client wanted ended before there was a layer."""
-        for recorder in self._recorders:
-            await recorder.refused(wanted, error)
+    action: Action
+    event: Event
 
 
-@asynccontextmanager
-async def begun_by(recorder: Recorder | None, wanted: Wanted) -> AsyncIterator[None]:
-    """A layer begins in the block, or the recorder is told why not, if a client wanted it.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An action ended. The other fields are facts about an import: bytes and seconds until its end."""
 
-    What is logged meanwhile has an import's id, which the layer is to have, too.
-    """
-    with import_id.bound(wanted.import_id):
-        try:
-            yield
-        except ImgstoreError as error:
-            # What goes on after a restart is tried again and again.
-            if recorder is not None and asker.get() is not None:
-                await recorder.refused(wanted, error)
-            raise
+    action: Action
+    outcome: Outcome
+    error: ImgstoreError | None = None
+    size: int | None = None  #: compressed bytes that were there
+    fetched: Mapping[str, int] = field(default_factory=dict)  #: bytes from the network, by source
+    stages: tuple[tuple[str, float], ...] = ()  #: each stage, and the seconds spent in it
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An import or installation that a client wanted failed before it began."""
+
+    action: Action
+    requester: Requester
+    error: ImgstoreError
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    """A request needed no download of its own: the image was installed, or another import brings it."""
+
+    kind: Literal["installed", "joined"]
+    action: None = None
+
+
+StoreEvent = Started | ImportEvent | Ended | Refused | CacheHit
+Listener = Callable[[StoreEvent], None]
+
+
+def outcome_of(error: ImgstoreError | None, success: Outcome, *, stopping: bool = False) -> Outcome:
+    """How an action ended, by its error, and by whether the daemon was `stopping`."""
+    if error is None:
+        return success
+    if isinstance(error, CancelledError):
+        return "interrupted" if stopping else "cancelled"
+    return "failed"
+
+
+class EventStream:
+    """Delivers events to subscribers at once, in trio's thread. A listener must not block."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._of_action: dict[Action, list[Listener]] = {}
+        self._flushes: list[Callable[[], Awaitable[None]]] = []
+
+    def subscribe(
+        self,
+        listener: Listener,
+        action: Action | None = None,
+        *,
+        flush: Callable[[], Awaitable[None]] | None = None,
+    ) -> bool:
+        """Calls `listener` with each event from now on: of one action until it has ended, or of all.
+
+        A listener that writes events down later gives `flush`, which returns once they are written. Returns
+        False, and does nothing, where the listener is subscribed already.
+        """
+        listeners = self._listeners if action is None else self._of_action.setdefault(action, [])
+        if listener in listeners:
+            return False
+        listeners.append(listener)
+        if flush is not None:
+            self._flushes.append(flush)
+        return True
+
+    def unsubscribe(self, listener: Listener, action: Action | None = None) -> None:
+        """Calls `listener` no more. Does nothing where it is not subscribed."""
+        listeners = self._listeners if action is None else self._of_action.get(action, [])
+        if listener in listeners:
+            listeners.remove(listener)
+        if action is not None and not listeners:
+            self._of_action.pop(action, None)
+
+    def publish(self, event: StoreEvent) -> None:
+        """Delivers an event. Raises nothing: what a listener raises goes to the log."""
+        own = () if event.action is None else self._of_action.get(event.action, ())
+        for listener in (*self._listeners, *own):
+            try:
+                listener(event)
+            except Exception:
+                # The action that happens must not fail because somebody counts it.
+                log.exception("an event could not be delivered", kind=type(event).__name__)
+        if isinstance(event, Ended):
+            self._of_action.pop(event.action, None)
+
+    async def flush(self) -> None:
+        """Returns once all subscribers have written down what was published before."""
+        for flush in self._flushes:
+            await flush()

@@ -1,1 +1,1 @@
-"""What is installed, what is being installed, and who wants it."""
+"""Imports: what is wanted, what there is to do, and how each image gets into its pool."""

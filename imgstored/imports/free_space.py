@@ -1,4 +1,4 @@
-"""Whether there is room: asked before an import begins, and again while its bytes come in."""
+"""Free space: checked before an import begins, and again while its bytes come in."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ if TYPE_CHECKING:
 
     from imgstored.pools.base import Pool
 
-#: Bytes of a stream after which the pool is asked again.
+#: Bytes of a stream between two checks of the pool.
 _EVERY = 64 << 20
 
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """Asks file systems and pools for their free space. `min_free` bytes are left in each."""
+class FreeSpace:
+    """Checks the free space of file systems and pools. `min_free` bytes stay free in each."""
 
     folder: Path  #: where files are spooled
     min_free: int
 
     def free(self) -> int:
-        """Bytes that are free in the folder. Blocks briefly."""
+        """Free bytes in the folder. Blocks briefly."""
         status = os.statvfs(self.folder)
         return status.f_bavail * status.f_frsize
 
-    def for_download(self, to_come: int) -> None:
+    def check_spool(self, to_come: int) -> None:
         """Raises `NoSpaceError` unless `to_come` bytes still fit into the folder. Blocks briefly."""
         free = self.free()
         if to_come and free - to_come < self.min_free:
             raise self._shortage(f"in {self.folder}", to_come, free)
 
-    def for_stream(self, pool: Pool, at_least: int) -> None:
-        """Raises `NoSpaceError` unless the pool has room for a stream of `at_least` bytes."""
+    def check_pool(self, pool: Pool, at_least: int) -> None:
+        """Raises `NoSpaceError` unless a stream of `at_least` bytes fits into the pool. Blocks."""
         free = pool.space().available
         if free - at_least < self.min_free:
             raise self._shortage(f'in pool "{pool.name}"', at_least, free)
 
     def watched(self, stream: Iterator[bytes | memoryview], pool: Pool) -> Iterator[bytes | memoryview]:
-        """Passes the stream on while the pool has room for it; raises `NoSpaceError` when it has not."""
+        """Yields the stream's pieces; raises `NoSpaceError` once the pool is full. Blocks."""
         due = 0
         for piece in stream:
             due -= len(piece)
             if due < 0:
-                self.for_stream(pool, 0)
+                self.check_pool(pool, 0)
                 due = _EVERY
             yield piece
 

@@ -1,7 +1,7 @@
-"""What must survive the daemon: which imports are wanted, and which ranges of their files are there.
+"""The journal: which imports are wanted, and which ranges of their files are there, whatever ends the daemon.
 
-SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and what they said
-is fetched or done again; ranges are trusted only while their bytes still hash to what is written here.
+SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and the daemon
+fetches those ranges again. It trusts a range only while its bytes still hash to the journal's BLAKE3.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
+from imgstored.imports.spec import ImportSpec
 from imgstored.state.schema import open_database
 from imgstored.transfer.spool import Spooled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-#: Of a new journal; what makes one of it that is older says `imgstored.state.schema`.
+#: The tables of a new journal. Migrations of older ones are in `imgstored.state.schema`.
 _TABLES = """
 CREATE TABLE imports (
     pool TEXT NOT NULL, uuid TEXT NOT NULL,
@@ -48,18 +49,14 @@ CREATE TABLE validators (
 
 
 @dataclass(frozen=True, slots=True)
-class JournalledImport:
-    """An import that was begun and neither finished nor given up."""
+class UnfinishedImport:
+    """A row of the journal: an import that did not end. Times in seconds since the epoch."""
 
-    pool: str
-    uuid: str
+    spec: ImportSpec
     manifest: Mapping[str, Any]
-    sources: tuple[str, ...] | None
-    channel: str | None
     wanted: bool
     started_at: float
     touched_at: float
-    zstream: bool
 
 
 class Journal:
@@ -75,44 +72,28 @@ class Journal:
         self._db = open_database(path, _TABLES, hint=hint)
 
     def close(self) -> None:
-        """Writes everything down and lets go of the file."""
+        """Closes the file; all that was committed is in it."""
         with self._lock:
             self._db.close()
 
     # -- imports ---------------------------------------------------------------------------------------------
 
-    def begin(
-        self,
-        pool: str,
-        uuid: str,
-        manifest: Mapping[str, Any],
-        sources: Sequence[str] | None,
-        channel: str | None,
-        *,
-        zstream: bool = False,
-    ) -> None:
-        """Writes down that an import is wanted; one that waited since an earlier try goes on."""
+    def begin(self, spec: ImportSpec, manifest: Mapping[str, Any]) -> None:
+        """Writes down that an import is wanted. A row of an earlier try becomes wanted again."""
         now = time.time()
+        sources = None if spec.sources is None else json.dumps(list(spec.sources))
+        document = json.dumps(dict(manifest))
         with self.transaction() as db:
             db.execute(
                 "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?)"
                 " ON CONFLICT (pool, uuid) DO UPDATE SET manifest = excluded.manifest,"
                 " sources = excluded.sources, channel = excluded.channel, zstream = excluded.zstream,"
                 " wanted = 1, touched_at = excluded.touched_at",
-                (
-                    pool,
-                    uuid,
-                    json.dumps(dict(manifest)),
-                    None if sources is None else json.dumps(list(sources)),
-                    channel,
-                    now,
-                    now,
-                    zstream,
-                ),
+                (spec.pool, spec.uuid, document, sources, spec.channel, now, now, spec.zstream),
             )
 
     def park(self, pool: str, uuid: str) -> None:
-        """Says that nobody wants the import now; what it has serves the next try."""
+        """Marks an import as not wanted. What was downloaded serves the next try."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE imports SET wanted = 0, touched_at = ? WHERE pool = ? AND uuid = ?",
@@ -120,31 +101,18 @@ class Journal:
             )
 
     def end(self, pool: str, uuid: str) -> None:
-        """Forgets the import: it is installed, or given up."""
+        """Removes an import that is installed or given up."""
         with self.transaction() as db:
             db.execute("DELETE FROM imports WHERE pool = ? AND uuid = ?", (pool, uuid))
 
-    def imports(self) -> list[JournalledImport]:
+    def imports(self) -> list[UnfinishedImport]:
         """All unfinished imports, oldest first."""
         with self.transaction() as db:
             rows = db.execute(
-                "SELECT pool, uuid, manifest, sources, channel, wanted, started_at, touched_at, zstream"
+                "SELECT pool, uuid, sources, channel, zstream, manifest, wanted, started_at, touched_at"
                 " FROM imports ORDER BY started_at, uuid"
             ).fetchall()
-        return [
-            JournalledImport(
-                pool,
-                uuid,
-                json.loads(manifest),
-                None if sources is None else tuple(json.loads(sources)),
-                channel,
-                bool(wanted),
-                started_at,
-                touched_at,
-                bool(zstream),
-            )
-            for pool, uuid, manifest, sources, channel, wanted, started_at, touched_at, zstream in rows
-        ]
+        return [_unfinished(*row) for row in rows]
 
     # -- ranges ----------------------------------------------------------------------------------------------
 
@@ -216,6 +184,22 @@ class FileRanges:
     def _delete(self, db: sqlite3.Connection) -> None:
         for table in ("spools", "ranges", "validators"):
             db.execute(f"DELETE FROM {table} WHERE uuid = ?", (self._uuid,))  # noqa: S608  fixed names
+
+
+def _unfinished(
+    pool: str,
+    uuid: str,
+    sources: str | None,
+    channel: str | None,
+    zstream: int,
+    manifest: str,
+    wanted: int,
+    started_at: float,
+    touched_at: float,
+) -> UnfinishedImport:
+    replaced = None if sources is None else tuple(json.loads(sources))
+    spec = ImportSpec(uuid, pool, replaced, channel, bool(zstream))
+    return UnfinishedImport(spec, json.loads(manifest), bool(wanted), started_at, touched_at)
 
 
 def _failure(error: sqlite3.OperationalError) -> ImgstoreError:

@@ -1,7 +1,7 @@
-"""What imports leave behind, and who cleans it up. All of it blocks: for worker threads.
+"""What imports leave behind: drops what an import's end does not keep, and sweeps up at a start. Blocks.
 
-In a pool that others change, too, a partial may be what imgadm is receiving. So it is only dropped by who has
-the image's lock.
+In a pool that others change too, a partial may be what imgadm is receiving. So only the holder of the image's
+lock drops a partial.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.image_locks import ImageLocks
-    from imgstored.imports.journal import Journal, JournalledImport
+    from imgstored.imports.journal import Journal
+    from imgstored.imports.spec import ImportSpec
+    from imgstored.imports.state import Kept
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +36,7 @@ def spool_name(pool: str, uuid: str) -> str:
 
 
 class Leftovers:
-    """The spools, the journal's entries and the pools' partials."""
+    """The spools, the journal's rows and the pools' partials."""
 
     def __init__(self, catalog: Catalog, journal: Journal, spools: Path, locks: ImageLocks) -> None:
         self._catalog = catalog
@@ -42,39 +44,35 @@ class Leftovers:
         self._spools = spools
         self._locks = locks
 
-    def drop_partial(self, pool: str, uuid: str, *, locked: bool) -> None:
-        """Nobody wants the image now: what was downloaded stays, and serves the next who does.
+    def drop(self, pool: str, uuid: str, kept: Kept, *, locked: bool) -> None:
+        """Drops what an import leaves and its end does not keep.
 
         `locked` says whether the caller has the image's lock; so below.
         """
-        self._abandon(pool, uuid, locked=locked)
-        self._journal.park(pool, uuid)
-
-    def drop_bytes(self, pool: str, uuid: str, *, locked: bool) -> None:
-        """Nothing that came was the image; the import itself goes on."""
-        self._abandon(pool, uuid, locked=locked)
-        self._drop_spool(spool_name(pool, uuid))
-
-    def drop_all(self, pool: str, uuid: str, *, locked: bool) -> None:
-        """The import failed, or somebody else was faster: nothing of it is worth keeping."""
-        self.drop_bytes(pool, uuid, locked=locked)
-        self._journal.end(pool, uuid)
+        if not kept.partial:
+            self._abandon(pool, uuid, locked=locked)
+        if not kept.download:
+            self._drop_spool(spool_name(pool, uuid))
+        if not kept.journal:
+            self._journal.end(pool, uuid)
+        elif not kept.wanted:
+            self._journal.park(pool, uuid)
 
     def _abandon(self, pool: str, uuid: str, *, locked: bool) -> None:
         keeper = self._catalog.pool(pool)
         if locked or not keeper.shared:
             keeper.abandon(uuid)
-            self._catalog.settle(pool, uuid)
+            self._catalog.reconcile(pool, uuid)
             return
         with self._locks.tried(uuid) as ours:
             if ours:
                 keeper.abandon(uuid)
-                self._catalog.settle(pool, uuid)
+                self._catalog.reconcile(pool, uuid)
             else:
                 log.info("somebody is at work on an image: its partial is left alone", uuid=uuid, pool=pool)
 
-    def forget(self, pool: str, uuid: str) -> None:
-        """The image is installed: how it got there is of no use any more."""
+    def _forget(self, pool: str, uuid: str) -> None:
+        """Drops the download and the journal's row, but no partial."""
         self._drop_spool(spool_name(pool, uuid))
         self._journal.end(pool, uuid)
 
@@ -82,27 +80,27 @@ class Leftovers:
         (self._spools / name).unlink(missing_ok=True)
         self._journal.ranges(name).forget()
 
-    def sweep(self, keep_seconds: float) -> list[JournalledImport]:
-        """Removes what belongs to no import that goes on or may go on; returns those that do.
+    def sweep(self, keep_seconds: float) -> list[ImportSpec]:
+        """Drops what belongs to no import that goes on or may go on; returns the specs of those that go on.
 
-        Partial downloads that nobody has asked for again in `keep_seconds` go, too.
+        It also drops partial downloads that nobody has asked for again in `keep_seconds`.
         """
         going_on = []
         kept: set[str] = set()
         for unfinished in self._journal.imports():
-            pool, uuid = unfinished.pool, unfinished.uuid
+            pool, uuid = unfinished.spec.key
             too_old = time.time() - unfinished.touched_at > keep_seconds
             if pool not in self._catalog.pools or self._catalog.find(pool, uuid) is not None:
-                self.forget(pool, uuid)
+                self._forget(pool, uuid)
             elif unfinished.wanted:
-                going_on.append(unfinished)
+                going_on.append(unfinished.spec)
                 kept.add(spool_name(pool, uuid))
             elif too_old:
                 log.info("dropping a partial download that nobody asked for again", uuid=uuid, pool=pool)
-                self.forget(pool, uuid)
+                self._forget(pool, uuid)
             else:
                 kept.add(spool_name(pool, uuid))
-        self._sweep_pools({(each.pool, each.uuid) for each in going_on})
+        self._sweep_pools({spec.key for spec in going_on})
         self._sweep_spools(kept)
         self._catalog.sweep(self._locks)
         return going_on

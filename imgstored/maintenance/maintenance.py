@@ -1,4 +1,4 @@
-"""Keeps what is installed in order: brings manifests up to date, and says what nobody needs any more."""
+"""Maintenance: brings the manifests of installed images up to date, and finds images that nobody needs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ from imgstored.events.notifications import (
 )
 from imgstored.http.location import public
 from imgstored.maintenance.differences import changed_fields, original_snapshot
-from imgstored.maintenance.vacuum import Candidate, Rule, plan
+from imgstored.maintenance.vacuum import Candidate, Rule, to_delete
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import Use
-from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -57,8 +56,8 @@ log = structlog.get_logger(__name__)
 _Unnamed = dict["Key", "Mapping[str, int]"]
 
 
-class Upkeep:
-    """Used from trio's thread; what blocks is done in others."""
+class Maintenance:
+    """For trio's thread; what blocks runs in other threads."""
 
     def __init__(
         self,
@@ -76,14 +75,12 @@ class Upkeep:
         self._view = view
         self._refresh = refresh
         self._expecting = expecting
-        # A pool that does not answer keeps whoever asks it in the kernel.
-        self._threads = trio.CapacityLimiter(4)
 
-    # -- what sources know better ----------------------------------------------------------------------------
+    # -- updating manifests ----------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def update(self, uuids: Sequence[str], *, dry_run: bool) -> AsyncIterator[AsyncIterator[Event]]:
-        """Asks the sources for the manifests of these images, or of all; tells what is changed.
+        """Brings the manifests of these images, or of all, up to date with the sources; gives the events.
 
         An image that has no snapshot @final gets it, if the source says which one it is. What fails with one
         image (`UpdateFailed`) does not keep others from being updated. With `dry_run` nothing is changed.
@@ -114,18 +111,18 @@ class Upkeep:
         self, keys: Iterable[Key], unnamed: _Unnamed, dry_run: bool
     ) -> AsyncGenerator[Event, None]:
         for pool, uuid in keys:
-            told: list[Event] = []
+            events: list[Event] = []
             try:
                 found = await self._sources.find(uuid, active=False)
-                await self._update(pool, found, unnamed.get((pool, uuid)), dry_run, told)
+                await self._update(pool, found, unnamed.get((pool, uuid)), dry_run, events)
             except ImageNotFoundError:
-                told.append(NotInSources(uuid))
+                events.append(NotInSources(uuid))
             except (NoSourcesError, ConfigError):
                 raise
             except ImgstoreError as error:
                 log.warning("an image cannot be updated", pool=pool, uuid=uuid, error=error.message)
-                told.append(UpdateFailed(uuid, pool, error.as_wire()))
-            for event in told:
+                events.append(UpdateFailed(uuid, pool, error.as_wire()))
+            for event in events:
                 yield event
 
     async def _update(
@@ -134,7 +131,7 @@ class Upkeep:
         found: Found,
         snapshots: Mapping[str, int] | None,
         dry_run: bool,
-        told: list[Event],
+        events: list[Event],
     ) -> None:
         uuid = found.manifest.uuid
         async with self._locks.held(uuid):
@@ -146,17 +143,17 @@ class Upkeep:
                 if not dry_run:
                     await self._changed(pool, uuid, lambda: self._write(pool, found))
                 named = tuple(fields) if "name" in old else None
-                told.append(ManifestUpdated(uuid, pool, public(found.source.url), named))
+                events.append(ManifestUpdated(uuid, pool, public(found.source.url), named))
             if snapshots is None:
                 return
             guid = None if found.manifest.file is None else found.manifest.file.dataset_guid
             original = original_snapshot(uuid, snapshots, guid)
             if original is None:
-                told.append(OriginalUnknown(uuid, pool))
+                events.append(OriginalUnknown(uuid, pool))
                 return
             if not dry_run:
                 await self._changed(pool, uuid, lambda: self._name(pool, uuid, original))
-            told.append(SnapshotRenamed(uuid, pool, original))
+            events.append(SnapshotRenamed(uuid, pool, original))
 
     def _write(self, pool: str, found: Found) -> None:
         manifest = found.manifest
@@ -188,24 +185,21 @@ class Upkeep:
         image = self._catalog.pool(pool).image(uuid)
         return None if image is None else self._catalog.with_manifest(pool, image)
 
-    # -- what nobody needs -----------------------------------------------------------------------------------
+    # -- vacuum ----------------------------------------------------------------------------------------------
 
-    async def unused(
+    async def vacuum(
         self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
     ) -> list[dict[str, Any]]:
-        """The images that nothing needs, in an order in which each can be deleted.
+        """The images that nothing needs, in an order in which each can be deleted; deletes none.
 
         As {uuid, zpool, name, version}. Not those that were installed within the last `older_than` seconds,
         nor the `keep` newest of each name, nor what is held. An image without a manifest is left out, too: it
-        may be a machine; that is told. Raises `PoolError`.
+        may be a machine; an event says so. Raises `PoolError`.
         """
         if keep < 0 or (older_than is not None and older_than < 0):
             raise UsageError("neither an age nor a number of images is less than 0")
         await self._refresh.all()
-        uses = {
-            name: await answer(name, pool.uses, threads=self._threads)
-            for name, pool in self._catalog.pools.items()
-        }
+        uses = {name: await self._catalog.ask(name, pool.uses) for name, pool in self._catalog.pools.items()}
         clones, images = self._catalog.clones(), self._catalog.all()
         dependents = {
             (image.pool, image.uuid): (
@@ -219,7 +213,7 @@ class Upkeep:
             if each.unknown and not each.held and not each.dependents:
                 await tell(Left(each.uuid, each.pool, "no manifest"))
         before = None if older_than is None else time.time() - older_than
-        chosen = plan(candidates, Rule(before, keep))
+        chosen = to_delete(candidates, Rule(before, keep))
         found = [self._catalog.find(*each.key) for each in chosen]
         return [
             {

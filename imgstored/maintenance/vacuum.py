@@ -1,4 +1,4 @@
-"""Which images nobody needs, and in which order they can go. Pure: no I/O."""
+"""Vacuum: which images nobody needs, and in which order they can be deleted. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Rule:
         return image.installed_at is not None and image.installed_at < self.installed_before
 
 
-def plan(images: Sequence[Candidate], rule: Rule) -> list[Candidate]:
+def to_delete(images: Sequence[Candidate], rule: Rule) -> list[Candidate]:
     """The images to delete, in an order in which each can be: what is cloned from it goes before it.
 
     What is in use stays, and with it all that it was cloned from. Otherwise the order is that of `images`.

@@ -1,97 +1,48 @@
-"""What an import would do: which images, from where, how big, whether they fit, and what would refuse it.
+"""A dry run: which images an import would bring, from where, how big, and what would refuse it.
 
-Changes nothing, and starts nothing: the sources are asked, and everything else is only looked at.
+Renders the same plan that an import executes. It changes and starts nothing: it asks the sources, and only
+looks at everything else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgstored.errors import (
-    ActiveImageNotFoundError,
-    ImgstoreError,
-    InvalidManifestError,
-    NoSpaceError,
-)
+from imgstored.errors import ActiveImageNotFoundError, ImgstoreError, NoSpaceError
 from imgstored.http.location import shown
 from imgstored.imports.leftovers import spool_name
-from imgstored.imports.plan import MAX_ANCESTRY, Wish
+from imgstored.imports.spec import ImportSpec
 from imgstored.manifest import check_uuid
-from imgstored.manifest.platform import Platform, check_platform
-from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
-    from imgstored.imports.free_space import Room
-    from imgstored.imports.journal import Journal
+    from imgstored.imports.manager import Imports
+    from imgstored.imports.plan import Plan, Step
+    from imgstored.imports.resources import Resources
     from imgstored.pools.base import Pool
     from imgstored.sources.registry import Found
     from imgstored.sources.sourcebook import SourceBook
 
-
-@dataclass(slots=True)
-class _Step:
-    """One image of the ancestry. Sizes in compressed bytes."""
-
-    uuid: str
-    state: str  #: "installed", "under-way", or "missing"
-    name: str = "-"
-    version: str = "-"
-    origin: str | None = None
-    source: str | None = None
-    size: int | None = None
-    present: int = 0  #: of an earlier try
-
-    def as_wire(self) -> dict[str, Any]:
-        return {
-            "uuid": self.uuid,
-            "name": self.name,
-            "version": self.version,
-            "state": self.state,
-            "origin": self.origin,
-            "source": self.source,
-            "size": self.size,
-            "present": self.present,
-        }
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What was found out so far."""
-
-    steps: list[_Step] = field(default_factory=list)
-    refusals: list[ImgstoreError] = field(default_factory=list)
+Document = dict[str, Any]
 
 
 class DryRun:
-    """Answers `plan`. Used from trio's thread."""
+    """Answers `plan`. For trio's thread."""
 
     def __init__(
-        self,
-        catalog: Catalog,
-        refresh: Refresh,
-        sources: SourceBook,
-        journal: Journal,
-        room: Callable[[], Room],
-        jobs: Callable[[], list[dict[str, Any]]],
-        platform: Platform | None = None,
+        self, catalog: Catalog, refresh: Refresh, sources: SourceBook, imports: Imports, resources: Resources
     ) -> None:
         self._catalog = catalog
         self._refresh = refresh
         self._sources = sources
-        self._journal = journal
-        self._room = room
-        self._jobs = jobs
-        self._platform = platform
-        # A pool that does not answer keeps whoever asks it in the kernel.
-        self._threads = trio.CapacityLimiter(4)
+        self._imports = imports
+        self._resources = resources
 
     async def plan(
         self,
@@ -100,7 +51,7 @@ class DryRun:
         pool: str | None = None,
         sources: Sequence[str] | None = None,
         channel: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> Document:
         """The protocol's *plan* for an image, with its errors in `refusals`.
 
         Raises `ImageNotFoundError` and its kind where no source has the image, and what keeps us from finding
@@ -109,22 +60,22 @@ class DryRun:
         check_uuid(uuid)
         target = self._catalog.pool(pool)
         await self._refresh.pool(target.name)
-        wish = Wish(uuid, target.name, None if sources is None else tuple(sources), channel)
-        plan = _Plan()
-        await self._gather(wish, plan)
-        missing = [step for step in plan.steps if step.state == "missing"]
-        for step in missing:
-            step.present = await trio.to_thread.run_sync(self._present, target.name, step)
-        sizes = [step.size for step in missing]
-        size = None if None in sizes else sum(each or 0 for each in sizes)
-        to_come = max(0, sum(each or 0 for each in sizes) - sum(step.present for step in missing))
-        room = await self._look_for_room(plan, target, to_come, sum(each or 0 for each in sizes))
+        spec = ImportSpec(uuid, target.name, None if sources is None else tuple(sources), channel)
+        plan = self._imports.plan(spec)
+        images = await self._images(plan)
+        missing = [image for image in images if image["state"] == "missing"]
+        for image in missing:
+            image["present"] = await trio.to_thread.run_sync(self._present, target.name, image)
+        sizes = [image["size"] for image in missing]
+        known = sum(size or 0 for size in sizes)
+        to_come = max(0, known - sum(image["present"] for image in missing))
+        room = await self._free_space(plan, target, to_come, known)
         return {
             "uuid": uuid,
             "pool": target.name,
-            "images": [step.as_wire() for step in plan.steps],
+            "images": images,
             "count": len(missing),
-            "size": size,
+            "size": None if None in sizes else known,
             "to_come": to_come,
             "room": room,
             "refusals": [error.as_wire() for error in plan.refusals],
@@ -132,101 +83,96 @@ class DryRun:
 
     # -- which images ----------------------------------------------------------------------------------------
 
-    async def _gather(self, wish: Wish, plan: _Plan) -> None:
-        """The image, and its ancestors down to the first that is there."""
-        under_way = {job["uuid"]: job for job in self._jobs() if job["pool"] == wish.pool}
-        wanted: str | None = wish.uuid
-        while wanted is not None:
-            installed = self._catalog.find(wish.pool, wanted)
-            if installed is not None:
-                name, version = installed.text("name"), installed.text("version")
-                plan.steps.append(
-                    _Step(wanted, "installed", name, version, installed.origin, installed.source)
-                )
-                return
-            if (job := under_way.get(wanted)) is not None:
-                step = _Step(
-                    wanted, "under-way", job["name"], job["version"], None, job["source"], job["total"]
-                )
-                step.present = job["done"]
-                plan.steps.append(step)
-                return
-            if len(plan.steps) >= MAX_ANCESTRY or any(step.uuid == wanted for step in plan.steps):
-                plan.refusals.append(_endless(wish.uuid, wanted))
-                return
-            found = await self._find(wish, wanted, plan)
-            if found is None:
-                return
-            plan.steps.append(_step(found))
-            wanted = found.manifest.origin
-
-    async def _find(self, wish: Wish, uuid: str, plan: _Plan) -> Found | None:
-        """An image as an import would find it; None for an origin that it would not find."""
-        find = partial(self._sources.find, uuid, sources=wish.sources, channel=wish.channel)
+    async def _images(self, plan: Plan) -> list[Document]:
+        """Fills in the plan; the image and its ancestors as the protocol has them."""
         try:
-            found = await find(active=uuid == wish.uuid)
+            while (uuid := plan.next()) is not None:
+                plan.add(await self._find(plan, uuid))
+        except ImgstoreError as error:
+            if not plan.steps:
+                raise
+            # An ancestor that an import would not find.
+            plan.refusals.append(error)
+        return [self._rendered(plan.spec.pool, step) for step in plan.steps]
+
+    async def _find(self, plan: Plan, uuid: str) -> Found:
+        """An image as an import would find it; one that is not active is refused, and shown all the same."""
+        find = partial(self._sources.find, uuid, sources=plan.spec.sources, channel=plan.spec.channel)
+        try:
+            return await find(active=uuid == plan.spec.uuid)
         except ActiveImageNotFoundError as inactive:
-            # It may be there in another state: what is known of it is said all the same.
             try:
                 found = await find(active=False)
             except ImgstoreError:
                 raise inactive from None
             plan.refusals.append(inactive)
-        except ImgstoreError as error:
-            if uuid == wish.uuid:
-                raise
-            plan.refusals.append(error)
-            return None
-        try:
-            check_platform(found.manifest, self._platform)
-        except ImgstoreError as error:
-            plan.refusals.append(error)
-        return found
+            return found
+
+    def _rendered(self, pool: str, step: Step) -> Document:
+        if step.found is not None:
+            manifest = step.found.manifest
+            size = None if manifest.file is None else manifest.file.size
+            source = shown(step.found.source.url)
+            return _image(
+                step, manifest.name, manifest.version, origin=manifest.origin, source=source, size=size
+            )
+        if (installed := self._catalog.find(pool, step.uuid)) is not None:
+            name, version = installed.text("name"), installed.text("version")
+            return _image(step, name, version, origin=installed.origin, source=installed.source)
+        job = next(job for job in self._imports.jobs() if (job["pool"], job["uuid"]) == (pool, step.uuid))
+        about = {"source": job["source"], "size": job["total"], "present": job["done"]}
+        return _image(step, job["name"], job["version"], **about)
 
     # -- whether they fit ------------------------------------------------------------------------------------
 
-    def _present(self, pool: str, step: _Step) -> int:
+    def _present(self, pool: str, image: Document) -> int:
         """Bytes that an earlier try has left, and that are still to be checked."""
-        spooled = self._journal.ranges(spool_name(pool, step.uuid)).load()
-        if spooled is None or step.size not in (None, spooled.size):
+        spooled = self._resources.journal.ranges(spool_name(pool, image["uuid"])).load()
+        if spooled is None or image["size"] not in (None, spooled.size):
             return 0
         ends = ((index + 1) * spooled.range_size for index in spooled.digests)
         return sum(min(end, spooled.size) - (end - spooled.range_size) for end in ends)
 
-    async def _look_for_room(self, plan: _Plan, pool: Pool, to_come: int, at_least: int) -> dict[str, Any]:
-        """Free bytes in the spool and in the pool. What is short is a refusal. Raises `PoolError`.
+    async def _free_space(self, plan: Plan, pool: Pool, to_come: int, at_least: int) -> Document:
+        """Free bytes in the spool and in the pool. A shortage is a refusal. Raises `PoolError`.
 
         How much an image takes in a pool shows only while it is received: not less than its file, mostly.
         """
-        room = self._room()
+        free_space = self._resources.free_space
 
-        def look() -> dict[str, Any]:
-            questions = (partial(room.for_download, to_come), partial(room.for_stream, pool, at_least))
-            for question in questions if at_least else ():
+        def look() -> Document:
+            checks = (
+                partial(free_space.check_spool, to_come),
+                partial(free_space.check_pool, pool, at_least),
+            )
+            for check in checks if at_least else ():
                 try:
-                    question()
+                    check()
                 except NoSpaceError as error:
                     plan.refusals.append(error)
-            return {"spool": room.free(), "pool": pool.space().available}
+            return {"spool": free_space.free(), "pool": pool.space().available}
 
-        return await answer(pool.name, look, threads=self._threads)
-
-
-def _step(found: Found) -> _Step:
-    manifest = found.manifest
-    return _Step(
-        manifest.uuid,
-        "missing",
-        manifest.name,
-        manifest.version,
-        manifest.origin,
-        shown(found.source.url),
-        None if manifest.file is None else manifest.file.size,
-    )
+        return await self._catalog.ask(pool.name, look)
 
 
-def _endless(uuid: str, origin: str) -> InvalidManifestError:
-    return InvalidManifestError(
-        f'image "{uuid}" has an endless ancestry at origin "{origin}"',
-        hint="the manifests of the sources are wrong; tell whoever runs them",
-    )
+def _image(
+    step: Step,
+    name: str,
+    version: str,
+    *,
+    origin: str | None = None,
+    source: str | None = None,
+    size: int | None = None,
+    present: int = 0,
+) -> Document:
+    """One image of the protocol's *plan*. Sizes in compressed bytes."""
+    return {
+        "uuid": step.uuid,
+        "name": name,
+        "version": version,
+        "state": "installed" if step.state == "deleting" else step.state,
+        "origin": origin,
+        "source": source,
+        "size": size,
+        "present": present,
+    }

@@ -1,23 +1,23 @@
-"""What was done on this host: who imported or deleted which image, when, from where, and how it ended.
+"""The history: who imported or deleted which image on this host, when, from where, and how it ended.
 
-SQLite in WAL mode, beside the journal, and bounded. A row is written when something begins and finished when
-it ends; rows that a daemon left unfinished are `interrupted` for the next one. What goes wrong here is logged
-and keeps nothing else from happening.
+SQLite in WAL mode, next to the journal, and bounded. A row is written when an action starts, and completed
+when it ends; the next daemon marks rows that a daemon left unfinished as `interrupted`. When the history
+cannot be written, the log says so, and nothing else stops.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections import deque
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
 
-from imgstored.errors import CancelledError, ImgstoreError
-from imgstored.events.stream import asker
+from imgstored.events.stream import Ended, Refused, Started, outcome_of
 from imgstored.http.location import shown
 from imgstored.http.secrets import redacted
 from imgstored.queries.names import Named
@@ -27,13 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from imgstored.catalog.catalog import InstalledImage
-    from imgstored.events.stream import Wanted
-    from imgstored.imports.layer import Layer
+    from imgstored.events.stream import Action, Requester, StoreEvent
 
 log = structlog.get_logger(__name__)
-
-Outcome = Literal["installed", "deleted", "done", "failed", "cancelled", "interrupted"]
 
 #: Rows that are kept: the newest.
 MAX_ROWS = 10_000
@@ -41,7 +37,7 @@ MAX_ROWS = 10_000
 #: Characters of an error's message that are kept.
 _MAX_MESSAGE = 2000
 
-#: Of a new file; what makes one of it that is older says `imgstored.state.schema`.
+#: The table of a new file. Migrations of older ones are in `imgstored.state.schema`.
 _TABLE = """
 CREATE TABLE history (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -66,30 +62,11 @@ _FIELDS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What is to be written down of something that begins."""
-
-    action: str
-    uuid: str
-    name: str
-    version: str
-    pool: str
-    source: str | None = None
-    import_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How it ended."""
-
-    outcome: Outcome
-    bytes: int | None = None
-    error: ImgstoreError | None = None
-
-
 class History:
-    """The file. Methods are called from trio's thread; threads do what blocks, one at a time."""
+    """The file. Subscribes to the store's events, and writes them down in order while `run` is running.
+
+    For trio's thread. Threads do what blocks, one at a time.
+    """
 
     def __init__(self, path: Path) -> None:
         """Opens or creates the file, or brings an older one up to date. Raises `ConfigError`."""
@@ -99,110 +76,87 @@ class History:
         self._db = open_database(path, _TABLE, hint=hint, then=interrupted)
         # Fair: who reads after something has ended finds that written down.
         self._lock = trio.Lock()
+        self._pending: deque[Callable[[], None]] = deque()
+        self._some = trio.Event()
+        self._rows: dict[Action, tuple[int, float]] = {}  # of what is under way; when it began
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file. What was not flushed is lost."""
         self._db.close()
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    async def follow(self, layer: Layer, *, from_file: bool, stopping: Callable[[], bool]) -> None:
-        """Writes down that a layer has begun, and how it ends. Cannot be cancelled: every layer ends."""
-        with trio.CancelScope(shield=True):
-            client = asker.get()
-            began = time.monotonic()
-            row = await self._begin(
-                Begun(
-                    "install" if from_file else "import",
-                    layer.uuid,
-                    layer.manifest.name,
-                    layer.manifest.version,
-                    layer.pool,
-                    layer.source,
-                    layer.import_id,
-                ),
-                client.name if client is not None else ", ".join(layer.clients),
-                None if client is None else client.uid,
-            )
-            await layer.finished.wait()
-            error = layer.error
-            outcome = _outcome("installed", error)
-            if outcome == "cancelled" and stopping():
-                outcome = "interrupted"
-            await self._end(row, Ended(outcome, layer.done(), error), time.monotonic() - began)
-
-    @asynccontextmanager
-    async def deletion(self, image: InstalledImage) -> AsyncIterator[None]:
-        """Writes down that an image is being deleted, and how the block ends."""
-        began = Begun("delete", image.uuid, image.text("name"), image.text("version"), image.pool)
-        async with self.doing(began, "deleted"):
-            yield
-
-    async def refused(self, wanted: Wanted, error: ImgstoreError) -> None:
-        """Writes down what a client wanted, and why it did not even begin."""
-        client = asker.get()
-        name, uid = ("imgstored", None) if client is None else (client.name, client.uid)
-        about = wanted.import_id
-        begun = Begun(wanted.action, wanted.uuid, wanted.name, wanted.version, wanted.pool, import_id=about)
-        row = await self._begin(begun, name, uid)
-        await self._end(row, Ended(_outcome("installed", error), error=error), 0.0)
-
-    @asynccontextmanager
-    async def doing(self, begun: Begun, success: Outcome = "done") -> AsyncIterator[None]:
-        """Writes down that something is being done, and how the block ends."""
-        client = asker.get()
-        name, uid = ("imgstored", None) if client is None else (client.name, client.uid)
-        row, began = await self._begin(begun, name, uid), time.monotonic()
-        error: ImgstoreError | None = CancelledError("it was interrupted")
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Writes down what is heard until it is cancelled, and then what is left."""
         try:
-            yield
-            error = None
-        except ImgstoreError as raised:
-            error = raised
-            raise
+            task_status.started()
+            while True:
+                await self._some.wait()
+                self._some = trio.Event()
+                await self.flush()
         finally:
             with trio.CancelScope(shield=True):
-                await self._end(row, Ended(_outcome(success, error), error=error), time.monotonic() - began)
+                await self.flush()
 
-    async def _begin(self, begun: Begun, client: str, uid: int | None) -> int | None:
-        """The row's number; None where it could not be written."""
-        source = None if begun.source is None else shown(begun.source)
-        values = (begun.action, begun.uuid, begun.name, begun.version, begun.pool, source, client, uid)
+    def hear(self, event: StoreEvent) -> None:
+        """Listens to an `EventStream`."""
+        now, wall = time.monotonic(), time.time()
+        match event:
+            case Started(action, requester):
+                self._pending.append(partial(self._begin, action, requester, now, wall))
+            case Ended(action):
+                self._pending.append(partial(self._end, event, now))
+            case Refused(action, requester, error):
+                self._pending.append(partial(self._begin, action, requester, now, wall))
+                ended = Ended(action, outcome_of(error, "installed"), error)
+                self._pending.append(partial(self._end, ended, now))
+            case _:
+                return
+        self._some.set()
 
-        def write() -> int:
-            columns = ", ".join((*_FIELDS[:9], "import_id"))
-            added = self._db.execute(
-                f"INSERT INTO history ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  fixed
-                (*values, time.time(), begun.import_id),
-            )
-            row = added.lastrowid or 0
-            self._db.execute("DELETE FROM history WHERE id <= ?", (row - MAX_ROWS,))
-            return row
+    async def flush(self) -> None:
+        """Returns once everything that was heard before is written down."""
+        async with self._lock:
+            while self._pending:
+                try:
+                    await trio.to_thread.run_sync(self._pending[0])
+                except sqlite3.Error as error:
+                    log.warning("the history cannot be written", error=str(error))
+                self._pending.popleft()
 
-        return await self._written(write)
+    def _begin(self, action: Action, requester: Requester, now: float, wall: float) -> None:
+        source = None if action.source is None else shown(action.source)
+        columns = ", ".join((*_FIELDS[:9], "import_id"))
+        added = self._db.execute(
+            f"INSERT INTO history ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  fixed
+            (
+                action.kind,
+                action.uuid,
+                action.name,
+                action.version,
+                action.pool,
+                source,
+                requester.client,
+                requester.uid,
+                wall,
+                action.import_id,
+            ),
+        )
+        row = added.lastrowid or 0
+        self._rows[action] = row, now
+        self._db.execute("DELETE FROM history WHERE id <= ?", (row - MAX_ROWS,))
 
-    async def _end(self, row: int | None, ended: Ended, seconds: float) -> None:
+    def _end(self, ended: Ended, now: float) -> None:
+        row, began = self._rows.pop(ended.action, (None, now))
+        if row is None:
+            return  # its beginning could not be written
         error = ended.error
         code = None if error is None else error.code
         message = None if error is None else redacted(error.message)[:_MAX_MESSAGE]
-
-        def write() -> int:
-            self._db.execute(
-                "UPDATE history SET outcome = ?, bytes = ?, seconds = ?, code = ?, message = ? WHERE id = ?",
-                (ended.outcome, ended.bytes, round(seconds, 3), code, message, row),
-            )
-            return 0
-
-        if row is not None:
-            await self._written(write)
-
-    async def _written(self, write: Callable[[], int]) -> int | None:
-        async with self._lock:
-            try:
-                return await trio.to_thread.run_sync(write)
-            except sqlite3.Error as error:
-                log.warning("the history cannot be written", error=str(error))
-                return None
+        self._db.execute(
+            "UPDATE history SET outcome = ?, bytes = ?, seconds = ?, code = ?, message = ? WHERE id = ?",
+            (ended.outcome, ended.size, round(now - began, 3), code, message, row),
+        )
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -243,6 +197,7 @@ class History:
         return [Named(*row) for row in await self._read(read)]
 
     async def _read(self, read: Callable[[], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+        await self.flush()
         async with self._lock:
             try:
                 return await trio.to_thread.run_sync(read)
@@ -251,7 +206,11 @@ class History:
                 return []
 
 
-def _outcome(success: Outcome, error: ImgstoreError | None) -> Outcome:
-    if error is None:
-        return success
-    return "cancelled" if isinstance(error, CancelledError) else "failed"
+@asynccontextmanager
+async def open_history(path: Path) -> AsyncIterator[History]:
+    """Opens the history, writes down what it hears, and closes it. Raises as `History` does."""
+    with closing(History(path)) as history:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(history.run)
+            yield history
+            nursery.cancel_scope.cancel()

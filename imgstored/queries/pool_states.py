@@ -1,4 +1,4 @@
-"""How the pools are: asked with little patience, and not more often than anybody can look at it."""
+"""The state of the pools, asked with a short timeout, and not more often than anybody can look at it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from imgstored.pools.base import Pool, Space
 
 #: Seconds for a pool's answer: somebody looks at a screen.
-PATIENCE: Final = 2.0
+TIMEOUT: Final = 2.0
 #: Seconds for which an answer does, however many ask.
 _FRESH: Final = 0.5
 
@@ -29,14 +29,14 @@ class PoolStates:
         self,
         catalog: Catalog,
         kinds: Mapping[str, str],
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT,
         health: Callable[[str], str | None] = health,
     ) -> None:
         """`kinds` says of which type each pool is, `health` how the system says that a ZFS pool is."""
         self._catalog = catalog
         self._health = health
         self._probes = {
-            name: _Probe(pool, kinds.get(name, "-"), patience) for name, pool in catalog.pools.items()
+            name: _Probe(pool, kinds.get(name, "-"), timeout) for name, pool in catalog.pools.items()
         }
 
     async def all(self) -> list[dict[str, Any]]:
@@ -59,10 +59,10 @@ class PoolStates:
 class _Probe:
     """One pool. What asks it may hang in the kernel: there is one question at a time."""
 
-    def __init__(self, pool: Pool, kind: str, patience: float) -> None:
+    def __init__(self, pool: Pool, kind: str, timeout: float) -> None:
         self._pool = pool
         self.kind = kind
-        self._patience = patience
+        self._timeout = timeout
         self._thread = trio.CapacityLimiter(1)
         self._looking = trio.Lock()
         self._looked_at = float("-inf")
@@ -78,7 +78,7 @@ class _Probe:
             self._error = self._error or PoolError(f'pool "{self._pool.name}" has not answered yet')
             try:
                 self._space = await answer(
-                    self._pool.name, self._pool.space, threads=self._thread, seconds=self._patience
+                    self._pool.name, self._pool.space, threads=self._thread, seconds=self._timeout
                 )
                 self._error = None
             except ImgstoreError as error:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from imgstored.errors import ImageNotInstalledError, ImgstoreError
 from imgstored.manifest import check_uuid
-from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +22,6 @@ class Usage:
     def __init__(self, catalog: Catalog, refresh: Refresh) -> None:
         self._catalog = catalog
         self._refresh = refresh
-        # A pool that does not answer keeps whoever asks it in the kernel.
-        self._threads = trio.CapacityLimiter(4)
 
     async def usage(self, pool: str | None = None, uuids: Sequence[str] = ()) -> list[dict[str, Any]]:
         """One pool or all, each with its images, or those of `uuids`: the protocol's *usage*.
@@ -47,9 +42,7 @@ class Usage:
     async def _of_pool(self, name: str, wanted: set[str]) -> dict[str, Any]:
         try:
             await self._refresh.pool(name)
-            space, used = await answer(
-                name, partial(_measured, self._catalog.pool(name)), threads=self._threads
-            )
+            space, used = await self._catalog.ask(name, partial(_measured, self._catalog.pool(name)))
         except ImgstoreError as error:
             # It must not hide what the others have.
             return {"zpool": name, "total": None, "available": None, "images": [], "error": error.as_wire()}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
-from imgstored.events.stream import Asker, asker
 from imgstored.http.secrets import redacted
 from imgstored.rpc.params import printable
 from imgstored.rpc.wire import encode_error, encode_response
@@ -52,11 +51,9 @@ async def perform(call: Call, methods: Methods, timing: Timing | None = None) ->
     began = time.monotonic()
     method = methods.get(call.method)
     outcome: Any = CancelledError("the client is gone")
-    before = asker.set(Asker(call.client.name, call.peer.uid))
     try:
         outcome = await _run(call, method)
     finally:
-        asker.reset(before)
         seconds = time.monotonic() - began
         _record(call, method, outcome, seconds)
         if timing is not None:

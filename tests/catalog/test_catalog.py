@@ -88,8 +88,8 @@ def test_a_manifest_whose_image_came_stays(folder, locks):
     again = opened(folder, image(BASE))
     again.sweep(locks)
     assert names(folder) == [f"zones-{BASE}.json"]
-    again.doubt("zones", BASE)
-    again.settle("zones", BASE)
+    again.mark_pending("zones", BASE)
+    again.reconcile("zones", BASE)
     assert names(folder) == [f"zones-{BASE}.json"]
     again.write_manifest("zones", BASE, fixture_manifest(BASE), None)
     again.keep_manifest("zones", BASE)
@@ -100,7 +100,7 @@ def test_a_deletion_that_did_not_end_is_swept_up(folder, locks):
     catalog = opened(folder, image(BASE))
     catalog.write_manifest("zones", BASE, fixture_manifest(BASE), None)
     catalog.keep_manifest("zones", BASE)
-    catalog.doubt("zones", BASE)
+    catalog.mark_pending("zones", BASE)
     opened(folder).sweep(locks)
     assert names(folder) == []
 

@@ -58,7 +58,7 @@ def test_sources_and_what_they_have(daemon, client):
     assert len(client.delete_source("http://h")) == 2
     daemon.sources.found["images"] = [{"manifest": {"uuid": U}, "source": "http://h"}]
     assert client.available() == daemon.sources.found
-    daemon.store.manifests[U] = {"uuid": U}
+    daemon.sources.manifests[U] = {"uuid": U}
     assert client.show(U) == {"uuid": U}
 
 

@@ -1,4 +1,4 @@
-"""The store beside somebody who installs and deletes in the same pool, and takes the same locks."""
+"""Imports and deletions alongside somebody who changes the same pool, and takes the same locks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgstored.events.notifications import (
     InstalledMeanwhile,
     WaitingForLock,
 )
-from tests.imports.test_manager import House, open_house, pages, until
+from tests.imports.house import TESTER, House, open_house, pages, until
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 from tests.support.lock_holder import LockHolder, is_free
 from tests.support.other_writer import OtherWriter
@@ -40,7 +40,7 @@ def locks(tmp_path):
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     monkeypatch.setattr(image_locks, "_PAUSE", 0.01)
-    monkeypatch.setattr(image_locks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(image_locks, "_ANNOUNCE_AFTER", 0.05)
 
 
 def downloads(nginx) -> int:
@@ -49,23 +49,23 @@ def downloads(nginx) -> int:
 
 async def test_what_others_do_is_seen_by_the_next_who_asks(open_house, other, nginx):
     async with open_house(kind=SharedPool) as house:
-        assert await house.store.installed() == []
+        assert await house.images.installed() == []
         other.install(BASE)
-        [wire] = await house.store.installed()
+        [wire] = await house.images.installed()
         assert (wire["manifest"], wire["source"]) == (fixture_manifest(BASE), "http://imgadm")
         assert house.view.shown == {BASE}
         assert await house.all_events(BASE) == [AlreadyInstalled(BASE, "base", "1.0.0")]
         assert AncestorInstalled(BASE) in await house.all_events(INCREMENTAL)
-        await house.store.delete(INCREMENTAL, None)
+        await house.delete(INCREMENTAL)
 
         other.write_manifest(BASE, description="another")
-        assert (await house.store.image(BASE, None, recursive=False))["manifest"]["description"] == "another"
+        assert (await house.images.image(BASE, None, recursive=False))["manifest"]["description"] == "another"
         other.delete(BASE)
         for ask in (
-            house.store.image(BASE, None, recursive=False),
-            house.store.delete(BASE, None),
-            house.store.hold(BASE, "tag", None),
-            house.store.holds(BASE, None),
+            house.images.image(BASE, None, recursive=False),
+            house.delete(BASE),
+            house.images.hold(BASE, "tag", None),
+            house.images.holds(BASE, None),
         ):
             with pytest.raises(ImageNotInstalledError):
                 await ask
@@ -94,7 +94,7 @@ async def told_to_wait(request) -> list[object]:
 async def test_an_import_waits_for_imgadm_and_finds_the_image(open_house, other, locks):
     async with open_house(kind=SharedPool) as house:
         with LockHolder(locks, BASE) as imgadm:
-            async with house.store.request([BASE], client="test") as request:
+            async with house.imports.request([BASE], requester=TESTER) as request:
                 events = await told_to_wait(request)
                 # The download does not wait.
                 while Downloaded(BASE, 1_851_100) not in events:
@@ -121,7 +121,7 @@ async def test_an_import_whose_image_imgadm_did_not_install_goes_on(open_house, 
     monkeypatch.setattr(SharedPool, "publish", published)
     async with open_house(kind=SharedPool) as house:
         with LockHolder(locks, BASE) as imgadm:
-            async with house.store.request([INCREMENTAL], client="test") as request:
+            async with house.imports.request([INCREMENTAL], requester=TESTER) as request:
                 assert WaitingForLock(BASE) in await told_to_wait(request)
                 # Who waits for an origin must not keep imgadm from the image.
                 assert await trio.to_thread.run_sync(is_free, locks, INCREMENTAL)
@@ -136,7 +136,7 @@ async def test_an_import_whose_image_imgadm_did_not_install_goes_on(open_house, 
 async def test_a_file_that_imgadm_has_installed_meanwhile_is_no_error(open_house, other, locks):
     async with open_house(kind=SharedPool) as house:
         with LockHolder(locks, ZVOL) as imgadm, fixture_file(ZVOL).open("rb") as file:
-            asked = house.store.install(fixture_manifest(ZVOL), file.fileno(), client="test")
+            asked = house.imports.install(fixture_manifest(ZVOL), file.fileno(), requester=TESTER)
             async with asked as request:
                 await told_to_wait(request)
                 other.install(ZVOL)
@@ -149,7 +149,7 @@ async def test_a_file_that_imgadm_has_installed_meanwhile_is_no_error(open_house
 async def test_a_child_goes_on_with_the_origin_that_imgadm_has_installed(open_house, other, locks):
     async with open_house(kind=SharedPool) as house:
         with LockHolder(locks, BASE) as imgadm:
-            async with house.store.request([INCREMENTAL], client="test") as request:
+            async with house.imports.request([INCREMENTAL], requester=TESTER) as request:
                 await told_to_wait(request)
                 other.install(BASE)
                 imgadm.release()
@@ -164,15 +164,15 @@ async def test_a_deletion_waits_for_who_is_at_work_on_the_image(open_house, lock
         await house.all_events(BASE)
         with LockHolder(locks, BASE) as imgadm:
             with trio.move_on_after(0.1) as gave_up:
-                await house.store.delete(BASE, None)
+                await house.delete(BASE)
             assert gave_up.cancelled_caught
-            assert len(await house.store.installed()) == 1
+            assert len(await house.images.installed()) == 1
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(house.store.delete, BASE, None)
+                nursery.start_soon(house.delete, BASE)
                 await trio.sleep(0.05)
                 assert house.pool.image(BASE) is not None
                 imgadm.release()
-        assert await house.store.installed() == []
+        assert await house.images.installed() == []
 
 
 def receive(house: House) -> None:
@@ -184,10 +184,10 @@ def receive(house: House) -> None:
 async def test_what_imgadm_is_receiving_is_left_alone(open_house, locks):
     async with open_house(kind=SharedPool) as house:
         with LockHolder(locks, BASE):
-            async with house.store.request([BASE], client="test") as request:
+            async with house.imports.request([BASE], requester=TESTER) as request:
                 await told_to_wait(request)
                 receive(house)
-            await until(lambda: not house.store.jobs())
+            await until(lambda: not house.imports.jobs())
             assert house.pool.partials() == [BASE]
     with LockHolder(locks, BASE):
         async with open_house(kind=SharedPool) as house:
@@ -201,4 +201,4 @@ async def test_a_manifest_that_imgadm_has_written_first_is_left_alone(open_house
         other.write_manifest(BASE)
     async with open_house(kind=SharedPool) as house:
         assert other.manifest(BASE).exists()
-        assert await house.store.installed() == []
+        assert await house.images.installed() == []

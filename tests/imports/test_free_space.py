@@ -7,7 +7,7 @@ import os
 import pytest
 
 from imgstored.errors import NoSpaceError
-from imgstored.imports.free_space import Room
+from imgstored.imports.free_space import FreeSpace
 from imgstored.pools.base import Space
 
 MIB = 1 << 20
@@ -28,24 +28,24 @@ class FixedPool:
 def test_a_download_that_fits_and_one_that_does_not(tmp_path):
     status = os.statvfs(tmp_path)
     free = status.f_bavail * status.f_frsize
-    Room(tmp_path, min_free=free // 2).for_download(free // 4)
+    FreeSpace(tmp_path, min_free=free // 2).check_spool(free // 4)
     with pytest.raises(NoSpaceError, match="not enough room in"):
-        Room(tmp_path, min_free=free // 2).for_download(free)
+        FreeSpace(tmp_path, min_free=free // 2).check_spool(free)
     # Nothing is to come: what is there may be used however full the disk is.
-    Room(tmp_path, min_free=2 * free).for_download(0)
+    FreeSpace(tmp_path, min_free=2 * free).check_spool(0)
 
 
 def test_a_stream_that_fits_and_one_that_does_not(tmp_path):
-    room = Room(tmp_path, min_free=10 * MIB)
-    room.for_stream(FixedPool(30 * MIB), 20 * MIB)
+    free_space = FreeSpace(tmp_path, min_free=10 * MIB)
+    free_space.check_pool(FixedPool(30 * MIB), 20 * MIB)
     with pytest.raises(NoSpaceError, match=r'in pool "zones": 21\.0 MiB to come, 30\.0 MiB free \(10 MiB'):
-        room.for_stream(FixedPool(30 * MIB), 21 * MIB)
+        free_space.check_pool(FixedPool(30 * MIB), 21 * MIB)
 
 
 def test_a_pool_that_fills_up_ends_the_stream(tmp_path):
-    room = Room(tmp_path, min_free=10 * MIB)
+    free_space = FreeSpace(tmp_path, min_free=10 * MIB)
     pieces = (bytes(MIB) for _ in range(200))
     passed = []
     with pytest.raises(NoSpaceError):
-        passed.extend(room.watched(pieces, FixedPool(100 * MIB, 50 * MIB, 5 * MIB)))
+        passed.extend(free_space.watched(pieces, FixedPool(100 * MIB, 50 * MIB, 5 * MIB)))
     assert 100 < len(passed) < 150

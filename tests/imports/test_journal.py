@@ -9,6 +9,7 @@ import pytest
 
 from imgstored.errors import ConfigError
 from imgstored.imports.journal import Journal
+from imgstored.imports.spec import ImportSpec
 from imgstored.state.schema import SCHEMA
 
 UUID = "44444444-aaaa-4bbb-8ccc-000000000001"
@@ -33,17 +34,18 @@ def reopened(journal, path):
 
 
 def test_an_import_is_remembered_until_it_ends(journal, path):
-    journal.begin("zones", UUID, {"uuid": UUID}, ["https://x"], "dev", zstream=True)
-    journal.begin("zones", OTHER, {}, None, None)
+    spec = ImportSpec(UUID, "zones", ("https://x",), "dev", zstream=True)
+    other = ImportSpec(OTHER, "zones")
+    journal.begin(spec, {"uuid": UUID})
+    journal.begin(other, {})
     journal.park("zones", OTHER)
     again = reopened(journal, path)
     first, second = again.imports()
-    assert (first.uuid, first.sources, first.channel, first.wanted) == (UUID, ("https://x",), "dev", True)
-    assert (second.uuid, second.sources, second.wanted) == (OTHER, None, False)
-    assert (first.zstream, second.zstream) == (True, False)
-    again.begin("zones", OTHER, {}, None, None)
+    assert (first.spec, first.manifest, first.wanted) == (spec, {"uuid": UUID}, True)
+    assert (second.spec, second.manifest, second.wanted) == (other, {}, False)
+    again.begin(other, {})
     again.end("zones", UUID)
-    assert [(each.uuid, each.wanted) for each in again.imports()] == [(OTHER, True)]
+    assert [(each.spec.uuid, each.wanted) for each in again.imports()] == [(OTHER, True)]
     again.close()
 
 

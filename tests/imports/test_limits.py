@@ -7,9 +7,9 @@ import trio
 
 from imgstored.catalog import image_locks
 from imgstored.imports import progress as gauge
-from imgstored.imports.installer import InstallLimits
+from imgstored.imports.resources import ImportLimits
 from imgstored.transfer.download import DownloadLimits
-from tests.imports.test_manager import open_house, pages, until
+from tests.imports.house import TESTER, open_house, pages, until
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL
 from tests.support.lock_holder import LockHolder
 from tests.support.slow_pool import SlowPool
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     monkeypatch.setattr(image_locks, "_PAUSE", 0.01)
-    monkeypatch.setattr(image_locks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(image_locks, "_ANNOUNCE_AFTER", 0.05)
 
 
 async def told(house, uuid, stage, but=lambda job: True):
     """The job of an image once it is limited by that stage, as everybody sees it."""
     with trio.fail_after(30):
         while True:
-            for job in house.store.jobs():
+            for job in house.imports.jobs():
                 if (job["uuid"], job["limits"]) == (uuid, stage) and but(job):
                     return job
             await trio.sleep(0.05)
@@ -41,23 +41,23 @@ def slow_nginx(start_nginx):
 
 
 async def test_the_pool(open_house):
-    async with open_house(kind=SlowPool) as house, house.store.request([ZVOL], client="test") as request:
+    async with open_house(kind=SlowPool) as house, house.imports.request([ZVOL], requester=TESTER) as request:
         job = await told(house, ZVOL, "pool")
         assert job["received"] > 0
         async for _ in request:
             pass
-        assert house.store.jobs() == []
+        assert house.imports.jobs() == []
 
 
 async def test_somebody_else_who_has_the_lock(open_house, tmp_path):
     async with open_house() as house:
         with LockHolder(tmp_path / "state" / "locks", BASE) as imgadm:
-            async with house.store.request([INCREMENTAL], client="test"):
+            async with house.imports.request([INCREMENTAL], requester=TESTER):
                 job = await told(house, BASE, "lock")
                 assert (job["done"], job["received"], job["connections"]) == (job["total"], 0, 0)
                 assert (await told(house, INCREMENTAL, "origin"))["received"] == 0
                 imgadm.release()
-                await until(lambda: not house.store.jobs())
+                await until(lambda: not house.imports.jobs())
 
 
 async def test_the_network_and_a_turn(open_house, slow_nginx, nginx):
@@ -66,8 +66,8 @@ async def test_the_network_and_a_turn(open_house, slow_nginx, nginx):
     slow_nginx.stop()
     slow_nginx.port = nginx.port
     slow_nginx.start()
-    limits = InstallLimits(imports=1, download=DownloadLimits(connections=2))
-    async with open_house(limits=limits) as house, house.store.request([BASE, ZVOL], client="test"):
+    limits = ImportLimits(imports=1, download=DownloadLimits(connections=2))
+    async with open_house(limits=limits) as house, house.imports.request([BASE, ZVOL], requester=TESTER):
         first = await told(house, BASE, "network", lambda job: job["rate"] > 0)
         assert 0 < first["connections"] <= 2
         assert first["eta"] > 0

@@ -24,7 +24,7 @@ from imgstored.events.notifications import (
     SnapshotRenamed,
     UpdateFailed,
 )
-from imgstored.maintenance.maintenance import Upkeep
+from imgstored.maintenance.maintenance import Maintenance
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.sourcebook import SourceBook
@@ -88,13 +88,13 @@ class PoolWithSnapshots(EmbeddedPool):
 
 @dataclass
 class House:
-    upkeep: Upkeep
+    maintenance: Maintenance
     pool: PoolWithSnapshots
     catalog: Catalog
     view: ShownImages
     folder: Path
     coming: list[str]
-    told: list[Event] = field(default_factory=list)
+    notified: list[Event] = field(default_factory=list)
 
     def record(self, uuid: str) -> dict[str, Any]:
         read: dict[str, Any] = json.loads(self.file(uuid).read_text())
@@ -104,15 +104,15 @@ class House:
         return self.folder / "images" / f"zones-{uuid}.json"
 
     async def update(self, *uuids: str, dry_run: bool = False) -> list[object]:
-        async with self.upkeep.update(uuids, dry_run=dry_run) as events:
+        async with self.maintenance.update(uuids, dry_run=dry_run) as events:
             return [event async for event in events]
 
-    async def unused(self, *, older_than: int | None = None, keep: int = 0) -> list[str]:
+    async def vacuum(self, *, older_than: int | None = None, keep: int = 0) -> list[str]:
         async def tell(event: Event) -> None:
-            self.told.append(event)
+            self.notified.append(event)
 
-        self.told = []
-        images = await self.upkeep.unused(older_than=older_than, keep=keep, tell=tell)
+        self.notified = []
+        images = await self.maintenance.vacuum(older_than=older_than, keep=keep, tell=tell)
         return [image["uuid"] for image in images]
 
 
@@ -148,9 +148,10 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
             lists=tmp_path / "lists",
         )
         locks = ImageLocks(tmp_path / "locks")
-        upkeep = Upkeep(catalog, book, locks, view, Refresh(catalog, view), lambda pool, uuid: coming)
+        refresh = Refresh(catalog, view)
+        maintenance = Maintenance(catalog, book, locks, view, refresh, lambda pool, uuid: coming)
         try:
-            yield House(upkeep, pool, catalog, view, folder, coming)
+            yield House(maintenance, pool, catalog, view, folder, coming)
         finally:
             pool.close()
 
@@ -250,7 +251,7 @@ class TestUpdate:
             async def update() -> None:
                 events.extend(await house.update())
 
-            async with trio.open_nursery() as nursery, house.upkeep._locks.held(ZVOL):
+            async with trio.open_nursery() as nursery, house.maintenance._locks.held(ZVOL):
                 nursery.start_soon(update)
                 await trio.sleep(0.3)
                 assert not house.file(ZVOL).exists()
@@ -261,41 +262,41 @@ class TestVacuum:
     async def test_what_nothing_needs(self, open_house):
         async with open_house(ZVOL, BASE, INCREMENTAL) as house:
             house.pool.cloned = {BASE: ["zones/machine"]}
-            assert await house.unused() == [INCREMENTAL, ZVOL]
+            assert await house.vacuum() == [INCREMENTAL, ZVOL]
             # One question, however many images there are.
             assert house.pool.asked == 1
-            assert house.told == []
+            assert house.notified == []
 
     async def test_what_is_held_or_about_to_be_cloned_stays(self, open_house):
         async with open_house(ZVOL, BASE) as house:
             house.pool.hold(ZVOL, "pinned")
-            assert await house.unused() == [BASE]
+            assert await house.vacuum() == [BASE]
             house.coming.append("zones/x-partial")
-            assert await house.unused() == []
+            assert await house.vacuum() == []
 
     async def test_what_nobody_knows_may_be_a_machine(self, open_house):
         async with open_house(ZVOL, BASE, manifests={BASE: None}) as house:
-            assert await house.unused() == [ZVOL]
-            assert house.told == [Left(BASE, "zones", "no manifest")]
+            assert await house.vacuum() == [ZVOL]
+            assert house.notified == [Left(BASE, "zones", "no manifest")]
             # Which need not be said of what would stay anyway.
             house.pool.hold(BASE, "pinned")
-            assert await house.unused() == [ZVOL]
-            assert house.told == []
+            assert await house.vacuum() == [ZVOL]
+            assert house.notified == []
 
     async def test_by_the_time_of_the_installation(self, open_house):
         async with open_house(ZVOL, BASE) as house:
             hour_ago = time.time() - 3600
             os.utime(house.file(BASE), (hour_ago, hour_ago))
-            assert await house.unused(older_than=60) == [BASE]
-            assert await house.unused(older_than=7200) == []
+            assert await house.vacuum(older_than=60) == [BASE]
+            assert await house.vacuum(older_than=7200) == []
 
     async def test_keeping_the_newest(self, open_house):
         newer = {**fixture_manifest(BASE), "uuid": MADE, "published_at": "2027-01-01T00:00:00Z"}
         async with open_house(BASE, MADE, manifests={MADE: newer}) as house:
-            assert await house.unused(keep=1) == [BASE]
+            assert await house.vacuum(keep=1) == [BASE]
 
     @pytest.mark.parametrize("wrong", [{"keep": -1}, {"older_than": -1}])
     async def test_less_than_nothing_is_refused(self, open_house, wrong):
         async with open_house(ZVOL) as house:
             with pytest.raises(UsageError):
-                await house.unused(**wrong)
+                await house.vacuum(**wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.maintenance.vacuum import Candidate, Rule, plan
+from imgstored.maintenance.vacuum import Candidate, Rule, to_delete
 
 POOLS = ("zones", "tank2")
 
@@ -26,7 +26,7 @@ def image(
 
 
 def names(images: list[Candidate], rule: Rule | None = None) -> list[str]:
-    return [each.uuid for each in plan(images, rule or Rule())]
+    return [each.uuid for each in to_delete(images, rule or Rule())]
 
 
 def test_what_nothing_is_cloned_from_goes_in_the_order_of_the_list():
@@ -91,14 +91,14 @@ rules = st.builds(Rule, st.none() | st.floats(0, 100), st.integers(0, 3))
 @given(hosts(), rules)
 def test_nothing_goes_before_all_that_is_cloned_from_it(images: list[Candidate], rule: Rule):
     gone: set[str] = set()
-    for each in plan(images, rule):
+    for each in to_delete(images, rule):
         assert set(each.dependents) <= gone
         gone.add(each.dataset)
 
 
 @given(hosts(), rules)
 def test_each_goes_once_and_only_if_the_rule_allows_it(images: list[Candidate], rule: Rule):
-    chosen = plan(images, rule)
+    chosen = to_delete(images, rule)
     assert len({each.key for each in chosen}) == len(chosen)
     assert all(rule.allows(each) and not each.kept for each in chosen)
 
@@ -106,7 +106,7 @@ def test_each_goes_once_and_only_if_the_rule_allows_it(images: list[Candidate], 
 @given(hosts(), rules)
 def test_all_that_can_go_goes(images: list[Candidate], rule: Rule):
     """What stays is kept by the rule, or by something that stays."""
-    chosen = plan(images, rule)
+    chosen = to_delete(images, rule)
     gone = {each.dataset for each in chosen}
     for each in images:
         if each in chosen or set(each.dependents) - gone or each.kept or not rule.allows(each):
@@ -118,7 +118,7 @@ def test_all_that_can_go_goes(images: list[Candidate], rule: Rule):
 
 @given(hosts(), st.integers(0, 3))
 def test_so_many_of_a_name_stay_as_there_are(images: list[Candidate], keep: int):
-    gone = {each.key for each in plan(images, Rule(keep=keep))}
+    gone = {each.key for each in to_delete(images, Rule(keep=keep))}
     for name in {(each.pool, each.name) for each in images}:
         same = [each for each in images if (each.pool, each.name) == name]
         left = [each for each in same if each.key not in gone]

@@ -21,7 +21,7 @@ from imgstored.errors import ImageHeldError, ImageNotInstalledError, InvalidUUID
 from imgstored.events.notifications import Event, Note, Progress, Verified, Verifying
 from imgstored.maintenance import verifier
 from imgstored.maintenance.verifier import Host, Verifier
-from tests.imports.test_manager import RememberingView, until
+from tests.imports.house import RememberingView, until
 from tests.pools.contract import BASE, IMAGES, INCREMENTAL, OTHER, ZVOL, install
 from tests.support.image_site import fixture_manifest
 from tests.support.lock_holder import LockHolder
@@ -196,7 +196,7 @@ async def test_lost_or_deleted(house: House) -> None:
     # As imgadm deletes.
     house.manifest(ZVOL).unlink()
     # As we begin to delete, or have not yet published.
-    house.catalog.doubt("zones", INCREMENTAL)
+    house.catalog.mark_pending("zones", INCREMENTAL)
     assert await house.verify() == {BASE: "lost"}
     assert house.told[-1] == Verified(BASE, "zones", "base", "1.0.0", "lost", house.reasons()[0])
     assert house.receipts.uuids("zones") == [BASE]

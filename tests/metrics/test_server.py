@@ -72,8 +72,8 @@ def host():
 @asynccontextmanager
 async def serving(address, host, **settings):
     metrics = open_metrics(address, **{"mode": 0o600, "group": None, **settings})
-    states = PoolStates(SimpleNamespace(pools=host.pools, of_pool=host.of_pool), {}, patience=0.2)
-    metrics.show(states, host, jobs=lambda: host.jobs, clients=lambda: 3, view=lambda: "fuse")
+    states = PoolStates(SimpleNamespace(pools=host.pools, of_pool=host.of_pool), {}, timeout=0.2)
+    metrics.show(states, host, jobs=lambda: host.jobs, fetched=dict, clients=lambda: 3, view=lambda: "fuse")
     with trio.fail_after(2 * PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(metrics.serve)

@@ -8,45 +8,27 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import dataclass, field
 
 import pytest
-import trio
 
 from imgstored.errors import CancelledError, ClientError, ConfigError, DownloadError, ImageNotFoundError
-from imgstored.events.stream import Asker, Wanted, asker
+from imgstored.events.stream import Action, Ended, Refused, Requester, Started, outcome_of
 from imgstored.queries import history as module
-from imgstored.queries.history import Begun, History
+from imgstored.queries.history import History, open_history
 from imgstored.queries.names import Named
+from tests.imports.house import until
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
 OTHER = "22222222-aaaa-4bbb-8ccc-000000000002"
 
-DELETION = Begun("delete", UUID, "base", "1.0.0", "zones")
+CLIENT = Requester("imgctl 1.0 (pid 7)", 1000)
+SOURCE = "https://user:secret@images.example.com/a?token=secret"
 
 
-@dataclass
-class Manifest:
-    name: str = "base"
-    version: str = "1.0.0"
-
-
-@dataclass
-class FakeLayer:
-    """What the history asks of a layer."""
-
-    import_id: str = "0a1b2c3d"
-    uuid: str = UUID
-    pool: str = "zones"
-    source: str | None = "https://user:secret@images.example.com/a?token=secret"
-    manifest: Manifest = field(default_factory=Manifest)
-    clients: list[str] = field(default_factory=lambda: ["imgctl 1.0 (pid 7)"])
-    error: Exception | None = None
-    bytes: int = 0
-    finished: trio.Event = field(default_factory=trio.Event)
-
-    def done(self):
-        return self.bytes
+def action(kind="import", uuid=UUID, name="base", version="1.0.0", source=SOURCE, import_id="0a1b2c3d"):
+    if kind != "import":
+        source = None
+    return Action(kind, uuid, name, version, "zones", source, import_id)
 
 
 @pytest.fixture
@@ -60,20 +42,24 @@ def history(path):
         yield opened
 
 
-async def follow(history, layer, error=None, *, from_file=False, stopping=False):
-    """A layer's whole life."""
-    layer.bytes, layer.error = 1000, error
-    layer.finished.set()
-    await history.follow(layer, from_file=from_file, stopping=lambda: stopping)
-    (entry,) = await history.entries(layer.uuid, 1)
-    return entry
+async def entry_of(history, done, error=None, *, requester=CLIENT, stopping=False):
+    """The row of an action, from its start to its end."""
+    history.hear(Started(done, requester))
+    success = "deleted" if done.kind == "delete" else "installed"
+    history.hear(Ended(done, outcome_of(error, success, stopping=stopping), error, 1000))
+    return (await history.entries(done.uuid, 1))[0]
+
+
+def begin(history, name="base", **settings):
+    """An action under way."""
+    begun = action(name=name, **settings)
+    history.hear(Started(begun, CLIENT))
+    return begun
 
 
 async def test_what_did_not_even_begin(history):
-    before = asker.set(Asker("imgctl 1.0 (pid 7)", 1000))
-    wanted = Wanted("import", UUID, "zones", import_id="0a1b2c3d")
-    await history.refused(wanted, ClientError("https://a:b@c/x: no such host"))
-    asker.reset(before)
+    wanted = action(name="", version="", source=None)
+    history.hear(Refused(wanted, CLIENT, ClientError("https://a:b@c/x: no such host")))
     (entry,) = await history.entries(UUID, 1)
     assert (entry["action"], entry["outcome"], entry["code"]) == ("import", "failed", "ClientError")
     assert (entry["client"], entry["uid"], entry["source"]) == ("imgctl 1.0 (pid 7)", 1000, None)
@@ -83,18 +69,16 @@ async def test_what_did_not_even_begin(history):
 
 
 async def test_a_name_is_not_forgotten_when_an_import_did_not_begin(history):
-    async with history.doing(DELETION, "deleted"):
-        pass
+    await entry_of(history, action("delete"))
     for uuid in (UUID, OTHER):
-        await history.refused(Wanted("import", uuid, "zones"), ImageNotFoundError("nowhere"))
+        wanted = action(uuid=uuid, name="", version="")
+        history.hear(Refused(wanted, CLIENT, ImageNotFoundError("nowhere")))
     images = sorted(await history.images(), key=lambda image: image.uuid)
     assert images == [Named(UUID, "base", "1.0.0"), Named(OTHER, "", "")]
 
 
 async def test_an_import_that_ends_well(history):
-    before = asker.set(Asker("imgctl 1.0 (pid 7)", 1000))
-    entry = await follow(history, FakeLayer())
-    asker.reset(before)
+    entry = await entry_of(history, action())
     assert entry.pop("started_at") > 1e9
     assert 0 <= entry.pop("seconds") < 60
     assert entry == {
@@ -123,41 +107,42 @@ async def test_an_import_that_ends_well(history):
     ],
 )
 async def test_an_import_that_does_not(history, error, stopping, outcome):
-    entry = await follow(history, FakeLayer(source=None), error, from_file=True, stopping=stopping)
+    daemon = Requester("imgstored (after a restart)")
+    entry = await entry_of(history, action("install"), error, requester=daemon, stopping=stopping)
     assert (entry["action"], entry["source"], entry["outcome"]) == ("install", None, outcome)
     assert entry["code"] == error.code
-    assert (entry["client"], entry["uid"]) == ("imgctl 1.0 (pid 7)", None)
+    assert (entry["client"], entry["uid"]) == ("imgstored (after a restart)", None)
 
 
 async def test_messages_keep_no_secrets(history):
     error = DownloadError('cannot GET "https://me:pw@h.example.com/f?sig=pw#pw": gone')
-    assert (await follow(history, FakeLayer(), error))[
-        "message"
-    ] == 'cannot GET "https://h.example.com/f": gone'
+    entry = await entry_of(history, action(), error)
+    assert entry["message"] == 'cannot GET "https://h.example.com/f": gone'
 
 
-async def test_a_layer_is_followed_to_its_end_also_when_all_is_cancelled(history):
-    layer = FakeLayer()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: history.follow(layer, from_file=False, stopping=lambda: True))
-        await trio.sleep(0.05)
-        nursery.cancel_scope.cancel()
-        layer.error = CancelledError("stopping")
-        layer.finished.set()
-    assert (await history.entries(None, 10))[0]["outcome"] == "interrupted"
+async def test_what_ends_while_the_daemon_stops_is_written_down(path):
+    async with open_history(path) as history:
+        begun = begin(history)
+        history.hear(Ended(begun, "interrupted", CancelledError("stopping")))
+    with closing(History(path)) as again:
+        assert [entry["code"] for entry in await again.entries(None, 10)] == ["Cancelled"]
+
+
+async def test_it_is_written_down_without_anybody_asking(path):
+    async with open_history(path) as history:
+        begin(history)
+        with closing(sqlite3.connect(path)) as db:
+            await until(lambda: db.execute("SELECT count(*) FROM history").fetchone()[0] == 1)
 
 
 async def test_a_deletion(history):
-    async with history.doing(DELETION, "deleted"):
-        (entry,) = await history.entries(None, 10)
-        assert (entry["action"], entry["outcome"], entry["seconds"]) == ("delete", None, None)
-    with pytest.raises(DownloadError):
-        async with history.doing(DELETION, "deleted"):
-            raise DownloadError("no")
-    with trio.CancelScope() as scope:
-        async with history.doing(DELETION, "deleted"):
-            scope.cancel()
-            await trio.sleep_forever()
+    deletion = action("delete")
+    history.hear(Started(deletion, CLIENT))
+    (entry,) = await history.entries(None, 10)
+    assert (entry["action"], entry["outcome"], entry["seconds"]) == ("delete", None, None)
+    history.hear(Ended(deletion, "deleted"))
+    await entry_of(history, action("delete"), DownloadError("no"))
+    await entry_of(history, action("delete"), CancelledError("no"))
     assert [entry["outcome"] for entry in await history.entries(UUID, 10)] == [
         "deleted",
         "failed",
@@ -168,8 +153,7 @@ async def test_a_deletion(history):
 async def test_the_newest_are_listed_and_kept(history, monkeypatch):
     monkeypatch.setattr(module, "MAX_ROWS", 5)
     for number in range(9):
-        async with history.doing(Begun("import", UUID if number % 2 else OTHER, "n", str(number), "zones")):
-            pass
+        await entry_of(history, action(uuid=UUID if number % 2 else OTHER, name="n", version=str(number)))
     assert [entry["version"] for entry in await history.entries(None, 3)] == ["6", "7", "8"]
     assert [entry["version"] for entry in await history.entries(OTHER, 100)] == ["4", "6", "8"]
     assert [entry["version"] for entry in await history.entries(None, 100)] == list("45678")
@@ -181,15 +165,18 @@ async def test_the_newest_are_listed_and_kept(history, monkeypatch):
 
 
 KILLED = """
-import os, sys, trio
+import trio, sys
 from pathlib import Path
-from imgstored.queries.history import Begun, History
+from imgstored.events.stream import Action, Ended, Requester, Started
+from imgstored.queries.history import open_history
 
 async def main():
-    history = History(Path(sys.argv[1]))
-    async with history.doing(Begun("import", "{uuid}", "done", "1", "zones"), "installed"):
-        pass
-    async with history.doing(Begun("import", "{uuid}", "killed", "1", "zones"), "installed"):
+    async with open_history(Path(sys.argv[1])) as history:
+        done = Action("import", "{uuid}", "done", "1", "zones")
+        history.hear(Started(done, Requester("client")))
+        history.hear(Ended(done, "installed"))
+        history.hear(Started(Action("import", "{uuid}", "killed", "1", "zones"), Requester("client")))
+        await history.flush()
         print("begun", flush=True)
         await trio.sleep_forever()
 
@@ -220,8 +207,8 @@ async def test_what_was_going_on_when_the_daemon_was_killed_is_interrupted(path)
 async def test_a_full_disk_keeps_nothing_from_being_done(history):
     history._db.execute("PRAGMA max_page_count = 1")
     for _ in range(200):
-        async with history.doing(Begun("delete", UUID, "n" * 1000, "1", "zones")):
-            pass
+        deletion = begin(history, "n" * 1000, kind="delete")
+        history.hear(Ended(deletion, "deleted"))
     assert len(await history.entries(None, 1000)) < 200
 
 
@@ -237,13 +224,12 @@ def test_a_file_that_is_none_is_refused_with_what_to_do(path):
 
 
 async def test_the_file_of_the_first_version_is_read_on(history, path):
-    async with history.doing(DELETION, "deleted"):
-        pass
+    await entry_of(history, action("delete", import_id=None))
     history.close()
     with closing(sqlite3.connect(path)) as db:
         db.executescript("ALTER TABLE history DROP COLUMN import_id; PRAGMA user_version = 1;")
     with closing(History(path)) as again:
-        await follow(again, FakeLayer())
+        await entry_of(again, action())
         assert [entry["import_id"] for entry in await again.entries(None, 10)] == [None, "0a1b2c3d"]
 
 

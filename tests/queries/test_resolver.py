@@ -16,9 +16,10 @@ from imgstored.errors import (
     PoolNotFoundError,
     UsageError,
 )
+from imgstored.events.stream import Action, Requester, Started
 from imgstored.pools.base import PoolImage
 from imgstored.pools.embedded import EmbeddedPool
-from imgstored.queries.history import Begun, History
+from imgstored.queries.history import History
 from imgstored.queries.resolver import MAX_NAMES, Resolver
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.sourcebook import SourceBook
@@ -125,8 +126,7 @@ async def test_under_way_or_just_installed(resolver, catalog, jobs):
 
 async def test_in_the_past(resolver, history):
     for uuid, name in ((BASE, "base"), (BASE, "renamed"), (OTHER, "other")):
-        async with history.doing(Begun("import", uuid, name, "1", "zones")):
-            pass
+        history.hear(Started(Action("import", uuid, name, "1", "zones"), Requester("client")))
     assert await one(resolver, "renamed", "history") == BASE
     with pytest.raises(ImageNotFoundError, match="nothing is written down"):
         await one(resolver, "base", "history")

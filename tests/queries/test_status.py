@@ -10,10 +10,11 @@ import pytest
 import trio
 
 from imgstored.catalog.catalog import Catalog
-from imgstored.errors import DownloadError, ImgstoreError, PoolError
+from imgstored.errors import DownloadError, PoolError
+from imgstored.events.stream import Action, Ended, Refused, Requester, Started
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.queries import pool_states
-from imgstored.queries.history import Begun, History
+from imgstored.queries.history import History
 from imgstored.queries.pool_states import PoolStates
 from imgstored.queries.status import FAILURES, Daemon, Status
 from imgstored.sources.base import SourceSpec
@@ -21,6 +22,8 @@ from imgstored.sources.sourcebook import SourceBook
 from tests.support.image_site import BASE, ImageSite
 
 CLOSED = "http://127.0.0.1:9"
+
+CLIENT = Requester("client", 0)
 
 
 class Pool(EmbeddedPool):
@@ -68,9 +71,9 @@ def history(tmp_path):
         yield opened
 
 
-def states(catalog, patience=0.2):
+def states(catalog, timeout=0.2):
     kinds = {"zones": "embedded", "tank": "zfs"}
-    return PoolStates(catalog, kinds, patience, {"tank": "DEGRADED", "zones": "of another pool"}.get)
+    return PoolStates(catalog, kinds, timeout, {"tank": "DEGRADED", "zones": "of another pool"}.get)
 
 
 # -- pools ---------------------------------------------------------------------------------------------------
@@ -113,7 +116,7 @@ async def test_a_pool_that_hangs_is_silent_and_hides_nothing(catalog, pools):
 
 
 async def test_who_hangs_costs_the_next_ones_no_time(catalog, pools):
-    looks = states(catalog, patience=0.5)
+    looks = states(catalog, timeout=0.5)
     pools["tank"].go.clear()
     await looks.all()
     with trio.move_on_after(0.4) as scope:
@@ -143,18 +146,18 @@ async def test_many_who_ask_at_once_are_one_question(catalog, pools):
 
 
 async def test_who_leaves_while_a_pool_hangs_leaves_it_to_the_others(catalog, pools):
-    looks = states(catalog, patience=5.0)
+    looks = states(catalog, timeout=5.0)
     pools["tank"].go.clear()
     with trio.move_on_after(0.1):
         await looks.all()
-    with trio.fail_after(3):  # less than its patience: who hangs hangs already
+    with trio.fail_after(3):  # less than its timeout: who hangs hangs already
         _, tank = await looks.all()
     assert tank["state"] == "no answer"
     assert "has not answered" in tank["error"]["message"]
 
 
-def test_its_patience_is_short():
-    assert pool_states.PATIENCE <= 3
+def test_its_timeout_is_short():
+    assert pool_states.TIMEOUT <= 3
 
 
 # -- all of it -----------------------------------------------------------------------------------------------
@@ -239,13 +242,12 @@ async def test_what_cannot_be_read_hides_nothing_else(status, tmp_path):
 
 
 async def test_the_last_failures(status, history):
-    begun = [Begun("import", BASE, f"image-{number}", "1", "zones") for number in range(FAILURES + 2)]
+    begun = [Action("import", BASE, f"image-{number}", "1", "zones") for number in range(FAILURES + 2)]
     for each in begun:
-        with pytest.raises(ImgstoreError):
-            async with history.doing(each):
-                raise DownloadError("no luck")
-        async with history.doing(Begun("import", BASE, "good", "1", "zones")):
-            pass
+        history.hear(Refused(each, CLIENT, DownloadError("no luck")))
+        good = Action("import", BASE, "good", "1", "zones")
+        history.hear(Started(good, CLIENT))
+        history.hear(Ended(good, "installed"))
     failures = (await status.status())["failures"]
     assert [entry["name"] for entry in failures] == [each.name for each in begun[-FAILURES:]]
     assert {(entry["outcome"], entry["message"]) for entry in failures} == {("failed", "no luck")}

@@ -69,7 +69,7 @@ async def test_nothing_is_lost_on_the_way(state):
     left_behind("state-1-history", state)
     journal = Journal(state / JOURNAL)
     (unfinished,) = journal.imports()
-    assert (unfinished.uuid, unfinished.wanted, unfinished.manifest["name"]) == (BASE, True, "base")
+    assert (unfinished.spec.uuid, unfinished.wanted, unfinished.manifest["name"]) == (BASE, True, "base")
     known = journal.ranges(f"zones-{BASE}").load()
     assert known is not None
     assert list(known.digests) == [0]
