@@ -95,16 +95,16 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
-    patience = leaves_after()
+    timer = leaves_after()
     with owned(Path(settings.state)) as state:
         journal = Journal(state / JOURNAL)
         try:
             async with open_history(state / HISTORY) as history:
                 core = await _core(settings, files, state, journal, history)
-                await run(_parts(core), files, patience, notifier)
+                await run(_parts(core), files, timer, notifier)
         finally:
             journal.close()
-            patience.cancel()
+            timer.cancel()
     logger.info("stopped")
 
 

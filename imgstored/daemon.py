@@ -57,8 +57,8 @@ class Parts:
     metrics: Metrics | None
 
 
-async def run(parts: Parts, files: Sequence[Path], patience: threading.Timer, notifier: Notifier) -> None:
-    """Serves until a signal ends it; `patience` counts from then."""
+async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
+    """Serves until a signal ends it; `timer` starts then."""
     async with trio.open_nursery() as nursery:
         await nursery.start(parts.view.run, parts.catalog.all())
         await nursery.start(parts.images.run)
@@ -85,7 +85,7 @@ async def run(parts: Parts, files: Sequence[Path], patience: threading.Timer, no
                 notifier.ready()
                 await _signals(received, files, parts, notifier)
             notifier.stopping()
-            patience.start()
+            timer.start()
             parts.imports.stop()
             parts.server.stop()
         # Every client has its last answer.

@@ -1,4 +1,4 @@
-"""docs/events.md, from the events in imgstored/store/events.py and create/events.py. Pure: no I/O."""
+"""docs/events.md, from the events in imgstored/events/notifications.py and create/events.py. Pure: no I/O."""
 
 from __future__ import annotations
 

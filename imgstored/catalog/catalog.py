@@ -1,4 +1,4 @@
-"""What is installed: the pools' images, with their manifests in imgadm's own files.
+"""The catalog: the installed images of all pools, with their manifests in imgadm's own files.
 
 A pool decides what is there; a manifest file says what it is. A manifest without its image is no installed
 image. What is known of a pool that others change, too, is brought up to date by `imgstored.catalog.refresh`.
@@ -100,7 +100,7 @@ class Catalog:
             ) from None
 
     async def ask(self, pool: str, question: Callable[[], _Answer]) -> _Answer:
-        """What `question`, which blocks and is about a pool, returns in a thread; see `pools.patience`."""
+        """Asks a pool `question`, which blocks, in a thread. Raises `PoolError` after a timeout."""
         return await answer(pool, question, threads=self._threads[pool])
 
     def find(self, pool: str, uuid: str) -> InstalledImage | None:
@@ -130,12 +130,12 @@ class Catalog:
         return {key: sorted(clones) for key, clones in names.items() if clones}
 
     def add(self, image: InstalledImage) -> None:
-        """From now on it is installed."""
+        """Adds an image that is installed, or replaces what is known of it."""
         self._images[image.pool, image.uuid] = image
         self._note(image.pool, image.uuid)
 
     def remove(self, pool: str, uuid: str) -> None:
-        """From now on it is not installed."""
+        """Removes an image that is not installed any more."""
         self._images.pop((pool, uuid), None)
         self._note(pool, uuid)
 
@@ -232,7 +232,7 @@ class Catalog:
         return self._files.is_there(pool, uuid) and not self._files.is_marked(pool, uuid)
 
     def keep_manifest(self, pool: str, uuid: str) -> None:
-        """The image has come. Never raises: it is there whatever this does."""
+        """Unmarks the manifest of an image that is there now. Never raises."""
         try:
             self._files.unmark(pool, uuid)
         except OSError as error:
@@ -240,7 +240,7 @@ class Catalog:
             log.warning("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
 
     def mark_pending(self, pool: str, uuid: str) -> None:
-        """An image is about to be deleted: its manifest goes with it, or by `reconcile`. Never raises."""
+        """Marks the manifest of an image that is about to be deleted, for `reconcile`. Never raises."""
         try:
             self._files.mark(pool, uuid)
         except OSError as error:
@@ -253,9 +253,9 @@ class Catalog:
         self._files.unmark(pool, uuid)
 
     def reconcile(self, pool: str, uuid: str) -> None:
-        """Whatever became of an image that was about to come or to go: its manifest is there if it is.
+        """Drops the manifest of an image that was about to come or to go, if the image is not there.
 
-        For those who have the image's lock. A manifest that we did not write stays. Raises `PoolError`.
+        The caller must hold the image lock. A manifest without a mark stays. Raises `PoolError`.
         """
         if self._files.is_marked(pool, uuid):
             if self.pools[pool].image(uuid) is None:
@@ -263,7 +263,7 @@ class Catalog:
             self._files.unmark(pool, uuid)
 
     def sweep(self, locks: ImageLocks) -> None:
-        """Settles what an earlier daemon left in the middle, but where somebody is at work now."""
+        """Reconciles what an earlier daemon left pending, except where somebody else is at work now."""
         for pool in self.pools:
             for uuid in self._files.marked(pool):
                 try:

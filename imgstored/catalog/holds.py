@@ -1,4 +1,4 @@
-"""What keeps images from being deleted: tags that stay, and those of clients that are still there."""
+"""Holds keep images from being deleted: tags that stay, and tags of connected clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: How the tags of clients begin. Those of a daemon that was killed are released by the next one.
+#: The prefix of clients' tags. The next daemon releases those of a daemon that was killed.
 CLIENT_TAG = "client:"
 
 
@@ -74,7 +74,7 @@ class Holds:
                 await trio.to_thread.run_sync(keeper.release, uuid, tag)
 
     def sweep(self) -> None:
-        """Releases what clients of an earlier daemon held: they are gone. Blocks."""
+        """Releases the holds of an earlier daemon's clients, which are gone. Blocks."""
         for image in self._catalog.all():
             pool = self._catalog.pool(image.pool)
             for tag in pool.holds(image.uuid):

@@ -1,4 +1,4 @@
-"""imgadm's lock of an image: who holds it may receive, publish or delete the image, in whatever pool.
+"""imgadm's lock of an image: its holder may receive, publish or delete the image, in whatever pool.
 
 It is a POSIX write lock on FOLDER/img.UUID.import.lock, as imgadm takes it; the file is never removed. Such a
 lock belongs to the process, and closing any descriptor of the file gives it up. So this process has one

@@ -1,4 +1,4 @@
-"""What happens to an import, as those who watch it are told."""
+"""The notifications that a client gets while its request runs."""
 
 from __future__ import annotations
 

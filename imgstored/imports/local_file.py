@@ -1,4 +1,4 @@
-"""An image's file that a client has opened, as what an import reads from."""
+"""An image file that a client has opened, as the input of an import."""
 
 from __future__ import annotations
 

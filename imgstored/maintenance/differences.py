@@ -1,4 +1,4 @@
-"""What a source knows better about an installed image. Pure: no I/O."""
+"""Differences between an installed image and what a source says of it. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def original_snapshot(uuid: str, snapshots: Mapping[str, int], guid: int | None) -> str | None:
-    """Which of a dataset's snapshots (names without `@`, with their guids) is the image, by the image's guid.
+    """The snapshot of a dataset that is the image, by its guid; `snapshots` are names without `@`, and guids.
 
     None where the guid is not known. Raises `ImageMissingOriginalSnapshotError` where it is not among them.
     """

@@ -26,23 +26,23 @@ class Candidate:
 
     @property
     def key(self) -> Key:
-        """Which image it is."""
+        """The image's pool and uuid."""
         return self.pool, self.uuid
 
     @property
     def kept(self) -> bool:
-        """Whatever the rule says."""
+        """Whether the image stays, whatever the rule says."""
         return self.held or self.unknown
 
     @property
     def dataset(self) -> str:
-        """Its name among the dependents of another one."""
+        """The name that the image has among the dependents of its origin."""
         return f"{self.pool}/{self.uuid}"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which of the unused images may stay."""
+    """The unused images that stay."""
 
     installed_before: float | None = None  #: seconds since the epoch: those installed later stay
     keep: int = 0  #: so many of the newest of each name, in each pool, stay

@@ -1,4 +1,4 @@
-"""Whether an image is what was installed. Pure: facts in, a verdict out."""
+"""The verdict on an image: whether it is what was installed. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """How imgadm's file of an image is."""
+    """The state of imgadm's file of an image."""
 
     missing: bool = False
     broken: bool = False  #: it cannot be read, or is another image's
@@ -33,7 +33,7 @@ class Manifest:
 def verdict(
     receipt: Receipt | None, checked: Checked, origin_guid: int | None, manifest: Manifest
 ) -> Verdict:
-    """The worst that can be said. `origin_guid` is that of the image's origin as it is now.
+    """The worst result that applies. `origin_guid` is the guid that the image's origin has now.
 
     A receipt of an earlier dataset still says which image is meant, but nothing of who installed this one.
     """

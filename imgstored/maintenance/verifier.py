@@ -1,7 +1,7 @@
-"""Looks whether the images in the pools are those that were installed: all of each is read again.
+"""Verifies installed images: reads each again, and compares it with what was installed.
 
-One verification at a time, one image at a time, in one thread, which leaves most of its time to imports while
-there are any. An image cannot be deleted while it is read.
+One verification runs at a time, on one image at a time, in one thread, which rests most of its time while
+there are imports. An image cannot be deleted while it is read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two progress events.
 _INTERVAL: Final = 0.5
-#: How many times as long as it reads it rests, while something is imported; and how many seconds at most.
+#: Rest in proportion to the time of reading, while there are imports; and seconds of one rest at most.
 _REST: Final = 3.0
 _LONGEST_REST: Final = 1.0
 
@@ -46,7 +46,7 @@ _LOST = "it is not in the pool any more, and was not deleted by imgstored or img
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a verifier works with. `busy` says whether something is being imported; for trio's thread."""
+    """The parts that a verifier works with. `busy` says whether there are imports. For trio's thread."""
 
     catalog: Catalog
     receipts: Receipts
@@ -68,7 +68,7 @@ class Verifier:
     async def verify(
         self, uuids: Sequence[str] | None, pool: str | None, *, client: str, tell: Tell
     ) -> dict[str, int]:
-        """Verifies images and their origins, all images for None. Tells of each; returns how many are how.
+        """Verifies images and their origins, all images for None. Returns the number of images by result.
 
         Waits while another one is being done. Cancelling it ends it within a piece. Raises
         `ImageNotInstalledError` for an image that is not there and never was, and what the pools raise.
@@ -121,7 +121,7 @@ class Verifier:
     # -- one image -------------------------------------------------------------------------------------------
 
     async def _verify(self, key: Key, client: str, tell: Tell) -> Verified | None:
-        """How the image is; None where it was deleted, as it should be."""
+        """The result for one image; None where it was deleted, and is rightly gone."""
         pool, uuid = key
         image = self._host.catalog.find(pool, uuid)
         if image is None:
@@ -172,7 +172,7 @@ class Verifier:
             await tell(Progress(done, size, reading.rate(), (progress,)))
 
     def _compare(self, image: InstalledImage, checked: Checked) -> Verdict:
-        """Writes down what an image is that others have installed."""
+        """Compares an image with its receipt. One that others have installed gets a receipt."""
         host, pool, uuid = self._host, image.pool, image.uuid
         origin = checked.image.origin
         below = None if origin is None else host.catalog.pool(pool).image(origin)
@@ -209,7 +209,7 @@ class Verifier:
     def _lost(self, pool: str, uuid: str) -> dict[str, object] | None:
         """The manifest of an image that should be there and is not.
 
-        Who deletes an image, imgadm too, deletes its manifest; the receipt of such an image is of no use.
+        Whoever deletes an image, imgadm too, deletes its manifest. The receipt of a deleted image is dropped.
         """
         host = self._host
         with host.locks.tried(uuid) as ours:
@@ -222,11 +222,11 @@ class Verifier:
 
 
 class _StoppedError(Exception):
-    """Nobody wants to know any more."""
+    """The verification was cancelled."""
 
 
 class _Reading:
-    """How far one image is read: `Pool.check` calls it in its thread, everything else is for trio's."""
+    """The progress of reading one image. `Pool.check` calls it in its thread; the rest is for trio's."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -235,7 +235,7 @@ class _Reading:
         self._began = self._last = time.monotonic()
 
     def __call__(self, done: int) -> None:
-        """Rests, if there are imports. Raises to end the reading."""
+        """Rests if there are imports. Raises `_StoppedError` once it is to stop."""
         self.done = done
         rest = min(_REST * (time.monotonic() - self._last), _LONGEST_REST) if self.yielding else 0
         if self._stopped.wait(rest) if rest else self._stopped.is_set():
@@ -243,7 +243,7 @@ class _Reading:
         self._last = time.monotonic()
 
     def stop(self) -> None:
-        """Ends it at the next piece."""
+        """Stops the reading at the next piece."""
         self._stopped.set()
 
     def rate(self) -> float:

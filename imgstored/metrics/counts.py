@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OUTCOMES: Final = ("installed", "failed", "cancelled", "interrupted")
 
-#: Sources that are told apart, the first ones; the others are one.
+#: The first sources have labels of their own; the others share one.
 _MAX_SOURCES: Final = 50
 OTHER: Final = "other"
 

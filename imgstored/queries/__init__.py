@@ -1,1 +1,1 @@
-"""Beside imports: names, history, what would be done, what images occupy, and whether they are whole."""
+"""Answers what clients ask about images and the daemon; changes nothing."""

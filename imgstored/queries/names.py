@@ -1,4 +1,4 @@
-"""What people call an image: a part of its uuid, NAME, NAME@VERSION, NAME@latest. Pure: no I/O.
+"""Names of images: a part of the uuid, NAME, NAME@VERSION, NAME@latest. Pure: no I/O.
 
 Text that could mean two images means none: a server must not be able to take over, by a name that looks like
 it, what people call another image.

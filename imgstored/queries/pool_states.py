@@ -23,7 +23,7 @@ _FRESH: Final = 0.5
 
 
 class PoolStates:
-    """All pools' room. Used from trio's thread."""
+    """The state of all pools. For trio's thread."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class PoolStates:
 
 
 class _Probe:
-    """One pool. What asks it may hang in the kernel: there is one question at a time."""
+    """One pool. A question may hang in the kernel: there is one at a time."""
 
     def __init__(self, pool: Pool, kind: str, timeout: float) -> None:
         self._pool = pool
@@ -86,7 +86,7 @@ class _Probe:
             self._looked_at = trio.current_time()
 
     def as_wire(self) -> dict[str, Any]:
-        """What is known of it. Sizes in bytes."""
+        """The pool's state as it was last known. Sizes in bytes."""
         space, error = self._space, self._error
         return {
             "name": self._pool.name,

@@ -1,4 +1,4 @@
-"""Finds the images that people call by their names: in a pool, in the sources, under way, or of the past."""
+"""Resolves names to images: installed, in the sources, under way, or in the history."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_NAMES = 1000
 
 
 class Resolver:
-    """Answers `resolve`. Used from trio's thread."""
+    """Answers `resolve`. For trio's thread."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Resolver:
         return [found], not_found
 
     async def _under_way(self) -> _Where:
-        # What was under way a moment ago is installed now, and whoever follows it is told so.
+        # An import that was under way a moment ago may have ended: its image is installed.
         installed = [_of_document(image.uuid, image.manifest) for image in self._catalog.all()]
         pool = self._catalog.pool(None).name
         return [[named(job) for job in self._jobs()], installed], lambda text: ImageNotInstalledError(

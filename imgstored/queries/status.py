@@ -1,4 +1,4 @@
-"""How the daemon is: everything that a look at it should show, without asking anybody far away."""
+"""The status of the daemon, without asking any server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from imgstored.queries.pool_states import PoolStates
     from imgstored.sources.sourcebook import SourceBook
 
-#: Failures of the past that are told.
+#: Failures of the past that a status lists.
 FAILURES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """What stays as it is. `config` is the configuration's file, None where there is none."""
+    """The facts that do not change. `config` is the configuration's file, None where there is none."""
 
     version: str
     pid: int
@@ -32,7 +32,7 @@ class Daemon:
 
 
 class Status:
-    """Answers `status`. Used from trio's thread."""
+    """Answers `status`. For trio's thread."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the images occupy, and how they are related: for each pool as it is now."""
+"""The space that images occupy, and their clones, for each pool as it is now."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Usage:
-    """Answers `usage`. Used from trio's thread."""
+    """Answers `usage`. For trio's thread."""
 
     def __init__(self, catalog: Catalog, refresh: Refresh) -> None:
         self._catalog = catalog
