@@ -38,9 +38,8 @@ from imgstored.pools.patience import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.queries.dry_run import DryRun
 from imgstored.queries.history import open_history
-from imgstored.queries.pool_states import PoolStates
 from imgstored.queries.resolver import Resolver
-from imgstored.queries.status import Daemon, Status
+from imgstored.queries.status import Daemon, PoolStates, Status
 from imgstored.queries.usage import Usage
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.care import Care

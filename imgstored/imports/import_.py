@@ -100,15 +100,16 @@ class Import:
         *,
         resources: Resources,
         events: EventStream,
+        import_id: str,
         origin: Import | None = None,
         source: str | None = None,
-        import_id: str | None = None,
     ) -> None:
         """`data` is where the image's file comes from; `source` is its URL for people, None for a local file.
 
         `origin` is the import that brings the image's origin, None where the origin is installed.
         """
         self.spec = spec
+        self.import_id = import_id  #: in all its log lines
         self.manifest = manifest
         self.origin = origin
         self.action = Action(
@@ -541,7 +542,7 @@ class Import:
             done=self.done,
             total=self.total,
             received=self.received,
-            import_id=self.action.import_id,
+            import_id=self.import_id,
         )
 
     def sample(self) -> Sample:
@@ -552,7 +553,7 @@ class Import:
     def as_job(self) -> dict[str, Any]:
         """The *job* of the protocol, but for what a gauge says."""
         return {
-            "import_id": self.action.import_id,
+            "import_id": self.import_id,
             "uuid": self.uuid,
             "name": self.manifest.name,
             "version": self.manifest.version,

@@ -270,7 +270,7 @@ class Imports:
             request.emit(Importing(spec.uuid, manifest.name, manifest.version, source or "a local file"))
         if wanted.clients:
             self._events.publish(CacheHit("joined"))
-            log.debug("joined", uuid=spec.uuid, client=requester.client, import_id=wanted.action.import_id)
+            log.debug("joined", uuid=spec.uuid, client=requester.client, import_id=wanted.import_id)
         self._join(request, wanted)
         return wanted
 

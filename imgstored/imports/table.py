@@ -97,7 +97,7 @@ class ImportTable:
         self._gauges[key] = Gauge()
         self._gauges[key].sample(started.sample(), trio.current_time())
         self._some.set()
-        with import_id.bound(started.action.import_id or import_id.fresh()):
+        with import_id.bound(started.import_id):
             nursery.start_soon(self._run, started)
         started.begin(requester)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.catalog.catalog import InstalledImage
+    from imgstored.events.stream import Listener
     from imgstored.manifest.platform import Platform
     from tests.support.nginx import Nginx
 
@@ -96,6 +97,7 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
         platform: Platform | None = None,
         kind: type[EmbeddedPool] = EmbeddedPool,
         every: float = 1000.0,
+        heard: Listener | None = None,
     ):
         folder = tmp_path / "state"
         spools = folder / "spool"
@@ -107,6 +109,8 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
         view = RememberingView()
         locks = ImageLocks(folder / "locks")
         events = EventStream()
+        if heard is not None:
+            events.subscribe(heard)
         book = SourceBook(
             [SourceSpec(nginx.url, "static")],
             imgadm_conf=folder / "imgadm" / "imgadm.conf",

@@ -12,8 +12,8 @@ from imgstored.errors import CancelledError, DownloadError, NoSpaceError
 from imgstored.events.notifications import Downloaded, Note
 from imgstored.events.request import Request
 from imgstored.events.stream import Ended, EventStream, ImportEvent, Requester, Started
-from imgstored.imports.free_space import FreeSpace
 from imgstored.imports.import_ import MAX_NOTES, Import
+from imgstored.imports.resources import FreeSpace
 from imgstored.imports.spec import ImportSpec
 from imgstored.manifest import load
 from tests.imports.house import TESTER, open_house, pages, until
@@ -35,7 +35,7 @@ def make(events):
     def made(origin=None):
         spec = ImportSpec(BASE, "zones")
         return Import(
-            spec, manifest, [], resources=resources, events=events, origin=origin, source="http://x"
+            spec, manifest, [], resources=resources, events=events, import_id="0a1b2c3d", origin=origin
         )
 
     return made

@@ -10,6 +10,7 @@ import trio
 
 from imgstored.catalog.catalog import Catalog
 from imgstored.errors import (
+    ActiveImageNotFoundError,
     CancelledError,
     ImageHasDependentClonesError,
     ImageHeldError,
@@ -34,7 +35,7 @@ from imgstored.events.notifications import (
     Note,
     Planned,
 )
-from imgstored.events.stream import Requester
+from imgstored.events.stream import Refused, Requester
 from imgstored.imports.manager import MAX_IMAGES
 from imgstored.imports.resources import ImportLimits
 from imgstored.imports.spec import ImportSpec
@@ -45,6 +46,8 @@ from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixt
 from tests.support.streams import filesystem_stream
 
 __all__ = ["open_house", "pages"]
+
+NOWHERE = "99999999-aaaa-4bbb-8ccc-000000000001"
 
 
 async def test_an_import_tells_its_story_and_leaves_nothing_else(open_house, nginx):
@@ -214,7 +217,7 @@ async def test_a_file_whose_origin_is_not_there_is_refused(open_house):
         assert house.left() == []
 
 
-async def test_an_unfinished_import_goes_on_with_the_next_store(open_house):
+async def test_an_unfinished_import_goes_on_with_the_next_daemon(open_house):
     async with open_house() as house:
         house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
     async with open_house() as house:
@@ -267,7 +270,7 @@ async def test_a_clients_hold_ends_with_it_and_with_a_daemon_that_was_killed(ope
         assert await house.images.holds(BASE, None) == []
 
 
-async def test_a_stopping_store_takes_nothing_new(open_house):
+async def test_a_stopping_daemon_takes_nothing_new(open_house):
     async with open_house() as house:
         house.imports.stop()
         with pytest.raises(CancelledError, match="stopping"):
@@ -284,9 +287,63 @@ async def test_a_stopping_store_takes_nothing_new(open_house):
         ([BASE], {"pool": "tank"}, PoolNotFoundError),
     ],
 )
-async def test_what_cannot_be_wished_is_refused_at_once(open_house, uuids, settings, error):
+async def test_what_cannot_be_requested_is_refused_at_once(open_house, uuids, settings, error):
     async with open_house() as house:
         with pytest.raises(error):
             await house.all_events(*uuids, **settings)
         with pytest.raises(ImgstoreError):
             await house.imports.cancel("nonsense")
+
+
+async def test_a_request_that_fails_before_it_starts_is_published_with_who_asked(open_house):
+    heard = []
+    async with open_house() as house:
+        house.events.subscribe(heard.append)
+        with pytest.raises(ActiveImageNotFoundError):
+            await house.all_events(NOWHERE)
+        with fixture_file(INCREMENTAL).open("rb") as file:
+            manifest = fixture_manifest(INCREMENTAL)
+            asked = house.imports.install(manifest, file.fileno(), requester=TESTER)
+            async with asked as request:
+                with pytest.raises(OriginNotInstalledError):
+                    await anext(request)
+    assert [type(event) for event in heard] == [Refused, Refused]
+    assert {event.requester for event in heard} == {TESTER}
+    assert [(each.action.kind, each.action.uuid, each.action.name) for each in heard] == [
+        ("import", NOWHERE, ""),
+        ("install", INCREMENTAL, "incremental"),
+    ]
+
+
+async def test_what_is_tried_again_after_a_restart_is_not_published_each_time(open_house):
+    async with open_house() as house:
+        house.journal.begin(ImportSpec(NOWHERE, "zones"), fixture_manifest(BASE) | {"uuid": NOWHERE})
+    heard = []
+    async with open_house(heard=heard.append) as house:
+        house.journal.park("zones", NOWHERE)
+        # Asks the source in the same way, and after it.
+        with pytest.raises(ActiveImageNotFoundError):
+            await house.all_events(NOWHERE)
+    assert [(type(event), event.requester) for event in heard] == [(Refused, TESTER)]
+
+
+async def test_a_journal_that_is_full_does_not_undo_an_import(open_house, monkeypatch):
+    def full(*_):
+        raise NoSpaceError("there is no room left for the journal")
+
+    async with open_house() as house:
+        monkeypatch.setattr(house.journal, "end", full)
+        assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
+    monkeypatch.undo()
+    async with open_house() as house:
+        assert [image.uuid for image in house.catalog.all()] == [BASE]
+        assert house.left() == []
+
+
+async def test_an_origin_that_two_images_share_is_told_of_once(open_house, pages):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    pages.add(fixture_manifest(INCREMENTAL) | {"uuid": other}, fixture_file(INCREMENTAL))
+    async with open_house() as house:
+        events = await house.all_events(INCREMENTAL, other)
+    assert events.count(Installed(BASE, "base", "1.0.0")) == 1
+    assert sum(isinstance(event, Installed) for event in events) == 3

@@ -21,7 +21,7 @@ from imgstored.errors import ConfigError
 from imgstored.metrics import open_metrics
 from imgstored.metrics.address import TcpAddress, UnixAddress
 from imgstored.pools.base import Space
-from imgstored.queries.pool_states import PoolStates
+from imgstored.queries.status import PoolStates
 from tests.support.nginx import free_port
 
 #: Far longer than anything here takes.

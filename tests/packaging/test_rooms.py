@@ -25,7 +25,7 @@ def test_a_room_is_the_sum_of_its_files():
     }
     assert [line.split() for line in table(files)][1:] == [
         ["imgstored", "50", "40", "20.0%"],
-        ["imgstored/rpc", "0", "0", "100.0%"],
         ["imgstored/imports", "200", "10", "95.0%"],
+        ["imgstored/rpc", "0", "0", "100.0%"],
         ["all", "250", "50", "80.0%"],
     ]

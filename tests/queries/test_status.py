@@ -13,10 +13,8 @@ from imgstored.catalog.catalog import Catalog
 from imgstored.errors import DownloadError, PoolError
 from imgstored.events.stream import Action, Ended, Refused, Requester, Started
 from imgstored.pools.embedded import EmbeddedPool
-from imgstored.queries import pool_states
 from imgstored.queries.history import History
-from imgstored.queries.pool_states import PoolStates
-from imgstored.queries.status import FAILURES, Daemon, Status
+from imgstored.queries.status import FAILURES, TIMEOUT, Daemon, PoolStates, Status
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.sourcebook import SourceBook
 from tests.support.image_site import BASE, ImageSite
@@ -157,7 +155,7 @@ async def test_who_leaves_while_a_pool_hangs_leaves_it_to_the_others(catalog, po
 
 
 def test_its_timeout_is_short():
-    assert pool_states.TIMEOUT <= 3
+    assert TIMEOUT <= 3
 
 
 # -- all of it -----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from imgstored.errors import NoSpaceError
-from imgstored.imports.free_space import FreeSpace
+from imgstored.imports.resources import FreeSpace
 from imgstored.pools.base import Space
 
 MIB = 1 << 20
