@@ -59,6 +59,8 @@ class House:
     images: Images
     imports: Imports
     resources: Resources
+    sources: SourceBook
+    refresh: Refresh
     events: EventStream
     pool: EmbeddedPool
     catalog: Catalog
@@ -125,7 +127,9 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
             async with trio.open_nursery() as nursery:
                 await nursery.start(images.run)
                 await nursery.start(imports.run)
-                yield House(images, imports, resources, events, pool, catalog, view, journal, spools)
+                yield House(
+                    images, imports, resources, book, refresh, events, pool, catalog, view, journal, spools
+                )
                 imports.stop()
                 nursery.cancel_scope.cancel()
         finally:
