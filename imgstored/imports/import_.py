@@ -163,6 +163,11 @@ class Import:
         if self._clients.pop(token, None) is not None and not self._clients:
             self.cancel("nobody wants it any more")
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled: nobody can join it any more, though it may still be cleaning up."""
+        return self._scope.cancel_called
+
     def cancel(self, reason: str) -> None:
         """Cancels the import, unless it has ended."""
         if not self.finished.is_set():

@@ -250,10 +250,9 @@ class Imports:
 
     async def _want(self, request: Request, spec: ImportSpec, requester: Requester) -> Import | None:
         """The import of the image, which the request has joined; None when the image is installed."""
-        await self._deletions.wait_for(spec.key)
+        wanted = await self._joinable(spec)
         if self._is_installed(request, spec):
             return None
-        wanted = self._table.get(spec.key)
         if wanted is None:
             log_id = import_id.fresh()
             with import_id.bound(log_id):
@@ -279,14 +278,12 @@ class Imports:
     ) -> Import | None:
         """Plans the image's ancestry, and starts what there is to do; None if the image is there by then."""
         plan = self.plan(spec)
-        while (uuid := plan.next()) is not None:
-            head = uuid == spec.uuid
-            found = await self._find(spec.of(uuid), log_id if head else import_id.fresh(), active=head)
-            plan.add(found)
-            if head:
-                named, source = found.manifest, public(found.source.url)
-                request.emit(Importing(uuid, named.name, named.version, source, spec.channel))
-                request.emit(GatheringAncestry(uuid))
+        await self._walk(request, plan, log_id)
+        while (ending := self._cancelled_in(plan)) is not None:
+            await ending.finished.wait()
+            if plan.steps[-1].state == "under-way":
+                plan.look_again()
+                await self._walk(request, plan, log_id)
         if plan.base is not None:
             request.emit(AncestorInstalled(plan.base))
         if plan.refusals:
@@ -299,6 +296,23 @@ class Imports:
             request.emit(AlreadyInstalled(spec.uuid, installed.text("name"), installed.text("version")))
             return None
         return self._table.get(spec.key)
+
+    async def _walk(self, request: Request, plan: Plan, log_id: str) -> None:
+        """Fills in the plan, down to an image that is installed or under way."""
+        spec = plan.spec
+        while (uuid := plan.next()) is not None:
+            head = uuid == spec.uuid
+            found = await self._find(spec.of(uuid), log_id if head else import_id.fresh(), active=head)
+            plan.add(found)
+            if head:
+                named, source = found.manifest, public(found.source.url)
+                request.emit(Importing(uuid, named.name, named.version, source, spec.channel))
+                request.emit(GatheringAncestry(uuid))
+
+    def _cancelled_in(self, plan: Plan) -> Import | None:
+        """An import of the plan's images that was cancelled, and is still cleaning up."""
+        imports = (self._table.get((plan.spec.pool, step.uuid)) for step in plan.steps)
+        return next((each for each in imports if each is not None and each.cancelled), None)
 
     def _import_of(self, spec: ImportSpec, found: Found) -> Import:
         """The import of an image that a source has; its origin's import is in the table, if there is one."""
@@ -322,10 +336,9 @@ class Imports:
         self, request: Request, spec: ImportSpec, manifest: Manifest, given: FromFile, requester: Requester
     ) -> Import | None:
         """The import of an image whose file is given, as `_want`."""
-        await self._deletions.wait_for(spec.key)
+        wanted = await self._joinable(spec)
         if self._is_installed(request, spec):
             return None
-        wanted = self._table.get(spec.key)
         if wanted is None:
             log_id = import_id.fresh()
             try:
@@ -352,6 +365,14 @@ class Imports:
         wanted.follow(request)
         wanted.join(request, requester.client)
         return wanted
+
+    async def _joinable(self, spec: ImportSpec) -> Import | None:
+        """The image's import, or None, once no deletion and no cancelled import of it is under way."""
+        while True:
+            wanted = await self._table.joinable(spec.key)
+            if not self._deletions.under_way(spec.key):
+                return wanted
+            await self._deletions.wait_for(spec.key)
 
     def _check_origin(self, pool: str, origin: str | None) -> None:
         if origin is not None and self._catalog.find(pool, origin) is None:

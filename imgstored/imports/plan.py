@@ -79,6 +79,10 @@ class Plan:
         except ImgstoreError as error:
             self.refusals.append(error)
 
+    def look_again(self) -> None:
+        """Takes back the last step, which was under way and is not any more: the walk goes on from there."""
+        self._next = self.steps.pop().uuid
+
     @property
     def base(self) -> str | None:
         """The installed ancestor that the walk ended at; None where there is none."""

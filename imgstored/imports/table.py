@@ -65,6 +65,12 @@ class ImportTable:
         """The import of an image, or None."""
         return self._imports.get(key)
 
+    async def joinable(self, key: Key) -> Import | None:
+        """The import of an image, or None; waits while one that was cancelled is still cleaning up."""
+        while (found := self._imports.get(key)) is not None and found.cancelled:
+            await found.finished.wait()
+        return found
+
     def of_image(self, uuid: str) -> list[Import]:
         """The imports of an image, into whatever pool."""
         return [each for each in self._imports.values() if each.uuid == uuid]

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import trio
+import trio.testing
 
 from imgstored.catalog.catalog import Catalog
 from imgstored.errors import (
@@ -36,6 +37,7 @@ from imgstored.events.notifications import (
     Planned,
 )
 from imgstored.events.stream import Refused, Requester
+from imgstored.imports.leftovers import Leftovers
 from imgstored.imports.manager import MAX_IMAGES
 from imgstored.imports.resources import ImportLimits
 from imgstored.imports.spec import ImportSpec
@@ -347,3 +349,35 @@ async def test_an_origin_that_two_images_share_is_told_of_once(open_house, pages
         events = await house.all_events(INCREMENTAL, other)
     assert events.count(Installed(BASE, "base", "1.0.0")) == 1
     assert sum(isinstance(event, Installed) for event in events) == 3
+
+
+@pytest.mark.parametrize("again", [BASE, INCREMENTAL], ids=["the image", "one with this origin"])
+async def test_who_asks_again_at_once_gets_a_new_import_and_not_the_cancelled_one(
+    open_house, monkeypatch, again
+):
+    dropping, go_on = trio.Event(), threading.Event()
+    drop = Leftovers.drop
+
+    def slowly(self, pool, uuid, kept, *, locked):
+        trio.from_thread.run_sync(dropping.set)
+        assert go_on.wait(30)
+        drop(self, pool, uuid, kept, locked=locked)
+
+    monkeypatch.setattr(Leftovers, "drop", slowly)
+    async with open_house() as house:
+        async with house.imports.request([BASE], requester=TESTER) as request:
+            async for event in request:
+                if isinstance(event, Planned):
+                    break
+        # The last one has left.
+        await dropping.wait()
+        assert [job["uuid"] for job in house.imports.jobs()] == [BASE]
+        async with house.imports.request([again], requester=TESTER) as request:
+            # Its manifests are found, and then it waits.
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert [job["uuid"] for job in house.imports.jobs()] == [BASE]
+            go_on.set()
+            events = [event async for event in request]
+        assert events[-1].uuid == again
+        assert isinstance(events[-1], Installed)
+        assert house.left() == []

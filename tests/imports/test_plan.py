@@ -110,3 +110,13 @@ def test_images_that_the_platform_is_too_old_for_are_all_refused():
 def test_an_ancestor_comes_from_where_its_image_does():
     assert SPEC.of("base") == ImportSpec("base", "zones", ("http://x",), "dev", zstream=True)
     assert SPEC.of("base").key == ("zones", "base")
+
+
+def test_what_was_under_way_and_is_not_any_more_is_looked_for():
+    states = {"middle": "under-way"}
+    plan = planned(CHAIN, states)
+    states.clear()
+    plan.look_again()
+    while (uuid := plan.next()) is not None:
+        plan.add(Found(uuid, CHAIN.get(uuid)))
+    assert to_do(plan) == ["base", "middle", "top"]
