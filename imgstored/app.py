@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,17 +12,11 @@ import structlog
 import trio
 
 from imgstored import __version__, log, shortage, signals
-from imgstored.care.dry_run import DryRun
-from imgstored.care.history import History
-from imgstored.care.pool_states import PoolStates
-from imgstored.care.resolver import Resolver
-from imgstored.care.status import Daemon, Status
-from imgstored.care.upkeep import Upkeep
-from imgstored.care.usage import Usage
-from imgstored.care.verifier import Host, Verifier
 from imgstored.catalog.catalog import Catalog
+from imgstored.catalog.deletions import Deletions
 from imgstored.catalog.holds import Holds
 from imgstored.catalog.image_locks import ImageLocks
+from imgstored.catalog.images import Images
 from imgstored.catalog.receipts import Receipts
 from imgstored.catalog.refresh import Refresh
 from imgstored.create.export import Exporter
@@ -34,10 +27,21 @@ from imgstored.daemon import Parts, leaves_after, run
 from imgstored.descriptors import raise_limit
 from imgstored.doctor.services import OwnHost
 from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.events.stream import EventStream
+from imgstored.imports.journal import Journal
+from imgstored.imports.manager import Imports
+from imgstored.imports.resources import Resources
+from imgstored.maintenance.maintenance import Maintenance
+from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.metrics import open_metrics
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.patience import answer
 from imgstored.pools.zfs import ZfsPool
+from imgstored.queries.dry_run import DryRun
+from imgstored.queries.history import open_history
+from imgstored.queries.resolver import Resolver
+from imgstored.queries.status import Daemon, PoolStates, Status
+from imgstored.queries.usage import Usage
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.making import Making
@@ -46,7 +50,7 @@ from imgstored.sources.source_set import SourceSet
 from imgstored.specs import (
     check,
     descriptors,
-    install_limits,
+    import_limits,
     metrics_address,
     platform,
     secrets,
@@ -55,20 +59,16 @@ from imgstored.specs import (
 )
 from imgstored.state.folder import owned
 from imgstored.state.schema import HISTORY, JOURNAL
-from imgstored.store.installer import Installer
-from imgstored.store.journal import Journal
-from imgstored.store.recorder import Recorders
-from imgstored.store.store import Store
 from imgstored.view import link, open_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgstored.config import Config, PoolTable
-    from imgstored.manifest.platform import Platform
     from imgstored.metrics.endpoint import Metrics
     from imgstored.notify import Notifier
     from imgstored.pools.base import Pool
+    from imgstored.queries.history import History
     from imgstored.view import View
 
 logger = structlog.get_logger(__name__)
@@ -97,37 +97,37 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
-    patience = leaves_after()
+    timer = leaves_after()
     with owned(Path(settings.state), passable=settings.view_in_state) as state:
         journal = Journal(state / JOURNAL)
         try:
-            with closing(History(state / HISTORY)) as history:
+            async with open_history(state / HISTORY) as history:
                 core = await _core(settings, files, state, journal, history)
-                await run(_parts(core), files, patience, notifier)
+                await run(_parts(core), files, timer, notifier)
         finally:
             journal.close()
-            patience.cancel()
+            timer.cancel()
     logger.info("stopped")
 
 
 @dataclass(frozen=True, slots=True)
 class _Core:
-    """What all else is about."""
+    """The parts that others are made of."""
 
     settings: Config
     files: Sequence[Path]
     state: Path
     catalog: Catalog
+    refresh: Refresh
     view: View
     locks: ImageLocks
+    holds: Holds
     receipts: Receipts
-    journal: Journal
     history: History
-    installer: Installer
     sources: SourceSet
-    refresh: Refresh
-    store: Store
-    platform: Platform | None
+    resources: Resources
+    imports: Imports
+    images: Images
     metrics: Metrics | None
 
 
@@ -141,41 +141,37 @@ async def _core(
     view = open_view(settings.view.mode, Path(settings.view.path))
     if settings.view.link and settings.view.mode != "off":
         await trio.to_thread.run_sync(link.make, Path(settings.view.link), Path(settings.view.path))
-    locks = ImageLocks(settings.imgadm_locks_folder)
-    limits = install_limits(settings)
-    installer = Installer(catalog, journal, state / "spool", view, locks, limits, receipts=receipts)
+    locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog)
     sources = SourceSet(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
     )
-    refresh = Refresh(catalog, view)
-    runs_on = platform(settings)
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
-    store = Store(
-        catalog,
-        sources,
-        installer,
-        refresh,
-        runs_on,
-        recorder=history if metrics is None else Recorders(history, metrics.counts),
-        hit=None if metrics is None else metrics.counts.hit,
-    )
+    events = EventStream()
+    events.subscribe(history.hear, flush=history.flush)
+    if metrics is not None:
+        events.subscribe(metrics.counts.hear)
+    refresh = Refresh(catalog, view)
+    deletions = Deletions(catalog, locks, view, events, receipts=receipts)
+    limits = import_limits(settings)
+    resources = Resources(catalog, journal, state / "spool", view, locks, limits, receipts=receipts)
+    imports = Imports(resources, sources, refresh, deletions, events, platform(settings))
     return _Core(
         settings=settings,
         files=files,
         state=state,
         catalog=catalog,
+        refresh=refresh,
         view=view,
         locks=locks,
+        holds=holds,
         receipts=receipts,
-        journal=journal,
         history=history,
-        installer=installer,
         sources=sources,
-        refresh=refresh,
-        store=store,
-        platform=runs_on,
+        resources=resources,
+        imports=imports,
+        images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
         metrics=metrics,
     )
 
@@ -185,9 +181,10 @@ def _parts(core: _Core) -> Parts:
     return Parts(
         catalog=core.catalog,
         view=core.view,
-        installer=core.installer,
+        resources=core.resources,
         sources=core.sources,
-        store=core.store,
+        images=core.images,
+        imports=core.imports,
         server=_server(core, maker),
         maker=maker,
         metrics=core.metrics,
@@ -195,29 +192,32 @@ def _parts(core: _Core) -> Parts:
 
 
 def _server(core: _Core, maker: Maker) -> Server:
-    """What the socket offers, and who else tells how the daemon is."""
-    settings, catalog, store = core.settings, core.catalog, core.store
+    """Wires what the socket offers, and what the metrics read."""
+    settings, catalog, imports = core.settings, core.catalog, core.imports
     states = PoolStates(catalog, {table.name: table.type for table in settings.pools})
     status = Status(
         Daemon(__version__, os.getpid(), str(core.files[0]) if core.files else None, lambda: core.view.kind),
         states,
         core.sources,
         core.history,
-        jobs=store.jobs,
+        jobs=imports.jobs,
         clients=lambda: server.connections,
         warnings=log.recent_warnings,
     )
-    holds, busy = Holds(catalog), lambda: bool(store.jobs())
+    host = Host(catalog, core.receipts, core.holds, core.refresh, core.locks, lambda: bool(imports.jobs()))
     server = Server(
         Path(settings.socket.path),
         methods(
-            store,
+            core.images,
+            imports,
             core.sources,
             pools=list(catalog.pools),
             making=Making(maker, Exporter(catalog), Publisher(source_specs(settings) or ())),
             care=_care(core),
-            upkeep=Upkeep(catalog, core.sources, core.locks, core.view, core.refresh, store.expecting),
-            verifier=Verifier(Host(catalog, core.receipts, holds, core.refresh, core.locks, busy)),
+            upkeep=Maintenance(
+                catalog, core.sources, core.locks, core.view, core.refresh, imports.cloned_from
+            ),
+            verifier=Verifier(host),
             status=status,
             doctor=OwnHost(settings, core.files, catalog.pools, lambda: core.view.kind),
         ),
@@ -230,7 +230,8 @@ def _server(core: _Core, maker: Maker) -> Server:
         core.metrics.show(
             states,
             core.sources,
-            jobs=store.jobs,
+            jobs=imports.jobs,
+            fetched=imports.fetched,
             clients=lambda: server.connections,
             view=lambda: core.view.kind,
         )
@@ -238,18 +239,10 @@ def _server(core: _Core, maker: Maker) -> Server:
 
 
 def _care(core: _Core) -> Care:
-    catalog, refresh, sources, jobs = core.catalog, core.refresh, core.sources, core.store.jobs
+    catalog, refresh, sources, imports = core.catalog, core.refresh, core.sources, core.imports
     return Care(
-        Resolver(catalog, refresh, sources, core.history, jobs),
-        DryRun(
-            catalog,
-            refresh,
-            sources,
-            core.journal,
-            lambda: core.installer.room,
-            jobs,
-            core.platform,
-        ),
+        Resolver(catalog, refresh, sources, core.history, imports.jobs),
+        DryRun(catalog, refresh, sources, imports, core.resources),
         Usage(catalog, refresh),
         core.history,
     )
@@ -285,7 +278,7 @@ def _load(catalog: Catalog, folder: Path) -> None:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> ImgstoreError | None:
-    """The group's only reason, if it is an error for people."""
+    """The group's only error, if it is one for people."""
     _, others = group.split(ImgstoreError)
     leaf: BaseException = group
     while isinstance(leaf, BaseExceptionGroup):

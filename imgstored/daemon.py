@@ -17,20 +17,21 @@ import trio
 from imgstored import __version__, config, log
 from imgstored.descriptors import raise_limit
 from imgstored.errors import ImgstoreError
-from imgstored.specs import descriptors, install_limits, secrets, socket_limits, source_specs
+from imgstored.specs import descriptors, import_limits, secrets, socket_limits, source_specs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from imgstored.catalog.catalog import Catalog
+    from imgstored.catalog.images import Images
     from imgstored.create.maker import Maker
+    from imgstored.imports.manager import Imports
+    from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
     from imgstored.notify import Notifier
     from imgstored.rpc.server import Server
     from imgstored.sources.source_set import SourceSet
-    from imgstored.store.installer import Installer
-    from imgstored.store.store import Store
     from imgstored.view import View
 
 logger = structlog.get_logger(__name__)
@@ -44,23 +45,25 @@ _LARGE_MODULES = ("numpy", "isal.isal_zlib", "httpx2")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What runs, and what a changed configuration changes."""
+    """The parts that run, or that a changed configuration changes."""
 
     catalog: Catalog
     view: View
-    installer: Installer
+    resources: Resources
     sources: SourceSet
-    store: Store
+    images: Images
+    imports: Imports
     server: Server
     maker: Maker
     metrics: Metrics | None
 
 
-async def run(parts: Parts, files: Sequence[Path], patience: threading.Timer, notifier: Notifier) -> None:
-    """Serves until a signal ends it; `patience` counts from then."""
+async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
+    """Serves until a signal ends it; `timer` starts then."""
     async with trio.open_nursery() as nursery:
         await nursery.start(parts.view.run, parts.catalog.all())
-        await nursery.start(parts.store.run)
+        await nursery.start(parts.images.run)
+        await nursery.start(parts.imports.run)
         if parts.metrics is not None:
             await nursery.start(parts.metrics.serve)
         async with trio.open_nursery() as serving:
@@ -83,8 +86,8 @@ async def run(parts: Parts, files: Sequence[Path], patience: threading.Timer, no
                 notifier.ready()
                 await _signals(received, files, parts, notifier)
             notifier.stopping()
-            patience.start()
-            parts.store.stop()
+            timer.start()
+            parts.imports.stop()
             parts.server.stop()
         # Every client has its last answer.
         nursery.cancel_scope.cancel()
@@ -117,7 +120,7 @@ async def _reload(files: Sequence[Path], parts: Parts) -> None:
     except ImgstoreError as error:
         logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
         return
-    parts.installer.reconfigure(install_limits(settings))
+    parts.resources.reconfigure(import_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
     log.set_up(settings.log, secrets(settings))
     raise_limit(descriptors(settings))

@@ -1,4 +1,4 @@
-"""Which import a line of the log is about: bound to tasks and threads, from the search to the receipt.
+"""The import that a line of the log is about: bound to tasks and threads, from the search to the receipt.
 
 A task has what its parent had when it was started, and so has a thread of trio's. Other threads are given it
 (`contextvars.copy_context().run`).
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def fresh() -> str:
-    """A new one: eight hexadecimal digits."""
+    """A new id: eight hexadecimal digits."""
     return secrets.token_hex(4)
 
 
 @contextmanager
 def bound(import_id: str) -> Iterator[None]:
-    """What is logged in the block, and by what is started in it, is about this import."""
+    """Adds the id to all that the block logs, and all tasks and threads that it starts."""
     with bound_contextvars(import_id=import_id):
         yield
 
 
 def current() -> str | None:
-    """That of the import that is worked at here."""
+    """The id that is bound here, or None."""
     found = get_contextvars().get("import_id")
     return found if isinstance(found, str) else None

@@ -9,13 +9,13 @@ from imgstored.config import keyed_pools
 from imgstored.errors import ClientError, ConfigError
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
+from imgstored.imports.resources import ImportLimits
 from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.limits import Limits as SocketLimits
 from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.spec import normalised
-from imgstored.store.installer import InstallLimits
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits
 
@@ -110,10 +110,10 @@ def metrics_address(settings: Config) -> TcpAddress | UnixAddress | None:
     return None if table.listen is None else parse_listen(table.listen, remote=table.remote)
 
 
-def install_limits(settings: Config) -> InstallLimits:
-    """As the store wants them."""
+def import_limits(settings: Config) -> ImportLimits:
+    """The limits of imports."""
     limits = settings.limits
-    return InstallLimits(
+    return ImportLimits(
         imports=limits.imports,
         min_free=limits.min_free_mib * _MIB,
         keep_partial_seconds=limits.keep_partial_days * 86400.0,
@@ -154,7 +154,7 @@ def descriptors(settings: Config) -> int:
 
 
 def socket_limits(settings: Config) -> SocketLimits:
-    """As the socket's server wants them."""
+    """The limits of the socket's server."""
     limits = settings.limits
     return SocketLimits(
         clients=limits.clients,

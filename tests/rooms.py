@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def room(path: str) -> str:
-    """`imgstored/store/layer.py` is of `imgstored/store`, `imgstored/app.py` of `imgstored`."""
+    """`imgstored/imports/plan.py` is of `imgstored/imports`, `imgstored/app.py` of `imgstored`."""
     parts = PurePath(path).parts
     if "imgctl" in parts:
         return "ctl/imgctl"

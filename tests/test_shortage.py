@@ -15,13 +15,13 @@ from imgstored.__main__ import exit_status
 from imgstored.catalog.image_locks import ImageLocks
 from imgstored.catalog.manifest_files import ManifestFiles
 from imgstored.errors import ConfigError, NoSpaceError, PoolError
+from imgstored.imports.journal import Journal
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.rpc.listener import listen
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.state.folder import owned
 from imgstored.state.schema import JOURNAL
-from imgstored.store.journal import Journal
 from imgstored.transfer.spool import Spool
 from imgstored.transfer.watermark import Watermark
 from tests.support.full import FewInodes, few_inodes

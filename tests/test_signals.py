@@ -23,7 +23,7 @@ from imgstored import signals
 from imgstored.create.vmadm import Vmadm
 from imgstored.doctor import pools as doctor_pools
 from imgstored.errors import ImgstoreError
-from imgstored.transfer.decompress import lbzip2
+from imgstored.transfer.decompress import bzip2
 from imgstored.transfer.decompress.feed import Feed
 from imgstored.view import mountpoint
 from imgstored.zstream import disk, qemu
@@ -162,7 +162,7 @@ def vmadm(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lbzip2_program(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(lbzip2.decode(Feed(iter([b"BZh9"])), str(program), 1))
+    list(bzip2.decode_by_program(Feed(iter([b"BZh9"])), str(program), 1))
 
 
 def qemu_img(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:

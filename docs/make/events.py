@@ -1,4 +1,4 @@
-"""docs/events.md, from the events in imgstored/store/events.py and create/events.py. Pure: no I/O."""
+"""docs/events.md, from the events in imgstored/events/notifications.py and create/events.py. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from imgstored.create import events as of_making
-from imgstored.store import events as of_the_store
+from imgstored.events import notifications as of_the_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ _GROUND = {"durable", "errors", "hashing", "mounts", "shortage", "signals"}
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """The daemon's modules by name: "store.layer", and "store" for the room's __init__."""
+    """The daemon's modules by name: "imports.plan", and "imports" for the room's __init__."""
     found = {}
     for path in sorted(_ROOT.rglob("*.py")):
         parts = path.relative_to(_ROOT).with_suffix("").parts
@@ -43,7 +43,7 @@ def imports(tree: ast.Module, *, running: bool = False) -> set[str]:
 
 
 def room(name: str) -> str:
-    """The room of a module: store of store.layer."""
+    """The room of a module: imports of imports.plan."""
     return name.split(".")[0]
 
 

@@ -1,1 +1,1 @@
-"""What is installed: the pools' images, their manifests in imgadm's files, and who is at work on them."""
+"""Installed images: the catalog of the pools' images, imgadm's files of them, locks, holds, deletions."""

@@ -1,4 +1,4 @@
-"""What is installed: the pools' images, with their manifests in imgadm's own files.
+"""The catalog: the installed images of all pools, with their manifests in imgadm's own files.
 
 A pool decides what is there; a manifest file says what it is. A manifest without its image is no installed
 image. A dataset with @final whose manifest is missing, or cannot be read, is an image that lost it, and is
@@ -13,15 +13,17 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import structlog
+import trio
 
 from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
+from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from imgstored.catalog.image_locks import ImageLocks
@@ -38,6 +40,11 @@ Key = tuple[str, str]  #: (pool's name, uuid)
 _YOUNG: Final = 86400.0
 #: Seconds by which a clock may have been set back since.
 _SKEW: Final = 3600.0
+
+_Answer = TypeVar("_Answer")
+
+#: Questions to one pool at the same time. A pool that does not answer keeps their threads in the kernel.
+_MAX_QUESTIONS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,7 @@ class Catalog:
         self._files = ManifestFiles(folder)
         self._images: dict[Key, InstalledImage] = {}
         self._noting: list[set[Key]] = []
+        self._threads = {name: trio.CapacityLimiter(_MAX_QUESTIONS) for name in pools}
 
     # -- in memory -------------------------------------------------------------------------------------------
 
@@ -109,6 +117,10 @@ class Catalog:
                 f'no such pool: "{name}"',
                 hint=f"imgstored looks after {known}; see `pool` in its configuration",
             ) from None
+
+    async def ask(self, pool: str, question: Callable[[], _Answer]) -> _Answer:
+        """Asks a pool `question`, which blocks, in a thread. Raises `PoolError` after a timeout."""
+        return await answer(pool, question, threads=self._threads[pool])
 
     def find(self, pool: str, uuid: str) -> InstalledImage | None:
         """The image, or None."""
@@ -137,12 +149,12 @@ class Catalog:
         return {key: sorted(clones) for key, clones in names.items() if clones}
 
     def add(self, image: InstalledImage) -> None:
-        """From now on it is installed."""
+        """Adds an image that is installed, or replaces what is known of it."""
         self._images[image.pool, image.uuid] = image
         self._note(image.pool, image.uuid)
 
     def remove(self, pool: str, uuid: str) -> None:
-        """From now on it is not installed."""
+        """Removes an image that is not installed any more."""
         self._images.pop((pool, uuid), None)
         self._note(pool, uuid)
 
@@ -258,7 +270,7 @@ class Catalog:
     def write_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
         """Writes imgadm's file for an image that is about to come, so that it survives a power cut.
 
-        It stays by `keep_manifest`, or goes by `settle` if the image does not come. Raises `OSError`.
+        It stays by `keep_manifest`, or goes by `reconcile` if the image does not come. Raises `OSError`.
         """
         self._files.mark(pool, uuid)
         self._files.write(pool, uuid, manifest, source)
@@ -281,17 +293,17 @@ class Catalog:
         return self._files.is_there(pool, uuid) and not self._files.is_marked(pool, uuid)
 
     def keep_manifest(self, pool: str, uuid: str) -> None:
-        """The image has come. Never raises: it is there whatever this does."""
+        """Unmarks the manifest of an image that is there now. Never raises."""
         try:
             self._files.unmark(pool, uuid)
         except OSError as error:
             # The next start looks again, and finds the image.
             log.warning("cannot tidy up a manifest", pool=pool, uuid=uuid, error=str(error))
 
-    def doubt(self, pool: str, uuid: str) -> Stamp | None:
-        """An image is about to be deleted: its manifest goes with it, or by `settle`. Never raises.
+    def mark_pending(self, pool: str, uuid: str) -> Stamp | None:
+        """Marks the manifest of an image that is about to be deleted, for `reconcile`. Never raises.
 
-        Returns which file that is, for `forget_manifest`.
+        Returns the file's stamp, for `forget_manifest`.
         """
         try:
             self._files.mark(pool, uuid)
@@ -301,19 +313,19 @@ class Catalog:
             log.warning("a manifest may outlive its image", pool=pool, uuid=uuid, error=str(error))
             return None
 
-    def forget_manifest(self, pool: str, uuid: str, doubted: Stamp | None = None) -> None:
+    def forget_manifest(self, pool: str, uuid: str, pending: Stamp | None = None) -> None:
         """Removes imgadm's file of an image that was deleted.
 
-        Not one that somebody has written since `doubt`: the image is there again.
+        Keeps a file that somebody has written since `mark_pending`: the image is there again.
         """
-        if doubted is None or self._files.stamp(pool, uuid) == doubted:
+        if pending is None or self._files.stamp(pool, uuid) == pending:
             self._files.forget(pool, uuid)
         self._files.unmark(pool, uuid)
 
-    def settle(self, pool: str, uuid: str) -> None:
-        """Whatever became of an image that was about to come or to go: its manifest is there if it is.
+    def reconcile(self, pool: str, uuid: str) -> None:
+        """Drops the manifest of an image that was about to come or to go, if the image is not there.
 
-        For those who have the image's lock. A manifest that we did not write stays. Raises `PoolError`.
+        The caller must hold the image lock. A manifest without a mark stays. Raises `PoolError`.
         """
         if self._files.is_marked(pool, uuid):
             if self.pools[pool].image(uuid) is None:
@@ -321,14 +333,14 @@ class Catalog:
             self._files.unmark(pool, uuid)
 
     def sweep(self, locks: ImageLocks) -> None:
-        """Settles what an earlier daemon left in the middle, but where somebody is at work now."""
+        """Reconciles what an earlier daemon left pending, except where somebody else is at work now."""
         for pool in self.pools:
             for uuid in self._files.marked(pool):
                 try:
                     with locks.tried(uuid) as ours:
                         if ours:
                             log.info("tidying up an image's manifest", pool=pool, uuid=uuid)
-                            self.settle(pool, uuid)
+                            self.reconcile(pool, uuid)
                         else:
                             log.info("somebody is at work on an image", pool=pool, uuid=uuid)
                 except (ImgstoreError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What keeps images from being deleted: tags that stay, and those of clients that are still there."""
+"""Holds keep images from being deleted: tags that stay, and tags of connected clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import trio
 
 from imgstored.errors import UsageError
 from imgstored.pools.base import MAX_TAG
-from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: How the tags of clients begin. Those of a daemon that was killed are released by the next one.
+#: The prefix of clients' tags. The next daemon releases those of a daemon that was killed.
 CLIENT_TAG = "client:"
 
 
@@ -30,8 +29,6 @@ class Holds:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._numbers = itertools.count(1)
-        # A pool that does not answer keeps whoever asks it in the kernel.
-        self._threads = trio.CapacityLimiter(4)
 
     async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
         """Keeps an image until the tag is released. Holding twice is no error."""
@@ -58,7 +55,7 @@ class Holds:
         """The tags that hold each image, sorted. Raises `PoolError`."""
         found: dict[Key, tuple[str, ...]] = {}
         for name, pool in self._catalog.pools.items():
-            uses = await answer(name, pool.uses, threads=self._threads)
+            uses = await self._catalog.ask(name, pool.uses)
             found.update({(name, uuid): use.tags for uuid, use in uses.items()})
         return found
 
@@ -77,7 +74,7 @@ class Holds:
                 await trio.to_thread.run_sync(keeper.release, uuid, tag)
 
     def sweep(self) -> None:
-        """Releases what clients of an earlier daemon held: they are gone. Blocks."""
+        """Releases the holds of an earlier daemon's clients, which are gone. Blocks."""
         for image in self._catalog.all():
             pool = self._catalog.pool(image.pool)
             for tag in pool.holds(image.uuid):

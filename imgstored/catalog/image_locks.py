@@ -1,4 +1,4 @@
-"""imgadm's lock of an image: who holds it may receive, publish or delete the image, in whatever pool.
+"""imgadm's lock of an image: its holder may receive, publish or delete the image, in whatever pool.
 
 It is a POSIX write lock on FOLDER/img.UUID.import.lock, as imgadm takes it; the file is never removed. Such a
 lock belongs to the process, and closing any descriptor of the file gives it up. So this process has one
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two tries, as imgadm waits.
 _PAUSE: Final = 0.25
-#: Seconds of waiting after which it is said.
-_PATIENCE: Final = 1.0
+#: Seconds of waiting until `on_wait` is called.
+_ANNOUNCE_AFTER: Final = 1.0
 
 #: Somebody else has it; the last two also say that the kernel has no room for one lock more.
 _LOCKED: Final = frozenset({errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOLCK})
@@ -90,7 +90,7 @@ class ImageLocks:
         # A thread is never left behind, and so what it took is always given back.
         while not (is_first() and await trio.to_thread.run_sync(self._take, uuid)):
             waited = True
-            if on_wait is not None and trio.current_time() - began > _PATIENCE:
+            if on_wait is not None and trio.current_time() - began > _ANNOUNCE_AFTER:
                 on_wait()
                 on_wait = None
             await trio.sleep(_PAUSE)

@@ -1,9 +1,9 @@
 """imgadm's own files of images: FOLDER/POOL-UUID.json, `{manifest, zpool, source}` as 2-space JSON.
 
 imgadm writes them too, and not in one step. A file of ours that may have to go again, as its image is not
-there yet or about to be deleted, has a mark beside it: POOL-UUID.json.unsettled. Only what is marked is ever
-swept up, so that a file is left alone which imgadm writes before it installs, or keeps for a dataset that it
-is told to ignore. All of it blocks.
+there yet or about to be deleted, has a mark next to it: POOL-UUID.json.unsettled. Only marked files are ever
+swept up. So a file is left alone that imgadm writes before it installs, or keeps for a dataset that it
+ignores. Blocks.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ManifestFiles:
     def read(self, pool: str, uuid: str, known: Stamp | None = None) -> Record | None:
         """What an image's file says; None where it is as it was when it had that stamp.
 
-        A file that is missing, damaged or too large is told to the log, and left as it is.
+        The log says which file is missing, damaged or too large; the file is left as it is.
         """
         path = self._path(pool, uuid)
         try:
@@ -132,15 +132,15 @@ class ManifestFiles:
         path.unlink(missing_ok=True)
 
     def mark(self, pool: str, uuid: str) -> None:
-        """Says, also after a power cut, that it is not sure whether the image's file may stay."""
+        """Marks an image's file as pending; the mark survives a power cut."""
         replace_file(self._marked(pool, uuid), b"", mode=0o644)
 
     def unmark(self, pool: str, uuid: str) -> None:
-        """Says that the file is as it should be."""
+        """Removes the mark."""
         self._marked(pool, uuid).unlink(missing_ok=True)
 
     def is_marked(self, pool: str, uuid: str) -> bool:
-        """Whether it is not sure."""
+        """Whether an image's file is pending."""
         return self._marked(pool, uuid).exists()
 
     def is_there(self, pool: str, uuid: str) -> bool:

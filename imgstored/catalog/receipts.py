@@ -1,8 +1,8 @@
-"""What was installed, written down before it can be seen: so that `verify` has something to compare with.
+"""Receipts: what was installed, written down before it is visible, for `verify` to compare with.
 
 One file an image in the daemon's own state, FOLDER/POOL-UUID.json: imgadm's files have no room for it, and
 anybody who changes a pool may change them. A receipt may outlive its image, as where imgadm deletes it, and
-perhaps installs it again: `Receipt.is_of` tells. All of it blocks.
+perhaps installs it again: `Receipt.is_of` says so. Blocks.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ class Receipts:
         self._folder = folder
 
     def write(self, pool: str, uuid: str, receipt: Receipt) -> None:
-        """It survives a power cut once this returns. Raises `OSError`."""
+        """Writes a receipt, which survives a power cut once this returns. Raises `OSError`."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         content = msgspec.json.format(msgspec.json.encode(receipt)) + b"\n"
         replace_file(self._path(pool, uuid), content, mode=0o600)
 
     def read(self, pool: str, uuid: str) -> Receipt | None:
-        """None where there is none, or none that can be read."""
+        """The receipt of an image; None where there is none that can be read."""
         path = self._path(pool, uuid)
         try:
             with path.open("rb") as file:
@@ -97,7 +97,7 @@ class Receipts:
             return None
 
     def forget(self, pool: str, uuid: str) -> None:
-        """The image was deleted. Raises `OSError`."""
+        """Deletes the receipt of an image that was deleted. Raises `OSError`."""
         self._path(pool, uuid).unlink(missing_ok=True)
 
     def uuids(self, pool: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Keeps what is known of shared pools true: imgadm and `zfs` install and delete there, too.
+"""Refreshes the catalog: imgadm and `zfs` install and delete in shared pools, too.
 
 Requests that come at the same time share one look at a pool. One that began before a request came cannot
 answer it: what was changed right before the request would not be seen.
@@ -41,7 +41,7 @@ class Refresh:
                 nursery.start_soon(self._follow, pool)
 
     async def pool(self, name: str) -> None:
-        """What is known of a pool is as true as of now. Raises what the pool says instead of an answer."""
+        """Brings what is known of a pool up to date. Raises the pool's error."""
         pool = self._pools.get(name)
         error = None if pool is None else await pool.look()
         if error is not None:
@@ -73,7 +73,7 @@ class Refresh:
 
 
 class _SharedPool:
-    """One pool, and who looks at it."""
+    """One pool, and the looks at it."""
 
     def __init__(self, name: str, catalog: Catalog, view: View) -> None:
         self._name = name
@@ -128,7 +128,7 @@ class _SharedPool:
             log.error("an image cannot be shown in the view", uuid=image.uuid, error=error.message)
 
     def _report(self, before: ImgstoreError | None) -> None:
-        """Says what changed, and not every few seconds that it is still so."""
+        """Logs a change of the error, and not every few seconds that it is still there."""
         error, pool = self._error, self._name
         if error is not None and (before is None or before.message != error.message):
             log.error("a pool does not say what it has", pool=pool, error=error.message, hint=error.hint)

@@ -31,8 +31,8 @@ from imgstored.create.manifest import (
 )
 from imgstored.create.output import Output, write_all
 from imgstored.errors import FileSystemError, ImgstoreError
+from imgstored.events.notifications import Event, Note, Progress
 from imgstored.manifest import parse
-from imgstored.store.events import Event, Note, Progress
 from imgstored.zstream.disk import open_disk
 from imgstored.zstream.write import DEFAULT_BLOCK_SIZE, NewVolume, check_block_size, padded, volume_stream
 

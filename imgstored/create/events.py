@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from imgstored.store.events import Event
+from imgstored.events.notifications import Event
 
 Step = Literal[
     "vm-stopping",

@@ -10,8 +10,8 @@ import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, InternalError
-from imgstored.store.events import Event, Progress
-from imgstored.store.request import PROGRESS_INTERVAL, Request
+from imgstored.events.notifications import Event, Progress
+from imgstored.events.request import PROGRESS_INTERVAL, Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator

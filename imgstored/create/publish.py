@@ -16,15 +16,15 @@ import trio
 from imgstored.create.events import Publishing
 from imgstored.create.job import running
 from imgstored.errors import ClientError, ImgstoreError, InvalidManifestError, RefusedError, UploadError
+from imgstored.events.notifications import Note, Progress
+from imgstored.events.request import PROGRESS_INTERVAL
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Access, Location, origin_of
 from imgstored.http.upload import Body, in_pieces, send
+from imgstored.imports.local_file import LocalFile
 from imgstored.manifest import load, parse
 from imgstored.sources.answers import failure, one_object
 from imgstored.sources.spec import normalised, with_query
-from imgstored.store.events import Note, Progress
-from imgstored.store.local_file import LocalFile
-from imgstored.store.request import PROGRESS_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from platform import python_version
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 
 from imgstored import __version__
-from imgstored.errors import CancelledError, ImgstoreError
-from imgstored.store.events import Event, Resumed
+from imgstored.events.notifications import Resumed
+from imgstored.events.stream import CacheHit, Ended, ImportEvent, Refused, Started, outcome_of
 from imgstored.transfer.limiting import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Iterator, Mapping
 
     from prometheus_client import Metric
 
-    from imgstored.catalog.catalog import InstalledImage
-    from imgstored.store.layer import Layer
-    from imgstored.store.recorder import Wanted
-    from imgstored.store.store import Hit
-
-Outcome = Literal["installed", "failed", "cancelled", "interrupted"]
+    from imgstored.errors import ImgstoreError
+    from imgstored.events.stream import Action, Outcome, StoreEvent
 
 OUTCOMES: Final = ("installed", "failed", "cancelled", "interrupted")
 
-#: Sources that are told apart, the first ones; the others are one.
+#: The first sources have labels of their own; the others share one.
 _MAX_SOURCES: Final = 50
 OTHER: Final = "other"
 
@@ -38,8 +33,16 @@ _OF_IMPORTS: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 6
 _OF_REQUESTS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0)
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """An import under way."""
+
+    began: float
+    counted: dict[str, int] = field(default_factory=dict)  #: bytes by source
+
+
 class Counts:
-    """Is told what happens; a `Recorder` of the store, and the `Timing` of the socket. For trio's thread."""
+    """The counters: a listener of the store's events, and the socket's `Timing`. For trio's thread."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -70,7 +73,7 @@ class Counts:
         self._requests = seconds(
             "rpc_request", "From a request to its answer.", _OF_REQUESTS, "method", "outcome"
         )
-        self._counted: dict[Layer, dict[str, int]] = {}  # bytes by source, of those under way
+        self._under_way: dict[Action, _UnderWay] = {}
         self._sources: set[str] = set()
         self._begin()
 
@@ -87,72 +90,57 @@ class Counts:
 
     # -- what happens ----------------------------------------------------------------------------------------
 
-    async def follow(self, layer: Layer, *, from_file: bool, stopping: Callable[[], bool]) -> None:
-        """Counts a layer when it ends, and before what comes of it. Cannot be cancelled: every layer ends."""
-        with trio.CancelScope(shield=True):
-            began = time.monotonic()
-            self._counted[layer] = {}
-            layer.listen(self._heard)
-            await layer.finished.wait()
-            layer.unlisten(self._heard)
-            self._count_bytes(layer)
-            del self._counted[layer]
-        error = layer.error
-        outcome = _outcome(error, stopping=stopping())
-        self._imports.labels(outcome).inc()
-        if error is not None and outcome == "failed":
-            self._failures.labels(error.code).inc()
-        self._seconds.observe(time.monotonic() - began)
-        for stage, spent in layer.stages.seconds().items():
-            self._stages.labels(stage).observe(spent)
-
-    @asynccontextmanager
-    async def deletion(self, image: InstalledImage) -> AsyncIterator[None]:
-        """Counts how the block ends."""
-        outcome = "cancelled"
-        try:
-            yield
-            outcome = "deleted"
-        except ImgstoreError:
-            outcome = "failed"
-            raise
-        finally:
-            self._deletions.labels(outcome).inc()
-
-    async def refused(self, wanted: Wanted, error: ImgstoreError) -> None:
-        """Counts an import that ended before there was a layer."""
-        outcome = _outcome(error, stopping=False)
-        self._imports.labels(outcome).inc()
-        if outcome == "failed":
-            self._failures.labels(error.code).inc()
-
-    def hit(self, kind: Hit) -> None:
-        """Counts a wish that needed no download."""
-        self._hits.labels(kind).inc()
+    def hear(self, event: StoreEvent) -> None:
+        """Listens to an `EventStream`."""
+        match event:
+            case Started(action):
+                if action.kind != "delete":
+                    self._under_way[action] = _UnderWay(time.monotonic())
+            case ImportEvent(_, Resumed(size=size)):
+                self._resumed.inc(size)
+            case Ended(action):
+                if action.kind == "delete":
+                    self._deletions.labels(event.outcome).inc()
+                else:
+                    self._ended(event)
+            case Refused(_, _, error):
+                self._count_outcome(outcome_of(error, "installed"), error)
+            case CacheHit(kind):
+                self._hits.labels(kind).inc()
 
     def request(self, method: str, outcome: str, seconds: float) -> None:
         """Counts an answer."""
         self._requests.labels(method, outcome).observe(seconds)
 
-    def _heard(self, event: Event) -> None:
-        if isinstance(event, Resumed):
-            self._resumed.inc(event.size)
+    def _ended(self, event: Ended) -> None:
+        began = self._under_way[event.action].began
+        self._count_bytes(event.action, event.fetched)
+        del self._under_way[event.action]
+        self._count_outcome(event.outcome, event.error)
+        self._seconds.observe(time.monotonic() - began)
+        for stage, spent in event.stages:
+            self._stages.labels(stage).observe(spent)
 
-    # -- what comes ------------------------------------------------------------------------------------------
+    def _count_outcome(self, outcome: Outcome, error: ImgstoreError | None) -> None:
+        self._imports.labels(outcome).inc()
+        if error is not None and outcome == "failed":
+            self._failures.labels(error.code).inc()
 
-    def count_bytes(self) -> None:
-        """Brings the bytes of what is under way up to date."""
-        for layer in self._counted:
-            self._count_bytes(layer)
+    # -- bytes -----------------------------------------------------------------------------------------------
 
-    def _count_bytes(self, layer: Layer) -> None:
-        counted = self._counted[layer]
-        for source, total in layer.fetched().items():
+    def count_bytes(self, fetched: Mapping[Action, Mapping[str, int]]) -> None:
+        """Brings the bytes of the imports under way up to date: those that came so far, by source."""
+        for action, by_source in fetched.items():
+            self._count_bytes(action, by_source)
+
+    def _count_bytes(self, action: Action, fetched: Mapping[str, int]) -> None:
+        counted = self._under_way[action].counted
+        for source, total in fetched.items():
             self._bytes.labels(self._label(source)).inc(max(0, total - counted.get(source, 0)))
             counted[source] = total
 
     def _label(self, source: str) -> str:
-        """Clients may name sources: not every name of theirs gets a place."""
+        """The source's label. Clients may name sources: not every name of theirs gets a label."""
         if source not in self._sources:
             if len(self._sources) >= _MAX_SOURCES:
                 return OTHER
@@ -160,16 +148,8 @@ class Counts:
         return source
 
 
-def _outcome(error: ImgstoreError | None, *, stopping: bool) -> Outcome:
-    if error is None:
-        return "installed"
-    if isinstance(error, CancelledError):
-        return "interrupted" if stopping else "cancelled"
-    return "failed"
-
-
-class Told:
-    """A registry as it is told: without when each count began, which is when the daemon did."""
+class WithoutCreated:
+    """A registry without the times when its counters were created, which is when the daemon started."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry

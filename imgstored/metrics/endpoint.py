@@ -12,8 +12,9 @@ from imgstored.metrics.state import State
 from imgstored.rpc.peer import access_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from imgstored.events.stream import Action
     from imgstored.metrics.address import TcpAddress, UnixAddress
     from imgstored.metrics.state import Document, Pools, Sources
 
@@ -35,12 +36,13 @@ class Metrics:
         sources: Sources,
         *,
         jobs: Callable[[], Sequence[Document]],
+        fetched: Callable[[], Mapping[Action, Mapping[str, int]]],
         clients: Callable[[], int],
         view: Callable[[], str],
     ) -> None:
-        """Whom to ask how the daemon stands. Called once."""
+        """Sets what to read the daemon's state from; `fetched` gives bytes by source. Called once."""
         state = State(pools, sources, jobs=jobs, clients=clients, view=view)
-        self._exposition = Exposition(self.counts, state)
+        self._exposition = Exposition(self.counts, state, fetched)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listens, and answers until it is cancelled. Raises `ConfigError` where it cannot listen."""

@@ -17,12 +17,13 @@ from prometheus_client.exposition import choose_encoder
 
 from imgstored.errors import ConfigError
 from imgstored.metrics.address import TcpAddress, UnixAddress
-from imgstored.metrics.counts import Counts, Told
+from imgstored.metrics.counts import Counts, WithoutCreated
 from imgstored.rpc.listener import listen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from imgstored.events.stream import Action
     from imgstored.metrics.state import State
 
 log = structlog.get_logger(__name__)
@@ -44,12 +45,16 @@ Message = dict[str, Any]
 class Exposition:
     """The ASGI application."""
 
-    def __init__(self, counts: Counts, state: State) -> None:
+    def __init__(
+        self, counts: Counts, state: State, fetched: Callable[[], Mapping[Action, Mapping[str, int]]]
+    ) -> None:
+        """`fetched` gives the bytes that the imports under way have fetched, by source."""
         self._counts = counts
+        self._fetched = fetched
         self._state = state
         self._one_at_a_time = trio.Lock()
         counts.registry.register(state)
-        self._told = Told(counts.registry)
+        self._registry = WithoutCreated(counts.registry)
 
     async def __call__(
         self,
@@ -85,8 +90,8 @@ class Exposition:
         encode, kind = choose_encoder(accepted.decode("latin-1"))
         async with self._one_at_a_time:
             await self._state.look()
-            self._counts.count_bytes()
-            return kind, encode(self._told)
+            self._counts.count_bytes(self._fetched())
+            return kind, encode(self._registry)
 
 
 async def serve(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
-#: What a layer that is under way does.
+#: The phases of an import under way.
 PHASES: Final = ("waiting", "downloading", "receiving", "installing")
 
 
@@ -62,7 +62,7 @@ class State:
         self._pools = await self._asked_pools.all()
         try:
             self._sources = await self._asked_sources.health()
-        except ConfigError:  # imgadm's file cannot be read; whoever asks for an image is told so
+        except ConfigError:  # imgadm's file cannot be read; requests for images say so
             self._sources = ()
 
     def collect(self) -> Iterator[Metric]:

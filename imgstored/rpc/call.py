@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from imgstored.errors import NotPermittedError, UsageError
+from imgstored.events.stream import Requester
 from imgstored.rpc.params import Params, printable
 from imgstored.rpc.peer import Access, Peer, check_change
 
@@ -77,6 +78,11 @@ class Call:
     def peer(self) -> Peer:
         """The process that asks."""
         return self.client.peer
+
+    @property
+    def requester(self) -> Requester:
+        """Who asks, for what is done and written down on their behalf."""
+        return Requester(self.client.name, self.client.peer.uid)
 
     async def notify(self, event: Mapping[str, Any]) -> None:
         """Sends an event. Progress (`event["event"]`) never waits, anything else may."""

@@ -11,7 +11,6 @@ from imgstored.errors import CancelledError, ImgstoreError, InternalError, Usage
 from imgstored.http.secrets import redacted
 from imgstored.rpc.params import printable
 from imgstored.rpc.wire import encode_error, encode_response
-from imgstored.store.recorder import Asker, asker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,11 +51,9 @@ async def perform(call: Call, methods: Methods, timing: Timing | None = None) ->
     began = time.monotonic()
     method = methods.get(call.method)
     outcome: Any = CancelledError("the client is gone")
-    before = asker.set(Asker(call.client.name, call.peer.uid))
     try:
         outcome = await _run(call, method)
     finally:
-        asker.reset(before)
         seconds = time.monotonic() - began
         _record(call, method, outcome, seconds)
         if timing is not None:

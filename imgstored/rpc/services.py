@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from imgstored.store.events import Event
+from imgstored.events.notifications import Event
+
+if TYPE_CHECKING:
+    from imgstored.events.stream import Requester
 
 Document = dict[str, Any]
 #: The events of a request, as long as somebody listens; leaving the block ends the interest.
@@ -22,6 +25,10 @@ class Sources(Protocol):
 
     async def known(self) -> list[Document]:
         """The images that the sources had last, without asking them."""
+        ...
+
+    async def show(self, uuid: str) -> Document:
+        """The manifest of an image, also of one that cannot be imported."""
         ...
 
     def listed(self) -> list[Document]:
@@ -47,8 +54,8 @@ class Sources(Protocol):
         ...
 
 
-class Store(Protocol):
-    """The host's images. All raise `ImgstoreError`; docs/protocol.md has the documents."""
+class Images(Protocol):
+    """The installed images. All raise `ImgstoreError`; docs/protocol.md has the documents."""
 
     async def installed(self, *, holds: bool) -> list[Document]:
         """All *images*, ordered; with the tags that hold each if asked."""
@@ -62,43 +69,8 @@ class Store(Protocol):
         """An *image*, and those that it was cloned from, down to one that was not."""
         ...
 
-    async def show(self, uuid: str) -> Document:
-        """A manifest from the sources."""
-        ...
-
-    def request(
-        self,
-        uuids: Sequence[str],
-        *,
-        client: str,
-        pool: str | None = None,
-        sources: Sequence[str] | None = None,
-        channel: str | None = None,
-        zstream: bool = False,
-    ) -> Events:
-        """Wants images installed; the events end when all are. `zstream`: of files nothing is checked."""
-        ...
-
-    def install(
-        self, manifest: Mapping[str, Any], fd: int, *, client: str, pool: str | None = None, path: str = ...
-    ) -> Events:
-        """Wants an image installed from an open file. `path` is the client's word for it, for messages only.
-
-        `fd` stays the caller's, who closes it when the block has ended; a store that reads on after that has
-        a duplicate of its own.
-        """
-        ...
-
-    async def delete(self, uuid: str, pool: str | None) -> None:
+    async def delete(self, uuid: str, pool: str | None, requester: Requester) -> None:
         """Removes an installed image."""
-        ...
-
-    def jobs(self) -> list[Document]:
-        """What is under way."""
-        ...
-
-    def watch(self, uuid: str | None) -> Events:
-        """What happens to all imports, or to one until it has ended."""
         ...
 
     async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
@@ -117,6 +89,47 @@ class Store(Protocol):
         """Keeps an image from being deleted as long as the block lasts."""
         ...
 
+
+class Imports(Protocol):
+    """The imports. All raise `ImgstoreError`; docs/protocol.md has the documents."""
+
+    def request(
+        self,
+        uuids: Sequence[str],
+        *,
+        requester: Requester,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+        zstream: bool = False,
+    ) -> Events:
+        """Wants images installed; the events end when all are. `zstream`: of files nothing is checked."""
+        ...
+
+    def install(
+        self,
+        manifest: Mapping[str, Any],
+        fd: int,
+        *,
+        requester: Requester,
+        pool: str | None = None,
+        path: str = ...,
+    ) -> Events:
+        """Wants an image installed from an open file. `path` is the client's word for it, for messages only.
+
+        `fd` stays the caller's, who closes it when the block has ended; a store that reads on after that has
+        a duplicate of its own.
+        """
+        ...
+
+    def jobs(self) -> list[Document]:
+        """What is under way."""
+        ...
+
+    def watch(self, uuid: str | None) -> Events:
+        """What happens to all imports, or to one until it has ended."""
+        ...
+
     async def cancel(self, uuid: str) -> None:
         """Ends an import, whoever wants it."""
         ...
@@ -129,7 +142,7 @@ class Upkeep(Protocol):
         """Brings these images, or all, up to date with the sources; the events end when that is done."""
         ...
 
-    async def unused(
+    async def vacuum(
         self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
     ) -> list[Document]:
         """The images that nothing needs, in an order in which each can be deleted; tells what is left out."""

@@ -90,8 +90,8 @@ def test_a_manifest_whose_image_came_stays(folder, locks):
     again = opened(folder, image(BASE))
     again.sweep(locks)
     assert names(folder) == [f"zones-{BASE}.json"]
-    again.doubt("zones", BASE)
-    again.settle("zones", BASE)
+    again.mark_pending("zones", BASE)
+    again.reconcile("zones", BASE)
     assert names(folder) == [f"zones-{BASE}.json"]
     again.write_manifest("zones", BASE, fixture_manifest(BASE), None)
     again.keep_manifest("zones", BASE)
@@ -102,7 +102,7 @@ def test_a_deletion_that_did_not_end_is_swept_up(folder, locks):
     catalog = opened(folder, image(BASE))
     catalog.write_manifest("zones", BASE, fixture_manifest(BASE), None)
     catalog.keep_manifest("zones", BASE)
-    catalog.doubt("zones", BASE)
+    catalog.mark_pending("zones", BASE)
     opened(folder).sweep(locks)
     assert names(folder) == []
 
@@ -345,11 +345,11 @@ def test_a_manifest_that_somebody_has_written_since_is_not_deleted(folder):
     folder.mkdir()
     written(folder, BASE)
     catalog = opened(folder, image(BASE))
-    doubted = catalog.doubt("zones", BASE)
-    catalog.forget_manifest("zones", BASE, doubted)
+    pending = catalog.mark_pending("zones", BASE)
+    catalog.forget_manifest("zones", BASE, pending)
     assert names(folder) == []
     written(folder, BASE)
-    doubted = catalog.doubt("zones", BASE)
+    pending = catalog.mark_pending("zones", BASE)
     written(folder, BASE, description="of the image that is there again")
-    catalog.forget_manifest("zones", BASE, doubted)
+    catalog.forget_manifest("zones", BASE, pending)
     assert names(folder) == [f"zones-{BASE}.json"]

@@ -38,7 +38,7 @@ async def test_a_lock_that_nobody_has_is_taken_at_once_and_its_file_stays(locks,
 
 async def test_another_process_is_waited_for_and_that_is_said_once(locks, folder, monkeypatch):
     monkeypatch.setattr(image_locks, "_PAUSE", 0.01)
-    monkeypatch.setattr(image_locks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(image_locks, "_ANNOUNCE_AFTER", 0.05)
     said = trio.Event()
     times = []
 

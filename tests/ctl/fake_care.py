@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imgstored.care.names import named, resolve
 from imgstored.errors import (
     ActiveImageNotFoundError,
     ImageNotFoundError,
     ImageNotInstalledError,
     ImgstoreError,
 )
+from imgstored.queries.names import named, resolve
 from imgstored.rpc.methods.care import Care
 
 if TYPE_CHECKING:

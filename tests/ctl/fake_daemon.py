@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, ImgstoreError
+from imgstored.events.notifications import Event, Installed, Installing, Verified
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
-from imgstored.store.events import Event, Installed, Installing, Verified
 from tests.ctl.fake_care import FakeCare
 from tests.ctl.fake_making import FakeMaking
 from tests.support.limits import socket_limits
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from imgstored.events.stream import Requester
     from imgstored.rpc.limits import Limits
 
 #: In a script: nothing more happens until the client leaves.
@@ -36,7 +37,6 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.images: list[dict[str, Any]] = []
-        self.manifests: dict[str, dict[str, Any]] = {}
         self.scripts: dict[str, Script] = {}
         self.errors: dict[str, ImgstoreError] = {}  # by the name of a method
         self.wishes: list[dict[str, Any]] = []
@@ -71,15 +71,11 @@ class FakeStore:
             chain.append(await self.image(origin, pool, recursive=False))
         return chain
 
-    async def show(self, uuid: str) -> dict[str, Any]:
-        self._fail("show")
-        if uuid not in self.manifests:
-            raise ImageNotFoundError(f'image "{uuid}" was not found')
-        return self.manifests[uuid]
-
     @asynccontextmanager
-    async def request(self, uuids: Sequence[str], **wish: Any) -> AsyncIterator[AsyncIterator[Event]]:
-        self.wishes.append({"uuids": list(uuids), **wish})
+    async def request(
+        self, uuids: Sequence[str], *, requester: Requester, **wish: Any
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        self.wishes.append({"uuids": list(uuids), "client": requester.client, **wish})
         try:
             yield self._play([step for uuid in uuids for step in self.scripts[uuid]])
         finally:
@@ -87,14 +83,20 @@ class FakeStore:
 
     @asynccontextmanager
     async def install(
-        self, manifest: Mapping[str, Any], fd: int, *, client: str, pool: str | None = None, path: str = ""
+        self,
+        manifest: Mapping[str, Any],
+        fd: int,
+        *,
+        requester: Requester,
+        pool: str | None = None,
+        path: str = "",
     ) -> AsyncIterator[AsyncIterator[Event]]:
         self.files.append((dict(manifest), os.pread(fd, 1 << 20, 0), path))
         uuid, name, version = manifest["uuid"], manifest["name"], manifest["version"]
         events = [Installing(uuid, name, version), Installed(uuid, name, version, from_file=True)]
         yield self._play(self.scripts.get("install", [*events]))
 
-    async def delete(self, uuid: str, pool: str | None) -> None:
+    async def delete(self, uuid: str, pool: str | None, requester: Requester) -> None:
         self._fail("delete")
         self.images.remove(await self.image(uuid, pool, recursive=False))
 
@@ -164,6 +166,7 @@ class FakeSources:
     def __init__(self) -> None:
         self.found: dict[str, Any] = {"images": [], "problems": []}
         self.specs: list[dict[str, Any]] = []
+        self.manifests: dict[str, dict[str, Any]] = {}
         self.refusal: ImgstoreError | None = None
         self.checked: list[dict[str, Any]] = []
         self.remembered: list[dict[str, Any]] = []
@@ -172,6 +175,11 @@ class FakeSources:
         if self.refusal is not None:
             raise self.refusal
         return self.found
+
+    async def show(self, uuid: str) -> dict[str, Any]:
+        if uuid not in self.manifests:
+            raise ImageNotFoundError(f'image "{uuid}" was not found')
+        return self.manifests[uuid]
 
     async def known(self) -> list[dict[str, Any]]:
         return self.remembered
@@ -229,7 +237,7 @@ class FakeUpkeep:
                 raise event
             yield event
 
-    async def unused(
+    async def vacuum(
         self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
     ) -> list[dict[str, Any]]:
         for event in self.left:
@@ -307,6 +315,7 @@ class FakeDaemon:
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         served = methods(
+            self.store,
             self.store,
             self.sources,
             pools=["zones"],

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from imgstored.create.maker import Wanted
-    from imgstored.store.events import Event
+    from imgstored.events.notifications import Event
 
 
 class FakeMaking:

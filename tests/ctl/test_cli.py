@@ -19,7 +19,7 @@ from imgstored.errors import (
     NoSourcesError,
     UsageError,
 )
-from imgstored.store.events import AlreadyInstalled, Importing, Installed, Note, Progress, Resumed
+from imgstored.events.notifications import AlreadyInstalled, Importing, Installed, Note, Progress, Resumed
 from tests.ctl.fake_daemon import HOLD
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"

@@ -16,7 +16,7 @@ from imgctl import Client, NotConnectedError, RemoteError
 from imgctl import connection as connection_module
 
 from imgstored.errors import ImageHasDependentClonesError, NoSourcesError
-from imgstored.store.events import AlreadyInstalled, Installed, Progress
+from imgstored.events.notifications import AlreadyInstalled, Installed, Progress
 from tests.ctl.fake_daemon import HOLD, FakeDaemon
 from tests.support.limits import socket_limits
 
@@ -58,7 +58,7 @@ def test_sources_and_what_they_have(daemon, client):
     assert len(client.delete_source("http://h")) == 2
     daemon.sources.found["images"] = [{"manifest": {"uuid": U}, "source": "http://h"}]
     assert client.available() == daemon.sources.found
-    daemon.store.manifests[U] = {"uuid": U}
+    daemon.sources.manifests[U] = {"uuid": U}
     assert client.show(U) == {"uuid": U}
 
 

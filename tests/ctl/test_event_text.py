@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from imgctl import event_text
 
-from imgstored.store import events
+from imgstored.events import notifications as events
 from tests.ctl.test_table import json_values
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"

@@ -23,7 +23,7 @@ from imgstored.errors import (
     MinPlatformError,
     SourcePingError,
 )
-from imgstored.store.events import (
+from imgstored.events.notifications import (
     AlreadyInstalled,
     Downloaded,
     GatheringAncestry,
@@ -68,7 +68,7 @@ def source(url: str, *, insecure: bool = False) -> dict[str, Any]:
 
 def nothing(daemon: FakeDaemon) -> None:
     """A host without images, and a server that has some."""
-    daemon.store.manifests = MANIFESTS
+    daemon.sources.manifests = MANIFESTS
     daemon.sources.found = {
         "images": [{"manifest": manifest, "source": SERVER} for manifest in SERVED],
         "problems": [],

@@ -97,7 +97,7 @@ def test_that_is_found_out():
 @pytest.mark.parametrize("line", COMPLETE)
 def test_json_is_complete(daemon, imgctl, line):
     daemon.store.images = [IMAGE]
-    daemon.store.manifests = {U: IMAGE["manifest"]}
+    daemon.sources.manifests = {U: IMAGE["manifest"]}
     daemon.store.underway = [JOB]
     daemon.status.looks = [STATUS]
     daemon.store.tags = ["golden", "pinned"]

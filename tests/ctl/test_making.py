@@ -10,7 +10,7 @@ import pytest
 from imgstored.create.events import Inheriting, Making, ManifestMade, Publishing, Sending
 from imgstored.create.maker import Wanted
 from imgstored.errors import NoSpaceError, VmNotStoppedError
-from imgstored.store.events import Note, Progress
+from imgstored.events.notifications import Note, Progress
 
 BASE = "11111111-aaaa-4bbb-8ccc-000000000001"
 VM = "55555555-aaaa-4bbb-8ccc-000000000001"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgstored.store.events import AlreadyInstalled
+from imgstored.events.notifications import AlreadyInstalled
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
 V = "11111111-aaaa-4bbb-8ccc-000000000002"
@@ -25,7 +25,7 @@ def images(daemon):
     """Two versions, the first of them installed and in the sources, the second only there."""
     old, new = manifest(U, "1.0"), manifest(V, "2.0")
     daemon.store.images = [{"manifest": old, "zpool": "zones", "cloneNames": [], "clones": 0}]
-    daemon.store.manifests = {U: old, V: new}
+    daemon.sources.manifests = {U: old, V: new}
     daemon.sources.found["images"] = [{"manifest": each, "source": "http://h"} for each in (old, new)]
     daemon.store.scripts = {each: [AlreadyInstalled(each, "base", "?")] for each in (U, V)}
     daemon.store.underway = [{**new, "pool": "zones"}]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from imgstored.errors import DownloadError
-from imgstored.store.events import (
+from imgstored.events.notifications import (
     Downloaded,
     ImageProgress,
     Importing,

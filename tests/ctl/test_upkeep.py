@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgstored.errors import ImageHasDependentClonesError, InvalidManifestError, SourcePingError, UsageError
-from imgstored.store.events import (
+from imgstored.events.notifications import (
     Left,
     ManifestUpdated,
     NotInSources,

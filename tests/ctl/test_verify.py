@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from imgstored.store.events import ImageProgress, Progress, Result, Verified, Verifying
+from imgstored.events.notifications import ImageProgress, Progress, Result, Verified, Verifying
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
 

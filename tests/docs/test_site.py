@@ -8,14 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from docs.make import commands, errors, events, figures, rooms
 from docs.make.drawing import mark
-from imgstored.store.events import Phase
+from imgstored.imports.state import KEPT, TRANSITIONS, End, Kept
 from tests.docs.pages import PAGES, ROOT
 
 PICTURES = ROOT / "docs" / "pictures"
@@ -149,10 +148,19 @@ def test_a_picture_is_of_its_text(source):
     ET.fromstring(svg)
 
 
-def test_the_picture_of_a_layer_has_its_phases():
-    """But for `verifying`, which is that of an image that is read again."""
-    drawn = set(
-        re.findall(r"\b[a-z]+\b", re.sub(r'"[^"]*"|\[[^\]]*\]', "", (PICTURES / "layer.dot").read_text()))
+def test_the_picture_of_the_phases_has_the_transitions_of_the_code():
+    drawn = set(re.findall(r"\b([a-z]+) -> ([a-z]+)\b", (PICTURES / "phases.dot").read_text()))
+    assert drawn == {(before, after) for before, all_ in TRANSITIONS.items() for after in all_}
+
+
+def test_the_table_of_what_an_end_keeps_is_that_of_the_code():
+    words = {"kept": True, "dropped": False, "is the image": True}
+    after = {"forgotten": (False, False), "goes on": (True, True), "waits for a request": (True, False)}
+    rows = re.findall(
+        r"(?m)^\| [^|]+ \| `([A-Z_]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", PAGES["docs/architecture.md"]
     )
-    drawn -= {"digraph", "layer", "rankdir", "nodesep", "node", "rank", "same"}
-    assert drawn == set(get_args(Phase)) - {"verifying"}
+    told = {
+        End[end]: Kept(words[partial], words[download], *after[restart])
+        for end, partial, download, restart in rows
+    }
+    assert told == KEPT

@@ -11,9 +11,10 @@ from contextlib import closing
 import pytest
 
 from imgstored.doctor import folders
+from imgstored.imports.journal import Journal
+from imgstored.imports.spec import ImportSpec
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.state.schema import JOURNAL
-from imgstored.store.journal import Journal
 from tests.support.lock_holder import LockHolder
 from tests.support.streams import real_stream
 
@@ -89,8 +90,8 @@ def journalled(subject, *, days_old=0.0):
     (subject.state / "spool").mkdir(parents=True)
     (subject.state / "spool" / f"zones-{OTHER}").write_bytes(b"x" * 8192)
     journal = Journal(subject.state / JOURNAL)
-    journal.begin("zones", UUID, {"uuid": UUID}, None, None)
-    journal.begin("zones", OTHER, {"uuid": OTHER}, None, None)
+    journal.begin(ImportSpec(UUID, "zones"), {"uuid": UUID})
+    journal.begin(ImportSpec(OTHER, "zones"), {"uuid": OTHER})
     journal.park("zones", OTHER)
     journal.close()
     with closing(sqlite3.connect(subject.state / JOURNAL, isolation_level=None)) as db:

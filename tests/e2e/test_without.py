@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgstored.hashing import BLAKE2B
-from imgstored.store.journal import Journal
+from imgstored.imports.journal import Journal
 from tests.e2e.conftest import made_image, static_source
 from tests.e2e.test_on_demand import jobs, started, until
 from tests.support.compressed import zstd

@@ -17,11 +17,11 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 import imgstored.metrics
-from imgstored.care.pool_states import PoolStates
 from imgstored.errors import ConfigError
 from imgstored.metrics import open_metrics
 from imgstored.metrics.address import TcpAddress, UnixAddress
 from imgstored.pools.base import Space
+from imgstored.queries.status import PoolStates
 from tests.support.nginx import free_port
 
 #: Far longer than anything here takes.
@@ -76,8 +76,8 @@ def host():
 async def serving(address, host, **settings):
     metrics = open_metrics(address, **{"mode": 0o600, "group": None, **settings})
     catalog = SimpleNamespace(pools=host.pools, of_pool=host.of_pool, unfinished=lambda _: [])
-    states = PoolStates(catalog, {}, patience=0.2)
-    metrics.show(states, host, jobs=lambda: host.jobs, clients=lambda: 3, view=lambda: "fuse")
+    states = PoolStates(catalog, {}, timeout=0.2)
+    metrics.show(states, host, jobs=lambda: host.jobs, fetched=dict, clients=lambda: 3, view=lambda: "fuse")
     with trio.fail_after(2 * PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(metrics.serve)

@@ -7,7 +7,6 @@ import pytest
 from imgstored.errors import ImgstoreError
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.methods.care import DEFAULT_ENTRIES, Care, care_methods
-from imgstored.store.recorder import Asker, asker
 from tests.rpc.test_dispatch import READER, ROOT, call
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -18,7 +17,6 @@ class Services:
 
     def __init__(self):
         self.calls = []
-        self.asker = None
 
     async def resolve(self, names, among, *, pool=None, sources=None, channel=None):
         self.calls.append((names, among, pool, sources, channel))
@@ -33,7 +31,6 @@ class Services:
         return ["usage"]
 
     async def entries(self, uuid, limit):
-        self.asker = asker.get()
         self.calls.append((uuid, limit))
         return ["entries"]
 
@@ -90,9 +87,3 @@ async def test_only_who_may_change_names_servers(services, values):
 async def test_a_wrong_parameter(services, method, values):
     assert (await ask(services, method, values)).code == "Usage"
     assert services.calls == []
-
-
-async def test_what_is_done_is_done_for_who_asks(services):
-    await ask(services, "history", {}, READER)
-    assert services.asker == Asker("pid 7", 1000)
-    assert asker.get() is None

@@ -10,12 +10,12 @@ import trio
 
 from imgstored.create.maker import Wanted
 from imgstored.errors import NoSpaceError, NotPermittedError
+from imgstored.events.notifications import Note
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.methods.making import Making
 from imgstored.rpc.params import Params
 from imgstored.rpc.peer import Access, Peer
-from imgstored.store.events import Note
 from tests.rpc.harness import connecting, open_files, serving
 from tests.rpc.test_methods import UUID, FakeMaking, FakeSources, FakeStore, table
 

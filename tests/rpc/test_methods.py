@@ -12,12 +12,12 @@ import trio
 
 from imgstored import __version__
 from imgstored.errors import ImageNotFoundError, NoSpaceError
+from imgstored.events.notifications import AlreadyInstalled, Note, Progress, Verified
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.care import Care
 from imgstored.rpc.methods.hello import FEATURES
 from imgstored.rpc.methods.imports import MAX_PATH
 from imgstored.rpc.methods.making import Making
-from imgstored.store.events import AlreadyInstalled, Note, Progress, Verified
 from tests.rpc.harness import connecting, open_files, serving
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -32,6 +32,7 @@ class Recorder:
         self.error = None
         self.left = []
         self.contents = []
+        self.uids = []
         self.endless = False
 
     def note(self, *call):
@@ -62,6 +63,9 @@ class FakeSources(Recorder):
     async def known(self):
         return [self.note("known")]
 
+    async def show(self, uuid):
+        return self.note("show", uuid)
+
     def listed(self):
         return [self.note("listed")]
 
@@ -85,21 +89,21 @@ class FakeStore(Recorder):
     async def image(self, uuid, pool, *, recursive):
         return self.note("image", uuid, pool, recursive)
 
-    async def show(self, uuid):
-        return self.note("show", uuid)
-
     async def ancestry(self, uuid, pool):
         return [self.note("ancestry", uuid, pool)]
 
-    def request(self, uuids, *, client, pool=None, sources=None, channel=None, zstream=False):
+    def request(self, uuids, *, requester, pool=None, sources=None, channel=None, zstream=False):
         asked = ["zstream"] if zstream else []
-        return self.tell("request", uuids, client, pool, sources, channel, *asked)
+        self.uids.append(requester.uid)
+        return self.tell("request", uuids, requester.client, pool, sources, channel, *asked)
 
-    def install(self, manifest, fd, *, client, pool=None, path="none was given"):
+    def install(self, manifest, fd, *, requester, pool=None, path="none was given"):
         self.contents.append(os.pread(fd, 100, 0))
-        return self.tell("install", manifest, client, pool, path)
+        self.uids.append(requester.uid)
+        return self.tell("install", manifest, requester.client, pool, path)
 
-    async def delete(self, uuid, pool):
+    async def delete(self, uuid, pool, requester):
+        self.uids.append(requester.uid)
         self.note("delete", uuid, pool)
 
     def jobs(self):
@@ -128,8 +132,8 @@ class FakeUpkeep(Recorder):
     def update(self, uuids, *, dry_run):
         return self.tell("update", uuids, dry_run)
 
-    async def unused(self, *, older_than, keep, tell):
-        return [self.note("unused", older_than, keep)]
+    async def vacuum(self, *, older_than, keep, tell):
+        return [self.note("vacuum", older_than, keep)]
 
 
 class FakeDoctor:
@@ -184,6 +188,7 @@ def table(store, sources, care=None, upkeep=None, making=None):
     """All methods, over services that record how they are called."""
     care = care or FakeCare()
     return methods(
+        store,
         store,
         sources,
         pools=["zones", "tank2"],
@@ -258,6 +263,13 @@ async def test_no_hello_is_needed(client, store):
     assert store.calls[0][2] == f"pid {os.getpid()}"
 
 
+async def test_changes_are_made_for_the_user_that_the_kernel_names(client, store):
+    await client.call(1, "import", uuid=UUID)
+    await client.call(2, "ensure", uuids=[UUID])
+    await client.call(3, "delete", uuid=UUID)
+    assert store.uids == [os.getuid()] * 3
+
+
 @pytest.mark.parametrize(
     ("method", "params", "called", "result"),
     [
@@ -271,7 +283,6 @@ async def test_no_hello_is_needed(client, store):
             {"answer": "image"},
         ),
         ("ancestry", {"uuid": UUID, "pool": "p"}, ("ancestry", UUID, "p"), [{"answer": "ancestry"}]),
-        ("show", {"uuid": UUID}, ("show", UUID), {"answer": "show"}),
         ("delete", {"uuid": UUID}, ("delete", UUID, None), {"uuid": UUID}),
         ("delete", {"uuid": UUID, "pool": "p"}, ("delete", UUID, "p"), {"uuid": UUID}),
         ("jobs", {}, ("jobs",), [{"answer": "jobs"}]),
@@ -290,6 +301,7 @@ async def test_each_of_the_stores_methods(client, store, sources, method, params
     ("method", "params", "called", "result"),
     [
         ("avail", {}, ("available",), {"answer": "available"}),
+        ("show", {"uuid": UUID}, ("show", UUID), {"answer": "show"}),
         ("sources.list", {}, ("listed",), [{"answer": "listed"}]),
         ("sources.add", {"url": "u"}, ("add", "u", None, False, False), {"answer": "add"}),
         (
@@ -320,8 +332,8 @@ async def test_each_of_the_sources_methods(client, store, sources, method, param
     [
         ("update", {}, ("update", [], False), {"uuids": []}),
         ("update", {"uuids": [UUID], "dry_run": True}, ("update", [UUID], True), {"uuids": [UUID]}),
-        ("vacuum", {}, ("unused", None, 0), [{"answer": "unused"}]),
-        ("vacuum", {"older_than": 60, "keep": 2}, ("unused", 60, 2), [{"answer": "unused"}]),
+        ("vacuum", {}, ("vacuum", None, 0), [{"answer": "vacuum"}]),
+        ("vacuum", {"older_than": 60, "keep": 2}, ("vacuum", 60, 2), [{"answer": "vacuum"}]),
     ],
 )
 async def test_each_of_the_methods_of_upkeep(path, store, sources, method, params, called, result):
@@ -372,8 +384,9 @@ async def test_events_come_before_the_answer(client, store):
 
 async def test_an_error_of_the_store_is_the_answer(client, store):
     store.error = NoSpaceError("no room", hint="make some", data={"needed": 5})
-    for number, method in enumerate(("import", "show", "cancel")):
-        error, _ = await client.call(number, method, uuid=UUID)
+    for number, method in enumerate(("import", "list", "cancel")):
+        params = {} if method == "list" else {"uuid": UUID}
+        error, _ = await client.call(number, method, **params)
         assert error == {
             "code": "NoSpace",
             "message": "no room",

@@ -9,12 +9,12 @@ from contextlib import closing
 import pytest
 
 from imgstored import __version__
-from imgstored.care.history import History
 from imgstored.errors import ConfigError
 from imgstored.hashing import BLAKE3
+from imgstored.imports.journal import Journal
+from imgstored.queries.history import History
 from imgstored.state.folder import owned
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
-from imgstored.store.journal import Journal
 from tests.state.older import BASE, left_behind
 
 OLDER = ["state-1-journal", "state-1-history", "state-2"]
@@ -70,7 +70,7 @@ async def test_nothing_is_lost_on_the_way(state):
     left_behind("state-1-history", state)
     journal = Journal(state / JOURNAL)
     (unfinished,) = journal.imports()
-    assert (unfinished.uuid, unfinished.wanted, unfinished.manifest["name"]) == (BASE, True, "base")
+    assert (unfinished.spec.uuid, unfinished.wanted, unfinished.manifest["name"]) == (BASE, True, "base")
     known = journal.ranges(f"zones-{BASE}").load()
     assert known is not None
     assert [(index, each.algorithm) for index, each in known.fingerprints.items()] == [(0, BLAKE3)]

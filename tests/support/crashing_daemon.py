@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from imgstored.__main__ import main
 from imgstored.catalog.catalog import Catalog
+from imgstored.imports.journal import Journal
+from imgstored.imports.leftovers import Leftovers
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs import ZfsPool
-from imgstored.store.journal import Journal
-from imgstored.store.leftovers import Leftovers
 from imgstored.view.files import FilesView
 from imgstored.view.fuse import FuseView
 

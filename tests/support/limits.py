@@ -9,8 +9,8 @@ from imgstored import specs
 from imgstored.config import Config, LimitsTable
 
 if TYPE_CHECKING:
+    from imgstored.imports.resources import ImportLimits
     from imgstored.rpc.limits import Limits
-    from imgstored.store.installer import InstallLimits
     from imgstored.transfer.decompress import DecompressLimits
     from imgstored.transfer.download import DownloadLimits
 
@@ -25,9 +25,9 @@ def decompress_limits(**changes: Any) -> DecompressLimits:
     return replace(specs.decompress_limits(LimitsTable()), **changes)
 
 
-def install_limits(**changes: Any) -> InstallLimits:
+def import_limits(**changes: Any) -> ImportLimits:
     """Those of all imports together."""
-    return replace(specs.install_limits(Config()), **changes)
+    return replace(specs.import_limits(Config()), **changes)
 
 
 def socket_limits(**changes: Any) -> Limits:

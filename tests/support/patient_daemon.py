@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 
 from imgstored.__main__ import main
-from imgstored.store import installer
+from imgstored.imports import import_
 
 if __name__ == "__main__":
-    installer._STANDSTILL = installer._UNSETTLED = 3600.0  # type: ignore[misc]
+    import_._STANDSTILL = import_._UNSETTLED = 3600.0  # type: ignore[misc]
     sys.exit(main(sys.argv[1:]))

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from imgstored.rpc.methods.making import Making
     from imgstored.rpc.methods.status import Status
     from imgstored.rpc.methods.verify import Verifier
-    from imgstored.rpc.services import Sources, Store, Upkeep
+    from imgstored.rpc.services import Images, Imports, Sources, Upkeep
 
 
 def methods(
-    store: Store,
+    images: Images,
+    imports: Imports,
     sources: Sources,
     *,
     pools: Sequence[str],
@@ -43,10 +44,10 @@ def methods(
     """All methods. The first of `pools` is the one that is used where a request names none."""
     return {
         **hello_methods(pools),
-        **image_methods(store, sources),
+        **image_methods(images, sources),
         **source_methods(sources),
-        **import_methods(store),
-        **hold_methods(store),
+        **import_methods(imports),
+        **hold_methods(images),
         **care_methods(care),
         **upkeep_methods(upkeep),
         **verify_methods(verifier),

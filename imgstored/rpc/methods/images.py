@@ -8,45 +8,45 @@ from imgstored.rpc.call import Call, Method, Methods
 from imgstored.rpc.methods.binding import bound
 
 if TYPE_CHECKING:
-    from imgstored.rpc.services import Document, Sources, Store
+    from imgstored.rpc.services import Document, Images, Sources
 
 
-def image_methods(store: Store, sources: Sources) -> Methods:
+def image_methods(images: Images, sources: Sources) -> Methods:
     """`list`, `get`, `ancestry`, `avail`, `show`, `delete`."""
     return {
-        "list": Method(bound(_list, store), ("holds",)),
-        "get": Method(bound(_get, store), ("uuid", "pool", "recursive")),
-        "ancestry": Method(bound(_ancestry, store), ("uuid", "pool")),
+        "list": Method(bound(_list, images), ("holds",)),
+        "get": Method(bound(_get, images), ("uuid", "pool", "recursive")),
+        "ancestry": Method(bound(_ancestry, images), ("uuid", "pool")),
         "avail": Method(bound(_avail, sources)),
-        "show": Method(bound(_show, store), ("uuid",)),
-        "delete": Method(bound(_delete, store), ("uuid", "pool"), change=True),
+        "show": Method(bound(_show, sources), ("uuid",)),
+        "delete": Method(bound(_delete, images), ("uuid", "pool"), change=True),
     }
 
 
-async def _list(store: Store, call: Call) -> list[Document]:
-    return await store.installed(holds=call.params.flag("holds"))
+async def _list(images: Images, call: Call) -> list[Document]:
+    return await images.installed(holds=call.params.flag("holds"))
 
 
-async def _get(store: Store, call: Call) -> Document:
+async def _get(images: Images, call: Call) -> Document:
     params = call.params
-    return await store.image(
+    return await images.image(
         params.text("uuid"), params.optional_text("pool"), recursive=params.flag("recursive")
     )
 
 
-async def _ancestry(store: Store, call: Call) -> list[Document]:
-    return await store.ancestry(call.params.text("uuid"), call.params.optional_text("pool"))
+async def _ancestry(images: Images, call: Call) -> list[Document]:
+    return await images.ancestry(call.params.text("uuid"), call.params.optional_text("pool"))
 
 
 async def _avail(sources: Sources, call: Call) -> Document:
     return await sources.available()
 
 
-async def _show(store: Store, call: Call) -> Document:
-    return await store.show(call.params.text("uuid"))
+async def _show(sources: Sources, call: Call) -> Document:
+    return await sources.show(call.params.text("uuid"))
 
 
-async def _delete(store: Store, call: Call) -> Document:
+async def _delete(images: Images, call: Call) -> Document:
     uuid = call.params.text("uuid")
-    await store.delete(uuid, call.params.optional_text("pool"))
+    await images.delete(uuid, call.params.optional_text("pool"), call.requester)
     return {"uuid": uuid}

@@ -15,8 +15,8 @@ from imgstored.rpc.params import printable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from imgstored.events.notifications import Event
     from imgstored.rpc.services import Document
-    from imgstored.store.events import Event
 
 #: Characters that are kept of what a client calls its file.
 MAX_PATH = 1024

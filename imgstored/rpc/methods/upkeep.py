@@ -8,8 +8,8 @@ from imgstored.rpc.call import Call, Method, Methods
 from imgstored.rpc.methods.binding import bound, tell
 
 if TYPE_CHECKING:
+    from imgstored.events.notifications import Event
     from imgstored.rpc.services import Document, Upkeep
-    from imgstored.store.events import Event
 
 
 def upkeep_methods(upkeep: Upkeep) -> Methods:
@@ -29,11 +29,11 @@ async def _update(upkeep: Upkeep, call: Call) -> Document:
 async def _vacuum(upkeep: Upkeep, call: Call) -> list[Document]:
     params = call.params
 
-    async def told(event: Event) -> None:
+    async def notify(event: Event) -> None:
         await call.notify(event.as_wire())
 
-    return await upkeep.unused(
+    return await upkeep.vacuum(
         older_than=params.optional_number("older_than"),
         keep=params.optional_number("keep") or 0,
-        tell=told,
+        tell=notify,
     )

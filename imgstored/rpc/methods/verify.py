@@ -10,7 +10,7 @@ from imgstored.rpc.methods.binding import bound
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from imgstored.store.events import Event
+    from imgstored.events.notifications import Event
 
 
 class Verifier(Protocol):

@@ -1,0 +1,160 @@
+"""The one stream of what happens in the store: each subscriber hears each event once, in order.
+
+    imports, deletions ──► EventStream.publish ──► requests that follow an import, history, metrics
+
+An action (an import, an installation, a deletion) has exactly one `Started` and one `Ended`; in between come
+its `ImportEvent`s. An import that ends before it starts has one `Refused` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+
+from imgstored.errors import CancelledError, ImgstoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgstored.events.notifications import Event
+
+log = structlog.get_logger(__name__)
+
+#: How an action ended. An action that the stopping daemon cancels is `interrupted`.
+Outcome = Literal["installed", "deleted", "failed", "cancelled", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asked for an action. `client` is the name that a client gave itself, `uid` is from the kernel."""
+
+    client: str
+    uid: int | None = None  #: None: the daemon itself
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Action:
+    """The facts about one action that never change. No action equals another one."""
+
+    kind: Literal["import", "install", "delete"]
+    uuid: str
+    name: str  #: empty, like `version`, before a source has named the image
+    version: str
+    pool: str
+    source: str | None = None  #: a URL for people; None: a local file, or no source yet
+    import_id: str | None = None  #: in all log lines of an import
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An action began."""
+
+    action: Action
+    requester: Requester
+
+
+@dataclass(frozen=True, slots=True)
+class ImportEvent:
+    """Something happened to an import that its watchers are notified of."""
+
+    action: Action
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An action ended. The other fields are facts about an import: bytes and seconds until its end."""
+
+    action: Action
+    outcome: Outcome
+    error: ImgstoreError | None = None
+    size: int | None = None  #: compressed bytes that were there
+    fetched: Mapping[str, int] = field(default_factory=dict)  #: bytes from the network, by source
+    stages: tuple[tuple[str, float], ...] = ()  #: each stage, and the seconds spent in it
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An import or installation that a client wanted failed before it began."""
+
+    action: Action
+    requester: Requester
+    error: ImgstoreError
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    """A request needed no download of its own: the image was installed, or another import brings it."""
+
+    kind: Literal["installed", "joined"]
+    action: None = None
+
+
+StoreEvent = Started | ImportEvent | Ended | Refused | CacheHit
+Listener = Callable[[StoreEvent], None]
+
+
+def outcome_of(error: ImgstoreError | None, success: Outcome, *, stopping: bool = False) -> Outcome:
+    """How an action ended, by its error, and by whether the daemon was `stopping`."""
+    if error is None:
+        return success
+    if isinstance(error, CancelledError):
+        return "interrupted" if stopping else "cancelled"
+    return "failed"
+
+
+class EventStream:
+    """Delivers events to subscribers at once, in trio's thread. A listener must not block."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._of_action: dict[Action, list[Listener]] = {}
+        self._flushes: list[Callable[[], Awaitable[None]]] = []
+
+    def subscribe(
+        self,
+        listener: Listener,
+        action: Action | None = None,
+        *,
+        flush: Callable[[], Awaitable[None]] | None = None,
+    ) -> bool:
+        """Calls `listener` with each event from now on: of one action until it has ended, or of all.
+
+        A listener that writes events down later gives `flush`, which returns once they are written. Returns
+        False, and does nothing, where the listener is subscribed already.
+        """
+        listeners = self._listeners if action is None else self._of_action.setdefault(action, [])
+        if listener in listeners:
+            return False
+        listeners.append(listener)
+        if flush is not None:
+            self._flushes.append(flush)
+        return True
+
+    def unsubscribe(self, listener: Listener, action: Action | None = None) -> None:
+        """Calls `listener` no more. Does nothing where it is not subscribed."""
+        listeners = self._listeners if action is None else self._of_action.get(action, [])
+        if listener in listeners:
+            listeners.remove(listener)
+        if action is not None and not listeners:
+            self._of_action.pop(action, None)
+
+    def publish(self, event: StoreEvent) -> None:
+        """Delivers an event. Raises nothing: what a listener raises goes to the log."""
+        own = () if event.action is None else self._of_action.get(event.action, ())
+        for listener in (*self._listeners, *own):
+            try:
+                listener(event)
+            except Exception:
+                # The action that happens must not fail because somebody counts it.
+                log.exception("an event could not be delivered", kind=type(event).__name__)
+        if isinstance(event, Ended):
+            self._of_action.pop(event.action, None)
+
+    async def flush(self) -> None:
+        """Returns once all subscribers have written down what was published before."""
+        for flush in self._flushes:
+            await flush()

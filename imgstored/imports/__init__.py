@@ -1,0 +1,1 @@
+"""Imports: what is wanted, what there is to do, and how each image gets into its pool."""

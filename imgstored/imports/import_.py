@@ -1,0 +1,668 @@
+"""One import: how one image gets from its source into its pool. Read it from `run` downwards.
+
+    acquire a slot ──► download ──► spool ──┐
+                                            ▼
+    wait for the origin ──► acquire lock ──► digest ──► decompress ──► pool.receive ──► pool.publish
+
+The download and the receiving run alongside. `publish` is the commit: before it no reader sees anything of
+the image. An import has imgadm's lock of its image from before the pool's first byte until it has ended.
+`imgstored.imports.state` has the phases, and what is kept after which end.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+
+from imgstored import shortage
+from imgstored.catalog.catalog import InstalledImage
+from imgstored.catalog.receipts import receipt_of
+from imgstored.errors import CancelledError, ImgstoreError, InternalError, PoolError, ResumeError
+from imgstored.events.notifications import (
+    AlreadyInstalled,
+    Downloaded,
+    Event,
+    ImageProgress,
+    Installed,
+    InstalledMeanwhile,
+    Note,
+    Phase,
+    Resumed,
+    WaitingForLock,
+)
+from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
+from imgstored.http.location import origin_of, public
+from imgstored.imports.leftovers import spool_name
+from imgstored.imports.local_file import LocalFile
+from imgstored.imports.progress import Sample
+from imgstored.imports.state import KEPT, WRONG_BYTES, End, check_transition, end_after, final_phase
+from imgstored.pools.refusals import in_the_way
+from imgstored.transfer.digest import Expected, WrongFileError
+from imgstored.transfer.download import Download
+from imgstored.transfer.mirror import ChangedError
+from imgstored.transfer.pump import Pump
+from imgstored.transfer.stages import Stages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from imgstored.events.request import Request
+    from imgstored.http.location import Location, Verify
+    from imgstored.imports.resources import Resources
+    from imgstored.imports.spec import ImportSpec
+    from imgstored.manifest import Manifest
+    from imgstored.pools.base import Occupant, PoolImage
+
+log = structlog.get_logger(__name__)
+
+#: Notes to watchers; the log has all of them.
+MAX_NOTES = 50
+
+#: Seconds between two looks at what somebody else is at work on, and how long that may stay unchanged:
+#: while it is being received, and otherwise, where only a snapshot or a manifest is still to come.
+_PAUSE: Final = 0.5
+_STANDSTILL: Final = 60.0
+_UNSETTLED: Final = 15.0
+
+#: Attempts of one import, each of which begins again with another mirror, or in the pool.
+_MAX_ATTEMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FromFile:
+    """An image file that a client has opened. The import closes `fd`; `path` is for messages."""
+
+    fd: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """How an import ended: an error, or the image of somebody else who was faster."""
+
+    end: End
+    error: ImgstoreError | None = None
+    image: InstalledImage | None = None
+    waited: bool = False  #: for somebody else's lock
+
+
+class Import:
+    """An import, shared by everybody who wants its image: clients, and imports of images cloned from it.
+
+    When the last of them leaves, the import is cancelled. It lives in trio's thread, and only its own methods
+    change it.
+    """
+
+    def __init__(
+        self,
+        spec: ImportSpec,
+        manifest: Manifest,
+        data: Sequence[Location] | FromFile,
+        *,
+        resources: Resources,
+        events: EventStream,
+        import_id: str,
+        origin: Import | None = None,
+        source: str | None = None,
+    ) -> None:
+        """`data` is where the image's file comes from; `source` is its URL for people, None for a local file.
+
+        `origin` is the import that brings the image's origin, None where the origin is installed.
+        """
+        self.spec = spec
+        self.import_id = import_id  #: in all its log lines
+        self.manifest = manifest
+        self.origin = origin
+        self.action = Action(
+            "install" if isinstance(data, FromFile) else "import",
+            manifest.uuid,
+            manifest.name,
+            manifest.version,
+            spec.pool,
+            source,
+            import_id,
+        )
+        self.started_at = time.time()  #: seconds since the epoch
+        self.phase: Phase = "waiting"
+        self.error: ImgstoreError | None = None
+        self.finished = trio.Event()
+        self.stages = Stages()
+        self._data = data
+        self._resources = resources
+        self._events = events
+        self._pool = resources.catalog.pool(spec.pool)
+        self._total = None if manifest.file is None else manifest.file.size
+        self._scope = trio.CancelScope()
+        self._cancelled_because: str | None = None
+        self._clients: dict[object, str] = {}
+        self._past: list[Event] = []
+        self._lock = AsyncExitStack()  # holds the image's lock until the import has ended
+        self._locked = False
+        self._download: Download | None = None
+        self._pump: Pump | None = None
+        self._fetched_before: dict[str, int] = {}  # by downloads before this one
+        self._received: PoolImage | None = None
+
+    # -- who wants it ----------------------------------------------------------------------------------------
+
+    @property
+    def uuid(self) -> str:
+        """The image's uuid."""
+        return self.spec.uuid
+
+    @property
+    def clients(self) -> list[str]:
+        """The names of those who want the image."""
+        return list(self._clients.values())
+
+    def join(self, token: object, client: str) -> None:
+        """Adds somebody who wants the image; `token` is what it leaves with."""
+        self._clients[token] = client
+
+    def leave(self, token: object) -> None:
+        """Removes somebody who wants the image, if it joined. The last one to leave cancels the import."""
+        if self._clients.pop(token, None) is not None and not self._clients:
+            self.cancel("nobody wants it any more")
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled: nobody can join it any more, though it may still be cleaning up."""
+        return self._scope.cancel_called
+
+    def cancel(self, reason: str) -> None:
+        """Cancels the import, unless it has ended."""
+        if not self.finished.is_set():
+            self._cancelled_because = self._cancelled_because or reason
+            self._scope.cancel()
+
+    # -- the whole of it -------------------------------------------------------------------------------------
+
+    def begin(self, requester: Requester) -> None:
+        """Publishes the start. Nobody wants the import yet: the caller joins it before the next await."""
+        if self.origin is not None:
+            self.origin.join(self, f"image {self.uuid}")
+        self._events.publish(Started(self.action, requester))
+
+    async def run(self, stopping: Callable[[], bool]) -> None:
+        """Brings the image into its pool, and ends in one of the final phases, whatever happens.
+
+        `stopping` says whether the daemon is stopping: then a cancelled import keeps all that it has.
+        """
+        log.info("installing", uuid=self.uuid, pool=self.spec.pool, source=self.action.source)
+        result: _Result | None = None
+        try:
+            async with self._lock:
+                try:
+                    with self._scope:
+                        result = await self._bring_in()
+                finally:
+                    # Without a result it was cancelled: by those who wanted it, or with the whole daemon.
+                    cancelled = End.STOPPED if stopping() else End.ABANDONED
+                    await self._drop(cancelled if result is None else result.end)
+                    if isinstance(self._data, FromFile):
+                        os.close(self._data.fd)
+        finally:
+            self._finish(_Result(cancelled, self._cancellation()) if result is None else result, stopping())
+
+    async def _bring_in(self) -> _Result:
+        """Does all the work. Cancelled alone, or with everything."""
+        try:
+            if isinstance(self._data, FromFile):
+                result = await self._from_file(self._data)
+            else:
+                result = await self._from_sources(self._data)
+            if result.end is End.INSTALLED:
+                result = await self._publish()
+            if result.image is not None:
+                with trio.CancelScope(shield=True):
+                    await self._take_over(result.image)
+        except ImgstoreError as error:
+            end = end_after(error, local_file=isinstance(self._data, FromFile), done=self.done)
+            dropped = not KEPT[end].download
+            log.warning(
+                "not installed", uuid=self.uuid, error=error.message, code=error.code, dropped=dropped
+            )
+            return _Result(end, error)
+        except Exception:
+            # One import must not take the daemon with it.
+            log.exception("an import failed by a mistake", uuid=self.uuid)
+            message = f'the import of image "{self.uuid}" failed by a mistake in imgstored'
+            hint = "the daemon's log has the details; please report it"
+            return _Result(End.FAILED, InternalError(message, hint=hint))
+        return result
+
+    def enter(self, phase: Phase) -> None:
+        """Changes the phase. The only place that does. Raises `ValueError` for a wrong transition."""
+        check_transition(self.phase, phase)
+        self.phase = phase
+
+    # -- from a local file -----------------------------------------------------------------------------------
+
+    async def _from_file(self, given: FromFile) -> _Result:
+        file = LocalFile(given.fd, given.path)
+        expected = self._expected(path=given.path)
+        if expected.size is not None and file.size != expected.size:
+            raise WrongFileError(
+                f"image file size error: manifest says {expected.size} bytes, "
+                f"{given.path} is {file.size} bytes",
+                hint="the manifest belongs to another file",
+            )
+        self._total = file.size
+        self._pump = self._pump_of(file.blocks, file.fail, expected, "first")
+        self.enter("receiving")
+        return await self._receive(self._pump, at_least=file.size)
+
+    # -- from sources ----------------------------------------------------------------------------------------
+
+    async def _from_sources(self, locations: Sequence[Location]) -> _Result:
+        """Downloads and receives; tries again elsewhere when what came was not the image."""
+        journal = self._resources.journal
+        await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+        file = self.manifest.file
+        if file is not None and file.sha1 is None:
+            self._emit(Note(f"the manifest of image {self.uuid} has no checksum of its file, only the size"))
+        attempt = 1
+        while True:
+            self._download, self._pump = download, pump = self._pipeline(locations)
+            try:
+                return await self._transfer(download, pump)
+            except ResumeError as error:
+                # The bytes are right; the pool has dropped what it could not go on with.
+                if attempt == _MAX_ATTEMPTS:
+                    raise
+                log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
+                self._emit(Note(f"{error.message}; receiving it from the beginning"))
+            except WRONG_BYTES as error:
+                locations = _worth_asking(download, error)
+                if not locations or attempt == _MAX_ATTEMPTS:
+                    raise
+                log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
+                self._emit(Note(f"{error.message}; beginning anew with {public(locations[0].source)}"))
+                await self._drop(End.WRONG_BYTES)
+            self._fetched_before = dict(self.fetched)
+            attempt += 1
+
+    def _pipeline(self, locations: Sequence[Location]) -> tuple[Download, Pump]:
+        """A download and the pump behind it, of one attempt."""
+        resources, file = self._resources, self.manifest.file
+        name = spool_name(*self.spec.key)
+
+        def note(text: str) -> None:
+            log.info("a download has trouble", uuid=self.uuid, trouble=text)
+            self._emit(Note(text))
+
+        download = Download(
+            locations,
+            size=None if file is None else file.size,
+            path=resources.spools / name,
+            journal=resources.journal.ranges(name),
+            limits=resources.limits.download,
+            room=resources.free_space.check_spool,
+            note=note,
+        )
+        download.watermark.waiting = self.stages.waiting
+        pump = self._pump_of(
+            download.blocks, download.watermark.fail, self._expected(), _strictest(locations)
+        )
+        return download, pump
+
+    async def _transfer(self, download: Download, pump: Pump) -> _Result:
+        """Downloads and receives alongside; either one's failure ends the other, and the first one counts."""
+        failures: list[ImgstoreError] = []
+        result: _Result | None = None
+
+        async def fetch() -> None:
+            try:
+                await self._fetch(download)
+            except ImgstoreError as error:
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetch)
+            try:
+                result = await self._receive(pump, at_least=download.total or 0)
+            except ImgstoreError as error:
+                failures.append(error)
+            nursery.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+        assert result is not None
+        return result
+
+    async def _fetch(self, download: Download) -> None:
+        """Downloads the file into the spool, once there is a slot."""
+        slots = self._resources.download_slots
+
+        def opened(present: int) -> None:
+            if present:
+                log.info("resuming", uuid=self.uuid, present=present, total=download.total)
+                self._emit(Resumed(self.uuid, present, download.total))
+
+        with self.stages.turn:
+            await slots.acquire()
+        try:
+            self.enter("downloading")
+            download.watermark.begin()
+            await download.run(opened)
+        finally:
+            slots.release()
+        self.enter("receiving")
+        self._emit(Downloaded(self.uuid, download.done))
+
+    # -- into the pool ---------------------------------------------------------------------------------------
+
+    async def _receive(self, pump: Pump, *, at_least: int) -> _Result:
+        """Receives into the pool's partial. No thread is left on return, whatever happened."""
+        if self.origin is not None:
+            with self.stages.origin:
+                await self.origin.finished.wait()
+            if self.origin.error is not None:
+                return _Result(End.ORIGIN_FAILED, self.origin.error)
+        # Only now: an import that waits for its origin must not keep others from its image.
+        with self.stages.lock:
+            there = await self._acquire_lock()
+        if there is not None:
+            return there
+        free_space = self._resources.free_space
+
+        def receive(stream: Iterator[bytes | memoryview]) -> PoolImage:
+            free_space.check_pool(self._pool, at_least)
+            watched = free_space.watched(stream, self._pool)
+            return self._pool.receive(self.uuid, watched, origin=self.manifest.origin)
+
+        failure: ImgstoreError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_with_us, pump)
+            try:
+                self._received = await trio.to_thread.run_sync(
+                    pump.run, receive, limiter=self._resources.receive_slots
+                )
+            except ImgstoreError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return _Result(End.INSTALLED)
+
+    async def _acquire_lock(self) -> _Result | None:
+        """Takes the image's lock until the import has ended; a result if somebody else has installed it."""
+        if self._locked:
+            return None  # by an attempt before
+
+        def on_wait() -> None:
+            log.info("waiting for an image's lock", uuid=self.uuid, pool=self.spec.pool)
+            self._emit(WaitingForLock(self.uuid))
+
+        waited = await self._lock.enter_async_context(self._resources.locks.held(self.uuid, on_wait))
+        self._locked = True
+        return await self._wait_for_others(waited=waited)
+
+    async def _wait_for_others(self, *, waited: bool = False) -> _Result | None:
+        """Returns None once nothing has the image's name in the pool; a result if the image is there.
+
+        Others may install images without imgadm's lock, and receive them straight into POOL/UUID. This waits
+        for them as long as the dataset changes. Raises `PoolError` if the name belongs to something that is
+        no image, or that does not become one.
+        """
+        before, deadline = None, 0.0
+        while (found := await trio.to_thread.run_sync(self._occupant)) is not None:
+            occupant, image = found
+            if image is not None:
+                waited = waited or before is not None
+                return _Result(End.INSTALLED_BY_OTHERS, image=image, waited=waited)
+            if before is None and not occupant.hidden:
+                log.info("somebody else is at work on an image", uuid=self.uuid, dataset=occupant.name)
+                what = "is being received by somebody else" if occupant.receiving else "is no image yet"
+                self._emit(Note(f"{occupant.name} {what}; waiting for that"))
+            if occupant != before:
+                timeout = _STANDSTILL if occupant.receiving else _UNSETTLED
+                before, deadline = occupant, trio.current_time() + timeout
+            if occupant.hidden or trio.current_time() > deadline:
+                raise in_the_way(occupant)
+            await trio.sleep(_PAUSE)
+        return None
+
+    def _occupant(self) -> tuple[Occupant, InstalledImage | None] | None:
+        """What has the image's name in the pool; and the image, if it is one and whole. Blocks."""
+        occupant = self._pool.occupant(self.uuid)
+        if occupant is None:
+            return None
+        whole = None if occupant.image is None else self._resources.catalog.look_at(*self.spec.key)
+        return occupant, whole
+
+    async def _publish(self) -> _Result:
+        """Makes the image visible to every reader, unless somebody else has installed it meanwhile."""
+        there = await self._wait_for_others()
+        if there is not None:
+            return there
+        self.enter("installing")
+        try:
+            with self.stages.publishing, trio.CancelScope(shield=True):
+                image = await trio.to_thread.run_sync(self._commit)
+                self._resources.catalog.add(image)
+                await self._show(image)
+        except PoolError:
+            self.enter("receiving")
+            there = await self._wait_for_others()
+            if there is not None:
+                return there
+            raise
+        return _Result(End.INSTALLED)
+
+    def _commit(self) -> InstalledImage:
+        """Writes the manifest, and then renames the pool's partial: the commit. Blocks."""
+        catalog, source = self._resources.catalog, self.action.source
+        pool, uuid = self.spec.key
+        manifest = self.manifest.document
+        try:
+            catalog.write_manifest(pool, uuid, manifest, source)
+            self._write_receipt()
+        except OSError as error:
+            raise PoolError(
+                f"the manifest of image {uuid} cannot be written: {shortage.why(error)}",
+                hint="look at the file system of imgadm's folder",
+            ) from error
+        image = self._pool.publish(uuid)
+        catalog.keep_manifest(pool, uuid)
+        return InstalledImage(pool, image, manifest, source)
+
+    def _write_receipt(self) -> None:
+        image, receipts = self._received, self._resources.receipts
+        if receipts is not None and image is not None:
+            origin = None if image.origin is None else self._pool.image(image.origin)
+            receipts.write(
+                *self.spec.key, receipt_of(image, self.received, None if origin is None else origin.guid)
+            )
+
+    async def _take_over(self, image: InstalledImage) -> None:
+        """Lists the image of somebody else, and needs none of its own."""
+        self._resources.catalog.add(image)
+        await self._show(image)
+
+    async def _show(self, image: InstalledImage) -> None:
+        try:
+            await self._resources.view.add(image)
+        except ImgstoreError as error:
+            # It is installed all the same, and list and get say so.
+            log.error("an image cannot be shown in the view", uuid=image.uuid, error=error.message)
+
+    # -- its end ---------------------------------------------------------------------------------------------
+
+    async def _drop(self, end: End) -> None:
+        """Drops what the end does not keep, also when everything is cancelled."""
+        drop = partial(self._resources.leftovers.drop, *self.spec.key, KEPT[end], locked=self._locked)
+        with trio.CancelScope(shield=True):
+            try:
+                await trio.to_thread.run_sync(drop)
+            except Exception:
+                # The import's own error says more; what stays is swept up by the next start.
+                log.exception("what an import left cannot be removed", uuid=self.uuid)
+
+    def _cancellation(self) -> CancelledError:
+        if self._scope.cancelled_caught:
+            return CancelledError(f'the import of image "{self.uuid}" ended: {self._cancelled_because}')
+        return CancelledError("imgstored is stopping", hint="the import goes on when it is back")
+
+    def _finish(self, result: _Result, stopping: bool) -> None:
+        """Publishes the end, and wakes everybody who waits for it."""
+        self.error = result.error
+        self.enter(final_phase(result.error))
+        if result.error is None:
+            log.info("installed", uuid=self.uuid, pool=self.spec.pool)
+            self._emit(self._announcement(result))
+        self._events.publish(
+            Ended(
+                self.action,
+                outcome_of(result.error, "installed", stopping=stopping),
+                result.error,
+                self.done,
+                self.fetched,
+                tuple(self.stages.seconds().items()),
+            )
+        )
+        if self.origin is not None:
+            self.origin.leave(self)
+        self.finished.set()
+
+    def _announcement(self, result: _Result) -> Event:
+        name, version = self.manifest.name, self.manifest.version
+        from_file = isinstance(self._data, FromFile)
+        if result.end is End.INSTALLED:
+            return Installed(self.uuid, name, version, from_file)
+        if result.waited:
+            return InstalledMeanwhile(self.uuid, name, version, from_file)
+        return AlreadyInstalled(self.uuid, name, version)
+
+    # -- how far it is ---------------------------------------------------------------------------------------
+
+    def follow(self, request: Request) -> None:
+        """Gives a request all that has happened so far, and then what happens."""
+        if self._events.subscribe(request.hear, self.action):
+            self.replay(request)
+
+    def replay(self, request: Request) -> None:
+        """Gives a request all that has happened so far."""
+        for event in self._past:
+            request.emit(event)
+
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, Note) and sum(isinstance(past, Note) for past in self._past) >= MAX_NOTES:
+            return
+        self._past.append(event)
+        self._events.publish(ImportEvent(self.action, event))
+
+    def chain(self) -> Iterator[Import]:
+        """The import, and the imports of all its ancestors that are not installed yet."""
+        each: Import | None = self
+        while each is not None:
+            yield each
+            each = each.origin
+
+    @property
+    def total(self) -> int | None:
+        """Compressed bytes of the file, None where nobody says."""
+        return self._total
+
+    @property
+    def done(self) -> int:
+        """Compressed bytes that are there."""
+        if self._download is not None:
+            return self._download.done
+        return 0 if self._pump is None else self._pump.compressed
+
+    @property
+    def received(self) -> int:
+        """Bytes of the stream that went to the pool."""
+        return 0 if self._pump is None else self._pump.stream
+
+    @property
+    def fetched(self) -> Mapping[str, int]:
+        """Bytes that came over the network, by source."""
+        total = dict(self._fetched_before)
+        for mirror in () if self._download is None else self._download.mirrors:
+            source = origin_of(mirror.location.source).authority
+            total[source] = total.get(source, 0) + mirror.fetched
+        return total
+
+    def progress(self) -> ImageProgress:
+        """How far it is, for watchers."""
+        return ImageProgress(
+            uuid=self.uuid,
+            name=self.manifest.name,
+            version=self.manifest.version,
+            phase=self.phase,
+            done=self.done,
+            total=self.total,
+            received=self.received,
+            import_id=self.import_id,
+        )
+
+    def sample(self) -> Sample:
+        """How far it is, and where its time went so far."""
+        consumed = 0 if self._pump is None else self._pump.consumed
+        return Sample(self.done, consumed, self.total, self.stages.seconds())
+
+    def as_job(self) -> dict[str, Any]:
+        """The *job* of the protocol, but for what a gauge says."""
+        return {
+            "import_id": self.import_id,
+            "uuid": self.uuid,
+            "name": self.manifest.name,
+            "version": self.manifest.version,
+            "pool": self.spec.pool,
+            "phase": self.phase,
+            "done": self.done,
+            "total": self.total,
+            "received": self.received,
+            "connections": 0 if self._download is None else self._download.connections,
+            "source": self.action.source,
+            "clients": self.clients,
+            "started_at": self.started_at,
+            "error": None if self.error is None else self.error.message,
+        }
+
+    # -- small things ----------------------------------------------------------------------------------------
+
+    def _expected(self, *, path: str | None = None) -> Expected:
+        file = self.manifest.file
+        if file is None:
+            return Expected(self.uuid, path=path)
+        return Expected(self.uuid, size=file.size, sha1=file.sha1, path=path)
+
+    def _pump_of(
+        self,
+        open_blocks: Callable[[], Iterator[bytes]],
+        release: Callable[[BaseException], None],
+        expected: Expected,
+        verify: Verify,
+    ) -> Pump:
+        limits = self._resources.limits.decompress
+        return Pump(open_blocks, expected, limits, verify=verify, release=release, stages=self.stages)
+
+
+def _strictest(locations: Sequence[Location]) -> Verify:
+    """How to verify bytes that may come from any of the locations."""
+    return "first" if any(location.verify == "first" for location in locations) else "streaming"
+
+
+def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
+    """The mirrors that may have the image: all of them where it is not certain which one sent wrong bytes."""
+    if isinstance(error, ChangedError) or download.resumed:
+        return [mirror.location for mirror in download.mirrors]
+    return [mirror.location for mirror in download.mirrors if not mirror.fetched]
+
+
+async def _cancel_with_us(pump: Pump) -> None:
+    """Ends the pump when this task is cancelled: its thread cannot be."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        pump.cancel(CancelledError("the import was cancelled"))

@@ -1,0 +1,221 @@
+"""The journal: which imports are wanted, and which ranges of their files are there, whatever ends the daemon.
+
+SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and the daemon
+fetches those ranges again. It trusts a range only while its bytes still hash to the journal's BLAKE3.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imgstored import shortage
+from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
+from imgstored.hashing import Fingerprint
+from imgstored.imports.spec import ImportSpec
+from imgstored.state.schema import open_database
+from imgstored.transfer.range_journal import Spooled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+#: The tables of a new journal. Migrations of older ones are in `imgstored.state.schema`.
+_TABLES = """
+CREATE TABLE imports (
+    pool TEXT NOT NULL, uuid TEXT NOT NULL,
+    manifest TEXT NOT NULL,             -- v2, JSON: names the import to people until it is found again
+    sources TEXT,                       -- JSON array of URLs instead of the configured ones, or NULL
+    channel TEXT,
+    wanted INTEGER NOT NULL,            -- 1: goes on by itself after a restart; 0: until the next who asks
+    started_at REAL NOT NULL,           -- seconds since the epoch
+    touched_at REAL NOT NULL,
+    zstream INTEGER NOT NULL DEFAULT 0, -- 1: of the file nothing is compared with the manifest
+    PRIMARY KEY (pool, uuid)
+) WITHOUT ROWID;
+CREATE TABLE spools (
+    uuid TEXT PRIMARY KEY, size INTEGER NOT NULL, range_size INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE ranges (
+    uuid TEXT NOT NULL, idx INTEGER NOT NULL,
+    algorithm TEXT NOT NULL, digest BLOB NOT NULL, -- as in imgstored.hashing
+    PRIMARY KEY (uuid, idx)
+) WITHOUT ROWID;
+CREATE TABLE validators (
+    uuid TEXT NOT NULL, url TEXT NOT NULL, validator TEXT NOT NULL, PRIMARY KEY (uuid, url)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedImport:
+    """A row of the journal: an import that did not end. Times in seconds since the epoch."""
+
+    spec: ImportSpec
+    manifest: Mapping[str, Any]
+    wanted: bool
+    started_at: float
+    touched_at: float
+
+
+class Journal:
+    """The daemon's memory of unfinished work. Safe to call from any thread; every call is short."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the journal, or brings an older one up to date.
+
+        Raises `ConfigError` where it cannot be used, or a newer daemon has written it.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        hint = "move it away: unfinished imports then start anew"
+        self._db = open_database(path, _TABLES, hint=hint)
+
+    def close(self) -> None:
+        """Closes the file; all that was committed is in it."""
+        with self._lock:
+            self._db.close()
+
+    # -- imports ---------------------------------------------------------------------------------------------
+
+    def begin(self, spec: ImportSpec, manifest: Mapping[str, Any]) -> None:
+        """Writes down that an import is wanted. A row of an earlier try becomes wanted again."""
+        now = time.time()
+        sources = None if spec.sources is None else json.dumps(list(spec.sources))
+        document = json.dumps(dict(manifest))
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?)"
+                " ON CONFLICT (pool, uuid) DO UPDATE SET manifest = excluded.manifest,"
+                " sources = excluded.sources, channel = excluded.channel, zstream = excluded.zstream,"
+                " wanted = 1, touched_at = excluded.touched_at",
+                (spec.pool, spec.uuid, document, sources, spec.channel, now, now, spec.zstream),
+            )
+
+    def park(self, pool: str, uuid: str) -> None:
+        """Marks an import as not wanted. What was downloaded serves the next try."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE imports SET wanted = 0, touched_at = ? WHERE pool = ? AND uuid = ?",
+                (time.time(), pool, uuid),
+            )
+
+    def end(self, pool: str, uuid: str) -> None:
+        """Removes an import that is installed or given up."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM imports WHERE pool = ? AND uuid = ?", (pool, uuid))
+
+    def imports(self) -> list[UnfinishedImport]:
+        """All unfinished imports, oldest first."""
+        with self.transaction() as db:
+            rows = db.execute(
+                "SELECT pool, uuid, sources, channel, zstream, manifest, wanted, started_at, touched_at"
+                " FROM imports ORDER BY started_at, uuid"
+            ).fetchall()
+        return [_unfinished(*row) for row in rows]
+
+    # -- ranges ----------------------------------------------------------------------------------------------
+
+    def ranges(self, uuid: str) -> FileRanges:
+        """The part of the journal about one image's file."""
+        return FileRanges(self, uuid)
+
+    def spooled(self) -> set[str]:
+        """The uuids of images of whose files something is written down."""
+        with self.transaction() as db:
+            return {row[0] for row in db.execute("SELECT uuid FROM spools")}
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of what the block does, or nothing. Raises `NoSpaceError`, or `PoolError` for a bad disk."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise _failure(error, self._path) from error
+
+
+class FileRanges:
+    """One file's ranges; the download's `RangeJournal`."""
+
+    def __init__(self, journal: Journal, uuid: str) -> None:
+        self._journal = journal
+        self._uuid = uuid
+
+    def load(self) -> Spooled | None:
+        """What is written down, or None."""
+        with self._journal.transaction() as db:
+            head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._uuid,)).fetchone()
+            if head is None:
+                return None
+            ranges = db.execute(
+                "SELECT idx, algorithm, digest FROM ranges WHERE uuid = ?", (self._uuid,)
+            ).fetchall()
+            validators = db.execute(
+                "SELECT url, validator FROM validators WHERE uuid = ?", (self._uuid,)
+            ).fetchall()
+        fingerprints = {index: Fingerprint(algorithm, digest) for index, algorithm, digest in ranges}
+        return Spooled(head[0], head[1], fingerprints, dict(validators))
+
+    def begin(self, size: int, range_size: int) -> None:
+        """A file of `size` bytes in ranges of `range_size` begins anew."""
+        with self._journal.transaction() as db:
+            self._delete(db)
+            db.execute("INSERT INTO spools VALUES (?, ?, ?)", (self._uuid, size, range_size))
+
+    def record(self, index: int, fingerprint: Fingerprint) -> None:
+        """Range `index` is in the spool, and has this fingerprint."""
+        with self._journal.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?)", (self._uuid, index, *fingerprint))
+
+    def remember(self, url: str, validator: str) -> None:
+        """What the server at `url` calls this state of the file (an ETag or a date)."""
+        with self._journal.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO validators VALUES (?, ?, ?)", (self._uuid, url, validator))
+
+    def forget(self) -> None:
+        """Nothing of the file is there any more."""
+        with self._journal.transaction() as db:
+            self._delete(db)
+
+    def _delete(self, db: sqlite3.Connection) -> None:
+        for table in ("spools", "ranges", "validators"):
+            db.execute(f"DELETE FROM {table} WHERE uuid = ?", (self._uuid,))  # noqa: S608  fixed names
+
+
+def _unfinished(
+    pool: str,
+    uuid: str,
+    sources: str | None,
+    channel: str | None,
+    zstream: int,
+    manifest: str,
+    wanted: int,
+    started_at: float,
+    touched_at: float,
+) -> UnfinishedImport:
+    replaced = None if sources is None else tuple(json.loads(sources))
+    spec = ImportSpec(uuid, pool, replaced, channel, bool(zstream))
+    return UnfinishedImport(spec, json.loads(manifest), bool(wanted), started_at, touched_at)
+
+
+def _failure(error: sqlite3.OperationalError, path: Path) -> ImgstoreError:
+    # Without inodes it cannot make the files that it has beside the database, and says something else.
+    cause = shortage.cause(path)
+    if error.sqlite_errorcode == sqlite3.SQLITE_FULL or cause:
+        return NoSpaceError(
+            f"there is no room left for the journal{cause}",
+            hint="free space where the daemon keeps its state",
+        )
+    return PoolError(f"the journal cannot be used: {error}", hint="look at the disk with the daemon's state")

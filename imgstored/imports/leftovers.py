@@ -1,0 +1,128 @@
+"""What imports leave behind: drops what an import's end does not keep, and sweeps up at a start. Blocks.
+
+In a pool that others change too, a partial may be what imgadm is receiving. So only the holder of the image's
+lock drops a partial.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from imgstored.errors import ImgstoreError
+from imgstored.manifest.names import UUID
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgstored.catalog.catalog import Catalog
+    from imgstored.catalog.image_locks import ImageLocks
+    from imgstored.imports.journal import Journal
+    from imgstored.imports.spec import ImportSpec
+    from imgstored.imports.state import Kept
+
+log = structlog.get_logger(__name__)
+
+#: What `spool_name` makes.
+_SPOOL_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9._-]*-{UUID.pattern}")
+
+
+def spool_name(pool: str, uuid: str) -> str:
+    """An image's name in the spool folder and in the journal."""
+    return f"{pool}-{uuid}"
+
+
+class Leftovers:
+    """The spools, the journal's rows and the pools' partials."""
+
+    def __init__(self, catalog: Catalog, journal: Journal, spools: Path, locks: ImageLocks) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._spools = spools
+        self._locks = locks
+
+    def drop(self, pool: str, uuid: str, kept: Kept, *, locked: bool) -> None:
+        """Drops what an import leaves and its end does not keep.
+
+        `locked` says whether the caller has the image's lock; so below.
+        """
+        if not kept.partial:
+            self._abandon(pool, uuid, locked=locked)
+        if not kept.download:
+            self._drop_spool(spool_name(pool, uuid))
+        if not kept.journal:
+            self._journal.end(pool, uuid)
+        elif not kept.wanted:
+            self._journal.park(pool, uuid)
+
+    def _abandon(self, pool: str, uuid: str, *, locked: bool) -> None:
+        keeper = self._catalog.pool(pool)
+        if locked or not keeper.shared:
+            keeper.abandon(uuid)
+            self._catalog.reconcile(pool, uuid)
+            return
+        with self._locks.tried(uuid) as ours:
+            if ours:
+                keeper.abandon(uuid)
+                self._catalog.reconcile(pool, uuid)
+            else:
+                log.info("somebody is at work on an image: its partial is left alone", uuid=uuid, pool=pool)
+
+    def _forget(self, pool: str, uuid: str) -> None:
+        """Drops the download and the journal's row, but no partial."""
+        self._drop_spool(spool_name(pool, uuid))
+        self._journal.end(pool, uuid)
+
+    def _drop_spool(self, name: str) -> None:
+        (self._spools / name).unlink(missing_ok=True)
+        self._journal.ranges(name).forget()
+
+    def sweep(self, keep_seconds: float) -> list[ImportSpec]:
+        """Drops what belongs to no import that goes on or may go on; returns the specs of those that go on.
+
+        It also drops partial downloads that nobody has asked for again in `keep_seconds`.
+        """
+        going_on = []
+        kept: set[str] = set()
+        for unfinished in self._journal.imports():
+            pool, uuid = unfinished.spec.key
+            too_old = time.time() - unfinished.touched_at > keep_seconds
+            if pool not in self._catalog.pools or self._catalog.find(pool, uuid) is not None:
+                self._forget(pool, uuid)
+            elif unfinished.wanted:
+                going_on.append(unfinished.spec)
+                kept.add(spool_name(pool, uuid))
+            elif too_old:
+                log.info("dropping a partial download that nobody asked for again", uuid=uuid, pool=pool)
+                self._forget(pool, uuid)
+            else:
+                kept.add(spool_name(pool, uuid))
+        self._sweep_pools({spec.key for spec in going_on})
+        self._sweep_spools(kept)
+        self._catalog.sweep(self._locks)
+        return going_on
+
+    def _sweep_pools(self, going_on: set[tuple[str, str]]) -> None:
+        for name, pool in self._catalog.pools.items():
+            for uuid in pool.partials():
+                if (name, uuid) not in going_on:
+                    self._sweep_partial(name, uuid)
+
+    def _sweep_partial(self, pool: str, uuid: str) -> None:
+        log.info("dropping a half-received image", uuid=uuid, pool=pool)
+        try:
+            self._abandon(pool, uuid, locked=False)
+        except ImgstoreError as error:
+            # Such as one that is being looked at: the next start tries again.
+            log.error("a half-received image cannot be dropped", uuid=uuid, pool=pool, error=error.message)
+
+    def _sweep_spools(self, kept: set[str]) -> None:
+        for name in self._journal.spooled() - kept:
+            self._journal.ranges(name).forget()
+        for path in self._spools.iterdir():
+            if path.name not in kept and _SPOOL_NAME.fullmatch(path.name):
+                log.info("dropping a spool that belongs to no import", name=path.name)
+                path.unlink(missing_ok=True)

@@ -1,0 +1,458 @@
+"""The manager of imports: from a request to the imports that fulfil it, and again after a restart.
+
+A request plans the ancestry of its image, joins the imports under way and starts the others, and then follows
+them. Imports are shared: a hundred requests for one image are one import. Only trio's thread touches the
+manager's state.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+
+from imgstored import import_id
+from imgstored.errors import (
+    CancelledError,
+    ImageNotInstalledError,
+    ImgstoreError,
+    OriginNotInstalledError,
+    UsageError,
+)
+from imgstored.events.notifications import (
+    AlreadyInstalled,
+    AncestorInstalled,
+    GatheringAncestry,
+    Importing,
+    Installing,
+    Planned,
+)
+from imgstored.events.request import Request
+from imgstored.events.stream import Action, CacheHit, Refused, Requester
+from imgstored.http.location import public
+from imgstored.imports.import_ import FromFile, Import
+from imgstored.imports.plan import Plan
+from imgstored.imports.spec import ImportSpec
+from imgstored.imports.table import ImportTable
+from imgstored.manifest import check_uuid, load
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    from imgstored.catalog.catalog import InstalledImage
+    from imgstored.catalog.deletions import Deletions
+    from imgstored.catalog.refresh import Refresh
+    from imgstored.events.stream import EventStream
+    from imgstored.imports.plan import State
+    from imgstored.imports.resources import Resources
+    from imgstored.manifest import Manifest
+    from imgstored.manifest.platform import Platform
+    from imgstored.sources.search import Found
+    from imgstored.sources.source_set import SourceSet
+
+log = structlog.get_logger(__name__)
+
+#: Images that one request may name.
+MAX_IMAGES: Final = 1000
+
+#: Seconds until an unfinished import is tried again while no source answers: at first, and at most.
+_FIRST_PAUSE: Final = 5.0
+_LAST_PAUSE: Final = 600.0
+
+#: Requests the imports that an earlier daemon did not finish.
+_AFTER_RESTART: Final = Requester("imgstored (after a restart)")
+
+
+class Imports:
+    """All imports of the daemon. `run` must be running for one to be requested."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        sources: SourceSet,
+        refresh: Refresh,
+        deletions: Deletions,
+        events: EventStream,
+        platform: Platform | None = None,
+    ) -> None:
+        self._resources = resources
+        self._catalog = resources.catalog
+        self._sources = sources
+        self._refresh = refresh
+        self._deletions = deletions
+        self._events = events
+        self._platform = platform
+        self._table = ImportTable(events)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs until it is cancelled; begins with what the last daemon left unfinished."""
+        sweep, keep = self._resources.leftovers.sweep, self._resources.limits.keep_partial_seconds
+        unfinished = await trio.to_thread.run_sync(sweep, keep)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._table.run)
+            for spec in unfinished:
+                nursery.start_soon(self._go_on, spec)
+            task_status.started()
+
+    def stop(self) -> None:
+        """Starts no more imports. Imports that end from now on keep what they have, and go on next time."""
+        self._table.stop()
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All imports under way, as the protocol's *job*."""
+        return self._table.jobs()
+
+    def fetched(self) -> dict[Action, Mapping[str, int]]:
+        """The bytes that each import has fetched so far, by source."""
+        return self._table.fetched()
+
+    def cloned_from(self, pool: str, uuid: str) -> list[str]:
+        """The names of the partials that are being cloned from an image, or about to be."""
+        return self._table.cloned_from(pool, uuid)
+
+    # -- what clients request --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def request(
+        self,
+        uuids: Sequence[str],
+        *,
+        requester: Requester,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+        zstream: bool = False,
+    ) -> AsyncIterator[Request]:
+        """Imports images for a client, and gives the events. Leaving the block ends the client's interest.
+
+        With `zstream` the sources' files are streams as they are now, of which the manifests say nothing.
+        Raises `UsageError`, `InvalidUUIDError`, `PoolNotFoundError`.
+        """
+        if not 0 < len(uuids) <= MAX_IMAGES:
+            raise UsageError(
+                f"{len(uuids)} images are named", hint=f"name at least one, and at most {MAX_IMAGES}"
+            )
+        for uuid in uuids:
+            check_uuid(uuid)
+        name = self._catalog.pool(pool).name
+        replaced = None if sources is None else tuple(sources)
+        specs = [ImportSpec(uuid, name, replaced, channel, zstream) for uuid in dict.fromkeys(uuids)]
+        async with self._import(specs, requester) as request:
+            yield request
+
+    @asynccontextmanager
+    async def install(
+        self,
+        manifest: Mapping[str, Any],
+        fd: int,
+        *,
+        requester: Requester,
+        pool: str | None = None,
+        path: str = "the file",
+    ) -> AsyncIterator[Request]:
+        """Installs the image file that a client has open as `fd`. `path` is for messages only."""
+        if isinstance(uuid := manifest.get("uuid"), str):
+            check_uuid(uuid)  # imgadm says this first, and nothing else
+        loaded = load(_dated(manifest), rules="install")
+        spec = ImportSpec(loaded.uuid, self._catalog.pool(pool).name)
+
+        async def work(request: Request) -> None:
+            await self._refresh.pool(spec.pool)
+            installing = await self._want_file(request, spec, loaded, FromFile(fd, path), requester)
+            await self._table.follow(request, [] if installing is None else [installing])
+
+        async with self._running(requester.client, work) as request:
+            yield request
+
+    @asynccontextmanager
+    async def watch(self, uuid: str | None) -> AsyncIterator[Request]:
+        """Gives the events of all imports, or those of one image's until they have ended."""
+        if uuid is not None:
+            check_uuid(uuid)
+
+        async def work(request: Request) -> None:
+            if uuid is None:
+                await self._table.follow_all(request)
+                return
+            imports = self._table.of_image(uuid)
+            if not imports and not self._installed_anywhere(uuid):
+                raise ImageNotInstalledError(uuid, self._catalog.pool(None).name)
+            for each in imports:
+                each.follow(request)
+            await self._table.follow(request, imports)
+
+        async with self._running("", work) as request:
+            yield request
+
+    async def cancel(self, uuid: str) -> None:
+        """Cancels an image's imports, whoever wants them."""
+        check_uuid(uuid)
+        imports = self._table.of_image(uuid)
+        if not imports:
+            if self._installed_anywhere(uuid):
+                raise UsageError(
+                    f'image "{uuid}" is installed, not being imported',
+                    hint="`imgctl jobs` lists what is under way",
+                )
+            raise ImageNotInstalledError(uuid, self._catalog.pool(None).name)
+        for each in imports:
+            each.cancel("it was cancelled")
+            await each.finished.wait()
+
+    def plan(self, spec: ImportSpec) -> Plan:
+        """The plan for an image, still to be filled in. Reads the state of the pool whenever it is asked."""
+        return Plan(spec, lambda uuid: self._state(spec.pool, uuid), self._platform)
+
+    # -- one request -----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _import(self, specs: Sequence[ImportSpec], requester: Requester) -> AsyncIterator[Request]:
+        async def work(request: Request) -> None:
+            await self._refresh.pool(specs[0].pool)
+            wanted = [await self._want(request, spec, requester) for spec in specs]
+            await self._table.follow(request, [each for each in wanted if each is not None])
+
+        async with self._running(requester.client, work) as request:
+            yield request
+
+    @asynccontextmanager
+    async def _running(
+        self, client: str, work: Callable[[Request], Awaitable[None]]
+    ) -> AsyncIterator[Request]:
+        """Runs `work` alongside the block that reads the events, until either has ended."""
+        request = Request(client)
+        ended = trio.Event()
+
+        async def serve() -> None:
+            try:
+                with request.scope:
+                    await request.run(lambda: work(request))
+            finally:
+                self._table.let_go(request)
+                request.end(CancelledError("imgstored is stopping", hint="it goes on when it is back"))
+                ended.set()
+
+        self._table.nursery.start_soon(serve)
+        try:
+            yield request
+        finally:
+            request.scope.cancel()
+            with trio.CancelScope(shield=True):
+                await ended.wait()
+
+    async def _want(self, request: Request, spec: ImportSpec, requester: Requester) -> Import | None:
+        """The import of the image, which the request has joined; None when the image is installed."""
+        wanted = await self._joinable(spec)
+        if self._is_installed(request, spec):
+            return None
+        if wanted is None:
+            log_id = import_id.fresh()
+            with import_id.bound(log_id):
+                try:
+                    wanted = await self._start(request, spec, requester, log_id)
+                except ImgstoreError as error:
+                    action = Action("import", spec.uuid, "", "", spec.pool, import_id=log_id)
+                    self._refuse(action, requester, error)
+                    raise
+            if wanted is None:
+                return None
+        else:
+            manifest, source = wanted.manifest, wanted.action.source
+            request.emit(Importing(spec.uuid, manifest.name, manifest.version, source or "a local file"))
+        if wanted.clients:
+            self._events.publish(CacheHit("joined"))
+            log.debug("joined", uuid=spec.uuid, client=requester.client, import_id=wanted.import_id)
+        self._join(request, wanted)
+        return wanted
+
+    async def _start(
+        self, request: Request, spec: ImportSpec, requester: Requester, log_id: str
+    ) -> Import | None:
+        """Plans the image's ancestry, and starts what there is to do; None if the image is there by then."""
+        plan = self.plan(spec)
+        await self._walk(request, plan, log_id)
+        while (ending := self._cancelled_in(plan)) is not None:
+            await ending.finished.wait()
+            if plan.steps[-1].state == "under-way":
+                plan.look_again()
+                await self._walk(request, plan, log_id)
+        if plan.base is not None:
+            request.emit(AncestorInstalled(plan.base))
+        if plan.refusals:
+            raise plan.refusals[0]
+        # From here to the end nothing is awaited: what there is to do cannot change before it is started.
+        for found in plan.to_do():
+            self._table.start(self._import_of(spec, found), requester)
+        installed = self._catalog.find(*spec.key)
+        if installed is not None:
+            request.emit(AlreadyInstalled(spec.uuid, installed.text("name"), installed.text("version")))
+            return None
+        return self._table.get(spec.key)
+
+    async def _walk(self, request: Request, plan: Plan, log_id: str) -> None:
+        """Fills in the plan, down to an image that is installed or under way."""
+        spec = plan.spec
+        while (uuid := plan.next()) is not None:
+            head = uuid == spec.uuid
+            found = await self._find(spec.of(uuid), log_id if head else import_id.fresh(), active=head)
+            plan.add(found)
+            if head:
+                named, source = found.manifest, public(found.source.url)
+                request.emit(Importing(uuid, named.name, named.version, source, spec.channel))
+                request.emit(GatheringAncestry(uuid))
+
+    def _cancelled_in(self, plan: Plan) -> Import | None:
+        """An import of the plan's images that was cancelled, and is still cleaning up."""
+        imports = (self._table.get((plan.spec.pool, step.uuid)) for step in plan.steps)
+        return next((each for each in imports if each is not None and each.cancelled), None)
+
+    def _import_of(self, spec: ImportSpec, found: Found) -> Import:
+        """The import of an image that a source has; its origin's import is in the table, if there is one."""
+        manifest, locations = found.manifest, found.locations
+        origin = manifest.origin
+        if spec.zstream:
+            # Another source may have made another stream of the image.
+            manifest, locations = replace(manifest, file=None), locations[:1]
+        return Import(
+            spec.of(manifest.uuid),
+            manifest,
+            locations,
+            resources=self._resources,
+            events=self._events,
+            origin=None if origin is None else self._table.get((spec.pool, origin)),
+            source=public(found.source.url),
+            import_id=found.import_id or import_id.fresh(),
+        )
+
+    async def _want_file(
+        self, request: Request, spec: ImportSpec, manifest: Manifest, given: FromFile, requester: Requester
+    ) -> Import | None:
+        """The import of an image whose file is given, as `_want`."""
+        wanted = await self._joinable(spec)
+        if self._is_installed(request, spec):
+            return None
+        if wanted is None:
+            log_id = import_id.fresh()
+            try:
+                self._check_origin(spec.pool, manifest.origin)
+            except ImgstoreError as error:
+                named = manifest.name, manifest.version
+                action = Action("install", spec.uuid, *named, spec.pool, import_id=log_id)
+                self._refuse(action, requester, error)
+                raise
+            self._table.check_running()
+            wanted = Import(
+                spec,
+                manifest,
+                # The client may leave, and close its file, while others still want the image.
+                FromFile(os.dup(given.fd), given.path),
+                resources=self._resources,
+                events=self._events,
+                import_id=log_id,
+            )
+            self._table.start(wanted, requester)
+        else:
+            self._events.publish(CacheHit("joined"))
+        request.emit(Installing(manifest.uuid, manifest.name, manifest.version))
+        wanted.follow(request)
+        wanted.join(request, requester.client)
+        return wanted
+
+    async def _joinable(self, spec: ImportSpec) -> Import | None:
+        """The image's import, or None, once no deletion and no cancelled import of it is under way."""
+        while True:
+            wanted = await self._table.joinable(spec.key)
+            if not self._deletions.under_way(spec.key):
+                return wanted
+            await self._deletions.wait_for(spec.key)
+
+    def _check_origin(self, pool: str, origin: str | None) -> None:
+        if origin is not None and self._catalog.find(pool, origin) is None:
+            raise OriginNotInstalledError(
+                f'origin image "{origin}" is not installed in pool "{pool}"',
+                hint=f"install it first: `imgctl import {origin}`",
+            )
+
+    def _join(self, request: Request, wanted: Import) -> None:
+        """The request follows the import and those of its ancestors, and wants the import."""
+        chain = list(wanted.chain())
+        sizes = [each.total for each in chain]
+        request.emit(Planned(len(chain), None if None in sizes else sum(size or 0 for size in sizes)))
+        for each in chain:
+            each.follow(request)
+        wanted.join(request, request.client)
+
+    def _refuse(self, action: Action, requester: Requester, error: ImgstoreError) -> None:
+        """Publishes that an import failed before it began."""
+        # An import of an earlier daemon is tried again and again.
+        if requester is not _AFTER_RESTART:
+            self._events.publish(Refused(action, requester, error))
+
+    # -- after a restart -------------------------------------------------------------------------------------
+
+    async def _go_on(self, spec: ImportSpec) -> None:
+        """Imports what an earlier daemon did not finish; tries again while no source answers.
+
+        It gives up once the journal does not have the import as wanted any more.
+        """
+        log.info("going on with an unfinished import", uuid=spec.uuid, pool=spec.pool)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with self._import([spec], _AFTER_RESTART) as request:
+                    async for _ in request:
+                        continue
+            except ImgstoreError as error:
+                if not self._is_unfinished(spec):
+                    log.warning("gave up an unfinished import", uuid=spec.uuid, error=error.message)
+                    return
+                log.warning("an unfinished import waits", uuid=spec.uuid, error=error.message, seconds=pause)
+            else:
+                return
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LAST_PAUSE)
+
+    def _is_unfinished(self, spec: ImportSpec) -> bool:
+        unfinished = self._resources.journal.imports()
+        return any(each.spec.key == spec.key and each.wanted for each in unfinished)
+
+    # -- what there is ---------------------------------------------------------------------------------------
+
+    def _state(self, pool: str, uuid: str) -> State:
+        if self._catalog.find(pool, uuid) is not None:
+            return "deleting" if self._deletions.under_way((pool, uuid)) else "installed"
+        return "missing" if self._table.get((pool, uuid)) is None else "under-way"
+
+    def _is_installed(self, request: Request, spec: ImportSpec) -> bool:
+        image = self._catalog.find(*spec.key)
+        if image is not None:
+            self._events.publish(CacheHit("installed"))
+            request.emit(AlreadyInstalled(spec.uuid, image.text("name"), image.text("version")))
+        return image is not None
+
+    def _installed_anywhere(self, uuid: str) -> InstalledImage | None:
+        return next((image for image in self._catalog.all() if image.uuid == uuid), None)
+
+    # -- in the sources --------------------------------------------------------------------------------------
+
+    async def _find(self, spec: ImportSpec, log_id: str, *, active: bool) -> Found:
+        """The image in the sources of the spec. Concurrent callers share one search, and its error."""
+        with import_id.bound(log_id):
+            return await self._sources.find_shared(
+                spec.uuid,
+                active=active,
+                sources=spec.sources,
+                channel=spec.channel,
+                nursery=self._table.nursery,
+            )
+
+
+def _dated(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest, published now if it does not say when (as imgadm does)."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {**manifest, "published_at": manifest.get("published_at") or now}

@@ -1,0 +1,119 @@
+"""From a spec to the imports that it takes: the image, and each ancestor that is not installed. Pure: no I/O.
+
+A plan is filled in step by step, because what there is to do depends on the manifests of the sources:
+
+    while (uuid := plan.next()) is not None:
+        plan.add(await find(uuid))
+
+The walk goes from the image to its origin, and so on, and ends at the first image that is installed or under
+way. An import executes the plan: it starts what `to_do` lists. A dry run renders the plan's steps and
+refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from imgstored.errors import ImgstoreError, InvalidManifestError, OriginNotInstalledError
+from imgstored.http.location import public
+from imgstored.manifest.platform import Platform, check_platform
+
+if TYPE_CHECKING:
+    from imgstored.imports.spec import ImportSpec
+    from imgstored.sources.search import Found
+
+#: As IMGAPI servers allow at most.
+MAX_ANCESTRY = 100
+
+#: How an image of the spec's pool is at the moment. One that is being deleted is still installed.
+State = Literal["installed", "deleting", "under-way", "missing"]
+StateOf = Callable[[str], State]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One image of the ancestry; what a source has of it, where it is missing."""
+
+    uuid: str
+    state: State
+    found: Found | None = None
+
+
+class Plan:
+    """The walk over one ancestry, and what comes of it."""
+
+    def __init__(self, spec: ImportSpec, state_of: StateOf, platform: Platform | None = None) -> None:
+        self.spec = spec
+        self.steps: list[Step] = []  #: the image first, then its origin, and so on
+        self.refusals: list[ImgstoreError] = []  #: what would refuse the import, in the order of the steps
+        self._state_of = state_of
+        self._platform = platform
+        self._next: str | None = spec.uuid
+
+    def next(self) -> str | None:
+        """The uuid of the image to look for next; None at the end of the walk.
+
+        Raises `InvalidManifestError` for an ancestry without an end.
+        """
+        uuid = self._next
+        if uuid is None:
+            return None
+        state = self._state_of(uuid)
+        if state != "missing":
+            self.steps.append(Step(uuid, state))
+            self._next = None
+            return None
+        if len(self.steps) >= MAX_ANCESTRY or any(step.uuid == uuid for step in self.steps):
+            raise self._endless(uuid)
+        return uuid
+
+    def add(self, found: Found) -> None:
+        """Takes what a source has of the image that `next` asked for."""
+        manifest = found.manifest
+        self.steps.append(Step(manifest.uuid, "missing", found))
+        self._next = manifest.origin
+        try:
+            check_platform(manifest, self._platform)
+        except ImgstoreError as error:
+            self.refusals.append(error)
+
+    def look_again(self) -> None:
+        """Takes back the last step, which was under way and is not any more: the walk goes on from there."""
+        self._next = self.steps.pop().uuid
+
+    @property
+    def base(self) -> str | None:
+        """The installed ancestor that the walk ended at; None where there is none."""
+        last = self.steps[-1]
+        return last.uuid if len(self.steps) > 1 and last.state in ("installed", "deleting") else None
+
+    def to_do(self) -> list[Found]:
+        """The images to import, each after its origin; looks again at what there is now.
+
+        Raises `OriginNotInstalledError` for an image whose origin was deleted since the walk.
+        """
+        starting: dict[str, Found] = {}
+        for step in reversed(self.steps):
+            if step.found is None or self._state_of(step.uuid) != "missing":
+                continue
+            origin = step.found.manifest.origin
+            if origin is not None and origin not in starting and not self._may_be_cloned(origin):
+                raise OriginNotInstalledError(
+                    f'origin image "{origin}" of image "{step.uuid}" was deleted meanwhile',
+                    hint="ask again: it is then imported too",
+                )
+            starting[step.uuid] = step.found
+        return list(starting.values())
+
+    def _may_be_cloned(self, uuid: str) -> bool:
+        return self._state_of(uuid) in ("installed", "under-way")
+
+    def _endless(self, origin: str) -> InvalidManifestError:
+        head = self.steps[0].found
+        assert head is not None
+        return InvalidManifestError(
+            f'image "{self.spec.uuid}" has an endless ancestry at origin "{origin}"',
+            hint=f"the manifests at {public(head.source.url)} are wrong; tell whoever runs it",
+        )

@@ -1,0 +1,119 @@
+"""What all imports share: the pools and their files, limits and slots, and the check of free space."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgstored.errors import NoSpaceError
+from imgstored.imports.leftovers import Leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from imgstored.catalog.catalog import Catalog, View
+    from imgstored.catalog.image_locks import ImageLocks
+    from imgstored.catalog.receipts import Receipts
+    from imgstored.imports.journal import Journal
+    from imgstored.pools.base import Pool
+    from imgstored.transfer.decompress import DecompressLimits
+    from imgstored.transfer.download import DownloadLimits
+
+#: Bytes of a stream between two checks of the pool.
+_EVERY = 64 << 20
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImportLimits:
+    """Bounds on the imports at the same time, and on what one image may take. Sizes in bytes.
+
+    All of it is configured: the defaults are in `LimitsTable`.
+    """
+
+    imports: int
+    min_free: int
+    keep_partial_seconds: float
+    download: DownloadLimits
+    decompress: DecompressLimits
+
+
+class Resources:
+    """Made once a daemon; its attributes are read-only."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        journal: Journal,
+        spools: Path,
+        view: View,
+        locks: ImageLocks,
+        limits: ImportLimits,
+        *,
+        receipts: Receipts | None = None,
+    ) -> None:
+        """`spools` is the folder of the files that are being downloaded."""
+        self.catalog = catalog
+        self.journal = journal
+        self.spools = spools
+        self.view = view
+        self.locks = locks
+        self.receipts = receipts
+        self.leftovers = Leftovers(catalog, journal, spools, locks)
+        self.reconfigure(limits)
+
+    def reconfigure(self, limits: ImportLimits) -> None:
+        """Sets new limits. Imports that already hold a slot keep it."""
+        self.limits = limits
+        self.free_space = FreeSpace(self.spools, limits.min_free)
+        self.download_slots = trio.CapacityLimiter(limits.imports)
+        # A receive needs no download slot once its bytes are there, and must not take one from a download.
+        self.receive_slots = trio.CapacityLimiter(2 * limits.imports)
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSpace:
+    """Checks the free space of file systems and pools. `min_free` bytes stay free in each."""
+
+    folder: Path  #: where files are spooled
+    min_free: int
+
+    def free(self) -> int:
+        """Free bytes in the folder. Blocks briefly."""
+        status = os.statvfs(self.folder)
+        return status.f_bavail * status.f_frsize
+
+    def check_spool(self, to_come: int) -> None:
+        """Raises `NoSpaceError` unless `to_come` bytes still fit into the folder. Blocks briefly."""
+        free = self.free()
+        if to_come and free - to_come < self.min_free:
+            raise self._shortage(f"in {self.folder}", to_come, free)
+
+    def check_pool(self, pool: Pool, at_least: int) -> None:
+        """Raises `NoSpaceError` unless a stream of `at_least` bytes fits into the pool. Blocks."""
+        free = pool.space().available
+        if free - at_least < self.min_free:
+            raise self._shortage(f'in pool "{pool.name}"', at_least, free)
+
+    def watched(self, stream: Iterator[bytes | memoryview], pool: Pool) -> Iterator[bytes | memoryview]:
+        """Yields the stream's pieces; raises `NoSpaceError` once the pool is full. Blocks."""
+        due = 0
+        for piece in stream:
+            due -= len(piece)
+            if due < 0:
+                self.check_pool(pool, 0)
+                due = _EVERY
+            yield piece
+
+    def _shortage(self, where: str, wanted: int, free: int) -> NoSpaceError:
+        return NoSpaceError(
+            f"not enough room {where}: {wanted / _MIB:.1f} MiB to come, {free / _MIB:.1f} MiB free"
+            f" ({self.min_free / _MIB:.0f} MiB are kept free)",
+            hint="delete images that are not needed (`imgctl list`), or make room otherwise",
+            data={"wanted": wanted, "free": free, "min_free": self.min_free},
+        )

@@ -1,0 +1,168 @@
+"""The table of imports: which are under way, who follows them, and how fast they come."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from imgstored import import_id
+from imgstored.errors import CancelledError
+from imgstored.events.request import PROGRESS_INTERVAL, Request
+from imgstored.imports.progress import EVERY, Gauge, ProgressMeter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from imgstored.catalog.catalog import Key
+    from imgstored.events.stream import Action, EventStream, Requester
+    from imgstored.imports.import_ import Import
+
+
+class ImportTable:
+    """All imports under way, by pool and uuid. `run` must be running for one to be started.
+
+    Only trio's thread touches it. What is looked up here cannot change before the next await.
+    """
+
+    def __init__(self, events: EventStream) -> None:
+        self._events = events
+        self._imports: dict[Key, Import] = {}
+        self._gauges: dict[Key, Gauge] = {}
+        self._some = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._stopping = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs the imports until it is cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await self._sample()
+        finally:
+            self._nursery = None
+
+    def stop(self) -> None:
+        """Starts no more imports. Imports that end from now on keep what they have, and go on next time."""
+        self._stopping = True
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """The nursery of work that outlives a request. Raises `CancelledError` while there is none."""
+        if self._nursery is None or self._stopping:
+            raise CancelledError("imgstored is stopping", hint="try again in a moment")
+        return self._nursery
+
+    def check_running(self) -> None:
+        """Raises `CancelledError` where no import can be started."""
+        _ = self.nursery
+
+    # -- the imports -----------------------------------------------------------------------------------------
+
+    def get(self, key: Key) -> Import | None:
+        """The import of an image, or None."""
+        return self._imports.get(key)
+
+    async def joinable(self, key: Key) -> Import | None:
+        """The import of an image, or None; waits while one that was cancelled is still cleaning up."""
+        while (found := self._imports.get(key)) is not None and found.cancelled:
+            await found.finished.wait()
+        return found
+
+    def of_image(self, uuid: str) -> list[Import]:
+        """The imports of an image, into whatever pool."""
+        return [each for each in self._imports.values() if each.uuid == uuid]
+
+    def cloned_from(self, pool: str, origin: str) -> list[str]:
+        """The names of the partials whose origin is that image."""
+        return [
+            f"{pool}/{each.uuid}-partial"
+            for each in self._imports.values()
+            if each.spec.pool == pool and each.manifest.origin == origin
+        ]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All imports as the protocol's *job*."""
+        now = trio.current_time()
+        return [
+            {**each.as_job(), **asdict(self._gauges[key].read(each.sample(), now))}
+            for key, each in self._imports.items()
+        ]
+
+    def fetched(self) -> dict[Action, Mapping[str, int]]:
+        """The bytes that each import has fetched so far, by source."""
+        return {each.action: each.fetched for each in self._imports.values()}
+
+    def start(self, started: Import, requester: Requester) -> None:
+        """Starts an import. Nobody wants it yet: the caller joins it before the next await."""
+        nursery = self.nursery
+        key = started.spec.key
+        self._imports[key] = started
+        self._gauges[key] = Gauge()
+        self._gauges[key].sample(started.sample(), trio.current_time())
+        self._some.set()
+        with import_id.bound(started.import_id):
+            nursery.start_soon(self._run, started)
+        started.begin(requester)
+
+    async def _run(self, running: Import) -> None:
+        try:
+            await running.run(lambda: self._stopping)
+        finally:
+            # Nothing was awaited since it ended: whoever waits for that finds it gone.
+            del self._imports[running.spec.key], self._gauges[running.spec.key]
+            if not self._imports:
+                self._some = trio.Event()
+
+    async def _sample(self) -> None:
+        """Takes a sample of each import every second, while there are any."""
+        while True:
+            await self._some.wait()
+            now = trio.current_time()
+            for key, each in self._imports.items():
+                self._gauges[key].sample(each.sample(), now)
+            await trio.sleep(EVERY)
+
+    # -- who follows them ------------------------------------------------------------------------------------
+
+    async def follow(self, request: Request, imports: Sequence[Import]) -> None:
+        """Reports progress until all imports have ended.
+
+        Raises the first one's error, with those of the others in its data.
+        """
+        async with trio.open_nursery() as nursery:
+            chain = list(dict.fromkeys(below for each in imports for below in each.chain()))
+            if chain:
+                nursery.start_soon(_report, request, lambda: chain)
+            for each in imports:
+                await each.finished.wait()
+            nursery.cancel_scope.cancel()
+        errors = [each.error for each in imports if each.error is not None]
+        if errors:
+            errors[0].data.setdefault("others", [error.as_wire() for error in errors[1:]])
+            raise errors[0]
+
+    async def follow_all(self, request: Request) -> None:
+        """Reports what happens to all imports, also to later ones, until it is cancelled."""
+        for each in self._imports.values():
+            each.replay(request)
+        self._events.subscribe(request.hear)
+        try:
+            await _report(request, self._imports.values)
+        finally:
+            self._events.unsubscribe(request.hear)
+
+    def let_go(self, request: Request) -> None:
+        """Ends a request's interest in all imports."""
+        for each in list(self._imports.values()):
+            self._events.unsubscribe(request.hear, each.action)
+            each.leave(request)
+
+
+async def _report(request: Request, imports: Callable[[], Iterable[Import]]) -> None:
+    meter = ProgressMeter()
+    while True:
+        request.emit(meter.read([each.progress() for each in imports()], trio.current_time()))
+        await trio.sleep(PROGRESS_INTERVAL)

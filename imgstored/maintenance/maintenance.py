@@ -1,0 +1,256 @@
+"""Maintenance: brings the manifests of installed images up to date, and finds images that nobody needs."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+
+from imgstored import shortage
+from imgstored.errors import (
+    ConfigError,
+    ImageNotFoundError,
+    ImgstoreError,
+    NoSourcesError,
+    PoolError,
+    UsageError,
+)
+from imgstored.events.notifications import (
+    Left,
+    ManifestUpdated,
+    NotInSources,
+    OriginalUnknown,
+    SnapshotRenamed,
+    UpdateFailed,
+)
+from imgstored.http.location import public
+from imgstored.maintenance.differences import changed_fields, original_snapshot
+from imgstored.maintenance.vacuum import Candidate, Rule, to_delete
+from imgstored.manifest import check_uuid
+from imgstored.pools.base import Use
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Collection,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
+
+    from imgstored.catalog.catalog import Catalog, InstalledImage, Key, View
+    from imgstored.catalog.image_locks import ImageLocks
+    from imgstored.catalog.refresh import Refresh
+    from imgstored.events.notifications import Event
+    from imgstored.sources.search import Found
+    from imgstored.sources.source_set import SourceSet
+
+log = structlog.get_logger(__name__)
+
+#: A dataset without @final, and its snapshots with their guids.
+_Unnamed = dict["Key", "Mapping[str, int]"]
+
+
+class Maintenance:
+    """For trio's thread; what blocks runs in other threads."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        sources: SourceSet,
+        locks: ImageLocks,
+        view: View,
+        refresh: Refresh,
+        expecting: Callable[[str, str], Sequence[str]],
+    ) -> None:
+        """`expecting` names what is about to be cloned from an image (pool, uuid)."""
+        self._catalog = catalog
+        self._sources = sources
+        self._locks = locks
+        self._view = view
+        self._refresh = refresh
+        self._expecting = expecting
+
+    # -- updating manifests ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def update(self, uuids: Sequence[str], *, dry_run: bool) -> AsyncIterator[AsyncIterator[Event]]:
+        """Brings the manifests of these images, or of all, up to date with the sources; gives the events.
+
+        An image that has no snapshot @final gets it, if the source says which one it is. What fails with one
+        image (`UpdateFailed`) does not keep others from being updated. With `dry_run` nothing is changed.
+        Raises `UsageError` for images that are not there.
+        """
+        for uuid in uuids:
+            check_uuid(uuid)
+        await self._refresh.all()
+        unnamed = await trio.to_thread.run_sync(self._unnamed, uuids)
+        keys = [(image.pool, image.uuid) for image in self._catalog.all()]
+        keys += [key for key in unnamed if key not in keys]
+        # Whoever received it is about to write its manifest, unless that was interrupted.
+        keys += [key for key in self._unfinished() if key[1] in uuids]
+        if unknown := [uuid for uuid in uuids if uuid not in {uuid for _, uuid in keys}]:
+            raise UsageError(f"no installed image with the given UUID(s): {', '.join(unknown)}")
+        wanted = [key for key in keys if not uuids or key[1] in uuids]
+        async with aclosing(self._update_all(wanted, unnamed, dry_run)) as events:
+            yield events
+
+    def _unfinished(self) -> list[Key]:
+        return [(name, uuid) for name in self._catalog.pools for uuid in self._catalog.unfinished(name)]
+
+    def _unnamed(self, uuids: Collection[str]) -> _Unnamed:
+        """Blocks. Machines are such datasets, too: only those that are named, or have a manifest, count."""
+        return {
+            (name, uuid): snapshots
+            for name, pool in self._catalog.pools.items()
+            for uuid, snapshots in pool.unnamed().items()
+            if uuid in uuids or self._catalog.installed_at(name, uuid) is not None
+        }
+
+    async def _update_all(
+        self, keys: Iterable[Key], unnamed: _Unnamed, dry_run: bool
+    ) -> AsyncGenerator[Event, None]:
+        for pool, uuid in keys:
+            events: list[Event] = []
+            try:
+                found = await self._sources.find(uuid, active=False)
+                await self._update(pool, found, unnamed.get((pool, uuid)), dry_run, events)
+            except ImageNotFoundError:
+                events.append(NotInSources(uuid))
+            except (NoSourcesError, ConfigError):
+                raise
+            except ImgstoreError as error:
+                log.warning("an image cannot be updated", pool=pool, uuid=uuid, error=error.message)
+                events.append(UpdateFailed(uuid, pool, error.as_wire()))
+            for event in events:
+                yield event
+
+    async def _update(
+        self,
+        pool: str,
+        found: Found,
+        snapshots: Mapping[str, int] | None,
+        dry_run: bool,
+        events: list[Event],
+    ) -> None:
+        uuid = found.manifest.uuid
+        async with self._locks.held(uuid):
+            known = self._catalog.find(pool, uuid) is not None or (pool, uuid) in self._unfinished()
+            if snapshots is None and not known:
+                return  # it was deleted meanwhile
+            old = await trio.to_thread.run_sync(self._catalog.manifest_of, pool, uuid)
+            fields = changed_fields(old, found.manifest.document)
+            if fields:
+                if not dry_run:
+                    await self._changed(pool, uuid, lambda: self._write(pool, found))
+                named = tuple(fields) if "name" in old else None
+                events.append(ManifestUpdated(uuid, pool, public(found.source.url), named))
+            if snapshots is None:
+                return
+            guid = None if found.manifest.file is None else found.manifest.file.dataset_guid
+            original = original_snapshot(uuid, snapshots, guid)
+            if original is None:
+                events.append(OriginalUnknown(uuid, pool))
+                return
+            if not dry_run:
+                await self._changed(pool, uuid, lambda: self._name(pool, uuid, original))
+            events.append(SnapshotRenamed(uuid, pool, original))
+
+    def _write(self, pool: str, found: Found) -> None:
+        manifest = found.manifest
+        try:
+            self._catalog.rewrite_manifest(pool, manifest.uuid, manifest.document, public(found.source.url))
+        except OSError as error:
+            raise PoolError(
+                f"the manifest of image {manifest.uuid} cannot be written: {shortage.why(error)}",
+                hint="look at the file system of imgadm's folder",
+            ) from error
+
+    def _name(self, pool: str, uuid: str, snapshot: str) -> None:
+        self._catalog.pool(pool).name_final(uuid, snapshot)
+
+    async def _changed(self, pool: str, uuid: str, change: Callable[[], None]) -> None:
+        """Makes the change, and shows it to every reader."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(change)
+            image = await trio.to_thread.run_sync(self._catalog.look_at, pool, uuid)
+            if image is None:
+                return  # not an image yet
+            self._catalog.add(image)
+            try:
+                await self._view.add(image)
+            except ImgstoreError as error:
+                log.error("an image cannot be shown in the view", uuid=uuid, error=error.message)
+
+    # -- vacuum ----------------------------------------------------------------------------------------------
+
+    async def vacuum(
+        self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
+    ) -> list[dict[str, Any]]:
+        """The images that nothing needs, in an order in which each can be deleted; deletes none.
+
+        As {uuid, zpool, name, version}. Not those that were installed within the last `older_than` seconds,
+        nor the `keep` newest of each name, nor what is held. An image without a manifest is left out, too: it
+        may be a machine; an event says so. Raises `PoolError`.
+        """
+        if keep < 0 or (older_than is not None and older_than < 0):
+            raise UsageError("neither an age nor a number of images is less than 0")
+        await self._refresh.all()
+        uses = {name: await self._catalog.ask(name, pool.uses) for name, pool in self._catalog.pools.items()}
+        clones, images = self._catalog.clones(), self._catalog.all()
+        dependents = {
+            (image.pool, image.uuid): (
+                *clones.get((image.pool, image.uuid), ()),
+                *self._expecting(image.pool, image.uuid),
+            )
+            for image in images
+        }
+        candidates = await trio.to_thread.run_sync(self._candidates, images, dependents, uses)
+        for each in candidates:
+            if each.unknown and not each.held and not each.dependents:
+                await tell(Left(each.uuid, each.pool, "no manifest"))
+        before = None if older_than is None else time.time() - older_than
+        chosen = to_delete(candidates, Rule(before, keep))
+        found = [self._catalog.find(*each.key) for each in chosen]
+        return [
+            {
+                "uuid": image.uuid,
+                "zpool": image.pool,
+                "name": image.text("name"),
+                "version": image.text("version"),
+            }
+            for image in found
+            if image is not None
+        ]
+
+    def _candidates(
+        self,
+        images: Iterable[InstalledImage],
+        dependents: Mapping[Key, Iterable[str]],
+        uses: Mapping[str, Mapping[str, Use]],
+    ) -> list[Candidate]:
+        """Looks when they were installed. Blocks."""
+        return [
+            self._candidate(
+                image, dependents[image.pool, image.uuid], uses[image.pool].get(image.uuid, Use())
+            )
+            for image in images
+        ]
+
+    def _candidate(self, image: InstalledImage, dependents: Iterable[str], use: Use) -> Candidate:
+        return Candidate(
+            pool=image.pool,
+            uuid=image.uuid,
+            name=image.text("name"),
+            published_at=image.text("published_at"),
+            installed_at=self._catalog.installed_at(image.pool, image.uuid),
+            dependents=frozenset((*dependents, *use.dependents)),
+            held=use.held,
+            unknown="name" not in image.manifest,
+        )

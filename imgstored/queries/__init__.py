@@ -1,0 +1,1 @@
+"""Answers what clients ask about images and the daemon; changes nothing."""

@@ -1,0 +1,178 @@
+"""A dry run: which images an import would bring, from where, how big, and what would refuse it.
+
+Renders the same plan that an import executes. It changes and starts nothing: it asks the sources, and only
+looks at everything else.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from imgstored.errors import ActiveImageNotFoundError, ImgstoreError, NoSpaceError
+from imgstored.http.location import shown
+from imgstored.imports.leftovers import spool_name
+from imgstored.imports.spec import ImportSpec
+from imgstored.manifest import check_uuid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgstored.catalog.catalog import Catalog
+    from imgstored.catalog.refresh import Refresh
+    from imgstored.imports.manager import Imports
+    from imgstored.imports.plan import Plan, Step
+    from imgstored.imports.resources import Resources
+    from imgstored.pools.base import Pool
+    from imgstored.sources.search import Found
+    from imgstored.sources.source_set import SourceSet
+
+Document = dict[str, Any]
+
+
+class DryRun:
+    """Answers `plan`. For trio's thread."""
+
+    def __init__(
+        self, catalog: Catalog, refresh: Refresh, sources: SourceSet, imports: Imports, resources: Resources
+    ) -> None:
+        self._catalog = catalog
+        self._refresh = refresh
+        self._sources = sources
+        self._imports = imports
+        self._resources = resources
+
+    async def plan(
+        self,
+        uuid: str,
+        *,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+    ) -> Document:
+        """The protocol's *plan* for an image, with its errors in `refusals`.
+
+        Raises `ImageNotFoundError` and its kind where no source has the image, and what keeps us from finding
+        that out.
+        """
+        check_uuid(uuid)
+        target = self._catalog.pool(pool)
+        await self._refresh.pool(target.name)
+        spec = ImportSpec(uuid, target.name, None if sources is None else tuple(sources), channel)
+        plan = self._imports.plan(spec)
+        images = await self._images(plan)
+        missing = [image for image in images if image["state"] == "missing"]
+        for image in missing:
+            image["present"] = await trio.to_thread.run_sync(self._present, target.name, image)
+        sizes = [image["size"] for image in missing]
+        known = sum(size or 0 for size in sizes)
+        to_come = max(0, known - sum(image["present"] for image in missing))
+        room = await self._free_space(plan, target, to_come, known)
+        return {
+            "uuid": uuid,
+            "pool": target.name,
+            "images": images,
+            "count": len(missing),
+            "size": None if None in sizes else known,
+            "to_come": to_come,
+            "room": room,
+            "refusals": [error.as_wire() for error in plan.refusals],
+        }
+
+    # -- which images ----------------------------------------------------------------------------------------
+
+    async def _images(self, plan: Plan) -> list[Document]:
+        """Fills in the plan; the image and its ancestors as the protocol has them."""
+        try:
+            while (uuid := plan.next()) is not None:
+                plan.add(await self._find(plan, uuid))
+        except ImgstoreError as error:
+            if not plan.steps:
+                raise
+            # An ancestor that an import would not find.
+            plan.refusals.append(error)
+        return [self._rendered(plan.spec.pool, step) for step in plan.steps]
+
+    async def _find(self, plan: Plan, uuid: str) -> Found:
+        """An image as an import would find it; one that is not active is refused, and shown all the same."""
+        find = partial(self._sources.find, uuid, sources=plan.spec.sources, channel=plan.spec.channel)
+        try:
+            return await find(active=uuid == plan.spec.uuid)
+        except ActiveImageNotFoundError as inactive:
+            try:
+                found = await find(active=False)
+            except ImgstoreError:
+                raise inactive from None
+            plan.refusals.append(inactive)
+            return found
+
+    def _rendered(self, pool: str, step: Step) -> Document:
+        if step.found is not None:
+            manifest = step.found.manifest
+            size = None if manifest.file is None else manifest.file.size
+            source = shown(step.found.source.url)
+            return _image(
+                step, manifest.name, manifest.version, origin=manifest.origin, source=source, size=size
+            )
+        if (installed := self._catalog.find(pool, step.uuid)) is not None:
+            name, version = installed.text("name"), installed.text("version")
+            return _image(step, name, version, origin=installed.origin, source=installed.source)
+        job = next(job for job in self._imports.jobs() if (job["pool"], job["uuid"]) == (pool, step.uuid))
+        about = {"source": job["source"], "size": job["total"], "present": job["done"]}
+        return _image(step, job["name"], job["version"], **about)
+
+    # -- whether they fit ------------------------------------------------------------------------------------
+
+    def _present(self, pool: str, image: Document) -> int:
+        """Bytes that an earlier try has left, and that are still to be checked."""
+        spooled = self._resources.journal.ranges(spool_name(pool, image["uuid"])).load()
+        if spooled is None or image["size"] not in (None, spooled.size):
+            return 0
+        ends = ((index + 1) * spooled.range_size for index in spooled.comparable())
+        return sum(min(end, spooled.size) - (end - spooled.range_size) for end in ends)
+
+    async def _free_space(self, plan: Plan, pool: Pool, to_come: int, at_least: int) -> Document:
+        """Free bytes in the spool and in the pool. A shortage is a refusal. Raises `PoolError`.
+
+        How much an image takes in a pool shows only while it is received: not less than its file, mostly.
+        """
+        free_space = self._resources.free_space
+
+        def look() -> Document:
+            checks = (
+                partial(free_space.check_spool, to_come),
+                partial(free_space.check_pool, pool, at_least),
+            )
+            for check in checks if at_least else ():
+                try:
+                    check()
+                except NoSpaceError as error:
+                    plan.refusals.append(error)
+            return {"spool": free_space.free(), "pool": pool.space().available}
+
+        return await self._catalog.ask(pool.name, look)
+
+
+def _image(
+    step: Step,
+    name: str,
+    version: str,
+    *,
+    origin: str | None = None,
+    source: str | None = None,
+    size: int | None = None,
+    present: int = 0,
+) -> Document:
+    """One image of the protocol's *plan*. Sizes in compressed bytes."""
+    return {
+        "uuid": step.uuid,
+        "name": name,
+        "version": version,
+        "state": "installed" if step.state == "deleting" else step.state,
+        "origin": origin,
+        "source": source,
+        "size": size,
+        "present": present,
+    }

@@ -1,0 +1,216 @@
+"""The history: who imported or deleted which image on this host, when, from where, and how it ended.
+
+SQLite in WAL mode, next to the journal, and bounded. A row is written when an action starts, and completed
+when it ends; the next daemon marks rows that a daemon left unfinished as `interrupted`. When the history
+cannot be written, the log says so, and nothing else stops.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import deque
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+
+from imgstored.events.stream import Ended, Refused, Started, outcome_of
+from imgstored.http.location import shown
+from imgstored.http.secrets import redacted
+from imgstored.queries.names import Named
+from imgstored.state.schema import open_database
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from imgstored.events.stream import Action, Requester, StoreEvent
+
+log = structlog.get_logger(__name__)
+
+#: Rows that are kept: the newest.
+MAX_ROWS = 10_000
+
+#: Characters of an error's message that are kept.
+_MAX_MESSAGE = 2000
+
+#: The table of a new file. Migrations of older ones are in `imgstored.state.schema`.
+_TABLE = """
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    action TEXT NOT NULL,               -- import, install, delete, ...
+    uuid TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL,
+    pool TEXT NOT NULL,
+    source TEXT,                        -- a URL without secrets; NULL for a local file
+    client TEXT NOT NULL, uid INTEGER,  -- NULL: the daemon itself
+    started_at REAL NOT NULL,           -- seconds since the epoch
+    bytes INTEGER,                      -- of the image's file
+    seconds REAL,                       -- that it took; NULL: not ended, or interrupted
+    outcome TEXT,                       -- NULL: not ended
+    code TEXT, message TEXT,            -- of the error
+    import_id TEXT                      -- in every line that the log has of it
+);
+CREATE INDEX history_uuid ON history (uuid);
+"""
+
+_FIELDS = (
+    "action", "uuid", "name", "version", "pool", "source", "client", "uid", "started_at", "bytes", "seconds",
+    "outcome", "code", "message", "import_id",
+)  # fmt: skip
+
+
+class History:
+    """The file. Subscribes to the store's events, and writes them down in order while `run` is running.
+
+    For trio's thread. Threads do what blocks, one at a time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the file, or brings an older one up to date. Raises `ConfigError`."""
+        hint = "move the file away: what was done before is then forgotten"
+        # What an earlier daemon did not see end.
+        interrupted = "UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL"
+        self._db = open_database(path, _TABLE, hint=hint, then=interrupted)
+        # Fair: who reads after something has ended finds that written down.
+        self._lock = trio.Lock()
+        self._pending: deque[Callable[[], None]] = deque()
+        self._some = trio.Event()
+        self._rows: dict[Action, tuple[int, float]] = {}  # of what is under way; when it began
+
+    def close(self) -> None:
+        """Closes the file. What was not flushed is lost."""
+        self._db.close()
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Writes down what is heard until it is cancelled, and then what is left."""
+        try:
+            task_status.started()
+            while True:
+                await self._some.wait()
+                self._some = trio.Event()
+                await self.flush()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.flush()
+
+    def hear(self, event: StoreEvent) -> None:
+        """Listens to an `EventStream`."""
+        now, wall = time.monotonic(), time.time()
+        match event:
+            case Started(action, requester):
+                self._pending.append(partial(self._begin, action, requester, now, wall))
+            case Ended(action):
+                self._pending.append(partial(self._end, event, now))
+            case Refused(action, requester, error):
+                self._pending.append(partial(self._begin, action, requester, now, wall))
+                ended = Ended(action, outcome_of(error, "installed"), error)
+                self._pending.append(partial(self._end, ended, now))
+            case _:
+                return
+        self._some.set()
+
+    async def flush(self) -> None:
+        """Returns once everything that was heard before is written down."""
+        async with self._lock:
+            while self._pending:
+                try:
+                    await trio.to_thread.run_sync(self._pending[0])
+                except sqlite3.Error as error:
+                    log.warning("the history cannot be written", error=str(error))
+                self._pending.popleft()
+
+    def _begin(self, action: Action, requester: Requester, now: float, wall: float) -> None:
+        source = None if action.source is None else shown(action.source)
+        columns = ", ".join((*_FIELDS[:9], "import_id"))
+        added = self._db.execute(
+            f"INSERT INTO history ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  fixed
+            (
+                action.kind,
+                action.uuid,
+                action.name,
+                action.version,
+                action.pool,
+                source,
+                requester.client,
+                requester.uid,
+                wall,
+                action.import_id,
+            ),
+        )
+        row = added.lastrowid or 0
+        self._rows[action] = row, now
+        self._db.execute("DELETE FROM history WHERE id <= ?", (row - MAX_ROWS,))
+
+    def _end(self, ended: Ended, now: float) -> None:
+        row, began = self._rows.pop(ended.action, (None, now))
+        if row is None:
+            return  # its beginning could not be written
+        error = ended.error
+        code = None if error is None else error.code
+        message = None if error is None else redacted(error.message)[:_MAX_MESSAGE]
+        self._db.execute(
+            "UPDATE history SET outcome = ?, bytes = ?, seconds = ?, code = ?, message = ? WHERE id = ?",
+            (ended.outcome, ended.size, round(now - began, 3), code, message, row),
+        )
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    async def entries(self, uuid: str | None, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` entries, of one image or of all, oldest first; docs/protocol.md's *entry*."""
+        where, values = ("", ()) if uuid is None else ("WHERE uuid = ?", (uuid,))
+
+        def read() -> list[tuple[Any, ...]]:
+            return self._db.execute(
+                f"SELECT {', '.join(_FIELDS)} FROM history {where} ORDER BY id DESC LIMIT ?",  # noqa: S608  fixed
+                (*values, max(0, min(limit, MAX_ROWS))),
+            ).fetchall()
+
+        rows = await self._read(read)
+        return [dict(zip(_FIELDS, row, strict=True)) for row in reversed(rows)]
+
+    async def failures(self, limit: int) -> list[dict[str, Any]]:
+        """The newest entries of what failed, at most `limit`, oldest first."""
+
+        def read() -> list[tuple[Any, ...]]:
+            return self._db.execute(
+                f"SELECT {', '.join(_FIELDS)} FROM history"  # noqa: S608  fixed
+                " WHERE outcome = 'failed' ORDER BY id DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+
+        return [dict(zip(_FIELDS, row, strict=True)) for row in reversed(await self._read(read))]
+
+    async def images(self) -> list[Named]:
+        """The images that the history is about, with the names that they had last."""
+
+        def read() -> list[tuple[Any, ...]]:
+            return self._db.execute(
+                "SELECT uuid, name, version FROM history WHERE id IN (SELECT"
+                " coalesce(max(CASE WHEN name != '' THEN id END), max(id)) FROM history GROUP BY uuid)"
+            ).fetchall()
+
+        return [Named(*row) for row in await self._read(read)]
+
+    async def _read(self, read: Callable[[], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+        await self.flush()
+        async with self._lock:
+            try:
+                return await trio.to_thread.run_sync(read)
+            except sqlite3.Error as error:
+                log.warning("the history cannot be read", error=str(error))
+                return []
+
+
+@asynccontextmanager
+async def open_history(path: Path) -> AsyncIterator[History]:
+    """Opens the history, writes down what it hears, and closes it. Raises as `History` does."""
+    with closing(History(path)) as history:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(history.run)
+            yield history
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,111 @@
+"""Names of images: a part of the uuid, NAME, NAME@VERSION, NAME@latest. Pure: no I/O.
+
+Text that could mean two images means none: a server must not be able to take over, by a name that looks like
+it, what people call another image.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from imgstored.errors import AmbiguousNameError
+from imgstored.manifest.names import UUID, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+#: Hexadecimal digits that the beginning of a uuid must have to stand for it.
+MIN_DIGITS = 4
+
+LATEST = "latest"
+
+#: Images that the error of an ambiguous name lists.
+_LISTED = 20
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An image that a name could mean. What is not known of it is empty."""
+
+    uuid: str
+    name: str = ""
+    version: str = ""
+    published_at: str = ""
+
+    def as_wire(self) -> dict[str, Any]:
+        """The answer of `resolve`."""
+        return {"uuid": self.uuid, "name": self.name, "version": self.version}
+
+
+def named(manifest: Mapping[str, Any]) -> Named:
+    """The image of a manifest of which only the uuid is sure."""
+    name, version, published_at = (
+        value if isinstance(value := manifest.get(field), str) else ""
+        for field in ("name", "version", "published_at")
+    )
+    return Named(manifest["uuid"], name, version, published_at)
+
+
+def resolve(text: str, candidates: Iterable[Named]) -> Named | None:
+    """The only image of `candidates` that the text can mean, or None. Raises `AmbiguousNameError`."""
+    found = {image.uuid: image for image in _meant(text, list(candidates))}
+    if len(found) > 1:
+        raise _ambiguous(text, sorted(found.values(), key=lambda image: (image.name, _published(image))))
+    return next(iter(found.values()), None)
+
+
+def _meant(text: str, candidates: list[Named]) -> Iterator[Named]:
+    if UUID.fullmatch(text):
+        yield from (image for image in candidates if image.uuid == text)
+        return
+    prefix = text.lower()
+    if _is_prefix(prefix):
+        yield from (image for image in candidates if image.uuid.startswith(prefix))
+    for image in candidates:
+        if image.name and (text == image.name or (image.version and text == f"{image.name}@{image.version}")):
+            yield image
+    name, _, version = text.rpartition("@")
+    if name and version == LATEST:
+        yield from _latest([image for image in candidates if image.name == name])
+
+
+def _is_prefix(text: str) -> bool:
+    return (
+        len(text) <= 36
+        and len(text.replace("-", "")) >= MIN_DIGITS
+        and re.fullmatch(r"[0-9a-f]{1,8}|[0-9a-f]{8}-[0-9a-f-]*", text) is not None
+    )
+
+
+def _latest(images: list[Named]) -> list[Named]:
+    """Those that were published last: several, where they were at the same time."""
+    last = max(map(_published, images), default=_NEVER)
+    return [image for image in images if _published(image) == last]
+
+
+def _published(image: Named) -> datetime:
+    try:
+        time = datetime.fromisoformat(image.published_at)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return _NEVER
+
+
+def _ambiguous(text: str, images: list[Named]) -> AmbiguousNameError:
+    lines = [f"    {image.uuid} ({shown(image.name)}@{shown(image.version)})" for image in images[:_LISTED]]
+    if len(images) > _LISTED:
+        lines.append(f"    and {len(images) - _LISTED} more")
+    if all(image.name == text for image in images):
+        hint = f"name the version (NAME@VERSION), or the one that was published last: {shown(text)}@{LATEST}"
+    else:
+        hint = "name one by its uuid, or by more of it"
+    return AmbiguousNameError(
+        "\n".join([f'"{shown(text)}" can mean {len(images)} images:', *lines]),
+        hint=hint,
+        data={"candidates": [image.as_wire() for image in images[:_LISTED]]},
+    )

@@ -1,0 +1,143 @@
+"""Resolves names to images: installed, in the sources, under way, or in the history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from imgstored.errors import (
+    ActiveImageNotFoundError,
+    ImageNotFoundError,
+    ImageNotInstalledError,
+    ImgstoreError,
+    UsageError,
+)
+from imgstored.http.location import shown as without_secrets
+from imgstored.manifest.names import shown
+from imgstored.queries.names import Named, named, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from imgstored.catalog.catalog import Catalog
+    from imgstored.catalog.refresh import Refresh
+    from imgstored.queries.history import History
+    from imgstored.sources.source_set import SourceSet
+
+Among = Literal["installed", "available", "active", "jobs", "history"]
+
+#: Names that one request may ask for.
+MAX_NAMES = 1000
+
+
+class Resolver:
+    """Answers `resolve`. For trio's thread."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        refresh: Refresh,
+        sources: SourceSet,
+        history: History,
+        jobs: Callable[[], list[dict[str, Any]]],
+    ) -> None:
+        self._catalog = catalog
+        self._refresh = refresh
+        self._sources = sources
+        self._history = history
+        self._jobs = jobs
+
+    async def resolve(
+        self,
+        names: Sequence[str],
+        among: str,
+        *,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """For each name the one image that it means, as {uuid, name, version}.
+
+        `pool` counts for "installed"; `sources` (URLs that replace the configured ones) and `channel` for
+        "available" and "active". Raises `AmbiguousNameError`, and for a name that means nothing the error
+        that imgadm has for such a uuid; `PoolNotFoundError`, `NoSourcesError`, `UsageError`.
+        """
+        if not 0 < len(names) <= MAX_NAMES:
+            raise UsageError(
+                f"{len(names)} images are named", hint=f"name at least one, and at most {MAX_NAMES}"
+            )
+        candidates: Sequence[list[Named]]
+        not_found: Callable[[str], ImgstoreError]
+        match among:
+            case "installed":
+                candidates, not_found = await self._installed(pool)
+            case "available" | "active":
+                candidates, not_found = await self._offered(sources, channel, active=among == "active")
+            case "jobs":
+                candidates, not_found = await self._under_way()
+            case "history":
+                candidates, not_found = await self._past()
+            case _:
+                known = ", ".join(get_args(Among))
+                raise UsageError(f'resolve: there is no "{shown(among)}"', hint=f"it may be one of {known}")
+        return [_first(name, candidates, not_found).as_wire() for name in names]
+
+    async def _installed(self, pool: str | None) -> _Where:
+        name = self._catalog.pool(pool).name
+        await self._refresh.pool(name)
+        found = [_of_document(uuid, image.manifest) for uuid, image in self._catalog.of_pool(name).items()]
+        return [found], lambda text: ImageNotInstalledError(text, name)
+
+    async def _offered(self, sources: Sequence[str] | None, channel: str | None, *, active: bool) -> _Where:
+        replaced = None if sources is None else tuple(sources)
+        offered = await self._sources.available(replaced, channel)
+        found = [
+            named(image["manifest"])
+            for image in offered["images"]
+            if not active or image["manifest"].get("state", "active") == "active"
+        ]
+        missing = [problem for problem in offered["problems"] if "listed_at" not in problem]
+        hint = "`imgctl avail` lists the images that the sources have"
+        if missing:
+            silent = ", ".join(without_secrets(problem["source"]) for problem in missing)
+            hint = f"it may be at a source that did not answer: {silent}"
+
+        def not_found(text: str) -> ImgstoreError:
+            data = {"problems": offered["problems"]}
+            if active:
+                message = f'an active image "{text}" was not found in image sources'
+                return ActiveImageNotFoundError(message, hint=hint, data=data)
+            return ImageNotFoundError(f'image "{text}" was not found', hint=hint, data=data)
+
+        return [found], not_found
+
+    async def _under_way(self) -> _Where:
+        # An import that was under way a moment ago may have ended: its image is installed.
+        installed = [_of_document(image.uuid, image.manifest) for image in self._catalog.all()]
+        pool = self._catalog.pool(None).name
+        return [[named(job) for job in self._jobs()], installed], lambda text: ImageNotInstalledError(
+            text, pool
+        )
+
+    async def _past(self) -> _Where:
+        def not_found(text: str) -> ImgstoreError:
+            return ImageNotFoundError(
+                f'nothing is written down of an image "{text}"', hint="`imgctl history` lists what is"
+            )
+
+        return [await self._history.images()], not_found
+
+
+#: Candidates, the second of which count where none of the first is meant, and the error where none is.
+_Where = tuple["list[list[Named]]", "Callable[[str], ImgstoreError]"]
+
+
+def _first(name: str, candidates: Sequence[list[Named]], not_found: Callable[[str], ImgstoreError]) -> Named:
+    for some in candidates:
+        if (image := resolve(name, some)) is not None:
+            return image
+    raise not_found(shown(name))
+
+
+def _of_document(uuid: str, manifest: object) -> Named:
+    """An installed image may have lost its manifest, or have one that says something else."""
+    return named({**(manifest if isinstance(manifest, dict) else {}), "uuid": uuid})

@@ -1,0 +1,187 @@
+"""The status of the daemon and of its pools, without asking any server.
+
+Pools are asked with a short timeout, and not more often than anybody can look at it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from imgstored.errors import ConfigError, ImgstoreError, PoolError
+from imgstored.pools.patience import answer
+from imgstored.pools.zfs.health import health
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from imgstored.catalog.catalog import Catalog
+    from imgstored.pools.base import Pool, Space
+    from imgstored.queries.history import History
+    from imgstored.sources.source_set import SourceSet
+
+#: Failures of the past that a status lists.
+FAILURES: Final = 5
+
+#: Seconds for a pool's answer: somebody looks at a screen.
+TIMEOUT: Final = 2.0
+#: Seconds for which an answer does, however many ask.
+_FRESH: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The facts that do not change. `config` is the configuration's file, None where there is none."""
+
+    version: str
+    pid: int
+    config: str | None
+    view: Callable[[], str]  #: its kind, which is known only once it runs
+    started_at: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
+
+
+class Status:
+    """Answers `status`. For trio's thread."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        pools: PoolStates,
+        sources: SourceSet,
+        history: History,
+        *,
+        jobs: Callable[[], list[dict[str, Any]]],
+        clients: Callable[[], int],
+        warnings: Callable[[], list[dict[str, Any]]],
+    ) -> None:
+        self._daemon = daemon
+        self._pools = pools
+        self._sources = sources
+        self._history = history
+        self._jobs = jobs
+        self._clients = clients
+        self._warnings = warnings
+
+    async def status(self) -> dict[str, Any]:
+        """The protocol's *status*."""
+        daemon = self._daemon
+        pools = await self._pools.all()
+        problems: list[dict[str, Any]] = []
+        sources: list[dict[str, Any]] = []
+        try:
+            sources = await self._sources.health()
+        except ConfigError as error:  # imgadm's file; all the rest is to be seen all the same
+            problems.append(error.as_wire())
+        failures = await self._history.failures(FAILURES)
+        imports = self._jobs()
+        return {
+            "version": daemon.version,
+            "pid": daemon.pid,
+            "started_at": daemon.started_at,
+            "uptime": time.monotonic() - daemon.began,
+            "config": daemon.config,
+            "view": daemon.view(),
+            "clients": self._clients(),
+            "images": sum(pool["images"] for pool in pools),
+            "pools": pools,
+            "sources": sources,
+            "imports": imports,
+            "waiting": sum(job["phase"] == "waiting" for job in imports),
+            "failures": failures,
+            "warnings": self._warnings(),
+            "problems": problems,
+        }
+
+
+# -- the pools -----------------------------------------------------------------------------------------------
+
+
+class PoolStates:
+    """The state of all pools. For trio's thread."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        kinds: Mapping[str, str],
+        timeout: float = TIMEOUT,
+        health: Callable[[str], str | None] = health,
+    ) -> None:
+        """`kinds` says of which type each pool is, `health` how the system says that a ZFS pool is."""
+        self._catalog = catalog
+        self._health = health
+        self._probes = {
+            name: _Probe(pool, kinds.get(name, "-"), timeout) for name, pool in catalog.pools.items()
+        }
+
+    async def all(self) -> list[dict[str, Any]]:
+        """The protocol's *status*' pools, in order; one that does not answer has an `error`."""
+        async with trio.open_nursery() as nursery:
+            for probe in self._probes.values():
+                nursery.start_soon(probe.look)
+        zfs = [name for name, probe in self._probes.items() if probe.kind == "zfs"]
+        found = await trio.to_thread.run_sync(lambda: {name: self._health(name) for name in zfs})
+        return [
+            {
+                **probe.as_wire(),
+                "health": found.get(name),
+                "images": len(self._catalog.of_pool(name)),
+                "unfinished": [
+                    *({"uuid": uuid, "why": "receiving", "used": used} for uuid, used in probe.incoming),
+                    *(
+                        {"uuid": uuid, "why": "no manifest", "used": None}
+                        for uuid in self._catalog.unfinished(name)
+                    ),
+                ],
+            }
+            for name, probe in self._probes.items()
+        ]
+
+
+class _Probe:
+    """One pool. A question may hang in the kernel: there is one at a time."""
+
+    def __init__(self, pool: Pool, kind: str, timeout: float) -> None:
+        self._pool = pool
+        self.kind = kind
+        self._timeout = timeout
+        self._thread = trio.CapacityLimiter(1)
+        self._looking = trio.Lock()
+        self._looked_at = float("-inf")
+        self._space: Space | None = None
+        self.incoming: list[tuple[str, int]] = []  #: as `Pool.incoming`, sorted
+        self._error: ImgstoreError | None = None
+
+    async def look(self) -> None:
+        """Asks the pool, unless it was asked right now, or has not answered the last time yet."""
+        async with self._looking:
+            if trio.current_time() - self._looked_at < _FRESH or not self._thread.available_tokens:
+                return
+            # Whoever leaves in the middle of it leaves this behind, until the next one asks.
+            self._error = self._error or PoolError(f'pool "{self._pool.name}" has not answered yet')
+            try:
+                self._space, self.incoming = await answer(
+                    self._pool.name, self._ask, threads=self._thread, seconds=self._timeout
+                )
+                self._error = None
+            except ImgstoreError as error:
+                self._space, self.incoming, self._error = None, [], error
+            self._looked_at = trio.current_time()
+
+    def _ask(self) -> tuple[Space, list[tuple[str, int]]]:
+        return self._pool.space(), sorted(self._pool.incoming().items())
+
+    def as_wire(self) -> dict[str, Any]:
+        """The pool's state as it was last known. Sizes in bytes."""
+        space, error = self._space, self._error
+        return {
+            "name": self._pool.name,
+            "type": self.kind,
+            "state": "ok" if error is None else "failed" if self._thread.available_tokens else "no answer",
+            "total": None if space is None else space.total,
+            "available": None if space is None else space.available,
+            "error": None if error is None else error.as_wire(),
+        }

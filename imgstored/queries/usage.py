@@ -1,0 +1,73 @@
+"""The space that images occupy, and their clones, for each pool as it is now."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from imgstored.errors import ImageNotInstalledError, ImgstoreError
+from imgstored.manifest import check_uuid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgstored.catalog.catalog import Catalog, InstalledImage
+    from imgstored.catalog.refresh import Refresh
+    from imgstored.pools.base import Pool, Space
+
+
+class Usage:
+    """Answers `usage`. For trio's thread."""
+
+    def __init__(self, catalog: Catalog, refresh: Refresh) -> None:
+        self._catalog = catalog
+        self._refresh = refresh
+
+    async def usage(self, pool: str | None = None, uuids: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One pool or all, each with its images, or those of `uuids`: the protocol's *usage*.
+
+        A pool that does not answer has an `error`, and no images. Raises `ImageNotInstalledError` for a uuid
+        that no pool has that answers, `PoolNotFoundError`, `InvalidUUIDError`.
+        """
+        for uuid in uuids:
+            check_uuid(uuid)
+        names = list(self._catalog.pools) if pool is None else [self._catalog.pool(pool).name]
+        found = {name: await self._of_pool(name, set(uuids)) for name in names}
+        there = {image["uuid"] for each in found.values() for image in each["images"]}
+        for uuid in uuids:
+            if uuid not in there:
+                raise ImageNotInstalledError(uuid, names[0])
+        return list(found.values())
+
+    async def _of_pool(self, name: str, wanted: set[str]) -> dict[str, Any]:
+        try:
+            await self._refresh.pool(name)
+            space, used = await self._catalog.ask(name, partial(_measured, self._catalog.pool(name)))
+        except ImgstoreError as error:
+            # It must not hide what the others have.
+            return {"zpool": name, "total": None, "available": None, "images": [], "error": error.as_wire()}
+        clones = self._catalog.clones()
+        images = [
+            _as_wire(image, used.get(image.uuid, image.image.used), clones.get((name, image.uuid), []))
+            for image in self._catalog.all()
+            if image.pool == name and (not wanted or image.uuid in wanted)
+        ]
+        return {"zpool": name, "total": space.total, "available": space.available, "images": images}
+
+
+def _measured(pool: Pool) -> tuple[Space, dict[str, int]]:
+    """Blocks. The catalog remembers what images occupied when they were first seen."""
+    return pool.space(), {image.uuid: image.used for image in pool.images()}
+
+
+def _as_wire(image: InstalledImage, used: int, clones: list[str]) -> dict[str, Any]:
+    name, version = image.manifest.get("name"), image.manifest.get("version")
+    return {
+        "uuid": image.uuid,
+        "name": name if isinstance(name, str) else None,
+        "version": version if isinstance(version, str) else None,
+        "origin": image.origin,
+        "used": used,
+        "referenced": image.image.referenced,
+        "clones": clones,
+    }

@@ -1,1 +1,0 @@
-"""What is installed, what is being installed, and who wants it."""

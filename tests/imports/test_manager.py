@@ -1,0 +1,383 @@
+"""What clients request at the same time, with a real pool, a real journal and a real web server."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import trio
+import trio.testing
+
+from imgstored.catalog.catalog import Catalog
+from imgstored.errors import (
+    ActiveImageNotFoundError,
+    CancelledError,
+    ImageHasDependentClonesError,
+    ImageHeldError,
+    ImageNotInstalledError,
+    ImgstoreError,
+    InternalError,
+    InvalidUUIDError,
+    MinPlatformError,
+    NoSpaceError,
+    OriginNotInstalledError,
+    PoolNotFoundError,
+    ResumeError,
+    UsageError,
+)
+from imgstored.events.notifications import (
+    AlreadyInstalled,
+    Downloaded,
+    Held,
+    Importing,
+    Installed,
+    Installing,
+    Note,
+    Planned,
+)
+from imgstored.events.stream import Refused, Requester
+from imgstored.imports.leftovers import Leftovers
+from imgstored.imports.manager import MAX_IMAGES
+from imgstored.imports.spec import ImportSpec
+from imgstored.manifest.platform import Platform
+from imgstored.pools.embedded import EmbeddedPool
+from tests.imports.house import TESTER, open_house, pages, until
+from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
+from tests.support.limits import import_limits
+from tests.support.streams import filesystem_stream
+
+__all__ = ["open_house", "pages"]
+
+NOWHERE = "99999999-aaaa-4bbb-8ccc-000000000001"
+
+
+async def test_an_import_tells_its_story_and_leaves_nothing_else(open_house, nginx):
+    async with open_house() as house:
+        events = [event for event in await house.all_events(INCREMENTAL) if event.kind != "progress"]
+        assert events[0] == Importing(INCREMENTAL, "incremental", "1.0.0", nginx.url)
+        assert Planned(2, 1_851_100 + 537_128) in events
+        assert {Downloaded(BASE, 1_851_100), Downloaded(INCREMENTAL, 537_128)} < set(events)
+        assert events[-1] == Installed(INCREMENTAL, "incremental", "1.0.0")
+        assert events.index(Installed(BASE, "base", "1.0.0")) < len(events) - 1
+        assert house.view.shown == {BASE, INCREMENTAL}
+        assert house.left() == []
+        assert (await house.images.image(BASE, None, recursive=True))["children"] == {
+            "snapshots": [f"zones/{BASE}@final"],
+            "clones": [f"zones/{INCREMENTAL}"],
+        }
+        assert await house.all_events(BASE) == [AlreadyInstalled(BASE, "base", "1.0.0")]
+
+
+class DoubtfulPool(EmbeddedPool):
+    """Goes on with a receive, and finds at its end that it cannot, as only a kernel may."""
+
+    refusals = 1
+
+    def receive(self, uuid, blocks, *, origin=None):
+        image = super().receive(uuid, blocks, origin=origin)
+        if self.refusals:
+            self.refusals -= 1
+            self.abandon(uuid)
+            raise ResumeError("the kernel refused to go on")
+        return image
+
+
+async def test_what_a_pool_cannot_go_on_with_is_received_again_and_not_downloaded_again(open_house, nginx):
+    async with open_house(kind=DoubtfulPool) as house:
+        events = await house.all_events(ZVOL)
+        notes = [event.text for event in events if isinstance(event, Note)]
+        assert notes == ["the kernel refused to go on; receiving it from the beginning"]
+        assert house.pool.image(ZVOL) is not None
+        assert house.left() == []
+    gets = [hit for hit in nginx.settled_hits() if hit.path == f"/{ZVOL}/file"]
+    assert sum(hit.bytes_sent for hit in gets) < 1.1 * fixture_file(ZVOL).stat().st_size
+
+
+async def test_two_imports_share_the_origin_that_neither_has(open_house, nginx, pages):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    pages.add(fixture_manifest(INCREMENTAL) | {"uuid": other}, fixture_file(INCREMENTAL))
+    async with open_house() as house, trio.open_nursery() as nursery:
+        nursery.start_soon(house.all_events, INCREMENTAL)
+        nursery.start_soon(house.all_events, other)
+    assert sum(hit.path == f"/{BASE}/file" for hit in nginx.settled_hits()) <= 2
+    async with open_house() as house:
+        assert {image.uuid for image in house.catalog.all()} == {BASE, INCREMENTAL, other}
+
+
+async def test_the_last_who_leaves_ends_the_import(open_house, monkeypatch):
+    received, cancelled = trio.Event(), threading.Event()
+    whole = EmbeddedPool.receive
+
+    def receive(self, uuid, blocks, *, origin=None):
+        """Receives a part, and then waits for the import to be cancelled."""
+
+        def slowly():
+            for block in blocks:
+                yield block
+                trio.from_thread.run_sync(received.set)
+                cancelled.wait(10)
+
+        return whole(self, uuid, slowly(), origin=origin)
+
+    monkeypatch.setattr(EmbeddedPool, "receive", receive)
+    async with open_house() as house:
+        async with house.imports.request([BASE], requester=Requester("first")):
+            async with house.imports.request([BASE], requester=Requester("second")):
+                await received.wait()
+                assert sorted(house.imports.jobs()[0]["clients"]) == ["first", "second"]
+            assert house.imports.jobs()[0]["clients"] == ["first"]
+            assert house.pool.partials() == [BASE]
+        cancelled.set()
+        await until(lambda: not house.imports.jobs())
+        assert house.pool.partials() == []
+        assert [each.wanted for each in house.journal.imports()] == [False]
+
+
+async def test_an_image_is_not_deleted_under_one_that_is_being_cloned_from_it(open_house):
+    async with open_house() as house:
+        await house.all_events(BASE)
+        async with house.imports.request([INCREMENTAL], requester=TESTER) as request:
+            async for event in request:
+                if isinstance(event, Planned):
+                    with pytest.raises(ImageHasDependentClonesError, match=f"zones/{INCREMENTAL}"):
+                        await house.delete(BASE)
+        with pytest.raises(ImageHasDependentClonesError):
+            await house.delete(BASE)
+        await house.delete(INCREMENTAL)
+        await house.delete(BASE, "zones")
+        assert house.view.shown == set()
+        with pytest.raises(ImageNotInstalledError):
+            await house.delete(BASE)
+
+
+async def test_a_view_that_is_broken_does_not_undo_an_import(open_house):
+    async with open_house() as house:
+        house.view.broken = True
+        assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
+        assert house.left() == []
+
+
+@pytest.mark.parametrize("step", ["write_manifest", "publish", "receive"])
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [(NoSpaceError("full"), NoSpaceError), (ZeroDivisionError("mistake"), InternalError)],
+    ids=["error", "mistake"],
+)
+async def test_a_step_that_fails_ends_one_import_and_nothing_else(open_house, monkeypatch, step, fault, told):
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    async with open_house() as house:
+        owner = Catalog if step == "write_manifest" else EmbeddedPool
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, fail)
+            with pytest.raises(told):
+                await house.all_events(BASE)
+        assert house.pool.partials() == []
+        assert await house.images.installed() == []
+        assert house.view.shown == set()
+        assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
+        assert house.left() == []
+
+
+async def test_no_room_is_said_before_anything_is_fetched(open_house, nginx):
+    async with open_house(limits=import_limits(min_free=1 << 60)) as house:
+        with pytest.raises(NoSpaceError, match="not enough room"):
+            await house.all_events(BASE)
+        assert house.left() == []
+    assert not any(hit.path.endswith("/file") for hit in nginx.settled_hits())
+
+
+async def test_a_platform_that_is_too_old_is_told(open_house, pages):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    requirements = {"min_platform": {"7.0": "20300101T000000Z"}}
+    pages.add(fixture_manifest(BASE) | {"uuid": other, "requirements": requirements}, fixture_file(BASE))
+    async with open_house(platform=Platform("7.0", "20200101T000000Z")) as house:
+        with pytest.raises(MinPlatformError):
+            await house.all_events(other)
+
+
+async def test_a_file_is_installed_also_when_its_client_has_closed_it(open_house):
+    async with open_house() as house:
+        fd = os.open(fixture_file(ZVOL), os.O_RDONLY)
+        asked = house.imports.install(fixture_manifest(ZVOL), fd, requester=TESTER, path="zvol.bz2")
+        async with asked as request:
+            assert await anext(request) == Installing(ZVOL, "zvol", "1.0.0")
+            os.close(fd)
+            assert Installed(ZVOL, "zvol", "1.0.0", from_file=True) in [event async for event in request]
+        assert house.left() == []
+
+
+async def test_a_file_whose_origin_is_not_there_is_refused(open_house):
+    async with open_house() as house:
+        with fixture_file(INCREMENTAL).open("rb") as file:
+            asked = house.imports.install(fixture_manifest(INCREMENTAL), file.fileno(), requester=TESTER)
+            async with asked as request:
+                with pytest.raises(OriginNotInstalledError, match=BASE):
+                    await anext(request)
+        assert house.left() == []
+
+
+async def test_an_unfinished_import_goes_on_with_the_next_daemon(open_house):
+    async with open_house() as house:
+        house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
+    async with open_house() as house:
+        await until(lambda: house.catalog.all() and not house.left())
+
+
+async def test_an_unfinished_import_of_a_stream_goes_on_as_one(open_house, pages):
+    """The server makes the file when it is asked: its manifest knows neither its size nor its checksum."""
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    manifest = fixture_manifest(BASE) | {"uuid": other}
+    pages.add(manifest, filesystem_stream(size=200_000, seed=1))
+    async with open_house() as house:
+        house.journal.begin(ImportSpec(other, "zones", zstream=True), manifest)
+        house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
+    async with open_house() as house:
+        await until(lambda: len(house.catalog.all()) == 2 and not house.left())
+
+
+async def test_a_held_image_is_not_deleted(open_house):
+    async with open_house() as house:
+        await house.all_events(BASE)
+        await house.images.hold(BASE, "web", None)
+        await house.images.hold(BASE, "web", None)
+        with pytest.raises(UsageError, match="those of clients"):
+            await house.images.hold(BASE, "client:me", None)
+        with pytest.raises(ImageHeldError, match=f'image "{BASE}" is held: web'):
+            await house.delete(BASE)
+    async with open_house() as house:
+        assert await house.images.holds(BASE, None) == ["web"]
+        await house.images.release(BASE, "web", None)
+        await house.images.release(BASE, "web", None)
+        await house.delete(BASE)
+        with pytest.raises(ImageNotInstalledError):
+            await house.images.holds(BASE, None)
+
+
+async def test_a_clients_hold_ends_with_it_and_with_a_daemon_that_was_killed(open_house):
+    async with open_house() as house:
+        await house.all_events(BASE)
+        async with house.images.holding(BASE, None, client="vm") as request:
+            held = await anext(request)
+            assert isinstance(held, Held)
+            assert await house.images.holds(BASE, None) == [held.tag]
+            with pytest.raises(ImageHeldError, match="vm"):
+                await house.delete(BASE)
+        assert await house.images.holds(BASE, None) == []
+        # As a killed daemon leaves it.
+        house.pool.hold(BASE, held.tag)
+    async with open_house() as house:
+        assert await house.images.holds(BASE, None) == []
+
+
+async def test_a_stopping_daemon_takes_nothing_new(open_house):
+    async with open_house() as house:
+        house.imports.stop()
+        with pytest.raises(CancelledError, match="stopping"):
+            await house.all_events(BASE)
+
+
+@pytest.mark.parametrize(
+    ("uuids", "settings", "error"),
+    [
+        ([], {}, UsageError),
+        ([BASE] * (MAX_IMAGES + 1), {}, UsageError),
+        (["../x"], {}, InvalidUUIDError),
+        ([BASE, "nonsense"], {}, InvalidUUIDError),
+        ([BASE], {"pool": "tank"}, PoolNotFoundError),
+    ],
+)
+async def test_what_cannot_be_requested_is_refused_at_once(open_house, uuids, settings, error):
+    async with open_house() as house:
+        with pytest.raises(error):
+            await house.all_events(*uuids, **settings)
+        with pytest.raises(ImgstoreError):
+            await house.imports.cancel("nonsense")
+
+
+async def test_a_request_that_fails_before_it_starts_is_published_with_who_asked(open_house):
+    heard = []
+    async with open_house() as house:
+        house.events.subscribe(heard.append)
+        with pytest.raises(ActiveImageNotFoundError):
+            await house.all_events(NOWHERE)
+        with fixture_file(INCREMENTAL).open("rb") as file:
+            manifest = fixture_manifest(INCREMENTAL)
+            asked = house.imports.install(manifest, file.fileno(), requester=TESTER)
+            async with asked as request:
+                with pytest.raises(OriginNotInstalledError):
+                    await anext(request)
+    assert [type(event) for event in heard] == [Refused, Refused]
+    assert {event.requester for event in heard} == {TESTER}
+    assert [(each.action.kind, each.action.uuid, each.action.name) for each in heard] == [
+        ("import", NOWHERE, ""),
+        ("install", INCREMENTAL, "incremental"),
+    ]
+
+
+async def test_what_is_tried_again_after_a_restart_is_not_published_each_time(open_house):
+    async with open_house() as house:
+        house.journal.begin(ImportSpec(NOWHERE, "zones"), fixture_manifest(BASE) | {"uuid": NOWHERE})
+    heard = []
+    async with open_house(heard=heard.append) as house:
+        house.journal.park("zones", NOWHERE)
+        # Asks the source in the same way, and after it.
+        with pytest.raises(ActiveImageNotFoundError):
+            await house.all_events(NOWHERE)
+    assert [(type(event), event.requester) for event in heard] == [(Refused, TESTER)]
+
+
+async def test_a_journal_that_is_full_does_not_undo_an_import(open_house, monkeypatch):
+    def full(*_):
+        raise NoSpaceError("there is no room left for the journal")
+
+    async with open_house() as house:
+        monkeypatch.setattr(house.journal, "end", full)
+        assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
+    monkeypatch.undo()
+    async with open_house() as house:
+        assert [image.uuid for image in house.catalog.all()] == [BASE]
+        assert house.left() == []
+
+
+async def test_an_origin_that_two_images_share_is_told_of_once(open_house, pages):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    pages.add(fixture_manifest(INCREMENTAL) | {"uuid": other}, fixture_file(INCREMENTAL))
+    async with open_house() as house:
+        events = await house.all_events(INCREMENTAL, other)
+    assert events.count(Installed(BASE, "base", "1.0.0")) == 1
+    assert sum(isinstance(event, Installed) for event in events) == 3
+
+
+@pytest.mark.parametrize("again", [BASE, INCREMENTAL], ids=["the image", "one with this origin"])
+async def test_who_asks_again_at_once_gets_a_new_import_and_not_the_cancelled_one(
+    open_house, monkeypatch, again
+):
+    dropping, go_on = trio.Event(), threading.Event()
+    drop = Leftovers.drop
+
+    def slowly(self, pool, uuid, kept, *, locked):
+        trio.from_thread.run_sync(dropping.set)
+        assert go_on.wait(30)
+        drop(self, pool, uuid, kept, locked=locked)
+
+    monkeypatch.setattr(Leftovers, "drop", slowly)
+    async with open_house() as house:
+        async with house.imports.request([BASE], requester=TESTER) as request:
+            async for event in request:
+                if isinstance(event, Planned):
+                    break
+        # The last one has left.
+        await dropping.wait()
+        assert [job["uuid"] for job in house.imports.jobs()] == [BASE]
+        async with house.imports.request([again], requester=TESTER) as request:
+            # Its manifests are found, and then it waits.
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert [job["uuid"] for job in house.imports.jobs()] == [BASE]
+            go_on.set()
+            events = [event async for event in request]
+        assert events[-1].uuid == again
+        assert isinstance(events[-1], Installed)
+        assert house.left() == []

@@ -1,0 +1,240 @@
+"""What was done is written down, also by a daemon that is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from imgstored.errors import CancelledError, ClientError, ConfigError, DownloadError, ImageNotFoundError
+from imgstored.events.stream import Action, Ended, Refused, Requester, Started, outcome_of
+from imgstored.queries import history as module
+from imgstored.queries.history import History, open_history
+from imgstored.queries.names import Named
+from tests.imports.house import until
+
+UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
+OTHER = "22222222-aaaa-4bbb-8ccc-000000000002"
+
+CLIENT = Requester("imgctl 1.0 (pid 7)", 1000)
+SOURCE = "https://user:secret@images.example.com/a?token=secret"
+
+
+def action(kind="import", uuid=UUID, name="base", version="1.0.0", source=SOURCE, import_id="0a1b2c3d"):
+    if kind != "import":
+        source = None
+    return Action(kind, uuid, name, version, "zones", source, import_id)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "history.sqlite"
+
+
+@pytest.fixture
+def history(path):
+    with closing(History(path)) as opened:
+        yield opened
+
+
+async def entry_of(history, done, error=None, *, requester=CLIENT, stopping=False):
+    """The row of an action, from its start to its end."""
+    history.hear(Started(done, requester))
+    success = "deleted" if done.kind == "delete" else "installed"
+    history.hear(Ended(done, outcome_of(error, success, stopping=stopping), error, 1000))
+    return (await history.entries(done.uuid, 1))[0]
+
+
+def begin(history, name="base", **settings):
+    """An action under way."""
+    begun = action(name=name, **settings)
+    history.hear(Started(begun, CLIENT))
+    return begun
+
+
+async def test_what_did_not_even_begin(history):
+    wanted = action(name="", version="", source=None)
+    history.hear(Refused(wanted, CLIENT, ClientError("https://a:b@c/x: no such host")))
+    (entry,) = await history.entries(UUID, 1)
+    assert (entry["action"], entry["outcome"], entry["code"]) == ("import", "failed", "ClientError")
+    assert (entry["client"], entry["uid"], entry["source"]) == ("imgctl 1.0 (pid 7)", 1000, None)
+    assert (entry["name"], entry["version"], entry["bytes"], entry["seconds"]) == ("", "", None, 0)
+    assert entry["import_id"] == "0a1b2c3d"
+    assert "a:b" not in entry["message"]
+
+
+async def test_a_name_is_not_forgotten_when_an_import_did_not_begin(history):
+    await entry_of(history, action("delete"))
+    for uuid in (UUID, OTHER):
+        wanted = action(uuid=uuid, name="", version="")
+        history.hear(Refused(wanted, CLIENT, ImageNotFoundError("nowhere")))
+    images = sorted(await history.images(), key=lambda image: image.uuid)
+    assert images == [Named(UUID, "base", "1.0.0"), Named(OTHER, "", "")]
+
+
+async def test_an_import_that_ends_well(history):
+    entry = await entry_of(history, action())
+    assert entry.pop("started_at") > 1e9
+    assert 0 <= entry.pop("seconds") < 60
+    assert entry == {
+        "action": "import",
+        "uuid": UUID,
+        "name": "base",
+        "version": "1.0.0",
+        "pool": "zones",
+        "source": "https://images.example.com/a",
+        "client": "imgctl 1.0 (pid 7)",
+        "uid": 1000,
+        "bytes": 1000,
+        "outcome": "installed",
+        "code": None,
+        "message": None,
+        "import_id": "0a1b2c3d",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "stopping", "outcome"),
+    [
+        (DownloadError('GET "https://u:pw@h/f?sig=pw": no pw'), False, "failed"),
+        (CancelledError("nobody wants it"), False, "cancelled"),
+        (CancelledError("stopping"), True, "interrupted"),
+    ],
+)
+async def test_an_import_that_does_not(history, error, stopping, outcome):
+    daemon = Requester("imgstored (after a restart)")
+    entry = await entry_of(history, action("install"), error, requester=daemon, stopping=stopping)
+    assert (entry["action"], entry["source"], entry["outcome"]) == ("install", None, outcome)
+    assert entry["code"] == error.code
+    assert (entry["client"], entry["uid"]) == ("imgstored (after a restart)", None)
+
+
+async def test_messages_keep_no_secrets(history):
+    error = DownloadError('cannot GET "https://me:pw@h.example.com/f?sig=pw#pw": gone')
+    entry = await entry_of(history, action(), error)
+    assert entry["message"] == 'cannot GET "https://h.example.com/f": gone'
+
+
+async def test_what_ends_while_the_daemon_stops_is_written_down(path):
+    async with open_history(path) as history:
+        begun = begin(history)
+        history.hear(Ended(begun, "interrupted", CancelledError("stopping")))
+    with closing(History(path)) as again:
+        assert [entry["code"] for entry in await again.entries(None, 10)] == ["Cancelled"]
+
+
+async def test_it_is_written_down_without_anybody_asking(path):
+    async with open_history(path) as history:
+        begin(history)
+        with closing(sqlite3.connect(path)) as db:
+            await until(lambda: db.execute("SELECT count(*) FROM history").fetchone()[0] == 1)
+
+
+async def test_a_deletion(history):
+    deletion = action("delete")
+    history.hear(Started(deletion, CLIENT))
+    (entry,) = await history.entries(None, 10)
+    assert (entry["action"], entry["outcome"], entry["seconds"]) == ("delete", None, None)
+    history.hear(Ended(deletion, "deleted"))
+    await entry_of(history, action("delete"), DownloadError("no"))
+    await entry_of(history, action("delete"), CancelledError("no"))
+    assert [entry["outcome"] for entry in await history.entries(UUID, 10)] == [
+        "deleted",
+        "failed",
+        "cancelled",
+    ]
+
+
+async def test_the_newest_are_listed_and_kept(history, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ROWS", 5)
+    for number in range(9):
+        await entry_of(history, action(uuid=UUID if number % 2 else OTHER, name="n", version=str(number)))
+    assert [entry["version"] for entry in await history.entries(None, 3)] == ["6", "7", "8"]
+    assert [entry["version"] for entry in await history.entries(OTHER, 100)] == ["4", "6", "8"]
+    assert [entry["version"] for entry in await history.entries(None, 100)] == list("45678")
+    assert await history.entries(None, -1) == []
+    assert sorted(await history.images(), key=lambda image: image.uuid) == [
+        Named(UUID, "n", "7"),
+        Named(OTHER, "n", "8"),
+    ]
+
+
+KILLED = """
+import trio, sys
+from pathlib import Path
+from imgstored.events.stream import Action, Ended, Requester, Started
+from imgstored.queries.history import open_history
+
+async def main():
+    async with open_history(Path(sys.argv[1])) as history:
+        done = Action("import", "{uuid}", "done", "1", "zones")
+        history.hear(Started(done, Requester("client")))
+        history.hear(Ended(done, "installed"))
+        history.hear(Started(Action("import", "{uuid}", "killed", "1", "zones"), Requester("client")))
+        await history.flush()
+        print("begun", flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def killed_in_the_middle(path):
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED.format(uuid=UUID), str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        os.kill(process.pid, signal.SIGKILL)
+
+
+async def test_what_was_going_on_when_the_daemon_was_killed_is_interrupted(path):
+    killed_in_the_middle(path)
+    with closing(History(path)) as history:
+        entries = await history.entries(None, 10)
+    assert [(entry["name"], entry["outcome"]) for entry in entries] == [
+        ("done", "installed"),
+        ("killed", "interrupted"),
+    ]
+    assert entries[1]["seconds"] is None
+
+
+async def test_a_full_disk_keeps_nothing_from_being_done(history):
+    history._db.execute("PRAGMA max_page_count = 1")
+    for _ in range(200):
+        deletion = begin(history, "n" * 1000, kind="delete")
+        history.hear(Ended(deletion, "deleted"))
+    assert len(await history.entries(None, 1000)) < 200
+
+
+def test_nobody_else_may_read_it(history, path):
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_none_is_refused_with_what_to_do(path):
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(ConfigError) as caught:
+        History(path)
+    assert "move the file away" in caught.value.hint
+
+
+async def test_the_file_of_the_first_version_is_read_on(history, path):
+    await entry_of(history, action("delete", import_id=None))
+    history.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("ALTER TABLE history DROP COLUMN import_id; PRAGMA user_version = 1;")
+    with closing(History(path)) as again:
+        await entry_of(again, action())
+        assert [entry["import_id"] for entry in await again.entries(None, 10)] == [None, "0a1b2c3d"]
+
+
+def test_the_file_of_a_newer_daemon_is_refused(history, path):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(ConfigError, match="schema 99"):
+        History(path)
