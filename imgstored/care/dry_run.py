@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -27,6 +27,8 @@ from imgstored.store.leftovers import spool_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from imgproto.documents import JobDocument, PlanDocument, PlannedDocument, RoomDocument
+
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
     from imgstored.pools.base import Pool
@@ -41,7 +43,7 @@ class _Step:
     """One image of the ancestry. Sizes in compressed bytes."""
 
     uuid: str
-    state: str  #: "installed", "under-way", or "missing"
+    state: Literal["installed", "under-way", "missing"]
     name: str = "-"
     version: str = "-"
     origin: str | None = None
@@ -49,7 +51,7 @@ class _Step:
     size: int | None = None
     present: int = 0  #: of an earlier try
 
-    def as_wire(self) -> dict[str, Any]:
+    def as_wire(self) -> PlannedDocument:
         return {
             "uuid": self.uuid,
             "name": self.name,
@@ -80,7 +82,7 @@ class DryRun:
         sources: SourceBook,
         journal: Journal,
         room: Callable[[], Room],
-        jobs: Callable[[], list[dict[str, Any]]],
+        jobs: Callable[[], list[JobDocument]],
         platform: Platform | None = None,
     ) -> None:
         self._catalog = catalog
@@ -100,7 +102,7 @@ class DryRun:
         pool: str | None = None,
         sources: Sequence[str] | None = None,
         channel: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> PlanDocument:
         """The protocol's *plan* for an image, with its errors in `refusals`.
 
         Raises `ImageNotFoundError` and its kind where no source has the image, and what keeps us from finding
@@ -193,14 +195,14 @@ class DryRun:
         ends = ((index + 1) * spooled.range_size for index in spooled.digests)
         return sum(min(end, spooled.size) - (end - spooled.range_size) for end in ends)
 
-    async def _look_for_room(self, plan: _Plan, pool: Pool, to_come: int, at_least: int) -> dict[str, Any]:
+    async def _look_for_room(self, plan: _Plan, pool: Pool, to_come: int, at_least: int) -> RoomDocument:
         """Free bytes in the spool and in the pool. What is short is a refusal. Raises `PoolError`.
 
         How much an image takes in a pool shows only while it is received: not less than its file, mostly.
         """
         room = self._room()
 
-        def look() -> dict[str, Any]:
+        def look() -> RoomDocument:
             questions = (partial(room.for_download, to_come), partial(room.for_stream, pool, at_least))
             for question in questions if at_least else ():
                 try:

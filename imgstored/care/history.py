@@ -11,10 +11,11 @@ import sqlite3
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import structlog
 import trio
+from imgproto.documents import EntryDocument
 
 from imgstored.care.names import Named
 from imgstored.errors import CancelledError, ImgstoreError
@@ -60,10 +61,8 @@ CREATE TABLE history (
 CREATE INDEX history_uuid ON history (uuid);
 """
 
-_FIELDS = (
-    "action", "uuid", "name", "version", "pool", "source", "client", "uid", "started_at", "bytes", "seconds",
-    "outcome", "code", "message", "import_id",
-)  # fmt: skip
+#: The columns that an entry shows.
+_FIELDS = tuple(EntryDocument.__annotations__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +205,7 @@ class History:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    async def entries(self, uuid: str | None, limit: int) -> list[dict[str, Any]]:
+    async def entries(self, uuid: str | None, limit: int) -> list[EntryDocument]:
         """The newest `limit` entries, of one image or of all, oldest first; docs/protocol.md's *entry*."""
         where, values = ("", ()) if uuid is None else ("WHERE uuid = ?", (uuid,))
 
@@ -217,9 +216,9 @@ class History:
             ).fetchall()
 
         rows = await self._read(read)
-        return [dict(zip(_FIELDS, row, strict=True)) for row in reversed(rows)]
+        return [_entry(row) for row in reversed(rows)]
 
-    async def failures(self, limit: int) -> list[dict[str, Any]]:
+    async def failures(self, limit: int) -> list[EntryDocument]:
         """The newest entries of what failed, at most `limit`, oldest first."""
 
         def read() -> list[tuple[Any, ...]]:
@@ -229,7 +228,7 @@ class History:
                 (limit,),
             ).fetchall()
 
-        return [dict(zip(_FIELDS, row, strict=True)) for row in reversed(await self._read(read))]
+        return [_entry(row) for row in reversed(await self._read(read))]
 
     async def images(self) -> list[Named]:
         """The images that the history is about, with the names that they had last."""
@@ -249,6 +248,11 @@ class History:
             except sqlite3.Error as error:
                 log.warning("the history cannot be read", error=str(error))
                 return []
+
+
+def _entry(row: tuple[Any, ...]) -> EntryDocument:
+    """The row of a query for `_FIELDS`."""
+    return cast("EntryDocument", dict(zip(_FIELDS, row, strict=True)))
 
 
 def _outcome(success: Outcome, error: ImgstoreError | None) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -12,6 +12,8 @@ from imgstored.pools.zfs.health import health
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from imgproto.documents import PoolStateDocument
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.pools.base import Pool, Space
@@ -39,7 +41,7 @@ class PoolStates:
             name: _Probe(pool, kinds.get(name, "-"), patience) for name, pool in catalog.pools.items()
         }
 
-    async def all(self) -> list[dict[str, Any]]:
+    async def all(self) -> list[PoolStateDocument]:
         """The protocol's *status*' pools, in order; one that does not answer has an `error`."""
         async with trio.open_nursery() as nursery:
             for probe in self._probes.values():
@@ -47,11 +49,7 @@ class PoolStates:
         zfs = [name for name, probe in self._probes.items() if probe.kind == "zfs"]
         found = await trio.to_thread.run_sync(lambda: {name: self._health(name) for name in zfs})
         return [
-            {
-                **probe.as_wire(),
-                "health": found.get(name),
-                "images": len(self._catalog.of_pool(name)),
-            }
+            probe.as_wire(health=found.get(name), images=len(self._catalog.of_pool(name)))
             for name, probe in self._probes.items()
         ]
 
@@ -85,7 +83,7 @@ class _Probe:
                 self._space, self._error = None, error
             self._looked_at = trio.current_time()
 
-    def as_wire(self) -> dict[str, Any]:
+    def as_wire(self, *, health: str | None, images: int) -> PoolStateDocument:
         """What is known of it. Sizes in bytes."""
         space, error = self._space, self._error
         return {
@@ -95,4 +93,6 @@ class _Probe:
             "total": None if space is None else space.total,
             "available": None if space is None else space.available,
             "error": None if error is None else error.as_wire(),
+            "health": health,
+            "images": images,
         }

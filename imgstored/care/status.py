@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from imgproto.documents import (
+        ErrorDocument,
+        JobDocument,
+        SourceStateDocument,
+        StatusDocument,
+        WarningDocument,
+    )
 
     from imgstored.care.history import History
     from imgstored.care.pool_states import PoolStates
@@ -41,9 +49,9 @@ class Status:
         sources: SourceBook,
         history: History,
         *,
-        jobs: Callable[[], list[dict[str, Any]]],
+        jobs: Callable[[], list[JobDocument]],
         clients: Callable[[], int],
-        warnings: Callable[[], list[dict[str, Any]]],
+        warnings: Callable[[], list[WarningDocument]],
     ) -> None:
         self._daemon = daemon
         self._pools = pools
@@ -53,12 +61,12 @@ class Status:
         self._clients = clients
         self._warnings = warnings
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusDocument:
         """The protocol's *status*."""
         daemon = self._daemon
         pools = await self._pools.all()
-        problems: list[dict[str, Any]] = []
-        sources: list[dict[str, Any]] = []
+        problems: list[ErrorDocument] = []
+        sources: list[SourceStateDocument] = []
         try:
             sources = await self._sources.standings()
         except ConfigError as error:  # imgadm's file; all the rest is to be seen all the same

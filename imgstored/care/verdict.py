@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from imgproto.documents import Result
+
     from imgstored.catalog.receipts import Receipt
     from imgstored.pools.base import Checked
-    from imgstored.store.events import Result
 
 
 _FROM_NOW_ON = "from now on it is compared with what it is"

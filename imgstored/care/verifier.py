@@ -24,6 +24,8 @@ from imgstored.store.events import Event, ImageProgress, Note, Progress, Verifie
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from imgproto.documents import Result
+
     from imgstored.catalog.catalog import Catalog, InstalledImage, Key
     from imgstored.catalog.holds import Holds
     from imgstored.catalog.image_locks import ImageLocks
@@ -67,7 +69,7 @@ class Verifier:
 
     async def verify(
         self, uuids: Sequence[str] | None, pool: str | None, *, client: str, tell: Tell
-    ) -> dict[str, int]:
+    ) -> dict[Result, int]:
         """Verifies images and their origins, all images for None. Tells of each; returns how many are how.
 
         Waits while another one is being done. Cancelling it ends it within a piece. Raises
@@ -75,7 +77,7 @@ class Verifier:
         """
         if self._turn.locked():
             await tell(Note("another verification is under way; this one begins when it has ended"))
-        results: dict[str, int] = {}
+        results: dict[Result, int] = {}
         async with self._turn:
             for key in await self._keys(uuids, pool):
                 verified = await self._verify(key, client, tell)

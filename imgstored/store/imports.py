@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,6 +15,8 @@ from imgstored.store.request import PROGRESS_INTERVAL, ProgressMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from imgproto.documents import JobDocument
 
     from imgstored.catalog.catalog import Key
     from imgstored.store.installer import Installer
@@ -79,12 +80,11 @@ class Imports:
             if layer.pool == pool and layer.manifest.origin == origin
         ]
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def jobs(self) -> list[JobDocument]:
         """All layers as the protocol's *job*."""
         now = trio.current_time()
         return [
-            {**layer.as_job(), **asdict(self._gauges[key].read(layer.sample(), now))}
-            for key, layer in self._layers.items()
+            layer.as_job(self._gauges[key].read(layer.sample(), now)) for key, layer in self._layers.items()
         ]
 
     async def _sample(self) -> None:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from imgstored import import_id
 from imgstored.errors import CancelledError, ImgstoreError
-from imgstored.store.events import Event, ImageProgress, Installed, Note, Phase
+from imgstored.store.events import Event, ImageProgress, Installed, Note
 from imgstored.store.gauge import Sample
 from imgstored.transfer.stages import Stages
 
 if TYPE_CHECKING:
+    from imgproto.documents import JobDocument, Phase
+
     from imgstored.manifest import Manifest
     from imgstored.pools.base import PoolImage
+    from imgstored.store.gauge import Reading
 
 Listener = Callable[[Event], None]
 
@@ -151,8 +154,8 @@ class Layer:
         """How far it is, and where its time went so far."""
         return Sample(self.done(), self.consumed(), self.total, self.stages.seconds())
 
-    def as_job(self) -> dict[str, Any]:
-        """The *job* of the protocol, but for what a gauge says."""
+    def as_job(self, reading: Reading) -> JobDocument:
+        """The *job* of the protocol."""
         return {
             "import_id": self.import_id,
             "uuid": self.uuid,
@@ -168,4 +171,7 @@ class Layer:
             "clients": self.clients,
             "started_at": self.started_at,
             "error": None if self.error is None else self.error.message,
+            "rate": reading.rate,
+            "limits": reading.limits,
+            "eta": reading.eta,
         }

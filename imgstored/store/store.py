@@ -37,6 +37,8 @@ from imgstored.store.unfinished import go_on
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+    from imgproto.documents import ImageDocument, JobDocument, ManifestDocument
+
     from imgstored.catalog.catalog import Catalog, InstalledImage
     from imgstored.catalog.refresh import Refresh
     from imgstored.manifest import Manifest
@@ -102,7 +104,7 @@ class Store:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    async def installed(self, *, holds: bool = False) -> list[dict[str, Any]]:
+    async def installed(self, *, holds: bool = False) -> list[ImageDocument]:
         """All installed images as the protocol's *image*; see `Refresh.all` where a pool does not answer.
 
         With their `holds`, for which every pool must answer: raises `PoolError`.
@@ -110,7 +112,7 @@ class Store:
         await self._refresh.all()
         return as_wires(self._catalog, self._catalog.all(), await self._holds.all() if holds else None)
 
-    async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
+    async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> ImageDocument:
         """One installed image; with `children` when recursive."""
         image = self._catalog.get(await self._fresh(uuid, pool), uuid)
         wire = as_wire(image)
@@ -120,7 +122,7 @@ class Store:
             wire["children"] = {"snapshots": [f"{image.pool}/{uuid}@final"], "clones": clones}
         return wire
 
-    async def ancestry(self, uuid: str, pool: str | None) -> list[dict[str, Any]]:
+    async def ancestry(self, uuid: str, pool: str | None) -> list[ImageDocument]:
         """An installed image, what it was cloned from, and so on, as the protocol's *images*."""
         name = await self._fresh(uuid, pool)
         chain = [self._catalog.get(name, uuid)]
@@ -132,11 +134,11 @@ class Store:
         """Names of what is about to be cloned from an image."""
         return self._imports.cloned_from(pool, uuid)
 
-    async def show(self, uuid: str) -> dict[str, Any]:
+    async def show(self, uuid: str) -> ManifestDocument:
         """The manifest of an image in the sources, also of one that cannot be imported."""
         return await self._sources.show(uuid)
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def jobs(self) -> list[JobDocument]:
         """All imports under way, as the protocol's *job*."""
         return self._imports.jobs()
 

@@ -10,6 +10,7 @@ import trio
 from imgstored.errors import CancelledError, DownloadError
 from imgstored.manifest import load
 from imgstored.store.events import Downloaded, Installed, Note
+from imgstored.store.gauge import Reading
 from imgstored.store.layer import MAX_NOTES, Layer
 from tests.support.image_site import BASE, DATA
 
@@ -64,7 +65,7 @@ async def test_how_it_ends(layer, error, phase):
     assert heard == ([Installed(BASE, "base", "1.0.0")] if error is None else [])
     layer.cancel("too late")
     assert not layer.scope.cancel_called
-    assert layer.as_job()["error"] == (None if error is None else "x")
+    assert layer.as_job(Reading(0.0, None, None))["error"] == (None if error is None else "x")
 
 
 def test_a_chain_goes_down_to_the_base(layer):
