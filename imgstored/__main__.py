@@ -10,13 +10,15 @@ import os
 import select
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgstored import __version__
 from imgstored.errors import ConfigError, ImgstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from imgproto.documents import DoctorDocument, FindingDocument
 
 #: Why a folder, a file or a socket cannot be used today, and can be tomorrow: no fault of the configuration.
 _MAY_PASS = {
@@ -106,8 +108,13 @@ def _examine(files: Sequence[Path]) -> int:
     try:
         _check_python()
     except ConfigError as error:
-        python = {"check": "python", "status": "fail", "seen": error.message, "hint": error.hint}
-        found: dict[str, Any] = {"version": __version__, "running": False, "findings": [python]}
+        python: FindingDocument = {
+            "check": "python",
+            "status": "fail",
+            "seen": error.message,
+            "hint": error.hint,
+        }
+        found: DoctorDocument = {"version": __version__, "running": False, "findings": [python]}
     else:
         from imgstored import log
         from imgstored.config import LogTable

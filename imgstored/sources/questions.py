@@ -6,7 +6,7 @@ No answer of a source is believed here; that its list can be read is all that is
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
+
+    from imgproto.documents import ProblemDocument, SourceStateDocument
 
     from imgstored.sources.base import Listed, Offer, Source, SourceSpec
     from imgstored.sources.search import Answer, Hit
@@ -66,7 +68,7 @@ class Questions:
                 data={"cause": error.as_wire()},
             ) from error
 
-    async def list(self, spec: SourceSpec, *, keep: bool) -> tuple[Sequence[Listed], dict[str, Any] | None]:
+    async def list(self, spec: SourceSpec, *, keep: bool) -> tuple[Sequence[Listed], ProblemDocument | None]:
         """A source's images, and what the problem with it is. A list is kept for later, if it is to be."""
         images: list[Listed] = []
 
@@ -80,7 +82,7 @@ class Questions:
                     await trio.to_thread.run_sync(self._lists.keep, spec, images, self._now().isoformat())
             return images, None
         log.warning("a source cannot be listed", source=spec.url, error=error.message)
-        problem: dict[str, Any] = {"source": public(spec.url), "error": error.as_wire()}
+        problem: ProblemDocument = {"source": public(spec.url), "error": error.as_wire()}
         async with self._keeping:
             kept = await trio.to_thread.run_sync(self._lists.kept, spec)
         if kept is None:
@@ -112,7 +114,7 @@ class Questions:
             return error
         return answer[0]
 
-    async def standings(self, specs: Sequence[SourceSpec]) -> Sequence[dict[str, Any]]:
+    async def standings(self, specs: Sequence[SourceSpec]) -> Sequence[SourceStateDocument]:
         """How these sources did of late, as in the protocol's *status*; none is asked."""
 
         def look() -> Sequence[float | None]:

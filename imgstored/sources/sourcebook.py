@@ -31,6 +31,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from imgproto.documents import (
+        AddedDocument,
+        AvailableDocument,
+        CheckedSourceDocument,
+        DeletedSourcesDocument,
+        EditedSourcesDocument,
+        KnownDocument,
+        ManifestDocument,
+        ProblemDocument,
+        SourceDocument,
+        SourceStateDocument,
+    )
+
     from imgstored.sources.base import Offer, Source
 
 log = structlog.get_logger(__name__)
@@ -79,12 +92,12 @@ class SourceBook:
 
     # -- which there are -------------------------------------------------------------------------------------
 
-    def listed(self) -> list[dict[str, Any]]:
+    def listed(self) -> list[SourceDocument]:
         """All sources, in order, as {url, type, insecure, channel}. Raises `ConfigError`."""
         # Reads imgadm's file, a few hundred bytes; imgadm may have changed it meanwhile.
         return [as_wire(spec) for spec in self._specs()]
 
-    async def add(self, url: str, kind: str | None, insecure: bool, force: bool) -> dict[str, Any]:
+    async def add(self, url: str, kind: str | None, insecure: bool, force: bool) -> AddedDocument:
         """Adds a source (imgapi, if nothing else is said), after it has answered unless forced.
 
         Returns {added, source}. Raises `ClientError` for what is no URL, `ConfigError`, `SourcePingError`.
@@ -98,7 +111,7 @@ class SourceBook:
                 added = await trio.to_thread.run_sync(partial(self._conf.add, spec, default=self._default()))
         return {"added": added, "source": as_wire(spec)}
 
-    async def delete(self, url: str) -> dict[str, Any]:
+    async def delete(self, url: str) -> DeletedSourcesDocument:
         """Removes the sources with this URL. Returns {deleted}, those that there were.
 
         Raises `ClientError` for what is no URL, `ConfigError` also for a source that is not a client's.
@@ -114,7 +127,7 @@ class SourceBook:
 
     async def replace(
         self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
-    ) -> dict[str, Any]:
+    ) -> EditedSourcesDocument:
         """Makes the sources those that are given; each that is new must answer unless forced.
 
         `before` is what was listed when somebody began to edit it. Returns {reordered, added, deleted}.
@@ -162,7 +175,7 @@ class SourceBook:
 
     # -- asking all of them ----------------------------------------------------------------------------------
 
-    async def check(self) -> list[dict[str, Any]]:
+    async def check(self) -> list[CheckedSourceDocument]:
         """Asks every source whether it is there: {url, type, ok, error}, the error in wire form or None."""
         specs = await trio.to_thread.run_sync(self._specs)
         errors: dict[int, ImgstoreError | None] = {}
@@ -179,7 +192,7 @@ class SourceBook:
 
     async def available(
         self, sources: tuple[str, ...] | None = None, channel: str | None = None
-    ) -> dict[str, Any]:
+    ) -> AvailableDocument:
         """What the sources have: {images: [{manifest, source}], problems: [{source, error, listed_at?}]}.
 
         Of an image that several have, the first source's manifest. A source that fails is a problem; with
@@ -189,7 +202,7 @@ class SourceBook:
         specs = await self._asked(sources, channel)
         configured = sources is None and channel is None
         lists: dict[int, Sequence[Listed]] = {}
-        problems: dict[int, dict[str, Any]] = {}
+        problems: dict[int, ProblemDocument] = {}
 
         async def ask(place: int) -> None:
             lists[place], problem = await self._questions.list(specs[place], keep=configured)
@@ -211,18 +224,22 @@ class SourceBook:
             "problems": [problems[place] for place in sorted(problems)],
         }
 
-    async def standings(self) -> list[dict[str, Any]]:
+    async def standings(self) -> list[SourceStateDocument]:
         """How the sources did of late, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
         return [*await self._questions.standings(await trio.to_thread.run_sync(self._specs))]
 
-    async def known(self) -> list[dict[str, Any]]:
+    async def known(self) -> list[KnownDocument]:
         """The images of the last good lists, {uuid, name, version} each; no source is asked."""
         specs = await trio.to_thread.run_sync(self._specs)
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, KnownDocument] = {}
         for spec in specs:
             for image in await self._questions.last_list(spec):
                 manifest = image.manifest
-                brief = {field: manifest.get(field) for field in ("uuid", "name", "version")}
+                brief: KnownDocument = {
+                    "uuid": manifest["uuid"],
+                    "name": manifest.get("name"),
+                    "version": manifest.get("version"),
+                }
                 found.setdefault(manifest["uuid"], brief)
         return [*found.values()]
 
@@ -240,7 +257,7 @@ class SourceBook:
         await self._search(search, specs, uuid, _importable)
         return search.found()
 
-    async def show(self, uuid: str) -> dict[str, Any]:
+    async def show(self, uuid: str) -> ManifestDocument:
         """The manifest of an image, as v2, in whatever state it is and with whatever faults.
 
         Raises `ImageNotFoundError` also for what is no uuid, as imgadm does; otherwise as `find`.
@@ -291,7 +308,7 @@ class SourceBook:
         return each_once(chosen)
 
 
-def as_wire(spec: SourceSpec) -> dict[str, Any]:
+def as_wire(spec: SourceSpec) -> SourceDocument:
     """The protocol's *source*."""
     return {
         "url": spec.url,

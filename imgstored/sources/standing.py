@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,6 +14,8 @@ from imgstored.http.location import public
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
+
+    from imgproto.documents import SourceStateDocument
 
     from imgstored.sources.base import SourceSpec
 
@@ -34,7 +36,7 @@ class Standing:
     failed_at: float | None = None
     error: ImgstoreError | None = None  #: the last one, until it answers again
 
-    def as_wire(self, spec: SourceSpec, *, listed_at: float | None) -> dict[str, Any]:
+    def as_wire(self, spec: SourceSpec, *, listed_at: float | None) -> SourceStateDocument:
         """As the protocol's *status* has it. What may be secret in a URL is not shown."""
         return {
             "url": public(spec.url),
