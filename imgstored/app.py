@@ -38,9 +38,8 @@ from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.patience import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.rpc.methods import methods
-from imgstored.rpc.methods.care import Care
-from imgstored.rpc.methods.making import Making
 from imgstored.rpc.server import Server
+from imgstored.rpc.services import Services
 from imgstored.sources.sourcebook import SourceBook
 from imgstored.specs import (
     check,
@@ -202,20 +201,9 @@ def _server(core: _Core, maker: Maker) -> Server:
         clients=lambda: server.connections,
         warnings=log.recent_warnings,
     )
-    holds, busy = Holds(catalog), lambda: bool(store.jobs())
     server = Server(
         Path(settings.socket.path),
-        methods(
-            store,
-            core.sources,
-            pools=list(catalog.pools),
-            making=Making(maker, Exporter(catalog), Publisher(source_specs(settings) or ())),
-            care=_care(core),
-            upkeep=Upkeep(catalog, core.sources, core.locks, core.view, core.refresh, store.expecting),
-            verifier=Verifier(Host(catalog, core.receipts, holds, core.refresh, core.locks, busy)),
-            status=status,
-            doctor=OwnHost(settings, core.files, catalog.pools, lambda: core.view.kind),
-        ),
+        methods(_services(core, maker, status)),
         mode=settings.socket.mode,
         group=settings.socket.group,
         limits=socket_limits(settings),
@@ -232,21 +220,27 @@ def _server(core: _Core, maker: Maker) -> Server:
     return server
 
 
-def _care(core: _Core) -> Care:
-    catalog, refresh, sources, jobs = core.catalog, core.refresh, core.sources, core.store.jobs
-    return Care(
-        Resolver(catalog, refresh, sources, core.history, jobs),
-        DryRun(
-            catalog,
-            refresh,
-            sources,
-            core.journal,
-            lambda: core.installer.room,
-            jobs,
-            core.platform,
+def _services(core: _Core, maker: Maker, status: Status) -> Services:
+    settings, catalog, store = core.settings, core.catalog, core.store
+    refresh, sources = core.refresh, core.sources
+    holds, busy = Holds(catalog), lambda: bool(store.jobs())
+    return Services(
+        pools=list(catalog.pools),
+        store=store,
+        sources=sources,
+        resolver=Resolver(catalog, refresh, sources, core.history, store.jobs),
+        dry_run=DryRun(
+            catalog, refresh, sources, core.journal, lambda: core.installer.room, store.jobs, core.platform
         ),
-        Usage(catalog, refresh),
-        core.history,
+        usage=Usage(catalog, refresh),
+        history=core.history,
+        upkeep=Upkeep(catalog, sources, core.locks, core.view, refresh, store.expecting),
+        verifier=Verifier(Host(catalog, core.receipts, holds, refresh, core.locks, busy)),
+        maker=maker,
+        exporter=Exporter(catalog),
+        publisher=Publisher(source_specs(settings) or ()),
+        status=status,
+        doctor=OwnHost(settings, core.files, catalog.pools, lambda: core.view.kind).examine,
     )
 
 

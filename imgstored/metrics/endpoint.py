@@ -14,8 +14,11 @@ from imgstored.rpc.peer import access_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from imgproto.documents import JobDocument
+
+    from imgstored.care.pool_states import PoolStates
     from imgstored.metrics.address import TcpAddress, UnixAddress
-    from imgstored.metrics.state import Document, Pools, Sources
+    from imgstored.sources.sourcebook import SourceBook
 
 
 class Metrics:
@@ -31,10 +34,10 @@ class Metrics:
 
     def show(
         self,
-        pools: Pools,
-        sources: Sources,
+        pools: PoolStates,
+        sources: SourceBook,
         *,
-        jobs: Callable[[], Sequence[Document]],
+        jobs: Callable[[], Sequence[JobDocument]],
         clients: Callable[[], int],
         view: Callable[[], str],
     ) -> None:

@@ -12,7 +12,6 @@ from imgstored.rpc.call import Call, Client, Methods, PassedFile
 from imgstored.rpc.dispatch import encode_outcome, perform, stopping
 from imgstored.rpc.framing import ProtocolError
 from imgstored.rpc.outbox import Outbox
-from imgstored.rpc.params import Params, printable
 from imgstored.rpc.wire import Decoder, Message, Request, bearer, encode_error, encode_notification
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ class Connection:
         call = Call(
             id=message.id,
             method=message.method,
-            params=Params(printable(message.method, 40), message.params),
+            params=message.params,
             client=self.client,
             access=self._access,
             notify_client=self._notify,
@@ -158,7 +157,7 @@ class Connection:
     def _file_for(self, request: Request) -> PassedFile | None:
         file = self._files.pop(request.start, None)
         method = self._methods.get(request.method)
-        if file is not None and (method is None or not method.file):
+        if file is not None and (method is None or not method.operation.file):
             file.close()
             return None
         return file

@@ -13,6 +13,7 @@ from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, Imgstor
 from imgstored.rpc.limits import Limits
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
+from imgstored.rpc.services import Services
 from imgstored.store.events import Event, Installed, Installing, Verified
 from tests.ctl.fake_care import FakeCare
 from tests.ctl.fake_making import FakeMaking
@@ -298,18 +299,23 @@ class FakeDaemon:
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        served = methods(
-            self.store,
-            self.sources,
+        services = Services(
             pools=["zones"],
-            care=self.care.services(),
+            store=self.store,
+            sources=self.sources,
+            resolver=self.care,
+            dry_run=self.care,
+            usage=self.care,
+            history=self.care,
             upkeep=self.upkeep,
             verifier=self.verifier,
-            making=self.making.services(),
+            maker=self.making,
+            exporter=self.making,
+            publisher=self.making,
             status=self.status,
-            doctor=self.doctor,
+            doctor=self.doctor.examine,
         )
-        self._server = Server(self.path, served, limits=self._limits)
+        self._server = Server(self.path, methods(services), limits=self._limits)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._server.serve)
             self._ready.set()

@@ -1,76 +1,95 @@
-"""What is being installed."""
+"""Imports: begun, watched, ended, and what one would do."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from imgstored.rpc.call import Call, Method, Methods
-from imgstored.rpc.methods.binding import bound, tell
-from imgstored.rpc.params import printable
+from imgproto import operations as op
+
+from imgstored.rpc.methods.bound import file_name, method, pass_on
 
 if TYPE_CHECKING:
-    from imgstored.rpc.services import Document, Store
+    from collections.abc import Iterator
 
-#: Characters that are kept of what a client calls its file.
-MAX_PATH = 1024
-
-
-def import_methods(store: Store) -> Methods:
-    """`import`, `ensure`, `install`, `jobs`, `watch`, `cancel`."""
-    return {
-        "import": Method(
-            bound(_import, store), ("uuid", "pool", "sources", "channel", "zstream"), change=True
-        ),
-        "ensure": Method(bound(_ensure, store), ("uuids", "pool"), change=True),
-        "install": Method(bound(_install, store), ("manifest", "pool", "path"), change=True, file=True),
-        "jobs": Method(bound(_jobs, store)),
-        "watch": Method(bound(_watch, store), ("uuid",)),
-        "cancel": Method(bound(_cancel, store), ("uuid",), change=True),
-    }
-
-
-async def _import(store: Store, call: Call) -> Document:
-    params = call.params
-    uuid = params.text("uuid")
-    wish = store.request(
-        [uuid],
-        client=call.client.name,
-        pool=params.optional_text("pool"),
-        sources=params.optional_texts("sources"),
-        channel=params.optional_text("channel"),
-        zstream=params.flag("zstream"),
+    from imgproto.documents import ImageChange, ImagesChange, InstalledChange, JobDocument, PlanDocument
+    from imgproto.params import (
+        EnsureParams,
+        ImageParams,
+        ImportParams,
+        InstallParams,
+        NoParams,
+        PlanParams,
+        WatchParams,
     )
-    await tell(call, wish)
-    return {"uuid": uuid}
+
+    from imgstored.rpc.call import Call, Method
+    from imgstored.rpc.services import Services
 
 
-async def _ensure(store: Store, call: Call) -> Document:
-    uuids = call.params.texts("uuids")
-    await tell(call, store.request(uuids, client=call.client.name, pool=call.params.optional_text("pool")))
+def methods(services: Services) -> Iterator[Method]:
+    """`import`, `ensure`, `install`, `plan`, `jobs`, `watch`, `cancel`."""
+    yield method(services, op.IMPORT, _import)
+    yield method(services, op.ENSURE, _ensure)
+    yield method(services, op.INSTALL, _install)
+    yield method(services, op.PLAN, _plan)
+    yield method(services, op.JOBS, _jobs)
+    yield method(services, op.WATCH, _watch)
+    yield method(services, op.CANCEL, _cancel)
+
+
+async def _import(services: Services, params: ImportParams, call: Call) -> ImageChange:
+    request = services.store.request(
+        [params["uuid"]],
+        client=call.client.name,
+        pool=params.get("pool"),
+        sources=params.get("sources"),
+        channel=params.get("channel"),
+        zstream=bool(params.get("zstream")),
+    )
+    await pass_on(call, request)
+    return {"uuid": params["uuid"]}
+
+
+async def _ensure(services: Services, params: EnsureParams, call: Call) -> ImagesChange:
+    uuids = params["uuids"]
+    await pass_on(call, services.store.request(uuids, client=call.client.name, pool=params.get("pool")))
     return {"uuids": uuids}
 
 
-async def _install(store: Store, call: Call) -> Document:
-    manifest, pool = call.params.mapping("manifest"), call.params.optional_text("pool")
-    path = printable(call.params.optional_text("path") or "", MAX_PATH) or "the file"
+async def _install(services: Services, params: InstallParams, call: Call) -> InstalledChange:
+    manifest, path = params["manifest"], file_name(params.get("path"))
     fd = call.take_file()
     try:
-        await tell(call, store.install(manifest, fd, client=call.client.name, pool=pool, path=path))
+        request = services.store.install(
+            manifest, fd, client=call.client.name, pool=params.get("pool"), path=path
+        )
+        await pass_on(call, request)
     finally:
         os.close(fd)
     return {"uuid": manifest.get("uuid")}
 
 
-async def _jobs(store: Store, call: Call) -> list[Document]:
-    return store.jobs()
+async def _plan(services: Services, params: PlanParams, call: Call) -> PlanDocument:
+    if params.get("sources") is not None:
+        # Who may only read must not have root's daemon ask servers of their choice.
+        call.require_change()
+    return await services.dry_run.plan(
+        params["uuid"],
+        pool=params.get("pool"),
+        sources=params.get("sources"),
+        channel=params.get("channel"),
+    )
 
 
-async def _watch(store: Store, call: Call) -> None:
-    await tell(call, store.watch(call.params.optional_text("uuid")))
+async def _jobs(services: Services, _: NoParams, call: Call) -> list[JobDocument]:
+    return services.store.jobs()
 
 
-async def _cancel(store: Store, call: Call) -> Document:
-    uuid = call.params.text("uuid")
-    await store.cancel(uuid)
-    return {"uuid": uuid}
+async def _watch(services: Services, params: WatchParams, call: Call) -> None:
+    await pass_on(call, services.store.watch(params.get("uuid")))
+
+
+async def _cancel(services: Services, params: ImageParams, call: Call) -> ImageChange:
+    await services.store.cancel(params["uuid"])
+    return {"uuid": params["uuid"]}
