@@ -5,10 +5,10 @@ The computed fields are imgadm's: see its `help list`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
 _TAG = "docker:tag:"
 

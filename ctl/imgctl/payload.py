@@ -6,7 +6,7 @@ import enum
 import json
 from typing import TYPE_CHECKING, Any
 
-from imgctl.names import is_uuid
+from imgctl.text import is_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
 
 from imgctl.colour import DIM, RED, has_colour, painted
 from imgctl.text import error_text, printable, safe_json
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from typing import Any, TextIO
+
+    from imgproto.params import Among
 
     from imgctl.client import Client
     from imgctl.errors import CommandError
@@ -34,7 +37,39 @@ class Session:
         from imgctl.client import Client
 
         name = f"{self.program} {__version__} (pid {os.getpid()})"
-        return Client(self.socket_path, name=name, timeout=timeout)
+        # imgadm knew uuids only.
+        return Client(self.socket_path, name=name, timeout=timeout, names=self.program != "imgadm")
+
+    def uuid(
+        self,
+        text: str,
+        *,
+        among: Among,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+    ) -> str:
+        """The uuid of the image that people call `text`. `sources` replace the configured ones.
+
+        Raises the daemon's `RemoteError` where there is none, or where it could be several (AmbiguousName).
+        """
+        return self.uuids([text], among=among, pool=pool, sources=sources, channel=channel)[0]
+
+    def uuids(
+        self,
+        texts: Sequence[str],
+        *,
+        among: Among,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+    ) -> list[str]:
+        """As `uuid`, for several, with one question; none for full uuids, so that scripts pay nothing."""
+        client = self.client()
+        try:
+            return client.uuids(texts, among=among, pool=pool, sources=sources, channel=channel)
+        finally:
+            client.close()
 
     def say(self, lines: Iterable[str]) -> None:
         """Prints lines on standard output."""

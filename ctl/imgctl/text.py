@@ -6,12 +6,19 @@ printed escaped.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from imgctl.errors import CommandError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+_UUID_DIGITS = frozenset("0123456789abcdef-")
+
+
+def is_uuid(text: str) -> bool:
+    """Whether it is a full uuid, as imgadm writes it."""
+    return [*map(len, text.split("-"))] == [8, 4, 4, 4, 12] and _UUID_DIGITS.issuperset(text)
 
 
 def printable(value: object) -> str:

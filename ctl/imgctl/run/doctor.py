@@ -6,9 +6,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from imgproto import PROTOCOL_VERSION
+
 from imgctl import __version__
 from imgctl.colour import RED
-from imgctl.connection import PROTOCOL_VERSION
 from imgctl.errors import NotConnectedError, RemoteError
 from imgctl.text import printable
 

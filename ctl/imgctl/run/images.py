@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from imgctl.errors import CommandError
 from imgctl.filters import meets_all, parse_filter
 from imgctl.image_rows import docker_rows, image_row
-from imgctl.names import image_uuid
 from imgctl.table import fields, sort_rows, table
 from imgctl.text import error_line
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from imgctl.arguments import Arguments
     from imgctl.filters import Filter
@@ -54,14 +53,14 @@ def avail(session: Session, arguments: Arguments) -> None:
 
 def show(session: Session, arguments: Arguments) -> None:
     """`show UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="available")
+    uuid = session.uuid(arguments.one(), among="available")
     with session.client() as client:
         session.say_json(client.show(uuid))
 
 
 def get(session: Session, arguments: Arguments) -> None:
     """`get [-P POOL] [-r] UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         image = client.get(uuid, arguments.text("-P"), recursive=arguments.flag("-r"))
     session.say_json(_without_clones(image))
@@ -69,7 +68,7 @@ def get(session: Session, arguments: Arguments) -> None:
 
 def ancestry(session: Session, arguments: Arguments) -> None:
     """`ancestry [-j] [-H] [-o FIELDS] [-P POOL] UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         images = client.ancestry(uuid, arguments.text("-P"))
     if arguments.flag("-j"):
@@ -82,7 +81,7 @@ def ancestry(session: Session, arguments: Arguments) -> None:
 
 def delete(session: Session, arguments: Arguments) -> None:
     """`delete [-P POOL] UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         client.delete(uuid, arguments.text("-P"))
     session.say([f"Deleted image {uuid}"])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from imgctl import event_text
 from imgctl.colour import GREEN
 from imgctl.errors import CommandError, UsageError
-from imgctl.names import image_uuid, image_uuids, is_uuid
 from imgctl.session import flush, is_terminal, json_text
-from imgctl.text import printable
+from imgctl.text import is_uuid, printable
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from imgproto.events import EventDocument, Progress
 
     from imgctl.arguments import Arguments
     from imgctl.progress import Bar
@@ -32,7 +33,7 @@ def import_image(session: Session, arguments: Arguments) -> None:
     if session.program == "imgadm" and not is_uuid(text):
         raise UsageError(f'invalid image-id arg: "{text}"')
     sources, channel = arguments.texts("-S") or None, arguments.text("-C")
-    uuid = image_uuid(session, text, among="active", pool=pool, sources=sources, channel=channel)
+    uuid = session.uuid(text, among="active", pool=pool, sources=sources, channel=channel)
     if arguments.flag("-n"):
         from imgctl.run.plan import show_plan
 
@@ -55,7 +56,7 @@ def ensure(session: Session, arguments: Arguments) -> None:
     """`ensure [-q] [-P POOL] [-j] UUID...`."""
     if not arguments.rest:
         arguments.one()
-    uuids = image_uuids(session, arguments.rest, among="active")
+    uuids = session.uuids(arguments.rest, among="active")
     with session.client() as client, Narrator(session, arguments) as tell:
         client.ensure(uuids, pool=arguments.text("-P"), on_event=tell)
 
@@ -80,7 +81,7 @@ def install(session: Session, arguments: Arguments) -> None:
 
 def watch(session: Session, arguments: Arguments) -> None:
     """`watch [-q] [-j] [UUID]`."""
-    uuid = image_uuid(session, arguments.one(), among="jobs") if arguments.rest else None
+    uuid = session.uuid(arguments.one(), among="jobs") if arguments.rest else None
     with Narrator(session, arguments) as tell:
         for event in session.client().watch(uuid):
             tell(event)
@@ -109,27 +110,26 @@ class Narrator:
         if isinstance(error, CommandError) and self._importing and not self._as_json:
             self._print(event_text.abort(error.message), sys.stdout)
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: EventDocument) -> None:
         """Tells one event."""
         if self._as_json:
             self._print(json_text(event), sys.stdout)
             return
-        kind = event.get("event")
-        if kind == "progress":
+        if event["event"] == "progress":
             self._show_progress(event)
-        elif kind == "note":
+        elif event["event"] == "note":
             if self._has_notes:
-                self._print(f"{self._session.program}: note: {printable(event.get('text'))}", sys.stderr)
+                self._print(f"{self._session.program}: note: {printable(event['text'])}", sys.stderr)
         elif (line := event_text.line(event)) is not None:
-            self._importing = self._importing or kind == "importing"
-            if kind in _THERE:
+            self._importing = self._importing or event["event"] == "importing"
+            if event["event"] in _THERE:
                 line = self._session.painted(line, GREEN, sys.stdout)
             self._print(line, sys.stdout)
 
-    def _show_progress(self, event: dict[str, Any]) -> None:
+    def _show_progress(self, event: Progress) -> None:
         if not self._has_bar:
             return
-        if not event.get("images"):
+        if not event["images"]:
             if self._bar is not None:
                 self._bar.clear()
             return
@@ -137,7 +137,7 @@ class Narrator:
             from imgctl.progress import Bar
 
             self._bar = Bar(sys.stderr)
-        self._bar.show(event_text.bar_label(event), event.get("done") or 0, event.get("total"))
+        self._bar.show(event_text.bar_label(event), event["done"], event["total"])
 
     def _print(self, line: str, stream: TextIO) -> None:
         if self._bar is not None:

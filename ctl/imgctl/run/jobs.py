@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imgctl.names import image_uuid
 from imgctl.table import table
 from imgctl.text import printable, size
 
@@ -30,7 +29,7 @@ def jobs(session: Session, arguments: Arguments) -> None:
 
 def cancel(session: Session, arguments: Arguments) -> None:
     """`cancel UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="jobs")
+    uuid = session.uuid(arguments.one(), among="jobs")
     with session.client() as client:
         client.cancel(uuid)
     session.say([f"Cancelled import of image {printable(uuid)}"])

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgctl.errors import remote_error
 from imgctl.plan_text import plan_lines
 from imgctl.text import error_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from imgproto.documents import PlanDocument
 
     from imgctl.session import Session
 
 
-def show_plan(session: Session, plan: Mapping[str, Any], *, as_json: bool) -> None:
+def show_plan(session: Session, plan: PlanDocument, *, as_json: bool) -> None:
     """Prints the plan. Raises what would refuse the import; of several, all but the first are said before."""
     if as_json:
         session.say_json(plan)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgctl import event_text
 from imgctl.errors import CommandError, UsageError, remote_error
-from imgctl.names import image_uuids
 from imgctl.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from imgproto.documents import VacuumDocument
+    from imgproto.events import EventDocument
 
     from imgctl.arguments import Arguments
     from imgctl.session import Session
@@ -21,19 +23,18 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 def update(session: Session, arguments: Arguments) -> int:
     """`update [-n] [UUID...]`. Exit status 1 when an image could not be updated; the others are."""
-    uuids = image_uuids(session, arguments.rest, among="installed")
+    uuids = session.uuids(arguments.rest, among="installed")
     failed = False
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: EventDocument) -> None:
         nonlocal failed
-        kind = event.get("event")
-        if kind == "update-failed":
+        if event["event"] == "update-failed":
             failed = True
             session.report(remote_error(event["error"]))
-        elif kind == "original-unknown":
+        elif event["event"] == "original-unknown":
             session.complain(
                 f"{session.program}: warn: cannot determine original snapshot for image "
-                f'"{printable(event.get("uuid"))}" (source info has no "dataset_guid")'
+                f'"{printable(event["uuid"])}" (source info has no "dataset_guid")'
             )
         elif (line := event_text.line(event)) is not None:
             session.say([line])
@@ -53,7 +54,7 @@ def vacuum(session: Session, arguments: Arguments) -> int:
         raise UsageError('"-j" needs "-n": it says what would be deleted')
     left: list[str] = []
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: EventDocument) -> None:
         # imgadm says nothing of what it leaves.
         if session.program != "imgadm" and (line := event_text.line(event)) is not None:
             left.append(line)
@@ -80,7 +81,7 @@ def vacuum(session: Session, arguments: Arguments) -> int:
     return 0
 
 
-def _agreed(session: Session, images: Sequence[Mapping[str, Any]]) -> bool:
+def _agreed(session: Session, images: Sequence[VacuumDocument]) -> bool:
     session.say(["This will delete the following images:", *(f"    {_called(image)}" for image in images)])
     what = "this image" if len(images) == 1 else f"these {len(images)} images"
     try:
@@ -90,7 +91,7 @@ def _agreed(session: Session, images: Sequence[Mapping[str, Any]]) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def _called(image: Mapping[str, Any]) -> str:
+def _called(image: VacuumDocument) -> str:
     return printable(f"{image['uuid']} ({image['name']}@{image['version']})")
 
 

@@ -6,7 +6,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import remote_error
-from imgctl.names import image_uuids
 from imgctl.session import is_terminal
 from imgctl.table import table
 from imgctl.usage_text import ASCII, LINES, du_document, du_rows, forest, pool_summary, readable, tree_lines
@@ -37,7 +36,7 @@ def tree(session: Session, arguments: Arguments) -> None:
 def du(session: Session, arguments: Arguments) -> None:
     """`du [-P POOL] [-j] [-H] [UUID...]`."""
     pool = arguments.text("-P")
-    uuids = image_uuids(session, arguments.rest, among="installed", pool=pool)
+    uuids = session.uuids(arguments.rest, among="installed", pool=pool)
     with session.client() as client:
         pools = client.usage(pool, uuids)
     if arguments.flag("-j"):

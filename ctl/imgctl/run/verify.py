@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgctl.names import image_uuids
 from imgctl.run.imports import Narrator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from imgproto.documents import Result
 
     from imgctl.arguments import Arguments
     from imgctl.session import Session
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def verify(session: Session, arguments: Arguments) -> int:
     """`verify [-q] [-P POOL] [-j] [--strict] [UUID...]`. Status 1 if one is not what it was."""
     pool = arguments.text("-P")
-    uuids = image_uuids(session, arguments.rest, among="installed", pool=pool) if arguments.rest else None
+    uuids = session.uuids(arguments.rest, among="installed", pool=pool) if arguments.rest else None
     with session.client() as client, Narrator(session, arguments) as tell:
         results = client.verify(uuids, pool=pool, on_event=tell)
     if not arguments.flag("-j"):
@@ -27,7 +28,7 @@ def verify(session: Session, arguments: Arguments) -> int:
     return 0 if set(results) <= good else 1
 
 
-def _summary(results: Mapping[str, int]) -> str:
+def _summary(results: Mapping[Result, int]) -> str:
     count = sum(results.values())
     ordered = sorted(results, key=lambda result: result != "ok")
     parts = ", ".join(f"{results[result]} {result}" for result in ordered)
