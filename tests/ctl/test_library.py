@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
+import trio
 from imgctl import Client, errors
 from imgctl.errors import RemoteError, remote_error
 from imgproto import documents, events
@@ -20,7 +21,7 @@ from imgproto.operations import OPERATIONS
 from imgstored import errors as daemon_errors
 from imgstored.errors import ImageHeldError
 from imgstored.rpc.params import checked
-from imgstored.store.events import AlreadyInstalled
+from imgstored.store.events import AlreadyInstalled, Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -335,3 +336,48 @@ def test_a_program_that_uses_the_client_is_checked(tmp_path):
     lines = [line for line in done.stdout.splitlines() if ": error:" in line and "ctl/" not in line]
     assert {line.partition(":")[0] for line in lines} == wrong.keys(), done.stdout
     assert len(lines) == len(wrong), done.stdout
+
+
+# -- leaving a request early, as docs/library.md does it -----------------------------------------------------
+
+
+@pytest.fixture
+def endless(daemon):
+    """An import that goes on and on, and says so."""
+    daemon.store.scripts[U] = [step for _ in range(3000) for step in (Note("still at it"), 0.01)]
+    return daemon
+
+
+def test_a_cancelled_trio_task_leaves_its_request(endless):
+    begun = trio.Event()
+
+    def look(event: Any) -> None:
+        trio.from_thread.check_cancelled()
+        trio.from_thread.run_sync(begun.set)
+
+    def work() -> None:
+        with Client(str(endless.path), timeout=30) as client:
+            client.ensure(U, on_event=look)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, work)
+            await begun.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert endless.store.left.wait(30)
+
+
+def test_an_exception_out_of_an_event_leaves_the_request_and_not_the_client(endless):
+    class EnoughError(Exception):
+        pass
+
+    def look(event: Any) -> None:
+        raise EnoughError
+
+    with Client(str(endless.path), timeout=30) as client:
+        with pytest.raises(EnoughError):
+            client.ensure(U, on_event=look)
+        assert endless.store.left.wait(30)
+        assert client.list() == []
