@@ -11,7 +11,7 @@ from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
 from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked
-from imgstored.rpc.limits import Limits as SocketLimits
+from imgstored.rpc.connection import Limits as SocketLimits
 from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.url import normalised

@@ -1,4 +1,4 @@
-"""The rooms are as docs/architecture.md says: who imports whom, how large modules are, what does no I/O."""
+"""The rooms are as docs/architecture.md says: who imports whom, what does no I/O, and no module is a bag."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from docs.make.rooms import imports, known_by, modules, room, rooms
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
 
-#: A module that is longer has two reasons to change.
-MOST_LINES = 400
+#: A module is a topic, not a length; but one that is longer than this is surely a bag.
+MOST_LINES = 700
 
 #: Modules that take bytes or values and return values, so that a test or a fuzzer can drive them directly.
 PURE = (

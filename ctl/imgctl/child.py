@@ -1,4 +1,4 @@
-"""Runs another program in our place: its streams are ours, signals reach it, and its end is our end."""
+"""Runs another program in place of this one: it gets our streams and signals, and we end as it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: global options, which command runs, and what its end looks like."""
+"""The command line: parses global options, runs the command, reports how it ended."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def function_of(name: str) -> Run:
 
 
 def _discard_output() -> None:
-    """Whatever still waits to be written goes nowhere, so that the interpreter's last flush does not fail."""
+    """Discards unwritten output, so that the interpreter's last flush does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""One connection to imgstored: MessagePack-RPC, one request at a time. Its form: docs/protocol.md."""
+"""One connection to imgstored: MessagePack-RPC as in docs/protocol.md, one request at a time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Connection:
         self.close()
 
     def connect(self) -> None:
-        """Connects and says hello, unless connected already; a daemon that left meanwhile may be back."""
+        """Connects and says hello, unless connected; connects anew after the daemon closed the connection."""
         if self._socket is not None and not _has_ended(self._socket):
             return
         self.close()
@@ -130,7 +130,7 @@ class Connection:
     def exchange(
         self, method: str, params: Mapping[str, object], file: int | None
     ) -> Generator[EventDocument, None, Any]:
-        """Yields the events, returns the result. Left early it closes the connection."""
+        """Yields the events, returns the result. Closes the connection if the caller stops early."""
         self._id = self._id + 1 & 0xFFFFFFFF
         request = [_REQUEST, self._id, method, [{k: v for k, v in params.items() if v is not None}]]
         self._asking, answered = True, False
@@ -215,7 +215,7 @@ class Connection:
 
 
 def _unpacker() -> msgpack.Unpacker:
-    """Only what JSON could say comes from the daemon: no binary data, no extensions."""
+    """The daemon sends only JSON's types: no binary data, no extensions."""
     return msgpack.Unpacker(
         raw=False,
         strict_map_key=True,
@@ -244,7 +244,7 @@ def _foreign(value: Any) -> float:
 
 
 def _has_ended(connected: socket.socket) -> bool:
-    """Whether the daemon closed a connection on which nothing is asked, or said that it will."""
+    """Whether the daemon closed an idle connection, or announced that it will."""
     ready = select.poll()
     ready.register(connected, select.POLLIN)
     return bool(ready.poll(0))

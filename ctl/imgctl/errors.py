@@ -51,7 +51,7 @@ class UsageError(CommandError):
 
 
 class RemoteError(CommandError):
-    """The daemon answered with an error. Each code has a class below; one that is not known is this itself.
+    """The daemon answered with an error. Each code has a class below; an unknown code has this one.
 
     An image server that refuses to publish an image has codes of its own.
     """

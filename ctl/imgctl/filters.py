@@ -1,4 +1,4 @@
-"""`field=value` on the command line: which images are meant. Pure: no I/O."""
+"""Filters of images, `field=value` on the command line. Pure: no I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a row of `list` or `avail` has: the manifest's fields, and some that are computed. Pure: no I/O.
+"""The rows of `list` and `avail`: the manifest's fields, and computed ones. Pure: no I/O.
 
 The computed fields are imgadm's: see its `help list`.
 """

@@ -1,4 +1,4 @@
-"""Where vmadm's arguments say that its payload is, and which images that names. Pure: no I/O."""
+"""vmadm's payload: where its arguments find it, and the images that it names. Pure: no I/O."""
 
 from __future__ import annotations
 

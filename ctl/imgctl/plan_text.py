@@ -1,4 +1,4 @@
-"""What `import --dry-run` says. Pure: no I/O. What it is given is a *plan* of docs/protocol.md."""
+"""The output of `import --dry-run`. Pure: no I/O."""
 
 from __future__ import annotations
 

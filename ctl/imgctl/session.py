@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-from imgctl.colour import DIM, RED, has_colour, painted
 from imgctl.text import error_text, printable, safe_json
 
 TYPE_CHECKING = False
@@ -17,6 +16,10 @@ if TYPE_CHECKING:
 
     from imgctl.client import Client
     from imgctl.errors import CommandError
+
+
+#: SGR parameters (ECMA-48, 8.3.117).
+RED, GREEN, DIM = "31", "32", "2"
 
 
 class Session:
@@ -82,7 +85,7 @@ class Session:
         print(json_text(value, indent=2))
 
     def painted(self, text: str, style: str, stream: TextIO | None) -> str:
-        """The text in a style of `imgctl.colour`, where the stream shows that. imgadm knew no colour."""
+        """The text in a style, where the stream shows that. imgadm knew no colour."""
         return painted(text, style) if self.program != "imgadm" and has_colour(stream) else text
 
     def complain(self, text: str) -> None:
@@ -129,3 +132,15 @@ def is_terminal(stream: TextIO | None) -> bool:
 def _never_fail_to_encode(stream: Any) -> None:
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
+
+
+def has_colour(stream: TextIO | None) -> bool:
+    """Whether the stream is a terminal with colour whose user has not asked for none (https://no-color.org)."""
+    if stream is None or os.environ.get("NO_COLOR"):
+        return False
+    return (os.environ.get("TERM") or "dumb") != "dumb" and stream.isatty()
+
+
+def painted(text: str, style: str) -> str:
+    """The text in a style, line by line, so that no style is left open where a line is cut off."""
+    return "\n".join(f"\x1b[{style}m{line}\x1b[m" for line in text.split("\n"))

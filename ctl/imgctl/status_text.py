@@ -41,7 +41,7 @@ class Line(NamedTuple):
 
 
 def problems(status: Document) -> list[str]:
-    """What needs somebody's attention, a sentence each."""
+    """The problems that need attention, a sentence each."""
     pools = [_problem("pool", pool.get("name"), pool) for pool in _bad(status.get("pools"))]
     pools += [
         printable(f'pool "{pool.get("name")}" is {pool["health"]} (see `zpool status {pool.get("name")}`)')
@@ -53,7 +53,7 @@ def problems(status: Document) -> list[str]:
 
 
 def status_lines(status: Document, now: float) -> list[str]:
-    """All of it; `now` is in seconds since the epoch."""
+    """The whole report; `now` is in seconds since the epoch."""
     blocks = [
         _about(status),
         table([_pool_row(pool) for pool in status.get("pools") or ()], _POOL_COLUMNS),
@@ -70,7 +70,7 @@ def status_lines(status: Document, now: float) -> list[str]:
 
 
 def top_lines(status: Document, now: float) -> list[Line]:
-    """What goes on, for a screen that is drawn again and again."""
+    """The frames of the live screen: what is under way."""
     at = strftime("%H:%M:%S", localtime(now))
     lines = [Line(f"{_who(status)}, {_count(status.get('images'), 'image')}  {at}", "title")]
     jobs = list(status.get("imports") or ())

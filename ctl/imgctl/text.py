@@ -43,7 +43,7 @@ def size(count: int) -> str:
 
 
 def paragraph(message: str) -> str:
-    """A message of one or several lines; all but the first are indented, that none passes for another."""
+    """A message of one or several lines, indented but for the first: none passes for a new message."""
     first, *others = (printable(line.rstrip()) for line in message.strip().split("\n"))
     return "\n".join([first, *(line if line.startswith("    ") else f"    {line}" for line in others)])
 

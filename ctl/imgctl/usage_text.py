@@ -1,4 +1,4 @@
-"""How images are related, and what they occupy, for people and as JSON. Pure: no I/O.
+"""The output of `tree` and `du`: how images are related, and what they occupy. Pure: no I/O.
 
 What it is given is a *usage* of docs/protocol.md: one pool with its images.
 """

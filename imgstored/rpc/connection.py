@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -10,7 +11,7 @@ import trio
 from imgstored.errors import CancelledError, ImgstoreError, UsageError
 from imgstored.rpc.call import Call, Client, Methods, PassedFile
 from imgstored.rpc.dispatch import encode_outcome, perform, stopping
-from imgstored.rpc.framing import ProtocolError
+from imgstored.rpc.framing import READERS_MESSAGE, MessageLimits, ProtocolError
 from imgstored.rpc.outbox import Outbox
 from imgstored.rpc.wire import Decoder, Message, Request, bearer, encode_error, encode_notification
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imgstored.rpc.dispatch import Timing
-    from imgstored.rpc.limits import Limits
     from imgstored.rpc.line import Line
     from imgstored.rpc.peer import Access, Peer
 
@@ -28,6 +28,25 @@ log = structlog.get_logger(__name__)
 _RECEIVE = 8 << 10
 #: Bytes that `Limits.send` is the time for. Were it the time for any byte, a client could take for ever.
 _SEND = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on the socket's connections. Times in seconds."""
+
+    connections: int = 256  #: at the same time; a quarter of them is kept for those who may change
+    in_flight: int = 64  #: requests of one connection that are not yet answered
+    idle: float = 600.0  #: without a request in flight and without a whole message
+    send: float = 20.0  #: for the client to read 64 KiB of what waits for it, or what there is
+    stop: float = 2.0  #: for the last answers, when the daemon stops
+    outbox: int = 1 << 20  #: bytes that wait for one client before those who produce more have to wait
+    message: MessageLimits = field(default_factory=MessageLimits)
+    readers_message: MessageLimits = READERS_MESSAGE  #: from those who may not change
+
+    @property
+    def readers(self) -> int:
+        """Connections of those who may not change. Theirs can never be all that there are."""
+        return self.connections - max(1, self.connections // 4)
 
 
 class Connection:

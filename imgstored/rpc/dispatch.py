@@ -1,4 +1,4 @@
-"""From a request to its answer: finds the method, checks who asks, words what went wrong, keeps the log."""
+"""Dispatch of a request: find the method, check the requester, run it, turn faults into errors, log."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def perform(call: Call, methods: Methods, timing: Timing | None = None) ->
     """The method's result, or the `ImgstoreError` that is the answer: one is returned, not raised.
 
     Cancelling the call's own scope gives `CancelledError`: only the stopping daemon does so, while the client
-    is still there to be told. Cancelling from outside goes through, and nothing but the cancellation does.
+    is still there. A cancellation from outside goes through, and nothing else does.
     """
     began = time.monotonic()
     method = methods.get(call.method)
@@ -63,7 +63,7 @@ async def perform(call: Call, methods: Methods, timing: Timing | None = None) ->
 
 
 def encode_outcome(call: Call, outcome: Any) -> bytes:
-    """The response; where the result cannot be said in MessagePack, that it could not."""
+    """The response; an error in its place if MessagePack cannot express the result."""
     try:
         if isinstance(outcome, ImgstoreError):
             return encode_error(call.id, without_secrets(outcome.as_wire()))
@@ -74,7 +74,7 @@ def encode_outcome(call: Call, outcome: Any) -> bytes:
 
 
 def without_secrets(value: Any) -> Any:
-    """An error in wire form, with nothing in its texts that may be a secret: who asked need not know it."""
+    """An error in wire form, without what may be a secret in its texts: no client needs to know that."""
     match value:
         case str():
             return redacted(value)
@@ -107,7 +107,7 @@ async def _run(call: Call, method: Method | None) -> Any:
 
 
 def _outcome_of(call: Call, group: BaseExceptionGroup[BaseException]) -> ImgstoreError:
-    """The answer when several tasks of a method failed. Raises what of it is no error, but a cancellation."""
+    """The answer when several tasks of a method failed. Raises a cancellation that is among the failures."""
     failures, others = group.split(Exception)
     mistakes = None if failures is None else failures.split(ImgstoreError)[1]
     if mistakes is not None:

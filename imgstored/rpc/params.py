@@ -45,8 +45,8 @@ def printable(text: str, limit: int) -> str:
 def checked(method: str, shape: type[P], values: Mapping[str, Any]) -> P:
     """The parameters as `shape`, a TypedDict; those that are nil are left out. Containers are copies.
 
-    Raises `UsageError` for one that the method does not have (what it was meant to do would not be done), and
-    for one that is missing or of another type.
+    Raises `UsageError` for an unknown parameter (it would have no effect), and for one that is missing or of
+    another type.
     """
     fields = _fields(cast("Hashable", shape))
     for name in values:
@@ -83,7 +83,7 @@ def _fields(shape: Any) -> dict[str, _Field]:
 
 
 def _plain(hint: Any) -> Any:
-    """The type without None; for one of a few words any text: whoever is asked knows them, and lists them."""
+    """The type without None. For one of a few words it is text: the service knows and lists the words."""
     others = [each for each in get_args(hint) if each is not NoneType]
     if get_origin(hint) is Literal:
         return str

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, as the kernel tells, and what they may do."""
+"""The process at the other end of a Unix socket, as the kernel reports it, and its rights."""
 
 from __future__ import annotations
 

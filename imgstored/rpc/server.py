@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.rpc.call import Methods
+    from imgstored.rpc.connection import Limits
     from imgstored.rpc.dispatch import Timing
-    from imgstored.rpc.limits import Limits
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ _REFUSAL = 1.0
 class Server:
     """The socket and all its connections. Made and used in trio's thread.
 
-    Anyone may open the socket whom `mode` lets; `group` owns it, and its members may change.
+    `mode` says who may open the socket; `group` owns it, and its members may change.
     Raises `ConfigError` when there is no such group.
     """
 

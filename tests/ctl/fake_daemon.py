@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, ImgstoreError
-from imgstored.rpc.limits import Limits
+from imgstored.rpc.connection import Limits
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services

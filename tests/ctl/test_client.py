@@ -16,7 +16,7 @@ from imgctl import Client, NotConnectedError, RemoteError
 from imgctl import connection as connection_module
 
 from imgstored.errors import ImageHasDependentClonesError, NoSourcesError
-from imgstored.rpc.limits import Limits
+from imgstored.rpc.connection import Limits
 from imgstored.store.events import AlreadyInstalled, Installed, Progress
 from tests.ctl.fake_daemon import HOLD, FakeDaemon
 

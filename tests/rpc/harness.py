@@ -15,7 +15,7 @@ import trio
 from imgproto.operations import Operation
 
 from imgstored.rpc.call import Method
-from imgstored.rpc.limits import Limits
+from imgstored.rpc.connection import Limits
 from imgstored.rpc.server import Server
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import structlog.testing
 import trio
 
 from imgstored.errors import ImageNotFoundError
-from imgstored.rpc.limits import Limits, MessageLimits
+from imgstored.rpc.connection import Limits
+from imgstored.rpc.framing import MessageLimits
 from tests.rpc.harness import PATIENCE, connecting, method, open_files, request, serving
 
 

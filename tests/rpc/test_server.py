@@ -14,7 +14,8 @@ import trio
 
 from imgstored.errors import ConfigError, NotPermittedError
 from imgstored.rpc import server as server_module
-from imgstored.rpc.limits import Limits, MessageLimits
+from imgstored.rpc.connection import Limits
+from imgstored.rpc.framing import MessageLimits
 from imgstored.rpc.peer import Access, peer_of
 from imgstored.rpc.server import Server
 from tests.rpc.harness import PATIENCE, Somebody, connecting, method, open_files, request, serving

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from imgproto import PROTOCOL_VERSION
 
 from imgctl import __version__
-from imgctl.colour import RED
 from imgctl.errors import NotConnectedError, RemoteError
+from imgctl.session import RED
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def doctor(session: Session, arguments: Arguments) -> int:
 
 
 def _with_daemon(client: Client, file: str | None) -> Iterator[Finding]:
-    """What the daemon sees; where there is none, what imgstored sees without starting."""
+    """The daemon's findings; without a daemon, those of `imgstored --check`."""
     try:
         with client:
             yield from _greeted(client)
@@ -123,7 +123,7 @@ def _alone(file: str | None) -> Iterator[Finding]:
 
 
 def _program() -> str | None:
-    """That of the same installation, or what PATH has."""
+    """The program `imgstored` of the same installation, or of PATH."""
     import shutil
 
     beside = os.path.join(os.path.dirname(sys.executable), "imgstored")  # noqa: PTH118, PTH120 - quick to import

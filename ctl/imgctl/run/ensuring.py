@@ -1,4 +1,4 @@
-"""Ensures the images of several pools at the same time, and tells it on a terminal only."""
+"""Ensures the images of several pools at the same time; reports progress only on a terminal."""
 
 from __future__ import annotations
 

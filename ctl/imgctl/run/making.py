@@ -127,7 +127,7 @@ def export(session: Session, arguments: Arguments) -> None:
 
 
 class Maker:
-    """Tells how an image is made: imgadm's lines and, on a terminal, a bar."""
+    """Reports how an image is made: imgadm's lines and, on a terminal, a bar."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Maker:
             self._bar = None
 
     def __call__(self, event: EventDocument) -> None:
-        """Tells one event."""
+        """Reports one event."""
         if event["event"] == "progress":
             self._show_progress(event)
         elif event["event"] == "note":
@@ -172,7 +172,7 @@ class Maker:
         return self._file if isinstance(self._file, str) else self._file.path
 
     def _named(self, event: ManifestMade) -> None:
-        """From now on it is known what the files are called."""
+        """Names the files, as soon as the manifest is known."""
         if isinstance(self._file, ImageFile):
             self._file.name(event["prefix"], event["suffix"])
         if not self._quiet_manifest:
@@ -240,7 +240,7 @@ def _script(path: str | None) -> str | None:
 
 
 def _refuse_mixed(arguments: Arguments, *, is_disk: bool) -> None:
-    """What makes no sense together."""
+    """Raises `UsageError` for options that exclude each other."""
     for flag in ("-i", "-s", "--max-origin-depth"):
         if is_disk and arguments.flag(flag):
             raise UsageError(f"{flag} is not for a disk")
@@ -253,7 +253,7 @@ def _target(arguments: Arguments) -> Path:
 
 
 def _room() -> str:
-    """Where files go that are only published: they may be too large for /tmp."""
+    """The folder for files that are only published: they may be too large for /tmp."""
     return os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  (a folder of its own is made in it)
 
 

@@ -1,4 +1,4 @@
-"""`status` and `top`: how the daemon is, at one moment or all the time."""
+"""`status` and `top`: the state of the daemon, once or continuously."""
 
 from __future__ import annotations
 

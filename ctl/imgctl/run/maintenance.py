@@ -1,4 +1,4 @@
-"""`update` and `vacuum`: keeping what is installed in order."""
+"""`update`, `vacuum`, `verify`: keep what is installed in order."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from imgctl import event_text
 from imgctl.errors import CommandError, UsageError, remote_error
+from imgctl.run.imports import Narrator
 from imgctl.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from imgproto.documents import VacuumDocument
+    from imgproto.documents import Result, VacuumDocument
     from imgproto.events import EventDocument
 
     from imgctl.arguments import Arguments
@@ -79,6 +80,26 @@ def vacuum(session: Session, arguments: Arguments) -> int:
                 raise
             session.say([f"Deleted image {_called(image)}"])
     return 0
+
+
+def verify(session: Session, arguments: Arguments) -> int:
+    """`verify [-q] [-P POOL] [-j] [--strict] [UUID...]`. Status 1 if one is not what it was."""
+    pool = arguments.text("-P")
+    uuids = session.uuids(arguments.rest, among="installed", pool=pool) if arguments.rest else None
+    with session.client() as client, Narrator(session, arguments) as tell:
+        results = client.verify(uuids, pool=pool, on_event=tell)
+    if not arguments.flag("-j"):
+        session.say([_summary(results)])
+    # There was nothing to compare an unknown one with: that is no fault of the image.
+    good = {"ok"} if arguments.flag("--strict") else {"ok", "unknown"}
+    return 0 if set(results) <= good else 1
+
+
+def _summary(results: Mapping[Result, int]) -> str:
+    count = sum(results.values())
+    ordered = sorted(results, key=lambda result: result != "ok")
+    parts = ", ".join(f"{results[result]} {result}" for result in ordered)
+    return f"Verified {count} image{'' if count == 1 else 's'}" + (f": {parts}" if parts else "")
 
 
 def _agreed(session: Session, images: Sequence[VacuumDocument]) -> bool:
