@@ -18,8 +18,8 @@ from imgstored.rpc.wire import Decoder, Message, Request, bearer, encode_error, 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgstored.rpc.client_socket import ClientSocket
     from imgstored.rpc.dispatch import Timing
-    from imgstored.rpc.line import Line
     from imgstored.rpc.peer import Access, Peer
 
 log = structlog.get_logger(__name__)
@@ -50,11 +50,11 @@ class Limits:
 
 
 class Connection:
-    """Lives as long as `run` does, and uses the line that long; to close it is left to others."""
+    """Lives as long as `run` does, and uses the socket that long; its owner closes it."""
 
     def __init__(
         self,
-        line: Line,
+        client_socket: ClientSocket,
         peer: Peer,
         methods: Methods,
         access: Access,
@@ -62,7 +62,7 @@ class Connection:
         timing: Timing | None = None,
     ) -> None:
         self._timing = timing
-        self._line = line
+        self._socket = client_socket
         self._methods = methods
         self._access = access
         self._limits = limits
@@ -117,7 +117,7 @@ class Connection:
         while True:
             since = self._decoder.position
             try:
-                data, descriptor = await self._line.receive(_RECEIVE)
+                data, descriptor = await self._socket.receive(_RECEIVE)
             except OSError as error:
                 log.debug("a connection broke", pid=self.client.peer.pid, error=str(error))
                 return None
@@ -241,4 +241,4 @@ class Connection:
             piece = view[start : start + _SEND]
             with trio.fail_after(self._limits.send):
                 while piece:
-                    piece = piece[await self._line.send(piece) :]
+                    piece = piece[await self._socket.send(piece) :]

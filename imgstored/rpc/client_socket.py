@@ -1,4 +1,4 @@
-"""One client's socket: bytes and descriptors in, bytes out, without ever waiting for what a stranger passed.
+"""One client's socket: bytes and descriptors in, bytes out; a stranger's descriptor never blocks the daemon.
 
 Anybody who can connect can pass a descriptor unasked. If nobody takes it, the kernel closes it within our
 `recv`, or within our `close` when it was not received yet; and to close a TCP socket with SO_LINGER, say,
@@ -30,7 +30,7 @@ _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _PATIENCE = 0.5
 
 
-class Line:
+class ClientSocket:
     """A connected socket, whose owner closes it. Used in trio's thread; one task receives, and one sends."""
 
     def __init__(self, connected: trio.socket.SocketType) -> None:
