@@ -9,7 +9,7 @@ import signal
 import threading
 from dataclasses import dataclass
 
-#: Those that ask a program to do something, and are passed on.
+#: Signals that are passed on: they ask a program to do something.
 _PASSED_ON = (
     signal.SIGHUP,
     signal.SIGINT,

@@ -399,13 +399,14 @@ class Client(Connection):
         }
         self.request("update", params, on_event=on_event)
 
-    def unused(
+    def vacuum_candidates(
         self, *, older_than: int | None = None, keep: int = 0, on_event: OnEvent | None = None
     ) -> Listed[VacuumDocument]:
-        """The images that nothing needs, in an order in which each can be deleted.
+        """The images that a vacuum would delete: nothing needs them. Deletes none.
 
-        But for those installed in the last `older_than` seconds, and the `keep` newest of each name. The
-        events say what is left out for another reason.
+        Their order is one in which each can be deleted. Images that were installed in the last `older_than`
+        seconds, and the `keep` newest of each name, are left out; events name those that are left out for
+        another reason.
         """
         params: VacuumParams = {"older_than": older_than, "keep": keep or None}
         images: Listed[VacuumDocument] = self.request("vacuum", params, on_event=on_event)

@@ -57,11 +57,11 @@ def error_text(program: str, command: str, error: CommandError) -> str:
     """An error in imgadm's form; other errors of the same request and the hint in lines of their own."""
     lines = [f"{program} {printable(command)}: " if command else f"{program}: "]
     lines[0] += error_line(error.code, error.message)
-    told = {error.message}
+    printed = {error.message}
     for other in _others(error):
         message = str(other.get("message"))
-        if message not in told:
-            told.add(message)
+        if message not in printed:
+            printed.add(message)
             lines.append(f"    {error_line(str(other.get('code')), message)}")
     if error.hint:
         lines.append(f"  hint: {printable(error.hint)}")

@@ -27,7 +27,7 @@ _ONE_DESCRIPTOR = socket.CMSG_LEN(array.array("i").itemsize)
 #: Where the system has no such flag, a program that is started at this very moment inherits the descriptor.
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 #: Seconds that even the stopping daemon waits for a socket to be closed: mostly it takes microseconds.
-_PATIENCE = 0.5
+_CLOSE_SECONDS = 0.5
 
 
 class ClientSocket:
@@ -92,7 +92,7 @@ class ClientSocket:
                 token.run_sync_soon(closed.set)
 
         trio.lowlevel.start_thread_soon(self._close_in_thread, tell)
-        with trio.move_on_after(_PATIENCE, shield=True):
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
             await closed.wait()
         await closed.wait()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import pytest
 import trio
 from imgctl import Client, errors
+from imgctl.error_record import error_record
 from imgctl.errors import RemoteError, remote_error
 from imgproto import documents, events
 from imgproto import params as params_module
@@ -87,7 +88,7 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "history": lambda client, _: client.history(U, 3),
     "ancestry": lambda client, _: client.ancestry(U, "p"),
     "update": lambda client, _: client.update([U], dry_run=True),
-    "vacuum": lambda client, _: client.unused(older_than=3, keep=2),
+    "vacuum": lambda client, _: client.vacuum_candidates(older_than=3, keep=2),
     "verify": lambda client, _: client.verify([U], pool="p"),
     "create": lambda client, _: client.create(
         "zones/a",
@@ -115,7 +116,7 @@ NAMES = {
     "sources.check": "check_sources",
     "sources.set": "set_sources",
     "sources.known": "known_images",
-    "vacuum": "unused",
+    "vacuum": "vacuum_candidates",
 }
 #: What methods return that return a part of the result.
 PARTS: dict[str, Any] = {
@@ -183,6 +184,20 @@ def test_a_code_that_is_not_known_is_a_remote_error():
     error = remote_error({"code": "ServersOwn", "message": "no"})
     assert type(error) is RemoteError
     assert (error.code, error.message) == ("ServersOwn", "no")
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (remote_error({"code": "ImageNotInstalled"}), "RemoteError"),
+        (errors.NotConnectedError("gone"), "NotConnectedError"),
+        (errors.UsageError("no"), "UsageError"),
+        (errors.CommandError("Option", "no"), "CommandError"),
+    ],
+)
+def test_the_record_of_an_error_names_its_kind(error, name):
+    """For `imgctl -E`: the code tells the rest."""
+    assert error_record("imgctl", error)["err"]["name"] == name
 
 
 @pytest.fixture

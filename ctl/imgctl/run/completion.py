@@ -1,4 +1,4 @@
-"""`completion` prints a shell's script, and `__complete` is what that asks while somebody types."""
+"""`completion` prints a script for a shell, which calls `__complete` while the user types."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def vacuum(session: Session, arguments: Arguments) -> int:
             left.append(line)
 
     with session.client() as client:
-        images = client.unused(older_than=age, keep=keep, on_event=tell)
+        images = client.vacuum_candidates(older_than=age, keep=keep, on_event=tell)
         if as_json:
             session.say_json(images)
             return 0

@@ -65,7 +65,7 @@ def _run_editor(path: Path) -> None:
 
 
 def _again(session: Session, error: CommandError) -> bool:
-    """Says what is wrong, and asks whether to go on; False where nobody can be asked, or to ask is no use."""
+    """Prints what is wrong, and asks whether to go on; False without a terminal, or if the daemon is gone."""
     if isinstance(error, NotConnectedError) or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         return False
     session.report(error)
