@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
-    # A list has many objects, which stay: to look among them for garbage takes longer than to sort them.
+def main() -> int:
+    """Runs the command of `sys.argv`; returns the exit status."""
+    # A list has many objects, and they stay until the end. To look among them for garbage, now or in the end,
+    # takes longer than to sort them.
     gc.set_threshold(100_000)
     session = Session("imgadm" if sys.argv[0].rpartition("/")[2] == "imgadm" else "imgctl")
     try:
-        return _reported(session, sys.argv[1:] if argv is None else argv)
+        return _reported(session, sys.argv[1:])
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         _discard_output()
         return BROKEN_PIPE
+    finally:
+        gc.freeze()
 
 
 def _reported(session: Session, argv: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ from imgstored import errors as daemon_errors
 from imgstored.errors import ImageHeldError
 from imgstored.rpc.params import checked
 from imgstored.store.events import AlreadyInstalled, Note
+from tests.support.checked_client import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -396,3 +397,32 @@ def test_an_exception_out_of_an_event_leaves_the_request_and_not_the_client(endl
             client.ensure(U, on_event=look)
         assert endless.store.left.wait(30)
         assert client.list() == []
+
+
+# -- what holds the real daemon to the types, in all tests that run one --------------------------------------
+
+ROOM: dict[str, Any] = {"spool": 1, "pool": 2}
+
+
+def test_a_result_that_is_as_the_protocol_says():
+    check(ROOM, documents.RoomDocument, "room")
+    check([ROOM], list[documents.RoomDocument], "rooms")
+    check({"ok": 1}, dict[documents.Result, int], "results")
+    check(None, str | None, "text")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ({"spool": 1}, documents.RoomDocument),
+        ({**ROOM, "more": 3}, documents.RoomDocument),
+        ({**ROOM, "pool": "2"}, documents.RoomDocument),
+        ({**ROOM, "pool": True}, documents.RoomDocument),
+        ([ROOM, None], list[documents.RoomDocument]),
+        ({"good": 1}, dict[documents.Result, int]),
+        (7, str | None),
+    ],
+)
+def test_a_result_that_is_not(value, hint):
+    with pytest.raises(AssertionError):
+        check(value, hint, "it")
