@@ -156,7 +156,7 @@ class Connection:
                 file.close()
             error = stopping() if self._stopping else self._too_many()
             self._heard()
-            await self._outbox.room()
+            await self._outbox.wait_for_space()
             self._outbox.put(message.id, encode_error(message.id, error.as_wire()))
             return None
         call = Call(
@@ -194,7 +194,7 @@ class Connection:
         try:
             outcome = await perform(call, self._methods, self._timing)
             if not self._stopping:
-                await self._outbox.room()
+                await self._outbox.wait_for_space()
             # Encoded only now: a client that does not read must not pile up answers.
             self._outbox.put(call.id, encode_outcome(call, outcome))
         finally:
@@ -215,7 +215,7 @@ class Connection:
         if event.get("event") == "progress":
             self._outbox.put_progress(request, data)
             return
-        await self._outbox.room()
+        await self._outbox.wait_for_space()
         self._outbox.put(request, data)
 
     async def _write(self) -> None:
