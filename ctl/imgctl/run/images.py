@@ -10,8 +10,10 @@ from imgctl.text import error_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
+
+    from imgproto.documents import ImageDocument, OfferedDocument, ProblemDocument
 
     from imgctl.arguments import Arguments
     from imgctl.filters import Filter
@@ -93,13 +95,16 @@ def _asks_for_holds(arguments: Arguments) -> bool:
     return not shown.union(rest.partition("=")[0] for rest in arguments.rest).isdisjoint(("held", "pinned"))
 
 
-def _without_clones(image: Mapping[str, Any]) -> dict[str, Any]:
+def _without_clones(image: ImageDocument) -> dict[str, Any]:
     """Imgadm counts clones only in its lists."""
     return {key: value for key, value in image.items() if key not in ("clones", "cloneNames")}
 
 
 def _print_images(
-    session: Session, arguments: Arguments, images: Sequence[Mapping[str, Any]], filters: Sequence[Filter]
+    session: Session,
+    arguments: Arguments,
+    images: Sequence[ImageDocument] | Sequence[OfferedDocument],
+    filters: Sequence[Filter],
 ) -> None:
     """Prints those that meet the filters. `-s` is for the table only, as imgadm's."""
     rows = [(image_row(image), image) for image in images]
@@ -113,12 +118,12 @@ def _print_images(
     session.say(table(ordered, columns, header=not arguments.flag("-H")))
 
 
-def _problem_message(problem: Mapping[str, Any]) -> str:
+def _problem_message(problem: ProblemDocument) -> str:
     source, message = str(problem.get("source")), str(problem["error"].get("message"))
     return message if source in message else f"{source}: {message}"
 
 
-def _failure(problems: Sequence[Mapping[str, Any]]) -> CommandError:
+def _failure(problems: Sequence[ProblemDocument]) -> CommandError:
     """The error of one source, or imgadm's MultiError of several."""
     errors = [(str(problem["error"].get("code")), _problem_message(problem)) for problem in problems]
     if len(errors) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgctl.errors import remote_error
 from imgctl.session import is_terminal
@@ -11,7 +11,9 @@ from imgctl.table import table
 from imgctl.usage_text import ASCII, LINES, du_document, du_rows, forest, pool_summary, readable, tree_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from imgproto.documents import UsageDocument
 
     from imgctl.arguments import Arguments
     from imgctl.session import Session
@@ -49,7 +51,7 @@ def du(session: Session, arguments: Arguments) -> None:
     _report_silent(session, pools)
 
 
-def _report_silent(session: Session, pools: Sequence[Mapping[str, Any]]) -> None:
+def _report_silent(session: Session, pools: Sequence[UsageDocument]) -> None:
     """What is known was printed; a pool that did not answer is an error all the same."""
     errors = [remote_error(pool["error"]) for pool in pools if isinstance(pool.get("error"), dict)]
     for error in errors[1:]:
