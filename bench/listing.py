@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SPACE = uuid.UUID("5a1d9a0e-1f1c-4f0a-8e56-0c6a3d4c9b02")
 _PEER = 'python3 -c "import argparse, msgpack"'
-_MOST = 3.0
+_MOST = 2.2
 #: No image comes from a server here.
 NOWHERE = "http://127.0.0.1:9"
 

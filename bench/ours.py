@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgctl import Client
+
 from bench.progress import say
 from bench.timing import timed
 from tests.support.daemon import Daemon
@@ -52,6 +54,10 @@ class Ours(Daemon):
         super().__exit__(kind, error, trace)
         if not self._keep and error is None:
             shutil.rmtree(self.folder)
+
+    def client(self) -> Client:
+        """A client without the checks that those of tests have: they take time."""
+        return Client(str(self.socket))
 
     def timed_import(self, image: Input) -> float:
         """Seconds of the whole `imgctl import`; the image is deleted again."""

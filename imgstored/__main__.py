@@ -9,13 +9,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgstored import __version__
 from imgstored.errors import ConfigError, ImgstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from imgproto.documents import DoctorDocument, FindingDocument
 
 #: Why a folder, a file or a socket cannot be used today, and can be tomorrow: no fault of the configuration.
 _MAY_PASS = {
@@ -110,8 +112,13 @@ def _examine(files: Sequence[Path]) -> int:
         # All checks run in trio.
         trial.waits_by()
     except ConfigError as error:
-        python = {"check": "python", "status": "fail", "seen": error.message, "hint": error.hint}
-        found: dict[str, Any] = {"version": __version__, "running": False, "findings": [python]}
+        python: FindingDocument = {
+            "check": "python",
+            "status": "fail",
+            "seen": error.message,
+            "hint": error.hint,
+        }
+        found: DoctorDocument = {"version": __version__, "running": False, "findings": [python]}
     else:
         from imgstored import log
         from imgstored.config import LogTable

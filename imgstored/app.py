@@ -43,9 +43,8 @@ from imgstored.queries.resolver import Resolver
 from imgstored.queries.status import Daemon, PoolStates, Status
 from imgstored.queries.usage import Usage
 from imgstored.rpc.methods import methods
-from imgstored.rpc.methods.care import Care
-from imgstored.rpc.methods.making import Making
 from imgstored.rpc.server import Server
+from imgstored.rpc.services import Services
 from imgstored.sources.source_set import SourceSet
 from imgstored.specs import (
     check,
@@ -204,23 +203,9 @@ def _server(core: _Core, maker: Maker) -> Server:
         clients=lambda: server.connections,
         warnings=log.recent_warnings,
     )
-    host = Host(catalog, core.receipts, core.holds, core.refresh, core.locks, lambda: bool(imports.jobs()))
     server = Server(
         Path(settings.socket.path),
-        methods(
-            core.images,
-            imports,
-            core.sources,
-            pools=list(catalog.pools),
-            making=Making(maker, Exporter(catalog), Publisher(source_specs(settings) or ())),
-            care=_care(core),
-            upkeep=Maintenance(
-                catalog, core.sources, core.locks, core.view, core.refresh, imports.cloned_from
-            ),
-            verifier=Verifier(host),
-            status=status,
-            doctor=OwnHost(settings, core.files, catalog.pools, lambda: core.view.kind),
-        ),
+        methods(_services(core, maker, status)),
         mode=settings.socket.mode,
         group=settings.socket.group,
         limits=socket_limits(settings),
@@ -238,13 +223,26 @@ def _server(core: _Core, maker: Maker) -> Server:
     return server
 
 
-def _care(core: _Core) -> Care:
+def _services(core: _Core, maker: Maker, status: Status) -> Services:
+    """Everything that the socket's methods call."""
     catalog, refresh, sources, imports = core.catalog, core.refresh, core.sources, core.imports
-    return Care(
-        Resolver(catalog, refresh, sources, core.history, imports.jobs),
-        DryRun(catalog, refresh, sources, imports, core.resources),
-        Usage(catalog, refresh),
-        core.history,
+    host = Host(catalog, core.receipts, core.holds, refresh, core.locks, lambda: bool(imports.jobs()))
+    return Services(
+        pools=list(catalog.pools),
+        images=core.images,
+        imports=imports,
+        sources=sources,
+        resolver=Resolver(catalog, refresh, sources, core.history, imports.jobs),
+        dry_run=DryRun(catalog, refresh, sources, imports, core.resources),
+        usage=Usage(catalog, refresh),
+        history=core.history,
+        maintenance=Maintenance(catalog, sources, core.locks, core.view, refresh, imports.cloned_from),
+        verifier=Verifier(host),
+        maker=maker,
+        exporter=Exporter(catalog),
+        publisher=Publisher(source_specs(core.settings) or ()),
+        status=status,
+        doctor=OwnHost(core.settings, core.files, catalog.pools, lambda: core.view.kind).examine,
     )
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from imgproto.documents import ErrorDocument
+
 #: The tag of `imgctl pin`.
 PINNED = "pinned"
 
@@ -30,7 +32,7 @@ class ImgstoreError(Exception):
         self.hint = hint
         self.data: dict[str, Any] = dict(data or {})
 
-    def as_wire(self) -> dict[str, Any]:
+    def as_wire(self) -> ErrorDocument:
         """The form in which the error crosses the socket."""
         return {
             "code": self.code,
@@ -276,7 +278,7 @@ class RefusedError(APIError):
         super().__init__(error.message, hint=error.hint, data=error.data)
         self.name = name
 
-    def as_wire(self) -> dict[str, Any]:
+    def as_wire(self) -> ErrorDocument:
         """The form in which the error crosses the socket."""
         return {**super().as_wire(), "code": self.name}
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
     from types import TracebackType
 
+    from imgproto.documents import WarningDocument
     from structlog.types import EventDict, Processor, WrappedLogger
 
     from imgstored.config import LogTable
@@ -205,7 +206,7 @@ class Recent:
     """A processor that keeps the last warnings, for those who ask how the daemon is. For any thread."""
 
     def __init__(self) -> None:
-        self._kept: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self._kept: deque[WarningDocument] = deque(maxlen=_KEPT)
 
     def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
         """The line. What is kept of it went through the cleaner."""
@@ -216,7 +217,7 @@ class Recent:
             )
         return line
 
-    def warnings(self) -> list[dict[str, Any]]:
+    def warnings(self) -> list[WarningDocument]:
         """The last ones, oldest first: {at, level, text}."""
         return [*self._kept.copy()]
 

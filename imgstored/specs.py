@@ -12,7 +12,7 @@ from imgstored.http.proxy import parse_proxy
 from imgstored.imports.resources import ImportLimits
 from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked
-from imgstored.rpc.limits import Limits as SocketLimits
+from imgstored.rpc.connection import Limits as SocketLimits
 from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.spec import normalised

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def room(path: str) -> str:
     """`imgstored/imports/plan.py` is of `imgstored/imports`, `imgstored/app.py` of `imgstored`."""
     parts = PurePath(path).parts
-    if "imgctl" in parts:
-        return "ctl/imgctl"
+    for package in ("imgctl", "imgproto"):
+        if package in parts:
+            return f"ctl/{package}"
     return "/".join(parts[:2]) if len(parts) > 2 else parts[0]
 
 

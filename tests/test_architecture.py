@@ -138,6 +138,15 @@ def test_the_client_imports_nothing_of_the_daemon():
         assert known == set(), path
 
 
+def test_the_protocol_knows_neither_program():
+    known = {
+        room(name)
+        for path in (ROOT / "ctl" / "imgproto").glob("*.py")
+        for name in imports(ast.parse(path.read_text()))
+    }
+    assert known <= {"__future__", "collections", "dataclasses", "imgproto", "typing"}
+
+
 def test_the_daemon_imports_nothing_of_the_client_nor_of_the_tests():
     for module, tree in modules().items():
         assert {room(name) for name in imports(tree)} & {"imgctl", "tests", "bench", "docs"} == set(), module

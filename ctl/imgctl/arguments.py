@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import getopt
-from typing import TYPE_CHECKING, NamedTuple
-
 from imgctl.errors import CommandError, UsageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import getopt
     from collections.abc import Sequence
 
 
-class Option(NamedTuple):
+class Option:
     """One option: its flags ("-P", "--pool"), its argument's name (empty: it has none), its help."""
 
-    flags: tuple[str, ...]
-    argument: str
-    help: str
+    __slots__ = ("argument", "flags", "help")
+
+    def __init__(self, flags: tuple[str, ...], argument: str, help: str) -> None:  # noqa: A002  (as argparse)
+        self.flags = flags
+        self.argument = argument
+        self.help = help
 
 
 class Arguments:
@@ -67,6 +69,10 @@ def parse(options: Sequence[Option], arguments: Sequence[str], *, mixed: bool = 
 
     Raises `CommandError` (Option) for an unknown option, or one that lacks its argument.
     """
+    if not any(argument.startswith("-") for argument in arguments):
+        return Arguments(options, [], [*arguments])  # nothing to take apart: spares the import of getopt
+    import getopt
+
     short = "".join(
         flag[1] + (":" if option.argument else "")
         for option in options

@@ -1,4 +1,4 @@
-"""Runs another program in our place: its streams are ours, signals reach it, and its end is our end."""
+"""Runs another program in place of this one: it gets our streams and signals, and we end as it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import threading
 from dataclasses import dataclass
 
-#: Those that ask a program to do something, and are passed on.
+#: Signals that are passed on: they ask a program to do something.
 _PASSED_ON = (
     signal.SIGHUP,
     signal.SIGINT,

@@ -1,11 +1,11 @@
-"""The command line: global options, which command runs, and what its end looks like."""
+"""The command line: parses global options, runs the command, reports how it ended."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from imgctl import __version__
 from imgctl.arguments import Arguments, parse
@@ -13,6 +13,7 @@ from imgctl.commands import GLOBAL_OPTIONS, find_command
 from imgctl.errors import CommandError
 from imgctl.session import Session, flush
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -23,16 +24,21 @@ if TYPE_CHECKING:
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
+def main() -> int:
+    """Runs the command of `sys.argv`; returns the exit status."""
+    # A list has many objects, and they stay until the end. To look among them for garbage, now or in the end,
+    # takes longer than to sort them.
+    gc.set_threshold(100_000)
     session = Session("imgadm" if sys.argv[0].rpartition("/")[2] == "imgadm" else "imgctl")
     try:
-        return _reported(session, sys.argv[1:] if argv is None else argv)
+        return _reported(session, sys.argv[1:])
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         _discard_output()
         return BROKEN_PIPE
+    finally:
+        gc.freeze()
 
 
 def _reported(session: Session, argv: Sequence[str]) -> int:
@@ -85,7 +91,7 @@ def function_of(name: str) -> Run:
 
 
 def _discard_output() -> None:
-    """Whatever still waits to be written goes nowhere, so that the interpreter's last flush does not fail."""
+    """Discards unwritten output, so that the interpreter's last flush does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

@@ -1,7 +1,7 @@
-"""A synchronous client of imgstored: one connection, one request at a time. Documents: docs/protocol.md.
+"""A synchronous client of imgstored: one connection, one request at a time.
 
 with Client() as client:
-    client.ensure(["11111111-aaaa-4bbb-8ccc-000000000001"], on_event=print)
+    client.ensure("base@latest", on_event=print)
     for image in client.list():
         print(image["manifest"]["name"])
 """
@@ -10,126 +10,271 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
 
-from imgctl.connection import PROTOCOL_VERSION, Connection
+from imgproto import PROTOCOL_VERSION
 
+from imgctl.connection import Connection
+from imgctl.text import is_uuid
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any, TypeAlias
 
-    from imgctl.connection import Document, OnEvent
+    from imgproto.documents import (
+        AddedDocument,
+        AvailableDocument,
+        CheckedSourceDocument,
+        DeletedSourcesDocument,
+        DoctorDocument,
+        EditedSourcesDocument,
+        EntryDocument,
+        HelloDocument,
+        ImageDocument,
+        JobDocument,
+        KnownDocument,
+        MadeDocument,
+        ManifestDocument,
+        NamedDocument,
+        PlanDocument,
+        PublishedDocument,
+        Result,
+        SourceDocument,
+        StatusDocument,
+        UsageDocument,
+        VacuumDocument,
+    )
+    from imgproto.events import EventDocument
+    from imgproto.params import (
+        AddSourceParams,
+        Among,
+        CreateParams,
+        EnsureParams,
+        ExportParams,
+        GetParams,
+        HelloParams,
+        HistoryParams,
+        HoldParams,
+        ImageParams,
+        ImportParams,
+        InstalledParams,
+        InstallParams,
+        ListParams,
+        NoParams,
+        PlanParams,
+        PublishParams,
+        ReleaseParams,
+        ResolveParams,
+        SetSourcesParams,
+        UpdateParams,
+        UrlParams,
+        UsageParams,
+        VacuumParams,
+        VerifyParams,
+        WatchParams,
+    )
 
-    Documents: TypeAlias = list[Document]
-    Tags: TypeAlias = list[str]
+    from imgctl.connection import OnEvent
+
+    #: One image, or several: uuids, or names as `Client.uuids` takes them.
+    Images: TypeAlias = str | Iterable[str]
+    #: The class has a method of this name.
+    Listed: TypeAlias = list
 
 
 class Client(Connection):
-    """What imgstored does, a method each.
+    """What imgstored does, with one method for each operation of the protocol.
 
-    All methods raise `RemoteError` when the daemon refuses or fails, and its kind `NotConnectedError` when
-    there is no daemon or it breaks off. Leaving a request early (an exception out of `on_event`, Ctrl-C)
-    closes the connection, and with it ends the interest in its images; the next call connects again.
+    Images: `image` is a uuid, at least four digits of its beginning, NAME, NAME@VERSION or NAME@latest. A
+    full uuid costs nothing; for a name the daemon is asked first. A name that means several images raises
+    `AmbiguousNameError`. With `names=False`, texts go to the daemon as they are.
+
+    Errors: all methods raise `RemoteError` when the daemon refuses or fails, in the class of its code
+    (`imgctl.errors`), and its kind `NotConnectedError` when there is no daemon or it breaks off.
+
+    Threads: a client serves one thread at a time, and one request at a time; it has no lock. Give each thread
+    a client of its own. `on_event` runs in the thread that asks, and must not use the same client. `watch`
+    and `holding` have connections of their own, so that the client can be used beside them.
+
+    Time limits: `timeout` is how many seconds the daemon may be silent within a request; then
+    `NotConnectedError` is raised. None, the default, waits as long as it takes. Progress counts as a sign of
+    life. To connect, and to say hello, takes 30 seconds at most, whatever the limit.
+
+    Closing: `close`, or the end of the `with` block, ends the connection, and with it the interest in imports
+    that nobody else wants. The next call connects again; so does one after the daemon was restarted. Leaving
+    a request early (an exception out of `on_event`, Ctrl-C) closes the connection, too. A client that is not
+    closed keeps a socket until it is collected. After `fork`, use a new client.
+
+    `name` is shown in the list of imports.
     """
+
+    def __init__(
+        self,
+        socket_path: str | None = None,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        names: bool = True,
+    ) -> None:
+        super().__init__(socket_path, name=name, timeout=timeout)
+        self._names = names
 
     # -- images ----------------------------------------------------------------------------------------------
 
-    def list(self, *, holds: bool = False) -> Documents:
+    def list(self, *, holds: bool = False) -> Listed[ImageDocument]:
         """All installed images, by `published_at`, then name; with the tags that hold them if asked."""
-        images: Documents = self.call("list", holds=holds or None)
+        params: ListParams = {"holds": holds or None}
+        images: Listed[ImageDocument] = self.request("list", params)
         return images
 
-    def get(self, uuid: str, pool: str | None = None, recursive: bool = False) -> Document:
+    def get(self, image: str, pool: str | None = None, recursive: bool = False) -> ImageDocument:
         """One installed image; with its `children` when recursive."""
-        image: Document = self.call("get", uuid=uuid, pool=pool, recursive=recursive or None)
-        return image
-
-    def ancestry(self, uuid: str, pool: str | None = None) -> Documents:
-        """An installed image, what it was cloned from, and so on."""
-        images: Documents = self.call("ancestry", uuid=uuid, pool=pool)
-        return images
-
-    def available(self) -> Document:
-        """What the sources have: `{images: [{manifest, source}], problems: [...]}`."""
-        found: Document = self.call("avail")
+        params: GetParams = {
+            "uuid": self._installed(image, pool),
+            "pool": pool,
+            "recursive": recursive or None,
+        }
+        found: ImageDocument = self.request("get", params)
         return found
 
-    def show(self, uuid: str) -> Document:
+    def ancestry(self, image: str, pool: str | None = None) -> Listed[ImageDocument]:
+        """An installed image, what it was cloned from, and so on."""
+        params: InstalledParams = {"uuid": self._installed(image, pool), "pool": pool}
+        images: Listed[ImageDocument] = self.request("ancestry", params)
+        return images
+
+    def available(self) -> AvailableDocument:
+        """What the sources have, and which of them did not answer."""
+        params: NoParams = {}
+        found: AvailableDocument = self.request("avail", params)
+        return found
+
+    def show(self, image: str) -> ManifestDocument:
         """The manifest of an image in the sources."""
-        manifest: Document = self.call("show", uuid=uuid)
+        params: ImageParams = {"uuid": self._uuid(image, "available")}
+        manifest: ManifestDocument = self.request("show", params)
         return manifest
 
-    def delete(self, uuid: str, pool: str | None = None) -> None:
+    def delete(self, image: str, pool: str | None = None) -> None:
         """Removes an installed image that nothing depends on."""
-        self.call("delete", uuid=uuid, pool=pool)
+        params: InstalledParams = {"uuid": self._installed(image, pool), "pool": pool}
+        self.request("delete", params)
 
     def resolve(
         self,
-        names: Sequence[str],
+        names: Images,
         *,
-        among: str,
+        among: Among,
         pool: str | None = None,
-        sources: Sequence[str] | None = None,
+        sources: Iterable[str] | None = None,
         channel: str | None = None,
-    ) -> Documents:
-        """The images that people call so, one a name: `{uuid, name, version}`.
+    ) -> Listed[NamedDocument]:
+        """The images that have these names, one a name.
 
-        `among` is "installed", "available", "active" (available, and can be imported) or "jobs".
+        `among` is "installed" (in `pool`), "available" in the sources, "active" (available, and can be
+        imported), "jobs" or "history".
         """
-        given = None if sources is None else [*sources]
-        found: Documents = self.call(
-            "resolve", names=[*names], among=among, pool=pool, sources=given, channel=channel
-        )
+        params: ResolveParams = {
+            "names": _several(names),
+            "among": among,
+            "pool": pool,
+            "sources": None if sources is None else [*sources],
+            "channel": channel,
+        }
+        found: Listed[NamedDocument] = self.request("resolve", params)
         return found
 
-    def usage(self, pool: str | None = None, uuids: Sequence[str] = ()) -> Documents:
-        """What images (all, or those of `uuids`) occupy, and how they are related: a *usage* a pool."""
-        listed: Documents = self.call("usage", pool=pool, uuids=[*uuids] or None)
+    def uuids(
+        self,
+        images: Images,
+        *,
+        among: Among,
+        pool: str | None = None,
+        sources: Iterable[str] | None = None,
+        channel: str | None = None,
+    ) -> Listed[str]:
+        """The uuids of images by their names, as of `resolve`; the daemon is asked only for names."""
+        texts = _several(images)
+        names = [text for text in dict.fromkeys(texts) if not is_uuid(text)]
+        if not names or not self._names:
+            return texts
+        found = self.resolve(names, among=among, pool=pool, sources=sources, channel=channel)
+        uuids = {name: each["uuid"] for name, each in zip(names, found, strict=True)}
+        return [uuids.get(text, text) for text in texts]
+
+    def usage(self, pool: str | None = None, images: Images = ()) -> Listed[UsageDocument]:
+        """What images (all, if none are named) occupy, and how they are related, for each pool."""
+        params: UsageParams = {
+            "pool": pool,
+            "uuids": self.uuids(images, among="installed", pool=pool) or None,
+        }
+        listed: Listed[UsageDocument] = self.request("usage", params)
         return listed
 
-    def history(self, uuid: str | None = None, limit: int | None = None) -> Documents:
-        """What was done, the newest `limit` entries, oldest first: *entry* documents."""
-        entries: Documents = self.call("history", uuid=uuid, limit=limit)
+    def history(self, image: str | None = None, limit: int | None = None) -> Listed[EntryDocument]:
+        """What was done, the newest `limit` entries (100 if None), oldest first."""
+        params: HistoryParams = {
+            "uuid": None if image is None else self._uuid(image, "history"),
+            "limit": limit,
+        }
+        entries: Listed[EntryDocument] = self.request("history", params)
         return entries
 
-    def status(self) -> Document:
-        """How the daemon, its pools, sources and imports are: a *status* document."""
-        found: Document = self.call("status")
+    # -- the daemon ------------------------------------------------------------------------------------------
+
+    def hello(self) -> HelloDocument:
+        """The daemon's version, its pools (the first one is the default), and its features."""
+        params: HelloParams = {"client": self._name, "protocol": PROTOCOL_VERSION}
+        found: HelloDocument = self.request("hello", params)
         return found
 
-    def doctor(self) -> Document:
-        """What keeps the host from having its images: `{findings: [{check, status, seen, hint}]}`."""
-        found: Document = self.call("doctor")
+    def pools(self) -> Listed[str]:
+        """The names of the daemon's pools; the first one is the default."""
+        return self.hello()["pools"]
+
+    def status(self) -> StatusDocument:
+        """How the daemon, its pools, sources and imports are."""
+        params: NoParams = {}
+        found: StatusDocument = self.request("status", params)
         return found
 
-    def pools(self) -> Tags:
-        """The names of the daemon's pools; the first is the one that is used where a request names none."""
-        pools: Tags = self.call("hello", client=self._name, protocol=PROTOCOL_VERSION)["pools"]
-        return pools
+    def doctor(self) -> DoctorDocument:
+        """What keeps the host from having its images. Asks every source."""
+        params: NoParams = {}
+        found: DoctorDocument = self.request("doctor", params)
+        return found
 
     # -- sources ---------------------------------------------------------------------------------------------
 
-    def sources(self) -> Documents:
-        """The sources in their order: `{url, type, insecure, channel}`."""
-        listed: Documents = self.call("sources.list")
+    def sources(self) -> Listed[SourceDocument]:
+        """The sources in their order."""
+        params: NoParams = {}
+        listed: Listed[SourceDocument] = self.request("sources.list", params)
         return listed
 
     def add_source(
         self, url: str, kind: str | None = None, *, insecure: bool = False, force: bool = False
-    ) -> Document:
-        """Appends a source, unless it is there: `{added, source}`. `force` does so although it is down."""
-        outcome: Document = self.call(
-            "sources.add", url=url, type=kind, insecure=insecure or None, force=force or None
-        )
+    ) -> AddedDocument:
+        """Appends a source, unless it is there. `force` does so although it does not answer."""
+        params: AddSourceParams = {
+            "url": url,
+            "type": kind,
+            "insecure": insecure or None,
+            "force": force or None,
+        }
+        outcome: AddedDocument = self.request("sources.add", params)
         return outcome
 
-    def delete_source(self, url: str) -> Documents:
+    def delete_source(self, url: str) -> Listed[SourceDocument]:
         """Removes all sources of that URL; returns them."""
-        deleted: Documents = self.call("sources.delete", url=url)["deleted"]
-        return deleted
+        params: UrlParams = {"url": url}
+        outcome: DeletedSourcesDocument = self.request("sources.delete", params)
+        return outcome["deleted"]
 
-    def known_images(self) -> Documents:
-        """What the sources had when they were last listed, as `{uuid, name, version}`; none is asked."""
-        known: Documents = self.call("sources.known")
+    def known_images(self) -> Listed[KnownDocument]:
+        """What the sources had when they were last listed; none is asked."""
+        params: NoParams = {}
+        known: Listed[KnownDocument] = self.request("sources.known", params)
         return known
 
     def set_sources(
@@ -138,25 +283,30 @@ class Client(Connection):
         *,
         before: Sequence[Mapping[str, Any]],
         force: bool = False,
-    ) -> Document:
-        """Makes these the sources, if they were `before` until now: `{reordered, added, deleted}`."""
-        given, known = [dict(source) for source in sources], [dict(source) for source in before]
-        changed: Document = self.call("sources.set", sources=given, before=known, force=force or None)
+    ) -> EditedSourcesDocument:
+        """Makes these the sources, if they were `before` until now."""
+        params: SetSourcesParams = {
+            "sources": [dict(source) for source in sources],
+            "before": [dict(source) for source in before],
+            "force": force or None,
+        }
+        changed: EditedSourcesDocument = self.request("sources.set", params)
         return changed
 
-    def check_sources(self) -> Documents:
-        """Asks every source whether it is there: `{url, type, ok, error}`."""
-        checked: Documents = self.call("sources.check")
+    def check_sources(self) -> Listed[CheckedSourceDocument]:
+        """Asks every source whether it is there."""
+        params: NoParams = {}
+        checked: Listed[CheckedSourceDocument] = self.request("sources.check", params)
         return checked
 
     # -- imports ---------------------------------------------------------------------------------------------
 
     def import_image(
         self,
-        uuid: str,
+        image: str,
         *,
         pool: str | None = None,
-        sources: Sequence[str] | None = None,
+        sources: Iterable[str] | None = None,
         channel: str | None = None,
         zstream: bool = False,
         on_event: OnEvent | None = None,
@@ -166,27 +316,38 @@ class Client(Connection):
         With `zstream`, what the sources send is taken as it is: no size and no checksum is compared.
         """
         given = None if sources is None else [*sources]
-        params = {"uuid": uuid, "pool": pool, "sources": given, "channel": channel}
-        self.request("import", {**params, "zstream": zstream or None}, on_event=on_event)
+        params: ImportParams = {
+            "uuid": self._uuid(image, "active", sources=given, channel=channel),
+            "pool": pool,
+            "sources": given,
+            "channel": channel,
+            "zstream": zstream or None,
+        }
+        self.request("import", params, on_event=on_event)
 
     def plan(
         self,
-        uuid: str,
+        image: str,
         *,
         pool: str | None = None,
-        sources: Sequence[str] | None = None,
+        sources: Iterable[str] | None = None,
         channel: str | None = None,
-    ) -> Document:
-        """What `import_image` would do: a *plan* document."""
+    ) -> PlanDocument:
+        """What `import_image` would do."""
         given = None if sources is None else [*sources]
-        plan: Document = self.call("plan", uuid=uuid, pool=pool, sources=given, channel=channel)
+        params: PlanParams = {
+            "uuid": self._uuid(image, "active", sources=given, channel=channel),
+            "pool": pool,
+            "sources": given,
+            "channel": channel,
+        }
+        plan: PlanDocument = self.request("plan", params)
         return plan
 
-    def ensure(
-        self, uuids: Sequence[str], *, pool: str | None = None, on_event: OnEvent | None = None
-    ) -> None:
-        """Returns when all of the images are installed; at once when they are."""
-        self.request("ensure", {"uuids": [*uuids], "pool": pool}, on_event=on_event)
+    def ensure(self, images: Images, *, pool: str | None = None, on_event: OnEvent | None = None) -> None:
+        """Returns when the image, or all of several, are installed; at once when they are."""
+        params: EnsureParams = {"uuids": self.uuids(images, among="active"), "pool": pool}
+        self.request("ensure", params, on_event=on_event)
 
     def install(
         self,
@@ -199,64 +360,77 @@ class Client(Connection):
         """Installs an image from its manifest and its file. Raises `OSError` if that cannot be opened."""
         descriptor = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            params = {"manifest": dict(manifest), "pool": pool, "path": os.fsdecode(file_path)}
+            params: InstallParams = {
+                "manifest": dict(manifest),
+                "pool": pool,
+                "path": os.fsdecode(file_path),
+            }
             self.request("install", params, on_event=on_event, file=descriptor)
         finally:
             os.close(descriptor)
 
-    def verify(
-        self,
-        uuids: Sequence[str] | None = None,
-        *,
-        pool: str | None = None,
-        record: bool = False,
-        on_event: OnEvent | None = None,
-    ) -> dict[str, int]:
-        """Reads images (None: all) again, and compares them with what was installed; how many are how.
-
-        With `record`, what they are now is written down instead, for later comparisons.
-        """
-        params = {"uuids": None if uuids is None else [*uuids], "pool": pool, "record": record or None}
-        results: dict[str, int] = self.request("verify", params, on_event=on_event)
-        return results
-
-    def jobs(self) -> Documents:
+    def jobs(self) -> Listed[JobDocument]:
         """The imports under way."""
-        listed: Documents = self.call("jobs")
+        params: NoParams = {}
+        listed: Listed[JobDocument] = self.request("jobs", params)
         return listed
 
-    def watch(self, uuid: str | None = None) -> Iterator[Document]:
+    def watch(self, image: str | None = None) -> Iterator[EventDocument]:
         """The events of all imports, without end; or those of one until it has ended.
 
         Has a connection of its own, which closes when the iterator does.
         """
-        with Client(self.socket_path, name=self._name) as own:
-            yield from own.exchange("watch", {"uuid": uuid}, None)
+        with self._another() as own:
+            params: WatchParams = {"uuid": None if image is None else own._uuid(image, "jobs")}  # noqa: SLF001
+            yield from own.exchange("watch", params, None)
 
-    def cancel(self, uuid: str) -> None:
+    def cancel(self, image: str) -> None:
         """Ends an import for all who want it; what is downloaded serves the next one."""
-        self.call("cancel", uuid=uuid)
+        params: ImageParams = {"uuid": self._uuid(image, "jobs")}
+        self.request("cancel", params)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
 
-    def update(
-        self, uuids: Sequence[str] = (), *, dry_run: bool = False, on_event: OnEvent | None = None
-    ) -> None:
+    def update(self, images: Images = (), *, dry_run: bool = False, on_event: OnEvent | None = None) -> None:
         """Brings the manifests of these images, or of all, up to date with the sources."""
-        params = {"uuids": [*uuids] or None, "dry_run": dry_run or None}
+        params: UpdateParams = {
+            "uuids": self.uuids(images, among="installed") or None,
+            "dry_run": dry_run or None,
+        }
         self.request("update", params, on_event=on_event)
 
-    def unused(
+    def vacuum_candidates(
         self, *, older_than: int | None = None, keep: int = 0, on_event: OnEvent | None = None
-    ) -> Documents:
-        """The images that nothing needs, in an order in which each can be deleted.
+    ) -> Listed[VacuumDocument]:
+        """The images that a vacuum would delete: nothing needs them. Deletes none.
 
-        But for those installed in the last `older_than` seconds, and the `keep` newest of each name. The
-        events say what is left out for another reason.
+        Their order is one in which each can be deleted. Images that were installed in the last `older_than`
+        seconds, and the `keep` newest of each name, are left out; events name those that are left out for
+        another reason.
         """
-        params = {"older_than": older_than, "keep": keep or None}
-        images: Documents = self.request("vacuum", params, on_event=on_event)
+        params: VacuumParams = {"older_than": older_than, "keep": keep or None}
+        images: Listed[VacuumDocument] = self.request("vacuum", params, on_event=on_event)
         return images
+
+    def verify(
+        self,
+        images: Images | None = None,
+        *,
+        pool: str | None = None,
+        record: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> dict[Result, int]:
+        """Reads images (None: all) again, and compares them with what was installed. Counts them by result.
+
+        With `record`, writes down what they are now instead, for later comparisons.
+        """
+        params: VerifyParams = {
+            "uuids": None if images is None else self.uuids(images, among="installed", pool=pool),
+            "pool": pool,
+            "record": record or None,
+        }
+        results: dict[Result, int] = self.request("verify", params, on_event=on_event)
+        return results
 
     # -- making ----------------------------------------------------------------------------------------------
 
@@ -273,13 +447,13 @@ class Client(Connection):
         script: str | None = None,
         path: str | None = None,
         on_event: OnEvent | None = None,
-    ) -> Document:
+    ) -> ManifestDocument:
         """Makes an image of a stopped machine (its uuid) or a dataset (POOL/NAME); returns its manifest.
 
         `file` is the descriptor of an empty file to write it to, which stays yours. `fields` are
         `field=value`, as on the command line; they replace the manifest's.
         """
-        params = {
+        params: CreateParams = {
             "source": source,
             "manifest": dict(manifest),
             "fields": [*fields],
@@ -289,12 +463,12 @@ class Client(Connection):
             "script": script,
             "path": path,
         }
-        made: Document = self.request("create", params, on_event=on_event, file=file)["manifest"]
-        return made
+        made: MadeDocument = self.request("create", params, on_event=on_event, file=file)
+        return made["manifest"]
 
     def export(
         self,
-        uuid: str,
+        image: str,
         file: int,
         *,
         pool: str | None = None,
@@ -302,14 +476,20 @@ class Client(Connection):
         form: str | None = None,
         path: str | None = None,
         on_event: OnEvent | None = None,
-    ) -> Document:
+    ) -> ManifestDocument:
         """Writes an installed image to an empty file; returns the manifest that goes with it.
 
         `form` is "stream", or "raw" for the disk of a volume.
         """
-        params = {"uuid": uuid, "pool": pool, "compression": compression, "format": form, "path": path}
-        manifest: Document = self.request("export", params, on_event=on_event, file=file)["manifest"]
-        return manifest
+        params: ExportParams = {
+            "uuid": self._installed(image, pool),
+            "pool": pool,
+            "compression": compression,
+            "format": form,
+            "path": path,
+        }
+        made: MadeDocument = self.request("export", params, on_event=on_event, file=file)
+        return made["manifest"]
 
     def publish(
         self,
@@ -318,41 +498,73 @@ class Client(Connection):
         url: str,
         *,
         on_event: OnEvent | None = None,
-    ) -> Document:
-        """Gives an image to an IMGAPI server: `{uuid, url}`. Raises `OSError` if there is no such file."""
+    ) -> PublishedDocument:
+        """Gives an image to an IMGAPI server. Raises `OSError` if there is no such file."""
         descriptor = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            params = {"manifest": dict(manifest), "url": url, "path": os.fsdecode(file_path)}
-            published: Document = self.request("publish", params, on_event=on_event, file=descriptor)
+            params: PublishParams = {
+                "manifest": dict(manifest),
+                "url": url,
+                "path": os.fsdecode(file_path),
+            }
+            published: PublishedDocument = self.request("publish", params, on_event=on_event, file=descriptor)
             return published
         finally:
             os.close(descriptor)
 
     # -- holds -----------------------------------------------------------------------------------------------
 
-    def hold(self, uuid: str, tag: str, pool: str | None = None) -> None:
+    def hold(self, image: str, tag: str, pool: str | None = None) -> None:
         """Keeps an image from being deleted, by anybody, until the tag is released."""
-        self.call("hold", uuid=uuid, tag=tag, pool=pool)
+        params: HoldParams = {"uuid": self._installed(image, pool), "tag": tag, "pool": pool}
+        self.request("hold", params)
 
-    def release(self, uuid: str, tag: str, pool: str | None = None) -> None:
+    def release(self, image: str, tag: str, pool: str | None = None) -> None:
         """Ends a hold."""
-        self.call("release", uuid=uuid, tag=tag, pool=pool)
+        params: ReleaseParams = {"uuid": self._installed(image, pool), "tag": tag, "pool": pool}
+        self.request("release", params)
 
-    def holds(self, uuid: str, pool: str | None = None) -> Tags:
+    def holds(self, image: str, pool: str | None = None) -> Listed[str]:
         """The tags that hold an image."""
-        tags: Tags = self.call("holds", uuid=uuid, pool=pool)
+        params: InstalledParams = {"uuid": self._installed(image, pool), "pool": pool}
+        tags: Listed[str] = self.request("holds", params)
         return tags
 
     @contextmanager
-    def holding(self, uuid: str, pool: str | None = None) -> Iterator[None]:
+    def holding(self, image: str, pool: str | None = None) -> Iterator[None]:
         """Keeps an image from being deleted as long as the block lasts, and this program lives.
 
         Has a connection of its own: whatever ends that ends the hold.
         """
-        with Client(self.socket_path, name=self._name) as own:
-            asked = own.exchange("hold", {"uuid": uuid, "pool": pool}, None)
+        with self._another() as own:
+            params: HoldParams = {"uuid": own._installed(image, pool), "pool": pool}  # noqa: SLF001
+            asked = own.exchange("hold", params, None)
             next(asked)
             try:
                 yield
             finally:
                 asked.close()
+
+    # -- names -----------------------------------------------------------------------------------------------
+
+    def _uuid(
+        self,
+        image: str,
+        among: Among,
+        *,
+        pool: str | None = None,
+        sources: Iterable[str] | None = None,
+        channel: str | None = None,
+    ) -> str:
+        return self.uuids([image], among=among, pool=pool, sources=sources, channel=channel)[0]
+
+    def _installed(self, image: str, pool: str | None) -> str:
+        return self._uuid(image, "installed", pool=pool)
+
+    def _another(self) -> Client:
+        return Client(self.socket_path, name=self._name, names=self._names)
+
+
+def _several(texts: Images) -> list[str]:
+    """One text alone is one image, and not its letters."""
+    return [texts] if isinstance(texts, str) else [*texts]

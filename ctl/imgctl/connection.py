@@ -1,4 +1,4 @@
-"""One connection to imgstored: MessagePack-RPC, one request at a time. Its form: docs/protocol.md."""
+"""One connection to imgstored: MessagePack-RPC as in docs/protocol.md, one request at a time."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import select
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
+from imgproto import PROTOCOL_VERSION
 
 import imgctl
-from imgctl.errors import NotConnectedError, RemoteError, remote_error
+from imgctl.errors import InvalidArgumentError, NotConnectedError, remote_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self, TypeAlias
 
-    #: What the protocol calls *image*, *job*, a manifest, an event, ...
-    Document: TypeAlias = dict[str, Any]
-    OnEvent: TypeAlias = Callable[[Document], None]
+    from imgproto.events import EventDocument
 
-PROTOCOL_VERSION = 1
+    OnEvent: TypeAlias = Callable[[EventDocument], None]
 
 #: Bytes of one message from the daemon: a list of all images of a large server has some ten MiB.
 MAX_MESSAGE = 256 << 20
@@ -48,11 +47,7 @@ class Connection:
     """Connects when it is first needed, or on entering `with`; not for several threads at once.
 
     All methods raise `RemoteError` when the daemon refuses or fails, and its kind `NotConnectedError` when
-    there is no daemon or it breaks off. Leaving a request early (an exception out of `on_event`, Ctrl-C)
-    closes the connection, and with it ends the interest in its images; the next call connects again.
-
-    `name` is shown in the list of jobs. `timeout` is how many seconds the daemon may be silent in a request;
-    None is as long as it takes.
+    there is no daemon or it breaks off. `Client` says the rest.
     """
 
     def __init__(
@@ -77,7 +72,7 @@ class Connection:
         self.close()
 
     def connect(self) -> None:
-        """Connects and says hello, unless connected already; a daemon that left meanwhile may be back."""
+        """Connects and says hello, unless connected; connects anew after the daemon closed the connection."""
         if self._socket is not None and not _has_ended(self._socket):
             return
         self.close()
@@ -102,7 +97,7 @@ class Connection:
     def request(
         self,
         method: str,
-        params: Mapping[str, Any],
+        params: Mapping[str, object],
         *,
         on_event: OnEvent | None = None,
         file: int | None = None,
@@ -116,7 +111,7 @@ class Connection:
     def _ask(
         self,
         method: str,
-        params: Mapping[str, Any],
+        params: Mapping[str, object],
         on_event: OnEvent | None = None,
         file: int | None = None,
     ) -> Any:
@@ -133,9 +128,9 @@ class Connection:
             exchange.close()
 
     def exchange(
-        self, method: str, params: Mapping[str, Any], file: int | None
-    ) -> Generator[Document, None, Any]:
-        """Yields the events, returns the result. Left early it closes the connection."""
+        self, method: str, params: Mapping[str, object], file: int | None
+    ) -> Generator[EventDocument, None, Any]:
+        """Yields the events, returns the result. Closes the connection if the caller stops early."""
         self._id = self._id + 1 & 0xFFFFFFFF
         request = [_REQUEST, self._id, method, [{k: v for k, v in params.items() if v is not None}]]
         self._asking, answered = True, False
@@ -143,8 +138,9 @@ class Connection:
             self._send(_packed(request), file)
             while True:
                 match self._receive():
-                    case [kind, "event", [dict(event)]] if kind == _NOTIFICATION:
-                        if event.pop("id", None) == self._id:
+                    case [kind, "event", [dict(sent)]] if kind == _NOTIFICATION:
+                        if sent.pop("id", None) == self._id:
+                            event: Any = sent
                             yield event
                     case [kind, None, dict(error), _] if kind == _RESPONSE:
                         raise remote_error(error)  # about the connection, which the daemon now closes
@@ -234,7 +230,7 @@ class Connection:
 
 
 def _unpacker() -> msgpack.Unpacker:
-    """Only what JSON could say comes from the daemon: no binary data, no extensions."""
+    """The daemon sends only JSON's types: no binary data, no extensions."""
     return msgpack.Unpacker(
         raw=False,
         strict_map_key=True,
@@ -246,12 +242,12 @@ def _unpacker() -> msgpack.Unpacker:
 
 
 def _packed(request: Sequence[Any]) -> bytes:
-    """Raises `RemoteError` (InvalidArgument) for what MessagePack cannot say."""
+    """Raises `InvalidArgumentError` for what MessagePack cannot say."""
     try:
         # Text with bytes that are not UTF-8 (from a command line) names nothing that the daemon could know.
         packed: bytes = msgpack.packb(request, unicode_errors="replace", default=_foreign)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise RemoteError("InvalidArgument", f"this cannot be sent: {error}") from error
+        raise InvalidArgumentError("InvalidArgument", f"this cannot be sent: {error}") from error
     return packed
 
 
@@ -263,7 +259,7 @@ def _foreign(value: Any) -> float:
 
 
 def _has_ended(connected: socket.socket) -> bool:
-    """Whether the daemon closed a connection on which nothing is asked, or said that it will."""
+    """Whether the daemon closed an idle connection, or announced that it will."""
     return _is_readable(connected, 0)
 
 

@@ -19,7 +19,7 @@ def error_record(program: str, error: CommandError) -> dict[str, Any]:
     """The record; `err.code`, `err.message` are imgadm's, `err.hint` and `err.data` are added."""
     described = {
         "message": error.message,
-        "name": type(error).__name__,
+        "name": error.record_name,
         "stack": error.message,
         "code": error.code,
         "hint": error.hint,

@@ -1,4 +1,4 @@
-"""The lines that tell what happens to an import: imgadm's words. Pure: no I/O.
+"""The lines about an import, in imgadm's words. Pure: no I/O.
 
 The events and their fields are those of docs/protocol.md. An event that is not known has no line.
 """

@@ -1,14 +1,14 @@
-"""`field=value` on the command line: which images are meant. Pure: no I/O."""
+"""Filters of images, `field=value` on the command line. Pure: no I/O."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 from imgctl import javascript
 from imgctl.errors import UsageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     Filter = Callable[[Mapping[str, Any]], bool]
 

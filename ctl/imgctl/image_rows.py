@@ -1,14 +1,14 @@
-"""What a row of `list` or `avail` has: the manifest's fields, and some that are computed. Pure: no I/O.
+"""The rows of `list` and `avail`: the manifest's fields, and computed ones. Pure: no I/O.
 
 The computed fields are imgadm's: see its `help list`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
 _TAG = "docker:tag:"
 

@@ -6,9 +6,15 @@ Sources: ECMAScript's ToNumber and ToString, as far as values from JSON go.
 from __future__ import annotations
 
 import math
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _PREFIXED = {"0x": 16, "0o": 8, "0b": 2}
+#: What decimal numbers are made of: most text begins or ends with something else, and is none at first sight.
+_NUMERALS = "0123456789+-.eE"
+_INFINITIES = {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf}
 #: The largest integers that both languages write in the same way.
 _PLAIN = 1e21
 
@@ -42,16 +48,14 @@ def text(value: Any) -> str:
 def _number_of_text(digits: str) -> float | None:
     if not digits:
         return 0.0
-    if not digits.isascii() or "_" in digits:
-        return None
     try:
-        if (base := _PREFIXED.get(digits[:2].lower())) is not None:
-            return _float(int(digits[2:], base)) if digits[2:].isalnum() else None
-        if digits.lstrip("+-").lower() in ("infinity", "inf", "nan"):
-            return {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf}.get(digits)
-        return float(digits)
+        if not digits.strip(_NUMERALS):
+            return float(digits)
+        if digits[:2].lower() in _PREFIXED and digits.isascii() and digits[2:].isalnum():
+            return _float(int(digits[2:], _PREFIXED[digits[:2].lower()]))
     except ValueError:
         return None
+    return _INFINITIES.get(digits)
 
 
 def _float(value: float) -> float:

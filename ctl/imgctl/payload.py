@@ -1,4 +1,4 @@
-"""Where vmadm's arguments say that its payload is, and which images that names. Pure: no I/O."""
+"""vmadm's payload: where its arguments find it, and the images that it names. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 import json
 from typing import TYPE_CHECKING, Any
 
-from imgctl.names import is_uuid
+from imgctl.text import is_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

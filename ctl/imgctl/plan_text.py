@@ -1,37 +1,35 @@
-"""What `import --dry-run` says. Pure: no I/O. What it is given is a *plan* of docs/protocol.md."""
+"""The output of `import --dry-run`. Pure: no I/O."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgctl.text import printable, size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    Document = Mapping[str, Any]
+    from imgproto.documents import PlanDocument, PlannedDocument
 
 
-def plan_lines(plan: Document) -> list[str]:
+def plan_lines(plan: PlanDocument) -> list[str]:
     """A line for each image, then how much is to come, and how much room there is."""
     pool, count, room = printable(plan["pool"]), plan["count"], plan["room"]
     lines = [_step_line(image, pool) for image in plan["images"]]
     if not count:
         return [*lines, "Nothing to download"]
-    known = "" if plan.get("size") is None else f" ({size(plan['size'])})"
+    known = "" if plan["size"] is None else f" ({size(plan['size'])})"
     lines.append(f"Would download and install {count} image{'' if count == 1 else 's'}{known}")
-    if plan.get("size") is not None and plan["to_come"] < plan["size"]:
+    if plan["size"] is not None and plan["to_come"] < plan["size"]:
         lines.append(f"Of that {size(plan['size'] - plan['to_come'])} are there from an earlier try")
     lines.append(f"Free: {size(room['pool'])} in pool {pool}, {size(room['spool'])} for downloads")
     return lines
 
 
-def _step_line(image: Document, pool: str) -> str:
+def _step_line(image: PlannedDocument, pool: str) -> str:
     called = f"{printable(image['uuid'])} ({printable(image['name'])}@{printable(image['version'])})"
     if image["state"] == "installed":
         return f"Image {called} is already installed in pool {pool}"
     if image["state"] == "under-way":
         return f"Image {called} is being imported into pool {pool}"
-    count = image.get("size")
+    count = image["size"]
     known = "size not known" if count is None else size(count)
     return f'Would import {called} from "{printable(image["source"])}": {known}'

@@ -1,4 +1,4 @@
-"""The progress bar of a request: bytes, rate and time left, below the lines that tell what happens.
+"""The progress bar of a request: bytes, rate and time left, below the lines about events.
 
 Without the package tqdm there are only the lines.
 """

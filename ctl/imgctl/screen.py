@@ -1,4 +1,4 @@
-"""A screen that is drawn again and again, by curses: without flicker, at any size, gone when it is left."""
+"""A live screen, drawn by curses: without flicker, at any size, and gone when the program ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def show(frames: Callable[[], Sequence[Line] | None], seconds: float) -> None:
-    """Draws a frame every so many seconds, until there is none any more or somebody presses q.
+    """Draws a frame every so many seconds, until there are no more or the user presses q.
 
     Whatever ends it, the terminal is as it was before. Raises `curses.error` where there can be no screen.
     """

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
 
-from imgctl.colour import DIM, RED, has_colour, painted
 from imgctl.text import error_text, printable, safe_json
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from typing import Any, TextIO
+
+    from imgproto.params import Among
 
     from imgctl.client import Client
     from imgctl.errors import CommandError
+
+
+#: SGR parameters (ECMA-48, 8.3.117).
+RED, GREEN, DIM = "31", "32", "2"
 
 
 class Session:
@@ -34,7 +40,39 @@ class Session:
         from imgctl.client import Client
 
         name = f"{self.program} {__version__} (pid {os.getpid()})"
-        return Client(self.socket_path, name=name, timeout=timeout)
+        # imgadm knew uuids only.
+        return Client(self.socket_path, name=name, timeout=timeout, names=self.program != "imgadm")
+
+    def uuid(
+        self,
+        text: str,
+        *,
+        among: Among,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+    ) -> str:
+        """The uuid of the image that people call `text`. `sources` replace the configured ones.
+
+        Raises the daemon's `RemoteError` where there is none, or where it could be several (AmbiguousName).
+        """
+        return self.uuids([text], among=among, pool=pool, sources=sources, channel=channel)[0]
+
+    def uuids(
+        self,
+        texts: Sequence[str],
+        *,
+        among: Among,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+    ) -> list[str]:
+        """As `uuid`, for several, with one question; none for full uuids, so that scripts pay nothing."""
+        client = self.client()
+        try:
+            return client.uuids(texts, among=among, pool=pool, sources=sources, channel=channel)
+        finally:
+            client.close()
 
     def say(self, lines: Iterable[str]) -> None:
         """Prints lines on standard output."""
@@ -47,7 +85,7 @@ class Session:
         print(json_text(value, indent=2))
 
     def painted(self, text: str, style: str, stream: TextIO | None) -> str:
-        """The text in a style of `imgctl.colour`, where the stream shows that. imgadm knew no colour."""
+        """The text in a style, where the stream shows that. imgadm knew no colour."""
         return painted(text, style) if self.program != "imgadm" and has_colour(stream) else text
 
     def complain(self, text: str) -> None:
@@ -94,3 +132,15 @@ def is_terminal(stream: TextIO | None) -> bool:
 def _never_fail_to_encode(stream: Any) -> None:
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
+
+
+def has_colour(stream: TextIO | None) -> bool:
+    """Whether the stream is a terminal with colour whose user has not asked for none (https://no-color.org)."""
+    if stream is None or os.environ.get("NO_COLOR"):
+        return False
+    return (os.environ.get("TERM") or "dumb") != "dumb" and stream.isatty()
+
+
+def painted(text: str, style: str) -> str:
+    """The text in a style, line by line, so that no style is left open where a line is cut off."""
+    return "\n".join(f"\x1b[{style}m{line}\x1b[m" for line in text.split("\n"))

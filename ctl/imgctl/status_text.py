@@ -15,6 +15,16 @@ from imgctl.text import printable, size
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from imgproto.documents import (
+        EntryDocument,
+        JobDocument,
+        PoolStateDocument,
+        SourceStateDocument,
+        StatusDocument,
+        UnfinishedDocument,
+        WarningDocument,
+    )
+
     Document = Mapping[str, Any]
 
 _POOL_COLUMNS = ["pool", "type", "state", "used", "free", "total", "images"]
@@ -40,8 +50,8 @@ class Line(NamedTuple):
     style: str = ""
 
 
-def problems(status: Document) -> list[str]:
-    """What needs somebody's attention, a sentence each."""
+def problems(status: StatusDocument) -> list[str]:
+    """The problems that need attention, a sentence each."""
     pools = [_problem("pool", pool.get("name"), pool) for pool in _bad(status.get("pools"))]
     pools += [
         printable(f'pool "{pool.get("name")}" is {pool["health"]} (see `zpool status {pool.get("name")}`)')
@@ -52,8 +62,8 @@ def problems(status: Document) -> list[str]:
     return pools + sources + [_sentence(error) for error in status.get("problems") or ()]
 
 
-def status_lines(status: Document, now: float) -> list[str]:
-    """All of it; `now` is in seconds since the epoch."""
+def status_lines(status: StatusDocument, now: float) -> list[str]:
+    """The whole report; `now` is in seconds since the epoch."""
     blocks = [
         _about(status),
         table([_pool_row(pool) for pool in status.get("pools") or ()], _POOL_COLUMNS),
@@ -70,8 +80,8 @@ def status_lines(status: Document, now: float) -> list[str]:
     ]
 
 
-def top_lines(status: Document, now: float) -> list[Line]:
-    """What goes on, for a screen that is drawn again and again."""
+def top_lines(status: StatusDocument, now: float) -> list[Line]:
+    """The frames of the live screen: what is under way."""
     at = strftime("%H:%M:%S", localtime(now))
     lines = [Line(f"{_who(status)}, {_count(status.get('images'), 'image')}  {at}", "title")]
     jobs = list(status.get("imports") or ())
@@ -87,13 +97,13 @@ def top_lines(status: Document, now: float) -> list[Line]:
 # -- the blocks ----------------------------------------------------------------------------------------------
 
 
-def _who(status: Document) -> str:
+def _who(status: StatusDocument) -> str:
     up = duration(status.get("uptime")) or "-"
     clients = _count(status.get("clients"), "client")
     return f"imgstored {printable(status.get('version'))}, pid {status.get('pid')}, up {up}, {clients}"
 
 
-def _about(status: Document) -> list[str]:
+def _about(status: StatusDocument) -> list[str]:
     config = status.get("config")
     return [
         f"{_who(status)}, {_count(status.get('images'), 'image')}",
@@ -102,7 +112,7 @@ def _about(status: Document) -> list[str]:
     ]
 
 
-def _imports(status: Document) -> list[str]:
+def _imports(status: StatusDocument) -> list[str]:
     jobs = list(status.get("imports") or ())
     if not jobs:
         return ["Nothing is being imported."]
@@ -111,7 +121,7 @@ def _imports(status: Document) -> list[str]:
     return [title, *table([_import_row(job) for job in _busy_first(jobs)], _IMPORT_COLUMNS)]
 
 
-def _unfinished(pools: Sequence[Document]) -> list[str]:
+def _unfinished(pools: Sequence[PoolStateDocument]) -> list[str]:
     rows = [
         f"  {printable(pool.get('name'))}/{printable(each.get('uuid'))}: {_why_not(each)}"
         for pool in pools
@@ -120,14 +130,14 @@ def _unfinished(pools: Sequence[Document]) -> list[str]:
     return ["No images yet, others are at work on them:", *rows] if rows else []
 
 
-def _why_not(unfinished: Document) -> str:
+def _why_not(unfinished: UnfinishedDocument) -> str:
     used = _word(unfinished.get("used"))
     if unfinished.get("why") == "receiving":
         return "being received" + (f", {used} so far" if used else "")
     return "received, but without a manifest (`imgctl update UUID` fetches one)"
 
 
-def _failures(entries: Sequence[Document]) -> list[str]:
+def _failures(entries: Sequence[EntryDocument]) -> list[str]:
     rows = [
         {
             "when": _moment(entry.get("started_at")),
@@ -141,7 +151,7 @@ def _failures(entries: Sequence[Document]) -> list[str]:
     return ["Failed last (`imgctl history` has more):", *table(rows, _FAILURE_COLUMNS)] if rows else []
 
 
-def _warnings(warnings: Sequence[Document]) -> list[str]:
+def _warnings(warnings: Sequence[WarningDocument]) -> list[str]:
     lines = [
         f"  {printable(each.get('at'))}  {printable(_cut(str(each.get('text')), _MAX_MESSAGE))}"
         for each in warnings[-_WARNINGS:]
@@ -149,14 +159,14 @@ def _warnings(warnings: Sequence[Document]) -> list[str]:
     return ["Warned last (the daemon's log has more):", *lines] if lines else []
 
 
-def _attention(status: Document) -> list[str]:
+def _attention(status: StatusDocument) -> list[str]:
     found = [f"  {problem}" for problem in problems(status)]
     if _bad(status.get("sources")):
         found.append("  `imgctl sources -c` asks all sources again.")
     return ["Needs attention:", *found] if found else []
 
 
-def _pool_line(pool: Document, jobs: Sequence[Document]) -> Line:
+def _pool_line(pool: PoolStateDocument, jobs: Sequence[JobDocument]) -> Line:
     row = _pool_row(pool)
     if pool.get("error"):
         return Line(_problem("pool", pool.get("name"), pool), "bad")
@@ -176,7 +186,7 @@ def _pool_line(pool: Document, jobs: Sequence[Document]) -> Line:
 # -- the rows ------------------------------------------------------------------------------------------------
 
 
-def _pool_row(pool: Document) -> dict[str, Any]:
+def _pool_row(pool: PoolStateDocument) -> dict[str, Any]:
     total, free = pool.get("total"), pool.get("available")
     used = total - free if isinstance(total, int) and isinstance(free, int) else None
     return {
@@ -190,7 +200,7 @@ def _pool_row(pool: Document) -> dict[str, Any]:
     }
 
 
-def _source_row(source: Document, now: float) -> dict[str, Any]:
+def _source_row(source: SourceStateDocument, now: float) -> dict[str, Any]:
     state = "failing" if source.get("error") else "ok" if source.get("answered_at") else "not-asked-yet"
     return {
         "source": source.get("url"),
@@ -220,11 +230,11 @@ def _import_row(job: Document) -> dict[str, Any]:
     }
 
 
-def _busy_first(jobs: Sequence[Document]) -> list[Document]:
+def _busy_first(jobs: Sequence[JobDocument]) -> list[JobDocument]:
     return sorted(jobs, key=lambda job: (job.get("phase") == "waiting", job.get("started_at") or 0))
 
 
-def _is_ill(pool: Document) -> bool:
+def _is_ill(pool: PoolStateDocument) -> bool:
     """Whether a pool answers, and its system says that it is not well."""
     return not pool.get("error") and pool.get("health") not in (None, "ONLINE")
 

@@ -7,14 +7,15 @@ and nothing at all, not even the header, where there are no rows.
 from __future__ import annotations
 
 from functools import cmp_to_key
-from typing import TYPE_CHECKING, Any
 
 from imgctl import javascript
 from imgctl.errors import UsageError
 from imgctl.text import printable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
     Row = Mapping[str, Any]
 

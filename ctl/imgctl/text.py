@@ -6,12 +6,19 @@ printed escaped.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from imgctl.errors import CommandError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+_UUID_DIGITS = frozenset("0123456789abcdef-")
+
+
+def is_uuid(text: str) -> bool:
+    """Whether it is a full uuid, as imgadm writes it."""
+    return [*map(len, text.split("-"))] == [8, 4, 4, 4, 12] and _UUID_DIGITS.issuperset(text)
 
 
 def printable(value: object) -> str:
@@ -36,7 +43,7 @@ def size(count: int) -> str:
 
 
 def paragraph(message: str) -> str:
-    """A message of one or several lines; all but the first are indented, that none passes for another."""
+    """A message of one or several lines, indented but for the first: none passes for a new message."""
     first, *others = (printable(line.rstrip()) for line in message.strip().split("\n"))
     return "\n".join([first, *(line if line.startswith("    ") else f"    {line}" for line in others)])
 
@@ -50,11 +57,11 @@ def error_text(program: str, command: str, error: CommandError) -> str:
     """An error in imgadm's form; other errors of the same request and the hint in lines of their own."""
     lines = [f"{program} {printable(command)}: " if command else f"{program}: "]
     lines[0] += error_line(error.code, error.message)
-    told = {error.message}
+    printed = {error.message}
     for other in _others(error):
         message = str(other.get("message"))
-        if message not in told:
-            told.add(message)
+        if message not in printed:
+            printed.add(message)
             lines.append(f"    {error_line(str(other.get('code')), message)}")
     if error.hint:
         lines.append(f"  hint: {printable(error.hint)}")

@@ -1,4 +1,4 @@
-"""How images are related, and what they occupy, for people and as JSON. Pure: no I/O.
+"""The output of `tree` and `du`: how images are related, and what they occupy. Pure: no I/O.
 
 What it is given is a *usage* of docs/protocol.md: one pool with its images.
 """
@@ -11,6 +11,8 @@ from imgctl.text import printable, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from imgproto.documents import UsageDocument, UsedDocument
 
     Document = Mapping[str, Any]
 
@@ -34,7 +36,7 @@ _MAX_NAME = 48
 # -- the tree ------------------------------------------------------------------------------------------------
 
 
-def forest(pool: Document) -> dict[str, Any]:
+def forest(pool: UsageDocument) -> dict[str, Any]:
     """The pool with its images as trees: each with its `children`, and `machines` for what else is cloned."""
     images = {str(image["uuid"]): image for image in pool["images"]}
     children: dict[str, list[str]] = {}
@@ -51,14 +53,14 @@ def forest(pool: Document) -> dict[str, Any]:
     return {**facts, "images": [nodes[uuid] for uuid in roots]}
 
 
-def _node(image: Document, pool: str, images: Mapping[str, Document]) -> dict[str, Any]:
+def _node(image: UsedDocument, pool: str, images: Mapping[str, UsedDocument]) -> dict[str, Any]:
     ours = {f"{pool}/{uuid}" for uuid in images}
     clones = [str(name) for name in image.get("clones") or ()]
     facts = {key: value for key, value in image.items() if key != "clones"}
     return {**facts, "machines": [name for name in clones if name not in ours], "children": []}
 
 
-def tree_lines(pool: Document, strokes: Strokes) -> list[str]:
+def tree_lines(pool: UsageDocument, strokes: Strokes) -> list[str]:
     """The pool's line, and a line for each image and each machine's clone, in columns."""
     trunk = forest(pool)
     rows = [
@@ -108,7 +110,7 @@ def _called(node: Document) -> str:
 # -- what they occupy ----------------------------------------------------------------------------------------
 
 
-def du_rows(pool: Document) -> list[dict[str, Any]]:
+def du_rows(pool: UsageDocument) -> list[dict[str, Any]]:
     """A row for each image, the largest first. Sizes in bytes.
 
     `own` is what deleting it would free, `shared` what is cloned from it stands on, `total` both.
@@ -131,7 +133,7 @@ def du_rows(pool: Document) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["total"])
 
 
-def du_document(pool: Document) -> dict[str, Any]:
+def du_document(pool: UsageDocument) -> dict[str, Any]:
     """The pool with these rows, and their sums."""
     rows = du_rows(pool)
     facts = {key: value for key, value in pool.items() if key != "images"}
@@ -144,7 +146,7 @@ def readable(row: Document) -> dict[str, Any]:
     return {**row, **{field: short(row[field]) for field in ("own", "shared", "total")}}
 
 
-def pool_summary(pool: Document) -> str:
+def pool_summary(pool: UsageDocument) -> str:
     """One line: what the images of a pool occupy, and what is left."""
     used = sum(int(image.get("used") or 0) for image in pool["images"])
     count = len(pool["images"])
@@ -161,11 +163,11 @@ def _bytes(node: Document, field: str) -> str:
     return "" if "machine" in node else short(node.get(field))
 
 
-def _pool_line(pool: Document) -> str:
+def _pool_line(pool: UsageDocument) -> str:
     return f"{printable(pool['zpool'])}: {_free(pool)}"
 
 
-def _free(pool: Document) -> str:
+def _free(pool: UsageDocument) -> str:
     available, total = pool.get("available"), pool.get("total")
     if not isinstance(available, int) or not isinstance(total, int):
         return "free room not known"

@@ -20,7 +20,9 @@ imgctl COMMAND: error (NAME): what is wrong
   hint: what to do about it
 ```
 
-on standard error, and ends with the exit status; on the socket it is a map ([the socket](protocol.md)).
+on standard error, and ends with the exit status. On the socket an error is a map
+([the socket](protocol.md)); in Python it is an exception of `imgctl.errors`, one class for each name
+([the client](library.md)).
 Several kinds of fault may have one name: the sentence tells them apart. This page is made from
 `imgstored/errors.py`.
 

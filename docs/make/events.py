@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import inspect
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from imgproto.operations import OPERATIONS
 
 from imgstored.create import events as of_making
 from imgstored.events import notifications as of_the_store
@@ -16,10 +28,10 @@ if TYPE_CHECKING:
 _HEAD = """\
 # Events
 
-While `import`, `ensure`, `install`, `watch`, `update`, `vacuum`, `verify`, `hold`, `create`, `export` and
-`publish` run, [the socket](protocol.md) sends notifications `event` with a map: `id` (the request), `event`
-(the name), and the fields below. `imgctl import --json` and its like print the same maps, one a line, without
-`id`. New names and new fields may be added: skip those that you do not know. This page is made from the code.
+While {operations} run,
+[the socket](protocol.md) sends notifications `event` with a map: `id` (the request), `event` (the name), and
+the fields below. `imgctl import --json` and its like print the same maps, one a line, without `id`. New names
+and new fields may be added: skip those that you do not know. This page is made from the code.
 """
 _TABLE = "| event | when | fields |\n| --- | --- | --- |\n"
 
@@ -34,7 +46,8 @@ def page() -> str:
     )
     image = of_the_store.ImageProgress
     said = f"\n## *image* of `progress`\n\n{_sentence(image)} Fields: {_fields(image)}.\n"
-    return _HEAD.rstrip("\n") + "\n" + shapes + said
+    *most, last = (f"`{name}`" for name, each in OPERATIONS.items() if each.events)
+    return _HEAD.format(operations=f"{', '.join(most)} and {last}") + shapes + said
 
 
 def kinds() -> list[str]:
@@ -75,5 +88,7 @@ def _words(type_: Any) -> str:
             return f"array of {_words(get_args(type_)[0])}"
         case origin if origin is dict:
             return "map"
+    if is_typeddict(type_):
+        return "map"
     assert type_ is of_the_store.ImageProgress, f"no words for {type_}"
     return "*image*"

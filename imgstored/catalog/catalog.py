@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from imgproto.documents import ImageDocument
+
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.manifest_files import Stamp
     from imgstored.catalog.receipts import Receipts
@@ -349,7 +351,7 @@ class Catalog:
 
 def as_wires(
     catalog: Catalog, images: Iterable[InstalledImage], holds: Mapping[Key, Iterable[str]] | None = None
-) -> list[dict[str, Any]]:
+) -> list[ImageDocument]:
     """The *images* of the protocol, with their clones; with the tags that hold them, if these are given."""
     clones = catalog.clones()
     return [
@@ -361,10 +363,10 @@ def as_wires(
 
 def as_wire(
     image: InstalledImage, clones: Iterable[str] = (), holds: Iterable[str] | None = None
-) -> dict[str, Any]:
+) -> ImageDocument:
     """The *image* of the protocol; None are holds that were not asked for."""
     names = list(clones)
-    wire: dict[str, Any] = {"manifest": dict(image.manifest), "zpool": image.pool}
+    wire: ImageDocument = {"manifest": dict(image.manifest), "zpool": image.pool}
     if image.source is not None:
         wire["source"] = image.source
     if holds is not None:

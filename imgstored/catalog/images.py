@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -13,6 +13,8 @@ from imgstored.manifest import check_uuid
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+
+    from imgproto.documents import ImageDocument
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.deletions import Deletions
@@ -47,7 +49,7 @@ class Images:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    async def installed(self, *, holds: bool = False) -> list[dict[str, Any]]:
+    async def installed(self, *, holds: bool = False) -> list[ImageDocument]:
         """All installed images as the protocol's *image*; see `Refresh.all` where a pool does not answer.
 
         With their `holds`, for which every pool must answer: raises `PoolError`.
@@ -55,7 +57,7 @@ class Images:
         await self._refresh.all()
         return as_wires(self._catalog, self._catalog.all(), await self._holds.all() if holds else None)
 
-    async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> dict[str, Any]:
+    async def image(self, uuid: str, pool: str | None, *, recursive: bool) -> ImageDocument:
         """One installed image; with `children` when recursive."""
         image = self._catalog.get(await self._fresh(uuid, pool), uuid)
         wire = as_wire(image)
@@ -65,7 +67,7 @@ class Images:
             wire["children"] = {"snapshots": [f"{image.pool}/{uuid}@final"], "clones": clones}
         return wire
 
-    async def ancestry(self, uuid: str, pool: str | None) -> list[dict[str, Any]]:
+    async def ancestry(self, uuid: str, pool: str | None) -> list[ImageDocument]:
         """An installed image, its origin, and so on, as the protocol's *images*."""
         name = await self._fresh(uuid, pool)
         chain = [self._catalog.get(name, uuid)]

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
+
+from imgproto.documents import ManifestDocument  # noqa: TC002  (msgspec reads the types)
+from imgproto.events import MakingStep  # noqa: TC002
 
 from imgstored.events.notifications import Event
-
-Step = Literal[
-    "vm-stopping",
-    "vm-snapshotting",
-    "vm-starting",
-    "prepare-running",
-    "prepare-succeeded",
-    "prepare-timeout",
-    "prepare-stopped",
-    "final-moved",
-    "snapshotting",
-    "vm-rolling-back",
-    "vm-restarting",
-]
 
 
 class Inheriting(Event, frozen=True):
@@ -34,7 +23,7 @@ class ManifestMade(Event, frozen=True):
     """The new image's manifest, as yet without its file. `prefix` and `suffix` are what to call that."""
 
     kind: ClassVar[str] = "manifest"
-    manifest: dict[str, Any]
+    manifest: ManifestDocument
     prefix: str
     suffix: str
 
@@ -43,7 +32,7 @@ class Making(Event, frozen=True):
     """A step begins, or is done. `what` is the machine or snapshot that it is about."""
 
     kind: ClassVar[str] = "making"
-    step: Step
+    step: MakingStep
     what: str
 
 

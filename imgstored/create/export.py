@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -19,6 +19,8 @@ from imgstored.zstream.volume import Free, Volume, VolumeState, Write
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
+
+    from imgproto.documents import MadeDocument
 
     from imgstored.catalog.catalog import Catalog, InstalledImage
     from imgstored.create.job import Job, Reporter
@@ -44,7 +46,7 @@ class Exporter:
         pool: str | None = None,
         compression: str = "none",
         form: str = "stream",
-    ) -> AbstractAsyncContextManager[Job]:
+    ) -> AbstractAsyncContextManager[Job[MadeDocument]]:
         """Writes an image into the file open as `fd`, an empty one; the job's result is `{manifest}`.
 
         `form`: "stream" is what `install` takes; "raw", of a volume, the disk with holes where it is zeros,
@@ -65,14 +67,14 @@ class Exporter:
         output = Output(fd, path)
         write = partial(self._stream, image, compression) if form == "stream" else partial(self._raw, image)
 
-        async def work(job: Job) -> dict[str, Any]:
+        async def work(job: Job[MadeDocument]) -> MadeDocument:
             return await in_thread(job, partial(write, output), self._limiter)
 
         return running(client, work)
 
     def _stream(
         self, image: InstalledImage, compression: str, output: Output, reporter: Reporter
-    ) -> dict[str, Any]:
+    ) -> MadeDocument:
         manifest = {key: value for key, value in image.manifest.items() if key != "files"}
         reporter.tell(ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression)))
         reporter.tell(Sending())
@@ -83,7 +85,7 @@ class Exporter:
         file = {**output.described(compression), "dataset_guid": str(image.image.guid)}
         return {"manifest": {**manifest, "files": [file]}}
 
-    def _raw(self, image: InstalledImage, output: Output, reporter: Reporter) -> dict[str, Any]:
+    def _raw(self, image: InstalledImage, output: Output, reporter: Reporter) -> MadeDocument:
         manifest = dict(image.manifest)
         reporter.tell(ManifestMade(manifest, file_prefix(manifest), ".raw"))
         reporter.tell(Sending())

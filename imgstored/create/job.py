@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import structlog
 import trio
@@ -26,16 +26,16 @@ log = structlog.get_logger(__name__)
 MAX_JOBS: Final = 4
 
 
-class Job(Request):
+class Job(Request, Generic[T]):
     """A request whose events end with a result."""
 
-    result: dict[str, Any]
+    result: T  #: is there once the events have ended
 
 
 class Reporter:
     """A job, as the thread that does it sees it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job[Any]) -> None:
         self._job = job
         self._token = trio.lowlevel.current_trio_token()
         self._told = 0.0
@@ -61,16 +61,16 @@ class Reporter:
                 self.tell(Progress(done=done, total=total, rate=0.0))
 
 
-async def in_thread(job: Job, work: Callable[[Reporter], T], limiter: trio.CapacityLimiter) -> T:
+async def in_thread(job: Job[Any], work: Callable[[Reporter], T], limiter: trio.CapacityLimiter) -> T:
     """What `work` returns, which runs in a thread, and ends soon after the job is cancelled."""
     reporter = Reporter(job)
     return await trio.to_thread.run_sync(work, reporter, limiter=limiter)
 
 
 @asynccontextmanager
-async def running(client: str, work: Callable[[Job], Awaitable[dict[str, Any]]]) -> AsyncIterator[Job]:
+async def running(client: str, work: Callable[[Job[T]], Awaitable[T]]) -> AsyncIterator[Job[T]]:
     """Runs `work` beside the block that reads its events; leaving the block ends it."""
-    job = Job(client)
+    job = Job[T](client)
     failure: Exception | None = None
 
     async def serve() -> None:

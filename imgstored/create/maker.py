@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
+    from imgproto.documents import MadeDocument
+
     from imgstored.catalog.catalog import Catalog, InstalledImage
     from imgstored.create.job import Job, Reporter
     from imgstored.create.vmadm import Machine, Vmadm
@@ -123,12 +125,14 @@ class Maker:
         #: What a daemon that was killed left.
         self._left = sorted(notes.glob("*.json"))
 
-    def create(self, wanted: Wanted, fd: int, *, client: str, path: str) -> AbstractAsyncContextManager[Job]:
+    def create(
+        self, wanted: Wanted, fd: int, *, client: str, path: str
+    ) -> AbstractAsyncContextManager[Job[MadeDocument]]:
         """Makes an image into the file open as `fd`, an empty one; the job's result is `{manifest}`."""
         wanted.check()
         output, mark = Output(fd, path), self._mark()
 
-        async def work(job: Job) -> dict[str, Any]:
+        async def work(job: Job[MadeDocument]) -> MadeDocument:
             return await in_thread(job, partial(self._create, wanted, output, mark), self._limiter)
 
         return running(client, work)
@@ -146,7 +150,7 @@ class Maker:
 
     # -- in a thread -----------------------------------------------------------------------------------------
 
-    def _create(self, wanted: Wanted, output: Output, mark: str, reporter: Reporter) -> dict[str, Any]:
+    def _create(self, wanted: Wanted, output: Output, mark: str, reporter: Reporter) -> MadeDocument:
         of = self._found(wanted)
         manifest = self._manifest(wanted, of, reporter)
         compression = check_compression(wanted.compression)

@@ -19,7 +19,8 @@ from imgstored.errors import ImgstoreError, PrepareImageDidNotRunError, PrepareI
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from imgstored.create.events import Step
+    from imgproto.events import MakingStep
+
     from imgstored.create.vmadm import Machine, Vmadm
     from imgstored.pools.base import Datasets
 
@@ -157,5 +158,5 @@ class Preparation:
             hint="the machine is as it was before",
         )
 
-    def _tell(self, step: Step) -> None:
+    def _tell(self, step: MakingStep) -> None:
         self.tell(Making(step, self.machine.uuid))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from imgproto.documents import PublishedDocument
+
     from imgstored.create.job import Job
     from imgstored.http.documents import Document
     from imgstored.manifest import Manifest, ManifestFile
@@ -52,7 +54,7 @@ class Publisher:
 
     def publish(
         self, manifest: Mapping[str, Any], fd: int, url: str, *, client: str, path: str
-    ) -> AbstractAsyncContextManager[Job]:
+    ) -> AbstractAsyncContextManager[Job[PublishedDocument]]:
         """Publishes the image whose file is open as `fd`. The job's result is `{uuid, url}`.
 
         Raises `ManifestValidationError` and `InvalidManifestError`, `UsageError`, `ClientError`.
@@ -72,7 +74,7 @@ class Publisher:
             )
         server = _Server(normalised(url), self._specs, self._limits)
 
-        async def work(job: Job) -> dict[str, Any]:
+        async def work(job: Job[PublishedDocument]) -> PublishedDocument:
             assert loaded.file is not None
             await _published(job, server, loaded, loaded.file, file)
             log.info("published an image", uuid=loaded.uuid, server=server.shown)
@@ -82,7 +84,7 @@ class Publisher:
 
 
 async def _published(
-    job: Job, server: _Server, manifest: Manifest, described: ManifestFile, file: LocalFile
+    job: Job[PublishedDocument], server: _Server, manifest: Manifest, described: ManifestFile, file: LocalFile
 ) -> None:
     made = await server.import_image(manifest)
     try:
@@ -154,7 +156,9 @@ class _Server:
         body = Body(in_pieces(data), len(data), "application/json")
         return await self._asked("POST", f"/images/{manifest.uuid}", [("action", "import")], body)
 
-    async def add_file(self, job: Job, uuid: str, described: ManifestFile, file: LocalFile) -> dict[str, Any]:
+    async def add_file(
+        self, job: Job[PublishedDocument], uuid: str, described: ManifestFile, file: LocalFile
+    ) -> dict[str, Any]:
         """AddImageFile. Raises `UploadError` if the file is not what the manifest says."""
         query = [("compression", str(described.compression)), ("sha1", str(described.sha1))]
         body = Body(_content(job, described, file), file.size)
@@ -209,7 +213,9 @@ def _access(url: str, specs: Sequence[SourceSpec]) -> Access:
     return Access()
 
 
-async def _content(job: Job, described: ManifestFile, file: LocalFile) -> AsyncIterator[bytes]:
+async def _content(
+    job: Job[PublishedDocument], described: ManifestFile, file: LocalFile
+) -> AsyncIterator[bytes]:
     """The file's blocks; raises before the last one where they are not what the manifest says."""
     sha1 = hashlib.sha1(usedforsecurity=False)
     blocks, done, told = file.blocks(), 0, 0.0

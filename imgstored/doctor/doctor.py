@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 import trio
@@ -15,6 +15,8 @@ from imgstored.view.mountpoint import UNMOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from imgproto.documents import DoctorDocument
 
     from imgstored.doctor.subject import Subject
 
@@ -42,7 +44,7 @@ class Doctor:
         self._limit = limit
         self._threads = trio.CapacityLimiter(_THREADS)
 
-    async def examine(self, subject: Subject) -> dict[str, Any]:
+    async def examine(self, subject: Subject) -> DoctorDocument:
         """`{version, running, findings}` of the protocol, in the order of the table."""
         checks = self._checks(subject)
         found: dict[int, list[Finding]] = {}

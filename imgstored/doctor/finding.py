@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from imgproto.documents import FindingDocument
 
 #: `warn` is worth a look, `fail` keeps something from working.
 Status = Literal["ok", "warn", "fail"]
@@ -18,7 +21,7 @@ class Finding:
     seen: str
     hint: str = ""
 
-    def as_wire(self) -> dict[str, Any]:
+    def as_wire(self) -> FindingDocument:
         """The protocol's *finding*."""
         return {"check": self.check, "status": self.status, "seen": self.seen, "hint": self.hint}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,6 +14,8 @@ from imgstored.errors import ImgstoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from imgproto.documents import DoctorDocument
 
     from imgstored.doctor.doctor import Doctor
     from imgstored.pools.base import Pool
@@ -32,7 +34,7 @@ class OwnHost:
         self._doctor: Doctor | None = None
         self._one_at_a_time = trio.Lock()
 
-    async def examine(self) -> dict[str, Any]:
+    async def examine(self) -> DoctorDocument:
         """The protocol's answer to `doctor`."""
         async with self._one_at_a_time:
             if self._doctor is None:
@@ -41,7 +43,7 @@ class OwnHost:
             return await self._doctor.examine(Subject(settings, self._files, self._pools, self._view()))
 
 
-def examined(files: Sequence[Path]) -> dict[str, Any]:
+def examined(files: Sequence[Path]) -> DoctorDocument:
     """The same of a host on which no daemon runs. Nothing is made or changed. Blocks for some seconds."""
     settings = _loaded(tuple(files), Config())
     return signals.run(_doctor().examine, Subject(settings, tuple(files)))

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import msgspec
-
-#: What `verify` says of an image: docs/protocol.md.
-Result = Literal["ok", "recorded", "changed", "damaged", "lost", "unknown"]
-
-Phase = Literal[
-    "waiting", "downloading", "receiving", "verifying", "installing", "installed", "failed", "cancelled"
-]
+from imgproto.documents import ErrorDocument, Phase, Result  # noqa: TC002  (msgspec reads the types)
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -167,7 +161,7 @@ class UpdateFailed(Event, frozen=True):
     kind: ClassVar[str] = "update-failed"
     uuid: str
     pool: str
-    error: dict[str, Any]
+    error: ErrorDocument
 
 
 class Left(Event, frozen=True):

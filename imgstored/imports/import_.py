@@ -16,7 +16,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -33,7 +33,6 @@ from imgstored.events.notifications import (
     Installed,
     InstalledMeanwhile,
     Note,
-    Phase,
     Resumed,
     WaitingForLock,
 )
@@ -53,8 +52,11 @@ from imgstored.transfer.stages import Stages
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from imgproto.documents import JobDocument, Phase
+
     from imgstored.events.request import Request
     from imgstored.http.location import Location, Verify
+    from imgstored.imports.progress import Reading
     from imgstored.imports.resources import Resources
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
@@ -610,8 +612,8 @@ class Import:
         consumed = 0 if self._pump is None else self._pump.consumed
         return Sample(self.done, consumed, self.total, self.stages.seconds())
 
-    def as_job(self) -> dict[str, Any]:
-        """The *job* of the protocol, but for what a gauge says."""
+    def as_job(self, reading: Reading) -> JobDocument:
+        """The *job* of the protocol."""
         return {
             "import_id": self.import_id,
             "uuid": self.uuid,
@@ -627,6 +629,9 @@ class Import:
             "clients": self.clients,
             "started_at": self.started_at,
             "error": None if self.error is None else self.error.message,
+            "rate": reading.rate,
+            "limits": reading.limits,
+            "eta": reading.eta,
         }
 
     # -- small things ----------------------------------------------------------------------------------------

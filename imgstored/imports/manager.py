@@ -44,6 +44,8 @@ from imgstored.manifest import check_uuid, load
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+    from imgproto.documents import JobDocument
+
     from imgstored.catalog.catalog import InstalledImage
     from imgstored.catalog.deletions import Deletions
     from imgstored.catalog.refresh import Refresh
@@ -103,7 +105,7 @@ class Imports:
         """Starts no more imports. Imports that end from now on keep what they have, and go on next time."""
         self._table.stop()
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def jobs(self) -> list[JobDocument]:
         """All imports under way, as the protocol's *job*."""
         return self._table.jobs()
 

@@ -34,7 +34,7 @@ from imgstored.transfer.mirror import ChangedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imgstored.events.notifications import Phase
+    from imgproto.documents import Phase
 
 # -- phases --------------------------------------------------------------------------------------------------
 

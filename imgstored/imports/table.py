@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,6 +13,8 @@ from imgstored.imports.progress import EVERY, Gauge, ProgressMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from imgproto.documents import JobDocument
 
     from imgstored.catalog.catalog import Key
     from imgstored.events.stream import Action, EventStream, Requester
@@ -83,12 +84,11 @@ class ImportTable:
             if each.spec.pool == pool and each.manifest.origin == origin
         ]
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def jobs(self) -> list[JobDocument]:
         """All imports as the protocol's *job*."""
         now = trio.current_time()
         return [
-            {**each.as_job(), **asdict(self._gauges[key].read(each.sample(), now))}
-            for key, each in self._imports.items()
+            each.as_job(self._gauges[key].read(each.sample(), now)) for key, each in self._imports.items()
         ]
 
     def fetched(self) -> dict[Action, Mapping[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
+
+    from imgproto.documents import VacuumDocument
 
     from imgstored.catalog.catalog import Catalog, InstalledImage, Key, View
     from imgstored.catalog.image_locks import ImageLocks
@@ -192,7 +194,7 @@ class Maintenance:
 
     async def vacuum(
         self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
-    ) -> list[dict[str, Any]]:
+    ) -> list[VacuumDocument]:
         """The images that nothing needs, in an order in which each can be deleted; deletes none.
 
         As {uuid, zpool, name, version}. Not those that were installed within the last `older_than` seconds,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 if TYPE_CHECKING:
+    from imgproto.documents import Result
+
     from imgstored.catalog.receipts import Receipt
-    from imgstored.events.notifications import Result
     from imgstored.pools.base import Checked
 
 

@@ -26,6 +26,8 @@ from imgstored.manifest import check_uuid
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from imgproto.documents import Result
+
     from imgstored.catalog.catalog import Catalog, InstalledImage, Key
     from imgstored.catalog.holds import Holds
     from imgstored.catalog.image_locks import ImageLocks
@@ -69,7 +71,7 @@ class Verifier:
 
     async def verify(
         self, uuids: Sequence[str] | None, pool: str | None, *, client: str, tell: Tell, record: bool = False
-    ) -> dict[str, int]:
+    ) -> dict[Result, int]:
         """Verifies images and their origins, all images for None. Returns the number of images by result.
 
         With `record`, writes down what each image is now, with a checksum of its data; what is damaged or
@@ -80,7 +82,7 @@ class Verifier:
         """
         if self._turn.locked():
             await tell(Note("another verification is under way; this one begins when it has ended"))
-        results: dict[str, int] = {}
+        results: dict[Result, int] = {}
         async with self._turn:
             for key in await self._keys(uuids, pool):
                 verified = await self._verify(key, client, tell, record=record)

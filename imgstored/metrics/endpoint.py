@@ -14,9 +14,12 @@ from imgstored.rpc.peer import access_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from imgproto.documents import JobDocument
+
     from imgstored.events.stream import Action
     from imgstored.metrics.address import TcpAddress, UnixAddress
-    from imgstored.metrics.state import Document, Pools, Sources
+    from imgstored.queries.status import PoolStates
+    from imgstored.sources.source_set import SourceSet
 
 
 class Metrics:
@@ -32,10 +35,10 @@ class Metrics:
 
     def show(
         self,
-        pools: Pools,
-        sources: Sources,
+        pools: PoolStates,
+        sources: SourceSet,
         *,
-        jobs: Callable[[], Sequence[Document]],
+        jobs: Callable[[], Sequence[JobDocument]],
         fetched: Callable[[], Mapping[Action, Mapping[str, int]]],
         clients: Callable[[], int],
         view: Callable[[], str],

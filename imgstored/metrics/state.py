@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
@@ -13,28 +13,14 @@ from imgstored.transfer.limiting import STAGES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from imgproto.documents import JobDocument, PoolStateDocument, SourceStateDocument
     from prometheus_client import Metric
 
-Document = dict[str, Any]
+    from imgstored.queries.status import PoolStates
+    from imgstored.sources.source_set import SourceSet
 
 #: The phases of an import under way.
 PHASES: Final = ("waiting", "downloading", "receiving", "installing")
-
-
-class Pools(Protocol):
-    """All pools, asked with a limit: docs/protocol.md's *status*."""
-
-    async def all(self) -> list[Document]:
-        """One each, in order; one that does not answer has an `error`."""
-        ...
-
-
-class Sources(Protocol):
-    """How the sources did of late: docs/protocol.md's *status*."""
-
-    async def health(self) -> list[Document]:
-        """One each, in order. Raises `ConfigError`."""
-        ...
 
 
 class State:
@@ -42,10 +28,10 @@ class State:
 
     def __init__(
         self,
-        pools: Pools,
-        sources: Sources,
+        pools: PoolStates,
+        sources: SourceSet,
         *,
-        jobs: Callable[[], Sequence[Document]],
+        jobs: Callable[[], Sequence[JobDocument]],
         clients: Callable[[], int],
         view: Callable[[], str],
     ) -> None:
@@ -54,8 +40,8 @@ class State:
         self._jobs = jobs
         self._clients = clients
         self._view = view
-        self._pools: Sequence[Document] = ()
-        self._sources: Sequence[Document] = ()
+        self._pools: Sequence[PoolStateDocument] = ()
+        self._sources: Sequence[SourceStateDocument] = ()
 
     async def look(self) -> None:
         """Asks what may take a moment. A pool that hangs is waited for no longer than its limit."""

@@ -7,7 +7,7 @@ looks at everything else.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,6 +20,8 @@ from imgstored.manifest import check_uuid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imgproto.documents import PlanDocument, PlannedDocument, RoomDocument
+
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
     from imgstored.imports.manager import Imports
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from imgstored.pools.base import Pool
     from imgstored.sources.search import Found
     from imgstored.sources.source_set import SourceSet
-
-Document = dict[str, Any]
 
 
 class DryRun:
@@ -51,7 +51,7 @@ class DryRun:
         pool: str | None = None,
         sources: Sequence[str] | None = None,
         channel: str | None = None,
-    ) -> Document:
+    ) -> PlanDocument:
         """The protocol's *plan* for an image, with its errors in `refusals`.
 
         Raises `ImageNotFoundError` and its kind where no source has the image, and what keeps us from finding
@@ -83,7 +83,7 @@ class DryRun:
 
     # -- which images ----------------------------------------------------------------------------------------
 
-    async def _images(self, plan: Plan) -> list[Document]:
+    async def _images(self, plan: Plan) -> list[PlannedDocument]:
         """Fills in the plan; the image and its ancestors as the protocol has them."""
         try:
             while (uuid := plan.next()) is not None:
@@ -108,7 +108,7 @@ class DryRun:
             plan.refusals.append(inactive)
             return found
 
-    def _rendered(self, pool: str, step: Step) -> Document:
+    def _rendered(self, pool: str, step: Step) -> PlannedDocument:
         if step.found is not None:
             manifest = step.found.manifest
             size = None if manifest.file is None else manifest.file.size
@@ -120,12 +120,13 @@ class DryRun:
             name, version = installed.text("name"), installed.text("version")
             return _image(step, name, version, origin=installed.origin, source=installed.source)
         job = next(job for job in self._imports.jobs() if (job["pool"], job["uuid"]) == (pool, step.uuid))
-        about = {"source": job["source"], "size": job["total"], "present": job["done"]}
-        return _image(step, job["name"], job["version"], **about)
+        return _image(
+            step, job["name"], job["version"], source=job["source"], size=job["total"], present=job["done"]
+        )
 
     # -- whether they fit ------------------------------------------------------------------------------------
 
-    def _present(self, pool: str, image: Document) -> int:
+    def _present(self, pool: str, image: PlannedDocument) -> int:
         """Bytes that an earlier try has left, and that are still to be checked."""
         spooled = self._resources.journal.ranges(spool_name(pool, image["uuid"])).load()
         if spooled is None or image["size"] not in (None, spooled.size):
@@ -133,14 +134,14 @@ class DryRun:
         ends = ((index + 1) * spooled.range_size for index in spooled.comparable())
         return sum(min(end, spooled.size) - (end - spooled.range_size) for end in ends)
 
-    async def _free_space(self, plan: Plan, pool: Pool, to_come: int, at_least: int) -> Document:
+    async def _free_space(self, plan: Plan, pool: Pool, to_come: int, at_least: int) -> RoomDocument:
         """Free bytes in the spool and in the pool. A shortage is a refusal. Raises `PoolError`.
 
         How much an image takes in a pool shows only while it is received: not less than its file, mostly.
         """
         free_space = self._resources.free_space
 
-        def look() -> Document:
+        def look() -> RoomDocument:
             checks = (
                 partial(free_space.check_spool, to_come),
                 partial(free_space.check_pool, pool, at_least),
@@ -164,7 +165,7 @@ def _image(
     source: str | None = None,
     size: int | None = None,
     present: int = 0,
-) -> Document:
+) -> PlannedDocument:
     """One image of the protocol's *plan*. Sizes in compressed bytes."""
     return {
         "uuid": step.uuid,

@@ -12,10 +12,11 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager, closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import trio
+from imgproto.documents import EntryDocument
 
 from imgstored.events.stream import Ended, Refused, Started, outcome_of
 from imgstored.http.location import shown
@@ -56,10 +57,8 @@ CREATE TABLE history (
 CREATE INDEX history_uuid ON history (uuid);
 """
 
-_FIELDS = (
-    "action", "uuid", "name", "version", "pool", "source", "client", "uid", "started_at", "bytes", "seconds",
-    "outcome", "code", "message", "import_id",
-)  # fmt: skip
+#: The columns that an entry shows.
+_FIELDS = tuple(EntryDocument.__annotations__)
 
 
 class History:
@@ -160,7 +159,7 @@ class History:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    async def entries(self, uuid: str | None, limit: int) -> list[dict[str, Any]]:
+    async def entries(self, uuid: str | None, limit: int) -> list[EntryDocument]:
         """The newest `limit` entries, of one image or of all, oldest first; docs/protocol.md's *entry*."""
         where, values = ("", ()) if uuid is None else ("WHERE uuid = ?", (uuid,))
 
@@ -171,9 +170,9 @@ class History:
             ).fetchall()
 
         rows = await self._read(read)
-        return [dict(zip(_FIELDS, row, strict=True)) for row in reversed(rows)]
+        return [_entry(row) for row in reversed(rows)]
 
-    async def failures(self, limit: int) -> list[dict[str, Any]]:
+    async def failures(self, limit: int) -> list[EntryDocument]:
         """The newest entries of what failed, at most `limit`, oldest first."""
 
         def read() -> list[tuple[Any, ...]]:
@@ -183,7 +182,7 @@ class History:
                 (limit,),
             ).fetchall()
 
-        return [dict(zip(_FIELDS, row, strict=True)) for row in reversed(await self._read(read))]
+        return [_entry(row) for row in reversed(await self._read(read))]
 
     async def images(self) -> list[Named]:
         """The images that the history is about, with the names that they had last."""
@@ -214,3 +213,8 @@ async def open_history(path: Path) -> AsyncIterator[History]:
             await nursery.start(history.run)
             yield history
             nursery.cancel_scope.cancel()
+
+
+def _entry(row: tuple[Any, ...]) -> EntryDocument:
+    """The row of a query for `_FIELDS`."""
+    return cast("EntryDocument", dict(zip(_FIELDS, row, strict=True)))

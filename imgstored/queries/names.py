@@ -17,6 +17,8 @@ from imgstored.manifest.names import UUID, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from imgproto.documents import NamedDocument
+
 #: Hexadecimal digits that the beginning of a uuid must have to stand for it.
 MIN_DIGITS = 4
 
@@ -37,7 +39,7 @@ class Named:
     version: str = ""
     published_at: str = ""
 
-    def as_wire(self) -> dict[str, Any]:
+    def as_wire(self) -> NamedDocument:
         """The answer of `resolve`."""
         return {"uuid": self.uuid, "name": self.name, "version": self.version}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from imgstored.errors import (
     ActiveImageNotFoundError,
@@ -17,6 +17,8 @@ from imgstored.queries.names import Named, named, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from imgproto.documents import JobDocument, NamedDocument
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
@@ -38,7 +40,7 @@ class Resolver:
         refresh: Refresh,
         sources: SourceSet,
         history: History,
-        jobs: Callable[[], list[dict[str, Any]]],
+        jobs: Callable[[], list[JobDocument]],
     ) -> None:
         self._catalog = catalog
         self._refresh = refresh
@@ -54,7 +56,7 @@ class Resolver:
         pool: str | None = None,
         sources: Sequence[str] | None = None,
         channel: str | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[NamedDocument]:
         """For each name the one image that it means, as {uuid, name, version}.
 
         `pool` counts for "installed"; `sources` (URLs that replace the configured ones) and `channel` for

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
@@ -16,7 +16,17 @@ from imgstored.pools.patience import answer
 from imgstored.pools.zfs.health import health
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from imgproto.documents import (
+        ErrorDocument,
+        JobDocument,
+        PoolStateDocument,
+        SourceStateDocument,
+        StatusDocument,
+        UnfinishedDocument,
+        WarningDocument,
+    )
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.pools.base import Pool, Space
@@ -54,9 +64,9 @@ class Status:
         sources: SourceSet,
         history: History,
         *,
-        jobs: Callable[[], list[dict[str, Any]]],
+        jobs: Callable[[], list[JobDocument]],
         clients: Callable[[], int],
-        warnings: Callable[[], list[dict[str, Any]]],
+        warnings: Callable[[], list[WarningDocument]],
     ) -> None:
         self._daemon = daemon
         self._pools = pools
@@ -66,12 +76,12 @@ class Status:
         self._clients = clients
         self._warnings = warnings
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusDocument:
         """The protocol's *status*."""
         daemon = self._daemon
         pools = await self._pools.all()
-        problems: list[dict[str, Any]] = []
-        sources: list[dict[str, Any]] = []
+        problems: list[ErrorDocument] = []
+        sources: list[SourceStateDocument] = []
         try:
             sources = await self._sources.health()
         except ConfigError as error:  # imgadm's file; all the rest is to be seen all the same
@@ -117,7 +127,7 @@ class PoolStates:
             name: _Probe(pool, kinds.get(name, "-"), timeout) for name, pool in catalog.pools.items()
         }
 
-    async def all(self) -> list[dict[str, Any]]:
+    async def all(self) -> list[PoolStateDocument]:
         """The protocol's *status*' pools, in order; one that does not answer has an `error`."""
         async with trio.open_nursery() as nursery:
             for probe in self._probes.values():
@@ -125,18 +135,11 @@ class PoolStates:
         zfs = [name for name, probe in self._probes.items() if probe.kind == "zfs"]
         found = await trio.to_thread.run_sync(lambda: {name: self._health(name) for name in zfs})
         return [
-            {
-                **probe.as_wire(),
-                "health": found.get(name),
-                "images": len(self._catalog.of_pool(name)),
-                "unfinished": [
-                    *({"uuid": uuid, "why": "receiving", "used": used} for uuid, used in probe.incoming),
-                    *(
-                        {"uuid": uuid, "why": "no manifest", "used": None}
-                        for uuid in self._catalog.unfinished(name)
-                    ),
-                ],
-            }
+            probe.as_wire(
+                health=found.get(name),
+                images=len(self._catalog.of_pool(name)),
+                unlisted=self._catalog.unfinished(name),
+            )
             for name, probe in self._probes.items()
         ]
 
@@ -174,8 +177,11 @@ class _Probe:
     def _ask(self) -> tuple[Space, list[tuple[str, int]]]:
         return self._pool.space(), sorted(self._pool.incoming().items())
 
-    def as_wire(self) -> dict[str, Any]:
-        """The pool's state as it was last known. Sizes in bytes."""
+    def as_wire(self, *, health: str | None, images: int, unlisted: Sequence[str]) -> PoolStateDocument:
+        """The pool's state as it was last known. Sizes in bytes.
+
+        `unlisted` are the uuids of those that have a snapshot @final, and no manifest yet.
+        """
         space, error = self._space, self._error
         return {
             "name": self._pool.name,
@@ -184,4 +190,14 @@ class _Probe:
             "total": None if space is None else space.total,
             "available": None if space is None else space.available,
             "error": None if error is None else error.as_wire(),
+            "health": health,
+            "images": images,
+            "unfinished": [
+                *(_unfinished(uuid, "receiving", used) for uuid, used in self.incoming),
+                *(_unfinished(uuid, "no manifest", None) for uuid in unlisted),
+            ],
         }
+
+
+def _unfinished(uuid: str, why: Literal["receiving", "no manifest"], used: int | None) -> UnfinishedDocument:
+    return {"uuid": uuid, "why": why, "used": used}

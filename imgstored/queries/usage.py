@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgstored.errors import ImageNotInstalledError, ImgstoreError
 from imgstored.manifest import check_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from imgproto.documents import UsageDocument, UsedDocument
 
     from imgstored.catalog.catalog import Catalog, InstalledImage
     from imgstored.catalog.refresh import Refresh
@@ -23,7 +25,7 @@ class Usage:
         self._catalog = catalog
         self._refresh = refresh
 
-    async def usage(self, pool: str | None = None, uuids: Sequence[str] = ()) -> list[dict[str, Any]]:
+    async def usage(self, pool: str | None = None, uuids: Sequence[str] = ()) -> list[UsageDocument]:
         """One pool or all, each with its images, or those of `uuids`: the protocol's *usage*.
 
         A pool that does not answer has an `error`, and no images. Raises `ImageNotInstalledError` for a uuid
@@ -39,7 +41,7 @@ class Usage:
                 raise ImageNotInstalledError(uuid, names[0])
         return list(found.values())
 
-    async def _of_pool(self, name: str, wanted: set[str]) -> dict[str, Any]:
+    async def _of_pool(self, name: str, wanted: set[str]) -> UsageDocument:
         try:
             await self._refresh.pool(name)
             space, used = await self._catalog.ask(name, partial(_measured, self._catalog.pool(name)))
@@ -60,7 +62,7 @@ def _measured(pool: Pool) -> tuple[Space, dict[str, int]]:
     return pool.space(), {image.uuid: image.used for image in pool.images()}
 
 
-def _as_wire(image: InstalledImage, used: int, clones: list[str]) -> dict[str, Any]:
+def _as_wire(image: InstalledImage, used: int, clones: list[str]) -> UsedDocument:
     name, version = image.manifest.get("name"), image.manifest.get("version")
     return {
         "uuid": image.uuid,

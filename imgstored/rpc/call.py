@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from imgstored.errors import NotPermittedError, UsageError
 from imgstored.events.stream import Requester
-from imgstored.rpc.params import Params, printable
+from imgstored.rpc.params import printable
 from imgstored.rpc.peer import Access, Peer, check_change
+
+if TYPE_CHECKING:
+    from imgproto.operations import Operation
 
 #: Characters of a client's name that are kept: it goes into logs and into the list of jobs.
 MAX_CLIENT_NAME = 80
+
+#: Sends an event of a request (its id) to the client; waits while too much waits for the client already.
+Notify = Callable[[int, Mapping[str, Any]], Awaitable[None]]
 
 
 class PassedFile:
@@ -53,21 +59,13 @@ class Client:
         self._name = printable(name, MAX_CLIENT_NAME)
 
 
-class Notify(Protocol):
-    """Tells the client how a request goes; waits while too much waits for the client already."""
-
-    async def __call__(self, request: int, event: Mapping[str, Any]) -> None:
-        """Sends an event of a request."""
-        ...
-
-
 @dataclass(eq=False, slots=True)
 class Call:
-    """A request that is being answered. `scope` ends it early."""
+    """A request that is being answered. `params` are unchecked, `scope` ends it early."""
 
     id: int
     method: str
-    params: Params
+    params: Mapping[str, Any]
     client: Client
     access: Access = field(repr=False)
     notify_client: Notify = field(repr=False)
@@ -76,12 +74,12 @@ class Call:
 
     @property
     def peer(self) -> Peer:
-        """The process that asks."""
+        """The process that sent the request."""
         return self.client.peer
 
     @property
     def requester(self) -> Requester:
-        """Who asks, for what is done and written down on their behalf."""
+        """The client, for what is done and written down on its behalf."""
         return Requester(self.client.name, self.client.peer.uid)
 
     async def notify(self, event: Mapping[str, Any]) -> None:
@@ -114,14 +112,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What a request's method does. Parameters that are not named are refused."""
+    """An operation and the function that does it, which gets checked parameters."""
 
-    run: Callable[[Call], Awaitable[Any]]
-    params: Collection[str] = ()
-    change: bool = False  #: refused to those who may only read, before `run` sees the call
-    #: why also of those who may change only root and the daemon's own user may; empty: all of them may
-    only_root: str = ""
-    file: bool = False  #: takes a descriptor; one that comes with another method's request is closed at once
+    operation: Operation[Any, Any]
+    run: Callable[[Any, Call], Awaitable[Any]]
+    why_root: str = ""  #: why an operation for root is for root alone: what "it" does, for a message
+
+    @property
+    def change(self) -> bool:
+        """Whether those who may only read are refused, before `run` sees the call."""
+        return self.operation.who != "read"
 
 
+#: By the operation's name.
 Methods = Mapping[str, Method]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -10,17 +11,15 @@ import trio
 from imgstored.errors import CancelledError, ImgstoreError, UsageError
 from imgstored.rpc.call import Call, Client, Methods, PassedFile
 from imgstored.rpc.dispatch import encode_outcome, perform, stopping
-from imgstored.rpc.framing import ProtocolError
+from imgstored.rpc.framing import READERS_MESSAGE, MessageLimits, ProtocolError
 from imgstored.rpc.outbox import Outbox
-from imgstored.rpc.params import Params, printable
 from imgstored.rpc.wire import Decoder, Message, Request, bearer, encode_error, encode_notification
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgstored.rpc.client_socket import ClientSocket
     from imgstored.rpc.dispatch import Timing
-    from imgstored.rpc.limits import Limits
-    from imgstored.rpc.line import Line
     from imgstored.rpc.peer import Access, Peer
 
 log = structlog.get_logger(__name__)
@@ -31,12 +30,34 @@ _RECEIVE = 8 << 10
 _SEND = 64 << 10
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on the socket's connections. Times in seconds.
+
+    What has no default is configured (`LimitsTable`).
+    """
+
+    clients: int  #: connections at the same time; a quarter of them is kept for those who may change
+    client_requests: int  #: of one connection that are not yet answered
+    client_idle_seconds: float  #: without a request in flight and without a whole message
+    send: float = 20.0  #: for the client to read 64 KiB of what waits for it, or what there is
+    stop: float = 2.0  #: for the last answers, when the daemon stops
+    outbox: int = 1 << 20  #: bytes that wait for one client before those who produce more have to wait
+    message: MessageLimits = field(default_factory=MessageLimits)
+    readers_message: MessageLimits = READERS_MESSAGE  #: from those who may not change
+
+    @property
+    def readers(self) -> int:
+        """Connections of those who may not change. Theirs can never be all that there are."""
+        return self.clients - max(1, self.clients // 4)
+
+
 class Connection:
-    """Lives as long as `run` does, and uses the line that long; to close it is left to others."""
+    """Lives as long as `run` does, and uses the socket that long; its owner closes it."""
 
     def __init__(
         self,
-        line: Line,
+        client_socket: ClientSocket,
         peer: Peer,
         methods: Methods,
         access: Access,
@@ -44,7 +65,7 @@ class Connection:
         timing: Timing | None = None,
     ) -> None:
         self._timing = timing
-        self._line = line
+        self._socket = client_socket
         self._methods = methods
         self._access = access
         self._limits = limits
@@ -99,7 +120,7 @@ class Connection:
         while True:
             since = self._decoder.position
             try:
-                data, descriptor = await self._line.receive(_RECEIVE)
+                data, descriptor = await self._socket.receive(_RECEIVE)
             except OSError as error:
                 log.debug("a connection broke", pid=self.client.peer.pid, error=str(error))
                 return None
@@ -138,13 +159,13 @@ class Connection:
                 file.close()
             error = stopping() if self._stopping else self._too_many()
             self._heard()
-            await self._outbox.room()
+            await self._outbox.wait_for_space()
             self._outbox.put(message.id, encode_error(message.id, error.as_wire()))
             return None
         call = Call(
             id=message.id,
             method=message.method,
-            params=Params(printable(message.method, 40), message.params),
+            params=message.params,
             client=self.client,
             access=self._access,
             notify_client=self._notify,
@@ -158,7 +179,7 @@ class Connection:
     def _file_for(self, request: Request) -> PassedFile | None:
         file = self._files.pop(request.start, None)
         method = self._methods.get(request.method)
-        if file is not None and (method is None or not method.file):
+        if file is not None and (method is None or not method.operation.file):
             file.close()
             return None
         return file
@@ -178,7 +199,7 @@ class Connection:
         try:
             outcome = await perform(call, self._methods, self._timing)
             if not self._stopping:
-                await self._outbox.room()
+                await self._outbox.wait_for_space()
             # Encoded only now: a client that does not read must not pile up answers.
             self._outbox.put(call.id, encode_outcome(call, outcome))
         finally:
@@ -199,7 +220,7 @@ class Connection:
         if event.get("event") == "progress":
             self._outbox.put_progress(request, data)
             return
-        await self._outbox.room()
+        await self._outbox.wait_for_space()
         self._outbox.put(request, data)
 
     async def _write(self) -> None:
@@ -225,4 +246,4 @@ class Connection:
             piece = view[start : start + _SEND]
             with trio.fail_after(self._limits.send):
                 while piece:
-                    piece = piece[await self._line.send(piece) :]
+                    piece = piece[await self._socket.send(piece) :]

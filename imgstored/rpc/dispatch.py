@@ -1,15 +1,16 @@
-"""From a request to its answer: finds the method, checks who asks, words what went wrong, keeps the log."""
+"""Dispatch of a request: find the method, check the requester, run it, turn faults into errors, log."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
 from imgstored.http.secrets import redacted
-from imgstored.rpc.params import printable
+from imgstored.rpc.params import checked, printable
 from imgstored.rpc.wire import encode_error, encode_response
 
 if TYPE_CHECKING:
@@ -29,24 +30,21 @@ _MAX_LOGGED = 20
 _BUG_HINT = "the daemon's log has the details; please report it"
 
 
+#: Hears of each request when its outcome is known: the method ("unknown" for one that there is not), "ok" or
+#: the error's name, and the seconds that it took. Called in trio's thread; raises nothing.
+Timing = Callable[[str, str, float], None]
+
+
 def stopping() -> CancelledError:
-    """What every request is told while the daemon stops."""
+    """The answer to every request while the daemon stops."""
     return CancelledError("the daemon is stopping", hint="ask again when it is back; imports go on then")
-
-
-class Timing(Protocol):
-    """Is told of each request when its outcome is known. Called in trio's thread; raises nothing."""
-
-    def __call__(self, method: str, outcome: str, seconds: float) -> None:
-        """`method` is "unknown" for one that there is not, `outcome` "ok" or the error's name."""
-        ...
 
 
 async def perform(call: Call, methods: Methods, timing: Timing | None = None) -> Any:
     """The method's result, or the `ImgstoreError` that is the answer: one is returned, not raised.
 
     Cancelling the call's own scope gives `CancelledError`: only the stopping daemon does so, while the client
-    is still there to be told. Cancelling from outside goes through, and nothing but the cancellation does.
+    is still there. A cancellation from outside goes through, and nothing else does.
     """
     began = time.monotonic()
     method = methods.get(call.method)
@@ -62,7 +60,7 @@ async def perform(call: Call, methods: Methods, timing: Timing | None = None) ->
 
 
 def encode_outcome(call: Call, outcome: Any) -> bytes:
-    """The response; where the result cannot be said in MessagePack, that it could not."""
+    """The response; an error in its place if MessagePack cannot express the result."""
     try:
         if isinstance(outcome, ImgstoreError):
             return encode_error(call.id, without_secrets(outcome.as_wire()))
@@ -73,7 +71,7 @@ def encode_outcome(call: Call, outcome: Any) -> bytes:
 
 
 def without_secrets(value: Any) -> Any:
-    """An error in wire form, with nothing in its texts that may be a secret: who asked need not know it."""
+    """An error in wire form, without what may be a secret in its texts: no client needs to know that."""
     match value:
         case str():
             return redacted(value)
@@ -90,11 +88,11 @@ async def _run(call: Call, method: Method | None) -> Any:
             return _unknown(call.method)
         if method.change:
             call.require_change()
-        if method.only_root:
-            call.require_root(method.only_root)
-        call.params.check_known(method.params)
+        if method.operation.who == "root":
+            call.require_root(method.why_root)
+        params = checked(call.method, method.operation.params, call.params)
         with call.scope:
-            return await method.run(call)
+            return await method.run(params, call)
         return stopping()
     except ImgstoreError as error:
         return error
@@ -106,7 +104,7 @@ async def _run(call: Call, method: Method | None) -> Any:
 
 
 def _outcome_of(call: Call, group: BaseExceptionGroup[BaseException]) -> ImgstoreError:
-    """The answer when several tasks of a method failed. Raises what of it is no error, but a cancellation."""
+    """The answer when several tasks of a method failed. Raises a cancellation that is among the failures."""
     failures, others = group.split(Exception)
     mistakes = None if failures is None else failures.split(ImgstoreError)[1]
     if mistakes is not None:
@@ -159,10 +157,10 @@ def _code(outcome: Any) -> str:
 
 
 def _shown(call: Call, name: str) -> str | list[str] | None:
-    try:
-        value = call.params.optional_texts(name) if name == "uuids" else call.params.optional_text(name)
-    except UsageError:
-        return None
-    if isinstance(value, list):
-        return [printable(item, _SHOWN) for item in value[:_MAX_LOGGED]]
-    return value and printable(value, _SHOWN)
+    """A parameter as the log has it; None where it is of another type, which the answer says."""
+    match call.params.get(name):
+        case str(text) if name != "uuids":
+            return printable(text, _SHOWN)
+        case [*items] if name == "uuids" and all(isinstance(item, str) for item in items):
+            return [printable(item, _SHOWN) for item in items[:_MAX_LOGGED]]
+    return None

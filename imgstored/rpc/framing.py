@@ -18,13 +18,26 @@ from imgstored.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgstored.rpc.limits import MessageLimits
 
 Kind = Literal["scalar", "string", "array", "map", "refused"]
 
 
+@dataclass(frozen=True, slots=True)
+class MessageLimits:
+    """Bounds on one message from a client, checked before anything of it is built in memory."""
+
+    size: int = 4 << 20  #: bytes
+    depth: int = 32  #: arrays and maps within each other, the message's own array counted
+    #: values in all its arrays and maps; a value of one byte becomes up to 72 bytes in memory
+    values: int = 1 << 16
+
+
+#: Those who may not change have nothing long to say, and anybody on the machine may be one of them.
+READERS_MESSAGE = MessageLimits(size=64 << 10, values=1 << 10)
+
+
 class ProtocolError(UsageError):
-    """What a client sent is not a message; there is no telling where the next one would begin."""
+    """A client sent something that is no message; where the next message would begin is unknown."""
 
 
 @dataclass(frozen=True, slots=True)

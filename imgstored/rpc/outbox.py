@@ -34,7 +34,7 @@ class Outbox:
         """Bytes that wait."""
         return self._size
 
-    async def room(self) -> None:
+    async def wait_for_space(self) -> None:
         """Waits until something may be put in; do so before the next checkpoint."""
         while self._size >= self._limit:
             await self._waiting.park()

@@ -1,14 +1,40 @@
-"""The parameters of a request, checked as they are taken out. Pure: no I/O."""
+"""The parameters of a request, checked against the operation's TypedDict. Pure: no I/O."""
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import msgspec
 
 from imgstored.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Hashable, Mapping
+
+P = TypeVar("P")
+
+#: How a message calls a type.
+_WORDS: dict[Any, str] = {
+    str: "a string",
+    bool: "true or false",
+    int: "an integer",
+    list[str]: "an array of strings",
+    dict[str, Any]: "a map",
+    list[dict[str, Any]]: "an array of maps",
+}
 
 
 def printable(text: str, limit: int) -> str:
@@ -16,96 +42,49 @@ def printable(text: str, limit: int) -> str:
     return "".join(islice(filter(str.isprintable, text), limit)).strip()
 
 
-class Params:
-    """Each getter raises `UsageError` with the parameter's name when it is missing or of another type.
+def checked(method: str, shape: type[P], values: Mapping[str, Any]) -> P:
+    """The parameters as `shape`, a TypedDict; those that are nil are left out. Containers are copies.
 
-    A parameter that is nil counts as left out.
+    Raises `UsageError` for an unknown parameter (it would have no effect), and for one that is missing or of
+    another type.
     """
+    fields = _fields(cast("Hashable", shape))
+    for name in values:
+        if name not in fields:
+            raise UsageError(
+                f'{method}: unknown parameter "{printable(name, 40)}"',
+                hint=f"it has: {', '.join(sorted(fields)) or 'none'}",
+            )
+    taken: dict[str, Any] = {}
+    for name, field in fields.items():
+        value = values.get(name)
+        if value is not None:
+            try:
+                taken[name] = msgspec.convert(value, field.type)
+            except msgspec.ValidationError:
+                raise UsageError(f'{method}: the parameter "{name}" must be {_WORDS[field.type]}') from None
+        elif field.required:
+            raise UsageError(f'{method}: the parameter "{name}" is missing')
+    return cast("P", taken)
 
-    def __init__(self, method: str, values: Mapping[str, Any]) -> None:
-        self._method = method
-        self._values = values
 
-    def check_known(self, known: Collection[str]) -> None:
-        """Raises for a parameter that the method does not have: what it was meant to do would not be done."""
-        for name in self._values:
-            if name not in known:
-                raise UsageError(
-                    f'{self._method}: unknown parameter "{printable(name, 40)}"',
-                    hint=f"it has: {', '.join(sorted(known)) or 'none'}",
-                )
+class _Field(NamedTuple):
+    type: Any
+    required: bool
 
-    def text(self, name: str) -> str:
-        """A string that must be there."""
-        value = self.optional_text(name)
-        if value is None:
-            raise self._missing(name)
-        return value
 
-    def optional_text(self, name: str) -> str | None:
-        """A string, or None when it is left out."""
-        value = self._values.get(name)
-        if value is not None and not isinstance(value, str):
-            raise self._wrong(name, "a string")
-        return value
+@cache
+def _fields(shape: Any) -> dict[str, _Field]:
+    """The fields in the order in which they are checked."""
+    return {
+        name: _Field(_plain(hint), name in shape.__required_keys__)
+        for name, hint in get_type_hints(shape).items()
+    }
 
-    def texts(self, name: str) -> list[str]:
-        """An array of strings that must be there; may be empty."""
-        value = self.optional_texts(name)
-        if value is None:
-            raise self._missing(name)
-        return value
 
-    def optional_texts(self, name: str) -> list[str] | None:
-        """An array of strings, or None when it is left out."""
-        value = self._values.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self._wrong(name, "an array of strings")
-        return list(value)
-
-    def flag(self, name: str) -> bool:
-        """A boolean, False when it is left out."""
-        value = self._values.get(name)
-        if value is not None and not isinstance(value, bool):
-            raise self._wrong(name, "true or false")
-        return bool(value)
-
-    def number(self, name: str) -> int:
-        """An integer that must be there."""
-        value = self.optional_number(name)
-        if value is None:
-            raise self._missing(name)
-        return value
-
-    def optional_number(self, name: str) -> int | None:
-        """An integer, or None when it is left out."""
-        value = self._values.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise self._wrong(name, "an integer")
-        return value
-
-    def mapping(self, name: str) -> dict[str, Any]:
-        """A map that must be there; its keys are strings at every level, its values what JSON could say."""
-        value = self._values.get(name)
-        if value is None:
-            raise self._missing(name)
-        if not isinstance(value, dict):
-            raise self._wrong(name, "a map")
-        return dict(value)
-
-    def mappings(self, name: str) -> list[dict[str, Any]]:
-        """An array of maps that must be there; may be empty. As for `mapping`."""
-        value = self._values.get(name)
-        if value is None:
-            raise self._missing(name)
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise self._wrong(name, "an array of maps")
-        return [dict(item) for item in value]
-
-    def _missing(self, name: str) -> UsageError:
-        return UsageError(f'{self._method}: the parameter "{name}" is missing')
-
-    def _wrong(self, name: str, expected: str) -> UsageError:
-        return UsageError(f'{self._method}: the parameter "{name}" must be {expected}')
+def _plain(hint: Any) -> Any:
+    """The type without None. For one of a few words it is text: the service knows and lists the words."""
+    others = [each for each in get_args(hint) if each is not NoneType]
+    if get_origin(hint) is Literal:
+        return str
+    return others[0] if NoneType in get_args(hint) else hint

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, as the kernel tells, and what they may do."""
+"""The process at the other end of a Unix socket, as the kernel reports it, and its rights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import struct
 import sys
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from imgstored.errors import ConfigError, NotPermittedError
 
@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 _SO_PEERGROUPS = 59
 #: Python reads no more of an option; room for 256 groups.
 _MAX_OPTION = 1024
-
-
-class UnixSocket(Protocol):
-    """What is needed of a connected socket, trio's or the standard library's."""
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        ...
-
-    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
-        """An option's value, of at most `buflen` bytes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +76,7 @@ def access_for(group: str | None) -> Access:
         ) from error
 
 
-def peer_of(connected: UnixSocket) -> Peer:
+def peer_of(connected: socket.socket) -> Peer:
     """The process that connected. Raises `NotPermittedError` when the system does not say who it is.
 
     May ask a directory service and so take its time: call it in a thread.
@@ -99,13 +87,13 @@ def peer_of(connected: UnixSocket) -> Peer:
         raise NotPermittedError(f"the system does not say who is asking: {error}") from error
 
 
-def _linux(connected: UnixSocket) -> Peer:
+def _linux(connected: socket.socket) -> Peer:
     # struct ucred, unix(7)
     pid, uid, gid = struct.unpack("=iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return Peer(uid, gid, pid, _linux_groups(connected, uid, gid))
 
 
-def _linux_groups(connected: UnixSocket, uid: int, gid: int) -> frozenset[int]:
+def _linux_groups(connected: socket.socket, uid: int, gid: int) -> frozenset[int]:
     """The process's own groups; where the kernel does not tell them, or there are very many, the user's."""
     try:
         packed = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
@@ -123,7 +111,7 @@ def groups_of_user(uid: int, gid: int) -> frozenset[int]:
     return frozenset(os.getgrouplist(name, gid))
 
 
-def _illumos(connected: UnixSocket) -> Peer:
+def _illumos(connected: socket.socket) -> Peer:
     """By getpeerucred(3C) and ucred(3C)."""
     libc = _illumos_libc()
     credential = ctypes.c_void_p()
@@ -160,9 +148,9 @@ def _illumos_libc() -> ctypes.CDLL:
     return libc
 
 
-def _unknown(connected: UnixSocket) -> Peer:
+def _unknown(connected: socket.socket) -> Peer:
     raise OSError(f"no way is known on {sys.platform} (socket {connected.fileno()})")
 
 
 #: By `sys.platform`; illumos calls itself sunos5.
-_BY_PLATFORM: dict[str, Callable[[UnixSocket], Peer]] = {"linux": _linux, "sunos5": _illumos}
+_BY_PLATFORM: dict[str, Callable[[socket.socket], Peer]] = {"linux": _linux, "sunos5": _illumos}

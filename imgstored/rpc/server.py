@@ -9,9 +9,9 @@ import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, UsageError
+from imgstored.rpc.client_socket import ClientSocket
 from imgstored.rpc.connection import Connection
 from imgstored.rpc.dispatch import stopping
-from imgstored.rpc.line import Line
 from imgstored.rpc.listener import Listening, listen
 from imgstored.rpc.peer import access_for, peer_of
 from imgstored.rpc.wire import encode_error
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.rpc.call import Methods
+    from imgstored.rpc.connection import Limits
     from imgstored.rpc.dispatch import Timing
-    from imgstored.rpc.limits import Limits
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ _REFUSAL = 1.0
 class Server:
     """The socket and all its connections. Made and used in trio's thread.
 
-    Anyone may open the socket whom `mode` lets; `group` owns it, and its members may change.
+    `mode` says who may open the socket; `group` owns it, and its members may change.
     Raises `ConfigError` when there is no such group.
     """
 
@@ -115,35 +115,35 @@ class Server:
                 elif error.errno != errno.ECONNABORTED:
                     raise
                 continue
-            nursery.start_soon(self._welcome, Line(connected))
+            nursery.start_soon(self._welcome, ClientSocket(connected))
 
-    async def _welcome(self, line: Line) -> None:
+    async def _welcome(self, client_socket: ClientSocket) -> None:
         try:
             try:
-                connection = await self._admit(line)
+                connection = await self._admit(client_socket)
             finally:
                 self._arriving.release()
-            await self._converse(connection, line)
+            await self._converse(connection, client_socket)
         except ImgstoreError as error:
             log.info("a connection is refused", error=error.message)
-            await _refuse(line, error)
+            await _refuse(client_socket, error)
         except Exception:
             # One connection's failure must not end the others.
             log.exception("a connection failed")
         finally:
-            await line.close()
+            await client_socket.close()
 
-    async def _converse(self, connection: Connection, line: Line) -> None:
+    async def _converse(self, connection: Connection, client_socket: ClientSocket) -> None:
         try:
             await connection.run()
             # Until it is closed the connection keeps its place.
-            await line.close()
+            await client_socket.close()
         finally:
             del self._connections[connection]
 
-    async def _admit(self, line: Line) -> Connection:
+    async def _admit(self, client_socket: ClientSocket) -> Connection:
         """A connection that counts from now on. Raises `ImgstoreError` when there is no place for it."""
-        peer = await trio.to_thread.run_sync(peer_of, line.raw, limiter=self._lookups)
+        peer = await trio.to_thread.run_sync(peer_of, client_socket.raw, limiter=self._lookups)
         changer = self._access.may_change(peer)
         readers = sum(not other for other in self._connections.values())
         if self._accepting.cancel_called:
@@ -153,8 +153,8 @@ class Server:
         ):
             raise self._full()
         if changer:
-            line.trust()
-        connection = Connection(line, peer, self._methods, self._access, self._limits, self._timing)
+            client_socket.trust()
+        connection = Connection(client_socket, peer, self._methods, self._access, self._limits, self._timing)
         self._connections[connection] = changer
         return connection
 
@@ -165,9 +165,9 @@ class Server:
         )
 
 
-async def _refuse(line: Line, error: ImgstoreError) -> None:
+async def _refuse(client_socket: ClientSocket, error: ImgstoreError) -> None:
     with trio.move_on_after(_REFUSAL):
         try:
-            await line.send(memoryview(encode_error(None, error.as_wire())))
+            await client_socket.send(memoryview(encode_error(None, error.as_wire())))
         except OSError as broken:
             log.debug("a client that is turned away is gone already", error=str(broken))

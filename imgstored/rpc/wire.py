@@ -15,7 +15,7 @@ from imgstored.rpc.framing import Framer, ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from imgstored.rpc.limits import MessageLimits
+    from imgstored.rpc.framing import MessageLimits
 
 _REQUEST, _RESPONSE, _NOTIFICATION = 0, 1, 2
 
@@ -96,7 +96,7 @@ class Decoder:
 def bearer(messages: Iterable[Message], unfinished: int | None, since: int) -> int | None:
     """The start of the message that a descriptor belongs to, which came with the bytes from `since` on.
 
-    A stream tells only that a descriptor came with some piece of it. The kernel may glue what was sent before
+    A stream shows only that a descriptor came with some piece of it. The kernel may glue what was sent before
     to the front of that piece, but nothing to its end. So it is the last message that begins in the piece.
     """
     starts = [message.start for message in messages]

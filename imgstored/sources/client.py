@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from imgproto.documents import ProblemDocument, SourceStateDocument
+
     from imgstored.sources.base import Offer, Source, SourceSpec, SourceType
     from imgstored.sources.search import Answer, Hit
     from imgstored.sources.server import Fetch
@@ -104,7 +106,7 @@ class SourceClient:
                 data={"cause": error.as_wire()},
             ) from error
 
-    async def list(self, *, save: bool) -> tuple[Sequence[Listed], dict[str, Any] | None]:
+    async def list(self, *, save: bool) -> tuple[Sequence[Listed], ProblemDocument | None]:
         """The source's images, and the problem with it: {source, error, listed_at?}.
 
         The last good list stands in for one that fails. With `save` a good one becomes the last.
@@ -121,7 +123,7 @@ class SourceClient:
                     )
             return images, None
         log.warning("a source cannot be listed", source=self.spec.url, error=error.message)
-        problem: dict[str, Any] = {"source": public(self.spec.url), "error": error.as_wire()}
+        problem: ProblemDocument = {"source": public(self.spec.url), "error": error.as_wire()}
         async with self._lists.busy:
             last = await trio.to_thread.run_sync(self._lists.load, self.spec)
         if last is None:
@@ -157,7 +159,7 @@ class Health:
     failed_at: float | None = None
     error: ImgstoreError | None = None  #: the last one, until it answers again
 
-    def as_wire(self, spec: SourceSpec, *, listed_at: float | None) -> dict[str, Any]:
+    def as_wire(self, spec: SourceSpec, *, listed_at: float | None) -> SourceStateDocument:
         """The form that the protocol's *status* has, without what may be secret in the URL."""
         return {
             "url": public(spec.url),

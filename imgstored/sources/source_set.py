@@ -45,6 +45,18 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from imgproto.documents import (
+        AddedDocument,
+        AvailableDocument,
+        CheckedSourceDocument,
+        DeletedSourcesDocument,
+        EditedSourcesDocument,
+        KnownDocument,
+        ManifestDocument,
+        SourceDocument,
+        SourceStateDocument,
+    )
+
     from imgstored.sources.base import Offer, Source
 
 S = TypeVar("S")
@@ -104,12 +116,12 @@ class SourceSet:
 
     # -- which there are -------------------------------------------------------------------------------------
 
-    def listed(self) -> list[dict[str, Any]]:
+    def listed(self) -> list[SourceDocument]:
         """All sources, in order, as {url, type, insecure, channel}. Raises `ConfigError`."""
         # Reads imgadm's file, a few hundred bytes; imgadm may have changed it meanwhile.
         return [as_wire(spec) for spec in self._specs()]
 
-    async def add(self, url: str, kind: str | None, insecure: bool, force: bool) -> dict[str, Any]:
+    async def add(self, url: str, kind: str | None, insecure: bool, force: bool) -> AddedDocument:
         """Adds a source (imgapi by default). It must answer first, unless forced.
 
         Returns {added, source}. Raises `ClientError` for what is no URL, `ConfigError`, `SourcePingError`.
@@ -123,7 +135,7 @@ class SourceSet:
                 added = await trio.to_thread.run_sync(partial(self._conf.add, spec, default=self._default()))
         return {"added": added, "source": as_wire(spec)}
 
-    async def delete(self, url: str) -> dict[str, Any]:
+    async def delete(self, url: str) -> DeletedSourcesDocument:
         """Removes the sources with this URL. Returns {deleted}.
 
         Raises `ClientError` for what is no URL, `ConfigError` also for a source that is not a client's.
@@ -139,7 +151,7 @@ class SourceSet:
 
     async def replace(
         self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
-    ) -> dict[str, Any]:
+    ) -> EditedSourcesDocument:
         """Replaces the sources by those given. Each new one must answer first, unless forced.
 
         `before` is what was listed when somebody began to edit it. Returns {reordered, added, deleted}.
@@ -204,7 +216,7 @@ class SourceSet:
 
     # -- questions to all of them ----------------------------------------------------------------------------
 
-    async def check(self) -> list[dict[str, Any]]:
+    async def check(self) -> list[CheckedSourceDocument]:
         """Asks every source whether it is there: {url, type, ok, error}, the error in wire form or None."""
         specs = await trio.to_thread.run_sync(self._specs)
         errors = await _fan_out(specs, lambda spec: self._client(spec).ping())
@@ -216,7 +228,7 @@ class SourceSet:
 
     async def available(
         self, sources: tuple[str, ...] | None = None, channel: str | None = None
-    ) -> dict[str, Any]:
+    ) -> AvailableDocument:
         """What the sources have: {images: [{manifest, source}], problems: [{source, error, listed_at?}]}.
 
         Of an image that several have, the first source's manifest. A source that fails is a problem; with
@@ -241,7 +253,7 @@ class SourceSet:
             "problems": [problem for _, problem in answers if problem is not None],
         }
 
-    async def health(self) -> list[dict[str, Any]]:
+    async def health(self) -> list[SourceStateDocument]:
         """How the sources did of late, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
         specs = await trio.to_thread.run_sync(self._specs)
 
@@ -253,14 +265,18 @@ class SourceSet:
             for spec, listed_at in zip(specs, await trio.to_thread.run_sync(saved), strict=True)
         ]
 
-    async def known(self) -> list[dict[str, Any]]:
+    async def known(self) -> list[KnownDocument]:
         """The images of the last good lists, {uuid, name, version} each; no source is asked."""
         specs = await trio.to_thread.run_sync(self._specs)
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, KnownDocument] = {}
         for spec in specs:
             for image in await self._client(spec).last_list():
                 manifest = image.manifest
-                brief = {key: manifest.get(key) for key in ("uuid", "name", "version")}
+                brief: KnownDocument = {
+                    "uuid": manifest["uuid"],
+                    "name": manifest.get("name"),
+                    "version": manifest.get("version"),
+                }
                 found.setdefault(manifest["uuid"], brief)
         return [*found.values()]
 
@@ -302,7 +318,7 @@ class SourceSet:
         await self._search(search, specs, uuid, _importable)
         return search.found()
 
-    async def show(self, uuid: str) -> dict[str, Any]:
+    async def show(self, uuid: str) -> ManifestDocument:
         """The manifest of an image, as v2, in whatever state it is and with whatever faults.
 
         Raises `ImageNotFoundError` also for what is no uuid, as imgadm does; otherwise as `find`.

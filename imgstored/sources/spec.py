@@ -15,6 +15,8 @@ from imgstored.sources.base import TYPES, SourceSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from imgproto.documents import SourceDocument
+
     from imgstored.http.location import Verify
     from imgstored.sources.base import SourceType
 
@@ -92,7 +94,7 @@ def _query(url: str) -> list[tuple[str, str]]:
 # -- what clients name ---------------------------------------------------------------------------------------
 
 
-def as_wire(spec: SourceSpec) -> dict[str, Any]:
+def as_wire(spec: SourceSpec) -> SourceDocument:
     """The protocol's *source*."""
     return {
         "url": spec.url,

@@ -11,7 +11,6 @@ from imgstored.errors import (
     ImgstoreError,
 )
 from imgstored.queries.names import named, resolve
-from imgstored.rpc.methods.care import Care
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +28,6 @@ class FakeCare:
         self.plans: dict[str, dict[str, Any]] = {}
         self.pools: list[dict[str, Any]] = []
         self.past: list[dict[str, Any]] = []
-
-    def services(self) -> Care:
-        """As the socket's methods want them."""
-        return Care(self, self, self, self)
 
     async def resolve(self, names: Sequence[str], among: str, **where: Any) -> list[dict[str, Any]]:
         self.asked.append({"names": list(names), "among": among, **where})

@@ -13,6 +13,7 @@ from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, Imgstor
 from imgstored.events.notifications import Event, Installed, Installing, Verified
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
+from imgstored.rpc.services import Services
 from tests.ctl.fake_care import FakeCare
 from tests.ctl.fake_making import FakeMaking
 from tests.support.limits import socket_limits
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from imgstored.events.stream import Requester
-    from imgstored.rpc.limits import Limits
+    from imgstored.rpc.connection import Limits
 
 #: In a script: nothing more happens until the client leaves.
 HOLD = "hold"
@@ -314,19 +315,24 @@ class FakeDaemon:
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        served = methods(
-            self.store,
-            self.store,
-            self.sources,
+        services = Services(
             pools=["zones"],
-            care=self.care.services(),
-            upkeep=self.upkeep,
+            images=self.store,
+            imports=self.store,
+            sources=self.sources,
+            resolver=self.care,
+            dry_run=self.care,
+            usage=self.care,
+            history=self.care,
+            maintenance=self.upkeep,
             verifier=self.verifier,
-            making=self.making.services(),
+            maker=self.making,
+            exporter=self.making,
+            publisher=self.making,
             status=self.status,
-            doctor=self.doctor,
+            doctor=self.doctor.examine,
         )
-        self._server = Server(self.path, served, limits=self._limits)
+        self._server = Server(self.path, methods(services), limits=self._limits)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._server.serve)
             self._ready.set()

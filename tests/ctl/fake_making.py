@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgstored.errors import ImgstoreError
-from imgstored.rpc.methods.making import Making
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -26,9 +25,6 @@ class FakeMaking:
         self.result: dict[str, Any] = {}
         self.content = b"a stream"
         self.asked: list[Any] = []
-
-    def services(self) -> Making:
-        return Making(self, self, self)
 
     @asynccontextmanager
     async def create(self, wanted: Wanted, fd: int, *, client: str, path: str) -> AsyncIterator[FakeMaking]:

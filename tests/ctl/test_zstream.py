@@ -84,6 +84,7 @@ def test_help(imgctl):
 
 def test_a_python_without_the_daemon(tmp_path):
     (tmp_path / "imgctl").symlink_to(CTL / "imgctl")
+    (tmp_path / "imgproto").symlink_to(CTL / "imgproto")
     (tmp_path / "msgpack").symlink_to(Path(msgpack.__file__).parent)
     code = f"import sys; sys.path.append({str(tmp_path)!r}); from imgctl.cli import main; sys.exit(main())"
     # -S: without site-packages, where imgstored is; -P: nor from the folder we are in.

@@ -168,7 +168,8 @@ def test_an_import_goes_on_after_kill_9_and_the_history_says_so(slow):
     slow.kill()
     client.communicate(timeout=30)
     slow.start()
-    until(lambda: jobs(slow) == [], seconds=60)
+    # The history is written when the import has ended.
+    until(lambda: jobs(slow) == [] and history(slow, MADE)[-1]["outcome"] is not None, seconds=60)
     interrupted, going_on = history(slow, MADE)
     assert (interrupted["outcome"], interrupted["seconds"]) == ("interrupted", None)
     assert (going_on["outcome"], going_on["client"]) == ("installed", "imgstored (after a restart)")

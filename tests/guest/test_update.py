@@ -79,10 +79,10 @@ def test_what_a_machine_was_cloned_from_stays(host: Host) -> None:
     host.ensure(INCREMENTAL, ZVOL)
     run("zfs", "clone", f"{POOL}/{BASE}@final", f"{POOL}/{MACHINE}")
     with host.daemon.client() as client:
-        assert [image["uuid"] for image in client.unused()] == [INCREMENTAL, ZVOL]
+        assert [image["uuid"] for image in client.vacuum_candidates()] == [INCREMENTAL, ZVOL]
     # Of any name, and of any snapshot.
     run("zfs", "snapshot", f"{POOL}/{ZVOL}@mine")
     run("zfs", "clone", f"{POOL}/{ZVOL}@mine", f"{POOL}/a-disk")
     with host.daemon.client() as client:
-        assert [image["uuid"] for image in client.unused()] == [INCREMENTAL]
-        assert client.unused(older_than=3600) == []
+        assert [image["uuid"] for image in client.vacuum_candidates()] == [INCREMENTAL]
+        assert client.vacuum_candidates(older_than=3600) == []

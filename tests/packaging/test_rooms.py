@@ -12,6 +12,7 @@ def file(statements: int, missing: int) -> dict[str, object]:
 def test_a_file_belongs_to_its_room():
     assert room("imgstored/imports/plan.py") == "imgstored/imports"
     assert room("imgstored/pools/zfs/lzc.py") == "imgstored/pools"
+    assert room("ctl/imgproto/operations.py") == "ctl/imgproto"
     assert room("imgstored/app.py") == "imgstored"
     assert room("ctl/imgctl/run/vmadm.py") == "ctl/imgctl"
 

@@ -64,7 +64,8 @@ def test_the_wheel_has_both_programs_and_what_belongs_to_them(wheel: Path):
         )
         scripts = archive.read(f"imgstore-{imgstored.__version__}.dist-info/entry_points.txt").decode()
     code = {name for name in names if name.endswith(".py")}
-    assert code == modules(ROOT / "imgstored") | modules(ROOT / "ctl" / "imgctl")
+    folders = (ROOT / "imgstored", ROOT / "ctl" / "imgctl", ROOT / "ctl" / "imgproto")
+    assert code == set().union(*map(modules, folders))
     data = {name.partition(".data/data/")[2] for name in names if ".data/data/" in name}
     assert {
         "share/man/man1/imgctl.1",
@@ -88,8 +89,8 @@ def test_the_wheel_has_both_programs_and_what_belongs_to_them(wheel: Path):
     assert set(metadata.get_all("Provides-Extra")) == {"fuse", "fast", "serve"}
     assert scripts.splitlines()[1:3] == ["imgctl = imgctl.cli:main", "imgstored = imgstored.__main__:main"]
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    # Programs that use `Client` are told its types.
-    assert "imgctl/py.typed" in names
+    # Type checkers of programs that use `Client` look for these.
+    assert {"imgctl/py.typed", "imgproto/py.typed"} <= names
 
 
 def test_the_sdist_has_the_tests_and_nothing_that_was_made(built: tuple[Path, Path]):

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import msgpack
 import trio
+from imgproto.operations import Operation
 
+from imgstored.rpc.call import Method
 from imgstored.rpc.server import Server
 from tests.support.limits import socket_limits
 
@@ -32,6 +34,13 @@ async def serving(path: Path, methods: Mapping[str, Any], **settings: Any) -> As
             await nursery.start(server.serve)
             yield server
             server.stop()
+
+
+def method(run: Any, *params: str, change: bool = False, file: bool = False) -> Method:
+    """A method of a test's own: `run` takes the call alone, the parameters may be anything."""
+    shape: Any = TypedDict("Params", dict.fromkeys(params, NotRequired[Any]))
+    operation = Operation("m", shape, object, "change" if change else "read", file=file)
+    return Method(operation, lambda _, call: run(call))
 
 
 class Wire:

@@ -6,8 +6,9 @@ import pytest
 
 from imgstored.errors import ImgstoreError
 from imgstored.rpc.dispatch import perform
-from imgstored.rpc.methods.care import DEFAULT_ENTRIES, Care, care_methods
+from imgstored.rpc.methods.daemon import DEFAULT_ENTRIES
 from tests.rpc.test_dispatch import READER, ROOT, call
+from tests.rpc.test_methods import FakeSources, FakeStore, table
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
 
@@ -41,8 +42,7 @@ def services():
 
 
 async def ask(services, method, values, peer=ROOT):
-    table = care_methods(Care(services, services, services, services))
-    return await perform(call(method, values, peer), table)
+    return await perform(call(method, values, peer), table(FakeStore(), FakeSources(), care=services))
 
 
 @pytest.mark.parametrize("peer", [ROOT, READER])

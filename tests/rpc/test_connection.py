@@ -9,10 +9,9 @@ import structlog.testing
 import trio
 
 from imgstored.errors import ImageNotFoundError
-from imgstored.rpc import line
-from imgstored.rpc.call import Method
-from imgstored.rpc.limits import MessageLimits
-from tests.rpc.harness import PATIENCE, connecting, open_files, request, serving
+from imgstored.rpc import client_socket
+from imgstored.rpc.framing import MessageLimits
+from tests.rpc.harness import PATIENCE, connecting, method, open_files, request, serving
 from tests.support.limits import socket_limits
 
 
@@ -27,7 +26,7 @@ class Daemon:
         self.done = trio.Event()
 
     async def echo(self, call):
-        return call.params.optional_text("text")
+        return call.params.get("text")
 
     async def fail(self, call):
         raise ImageNotFoundError("no such image")
@@ -42,11 +41,11 @@ class Daemon:
         return "waited"
 
     async def flood(self, call):
-        for number in range(call.params.number("count")):
+        for number in range(call.params["count"]):
             await call.notify({"event": "note", "text": f"{number} " + "x" * 1000})
 
     async def progress(self, call):
-        for done in range(call.params.number("count")):
+        for done in range(call.params["count"]):
             await call.notify({"event": "progress", "done": done, "filler": "x" * 1000})
             await trio.lowlevel.checkpoint()
         self.done.set()
@@ -54,7 +53,7 @@ class Daemon:
 
     async def large(self, call):
         self.started.append(call.id)
-        return "x" * call.params.number("size")
+        return "x" * call.params["size"]
 
     async def read_file(self, call):
         fd = call.take_file()
@@ -71,14 +70,14 @@ class Daemon:
     @property
     def methods(self):
         return {
-            "echo": Method(self.echo, ("text",)),
-            "fail": Method(self.fail),
-            "wait": Method(self.wait),
-            "flood": Method(self.flood, ("count",)),
-            "progress": Method(self.progress, ("count",)),
-            "large": Method(self.large, ("size",)),
-            "read": Method(self.read_file, change=True, file=True),
-            "hold": Method(self.hold_file, change=True, file=True),
+            "echo": method(self.echo, "text"),
+            "fail": method(self.fail),
+            "wait": method(self.wait),
+            "flood": method(self.flood, "count"),
+            "progress": method(self.progress, "count"),
+            "large": method(self.large, "size"),
+            "read": method(self.read_file, change=True, file=True),
+            "hold": method(self.hold_file, change=True, file=True),
         }
 
 
@@ -408,7 +407,7 @@ async def test_a_file_is_passed(path, daemon, image):
 
 async def test_a_file_is_passed_where_no_flag_closes_it_on_exec(path, daemon, image, monkeypatch):
     """illumos may lack MSG_CMSG_CLOEXEC; `read` looks whether a program would inherit the file."""
-    monkeypatch.setattr(line, "_CLOSE_ON_EXEC", 0)
+    monkeypatch.setattr(client_socket, "_CLOSE_ON_EXEC", 0)
     async with serving(path, daemon.methods), connecting(path) as client:
         await client.pass_files(request(1, "read"), image)
         assert await client.receive() == [1, 1, None, "the image"]

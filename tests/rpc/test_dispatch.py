@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored.errors import ImageNotFoundError, ImgstoreError, InternalError, UsageError
-from imgstored.rpc.call import MAX_CLIENT_NAME, Call, Client, Method, PassedFile
+from imgstored.rpc.call import MAX_CLIENT_NAME, Call, Client, PassedFile
 from imgstored.rpc.dispatch import encode_outcome, perform, stopping
-from imgstored.rpc.params import Params
 from imgstored.rpc.peer import Access, Peer
+from tests.rpc import harness
 
 READER = Peer(uid=1000, gid=1000, pid=7, groups=frozenset({1000}))
 ROOT = Peer(uid=0, gid=0, pid=1, groups=frozenset({0}))
@@ -25,7 +25,7 @@ def call(method="m", values=None, peer=ROOT, file=None):
     return Call(
         id=1,
         method=method,
-        params=Params(method, values or {}),
+        params=values or {},
         client=Client(peer),
         access=Access(daemon_uid=0),
         notify_client=_nowhere,
@@ -34,7 +34,7 @@ def call(method="m", values=None, peer=ROOT, file=None):
 
 
 def method(run, *params, **settings):
-    return {"m": Method(run, params, **settings)}
+    return {"m": harness.method(run, *params, **settings)}
 
 
 def raising(error):

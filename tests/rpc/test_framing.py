@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstored.rpc.framing import Framer
-from imgstored.rpc.limits import MessageLimits
+from imgstored.rpc.framing import Framer, MessageLimits
 from imgstored.rpc.wire import Decoder
 
 LIMITS = MessageLimits()

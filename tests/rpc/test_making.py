@@ -13,8 +13,6 @@ from imgstored.errors import NoSpaceError, NotPermittedError
 from imgstored.events.notifications import Note
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
-from imgstored.rpc.methods.making import Making
-from imgstored.rpc.params import Params
 from imgstored.rpc.peer import Access, Peer
 from tests.rpc.harness import connecting, open_files, serving
 from tests.rpc.test_methods import UUID, FakeMaking, FakeSources, FakeStore, table
@@ -29,7 +27,7 @@ def making():
 
 @pytest.fixture
 async def client(path, making):
-    methods = table(FakeStore(), FakeSources(), making=Making(making, making, making))
+    methods = table(FakeStore(), FakeSources(), making=making)
     async with serving(path, methods), connecting(path) as connected:
         yield connected
 
@@ -105,7 +103,7 @@ async def test_without_a_file(client, making, method):
 
 async def test_who_leaves_ends_it(path, making, file):
     making.endless, making.events = True, [Note("on its way")]
-    methods = table(FakeStore(), FakeSources(), making=Making(making, making, making))
+    methods = table(FakeStore(), FakeSources(), making=making)
     async with serving(path, methods) as server:
         async with connecting(path) as client:
             assert (await ask(client, file, "create", **CALLS["create"][0]))[0] == 2
@@ -127,13 +125,13 @@ async def test_what_is_for_root_only(making, file, method, uid, daemon, allowed)
     asked = Call(
         id=1,
         method=method,
-        params=Params(method, CALLS[method][0]),
+        params=CALLS[method][0],
         client=Client(peer),
         access=Access(daemon, "operators", 5),
         notify_client=untold,
         file=PassedFile(os.dup(file)),
     )
-    outcome = await perform(asked, table(FakeStore(), FakeSources(), making=Making(making, making, making)))
+    outcome = await perform(asked, table(FakeStore(), FakeSources(), making=making))
     asked.file.close()
     if allowed or method == "export":
         assert outcome == {"answer": "made"}

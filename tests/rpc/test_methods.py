@@ -1,23 +1,20 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import msgpack
 import pytest
 import trio
+from imgproto.operations import FEATURES, OPERATIONS
 
 from imgstored import __version__
 from imgstored.errors import ImageNotFoundError, NoSpaceError
 from imgstored.events.notifications import AlreadyInstalled, Note, Progress, Verified
 from imgstored.rpc.methods import methods
-from imgstored.rpc.methods.care import Care
-from imgstored.rpc.methods.hello import FEATURES
-from imgstored.rpc.methods.imports import MAX_PATH
-from imgstored.rpc.methods.making import Making
+from imgstored.rpc.methods.bound import MAX_PATH
+from imgstored.rpc.services import Services
 from tests.rpc.harness import connecting, open_files, serving
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -186,19 +183,25 @@ class FakeMaking(Recorder):
 
 def table(store, sources, care=None, upkeep=None, making=None):
     """All methods, over services that record how they are called."""
-    care = care or FakeCare()
-    return methods(
-        store,
-        store,
-        sources,
+    care, making = care or FakeCare(), making or FakeMaking()
+    services = Services(
         pools=["zones", "tank2"],
-        care=Care(care, care, care, care),
-        upkeep=upkeep or FakeUpkeep(),
+        images=store,
+        imports=store,
+        sources=sources,
+        resolver=care,
+        dry_run=care,
+        usage=care,
+        history=care,
+        maintenance=upkeep or FakeUpkeep(),
         verifier=FakeVerifier(),
-        making=making or Making(FakeMaking(), FakeMaking(), FakeMaking()),
+        maker=making,
+        exporter=making,
+        publisher=making,
         status=FakeStatus(),
-        doctor=FakeDoctor(),
+        doctor=FakeDoctor().examine,
     )
+    return methods(services)
 
 
 @pytest.fixture
@@ -458,26 +461,18 @@ class TestInstall:
         assert store.calls == []
 
 
-def documented() -> dict[str, str]:
-    """The table of methods in docs/protocol.md: name, and who."""
-    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-    return dict(re.findall(r"^\| `([a-z.]+)` \|.*\| (read|change|root) \|$", text, re.MULTILINE))
-
-
-def who(method) -> str:
-    if method.only_root:
-        return "root"
-    return "change" if method.change else "read"
-
-
-def test_the_table_in_the_documentation_is_true(store, sources):
+def test_every_operation_of_the_protocol_has_its_method(store, sources):
     served = table(store, sources)
-    assert documented() == {name: who(method) for name, method in served.items()}
-    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-    for name, method in served.items():
-        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
-        assert set(re.findall(r"`([a-z_]+)`", row.split("|")[2])) >= set(method.params), name
-    assert {feature for feature in FEATURES if feature not in served} == {"sources"}
+    assert {name: method.operation for name, method in served.items()} == OPERATIONS
+    assert {name for name, method in served.items() if method.why_root} == {
+        name for name, operation in OPERATIONS.items() if operation.who == "root"
+    }
+
+
+def test_the_features_are_the_operations_and_two_groups_of_them():
+    assert {feature for feature in FEATURES if feature not in OPERATIONS} == {"sources"}
+    first = {"hello", "list", "get", "avail", "show"}
+    assert {name for name, operation in OPERATIONS.items() if not operation.feature} == first
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ async def test_room_comes_when_something_is_taken_and_for_one_at_a_time(autojump
     sizes = []
 
     async def put() -> None:
-        await outbox.room()
+        await outbox.wait_for_space()
         outbox.put(None, bytes(10))
         sizes.append(outbox.size)
 

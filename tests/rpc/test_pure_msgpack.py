@@ -21,7 +21,7 @@ from imgctl.connection import Connection
 from msgpack import _cmsgpack, fallback
 
 from imgstored.rpc import wire
-from imgstored.rpc.limits import MessageLimits
+from imgstored.rpc.framing import MessageLimits
 from tests.rpc.test_wire import encoded, messages
 from tests.support.without import environment
 

@@ -6,10 +6,10 @@ import msgpack
 import pytest
 
 from imgstored.errors import ActiveImageNotFoundError
-from imgstored.rpc.call import Method
 from imgstored.rpc.dispatch import encode_outcome, perform
-from imgstored.rpc.methods.sources import source_methods
+from tests.rpc.harness import method
 from tests.rpc.test_dispatch import READER, ROOT, call
+from tests.rpc.test_methods import FakeStore, table
 
 SOURCE = {
     "url": "https://h/a?token=s3cret&channel=dev",
@@ -26,7 +26,7 @@ class FakeSources:
 
 @pytest.mark.parametrize(("peer", "url"), [(READER, "https://h/a?channel=dev"), (ROOT, SOURCE["url"])])
 async def test_who_may_only_read_sees_no_secret(peer, url):
-    listed = await perform(call("sources.list", peer=peer), source_methods(FakeSources()))
+    listed = await perform(call("sources.list", peer=peer), table(FakeStore(), FakeSources()))
     assert listed == [{**SOURCE, "url": url}]
 
 
@@ -53,10 +53,10 @@ async def test_every_outcome_is_timed():
     async def run(_):
         raise ActiveImageNotFoundError("no")
 
-    methods = {"m": Method(run), "change": Method(run, change=True)}
+    methods = {"m": method(run), "change": method(run, change=True)}
     for name, peer in (("m", ROOT), ("change", READER), ("x" * 1000, ROOT)):
         await perform(call(name, peer=peer), methods, lambda *facts: timed.append(facts))
-    assert [(method, outcome) for method, outcome, _ in timed] == [
+    assert [(name, outcome) for name, outcome, _ in timed] == [
         ("m", "ActiveImageNotFound"),
         ("change", "NotPermitted"),
         ("unknown", "Usage"),

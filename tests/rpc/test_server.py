@@ -14,11 +14,10 @@ import trio
 
 from imgstored.errors import ConfigError, NotPermittedError
 from imgstored.rpc import server as server_module
-from imgstored.rpc.call import Method
-from imgstored.rpc.limits import MessageLimits
+from imgstored.rpc.framing import MessageLimits
 from imgstored.rpc.peer import Access, peer_of
 from imgstored.rpc.server import Server
-from tests.rpc.harness import PATIENCE, Somebody, connecting, open_files, request, serving
+from tests.rpc.harness import PATIENCE, Somebody, connecting, method, open_files, request, serving
 from tests.support.limits import socket_limits
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -32,9 +31,9 @@ async def say(call):
 
 
 METHODS = {
-    "read": Method(say, ("filler",)),
-    "change": Method(say, change=True),
-    "file": Method(say, file=True),
+    "read": method(say, "filler"),
+    "change": method(say, change=True),
+    "file": method(say, file=True),
 }
 
 
@@ -367,7 +366,7 @@ async def test_who_comes_while_it_stops_is_told_or_refused(path):
         with trio.CancelScope(shield=True):
             await trio.sleep(0.2)
 
-    async with serving(path, {"hold": Method(hold)}) as server, connecting(path) as client:
+    async with serving(path, {"hold": method(hold)}) as server, connecting(path) as client:
         await client.ask(1, "hold")
         await trio.sleep(0.05)
         server.stop()

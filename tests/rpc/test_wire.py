@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstored.rpc.limits import MessageLimits
+from imgstored.rpc.framing import MessageLimits
 from imgstored.rpc.wire import (
     MAX_ID,
     Decoder,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from imgctl import Client, RemoteError
 
+from tests.support.checked_client import CheckedClient
 from tests.support.waits_by import WAITS_BY, has_epoll
 from tests.support.without import environment
 
@@ -133,7 +134,8 @@ class Daemon:
             raise RuntimeError("imgstored was killed, and does not end:\n" + "\n".join(stacks)) from None
 
     def client(self) -> Client:
-        return Client(str(self.socket))
+        """A client that fails for what is not as the protocol says."""
+        return CheckedClient(str(self.socket))
 
     def imgctl(
         self, *arguments: str, check: bool = False, timeout: float = 60

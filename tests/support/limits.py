@@ -10,7 +10,7 @@ from imgstored.config import Config, LimitsTable
 
 if TYPE_CHECKING:
     from imgstored.imports.resources import ImportLimits
-    from imgstored.rpc.limits import Limits
+    from imgstored.rpc.connection import Limits
     from imgstored.transfer.decompress import DecompressLimits
     from imgstored.transfer.download import DownloadLimits
 

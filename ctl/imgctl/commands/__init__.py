@@ -13,7 +13,7 @@ __all__ = ["GLOBAL_OPTIONS", "Command", "all_commands", "find_command"]
 
 #: All commands in the order of `help`, and the table that each is in.
 _PLACES = {
-    "help": "help",
+    "help": "shell",
     "sources": "sources",
     "avail": "images",
     "show": "images",
@@ -21,36 +21,36 @@ _PLACES = {
     "install": "imports",
     "list": "images",
     "get": "images",
-    "update": "care",
+    "update": "maintenance",
     "delete": "images",
     "ancestry": "images",
-    "vacuum": "care",
+    "vacuum": "maintenance",
     "create": "making",
     "publish": "making",
     "ensure": "imports",
-    "tree": "care",
-    "du": "care",
-    "history": "care",
+    "tree": "maintenance",
+    "du": "maintenance",
+    "history": "maintenance",
     "hold": "holds",
     "release": "holds",
     "holds": "holds",
     "pin": "holds",
     "unpin": "holds",
-    "verify": "care",
+    "verify": "maintenance",
     "export": "making",
-    "vmadm": "machines",
+    "vmadm": "programs",
     "jobs": "imports",
     "watch": "imports",
     "cancel": "imports",
-    "status": "status",
-    "top": "status",
-    "doctor": "doctor",
-    "zstream": "streams",
-    "completion": "completion",
+    "status": "daemon",
+    "top": "daemon",
+    "doctor": "daemon",
+    "zstream": "programs",
+    "completion": "shell",
 }
 
 #: Asked for by shells, and not in `help`.
-_HIDDEN = {"__complete": "completion"}
+_HIDDEN = {"__complete": "shell"}
 
 _ALIASES = {"?": "help", "available": "avail", "info": "get", "destroy": "delete"}
 

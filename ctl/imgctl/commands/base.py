@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from imgctl.arguments import Option
 
 
-class Command(NamedTuple):
+class Command:
     """One command. `run` is `module:function` in `imgctl.run`, imported only when the command runs."""
 
-    names: tuple[str, ...]
-    usage: str
-    summary: str
-    run: str
-    options: tuple[Option, ...] = ()
-    about: str = ""
-    mixed: bool = True  #: False: what comes after the first argument is another program's
-    examples: tuple[tuple[str, str], ...] = ()  #: a command line without the program, and what it does
-    among: str = "installed"  #: which images it is about: one of `shells.words.DYNAMIC`
+    __slots__ = ("about", "among", "examples", "mixed", "names", "options", "run", "summary", "usage")
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        usage: str,
+        summary: str,
+        run: str,
+        options: tuple[Option, ...] = (),
+        about: str = "",
+        *,
+        mixed: bool = True,
+        examples: tuple[tuple[str, str], ...] = (),
+        among: str = "installed",
+    ) -> None:
+        """`mixed` False: what comes after the first argument is another program's.
+
+        `examples` are command lines without the program, and what each does; `among` says which images the
+        command is about, as one of `shells.words.DYNAMIC`.
+        """
+        self.names = names
+        self.usage = usage
+        self.summary = summary
+        self.run = run
+        self.options = options
+        self.about = about
+        self.mixed = mixed
+        self.examples = examples
+        self.among = among
 
 
 #: The image of the examples.

@@ -1,4 +1,4 @@
-"""What keeps images."""
+"""Holds on images."""
 
 from __future__ import annotations
 

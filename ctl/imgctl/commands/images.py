@@ -1,4 +1,4 @@
-"""What there is to install, and what is installed."""
+"""Available and installed images."""
 
 from __future__ import annotations
 

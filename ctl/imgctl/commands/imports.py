@@ -1,4 +1,4 @@
-"""Installing, and what is being installed."""
+"""Imports: begin, watch and end them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ COMMANDS = (
         ("jobs",),
         "jobs [-j]",
         "list imports under way",
-        "jobs:jobs",
+        "imports:jobs",
         (HELP, JSON, NO_HEADER),
         examples=(("jobs", "how far each import is, and who waits for it"),),
     ),
@@ -82,7 +82,7 @@ COMMANDS = (
         ("cancel",),
         "cancel UUID",
         "end an import, whoever wants it",
-        "jobs:cancel",
+        "imports:cancel",
         (HELP,),
         examples=((f"cancel {IMAGE}", "end it; what is downloaded serves the next try"),),
         among="jobs",

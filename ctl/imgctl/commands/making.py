@@ -1,4 +1,4 @@
-"""Images for others."""
+"""Making, exporting and publishing images."""
 
 from __future__ import annotations
 

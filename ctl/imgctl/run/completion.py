@@ -1,4 +1,4 @@
-"""`completion` prints a shell's script, and `__complete` is what that asks while somebody types."""
+"""`completion` prints a script for a shell, which calls `__complete` while the user types."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def _installed(client: Client, by_name: bool) -> Iterator[Candidate]:
 
 def _available(client: Client, by_name: bool) -> Iterator[Candidate]:
     # Only where nothing is known yet are the sources worth the wait.
-    known = client.known_images() or [image["manifest"] for image in client.available()["images"]]
-    return _images(known, by_name)
+    known = client.known_images()
+    return _images(known or (image["manifest"] for image in client.available()["images"]), by_name)
 
 
 def _jobs(client: Client, by_name: bool) -> Iterator[Candidate]:

@@ -6,10 +6,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from imgproto import PROTOCOL_VERSION
+
 from imgctl import __version__
-from imgctl.colour import RED
-from imgctl.connection import PROTOCOL_VERSION
 from imgctl.errors import NotConnectedError, RemoteError
+from imgctl.session import RED
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     Finding = dict[str, str]
 
 #: Seconds for the daemon's answer, or for imgstored's look: it gives each of its checks fifteen.
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 
 #: Where the services' configuration is, unless another one is named; the second is what SMF's properties say.
 _FILES = ("/etc/imgstored.toml", "/var/run/imgstored-default.toml")
@@ -34,7 +35,7 @@ _FIELDS = ("check", "status", "seen", "hint")
 def doctor(session: Session, arguments: Arguments) -> int:
     """`doctor [-j] [--config FILE]`. Status 1 if anything fails."""
     arguments.none()
-    with_daemon = session.client(timeout=_PATIENCE)
+    with_daemon = session.client(timeout=_TIMEOUT)
     findings = [*_with_daemon(with_daemon, arguments.text("--config"))]
     failing = sum(finding["status"] == "fail" for finding in findings)
     if arguments.flag("-j"):
@@ -49,7 +50,7 @@ def doctor(session: Session, arguments: Arguments) -> int:
 
 
 def _with_daemon(client: Client, file: str | None) -> Iterator[Finding]:
-    """What the daemon sees; where there is none, what imgstored sees without starting."""
+    """The daemon's findings; without a daemon, those of `imgstored --check`."""
     try:
         with client:
             yield from _greeted(client)
@@ -105,7 +106,7 @@ def _alone(file: str | None) -> Iterator[Finding]:
     command = [program, "--check", "--json", *(word for path in files for word in ("--config", path))]
     try:
         done = subprocess.run(  # noqa: S603 - our own daemon's program
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT, check=False
         )
         found = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -122,7 +123,7 @@ def _alone(file: str | None) -> Iterator[Finding]:
 
 
 def _program() -> str | None:
-    """That of the same installation, or what PATH has."""
+    """The program `imgstored` of the same installation, or of PATH."""
     import shutil
 
     beside = os.path.join(os.path.dirname(sys.executable), "imgstored")  # noqa: PTH118, PTH120 - quick to import

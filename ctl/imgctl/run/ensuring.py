@@ -1,16 +1,18 @@
-"""Ensures the images of several pools at the same time, and tells it on a terminal only."""
+"""Ensures the images of several pools at the same time; reports progress only on a terminal."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgctl import event_text
 from imgctl.session import is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from imgproto.events import EventDocument, Progress
 
     from imgctl.client import Client
     from imgctl.progress import Bar
@@ -70,11 +72,11 @@ class _Teller:
         self._bar: Bar | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if self._terminal is None or event.get("event") == "already-installed":
+    def __call__(self, event: EventDocument) -> None:
+        if self._terminal is None or event["event"] == "already-installed":
             return
         with self._lock:
-            if event.get("event") == "progress":
+            if event["event"] == "progress":
                 self._progress(event)
             elif (line := event_text.line(event)) is not None:
                 if self._bar is not None:
@@ -89,11 +91,11 @@ class _Teller:
                 self._bar.close()
                 self._bar = None
 
-    def _progress(self, event: dict[str, Any]) -> None:
-        if not self._with_bar or not event.get("images") or self._terminal is None:
+    def _progress(self, event: Progress) -> None:
+        if not self._with_bar or not event["images"] or self._terminal is None:
             return
         if self._bar is None:
             from imgctl.progress import Bar
 
             self._bar = Bar(self._terminal)
-        self._bar.show(event_text.bar_label(event), event.get("done") or 0, event.get("total"))
+        self._bar.show(event_text.bar_label(event), event["done"], event["total"])

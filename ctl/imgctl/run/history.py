@@ -6,7 +6,6 @@ from time import localtime, strftime
 from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import UsageError
-from imgctl.names import image_uuid
 from imgctl.table import table
 from imgctl.text import size
 
@@ -37,7 +36,7 @@ _ENTRIES = 20
 def history(session: Session, arguments: Arguments) -> None:
     """`history [-n N] [-j] [-H] [UUID]`."""
     limit = _number(arguments.text("-n"))
-    uuid = image_uuid(session, arguments.one(), among="history") if arguments.rest else None
+    uuid = session.uuid(arguments.one(), among="history") if arguments.rest else None
     with session.client() as client:
         entries = client.history(uuid, limit)
     if arguments.flag("-j"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgctl.names import image_uuid
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ PINNED = "pinned"
 def hold(session: Session, arguments: Arguments) -> None:
     """`hold [-P POOL] UUID TAG`."""
     text, tag = arguments.two()
-    uuid = image_uuid(session, text, among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(text, among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         client.hold(uuid, tag, pool=arguments.text("-P"))
     session.say([f"Held image {printable(uuid)} ({printable(tag)})"])
@@ -27,7 +26,7 @@ def hold(session: Session, arguments: Arguments) -> None:
 def release(session: Session, arguments: Arguments) -> None:
     """`release [-P POOL] UUID TAG`."""
     text, tag = arguments.two()
-    uuid = image_uuid(session, text, among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(text, among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         client.release(uuid, tag, pool=arguments.text("-P"))
     session.say([f"Released image {printable(uuid)} ({printable(tag)})"])
@@ -35,7 +34,7 @@ def release(session: Session, arguments: Arguments) -> None:
 
 def holds(session: Session, arguments: Arguments) -> None:
     """`holds [-P POOL] [-j] UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         tags = client.holds(uuid, pool=arguments.text("-P"))
     if arguments.flag("-j"):
@@ -62,4 +61,4 @@ def unpin(session: Session, arguments: Arguments) -> None:
 
 def _pinned(session: Session, arguments: Arguments) -> tuple[str, str | None]:
     pool = arguments.text("-P")
-    return image_uuid(session, arguments.one(), among="installed", pool=pool), pool
+    return session.uuid(arguments.one(), among="installed", pool=pool), pool

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from imgctl.errors import CommandError
 from imgctl.filters import meets_all, parse_filter
 from imgctl.image_rows import docker_rows, image_row
-from imgctl.names import image_uuid
 from imgctl.table import fields, sort_rows, table
 from imgctl.text import error_line
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from typing import Any
+
+    from imgproto.documents import ImageDocument, OfferedDocument, ProblemDocument
 
     from imgctl.arguments import Arguments
     from imgctl.filters import Filter
@@ -54,14 +55,14 @@ def avail(session: Session, arguments: Arguments) -> None:
 
 def show(session: Session, arguments: Arguments) -> None:
     """`show UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="available")
+    uuid = session.uuid(arguments.one(), among="available")
     with session.client() as client:
         session.say_json(client.show(uuid))
 
 
 def get(session: Session, arguments: Arguments) -> None:
     """`get [-P POOL] [-r] UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         image = client.get(uuid, arguments.text("-P"), recursive=arguments.flag("-r"))
     session.say_json(_without_clones(image))
@@ -69,7 +70,7 @@ def get(session: Session, arguments: Arguments) -> None:
 
 def ancestry(session: Session, arguments: Arguments) -> None:
     """`ancestry [-j] [-H] [-o FIELDS] [-P POOL] UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         images = client.ancestry(uuid, arguments.text("-P"))
     if arguments.flag("-j"):
@@ -82,7 +83,7 @@ def ancestry(session: Session, arguments: Arguments) -> None:
 
 def delete(session: Session, arguments: Arguments) -> None:
     """`delete [-P POOL] UUID`."""
-    uuid = image_uuid(session, arguments.one(), among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         client.delete(uuid, arguments.text("-P"))
     session.say([f"Deleted image {uuid}"])
@@ -94,13 +95,16 @@ def _asks_for_holds(arguments: Arguments) -> bool:
     return not shown.union(rest.partition("=")[0] for rest in arguments.rest).isdisjoint(("held", "pinned"))
 
 
-def _without_clones(image: Mapping[str, Any]) -> dict[str, Any]:
+def _without_clones(image: ImageDocument) -> dict[str, Any]:
     """Imgadm counts clones only in its lists."""
     return {key: value for key, value in image.items() if key not in ("clones", "cloneNames")}
 
 
 def _print_images(
-    session: Session, arguments: Arguments, images: Sequence[Mapping[str, Any]], filters: Sequence[Filter]
+    session: Session,
+    arguments: Arguments,
+    images: Sequence[ImageDocument] | Sequence[OfferedDocument],
+    filters: Sequence[Filter],
 ) -> None:
     """Prints those that meet the filters. `-s` is for the table only, as imgadm's."""
     rows = [(image_row(image), image) for image in images]
@@ -114,12 +118,12 @@ def _print_images(
     session.say(table(ordered, columns, header=not arguments.flag("-H")))
 
 
-def _problem_message(problem: Mapping[str, Any]) -> str:
+def _problem_message(problem: ProblemDocument) -> str:
     source, message = str(problem.get("source")), str(problem["error"].get("message"))
     return message if source in message else f"{source}: {message}"
 
 
-def _failure(problems: Sequence[Mapping[str, Any]]) -> CommandError:
+def _failure(problems: Sequence[ProblemDocument]) -> CommandError:
     """The error of one source, or imgadm's MultiError of several."""
     errors = [(str(problem["error"].get("code")), _problem_message(problem)) for problem in problems]
     if len(errors) == 1:

@@ -1,4 +1,4 @@
-"""`import`, `install`, `ensure`, `watch`: those that tell how it goes."""
+"""`import`, `install`, `ensure`, `watch`, `jobs`, `cancel`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from imgctl import event_text
-from imgctl.colour import GREEN
-from imgctl.errors import CommandError, UsageError
-from imgctl.names import image_uuid, image_uuids, is_uuid
-from imgctl.session import flush, is_terminal, json_text
-from imgctl.text import printable
+from imgctl.errors import CommandError, UsageError, remote_error
+from imgctl.plan_text import plan_lines
+from imgctl.session import GREEN, flush, is_terminal, json_text
+from imgctl.table import table
+from imgctl.text import error_line, is_uuid, printable, size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
+
+    from imgproto.documents import PlanDocument
+    from imgproto.events import EventDocument, Progress
 
     from imgctl.arguments import Arguments
     from imgctl.progress import Bar
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a manifest; the daemon takes no more either.
 MAX_MANIFEST = 1 << 20
+
+_COLUMNS = ["uuid", "name", "version", "pool", "phase", "done", "size", "rate", "clients"]
 
 #: The events after which an image is there.
 _THERE = ("installed", "installed-meanwhile", "already-installed")
@@ -32,13 +38,11 @@ def import_image(session: Session, arguments: Arguments) -> None:
     if session.program == "imgadm" and not is_uuid(text):
         raise UsageError(f'invalid image-id arg: "{text}"')
     sources, channel = arguments.texts("-S") or None, arguments.text("-C")
-    uuid = image_uuid(session, text, among="active", pool=pool, sources=sources, channel=channel)
+    uuid = session.uuid(text, among="active", pool=pool, sources=sources, channel=channel)
     if arguments.flag("-n"):
-        from imgctl.run.plan import show_plan
-
         with session.client() as client:
             plan = client.plan(uuid, pool=pool, sources=sources, channel=channel)
-        show_plan(session, plan, as_json=arguments.flag("-j"))
+        _show_plan(session, plan, as_json=arguments.flag("-j"))
         return
     with session.client() as client, Narrator(session, arguments) as tell:
         client.import_image(
@@ -55,7 +59,7 @@ def ensure(session: Session, arguments: Arguments) -> None:
     """`ensure [-q] [-P POOL] [-j] UUID...`."""
     if not arguments.rest:
         arguments.one()
-    uuids = image_uuids(session, arguments.rest, among="active")
+    uuids = session.uuids(arguments.rest, among="active")
     with session.client() as client, Narrator(session, arguments) as tell:
         client.ensure(uuids, pool=arguments.text("-P"), on_event=tell)
 
@@ -80,14 +84,46 @@ def install(session: Session, arguments: Arguments) -> None:
 
 def watch(session: Session, arguments: Arguments) -> None:
     """`watch [-q] [-j] [UUID]`."""
-    uuid = image_uuid(session, arguments.one(), among="jobs") if arguments.rest else None
+    uuid = session.uuid(arguments.one(), among="jobs") if arguments.rest else None
     with Narrator(session, arguments) as tell:
         for event in session.client().watch(uuid):
             tell(event)
 
 
+def jobs(session: Session, arguments: Arguments) -> None:
+    """`jobs [-j] [-H]`."""
+    arguments.none()
+    with session.client() as client:
+        listed = client.jobs()
+    if arguments.flag("-j"):
+        session.say_json(listed)
+    else:
+        session.say(table([job_row(job) for job in listed], _COLUMNS, header=not arguments.flag("-H")))
+
+
+def cancel(session: Session, arguments: Arguments) -> None:
+    """`cancel UUID`."""
+    uuid = session.uuid(arguments.one(), among="jobs")
+    with session.client() as client:
+        client.cancel(uuid)
+    session.say([f"Cancelled import of image {printable(uuid)}"])
+
+
+def _show_plan(session: Session, plan: PlanDocument, *, as_json: bool) -> None:
+    """Prints the plan. Raises the error that would refuse the import; prints any others as warnings."""
+    if as_json:
+        session.say_json(plan)
+    else:
+        session.say(plan_lines(plan))
+    refusals = [remote_error(error) for error in plan["refusals"]]
+    for error in refusals[1:]:
+        session.warn(error_line(error.code, error.message))
+    if refusals:
+        raise refusals[0]
+
+
 class Narrator:
-    """Tells a request's events: lines and, on a terminal, a bar; or each as a line of JSON."""
+    """Reports a request's events: lines and, on a terminal, a bar; or each as a line of JSON."""
 
     def __init__(self, session: Session, arguments: Arguments) -> None:
         self._as_json = arguments.flag("-j")
@@ -109,27 +145,26 @@ class Narrator:
         if isinstance(error, CommandError) and self._importing and not self._as_json:
             self._print(event_text.abort(error.message), sys.stdout)
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        """Tells one event."""
+    def __call__(self, event: EventDocument) -> None:
+        """Reports one event."""
         if self._as_json:
             self._print(json_text(event), sys.stdout)
             return
-        kind = event.get("event")
-        if kind == "progress":
+        if event["event"] == "progress":
             self._show_progress(event)
-        elif kind == "note":
+        elif event["event"] == "note":
             if self._has_notes:
-                self._print(f"{self._session.program}: note: {printable(event.get('text'))}", sys.stderr)
+                self._print(f"{self._session.program}: note: {printable(event['text'])}", sys.stderr)
         elif (line := event_text.line(event)) is not None:
-            self._importing = self._importing or kind == "importing"
-            if kind in _THERE:
+            self._importing = self._importing or event["event"] == "importing"
+            if event["event"] in _THERE:
                 line = self._session.painted(line, GREEN, sys.stdout)
             self._print(line, sys.stdout)
 
-    def _show_progress(self, event: dict[str, Any]) -> None:
+    def _show_progress(self, event: Progress) -> None:
         if not self._has_bar:
             return
-        if not event.get("images"):
+        if not event["images"]:
             if self._bar is not None:
                 self._bar.clear()
             return
@@ -137,7 +172,7 @@ class Narrator:
             from imgctl.progress import Bar
 
             self._bar = Bar(sys.stderr)
-        self._bar.show(event_text.bar_label(event), event.get("done") or 0, event.get("total"))
+        self._bar.show(event_text.bar_label(event), event["done"], event["total"])
 
     def _print(self, line: str, stream: TextIO) -> None:
         if self._bar is not None:
@@ -145,3 +180,18 @@ class Narrator:
         else:
             print(line, file=stream)
         flush(stream)
+
+
+def job_row(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A *job* for people: without spaces in a cell, so that each is one word for awk."""
+    done, total, rate, clients = (job.get(field) for field in ("done", "total", "rate", "clients"))
+    row = dict(job)
+    row["size"] = _word(total)
+    row["done"] = f"{100 * done // total}%" if isinstance(done, int) and total else _word(done)
+    row["rate"] = f"{_word(int(rate))}/s" if isinstance(rate, (int, float)) and rate >= 1 else None
+    row["clients"] = len(clients) if isinstance(clients, list) else None
+    return row
+
+
+def _word(count: Any) -> str | None:
+    return size(count).replace(" ", "") if isinstance(count, int) else None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from imgctl import making_text
 from imgctl.errors import UsageError
-from imgctl.names import image_uuid
 from imgctl.run.image_files import ImageFile
 from imgctl.run.imports import MAX_MANIFEST
 from imgctl.run.manifest_file import check_exists, read_manifest
@@ -20,6 +19,8 @@ from imgctl.text import printable
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from imgproto.events import EventDocument, ManifestMade, Progress
 
     from imgctl.arguments import Arguments
     from imgctl.progress import Bar
@@ -103,7 +104,7 @@ def export(session: Session, arguments: Arguments) -> None:
     compression = _compression(arguments)
     if form != "stream" and compression != "none":
         raise UsageError("a disk is not compressed: leave out -c, or --format")
-    uuid = image_uuid(session, name, among="installed", pool=arguments.text("-P"))
+    uuid = session.uuid(name, among="installed", pool=arguments.text("-P"))
     with session.client() as client, ImageFile(_target(arguments)) as file:
         with Maker(session, arguments, file, quiet_manifest=True) as tell:
             manifest = client.export(
@@ -126,7 +127,7 @@ def export(session: Session, arguments: Arguments) -> None:
 
 
 class Maker:
-    """Tells how an image is made: imgadm's lines and, on a terminal, a bar."""
+    """Reports how an image is made: imgadm's lines and, on a terminal, a bar."""
 
     def __init__(
         self,
@@ -152,43 +153,40 @@ class Maker:
             self._bar.close()
             self._bar = None
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        """Tells one event."""
-        match event.get("event"):
-            case "progress":
-                self._show_progress(event)
-            case "note":
-                self._session.warn(str(event.get("text")))
-            case "manifest":
-                self._named(event)
-            case "sending":
-                if not self._quiet_manifest:
-                    self._print(f'Sending image file to "{printable(self._path)}"')
-            case _:
-                line = making_text.line(event, self._path)
-                if line is not None:
-                    self._print(line)
+    def __call__(self, event: EventDocument) -> None:
+        """Reports one event."""
+        if event["event"] == "progress":
+            self._show_progress(event)
+        elif event["event"] == "note":
+            self._session.warn(event["text"])
+        elif event["event"] == "manifest":
+            self._named(event)
+        elif event["event"] == "sending":
+            if not self._quiet_manifest:
+                self._print(f'Sending image file to "{printable(self._path)}"')
+        elif (line := making_text.line(event, self._path)) is not None:
+            self._print(line)
 
     @property
     def _path(self) -> str:
         return self._file if isinstance(self._file, str) else self._file.path
 
-    def _named(self, event: dict[str, Any]) -> None:
-        """From now on it is known what the files are called."""
+    def _named(self, event: ManifestMade) -> None:
+        """Names the files, as soon as the manifest is known."""
         if isinstance(self._file, ImageFile):
-            self._file.name(str(event["prefix"]), str(event["suffix"]))
+            self._file.name(event["prefix"], event["suffix"])
         if not self._quiet_manifest:
-            shown = json_text(event.get("manifest"), indent=2)
+            shown = json_text(event["manifest"], indent=2)
             self._print("Manifest:\n" + "\n".join(f"    {line}" for line in shown.split("\n")))
 
-    def _show_progress(self, event: dict[str, Any]) -> None:
+    def _show_progress(self, event: Progress) -> None:
         if not self._has_bar:
             return
         if self._bar is None:
             from imgctl.progress import Bar
 
             self._bar = Bar(sys.stderr)
-        done, total = event.get("done") or 0, event.get("total")
+        done, total = event["done"], event["total"]
         self._bar.show(Path(self._path).name, done, total if total and total >= done else None)
 
     def _print(self, line: str) -> None:
@@ -242,7 +240,7 @@ def _script(path: str | None) -> str | None:
 
 
 def _refuse_mixed(arguments: Arguments, *, is_disk: bool) -> None:
-    """What makes no sense together."""
+    """Raises `UsageError` for options that exclude each other."""
     for flag in ("-i", "-s", "--max-origin-depth"):
         if is_disk and arguments.flag(flag):
             raise UsageError(f"{flag} is not for a disk")
@@ -255,7 +253,7 @@ def _target(arguments: Arguments) -> Path:
 
 
 def _room() -> str:
-    """Where files go that are only published: they may be too large for /tmp."""
+    """The folder for files that are only published: they may be too large for /tmp."""
     return os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  (a folder of its own is made in it)
 
 

@@ -1,4 +1,4 @@
-"""`create --raw`: imgstored's own program for disks, which needs no daemon, and has our rights only."""
+"""`create --raw`: runs imgstored's program for disks, which needs no daemon, with the user's rights."""
 
 from __future__ import annotations
 

@@ -15,14 +15,15 @@ from imgctl.session import is_terminal
 from imgctl.source_lines import parse_text, text_of
 
 if TYPE_CHECKING:
+    from imgproto.documents import EditedSourcesDocument
+
     from imgctl.client import Client
-    from imgctl.connection import Document
     from imgctl.session import Session
 
-_UNCHANGED: Document = {"reordered": False, "added": [], "deleted": []}
+_UNCHANGED: EditedSourcesDocument = {"reordered": False, "added": [], "deleted": []}
 
 
-def edited(session: Session, client: Client, *, force: bool) -> Document:
+def edited(session: Session, client: Client, *, force: bool) -> EditedSourcesDocument:
     """Lets people edit the sources, as often as they like while something is wrong; returns what was changed.
 
     Raises `CommandError` when they give up, or nobody can be asked; what they wrote is then kept in a file,
@@ -64,7 +65,7 @@ def _run_editor(path: Path) -> None:
 
 
 def _again(session: Session, error: CommandError) -> bool:
-    """Says what is wrong, and asks whether to go on; False where nobody can be asked, or to ask is no use."""
+    """Prints what is wrong, and asks whether to go on; False without a terminal, or if the daemon is gone."""
     if isinstance(error, NotConnectedError) or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         return False
     session.report(error)

@@ -9,7 +9,7 @@ from imgctl.table import table
 from imgctl.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from imgproto.documents import SourceDocument
 
     from imgctl.arguments import Arguments
     from imgctl.client import Client
@@ -85,11 +85,11 @@ def _message(error: Any) -> Any:
     return error.get("message") if isinstance(error, dict) else error
 
 
-def _named(source: Mapping[str, Any]) -> str:
+def _named(source: SourceDocument) -> str:
     return f'"{printable(source["type"])}" image source "{printable(source["url"])}"'
 
 
-def _described(source: Mapping[str, Any]) -> str:
+def _described(source: SourceDocument) -> str:
     insecure = " (insecure)" if source.get("insecure") else ""
     channel = f" (channel={printable(source['channel'])})" if source.get("channel") else ""
     return f"{_named(source)}{insecure}{channel}"

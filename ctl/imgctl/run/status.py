@@ -1,4 +1,4 @@
-"""`status` and `top`: how the daemon is, at one moment or all the time."""
+"""`status` and `top`: the state of the daemon, once or continuously."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from imgctl.session import Session
     from imgctl.status_text import Line
 
-#: Seconds that the daemon may take to say how it is; it asks nobody far away.
-_PATIENCE = 15.0
+#: Seconds that the daemon may take for its answer; it asks no other machine.
+_TIMEOUT = 15.0
 
 #: Seconds between two frames, and what they may be.
 _EVERY, _SHORTEST, _LONGEST = 1.0, 0.1, 3600.0
@@ -29,7 +29,7 @@ _EVERY, _SHORTEST, _LONGEST = 1.0, 0.1, 3600.0
 def status(session: Session, arguments: Arguments) -> int:
     """`status [-j]`. Status 1 if something needs attention."""
     arguments.none()
-    with session.client(timeout=_PATIENCE) as client:
+    with session.client(timeout=_TIMEOUT) as client:
         found = client.status()
     if arguments.flag("-j"):
         session.say_json(found)
@@ -42,7 +42,7 @@ def top(session: Session, arguments: Arguments) -> None:
     """`top [-d SECONDS] [-n COUNT] [-j]`."""
     arguments.none()
     count, seconds = _count(arguments.text("-n")), _seconds(arguments.text("-d"))
-    with session.client(timeout=_PATIENCE) as client:
+    with session.client(timeout=_TIMEOUT) as client:
         looks = _Looks(client, count)
         if arguments.flag("-j"):
             looks.print_json(seconds)
@@ -51,7 +51,7 @@ def top(session: Session, arguments: Arguments) -> None:
 
 
 class _Looks:
-    """As many looks at the daemon as are wanted. It is asked each time: one answer has all, and is small."""
+    """As many frames as the user wants, each from a request of its own: an answer has all, and is small."""
 
     def __init__(self, client: Client, count: int | None) -> None:
         self._client = client

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgctl.errors import remote_error
-from imgctl.names import image_uuids
 from imgctl.session import is_terminal
 from imgctl.table import table
 from imgctl.usage_text import ASCII, LINES, du_document, du_rows, forest, pool_summary, readable, tree_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from imgproto.documents import UsageDocument
 
     from imgctl.arguments import Arguments
     from imgctl.session import Session
@@ -37,7 +38,7 @@ def tree(session: Session, arguments: Arguments) -> None:
 def du(session: Session, arguments: Arguments) -> None:
     """`du [-P POOL] [-j] [-H] [UUID...]`."""
     pool = arguments.text("-P")
-    uuids = image_uuids(session, arguments.rest, among="installed", pool=pool)
+    uuids = session.uuids(arguments.rest, among="installed", pool=pool)
     with session.client() as client:
         pools = client.usage(pool, uuids)
     if arguments.flag("-j"):
@@ -50,7 +51,7 @@ def du(session: Session, arguments: Arguments) -> None:
     _report_silent(session, pools)
 
 
-def _report_silent(session: Session, pools: Sequence[Mapping[str, Any]]) -> None:
+def _report_silent(session: Session, pools: Sequence[UsageDocument]) -> None:
     """What is known was printed; a pool that did not answer is an error all the same."""
     errors = [remote_error(pool["error"]) for pool in pools if isinstance(pool.get("error"), dict)]
     for error in errors[1:]:

@@ -1,4 +1,4 @@
-"""`vmadm`: has the images that a payload names installed and held, and hands over to vmadm."""
+"""`vmadm`: installs and holds the images that a payload names, then runs vmadm."""
 
 from __future__ import annotations
 

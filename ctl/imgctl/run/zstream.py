@@ -1,4 +1,4 @@
-"""`zstream`: the daemon's own program for send streams, which needs no daemon to run."""
+"""`zstream`: runs imgstored's program for send streams, which needs no daemon."""
 
 from __future__ import annotations
 

@@ -1,52 +1,140 @@
-"""What is installed, and what the sources have."""
+"""Installed images: what there is, what keeps them, and whether they are as they should be."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgstored.rpc.call import Call, Method, Methods
-from imgstored.rpc.methods.binding import bound
+from imgproto import operations as op
+
+from imgstored.rpc.methods.bound import method, pass_on, sender
 
 if TYPE_CHECKING:
-    from imgstored.rpc.services import Document, Images, Sources
+    from collections.abc import Iterator
+
+    from imgproto.documents import (
+        HoldChange,
+        ImageChange,
+        ImageDocument,
+        ImagesChange,
+        NamedDocument,
+        Result,
+        UsageDocument,
+        VacuumDocument,
+    )
+    from imgproto.params import (
+        GetParams,
+        HoldParams,
+        InstalledParams,
+        ListParams,
+        ReleaseParams,
+        ResolveParams,
+        UpdateParams,
+        UsageParams,
+        VacuumParams,
+        VerifyParams,
+    )
+
+    from imgstored.rpc.call import Call, Method
+    from imgstored.rpc.services import Services
 
 
-def image_methods(images: Images, sources: Sources) -> Methods:
-    """`list`, `get`, `ancestry`, `avail`, `show`, `delete`."""
-    return {
-        "list": Method(bound(_list, images), ("holds",)),
-        "get": Method(bound(_get, images), ("uuid", "pool", "recursive")),
-        "ancestry": Method(bound(_ancestry, images), ("uuid", "pool")),
-        "avail": Method(bound(_avail, sources)),
-        "show": Method(bound(_show, sources), ("uuid",)),
-        "delete": Method(bound(_delete, images), ("uuid", "pool"), change=True),
-    }
+def methods(services: Services) -> Iterator[Method]:
+    """`list`, `get`, `ancestry`, `resolve`, `usage`, `delete`, holds, and maintenance."""
+    yield method(services, op.LIST, _list)
+    yield method(services, op.GET, _get)
+    yield method(services, op.ANCESTRY, _ancestry)
+    yield method(services, op.RESOLVE, _resolve)
+    yield method(services, op.USAGE, _usage)
+    yield method(services, op.DELETE, _delete)
+    yield method(services, op.HOLD, _hold)
+    yield method(services, op.RELEASE, _release)
+    yield method(services, op.HOLDS, _holds)
+    yield method(services, op.UPDATE, _update)
+    yield method(services, op.VACUUM, _vacuum)
+    # It keeps the disks busy, and images from being deleted: not for those who may only read.
+    yield method(services, op.VERIFY, _verify)
 
 
-async def _list(images: Images, call: Call) -> list[Document]:
-    return await images.installed(holds=call.params.flag("holds"))
+# -- what there is -------------------------------------------------------------------------------------------
 
 
-async def _get(images: Images, call: Call) -> Document:
-    params = call.params
-    return await images.image(
-        params.text("uuid"), params.optional_text("pool"), recursive=params.flag("recursive")
+async def _list(services: Services, params: ListParams, call: Call) -> list[ImageDocument]:
+    return await services.images.installed(holds=bool(params.get("holds")))
+
+
+async def _get(services: Services, params: GetParams, call: Call) -> ImageDocument:
+    recursive = bool(params.get("recursive"))
+    return await services.images.image(params["uuid"], params.get("pool"), recursive=recursive)
+
+
+async def _ancestry(services: Services, params: InstalledParams, call: Call) -> list[ImageDocument]:
+    return await services.images.ancestry(params["uuid"], params.get("pool"))
+
+
+async def _resolve(services: Services, params: ResolveParams, call: Call) -> list[NamedDocument]:
+    if params.get("sources") is not None:
+        # Who may only read must not have root's daemon ask servers of their choice.
+        call.require_change()
+    return await services.resolver.resolve(
+        params["names"],
+        params["among"],
+        pool=params.get("pool"),
+        sources=params.get("sources"),
+        channel=params.get("channel"),
     )
 
 
-async def _ancestry(images: Images, call: Call) -> list[Document]:
-    return await images.ancestry(call.params.text("uuid"), call.params.optional_text("pool"))
+async def _usage(services: Services, params: UsageParams, call: Call) -> list[UsageDocument]:
+    return await services.usage.usage(params.get("pool"), params.get("uuids") or [])
 
 
-async def _avail(sources: Sources, call: Call) -> Document:
-    return await sources.available()
+# -- what keeps them -----------------------------------------------------------------------------------------
 
 
-async def _show(sources: Sources, call: Call) -> Document:
-    return await sources.show(call.params.text("uuid"))
+async def _delete(services: Services, params: InstalledParams, call: Call) -> ImageChange:
+    await services.images.delete(params["uuid"], params.get("pool"), call.requester)
+    return {"uuid": params["uuid"]}
 
 
-async def _delete(images: Images, call: Call) -> Document:
-    uuid = call.params.text("uuid")
-    await images.delete(uuid, call.params.optional_text("pool"), call.requester)
-    return {"uuid": uuid}
+async def _hold(services: Services, params: HoldParams, call: Call) -> HoldChange:
+    """Without a tag the hold lasts as long as the request."""
+    uuid, tag, pool = params["uuid"], params.get("tag"), params.get("pool")
+    if tag is None:
+        await pass_on(call, services.images.holding(uuid, pool, client=call.client.name))
+    else:
+        await services.images.hold(uuid, tag, pool)
+    return {"uuid": uuid, "tag": tag}
+
+
+async def _release(services: Services, params: ReleaseParams, call: Call) -> HoldChange:
+    await services.images.release(params["uuid"], params["tag"], params.get("pool"))
+    return {"uuid": params["uuid"], "tag": params["tag"]}
+
+
+async def _holds(services: Services, params: InstalledParams, call: Call) -> list[str]:
+    return await services.images.holds(params["uuid"], params.get("pool"))
+
+
+# -- maintenance ---------------------------------------------------------------------------------------------
+
+
+async def _update(services: Services, params: UpdateParams, call: Call) -> ImagesChange:
+    uuids = params.get("uuids") or []
+    await pass_on(call, services.maintenance.update(uuids, dry_run=bool(params.get("dry_run"))))
+    return {"uuids": uuids}
+
+
+async def _vacuum(services: Services, params: VacuumParams, call: Call) -> list[VacuumDocument]:
+    return await services.maintenance.vacuum(
+        older_than=params.get("older_than"), keep=params.get("keep") or 0, tell=sender(call)
+    )
+
+
+async def _verify(services: Services, params: VerifyParams, call: Call) -> dict[Result, int]:
+    return await services.verifier.verify(
+        params.get("uuids"),
+        params.get("pool"),
+        client=call.client.name,
+        tell=sender(call),
+        record=bool(params.get("record")),
+    )

@@ -1,76 +1,95 @@
-"""What is being installed."""
+"""Imports: begun, watched, ended, and what one would do."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from imgstored.rpc.call import Call, Method, Methods
-from imgstored.rpc.methods.binding import bound, tell
-from imgstored.rpc.params import printable
+from imgproto import operations as op
+
+from imgstored.rpc.methods.bound import file_name, method, pass_on
 
 if TYPE_CHECKING:
-    from imgstored.rpc.services import Document, Imports
+    from collections.abc import Iterator
 
-#: Characters that are kept of what a client calls its file.
-MAX_PATH = 1024
-
-
-def import_methods(imports: Imports) -> Methods:
-    """`import`, `ensure`, `install`, `jobs`, `watch`, `cancel`."""
-    return {
-        "import": Method(
-            bound(_import, imports), ("uuid", "pool", "sources", "channel", "zstream"), change=True
-        ),
-        "ensure": Method(bound(_ensure, imports), ("uuids", "pool"), change=True),
-        "install": Method(bound(_install, imports), ("manifest", "pool", "path"), change=True, file=True),
-        "jobs": Method(bound(_jobs, imports)),
-        "watch": Method(bound(_watch, imports), ("uuid",)),
-        "cancel": Method(bound(_cancel, imports), ("uuid",), change=True),
-    }
-
-
-async def _import(imports: Imports, call: Call) -> Document:
-    params = call.params
-    uuid = params.text("uuid")
-    events = imports.request(
-        [uuid],
-        requester=call.requester,
-        pool=params.optional_text("pool"),
-        sources=params.optional_texts("sources"),
-        channel=params.optional_text("channel"),
-        zstream=params.flag("zstream"),
+    from imgproto.documents import ImageChange, ImagesChange, InstalledChange, JobDocument, PlanDocument
+    from imgproto.params import (
+        EnsureParams,
+        ImageParams,
+        ImportParams,
+        InstallParams,
+        NoParams,
+        PlanParams,
+        WatchParams,
     )
-    await tell(call, events)
-    return {"uuid": uuid}
+
+    from imgstored.rpc.call import Call, Method
+    from imgstored.rpc.services import Services
 
 
-async def _ensure(imports: Imports, call: Call) -> Document:
-    uuids = call.params.texts("uuids")
-    await tell(call, imports.request(uuids, requester=call.requester, pool=call.params.optional_text("pool")))
+def methods(services: Services) -> Iterator[Method]:
+    """`import`, `ensure`, `install`, `plan`, `jobs`, `watch`, `cancel`."""
+    yield method(services, op.IMPORT, _import)
+    yield method(services, op.ENSURE, _ensure)
+    yield method(services, op.INSTALL, _install)
+    yield method(services, op.PLAN, _plan)
+    yield method(services, op.JOBS, _jobs)
+    yield method(services, op.WATCH, _watch)
+    yield method(services, op.CANCEL, _cancel)
+
+
+async def _import(services: Services, params: ImportParams, call: Call) -> ImageChange:
+    request = services.imports.request(
+        [params["uuid"]],
+        requester=call.requester,
+        pool=params.get("pool"),
+        sources=params.get("sources"),
+        channel=params.get("channel"),
+        zstream=bool(params.get("zstream")),
+    )
+    await pass_on(call, request)
+    return {"uuid": params["uuid"]}
+
+
+async def _ensure(services: Services, params: EnsureParams, call: Call) -> ImagesChange:
+    uuids = params["uuids"]
+    await pass_on(call, services.imports.request(uuids, requester=call.requester, pool=params.get("pool")))
     return {"uuids": uuids}
 
 
-async def _install(imports: Imports, call: Call) -> Document:
-    manifest, pool = call.params.mapping("manifest"), call.params.optional_text("pool")
-    path = printable(call.params.optional_text("path") or "", MAX_PATH) or "the file"
+async def _install(services: Services, params: InstallParams, call: Call) -> InstalledChange:
+    manifest, path = params["manifest"], file_name(params.get("path"))
     fd = call.take_file()
     try:
-        await tell(call, imports.install(manifest, fd, requester=call.requester, pool=pool, path=path))
+        request = services.imports.install(
+            manifest, fd, requester=call.requester, pool=params.get("pool"), path=path
+        )
+        await pass_on(call, request)
     finally:
         os.close(fd)
     return {"uuid": manifest.get("uuid")}
 
 
-async def _jobs(imports: Imports, call: Call) -> list[Document]:
-    return imports.jobs()
+async def _plan(services: Services, params: PlanParams, call: Call) -> PlanDocument:
+    if params.get("sources") is not None:
+        # Who may only read must not have root's daemon ask servers of their choice.
+        call.require_change()
+    return await services.dry_run.plan(
+        params["uuid"],
+        pool=params.get("pool"),
+        sources=params.get("sources"),
+        channel=params.get("channel"),
+    )
 
 
-async def _watch(imports: Imports, call: Call) -> None:
-    await tell(call, imports.watch(call.params.optional_text("uuid")))
+async def _jobs(services: Services, _: NoParams, call: Call) -> list[JobDocument]:
+    return services.imports.jobs()
 
 
-async def _cancel(imports: Imports, call: Call) -> Document:
-    uuid = call.params.text("uuid")
-    await imports.cancel(uuid)
-    return {"uuid": uuid}
+async def _watch(services: Services, params: WatchParams, call: Call) -> None:
+    await pass_on(call, services.imports.watch(params.get("uuid")))
+
+
+async def _cancel(services: Services, params: ImageParams, call: Call) -> ImageChange:
+    await services.imports.cancel(params["uuid"])
+    return {"uuid": params["uuid"]}

@@ -3,177 +3,89 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, TypeVar
+
+from imgproto import operations as op
 
 from imgstored.create.maker import Wanted
-from imgstored.rpc.call import Call, Method, Methods
-from imgstored.rpc.methods.binding import bound
-from imgstored.rpc.params import printable
+from imgstored.rpc.methods.bound import file_name, method
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager
 
-    from imgstored.events.notifications import Event
-    from imgstored.rpc.services import Document
+    from imgproto.documents import MadeDocument, PublishedDocument
+    from imgproto.params import CreateParams, ExportParams, PublishParams
 
-#: Characters that are kept of what a client calls its file.
-MAX_PATH = 1024
-
-
-class Job(Protocol):
-    """Something that takes a while: its events, and what came of it once they have ended."""
-
-    @property
-    def result(self) -> Document:
-        """There is none before the events have ended."""
-        ...
-
-    def __aiter__(self) -> AsyncIterator[Event]: ...
+    from imgstored.create.job import Job
+    from imgstored.rpc.call import Call, Method
+    from imgstored.rpc.services import Services
 
 
-#: Leaving the block ends the job.
-Jobs = AbstractAsyncContextManager[Job]
+T = TypeVar("T")
 
 
-class Maker(Protocol):
-    """Makes images. `fd` is an empty file, and stays the caller's; `path` is the client's word for it."""
-
-    def create(self, wanted: Wanted, fd: int, *, client: str, path: str) -> Jobs:
-        """The result is `{manifest}`."""
-        ...
-
-
-class Exporter(Protocol):
-    """Writes installed images to files."""
-
-    def export(
-        self,
-        uuid: str,
-        fd: int,
-        *,
-        client: str,
-        path: str,
-        pool: str | None = None,
-        compression: str = ...,
-        form: str = ...,
-    ) -> Jobs:
-        """The result is `{manifest}`."""
-        ...
-
-
-class Publisher(Protocol):
-    """Gives images to image servers."""
-
-    def publish(self, manifest: Mapping[str, Any], fd: int, url: str, *, client: str, path: str) -> Jobs:
-        """The result is `{uuid, url}`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Making:
-    """All of it."""
-
-    maker: Maker
-    exporter: Exporter
-    publisher: Publisher
-
-
-_CREATE = (
-    "source",
-    "manifest",
-    "fields",
-    "compression",
-    "incremental",
-    "max_origin_depth",
-    "script",
-    "path",
-)
-
-
-def making_methods(making: Making) -> Methods:
+def methods(services: Services) -> Iterator[Method]:
     """`create`, `export`, `publish`."""
-    return {
-        "create": Method(
-            bound(_create, making.maker),
-            _CREATE,
-            change=True,
-            only_root="reads what is in a machine",
-            file=True,
-        ),
-        "export": Method(
-            bound(_export, making.exporter),
-            ("uuid", "pool", "compression", "format", "path"),
-            change=True,
-            file=True,
-        ),
-        "publish": Method(
-            bound(_publish, making.publisher),
-            ("manifest", "url", "path"),
-            change=True,
-            only_root="may use the credentials of the daemon's sources",
-            file=True,
-        ),
-    }
+    yield method(services, op.CREATE, _create, why_root="reads what is in a machine")
+    yield method(services, op.EXPORT, _export)
+    why = "may use the credentials of the daemon's sources"
+    yield method(services, op.PUBLISH, _publish, why_root=why)
 
 
-async def _create(maker: Maker, call: Call) -> Document:
-    params = call.params
+async def _create(services: Services, params: CreateParams, call: Call) -> MadeDocument:
     wanted = Wanted(
-        source=params.text("source"),
-        manifest=params.mapping("manifest"),
-        fields=params.optional_texts("fields") or [],
-        compression=params.optional_text("compression") or "none",
-        incremental=params.flag("incremental"),
-        max_origin_depth=params.optional_number("max_origin_depth"),
-        script=params.optional_text("script"),
+        source=params["source"],
+        manifest=params["manifest"],
+        fields=params.get("fields") or [],
+        compression=params.get("compression") or "none",
+        incremental=bool(params.get("incremental")),
+        max_origin_depth=params.get("max_origin_depth"),
+        script=params.get("script"),
     )
     fd = call.take_file()
     try:
-        return await _done(call, maker.create(wanted, fd, client=call.client.name, path=_path(call)))
+        job = services.maker.create(wanted, fd, client=call.client.name, path=file_name(params.get("path")))
+        return await _done(call, job)
     finally:
         os.close(fd)
 
 
-async def _export(exporter: Exporter, call: Call) -> Document:
-    params = call.params
-    uuid, pool = params.text("uuid"), params.optional_text("pool")
-    compression = params.optional_text("compression") or "none"
-    form = params.optional_text("format") or "stream"
+async def _export(services: Services, params: ExportParams, call: Call) -> MadeDocument:
     fd = call.take_file()
     try:
-        job = exporter.export(
-            uuid,
+        job = services.exporter.export(
+            params["uuid"],
             fd,
             client=call.client.name,
-            path=_path(call),
-            pool=pool,
-            compression=compression,
-            form=form,
+            path=file_name(params.get("path")),
+            pool=params.get("pool"),
+            compression=params.get("compression") or "none",
+            form=params.get("format") or "stream",
         )
         return await _done(call, job)
     finally:
         os.close(fd)
 
 
-async def _publish(publisher: Publisher, call: Call) -> Document:
-    manifest, url = call.params.mapping("manifest"), call.params.text("url")
+async def _publish(services: Services, params: PublishParams, call: Call) -> PublishedDocument:
     fd = call.take_file()
     try:
-        job = publisher.publish(manifest, fd, url, client=call.client.name, path=_path(call))
+        job = services.publisher.publish(
+            params["manifest"],
+            fd,
+            params["url"],
+            client=call.client.name,
+            path=file_name(params.get("path")),
+        )
         return await _done(call, job)
     finally:
         os.close(fd)
 
 
-async def _done(call: Call, jobs: Jobs) -> Document:
-    """Passes the job's events on; what came of it."""
+async def _done(call: Call, jobs: AbstractAsyncContextManager[Job[T]]) -> T:
+    """Sends the job's events; returns what came of it."""
     async with jobs as job:
         async for event in job:
             await call.notify(event.as_wire())
         return job.result
-
-
-def _path(call: Call) -> str:
-    return printable(call.params.optional_text("path") or "", MAX_PATH) or "the file"

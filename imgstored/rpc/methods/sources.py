@@ -1,58 +1,80 @@
-"""Which image sources there are."""
+"""Which image sources there are, and what they have."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgproto import operations as op
+
 from imgstored.http.location import public
-from imgstored.rpc.call import Call, Method, Methods
-from imgstored.rpc.methods.binding import bound
+from imgstored.rpc.methods.bound import method
 
 if TYPE_CHECKING:
-    from imgstored.rpc.services import Document, Sources
+    from collections.abc import Iterator
+
+    from imgproto.documents import (
+        AddedDocument,
+        AvailableDocument,
+        CheckedSourceDocument,
+        DeletedSourcesDocument,
+        EditedSourcesDocument,
+        KnownDocument,
+        ManifestDocument,
+        SourceDocument,
+    )
+    from imgproto.params import AddSourceParams, ImageParams, NoParams, SetSourcesParams, UrlParams
+
+    from imgstored.rpc.call import Call, Method
+    from imgstored.rpc.services import Services
 
 
-def source_methods(sources: Sources) -> Methods:
-    """`sources.list`, `sources.add`, `sources.delete`, `sources.set`, `sources.check`, `sources.known`."""
-    return {
-        "sources.list": Method(bound(_sources_list, sources)),
-        "sources.add": Method(
-            bound(_sources_add, sources), ("url", "type", "insecure", "force"), change=True
-        ),
-        "sources.delete": Method(bound(_sources_delete, sources), ("url",), change=True),
-        "sources.set": Method(bound(_sources_set, sources), ("sources", "before", "force"), change=True),
-        "sources.check": Method(bound(_sources_check, sources)),
-        "sources.known": Method(bound(_sources_known, sources)),
-    }
+def methods(services: Services) -> Iterator[Method]:
+    """`avail`, `show`, and those that begin with `sources.`."""
+    yield method(services, op.AVAIL, _available)
+    yield method(services, op.SHOW, _show)
+    yield method(services, op.SOURCES_LIST, _list)
+    yield method(services, op.SOURCES_ADD, _add)
+    yield method(services, op.SOURCES_DELETE, _delete)
+    yield method(services, op.SOURCES_SET, _set)
+    yield method(services, op.SOURCES_CHECK, _check)
+    yield method(services, op.SOURCES_KNOWN, _known)
 
 
-async def _sources_list(sources: Sources, call: Call) -> list[Document]:
+async def _available(services: Services, _: NoParams, call: Call) -> AvailableDocument:
+    return await services.sources.available()
+
+
+async def _show(services: Services, params: ImageParams, call: Call) -> ManifestDocument:
+    return await services.sources.show(params["uuid"])
+
+
+async def _list(services: Services, _: NoParams, call: Call) -> list[SourceDocument]:
+    listed = services.sources.listed()
     if call.access.may_change(call.peer):
-        return sources.listed()
-    # What is in a URL beside the channel may be a secret; who may read need not know it.
-    return [{**source, "url": public(source["url"])} for source in sources.listed()]
+        return listed
+    # What is in a URL beside the channel may be a secret; who may only read need not know it.
+    return [{**source, "url": public(source["url"])} for source in listed]
 
 
-async def _sources_add(sources: Sources, call: Call) -> Document:
-    params = call.params
-    return await sources.add(
-        params.text("url"), params.optional_text("type"), params.flag("insecure"), params.flag("force")
+async def _add(services: Services, params: AddSourceParams, call: Call) -> AddedDocument:
+    return await services.sources.add(
+        params["url"], params.get("type"), bool(params.get("insecure")), bool(params.get("force"))
     )
 
 
-async def _sources_delete(sources: Sources, call: Call) -> Document:
-    return await sources.delete(call.params.text("url"))
+async def _delete(services: Services, params: UrlParams, call: Call) -> DeletedSourcesDocument:
+    return await services.sources.delete(params["url"])
 
 
-async def _sources_set(sources: Sources, call: Call) -> Document:
-    params = call.params
-    given, before = params.mappings("sources"), params.mappings("before")
-    return await sources.replace(given, before=before, force=params.flag("force"))
+async def _set(services: Services, params: SetSourcesParams, call: Call) -> EditedSourcesDocument:
+    return await services.sources.replace(
+        params["sources"], before=params["before"], force=bool(params.get("force"))
+    )
 
 
-async def _sources_check(sources: Sources, call: Call) -> list[Document]:
-    return await sources.check()
+async def _check(services: Services, _: NoParams, call: Call) -> list[CheckedSourceDocument]:
+    return await services.sources.check()
 
 
-async def _sources_known(sources: Sources, call: Call) -> list[Document]:
-    return await sources.known()
+async def _known(services: Services, _: NoParams, call: Call) -> list[KnownDocument]:
+    return await services.sources.known()

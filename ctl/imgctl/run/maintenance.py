@@ -1,17 +1,20 @@
-"""`update` and `vacuum`: keeping what is installed in order."""
+"""`update`, `vacuum`, `verify`: keep what is installed in order."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgctl import event_text
 from imgctl.errors import CommandError, UsageError, remote_error
-from imgctl.names import image_uuids
+from imgctl.run.imports import Narrator
 from imgctl.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from imgproto.documents import Result, VacuumDocument
+    from imgproto.events import EventDocument
 
     from imgctl.arguments import Arguments
     from imgctl.session import Session
@@ -21,19 +24,18 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 def update(session: Session, arguments: Arguments) -> int:
     """`update [-n] [UUID...]`. Exit status 1 when an image could not be updated; the others are."""
-    uuids = image_uuids(session, arguments.rest, among="installed")
+    uuids = session.uuids(arguments.rest, among="installed")
     failed = False
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: EventDocument) -> None:
         nonlocal failed
-        kind = event.get("event")
-        if kind == "update-failed":
+        if event["event"] == "update-failed":
             failed = True
             session.report(remote_error(event["error"]))
-        elif kind == "original-unknown":
+        elif event["event"] == "original-unknown":
             session.complain(
                 f"{session.program}: warn: cannot determine original snapshot for image "
-                f'"{printable(event.get("uuid"))}" (source info has no "dataset_guid")'
+                f'"{printable(event["uuid"])}" (source info has no "dataset_guid")'
             )
         elif (line := event_text.line(event)) is not None:
             session.say([line])
@@ -53,13 +55,13 @@ def vacuum(session: Session, arguments: Arguments) -> int:
         raise UsageError('"-j" needs "-n": it says what would be deleted')
     left: list[str] = []
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: EventDocument) -> None:
         # imgadm says nothing of what it leaves.
         if session.program != "imgadm" and (line := event_text.line(event)) is not None:
             left.append(line)
 
     with session.client() as client:
-        images = client.unused(older_than=age, keep=keep, on_event=tell)
+        images = client.vacuum_candidates(older_than=age, keep=keep, on_event=tell)
         if as_json:
             session.say_json(images)
             return 0
@@ -80,7 +82,27 @@ def vacuum(session: Session, arguments: Arguments) -> int:
     return 0
 
 
-def _agreed(session: Session, images: Sequence[Mapping[str, Any]]) -> bool:
+def verify(session: Session, arguments: Arguments) -> int:
+    """`verify [-q] [-P POOL] [-j] [--strict] [--record] [UUID...]`. Status 1 if one is not what it was."""
+    pool = arguments.text("-P")
+    uuids = session.uuids(arguments.rest, among="installed", pool=pool) if arguments.rest else None
+    with session.client() as client, Narrator(session, arguments) as tell:
+        results = client.verify(uuids, pool=pool, record=arguments.flag("--record"), on_event=tell)
+    if not arguments.flag("-j"):
+        session.say([_summary(results)])
+    # There was nothing to compare an unknown one with: that is no fault of the image.
+    good = {"ok", "recorded"} if arguments.flag("--strict") else {"ok", "recorded", "unknown"}
+    return 0 if set(results) <= good else 1
+
+
+def _summary(results: Mapping[Result, int]) -> str:
+    count = sum(results.values())
+    ordered = sorted(results, key=lambda result: result != "ok")
+    parts = ", ".join(f"{results[result]} {result}" for result in ordered)
+    return f"Verified {count} image{'' if count == 1 else 's'}" + (f": {parts}" if parts else "")
+
+
+def _agreed(session: Session, images: Sequence[VacuumDocument]) -> bool:
     session.say(["This will delete the following images:", *(f"    {_called(image)}" for image in images)])
     what = "this image" if len(images) == 1 else f"these {len(images)} images"
     try:
@@ -90,7 +112,7 @@ def _agreed(session: Session, images: Sequence[Mapping[str, Any]]) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def _called(image: Mapping[str, Any]) -> str:
+def _called(image: VacuumDocument) -> str:
     return printable(f"{image['uuid']} ({image['name']}@{image['version']})")
 
 

@@ -1,4 +1,4 @@
-"""Looking after images: how they are related, what they occupy, what was done."""
+"""Looks after images: how they are related, what they occupy, what was done, whether they are sound."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COMMANDS = (
         ("verify",),
         "verify [-q] [-P POOL] [-j] [--strict] [--record] [UUID...]",
         "read images again, and compare them with what was installed",
-        "verify:verify",
+        "maintenance:verify",
         (
             HELP,
             QUIET,
@@ -74,7 +74,7 @@ COMMANDS = (
         ("update",),
         "update [-n] [UUID...]",
         "bring manifests up to date with the sources",
-        "upkeep:update",
+        "maintenance:update",
         (
             HELP,
             Option(("-n", "--dry-run"), "", "Say what would be changed; change nothing."),
@@ -91,7 +91,7 @@ COMMANDS = (
         ("vacuum",),
         "vacuum [OPTIONS]",
         "delete images that nothing needs",
-        "upkeep:vacuum",
+        "maintenance:vacuum",
         (
             HELP,
             Option(("-n", "--dry-run"), "", "Say what would be deleted; ask nothing, delete nothing."),

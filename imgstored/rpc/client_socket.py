@@ -1,4 +1,4 @@
-"""One client's socket: bytes and descriptors in, bytes out, without ever waiting for what a stranger passed.
+"""One client's socket: bytes and descriptors in, bytes out; a stranger's descriptor never blocks the daemon.
 
 Anybody who can connect can pass a descriptor unasked. If nobody takes it, the kernel closes it within our
 `recv`, or within our `close` when it was not received yet; and to close a TCP socket with SO_LINGER, say,
@@ -27,10 +27,10 @@ _ONE_DESCRIPTOR = socket.CMSG_LEN(array.array("i").itemsize)
 #: Where the system has no such flag, a program that is started at this very moment inherits the descriptor.
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 #: Seconds that even the stopping daemon waits for a socket to be closed: mostly it takes microseconds.
-_PATIENCE = 0.5
+_CLOSE_SECONDS = 0.5
 
 
-class Line:
+class ClientSocket:
     """A connected socket, whose owner closes it. Used in trio's thread; one task receives, and one sends."""
 
     def __init__(self, connected: trio.socket.SocketType) -> None:
@@ -92,7 +92,7 @@ class Line:
                 token.run_sync_soon(closed.set)
 
         trio.lowlevel.start_thread_soon(self._close_in_thread, tell)
-        with trio.move_on_after(_PATIENCE, shield=True):
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
             await closed.wait()
         await closed.wait()
 

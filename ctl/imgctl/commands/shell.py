@@ -1,4 +1,4 @@
-"""What shells complete."""
+"""Help, and completion in shells."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ pools, sources. For one shell, or for all (then start a new one):
 Run under the name imgadm, the script is for imgadm."""
 
 COMMANDS = (
+    Command(
+        ("help", "?"),
+        "help [COMMAND]",
+        "help on commands",
+        "help:show_help",
+        (HELP,),
+        examples=(("help import", "what `import` does, and its options"),),
+    ),
     Command(
         ("completion",),
         "completion bash|zsh",

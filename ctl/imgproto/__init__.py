@@ -1,0 +1,9 @@
+"""The protocol of imgstored's socket as types: what each operation takes, returns and sends while it runs.
+
+Both programs share this package, and it needs nothing but `typing`. The daemon checks parameters against it,
+mypy checks both programs, and tests check docs/protocol.md. `imgctl` names its types in annotations only, so
+that the command does not pay for them at start-up.
+"""
+
+#: The version that `hello` names.
+PROTOCOL_VERSION = 1

@@ -1,0 +1,376 @@
+"""The documents that operations return. docs/protocol.md says what the fields mean.
+
+Sizes are bytes, times are seconds since the epoch, and None is "not known", unless a field says otherwise.
+"""
+
+# Annotations are evaluated here: in Python 3.11 a TypedDict does not see NotRequired in one that is text.
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+#: An image's manifest, as its source has it: https://images.smartos.org/docs/#manifests. Only `uuid` is sure.
+ManifestDocument: TypeAlias = dict[str, Any]
+
+#: The states of an import.
+Phase = Literal[
+    "waiting", "downloading", "receiving", "verifying", "installing", "installed", "failed", "cancelled"
+]
+#: The stage that an import waits for most of the time.
+Limit = Literal["network", "checksum", "decompress", "pool", "turn", "origin", "lock"]
+#: How a verified image is.
+Result = Literal["ok", "recorded", "changed", "damaged", "lost", "unknown"]
+
+
+class ErrorDocument(TypedDict):
+    """An error as a response has it."""
+
+    code: str
+    message: str
+    hint: str
+    exit_status: int
+    data: dict[str, Any]
+
+
+# -- the daemon ----------------------------------------------------------------------------------------------
+
+
+class HelloDocument(TypedDict):
+    """What a client gets to know of the daemon. `pool` is the first of `pools`, the default."""
+
+    protocol: int
+    server: str
+    version: str
+    pool: str
+    pools: list[str]
+    features: list[str]
+
+
+class FindingDocument(TypedDict):
+    """One line of what `doctor` saw."""
+
+    check: str
+    status: Literal["ok", "warn", "fail"]
+    seen: str
+    hint: str
+
+
+class DoctorDocument(TypedDict):
+    """What keeps a host from having its images. `running`: whether the daemon has looked itself."""
+
+    version: str
+    running: bool
+    findings: list[FindingDocument]
+
+
+# -- images --------------------------------------------------------------------------------------------------
+
+
+class ChildrenDocument(TypedDict):
+    """What exists of an installed image: names of snapshots and of clones."""
+
+    snapshots: list[str]
+    clones: list[str]
+
+
+class ImageDocument(TypedDict):
+    """An installed image. `get` has `children` in place of the clones, and those only when recursive."""
+
+    manifest: ManifestDocument
+    zpool: str
+    source: NotRequired[str]
+    clones: NotRequired[int]
+    cloneNames: NotRequired[list[str]]
+    holds: NotRequired[list[str]]
+    children: NotRequired[ChildrenDocument]
+
+
+class NamedDocument(TypedDict):
+    """An image by its names; what is not known of it is empty."""
+
+    uuid: str
+    name: str
+    version: str
+
+
+class KnownDocument(TypedDict):
+    """An image of a source's last list, whose fields are as the source has them."""
+
+    uuid: str
+    name: Any
+    version: Any
+
+
+class VacuumDocument(TypedDict):
+    """An image that nothing needs."""
+
+    uuid: str
+    zpool: str
+    name: str
+    version: str
+
+
+class UsedDocument(TypedDict):
+    """What one image occupies: `used` by itself, `referenced` with its origin's data."""
+
+    uuid: str
+    name: str | None
+    version: str | None
+    origin: str | None
+    used: int
+    referenced: int
+    clones: list[str]
+
+
+class UsageDocument(TypedDict):
+    """What the images of one pool occupy. With an `error` the pool does not answer."""
+
+    zpool: str
+    total: int | None
+    available: int | None
+    images: list[UsedDocument]
+    error: NotRequired[ErrorDocument]
+
+
+class EntryDocument(TypedDict):
+    """One thing that was done: an entry of the history."""
+
+    action: str
+    uuid: str
+    name: str
+    version: str
+    pool: str
+    source: str | None
+    client: str
+    uid: int | None
+    started_at: float
+    bytes: int | None
+    seconds: float | None
+    outcome: str | None
+    code: str | None
+    message: str | None
+    import_id: str | None
+
+
+# -- sources -------------------------------------------------------------------------------------------------
+
+
+class SourceDocument(TypedDict):
+    """An image source. Without the right to change, a URL's query shows its channel only."""
+
+    url: str
+    type: str
+    insecure: bool
+    channel: str | None
+
+
+class AddedDocument(TypedDict):
+    """The outcome of adding a source; it may have been there."""
+
+    added: bool
+    source: SourceDocument
+
+
+class DeletedSourcesDocument(TypedDict):
+    """The sources that were removed."""
+
+    deleted: list[SourceDocument]
+
+
+class EditedSourcesDocument(TypedDict):
+    """What became of an edited list of sources."""
+
+    reordered: bool
+    added: list[SourceDocument]
+    deleted: list[SourceDocument]
+
+
+class CheckedSourceDocument(TypedDict):
+    """Whether a source answers."""
+
+    url: str
+    type: str
+    ok: bool
+    error: ErrorDocument | None
+
+
+class SourceStateDocument(TypedDict):
+    """How a source did since the daemon's start; `listed_at` is the age of the list that stands in for it."""
+
+    url: str
+    type: str
+    answered_at: float | None
+    failed_at: float | None
+    error: ErrorDocument | None
+    listed_at: float | None
+
+
+class OfferedDocument(TypedDict):
+    """An image that a source has."""
+
+    manifest: ManifestDocument
+    source: str
+
+
+class ProblemDocument(TypedDict):
+    """A source that did not answer. With `listed_at` (ISO time) its last good list stands in for it."""
+
+    source: str
+    error: ErrorDocument
+    listed_at: NotRequired[str]
+
+
+class AvailableDocument(TypedDict):
+    """What the sources have."""
+
+    images: list[OfferedDocument]
+    problems: list[ProblemDocument]
+
+
+# -- imports -------------------------------------------------------------------------------------------------
+
+
+class JobDocument(TypedDict):
+    """An import under way. `rate` is in compressed bytes a second, `eta` in seconds."""
+
+    uuid: str
+    name: str
+    version: str
+    pool: str
+    phase: Phase
+    done: int
+    total: int | None
+    received: int
+    rate: float
+    limits: Limit | None
+    eta: float | None
+    connections: int
+    source: str | None
+    clients: list[str]
+    started_at: float
+    error: str | None
+    import_id: str
+
+
+class PlannedDocument(TypedDict):
+    """One image of a plan; `present` bytes of it need no download."""
+
+    uuid: str
+    name: str
+    version: str
+    state: Literal["installed", "under-way", "missing"]
+    origin: str | None
+    source: str | None
+    size: int | None
+    present: int
+
+
+class RoomDocument(TypedDict):
+    """Free bytes for a download, and for its stream."""
+
+    spool: int
+    pool: int
+
+
+class PlanDocument(TypedDict):
+    """What an import would do: `count` images are missing, of which `to_come` of `size` bytes are to come."""
+
+    uuid: str
+    pool: str
+    images: list[PlannedDocument]
+    count: int
+    size: int | None
+    to_come: int
+    room: RoomDocument
+    refusals: list[ErrorDocument]
+
+
+# -- status --------------------------------------------------------------------------------------------------
+
+
+class UnfinishedDocument(TypedDict):
+    """A dataset with an image's name that is no image yet; `used` is in bytes, None where it is not known."""
+
+    uuid: str
+    why: Literal["receiving", "no manifest"]
+    used: int | None
+
+
+class PoolStateDocument(TypedDict):
+    """How a pool is. `health` is ZFS's word, None where the system does not say it."""
+
+    name: str
+    type: str
+    state: Literal["ok", "failed", "no answer"]
+    health: str | None
+    total: int | None
+    available: int | None
+    images: int
+    unfinished: list[UnfinishedDocument]
+    error: ErrorDocument | None
+
+
+class WarningDocument(TypedDict):
+    """A warning of the log; `at` is ISO time."""
+
+    at: str | None
+    level: str | None
+    text: str
+
+
+class StatusDocument(TypedDict):
+    """How the daemon is. `uptime` is in seconds; `images`, `clients` and `waiting` count."""
+
+    version: str
+    pid: int
+    started_at: float
+    uptime: float
+    config: str | None
+    view: str
+    clients: int
+    images: int
+    pools: list[PoolStateDocument]
+    sources: list[SourceStateDocument]
+    imports: list[JobDocument]
+    waiting: int
+    failures: list[EntryDocument]
+    warnings: list[WarningDocument]
+    problems: list[ErrorDocument]
+
+
+# -- what changed --------------------------------------------------------------------------------------------
+
+
+class ImageChange(TypedDict):
+    """The image that was changed."""
+
+    uuid: str
+
+
+class InstalledChange(TypedDict):
+    """The image that was installed; `uuid` is that of the manifest."""
+
+    uuid: Any
+
+
+class ImagesChange(TypedDict):
+    """The images that were named."""
+
+    uuids: list[str]
+
+
+class HoldChange(TypedDict):
+    """A hold that was made or ended."""
+
+    uuid: str
+    tag: str | None
+
+
+class MadeDocument(TypedDict):
+    """The manifest of an image that was written to a file."""
+
+    manifest: ManifestDocument
+
+
+class PublishedDocument(TypedDict):
+    """An image that a server has now."""
+
+    uuid: str
+    url: str

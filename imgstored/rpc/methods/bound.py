@@ -1,0 +1,58 @@
+"""How a method is made of an operation and a function, and what the functions have in common."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from imgstored.events.notifications import Event
+from imgstored.rpc.call import Call, Method
+from imgstored.rpc.params import printable
+
+if TYPE_CHECKING:
+    from imgproto.operations import Operation
+
+    from imgstored.rpc.services import Services
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+#: The events of a request, as long as somebody listens; leaving the block ends the interest.
+Events = AbstractAsyncContextManager[AsyncIterable[Event]]
+
+#: Characters that are kept of the name that a client gives its file.
+MAX_PATH = 1024
+
+
+def method(
+    services: Services,
+    operation: Operation[P, R],
+    run: Callable[[Services, P, Call], Awaitable[R]],
+    *,
+    why_root: str = "",
+) -> Method:
+    """The method of an operation; `run` takes the operation's parameters and returns its result."""
+    return Method(operation, partial(run, services), why_root)
+
+
+async def pass_on(call: Call, events: Events) -> None:
+    """Sends events to the client until there are no more."""
+    async with events as coming:
+        async for event in coming:
+            await call.notify(event.as_wire())
+
+
+def sender(call: Call) -> Callable[[Event], Awaitable[None]]:
+    """A function that sends an event to the client."""
+
+    async def send(event: Event) -> None:
+        await call.notify(event.as_wire())
+
+    return send
+
+
+def file_name(path: str | None) -> str:
+    """What the client calls its file, as messages may have it."""
+    return printable(path or "", MAX_PATH) or "the file"
