@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
+from msgspec import Struct
 
 from imgstored import __version__, log, shortage, signals
 from imgstored.catalog.catalog import Catalog
@@ -109,8 +109,7 @@ async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> 
     logger.info("stopped")
 
 
-@dataclass(frozen=True, slots=True)
-class _Core:
+class _Core(Struct, frozen=True):
     """The parts that others are made of."""
 
     settings: Config

@@ -7,12 +7,12 @@ import os
 import signal
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
+from msgspec import Struct
 
 from imgstored import __version__, config, log
 from imgstored.descriptors import raise_limit
@@ -43,8 +43,7 @@ _STOP_SECONDS = 4.5
 _LARGE_MODULES = ("numpy", "isal.isal_zlib", "httpx2")
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """The parts that run, or that a changed configuration changes."""
 
     catalog: Catalog

@@ -11,8 +11,9 @@ import gzip
 import lzma
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from imgstored.errors import UsageError
 from imgstored.transfer.threaded import workers_for
@@ -32,8 +33,7 @@ _XZ_PRESET: Final = 6
 _ZSTD_LEVEL: Final = 9
 
 
-@dataclass(frozen=True, slots=True)
-class _Method:
+class _Method(Struct, frozen=True):
     compress: Callable[[bytes], bytes]
     block: int  #: bytes that are compressed by themselves
     memory: int  #: bytes that this takes

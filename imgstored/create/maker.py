@@ -11,12 +11,12 @@ import threading
 import time
 import uuid as uuids
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
+from msgspec import Struct
 
 from imgstored import shortage
 from imgstored.create.events import Inheriting, Making, ManifestMade, Sending
@@ -68,8 +68,7 @@ _FRESH: Final = 3600.0
 _MAX_SCRIPT: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What image a client wants. `source` is a machine's uuid, or a dataset's name."""
 
     source: str
@@ -94,8 +93,7 @@ class Wanted:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Of:
+class _Of(Struct, frozen=True):
     """What an image is made of."""
 
     datasets: Datasets

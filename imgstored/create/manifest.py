@@ -6,8 +6,9 @@ Pure: no I/O.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from imgstored.errors import InvalidManifestError, ManifestValidationError, UsageError
 from imgstored.manifest import load, parse_list
@@ -75,16 +76,14 @@ _SHOWN: Final = 60
 _MIB: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """The image that the source was cloned from."""
 
     manifest: Mapping[str, Any]
     incremental: bool  #: the new image is what differs from it
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """What the image is made of, as far as its manifest is concerned."""
 
     volume: bool

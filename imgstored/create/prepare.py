@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from msgspec import Struct
 
 from imgstored.create.events import Making
 from imgstored.errors import ImgstoreError, PrepareImageDidNotRunError, PrepareImageError
@@ -35,16 +35,14 @@ _ERROR: Final = "prepare-image:error"
 _WORDS: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """Seconds."""
 
     each: float = 300.0  #: for the script to begin, to end, and for the machine to stop
     between: float = 2.0  #: two looks
 
 
-@dataclass(frozen=True, slots=True)
-class Preparation:
+class Preparation(Struct, frozen=True):
     """One machine's preparation. All calls block."""
 
     vmadm: Vmadm

@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from imgstored import shortage, signals
 from imgstored.errors import InternalError, NotSupportedError, VmNotFoundError
@@ -33,8 +34,7 @@ _WORDS: Final = 2000
 _PATIENCE: Final = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """A machine as `vmadm get` describes it."""
 
     uuid: str

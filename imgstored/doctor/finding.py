@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from imgproto.documents import FindingDocument
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
 Status = Literal["ok", "warn", "fail"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One line of the report. `check` is the name of what was checked, `seen` a phrase, `hint` what to do."""
 
     check: str

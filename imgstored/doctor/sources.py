@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field
 
 from imgstored.doctor.finding import Finding
 from imgstored.errors import ImgstoreError
@@ -43,8 +44,7 @@ _TRUST: Final = (
 _CLOCK: Final = "set the clock, and have it kept: chrony, systemd-timesyncd, or ntp"
 
 
-@dataclass(slots=True)
-class Answers:
+class Answers(Struct):
     """What came back beside the documents, by the source's URL: seconds it took, and our clock's lead."""
 
     seconds: dict[str, float] = field(default_factory=dict)

@@ -9,10 +9,10 @@ its `ImportEvent`s. An import that ends before it starts has one `Refused` inste
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import structlog
+from msgspec import Struct, field
 
 from imgstored.errors import CancelledError, ImgstoreError
 
@@ -27,16 +27,14 @@ log = structlog.get_logger(__name__)
 Outcome = Literal["installed", "deleted", "failed", "cancelled", "interrupted"]
 
 
-@dataclass(frozen=True, slots=True)
-class Requester:
+class Requester(Struct, frozen=True):
     """Who asked for an action. `client` is the name that a client gave itself, `uid` is from the kernel."""
 
     client: str
     uid: int | None = None  #: None: the daemon itself
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Action:
+class Action(Struct, frozen=True, eq=False):
     """The facts about one action that never change. No action equals another one."""
 
     kind: Literal["import", "install", "delete"]
@@ -48,24 +46,21 @@ class Action:
     import_id: str | None = None  #: in all log lines of an import
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """An action began."""
 
     action: Action
     requester: Requester
 
 
-@dataclass(frozen=True, slots=True)
-class ImportEvent:
+class ImportEvent(Struct, frozen=True):
     """Something happened to an import that its watchers are notified of."""
 
     action: Action
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """An action ended. The other fields are facts about an import: bytes and seconds until its end."""
 
     action: Action
@@ -76,8 +71,7 @@ class Ended:
     stages: tuple[tuple[str, float], ...] = ()  #: each stage, and the seconds spent in it
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """An import or installation that a client wanted failed before it began."""
 
     action: Action
@@ -85,8 +79,7 @@ class Refused:
     error: ImgstoreError
 
 
-@dataclass(frozen=True, slots=True)
-class CacheHit:
+class CacheHit(Struct, frozen=True):
     """A request needed no download of its own: the image was installed, or another import brings it."""
 
     kind: Literal["installed", "joined"]

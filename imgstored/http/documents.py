@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import random
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import Struct, field
 
 from imgstored.errors import ClientError
 from imgstored.http.causes import cause_of, certificate_refused
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 _RETRIED = frozenset({429, 502, 503, 504})
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentLimits:
+class DocumentLimits(Struct, frozen=True):
     """Bounds on one document. Sizes in bytes, times in seconds."""
 
     max_bytes: int = 64 << 20  #: of the body, decoded or not
@@ -52,8 +51,7 @@ class DocumentLimits:
     backoff: Backoff = field(default_factory=lambda: Backoff(first=0.25, most=5.0))
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """An answer, whatever its status."""
 
     status: int

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from imgstored.errors import ClientError
 
@@ -40,8 +44,7 @@ class Access:
     )  #: sent to the server's own origin only
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(Struct, frozen=True):
     """One place that has an image's file."""
 
     url: str
@@ -50,8 +53,7 @@ class Location:
     verify: Verify = "streaming"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """The server that a URL names (RFC 6454): what credentials are bound to."""
 
     scheme: str
@@ -133,7 +135,7 @@ def redirected(location: Location, target: str) -> Location:
             f"{shown(location.url)}: redirects from https to http ({shown(url)})",
             hint="the server's configuration is unsafe; use another source",
         )
-    access = location.access if new == old else replace(location.access, headers=())
+    access = location.access if new == old else dataclasses.replace(location.access, headers=())
     return replace(location, url=url, access=access)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import email.utils
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from imgstored.errors import DownloadError
 from imgstored.http.retry import TRANSIENT_STATUSES, retry_after
@@ -43,8 +44,7 @@ class FetchError(DownloadError):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True, slots=True)
-class RangeReply:
+class RangeReply(Struct, frozen=True):
     """What follows: bytes [start, stop) of a file of `total` bytes; None where the server does not say."""
 
     partial: bool  #: False: the server sends the whole file, whatever was asked for

@@ -10,8 +10,9 @@ import http.client
 import io
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from imgstored.errors import ClientError
 from imgstored.http.causes import cause_of, certificate_refused
@@ -45,8 +46,7 @@ _BUFFER = 1 << 20
 _HAND_OVER_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """In seconds. `silence` bounds each wait for the server's next bytes, within head and body."""
 
     connect: float

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import Struct
 
 from imgstored.errors import ClientError
 from imgstored.http.documents import Document, DocumentLimits, cause_in, open_client, read_answer
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Struct, frozen=True):
     """What is sent: `size` bytes of `content`."""
 
     content: AsyncIterator[bytes]

@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
+from msgspec import Struct
 
 from imgstored import shortage
 from imgstored.catalog.catalog import InstalledImage
@@ -77,16 +77,14 @@ _UNSETTLED: Final = 15.0
 _MAX_ATTEMPTS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class FromFile:
+class FromFile(Struct, frozen=True):
     """An image file that a client has opened. The import closes `fd`; `path` is for messages."""
 
     fd: int
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
+class _Result(Struct, frozen=True):
     """How an import ended: an error, or the image of somebody else who was faster."""
 
     end: End

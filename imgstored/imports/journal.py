@@ -11,8 +11,9 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from imgstored import shortage
 from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
@@ -52,8 +53,7 @@ CREATE TABLE validators (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class UnfinishedImport:
+class UnfinishedImport(Struct, frozen=True):
     """A row of the journal: an import that did not end. Times in seconds since the epoch."""
 
     spec: ImportSpec

@@ -13,8 +13,9 @@ refusals.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from imgstored.errors import ImgstoreError, InvalidManifestError, OriginNotInstalledError
 from imgstored.http.location import public
@@ -32,8 +33,7 @@ State = Literal["installed", "deleting", "under-way", "missing"]
 StateOf = Callable[[str], State]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One image of the ancestry; what a source has of it, where it is missing."""
 
     uuid: str

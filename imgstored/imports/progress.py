@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from imgstored.events.notifications import ImageProgress, Progress
 from imgstored.transfer.limiting import limiting
@@ -25,8 +26,7 @@ _SHORTEST: Final = 0.25
 RATE_WINDOW: Final = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """One image's import at one moment. Bytes are compressed ones."""
 
     done: int = 0  #: bytes that are there
@@ -40,8 +40,7 @@ class Sample:
         return self.total is None or self.done < self.total
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What a gauge shows of the last seconds: `rate` in compressed bytes a second, `eta` in seconds."""
 
     rate: float

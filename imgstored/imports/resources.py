@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import Struct
 
 from imgstored.errors import NoSpaceError
 from imgstored.imports.leftovers import Leftovers
@@ -29,8 +29,7 @@ _EVERY = 64 << 20
 _MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ImportLimits:
+class ImportLimits(Struct, frozen=True):
     """Bounds on the imports at the same time, and on what one image may take. Sizes in bytes.
 
     All of it is configured: the defaults are in `LimitsTable`.
@@ -76,8 +75,7 @@ class Resources:
         self.receive_slots = trio.CapacityLimiter(2 * limits.imports)
 
 
-@dataclass(frozen=True, slots=True)
-class FreeSpace:
+class FreeSpace(Struct, frozen=True):
     """Checks the free space of file systems and pools. `min_free` bytes stay free in each."""
 
     folder: Path  #: where files are spooled

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 
-@dataclass(frozen=True, slots=True)
-class ImportSpec:
+class ImportSpec(Struct, frozen=True):
     """One image, its pool, and where the image comes from.
 
     The same value goes from the request to the journal and, after a restart, from the journal to the import.

@@ -23,9 +23,10 @@ on as after `STOPPED`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from imgstored.errors import CancelledError, ImgstoreError, NoSpaceError, StreamError, UncompressionError
 from imgstored.transfer.digest import WrongFileError
@@ -79,8 +80,7 @@ class End(Enum):
     WRONG_BYTES = auto()  #: one attempt only: what came is not the image, but another mirror may have it
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """What an end keeps. What is not kept is dropped."""
 
     partial: bool  #: what the pool received

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import Key
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """An installed image. `dependents` are the names (POOL/…) of what is cloned from it, machines' too."""
 
     pool: str
@@ -40,8 +40,7 @@ class Candidate:
         return f"{self.pool}/{self.uuid}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """The unused images that stay."""
 
     installed_before: float | None = None  #: seconds since the epoch: those installed later stay

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 if TYPE_CHECKING:
     from imgproto.documents import Result
@@ -17,16 +16,14 @@ if TYPE_CHECKING:
 _FROM_NOW_ON = "from now on it is compared with what it is"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The result, and why it is not "ok" (for people)."""
 
     result: Result
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """The state of imgadm's file of an image."""
 
     missing: bool = False

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
+from msgspec import Struct
 
 from imgstored import shortage
 from imgstored.catalog.manifest_files import MISSING
@@ -48,8 +48,7 @@ _LONGEST_REST: Final = 1.0
 _LOST = "it is not in the pool any more, and was not deleted by imgstored or imgadm"
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """The parts that a verifier works with. `busy` says whether there are imports. For trio's thread."""
 
     catalog: Catalog

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from imgstored.manifest.names import UUID, shown
 
@@ -16,8 +17,7 @@ from imgstored.manifest.names import UUID, shown
 FaultCode = Literal["MissingParameter", "Invalid"]
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """One thing that is wrong with a manifest."""
 
     field: str  #: a path such as `files[0].sha1`, fit to be shown

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
+
 from imgstored.errors import ManifestValidationError
 from imgstored.manifest.document import check_document
 from imgstored.manifest.rules import Rules, faults
@@ -34,8 +36,7 @@ _HINTS: Final[Mapping[Rules, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFile:
+class ManifestFile(Struct, frozen=True):
     """The image's file."""
 
     size: int | None  #: bytes, compressed

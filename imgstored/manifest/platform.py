@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from imgstored.errors import MaxPlatformError, MinPlatformError
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 _SHOWN: Final = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Struct, frozen=True):
     """What a SmartOS host runs, as `sysinfo` tells it."""
 
     version: str  #: "SDC Version", 7.0 on SmartOS today; "6.5" where sysinfo has none

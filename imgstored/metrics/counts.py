@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from platform import python_version
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct, field
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 
 from imgstored import __version__
@@ -33,8 +33,7 @@ _OF_IMPORTS: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 6
 _OF_REQUESTS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _UnderWay:
+class _UnderWay(Struct, frozen=True):
     """An import under way."""
 
     began: float

@@ -14,8 +14,9 @@ raises `ImageNotInstalledError` where there is none; those on a partial are cont
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 #: What flows into a pool: pieces of a stream, of any length, in order.
 Blocks = Iterable[bytes | bytearray | memoryview]
@@ -27,8 +28,7 @@ MAX_TAG: Final = 200
 OnRead = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolImage:
+class PoolImage(Struct, frozen=True):
     """An installed image as the pool knows it."""
 
     uuid: str
@@ -42,8 +42,7 @@ class PoolImage:
     created: int | None = None  #: when the dataset was made, in seconds since the epoch, if the pool knows
 
 
-@dataclass(frozen=True, slots=True)
-class Occupant:
+class Occupant(Struct, frozen=True):
     """The dataset POOL/UUID: an image, or what only has the name of one."""
 
     name: str  #: POOL/UUID
@@ -53,8 +52,7 @@ class Occupant:
     hidden: bool = False  #: it is to be ignored, or an image is being made of it
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """What reading all of an image showed."""
 
     image: PoolImage
@@ -64,8 +62,7 @@ class Checked:
     content: str | None = None  #: SHA-256 of the data in its stream, where that was asked for
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """What keeps an image from being destroyed."""
 
     dependents: tuple[str, ...] = ()  #: as `Pool.dependents` has them
@@ -73,16 +70,14 @@ class Use:
     held: bool = False  #: by tags, or by holds that others have put there
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(Struct, frozen=True):
     """Room in a pool, in bytes."""
 
     total: int
     available: int
 
 
-@dataclass(frozen=True, slots=True)
-class SourceDataset:
+class SourceDataset(Struct, frozen=True):
     """A dataset that an image can be made of."""
 
     name: str  #: POOL/…

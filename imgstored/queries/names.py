@@ -7,9 +7,10 @@ it, what people call another image.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from imgstored.errors import AmbiguousNameError
 from imgstored.manifest.names import UUID, shown
@@ -30,8 +31,7 @@ _LISTED = 20
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """An image that a name could mean. What is not known of it is empty."""
 
     uuid: str

@@ -6,10 +6,10 @@ Pools are asked with a short timeout, and not more often than anybody can look a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 import trio
+from msgspec import Struct, field
 
 from imgstored.errors import ConfigError, ImgstoreError, PoolError
 from imgstored.pools.patience import answer
@@ -42,8 +42,7 @@ TIMEOUT: Final = 2.0
 _FRESH: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Daemon:
+class Daemon(Struct, frozen=True):
     """The facts that do not change. `config` is the configuration's file, None where there is none."""
 
     version: str

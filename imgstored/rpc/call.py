@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
+from msgspec import Struct
 
 from imgstored.errors import NotPermittedError, UsageError
 from imgstored.events.stream import Requester
@@ -110,8 +111,7 @@ class Call:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(Struct, frozen=True):
     """An operation and the function that does it, which gets checked parameters."""
 
     operation: Operation[Any, Any]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
+from msgspec import Struct, field
 
 from imgstored.errors import CancelledError, ImgstoreError, UsageError
 from imgstored.rpc.call import Call, Client, Methods, PassedFile
@@ -30,8 +30,7 @@ _RECEIVE = 8 << 10
 _SEND = 64 << 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """Bounds on the socket's connections. Times in seconds.
 
     What has no default is configured (`LimitsTable`).

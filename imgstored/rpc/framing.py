@@ -10,8 +10,9 @@ The format: https://github.com/msgpack/msgpack/blob/master/spec.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import Struct
 
 from imgstored.errors import UsageError
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 Kind = Literal["scalar", "string", "array", "map", "refused"]
 
 
-@dataclass(frozen=True, slots=True)
-class MessageLimits:
+class MessageLimits(Struct, frozen=True):
     """Bounds on one message from a client, checked before anything of it is built in memory."""
 
     size: int = 4 << 20  #: bytes
@@ -40,8 +40,7 @@ class ProtocolError(UsageError):
     """A client sent something that is no message; where the next message would begin is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """What the first byte of a value says."""
 
     kind: Kind
@@ -49,8 +48,7 @@ class Header:
     length: int = 0  #: bytes after the first byte that hold `content`; 0 where the first byte says it itself
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """One whole message, undecoded. `start` is its first byte's position in the stream."""
 
     start: int

@@ -7,10 +7,10 @@ import os
 import socket
 import stat
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import Struct
 
 from imgstored import shortage
 from imgstored.errors import ConfigError
@@ -28,8 +28,7 @@ _PROBE_SECONDS = 2.0
 _IN_USE_HINT = "stop it first, or give this one another socket.path"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Which file it is, whatever it is called."""
 
     device: int

@@ -9,9 +9,10 @@ import pwd
 import socket
 import struct
 import sys
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from imgstored.errors import ConfigError, NotPermittedError
 
@@ -24,8 +25,7 @@ _SO_PEERGROUPS = 59
 _MAX_OPTION = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """A process as it was when it connected. `groups` has its primary group and the supplementary ones."""
 
     uid: int
@@ -34,8 +34,7 @@ class Peer:
     groups: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Struct, frozen=True):
     """Who may change: root, the user that the daemon runs as, and a group's members if there is a group."""
 
     daemon_uid: int

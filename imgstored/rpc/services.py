@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from imgstored.sources.source_set import SourceSet
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Struct, frozen=True):
     """The rooms below, each by what it does. The first of `pools` serves requests that name none."""
 
     pools: Sequence[str]

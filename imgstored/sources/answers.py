@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import http
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec import Struct
 
 from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
 from imgstored.http.location import shown
@@ -62,16 +62,14 @@ def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
     return manifest
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestList:
+class ManifestList(Struct, frozen=True):
     """A list of manifests as served: the first of each uuid, in the server's order."""
 
     by_uuid: dict[str, dict[str, Any]]
     elements: int  #: of the list, with those that are no manifests
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """The images of a list, or of one page of it."""
 
     images: list[Listed]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from msgspec import Struct, field
 
 from imgstored.http.location import Access, Location, Verify
 
@@ -16,8 +17,7 @@ SourceType = Literal["imgapi", "dsapi", "static"]
 TYPES: tuple[SourceType, ...] = get_args(SourceType)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceSpec:
+class SourceSpec(Struct, frozen=True):
     """One configured source. `imgstored.sources.spec.identity` says which specs are the same source."""
 
     url: str  #: normalised, without a trailing slash
@@ -28,16 +28,14 @@ class SourceSpec:
     verify: Verify | None = None  #: None: streaming over TLS and on loopback, first over plain HTTP
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """One image that a source has: its manifest as v2, or as served where it cannot be upgraded."""
 
     manifest: Mapping[str, Any]
     source: str  #: the source's URL
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """What a source says about one image."""
 
     manifest: Mapping[str, Any]  #: v2, not validated, but of the uuid that was asked for

@@ -9,11 +9,11 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
+from msgspec import Struct
 
 from imgstored import shortage
 from imgstored.durable import replace_file
@@ -151,8 +151,7 @@ class SourceClient:
 # -- how it did ----------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Health:
+class Health(Struct):
     """How one server did of late. Times are seconds since the epoch; None: never since the daemon's start."""
 
     answered_at: float | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from imgstored.errors import (
     ActiveImageNotFoundError,
@@ -27,16 +28,14 @@ PREFERRED_GRACE = 2.0
 FURTHER_GRACE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Struct, frozen=True):
     """A source has the image."""
 
     manifest: Manifest
     location: Location | None
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """An image that at least one source has."""
 
     manifest: Manifest

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
+
+from msgspec import Struct, field
 
 from imgstored import __version__
 from imgstored.errors import APIError, ClientError
@@ -37,8 +39,7 @@ class Fetch(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class AskLimits:
+class AskLimits(Struct, frozen=True):
     """Bounds on one question to one source. Sizes in bytes, times in seconds."""
 
     ping: DocumentLimits = field(
@@ -68,7 +69,7 @@ class Server:
         self.spec = spec
         self._fetch = fetch
         self._headers = (USER_AGENT, ("Accept", "application/json"), *headers)
-        self._access = replace(spec.access, insecure=spec.insecure)
+        self._access = dataclasses.replace(spec.access, insecure=spec.insecure)
         base, parameters = without_query(spec.url)
         self._base = base.removesuffix(below)
         self._parameters = [*parameters, ("channel", channel)] if channel is not None else parameters
@@ -99,7 +100,7 @@ class Server:
         The headers of the source's settings, which may hold credentials, go to the source's own origin only.
         """
         at_home = origin_of(url) == origin_of(self.spec.url)
-        access = self._access if at_home else replace(self._access, headers=())
+        access = self._access if at_home else dataclasses.replace(self._access, headers=())
         return Location(url, self.spec.url, access, verify_for(self.spec, url))
 
     def file_location(self, manifest: Mapping[str, Any], folder: str) -> Location | None:

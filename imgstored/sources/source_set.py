@@ -6,13 +6,14 @@ find_shared ──► find ──► one SourceClient for each source ──► 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 import trio
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from imgstored import import_id
 from imgstored.errors import (
@@ -399,8 +400,7 @@ async def _fan_out(items: Sequence[S], ask: Callable[[S], Awaitable[T]]) -> list
 Query = tuple[str, bool, tuple[str, ...] | None, str | None]
 
 
-@dataclass(eq=False)
-class _Flight:
+class _Flight(Struct, eq=False):
     """A search under way."""
 
     ended: trio.Event = field(default_factory=trio.Event)

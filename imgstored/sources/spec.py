@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from imgstored.errors import ClientError, ConfigError, UsageError
 from imgstored.http.location import origin_of, public, shown
@@ -125,8 +127,7 @@ def spec_of(wire: Mapping[str, Any]) -> SourceSpec:
 # -- a list that somebody edited -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True):
     """What was done to the list."""
 
     reordered: bool

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from imgstored.errors import DownloadError
 
@@ -21,8 +22,7 @@ class WrongFileError(DownloadError):
     """The file is not the one that the manifest describes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Struct, frozen=True):
     """What a manifest says of a file; what is None is not compared."""
 
     uuid: str  #: the image's, for messages

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import random
 import socket
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
+from msgspec import Struct, field
 
 from imgstored.errors import CancelledError, ClientError, ImgstoreError, InternalError
 from imgstored.http.location import Location, check_headers
@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 _PROGRESS = MIN_RANGE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadLimits:
+class DownloadLimits(Struct, frozen=True, kw_only=True):
     """Bounds on one file's download. Sizes in bytes, times in seconds, rates in bytes a second.
 
     What has no default is configured (`LimitsTable`).

@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from imgstored.errors import DownloadError, ImgstoreError
 from imgstored.http.location import Location, shown
 from imgstored.http.range_reply import FetchError, RangeReply
@@ -65,8 +67,7 @@ class Mirror:
             self.fetched += fetched
 
 
-@dataclass(eq=False, slots=True)
-class RangeRequest:
+class RangeRequest(Struct, eq=False):
     """One request under way."""
 
     ask: Ask

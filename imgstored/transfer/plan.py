@@ -54,8 +54,9 @@ nothing.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 from imgstored.http.retry import Backoff
 
@@ -88,8 +89,7 @@ def range_count(size: int, range_size: int) -> int:
     return -(-size // range_size)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """One request to make: the range `index` from `mirror`. A hedge asks a second time for a slow range."""
 
     number: int
@@ -99,8 +99,7 @@ class Ask:
     hedge: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """Nothing to do until something changes, or until `seconds` have passed."""
 
     seconds: float | None = None
@@ -120,8 +119,7 @@ Record = Literal["steady", "changed", "fickle"]
 _RECORDS: tuple[Record, ...] = ("steady", "changed", "fickle")
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(Struct, frozen=True):
     """All of the file is to be fetched again, once the requests under way have ended."""
 
     needless: list[Ask]  #: the requests under way
@@ -142,8 +140,7 @@ _RULE: Mapping[tuple[Record, Sign], Literal["restart", "go on", "spoiled"]] = {
 }
 
 
-@dataclass(slots=True)
-class MirrorState:
+class MirrorState(Struct):
     """What the plan knows of one mirror."""
 
     allowed: int  #: requests at a time, in the state `ranges`

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct, field
 
 from imgstored.hashing import SIZE
 from imgstored.transfer.plan import MAX_RANGE, MIN_RANGE, range_count
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
     from imgstored.hashing import Fingerprint
 
 
-@dataclass(frozen=True, slots=True)
-class Spooled:
+class Spooled(Struct, frozen=True):
     """What a journal knows of a spool."""
 
     size: int  #: bytes of the whole file

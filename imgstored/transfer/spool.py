@@ -10,10 +10,10 @@ import os
 import stat
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import Struct, field
 
 from imgstored import shortage
 from imgstored.errors import DownloadError, NoSpaceError
@@ -42,8 +42,7 @@ class DifferentError(Exception):
         self.offset = offset
 
 
-@dataclass(slots=True)
-class _Growing:
+class _Growing(Struct):
     """A range of which a part is there: bytes up to `position`, an offset in the file."""
 
     position: int

@@ -9,9 +9,10 @@ that the others wait for. Each stopwatch is written by one thread at a time, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from imgstored.transfer.limiting import Stage
@@ -46,8 +47,7 @@ class Stopwatch:
         return total if since is None else total + max(0.0, now - since)
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadTimes:
+class ThreadTimes(Struct, frozen=True):
     """A threaded iterator's: its thread runs; that thread waits for room; its consumer waits for an item."""
 
     running: Stopwatch = field(default_factory=Stopwatch)
@@ -55,8 +55,7 @@ class ThreadTimes:
     empty: Stopwatch = field(default_factory=Stopwatch)
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
+class Stages(Struct, frozen=True):
     """One image's stopwatches, of all its attempts."""
 
     turn: Stopwatch = field(default_factory=Stopwatch)

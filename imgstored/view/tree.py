@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
+from msgspec import Struct
+from msgspec import field as struct_field
 
 from imgstored.errors import InvalidUUIDError
 from imgstored.view.names import component, is_uuid
@@ -75,8 +77,7 @@ class File:
         return self._content
 
 
-@dataclass(slots=True, eq=False)
-class Link:
+class Link(Struct, eq=False):
     """A symbolic link."""
 
     inode: int
@@ -87,8 +88,7 @@ class Link:
 Node = Folder | File | Link
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A name in a folder. No other name ever has its id, nor the same name once it was gone."""
 
     id: int
@@ -96,22 +96,20 @@ class Entry:
     node: Node
 
 
-@dataclass(slots=True)
-class Change:
+class Change(Struct):
     """What a change made different, in the order in which it may be shown without a link to nothing."""
 
-    entries: list[tuple[int, bytes]] = field(
+    entries: list[tuple[int, bytes]] = struct_field(
         default_factory=list
     )  #: (folder's inode, name) that are another now
-    folders: list[int] = field(default_factory=list)  #: inodes of folders that have another time now
-    paths: list[Path] = field(default_factory=list)  #: an image's folder, or a link in `by-name`
+    folders: list[int] = struct_field(default_factory=list)  #: inodes of folders that have another time now
+    paths: list[Path] = struct_field(default_factory=list)  #: an image's folder, or a link in `by-name`
 
 
-@dataclass(slots=True)
-class _Slot:
+class _Slot(Struct):
     """The images of one name and version."""
 
-    published: dict[str, str] = field(default_factory=dict)  # by uuid
+    published: dict[str, str] = struct_field(default_factory=dict)  # by uuid
     shown: str | None = None
 
     def join(self, uuid: str, published: str) -> None:

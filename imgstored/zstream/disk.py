@@ -10,8 +10,9 @@ import errno
 import os
 import stat
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from imgstored.errors import UsageError
 from imgstored.zstream import qemu
@@ -43,8 +44,7 @@ _OTHERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(Struct, frozen=True):
     """An open raw disk of `size` bytes."""
 
     fd: int

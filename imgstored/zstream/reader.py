@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from imgstored.errors import StreamError
 from imgstored.zstream.fletcher4 import Buffer, Fletcher4, Sums
@@ -35,8 +36,7 @@ _LARGE = 64 << 10
 _WINDOW = 128 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderState:
+class ReaderState(Struct, frozen=True):
     """Where a reader stands between two records; a later reader may go on from it."""
 
     offset: int = 0  #: bytes of the stream that were read and verified
@@ -45,8 +45,7 @@ class ReaderState:
     ended: bool = False  #: END has been read
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(Struct, frozen=True):
     """Whole records that lie one after the other in `data`."""
 
     data: memoryview

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from msgspec import Struct
 
 from imgstored.errors import StreamError
 
@@ -74,8 +75,7 @@ class Objset(enum.IntEnum):
     VOLUME = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(Struct, frozen=True):
     """What BEGIN says of the whole stream."""
 
     byte_order: ByteOrder

@@ -15,8 +15,9 @@ from __future__ import annotations
 import re
 import sys
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from imgstored.errors import ResumeError, StreamError
 from imgstored.zstream.fletcher4 import Fletcher4
@@ -46,8 +47,7 @@ _SHAPE: Final = re.compile(r"1-([0-9a-f]{1,16})-([0-9a-f]{1,8})-((?:[0-9a-f]{2})
 _HINT: Final = "take it as `zfs get -H -o value receive_resume_token POOL/DATASET` prints it"
 
 
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
+class ResumePoint(Struct, frozen=True):
     """Where in which stream a receive is to go on: at the last WRITE that is in the pool."""
 
     object: int
@@ -59,8 +59,7 @@ class ResumePoint:
     byte_order: ByteOrder = _NATIVE  #: of the receiving host
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeToken:
+class ResumeToken(Struct, frozen=True):
     """What a token says."""
 
     point: ResumePoint

@@ -8,8 +8,10 @@ block is written twice; a stream that does otherwise is refused: the disk could 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from imgstored.errors import StreamError
 from imgstored.zstream.records import DAMAGED, Record, RecordType
@@ -34,8 +36,7 @@ MICRO_ZAP: Final = (1 << 63) + 3
 ZAP_CHUNK: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeState:
+class VolumeState(Struct, frozen=True):
     """What is known of a volume after some of its records. Offsets and sizes in bytes."""
 
     cursor: int = 0  #: end of what was written or freed: what follows is as it was in the origin

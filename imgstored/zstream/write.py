@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from imgstored.errors import UsageError
 from imgstored.zstream.fletcher4 import Buffer, Fletcher4, Sums, combine
@@ -53,8 +54,7 @@ _NAME: Final = re.compile(rf"{_COMPONENT}(/{_COMPONENT})*@{_COMPONENT}")
 Extent = tuple[int, Buffer]
 
 
-@dataclass(frozen=True, slots=True)
-class NewVolume:
+class NewVolume(Struct, frozen=True):
     """What a stream is to say of its volume. Raises `UsageError` for what no volume can be."""
 
     name: str  #: DATASET@SNAPSHOT; a receiver takes the snapshot's name from it, if it is given none

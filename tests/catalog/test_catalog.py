@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from imgstored.catalog import manifest_files
 from imgstored.catalog.catalog import Catalog, InstalledImage, as_wire

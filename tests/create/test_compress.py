@@ -84,7 +84,7 @@ def test_what_the_source_raises_is_raised_and_no_thread_stays(form):
     before = threading.active_count()
     with pytest.raises(ValueError, match="no more"):
         list(compressed(source(), form))
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_closing_it_ends_its_threads():

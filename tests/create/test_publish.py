@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from imgstored.create.publish import LIMITS, Publisher
 from imgstored.errors import (

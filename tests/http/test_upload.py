@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import trio
+from msgspec.structs import replace
 
 from imgstored.errors import ClientError
 from imgstored.http.documents import DocumentLimits

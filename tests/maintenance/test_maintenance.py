@@ -6,11 +6,12 @@ import json
 import os
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.image_locks import ImageLocks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,13 +26,13 @@ SOUND = Checked(IMAGE, 1000)
 def test_it_is_what_it_was() -> None:
     assert verdict(RECEIPT, SOUND, 11, Manifest()) == Verdict("ok")
     # Not every pool, and not every receipt, knows a stream's size; nor an origin's guid.
-    assert verdict(RECEIPT, dataclasses.replace(SOUND, stream_size=None), 11, Manifest()).result == "ok"
+    assert verdict(RECEIPT, replace(SOUND, stream_size=None), 11, Manifest()).result == "ok"
     assert verdict(replace(RECEIPT, stream_size=None), SOUND, 11, Manifest()).result == "ok"
     assert verdict(replace(RECEIPT, origin_guid=None), SOUND, 11, Manifest()).result == "ok"
 
 
 def test_what_imgadm_installed_may_be_written_to() -> None:
-    checked = dataclasses.replace(SOUND, changed="written", stream_size=None)
+    checked = replace(SOUND, changed="written", stream_size=None)
     assert verdict(replace(RECEIPT, stream_size=None), checked, 11, Manifest()) == Verdict("ok")
 
 
@@ -69,13 +68,13 @@ def test_a_receipt_is_of_one_dataset(receipt: Receipt, result: str) -> None:
     found = verdict(receipt, SOUND, 11, Manifest())
     assert found.result == result
     # Who installed it again may have mounted it.
-    written = dataclasses.replace(SOUND, changed="written")
+    written = replace(SOUND, changed="written")
     assert verdict(receipt, written, 11, Manifest()).result == ("changed" if result == "ok" else result)
 
 
 def test_a_pool_that_does_not_know_when() -> None:
     receipt = replace(RECEIPT, dataset=0, written_at=999.0)
-    checked = dataclasses.replace(SOUND, image=dataclasses.replace(IMAGE, created=None))
+    checked = replace(SOUND, image=replace(IMAGE, created=None))
     assert verdict(receipt, checked, 11, Manifest()) == Verdict("ok")
 
 
@@ -94,7 +93,7 @@ def test_a_pool_that_does_not_know_when() -> None:
     ],
 )
 def test_the_worst_is_said(facts: dict[str, Any], manifest: Manifest, known: bool, result: str) -> None:
-    checked = dataclasses.replace(SOUND, **facts)
+    checked = replace(SOUND, **facts)
     found = verdict(RECEIPT if known else None, checked, 11, manifest)
     assert found.result == result
     assert found.reason
@@ -102,9 +101,9 @@ def test_the_worst_is_said(facts: dict[str, Any], manifest: Manifest, known: boo
 
 def test_its_data_is_not_what_was_recorded() -> None:
     receipt = replace(RECEIPT, content="aa")
-    assert verdict(receipt, dataclasses.replace(SOUND, content="aa"), 11, Manifest()) == Verdict("ok")
+    assert verdict(receipt, replace(SOUND, content="aa"), 11, Manifest()) == Verdict("ok")
     # Where nobody asked for it, or it was never recorded.
     assert verdict(receipt, SOUND, 11, Manifest()).result == "ok"
-    assert verdict(RECEIPT, dataclasses.replace(SOUND, content="bb"), 11, Manifest()).result == "ok"
-    found = verdict(receipt, dataclasses.replace(SOUND, content="bb"), 11, Manifest())
+    assert verdict(RECEIPT, replace(SOUND, content="bb"), 11, Manifest()).result == "ok"
+    found = verdict(receipt, replace(SOUND, content="bb"), 11, Manifest())
     assert (found.result, found.reason) == ("changed", "its data has the SHA-256 bb, and had aa")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.holds import Holds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib
 import random
@@ -13,12 +12,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from imgstored.errors import (
     ConfigError,
@@ -420,8 +419,8 @@ def test_a_part_that_the_kernel_does_not_go_on_with(
 
     def wrong(text: str) -> Any:
         token = parse(text)
-        point = dataclasses.replace(token.point, **moved)
-        return dataclasses.replace(token, point=point)
+        point = replace(token.point, **moved)
+        return replace(token, point=point)
 
     monkeypatch.setattr(receive, "parse_token", wrong)
     begin(pool, "base", 3_000_000)

@@ -7,11 +7,11 @@ import random
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from imgstored.errors import DownloadError
 from imgstored.http.location import Access, Location

@@ -7,6 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import force_setattr
 
 from imgstored.errors import InvalidUUIDError
 from imgstored.view.names import component
@@ -136,7 +137,7 @@ def test_an_image_of_two_pools_is_there_until_it_is_in_none(tree):
 
 def test_what_is_no_uuid_is_refused_and_does_not_keep_others_away():
     bad = image(1)
-    object.__setattr__(bad.image, "uuid", "../by-name")
+    force_setattr(bad.image, "uuid", "../by-name")
     with pytest.raises(InvalidUUIDError):
         Tree(time.time_ns).add(bad)
     assert set(tree_of([bad, image(2)], time.time_ns).root.entries) == {b"by-name", key(2)}
@@ -144,7 +145,7 @@ def test_what_is_no_uuid_is_refused_and_does_not_keep_others_away():
 
 def test_an_origin_that_is_no_uuid_is_not_shown(tree):
     shown = image(1)
-    object.__setattr__(shown.image, "origin", "../../../etc")
+    force_setattr(shown.image, "origin", "../../../etc")
     tree.add(shown)
     assert tree.at((key(1), b"origin")) is None
 

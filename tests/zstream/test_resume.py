@@ -6,12 +6,13 @@ import random
 import struct
 import tracemalloc
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from imgstored.errors import ResumeError, StreamError
 from imgstored.zstream import fletcher4

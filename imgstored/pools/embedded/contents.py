@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
+from msgspec import Struct
 
 from imgstored.manifest.names import UUID
 from imgstored.pools.base import PoolImage
@@ -31,8 +31,7 @@ log = structlog.get_logger(__name__)
 _UNREADABLE: Final = "(unreadable)"
 
 
-@dataclass(slots=True)
-class Installed:
+class Installed(Struct):
     """A published image: its note, the bytes that it occupies, and the tags that hold it."""
 
     note: ImageNote

@@ -15,10 +15,10 @@ import os
 import secrets
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 
 from imgstored.errors import ImgstoreError, StreamError
@@ -70,8 +70,7 @@ def empty_trash(root: Folder, trash: str) -> None:
     shutil.rmtree(trash, ignore_errors=True, dir_fd=root.fd)
 
 
-@dataclass(frozen=True, slots=True)
-class Receive:
+class Receive(Struct, frozen=True):
     """One image's receive into the folder `root` of the pool named `pool`."""
 
     root: Folder

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from imgstored.errors import StreamError
 from imgstored.pools.embedded.files import begin_writing_back, copy_sparsely, punch, write_all
@@ -41,8 +42,7 @@ class Receiver(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """From where a receive goes on."""
 
     begin: Begin

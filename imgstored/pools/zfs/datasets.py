@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from imgstored.errors import PoolError, UsageError
 from imgstored.manifest.names import UUID
@@ -62,8 +63,7 @@ return found
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ZfsDatasets:
+class ZfsDatasets(Struct, frozen=True):
     """See `imgstored.pools.base.Datasets`."""
 
     lzc: Lzc

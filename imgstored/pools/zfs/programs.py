@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import time
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from imgstored.manifest.names import UUID
 from imgstored.pools.base import PoolImage, Space
@@ -199,8 +201,7 @@ return {{}}
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Dataset:
+class Dataset(Struct, frozen=True):
     """A dataset that is an image, or may become one."""
 
     name: str  #: POOL/…
@@ -227,8 +228,7 @@ class Dataset:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Dependents:
+class Dependents(Struct, frozen=True):
     """What keeps a dataset from being destroyed."""
 
     names: list[str]  #: clones of its snapshots, and datasets below it

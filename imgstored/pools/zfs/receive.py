@@ -12,10 +12,10 @@ on as it is are verified by the kernel, and not twice.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import Struct
 
 from imgstored.errors import ImgstoreError, PoolError, ResumeError, StreamError
 from imgstored.pools.refusals import refuse_other_origin
@@ -58,8 +58,7 @@ class _Checked:
         self._reader.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class Receive:
+class Receive(Struct, frozen=True):
     """One image's receive into POOL/UUID-partial."""
 
     lzc: Lzc

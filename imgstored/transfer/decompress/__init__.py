@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from imgstored.errors import UncompressionError
 from imgstored.transfer.decompress.feed import Feed
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 Stream = Generator[bytes | memoryview, None, None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecompressLimits:
+class DecompressLimits(Struct, frozen=True, kw_only=True):
     """Bounds on decompression. Sizes in bytes. What has no default is configured (`LimitsTable`).
 
     `decoder_memory` is for an xz decoder, or a zstd frame's window; gzip needs some 100 KiB, bzip2 4 MiB.
@@ -37,8 +37,7 @@ class DecompressLimits:
     workers: int = 4  #: at most; no more than the machine has processors
 
 
-@dataclass(slots=True)
-class Meter:
+class Meter(Struct):
     """What went in and came out so far; may be read from any thread."""
 
     limits: DecompressLimits

@@ -5,8 +5,9 @@ The errors of all decoders are here, too, in imgadm's words where it has some.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from imgstored.errors import UncompressionError
 
@@ -52,8 +53,7 @@ class Decoder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(Struct, frozen=True):
     """How a kind of file is decoded."""
 
     name: str

@@ -12,8 +12,9 @@ import hashlib
 import lzma
 import struct
 import zlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from imgstored.transfer.decompress.feed import Feed
 from imgstored.transfer.decompress.serial import Format, at_end, corrupt, cut_short, decode_part
@@ -87,8 +88,7 @@ def units(feed: Feed) -> Iterator[bytearray]:
         raise cut_short("xz", feed.position) from error
 
 
-@dataclass(slots=True)
-class _Index:
+class _Index(Struct):
     """What a stream's index must say: kept as a hash, for a stream may have very many blocks."""
 
     count: int = 0

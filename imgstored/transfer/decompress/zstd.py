@@ -8,8 +8,9 @@ than the lengths of headers and blocks.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from imgstored.errors import UncompressionError
 from imgstored.transfer.decompress.serial import Format
@@ -34,8 +35,7 @@ class _At(enum.Enum):
     END = enum.auto()
 
 
-@dataclass(slots=True)
-class FrameWalk:
+class FrameWalk(Struct):
     """Follows a frame through its headers. Pure."""
 
     skippable: bool = False
