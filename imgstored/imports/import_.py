@@ -265,9 +265,6 @@ class Import:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
         await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
-        file = self.manifest.file
-        if file is not None and file.sha1 is None:
-            self._emit(Note(f"the manifest of image {self.uuid} has no checksum of its file, only the size"))
         attempt = 1
         while True:
             self._download, self._pump = download, pump = self._pipeline(locations)

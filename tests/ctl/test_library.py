@@ -90,7 +90,7 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "ancestry": lambda client, _: client.ancestry(U, "p"),
     "update": lambda client, _: client.update([U], dry_run=True),
     "vacuum": lambda client, _: client.vacuum_candidates(older_than=3, keep=2),
-    "verify": lambda client, _: client.verify([U], pool="p"),
+    "verify": lambda client, _: client.verify([U], pool="p", record=True),
     "create": lambda client, _: client.create(
         "zones/a",
         7,

@@ -478,9 +478,9 @@ def test_what_may_be_installed_may_be_imported(document):
         assert left <= {"files", "type"}
 
 
-@both
-def test_a_sha1_of_zeros_says_nothing(rules):
+@pytest.mark.parametrize(("rules", "sha1"), [("install", None), ("import", "0" * 40)])
+def test_a_sha1_of_zeros_says_nothing_but_of_an_image_servers_file(rules, sha1):
     document = {**agents_manifest(OTHER, 5), "description": "from Triton's agent"}
     loaded = load(document, rules=rules)
-    assert loaded.file == ManifestFile(5, None, "gzip", None)
+    assert loaded.file == ManifestFile(5, sha1, "gzip", None)
     assert loaded.document["files"][0]["sha1"] == "0" * 40
