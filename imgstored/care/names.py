@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from imgstored.errors import AmbiguousNameError
+from imgstored.manifest import shown_text
 from imgstored.manifest.names import UUID, shown
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Named:
 def named(manifest: Mapping[str, Any]) -> Named:
     """The image of a manifest of which only the uuid is sure."""
     name, version, published_at = (
-        value if isinstance(value := manifest.get(field), str) else ""
+        "" if (value := manifest.get(field)) is None else shown_text(value)
         for field in ("name", "version", "published_at")
     )
     return Named(manifest["uuid"], name, version, published_at)

@@ -19,7 +19,7 @@ from imgstored.care.verdict import Manifest, Verdict, verdict
 from imgstored.catalog.manifest_files import MISSING
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
-from imgstored.manifest import check_uuid
+from imgstored.manifest import check_uuid, shown_text
 from imgstored.store.events import Event, ImageProgress, Note, Progress, Verified, Verifying
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class Verifier:
         manifest = await trio.to_thread.run_sync(self._lost, pool, uuid)
         if manifest is None:
             return None
-        name, version = (str(manifest.get(field) or "-") for field in ("name", "version"))
+        name, version = (shown_text(manifest.get(field)) for field in ("name", "version"))
         return Verified(uuid, pool, name, version, "lost", _LOST)
 
     def _lost(self, pool: str, uuid: str) -> dict[str, object] | None:

@@ -14,6 +14,7 @@ import structlog
 
 from imgstored.catalog.manifest_files import ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
+from imgstored.manifest import shown_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -50,9 +51,8 @@ class InstalledImage:
         return self.image.origin
 
     def text(self, key: str) -> str:
-        """A field of the manifest for people; "-" where an image has lost its manifest."""
-        value = self.manifest.get(key)
-        return value if isinstance(value, str) else "-"
+        """A field of the manifest for people, whatever it is; "-" where an image has lost its manifest."""
+        return shown_text(self.manifest.get(key))
 
 
 class View(Protocol):

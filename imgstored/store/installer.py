@@ -29,7 +29,7 @@ from imgstored.catalog.catalog import InstalledImage
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import ImgstoreError, InternalError, NoSpaceError, PoolError
 from imgstored.store.arrival import WRONG_BYTES, Arrivals, NotReceivedError, OriginFailedError, Way
-from imgstored.store.events import AlreadyInstalled, InstalledMeanwhile, WaitingForLock
+from imgstored.store.events import AlreadyInstalled, InstalledMeanwhile, Note, WaitingForLock
 from imgstored.store.leftovers import Leftovers
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits
@@ -136,6 +136,7 @@ class Installer:
         Cancelling it leaves what the table says.
         """
         log.info("installing", uuid=layer.uuid, pool=layer.pool, source=layer.source)
+        _warn_of_oddities(layer, told=isinstance(bytes_from, FromFile))
         ended = False
         async with AsyncExitStack() as lock:
             try:
@@ -291,3 +292,13 @@ class Installer:
         except ImgstoreError:
             self._catalog.settle(image.pool, image.uuid)
             raise
+
+
+def _warn_of_oddities(layer: Layer, *, told: bool) -> None:
+    """Says once what in the manifest is taken though imgadm's own validation refuses it."""
+    if not layer.manifest.odd:
+        return
+    odd = ", ".join(layer.manifest.odd)
+    log.warning("a manifest is odd, and is kept as it is", uuid=layer.uuid, pool=layer.pool, odd=odd)
+    if told:
+        layer.emit(Note(f"the manifest is odd, and is kept as it is: {odd}"))

@@ -23,7 +23,7 @@ from imgstored.errors import (
     OriginNotInstalledError,
     UsageError,
 )
-from imgstored.manifest import check_uuid, load
+from imgstored.manifest import check_uuid, in_lower_case, load
 from imgstored.store.ancestry import Ancestry, Wish
 from imgstored.store.deletions import Deletions
 from imgstored.store.events import AlreadyInstalled, Held, Importing, Installing, Planned
@@ -187,7 +187,7 @@ class Store:
     ) -> AsyncIterator[Request]:
         """A client has an image's file open as `fd`, and wants it installed. `path` is for messages only."""
         if isinstance(uuid := manifest.get("uuid"), str):
-            check_uuid(uuid)  # imgadm says this first, and nothing else
+            check_uuid(in_lower_case(uuid))  # imgadm says this first, and nothing else
         loaded = load(_dated(manifest), rules="install")
         target = self._catalog.pool(pool).name
 
