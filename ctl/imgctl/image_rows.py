@@ -42,7 +42,7 @@ def docker_rows(images: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     How imgadm words `created` is not known; ours is the time of publishing.
     """
     rows = list(images)
-    origins = {row.get("origin") for row in rows}
+    origins = {origin for row in rows if isinstance(origin := row.get("origin"), str)}
     heads = [row for row in rows if row.get("uuid") not in origins]
     return [
         {

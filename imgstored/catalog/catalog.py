@@ -20,6 +20,7 @@ import trio
 
 from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
+from imgstored.manifest import shown_text
 from imgstored.pools.patience import answer
 
 if TYPE_CHECKING:
@@ -76,9 +77,8 @@ class InstalledImage:
         return self.manifest.keys() != {"uuid"}
 
     def text(self, key: str) -> str:
-        """A field of the manifest for people; "-" where an image has lost its manifest."""
-        value = self.manifest.get(key)
-        return value if isinstance(value, str) else "-"
+        """A field of the manifest for people, whatever it is; "-" where an image has lost its manifest."""
+        return shown_text(self.manifest.get(key))
 
 
 class View(Protocol):

@@ -18,7 +18,7 @@ import structlog
 
 from imgstored.durable import replace_file
 from imgstored.errors import InvalidManifestError
-from imgstored.manifest import MAX_LIST, parse
+from imgstored.manifest import MAX_LIST, in_lower_case, parse
 from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ class ManifestFiles:
         except InvalidManifestError as error:
             _report(pool, uuid, path, error.message)
             return Record({"uuid": uuid}, None, stamp)
-        manifest, source = record.get("manifest"), record.get("source")
-        if not isinstance(manifest, dict) or manifest.get("uuid") != uuid:
-            _report(pool, uuid, path, "it has no manifest of this image")
-            manifest = {"uuid": uuid}
+        manifest, source = _manifest(record, pool, uuid, path), record.get("source")
         return Record(manifest, source if isinstance(source, str) else None, stamp)
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -174,6 +171,15 @@ def _content(path: Path) -> bytes:
             raise InvalidManifestError("not a regular file")
         # A byte more than it says: imgadm may be writing it.
         return file.read(min(status.st_size, _MAX_FILE) + 1)
+
+
+def _manifest(record: Mapping[str, Any], pool: str, uuid: str, path: Path) -> dict[str, Any]:
+    """The image's manifest of what a file has, with whatever types; the uuid only where it has none."""
+    manifest = record.get("manifest")
+    if not isinstance(manifest, dict) or in_lower_case(manifest.get("uuid")) != uuid:
+        _report(pool, uuid, path, "it has no manifest of this image")
+        return {"uuid": uuid}
+    return {**manifest, "uuid": uuid}
 
 
 def _report(pool: str, uuid: str, path: Path, why: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from imgstored.create.events import ManifestMade, Sending
 from imgstored.create.job import MAX_JOBS, in_thread, running
-from imgstored.create.manifest import check_compression, file_prefix, file_suffix
+from imgstored.create.manifest import check_compression, file_prefix, file_suffix, restoring
 from imgstored.create.output import Output, closed, pour
 from imgstored.errors import ImageNotInstalledError, StreamError, UsageError
 from imgstored.manifest import check_uuid
@@ -60,12 +60,17 @@ class Exporter:
         if form == "raw" and (compression != "none" or image.image.kind != "volume"):
             what = "is not compressed" if compression != "none" else "can only be made of a zvol"
             raise UsageError(f"a raw disk {what}", hint="leave out --format or -c")
-        if not image.manifest.get("name"):
+        if image.manifest.keys() <= {"uuid"}:
             raise UsageError(
                 f'image "{uuid}" has lost its manifest', hint="`imgctl update` fetches it from its source"
             )
+        manifest = restoring(image.manifest, uuid=image.uuid, origin=image.origin)
         output = Output(fd, path)
-        write = partial(self._stream, image, compression) if form == "stream" else partial(self._raw, image)
+        write = (
+            partial(self._stream, image, manifest, compression)
+            if form == "stream"
+            else partial(self._raw, image)
+        )
 
         async def work(job: Job[MadeDocument]) -> MadeDocument:
             return await in_thread(job, partial(write, output), self._limiter)
@@ -73,9 +78,13 @@ class Exporter:
         return running(client, work)
 
     def _stream(
-        self, image: InstalledImage, compression: str, output: Output, reporter: Reporter
+        self,
+        image: InstalledImage,
+        manifest: dict[str, Any],
+        compression: str,
+        output: Output,
+        reporter: Reporter,
     ) -> MadeDocument:
-        manifest = {key: value for key, value in image.manifest.items() if key != "files"}
         reporter.tell(ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression)))
         reporter.tell(Sending())
         sent = self._catalog.pool(image.pool).send(image.uuid)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from imgstored.errors import InvalidManifestError, ManifestValidationError, UsageError
-from imgstored.manifest import load, parse_list
+from imgstored.manifest import load, parse_list, text_of, upgrade
+from imgstored.manifest.document import check_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,6 +75,9 @@ COMPRESSIONS: Final[Mapping[str, str]] = {
 #: Characters of an argument that a message shows.
 _SHOWN: Final = 60
 _MIB: Final = 1 << 20
+
+#: Characters of each of the two parts of a file's name, which may have 255 with its extensions.
+_MAX_SLUG: Final = 100
 
 
 class Origin(Struct, frozen=True):
@@ -150,7 +154,7 @@ def new_manifest(
     requirements = _requirements(made.get("requirements"), fields, source, platform)
     if requirements:
         made["requirements"] = requirements
-    check_kind(load(made, rules="install"), volume=source.volume)
+    check_kind(load(made, rules="create"), volume=source.volume)
     return made
 
 
@@ -190,9 +194,36 @@ def _requirements(
     return made
 
 
+def restoring(manifest: Mapping[str, Any], *, uuid: str, origin: str | None) -> dict[str, Any]:
+    """The manifest with which an installed image can be installed elsewhere, without its files.
+
+    What was installed may have come from a server of any kind, or be what imgadm left, and is kept. What
+    decides is made true: the version, the uuid, and the origin that the stream is based on, which are the
+    pool's. Raises `InvalidManifestError` for one that is nested too deeply to be installed anywhere.
+    """
+    check_document(dict(manifest))
+    try:
+        new = upgrade(manifest)
+    except InvalidManifestError:
+        new = {**manifest, "v": 2}
+    new |= {"uuid": uuid}
+    new.pop("files", None)
+    if origin is not None:
+        new["origin"] = origin
+    elif new.get("origin"):
+        del new["origin"]
+    return new
+
+
 def file_prefix(manifest: Mapping[str, Any]) -> str:
-    """What an image's files are called by default, without extensions: NAME-VERSION; never a path."""
-    return f"{_slug(manifest['name'])}-{_slug(manifest['version'])}"
+    """What an image's files are called by default, without extensions: NAME-VERSION; never a path.
+
+    Each is text whatever it is, and shortened; an image without a name is called by its uuid.
+    """
+    name, version = (_slug(text_of(manifest.get(field)))[:_MAX_SLUG] for field in ("name", "version"))
+    if not name.strip("-."):
+        name = _slug(text_of(manifest.get("uuid")))[:_MAX_SLUG]
+    return f"{name}-{version}"
 
 
 def _slug(text: str) -> str:

@@ -59,8 +59,8 @@ class Publisher:
 
         Raises `ManifestValidationError` and `InvalidManifestError`, `UsageError`, `ClientError`.
         """
-        loaded = load(manifest, rules="install")
-        if loaded.file is None or loaded.file.size is None or loaded.file.sha1 is None:
+        loaded = load(manifest, rules="create")
+        if loaded.file is None or None in (loaded.file.size, loaded.file.sha1, loaded.file.compression):
             raise InvalidManifestError(
                 "manifest is invalid: it does not say what the image's file is",
                 hint="`files` has one element, with size, compression, and a sha1 that is not all zeros; "

@@ -196,6 +196,7 @@ class Import:
         `stopping` says whether the daemon is stopping: then a cancelled import keeps all that it has.
         """
         log.info("installing", uuid=self.uuid, pool=self.spec.pool, source=self.action.source)
+        self._warn_of_oddities()
         result: _Result | None = None
         try:
             async with self._lock:
@@ -210,6 +211,15 @@ class Import:
                         os.close(self._data.fd)
         finally:
             self._finish(_Result(cancelled, self._cancellation()) if result is None else result, stopping())
+
+    def _warn_of_oddities(self) -> None:
+        """Warns once of what the manifest has that imgadm's own validation would refuse."""
+        if not self.manifest.odd:
+            return
+        odd = ", ".join(self.manifest.odd)
+        log.warning("a manifest is odd, and is kept as it is", uuid=self.uuid, pool=self.spec.pool, odd=odd)
+        if isinstance(self._data, FromFile):
+            self._emit(Note(f"the manifest is odd, and is kept as it is: {odd}"))
 
     async def _bring_in(self) -> _Result:
         """Does all the work. Cancelled alone, or with everything."""

@@ -39,7 +39,7 @@ from imgstored.imports.import_ import FromFile, Import
 from imgstored.imports.plan import Plan
 from imgstored.imports.spec import ImportSpec
 from imgstored.imports.table import ImportTable
-from imgstored.manifest import check_uuid, load
+from imgstored.manifest import check_uuid, in_lower_case, load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -159,7 +159,7 @@ class Imports:
     ) -> AsyncIterator[Request]:
         """Installs the image file that a client has open as `fd`. `path` is for messages only."""
         if isinstance(uuid := manifest.get("uuid"), str):
-            check_uuid(uuid)  # imgadm says this first, and nothing else
+            check_uuid(in_lower_case(uuid))  # imgadm says this first, and nothing else
         loaded = load(_dated(manifest), rules="install")
         spec = ImportSpec(loaded.uuid, self._catalog.pool(pool).name)
 

@@ -21,7 +21,7 @@ from imgstored.catalog.receipts import receipt_of, recorded
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
 from imgstored.events.notifications import Event, ImageProgress, Note, Progress, Verified, Verifying
 from imgstored.maintenance.verdict import Manifest, Verdict, verdict
-from imgstored.manifest import check_uuid
+from imgstored.manifest import check_uuid, shown_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -213,7 +213,7 @@ class Verifier:
         manifest = await trio.to_thread.run_sync(self._lost, pool, uuid)
         if manifest is None:
             return None
-        name, version = (str(manifest.get(field) or "-") for field in ("name", "version"))
+        name, version = (shown_text(manifest.get(field)) for field in ("name", "version"))
         return Verified(uuid, pool, name, version, "lost", _LOST)
 
     def _lost(self, pool: str, uuid: str) -> dict[str, object] | None:

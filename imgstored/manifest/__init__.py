@@ -1,14 +1,17 @@
 """Image manifests: v2, v1 and dsmanifest in, v2 out, every fault named. Pure: no I/O.
 
 bytes ── document.parse ──► JSON ── upgrade ──► v2 ── rules.faults ──► Manifest
-         size, depth, numbers      v1, DSAPI         what is asked of each field
+         size, depth, numbers      v1, DSAPI         what decides is strict
+
+docs/manifests.md has a table of what a manifest may be, and what happens then.
 """
 
 from imgstored.manifest.document import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, parse, parse_list
 from imgstored.manifest.model import Manifest, ManifestFile, load, unchecked
-from imgstored.manifest.names import check_uuid
+from imgstored.manifest.names import check_uuid, in_lower_case
 from imgstored.manifest.rules import Rules
 from imgstored.manifest.upgrade import upgrade
+from imgstored.manifest.values import shown_text, text_of
 
 __all__ = [
     "MAX_DEPTH",
@@ -18,9 +21,12 @@ __all__ = [
     "ManifestFile",
     "Rules",
     "check_uuid",
+    "in_lower_case",
     "load",
     "parse",
     "parse_list",
+    "shown_text",
+    "text_of",
     "unchecked",
     "upgrade",
 ]

@@ -25,6 +25,9 @@ MAX_DEPTH: Final = 32
 #: Values of one document, keys not counted: 20,000 images of 50 fields.
 MAX_VALUES: Final = 1 << 20
 
+#: Values of one manifest, keys counted: what fits into one message of a client, with room around it.
+MAX_MANIFEST_VALUES: Final = 60_000
+
 #: Integers beyond these are read as floating-point numbers, as imgadm reads every number; what is kept as an
 #: integer fits MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md, limitation).
 MIN_INTEGER: Final = -(1 << 63)
@@ -85,8 +88,8 @@ def check_document(document: object) -> None:
     while todo:
         value, depth = todo.pop()
         values += 1
-        if values > MAX_VALUES:
-            raise _invalid("has too many values")
+        if values > MAX_MANIFEST_VALUES:
+            raise _invalid(f"has more than {MAX_MANIFEST_VALUES} values")
         match value:
             case dict() | list() if depth > MAX_DEPTH - _AROUND:
                 raise _invalid(f"is nested more than {MAX_DEPTH - _AROUND} levels deep")

@@ -10,8 +10,10 @@ from msgspec import Struct
 
 from imgstored.errors import ManifestValidationError
 from imgstored.manifest.document import check_document
+from imgstored.manifest.names import in_lower_case
 from imgstored.manifest.rules import Rules, faults
 from imgstored.manifest.upgrade import upgrade
+from imgstored.manifest.values import shown_text, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +26,9 @@ MAX_FAULTS: Final = 1000
 #: Faults that the message names; the error's data has them all.
 _IN_MESSAGE: Final = 20
 
+#: Oddities that are told.
+_MAX_ODD: Final = 20
+
 #: JavaScript, and so IMGAPI, rounds larger integers.
 _MAX_EXACT: Final = (1 << 53) - 1
 
@@ -33,6 +38,7 @@ _NO_SHA1: Final = "0" * 40
 _HINTS: Final[Mapping[Rules, str]] = {
     "import": "the image server's manifest is faulty: use another source, or tell its operator",
     "install": "correct these fields of the manifest",
+    "create": "correct these fields of the manifest",
 }
 
 
@@ -40,14 +46,18 @@ class ManifestFile(Struct, frozen=True):
     """The image's file."""
 
     size: int | None  #: bytes, compressed
-    sha1: str | None  #: lower-case hexadecimal; None where the manifest says only zeros
-    compression: str | None  #: gzip, bzip2, xz, zstd or none
+    #: Lower-case hexadecimal; None where the manifest has none, or Triton's agent wrote zeros.
+    sha1: str | None
+    compression: str | None  #: mostly gzip, bzip2, xz, zstd or none; the file itself says what it is
     dataset_guid: int | None  #: of the snapshot in the stream; None also where it may have been rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A v2 manifest without faults. Not to be changed, nor is what is in `document`."""
+    """A v2 manifest that can be used. Not to be changed, nor is what is in `document`.
+
+    Its texts are for people: whatever the manifest has there, in one printable line.
+    """
 
     document: Mapping[str, Any] = field(repr=False)  #: all of it, with the fields that we do not know
     uuid: str
@@ -59,6 +69,8 @@ class Manifest:
     published_at: str | None
     origin: str | None
     file: ManifestFile | None  #: None where the image's file comes from elsewhere (`install`)
+    #: What was taken though imgadm's own validation refuses it, the first 20 fields, fit to be shown.
+    odd: tuple[str, ...] = ()
 
 
 def load(document: Mapping[str, Any], *, rules: Rules) -> Manifest:
@@ -67,26 +79,30 @@ def load(document: Mapping[str, Any], *, rules: Rules) -> Manifest:
     Raises `InvalidManifestError` for what is no manifest of any version, and otherwise, if anything is wrong,
     `ManifestValidationError` with every fault in `data["errors"]` (the first 1000 of them).
     """
-    new = upgrade(document)
+    new = _with_uuids_in_lower_case(upgrade(document))
     check_document(new)
-    found = list(islice(faults(new, rules), MAX_FAULTS))
-    if found:
+    wrong = list(islice(faults(new, rules), MAX_FAULTS))
+    strict = wrong if rules == "create" else list(islice(faults(new, "create"), MAX_FAULTS))
+    if wrong:
+        found = _merged(strict, wrong) if rules == "install" else wrong
         raise ManifestValidationError(
             f"invalid manifest: {_listed(found)}",
             hint=_HINTS[rules],
             data={"errors": [fault.as_wire() for fault in found]},
         )
+    published_at = new.get("published_at")
     return Manifest(
         document=new,
         uuid=new["uuid"],
-        name=new["name"],
-        version=new["version"],
-        type=new["type"],
-        os=new["os"],
+        name=shown_text(new.get("name")),
+        version=shown_text(new.get("version")),
+        type=shown_text(new.get("type")),
+        os=shown_text(new.get("os")),
         state=_state(new),
-        published_at=new.get("published_at"),
-        origin=new.get("origin"),
+        published_at=None if published_at is None else shown_text(published_at),
+        origin=new.get("origin") or None,
         file=_file(new, rules),
+        odd=tuple(str(fault) for fault in strict[:_MAX_ODD]),
     )
 
 
@@ -95,10 +111,33 @@ def unchecked(document: Mapping[str, Any]) -> Manifest:
 
     Raises `InvalidManifestError` for what is no manifest of any version.
     """
-    new = upgrade(document)
+    new = _with_uuids_in_lower_case(upgrade(document))
     check_document(new)
-    fields = {key: str(new.get(key, "")) for key in ("uuid", "name", "version", "type", "os")}
-    return Manifest(document=new, **fields, state=_state(new), published_at=None, origin=None, file=None)
+    return Manifest(
+        document=new,
+        uuid=shown_text(new.get("uuid")),
+        name=shown_text(new.get("name")),
+        version=shown_text(new.get("version")),
+        type=shown_text(new.get("type")),
+        os=shown_text(new.get("os")),
+        state=_state(new),
+        published_at=None,
+        origin=None,
+        file=None,
+    )
+
+
+def _with_uuids_in_lower_case(document: dict[str, Any]) -> dict[str, Any]:
+    """The uuids that name datasets, as datasets are named."""
+    for key in ("uuid", "origin"):
+        if key in document:
+            document[key] = in_lower_case(document[key])
+    return document
+
+
+def _merged(strict: list[Fault], wrong: list[Fault]) -> list[Fault]:
+    """All that imgadm would find, too, where there is a reason to refuse the manifest at all."""
+    return [*strict, *(fault for fault in wrong if fault.field not in {each.field for each in strict})]
 
 
 def _listed(found: list[Fault]) -> str:
@@ -109,8 +148,8 @@ def _listed(found: list[Fault]) -> str:
 
 def _state(document: Mapping[str, Any]) -> str:
     state = document.get("state")
-    if isinstance(state, str):
-        return state
+    if state is not None:
+        return shown_text(state)
     if document.get("activated") is False:
         return "unactivated"
     return "disabled" if document.get("disabled") in (True, "true") else "active"
@@ -121,9 +160,15 @@ def _file(document: Mapping[str, Any], rules: Rules) -> ManifestFile | None:
     if not files:
         return None
     first = files[0]
-    # imgadm compares the zeros of an image server, too: there they are a wrong checksum.
-    sha1 = None if rules == "install" and first["sha1"] == _NO_SHA1 else first["sha1"]
-    return ManifestFile(first["size"], sha1, first["compression"], _guid(first.get("dataset_guid")))
+    sha1, compression = first.get("sha1"), first.get("compression")
+    if rules == "install" and sha1 == _NO_SHA1:
+        sha1 = None  # imgadm compares the zeros of an image server: there they are a wrong checksum
+    return ManifestFile(
+        whole_number(first["size"]),
+        sha1.lower() if sha1 else None,
+        compression if isinstance(compression, str) and compression else None,
+        _guid(first.get("dataset_guid")),
+    )
 
 
 def _guid(value: object) -> int | None:

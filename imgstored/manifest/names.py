@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from imgstored.errors import InvalidUUIDError
 
@@ -18,6 +19,13 @@ def check_uuid(text: object) -> str:
     if isinstance(text, str) and UUID.fullmatch(text):
         return text
     raise InvalidUUIDError(shown(text) if isinstance(text, str) else f"({type(text).__name__})")
+
+
+def in_lower_case(value: Any) -> Any:
+    """A uuid that a manifest writes in upper case, in lower case (RFC 9562, 4); any other value as it is."""
+    if isinstance(value, str) and value.isascii() and UUID.fullmatch(lower := value.lower()):
+        return lower
+    return value
 
 
 def shown(text: str) -> str:

@@ -1,10 +1,14 @@
-"""What a v2 manifest must say, in two measures.
+"""What a v2 manifest must say, in three measures.
 
-`install`: a manifest that a person wrote or edited; every field is checked as `imgadm install` checks it (its
-"minimal" validation: node-imgmanifest, validateMinimalManifest), and a field that nobody knows is a fault.
+`import`: a manifest that an image server gave. Only what decides which bytes are meant and where they go is a
+fault here: uuid, origin, and the file's size and SHA-1. Everything else is taken and kept as it came, as
+`imgadm import` takes it, which checks nothing.
 
-`import`: a manifest that an image server gave, and has checked by its own rules, which may be others; only
-what the store relies on is a fault here, and everything else is kept as it is.
+`install`: a manifest that comes with a file, which may be one that we have exported: the same, but the file
+need not be described. imgadm refuses more (node-imgmanifest, validateMinimalManifest).
+
+`create`: the manifest of a new image. Every field is checked, as imgadm checks it there, and a field that
+nobody knows is a fault. What this finds in the others' manifests is odd, and no fault.
 """
 
 from __future__ import annotations
@@ -31,8 +35,9 @@ from imgstored.manifest.fields import (
     url,
     uuid,
 )
+from imgstored.manifest.values import whole_number
 
-Rules = Literal["import", "install"]
+Rules = Literal["import", "install", "create"]
 
 #: Bytes of an image file: IMGAPI takes 20 GiB (MAX_IMAGE_SIZE); this leaves room for servers of other kinds.
 MAX_FILE_SIZE: Final = 1 << 40
@@ -62,7 +67,7 @@ _checked_file = members(
 )
 
 
-def _install_file(field: str, value: Any) -> Iterator[Fault]:
+def _described_file(field: str, value: Any) -> Iterator[Fault]:
     yield from _file(field, value)
     if isinstance(value, dict):
         yield from _checked_file(field, value)
@@ -74,7 +79,6 @@ def _platforms(timestamp: str, what: str) -> Check:
     return table(versions, text(16, timestamp, what), most=32, empty=False)
 
 
-_any_platforms = _platforms(r"[0-9]{8}T[0-9]{6}Z", "not a platform's time stamp such as 20120101T000000Z")
 _platforms_since_2012 = _platforms(
     r"(201[2-9]|20[2-9][0-9]|2[1-9][0-9]{2}|[3-9][0-9]{3})(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])T[0-9]{6}Z",
     "not a platform's time stamp, of 2012 or later, such as 20120101T000000Z",
@@ -111,7 +115,7 @@ _requirements = members(
     unknown=_unsupported_requirement,
 )
 
-_INSTALL: Final = members(
+_CREATE: Final = members(
     {
         "v": _version,
         "uuid": uuid,
@@ -132,7 +136,7 @@ _INSTALL: Final = members(
         "type": _type,
         "os": _os,
         "origin": uuid,
-        "files": array(_install_file),
+        "files": array(_described_file),
         "acl": array(uuid),
         "requirements": _requirements,
         "users": array(members({"name": _string}, required=("name",), unknown=_surplus)),
@@ -152,27 +156,33 @@ _INSTALL: Final = members(
 )
 
 
+def _size(field: str, value: Any) -> Iterator[Fault]:
+    """A number of bytes, which may be written as 5.0 or "5": imgadm compares them as equal."""
+    whole = whole_number(value)
+    yield from integer(1, MAX_FILE_SIZE)(field, value if whole is None else whole)
+
+
+def _sha1(field: str, value: Any) -> Iterator[Fault]:
+    """In either case. One that is empty is none."""
+    if value:
+        yield from text(40, r"[0-9a-fA-F]{40}", "not 40 hexadecimal digits")(field, value)
+
+
+def _origin(field: str, value: Any) -> Iterator[Fault]:
+    """One that is empty is none."""
+    if value:
+        yield from uuid(field, value)
+
+
+_bytes = members({"size": _size, "sha1": _sha1}, required=("size",))
+
+
 def _first_file(field: str, value: Any) -> Iterator[Fault]:
-    yield from array(_file)(field, value[:1] if isinstance(value, list) else value)
+    yield from array(_bytes)(field, value[:1] if isinstance(value, list) else value)
 
 
-_IMPORT: Final = members(
-    {
-        "v": _version,
-        "uuid": uuid,
-        "name": _name,
-        "version": _image_version,
-        "type": _type,
-        "os": _os,
-        # Other servers have more states than IMGAPI, and finer dates; both are shown on terminals.
-        "state": text(64, r"[A-Za-z0-9_-]+", "not the name of a state"),
-        "published_at": text(64, r"[0-9A-Za-z:.+ -]+", "not a date"),
-        "origin": uuid,
-        "files": _first_file,
-        "requirements": members({"min_platform": _any_platforms, "max_platform": _any_platforms}),
-    },
-    required=REQUIRED,
-)
+#: What decides which bytes are meant, and where they go. `v` is the upgrade's.
+_DECIDING: Final = members({"uuid": uuid, "origin": _origin, "files": _first_file}, required=("uuid",))
 
 
 # -- how fields go together ----------------------------------------------------------------------------------
@@ -238,8 +248,9 @@ def _requirements_together(document: Mapping[str, Any]) -> Iterator[Fault]:
 _Together = Callable[[Mapping[str, Any]], Iterator[Fault]]
 
 _TOGETHER: Final[Mapping[Rules, tuple[_Together, ...]]] = {
-    "import": (_being_made, _own_origin, _file_given, _zfs_image),
-    "install": (
+    "import": (_own_origin, _file_given, _zfs_image),
+    "install": (_own_origin, _number_of_files),
+    "create": (
         _being_made,
         _own_origin,
         _number_of_files,
@@ -249,7 +260,7 @@ _TOGETHER: Final[Mapping[Rules, tuple[_Together, ...]]] = {
     ),
 }
 
-_FIELDS: Final[Mapping[Rules, Check]] = {"import": _IMPORT, "install": _INSTALL}
+_FIELDS: Final[Mapping[Rules, Check]] = {"import": _DECIDING, "install": _DECIDING, "create": _CREATE}
 
 
 def faults(document: Mapping[str, Any], rules: Rules) -> Iterator[Fault]:

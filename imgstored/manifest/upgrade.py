@@ -11,6 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from imgstored.errors import InvalidManifestError
+from imgstored.manifest.names import shown
+from imgstored.manifest.values import number
 
 #: Fields of v1 that v2 has no use for.
 _DROPPED: Final = frozenset(
@@ -36,24 +38,23 @@ _NUMERAL = re.compile(r"[0-9]{1,15}")
 
 
 def upgrade(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest as v2; one that is v2 already comes back as it is, in a dict of its own.
+    """The manifest as v2; one that is v2 or newer comes back as it is, in a dict of its own.
 
-    Only the version is decided here: of the fields, those that are wrong stay wrong. Raises
-    `InvalidManifestError` for what has no version, or is a mixture of two.
+    Only the version is decided here, as a number or as a text that says one; of the fields, those that are
+    wrong stay wrong. Raises `InvalidManifestError` for what has no version, or is a mixture of two.
     """
     if not isinstance(document, Mapping):
         raise InvalidManifestError("manifest is invalid: not a JSON object")
     version = document.get("v")
-    if not _is_v1(version):
+    says = number(version)
+    if says is not None and says >= 2:
         return dict(document)
-    if not document.get("creator_uuid"):
-        why = 'manifest does not have a "v" field' if version is None else 'v1 without a "creator_uuid" field'
-        raise InvalidManifestError(f"manifest is invalid: {why}", hint="manifests have v: 2 today")
-    return _from_v1(document)
-
-
-def _is_v1(version: object) -> bool:
-    return version is None or (type(version) is int and version == 1)
+    if document.get("creator_uuid"):
+        if version and says is None and version is not True:
+            raise InvalidManifestError(f'manifest is invalid: "v" is not a number ({shown(str(version))})')
+        return _from_v1(document)
+    why = 'v1 without a "creator_uuid" field' if version else 'manifest does not have a "v" field'
+    raise InvalidManifestError(f"manifest is invalid: {why}", hint="manifests have v: 2 today")
 
 
 def _from_v1(old: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _file(old: Any) -> Any:
     if not isinstance(old, dict):
         return old
     new = {key: value for key, value in old.items() if key not in ("path", "url")}
-    new["compression"] = _compression_of(old.get("path") or old.get("url"))
+    new["compression"] = old.get("compression") or _compression_of(old.get("path") or old.get("url"))
     return new
 
 

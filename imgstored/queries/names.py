@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from imgstored.errors import AmbiguousNameError
+from imgstored.manifest import shown_text
 from imgstored.manifest.names import UUID, shown
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Named(Struct, frozen=True):
 def named(manifest: Mapping[str, Any]) -> Named:
     """The image of a manifest of which only the uuid is sure."""
     name, version, published_at = (
-        value if isinstance(value := manifest.get(field), str) else ""
+        "" if (value := manifest.get(field)) is None else shown_text(value)
         for field in ("name", "version", "published_at")
     )
     return Named(manifest["uuid"], name, version, published_at)

@@ -95,7 +95,7 @@ class Resolver:
         found = [
             named(image["manifest"])
             for image in offered["images"]
-            if not active or image["manifest"].get("state", "active") == "active"
+            if not active or image["manifest"].get("state") in (None, "active")
         ]
         missing = [problem for problem in offered["problems"] if "listed_at" not in problem]
         hint = "`imgctl avail` lists the images that the sources have"

@@ -63,11 +63,13 @@ def _measured(pool: Pool) -> tuple[Space, dict[str, int]]:
 
 
 def _as_wire(image: InstalledImage, used: int, clones: list[str]) -> UsedDocument:
-    name, version = image.manifest.get("name"), image.manifest.get("version")
+    name, version = (
+        None if image.manifest.get(key) is None else image.text(key) for key in ("name", "version")
+    )
     return {
         "uuid": image.uuid,
-        "name": name if isinstance(name, str) else None,
-        "version": version if isinstance(version, str) else None,
+        "name": name,
+        "version": version,
         "origin": image.origin,
         "used": used,
         "referenced": image.image.referenced,

@@ -12,7 +12,7 @@ from msgspec import Struct
 from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
 from imgstored.http.location import shown
 from imgstored.http.secrets import redacted
-from imgstored.manifest import check_uuid, parse, parse_list, upgrade
+from imgstored.manifest import check_uuid, in_lower_case, parse, parse_list, upgrade
 from imgstored.sources.base import Listed
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def one_object(url: str, body: bytes) -> dict[str, Any]:
 def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
     """The manifest of image `uuid`, as served. Raises `APIError`, also for the manifest of another image."""
     manifest = one_object(url, body)
-    if manifest.get("uuid") != uuid:
+    if in_lower_case(manifest.get("uuid")) != uuid:
         raise APIError(
             f'{shown(url)}: the server answers with another image ("{_clean(str(manifest.get("uuid")))}")',
             hint="the server is wrong; tell whoever runs it",
@@ -85,10 +85,11 @@ def read_list(url: str, body: bytes) -> ManifestList:
     by_uuid: dict[str, dict[str, Any]] = {}
     bad = 0
     for element in elements:
-        if _names_an_image(element):
-            by_uuid.setdefault(element["uuid"], element)
-        else:
+        uuid = _uuid_of(element)
+        if uuid is None:
             bad += 1
+        else:
+            by_uuid.setdefault(uuid, element if element["uuid"] == uuid else {**element, "uuid": uuid})
     if bad:
         log.warning("a source's list has elements that are no manifests", url=shown(url), elements=bad)
     return ManifestList(by_uuid, len(elements))
@@ -112,14 +113,13 @@ def _for_display(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
         return manifest
 
 
-def _names_an_image(element: object) -> bool:
+def _uuid_of(element: object) -> str | None:
     if not isinstance(element, dict):
-        return False
+        return None
     try:
-        check_uuid(element.get("uuid"))
+        return check_uuid(in_lower_case(element.get("uuid")))
     except InvalidUUIDError:
-        return False
-    return True
+        return None
 
 
 def _in_imgapis_form(body: bytes) -> str | None:

@@ -24,6 +24,7 @@ from msgspec import Struct
 from msgspec import field as struct_field
 
 from imgstored.errors import InvalidUUIDError
+from imgstored.manifest import text_of
 from imgstored.view.names import component, is_uuid
 
 if TYPE_CHECKING:
@@ -293,4 +294,5 @@ def _alike(one: InstalledImage | None, other: InstalledImage | None) -> bool:
 
 
 def _slot(image: InstalledImage) -> tuple[bytes, bytes]:
-    return component(image.text("name")), component(image.text("version"))
+    # Not as it is shown to people: different names have different paths.
+    return component(text_of(image.manifest.get("name"))), component(text_of(image.manifest.get("version")))

@@ -129,6 +129,23 @@ def test_an_image_whose_manifest_is_broken_is_still_listed(folder, text):
     assert (folder / f"zones-{BASE}.json").read_bytes() == text.encode("latin-1")
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(1, "1"), (1.0, "1"), (True, "true"), (None, "-"), ({}, "{}"), ("\x1b[2J", "?[2J")]
+)
+def test_a_field_is_shown_as_text_whatever_it_is(folder, value, text):
+    folder.mkdir()
+    written(folder, BASE, name=value, version=value)
+    found = opened(folder, image(BASE)).get("zones", BASE)
+    assert (found.text("name"), found.text("version")) == (text, text)
+    assert found.manifest["name"] == value
+
+
+def test_a_uuid_that_is_written_in_upper_case_is_the_images(folder):
+    folder.mkdir()
+    (folder / f"zones-{BASE}.json").write_text(json.dumps({"manifest": {"uuid": BASE.upper(), "name": "x"}}))
+    assert opened(folder, image(BASE)).get("zones", BASE).manifest == {"uuid": BASE, "name": "x"}
+
+
 def test_what_is_no_file_or_too_large_is_not_read(folder):
     folder.mkdir()
     os.mkfifo(folder / f"zones-{BASE}.json")

@@ -6,7 +6,8 @@ import pytest
 
 from imgstored.catalog.catalog import Catalog, InstalledImage
 from imgstored.create.export import Exporter
-from imgstored.errors import ImageNotInstalledError, ImgstoreError, UsageError
+from imgstored.errors import ImageNotInstalledError, ImgstoreError, InvalidManifestError, UsageError
+from imgstored.manifest import load
 from imgstored.pools.embedded import EmbeddedPool
 from tests.support.streams import StreamWriter, filesystem_stream
 
@@ -104,3 +105,36 @@ async def test_an_image_that_lost_its_manifest(catalog, output):
     catalog.add(InstalledImage("zones", image.image, {"uuid": BASE}))
     with pytest.raises(UsageError, match="has lost its manifest"):
         await exported(catalog, output, BASE)
+
+
+@pytest.mark.parametrize("uuid", [BASE, TOP])
+async def test_a_manifest_that_says_anything(catalog, output, uuid):
+    image = catalog.get("zones", uuid)
+    odd = {"uuid": uuid, "v": [], "version": 1, "name": None, "type": {}, "origin": FILES, "files": 5, "x": 1}
+    catalog.add(InstalledImage("zones", image.image, odd))
+    events, manifest = await exported(catalog, output, uuid)
+    (file,) = manifest.pop("files")
+    origin = {"origin": BASE} if uuid == TOP else {}
+    assert manifest == {"uuid": uuid, "v": 2, "version": 1, "name": None, "type": {}, "x": 1} | origin
+    assert file["size"] == output[1].stat().st_size
+    assert events[0]["prefix"] == f"{uuid}-1"
+    assert load({**manifest, "files": [file]}, rules="install").origin == image.origin
+
+
+async def test_a_manifest_that_nobody_could_install(catalog, output):
+    image = catalog.get("zones", BASE)
+    deep: list = []
+    for _ in range(30):
+        deep = [deep]
+    catalog.add(InstalledImage("zones", image.image, {**image.manifest, "x": deep}))
+    with pytest.raises(InvalidManifestError, match="nested more than 28 levels deep"):
+        await exported(catalog, output, BASE)
+
+
+@pytest.mark.parametrize("form", ["stream", "raw"])
+async def test_the_number_1_is_a_version(catalog, output, form):
+    """As `imgadm create ... version=1.0` writes it."""
+    image = catalog.get("zones", BASE)
+    catalog.add(InstalledImage("zones", image.image, {**image.manifest, "version": 1}))
+    _, manifest = await exported(catalog, output, BASE, form=form)
+    assert manifest["version"] == 1

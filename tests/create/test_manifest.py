@@ -12,6 +12,7 @@ from imgstored.create.manifest import (
     file_suffix,
     given_fields,
     new_manifest,
+    restoring,
 )
 from imgstored.errors import ManifestValidationError, UsageError
 from imgstored.manifest import load
@@ -176,6 +177,44 @@ def test_what_files_are_called(name, version, prefix):
     assert file_prefix({"name": name, "version": version}) == prefix
 
 
+@pytest.mark.parametrize(
+    ("fields", "prefix"),
+    [
+        ({"name": "web", "version": 1}, "web-1"),
+        ({"name": 5, "version": True}, "5-true"),
+        ({"name": "web"}, "web--"),
+        ({"version": "1"}, f"{UUID}-1"),
+        ({"name": "日本", "version": "1"}, f"{UUID}-1"),
+        ({"name": "..", "version": "."}, f"{UUID}-."),
+        ({"name": {"a": 1}, "version": []}, "a1-"),
+        ({"name": "x" * 1024, "version": "y" * 512}, "x" * 100 + "-" + "y" * 100),
+    ],
+)
+def test_files_are_named_after_the_image_whatever_it_is_called(fields, prefix):
+    assert file_prefix({"uuid": UUID, **fields}) == prefix
+
+
+@pytest.mark.parametrize(
+    ("manifest", "origin", "restored"),
+    [
+        ({"v": 2, "name": "a", "version": 1}, None, {"v": 2, "name": "a", "version": 1}),
+        ({"name": "a"}, None, {"name": "a", "v": 2}),
+        ({"v": "x", "uuid": "y", "origin": OTHER}, None, {"v": 2}),
+        ({"v": 3, "origin": 5, "files": 7}, OTHER, {"v": 3, "origin": OTHER}),
+        ({"v": "2", "origin": None}, None, {"v": "2", "origin": None}),
+        ({"v": 2}, OTHER, {"v": 2, "origin": OTHER}),
+        ({"creator_uuid": 1, "owner": 2}, None, {"creator_uuid": 1, "owner": 2, "v": 2}),
+    ],
+)
+def test_what_restores_an_image_is_true_where_it_decides(manifest, origin, restored):
+    assert restoring(manifest, uuid=UUID, origin=origin) == {**restored, "uuid": UUID}
+
+
+def test_what_restores_an_image_of_version_1_is_version_2():
+    restored = restoring({"creator_uuid": OTHER, "name": "a"}, uuid=UUID, origin=None)
+    assert (restored["v"], restored["owner"], restored["uuid"]) == (2, OTHER, UUID)
+
+
 @given(st.text(), st.text())
 def test_a_file_is_never_called_by_a_path(name, version):
     prefix = file_prefix({"name": name, "version": version})
@@ -200,5 +239,5 @@ def test_compressions():
 def test_what_is_made_can_be_installed():
     made = new_manifest(FIELDS, VOLUME, uuid=UUID)
     made["files"] = [{"sha1": "0" * 40, "size": 1, "compression": "zstd", "dataset_guid": "5"}]
-    load(made, rules="install")
-    load(made, rules="import")
+    for rules in ("create", "install", "import"):
+        load(made, rules=rules)

@@ -220,3 +220,16 @@ def test_export(imgctl, making, there):
     assert "must be one of" in imgctl("export", "--format", "vdi", BASE, cwd=here).stderr
     wrong = imgctl("export", "--format", "raw", "-c", "xz", BASE, cwd=here)
     assert "a disk is not compressed" in wrong.stderr
+
+
+def test_the_manifest_of_an_export_can_be_read_again_however_large_it_is(imgctl, making, there):
+    """Indentation would make it larger than what `install` reads."""
+    _, here = there
+    large = {**MANIFEST, "tags": {"x": [[[[[number]]]] for number in range(10_000)], "y": ["y"] * 19_000}}
+    assert len(json.dumps(large, indent=2)) > 1 << 20
+    making.result = {"manifest": large}
+    making.events = [NAMED, Sending()]
+    assert imgctl("export", BASE, cwd=here).returncode == 0
+    path = here / "test1-1.0.imgmanifest"
+    assert path.stat().st_size < 1 << 19
+    assert json.loads(path.read_text()) == large

@@ -65,9 +65,10 @@ def cut_short() -> tuple[dict, bytes]:
         (broken("size", 1_851_101), "DownloadError", "expected 1851101 bytes"),
         (corrupted(), "InternalError", "checksum"),
         (cut_short(), "UncompressionError", "ends"),
-        (broken("sha1", None), "ManifestValidation", "files"),
+        (broken("sha1", "0" * 39), "ManifestValidation", "files[0].sha1"),
+        (broken("size", None), "ManifestValidation", "files[0].size"),
     ],
-    ids=["checksum", "size", "corrupt", "truncated", "manifest"],
+    ids=["checksum", "size", "corrupt", "truncated", "manifest", "size-absent"],
 )
 def test_a_bad_image_gets_its_error_and_leaves_nothing(daemon, served, image, code, words):
     served.pages.add(*image)

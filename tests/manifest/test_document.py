@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from imgstored.errors import InvalidManifestError
 from imgstored.manifest import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, parse, parse_list
 from imgstored.manifest import document as decoder
-from imgstored.manifest.document import MAX_VALUES, check_document
+from imgstored.manifest.document import MAX_MANIFEST_VALUES, MAX_VALUES, check_document
 
 scalars = (
     st.none()
@@ -167,6 +167,12 @@ def test_what_is_no_manifest_is_refused_with_a_reason(data, why):
         parse(data)
     assert caught.value.message.startswith("manifest is invalid: ")
     assert caught.value.code == "InvalidManifest"
+
+
+def test_a_manifest_fits_into_a_message():
+    check_document({"a": [1] * (MAX_MANIFEST_VALUES - 3)})
+    with pytest.raises(InvalidManifestError, match="more than 60000 values"):
+        check_document({"a": [1] * (MAX_MANIFEST_VALUES - 2)})
 
 
 def test_a_list_must_be_a_list():

@@ -74,6 +74,31 @@ def test_on_an_unknown_host_nothing_is_checked(base):
     check_platform(wanting(base, min_platform={"7.0": "20990101T000000Z"}), None)
 
 
+@pytest.mark.parametrize(
+    "wants",
+    [
+        [],
+        "none",
+        5,
+        {"min_platform": "7.0"},
+        {"min_platform": []},
+        {"min_platform": {}, "max_platform": {}},
+        {"min_platform": {"7.0": 20990101}},
+        {"min_platform": {"7.0": None}, "max_platform": {"7.0": {}}},
+        # What `imgadm create` wrote on hosts whose sysinfo had no version.
+        {"min_platform": {"undefined": "20990101T000000Z"}},
+        {"max_platform": {"6.5\n": "20120101T000000Z"}},
+    ],
+)
+def test_what_is_no_requirement_asks_for_nothing(base, wants):
+    check_platform(load({**base, "requirements": wants}, rules="import"), HERE)
+
+
+def test_a_requirement_counts_beside_one_that_is_none(base):
+    with pytest.raises(MinPlatformError):
+        check_platform(wanting(base, min_platform={"7.0": "20990101T000000Z", "x": 1}), HERE)
+
+
 def test_an_odd_version_of_the_host_is_below_all(base):
     with pytest.raises(MinPlatformError):
         check_platform(wanting(base, min_platform={"6.5": "20120101T000000Z"}), Platform("", ""))

@@ -81,6 +81,8 @@ def test_an_upgraded_manifest_is_valid(dsmanifest, rules):
         ({"path": "", "url": "http://host/a.gz"}, "gzip"),
         ({}, "none"),
         ({"path": 1}, "none"),
+        ({"path": "a.gz", "compression": "xz"}, "xz"),
+        ({"path": "a.gz", "compression": ""}, "gzip"),
     ],
 )
 def test_the_compression_is_told_by_the_files_name(dsmanifest, file, compression):
@@ -112,8 +114,14 @@ def test_a_size_that_is_no_number_stays_and_is_a_fault(dsmanifest):
     assert upgrade({**dsmanifest, "image_size": "large"})["image_size"] == "large"
 
 
-def test_v1_may_say_so(dsmanifest):
-    assert upgrade({**dsmanifest, "v": 1}) == upgrade(dsmanifest)
+@pytest.mark.parametrize("version", [1, 1.0, "1", 0, "", False, True])
+def test_v1_may_say_so(dsmanifest, version):
+    assert upgrade({**dsmanifest, "v": version}) == upgrade(dsmanifest)
+
+
+@pytest.mark.parametrize("version", [2, 2.0, "2", " 2 ", 3, "2.5", 1e300])
+def test_the_version_is_a_number_or_says_one(base, version):
+    assert upgrade({**base, "v": version}) == {**base, "v": version}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +129,9 @@ def test_v1_may_say_so(dsmanifest):
     [
         ({"creator_uuid": None}, 'manifest is invalid: manifest does not have a "v" field'),
         ({"creator_uuid": None, "v": 1}, 'manifest is invalid: v1 without a "creator_uuid" field'),
+        ({"v": "x"}, '"v" is not a number'),
+        ({"v": [2]}, '"v" is not a number'),
+        ({"creator_uuid": None, "v": "0x2"}, "v1 without"),
         ({"owner": "x"}, 'both "creator_uuid" .v1. and "owner" .v2.'),
         ({"restricted_to_uuid": "x", "public": True}, 'both "restricted_to_uuid" .v1. and "public" .v2.'),
     ],

@@ -111,9 +111,17 @@ def test_what_a_server_wrote_steers_no_terminal():
     assert len(caught.value.message.splitlines()) == 3
 
 
-@pytest.mark.parametrize("manifest", [{}, {"name": 3, "version": None}, {"name": ["x"], "published_at": {}}])
-def test_a_manifest_may_be_anything_but_for_its_uuid(manifest):
-    assert named({"uuid": A.uuid, **manifest}) == Named(A.uuid)
+@pytest.mark.parametrize(
+    ("manifest", "name", "version"),
+    [
+        ({}, "", ""),
+        ({"name": 3, "version": None}, "3", ""),
+        ({"name": ["x"], "version": 1.0}, '["x"]', "1"),
+        ({"name": "\x1b[2J", "version": True}, "?[2J", "true"),
+    ],
+)
+def test_a_manifest_may_be_anything_but_for_its_uuid(manifest, name, version):
+    assert named({"uuid": A.uuid, **manifest}) == Named(A.uuid, name, version)
 
 
 names = st.sampled_from(["base", "web", "cafe", "1111", "a@b", "latest", ""])

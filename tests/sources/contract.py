@@ -125,13 +125,19 @@ class SourceContract:
             await server.source().list()
 
     async def test_what_is_no_manifest_hides_no_other(self, server: ImageServer) -> None:
-        bad = [None, 1, "x", [], {}, {"uuid": "../../etc"}, {"uuid": [BASE]}, {"uuid": BASE.upper()}]
+        bad = [None, 1, "x", [], {}, {"uuid": "../../etc"}, {"uuid": [BASE]}, {"uuid": BASE + "A"}]
         odd = {"uuid": OLD, "name": {"not": "a name"}, "creator_uuid": "x", "owner": "y", "files": "none"}
         server.write_list(
             json.dumps([*bad, fixture_manifest(BASE), odd, fixture_manifest(BASE) | {"name": "x"}])
         )
         listed = await server.source().list()
         assert [dict(image.manifest) for image in listed] == [fixture_manifest(BASE), odd]
+
+    async def test_a_uuid_in_upper_case_is_the_same_one(self, server: ImageServer) -> None:
+        server.add_all()
+        served = fixture_manifest(BASE) | {"uuid": BASE.upper()}
+        server.write_list(json.dumps([served]))
+        assert [dict(image.manifest) for image in await server.source().list()] == [fixture_manifest(BASE)]
 
     async def test_an_offer_is_manifest_and_file(self, server: ImageServer) -> None:
         server.add_all()

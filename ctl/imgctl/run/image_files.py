@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _QEMU_IMG = ("/usr/bin/qemu-img", "/opt/local/bin/qemu-img", "/opt/tools/bin/qemu-img")
 
 
+#: Bytes of a manifest that is indented: `install` reads no more.
+_MAX_INDENTED = 1 << 20
+
+
 class ImageFile:
     """A new file in a folder, which gets its name, and a manifest beside it, by `keep`, or is gone.
 
@@ -71,8 +75,7 @@ class ImageFile:
             return
         new = self._temporary.with_suffix(".manifest")
         try:
-            # As imgadm writes it: no line end.
-            new.write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+            new.write_bytes(_written(manifest))
             new.replace(self.manifest_path)
         finally:
             new.unlink(missing_ok=True)
@@ -104,3 +107,11 @@ class ImageFile:
         finally:
             target.unlink(missing_ok=True)
         self._suffix = ".qcow2"
+
+
+def _written(manifest: dict[str, Any]) -> bytes:
+    """As imgadm writes it, without a line end; a very large one is not indented, or `install` refuses it."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
+    if len(text) <= _MAX_INDENTED:
+        return text
+    return json.dumps(manifest, separators=(",", ":"), ensure_ascii=False).encode()
