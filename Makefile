@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # Programs are started hundreds of times: let Python keep what it compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-POLL_TESTS = $(addprefix tests/,eventloop rpc http store catalog sources care view metrics \
+POLL_TESTS = $(addprefix tests/,eventloop rpc http imports events catalog sources queries maintenance view metrics \
 	e2e/test_main_job.py e2e/test_restart.py e2e/test_descriptors.py)
 
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
