@@ -31,7 +31,7 @@ def cause_of(error: BaseException) -> str:
         # Only what OpenSSL itself raised has a reason.
         return f"TLS failed: {getattr(root, 'reason', None) or root.strerror or root}"
     if isinstance(root, socket.gaierror):
-        return f"the host's name cannot be resolved: {root.strerror}"
+        return f"the host's name cannot be resolved: {root.strerror or root}"
     if isinstance(root, http.client.RemoteDisconnected):  # is also a ConnectionResetError
         return "the server closed the connection without an answer"
     if isinstance(root, TimeoutError):

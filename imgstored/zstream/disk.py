@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import UsageError
+from imgstored.filesystem import UNABLE
 from imgstored.zstream import qemu
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def data_after(fd: int, offset: int, size: int) -> tuple[int, int]:
         if error.errno == errno.ENXIO:
             return size, size
         # Block devices, and some file systems, do not tell.
-        if error.errno in (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
+        if error.errno in UNABLE:
             return offset, size
         raise
 
