@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from imgctl.colour import DIM, RED, has_colour, painted
+from imgctl.errors import in_imgadms_words
 from imgctl.text import error_text, printable, safe_json
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Session:
 
     def report(self, error: CommandError) -> None:
         """Prints an error: for people, or for programs (`-E`)."""
+        if self.program == "imgadm":
+            error = in_imgadms_words(error, self.command)
         if self.structured_errors:
             from imgctl.error_record import error_record
 

@@ -45,6 +45,20 @@ def cause_of(error: BaseException) -> str:
     return redacted(str(root)) or type(root).__name__
 
 
+def named(error: BaseException) -> dict[str, str]:
+    """The system's name for a network error, as a fact for programs: {"errno": "ECONNREFUSED"}, or nothing.
+
+    A host's name that cannot be resolved is ENOTFOUND, as imgadm has it.
+    """
+    root = _root(error)
+    if isinstance(root, socket.gaierror):
+        return {"errno": "ENOTFOUND"}
+    if isinstance(root, ssl.SSLError) or not isinstance(root, OSError):
+        return {}
+    number = root.errno or (errno.ETIMEDOUT if isinstance(root, TimeoutError) else 0)
+    return {"errno": errno.errorcode[number]} if number in errno.errorcode else {}
+
+
 def certificate_refused(error: BaseException) -> bool:
     """Whether the server's certificate did not verify, which no second try changes."""
     return isinstance(_root(error), ssl.SSLCertVerificationError)

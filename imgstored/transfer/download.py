@@ -349,7 +349,7 @@ class Download:
     def _failed(self, job: Job, fault: FetchError, now: float) -> None:
         mirror = job.mirror
         mirror.failures += 1
-        mirror.fault = fault.message
+        mirror.fault, mirror.facts = fault.message, fault.data
         self._disputed |= fault.other_size
         delay = self._plan.failed(
             job.ask,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgstored.errors import DownloadError
 from imgstored.http.location import Location, shown
@@ -13,7 +13,7 @@ from imgstored.http.tls import tls_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 #: A server whose validators change more often than this has several for one file, as back-ends behind one
 #: name do.
@@ -39,6 +39,7 @@ class Mirror:
     fetched: int = 0  #: bytes of the file that came from it in this run
     failures: int = 0  #: requests that failed
     fault: str = ""  #: the last failure, as `URL: cause`
+    facts: Mapping[str, Any] = field(default_factory=dict)  #: of it, for programs
     changes: int = 0  #: how often the file seemed to be another one
     _context: ssl.SSLContext | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -87,6 +88,6 @@ def failure(mirrors: Sequence[Mirror], faults: Sequence[str]) -> DownloadError:
     """The error when no mirror is left: what each of them did."""
     hint = "what was downloaded is kept: try again, or add another source"
     if len(mirrors) == 1 and faults:
-        return DownloadError(faults[0], hint=hint)
+        return DownloadError(faults[0], hint=hint, data=mirrors[0].facts)
     text = "; ".join(faults) or "no source has the file"
     return DownloadError(f"no mirror could deliver the file: {text}", hint=hint)
