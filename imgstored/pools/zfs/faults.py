@@ -104,6 +104,12 @@ _BY_NAME: Final[dict[str, _Fault]] = {
 }
 
 _BY_ERRNO: Final[dict[int, _Fault]] = {
+    # ZFS_ERR_STREAM_LARGE_BLOCK_MISMATCH of include/sys/fs/zfs.h, which pyzfs does not know.
+    1041: (
+        StreamError,
+        "the origin was sent with large blocks (`zfs send -L`), and the image without",
+        "make the image with `zfs send -L`, as its origin was; tell who publishes it",
+    ),
     errno.EPERM: _NOT_PERMITTED,
     errno.EACCES: _NOT_PERMITTED,
     errno.ENOSPC: _NO_SPACE,

@@ -171,6 +171,11 @@ for snapshot in zfs.list.snapshots(name) do
 end
 local failed = #snapshots > 0 and zfs.check.rollback(name) or 0
 if failed ~= 0 then return {{failed = failed}} end
+-- What an interrupted `zfs receive -s` into it has left: hidden, and known by this name alone.
+if zfs.exists(name .. "/%recv") then
+    failed = zfs.sync.destroy(name .. "/%recv")
+    if failed ~= 0 then return {{failed = failed}} end
+end
 for _, snapshot in ipairs(snapshots) do
     failed = zfs.sync.destroy(snapshot)
     if failed ~= 0 then return {{failed = failed}} end
