@@ -72,6 +72,11 @@ class Lzc:
         with self._told(doing):
             self._core.lzc_send(snapshot.encode(), None if origin is None else origin.encode(), fd)
 
+    def send_large(self, snapshot: str, fd: int, doing: str) -> None:
+        """As `send`, of all of the snapshot, and with large blocks if its dataset has had any."""
+        with self._told(doing):
+            self._core.lzc_send(snapshot.encode(), None, fd, [b"large_blocks"])
+
     def snapshot(self, snapshots: Sequence[str], doing: str, properties: Mapping[str, str]) -> None:
         """Takes snapshots, all or none, with user properties."""
         given = {name.encode(): value.encode() for name, value in properties.items()}
