@@ -75,7 +75,7 @@ class Lzc:
     def send_large(self, snapshot: str, fd: int, doing: str) -> None:
         """As `send`, of all of the snapshot, and with large blocks if its dataset has had any."""
         with self._told(doing):
-            self._core.lzc_send(snapshot.encode(), None, fd, [b"large_blocks"])
+            self._core.lzc_send(snapshot.encode(), None, fd, ["large_blocks"])
 
     def snapshot(self, snapshots: Sequence[str], doing: str, properties: Mapping[str, str]) -> None:
         """Takes snapshots, all or none, with user properties."""
