@@ -97,8 +97,15 @@ class Receive:
     def _has_large_blocks(self, origin: PoolImage) -> bool:
         """Asks the kernel to send it, and looks at how that begins: nothing else tells."""
         snapshot, doing = f"{self.lzc.pool}/{origin.uuid}{FINAL}", f"looking at image {origin.uuid}"
-        with closing(outlet(self.lzc.pool, lambda fd: self.lzc.send_large(snapshot, fd, doing))) as sent:
-            begin, _ = begin_of(sent)
+        try:
+            with closing(outlet(self.lzc.pool, lambda fd: self.lzc.send_large(snapshot, fd, doing))) as sent:
+                begin, _ = begin_of(sent)
+        except ImgstoreError as error:
+            # Most images have none: what cannot be asked must not keep all incremental ones from coming.
+            log.warning(
+                "cannot tell whether an origin has large blocks", uuid=origin.uuid, error=error.message
+            )
+            return False
         return Feature.LARGE_BLOCKS in begin.features
 
     # -- where to begin --------------------------------------------------------------------------------------
