@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Why a folder, a file or a socket cannot be used today, and can be tomorrow: no fault of the configuration.
 _MAY_PASS = {
-    errno.EADDRINUSE, errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
-    errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT,
+    errno.EADDRINUSE, errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOLCK,
+    errno.ENOMEM, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
 
 

@@ -235,7 +235,7 @@ def _document(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        cause = (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"cannot be read: {cause}", hint="name the file with --config") from error
     return _toml(text)
 

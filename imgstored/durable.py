@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from imgstored.filesystem import set_mode, sync
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -12,7 +14,8 @@ if TYPE_CHECKING:
 def replace_file(path: Path, data: bytes, *, mode: int) -> None:
     """Writes `data` beside `path` and renames it there; it is on the disk when this returns.
 
-    Raises `OSError`. One writer of a path at a time.
+    Raises `OSError`. One writer of a path at a time. Where the file system cannot sync, or keeps no
+    permissions, the file is written all the same.
     """
     new = path.with_name(path.name + ".new")
     # Never through a link that lies in wait, nor into a file that somebody has open.
@@ -22,14 +25,14 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(fd, mode)
-            os.fsync(fd)
+            set_mode(fd, mode)
+            sync(fd)
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        sync(folder)
     finally:
         os.close(folder)

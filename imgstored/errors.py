@@ -260,13 +260,16 @@ class SourcePingError(ImgstoreError):
 
 
 class ClientError(ImgstoreError):
-    """A server could not be reached, or broke off: `URL: cause`."""
+    """A server could not be reached, or broke off: `URL: cause`; `data["errno"]` is as in ECONNREFUSED."""
 
     code = "ClientError"
 
 
 class APIError(ImgstoreError):
-    """A server answered with an error, or with something that is not an answer."""
+    """A server answered with an error, or with something that is not an answer.
+
+    `data["status"]` is HTTP's, `data["server_code"]` the server's own name for the error, where there is one.
+    """
 
     code = "APIError"
 

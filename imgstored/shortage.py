@@ -24,13 +24,13 @@ def why(error: OSError) -> str:
     place = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "")
     if error.errno == errno.ENOSPC and place.is_absolute() and free_inodes(place) == 0:
         return _NO_INODES
-    return error.strerror or str(error)
+    return error.strerror or str(error) or type(error).__name__
 
 
 def explain(error: OSError, place: Path | int) -> None:
     """Adds to the words of an error in `place` that it is inodes, before what was half made is removed."""
     if is_full(error):
-        error.strerror = f"{error.strerror}{cause(place)}"
+        error.strerror = f"{why(error)}{cause(place)}"
 
 
 def cause(place: Path | int) -> str:

@@ -69,7 +69,11 @@ def _run(session: Session, argv: Sequence[str]) -> int | None:
         from imgctl.run.help import overview
 
         session.say(overview(session.program))
-        return 0 if given.flag("-h") else 1
+        if given.flag("-h"):
+            return 0
+        if session.structured_errors:  # people have the overview
+            raise CommandError("NoCommand", "no command was given")
+        return 1
     session.command, *rest = given.rest
     command = find_command(session.command)
     if command is None:

@@ -295,7 +295,9 @@ def _connected(path: str, seconds: float) -> socket.socket:
 
 def _unreachable(path: str, error: OSError) -> NotConnectedError:
     if isinstance(error, PermissionError):
-        return NotConnectedError(f"{path} may not be opened: {error.strerror}", hint="use sudo or pfexec")
+        return NotConnectedError(
+            f"{path} may not be opened: {error.strerror or error}", hint="use sudo or pfexec"
+        )
     start = "svcadm enable imgstored" if sys.platform.startswith("sunos") else "systemctl start imgstored"
     by_hand = "`imgstored --config FILE` by hand"
     elsewhere = "say where it listens with --socket PATH or IMGSTORED_SOCKET"

@@ -81,6 +81,26 @@ def remote_error(error: Mapping[str, Any]) -> RemoteError:
     )
 
 
+def in_imgadms_words(error: CommandError, command: str) -> CommandError:
+    """The error with the name that imgadm has for it.
+
+    What an image server refuses has the name that the server gave it, and what cannot be reached that of the
+    system's error. Only `avail` says ClientError for the latter.
+    """
+    code = error.code
+    if code in ("APIError", "DownloadError"):
+        code = _text(error.data.get("server_code")) or code
+    if code in ("ClientError", "DownloadError") and command not in ("avail", "available"):
+        code = _text(error.data.get("errno")) or code
+    if code == error.code:
+        return error
+    return CommandError(code, error.message, error.hint, error.exit_status, error.data)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
 # -- what was asked ------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from imgctl.errors import in_imgadms_words
 from imgctl.text import error_text, printable, safe_json
 
 TYPE_CHECKING = False
@@ -99,6 +100,8 @@ class Session:
 
     def report(self, error: CommandError) -> None:
         """Prints an error: for people, or for programs (`-E`)."""
+        if self.program == "imgadm":
+            error = in_imgadms_words(error, self.command)
         if self.structured_errors:
             from imgctl.error_record import error_record
 

@@ -7,8 +7,6 @@ descriptor of a file at most, and its tasks stand in line for it.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import threading
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from imgstored import shortage
+from imgstored import filesystem, shortage
 from imgstored.errors import ConfigError, PoolError
 from imgstored.manifest import check_uuid
 
@@ -29,8 +27,13 @@ _PAUSE: Final = 0.25
 #: Seconds of waiting until `on_wait` is called.
 _ANNOUNCE_AFTER: Final = 1.0
 
-#: Somebody else has it; the last two also say that the kernel has no room for one lock more.
-_LOCKED: Final = frozenset({errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOLCK})
+#: How many tries in a row may find that there is no lock at all (ENOLCK). The kernel may have no room for one
+#: more, which passes; or the file system has none, which does not.
+_TRIES: Final = 40
+
+
+class _NoLockError(Exception):
+    """The lock is nobody's, and cannot be had; its cause says why."""
 
 
 class ImageLocks:
@@ -53,7 +56,8 @@ class ImageLocks:
 
         Waits as long as it takes, and can be cancelled; `on_wait` is called once if it takes more than a
         second. Those of this process take turns in the order in which they came. Raises `ConfigError` where
-        there can be no lock file, `PoolError` where there is no room for one.
+        there can be no lock file, or no lock of it for ten seconds, `PoolError` where there is no room for
+        the file.
         """
         line = self._lines.setdefault(check_uuid(uuid), [])
         ticket = object()
@@ -75,7 +79,10 @@ class ImageLocks:
 
         Raises as `held` does.
         """
-        got = self._take(check_uuid(uuid))
+        try:
+            got = self._take(check_uuid(uuid))
+        except _NoLockError:
+            got = False
         try:
             yield got
         finally:
@@ -87,17 +94,25 @@ class ImageLocks:
     ) -> bool:
         """Returns with the lock."""
         waited, began = False, trio.current_time()
-        # A thread is never left behind, and so what it took is always given back.
-        while not (is_first() and await trio.to_thread.run_sync(self._take, uuid)):
+        tries = 0
+        while True:
+            try:
+                # A thread is never left behind, and so what it took is always given back.
+                if is_first() and await trio.to_thread.run_sync(self._take, uuid):
+                    return waited
+                tries = 0
+            except _NoLockError as error:
+                tries += 1
+                if tries == _TRIES:
+                    raise self._unlockable(uuid, error.__cause__) from error.__cause__
             waited = True
             if on_wait is not None and trio.current_time() - began > _ANNOUNCE_AFTER:
                 on_wait()
                 on_wait = None
             await trio.sleep(_PAUSE)
-        return waited
 
     def _take(self, uuid: str) -> bool:
-        path = self._folder / f"img.{uuid}.import.lock"
+        path = self._path(uuid)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with self._mutex:
             if uuid in self._taken:
@@ -107,11 +122,14 @@ class ImageLocks:
             except OSError as error:
                 raise self._unusable(error, path) from error
             try:
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                filesystem.try_lockf(fd)
+            except BlockingIOError:
+                os.close(fd)
+                return False
             except OSError as error:
                 os.close(fd)
-                if error.errno in _LOCKED:
-                    return False
+                if filesystem.lacks_locks(error):
+                    raise _NoLockError from error
                 raise self._unusable(error, path) from error
             self._taken[uuid] = fd
             return True
@@ -119,6 +137,16 @@ class ImageLocks:
     def _give_up(self, uuid: str) -> None:
         with self._mutex:
             os.close(self._taken.pop(uuid))
+
+    def _path(self, uuid: str) -> Path:
+        return self._folder / f"img.{uuid}.import.lock"
+
+    def _unlockable(self, uuid: str, error: BaseException | None) -> ConfigError:
+        why = shortage.why(error) if isinstance(error, OSError) else "unknown cause"
+        return ConfigError(
+            f"imgadm_locks: the lock file {self._path(uuid)} cannot be locked: {why}",
+            hint=filesystem.LOCKS_HINT,
+        )
 
     def _unusable(self, error: OSError, path: Path | None = None) -> ConfigError | PoolError:
         if shortage.is_full(error):
@@ -128,6 +156,6 @@ class ImageLocks:
             )
         what = f"the folder {self._folder}" if path is None else f"the lock file {path}"
         return ConfigError(
-            f"imgadm_locks: {what} cannot be used: {error.strerror}",
+            f"imgadm_locks: {what} cannot be used: {shortage.why(error)}",
             hint="imgstored must be able to write in the folder that this key of its configuration names",
         )

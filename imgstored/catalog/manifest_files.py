@@ -18,6 +18,7 @@ import structlog
 
 from imgstored.durable import replace_file
 from imgstored.errors import InvalidManifestError
+from imgstored.filesystem import set_times
 from imgstored.manifest import MAX_LIST, in_lower_case, parse
 from imgstored.manifest.names import UUID
 
@@ -106,7 +107,7 @@ class ManifestFiles:
             before = None
         self.write(pool, uuid, manifest, source)
         if before is not None:
-            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+            set_times(path, before.st_atime_ns, before.st_mtime_ns)
 
     def written_at(self, pool: str, uuid: str) -> float | None:
         """When an image was installed, in seconds since the epoch; None where there is no file."""

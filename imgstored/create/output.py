@@ -67,7 +67,7 @@ class Output:
         """What it means that the file could not be written."""
         if shortage.is_full(error) or error.errno == errno.EFBIG:
             return NoSpaceError(f"there is no room left for {self.path}", hint="write it to another place")
-        return FileSystemError(f"{self.path} cannot be written: {error.strerror}")
+        return FileSystemError(f"{self.path} cannot be written: {error.strerror or error}")
 
     def described(self, compression: str) -> dict[str, Any]:
         """The file as a manifest has it."""

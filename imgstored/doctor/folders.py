@@ -122,7 +122,7 @@ def manifests(subject: Subject) -> list[Finding]:
             else []
         )
     except OSError as error:
-        return [Finding("manifests", "fail", f"{folder} cannot be read: {error.strerror}", _AS_ROOT)]
+        return [Finding("manifests", "fail", f"{folder} cannot be read: {error.strerror or error}", _AS_ROOT)]
     bad = [f"{name} ({why})" for name in names if (why := _fault_of(folder / name)) is not None]
     if bad:
         hint = f"`imgctl update` writes them anew from the sources; they are in {folder}"

@@ -44,7 +44,7 @@ def _lacking() -> list[str]:
     try:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        lacking.append(f"{_DEVICE}: {error.strerror}")
+        lacking.append(f"{_DEVICE}: {error.strerror or error}")
     if os.geteuid() != 0 and mountpoint.fusermount() is None:
         lacking.append("no fusermount3, without which only root can mount")
     return lacking
@@ -67,7 +67,7 @@ def _shown(subject: Subject) -> list[Finding]:
     except OSError as error:
         if error.errno in mountpoint.DEAD:
             return [_dead(subject, path)]
-        return [Finding("view", "fail", f"{path}: {error.strerror}", "choose another `view.path`")]
+        return [Finding("view", "fail", f"{path}: {error.strerror or error}", "choose another `view.path`")]
     if not subject.runs:
         return [_to_come(path, names)]
     if subject.view == "fuse":
@@ -87,7 +87,7 @@ def _link(subject: Subject) -> list[Finding]:
     try:
         found = link.state_of(Path(table.link), Path(table.path))
     except OSError as error:
-        return [Finding("view", "warn", f"{table.link}: {error.strerror}", _OTHER_LINK)]
+        return [Finding("view", "warn", f"{table.link}: {error.strerror or error}", _OTHER_LINK)]
     if found == "taken":
         seen = f"{table.link} is no link to {table.path}, and is left alone"
         return [Finding("view", "warn", seen, f"remove it, and restart imgstored; or {_OTHER_LINK}")]

@@ -31,7 +31,7 @@ def cause_of(error: BaseException) -> str:
         # Only what OpenSSL itself raised has a reason.
         return f"TLS failed: {getattr(root, 'reason', None) or root.strerror or root}"
     if isinstance(root, socket.gaierror):
-        return f"the host's name cannot be resolved: {root.strerror}"
+        return f"the host's name cannot be resolved: {root.strerror or root}"
     if isinstance(root, http.client.RemoteDisconnected):  # is also a ConnectionResetError
         return "the server closed the connection without an answer"
     if isinstance(root, TimeoutError):
@@ -43,6 +43,20 @@ def cause_of(error: BaseException) -> str:
     if isinstance(root, http.client.HTTPException):
         return f"the answer is not HTTP ({type(root).__name__})"
     return redacted(str(root)) or type(root).__name__
+
+
+def named(error: BaseException) -> dict[str, str]:
+    """The system's name for a network error, as a fact for programs: {"errno": "ECONNREFUSED"}, or nothing.
+
+    A host's name that cannot be resolved is ENOTFOUND, as imgadm has it.
+    """
+    root = _root(error)
+    if isinstance(root, socket.gaierror):
+        return {"errno": "ENOTFOUND"}
+    if isinstance(root, ssl.SSLError) or not isinstance(root, OSError):
+        return {}
+    number = root.errno or (errno.ETIMEDOUT if isinstance(root, TimeoutError) else 0)
+    return {"errno": errno.errorcode[number]} if number in errno.errorcode else {}
 
 
 def certificate_refused(error: BaseException) -> bool:

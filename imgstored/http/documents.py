@@ -15,7 +15,7 @@ import trio
 from msgspec import Struct, field
 
 from imgstored.errors import ClientError
-from imgstored.http.causes import cause_of, certificate_refused
+from imgstored.http.causes import cause_of, certificate_refused, named
 from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
 from imgstored.http.location import (
     MAX_REDIRECTS,
@@ -127,9 +127,9 @@ async def _get(
             return await read_answer(response, limits.max_bytes, url)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         kind = ClientError if certificate_refused(error) else _NoConnectionError
-        raise kind(f"{url}: {cause_in(error, limits)}") from error
+        raise kind(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise ClientError(f"{url}: {cause_in(error, limits)}") from error
+        raise ClientError(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
 
 
 async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str, str]) -> httpx2.AsyncClient:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -12,11 +12,14 @@ from imgstored.errors import DownloadError
 from imgstored.http.retry import TRANSIENT_STATUSES, retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{1,1000}"')
+
+#: What an IMGAPI calls the 404 of a file; its words, a body, are not read here.
+_GONE = "ResourceNotFound"
 
 #: RFC 9110, 8.8.2.2: a date is a strong validator only if it is clearly older than the answer.
 _SETTLED_SECONDS = 60.0
@@ -37,8 +40,9 @@ class FetchError(DownloadError):
         lasting: bool = False,
         other_size: bool = False,
         retry_after: float | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, data=data)
         self.lasting = lasting or other_size
         self.other_size = other_size
         self.retry_after = retry_after
@@ -99,15 +103,21 @@ def _refusal(status: int, headers: dict[str, str], start: int) -> FetchError:
         size = f"; the file has {has} bytes" if _NUMBER.fullmatch(has) else ""
         return FetchError(f"has no bytes from {start} on{size}", other_size=True)
     if status == 404:
-        return FetchError("the file is not there (404)", lasting=True)
+        return FetchError(
+            "the file is not there (404)", lasting=True, data={"status": status, "server_code": _GONE}
+        )
     if status in (401, 403, 407):
         return FetchError(
-            f"access is refused ({status})", hint="the source may need credentials", lasting=True
+            f"access is refused ({status})",
+            hint="the source may need credentials",
+            lasting=True,
+            data={"status": status},
         )
     return FetchError(
         f"the server answers with status {status}",
         lasting=status not in TRANSIENT_STATUSES,
         retry_after=retry_after(headers),
+        data={"status": status},
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from imgstored.errors import ClientError
-from imgstored.http.causes import cause_of, certificate_refused
+from imgstored.http.causes import cause_of, certificate_refused, named
 from imgstored.http.dial import AbortableConnection, AbortableSocket, AbortedError, Resolve, resolve_blocking
 from imgstored.http.location import (
     MAX_REDIRECTS,
@@ -252,12 +252,13 @@ class RangeConnection:
                 lasting=error.lasting,
                 other_size=error.other_size,
                 retry_after=error.retry_after,
+                data=error.data,
             )
         if isinstance(error, ClientError):
             return FetchError(f"{url}: {error.message}", hint=error.hint, lasting=True)
         if isinstance(error, TimeoutError):
             return FetchError(f"{url}: {self._timed_out()}")
-        return FetchError(f"{url}: {cause_of(error)}", lasting=certificate_refused(error))
+        return FetchError(f"{url}: {cause_of(error)}", lasting=certificate_refused(error), data=named(error))
 
     def _timed_out(self) -> str:
         limits = f"{self._timeouts.connect:g} s to connect, {self._timeouts.silence:g} s of silence"

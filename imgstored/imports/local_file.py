@@ -29,7 +29,7 @@ class LocalFile:
         try:
             os.pread(fd, 1, 0)
         except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+            raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
 
     def fail(self, error: BaseException) -> None:
         """Makes readers raise `error` at their next block."""
@@ -44,7 +44,7 @@ class LocalFile:
             try:
                 block = os.pread(self._fd, _BLOCK, offset)
             except OSError as error:
-                raise DownloadError(f"{self.path} cannot be read: {error.strerror}") from error
+                raise DownloadError(f"{self.path} cannot be read: {error.strerror or error}") from error
             if not block:
                 return
             offset += len(block)

@@ -126,7 +126,7 @@ def _bound(address: TcpAddress) -> socket.socket:
         return socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"metrics.listen: cannot listen at {address}: {error.strerror}",
+            f"metrics.listen: cannot listen at {address}: {error.strerror or error}",
             hint="something else may listen there; take another port",
         ) from error
 
@@ -154,7 +154,8 @@ async def _accept(listening: trio.socket.SocketType, exposition: Exposition, nur
             connected, _ = await listening.accept()
         except OSError as error:
             places.release()
-            log.warning("no connection for metrics can be accepted for now", error=error.strerror)
+            why = error.strerror or str(error)
+            log.warning("no connection for metrics can be accepted for now", error=why)
             await trio.sleep(_PAUSE)
             continue
         nursery.start_soon(converse, connected)

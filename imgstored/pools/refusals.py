@@ -38,6 +38,19 @@ def refuse_other_origin(uuid: str, begin: Begin, origin: tuple[str, int] | None)
         )
 
 
+def small_blocks(uuid: str, origin: str) -> StreamError:
+    """The error for an incremental stream without large blocks, of which the origin's had some.
+
+    Kernels receive it into a clone, and what is changed in a large block is then wrong, without an error
+    (openzfs/zfs#6224, seen with OpenZFS 2.1).
+    """
+    return StreamError(
+        f"image {uuid} was sent without large blocks, and its origin {origin} with large blocks"
+        " (`zfs send -L`): together they would be damaged",
+        hint="make the image with `zfs send -L`, as its origin was; tell who publishes it",
+    )
+
+
 def refuse_dependents(uuid: str, names: list[str]) -> None:
     """Raises `ImageHasDependentClonesError`, in imgadm's words, if there are any."""
     if names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import stat
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 from msgspec import Struct
 
-from imgstored import shortage
+from imgstored import filesystem, shortage
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def listen(path: Path, *, mode: int, group_gid: int | None, key: str = "socket.p
     """
     try:
         _make_folder(path.parent)
-        lock = _lock(path)
+        lock = _lock(path, key)
         try:
             return _listen_locked(path, mode, group_gid, lock, key)
         except BaseException:
@@ -81,7 +80,7 @@ def listen(path: Path, *, mode: int, group_gid: int | None, key: str = "socket.p
     except OSError as error:
         shortage.explain(error, path)
         raise ConfigError(
-            f"{key}: cannot listen at {path}: {error.strerror or error}",
+            f"{key}: cannot listen at {path}: {shortage.why(error)}",
             hint="the folder must exist and be writable for the daemon, and the path shorter than 100 bytes",
         ) from error
 
@@ -110,18 +109,21 @@ def _listen_locked(path: Path, mode: int, group_gid: int | None, lock: int, key:
     return Listening(bound, path, identity, lock)
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, key: str) -> int:
     """An open descriptor that holds the lock; it ends with the process, however that ends."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path.with_name(path.name + ".lock"), flags, 0o600)
+    lock = path.with_name(path.name + ".lock")
+    descriptor = os.open(lock, flags, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        filesystem.try_flock(descriptor)
     except BlockingIOError as error:
         os.close(descriptor)
         raise ConfigError(f"another imgstored is listening at {path}", hint=_IN_USE_HINT) from error
-    except BaseException:
+    except OSError as error:
         os.close(descriptor)
-        raise
+        raise ConfigError(
+            f"{key}: {lock} cannot be locked: {shortage.why(error)}", hint=filesystem.LOCKS_HINT
+        ) from error
     return descriptor
 
 

@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 #: Characters of a server's own words that are passed on, and how many faults of one request.
 _MAX_TEXT = 300
 _MAX_FAULTS = 10
+#: What a server may call an error.
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 
 
 def failure(url: str, document: Document) -> APIError:
@@ -37,7 +39,7 @@ def failure(url: str, document: Document) -> APIError:
     return APIError(
         f"{shown(url)}: {what or phrase}",
         hint="" if what is None else f"the server answered with status {phrase}",
-        data={"status": document.status},
+        data={"status": document.status, **_code(document.body)},
     )
 
 
@@ -120,6 +122,14 @@ def _uuid_of(element: object) -> str | None:
         return check_uuid(in_lower_case(element.get("uuid")))
     except InvalidUUIDError:
         return None
+
+
+def _code(body: bytes) -> dict[str, str]:
+    try:
+        code = parse(body).get("code")
+    except InvalidManifestError:
+        return {}
+    return {"server_code": code} if isinstance(code, str) and _CODE.fullmatch(code) else {}
 
 
 def _in_imgapis_form(body: bytes) -> str | None:

@@ -104,7 +104,7 @@ class ImgadmConf:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise self._unusable(f"cannot be read: {error.strerror}") from error
+            raise self._unusable(f"cannot be read: {error.strerror or error}") from error
         if len(data) > _MAX_BYTES:
             raise self._unusable(f"is larger than {_MAX_BYTES} bytes")
         try:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
 import stat
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from imgstored import __version__, shortage
+from imgstored import __version__, filesystem, shortage
 from imgstored.durable import replace_file
 from imgstored.errors import ConfigError
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA, schema_of
@@ -71,11 +70,19 @@ def owned(state: Path, *, passable: bool = False) -> Iterator[Path]:
 
 def _take(lock: int, state: Path) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        filesystem.try_flock(lock)
+        # SQLite takes POSIX locks. Of file systems that lack them it says that the database is locked.
+        with suppress(BlockingIOError):
+            filesystem.try_lockf(lock)
     except BlockingIOError as error:
         raise ConfigError(
             f"state: another imgstored uses the folder {state}",
             hint="stop it first, or give this one another `state` (and `socket.path`, and `view.path`)",
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"state: {state / 'lock'} cannot be locked: {shortage.why(error)}",
+            hint=filesystem.LOCKS_HINT,
         ) from error
 
 

@@ -353,6 +353,7 @@ class Download:
         return frozenset([request.ask.index] if start == stop else [])
 
     def _failed(self, request: RangeRequest, fault: FetchError, now: float) -> None:
+        request.mirror.note_failure(fault.data)
         rests = self._plan.failed(
             request.ask,
             now,

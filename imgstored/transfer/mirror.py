@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -16,7 +16,7 @@ from imgstored.transfer.spool import DifferentError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from imgstored.http.ranges import RangeConnection
     from imgstored.transfer.plan import Ask
@@ -47,6 +47,7 @@ class Mirror:
 
     location: Location
     fetched: int = 0  #: bytes of the file that came from it in this run; may be read from any thread
+    facts: Mapping[str, Any] = field(default_factory=dict)  #: of its last failure, for programs
     _context: ssl.SSLContext | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -60,6 +61,10 @@ class Mirror:
         with self._lock:
             self._context = self._context or tls_context(self.location.access)
             return self._context
+
+    def note_failure(self, facts: Mapping[str, Any]) -> None:
+        """Keeps the facts of a failure for programs."""
+        self.facts = facts
 
     def count(self, fetched: int) -> None:
         """Adds to `fetched`."""
@@ -132,6 +137,6 @@ def failure(mirrors: Sequence[Mirror], faults: Sequence[str]) -> DownloadError:
     """The error when no mirror is left: what each of them did."""
     hint = "what was downloaded is kept: try again, or add another source"
     if len(mirrors) == 1 and faults:
-        return DownloadError(faults[0], hint=hint)
+        return DownloadError(faults[0], hint=hint, data=mirrors[0].facts)
     text = "; ".join(faults) or "no source has the file"
     return DownloadError(f"no mirror could deliver the file: {text}", hint=hint)

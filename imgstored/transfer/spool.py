@@ -345,7 +345,14 @@ def _open_private(path: Path) -> int:
             f"the spool {path} is not a file of the daemon's own",
             hint="something else wrote to the daemon's folder; look at it and remove it",
         )
-    os.fchmod(fd, 0o600)
+    try:
+        with _spool_errors(path):
+            # Also one that is there already; where nobody else may read it, there is nothing to change.
+            if status.st_mode & 0o077:
+                os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -360,4 +367,4 @@ def _spool_errors(path: Path) -> Iterator[None]:
                 f"there is no room left for the download{shortage.cause(path)}",
                 hint="free space where the daemon keeps its state",
             ) from error
-        raise DownloadError(f"the spool cannot be used: {error.strerror}") from error
+        raise DownloadError(f"the spool cannot be used: {shortage.why(error)}") from error

@@ -64,7 +64,7 @@ def make_empty_folder(place: Path) -> None:
         content = next(place.iterdir(), None)
     except OSError as error:
         raise ConfigError(
-            f"cannot use {place} for the view: {error.strerror}", hint="choose another `view.path`"
+            f"cannot use {place} for the view: {error.strerror or error}", hint="choose another `view.path`"
         ) from error
     if content is not None:
         raise ConfigError(

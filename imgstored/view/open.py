@@ -146,7 +146,7 @@ def _fuse_view(path: Path) -> FuseView:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         raise ConfigError(
-            f"FUSE is not possible here: /dev/fuse: {error.strerror}",
+            f"FUSE is not possible here: /dev/fuse: {error.strerror or error}",
             hint=f"`modprobe fuse`, or give the container /dev/fuse; {_WHAT_TO_INSTALL}",
         ) from error
     return FuseView(path)

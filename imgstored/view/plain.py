@@ -11,7 +11,6 @@ whoever reads sees all of it or nothing, also after a crash.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from imgstored import shortage
+from imgstored import filesystem, shortage
 from imgstored.errors import ConfigError
 from imgstored.manifest.names import UUID
 from imgstored.view import mountpoint
@@ -117,14 +116,18 @@ class PlainFolder:
             marker = os.open(MARKER, flags, 0o644, dir_fd=self._fd)
             os.write(marker, _MARKER_TEXT)
         try:
-            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            filesystem.try_flock(marker)
+        except BlockingIOError:
             os.close(marker)
-            if error.errno != errno.EWOULDBLOCK:
-                raise
             raise ConfigError(
                 f"another imgstored keeps {self._path}", hint="stop it, or choose another `view.path`"
             ) from None
+        except OSError as error:
+            os.close(marker)
+            raise ConfigError(
+                f"the view's folder {self._path} cannot be locked: {shortage.why(error)}",
+                hint=f"{filesystem.LOCKS_HINT}; `view.path` names it",
+            ) from error
         return marker
 
     # -- what is there ---------------------------------------------------------------------------------------
@@ -299,9 +302,9 @@ def _unusable(path: Path, error: OSError) -> ConfigError:
     if shortage.is_full(error):
         hint = f"make room on the file system that it is on, or {hint}"
         return ConfigError(
-            f"cannot use {path} for the view: {error.strerror}{shortage.cause(path)}", hint=hint
+            f"cannot use {path} for the view: {shortage.why(error)}{shortage.cause(path)}", hint=hint
         )
-    return ConfigError(f"cannot use {path} for the view: {error.strerror}", hint=hint)
+    return ConfigError(f"cannot use {path} for the view: {shortage.why(error)}", hint=hint)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The file side of `write`: opens a disk, and reads what is on it, but not where nothing is.
 
-A disk is a raw one, or a qcow2 or vmdk that qemu-img makes a raw one of. Which of them is told by its first
-bytes, never by its name.
+A disk is a raw one, or a qcow2 or vmdk that qemu-img makes a raw one of, also inside of an OVA. Which of them
+is told by its first bytes, never by its name; and so is what is no disk, but something that has one inside.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from imgstored.errors import UsageError
-from imgstored.zstream import qemu
+from imgstored.filesystem import UNABLE
+from imgstored.zstream import ova, qemu
+from imgstored.zstream.records import MAGIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 #: Bytes that are read at a time: some of the largest blocks.
 _READ: Final = 1 << 20
@@ -30,7 +32,29 @@ _SEEK_HOLE: Final[int | None] = getattr(os, "SEEK_HOLE", None)
 #: First bytes of what is surely no raw disk: what it is, and what to do first.
 _CONVERT: Final = "`qemu-img convert -O raw` makes a raw disk of it"
 _UNPACK: Final = "decompress it first"
+_TAKE_OUT: Final = "unpack it, and give the disk that is in there"
+_DOWNLOAD: Final = "download the disk itself"
+_INSTALL: Final = "`imgctl install` takes it as it is, with its manifest"
 _OTHERS: Final = {
+    b"PK\3\4": ("a zip archive", _TAKE_OUT),
+    b"PK\5\6": ("an empty zip archive", _TAKE_OUT),
+    b"PK\7\x08": ("a zip archive in parts", _TAKE_OUT),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _TAKE_OUT),
+    b"Rar!\x1a\x07": ("a rar archive", _TAKE_OUT),
+    b"070701": ("a cpio archive", _TAKE_OUT),
+    b"070702": ("a cpio archive", _TAKE_OUT),
+    b"070707": ("a cpio archive", _TAKE_OUT),
+    b"!<arch>\n": ("an ar archive, such as a Debian package", _TAKE_OUT),
+    b"xar!": ("a xar archive", _TAKE_OUT),
+    b"MSWIM\0\0\0": ("a wim archive", _TAKE_OUT),
+    b"WithoutFreeSpace": ("a disk of Parallels", _CONVERT),
+    b"WithouFreSpacExt": ("a disk of Parallels", _CONVERT),
+    b"Bochs Virtual HD Image": ("a disk of Bochs", _CONVERT),
+    b"EVF\x09\x0d\x0a\xff\0": ("an EnCase image", "`ewfexport -f raw` makes a raw disk of it"),
+    b"<?xml": ("XML, such as an OVF, which names disks and has none", "give the disk that it names"),
+    b"<!DOCTYPE html": ("a page for browsers", _DOWNLOAD),
+    b"<!doctype html": ("a page for browsers", _DOWNLOAD),
+    b"<html": ("a page for browsers", _DOWNLOAD),
     b"COWD": ("a vmdk of ESX", _CONVERT),
     b"# Disk DescriptorFile": ("a vmdk whose data are in other files", _CONVERT),
     b"vhdxfile": ("a vhdx", _CONVERT),
@@ -41,6 +65,19 @@ _OTHERS: Final = {
     b"BZh": ("compressed by bzip2", _UNPACK),
     b"\xfd7zXZ\0": ("compressed by xz", _UNPACK),
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", _UNPACK),
+    b"\x04\x22\x4d\x18": ("compressed by lz4", _UNPACK),
+    b"\x89LZO\0": ("compressed by lzop", _UNPACK),
+    b"LZIP\1": ("compressed by lzip", _UNPACK),
+    b"\x1f\x9d": ("compressed by compress", _UNPACK),
+}
+#: A stream's first record begins with its type and the length of what follows.
+_STREAM_AT: Final = 8
+_STREAMS: Final = {MAGIC.to_bytes(8, order): ("a ZFS send stream", _INSTALL) for order in ("little", "big")}
+#: The same of its last bytes, from 512 before its end.
+_TAIL: Final = 512
+_ENDS: Final = {
+    b"conectix": ("a vhd of fixed size", _CONVERT),
+    b"koly": ("a dmg", _CONVERT),
 }
 
 
@@ -92,7 +129,7 @@ def data_after(fd: int, offset: int, size: int) -> tuple[int, int]:
         if error.errno == errno.ENXIO:
             return size, size
         # Block devices, and some file systems, do not tell.
-        if error.errno in (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
+        if error.errno in UNABLE:
             return offset, size
         raise
 
@@ -102,6 +139,8 @@ def open_disk(
     path: str | os.PathLike[str], *, raw: bool = False, folder: str | None = None
 ) -> Iterator[Disk]:
     """Opens a disk for reading. A qcow2 or vmdk is unpacked into a nameless file in `folder` first.
+
+    Of an OVA it is the one disk that is in there, which is read where it is.
 
     `raw`: take it as it is, whatever its first bytes look like. Who has the disk of a machine should say so:
     these bytes are the machine's.
@@ -116,13 +155,31 @@ def open_disk(
         if not stat.S_ISREG(kind) and not stat.S_ISBLK(kind):
             raise UsageError(f"{path} is {_what(kind)}", hint=_instead(os.fsdecode(path)))
         if not raw:
-            format_ = format_of(os.pread(fd, qemu.HEAD, 0))
+            head, part = os.pread(fd, qemu.HEAD, 0), None
+            if ova.is_tar(head):
+                part = ova.the_disk(fd, qemu.MAGICS, qemu.HEAD)
+                head = os.pread(fd, min(qemu.HEAD, part.size), part.offset)
+            format_ = format_of(head)
             if format_ != "raw":
-                fd = stack.enter_context(qemu.unpacked(fd, format_, folder)).fileno()
+                fd = stack.enter_context(qemu.unpacked(fd, format_, folder, part)).fileno()
+            else:
+                _refuse_by_end(fd)
         size = os.lseek(fd, 0, os.SEEK_END)
         if not size:
             raise UsageError(f"{path} is empty", hint="a disk has at least one byte")
         yield Disk(fd, size)
+
+
+def _refuse_by_end(fd: int) -> None:
+    size = os.lseek(fd, 0, os.SEEK_END)
+    tail = os.pread(fd, _TAIL, size - _TAIL) if size >= _TAIL else b""
+    _refuse(tail, _ENDS)
+
+
+def _refuse(found: bytes, others: Mapping[bytes, tuple[str, str]]) -> None:
+    for magic, (what, instead) in others.items():
+        if found.startswith(magic):
+            raise UsageError(f"the disk is {what}, which is not taken", hint=f"{instead}; or take it as raw")
 
 
 def _what(kind: int) -> str:
@@ -143,7 +200,6 @@ def format_of(head: bytes) -> qemu.Format:
     for magic, format_ in qemu.MAGICS.items():
         if head.startswith(magic):
             return format_
-    for magic, (what, instead) in _OTHERS.items():
-        if head.startswith(magic):
-            raise UsageError(f"the disk is {what}, which is not taken", hint=f"{instead}; or take it as raw")
+    _refuse(head, _OTHERS)
+    _refuse(head[_STREAM_AT:], _STREAMS)
     return "raw"

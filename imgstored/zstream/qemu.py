@@ -24,6 +24,8 @@ from imgstored.zstream.volume import MAX_VOLUME
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgstored.zstream.ova import Part
+
 Format = Literal["raw", "qcow2", "vmdk"]
 MAGICS: Final[dict[bytes, Format]] = {b"QFI\xfb": "qcow2", b"KDMV": "vmdk"}
 #: How many bytes of a file tell what it is.
@@ -52,8 +54,12 @@ _OTHER_FILES: Final = "make it whole first, where it is trusted: `qemu-img conve
 
 
 @contextmanager
-def unpacked(fd: int, format_: Format, folder: str | None = None) -> Iterator[IO[bytes]]:
+def unpacked(
+    fd: int, format_: Format, folder: str | None = None, part: Part | None = None
+) -> Iterator[IO[bytes]]:
     """The raw disk of the file open at `fd`: a sparse file without a name, which is gone at the end.
+
+    `part` is where in the file it is; None is all of it.
 
     `folder` is where it is made; None is where temporary files are. Blocks for as long as it takes.
 
@@ -64,14 +70,15 @@ def unpacked(fd: int, format_: Format, folder: str | None = None) -> Iterator[IO
         raise UsageError(
             f"a {format_} on a block device is not taken", hint="copy it into a file; or take it as raw"
         )
-    refuse_others(os.pread(fd, HEAD, 0), format_)
+    head = os.pread(fd, HEAD, 0) if part is None else os.pread(fd, min(HEAD, part.size), part.offset)
+    refuse_others(head, format_)
     program = next((path for path in PROGRAMS if os.access(path, os.X_OK)), None)
     if program is None:
         raise UsageError(
             f"the disk is a {format_}, and there is no qemu-img to make a raw one of it",
             hint="install it (Debian: qemu-utils; pkgsrc: qemu), or convert the disk elsewhere",
         )
-    node = _node(fd, format_)
+    node = _node(fd, format_, part)
     size = _virtual_size(program, fd, node)
     with ExitStack() as stack:
         disk = stack.enter_context(tempfile.TemporaryFile(dir=folder))
@@ -119,9 +126,11 @@ def _check_size(size: int) -> None:
         )
 
 
-def _node(fd: int, format_: Format) -> str:
+def _node(fd: int, format_: Format, part: Part | None) -> str:
     """The file, for qemu-img: by its descriptor, as this format and no other, and without a backing file."""
-    file = {"driver": "file", "filename": f"/dev/fd/{fd}"}
+    file: dict[str, Any] = {"driver": "file", "filename": f"/dev/fd/{fd}"}
+    if part is not None:
+        file = {"driver": "raw", "offset": part.offset, "size": part.size, "file": file}
     return "json:" + json.dumps({"driver": format_, "file": file, "backing": None})
 
 

@@ -25,6 +25,8 @@ MAGIC: Final = 0x2F5BACBAC
 
 #: SPA_MAXBLOCKSIZE: no block of data is larger.
 MAX_BLOCK: Final = 16 << 20
+#: A file's last byte has an offset of 63 bits (off_t); no object's data are beyond that.
+MAX_END: Final = 1 << 63
 #: DN_OLD_MAX_BONUSLEN to DN_SLOTS_TO_BONUSLEN(31): the largest bonus of a large dnode, rounded up.
 MAX_BONUS: Final = 16 << 10
 #: BEGIN's payload is an nvlist of resume points or snapshots; real ones have some hundred bytes.
@@ -104,6 +106,8 @@ _BODY = {order: struct.Struct(f"{order}QQQ") for order in ("<", ">")}
 _SUMS = {order: struct.Struct(f"{order}4Q") for order in ("<", ">")}
 _U32 = {order: struct.Struct(f"{order}I") for order in ("<", ">")}
 _U64 = {order: struct.Struct(f"{order}Q") for order in ("<", ">")}
+#: Offset and length of data.
+_PLACE = {order: struct.Struct(f"{order}QQ") for order in ("<", ">")}
 
 #: By `drr_type`: the records that nothing follows.
 _BARE = frozenset((RecordType.FREEOBJECTS, RecordType.FREE, RecordType.END))
@@ -218,19 +222,31 @@ def _payload_length(data: Buffer, order: ByteOrder, at: int, kind: int, first: i
     """What the header says, and how much it may say."""
     match kind:
         case RecordType.WRITE:
-            return _U64[order].unpack_from(data, at + (96 if data[at + 50] else 32))[0], MAX_BLOCK
+            offset, length = _PLACE[order].unpack_from(data, at + 24)
+            _check_place(kind, offset, length)
+            return (_U64[order].unpack_from(data, at + 96)[0] if data[at + 50] else length), MAX_BLOCK
         case RecordType.OBJECT:
             raw = _U32[order].unpack_from(data, at + 36)[0]
             return raw or _round8(_U32[order].unpack_from(data, at + 28)[0]), MAX_BONUS
         case RecordType.SPILL:
             return _U64[order].unpack_from(data, at + (40 if data[at + 33] else 16))[0], MAX_BLOCK
         case RecordType.WRITE_EMBEDDED:
+            _check_place(kind, *_PLACE[order].unpack_from(data, at + 16))
             return _round8(_U32[order].unpack_from(data, at + 52)[0]), MAX_BLOCK
         case RecordType.BEGIN:
             return first, MAX_BEGIN_PAYLOAD
         case _:
             record_type(data, order, at)
             return 0, 0
+
+
+def _check_place(kind: int, offset: int, length: int) -> None:
+    """Kernels add these up, and have believed the sum although it went beyond what 64 bits hold."""
+    if offset + min(length, MAX_BLOCK) > MAX_END:
+        raise StreamError(
+            f"a {RecordType(kind).name} record writes at byte {offset} of its object, which is not possible",
+            hint=DAMAGED,
+        )
 
 
 def parse_record(header: Buffer, payload: Buffer, order: ByteOrder) -> Record:

@@ -22,6 +22,7 @@ from imgstored.events.notifications import (
     SnapshotRenamed,
     UpdateFailed,
 )
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,21 +141,58 @@ class TestVacuum:
         assert [image["manifest"]["uuid"] for image in daemon.store.images] == [C]
         assert daemon.upkeep.asked == [{"older_than": 172800, "keep": 3}]
 
-    @pytest.mark.parametrize(("answer", "gone"), [("y\n", True), ("YES\n", True), ("\n", False), ("", False)])
+    @pytest.mark.parametrize(
+        ("answer", "gone"), [("y\n", True), ("YES\n", True), ("\n", False), ("\x04", False)]
+    )
     def test_it_asks(self, daemon: FakeDaemon, imgctl: Command, answer: str, gone: bool):
         daemon.store.images = [installed(A)]
         daemon.upkeep.planned = planned(A)
-        result = imgctl("vacuum", stdin=None, input=answer)
-        assert result.stdout.startswith(
-            f"This will delete the following images:\n    {A} (base@1.0)\nDelete this image? [y/N] "
-        )
-        assert result.stdout.endswith(f"Deleted image {A} (base@1.0)\n" if gone else "Aborting\n")
-        assert (result.returncode, result.stderr) == (0 if gone else 1, "")
+        with Terminal(imgctl.line("vacuum"), imgctl.environment) as terminal:
+            shown = terminal.wait_for("Delete this image? [y/N] ").decode()
+            assert f"This will delete the following images:\r\n    {A} (base@1.0)\r\n" in shown
+            terminal.type(answer)
+            assert terminal.end() == (0 if gone else 1)
+            last = f"Deleted image {A} (base@1.0)" if gone else "Aborting"
+            assert terminal.shown.decode().endswith(f"{last}\r\n")
         assert daemon.store.images == ([] if gone else [installed(A)])
 
     def test_several_are_asked_for_at_once(self, daemon: FakeDaemon, imgctl: Command):
         daemon.upkeep.planned = planned(A, B)
-        assert "Delete these 2 images? [y/N] " in imgctl("vacuum").stdout
+        with Terminal(imgctl.line("vacuum"), imgctl.environment) as terminal:
+            terminal.wait_for("Delete these 2 images? [y/N] ")
+
+    @pytest.mark.parametrize("imgadm", [False, True])
+    def test_what_comes_by_a_pipe_is_no_answer(
+        self, daemon: FakeDaemon, imgctl: Command, tmp_path: Path, imgadm: bool
+    ):
+        """The person at the terminal is asked, although neither input nor output is that."""
+        daemon.store.images = [installed(A)]
+        daemon.upkeep.planned = planned(A)
+        said = tmp_path / "said"
+        piped = ["/bin/sh", "-c", 'yes | "$@" >"$0" 2>&1', str(said), *imgctl.line("vacuum", imgadm=imgadm)]
+        with Terminal(piped, imgctl.environment) as terminal:
+            terminal.wait_for("Delete this image? [y/N] ")
+            assert f"    {A} (base@1.0)\n" in said.read_text(), "what it is about was said before"
+            terminal.type("n\n")
+            assert terminal.end() == 1
+        assert said.read_text().endswith("Aborting\n")
+        assert daemon.store.images == [installed(A)]
+        with Terminal(piped, imgctl.environment) as terminal:
+            terminal.wait_for("Delete this image? [y/N] ")
+            terminal.type("y\n")
+            assert terminal.end() == 0
+        assert daemon.store.images == []
+
+    def test_without_a_terminal_nothing_is_deleted(self, daemon: FakeDaemon, imgctl: Command):
+        daemon.store.images = [installed(A)]
+        daemon.upkeep.planned = planned(A)
+        result = imgctl("vacuum", stdin=None, input="y\n" * 100, start_new_session=True)
+        assert result.returncode == 1
+        assert result.stderr == (
+            "imgctl vacuum: error (NoTerminal): nothing is deleted: there is no terminal on which to ask\n"
+            "  hint: `imgctl vacuum -f` deletes without asking; `-n` shows what would be deleted\n"
+        )
+        assert daemon.store.images == [installed(A)]
 
     def test_it_stops_at_an_error(self, daemon: FakeDaemon, imgctl: Command):
         daemon.upkeep.planned = planned(A, B)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.daemon import Daemon
+from tests.support.gate import Gate
 from tests.support.image_site import ImageSite
 from tests.support.nginx import Nginx
 from tests.support.shared_daemon import SharedDaemon
@@ -49,6 +50,27 @@ def served(tmp_path: Path) -> Iterator[Served]:
     pages.add_fixtures()
     with Nginx(tmp_path / "nginx", root=pages.folder) as nginx:
         yield Served(pages, nginx)
+
+
+@pytest.fixture
+def gate(served: Served) -> Iterator[Gate]:
+    """Holds back what tests want to see under way: `gated` serves it from behind."""
+    with Gate(served.pages.folder) as gate:
+        yield gate
+
+
+@contextmanager
+def gated(
+    served: Served, gate: Gate, folder: Path, *uuids: str, connections: int = 2, **settings: Any
+) -> Iterator[Daemon]:
+    """A daemon and its image server, which sends the files of these images as the gate lets them through."""
+    folder.mkdir()
+    locations = {f"/{uuid}/": gate.location for uuid in uuids}
+    limits = f"[limits]\nconnections = {connections}\nmin_rate = 0\n"
+    with Nginx(folder / "nginx", root=served.pages.folder, locations=locations) as nginx:
+        served.nginx = nginx
+        with Daemon(folder / "store", config=static_source(nginx.url) + limits, **settings) as daemon:
+            yield daemon
 
 
 @pytest.fixture

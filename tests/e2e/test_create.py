@@ -8,7 +8,9 @@ import json
 import random
 import signal
 import subprocess
+import tarfile
 import time
+import zipfile
 
 import pytest
 
@@ -91,6 +93,28 @@ def test_a_qcow2_is_unpacked_and_one_that_reads_other_files_is_not(daemon, tmp_p
     assert refused.returncode == 1
     assert "imgctl create: error (Usage): the qcow2 has a backing file, which is not read" in refused.stderr
     assert list(tmp_path.glob("thief.z*")) == []
+
+
+def test_an_ova_is_its_one_disk_and_an_archive_is_none(daemon, tmp_path, disk):
+    vmdk, ova, archive = tmp_path / "disk.vmdk", tmp_path / "machine.ova", tmp_path / "disk.zip"
+    options = ["-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized"]
+    subprocess.run(["qemu-img", "convert", *options, str(disk), str(vmdk)], check=True)
+    with tarfile.open(ova, "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("machine.ovf"))
+        tar.add(vmdk, "machine-disk1.vmdk")
+    out = str(tmp_path / "out")
+    made = daemon.imgctl("create", "--raw", "-o", out, str(ova), *FIELDS)
+    assert made.returncode == 0, made.stderr
+    daemon.imgctl("install", "-m", f"{out}.imgmanifest", "-f", f"{out}.zvol", check=True)
+    uuid = json.loads((tmp_path / "out.imgmanifest").read_text())["uuid"]
+    assert stored_disk(daemon, uuid).read_bytes().startswith(disk.read_bytes())
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(disk)
+    refused = daemon.imgctl("create", "--raw", "-o", str(tmp_path / "no"), str(archive), *FIELDS)
+    assert refused.returncode == 1
+    assert "imgctl create: error (Usage): the disk is a zip archive, which is not taken" in refused.stderr
+    assert "hint: unpack it" in refused.stderr
+    assert list(tmp_path.glob("no.*")) == []
 
 
 def test_a_disk_that_is_taken_as_it_is_needs_no_daemon(daemon, tmp_path, disk):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.image_site import BASE, DATA, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
-from tests.support.imgadm_host import CLOSED, FAILING_TOO, UNAVAILABLE, ImgadmHost
+from tests.support.imgadm_host import CLOSED, FAILING, FAILING_TOO, UNAVAILABLE, ImgadmHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ DIFFERENT = {
     ),
     "avail-500": Difference(
         _WORDS,
-        r"imgadm avail: error \(APIError\): http://[0-9.]+:8085/images: something is broken\n",
+        r"imgadm avail: error \(InternalError\): http://[0-9.]+:8085/images: something is broken\n",
     ),
     "avail-503text": Difference(
         "imgadm does not say which source it was",
@@ -284,6 +284,39 @@ def test_it_prints_what_imgadm_printed(host: ImgadmHost, steps: Sequence[Step]):
         elif (difference := compared(host, step)) is not None:
             wrong[step] = difference
     assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "source", "code"),
+    [
+        ((), "", "NoCommand"),
+        (("import", BASE), str(CLOSED), "ECONNREFUSED"),
+        (("import", BASE), "no-such-host", "ENOTFOUND"),
+        (("show", BASE), str(CLOSED), "ECONNREFUSED"),
+        (("avail",), str(CLOSED), "ClientError"),
+        (("import", BASE), str(FAILING), "InternalError"),
+        (("show", BASE), str(FAILING), "InternalError"),
+        (("avail",), str(FAILING), "InternalError"),
+        (("import", BASE), str(UNAVAILABLE), "APIError"),
+        (("import", BASE), "", "ResourceNotFound"),
+        (("import", INCREMENTAL), "", "ActiveImageNotFound"),
+        (("import", "-x"), "", "Option"),
+    ],
+)
+def test_the_code_of_an_error_is_imgadms(host: ImgadmHost, command: Sequence[str], source: str, code: str):
+    """In the record of -E, and on the line for people; the last line is the record, and the only one."""
+    site = host.folder / "site"
+    (site / "files" / BASE).unlink()
+    (site / "manifests" / f"{INCREMENTAL}.json").unlink()
+    url = "http://no-such-host.invalid" if source == "no-such-host" else source
+    host.use(url if "//" in url else _source(host, url))
+    done = host.imgadm("-E", *command)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["err"]["code"] == code
+    people = host.imgadm(*command)
+    assert people.returncode == 1
+    assert people.stderr == "" if code == "NoCommand" else f" error ({code}): " in people.stderr
 
 
 def test_every_run_is_compared_and_there_are_all_of_them():

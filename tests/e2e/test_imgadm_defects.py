@@ -19,6 +19,7 @@ import pytest
 
 from tests.e2e.conftest import made_image, static_source
 from tests.support.daemon import Daemon
+from tests.support.gate import Gate
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_file, fixture_manifest
 from tests.support.nginx import Nginx
 
@@ -94,18 +95,19 @@ def test_a_failed_import_stops_all_of_its_downloads(tmp_path):
     pages.add(manifest, file)
     pages.add({**fixture_manifest(INCREMENTAL), "origin": BASE}, b"")
     (pages.folder / INCREMENTAL / "file").unlink()
-    slow = {f"/{BASE}/": "limit_rate 200k;"}
-    with (
-        Nginx(tmp_path / "nginx", root=pages.folder, locations=slow) as nginx,
-        Daemon(tmp_path / "store", config=static_source(nginx.url)) as daemon,
-    ):
-        failed = daemon.imgctl("import", INCREMENTAL)
-        assert failed.returncode == 1
-        assert "Aborting (" in failed.stdout
-        assert daemon.imgctl("jobs").stdout == ""
-        assert daemon.imgctl("list").stdout == ""
-        sent = sum(hit.bytes_sent for hit in nginx.settled_hits() if BASE in hit.path)
-        assert sent < len(file)
+    with Gate(pages.folder) as gate:
+        gate.hold(after=1 << 20)
+        locations = {f"/{BASE}/": gate.location}
+        with (
+            Nginx(tmp_path / "nginx", root=pages.folder, locations=locations) as nginx,
+            Daemon(tmp_path / "store", config=static_source(nginx.url)) as daemon,
+        ):
+            failed = daemon.imgctl("import", INCREMENTAL)
+            assert failed.returncode == 1
+            assert "Aborting (" in failed.stdout
+            assert daemon.imgctl("jobs").stdout == ""
+            assert daemon.imgctl("list").stdout == ""
+        assert gate.given < len(file)
 
 
 def test_install_takes_channels_and_is_quiet_on_a_terminal(daemon, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ import pytest
 from imgctl import RemoteError
 
 from tests.e2e.conftest import static_source
+from tests.e2e.test_on_demand import jobs, started, until
 from tests.support.daemon import Daemon
+from tests.support.gate import Gate
 from tests.support.image_site import BASE, INCREMENTAL, ImageSite, fixture_file, fixture_manifest
 from tests.support.nginx import free_port
 
@@ -78,18 +79,17 @@ def test_all_lines_of_an_import_have_its_id_and_so_has_what_else_tells_of_it(tmp
 
 def test_two_clients_that_ask_for_one_image_are_in_one_import(tmp_path, site, start_nginx):
     ImageSite(site).add_fixtures()
-    slow = start_nginx(limit_rate="400k")
-    with Daemon(tmp_path / "store", config=static_source(slow.url) + DEBUG) as daemon:
-        commands = [
-            subprocess.Popen(
-                [sys.executable, "-m", "imgctl", "import", BASE],
-                env={"IMGSTORED_SOCKET": str(daemon.socket), "PATH": "/usr/bin"},
-                stdout=subprocess.DEVNULL,
-            )
-            for _ in range(2)
-        ]
-        assert [command.wait(60) for command in commands] == [0, 0]
-        lines = [line for line in lines_of(daemon) if line.get("uuid") == BASE]
+    with Gate(site) as gate:
+        gate.hold()
+        slow = start_nginx(locations={f"/{BASE}/": gate.location})
+        with Daemon(tmp_path / "store", config=static_source(slow.url) + DEBUG) as daemon:
+            commands = [started(daemon, "import", BASE) for _ in range(2)]
+            until(lambda: any(len(job["clients"]) == 2 for job in jobs(daemon)))
+            gate.open()
+            for command in commands:
+                command.communicate(timeout=60)
+            assert [command.returncode for command in commands] == [0, 0]
+            lines = [line for line in lines_of(daemon) if line.get("uuid") == BASE]
     assert [line["event"] for line in lines].count("installing") == 1
     assert len({line["import_id"] for line in lines if line["event"] in ("installing", "installed")}) == 1
 

@@ -7,11 +7,10 @@ import os
 
 import pytest
 
-from tests.e2e.conftest import made_image, static_source
+from tests.e2e.conftest import gated, made_image, static_source
 from tests.e2e.test_on_demand import jobs, started, until
 from tests.support.daemon import Daemon
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
-from tests.support.nginx import Nginx
 
 NEWER = "55555555-aaaa-4bbb-8ccc-000000000001"
 MADE = "44444444-aaaa-4bbb-8ccc-000000000001"
@@ -148,18 +147,16 @@ def test_what_did_not_even_begin_is_in_the_history(daemon, served, tmp_path):
 
 
 @pytest.fixture
-def slow(served, tmp_path):
-    """A daemon whose source takes seconds for one made image of 16 MiB."""
+def slow(served, gate, tmp_path):
+    """A daemon whose source holds back the one made image of 16 MiB, as the gate says."""
     served.pages.add(*made_image(MADE, size=16 << 20))
-    with (
-        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="700k") as nginx,
-        Daemon(tmp_path / "slow", config=static_source(nginx.url) + "[limits]\nconnections = 2\n") as daemon,
-    ):
+    with gated(served, gate, tmp_path / "slow", MADE) as daemon:
         yield daemon
 
 
 @pytest.mark.slow
-def test_an_import_goes_on_after_kill_9_and_the_history_says_so(slow):
+def test_an_import_goes_on_after_kill_9_and_the_history_says_so(slow, gate):
+    gate.hold(after=2 << 20)
     client = started(slow, "import", MADE)
     until(lambda: any(job["done"] > 1 << 20 for job in jobs(slow)))
     (plan,) = [json.loads(slow.imgctl("import", "-n", "-j", MADE, check=True).stdout)]
@@ -167,6 +164,7 @@ def test_an_import_goes_on_after_kill_9_and_the_history_says_so(slow):
     assert history(slow)[0]["outcome"] is None
     slow.kill()
     client.communicate(timeout=30)
+    gate.open()
     slow.start()
     # The history is written when the import has ended.
     until(lambda: jobs(slow) == [] and history(slow, MADE)[-1]["outcome"] is not None, seconds=60)
@@ -176,9 +174,10 @@ def test_an_import_goes_on_after_kill_9_and_the_history_says_so(slow):
 
 
 @pytest.mark.slow
-def test_a_dry_run_knows_what_is_there_from_an_earlier_try(slow):
+def test_a_dry_run_knows_what_is_there_from_an_earlier_try(slow, gate):
+    gate.hold(after=6 << 20)
     client = started(slow, "import", MADE)
-    until(lambda: any(job["done"] > 3 << 20 for job in jobs(slow)))
+    until(lambda: any(job["done"] >= 6 << 20 for job in jobs(slow)))
     client.terminate()
     client.communicate(timeout=30)
     until(lambda: jobs(slow) == [])

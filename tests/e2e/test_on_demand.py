@@ -8,31 +8,24 @@ import subprocess
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import made_image, static_source
-from tests.support.daemon import Daemon
+from tests.e2e.conftest import gated, made_image
 from tests.support.image_site import BASE
-from tests.support.nginx import Nginx
+
+if TYPE_CHECKING:
+    from tests.support.daemon import Daemon
 
 MADE = "44444444-aaaa-4bbb-8ccc-000000000001"
 
 
 @pytest.fixture
-def slow(served, tmp_path):
-    """A daemon whose source takes half a second for a range of 1 MiB, and one made image of 16 MiB.
-
-    nginx sends the first second of a rate at once: 700 of 1,024 KiB.
-    """
+def slow(served, gate, tmp_path):
+    """A daemon whose source holds back the one made image of 16 MiB, as the gate says."""
     served.pages.add(*made_image(MADE, size=16 << 20))
-    with (
-        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="700k") as nginx,
-        Daemon(
-            tmp_path / "slow-store", config=static_source(nginx.url) + "[limits]\nconnections = 2\n"
-        ) as daemon,
-    ):
-        served.nginx = nginx
+    with gated(served, gate, tmp_path / "slow", MADE) as daemon:
         yield daemon
 
 
@@ -84,7 +77,8 @@ def test_ensure_returns_at_once_when_all_is_there(daemon, served):
     assert daemon.imgctl("ensure", BASE).returncode == 0
 
 
-def test_ctrl_c_ends_one_interest_and_the_last_one_ends_the_import(slow):
+def test_ctrl_c_ends_one_interest_and_the_last_one_ends_the_import(slow, gate):
+    gate.hold(after=2 << 20)
     first, second = started(slow, "import", MADE), started(slow, "ensure", MADE)
     until(lambda: any(len(job["clients"]) == 2 and job["done"] > 0 for job in jobs(slow)))
 
@@ -100,7 +94,8 @@ def test_ctrl_c_ends_one_interest_and_the_last_one_ends_the_import(slow):
     assert slow.imgctl("list").stdout == ""
 
 
-def test_partial_data_of_a_cancelled_import_serves_the_next(slow, served):
+def test_partial_data_of_a_cancelled_import_serves_the_next(slow, served, gate):
+    gate.hold(after=8 << 20)
     import_ = started(slow, "import", MADE)
     until(lambda: any(job["done"] > 6 << 20 for job in jobs(slow)))
     assert slow.imgctl("cancel", MADE).returncode == 0
@@ -108,6 +103,7 @@ def test_partial_data_of_a_cancelled_import_serves_the_next(slow, served):
     assert import_.returncode == 1
     assert "error (Cancelled)" in errors
 
+    gate.open()
     again = slow.imgctl("import", MADE)
     assert again.returncode == 0
     served.nginx.settled_hits()
@@ -116,11 +112,27 @@ def test_partial_data_of_a_cancelled_import_serves_the_next(slow, served):
     assert served.bytes_sent() <= size + 2 * (1 << 20) + 300_000
 
 
-def test_watch_shows_what_others_import(slow):
+def read_until(process: subprocess.Popen[str], word: str) -> str:
+    """What it prints, up to the line with the word."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if word in line:
+            return seen
+    raise AssertionError(f"it ended without {word}: {seen}")
+
+
+def test_watch_shows_what_others_import(slow, gate):
+    gate.hold(after=2 << 20)
+    importing = started(slow, "import", MADE)
+    until(lambda: any(job["done"] > 0 for job in jobs(slow)))
     watch = started(slow, "watch", "--json")
-    time.sleep(0.3)
-    slow.imgctl("import", MADE, check=True)
+    seen = read_until(watch, '"downloading"')
+    gate.open()
+    importing.communicate(timeout=60)
+    assert importing.returncode == 0
+    seen += read_until(watch, '"installed"')
     watch.send_signal(signal.SIGINT)
-    seen, _ = watch.communicate(timeout=30)
-    assert '"downloading"' in seen
+    watch.communicate(timeout=30)
     assert f'"uuid": "{MADE}"' in seen or f'"uuid":"{MADE}"' in seen

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import made_image, static_source
+from tests.e2e.conftest import gated, made_image, static_source
 from tests.e2e.test_on_demand import jobs, started, until
 from tests.support.daemon import Daemon
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL
@@ -70,34 +70,28 @@ def test_kill_9_at_any_moment_leaves_all_or_nothing_and_the_import_ends(daemon, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [0.5, 0.9])
-def test_after_kill_9_at_most_one_range_a_connection_is_fetched_again(served, tmp_path, part):
+def test_after_kill_9_at_most_one_range_a_connection_is_fetched_again(served, gate, tmp_path, part):
     manifest, file = made_image(MADE, size=16 * MIB)
     served.pages.add(manifest, file)
-    with (
-        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="700k") as nginx,
-        Daemon(tmp_path / "slow", config=static_source(nginx.url) + "[limits]\nconnections = 4\n") as daemon,
-    ):
-        served.nginx = nginx
+    gate.hold(after=int(part * len(file)) + 1)
+    with gated(served, gate, tmp_path / "slow", MADE, connections=4) as daemon:
         client = started(daemon, "import", MADE)
         until(lambda: any(job["done"] >= part * len(file) for job in jobs(daemon)), seconds=30)
         daemon.kill()
         client.communicate(timeout=30)
-        served.nginx.settled_hits(quiet=0.3)
-        sent_before = served.bytes_sent()
+        sent_before = gate.given
+        gate.open()
         daemon.start()
-        until(lambda: MADE in whole_or_nothing(daemon), seconds=30)
-        served.nginx.settled_hits(quiet=0.3)
+        until(lambda: MADE in whole_or_nothing(daemon), seconds=60)
         # What the killed daemon had in flight was sent, and is not there: one range of 1 MiB a connection.
-        assert served.bytes_sent() - sent_before <= (1 - part) * len(file) + 4 * MIB
+        assert gate.given - sent_before <= (1 - part) * len(file) + 4 * MIB
 
 
-def test_sigterm_ends_in_time_and_keeps_what_is_there(served, tmp_path):
+def test_sigterm_ends_in_time_and_keeps_what_is_there(served, gate, tmp_path):
     manifest, file = made_image(MADE, size=16 * MIB)
     served.pages.add(manifest, file)
-    with (
-        Nginx(tmp_path / "slow-nginx", root=served.pages.folder, limit_rate="700k") as nginx,
-        Daemon(tmp_path / "slow", config=static_source(nginx.url) + "[limits]\nconnections = 4\n") as daemon,
-    ):
+    gate.hold(after=9 * MIB)
+    with gated(served, gate, tmp_path / "slow", MADE, connections=4) as daemon:
         client = started(daemon, "import", MADE)
         until(lambda: any(job["done"] > 8 * MIB for job in jobs(daemon)))
         begun = time.monotonic()
@@ -107,8 +101,9 @@ def test_sigterm_ends_in_time_and_keeps_what_is_there(served, tmp_path):
         assert client.returncode == 1
         assert "stopping" in errors
         daemon.start()
-        size = len(file)
-        until(lambda: any(4 * MIB < job["done"] < size for job in jobs(daemon)))
+        # Still held: what it has is what was there.
+        until(lambda: any(4 * MIB < job["done"] < len(file) for job in jobs(daemon)))
+        gate.open()
         until(lambda: MADE in whole_or_nothing(daemon), seconds=30)
 
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import made_image, static_source
+from tests.e2e.conftest import gated, made_image, static_source
 from tests.support.daemon import Daemon
 from tests.support.image_site import BASE
-from tests.support.nginx import Nginx
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -88,21 +87,17 @@ def made(served):
     return served
 
 
-def test_a_slow_network(made, tmp_path):
-    with (
-        Nginx(tmp_path / "slow-nginx", root=made.pages.folder, limit_rate="100k") as nginx,
-        Daemon(tmp_path / "store", config=static_source(nginx.url)) as daemon,
-        importing(daemon, MADE),
-    ):
+def test_a_slow_network(made, gate, tmp_path):
+    gate.hold(after=1 << 20)
+    with gated(made, gate, tmp_path / "slow", MADE, connections=8) as daemon, importing(daemon, MADE):
         job = limited(daemon, "network")
-        assert (job["uuid"], job["phase"], job["source"]) == (MADE, "downloading", nginx.url)
+        assert (job["uuid"], job["phase"], job["source"]) == (MADE, "downloading", made.url)
         assert 0 < job["connections"] <= 8
         shown = daemon.imgctl("status")
         assert shown.returncode == 0
         (row,) = [line.split() for line in shown.stdout.splitlines() if line.startswith(MADE)]
         assert row[:4] == [MADE, "made-1@1.0.0", "zones", "downloading"]
-        assert row[-2:] == ["network", nginx.url]
-        # It is about as fast as the server lets it be, and says how long that takes.
+        assert row[-2:] == ["network", made.url]
         assert daemon.imgctl("top", "-n", "1").stdout.splitlines()[1].endswith("limited by network")
 
 

@@ -124,13 +124,15 @@ def test_a_mount_is_refused_without(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("later", [(), ("blake3",)], ids=["with", "without"])
-def test_what_was_downloaded_without_blake3_is_not_fetched_again(served, tmp_path, later):
+def test_what_was_downloaded_without_blake3_is_not_fetched_again(served, gate, tmp_path, later):
     """Neither by a daemon that has it, nor by another one without."""
     manifest, file = made_image(MADE, size=8 * MIB)
     served.pages.add(manifest, file)
     folder = tmp_path / "store"
-    with Nginx(tmp_path / "slow", root=served.pages.folder, limit_rate="1m") as slow:
-        config = static_source(slow.url) + "[limits]\nconnections = 2\n"
+    gate.hold(after=len(file) // 2 + 1)
+    locations = {f"/{MADE}/": gate.location}
+    with Nginx(tmp_path / "slow", root=served.pages.folder, locations=locations) as slow:
+        config = static_source(slow.url) + "[limits]\nconnections = 2\nmin_rate = 0\n"
         with Daemon(folder, config=config, without=["blake3"]) as daemon:
             client = started(daemon, "import", MADE)
             until(lambda: any(job["done"] >= len(file) // 2 for job in jobs(daemon)), seconds=60)

@@ -16,6 +16,7 @@ from tests.e2e.conftest import Served
 from tests.e2e.test_on_demand import jobs, until
 from tests.guest.zpool import WORKER, Zpool, run
 from tests.support.daemon import Daemon
+from tests.support.gate import Gate
 from tests.support.image_site import ImageSite
 from tests.support.nginx import Nginx
 
@@ -33,12 +34,13 @@ _MIB = 1 << 20
 
 @dataclass
 class Host:
-    """Everything together. `folder` has the daemon's state and imgadm's."""
+    """Everything together. `folder` has the daemon's state and imgadm's; `gate` holds LARGE back."""
 
     folder: Path
     pool: Zpool
     second: Zpool
     served: Served
+    gate: Gate
     daemon: Daemon
 
     @property
@@ -80,7 +82,15 @@ class Host:
         until(lambda: jobs(self.daemon) == [], seconds=120)
 
     def clear(self) -> None:
-        """Nothing is installed, held or half received any more, and the daemon runs and knows it."""
+        """Nothing is installed, held or half received any more, and the daemon runs and knows it.
+
+        Whatever a test did, also one that failed: the server serves all that it has, and the pools are there.
+        """
+        self.gate.open()
+        if not self.served.nginx.running:
+            self.served.nginx.start()
+        for pool in (self.pool, self.second):
+            pool.present()
         if self.daemon.process is None or self.daemon.process.poll() is not None:
             self.daemon.start()
         with self.daemon.client() as client:
@@ -94,8 +104,8 @@ class Host:
 
 
 @contextlib.contextmanager
-def zfs_host(folder: Path, *, view: str = "files", **nginx: Any) -> Iterator[Host]:
-    """A host whose daemon is not started. `nginx` are settings of the image server."""
+def zfs_host(folder: Path, *, view: str = "files") -> Iterator[Host]:
+    """A host whose daemon is not started."""
     pages = ImageSite(folder / "site")
     pages.add_fixtures()
     (folder / "imgadm" / "images").mkdir(parents=True)
@@ -103,7 +113,8 @@ def zfs_host(folder: Path, *, view: str = "files", **nginx: Any) -> Iterator[Hos
     with (
         Zpool(POOL) as pool,
         Zpool(SECOND) as second,
-        Nginx(folder / "nginx", root=pages.folder, **nginx) as server,
+        Gate(pages.folder) as gate,
+        Nginx(folder / "nginx", root=pages.folder, locations={f"/{LARGE}/": gate.location}) as server,
     ):
         conf = {
             "dockerImportSkipUuids": True,
@@ -116,13 +127,13 @@ def zfs_host(folder: Path, *, view: str = "files", **nginx: Any) -> Iterator[Hos
             folder / "store",
             top=f'imgadm = "{folder}/imgadm"\nimgadm_locks = "{folder}/run"\n',
             config=f'[[pool]]\ntype = "zfs"\nname = "{POOL}"\n[[pool]]\ntype = "zfs"\nname = "{SECOND}"\n'
-            "[limits]\nconnections = 4\ntries = 2\n",
+            "[limits]\nconnections = 4\ntries = 2\nmin_rate = 0\n",
             view=view,
             patience=90,
         )
         daemon.log.touch()
         try:
-            yield Host(folder, pool, second, Served(pages, server), daemon)
+            yield Host(folder, pool, second, Served(pages, server), gate, daemon)
         finally:
             # Also when a test left it dead, its mount is to go.
             daemon.__exit__(None, None, None)

@@ -50,7 +50,7 @@ with open(sys.argv[1], "a") as file:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("host")
-    with zfs_host(folder, view="fuse", locations={f"/{LARGE}/": "limit_rate 600k;"}) as host:
+    with zfs_host(folder, view="fuse") as host:
         host.daemon.start()
         yield host
 
@@ -186,6 +186,7 @@ def test_what_fails_or_is_cancelled_leaves_no_partial(host: Host, large: LargeIm
         assert host.spooled() == []
 
     def half_received() -> subprocess.Popen[str]:
+        host.gate.hold(after=len(large.file) // 2)
         client = started(host.daemon, "import", LARGE)
         until(lambda: any(job["received"] > 4 * _MIB for job in jobs(host.daemon)), seconds=120)
         assert f"{LARGE}-partial" in host.pool.names()
@@ -203,6 +204,7 @@ def test_what_fails_or_is_cancelled_leaves_no_partial(host: Host, large: LargeIm
     assert client.returncode == 1, errors
     assert nothing_is_there(host)
     host.served.nginx.start()
+    host.gate.open()
 
     # What was downloaded serves the next try, which receives from the beginning.
     host.ensure(LARGE)

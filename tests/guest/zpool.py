@@ -91,6 +91,11 @@ class Zpool:
             if "/" not in name and "@" not in name:
                 self.destroy(name)
 
+    def present(self) -> None:
+        """Imports the pool if a test that failed has left it exported."""
+        if run("zpool", "list", "-H", self.name, check=False).returncode:
+            run("zpool", "import", "-d", str(FOLDER), self.name)
+
     def reimport(self) -> None:
         """Exports and imports the pool, as a reboot does."""
         run("zpool", "export", self.name)

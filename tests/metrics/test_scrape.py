@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.conftest import made_image, static_source
 from tests.support.daemon import Daemon
+from tests.support.gate import Gate
 from tests.support.image_site import BASE, INCREMENTAL, ImageSite, fixture_file, fixture_manifest
 from tests.support.nginx import free_port
 
@@ -121,9 +122,16 @@ def test_imports_bytes_hits_deletions_and_requests(tmp_path, pages, nginx):
 @pytest.mark.slow
 def test_what_is_under_way_who_joins_and_what_is_resumed(tmp_path, pages, start_nginx):
     pages.add(*made_image(MADE, size=4 << 20))
-    slow = start_nginx(limit_rate="60k")
-    source = host_of(slow.url)
-    with measured(tmp_path, slow.url) as (daemon, scrape):
+    with Gate(pages.folder) as gate:
+        gate.hold(after=1_500_000)
+        slow = start_nginx(locations={f"/{MADE}/": gate.location})
+        _asked_for_by_three(tmp_path, slow.url)
+
+
+def _asked_for_by_three(tmp_path, url):
+    """Of a server that has sent a part of the image, and the rest byte by byte."""
+    source = host_of(url)
+    with measured(tmp_path, url) as (daemon, scrape):
 
         def ask() -> None:
             with daemon.client() as client, pytest.raises(RemoteError, match="cancelled"):

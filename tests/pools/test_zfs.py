@@ -23,6 +23,7 @@ from imgstored.errors import (
     ConfigError,
     ImageHasDependentClonesError,
     ImageNotInstalledError,
+    ImgstoreError,
     NoSpaceError,
     PoolError,
     PoolNotFoundError,
@@ -50,7 +51,7 @@ from tests.pools.contract import (
     pool,
 )
 from tests.pools.contract import receive as receive_real
-from tests.support.streams import in_pieces, real_stream
+from tests.support.streams import StreamWriter, in_pieces, real_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -461,6 +462,118 @@ def test_damage_that_only_the_kernel_sees(pool: ZfsPool, monkeypatch: pytest.Mon
     with pytest.raises(StreamError, match="kernel found the stream to be damaged"):
         pool.receive(BASE, in_pieces(bytes(damaged)))
     assert pool.partials() == []
+
+
+# -- what kernels stumble over -------------------------------------------------------------------------------
+
+
+def cut_into(name: str, stream: bytes, *options: str) -> None:
+    """Leaves what `zfs receive -s` keeps of a stream that ends early: in NAME/%recv, as NAME is there."""
+    cut = subprocess.run(
+        ["zfs", "receive", "-s", *options, name], input=stream, capture_output=True, check=False
+    )
+    assert cut.returncode != 0
+    assert got(name.partition("@")[0], "receive_resume_token")[0].startswith("1-"), cut.stderr
+
+
+@pytest.mark.parametrize("then", ["go on", "another", "abandon"])
+def test_a_token_that_nothing_goes_on_from(pool: ZfsPool, made: dict[str, bytes], then: str) -> None:
+    """It is of a stream into what is there, in a dataset that is hidden (openzfs/zfs#8801, #10439, #14614).
+
+    The kernel goes on with no other stream, and destroys nothing that has such a child.
+    """
+    name = f"{TANK}/{NEXT}-partial"
+    subprocess.run(["zfs", "receive", "-u", f"{name}@final"], input=made["-Lce"], check=True)
+    changes = made["-Lce -i"]
+    cut_into(f"{name}@more", changes[: len(changes) * 2 // 3])
+    assert run("zfs", "destroy", f"{name}@final", check=False) == ""
+    if then == "abandon":
+        pool.abandon(NEXT)
+        assert pool.partials() == []
+        return
+    stream = made["-Lce" if then == "go on" else "plain"]
+    if then == "another":
+        stream = real_stream("base")
+    pool.receive(NEXT, in_pieces(stream))
+    image = pool.publish(NEXT)
+    assert pool.partials() == []
+    sent = b"".join(bytes(piece) for piece in pool.send(NEXT))
+    assert sent
+    assert image.guid == (GUIDS["base"] if then == "another" else image.guid)
+    pool.destroy(NEXT)
+    assert run("zfs", "list", "-H", "-r", "-o", "name", TANK).split() == [TANK]
+
+
+def test_an_image_into_which_something_was_cut_is_deleted(pool: ZfsPool, made: dict[str, bytes]) -> None:
+    pool.receive(NEXT, in_pieces(made["-Lce"]))
+    pool.publish(NEXT)
+    changes = made["-Lce -i"]
+    cut_into(f"{TANK}/{NEXT}@more", changes[: len(changes) * 2 // 3], "-F")
+    assert [image.uuid for image in pool.images()] == [NEXT]
+    pool.destroy(NEXT)
+    assert run("zfs", "list", "-H", "-r", "-o", "name", TANK).split() == [TANK]
+
+
+@pytest.mark.parametrize("offset", [(1 << 64) - 512, (1 << 64) - 1, (1 << 63) - 256])
+def test_embedded_data_near_the_end_of_numbers(pool: ZfsPool, offset: int) -> None:
+    """The kernel adds offset and length up (openzfs/zfs#18239): it never gets the record."""
+    writer = StreamWriter()
+    stream = writer.begin(features=4 | 1 << 16 | 1 << 17) + writer.object(1)
+    stream += writer.write_embedded(1, offset, 512, b"x" * 100) + writer.end()
+    with pytest.raises(StreamError, match=f"at byte {offset} of its object") as caught:
+        pool.receive(NEXT, in_pieces(stream))
+    assert caught.value.hint
+    assert pool.partials() == []
+
+
+@pytest.fixture
+def large_blocks(disks: None) -> Iterator[dict[str, bytes]]:
+    """An origin, and what was changed since, each sent with and without `-L`."""
+    make_pool("large", "1G")
+    try:
+        run("zfs", "create", "-o", "recordsize=1m", "large/fs")
+        folder, chance = FOLDER / "large" / "fs", random.Random(6)
+        (folder / "stays").write_bytes(chance.randbytes(5_000_000))
+        (folder / "grows").write_bytes(chance.randbytes(1_500_000))
+        run("zfs", "snapshot", "large/fs@one")
+        with (folder / "stays").open("r+b") as file:
+            file.seek(2_300_000)
+            file.write(chance.randbytes(200_000))
+        with (folder / "grows").open("ab") as file:
+            file.write(chance.randbytes(2_000_000))
+        run("zfs", "snapshot", "large/fs@two")
+        yield {
+            "one": sent_by_zfs("large/fs@one"),
+            "one -L": sent_by_zfs("-L", "large/fs@one"),
+            "two": sent_by_zfs("-i", "large/fs@one", "large/fs@two"),
+            "two -L": sent_by_zfs("-L", "-i", "large/fs@one", "large/fs@two"),
+        }
+    finally:
+        run("zpool", "destroy", "-f", "large")
+
+
+@pytest.mark.parametrize(
+    ("origin", "child"), [("one", "two -L"), ("one -L", "two"), ("one -L", "two -L"), ("one", "two")]
+)
+def test_an_image_with_and_an_origin_without_large_blocks(
+    pool: ZfsPool, large_blocks: dict[str, bytes], origin: str, child: str
+) -> None:
+    """All of it is right, or it is refused with words, and nothing stays (openzfs/zfs#6224)."""
+    pool.receive(MADE, in_pieces(large_blocks[origin]))
+    pool.publish(MADE)
+    said = ""
+    try:
+        pool.receive(NEXT, in_pieces(large_blocks[child]), origin=MADE)
+    except ImgstoreError as error:
+        said = f"{error.message}; {error.hint}"
+    if said:
+        assert (origin, child) == ("one -L", "two"), said
+        assert "with large blocks (`zfs send -L`)" in said
+        assert pool.partials() == []
+        return
+    pool.publish(NEXT)
+    run("zfs", "mount", f"{TANK}/{NEXT}")
+    run("diff", "-r", f"{FOLDER}/large/fs/.zfs/snapshot/two", f"{FOLDER}/{TANK}/{NEXT}")
 
 
 # -- kill -9 -------------------------------------------------------------------------------------------------

@@ -323,7 +323,7 @@ def test_too_little_memory_leaves_all_as_it_was(disks: None, monkeypatch: pytest
         name = f"{TANK}/{ZVOL}"
         pool._lzc.change(MANY_SNAPSHOTS, "taking", dataset=name)
         refusals = 0
-        for memory in range(88 << 10, 1 << 20, 4 << 10):
+        for memory in range(88 << 10, 2 << 20, 16 << 10):
             monkeypatch.setattr(lzc, "_LEAST", memory)
             monkeypatch.setattr(lzc, "_MOST", memory)
             try:

@@ -335,7 +335,7 @@ ILLUMOS = {
 #: asm-generic/errno-base.h and errno.h.
 LINUX = {
     **ILLUMOS, "ECHRNG": 44, "ENOTSUP": 95, "EDQUOT": 122, "EBADE": 52, "ENAMETOOLONG": 36, "EOPNOTSUPP": 95,
-    "ZFS_ERR_STREAM_TRUNCATED": 1040, "ZFS_ERR_BADPROP": 1044,
+    "ZFS_ERR_STREAM_TRUNCATED": 1040, "ZFS_ERR_STREAM_LARGE_BLOCK_MISMATCH": 1041, "ZFS_ERR_BADPROP": 1044,
 }  # fmt: skip
 del LINUX["EXFULL"]
 
@@ -413,7 +413,11 @@ def test_the_numbers_of_the_running_system() -> None:
     known = {name for table in faults._CONDITIONS.values() for name in table} | set(faults._BY_ERRNO)
     assert known <= set(LINUX)
     on_illumos = faults._numbers("sunos5")
-    assert known - set(on_illumos) == {"ZFS_ERR_STREAM_TRUNCATED", "ZFS_ERR_BADPROP"}
+    assert known - set(on_illumos) == {
+        "ZFS_ERR_STREAM_TRUNCATED",
+        "ZFS_ERR_STREAM_LARGE_BLOCK_MISMATCH",
+        "ZFS_ERR_BADPROP",
+    }
 
 
 def test_every_call_has_a_table_of_its_errors() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,7 +74,9 @@ def test_an_error_is_always_short_and_printable(status, body, kind):
     assert error.message.startswith("http://images.example/images: ")
     assert all(line.isprintable() for line in error.message.split("\n"))
     assert len(error.message) < 10_000
-    assert error.data == {"status": status}
+    assert error.data["status"] == status
+    assert error.data.keys() <= {"status", "server_code"}
+    assert re.fullmatch("[A-Za-z0-9]{1,64}", error.data.get("server_code", "A"))
 
 
 def test_a_flood_of_faults_is_cut_off():

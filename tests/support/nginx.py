@@ -137,6 +137,11 @@ class Nginx:
                 self.port = 0  # somebody else was faster
         raise RuntimeError(f"nginx does not start:\n{(self.folder / 'error.log').read_text()}")
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and not stopped since."""
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """Stops nginx at once, whatever it is sending. Stopping twice is no error."""
         self._end(signal.SIGTERM)

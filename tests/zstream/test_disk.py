@@ -8,6 +8,9 @@ import random
 import struct
 import subprocess
 import sys
+import tarfile
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -16,15 +19,15 @@ from hypothesis import strategies as st
 
 from imgstored.errors import NoSpaceError, UsageError
 from imgstored.zstream import disk as disk_module
-from imgstored.zstream import qemu
+from imgstored.zstream import ova, qemu
 from imgstored.zstream.__main__ import main
 from imgstored.zstream.disk import format_of, open_disk
 from imgstored.zstream.reader import StreamReader
 from imgstored.zstream.write import NewVolume, padded, volume_stream
+from tests.support.streams import real_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 CHANCE = random.Random(5)
 MIB = 1 << 20
@@ -372,6 +375,28 @@ def test_what_qemu_img_may_do(
         (b"<<< QEMU VM Virtual Disk Image >>>\n", "a vdi"),
         (b"COWD", "a vmdk of ESX"),
         (b"QFI\xfb\0\0\0\1", "a qcow2 of version 1"),
+        (b"PK\3\4", "a zip archive"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "a 7z archive"),
+        (b"070701", "a cpio archive"),
+        (b"070702", "a cpio archive"),
+        (b"070707", "a cpio archive"),
+        (b"Rar!\x1a\x07\1\0", "a rar archive"),
+        (b"!<arch>\ndebian-binary", "an ar archive"),
+        (b"xar!", "a xar archive"),
+        (b"MSWIM\0\0\0", "a wim archive"),
+        (b"PK\5\6", "an empty zip archive"),
+        (b"PK\7\x08PK\3\4", "a zip archive in parts"),
+        (b"WithoutFreeSpace", "a disk of Parallels"),
+        (b"WithouFreSpacExt", "a disk of Parallels"),
+        (b"Bochs Virtual HD Image", "a disk of Bochs"),
+        (b"EVF\x09\x0d\x0a\xff\0\1", "an EnCase image"),
+        (b"\x04\x22\x4d\x18", "compressed by lz4"),
+        (b"\x89LZO\0\r\n\x1a\n", "compressed by lzop"),
+        (b"LZIP\1", "compressed by lzip"),
+        (b"\x1f\x9d\x90", "compressed by compress"),
+        (b'<?xml version="1.0"?><Envelope', "XML, such as an OVF"),
+        (b"<!DOCTYPE html><title>Not found", "a page for browsers"),
+        (real_stream("base")[:4096], "a ZFS send stream"),
     ],
 )
 def test_other_first_bytes(tmp_path: Path, head: bytes, message: str) -> None:
@@ -380,6 +405,149 @@ def test_other_first_bytes(tmp_path: Path, head: bytes, message: str) -> None:
     assert message in said(path)
     assert "hint: " in said(path)
     assert written(path, "--raw").status == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (["/usr/bin/python3", "-m", "zipfile", "-c", "OUT", "IN"], "a zip archive"),
+        (["/bin/sh", "-c", "gzip -c IN > OUT"], "compressed by gzip"),
+        ([QEMU_IMG, "convert", "-O", "parallels", "IN", "OUT"], "a disk of Parallels"),
+        (
+            [QEMU_IMG, "convert", "-O", "vpc", "-o", "subformat=fixed,force_size=on", "IN", "OUT"],
+            "a vhd of fixed size",
+        ),
+        ([QEMU_IMG, "convert", "-O", "vpc", "IN", "OUT"], "a vhd"),
+        ([QEMU_IMG, "convert", "-O", "vdi", "IN", "OUT"], "a vdi"),
+        ([QEMU_IMG, "convert", "-O", "qed", "IN", "OUT"], "a qed"),
+        ([QEMU_IMG, "convert", "-O", "vhdx", "IN", "OUT"], "a vhdx"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_other_programs_make_of_a_disk(
+    sparse: Path, tmp_path: Path, program: list[str], message: str
+) -> None:
+    """It is named, and never becomes the image of an archive."""
+    made = tmp_path / "made"
+    command = [word.replace("OUT", str(made)).replace("IN", str(sparse)) for word in program]
+    subprocess.run(command, check=True, capture_output=True)
+    assert f"the disk is {message}" in said(made)
+    assert "hint: " in said(made)
+
+
+def test_the_end_of_a_dmg(tmp_path: Path) -> None:
+    path = tmp_path / "disk.dmg"
+    path.write_bytes(bytes(8192) + b"koly".ljust(512, b"\0"))
+    assert "the disk is a dmg" in said(path)
+    assert written(path, "--raw").status == 0
+
+
+# -- the disk in an OVA --------------------------------------------------------------------------------------
+
+
+def archived(path: Path, *members: tuple[str, bytes], format_: int = tarfile.USTAR_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=format_) as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("vmdk", ["-o", "subformat=streamOptimized"]), ("vmdk", []), ("qcow2", [])]
+)
+def test_an_ova_is_the_disk_in_it(
+    converted: Callable[..., Path], tmp_path: Path, format_: int, kind: str, options: list[str]
+) -> None:
+    """Wherever its names would lead to, and whatever they say."""
+    disk = converted(kind, *options).read_bytes()
+    members = (
+        ("machine.ovf", b"<?xml"),
+        ("/etc/../" + "x" * 90, disk),
+        ("machine.mf", b"SHA1"),
+        ("b.iso", bytes(5000)),
+    )
+    path = archived(tmp_path / "machine.ova", *members, format_=format_)
+    before = sorted(tmp_path.rglob("*"))
+    done = written(path, "--guid", "5", "--created", "7")
+    assert done.status == 0, done.said
+    assert done.stream == expected(INSIDE)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_vmdk_in_an_ova_is_no_less_hostile(tmp_path: Path) -> None:
+    """Its header is looked at before qemu-img sees it."""
+    head = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 0, 128, 1, 20).ljust(512, b"\0")
+    flat = archived(tmp_path / "flat.ova", ("disk.vmdk", head + b"# Disk DescriptorFile" + bytes(4096)))
+    assert "data are in other files, which are not read" in said(flat)
+    short = archived(tmp_path / "short.ova", ("disk.vmdk", b"KDMV" + bytes(100)))
+    assert "the vmdk is cut short" in said(short)
+
+
+def test_a_tar_without_its_one_disk(converted: Callable[..., Path], tmp_path: Path) -> None:
+    disk = converted("vmdk").read_bytes()
+    two = archived(tmp_path / "two.ova", ("a.vmdk", disk), ("b.vmdk", disk))
+    assert "a tar with 2 disks in it" in said(two)
+    none = archived(tmp_path / "none.tar", ("disk.raw", INSIDE))
+    assert "a tar with no vmdk and no qcow2 in it" in said(none)
+    assert "tar -xf" in said(none)
+    cut = tmp_path / "cut.ova"
+    cut.write_bytes(archived(tmp_path / "whole.ova", ("a.vmdk", disk)).read_bytes()[: len(disk) // 2])
+    assert "a tar that is cut short" in said(cut)
+    many = archived(tmp_path / "many.tar", *[(str(number), b"") for number in range(1001)])
+    assert "a tar with more than 1000 files" in said(many)
+
+
+def summed(block: bytearray) -> bytes:
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
+def test_a_tar_with_a_header_that_is_too_large(tmp_path: Path, kind: bytes) -> None:
+    """It would be read as a whole."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, 1 << 33
+    path = tmp_path / "large.ova"
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(path, (1 << 33) + 4096)
+    assert "a tar that is damaged" in said(path)
+
+
+def test_a_tar_of_headers_in_headers(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, 0
+    path = tmp_path / "deep.ova"
+    path.write_bytes(member.tobuf() * 100_000)
+    assert "the disk is a tar" in said(path)
+
+
+@given(st.data())
+def test_any_change_of_a_tar(data: st.DataObject) -> None:
+    """Where the one disk is lies in the file, or it is said that there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        disk = b"KDMV" + bytes(3000)
+        whole = archived(Path(folder) / "a", ("a", b"text"), ("disk", disk)).read_bytes()
+        changed = bytearray(whole)
+        for _ in range(data.draw(st.integers(1, 4))):
+            block = data.draw(st.sampled_from([0, 1024]))
+            field = data.draw(
+                st.sampled_from([slice(124, 136), slice(156, 157), slice(0, 100), slice(257, 265)])
+            )
+            size = field.stop - field.start
+            changed[block + field.start : block + field.stop] = data.draw(
+                st.binary(min_size=size, max_size=size)
+            )
+            changed[block : block + 512] = summed(bytearray(changed[block : block + 512]))
+        path = Path(folder) / "b"
+        path.write_bytes(changed)
+        with path.open("rb") as file, contextlib.suppress(UsageError):
+            part = ova.the_disk(file.fileno(), qemu.MAGICS, qemu.HEAD)
+            assert part.offset + part.size <= len(changed)
+            assert changed[part.offset :].startswith(b"KDMV")
 
 
 @given(st.binary(max_size=600), st.sampled_from([b"", *qemu.MAGICS]))

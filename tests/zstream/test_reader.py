@@ -371,3 +371,26 @@ def test_an_outline_leaves_checksums_alone() -> None:
     with pytest.raises(StreamError):
         StreamReader().check(damaged)
     OutlineReader().check(damaged)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("reader", [StreamReader, OutlineReader])
+@pytest.mark.parametrize("kind", ["write", "embedded"])
+def test_data_where_no_object_has_any(order: ByteOrder, reader: type[StreamReader], kind: str) -> None:
+    """Before a kernel adds offset and length up (openzfs/zfs#18239)."""
+
+    def stream(offset: int) -> bytes:
+        made = StreamWriter(order)
+        head = made.begin(features=4) + made.object(1)
+        if kind == "write":
+            return head + made.write(1, offset, bytes(512)) + made.end()
+        return head + made.write_embedded(1, offset, 512, b"x" * 100) + made.end()
+
+    for offset in (0, (1 << 63) - 512):
+        checking = reader()
+        checking.check(stream(offset))
+        checking.finish()
+    for offset in ((1 << 63) - 511, (1 << 64) - 512, (1 << 64) - 1):
+        with pytest.raises(StreamError, match=f"at byte {offset} of its object") as caught:
+            reader().check(stream(offset))
+        assert caught.value.hint

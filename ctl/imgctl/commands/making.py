@@ -7,8 +7,9 @@ from imgctl.commands.base import HELP, IMAGE, POOL, QUIET, Command
 
 _CREATE = """\
 SOURCE is the uuid of a stopped VM, or the name of a dataset or volume, such as
-zones/web. With --raw it is a disk: raw, or with qemu-img a qcow2 or vmdk; that
-needs no daemon and no ZFS.
+zones/web. With --raw it is a disk: raw, or with qemu-img a qcow2, a vmdk, or an
+OVA with one vmdk in it; that needs no daemon and no ZFS. Other formats, archives
+and compressed files are refused, and the error says what to do.
 
 A VALUE is JSON, or else text. `name` and `version` are text always, and must be
 given, by -m or so. What is not given is taken over from the image that the

@@ -128,6 +128,7 @@ def _failure(problems: Sequence[ProblemDocument]) -> CommandError:
     errors = [(str(problem["error"].get("code")), _problem_message(problem)) for problem in problems]
     if len(errors) == 1:
         code, message = errors[0]
-        return CommandError(code, message, str(problems[0]["error"].get("hint") or ""))
+        error = problems[0]["error"]
+        return CommandError(code, message, str(error.get("hint") or ""), data=error["data"])
     listed = "".join(f"\n    {error_line(code, message)}" for code, message in errors)
     return CommandError("MultiError", f"multiple ({len(errors)}) errors{listed}")

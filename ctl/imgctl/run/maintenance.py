@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from imgctl import event_text
+from imgctl import event_text, terminal
 from imgctl.errors import CommandError, UsageError, remote_error
 from imgctl.run.imports import Narrator
 from imgctl.text import printable
@@ -46,7 +46,10 @@ def update(session: Session, arguments: Arguments) -> int:
 
 
 def vacuum(session: Session, arguments: Arguments) -> int:
-    """`vacuum [-n [-j]] [-f] [--older-than AGE] [--keep N]`. Exit status 1 when the answer is no."""
+    """`vacuum [-n [-j]] [-f] [--older-than AGE] [--keep N]`. Exit status 1 when the answer is no.
+
+    Asks on the terminal, whatever standard input is. Raises `CommandError` where there is none.
+    """
     if arguments.rest:
         raise UsageError(f"unexpected arguments: {' '.join(arguments.rest)}")
     age, keep = _age(arguments.text("--older-than")), _number(arguments.text("--keep"))
@@ -105,11 +108,14 @@ def _summary(results: Mapping[Result, int]) -> str:
 def _agreed(session: Session, images: Sequence[VacuumDocument]) -> bool:
     session.say(["This will delete the following images:", *(f"    {_called(image)}" for image in images)])
     what = "this image" if len(images) == 1 else f"these {len(images)} images"
-    try:
-        answer = input(f"Delete {what}? [y/N] ")
-    except EOFError:
-        return False
-    return answer.strip().lower() in ("y", "yes")
+    answer = terminal.ask(f"Delete {what}? [y/N] ")
+    if answer is None:
+        raise CommandError(
+            "NoTerminal",
+            "nothing is deleted: there is no terminal on which to ask",
+            f"`{session.program} vacuum -f` deletes without asking; `-n` shows what would be deleted",
+        )
+    return answer.lower() in ("y", "yes")
 
 
 def _called(image: VacuumDocument) -> str:

@@ -59,7 +59,7 @@ def _run_editor(path: Path) -> None:
     try:
         status = subprocess.run([*words, str(path)], check=False).returncode  # noqa: S603  the user's own editor
     except OSError as error:
-        raise CommandError("", f"cannot run the editor {words[0]}: {error.strerror}") from error
+        raise CommandError("", f"cannot run the editor {words[0]}: {error.strerror or error}") from error
     if status:
         raise CommandError("", f"the editor {words[0]} ended with status {status}")
 

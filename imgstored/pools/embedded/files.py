@@ -13,7 +13,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from imgstored import shortage
+from imgstored import filesystem, shortage
 from imgstored.errors import NoSpaceError, PoolError
 from imgstored.zstream.disk import data_after
 
@@ -32,7 +32,7 @@ _PUNCH = 0x01 | 0x02
 _MAX_BUFFERS = 1024
 
 #: What a file system answers that cannot do a thing at all.
-_UNABLE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF}
+_UNABLE = filesystem.UNABLE | {errno.EXDEV}
 
 
 class Folder:
@@ -83,7 +83,7 @@ class Folder:
         try:
             write_all(fd, [content], 0)
             if durable:
-                os.fsync(fd)
+                filesystem.sync(fd)
         finally:
             os.close(fd)
         os.replace(new, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
@@ -104,7 +104,7 @@ class Folder:
 
     def sync(self) -> None:
         """Makes the names in the folder survive a power cut."""
-        os.fsync(self.fd)
+        filesystem.sync(self.fd)
 
     def close(self) -> None:
         """Closes the folder."""

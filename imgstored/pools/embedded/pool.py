@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
 import weakref
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+from imgstored import filesystem, shortage
 from imgstored.errors import (
     ImageHeldError,
     ImageNotInstalledError,
@@ -225,7 +225,7 @@ class EmbeddedPool:
             for name in folder.names():
                 fd = folder.open(name, os.O_RDONLY)
                 try:
-                    os.fsync(fd)
+                    filesystem.sync(fd)
                 finally:
                     os.close(fd)
             os.unlink(CHECKPOINT, dir_fd=folder.fd)
@@ -333,11 +333,16 @@ class EmbeddedPool:
         fd = self._root.open(_LOCK, os.O_RDWR | os.O_CREAT)
         self._release_lock = weakref.finalize(self, os.close, fd)
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            filesystem.try_lockf(fd)
+        except BlockingIOError:
             raise PoolError(
                 f'pool "{self._name}" is in use by another process', hint="is another imgstored running?"
             ) from None
+        except OSError as error:
+            raise PoolError(
+                f'pool "{self._name}": its folder cannot be locked: {shortage.why(error)}',
+                hint=filesystem.LOCKS_HINT,
+            ) from error
 
     def _used(self, name: str) -> int:
         with self._told("reading an image"), self._root.folder(name) as folder:

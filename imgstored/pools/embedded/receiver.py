@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from imgstored.errors import StreamError
+from imgstored.filesystem import sync
 from imgstored.pools.embedded.files import begin_writing_back, copy_sparsely, punch, write_all
 from imgstored.pools.embedded.notes import DISK, SKELETON, STREAM, Checkpoint, ImageNote
 from imgstored.zstream.reader import ReaderState, StreamReader
@@ -165,8 +166,8 @@ class VolumeReceiver:
     def settle(self) -> None:
         """Going on compares what the stream wrote, not what came from the origin: that is made durable."""
         if self._start.disk is not None:
-            os.fsync(self._disk)
-            os.fsync(self._skeleton)
+            sync(self._disk)
+            sync(self._skeleton)
 
     def finish(self, uuid: str) -> ImageNote:
         """What was received."""

@@ -112,6 +112,12 @@ _BY_NAME: Final[dict[str, _Fault]] = {
 }
 
 _BY_ERRNO: Final[dict[str, _Fault]] = {
+    # pyzfs has no class for it.
+    "ZFS_ERR_STREAM_LARGE_BLOCK_MISMATCH": (
+        StreamError,
+        "the origin was sent with large blocks (`zfs send -L`), and the image without",
+        "make the image with `zfs send -L`, as its origin was; tell who publishes it",
+    ),
     "EPERM": _NOT_PERMITTED,
     "EACCES": _NOT_PERMITTED,
     "ENOSPC": _NO_SPACE,
@@ -128,7 +134,11 @@ _BY_ERRNO: Final[dict[str, _Fault]] = {
 #: The errors that ZFS has beside the system's: `zfs_errno_t` in OpenZFS's include/sys/fs/zfs.h. Those up to
 #: 1036 are illumos' too.
 _OF_ZFS: Final = {"ZFS_ERR_WRONG_PARENT": 1033}
-_OF_OPENZFS: Final = {"ZFS_ERR_STREAM_TRUNCATED": 1040, "ZFS_ERR_BADPROP": 1044}
+_OF_OPENZFS: Final = {
+    "ZFS_ERR_STREAM_TRUNCATED": 1040,
+    "ZFS_ERR_STREAM_LARGE_BLOCK_MISMATCH": 1041,
+    "ZFS_ERR_BADPROP": 1044,
+}
 
 #: What an errno means unless the call says otherwise, and of a call that has a stream.
 _OF_ANY: Final = {

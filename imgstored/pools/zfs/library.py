@@ -66,6 +66,8 @@ _NVPAIR: Final[_Signatures] = {
 _NATIVE: Final = 0
 _SLEEP: Final = 0
 _FALSE: Final = 0
+#: LZC_SEND_FLAG_LARGE_BLOCK of `enum lzc_send_flags`, in illumos and OpenZFS.
+_LARGE_BLOCK: Final = 1 << 1
 #: No descriptor whose closing would release a hold.
 _NO_CLEANUP: Final = -1
 #: The key of a result's list under which the kernel counts the errors that it left out.
@@ -123,9 +125,10 @@ class Library:
         with self._list(dict(properties)) as given:
             self._check(call, self._call(call, snapshot, given, origin, _FALSE, _FALSE, _int(call, fd)))
 
-    def send(self, snapshot: bytes, origin: bytes | None, fd: int) -> None:
+    def send(self, snapshot: bytes, origin: bytes | None, fd: int, *, large_blocks: bool = False) -> None:
         """See `Core`."""
-        self._check("lzc_send", self._call("lzc_send", snapshot, origin, _int("lzc_send", fd), 0))
+        flags = _LARGE_BLOCK if large_blocks else 0
+        self._check("lzc_send", self._call("lzc_send", snapshot, origin, _int("lzc_send", fd), flags))
 
     def snapshot(self, snapshots: Sequence[bytes], properties: Mapping[bytes, bytes]) -> None:
         """See `Core`."""

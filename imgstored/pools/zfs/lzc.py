@@ -86,6 +86,11 @@ class Lzc:
         with self._told(doing):
             self._core.send(self._name(snapshot, doing), base, fd)
 
+    def send_large(self, snapshot: str, fd: int, doing: str) -> None:
+        """As `send`, of all of the snapshot, and with large blocks if its dataset has had any."""
+        with self._told(doing):
+            self._core.send(snapshot.encode(), None, fd, large_blocks=True)
+
     def snapshot(self, snapshots: Sequence[str], doing: str, properties: Mapping[str, str]) -> None:
         """Takes snapshots, all or none, with user properties."""
         given = {_text(name): _text(value) for name, value in properties.items()}

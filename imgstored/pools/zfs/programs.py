@@ -29,6 +29,9 @@ CREATING: Final = "imgstored:creating"
 PARTIAL: Final = "-partial"
 FINAL: Final = "@final"
 
+#: The child of a dataset in which an interrupted receive into it is kept; what it is called is the kernel's.
+CUT: Final = "/%recv"
+
 _TRUE: Final = ("true", "yes")
 
 #: How often, and after how many seconds, a dataset is tried again that is busy.
@@ -175,22 +178,47 @@ return found
 """
 
 #: All or nothing. A dataset with snapshots cannot be checked for a destroy, but for a rollback, which fails
-#: as a destroy would where the dataset is mounted or open. Another dataset may have got the name since. A
-#: program that has no memory left ends without undoing anything, so what is done after the checks has some in
-#: reserve.
+#: as a destroy would where the dataset is mounted or open. Another dataset may have got the name since. What
+#: an interrupted `zfs receive -s` into it has left is a hidden child, and a clone of the snapshot that it
+#: builds on: nobody uses it. A program that has no memory left ends without undoing anything, so what is
+#: done after the checks has some in reserve: 64 KiB, and 1 KiB for each snapshot (of which 0.2 are used).
 _DESTROY: Final = f"""{_BEGIN}
 local name, snapshots = given.dataset, {{}}
 if not zfs.exists(name) then return {{}} end
 if given.guid ~= "" and given.guid ~= tostring(zfs.get_prop(name, "guid")) then return {{}} end
 local reserve = string.rep(" ", 65536)
+local cut = name .. "{CUT}"
+local base = nil
+if zfs.exists(cut) then
+    base = zfs.get_prop(cut, "origin")
+    local failed = zfs.check.destroy(cut)
+    if failed ~= 0 then return {{failed = failed}} end
+else
+    cut = nil
+end
 for snapshot in zfs.list.snapshots(name) do
     snapshots[#snapshots + 1] = snapshot
-    local failed = zfs.check.destroy(snapshot)
+    local failed = 0
+    if snapshot == base then
+        for clone in zfs.list.clones(snapshot) do
+            if clone ~= cut then failed = {errno.EEXIST} end
+        end
+        if zfs.get_prop(snapshot, "userrefs") > 0 then failed = {errno.EBUSY} end
+    else
+        failed = zfs.check.destroy(snapshot)
+    end
     if failed ~= 0 then return {{failed = failed}} end
 end
 local failed = #snapshots > 0 and zfs.check.rollback(name) or 0
 if failed ~= 0 then return {{failed = failed}} end
+local more = string.rep(" ", 1024 * #snapshots)
 reserve = nil
+more = nil
+collectgarbage()
+if cut then
+    failed = zfs.sync.destroy(cut)
+    if failed ~= 0 then return {{failed = failed}} end
+end
 for _, snapshot in ipairs(snapshots) do
     failed = zfs.sync.destroy(snapshot)
     if failed ~= 0 then return {{failed = failed}} end
@@ -294,7 +322,7 @@ def space(lzc: Lzc) -> Space:
 def dependents(lzc: Lzc, name: str, doing: str) -> Dependents:
     """What is cloned from the dataset or is below it, and what is held."""
     found = lzc.ask(_DEPENDENTS, doing, dataset=name)
-    return Dependents(list(found["names"]), sorted(found["held"]))
+    return Dependents(_of_others(found["names"]), sorted(found["held"]))
 
 
 def all_dependents(lzc: Lzc) -> dict[str, Dependents]:
@@ -302,7 +330,7 @@ def all_dependents(lzc: Lzc) -> dict[str, Dependents]:
     found: dict[str, Any] = lzc.ask(_ALL_DEPENDENTS, "looking what is in use", pool=lzc.pool)
     every = ((name[len(lzc.pool) + 1 :], each) for name, each in found.items())
     return {
-        uuid: Dependents(sorted(each["names"]), sorted(each["held"]))
+        uuid: Dependents(_of_others(each["names"]), sorted(each["held"]))
         for uuid, each in every
         if UUID.fullmatch(uuid)
     }
@@ -347,7 +375,12 @@ def _signed(guid: int) -> int:
 
 
 def _clones(found: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(name for name in found.get("clones", ()) if not name.endswith(PARTIAL)))
+    return tuple(sorted(name for name in found.get("clones", ()) if not name.endswith((PARTIAL, CUT))))
+
+
+def _of_others(names: Iterable[str]) -> list[str]:
+    """What keeps a dataset from being destroyed; what was cut into it goes with it."""
+    return sorted(name for name in names if not name.endswith(CUT))
 
 
 def _hidden(found: dict[str, Any]) -> bool:

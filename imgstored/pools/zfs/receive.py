@@ -12,18 +12,19 @@ on as it is are verified by the kernel, and not twice.
 from __future__ import annotations
 
 import enum
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import Struct
 
 from imgstored.errors import ImgstoreError, PoolError, ResumeError, StreamError
-from imgstored.pools.refusals import refuse_other_origin
-from imgstored.pools.zfs.pipe import Inlet
+from imgstored.pools.refusals import refuse_other_origin, small_blocks
+from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.pools.zfs.programs import FINAL, PARTIAL, Dataset, dataset, destroy
 from imgstored.pools.zfs.properties import of_kind
 from imgstored.zstream.reader import OutlineReader, StreamReader, begin_of
-from imgstored.zstream.records import Begin, Objset
+from imgstored.zstream.records import Begin, Feature, Objset
 from imgstored.zstream.resume import Resumer, refuse_other_stream
 from imgstored.zstream.token import ResumeToken, parse_token
 
@@ -71,6 +72,12 @@ class Receive(Struct, frozen=True):
         begin, stream = begin_of(iter(blocks))
         origin = self.origin
         refuse_other_origin(self.uuid, begin, None if origin is None else (origin.uuid, origin.guid))
+        if (
+            origin is not None
+            and Feature.LARGE_BLOCKS not in begin.features
+            and self._has_large_blocks(origin)
+        ):
+            raise small_blocks(self.uuid, origin.uuid)
         start = self._start(begin)
         if start is _Start.DONE:
             log.info("the image is all there, and not received again", uuid=self.uuid)
@@ -85,6 +92,20 @@ class Receive(Struct, frozen=True):
                 hint="is another program at it? Import the image again",
             )
         return partial.image(self.uuid)
+
+    def _has_large_blocks(self, origin: PoolImage) -> bool:
+        """Asks the kernel to send it, and looks at how that begins: nothing else tells."""
+        snapshot, doing = f"{self.lzc.pool}/{origin.uuid}{FINAL}", f"looking at image {origin.uuid}"
+        try:
+            with closing(outlet(self.lzc.pool, lambda fd: self.lzc.send_large(snapshot, fd, doing))) as sent:
+                begin, _ = begin_of(sent)
+        except ImgstoreError as error:
+            # Most images have none: what cannot be asked must not keep all incremental ones from coming.
+            log.warning(
+                "cannot tell whether an origin has large blocks", uuid=origin.uuid, error=error.message
+            )
+            return False
+        return Feature.LARGE_BLOCKS in begin.features
 
     # -- where to begin --------------------------------------------------------------------------------------
 

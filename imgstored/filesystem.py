@@ -1,0 +1,105 @@
+"""Calls that not every file system has: locks, the sync of a folder, permissions.
+
+Network and virtual file systems lack some of them. What only makes files safer is done without; a lock is
+not, and the error says so in one sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger(__name__)
+
+#: What a kernel or a file system answers that cannot do a thing at all; ENOTSUP is EOPNOTSUPP on Linux only.
+UNABLE: Final = frozenset(
+    {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM}
+)
+
+#: The answers about a lock that somebody else has. POSIX leaves EAGAIN or EACCES to the system.
+_LOCKED: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
+
+#: What to do about a lock that there cannot be.
+LOCKS_HINT: Final = (
+    "the file system must have locks: choose a folder on a local one; NFS needs a running lockd and statd"
+)
+
+
+def try_flock(fd: int) -> None:
+    """Locks a file for this descriptor (BSD), until it is closed.
+
+    Raises `BlockingIOError` when somebody else has the lock, and another `OSError` where there are no locks.
+    """
+    _try(fcntl.flock, fd)
+
+
+def try_lockf(fd: int) -> None:
+    """Locks a whole file for this process (POSIX), until it closes any descriptor of the file.
+
+    Raises as `try_flock` does.
+    """
+    _try(fcntl.lockf, fd)
+
+
+def _try(lock: Callable[[int, int], None], fd: int) -> None:
+    try:
+        lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _LOCKED:
+            raise BlockingIOError(error.errno, os.strerror(error.errno)) from error
+        raise
+
+
+def lacks_locks(error: BaseException | None) -> bool:
+    """Whether the error means that there is no lock to be had, for now or ever."""
+    return isinstance(error, OSError) and (error.errno == errno.ENOLCK or error.errno in UNABLE)
+
+
+def sync(fd: int) -> None:
+    """Brings an open file or folder to the disk. Raises `OSError` when that fails.
+
+    Where the file system cannot do it at all, as many cannot for a folder, the log says so once.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
+        # EBADF is also the answer to a descriptor that is not open; then this raises, too.
+        _cannot_sync(os.fstat(fd).st_dev, os.strerror(error.errno))
+
+
+@functools.lru_cache(maxsize=256)
+def _cannot_sync(device: int, why: str) -> None:
+    log.warning(
+        "a file system cannot be synced: a power cut may undo what was done last",
+        device=f"{os.major(device)}:{os.minor(device)}",
+        error=why,
+    )
+
+
+def set_mode(fd: int, mode: int) -> None:
+    """Gives a file of ours its permissions; it keeps those that it has where the file system has none."""
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
+        os.fstat(fd)  # as for `sync`
+
+
+def set_times(path: str | os.PathLike[str], accessed_ns: int, modified_ns: int) -> None:
+    """Sets a file's times, in nanoseconds since the epoch, where the file system can do that."""
+    try:
+        os.utime(path, ns=(accessed_ns, modified_ns))
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
