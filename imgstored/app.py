@@ -195,7 +195,13 @@ def _server(core: _Core, maker: Maker) -> Server:
     settings, catalog, imports = core.settings, core.catalog, core.imports
     states = PoolStates(catalog, {table.name: table.type for table in settings.pools})
     status = Status(
-        Daemon(__version__, os.getpid(), str(core.files[0]) if core.files else None, lambda: core.view.kind),
+        Daemon(
+            __version__,
+            os.getpid(),
+            str(core.files[0]) if core.files else None,
+            lambda: core.view.kind,
+            settings.view.path,
+        ),
         states,
         core.sources,
         core.history,

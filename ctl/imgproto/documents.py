@@ -316,7 +316,7 @@ class WarningDocument(TypedDict):
 
 
 class StatusDocument(TypedDict):
-    """How the daemon is. `uptime` is in seconds; `images`, `clients` and `waiting` count."""
+    """The state of the daemon. `uptime` is in seconds; `images`, `clients` and `waiting` are counts."""
 
     version: str
     pid: int
@@ -324,6 +324,7 @@ class StatusDocument(TypedDict):
     uptime: float
     config: str | None
     view: str
+    view_path: str | None
     clients: int
     images: int
     pools: list[PoolStateDocument]

@@ -49,7 +49,8 @@ class Daemon:
     version: str
     pid: int
     config: str | None
-    view: Callable[[], str]  #: its kind, which is known only once it runs
+    view: Callable[[], str]  #: the kind of the view, which is known only once it runs
+    view_path: str  #: the view's folder
     started_at: float = field(default_factory=time.time)
     began: float = field(default_factory=time.monotonic)
 
@@ -95,6 +96,7 @@ class Status:
             "uptime": time.monotonic() - daemon.began,
             "config": daemon.config,
             "view": daemon.view(),
+            "view_path": None if daemon.view() == "off" else daemon.view_path,
             "clients": self._clients(),
             "images": sum(pool["images"] for pool in pools),
             "pools": pools,
