@@ -1,4 +1,4 @@
-"""`imgstored`: reads its arguments and its configuration, and runs."""
+"""The program `imgstored`: reads its arguments and its configuration, and runs the daemon."""
 
 from __future__ import annotations
 

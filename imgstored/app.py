@@ -1,4 +1,4 @@
-"""Wires everything together; `imgstored.daemon` runs it."""
+"""Wires all rooms into one daemon, which `imgstored.daemon` runs."""
 
 from __future__ import annotations
 

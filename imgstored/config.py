@@ -1,4 +1,4 @@
-"""The daemon's configuration: TOML, every key with a default, everything else refused by its name."""
+"""The daemon's configuration: TOML with a default for every key; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -285,7 +285,8 @@ def _check_paths(config: Config) -> None:
     for key, path in paths.items():
         if path is not None and (not path.startswith("/") or "\0" in path):
             raise ConfigError(
-                f"{key}: not an absolute path: {path!r}", hint="the daemon has no working folder"
+                f"{key}: not an absolute path: {path!r}",
+                hint="give an absolute path: the daemon has no working folder",
             )
 
 

@@ -1,4 +1,4 @@
-"""The daemon's log: one event a line on standard error, JSON for machines or text for people.
+"""The daemon's log: one event per line on standard error, JSON for machines or text for people.
 
 What it is told may come from servers and clients: every value is cut, made one line of printable characters,
 and looked through for secrets. A warning that is said again and again is said every ten minutes.

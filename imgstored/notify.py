@@ -1,4 +1,4 @@
-"""Tells whoever started us how we are: systemd, by sd_notify(3), and `--detach`, by a pipe."""
+"""Reports the state of the daemon to its parent: systemd, by sd_notify(3), and `--detach`, by a pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a file system takes no more: it may have room for bytes, and none for another file."""
+"""The reason why a file system is full: no space, or no free inodes."""
 
 from __future__ import annotations
 

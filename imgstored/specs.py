@@ -1,4 +1,4 @@
-"""What each room wants of the configuration, and whether it can have that. No I/O."""
+"""Translates the configuration into the settings of each room, and checks them. No I/O."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class InstalledMeanwhile(_Named):
 
 
 class ImageProgress(_Named):
-    """How far one image is: `done` of `total` compressed bytes, `received` bytes of stream in the pool."""
+    """How far one image is: `done` of `total` compressed bytes; the pool has `received` bytes of stream."""
 
     phase: Phase
     done: int

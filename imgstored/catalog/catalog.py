@@ -117,7 +117,7 @@ class Catalog:
             known = ", ".join(self.pools)
             raise PoolNotFoundError(
                 f'no such pool: "{name}"',
-                hint=f"imgstored looks after {known}; see `pool` in its configuration",
+                hint=f"imgstored has {known}; see `pool` in its configuration",
             ) from None
 
     async def ask(self, pool: str, question: Callable[[], _Answer]) -> _Answer:

@@ -1,4 +1,4 @@
-"""`python -m imgstored.create`: makes the image of a raw disk, a qcow2 or a vmdk; no daemon, and no ZFS.
+"""`python -m imgstored.create`: creates an image from a raw disk, a qcow2 or a vmdk; no daemon, no ZFS.
 
 `imgctl create --raw` runs it, with the rights of who asks: a disk's file may come from anybody, and is none
 of root's business. The image's stream goes into the file that is open as descriptor FD. Standard input has

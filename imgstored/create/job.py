@@ -1,4 +1,4 @@
-"""One image that is being made, or sent away: what its client is told, and how it ends early."""
+"""One creation, export or publication: its notifications, and its early end."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def running(client: str, work: Callable[[Job[T]], Awaitable[T]]) -> AsyncI
                 job.end(error)
             except Exception:
                 log.exception("making an image failed", client=client)
-                job.end(InternalError("imgstored made a mistake", hint="its log has the details"))
+                job.end(InternalError("a fault in imgstored", hint="its log has the details"))
             else:
                 job.end()
 

@@ -1,4 +1,4 @@
-"""Makes images of datasets and of machines: a snapshot, sent, compressed, into a file that a client opened.
+"""Creates images from datasets and machines: snapshot, send, compress, write to the file of a client.
 
 Nothing of it is left in the pool, however it ends. What is under way is noted in a folder, so that the next
 daemon can tidy up after one that was killed.
@@ -90,7 +90,8 @@ class Wanted:
             raise UsageError("the prepare script is empty, or longer than 1 MiB")
         if self.script is not None and not UUID.fullmatch(self.source):
             raise UsageError(
-                "a dataset cannot be prepared by a script", hint="only a machine can; name it by its uuid"
+                "a dataset cannot be prepared by a script",
+                hint="only a machine can run it; give the uuid of a machine",
             )
 
 
@@ -177,7 +178,7 @@ class Maker:
             if not UUID.fullmatch(wanted.source):
                 raise UsageError(
                     f'"{shown(wanted.source)}" is neither the uuid of a vm nor the name of a dataset',
-                    hint="a dataset's name has its pool's in it, as in zones/web",
+                    hint="a dataset's name starts with its pool, as in zones/web",
                 )
             machine = self._vmadm.machine(wanted.source)
             name = machine.image_dataset
@@ -202,7 +203,7 @@ class Maker:
         if of.dataset.origin is None:
             raise VmHasNoOriginError(
                 f"cannot create an incremental image: {of.called} has no origin",
-                hint="leave out -i: then the whole of it becomes an image",
+                hint="leave out -i to create a full image",
             )
         if of.origin is None:
             raise ImageNotInstalledError(of.dataset.origin, of.pool)
@@ -210,7 +211,7 @@ class Maker:
             raise OriginHasNoFinalSnapshotError(
                 f'cannot create an incremental image: origin image "{of.dataset.origin}" has no "@final" '
                 'snapshot (sometimes this can be fixed by "imgadm update")',
-                hint="or leave out -i: then the whole of it becomes an image",
+                hint="or leave out -i to create a full image",
             )
         depth, image = 0, of.origin
         while True:
@@ -267,7 +268,7 @@ class Maker:
         with self._lock:
             if name in self._busy:
                 raise UsageError(
-                    f"an image is being made of {of.called} already", hint="try again when it is"
+                    f"an image is being made of {of.called} already", hint="try again when that is done"
                 )
             self._busy.add(name)
         try:
@@ -297,7 +298,7 @@ class Maker:
             kind = NoSpaceError if shortage.is_full(error) else FileSystemError
             raise kind(
                 f"what is to be undone cannot be written down: {shortage.why(error)}",
-                hint="look at the file system with the daemon's state",
+                hint="check the file system of the daemon's state folder",
             ) from error
         try:
             yield

@@ -1,4 +1,4 @@
-"""The manifest of a new image: what is given, what comes from its origin, and what is known of the source.
+"""The manifest of a new image, from the client's fields, the origin's, and facts about the source.
 
 Pure: no I/O.
 """

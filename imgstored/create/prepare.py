@@ -1,4 +1,4 @@
-"""A machine that a script makes ready to become an image, and that is afterwards what it was.
+"""The preparation of a machine by a script, and its rollback afterwards.
 
 The script runs in the machine, when that starts (`sdc:operator-script`). It says how it goes in the machine's
 metadata, `prepare-image:state`: running, then success or error; and then shuts the machine down.
@@ -123,7 +123,7 @@ class Preparation:
             self._tell("prepare-timeout")
             raise PrepareImageDidNotRunError(
                 f"prepare-image script did not run on VM {uuid} boot",
-                hint="has the machine guest tools that run it, and does it say that it is running?",
+                hint="check that the machine's guest tools run the script, and that it reports its start",
             )
         self._tell("prepare-running")
         ended = self._wait(lambda machine: machine.metadata.get(_STATE) in ("success", "error"))
@@ -155,7 +155,7 @@ class Preparation:
         why = f": {said}" if said else ""
         return PrepareImageError(
             f"prepare-image script error while preparing VM {self.machine.uuid}{why}",
-            hint="the machine is as it was before",
+            hint="the machine is rolled back",
         )
 
     def _tell(self, step: MakingStep) -> None:

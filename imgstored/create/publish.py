@@ -1,4 +1,4 @@
-"""Publishes an image to an IMGAPI server: its manifest, then its file, and when that is there, to everybody.
+"""Publishes an image to an IMGAPI server: the manifest, the file, then the activation.
 
 Whatever fails before that is taken back.
 """
@@ -70,7 +70,7 @@ class Publisher:
         if file.size != loaded.file.size:
             raise UploadError(
                 f"image file size error: manifest says {loaded.file.size} bytes, {path} is {file.size} bytes",
-                hint="the manifest is of another file",
+                hint="the manifest belongs to another file",
             )
         server = _Server(normalised(url), self._specs, self._limits)
 
@@ -233,7 +233,7 @@ async def _content(
         raise UploadError(
             f'image file checksum (sha1) error: manifest says "{described.sha1}", '
             f'{file.path} is "{sha1.hexdigest()}"',
-            hint="the manifest is of another file",
+            hint="the manifest belongs to another file",
         )
     if last is not None:
         yield last

@@ -75,7 +75,7 @@ class Vmadm:
         try:
             return _machine(uuid, json.loads(said))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InternalError(f"what vmadm says of vm {uuid} is not understood") from error
+            raise InternalError(f"what vmadm says of vm {uuid} is not valid") from error
 
     def start(self, uuid: str) -> None:
         """Starts it."""
@@ -145,7 +145,7 @@ def _called(command: list[str], given: str) -> tuple[int, str, str]:
 def _failed(command: str, why: str) -> InternalError:
     line = " ".join(why.split())
     shown = "".join(character if character.isprintable() else "?" for character in line)
-    return InternalError(f"vmadm {command} failed: {shown or 'it does not say why'}")
+    return InternalError(f"vmadm {command} failed: {shown or 'no message'}")
 
 
 def _machine(uuid: str, told: dict[str, Any]) -> Machine:

@@ -1,4 +1,4 @@
-"""The daemon's own folder, and imgadm's: are they there, whole, and is there room? All of it blocks.
+"""Checks of the daemon's own folder and imgadm's: existence, integrity, free space. All of them block.
 
 The lock files are not opened: closing one would let go of a lock that this very process has on it.
 """
@@ -45,7 +45,7 @@ def state(subject: Subject) -> list[Finding]:
     if fault is not None:
         return [Finding("state", "fail", fault, _AS_ROOT)]
     if not folder.exists():
-        return [Finding("state", "ok", f"{folder} is made by the first start")]
+        return [Finding("state", "ok", f"{folder} does not exist yet: the first start creates it")]
     try:
         refuse_newer(folder)
     except ConfigError as error:
@@ -69,7 +69,7 @@ def partials(subject: Subject) -> list[Finding]:
     days = subject.settings.limits.keep_partial_days
     journal = subject.state / JOURNAL
     if not journal.is_file():
-        return [Finding("partials", "ok", "nothing was imported yet")]
+        return [Finding("partials", "ok", "no imports yet")]
     try:
         with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
             rows = db.execute("SELECT pool, uuid, wanted, touched_at FROM imports").fetchall()
@@ -213,10 +213,10 @@ def rated(check: str, where: str, free: int, min_free: int) -> Finding:
     seen = f"{size(free)} free {where}"
     if free < min_free:
         hint = "make room: `imgctl vacuum`, `imgctl delete`"
-        return Finding(check, "fail", f"{seen}: imports leave {size(min_free)} free, and are refused", hint)
+        return Finding(check, "fail", f"{seen}, and imports must leave {size(min_free)} free", hint)
     if free < LITTLE:
         return Finding(
-            check, "warn", seen, "make room before an image needs it: `imgctl du`, `imgctl vacuum`"
+            check, "warn", seen, "free space before an image needs it: `imgctl du`, `imgctl vacuum`"
         )
     return Finding(check, "ok", seen)
 

@@ -1,4 +1,4 @@
-"""Privileges, the configuration, and what is installed on the host. All of it blocks briefly."""
+"""Checks of privileges, the configuration, and optional packages. All of them block briefly."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def privileges(subject: Subject) -> list[Finding]:
         if has_zfs:
             hint = "run it as root: `zfs allow` cannot delegate channel programs, by which it looks at a pool"
             return [Finding("privileges", "fail", f"{seen}, and a pool is ZFS", hint)]
-        return [Finding("privileges", "ok", f"{seen}; the pools are embedded ones, which need no more")]
+        return [Finding("privileges", "ok", f"{seen}; the pools are embedded ones, which need no privileges")]
     missing = ", ".join(lacking())
     if missing and has_zfs:
         return [Finding("privileges", "fail", f"root, but without {missing}: ZFS refuses it", _GRANT)]

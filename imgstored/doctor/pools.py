@@ -1,4 +1,4 @@
-"""The pools: is each there, may be written, and has room? All of it blocks, in a suspended pool for ever."""
+"""Checks of the pools: existence, write access, free space. All block, in a suspended pool for ever."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _embedded(subject: Subject, table: PoolTable, check: str) -> list[Finding]:
         return [Finding(check, "fail", fault, hint)]
     if subject.runs and not folder.exists():
         hint = "is its disk mounted? Then restart imgstored"
-        return [Finding(check, "fail", f"{folder} is not there any more", hint)]
+        return [Finding(check, "fail", f"{folder} no longer exists", hint)]
     return [room(check, nearest(folder), subject.min_free)]
 
 

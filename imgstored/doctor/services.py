@@ -1,4 +1,4 @@
-"""The two who ask: the running daemon, and `imgstored --check --json`, which starts nothing."""
+"""The two callers of the checks: the running daemon, and `imgstored --check --json` without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tries whether trio runs here, and a thread can wake it: all that the daemon does needs both."""
+"""Checks that trio runs here and that a thread can wake it; the daemon needs both."""
 
 from __future__ import annotations
 

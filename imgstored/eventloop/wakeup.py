@@ -1,4 +1,4 @@
-"""Has threads wake a trio that sleeps, and says what it slept by."""
+"""Wakes a sleeping trio from threads, and reports how it waited."""
 
 from __future__ import annotations
 

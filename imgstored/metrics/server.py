@@ -127,7 +127,7 @@ def _bound(address: TcpAddress) -> socket.socket:
     except OSError as error:
         raise ConfigError(
             f"metrics.listen: cannot listen at {address}: {error.strerror}",
-            hint="something else may listen there; take another port",
+            hint="another program may listen there; choose another port",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a pool must do. The embedded pool and the ZFS pool are held to the same tests.
+"""The contract of a pool. The embedded pool and the ZFS pool pass the same tests.
 
 All calls block and are made from worker threads; a pool is safe to call from several threads at once as long
 as no two of them receive, publish, abandon or destroy the same image.

@@ -1,4 +1,4 @@
-"""Asks a pool from trio, and waits for its answer only so long."""
+"""Calls a pool from trio with a time limit."""
 
 from __future__ import annotations
 

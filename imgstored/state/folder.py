@@ -121,7 +121,7 @@ def _set_aside_if_damaged(path: Path) -> None:
     if not path.is_file():
         raise ConfigError(
             f"state: {path} is no file",
-            hint="imgstored keeps a database there; move away what is in its place",
+            hint="imgstored keeps a database there; move the other file away",
         )
     why = _damage(path)
     if why is None:
@@ -159,7 +159,7 @@ def _damage(path: Path) -> str | None:
 
 def _unusable(error: OSError, state: Path) -> ConfigError:
     if shortage.is_full(error):
-        hint = "make room on the file system that it is on, or name another `state` in the configuration"
+        hint = "free space on its file system, or name another `state` in the configuration"
     else:
         hint = _USE_ANOTHER
     where = error.filename or state

@@ -1,4 +1,4 @@
-"""Which view there is: a FUSE mount, plain files, or none."""
+"""Opens the view: a FUSE mount, plain files, or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is at which path of the view; knows no FUSE and no file system.
+"""The paths of the view and their contents; independent of FUSE and file systems.
 
     /UUID/manifest.json       the manifest, as indented JSON
     /UUID/origin              -> ../ORIGIN, where the image has one

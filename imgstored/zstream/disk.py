@@ -72,7 +72,7 @@ class Disk:
             if not more:
                 raise UsageError(
                     f"the disk became shorter than {self.size} bytes while it was read",
-                    hint="nothing may write to it meanwhile: stop its machine, or take a snapshot",
+                    hint="no program may write to it meanwhile: stop its machine, or take a snapshot",
                 )
             data += more
         return data
@@ -145,5 +145,7 @@ def format_of(head: bytes) -> qemu.Format:
             return format_
     for magic, (what, instead) in _OTHERS.items():
         if head.startswith(magic):
-            raise UsageError(f"the disk is {what}, which is not taken", hint=f"{instead}; or take it as raw")
+            raise UsageError(
+                f"the disk is {what}, which is not supported", hint=f"{instead}; or take it as raw"
+            )
     return "raw"

@@ -62,7 +62,7 @@ def unpacked(fd: int, format_: Format, folder: str | None = None) -> Iterator[IO
     """
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise UsageError(
-            f"a {format_} on a block device is not taken", hint="copy it into a file; or take it as raw"
+            f"a {format_} on a block device is not supported", hint="copy it into a file; or take it as raw"
         )
     refuse_others(os.pread(fd, HEAD, 0), format_)
     program = next((path for path in PROGRAMS if os.access(path, os.X_OK)), None)
@@ -92,30 +92,32 @@ def unpacked(fd: int, format_: Format, folder: str | None = None) -> Iterator[IO
 def refuse_others(head: bytes, format_: Format) -> None:
     """Raises `UsageError` for a file whose header is cut short, or names other files. Pure."""
     if len(head) < HEAD:
-        raise UsageError(f"the {format_} is cut short", hint="copy it anew")
+        raise UsageError(f"the {format_} is cut short", hint="copy it again")
     if format_ == "qcow2":
         version, backing, _, _, size, encrypted = struct.unpack_from(">IQIIQI", head, 4)
         if version not in (2, 3):
-            raise UsageError(f"a qcow2 of version {version} is not taken", hint=_OTHER_FILES)
+            raise UsageError(f"a qcow2 of version {version} is not supported", hint=_OTHER_FILES)
         features = struct.unpack_from(">Q", head, 72)[0] if version == 3 else 0
         if backing or features & _DATA_FILE:
             what = "a backing file" if backing else "an external data file"
-            raise UsageError(f"the qcow2 has {what}, which is not read", hint=_OTHER_FILES)
+            raise UsageError(f"the qcow2 has {what}, which is not supported", hint=_OTHER_FILES)
         if encrypted:
-            raise UsageError("the qcow2 is encrypted", hint="make a plain one of it first")
+            raise UsageError("the qcow2 is encrypted", hint="decrypt it first")
         _check_size(size)
     else:
         # Of a vmdk without a size of its own, qemu reads a list of files.
         (sectors,) = struct.unpack_from("<Q", head, 12)
         if not sectors:
-            raise UsageError("the vmdk's data are in other files, which are not read", hint=_OTHER_FILES)
+            raise UsageError(
+                "the vmdk's data is in other files, which imgstored does not read", hint=_OTHER_FILES
+            )
         _check_size(sectors * 512)
 
 
 def _check_size(size: int) -> None:
     if not 0 < size <= MAX_VOLUME:
         raise UsageError(
-            f"the disk has {size} bytes inside", hint=f"volumes have up to {MAX_VOLUME >> 40} TiB"
+            f"the disk has a size of {size} bytes", hint=f"volumes have up to {MAX_VOLUME >> 40} TiB"
         )
 
 
@@ -130,7 +132,7 @@ def _virtual_size(program: str, fd: int, node: str) -> int:
     data = info.get("format-specific", {}).get("data", {})
     others = [info.get("backing-filename"), data.get("data-file"), data.get("extents", [])[1:]]
     if any(others) or data.get("parent-cid", _NO_PARENT) != _NO_PARENT:
-        raise UsageError("the disk has its data in other files, too, which are not read", hint=_OTHER_FILES)
+        raise UsageError("the disk has data in other files, which imgstored does not read", hint=_OTHER_FILES)
     size = _number(info, "virtual-size")
     _check_size(size)
     return size
@@ -158,7 +160,7 @@ def _report(command: list[str], fd: int) -> dict[str, Any]:
     try:
         return dict(json.loads(said))
     except (ValueError, TypeError):
-        raise UsageError("what qemu-img says of the disk is not understood", hint=_HINT) from None
+        raise UsageError("qemu-img described the disk in an unknown form", hint=_HINT) from None
 
 
 def _number(report: dict[str, Any], key: str) -> int:

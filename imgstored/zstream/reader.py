@@ -123,7 +123,7 @@ class StreamReader:
             raise StreamError(what if self._rest else "the stream is empty", hint=DAMAGED)
         raise StreamError(
             f"the stream ends early: {self._offset + len(self._rest)} bytes came, and no END record",
-            hint="the image file was cut short; tell who publishes it",
+            hint="the image file is incomplete; tell its publisher",
         )
 
     # -- where records begin and end -------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class StreamReader:
         at = run.bounds[-1]
         if self._ended and at < len(view):
             raise StreamError(
-                f"the stream goes on after its END record, at byte {self._offset}", hint=DAMAGED
+                f"the stream continues after its END record, at byte {self._offset}", hint=DAMAGED
             )
         self._rest += view[at:]
 
@@ -185,9 +185,7 @@ class StreamReader:
             self._fletcher = Fletcher4(self._begin.byte_order)
         kind, length = measure(data, self._begin.byte_order, at)
         if kind == RecordType.BEGIN and position:
-            raise StreamError(
-                f"there is a second BEGIN record at byte {position} of the stream", hint=DAMAGED
-            )
+            raise StreamError(f"a second BEGIN record is at byte {position} of the stream", hint=DAMAGED)
         return kind, HEADER_SIZE + length
 
     # -- whether they are right ------------------------------------------------------------------------------

@@ -149,16 +149,16 @@ def parse_begin(header: Buffer, *, resuming: bool = False) -> Begin:
 _REFUSED = {
     Feature.DEDUP: (
         "deduplicated (`zfs send -D`)",
-        "make it anew without -D, or run it through `zstream redup`",
+        "recreate it without -D, or run it through `zstream redup`",
     ),
     Feature.RAW: (
         "raw and encrypted (`zfs send -w`)",
-        "make it anew without -w: its key could not be loaded here",
+        "recreate it without -w: its key could not be loaded here",
     ),
-    Feature.REDACTED: ("redacted (`zfs send --redact`)", "make it anew without --redact"),
+    Feature.REDACTED: ("redacted (`zfs send --redact`)", "recreate it without --redact"),
     Feature.RESUMING: (
         "the second half of a stream (`zfs send -t`)",
-        "make it anew with `zfs send POOL/DATASET@SNAPSHOT`",
+        "recreate it with `zfs send POOL/DATASET@SNAPSHOT`",
     ),
 }
 
@@ -170,7 +170,7 @@ def _refuse_kind(versioninfo: int) -> None:
     if versioninfo & 3 != 1:
         raise StreamError(
             "the stream is a package of several streams (`zfs send -R`)",
-            hint="an image is one snapshot: make it anew with `zfs send POOL/DATASET@SNAPSHOT`",
+            hint="an image is one snapshot: recreate it with `zfs send POOL/DATASET@SNAPSHOT`",
         )
     features = Feature((versioninfo >> 2) & 0x3FFFFFFF)
     for feature, (what, instead) in _REFUSED.items():

@@ -85,7 +85,7 @@ class Volume:
                 self._object(record)
             case RecordType.FREEOBJECTS:
                 if record.object <= PROPERTIES and record.object + record.length > DISK:
-                    raise StreamError("the stream deletes the volume that it is of", hint=DAMAGED)
+                    raise StreamError("the stream deletes its own volume", hint=DAMAGED)
             case RecordType.BEGIN | RecordType.END | RecordType.FREE:
                 pass
             case _:
@@ -137,7 +137,7 @@ class Volume:
             if self._state.block_size not in (None, size):
                 raise StreamError(
                     f"the volume has blocks of {size} bytes, and its origin of {self._state.block_size}",
-                    hint="the stream is not of a clone of its origin; tell who publishes it",
+                    hint="the stream is not that of a clone of its origin; tell its publisher",
                 )
             self._state = replace(self._state, block_size=size)
 
@@ -153,7 +153,7 @@ class Volume:
     def _keep(self, size: int) -> None:
         self._state = replace(self._state, other=self._state.other + size)
         if self._state.other > MAX_OTHER:
-            raise StreamError("the stream has more in it than a volume", hint=DAMAGED)
+            raise StreamError("the stream contains more than a volume", hint=DAMAGED)
 
 
 _TOO_LARGE = f"volumes of up to {MAX_VOLUME >> 40} TiB can be received"
@@ -165,7 +165,7 @@ def _refuse(record: Record) -> None:
     ):
         raise StreamError(
             "the volume's stream has compressed blocks, which this pool cannot unpack",
-            hint="make it anew with plain `zfs send`, without -c, -e and -w",
+            hint="recreate it with plain `zfs send`, without -c, -e and -w",
         )
     raise StreamError(
         f"the stream has a {record.type.name} record of object {record.object}, which a volume does not have",

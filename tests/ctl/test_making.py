@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_no_file(imgctl, making, there):
 def test_a_hostile_name_of_a_file(imgctl, making, there):
     names, here = there
     making.events = [ManifestMade(MANIFEST, "../../etc/x", ".zfs")]
-    assert "cannot be called" in imgctl("create", "zones/web", cwd=here).stderr
+    assert "cannot have the name" in imgctl("create", "zones/web", cwd=here).stderr
     assert names() == []
 
 

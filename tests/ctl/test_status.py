@@ -37,7 +37,8 @@ WAITS = {
 }  # fmt: skip
 STATUS: dict[str, Any] = {
     "version": "1.2.3", "pid": 77, "started_at": NOW - 273_600, "uptime": 273_600.0,
-    "config": "/etc/imgstored.toml", "view": "fuse", "view_path": "/images", "clients": 2, "images": 3, "pools": [POOL],
+    "config": "/etc/imgstored.toml", "view": "fuse", "view_path": "/images",
+    "clients": 2, "images": 3, "pools": [POOL],
     "sources": [SOURCE], "imports": [], "waiting": 0, "failures": [], "warnings": [],
     "problems": [],
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Reads all of an image's files, and says what is wrong with them.
+"""Reads all of an image's files, and reports damage.
 
 A filesystem's stream has a checksum with each record. A volume's stream is put together from its disk and its
 skeleton; what no record wrote must be zeros, or as on its origin's disk.

@@ -126,11 +126,11 @@ def told(pool: str, doing: str, place: Path | int) -> Iterator[None]:
         if shortage.is_full(error):
             raise NoSpaceError(
                 f'there is no room left in pool "{pool}" for {doing}{shortage.cause(place)}',
-                hint="`imgctl delete` an image that is not needed, or give the pool more room",
+                hint="`imgctl delete` an image that you no longer need, or enlarge the pool",
             ) from error
         raise PoolError(
             f'pool "{pool}": {doing} failed: {os.strerror(error.errno) if error.errno else "unknown cause"}',
-            hint="look at the file system that the pool's folder is on, and at its disk",
+            hint="check the file system of the pool's folder, and its disk",
         ) from error
 
 

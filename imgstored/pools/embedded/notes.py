@@ -1,4 +1,4 @@
-"""The small files of the embedded pool: what an image is, where a receive can go on, who holds an image.
+"""The small files of the embedded pool: images, the points where receives can resume, holds.
 
 They are the pool's own, but anything may have happened to them: what cannot be read is as if it were not
 there.

@@ -1,4 +1,4 @@
-"""The embedded pool: which images it has, and what may be done with them."""
+"""The embedded pool: its images, and the operations on them."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class EmbeddedPool:
         """There are none: the pool keeps images, and nothing is made of them here."""
         raise NotSupportedError(
             f'pool "{self._name}" is an embedded one: it has no datasets to make images of',
-            hint="`imgctl create --raw DISK` makes one of a disk; or use a ZFS pool",
+            hint="`imgctl create --raw DISK` makes an image from a disk; or use a ZFS pool",
         )
 
     def space(self) -> Space:
@@ -158,7 +158,7 @@ class EmbeddedPool:
         with self._lock:
             if uuid in self._images:
                 raise PoolError(
-                    f'image "{uuid}" is already in pool "{self._name}"', hint="nothing is to be done"
+                    f'image "{uuid}" is already in pool "{self._name}"', hint="no action is necessary"
                 )
             origin_note = self._origin_note(uuid, origin)
             # From here on the origin cannot be destroyed.

@@ -1,4 +1,4 @@
-"""One receive, from the first byte or from where an earlier one was cut.
+"""One receive, from the first byte or from the point of an interruption.
 
 A checkpoint says how far the files of a partial can be used. It is written every 64 MiB and when the stream
 is interrupted, and it is not believed: going on, the stream's first bytes are compared with what the files

@@ -1,4 +1,4 @@
-"""What a receive writes: a filesystem's stream as it comes, or a volume's disk and skeleton."""
+"""The output of a receive: a filesystem's stream as it comes, or a volume's disk and skeleton."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread with a table of open files of its own, so that what it waits for ends with the process.
+"""A thread with its own table of open files, so that its call into the kernel ends with the process.
 
 All threads of a process share one table, and it stays open until the last of them is gone. So a thread that
 is in the kernel, waiting for its pipe, keeps our end of that pipe open. SIGKILL should end it nevertheless;

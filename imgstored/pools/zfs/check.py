@@ -1,4 +1,4 @@
-"""Reads all of an image: the kernel checks each block as it sends it, and we the stream that comes."""
+"""Reads all of an image: the kernel checks each block that it sends, and the daemon the stream."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def _text(text: str) -> bytes:
     """Of any length. Raises `PoolError` for a text with a NUL, which would end there."""
     encoded = text.encode()
     if b"\0" in encoded:
-        raise PoolError(f"{text!r} has a NUL in it", hint="give another text")
+        raise PoolError(f"{text!r} has a NUL in it", hint="choose another text")
     return encoded
 
 

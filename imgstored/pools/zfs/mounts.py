@@ -27,7 +27,7 @@ def unmount(dataset: str, pool: str) -> None:
             where, why = os.fsdecode(place), os.strerror(number)
             raise PoolError(
                 f'pool "{pool}": {dataset} cannot be unmounted from {where}: {why}',
-                hint="something there is open: `fuser -c` shows by which process",
+                hint="a process has a file open there: `fuser -c` shows which",
                 data={"errno": number},
             )
 

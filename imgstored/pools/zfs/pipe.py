@@ -1,4 +1,4 @@
-"""The pipes to and from the kernel: one thread is in the kernel, and the other has the pieces.
+"""The pipes to and from the kernel: one thread is in the kernel, and the other moves the bytes.
 
 The kernel's side is only ended by closing ours: it then sees the end of the stream, or a broken pipe. That
 happens when the process is killed, too (`imgstored.pools.zfs.alone`).
@@ -125,7 +125,7 @@ class _Tap:
             if self._fd < 0:
                 raise PoolError(
                     f'what was sent from pool "{self._pool}" was not taken for {STALL:.0f} seconds',
-                    hint="look at the disk that it is written to",
+                    hint="check the disk of the output file",
                 )
             self._idle_since = None
         poll = select.poll()

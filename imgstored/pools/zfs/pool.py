@@ -1,4 +1,4 @@
-"""A ZFS pool: which images it has, and what may be done with them."""
+"""A ZFS pool: its images, and the operations on them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ZfsPool:
         """Opens the pool. Raises `PoolError`, with what to install, where ZFS is not there; `ConfigError`."""
         if not _POOL_NAME.fullmatch(name):
             raise ConfigError(
-                f'a pool cannot be named "{name}"', hint="images are kept in a pool, not in a dataset of one"
+                f'a pool cannot be named "{name}"', hint="give the name of a pool, not of a dataset"
             )
         self._properties = checked(DEFAULT if properties is None else properties)
         self._lzc = Lzc(name)
@@ -110,7 +110,7 @@ class ZfsPool:
         """Renames one of those snapshots to @final: from now on it is an image."""
         dataset, doing = self._dataset(check_uuid(uuid)), f"naming the snapshot of image {uuid}"
         if snapshot not in self.unnamed().get(uuid, {}):
-            raise PoolError(f"{dataset}@{snapshot} is not there any more", hint="try again")
+            raise PoolError(f"{dataset}@{snapshot} no longer exists", hint="try again")
         self._lzc.rename(f"{dataset}@{snapshot}", dataset + FINAL, doing)
         return self._installed(uuid)
 
@@ -177,7 +177,7 @@ class ZfsPool:
     def _refuse_existing(self, uuid: str) -> None:
         found = self.occupant(uuid)
         if found is not None and found.image is not None:
-            raise PoolError(f'image "{uuid}" is already in pool "{self.name}"', hint="nothing is to be done")
+            raise PoolError(f'image "{uuid}" is already in pool "{self.name}"', hint="no action is necessary")
         if found is not None:
             raise in_the_way(found)
 
