@@ -1,4 +1,4 @@
-"""How the daemon is, for people: the screens of `status` and `top`. Pure: no I/O, no clock.
+"""The screens of `status` and `top`. Pure: no I/O, no clock.
 
 What they are given is a *status* of docs/protocol.md.
 """

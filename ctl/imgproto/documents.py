@@ -1,4 +1,4 @@
-"""The documents that operations return. docs/protocol.md says what the fields mean.
+"""The results of operations. docs/protocol.md explains the fields.
 
 Sizes are bytes, times are seconds since the epoch, and None is "not known", unless a field says otherwise.
 """

@@ -1,4 +1,4 @@
-"""What operations send while they run: an event is a map with its name in `event`. docs/events.md lists them.
+"""The events of operations: each is a map with its name in `event`. docs/events.md lists them.
 
 A daemon that is newer than this package may send others.
 """

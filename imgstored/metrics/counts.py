@@ -1,4 +1,4 @@
-"""What is counted as it happens: imports, bytes, requests. A registry of its own, no process-wide state."""
+"""The counters: imports, bytes, requests. They have their own registry and no process-wide state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers `GET /metrics`, on a port or a Unix socket. Everything that a client can take is bounded."""
+"""Answers `GET /metrics`, on a port or a Unix socket, with bounded resources for each client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes a raw disk of a qcow2 or vmdk with the program qemu-img.
+"""Converts a qcow2 or vmdk to a raw disk with the program qemu-img.
 
 The file is hostile until it is checked. Such formats can name other files, whose content would then become
 the disk's: a backing file, a data file, extents. Already looking at these opens them, so the header is

@@ -1,4 +1,4 @@
-"""Reads a send stream that comes in pieces, and gives out nothing before its checksum held. Pure: no I/O."""
+"""Reads a send stream in pieces, and yields nothing before its checksum is verified. Pure: no I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes of a whole send stream the one that continues an interrupted receive of it. Pure: no I/O.
+"""Converts a whole send stream into the one that continues an interrupted receive. Pure: no I/O.
 
 The kernel continues a receive only with a *resuming* stream, which `zfs send -t TOKEN` makes from the
 snapshot. Who has no snapshot, but the stream in a file, gets the same here: docs/zstream-resume.md says how.

@@ -1,4 +1,4 @@
-"""Receive tokens: where an interrupted `zfs receive -s` stands (the property `receive_resume_token`).
+"""Receive tokens: the resume point of an interrupted `zfs receive -s` (property `receive_resume_token`).
 
 Source: OpenZFS module/zfs/dsl_dataset.c (`get_receive_resume_token_impl`) writes them,
 lib/libzfs/libzfs_sendrecv.c (`zfs_send_resume_token_to_nvlist`) reads them. A token is

@@ -1,4 +1,4 @@
-"""What the records of a volume's stream do to its disk, and which of them are believed. Pure: no I/O.
+"""The effects of a volume's stream on its disk, and the checks of its records. Pure: no I/O.
 
 A volume is two objects (OpenZFS include/sys/zvol_impl.h): object 1 is the disk, object 2 a ZAP of its
 properties, of which `size` is one. A sender goes through an object from its start to its end, so that no

@@ -1,4 +1,4 @@
-"""Makes the send stream of a volume from what is on its disk. Pure: no I/O.
+"""Makes the send stream of a volume from the contents of its disk. Pure: no I/O.
 
 What `zfs send` makes of a volume that was created, filled and snapshotted, made without a ZFS:
 docs/zstream-write.md says what is in it. Integers are little-endian, which every ZFS reads.

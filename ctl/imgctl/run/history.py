@@ -1,4 +1,4 @@
-"""`history`: what was done."""
+"""`history`: past imports, installations and deletions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that an image is written to: under another name until they are whole."""
+"""The output files of an image, under another name until they are complete."""
 
 from __future__ import annotations
 
