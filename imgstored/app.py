@@ -35,7 +35,7 @@ from imgstored.maintenance.maintenance import Maintenance
 from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.metrics import open_metrics
 from imgstored.pools.embedded import EmbeddedPool
-from imgstored.pools.patience import answer
+from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.queries.dry_run import DryRun
 from imgstored.queries.history import open_history

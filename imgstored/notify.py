@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = structlog.get_logger(__name__)
 
 #: Seconds that the other side may keep us from going on.
-_PATIENCE: Final = 1.0
+_TIMEOUT: Final = 1.0
 
 
 class Notifier:
@@ -76,7 +76,7 @@ class Notifier:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
-                speaker.settimeout(_PATIENCE)
+                speaker.settimeout(_TIMEOUT)
                 speaker.connect(address)
                 speaker.sendall(state.encode())
         except OSError as error:

@@ -20,7 +20,7 @@ import trio
 
 from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
-from imgstored.pools.patience import answer
+from imgstored.pools.timeout import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, PoolError
-from imgstored.pools.patience import answer
+from imgstored.pools.timeout import answer
 
 if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog, InstalledImage, View

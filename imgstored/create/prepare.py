@@ -36,7 +36,7 @@ _WORDS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """Seconds."""
 
     each: float = 300.0  #: for the script to begin, to end, and for the machine to stop
@@ -52,7 +52,7 @@ class Preparation:
     datasets: Datasets
     tell: Callable[[Making], None]
     check: Callable[[], None]  #: raises when nobody wants the image any more
-    patience: Patience = Patience()
+    timeouts: Timeouts = Timeouts()
 
     @contextmanager
     def prepared(self, script: str) -> Iterator[None]:
@@ -138,17 +138,17 @@ class Preparation:
 
     def _wait(self, met: Callable[[Machine], bool]) -> Machine | None:
         """The machine, once it meets the condition; None if it does not in time."""
-        deadline = time.monotonic() + self.patience.each
+        deadline = time.monotonic() + self.timeouts.each
         while True:
             machine = self.vmadm.machine(self.machine.uuid)
             if met(machine):
                 return machine
             if time.monotonic() > deadline:
                 return None
-            pause = time.monotonic() + self.patience.between
+            pause = time.monotonic() + self.timeouts.between
             while time.monotonic() < pause:
                 self.check()
-                time.sleep(min(0.2, self.patience.between))
+                time.sleep(min(0.2, self.timeouts.between))
 
     def _failed(self, details: str) -> PrepareImageError:
         said = "".join(c if c.isprintable() else " " for c in details[:_WORDS]).strip()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from imgstored.errors import ConfigError, ImgstoreError, PoolError
-from imgstored.pools.patience import answer
+from imgstored.pools.timeout import answer
 from imgstored.pools.zfs.health import health
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 #: Seconds for a pool's answer. One whose disks are gone keeps whoever asks it in the kernel.
-PATIENCE: Final = 30.0
+TIMEOUT: Final = 30.0
 
 
 async def answer(
@@ -26,11 +26,11 @@ async def answer(
 ) -> _Answer:
     """What `question`, which blocks, returns or raises in a thread; `pool` is a name for the message.
 
-    Waits for one of `threads`, and for the answer, `PATIENCE` or other `seconds`; then it raises `PoolError`.
+    Waits for one of `threads`, and for the answer, `TIMEOUT` or other `seconds`; then it raises `PoolError`.
     A question that was given up keeps its thread until it ends, so that `threads` bounds how many hang.
     """
     try:
-        with trio.fail_after(PATIENCE if seconds is None else seconds):
+        with trio.fail_after(TIMEOUT if seconds is None else seconds):
             return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=threads)
     except trio.TooSlowError:
         raise PoolError(
