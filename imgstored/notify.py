@@ -59,7 +59,7 @@ class Notifier:
         self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """We were told to stop."""
+        """Reports that the daemon is stopping."""
         self._say("STOPPING=1")
 
     async def watch(self) -> None:
@@ -80,4 +80,4 @@ class Notifier:
                 speaker.connect(address)
                 speaker.sendall(state.encode())
         except OSError as error:
-            logger.warning("whoever started us could not be told", state=state, error=str(error))
+            logger.warning("the parent process could not be notified", state=state, error=str(error))

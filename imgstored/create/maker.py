@@ -70,7 +70,7 @@ _MAX_SCRIPT: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class CreateSpec:
-    """What image a client wants. `source` is a machine's uuid, or a dataset's name."""
+    """A request to create an image. `source` is a machine's uuid, or a dataset's name."""
 
     source: str
     manifest: Mapping[str, Any]
@@ -145,7 +145,7 @@ class Maker:
             self._settle(note)
 
     def _mark(self) -> str:
-        """By which this image's snapshots are told from others: the time in milliseconds, as imgadm's."""
+        """The mark of this image's snapshots: the time in milliseconds, as in imgadm."""
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
         return str(self._last)
 
@@ -281,7 +281,7 @@ class Maker:
 
     @contextmanager
     def _noted(self, mark: str, of: _Of, spec: CreateSpec) -> Iterator[None]:
-        """What is to be undone is written down as long as the block lasts, and longer if it is not undone."""
+        """Keeps a note of the changes to undo during the block, and after it until they are undone."""
         prepared = None if of.machine is None or spec.script is None else of.machine
         undo = {
             "pool": of.pool,
@@ -309,7 +309,7 @@ class Maker:
         note.unlink(missing_ok=True)
 
     def _settle(self, note: Path) -> None:
-        """Undoes what a note says. Where that fails it is kept, for the next start. Never raises."""
+        """Undoes the changes of a note. Keeps the note for the next start if that fails. Never raises."""
         try:
             self._undo(note.stem, json.loads(note.read_text()))
             note.unlink(missing_ok=True)

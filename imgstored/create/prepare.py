@@ -37,7 +37,7 @@ _WORDS: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds."""
+    """The time limits of a preparation, in seconds."""
 
     each: float = 300.0  #: for the script to begin, to end, and for the machine to stop
     between: float = 2.0  #: two looks

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-#: Seconds for a pool's answer. One whose disks are gone keeps whoever asks it in the kernel.
+#: Seconds for a pool's answer. A call to a pool whose disks are gone hangs in the kernel.
 TIMEOUT: Final = 30.0
 
 
@@ -24,10 +24,10 @@ async def answer(
     threads: trio.CapacityLimiter,
     seconds: float | None = None,
 ) -> _Answer:
-    """What `question`, which blocks, returns or raises in a thread; `pool` is a name for the message.
+    """Runs `question`, which blocks, in a thread; returns or raises its result. `pool` is for the message.
 
     Waits for one of `threads`, and for the answer, `TIMEOUT` or other `seconds`; then it raises `PoolError`.
-    A question that was given up keeps its thread until it ends, so that `threads` bounds how many hang.
+    An abandoned question keeps its thread until it ends, so `threads` bounds the number of hanging ones.
     """
     try:
         with trio.fail_after(TIMEOUT if seconds is None else seconds):

@@ -25,8 +25,8 @@ _STANDARD: Final = (0, 1, 2)
 def unshare_fd_table(fd: int) -> bool:
     """Gives the calling thread a table of its own, with `fd`, the ZFS device and the standard streams.
 
-    False where there is no such thing (illumos). The thread is for one call into the kernel, and ends then:
-    what it closes is closed for itself alone.
+    False on systems without unshare(2) (illumos). The thread makes one call into the kernel, and then ends:
+    it closes files only in its own table.
     """
     folder = Path("/proc/thread-self/fd")
     if sys.platform != "linux" or not folder.is_dir() or ctypes.CDLL(None).unshare(_CLONE_FILES):
