@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def exit_status(error: ImgstoreError) -> int:
-    """What whoever starts us should do next, in the words of sysexits.h.
+    """The exit status for an error, as in sysexits.h, so that the parent knows what to do.
 
     77: give us permissions; 78: change the configuration; both are no use to try again. 1: it may help.
     """
@@ -105,7 +105,7 @@ def exit_status(error: ImgstoreError) -> int:
 
 
 def _examine(files: Sequence[Path]) -> int:
-    """What `imgctl doctor` asks for where no daemon answers. Starts nothing; returns 1 if anything fails."""
+    """Runs the checks of `imgctl doctor` without a daemon. Starts nothing; returns 1 if a check fails."""
     from imgstored.eventloop import trial
 
     try:

@@ -224,7 +224,7 @@ def parse(text: str) -> Config:
 
 @contextmanager
 def _named(*paths: Path) -> Iterator[None]:
-    """What is wrong is wrong in these files."""
+    """Adds the names of the files to a `ConfigError`."""
     try:
         yield
     except ConfigError as error:

@@ -24,7 +24,7 @@ BLAKE2B: Final = "blake2b-256"
 
 
 class _Hash(Protocol):
-    """What hashlib and the package blake3 have in common."""
+    """The common interface of hashlib and the package blake3."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> object: ...
 

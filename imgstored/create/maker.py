@@ -97,7 +97,7 @@ class CreateSpec:
 
 @dataclass(frozen=True, slots=True)
 class _Of:
-    """What an image is made of."""
+    """The source of a new image."""
 
     datasets: Datasets
     dataset: SourceDataset
@@ -171,7 +171,7 @@ class Maker:
         return {"manifest": {**manifest, "files": [output.described(compression)]}}
 
     def _found(self, spec: CreateSpec) -> _Of:
-        """What the image is made of. Raises what is wrong with it."""
+        """Finds the source of the image. Raises `ImgstoreError` if it cannot become one."""
         machine = None
         name: str | None = spec.source
         if "/" not in spec.source:

@@ -85,7 +85,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the image is made of, as far as its manifest is concerned."""
+    """The facts about the image's source for its manifest."""
 
     volume: bool
     size: int  #: bytes; of a volume, the device's
@@ -176,7 +176,7 @@ def _type(source: Source) -> str:
 def _requirements(
     value: Any, fields: Mapping[str, Any], source: Source, platform: Platform | None
 ) -> dict[str, Any] | None:
-    """With what a machine of that brand needs, unless it was said."""
+    """Adds the requirements of a machine's brand, unless they are given."""
     if value is not None and not isinstance(value, dict):
         return None  # a fault, which stays, and is told with the others
     made = dict(value or {})
@@ -192,7 +192,7 @@ def _requirements(
 
 
 def file_prefix(manifest: Mapping[str, Any]) -> str:
-    """What an image's files are called by default, without extensions: NAME-VERSION; never a path."""
+    """The default name of an image's files, without extensions: NAME-VERSION; never a path."""
     return f"{_slug(manifest['name'])}-{_slug(manifest['version'])}"
 
 

@@ -64,7 +64,7 @@ class Output:
             raise self.failed(error) from error
 
     def failed(self, error: OSError) -> FileSystemError | NoSpaceError:
-        """What it means that the file could not be written."""
+        """The error for a failed write of the file."""
         if shortage.is_full(error) or error.errno == errno.EFBIG:
             return NoSpaceError(f"there is no room left for {self.path}", hint="write it to another place")
         return FileSystemError(f"{self.path} cannot be written: {error.strerror}")

@@ -202,7 +202,7 @@ def _refusal(url: str, document: Document) -> ImgstoreError:
 
 
 def _access(url: str, specs: Sequence[SourceSpec]) -> Access:
-    """How a server that is configured as a source is spoken to: the same way, with its credentials."""
+    """The source settings of a server, with its credentials, if it is configured as a source."""
     origin = origin_of(url)
     for spec in specs:
         try:

@@ -47,7 +47,7 @@ class Machine:
 
     @property
     def image_dataset(self) -> str | None:
-        """What an image of the machine is made of: the first disk where it has hardware, else its zone."""
+        """The dataset for an image of the machine: the first disk of a hardware VM, else its zone."""
         if self.brand in ("kvm", "bhyve"):
             return self.disks[0] if self.disks else None
         return self.root
@@ -90,7 +90,7 @@ class Vmadm:
         self._do(["update", check_uuid(uuid)], json.dumps(change))
 
     def platform(self) -> Platform | None:
-        """What the host runs; None where nothing tells."""
+        """The platform of the host; None if unknown."""
         if not os.access(self._sysinfo, os.X_OK):
             return None
         code, said, _ = _called([self._sysinfo], "")

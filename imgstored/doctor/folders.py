@@ -167,7 +167,7 @@ def locks(subject: Subject) -> list[Finding]:
 
 
 def _holders() -> dict[int, str]:
-    """Who has a POSIX lock on which inode, as Linux tells (proc_locks(5)); elsewhere nobody is known."""
+    """The holders of POSIX locks by inode, on Linux (proc_locks(5)); empty elsewhere."""
     try:
         lines = _LOCKS.read_bytes().splitlines()
         fields = (line.decode().split() for line in lines)
@@ -192,14 +192,14 @@ def unusable(folder: Path) -> str | None:
 
 
 def room(check: str, folder: Path, min_free: int) -> Finding:
-    """How much is free on a folder's file system."""
+    """Checks the free space of a folder's file system."""
     status = os.statvfs(folder)
     found = rated(check, f"in {folder}", status.f_bavail * status.f_frsize, min_free)
     return found if found.status == "fail" else few_inodes(check, folder) or found
 
 
 def few_inodes(check: str, folder: Path) -> Finding | None:
-    """Where there is room for few more files, however small, or for none."""
+    """Reports a file system with few or no free inodes."""
     free = shortage.free_inodes(folder)
     if free is None or free >= _FEW:
         return None

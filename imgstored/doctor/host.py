@@ -36,7 +36,7 @@ _FOLDERS: Final = (
 
 
 class _Extra(NamedTuple):
-    """What is used where it is installed. `without` is what happens where it is not."""
+    """An optional dependency. `without` is the effect of its absence."""
 
     name: str
     is_program: bool
@@ -93,7 +93,7 @@ def privileges(subject: Subject) -> list[Finding]:
 
 
 def extras(_: Subject) -> list[Finding]:
-    """What may be there or not; each with what it is good for."""
+    """Reports the optional dependencies and their uses."""
     absent = [extra for extra in _EXTRAS if not _is_there(extra)]
     found = [
         Finding("extras", "ok", f"{extra.name} is installed") for extra in _EXTRAS if extra not in absent

@@ -55,7 +55,7 @@ def pool(name: str, subject: Subject) -> list[Finding]:
 
 
 def unfinished_images(check: str, pool: Pool, manifests: Path) -> list[Finding]:
-    """What others are receiving, and what has no manifest, for now or for good; `manifests` is a folder."""
+    """Reports receives of other programs, and datasets without a manifest; `manifests` is a folder."""
     findings = [
         Finding(check, "ok", f"others are receiving {pool.name}/{uuid}, no image yet: {size(used)} so far")
         for uuid, used in sorted(pool.incoming().items())
@@ -84,7 +84,7 @@ def _embedded(subject: Subject, table: PoolTable, check: str) -> list[Finding]:
 
 
 def zpool_findings(check: str, name: str, zpool: str | None = None) -> list[Finding]:
-    """What `zpool get` tells, where there is that program."""
+    """Checks the pool by `zpool get`, if the program exists."""
     path = zpool or program("zpool")
     if path is None:
         return []

@@ -57,7 +57,7 @@ def _doctor() -> Doctor:
 
 
 def _loaded(files: tuple[Path, ...], otherwise: Config) -> Config:
-    """Where the files are wrong, which is a finding of its own, the others are about other settings."""
+    """Returns the default settings if the files are wrong, which is a finding of its own."""
     try:
         settings = config.load(*files)
         specs.check(settings)

@@ -45,7 +45,7 @@ _CLOCK: Final = "set the clock, and have it kept: chrony, systemd-timesyncd, or 
 
 @dataclass(slots=True)
 class Answers:
-    """What came back beside the documents, by the source's URL: seconds it took, and our clock's lead."""
+    """The measurements by source URL: seconds of the request, and the lead of the host's clock."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     leads: dict[str, float] = field(default_factory=dict)

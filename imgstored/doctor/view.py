@@ -25,7 +25,7 @@ _DEVICE: Final = Path("/dev/fuse")
 
 
 def fuse(subject: Subject) -> list[Finding]:
-    """What a mount needs. Where it is not demanded, plain files will do."""
+    """Checks the needs of a mount. Plain files suffice unless the configuration demands FUSE."""
     mode = subject.settings.view.mode
     if mode in ("off", "files"):
         return [Finding("fuse", "ok", f'not needed: `view.mode` is "{mode}"')]

@@ -13,7 +13,7 @@ _TIMEOUT: Final = 10.0
 
 
 def waits_by(*, timeout: float = _TIMEOUT) -> str:
-    """What trio waits by: `epoll`, `kqueue`, or, behind the stand-in, `poll` or `devpoll`.
+    """Tries trio, and returns how it waits: `epoll`, `kqueue`, or, behind the stand-in, `poll` or `devpoll`.
 
     Blocks for some milliseconds. Raises `ConfigError`, which says what failed: the import, the run, or to be
     woken within `timeout` seconds. If all is well, no thread is left behind, and a fork may follow.

@@ -78,7 +78,7 @@ class Counts:
         self._begin()
 
     def _begin(self) -> None:
-        """What is not 0 from the beginning cannot be seen to grow."""
+        """Starts all known series at 0, because a later first value shows no growth."""
         for outcome in OUTCOMES:
             self._imports.labels(outcome)
         for stage in STAGES:

@@ -55,7 +55,7 @@ class Occupant:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What reading all of an image showed."""
+    """The result of reading all of an image."""
 
     image: PoolImage
     stream_size: int | None  #: bytes of its stream, where the pool keeps that as it came
@@ -66,7 +66,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What keeps an image from being destroyed."""
+    """The clones and holds that protect an image from destruction."""
 
     dependents: tuple[str, ...] = ()  #: as `Pool.dependents` has them
     tags: tuple[str, ...] = ()  #: as `Pool.holds` has them
@@ -93,13 +93,13 @@ class SourceDataset:
 
 
 class Datasets(Protocol):
-    """What else is in a pool than images. Datasets are named POOL/…, snapshots by what follows the @.
+    """The datasets of a pool that are not images. Datasets are named POOL/…, snapshots by what follows the @.
 
     Raises `UsageError` for what is no name of a dataset in the pool, and `PoolError`.
     """
 
     def look(self, dataset: str) -> SourceDataset:
-        """What there is to know of a dataset."""
+        """The facts about a dataset."""
         ...
 
     def freeze(self, dataset: str, mark: str) -> str | None:
@@ -156,7 +156,7 @@ class Pool(Protocol):
         ...
 
     def occupant(self, uuid: str) -> Occupant | None:
-        """What has the name POOL/UUID, or None where nothing has it."""
+        """The dataset POOL/UUID, or None if there is none."""
         ...
 
     def incoming(self) -> dict[str, int]:
@@ -199,7 +199,7 @@ class Pool(Protocol):
         ...
 
     def resume_point(self, uuid: str) -> int:
-        """How many bytes of the stream are safely in UUID-partial; 0 when there is none."""
+        """The bytes of the stream that are safe in UUID-partial; 0 when there is none."""
         ...
 
     def abandon(self, uuid: str) -> None:
@@ -225,7 +225,7 @@ class Pool(Protocol):
         ...
 
     def uses(self) -> dict[str, Use]:
-        """What keeps images from being destroyed, by uuid, with one question for all that are there."""
+        """The clones and holds of all images, by uuid, in one query."""
         ...
 
     def hold(self, uuid: str, tag: str) -> None:
@@ -257,9 +257,9 @@ class Pool(Protocol):
         ...
 
     def space(self) -> Space:
-        """How much room there is."""
+        """The size and free space of the pool."""
         ...
 
     def datasets(self) -> Datasets:
-        """What images can be made of. Raises `NotSupportedError` where there are no datasets but images."""
+        """The source datasets for new images. Raises `NotSupportedError` if the pool has only images."""
         ...

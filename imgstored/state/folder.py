@@ -112,7 +112,7 @@ def _write_version(state: Path) -> None:
 
 
 def _set_aside_if_damaged(path: Path) -> None:
-    """What is no database, or a broken one, is kept under another name, and said. Raises `OSError`.
+    """Renames a broken database, and logs that. Raises `OSError`.
 
     The daemon starts: a host without images because of a list of what was not finished would be worse.
     """
@@ -143,7 +143,7 @@ def _set_aside_if_damaged(path: Path) -> None:
 
 
 def _damage(path: Path) -> str | None:
-    """How a database is damaged; None where it is not, or that cannot be seen now."""
+    """The damage of a database; None if there is none, or it cannot be checked now."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             schema_of(db)

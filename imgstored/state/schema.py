@@ -26,7 +26,7 @@ JOURNAL, HISTORY = "journal.sqlite", "history.sqlite"
 
 
 class Step(NamedTuple):
-    """What makes a database of the schema before one of `schema`, within a transaction that others end."""
+    """The migration of a database to `schema` from the one before, within the caller's transaction."""
 
     schema: int
     database: str

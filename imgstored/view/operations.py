@@ -75,7 +75,7 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """What has that name in a folder."""
+        """The attributes of the node of that name in a folder."""
         node = self._folder(parent_inode).node(name)
         if node is None:
             raise pyfuse3.FUSEError(errno.ENOENT)
@@ -101,7 +101,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        """Where a link leads."""
+        """The target of a link."""
         node = self._node(inode)
         if not isinstance(node, Link):
             raise pyfuse3.FUSEError(errno.EINVAL)

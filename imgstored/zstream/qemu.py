@@ -155,7 +155,7 @@ def _refuse_without_room(fd: int, required: int) -> None:
 
 
 def _report(command: list[str], fd: int) -> dict[str, Any]:
-    """What the program says in JSON."""
+    """The JSON output of the program."""
     said = _run(command, fds=(fd,), largest=_REPORT, seconds=_PATIENCE)
     try:
         return dict(json.loads(said))
@@ -171,7 +171,7 @@ def _number(report: dict[str, Any], key: str) -> int:
 
 
 def _run(command: list[str], *, fds: tuple[int, ...], largest: int, seconds: int) -> bytes:
-    """What the program writes. Raises `UsageError` if it fails or takes longer."""
+    """The output of the program. Raises `UsageError` if it fails or takes longer."""
     limits = [str(_MEMORY >> 10), str(-(-largest // 512))]
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
         try:

@@ -37,7 +37,7 @@ _WINDOW = 128 << 10
 
 @dataclass(frozen=True, slots=True)
 class ReaderState:
-    """Where a reader stands between two records; a later reader may go on from it."""
+    """The position of a reader between two records; a later reader may continue from it."""
 
     offset: int = 0  #: bytes of the stream that were read and verified
     sums: Sums = (0, 0, 0, 0)  #: fletcher-4 of these
@@ -78,7 +78,7 @@ class StreamReader:
 
     @property
     def begin(self) -> Begin | None:
-        """What BEGIN says; None before it has come."""
+        """The facts in BEGIN; None before it has come."""
         return self._begin
 
     @property
@@ -254,7 +254,7 @@ class OutlineReader(StreamReader):
 
 
 def begin_of(blocks: Iterator[Buffer]) -> tuple[Begin, Iterator[Buffer]]:
-    """What BEGIN says, and all of the blocks once more. Raises `StreamError`."""
+    """The facts in BEGIN, and all of the blocks again. Raises `StreamError`."""
     head = b""
     for block in blocks:
         head += block

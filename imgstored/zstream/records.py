@@ -76,7 +76,7 @@ class Objset(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """What BEGIN says of the whole stream."""
+    """The facts about the whole stream in BEGIN."""
 
     byte_order: ByteOrder
     features: Feature
@@ -215,7 +215,7 @@ def measure(data: Buffer, order: ByteOrder, at: int = 0) -> tuple[int, int]:
 
 
 def _payload_length(data: Buffer, order: ByteOrder, at: int, kind: int, first: int) -> tuple[int, int]:
-    """What the header says, and how much it may say."""
+    """The payload length in the header, and its maximum."""
     match kind:
         case RecordType.WRITE:
             return _U64[order].unpack_from(data, at + (96 if data[at + 50] else 32))[0], MAX_BLOCK

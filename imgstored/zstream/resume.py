@@ -67,7 +67,7 @@ class Resumer:
         return self._given
 
     def feed(self, piece: Buffer) -> bytes:
-        """What the piece adds to the resuming stream; nothing while it is in the part that is left out."""
+        """The bytes that the piece adds to the resuming stream; none in the omitted part."""
         made: list[Buffer] = []
         for record, sums in self._reader.records_and_sums(piece):
             if self._lead is not None:

@@ -48,7 +48,7 @@ _HINT: Final = "take it as `zfs get -H -o value receive_resume_token POOL/DATASE
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where in which stream a receive is to go on: at the last WRITE that is in the pool."""
+    """The stream and the resume point of a receive: the last WRITE that is in the pool."""
 
     object: int
     offset: int  #: in the object, bytes
@@ -61,7 +61,7 @@ class ResumePoint:
 
 @dataclass(frozen=True, slots=True)
 class ResumeToken:
-    """What a token says."""
+    """The contents of a token."""
 
     point: ResumePoint
     bytes: int  #: how much of the stream had been read when the last WRITE was in the pool

@@ -36,7 +36,7 @@ ZAP_CHUNK: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class VolumeState:
-    """What is known of a volume after some of its records. Offsets and sizes in bytes."""
+    """The state of a volume after some of its records. Offsets and sizes in bytes."""
 
     cursor: int = 0  #: end of what was written or freed: what follows is as it was in the origin
     written: int = 0  #: end of what was written
@@ -69,11 +69,11 @@ class Volume:
 
     @property
     def state(self) -> VolumeState:
-        """What is known so far."""
+        """The state so far."""
         return self._state
 
     def step(self, record: Record) -> Write | Free | None:
-        """What the record does to the disk. Raises `StreamError` for what no volume's stream has."""
+        """The effect of the record on the disk. Raises `StreamError` for a record that no volume has."""
         match record.type:
             case RecordType.WRITE if record.object == DISK and not record.compression:
                 return self._write(record)

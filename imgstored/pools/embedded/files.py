@@ -91,14 +91,14 @@ class Folder:
             self.sync()
 
     def status(self, name: str) -> os.stat_result | None:
-        """What is there of that name; None if nothing is."""
+        """The status of the file of that name; None if there is none."""
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def names(self) -> list[str]:
-        """What is in the folder."""
+        """The names in the folder."""
         with os.scandir(self.fd) as entries:
             return [entry.name for entry in entries]
 

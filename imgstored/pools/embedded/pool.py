@@ -117,7 +117,7 @@ class EmbeddedPool:
             return list(self._origins)
 
     def resume_point(self, uuid: str) -> int:
-        """How many bytes of the stream are in UUID-partial, and need not be written again."""
+        """The bytes of the stream that are safe in UUID-partial."""
         with self._pool_errors("reading a partial image"), contextlib.suppress(FileNotFoundError):
             with self._root.folder(check_uuid(uuid) + PARTIAL) as folder:
                 checkpoint = read_checkpoint(folder, uuid)
@@ -130,7 +130,7 @@ class EmbeddedPool:
             return self._dependents(uuid)
 
     def uses(self) -> dict[str, Use]:
-        """What keeps each image from being destroyed."""
+        """The clones and holds of each image."""
         with self._lock:
             return {
                 uuid: Use(tuple(self._dependents(uuid)), tuple(sorted(image.holds)), bool(image.holds))
@@ -145,7 +145,7 @@ class EmbeddedPool:
         )
 
     def space(self) -> Space:
-        """How much room the folder's file system has."""
+        """The size and free space of the folder's file system."""
         with self._pool_errors("looking for its room"):
             status = os.fstatvfs(self._root.fd)
         return Space(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)

@@ -109,7 +109,7 @@ class Receive:
         return folder, start, blocks
 
     def _partial(self, stack: ExitStack) -> tuple[Folder, Start, StoredStream] | None:
-        """What is there of an earlier receive and can be used."""
+        """The usable part of an earlier receive."""
         try:
             folder = stack.enter_context(self.root.folder(self.uuid + PARTIAL))
         except OSError:

@@ -34,7 +34,7 @@ def check_stream(
     *,
     content: bool = False,
 ) -> Checked:
-    """What reading all of `sent` shows; `written` are the bytes of the dataset that are newer than @final.
+    """The result of reading all of `sent`; `written` are the bytes of the dataset that are newer than @final.
 
     Raises what `on_read` raises, and `PoolError` where the image cannot be read for another reason.
     """

@@ -33,7 +33,7 @@ def unmount(dataset: str, pool: str) -> None:
 
 
 def places(dataset: str, listed: Iterable[Mount]) -> Iterator[bytes]:
-    """Where of the listed mounts the dataset and its snapshots are, in the order of the list."""
+    """The mount points of the dataset and its snapshots, in the order of the list."""
     for mount in listed:
         if mount.kind == "zfs" and mount.source.partition("@")[0] == dataset:
             yield mount.place

@@ -119,7 +119,7 @@ class ZfsPool:
         return programs.partials(self._lzc)
 
     def resume_point(self, uuid: str) -> int:
-        """How many bytes of the stream are in UUID-partial, as its token says; a good estimate.
+        """The bytes of the stream in UUID-partial, from its token; a good estimate.
 
         Of one that is complete, the bytes of its data.
         """
