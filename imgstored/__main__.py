@@ -1,4 +1,4 @@
-"""`imgstored`: reads its arguments and its configuration, and runs."""
+"""The program `imgstored`: reads its arguments and its configuration, and runs the daemon."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def exit_status(error: ImgstoreError) -> int:
-    """What whoever starts us should do next, in the words of sysexits.h.
+    """The exit status for an error, as in sysexits.h, so that the parent knows what to do.
 
     77: give us permissions; 78: change the configuration; both are no use to try again. 1: it may help.
     """
@@ -105,7 +105,7 @@ def exit_status(error: ImgstoreError) -> int:
 
 
 def _examine(files: Sequence[Path]) -> int:
-    """What `imgctl doctor` asks for where no daemon answers. Starts nothing; returns 1 if anything fails."""
+    """Runs the checks of `imgctl doctor` without a daemon. Starts nothing; returns 1 if a check fails."""
     from imgstored.eventloop import trial
 
     try:
@@ -133,7 +133,7 @@ def _examine(files: Sequence[Path]) -> int:
 def _in_background() -> int:
     """Forks; returns in the child, with the pipe at whose other end the parent waits for us to be ready.
 
-    The parent exits as soon as that is told, or as the child does.
+    The parent exits as soon as the child reports that, or exits.
     """
     reading, writing = os.pipe()
     child = os.fork()

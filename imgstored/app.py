@@ -1,4 +1,4 @@
-"""Wires everything together; `imgstored.daemon` runs it."""
+"""Wires all rooms into one daemon, which `imgstored.daemon` runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from imgstored.maintenance.maintenance import Maintenance
 from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.metrics import open_metrics
 from imgstored.pools.embedded import EmbeddedPool
-from imgstored.pools.patience import answer
+from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.queries.dry_run import DryRun
 from imgstored.queries.history import open_history
@@ -194,7 +194,13 @@ def _server(core: _Core, maker: Maker) -> Server:
     settings, catalog, imports = core.settings, core.catalog, core.imports
     states = PoolStates(catalog, {table.name: table.type for table in settings.pools})
     status = Status(
-        Daemon(__version__, os.getpid(), str(core.files[0]) if core.files else None, lambda: core.view.kind),
+        Daemon(
+            __version__,
+            os.getpid(),
+            str(core.files[0]) if core.files else None,
+            lambda: core.view.kind,
+            settings.view.path,
+        ),
         states,
         core.sources,
         core.history,

@@ -1,4 +1,4 @@
-"""The daemon's configuration: TOML, every key with a default, everything else refused by its name."""
+"""The daemon's configuration: TOML with a default for every key; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _MIB = 1 << 20
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the file.
 
-    docs/configuration.md and the manual page are made of the keys and what `#:` says of each: its meaning,
-    then `None:` and what holds where nothing is said, or `illumos:` and the default there.
+    docs/configuration.md and the manual page come from the keys and their `#:` comments: the meaning of the
+    key, then `None:` and the default in words, or `illumos:` and the default there.
     """
 
 
@@ -52,11 +52,12 @@ class PoolTable(_Table, frozen=True):
     #: `"embedded"` needs no ZFS: it keeps a filesystem image as its verified stream, a volume as a sparse raw
     #: disk; `"zfs"` is a ZFS pool of the host
     type: Literal["embedded", "zfs"] = "embedded"
-    name: PoolName = "zones"  #: what clients call it; for a ZFS pool, its own name
-    #: embedded only: a folder that nothing else uses; name it if pools come and go, so that it stays the
-    #: same; None: `pool` in the state folder for the first embedded pool, `pool-NAME` for others
+    name: PoolName = "zones"  #: the pool's name for clients; for a ZFS pool, its own name
+    #: embedded only: a folder that nothing else uses; name it if you add and remove pools, because the
+    #: default depends on their order; None: `pool` in the state folder for the first embedded pool,
+    #: `pool-NAME` for others
     path: str | None = None
-    #: ZFS only: what images get when they are received, instead of these; user properties
+    #: ZFS only: properties of received images, in place of the default; user properties
     #: (`"com.example:note" = "text"`), `atime`, `canmount`, `compression`, `devices`, `exec`, `primarycache`,
     #: `readonly`, `setuid`, `snapdir`; None: `{ readonly = "on", canmount = "noauto" }`
     properties: dict[str, str] | None = None
@@ -74,10 +75,10 @@ class SocketTable(_Table, frozen=True):
 class ViewTable(_Table, frozen=True):
     """`[view]`: installed images as files."""
 
-    #: `"fuse"`, `"files"` (plain read-only files), `"off"`; `"auto"` is FUSE where there is FUSE, else files
+    #: `"fuse"`, `"files"` (plain read-only files), `"off"`; `"auto"` is FUSE if the host has it, else files
     mode: Literal["auto", "fuse", "files", "off"] = "auto"
-    path: str = _VIEW  #: where the tree is; illumos: `/var/imgstored/images`
-    #: a symbolic link to it, which each start makes unless something else is there; `""`: none; illumos:
+    path: str = _VIEW  #: the folder of the tree; illumos: `/var/imgstored/images`
+    #: a symbolic link to the folder; each start makes it unless something else is there; `""`: none; illumos:
     #: `/images`
     link: str = _VIEW_LINK
 
@@ -85,19 +86,19 @@ class ViewTable(_Table, frozen=True):
 class SourceTable(_Table, frozen=True):
     """`[[sources]]`: an image server."""
 
-    url: str  #: where it is; required
+    url: str  #: the server's address; required
     #: `"imgapi"`, `"dsapi"`, or `"static"`: a folder whose index is a JSON array of manifests, with files at
     #: `URL/UUID/PATH`
     type: Literal["imgapi", "dsapi", "static"] = "imgapi"
     insecure: bool = False  #: do not verify the server's certificate
-    channel: str | None = None  #: of an IMGAPI server; None: none
+    channel: str | None = None  #: the channel of an IMGAPI server; None: none
     ca_file: str | None = None  #: PEM file of the authorities to trust instead; None: the system's
     #: `http://[user:password@]host:port`; None: `https_proxy`, `http_proxy`, `no_proxy` of the environment
     proxy: str | None = None
     #: table of headers sent with every request to this very server, for credentials; never logged
     headers: dict[str, str] = {}
-    #: `"streaming"`: the pool receives while the file is downloaded, and shows the image once the checksum
-    #: held; `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
+    #: `"streaming"`: the pool receives during the download, and shows the image once the checksum matches;
+    #: `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
     #: loopback, and over https with `insecure`; else `"streaming"`
     verify: Literal["streaming", "first"] | None = None
 
@@ -105,27 +106,27 @@ class SourceTable(_Table, frozen=True):
 class LimitsTable(_Table, frozen=True):
     """`[limits]`. Sizes in MiB, times in seconds."""
 
-    imports: Annotated[int, Meta(ge=1, le=64)] = 4  #: images that are downloaded at the same time
-    connections: Annotated[int, Meta(ge=1, le=64)] = 8  #: for each of them
-    connect_seconds: Seconds = 10.0  #: to make a connection
-    silence_seconds: Seconds = 30.0  #: without a byte from a server before a request has failed
-    min_rate: NotNegative = 1024  #: bytes a second of one request, over a minute; 0: any rate will do
-    tries: Positive = 5  #: failures in a row before a server is given up
+    imports: Annotated[int, Meta(ge=1, le=64)] = 4  #: images that download at the same time
+    connections: Annotated[int, Meta(ge=1, le=64)] = 8  #: connections for each of these images
+    connect_seconds: Seconds = 10.0  #: time to connect
+    silence_seconds: Seconds = 30.0  #: time without a byte from a server before a request fails
+    min_rate: NotNegative = 1024  #: minimum bytes per second of one request, over a minute; 0: no minimum
+    tries: Positive = 5  #: consecutive failures before the daemon gives a server up
     min_free_mib: NotNegative = 64  #: MiB that stay free in the pool and in the state folder
     max_image_mib: Positive = _MIB  #: MiB of one image, uncompressed
-    max_ratio: Positive = 500  #: uncompressed bytes to compressed
+    max_ratio: Positive = 500  #: maximum ratio of uncompressed to compressed bytes
     decoder_memory_mib: Positive = 96  #: MiB of one xz decoder, or of one zstd window
-    keep_partial_days: NotNegative = 7  #: to keep an unfinished download
+    keep_partial_days: NotNegative = 7  #: days before the daemon drops an unfinished download
     #: connections to the socket; a quarter is reserved for users who can make changes
     clients: Annotated[int, Meta(ge=4, le=65536)] = 256
-    client_requests: Positive = 64  #: of one connection at the same time
-    client_idle_seconds: Seconds = 600.0  #: without a request before a connection is closed
+    client_requests: Positive = 64  #: requests in flight of one connection
+    client_idle_seconds: Seconds = 600.0  #: time without a request before the daemon closes a connection
 
 
 class LogTable(_Table, frozen=True):
-    """`[log]`: on standard error."""
+    """`[log]`: the log on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"  #: less important messages are not logged
+    level: Literal["debug", "info", "warning", "error"] = "info"  #: the least important messages in the log
     #: `"human"` for people, `"json"` for machines; `"auto"` is `"human"` on a terminal, else `"json"`
     format: Literal["auto", "human", "json"] = "auto"
 
@@ -136,7 +137,7 @@ class MetricsTable(_Table, frozen=True):
     #: `ADDRESS:PORT`, as `127.0.0.1:9275`, or `unix:PATH`, a socket with the permissions of `socket.mode` and
     #: `socket.group`; None: nowhere
     listen: str | None = None
-    #: also allow an address that other hosts can reach; everyone who reaches it can read all of it
+    #: also allow an address that other hosts can reach; everyone who reaches it can read all metrics
     remote: bool = False
 
 
@@ -148,13 +149,13 @@ class Config(_Table, frozen=True):
     #: folder with `imgadm.conf` (sources) and `images/POOL-UUID.json` (manifests), in imgadm's own form;
     #: None: `/var/imgadm` if a pool is ZFS, else `imgadm` in the state folder
     imgadm: str | None = None
-    #: folder with imgadm's locks, `img.UUID.import.lock`: the daemon leaves alone what imgadm imports,
-    #: and the other way round; None: `/var/run` if a pool is ZFS, else `locks` in the state folder
+    #: folder with imgadm's locks, `img.UUID.import.lock`: the daemon and imgadm never work on the same image
+    #: at the same time; None: `/var/run` if a pool is ZFS, else `locks` in the state folder
     imgadm_locks: str | None = None
-    #: the program that knows the host's machines, for `imgctl create`; optional
+    #: the program that manages the host's machines, for `imgctl create`; optional
     vmadm: str = "/usr/sbin/vmadm"
-    #: the platform image that `min_platform` and `max_platform` of images are compared with, such as
-    #: `7.0/20260101T000000Z`; `any`: they are not compared; None: on SmartOS the host's own, elsewhere `any`
+    #: the platform image to compare with `min_platform` and `max_platform` of images, such as
+    #: `7.0/20260101T000000Z`; `any`: no comparison; None: on SmartOS the host's own, elsewhere `any`
     platform: str | None = None
     pool: PoolTable | Annotated[list[PoolTable], Meta(min_length=1)] = PoolTable()
     socket: SocketTable = SocketTable()
@@ -166,11 +167,11 @@ class Config(_Table, frozen=True):
 
     @property
     def pools(self) -> tuple[PoolTable, ...]:
-        """All pools. The first is the one that is used where a request names none."""
+        """All pools. The first is the default of requests."""
         return (self.pool,) if isinstance(self.pool, PoolTable) else tuple(self.pool)
 
     def pool_folder(self, table: PoolTable) -> Path:
-        """Where an embedded pool keeps its images: `pool` in the state folder for the first of them."""
+        """The folder of an embedded pool: `pool` in the state folder for the first of them."""
         if table.path is not None:
             return Path(table.path)
         first = next(each for each in self.pools if each.type == "embedded")
@@ -178,21 +179,21 @@ class Config(_Table, frozen=True):
 
     @property
     def imgadm_folder(self) -> Path:
-        """Where imgadm's configuration and manifests are: imgadm's own place as soon as a pool is ZFS."""
+        """The folder of imgadm's configuration and manifests: imgadm's own folder if a pool is ZFS."""
         if self.imgadm is not None:
             return Path(self.imgadm)
         return Path(_IMGADM) if self._has_zfs else Path(self.state, "imgadm")
 
     @property
     def imgadm_locks_folder(self) -> Path:
-        """Where imgadm's locks (`img.UUID.import.lock`) are, as `imgadm_folder`."""
+        """The folder of imgadm's locks (`img.UUID.import.lock`), as `imgadm_folder`."""
         if self.imgadm_locks is not None:
             return Path(self.imgadm_locks)
         return Path(_IMGADM_LOCKS) if self._has_zfs else Path(self.state, "locks")
 
     @property
     def view_in_state(self) -> bool:
-        """Whether the view, which is for everybody, is in the state folder, which is not."""
+        """Whether the view, which everyone may read, is in the state folder, which is private."""
         within = Path(os.path.normpath(self.view.path)).is_relative_to(os.path.normpath(self.state))
         return within and self.view.mode != "off"
 
@@ -223,7 +224,7 @@ def parse(text: str) -> Config:
 
 @contextmanager
 def _named(*paths: Path) -> Iterator[None]:
-    """What is wrong is wrong in these files."""
+    """Adds the names of the files to a `ConfigError`."""
     try:
         yield
     except ConfigError as error:
@@ -284,19 +285,20 @@ def _check_paths(config: Config) -> None:
     for key, path in paths.items():
         if path is not None and (not path.startswith("/") or "\0" in path):
             raise ConfigError(
-                f"{key}: not an absolute path: {path!r}", hint="the daemon has no working folder"
+                f"{key}: not an absolute path: {path!r}",
+                hint="give an absolute path: the daemon has no working folder",
             )
 
 
 def keyed_pools(config: Config) -> list[tuple[str, PoolTable]]:
-    """The pools, each with what the file calls it: `pool`, or `pool[0]`."""
+    """The pools, each with its key in the file: `pool`, or `pool[0]`."""
     if isinstance(config.pool, PoolTable):
         return [("pool", config.pool)]
     return [(f"pool[{place}]", table) for place, table in enumerate(config.pool)]
 
 
 def _check_pools(config: Config) -> None:
-    """Each pool has only keys of its type, and none of them what another one has."""
+    """Checks that each pool has only keys of its type, and a name and a folder of its own."""
     pools = keyed_pools(config)
     for key, table in pools:
         other = "properties" if table.type == "embedded" else "path"
@@ -323,7 +325,7 @@ def _check_pools(config: Config) -> None:
 
 
 def _said(message: str) -> str:
-    """The words of msgspec, with the key first: `limits.tries: expected int, got str`."""
+    """The message of msgspec, with the key first: `limits.tries: expected int, got str`."""
     match = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", message, re.DOTALL)
     assert match is not None
     what, where = match[1].replace("`", ""), match[2] or ""

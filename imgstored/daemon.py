@@ -1,4 +1,4 @@
-"""Runs what `imgstored.app` has wired: starts it in order, obeys signals, and stops it in order."""
+"""Runs the wired daemon: starts it in order, handles signals, and stops it in order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every error that a user can meet, in one hierarchy.
 
 Each has imgadm's name for it (`code`, which programs match on), imgadm's exit status, a sentence that says
-what is wrong, and a hint that says what to do about it. Names that imgadm does not have are ours and say so.
+what is wrong, and a hint that says what to do about it. Docstrings mark the names that imgadm does not have.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PINNED = "pinned"
 
 
 class ImgstoreError(Exception):
-    """The base of all errors that are told to a client.
+    """The base of all errors that a client gets.
 
     `message` is the sentence, `hint` what to do (may be empty), `data` further facts for programs.
     """
@@ -44,7 +44,7 @@ class ImgstoreError(Exception):
 
 
 class InternalError(ImgstoreError):
-    """Something that should not happen did; the daemon's log has the traceback."""
+    """A fault of the daemon itself; its log has the traceback."""
 
 
 # -- what was asked ------------------------------------------------------------------------------------------
@@ -57,28 +57,28 @@ class UsageError(ImgstoreError):
 
 
 class InvalidUUIDError(ImgstoreError):
-    """Not 8-4-4-4-12 lower-case hexadecimal digits."""
+    """The uuid is not 8-4-4-4-12 lower-case hexadecimal digits."""
 
     code = "InvalidUUID"
 
     def __init__(self, uuid: str) -> None:
-        super().__init__(f'invalid uuid: "{uuid}"', hint="an image is named by its full uuid, in lower case")
+        super().__init__(f'invalid uuid: "{uuid}"', hint="give the full uuid of the image, in lower case")
 
 
 class AmbiguousNameError(ImgstoreError):
-    """Several images are called so: `data["candidates"]` (a name of ours: imgadm has only uuids)."""
+    """Several images have the name; `data["candidates"]` lists them (not in imgadm, which has only uuids)."""
 
     code = "AmbiguousName"
 
 
 class NotPermittedError(ImgstoreError):
-    """The peer may read but not change (a name of ours: imgadm only runs as root)."""
+    """The client may read but not change (not in imgadm, which only runs as root)."""
 
     code = "NotPermitted"
 
 
 class CancelledError(ImgstoreError):
-    """Somebody cancelled the import, or the daemon is stopping (a name of ours)."""
+    """A client cancelled the import, or the daemon is stopping (not in imgadm)."""
 
     code = "Cancelled"
 
@@ -93,13 +93,13 @@ class ConfigError(ImgstoreError):
 
 
 class InvalidManifestError(ImgstoreError):
-    """Not a manifest at all: not JSON, too large, too deep, or without a version."""
+    """The document is not a manifest: not JSON, too large, too deep, or without a version."""
 
     code = "InvalidManifest"
 
 
 class ManifestValidationError(ImgstoreError):
-    """A manifest with faults; `data["errors"]` lists each as {field, code, message}."""
+    """The manifest has faults; `data["errors"]` lists each as {field, code, message}."""
 
     code = "ManifestValidation"
 
@@ -129,20 +129,20 @@ class ImageNotInstalledError(ImgstoreError):
 
 
 class OriginNotInstalledError(ImgstoreError):
-    """An incremental image whose origin is not in the pool."""
+    """The origin of an incremental image is not in the pool."""
 
     code = "OriginNotInstalled"
     exit_status = 3
 
 
 class ImageHasDependentClonesError(ImgstoreError):
-    """The image is in use: `data["dependents"]` names the datasets."""
+    """The image has clones; `data["dependents"]` names the datasets."""
 
     code = "ImageHasDependentClones"
 
 
 class ImageMissingOriginalSnapshotError(ImgstoreError):
-    """None of a dataset's snapshots is the one that the image was made of."""
+    """None of the dataset's snapshots is the image's original one."""
 
     code = "ImageMissingOriginalSnapshot"
 
@@ -150,12 +150,12 @@ class ImageMissingOriginalSnapshotError(ImgstoreError):
         expected = "" if guid is None else f" (expected a snapshot with guid {guid})"
         super().__init__(
             f'image "{uuid}" is missing its original snapshot{expected}',
-            hint="machines that were made from it go on; to have the image again, install it in another pool",
+            hint="its machines keep running; to get the image back, install it in another pool",
         )
 
 
 class MinPlatformError(ImgstoreError):
-    """The platform is older than the image asks for."""
+    """The platform is older than the image requires."""
 
     code = "MinPlatform"
 
@@ -166,11 +166,11 @@ class MaxPlatformError(ImgstoreError):
     code = "MaxPlatform"
 
 
-# -- making images -------------------------------------------------------------------------------------------
+# -- creating images -----------------------------------------------------------------------------------------
 
 
 class NotSupportedError(ImgstoreError):
-    """What is asked for cannot be done on this host, or in this pool, at all."""
+    """The host or the pool does not support the request."""
 
     code = "NotSupported"
 
@@ -185,7 +185,7 @@ class VmNotFoundError(ImgstoreError):
 
 
 class VmNotStoppedError(ImgstoreError):
-    """An image is made of a machine that does not run."""
+    """The machine runs; only a stopped one can become an image."""
 
     code = "VmNotStopped"
 
@@ -197,19 +197,19 @@ class VmNotStoppedError(ImgstoreError):
 
 
 class VmHasNoOriginError(ImgstoreError):
-    """An incremental image was asked for, of what was not cloned from an image."""
+    """The source of an incremental image is not a clone of an image."""
 
     code = "VmHasNoOrigin"
 
 
 class OriginHasNoFinalSnapshotError(ImgstoreError):
-    """An incremental image was asked for, of what was cloned from another snapshot of the image."""
+    """The source of an incremental image is a clone of another snapshot of its origin."""
 
     code = "OriginHasNoFinalSnapshot"
 
 
 class MaxOriginDepthError(ImgstoreError):
-    """The new image would have more images below it than was allowed."""
+    """The new image would have more origins than allowed."""
 
     code = "MaxOriginDepth"
 
@@ -221,25 +221,25 @@ class MaxOriginDepthError(ImgstoreError):
 
 
 class PrepareImageError(ImgstoreError):
-    """The prepare script ran, and failed."""
+    """The prepare script failed."""
 
     code = "PrepareImageError"
 
 
 class PrepareImageDidNotRunError(ImgstoreError):
-    """The machine started, and nothing was heard of the prepare script."""
+    """The machine started, but the prepare script did not report."""
 
     code = "PrepareImageDidNotRun"
 
 
 class UploadError(ImgstoreError):
-    """An image server has not got the bytes that were sent to it."""
+    """An image server received other bytes than the daemon sent."""
 
     code = "UploadError"
 
 
 class FileSystemError(ImgstoreError):
-    """A file that a client opened cannot be read or written."""
+    """The daemon cannot read or write a file that a client opened."""
 
     code = "FileSystem"
 
@@ -254,19 +254,22 @@ class NoSourcesError(ImgstoreError):
 
 
 class SourcePingError(ImgstoreError):
-    """A source to be added does not answer as an image server."""
+    """A new source does not answer like an image server."""
 
     code = "SourcePing"
 
 
 class ClientError(ImgstoreError):
-    """A server could not be reached, or broke off: `URL: cause`; `data["errno"]` is as in ECONNREFUSED."""
+    """The daemon could not reach a server, or lost the connection: `URL: cause`.
+
+    `data["errno"]` is the system's name for the cause, such as ECONNREFUSED.
+    """
 
     code = "ClientError"
 
 
 class APIError(ImgstoreError):
-    """A server answered with an error, or with something that is not an answer.
+    """A server answered with an error, or with an invalid answer.
 
     `data["status"]` is HTTP's, `data["server_code"]` the server's own name for the error, where there is one.
     """
@@ -275,7 +278,7 @@ class APIError(ImgstoreError):
 
 
 class RefusedError(APIError):
-    """An image server refused what was to be published; the error has the name that the server gave it."""
+    """An image server refused a publication; the error has the server's own name."""
 
     def __init__(self, name: str, error: APIError) -> None:
         super().__init__(error.message, hint=error.hint, data=error.data)
@@ -287,13 +290,13 @@ class RefusedError(APIError):
 
 
 class DownloadError(ImgstoreError):
-    """The bytes of an image could not be had, or are not those of the manifest."""
+    """The download of an image failed, or its bytes do not match the manifest."""
 
     code = "DownloadError"
 
 
 class UncompressionError(ImgstoreError):
-    """The image file is damaged, cut short, or larger inside than is allowed."""
+    """The image file is damaged, incomplete, or decompresses to more than allowed."""
 
     code = "UncompressionError"
 
@@ -302,30 +305,32 @@ class UncompressionError(ImgstoreError):
 
 
 class StreamError(ImgstoreError):
-    """What was decompressed is not a sound ZFS send stream (imgadm: `zfs receive` failed, InternalError)."""
+    """The decompressed data is not a valid ZFS send stream (imgadm: `zfs receive` failed, InternalError)."""
 
 
 class ResumeError(StreamError):
-    """A receive token is malformed, or belongs to another stream; the stream itself may be sound."""
+    """A receive token is malformed, or belongs to another stream; the stream itself may be valid."""
 
 
 class PoolError(ImgstoreError):
-    """The pool refused or failed; says which pool and why."""
+    """The pool refused a request, or failed."""
 
 
 class PoolNotFoundError(PoolError):
-    """No such pool."""
+    """The daemon has no such pool."""
 
 
 class ImageHeldError(PoolError):
-    """Somebody holds the image: `data["holds"]` has the tags (a name of ours: imgadm knows no holds)."""
+    """The image has holds; `data["holds"]` lists the tags (not in imgadm, which has no holds)."""
 
     code = "ImageHeld"
 
     def __init__(self, uuid: str, tags: Sequence[str]) -> None:
-        hints = [f"`imgctl unpin {uuid}` lets go of it"] if PINNED in tags else []
+        hints = [f"`imgctl unpin {uuid}` removes the pin"] if PINNED in tags else []
         if set(tags) != {PINNED}:
-            hints.append(f"`imgctl release {uuid} TAG` ends a hold; those of clients end with them")
+            hints.append(
+                f"`imgctl release {uuid} TAG` ends a hold; the hold of a client ends with its connection"
+            )
         super().__init__(
             f'image "{uuid}" is held: {", ".join(tags)}',
             hint="; ".join(hints),
@@ -334,6 +339,6 @@ class ImageHeldError(PoolError):
 
 
 class NoSpaceError(PoolError):
-    """Not enough room, found before or while receiving (a name of ours: imgadm does not look)."""
+    """Not enough free space, before or during the receive (not in imgadm, which does not check)."""
 
     code = "NoSpace"

@@ -1,4 +1,4 @@
-"""The hash by which the daemon knows bytes again that it wrote itself: BLAKE3, or else BLAKE2b.
+"""The hash of the daemon's own bytes: BLAKE3, or else BLAKE2b.
 
 BLAKE3 needs a package in Rust. BLAKE2b (RFC 7693) is in every Python, and as fast on all processors. SHA-256
 takes 0.6 of its time on those with instructions for SHA, and 1.6 times as long on all others.
@@ -24,7 +24,7 @@ BLAKE2B: Final = "blake2b-256"
 
 
 class _Hash(Protocol):
-    """What hashlib and the package blake3 have in common."""
+    """The common interface of hashlib and the package blake3."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> object: ...
 

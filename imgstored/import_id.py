@@ -1,4 +1,4 @@
-"""The import that a line of the log is about: bound to tasks and threads, from the search to the receipt.
+"""The id of the import of a log line: bound to tasks and threads, from the search to the receipt.
 
 A task has what its parent had when it was started, and so has a thread of trio's. Other threads are given it
 (`contextvars.copy_context().run`).

@@ -1,6 +1,6 @@
-"""The daemon's log: one event a line on standard error, JSON for machines or text for people.
+"""The daemon's log: one event per line on standard error, JSON for machines or text for people.
 
-What it is told may come from servers and clients: every value is cut, made one line of printable characters,
+Values may come from servers and clients: every one is cut, made one line of printable characters,
 and looked through for secrets. A warning that is said again and again is said every ten minutes.
 """
 
@@ -38,11 +38,11 @@ _MAX_DEPTH: Final = 3
 #: Of one traceback: lines, the last ones, which say what went wrong.
 _MAX_LINES: Final = 100
 
-#: Seconds for which a warning is not said again, and how many warnings are remembered for that.
+#: Seconds before a warning is logged again, and the number of warnings to remember for that.
 _QUIET: Final = 600.0
 _MAX_REMEMBERED: Final = 500
 
-#: Warnings that are kept for who asks, and what of each.
+#: The number of recent warnings to keep for `status`, and the length of each.
 _KEPT: Final = 10
 _TOLD: Final = ("event", "pool", "source", "uuid", "error")
 
@@ -184,7 +184,7 @@ class Repeats:
         return line if times == 1 else {**line, "times": times}
 
     def _times(self, key: str) -> int | None:
-        """How often it is to be said that it happened; None: say nothing."""
+        """The number of occurrences to log; None: log nothing."""
         now = self._now()
         with self._lock:
             before = self._said.get(key)

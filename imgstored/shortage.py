@@ -1,4 +1,4 @@
-"""Why a file system takes no more: it may have room for bytes, and none for another file."""
+"""The reason why a file system is full: no space, or no free inodes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def explain(error: OSError, place: Path | int) -> None:
 
 
 def cause(place: Path | int) -> str:
-    """What to add to "no room": nothing, or after a colon that it is files for which there is none."""
+    """The addition to a message about a full file system: nothing, or that inodes are the cause."""
     return f": {_NO_INODES}" if free_inodes(place) == 0 else ""
 
 
 def free_inodes(place: Path | int) -> int | None:
-    """How many more files a file system takes; None where it has no such limit, or does not say."""
+    """The number of free inodes; None if the file system has no limit, or does not report it."""
     if isinstance(place, Path):
         place = next((each for each in (place, *place.parents) if os.path.lexists(each)), place)
     try:

@@ -1,4 +1,4 @@
-"""Who takes signals: trio's thread, while it waits, and nobody else.
+"""Signal masks: only trio's thread takes signals, and only while it waits.
 
 A signal for the process is taken by any of its threads that lets it through. On illumos a thread that is in a
 channel program or in another long call of ZFS and takes one comes back with EINTR, in the middle of the work.

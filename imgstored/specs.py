@@ -1,4 +1,4 @@
-"""What each room wants of the configuration, and whether it can have that. No I/O."""
+"""Translates the configuration into the settings of each room, and checks them. No I/O."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
 
 
 def secrets(settings: Config) -> frozenset[str]:
-    """What of the settings must not be in the log: credentials of sources, and of proxies on the way."""
+    """The secrets in the settings, for the log to hide: credentials of sources and proxies."""
     found: set[str] = set()
     for table in settings.sources or ():
         found.update(table.headers.values())
@@ -105,7 +105,7 @@ def secrets(settings: Config) -> frozenset[str]:
 
 
 def metrics_address(settings: Config) -> TcpAddress | UnixAddress | None:
-    """Where metrics are to be had, or None. Raises `ConfigError`."""
+    """The address of the metrics, or None. Raises `ConfigError`."""
     table = settings.metrics
     return None if table.listen is None else parse_listen(table.listen, remote=table.remote)
 
@@ -143,7 +143,7 @@ def decompress_limits(limits: LimitsTable) -> DecompressLimits:
 
 
 def descriptors(settings: Config) -> int:
-    """How many files the daemon may have open if all that the limits allow happens at once."""
+    """The maximum number of open files that the limits allow at the same time."""
     limits = settings.limits
     return (
         _OWN_FILES

@@ -102,7 +102,7 @@ def main() -> int:
             return 1
         say("stop")
         status = daemon.stop()
-        expect(status == 0, f"imgstored ended with status {status}")
+        expect(status == 0, f"imgstored exited with status {status}")
         expect(str(folder) not in Path("/proc/mounts").read_text(), "something is still mounted")
     print("nothing is left running or mounted")
     return 0

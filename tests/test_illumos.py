@@ -155,6 +155,6 @@ from imgstored.doctor.services import examined
 print(json.dumps(examined([Path(sys.argv[1])])))
 """
     findings = json.loads(run(script, str(tmp_path / "imgstored.toml")))["findings"]
-    assert [finding for finding in findings if "mistake" in finding["seen"]] == []
+    assert [finding for finding in findings if "fault in imgstored" in finding["seen"]] == []
     failed = {finding["check"] for finding in findings if finding["status"] == "fail"}
     assert failed <= {"sources"}

@@ -1,4 +1,4 @@
-"""Runs another program in place of this one: it gets our streams and signals, and we end as it ends."""
+"""Runs another program in place of this one: passes on streams, signals and the exit status."""
 
 from __future__ import annotations
 

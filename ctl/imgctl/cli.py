@@ -1,4 +1,4 @@
-"""The command line: parses global options, runs the command, reports how it ended."""
+"""The command line: parses global options, runs the command, reports its result."""
 
 from __future__ import annotations
 

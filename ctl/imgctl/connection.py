@@ -104,7 +104,7 @@ class Connection:
     ) -> Any:
         """The result of a method that has events, or takes a descriptor (`file`; the caller closes it)."""
         if self._asking:
-            raise RuntimeError("a request of this client is under way; use another Client beside it")
+            raise RuntimeError("this client has a request in flight; use another Client")
         self.connect()
         return self._ask(method, params, on_event, file)
 
@@ -152,7 +152,9 @@ class Connection:
                     case [kind, *_] if kind == _NOTIFICATION:
                         continue  # of a newer daemon
                     case _:
-                        raise NotConnectedError(f"what listens at {self.socket_path} is not imgstored")
+                        raise NotConnectedError(
+                            f"the program that listens at {self.socket_path} is not imgstored"
+                        )
         finally:
             self._asking = False
             if not answered:
@@ -179,7 +181,7 @@ class Connection:
                 message = next(self._unpacker, None)
             except (ValueError, msgpack.UnpackException) as error:
                 raise NotConnectedError(
-                    f"what listens at {self.socket_path} does not speak MessagePack: {error}"
+                    f"the program that listens at {self.socket_path} does not speak MessagePack: {error}"
                 ) from error
             if message is not None:
                 self._unfinished = 0
@@ -224,8 +226,8 @@ class Connection:
             )
         why = "" if error is None else f": {error.strerror or error}"
         return NotConnectedError(
-            f"imgstored at {self.socket_path} broke off the connection{why}",
-            hint="imports go on when it is back; ask again then",
+            f"imgstored at {self.socket_path} closed the connection{why}",
+            hint="imports resume when it is back; try again then",
         )
 
 
@@ -247,7 +249,7 @@ def _packed(request: Sequence[Any]) -> bytes:
         # Text with bytes that are not UTF-8 (from a command line) names nothing that the daemon could know.
         packed: bytes = msgpack.packb(request, unicode_errors="replace", default=_foreign)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidArgumentError("InvalidArgument", f"this cannot be sent: {error}") from error
+        raise InvalidArgumentError("InvalidArgument", f"cannot send this: {error}") from error
     return packed
 
 

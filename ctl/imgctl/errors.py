@@ -1,4 +1,4 @@
-"""What ends a command, or a call of `Client`: one hierarchy, shaped like the daemon's errors.
+"""The errors of commands and of `Client`: one hierarchy, shaped like the daemon's errors.
 
 CommandError
     UsageError               the command line makes no sense
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CommandError(Exception):
-    """Base of all that is reported to the user in imgadm's form.
+    """The base of all errors that the user sees in imgadm's form.
 
     `code` is imgadm's name of the error (empty: it has none), `message` a sentence, `hint` what to do
     about it (may be empty), `exit_status` what imgctl ends with, `data` further facts for programs.
@@ -42,7 +42,7 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """The command line makes no sense."""
+    """The command line is wrong."""
 
     record_name = "UsageError"
 
@@ -109,15 +109,15 @@ class InvalidRequestError(RemoteError, code="Usage"):
 
 
 class InvalidArgumentError(RemoteError, code="InvalidArgument"):
-    """A parameter cannot be sent: MessagePack has no such value."""
+    """A parameter has a value that MessagePack does not have."""
 
 
 class InvalidUUIDError(RemoteError, code="InvalidUUID"):
-    """Not 8-4-4-4-12 lower-case hexadecimal digits."""
+    """The uuid is not 8-4-4-4-12 lower-case hexadecimal digits."""
 
 
 class AmbiguousNameError(RemoteError, code="AmbiguousName"):
-    """Several images have this name: `data["candidates"]`."""
+    """Several images have the name; `data["candidates"]` lists them."""
 
 
 class NotPermittedError(RemoteError, code="NotPermitted"):
@@ -125,7 +125,7 @@ class NotPermittedError(RemoteError, code="NotPermitted"):
 
 
 class CancelledError(RemoteError, code="Cancelled"):
-    """Somebody cancelled the import, or the daemon is stopping."""
+    """A client cancelled the import, or the daemon is stopping."""
 
 
 class ConfigError(RemoteError, code="ConfigError"):
@@ -133,18 +133,18 @@ class ConfigError(RemoteError, code="ConfigError"):
 
 
 class InternalError(RemoteError, code="InternalError"):
-    """The daemon made a mistake, or a pool failed; the daemon's log says more."""
+    """The daemon has a fault, or a pool failed; the daemon's log says more."""
 
 
 # -- images and manifests ------------------------------------------------------------------------------------
 
 
 class InvalidManifestError(RemoteError, code="InvalidManifest"):
-    """Not a manifest at all: not JSON, too large, too deep, or without a version."""
+    """The document is not a manifest: not JSON, too large, too deep, or without a version."""
 
 
 class ManifestValidationError(RemoteError, code="ManifestValidation"):
-    """A manifest with faults; `data["errors"]` lists each as {field, code, message}."""
+    """The manifest has faults; `data["errors"]` lists each as {field, code, message}."""
 
 
 class ImageNotFoundError(RemoteError, code="ImageNotFound"):
@@ -160,23 +160,23 @@ class ImageNotInstalledError(RemoteError, code="ImageNotInstalled"):
 
 
 class OriginNotInstalledError(RemoteError, code="OriginNotInstalled"):
-    """An incremental image whose origin is not in the pool."""
+    """The origin of an incremental image is not in the pool."""
 
 
 class ImageHasDependentClonesError(RemoteError, code="ImageHasDependentClones"):
-    """The image is in use: `data["dependents"]` names the datasets."""
+    """The image has clones; `data["dependents"]` names the datasets."""
 
 
 class ImageHeldError(RemoteError, code="ImageHeld"):
-    """Somebody holds the image: `data["holds"]` has the tags."""
+    """The image has holds; `data["holds"]` lists the tags."""
 
 
 class ImageMissingOriginalSnapshotError(RemoteError, code="ImageMissingOriginalSnapshot"):
-    """None of a dataset's snapshots is the one that the image was made of."""
+    """None of the dataset's snapshots is the image's original one."""
 
 
 class MinPlatformError(RemoteError, code="MinPlatform"):
-    """The platform is older than the image asks for."""
+    """The platform is older than the image requires."""
 
 
 class MaxPlatformError(RemoteError, code="MaxPlatform"):
@@ -184,7 +184,7 @@ class MaxPlatformError(RemoteError, code="MaxPlatform"):
 
 
 class NoSpaceError(RemoteError, code="NoSpace"):
-    """Not enough free space, found before or while receiving."""
+    """Not enough free space, before or during the receive."""
 
 
 # -- sources and downloads -----------------------------------------------------------------------------------
@@ -195,15 +195,15 @@ class NoSourcesError(RemoteError, code="NoSources"):
 
 
 class SourcePingError(RemoteError, code="SourcePing"):
-    """A source to be added does not answer as an image server."""
+    """A new source does not answer like an image server."""
 
 
 class ClientError(RemoteError, code="ClientError"):
-    """A server could not be reached, or broke off."""
+    """The daemon could not reach a server, or lost the connection."""
 
 
 class NotConnectedError(ClientError):
-    """There is no daemon at the socket, or it broke off, or what it said is not the protocol."""
+    """No daemon listens at the socket, the connection broke, or the answer is not the protocol."""
 
     record_name = "NotConnectedError"
 
@@ -212,22 +212,22 @@ class NotConnectedError(ClientError):
 
 
 class APIError(RemoteError, code="APIError"):
-    """A server answered with an error, or with something that is not an answer."""
+    """A server answered with an error, or with an invalid answer."""
 
 
 class DownloadError(RemoteError, code="DownloadError"):
-    """The bytes of an image could not be downloaded, or are not those of the manifest."""
+    """The download of an image failed, or its bytes do not match the manifest."""
 
 
 class UncompressionError(RemoteError, code="UncompressionError"):
-    """The image file is damaged, cut short, or larger inside than is allowed."""
+    """The image file is damaged, incomplete, or decompresses to more than allowed."""
 
 
 # -- making images -------------------------------------------------------------------------------------------
 
 
 class NotSupportedError(RemoteError, code="NotSupported"):
-    """The host, or the pool, cannot do it at all."""
+    """The host or the pool does not support the request."""
 
 
 class VmNotFoundError(RemoteError, code="VmNotFound"):
@@ -239,28 +239,28 @@ class VmNotStoppedError(RemoteError, code="VmNotStopped"):
 
 
 class VmHasNoOriginError(RemoteError, code="VmHasNoOrigin"):
-    """An incremental image of what was not cloned from an image."""
+    """The source of an incremental image is not a clone of an image."""
 
 
 class OriginHasNoFinalSnapshotError(RemoteError, code="OriginHasNoFinalSnapshot"):
-    """An incremental image of what was cloned from another snapshot of the image."""
+    """The source of an incremental image is a clone of another snapshot of its origin."""
 
 
 class MaxOriginDepthError(RemoteError, code="MaxOriginDepth"):
-    """The new image would have more images below it than was allowed."""
+    """The new image would have more origins than allowed."""
 
 
 class PrepareImageError(RemoteError, code="PrepareImageError"):
-    """The prepare script ran, and failed."""
+    """The prepare script failed."""
 
 
 class PrepareImageDidNotRunError(RemoteError, code="PrepareImageDidNotRun"):
-    """The machine started, and the prepare script gave no sign."""
+    """The machine started, but the prepare script did not report."""
 
 
 class UploadError(RemoteError, code="UploadError"):
-    """An image server did not get the bytes of an image."""
+    """An image server received other bytes than the daemon sent."""
 
 
 class FileSystemError(RemoteError, code="FileSystem"):
-    """A file that was passed cannot be read or written."""
+    """The daemon cannot read or write a file that a client passed."""

@@ -1,4 +1,4 @@
-"""How imgadm, a JavaScript program, reads values as numbers and as text; sorting and filtering need it. Pure.
+"""imgadm's JavaScript conversions of values to numbers and text, for sorting and filtering. Pure: no I/O.
 
 Sources: ECMAScript's ToNumber and ToString, as far as values from JSON go.
 """

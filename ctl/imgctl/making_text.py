@@ -1,4 +1,4 @@
-"""The lines about making and publishing an image, in imgadm's words. Pure: no I/O.
+"""The lines about creating and publishing an image, in imgadm's words. Pure: no I/O.
 
 The events and their fields are those of docs/protocol.md. An event that is not known has no line.
 """

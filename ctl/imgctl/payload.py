@@ -1,4 +1,4 @@
-"""vmadm's payload: where its arguments find it, and the images that it names. Pure: no I/O."""
+"""vmadm's payload: its place in the arguments, and the images that it names. Pure: no I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live screen, drawn by curses: without flicker, at any size, and gone when the program ends."""
+"""A live screen, drawn by curses: without flicker, at any size, and removed at exit."""
 
 from __future__ import annotations
 

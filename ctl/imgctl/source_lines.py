@@ -1,4 +1,4 @@
-"""Image sources as lines that people edit: `URL [TYPE [OPTION,...]]`, as imgadm has them. Pure: no I/O."""
+"""Image sources as lines for an editor: `URL [TYPE [OPTION,...]]`, in imgadm's form. Pure: no I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the daemon is, for people: the screens of `status` and `top`. Pure: no I/O, no clock.
+"""The screens of `status` and `top`. Pure: no I/O, no clock.
 
 What they are given is a *status* of docs/protocol.md.
 """
@@ -104,11 +104,12 @@ def _who(status: StatusDocument) -> str:
 
 
 def _about(status: StatusDocument) -> list[str]:
-    config = status.get("config")
+    config, folder = status.get("config"), status.get("view_path")
+    place = f" ({printable(folder)})" if folder else ""
     return [
         f"{_who(status)}, {_count(status.get('images'), 'image')}",
         f"Configuration: {'none, every key has its default' if config is None else printable(config)};"
-        f" images as files: {printable(status.get('view'))}",
+        f" view: {printable(status.get('view'))}{place}",
     ]
 
 
@@ -127,7 +128,7 @@ def _unfinished(pools: Sequence[PoolStateDocument]) -> list[str]:
         for pool in pools
         for each in pool.get("unfinished") or ()
     ]
-    return ["No images yet, others are at work on them:", *rows] if rows else []
+    return ["Unfinished images of other programs:", *rows] if rows else []
 
 
 def _why_not(unfinished: UnfinishedDocument) -> str:

@@ -1,4 +1,4 @@
-"""Tables as imgadm (node-tabula) prints them. Pure: no I/O.
+"""Tables in the layout of imgadm (node-tabula). Pure: no I/O.
 
 Left-justified columns with two spaces between them, no padding at the end of a line, `-` for what is missing,
 and nothing at all, not even the header, where there are no rows.

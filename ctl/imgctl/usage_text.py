@@ -1,4 +1,4 @@
-"""The output of `tree` and `du`: how images are related, and what they occupy. Pure: no I/O.
+"""The output of `tree` and `du`: the relations of images, and the space that they use. Pure: no I/O.
 
 What it is given is a *usage* of docs/protocol.md: one pool with its images.
 """
@@ -107,7 +107,7 @@ def _called(node: Document) -> str:
     return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 3] + "..."
 
 
-# -- what they occupy ----------------------------------------------------------------------------------------
+# -- space -------------------------------------------------------------------------------------------------
 
 
 def du_rows(pool: UsageDocument) -> list[dict[str, Any]]:
@@ -147,11 +147,11 @@ def readable(row: Document) -> dict[str, Any]:
 
 
 def pool_summary(pool: UsageDocument) -> str:
-    """One line: what the images of a pool occupy, and what is left."""
+    """One line: the space that the images of a pool use, and the free space."""
     used = sum(int(image.get("used") or 0) for image in pool["images"])
     count = len(pool["images"])
-    images = f"{count} image{'' if count == 1 else 's'}"
-    return f"Pool {printable(pool['zpool'])}: {images} occupy {size(used)}, {_free(pool)}"
+    images = "1 image uses" if count == 1 else f"{count} images use"
+    return f"Pool {printable(pool['zpool'])}: {images} {size(used)}, {_free(pool)}"
 
 
 def short(count: Any) -> str:
@@ -170,5 +170,5 @@ def _pool_line(pool: UsageDocument) -> str:
 def _free(pool: UsageDocument) -> str:
     available, total = pool.get("available"), pool.get("total")
     if not isinstance(available, int) or not isinstance(total, int):
-        return "free room not known"
+        return "free space unknown"
     return f"{size(available)} of {size(total)} free"

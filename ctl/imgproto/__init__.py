@@ -1,4 +1,4 @@
-"""The protocol of imgstored's socket as types: what each operation takes, returns and sends while it runs.
+"""The protocol of imgstored's socket as types: parameters, results and events of each operation.
 
 Both programs share this package, and it needs nothing but `typing`. The daemon checks parameters against it,
 mypy checks both programs, and tests check docs/protocol.md. `imgctl` names its types in annotations only, so

@@ -1,4 +1,4 @@
-"""The documents that operations return. docs/protocol.md says what the fields mean.
+"""The results of operations. docs/protocol.md explains the fields.
 
 Sizes are bytes, times are seconds since the epoch, and None is "not known", unless a field says otherwise.
 """
@@ -316,7 +316,7 @@ class WarningDocument(TypedDict):
 
 
 class StatusDocument(TypedDict):
-    """How the daemon is. `uptime` is in seconds; `images`, `clients` and `waiting` count."""
+    """The state of the daemon. `uptime` is in seconds; `images`, `clients` and `waiting` are counts."""
 
     version: str
     pid: int
@@ -324,6 +324,7 @@ class StatusDocument(TypedDict):
     uptime: float
     config: str | None
     view: str
+    view_path: str | None
     clients: int
     images: int
     pools: list[PoolStateDocument]

@@ -1,4 +1,4 @@
-"""What operations send while they run: an event is a map with its name in `event`. docs/events.md lists them.
+"""The events of operations: each is a map with its name in `event`. docs/events.md lists them.
 
 A daemon that is newer than this package may send others.
 """
@@ -115,7 +115,7 @@ class InstalledMeanwhile(_Named):
 
 
 class ImageProgress(_Named):
-    """How far one image is: `done` of `total` compressed bytes, `received` bytes of stream in the pool."""
+    """How far one image is: `done` of `total` compressed bytes; the pool has `received` bytes of stream."""
 
     phase: Phase
     done: int

@@ -1,4 +1,4 @@
-"""The table of operations: what a client may ask for over the socket."""
+"""The table of operations of the socket."""
 
 from __future__ import annotations
 

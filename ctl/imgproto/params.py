@@ -1,4 +1,4 @@
-"""The parameters of operations. One that is None counts as left out.
+"""The parameters of operations. A parameter that is None counts as left out.
 
 The daemon refuses unknown parameters and values of other types, and names what is wrong.
 """

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 _HEAD = """\
 # Commands
 
-What `imgctl help COMMAND` says, too. Wherever a UUID is taken, a part of it (four digits or more), `NAME`,
-`NAME@VERSION` or `NAME@latest` will do, if it means one image; but not under the name `imgadm`. Options and
-arguments may be mixed, and `--` ends the options. This page is made from the code.
+This page has the same texts as `imgctl help COMMAND`. In place of a UUID, every command also takes the
+beginning of one (four digits or more), `NAME`, `NAME@VERSION` or `NAME@latest`, if it means one image; but
+not under the name `imgadm`. You may mix options and arguments, and `--` ends the options. This page is made
+from the code.
 
 Before the command:
 """

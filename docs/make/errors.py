@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 _HEAD = """\
 # Errors
 
-An error has a name, which programs match on: imgadm's, where it has one. `imgctl` prints
+Each error has a name for programs: imgadm's name, if imgadm has the error. `imgctl` prints
 
 ```text
 imgctl COMMAND: error (NAME): what is wrong
   hint: what to do about it
 ```
 
-on standard error, and ends with the exit status. On the socket an error is a map
+on standard error, and exits with the exit status. On the socket an error is a map
 ([the socket](protocol.md)); in Python it is an exception of `imgctl.errors`, one class for each name
 ([the client](library.md)).
-Several kinds of fault may have one name: the sentence tells them apart. This page is made from
+Several kinds of fault may share a name, and their messages differ. `python -m docs.make` makes this page from
 `imgstored/errors.py`.
 
 | name | exit status | when |

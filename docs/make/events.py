@@ -30,8 +30,9 @@ _HEAD = """\
 
 While {operations} run,
 [the socket](protocol.md) sends notifications `event` with a map: `id` (the request), `event` (the name), and
-the fields below. `imgctl import --json` and its like print the same maps, one a line, without `id`. New names
-and new fields may be added: skip those that you do not know. This page is made from the code.
+the fields below. Commands with `--json`, such as `imgctl import --json`, print the same maps, one per line,
+without `id`. Later versions may add names and fields: ignore those that you do not know. This page is made
+from the code.
 """
 _TABLE = "| event | when | fields |\n| --- | --- | --- |\n"
 
@@ -42,7 +43,7 @@ def page() -> str:
     """The page."""
     shapes = "".join(
         f"\n## {title}\n\n{_TABLE}{''.join(map(_row, _events(module)))}"
-        for title, module in (("Imports and what is installed", of_the_store), ("Making images", of_making))
+        for title, module in (("Imports and what is installed", of_the_store), ("Creating images", of_making))
     )
     image = of_the_store.ImageProgress
     said = f"\n## *image* of `progress`\n\n{_sentence(image)} Fields: {_fields(image)}.\n"

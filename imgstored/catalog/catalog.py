@@ -21,7 +21,7 @@ import trio
 from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
 from imgstored.manifest import shown_text
-from imgstored.pools.patience import answer
+from imgstored.pools.timeout import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -117,7 +117,7 @@ class Catalog:
             known = ", ".join(self.pools)
             raise PoolNotFoundError(
                 f'no such pool: "{name}"',
-                hint=f"imgstored looks after {known}; see `pool` in its configuration",
+                hint=f"imgstored has {known}; see `pool` in its configuration",
             ) from None
 
     async def ask(self, pool: str, question: Callable[[], _Answer]) -> _Answer:

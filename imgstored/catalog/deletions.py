@@ -68,7 +68,7 @@ class Deletions:
             if dependents:
                 raise ImageHasDependentClonesError(
                     f'image "{uuid}" has dependent clones: {dependents[0]}',
-                    hint="an image that is cloned from it is being imported",
+                    hint="an import of one of its clones is under way",
                     data={"dependents": dependents},
                 )
             done = self._under_way[key] = trio.Event()

@@ -151,11 +151,11 @@ class ImageLocks:
     def _unusable(self, error: OSError, path: Path | None = None) -> ConfigError | PoolError:
         if shortage.is_full(error):
             return PoolError(
-                f"no room for the lock file {path or self._folder}: {shortage.why(error)}",
-                hint="make room on the file system that it is on",
+                f"no space for the lock file {path or self._folder}: {shortage.why(error)}",
+                hint="free space on its file system",
             )
         what = f"the folder {self._folder}" if path is None else f"the lock file {path}"
         return ConfigError(
             f"imgadm_locks: {what} cannot be used: {shortage.why(error)}",
-            hint="imgstored must be able to write in the folder that this key of its configuration names",
+            hint="imgstored must be able to write to the folder of this configuration key",
         )

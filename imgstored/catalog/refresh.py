@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, PoolError
-from imgstored.pools.patience import answer
+from imgstored.pools.timeout import answer
 
 if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog, InstalledImage, View
@@ -106,7 +106,7 @@ class _SharedPool:
             except ImgstoreError as error:
                 return error
             except Exception:
-                log.exception("a pool could not be looked at", pool=name)
+                log.exception("a pool could not be read", pool=name)
                 return PoolError(f'pool "{name}" could not be looked at', hint="the daemon's log says more")
             changed = catalog.apply(name, found, but=ours)
         # Also when who asked has gone: the catalog has it already.
@@ -120,7 +120,7 @@ class _SharedPool:
         # Between looking it up and here nothing is awaited: the view has changes in the catalog's order.
         try:
             if now is None:
-                log.info("an image is not there any more", pool=image.pool, uuid=image.uuid)
+                log.info("an image no longer exists", pool=image.pool, uuid=image.uuid)
                 await self._view.remove(image)
             else:
                 await self._view.add(now)

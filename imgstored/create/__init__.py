@@ -1,4 +1,4 @@
-"""Makes images: of datasets and machines, of raw disks, and of installed images for other hosts.
+"""Creates images from datasets, machines and raw disks, and exports installed images.
 
 manifest  what a new image says of itself; pure
 compress  a stream, by all processors

@@ -1,4 +1,4 @@
-"""`python -m imgstored.create`: makes the image of a raw disk, a qcow2 or a vmdk; no daemon, and no ZFS.
+"""`python -m imgstored.create`: creates an image from a raw disk, a qcow2 or a vmdk; no daemon, no ZFS.
 
 `imgctl create --raw` runs it, with the rights of who asks: a disk's file may come from anybody, and is none
 of root's business. The image's stream goes into the file that is open as descriptor FD. Standard input has
@@ -109,12 +109,12 @@ def _make(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _watched(disk: Disk, block_size: int) -> Iterator[tuple[int, bytes]]:
     """What is on the disk; tells how far that is."""
-    told = 0.0
+    reported_at = 0.0
     for offset, data in disk.extents(block_size):
         yield offset, data
         now = time.monotonic()
-        if now - told >= _PROGRESS_INTERVAL:
-            told = now
+        if now - reported_at >= _PROGRESS_INTERVAL:
+            reported_at = now
             _tell(Progress(done=offset + len(data), total=disk.size, rate=0.0))
 
 

@@ -1,4 +1,4 @@
-"""Compresses a stream with all processors, in bounded memory.
+"""Compresses a stream on all processors, in bounded memory.
 
 A file is cut into blocks that are compressed side by side: gzip members, bzip2 and xz streams, one after
 another. Every program that reads these formats reads them so. zstd cuts by itself.

@@ -1,4 +1,4 @@
-"""What happens while an image is made, as those who asked for it are told."""
+"""The notifications of `create`, `export` and `publish`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imgstored.events.notifications import Event
 
 
 class Inheriting(Event, frozen=True):
-    """The new image takes over fields of the image that it was cloned from."""
+    """The new image inherits fields of its origin."""
 
     kind: ClassVar[str] = "inheriting"
     uuid: str
@@ -20,7 +20,7 @@ class Inheriting(Event, frozen=True):
 
 
 class ManifestMade(Event, frozen=True):
-    """The new image's manifest, as yet without its file. `prefix` and `suffix` are what to call that."""
+    """The new image's manifest, still without its file. `prefix` and `suffix` form the file's name."""
 
     kind: ClassVar[str] = "manifest"
     manifest: ManifestDocument
@@ -29,7 +29,7 @@ class ManifestMade(Event, frozen=True):
 
 
 class Making(Event, frozen=True):
-    """A step begins, or is done. `what` is the machine or snapshot that it is about."""
+    """A step starts or ends. `what` is its machine or snapshot."""
 
     kind: ClassVar[str] = "making"
     step: MakingStep
@@ -37,13 +37,13 @@ class Making(Event, frozen=True):
 
 
 class Sending(Event, frozen=True):
-    """The snapshot's stream is on its way into the file."""
+    """The daemon starts to write the snapshot's stream into the file."""
 
     kind: ClassVar[str] = "sending"
 
 
 class Publishing(Event, frozen=True):
-    """A step of publishing is done: the image is `imported`, its `file` is there, it is `activated`."""
+    """A step of publishing ends: the manifest is `imported`, the `file` uploaded, the image `activated`."""
 
     kind: ClassVar[str] = "publishing"
     step: Literal["imported", "file", "activated"]

@@ -1,4 +1,4 @@
-"""Writes installed images for other hosts: as the stream that they were installed from, or as a raw disk."""
+"""Exports installed images: as the stream that they were installed from, or as a raw disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image that is being made, or sent away: what its client is told, and how it ends early."""
+"""One creation, export or publication: its notifications, and its early end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Reporter:
     def __init__(self, job: Job[Any]) -> None:
         self._job = job
         self._token = trio.lowlevel.current_trio_token()
-        self._told = 0.0
+        self._reported_at = 0.0
 
     def tell(self, event: Event) -> None:
         """Tells the client. Never waits, and never raises: it is called while things are tidied up, too."""
@@ -56,8 +56,8 @@ class Reporter:
             yield block
             done += len(block)
             now = time.monotonic()
-            if now - self._told >= PROGRESS_INTERVAL:
-                self._told = now
+            if now - self._reported_at >= PROGRESS_INTERVAL:
+                self._reported_at = now
                 self.tell(Progress(done=done, total=total, rate=0.0))
 
 
@@ -81,7 +81,7 @@ async def running(client: str, work: Callable[[Job[T]], Awaitable[T]]) -> AsyncI
                 job.end(error)
             except Exception:
                 log.exception("making an image failed", client=client)
-                job.end(InternalError("imgstored made a mistake", hint="its log has the details"))
+                job.end(InternalError("a fault in imgstored", hint="its log has the details"))
             else:
                 job.end()
 

@@ -1,4 +1,4 @@
-"""Makes images of datasets and of machines: a snapshot, sent, compressed, into a file that a client opened.
+"""Creates images from datasets and machines: snapshot, send, compress, write to the file of a client.
 
 Nothing of it is left in the pool, however it ends. What is under way is noted in a folder, so that the next
 daemon can tidy up after one that was killed.
@@ -31,7 +31,7 @@ from imgstored.create.manifest import (
     new_manifest,
 )
 from imgstored.create.output import Output, pour
-from imgstored.create.prepare import SNAPSHOT, Patience, Preparation
+from imgstored.create.prepare import SNAPSHOT, Preparation, Timeouts
 from imgstored.errors import (
     FileSystemError,
     ImageNotInstalledError,
@@ -68,8 +68,8 @@ _FRESH: Final = 3600.0
 _MAX_SCRIPT: Final = 1 << 20
 
 
-class Wanted(Struct, frozen=True):
-    """What image a client wants. `source` is a machine's uuid, or a dataset's name."""
+class CreateSpec(Struct, frozen=True):
+    """A request to create an image. `source` is a machine's uuid, or a dataset's name."""
 
     source: str
     manifest: Mapping[str, Any]
@@ -89,12 +89,13 @@ class Wanted(Struct, frozen=True):
             raise UsageError("the prepare script is empty, or longer than 1 MiB")
         if self.script is not None and not UUID.fullmatch(self.source):
             raise UsageError(
-                "a dataset cannot be prepared by a script", hint="only a machine can; name it by its uuid"
+                "a dataset cannot be prepared by a script",
+                hint="only a machine can run it; give the uuid of a machine",
             )
 
 
 class _Of(Struct, frozen=True):
-    """What an image is made of."""
+    """The source of a new image."""
 
     datasets: Datasets
     dataset: SourceDataset
@@ -111,11 +112,11 @@ class _Of(Struct, frozen=True):
 class Maker:
     """See the module. `notes` is a folder for what is under way; there need be no vmadm on the host."""
 
-    def __init__(self, catalog: Catalog, vmadm: Vmadm, notes: Path, patience: Patience | None = None) -> None:
+    def __init__(self, catalog: Catalog, vmadm: Vmadm, notes: Path, timeouts: Timeouts | None = None) -> None:
         self._catalog = catalog
         self._vmadm = vmadm
         self._notes = notes
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._limiter = trio.CapacityLimiter(MAX_JOBS)
         self._last = 0
         self._lock = threading.Lock()
@@ -124,14 +125,14 @@ class Maker:
         self._left = sorted(notes.glob("*.json"))
 
     def create(
-        self, wanted: Wanted, fd: int, *, client: str, path: str
+        self, spec: CreateSpec, fd: int, *, client: str, path: str
     ) -> AbstractAsyncContextManager[Job[MadeDocument]]:
         """Makes an image into the file open as `fd`, an empty one; the job's result is `{manifest}`."""
-        wanted.check()
+        spec.check()
         output, mark = Output(fd, path), self._mark()
 
         async def work(job: Job[MadeDocument]) -> MadeDocument:
-            return await in_thread(job, partial(self._create, wanted, output, mark), self._limiter)
+            return await in_thread(job, partial(self._create, spec, output, mark), self._limiter)
 
         return running(client, work)
 
@@ -142,22 +143,22 @@ class Maker:
             self._settle(note)
 
     def _mark(self) -> str:
-        """By which this image's snapshots are told from others: the time in milliseconds, as imgadm's."""
+        """The mark of this image's snapshots: the time in milliseconds, as in imgadm."""
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
         return str(self._last)
 
     # -- in a thread -----------------------------------------------------------------------------------------
 
-    def _create(self, wanted: Wanted, output: Output, mark: str, reporter: Reporter) -> MadeDocument:
-        of = self._found(wanted)
-        manifest = self._manifest(wanted, of, reporter)
-        compression = check_compression(wanted.compression)
+    def _create(self, spec: CreateSpec, output: Output, mark: str, reporter: Reporter) -> MadeDocument:
+        of = self._found(spec)
+        manifest = self._manifest(spec, of, reporter)
+        compression = check_compression(spec.compression)
         named = ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression))
         reporter.tell(named)
         with (
             self._alone(of),
-            self._noted(mark, of, wanted),
-            self._prepared(of, wanted, reporter),
+            self._noted(mark, of, spec),
+            self._prepared(of, spec, reporter),
             self._frozen(of, mark, reporter),
         ):
             reporter.tell(Sending())
@@ -167,22 +168,22 @@ class Maker:
         log.info("made an image", uuid=manifest["uuid"], of=of.dataset.name, size=output.size)
         return {"manifest": {**manifest, "files": [output.described(compression)]}}
 
-    def _found(self, wanted: Wanted) -> _Of:
-        """What the image is made of. Raises what is wrong with it."""
+    def _found(self, spec: CreateSpec) -> _Of:
+        """Finds the source of the image. Raises `ImgstoreError` if it cannot become one."""
         machine = None
-        name: str | None = wanted.source
-        if "/" not in wanted.source:
-            if not UUID.fullmatch(wanted.source):
+        name: str | None = spec.source
+        if "/" not in spec.source:
+            if not UUID.fullmatch(spec.source):
                 raise UsageError(
-                    f'"{shown(wanted.source)}" is neither the uuid of a vm nor the name of a dataset',
-                    hint="a dataset's name has its pool's in it, as in zones/web",
+                    f'"{shown(spec.source)}" is neither the uuid of a vm nor the name of a dataset',
+                    hint="a dataset's name starts with its pool, as in zones/web",
                 )
-            machine = self._vmadm.machine(wanted.source)
+            machine = self._vmadm.machine(spec.source)
             name = machine.image_dataset
-            if machine.state != "stopped" and wanted.script is None:
+            if machine.state != "stopped" and spec.script is None:
                 raise VmNotStoppedError(machine.uuid)
         if name is None:
-            raise NotSupportedError(f'vm "{wanted.source}" has nothing that an image could be made of')
+            raise NotSupportedError(f'vm "{spec.source}" has nothing that an image could be made of')
         pool, _, inner = name.partition("/")
         datasets = self._catalog.pool(pool).datasets()
         if self._catalog.find(pool, inner) is not None:
@@ -192,15 +193,15 @@ class Maker:
         dataset = datasets.look(name)
         origin = None if dataset.origin is None else self._catalog.find(pool, dataset.origin)
         of = _Of(datasets, dataset, pool, machine, origin)
-        if wanted.incremental:
-            self._check_incremental(of, wanted.max_origin_depth)
+        if spec.incremental:
+            self._check_incremental(of, spec.max_origin_depth)
         return of
 
     def _check_incremental(self, of: _Of, max_depth: int | None) -> None:
         if of.dataset.origin is None:
             raise VmHasNoOriginError(
                 f"cannot create an incremental image: {of.called} has no origin",
-                hint="leave out -i: then the whole of it becomes an image",
+                hint="leave out -i to create a full image",
             )
         if of.origin is None:
             raise ImageNotInstalledError(of.dataset.origin, of.pool)
@@ -208,7 +209,7 @@ class Maker:
             raise OriginHasNoFinalSnapshotError(
                 f'cannot create an incremental image: origin image "{of.dataset.origin}" has no "@final" '
                 'snapshot (sometimes this can be fixed by "imgadm update")',
-                hint="or leave out -i: then the whole of it becomes an image",
+                hint="or leave out -i to create a full image",
             )
         depth, image = 0, of.origin
         while True:
@@ -220,13 +221,13 @@ class Maker:
                 return
             image = below
 
-    def _manifest(self, wanted: Wanted, of: _Of, reporter: Reporter) -> dict[str, Any]:
-        fields = given_fields(wanted.manifest, wanted.fields)
+    def _manifest(self, spec: CreateSpec, of: _Of, reporter: Reporter) -> dict[str, Any]:
+        fields = given_fields(spec.manifest, spec.fields)
         origin = None
         if of.origin is not None:
             above = of.origin
             reporter.tell(Inheriting(above.uuid, above.text("name"), above.text("version")))
-            origin = Origin({**above.manifest, "uuid": above.uuid}, wanted.incremental)
+            origin = Origin({**above.manifest, "uuid": above.uuid}, spec.incremental)
         machine = of.machine
         source = Source(
             of.dataset.volume,
@@ -237,13 +238,13 @@ class Maker:
         platform = None if machine is None else self._vmadm.platform()
         return new_manifest(fields, source, uuid=str(uuids.uuid4()), origin=origin, platform=platform)
 
-    def _prepared(self, of: _Of, wanted: Wanted, reporter: Reporter) -> AbstractContextManager[None]:
-        if wanted.script is None or of.machine is None:
+    def _prepared(self, of: _Of, spec: CreateSpec, reporter: Reporter) -> AbstractContextManager[None]:
+        if spec.script is None or of.machine is None:
             return nullcontext()
         preparation = Preparation(
-            self._vmadm, of.machine, of.datasets, reporter.tell, reporter.check, self._patience
+            self._vmadm, of.machine, of.datasets, reporter.tell, reporter.check, self._timeouts
         )
-        return preparation.prepared(wanted.script)
+        return preparation.prepared(spec.script)
 
     @contextmanager
     def _frozen(self, of: _Of, mark: str, reporter: Reporter) -> Iterator[None]:
@@ -265,7 +266,7 @@ class Maker:
         with self._lock:
             if name in self._busy:
                 raise UsageError(
-                    f"an image is being made of {of.called} already", hint="try again when it is"
+                    f"an image is being made of {of.called} already", hint="try again when that is done"
                 )
             self._busy.add(name)
         try:
@@ -277,10 +278,10 @@ class Maker:
     # -- after a kill ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _noted(self, mark: str, of: _Of, wanted: Wanted) -> Iterator[None]:
-        """What is to be undone is written down as long as the block lasts, and longer if it is not undone."""
-        prepared = None if of.machine is None or wanted.script is None else of.machine
-        told = {
+    def _noted(self, mark: str, of: _Of, spec: CreateSpec) -> Iterator[None]:
+        """Keeps a note of the changes to undo during the block, and after it until they are undone."""
+        prepared = None if of.machine is None or spec.script is None else of.machine
+        undo = {
             "pool": of.pool,
             "dataset": of.dataset.name,
             "vm": None if prepared is None else prepared.uuid,
@@ -290,12 +291,12 @@ class Maker:
         try:
             self._notes.mkdir(mode=0o700, parents=True, exist_ok=True)
             with note.open("x") as file:
-                json.dump(told, file)
+                json.dump(undo, file)
         except OSError as error:
             kind = NoSpaceError if shortage.is_full(error) else FileSystemError
             raise kind(
                 f"what is to be undone cannot be written down: {shortage.why(error)}",
-                hint="look at the file system with the daemon's state",
+                hint="check the file system of the daemon's state folder",
             ) from error
         try:
             yield
@@ -306,23 +307,23 @@ class Maker:
         note.unlink(missing_ok=True)
 
     def _settle(self, note: Path) -> None:
-        """Undoes what a note says. Where that fails it is kept, for the next start. Never raises."""
+        """Undoes the changes of a note. Keeps the note for the next start if that fails. Never raises."""
         try:
             self._undo(note.stem, json.loads(note.read_text()))
             note.unlink(missing_ok=True)
         except (ImgstoreError, OSError, ValueError, KeyError, TypeError) as error:
             log.error("cannot tidy up after making an image", note=note.name, error=str(error))
 
-    def _undo(self, mark: str, told: Mapping[str, Any]) -> None:
-        datasets = self._catalog.pool(told["pool"]).datasets()
-        datasets.thaw(told["dataset"], mark)
-        if told["vm"] is not None:
+    def _undo(self, mark: str, undo: Mapping[str, Any]) -> None:
+        datasets = self._catalog.pool(undo["pool"]).datasets()
+        datasets.thaw(undo["dataset"], mark)
+        if undo["vm"] is not None:
             if time.time() - int(mark) / 1000 > _FRESH:
                 raise PoolError(
-                    f"vm {told['vm']} was being prepared {mark} ms after 1970, and may have been used since",
+                    f"vm {undo['vm']} was being prepared {mark} ms after 1970, and may have been used since",
                     hint=f"roll its datasets back to @{SNAPSHOT} by hand, or destroy these snapshots",
                 )
-            machine = self._vmadm.machine(told["vm"])
+            machine = self._vmadm.machine(undo["vm"])
             Preparation(self._vmadm, machine, datasets, lambda _: None, lambda: None).roll_back()
-            if told["running"] and self._vmadm.machine(machine.uuid).state == "stopped":
+            if undo["running"] and self._vmadm.machine(machine.uuid).state == "stopped":
                 self._vmadm.start(machine.uuid)

@@ -1,4 +1,4 @@
-"""The manifest of a new image: what is given, what comes from its origin, and what is known of the source.
+"""The manifest of a new image, from the client's fields, the origin's, and facts about the source.
 
 Pure: no I/O.
 """
@@ -88,7 +88,7 @@ class Origin(Struct, frozen=True):
 
 
 class Source(Struct, frozen=True):
-    """What the image is made of, as far as its manifest is concerned."""
+    """The facts about the image's source for its manifest."""
 
     volume: bool
     size: int  #: bytes; of a volume, the device's
@@ -179,7 +179,7 @@ def _type(source: Source) -> str:
 def _requirements(
     value: Any, fields: Mapping[str, Any], source: Source, platform: Platform | None
 ) -> dict[str, Any] | None:
-    """With what a machine of that brand needs, unless it was said."""
+    """Adds the requirements of a machine's brand, unless they are given."""
     if value is not None and not isinstance(value, dict):
         return None  # a fault, which stays, and is told with the others
     made = dict(value or {})
@@ -216,7 +216,7 @@ def restoring(manifest: Mapping[str, Any], *, uuid: str, origin: str | None) -> 
 
 
 def file_prefix(manifest: Mapping[str, Any]) -> str:
-    """What an image's files are called by default, without extensions: NAME-VERSION; never a path.
+    """The default name of an image's files, without extensions: NAME-VERSION; never a path.
 
     Each is text whatever it is, and shortened; an image without a name is called by its uuid.
     """

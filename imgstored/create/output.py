@@ -1,4 +1,4 @@
-"""A file that a client opened for us to write, with the size and SHA-1 of what is written."""
+"""A file that a client opened for the daemon to write, with the size and SHA-1 of its content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Output:
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size:
-            raise UsageError(f"{path} is not an empty regular file", hint="name a file that is not there yet")
+            raise UsageError(f"{path} is not an empty regular file", hint="give a new file name")
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise UsageError(f"{path} was not opened for writing")
 
@@ -64,7 +64,7 @@ class Output:
             raise self.failed(error) from error
 
     def failed(self, error: OSError) -> FileSystemError | NoSpaceError:
-        """What it means that the file could not be written."""
+        """The error for a failed write of the file."""
         if shortage.is_full(error) or error.errno == errno.EFBIG:
             return NoSpaceError(f"there is no room left for {self.path}", hint="write it to another place")
         return FileSystemError(f"{self.path} cannot be written: {error.strerror or error}")

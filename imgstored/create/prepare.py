@@ -1,4 +1,4 @@
-"""A machine that a script makes ready to become an image, and that is afterwards what it was.
+"""The preparation of a machine by a script, and its rollback afterwards.
 
 The script runs in the machine, when that starts (`sdc:operator-script`). It says how it goes in the machine's
 metadata, `prepare-image:state`: running, then success or error; and then shuts the machine down.
@@ -35,8 +35,8 @@ _ERROR: Final = "prepare-image:error"
 _WORDS: Final = 500
 
 
-class Patience(Struct, frozen=True):
-    """Seconds."""
+class Timeouts(Struct, frozen=True):
+    """The time limits of a preparation, in seconds."""
 
     each: float = 300.0  #: for the script to begin, to end, and for the machine to stop
     between: float = 2.0  #: two looks
@@ -50,7 +50,7 @@ class Preparation(Struct, frozen=True):
     datasets: Datasets
     tell: Callable[[Making], None]
     check: Callable[[], None]  #: raises when nobody wants the image any more
-    patience: Patience = Patience()
+    timeouts: Timeouts = Timeouts()
 
     @contextmanager
     def prepared(self, script: str) -> Iterator[None]:
@@ -121,7 +121,7 @@ class Preparation(Struct, frozen=True):
             self._tell("prepare-timeout")
             raise PrepareImageDidNotRunError(
                 f"prepare-image script did not run on VM {uuid} boot",
-                hint="has the machine guest tools that run it, and does it say that it is running?",
+                hint="check that the machine's guest tools run the script, and that it reports its start",
             )
         self._tell("prepare-running")
         ended = self._wait(lambda machine: machine.metadata.get(_STATE) in ("success", "error"))
@@ -136,24 +136,24 @@ class Preparation(Struct, frozen=True):
 
     def _wait(self, met: Callable[[Machine], bool]) -> Machine | None:
         """The machine, once it meets the condition; None if it does not in time."""
-        deadline = time.monotonic() + self.patience.each
+        deadline = time.monotonic() + self.timeouts.each
         while True:
             machine = self.vmadm.machine(self.machine.uuid)
             if met(machine):
                 return machine
             if time.monotonic() > deadline:
                 return None
-            pause = time.monotonic() + self.patience.between
+            pause = time.monotonic() + self.timeouts.between
             while time.monotonic() < pause:
                 self.check()
-                time.sleep(min(0.2, self.patience.between))
+                time.sleep(min(0.2, self.timeouts.between))
 
     def _failed(self, details: str) -> PrepareImageError:
         said = "".join(c if c.isprintable() else " " for c in details[:_WORDS]).strip()
         why = f": {said}" if said else ""
         return PrepareImageError(
             f"prepare-image script error while preparing VM {self.machine.uuid}{why}",
-            hint="the machine is as it was before",
+            hint="the machine is rolled back",
         )
 
     def _tell(self, step: MakingStep) -> None:

@@ -1,4 +1,4 @@
-"""Publishes an image to an IMGAPI server: its manifest, then its file, and when that is there, to everybody.
+"""Publishes an image to an IMGAPI server: the manifest, the file, then the activation.
 
 Whatever fails before that is taken back.
 """
@@ -70,7 +70,7 @@ class Publisher:
         if file.size != loaded.file.size:
             raise UploadError(
                 f"image file size error: manifest says {loaded.file.size} bytes, {path} is {file.size} bytes",
-                hint="the manifest is of another file",
+                hint="the manifest belongs to another file",
             )
         server = _Server(normalised(url), self._specs, self._limits)
 
@@ -202,7 +202,7 @@ def _refusal(url: str, document: Document) -> ImgstoreError:
 
 
 def _access(url: str, specs: Sequence[SourceSpec]) -> Access:
-    """How a server that is configured as a source is spoken to: the same way, with its credentials."""
+    """The source settings of a server, with its credentials, if it is configured as a source."""
     origin = origin_of(url)
     for spec in specs:
         try:
@@ -218,14 +218,14 @@ async def _content(
 ) -> AsyncIterator[bytes]:
     """The file's blocks; raises before the last one where they are not what the manifest says."""
     sha1 = hashlib.sha1(usedforsecurity=False)
-    blocks, done, told = file.blocks(), 0, 0.0
+    blocks, done, reported_at = file.blocks(), 0, 0.0
     last: bytes | None = None
     while (block := await trio.to_thread.run_sync(next, blocks, None)) is not None:
         if last is not None:
             yield last
             done += len(last)
-            if trio.current_time() - told >= PROGRESS_INTERVAL:
-                told = trio.current_time()
+            if trio.current_time() - reported_at >= PROGRESS_INTERVAL:
+                reported_at = trio.current_time()
                 job.emit(Progress(done=done, total=file.size, rate=0.0))
         await trio.to_thread.run_sync(sha1.update, block)
         last = block
@@ -233,7 +233,7 @@ async def _content(
         raise UploadError(
             f'image file checksum (sha1) error: manifest says "{described.sha1}", '
             f'{file.path} is "{sha1.hexdigest()}"',
-            hint="the manifest is of another file",
+            hint="the manifest belongs to another file",
         )
     if last is not None:
         yield last

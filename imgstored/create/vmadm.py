@@ -31,7 +31,7 @@ _NO_MACHINE: Final = ("No such zone", "found 0 results")
 _ANSWER: Final = 16 << 20
 _WORDS: Final = 2000
 #: Seconds that it may take; to stop a machine takes it a minute and more.
-_PATIENCE: Final = 300.0
+_TIMEOUT: Final = 300.0
 
 
 class Machine(Struct, frozen=True):
@@ -47,7 +47,7 @@ class Machine(Struct, frozen=True):
 
     @property
     def image_dataset(self) -> str | None:
-        """What an image of the machine is made of: the first disk where it has hardware, else its zone."""
+        """The dataset for an image of the machine: the first disk of a hardware VM, else its zone."""
         if self.brand in ("kvm", "bhyve"):
             return self.disks[0] if self.disks else None
         return self.root
@@ -75,7 +75,7 @@ class Vmadm:
         try:
             return _machine(uuid, json.loads(said))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InternalError(f"what vmadm says of vm {uuid} is not understood") from error
+            raise InternalError(f"what vmadm says of vm {uuid} is not valid") from error
 
     def start(self, uuid: str) -> None:
         """Starts it."""
@@ -90,13 +90,13 @@ class Vmadm:
         self._do(["update", check_uuid(uuid)], json.dumps(change))
 
     def platform(self) -> Platform | None:
-        """What the host runs; None where nothing tells."""
+        """The platform of the host; None if unknown."""
         if not os.access(self._sysinfo, os.X_OK):
             return None
         code, said, _ = _called([self._sysinfo], "")
         try:
-            told = json.loads(said) if not code else {}
-            return Platform(str(told.get("SDC Version", "6.5")), str(told["Live Image"]))
+            answer = json.loads(said) if not code else {}
+            return Platform(str(answer.get("SDC Version", "6.5")), str(answer["Live Image"]))
         except (ValueError, KeyError, AttributeError):
             return None
 
@@ -124,7 +124,7 @@ def _called(command: list[str], given: str) -> tuple[int, str, str]:
                     input=given.encode(),
                     stdout=said,
                     stderr=words,
-                    timeout=_PATIENCE,
+                    timeout=_TIMEOUT,
                     env={"PATH": "/usr/bin:/usr/sbin:/sbin:/bin", "LC_ALL": "C"},
                     cwd="/",
                     check=False,
@@ -135,7 +135,7 @@ def _called(command: list[str], given: str) -> tuple[int, str, str]:
             return done.returncode, answer, words.read(_WORDS).decode("utf-8", "replace")
     except subprocess.TimeoutExpired:
         raise InternalError(
-            f"{command[0]} took longer than {_PATIENCE:.0f} seconds",
+            f"{command[0]} took longer than {_TIMEOUT:.0f} seconds",
             hint="look after the machine by hand",
         ) from None
     except OSError as error:
@@ -145,20 +145,20 @@ def _called(command: list[str], given: str) -> tuple[int, str, str]:
 def _failed(command: str, why: str) -> InternalError:
     line = " ".join(why.split())
     shown = "".join(character if character.isprintable() else "?" for character in line)
-    return InternalError(f"vmadm {command} failed: {shown or 'it does not say why'}")
+    return InternalError(f"vmadm {command} failed: {shown or 'no message'}")
 
 
-def _machine(uuid: str, told: dict[str, Any]) -> Machine:
-    disks = [disk for disk in told.get("disks", []) if isinstance(disk, dict)]
+def _machine(uuid: str, answer: dict[str, Any]) -> Machine:
+    disks = [disk for disk in answer.get("disks", []) if isinstance(disk, dict)]
     disks.sort(key=lambda disk: not disk.get("boot"))
-    metadata = told.get("customer_metadata", {})
+    metadata = answer.get("customer_metadata", {})
     return Machine(
         uuid=uuid,
-        state=str(told["state"]),
-        brand=str(told["brand"]),
-        root=_text(told.get("zfs_filesystem")),
+        state=str(answer["state"]),
+        brand=str(answer["brand"]),
+        root=_text(answer.get("zfs_filesystem")),
         disks=tuple(name for disk in disks if (name := _text(disk.get("zfs_filesystem")))),
-        bootrom=_text(told.get("bootrom")),
+        bootrom=_text(answer.get("bootrom")),
         metadata=metadata if isinstance(metadata, dict) else {},
     )
 

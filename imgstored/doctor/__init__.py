@@ -1,1 +1,1 @@
-"""What keeps this host from having its images, and what to do about it: each check a small function."""
+"""Checks of a host, one small function each, with hints for every problem."""

@@ -1,4 +1,4 @@
-"""Runs all checks side by side, each with a time limit: one that hangs hides nothing."""
+"""Runs all checks in parallel, each with a time limit, so that a hanging check hides nothing."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Doctor:
                 log.exception("a check failed", check=check.name)
                 return [
                     Finding(
-                        check.name, "warn", "could not be checked, by a mistake in imgstored", "report it"
+                        check.name, "warn", "the check failed because of a fault in imgstored", "report it"
                     )
                 ]
         return [Finding(check.name, "fail", f"no answer within {self._limit:g} s", check.hint)]

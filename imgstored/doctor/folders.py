@@ -1,4 +1,4 @@
-"""The daemon's own folder, and imgadm's: are they there, whole, and is there room? All of it blocks.
+"""Checks of the daemon's own folder and imgadm's: existence, integrity, free space. All of them block.
 
 The lock files are not opened: closing one would let go of a lock that this very process has on it.
 """
@@ -32,7 +32,7 @@ LITTLE: Final = 2 << 30
 _LOCKS: Final = Path("/proc/locks")
 #: Below so many inodes, room is soon a matter of one image. Each takes some ten.
 _FEW: Final = 200
-#: Names that are told of many.
+#: The number of names in a message.
 _SHOWN: Final = 5
 _DAY: Final = 86400.0
 _AS_ROOT: Final = "start imgstored as root, or name another folder in its configuration"
@@ -45,7 +45,7 @@ def state(subject: Subject) -> list[Finding]:
     if fault is not None:
         return [Finding("state", "fail", fault, _AS_ROOT)]
     if not folder.exists():
-        return [Finding("state", "ok", f"{folder} is made by the first start")]
+        return [Finding("state", "ok", f"{folder} does not exist yet: the first start creates it")]
     try:
         refuse_newer(folder)
     except ConfigError as error:
@@ -69,7 +69,7 @@ def partials(subject: Subject) -> list[Finding]:
     days = subject.settings.limits.keep_partial_days
     journal = subject.state / JOURNAL
     if not journal.is_file():
-        return [Finding("partials", "ok", "nothing was imported yet")]
+        return [Finding("partials", "ok", "no imports yet")]
     try:
         with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
             rows = db.execute("SELECT pool, uuid, wanted, touched_at FROM imports").fetchall()
@@ -167,7 +167,7 @@ def locks(subject: Subject) -> list[Finding]:
 
 
 def _holders() -> dict[int, str]:
-    """Who has a POSIX lock on which inode, as Linux tells (proc_locks(5)); elsewhere nobody is known."""
+    """The holders of POSIX locks by inode, on Linux (proc_locks(5)); empty elsewhere."""
     try:
         lines = _LOCKS.read_bytes().splitlines()
         fields = (line.decode().split() for line in lines)
@@ -192,14 +192,14 @@ def unusable(folder: Path) -> str | None:
 
 
 def room(check: str, folder: Path, min_free: int) -> Finding:
-    """How much is free on a folder's file system."""
+    """Checks the free space of a folder's file system."""
     status = os.statvfs(folder)
     found = rated(check, f"in {folder}", status.f_bavail * status.f_frsize, min_free)
     return found if found.status == "fail" else few_inodes(check, folder) or found
 
 
 def few_inodes(check: str, folder: Path) -> Finding | None:
-    """Where there is room for few more files, however small, or for none."""
+    """Reports a file system with few or no free inodes."""
     free = shortage.free_inodes(folder)
     if free is None or free >= _FEW:
         return None
@@ -213,10 +213,10 @@ def rated(check: str, where: str, free: int, min_free: int) -> Finding:
     seen = f"{size(free)} free {where}"
     if free < min_free:
         hint = "make room: `imgctl vacuum`, `imgctl delete`"
-        return Finding(check, "fail", f"{seen}: imports leave {size(min_free)} free, and are refused", hint)
+        return Finding(check, "fail", f"{seen}, and imports must leave {size(min_free)} free", hint)
     if free < LITTLE:
         return Finding(
-            check, "warn", seen, "make room before an image needs it: `imgctl du`, `imgctl vacuum`"
+            check, "warn", seen, "free space before an image needs it: `imgctl du`, `imgctl vacuum`"
         )
     return Finding(check, "ok", seen)
 

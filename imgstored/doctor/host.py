@@ -1,4 +1,4 @@
-"""Privileges, the configuration, and what is installed on the host. All of it blocks briefly."""
+"""Checks of privileges, the configuration, and optional packages. All of them block briefly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FOLDERS: Final = (
 
 
 class _Extra(NamedTuple):
-    """What is used where it is installed. `without` is what happens where it is not."""
+    """An optional dependency. `without` is the effect of its absence."""
 
     name: str
     is_program: bool
@@ -82,7 +82,7 @@ def privileges(subject: Subject) -> list[Finding]:
         if has_zfs:
             hint = "run it as root: `zfs allow` cannot delegate channel programs, by which it looks at a pool"
             return [Finding("privileges", "fail", f"{seen}, and a pool is ZFS", hint)]
-        return [Finding("privileges", "ok", f"{seen}; the pools are embedded ones, which need no more")]
+        return [Finding("privileges", "ok", f"{seen}; the pools are embedded ones, which need no privileges")]
     missing = ", ".join(lacking())
     if missing and has_zfs:
         return [Finding("privileges", "fail", f"root, but without {missing}: ZFS refuses it", _GRANT)]
@@ -93,7 +93,7 @@ def privileges(subject: Subject) -> list[Finding]:
 
 
 def extras(_: Subject) -> list[Finding]:
-    """What may be there or not; each with what it is good for."""
+    """Reports the optional dependencies and their uses."""
     absent = [extra for extra in _EXTRAS if not _is_there(extra)]
     found = [
         Finding("extras", "ok", f"{extra.name} is installed") for extra in _EXTRAS if extra not in absent

@@ -1,4 +1,4 @@
-"""The pools: is each there, may be written, and has room? All of it blocks, in a suspended pool for ever."""
+"""Checks of the pools: existence, write access, free space. All block, in a suspended pool for ever."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pool(name: str, subject: Subject) -> list[Finding]:
 
 
 def unfinished_images(check: str, pool: Pool, manifests: Path) -> list[Finding]:
-    """What others are receiving, and what has no manifest, for now or for good; `manifests` is a folder."""
+    """Reports receives of other programs, and datasets without a manifest; `manifests` is a folder."""
     findings = [
         Finding(check, "ok", f"others are receiving {pool.name}/{uuid}, no image yet: {size(used)} so far")
         for uuid, used in sorted(pool.incoming().items())
@@ -79,12 +79,12 @@ def _embedded(subject: Subject, table: PoolTable, check: str) -> list[Finding]:
         return [Finding(check, "fail", fault, hint)]
     if subject.runs and not folder.exists():
         hint = "is its disk mounted? Then restart imgstored"
-        return [Finding(check, "fail", f"{folder} is not there any more", hint)]
+        return [Finding(check, "fail", f"{folder} no longer exists", hint)]
     return [room(check, nearest(folder), subject.min_free)]
 
 
 def zpool_findings(check: str, name: str, zpool: str | None = None) -> list[Finding]:
-    """What `zpool get` tells, where there is that program."""
+    """Checks the pool by `zpool get`, if the program exists."""
     path = zpool or program("zpool")
     if path is None:
         return []

@@ -1,4 +1,4 @@
-"""The Python that runs it, and what the system grants its process. All of it blocks briefly."""
+"""Checks of the Python, and of the limits of its process. All of them block briefly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two who ask: the running daemon, and `imgstored --check --json`, which starts nothing."""
+"""The two callers of the checks: the running daemon, and `imgstored --check --json` without one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _doctor() -> Doctor:
 
 
 def _loaded(files: tuple[Path, ...], otherwise: Config) -> Config:
-    """Where the files are wrong, which is a finding of its own, the others are about other settings."""
+    """Returns the default settings if the files are wrong, which is a finding of its own."""
     try:
         settings = config.load(*files)
         specs.check(settings)

@@ -1,4 +1,4 @@
-"""The image servers: is each there, trusted, how fast; and by their clocks, whether ours is right."""
+"""Checks of the image servers: reachability, trust, speed; and the host's clock against theirs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _CLOCK: Final = "set the clock, and have it kept: chrony, systemd-timesyncd, or 
 
 
 class Answers(Struct):
-    """What came back beside the documents, by the source's URL: seconds it took, and our clock's lead."""
+    """The measurements by source URL: seconds of the request, and the lead of the host's clock."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     leads: dict[str, float] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def _source(source: Mapping[str, Any], answer: Mapping[str, Any], answers: Answe
     taken = answers.seconds.get(url, 0.0)
     seen = f"{url} answers in {1000 * taken:.0f} ms"
     if taken > _SLOW:
-        return Finding("sources", "warn", seen, "it is slow: is the network, or the server?")
+        return Finding("sources", "warn", seen, "slow: check the network and the server")
     return Finding("sources", "ok", seen)
 
 
@@ -126,10 +126,11 @@ def _insecure(url: str) -> Finding:
 def clock(leads: Sequence[float]) -> list[Finding]:
     """Our clock against those of the servers: one of them may be wrong, most of them are not."""
     if not leads:
-        return [Finding("clock", "ok", "not compared: no source told its time")]
+        return [Finding("clock", "ok", "not checked: no source sent its time")]
     lead = statistics.median_low(leads) if len(leads) > 2 else min(leads, key=abs)
     if abs(lead) <= _A_BIT:
-        return [Finding("clock", "ok", f"right, by the clocks of {len(leads)} image servers")]
+        servers = "clock of 1 image server" if len(leads) == 1 else f"clocks of {len(leads)} image servers"
+        return [Finding("clock", "ok", f"right, by the {servers}")]
     way = "ahead of" if lead > 0 else "behind"
     seen = f"{abs(lead):.0f} s {way} the image servers' clocks"
     return [Finding("clock", "fail" if abs(lead) > _FAR else "warn", seen, _CLOCK)]

@@ -1,4 +1,4 @@
-"""The view: can there be a mount, and does it answer? All of it blocks, a dead mount perhaps for ever."""
+"""Checks of the view: can it be mounted, and does it answer? All block, a dead mount perhaps for ever."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DEVICE: Final = Path("/dev/fuse")
 
 
 def fuse(subject: Subject) -> list[Finding]:
-    """What a mount needs. Where it is not demanded, plain files will do."""
+    """Checks the needs of a mount. Plain files suffice unless the configuration demands FUSE."""
     mode = subject.settings.view.mode
     if mode in ("off", "files"):
         return [Finding("fuse", "ok", f'not needed: `view.mode` is "{mode}"')]
@@ -128,7 +128,7 @@ def _missing(subject: Subject, path: Path) -> Finding:
     fault = unusable(path)
     if fault is not None:
         return Finding("view", "fail", f"{path} cannot be made: {fault}", "choose another `view.path`")
-    return Finding("view", "ok", f"{path} is made by the first start")
+    return Finding("view", "ok", f"{path} does not exist yet: the first start creates it")
 
 
 def _dead(subject: Subject, path: Path) -> Finding:
@@ -151,5 +151,5 @@ def _to_come(path: Path, names: list[str]) -> Finding:
         return Finding("view", "fail", seen, "unmount it, or choose another `view.path`")
     if names and not ours:
         seen = f"{path} is not empty: it has {names[0]}"
-        return Finding("view", "fail", seen, "the view wants a folder for itself; choose another `view.path`")
+        return Finding("view", "fail", seen, "the view needs a folder of its own; choose another `view.path`")
     return Finding("view", "ok", f"{path}{' has the files of before' if ours else ' is empty'}")

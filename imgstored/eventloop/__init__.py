@@ -1,1 +1,1 @@
-"""What trio waits by on this host, and whether it works."""
+"""trio's event loop on this host, and a trial of it."""

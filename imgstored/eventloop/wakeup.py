@@ -1,4 +1,4 @@
-"""Has threads wake a trio that sleeps, and says what it slept by."""
+"""Wakes a sleeping trio from threads, and reports how it waited."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ async def _woken(asleep: threading.Event) -> str:
     token = trio.lowlevel.current_trio_token()
     for _ in range(_TIMES):
         asleep.clear()
-        told = trio.Event()
+        woke = trio.Event()
 
-        def wake(told: trio.Event = told) -> None:
+        def wake(woke: trio.Event = woke) -> None:
             asleep.wait()
-            token.run_sync_soon(told.set)
+            token.run_sync_soon(woke.set)
 
         waker = threading.Thread(target=wake, name="wakes trio", daemon=True)
         waker.start()
-        await told.wait()
+        await woke.wait()
         waker.join()
     return _waits_by()
 

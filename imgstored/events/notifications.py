@@ -19,7 +19,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class AlreadyInstalled(Event, frozen=True):
-    """The image that was asked for is there."""
+    """The requested image is installed already."""
 
     kind: ClassVar[str] = "already-installed"
     uuid: str
@@ -28,7 +28,7 @@ class AlreadyInstalled(Event, frozen=True):
 
 
 class Importing(Event, frozen=True):
-    """The image was found in a source."""
+    """A source has the image, and its import starts."""
 
     kind: ClassVar[str] = "importing"
     uuid: str
@@ -39,7 +39,7 @@ class Importing(Event, frozen=True):
 
 
 class Installing(Event, frozen=True):
-    """The image is installed from a local file."""
+    """The installation of an image from a local file starts."""
 
     kind: ClassVar[str] = "installing"
     uuid: str
@@ -48,21 +48,21 @@ class Installing(Event, frozen=True):
 
 
 class GatheringAncestry(Event, frozen=True):
-    """The origins are looked up."""
+    """The daemon looks up the origins."""
 
     kind: ClassVar[str] = "ancestry"
     uuid: str
 
 
 class AncestorInstalled(Event, frozen=True):
-    """One of the origins is there already."""
+    """One of the origins is installed already."""
 
     kind: ClassVar[str] = "ancestor-installed"
     uuid: str
 
 
 class Planned(Event, frozen=True):
-    """What is to be done. `size` is in compressed bytes, None when a manifest does not say."""
+    """The number of images to install. `size` is in compressed bytes, None if a manifest has no size."""
 
     kind: ClassVar[str] = "plan"
     images: int
@@ -70,7 +70,7 @@ class Planned(Event, frozen=True):
 
 
 class Resumed(Event, frozen=True):
-    """Part of the image was there from an earlier try: `size` of `total` bytes need no download."""
+    """Part of the image is left from an earlier try: `size` of `total` bytes need no download."""
 
     kind: ClassVar[str] = "resumed"
     uuid: str
@@ -87,7 +87,7 @@ class Downloaded(Event, frozen=True):
 
 
 class Installed(Event, frozen=True):
-    """The image is there for every reader. `from_file` tells an install from an import."""
+    """Every reader can see the image. `from_file` distinguishes an install from an import."""
 
     kind: ClassVar[str] = "installed"
     uuid: str
@@ -97,14 +97,14 @@ class Installed(Event, frozen=True):
 
 
 class WaitingForLock(Event, frozen=True):
-    """Somebody else is at work on the image: imgadm, or an import into another pool."""
+    """Another writer has the image's lock: imgadm, or an import into another pool."""
 
     kind: ClassVar[str] = "waiting-for-lock"
     uuid: str
 
 
 class InstalledMeanwhile(Event, frozen=True):
-    """Whoever was waited for has installed the image. `from_file` tells an install from an import."""
+    """The other writer has installed the image. `from_file` distinguishes an install from an import."""
 
     kind: ClassVar[str] = "installed-meanwhile"
     uuid: str
@@ -122,7 +122,7 @@ class Held(Event, frozen=True):
 
 
 class NotInSources(Event, frozen=True):
-    """No source knows an installed image: it stays as it is."""
+    """No source has an installed image: it stays as it is."""
 
     kind: ClassVar[str] = "not-in-sources"
     uuid: str
@@ -139,7 +139,7 @@ class ManifestUpdated(Event, frozen=True):
 
 
 class SnapshotRenamed(Event, frozen=True):
-    """The image's snapshot, which was called `before` (without `@`), is called final."""
+    """The image's snapshot `before` (without `@`) is now called final."""
 
     kind: ClassVar[str] = "snapshot-renamed"
     uuid: str
@@ -148,7 +148,7 @@ class SnapshotRenamed(Event, frozen=True):
 
 
 class OriginalUnknown(Event, frozen=True):
-    """Which of a dataset's snapshots is the image cannot be told: the source does not say its guid."""
+    """The daemon cannot identify the image's snapshot: the source does not give its guid."""
 
     kind: ClassVar[str] = "original-unknown"
     uuid: str
@@ -156,7 +156,7 @@ class OriginalUnknown(Event, frozen=True):
 
 
 class UpdateFailed(Event, frozen=True):
-    """An image could not be brought up to date; `error` is as in a response."""
+    """The update of an image failed; `error` is as in a response."""
 
     kind: ClassVar[str] = "update-failed"
     uuid: str
@@ -165,7 +165,7 @@ class UpdateFailed(Event, frozen=True):
 
 
 class Left(Event, frozen=True):
-    """Nothing is known to need this image, but a vacuum does not take it; `reason` says why, for people."""
+    """Vacuum keeps an image without known users; `reason` says why, for people."""
 
     kind: ClassVar[str] = "left"
     uuid: str
@@ -174,7 +174,7 @@ class Left(Event, frozen=True):
 
 
 class Verifying(Event, frozen=True):
-    """An image is about to be read. `size` is about how many bytes that are."""
+    """The verification of an image starts. `size` is its approximate number of bytes."""
 
     kind: ClassVar[str] = "verifying"
     uuid: str
@@ -185,7 +185,7 @@ class Verifying(Event, frozen=True):
 
 
 class Verified(Event, frozen=True):
-    """What was found out about an image; `reason` says why it is not "ok", for people."""
+    """The result for one image; `reason` says why it is not "ok", for people."""
 
     kind: ClassVar[str] = "verified"
     uuid: str
@@ -197,7 +197,7 @@ class Verified(Event, frozen=True):
 
 
 class ImageProgress(msgspec.Struct, frozen=True):
-    """How far one image is: `done` of `total` compressed bytes, `received` bytes of stream in the pool."""
+    """The progress of one image: `done` of `total` compressed bytes, `received` bytes in the pool."""
 
     uuid: str
     name: str
@@ -210,7 +210,7 @@ class ImageProgress(msgspec.Struct, frozen=True):
 
 
 class Progress(Event, frozen=True):
-    """How far all images of one request are. `rate` is in compressed bytes a second, of late."""
+    """The progress of all images of one request. `rate` is the recent compressed bytes per second."""
 
     kind: ClassVar[str] = "progress"
     done: int
@@ -220,7 +220,7 @@ class Progress(Event, frozen=True):
 
 
 class Note(Event, frozen=True):
-    """A sentence for people: a retry, a source that fell out, a fresh start."""
+    """A sentence for people: a retry, a failed source, a fresh start."""
 
     kind: ClassVar[str] = "note"
     text: str

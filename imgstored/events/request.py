@@ -46,7 +46,7 @@ class Request:
             self.end(error)
         except Exception:
             log.exception("a request failed", client=self.client)
-            self.end(InternalError("imgstored made a mistake", hint="its log has the details"))
+            self.end(InternalError("a fault in imgstored", hint="its log has the details"))
         else:
             self.end()
 

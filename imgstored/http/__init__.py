@@ -1,1 +1,1 @@
-"""How the store speaks HTTP: where a file is, TLS, redirects, documents and byte ranges."""
+"""HTTP for the store: locations of files, TLS, redirects, documents and byte ranges."""

@@ -243,7 +243,7 @@ class Import:
         except Exception:
             # One import must not take the daemon with it.
             log.exception("an import failed by a mistake", uuid=self.uuid)
-            message = f'the import of image "{self.uuid}" failed by a mistake in imgstored'
+            message = f'the import of image "{self.uuid}" failed because of a fault in imgstored'
             hint = "the daemon's log has the details; please report it"
             return _Result(End.FAILED, InternalError(message, hint=hint))
         return result
@@ -475,7 +475,7 @@ class Import:
         except OSError as error:
             raise PoolError(
                 f"the manifest of image {uuid} cannot be written: {shortage.why(error)}",
-                hint="look at the file system of imgadm's folder",
+                hint="check the file system of imgadm's folder",
             ) from error
         image = self._pool.publish(uuid)
         catalog.keep_manifest(pool, uuid)
@@ -516,7 +516,7 @@ class Import:
     def _cancellation(self) -> CancelledError:
         if self._scope.cancelled_caught:
             return CancelledError(f'the import of image "{self.uuid}" ended: {self._cancelled_because}')
-        return CancelledError("imgstored is stopping", hint="the import goes on when it is back")
+        return CancelledError("imgstored is stopping", hint="the import resumes when it is back")
 
     def _finish(self, result: _Result, stopping: bool) -> None:
         """Publishes the end, and wakes everybody who waits for it."""

@@ -216,6 +216,8 @@ def _failure(error: sqlite3.OperationalError, path: Path) -> ImgstoreError:
     if error.sqlite_errorcode == sqlite3.SQLITE_FULL or cause:
         return NoSpaceError(
             f"there is no room left for the journal{cause}",
-            hint="free space where the daemon keeps its state",
+            hint="free space on the file system of the daemon's state folder",
         )
-    return PoolError(f"the journal cannot be used: {error}", hint="look at the disk with the daemon's state")
+    return PoolError(
+        f"the journal cannot be used: {error}", hint="check the disk of the daemon's state folder"
+    )

@@ -199,7 +199,7 @@ class Imports:
             if self._installed_anywhere(uuid):
                 raise UsageError(
                     f'image "{uuid}" is installed, not being imported',
-                    hint="`imgctl jobs` lists what is under way",
+                    hint="`imgctl jobs` lists imports under way",
                 )
             raise ImageNotInstalledError(uuid, self._catalog.pool(None).name)
         for each in imports:
@@ -236,7 +236,7 @@ class Imports:
                     await request.run(lambda: work(request))
             finally:
                 self._table.let_go(request)
-                request.end(CancelledError("imgstored is stopping", hint="it goes on when it is back"))
+                request.end(CancelledError("imgstored is stopping", hint="it resumes when it is back"))
                 ended.set()
 
         self._table.nursery.start_soon(serve)

@@ -102,7 +102,7 @@ class Plan:
             if origin is not None and origin not in starting and not self._may_be_cloned(origin):
                 raise OriginNotInstalledError(
                     f'origin image "{origin}" of image "{step.uuid}" was deleted meanwhile',
-                    hint="ask again: it is then imported too",
+                    hint="try again: the import then includes it",
                 )
             starting[step.uuid] = step.found
         return list(starting.values())
@@ -115,5 +115,5 @@ class Plan:
         assert head is not None
         return InvalidManifestError(
             f'image "{self.spec.uuid}" has an endless ancestry at origin "{origin}"',
-            hint=f"the manifests at {public(head.source.url)} are wrong; tell whoever runs it",
+            hint=f"the manifests at {public(head.source.url)} are wrong; tell the operator of that server",
         )

@@ -112,6 +112,6 @@ class FreeSpace(Struct, frozen=True):
         return NoSpaceError(
             f"not enough room {where}: {wanted / _MIB:.1f} MiB to come, {free / _MIB:.1f} MiB free"
             f" ({self.min_free / _MIB:.0f} MiB are kept free)",
-            hint="delete images that are not needed (`imgctl list`), or make room otherwise",
+            hint="free space, for example with `imgctl vacuum`",
             data={"wanted": wanted, "free": free, "min_free": self.min_free},
         )

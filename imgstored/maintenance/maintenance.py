@@ -171,7 +171,7 @@ class Maintenance:
         except OSError as error:
             raise PoolError(
                 f"the manifest of image {manifest.uuid} cannot be written: {shortage.why(error)}",
-                hint="look at the file system of imgadm's folder",
+                hint="check the file system of imgadm's folder",
             ) from error
 
     def _name(self, pool: str, uuid: str, snapshot: str) -> None:

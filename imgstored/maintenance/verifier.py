@@ -204,7 +204,7 @@ class Verifier:
         except OSError as error:
             raise PoolError(
                 f"what image {uuid} is cannot be written down: {shortage.why(error)}",
-                hint="look at the file system with the daemon's state",
+                hint="check the file system of the daemon's state folder",
             ) from error
 
     # -- what is not there -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Where metrics are to be had: `127.0.0.1:9275`, `[::1]:9275`, or `unix:/PATH`. Pure."""
+"""The address of the metrics: `127.0.0.1:9275`, `[::1]:9275`, or `unix:/PATH`. Pure."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def parse_listen(text: str, *, remote: bool) -> TcpAddress | UnixAddress:
     if not address.is_loopback and not remote:
         raise ConfigError(
             f"metrics.listen: other hosts can reach {address}",
-            hint="take a loopback address; or say `remote = true`, if who reaches it may read all of it",
+            hint="take a loopback address; or set `remote = true` if everyone there may read all metrics",
         )
     return TcpAddress(str(address), int(match[3]))

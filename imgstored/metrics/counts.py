@@ -1,4 +1,4 @@
-"""What is counted as it happens: imports, bytes, requests. A registry of its own, no process-wide state."""
+"""The counters: imports, bytes, requests. They have their own registry and no process-wide state."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Counts:
         self._begin()
 
     def _begin(self) -> None:
-        """What is not 0 from the beginning cannot be seen to grow."""
+        """Starts all known series at 0, because a later first value shows no growth."""
         for outcome in OUTCOMES:
             self._imports.labels(outcome)
         for stage in STAGES:

@@ -1,4 +1,4 @@
-"""The parts of the metrics, put together."""
+"""Assembles the parts of the metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers `GET /metrics`, on a port or a Unix socket. Everything that a client can take is bounded."""
+"""Answers `GET /metrics`, on a port or a Unix socket, with bounded resources for each client."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CONVERSATION: Final = 30.0
 _SILENCE: Final = 5.0
 #: Bytes of a request's head.
 _MAX_HEAD: Final = 8 << 10
-#: `accept` fails for want of descriptors or memory: it passes.
+#: `accept` fails without descriptors or memory, for a while.
 _PAUSE: Final = 0.5
 
 Message = dict[str, Any]
@@ -127,7 +127,7 @@ def _bound(address: TcpAddress) -> socket.socket:
     except OSError as error:
         raise ConfigError(
             f"metrics.listen: cannot listen at {address}: {error.strerror or error}",
-            hint="something else may listen there; take another port",
+            hint="another program may listen there; choose another port",
         ) from error
 
 

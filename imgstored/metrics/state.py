@@ -1,4 +1,4 @@
-"""How the daemon stands when it is asked: what is under way, the pools, who is connected."""
+"""The gauges of the daemon at the time of a scrape: imports under way, pools, clients."""
 
 from __future__ import annotations
 

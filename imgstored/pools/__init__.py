@@ -1,1 +1,1 @@
-"""Where images live: what a pool must do, and the kinds of pool."""
+"""Pools of images: the contract, and the kinds of pool."""

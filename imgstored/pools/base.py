@@ -1,4 +1,4 @@
-"""What a pool must do. The embedded pool and the ZFS pool are held to the same tests.
+"""The contract of a pool. The embedded pool and the ZFS pool pass the same tests.
 
 All calls block and are made from worker threads; a pool is safe to call from several threads at once as long
 as no two of them receive, publish, abandon or destroy the same image.
@@ -53,7 +53,7 @@ class Occupant(Struct, frozen=True):
 
 
 class Checked(Struct, frozen=True):
-    """What reading all of an image showed."""
+    """The result of reading all of an image."""
 
     image: PoolImage
     stream_size: int | None  #: bytes of its stream, where the pool keeps that as it came
@@ -63,7 +63,7 @@ class Checked(Struct, frozen=True):
 
 
 class Use(Struct, frozen=True):
-    """What keeps an image from being destroyed."""
+    """The clones and holds that protect an image from destruction."""
 
     dependents: tuple[str, ...] = ()  #: as `Pool.dependents` has them
     tags: tuple[str, ...] = ()  #: as `Pool.holds` has them
@@ -88,13 +88,13 @@ class SourceDataset(Struct, frozen=True):
 
 
 class Datasets(Protocol):
-    """What else is in a pool than images. Datasets are named POOL/…, snapshots by what follows the @.
+    """The datasets of a pool that are not images. Datasets are named POOL/…, snapshots by what follows the @.
 
     Raises `UsageError` for what is no name of a dataset in the pool, and `PoolError`.
     """
 
     def look(self, dataset: str) -> SourceDataset:
-        """What there is to know of a dataset."""
+        """The facts about a dataset."""
         ...
 
     def freeze(self, dataset: str, mark: str) -> str | None:
@@ -151,7 +151,7 @@ class Pool(Protocol):
         ...
 
     def occupant(self, uuid: str) -> Occupant | None:
-        """What has the name POOL/UUID, or None where nothing has it."""
+        """The dataset POOL/UUID, or None if there is none."""
         ...
 
     def incoming(self) -> dict[str, int]:
@@ -194,7 +194,7 @@ class Pool(Protocol):
         ...
 
     def resume_point(self, uuid: str) -> int:
-        """How many bytes of the stream are safely in UUID-partial; 0 when there is none."""
+        """The bytes of the stream that are safe in UUID-partial; 0 when there is none."""
         ...
 
     def abandon(self, uuid: str) -> None:
@@ -220,7 +220,7 @@ class Pool(Protocol):
         ...
 
     def uses(self) -> dict[str, Use]:
-        """What keeps images from being destroyed, by uuid, with one question for all that are there."""
+        """The clones and holds of all images, by uuid, in one query."""
         ...
 
     def hold(self, uuid: str, tag: str) -> None:
@@ -252,9 +252,9 @@ class Pool(Protocol):
         ...
 
     def space(self) -> Space:
-        """How much room there is."""
+        """The size and free space of the pool."""
         ...
 
     def datasets(self) -> Datasets:
-        """What images can be made of. Raises `NotSupportedError` where there are no datasets but images."""
+        """The source datasets for new images. Raises `NotSupportedError` if the pool has only images."""
         ...

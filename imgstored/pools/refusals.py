@@ -1,4 +1,4 @@
-"""What pools refuse, in the same words. Pure."""
+"""The errors that all pools raise in the same words. Pure."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def refuse_dependents(uuid: str, names: list[str]) -> None:
 def incomplete(uuid: str, pool: str) -> PoolError:
     """What was to be published is not all there."""
     return PoolError(
-        f'image "{uuid}" is not completely in pool "{pool}"', hint="it has to be received (again) first"
+        f'image "{uuid}" is not completely in pool "{pool}"', hint="receive the image (again) first"
     )
 
 
@@ -94,14 +94,14 @@ def in_the_way(found: Occupant) -> PoolError:
     if found.image is not None:
         return PoolError(
             f"{name} has its snapshot @final, but no manifest: it is no image yet",
-            hint=f"whoever received it may still write the manifest; `imgctl update {uuid}` fetches one",
+            hint=f"its receiver may still write the manifest; `imgctl update {uuid}` fetches one",
         )
     if found.receiving:
         return PoolError(
             f"somebody else is receiving {name}, which is no image yet",
-            hint="import it again when that has ended; imgstored never destroys such a dataset",
+            hint="import it again when the receive has ended; imgstored never destroys such a dataset",
         )
     return PoolError(
         f"{name} is in the way: it has no snapshot @final, so it is no image",
-        hint=f"`imgctl update {uuid}` names its snapshot; if nobody needs the dataset, destroy or rename it",
+        hint=f"`imgctl update {uuid}` names its snapshot; destroy or rename a dataset that you do not need",
     )

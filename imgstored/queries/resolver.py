@@ -80,7 +80,9 @@ class Resolver:
                 candidates, not_found = await self._past()
             case _:
                 known = ", ".join(get_args(Among))
-                raise UsageError(f'resolve: there is no "{shown(among)}"', hint=f"it may be one of {known}")
+                raise UsageError(
+                    f'resolve: unknown set of images "{shown(among)}"', hint=f"it may be one of {known}"
+                )
         return [_first(name, candidates, not_found).as_wire() for name in names]
 
     async def _installed(self, pool: str | None) -> _Where:
@@ -123,7 +125,7 @@ class Resolver:
     async def _past(self) -> _Where:
         def not_found(text: str) -> ImgstoreError:
             return ImageNotFoundError(
-                f'nothing is written down of an image "{text}"', hint="`imgctl history` lists what is"
+                f'the history has no image "{text}"', hint="`imgctl history` lists what is"
             )
 
         return [await self._history.images()], not_found

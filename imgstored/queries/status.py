@@ -12,7 +12,7 @@ import trio
 from msgspec import Struct, field
 
 from imgstored.errors import ConfigError, ImgstoreError, PoolError
-from imgstored.pools.patience import answer
+from imgstored.pools.timeout import answer
 from imgstored.pools.zfs.health import health
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Daemon(Struct, frozen=True):
     version: str
     pid: int
     config: str | None
-    view: Callable[[], str]  #: its kind, which is known only once it runs
+    view: Callable[[], str]  #: the kind of the view, which is known only once it runs
+    view_path: str  #: the view's folder
     started_at: float = field(default_factory=time.time)
     began: float = field(default_factory=time.monotonic)
 
@@ -94,6 +95,7 @@ class Status:
             "uptime": time.monotonic() - daemon.began,
             "config": daemon.config,
             "view": daemon.view(),
+            "view_path": None if daemon.view() == "off" else daemon.view_path,
             "clients": self._clients(),
             "images": sum(pool["images"] for pool in pools),
             "pools": pools,

@@ -79,7 +79,7 @@ class ClientSocket:
         if self._closed:
             return
         self._closed = True
-        with suppress(OSError):  # the client is gone already
+        with suppress(OSError):  # the client has left already
             self._raw.shutdown(socket.SHUT_RDWR)
         if self._trusted:
             self._socket.close()

@@ -185,13 +185,13 @@ class Connection:
 
     def _silent(self) -> CancelledError:
         return CancelledError(
-            f"nothing was asked for {self._limits.client_idle_seconds:g} seconds", hint="connect again"
+            f"no request for {self._limits.client_idle_seconds:g} seconds", hint="connect again"
         )
 
     def _too_many(self) -> UsageError:
         return UsageError(
             f"more than {self._limits.client_requests} requests of one connection are in flight",
-            hint="wait for an answer first",
+            hint="wait for a response first",
         )
 
     async def _answer(self, call: Call) -> None:

@@ -37,7 +37,7 @@ Timing = Callable[[str, str, float], None]
 
 def stopping() -> CancelledError:
     """The answer to every request while the daemon stops."""
-    return CancelledError("the daemon is stopping", hint="ask again when it is back; imports go on then")
+    return CancelledError("the daemon is stopping", hint="try again when it is back; imports resume then")
 
 
 async def perform(call: Call, methods: Methods, timing: Timing | None = None) -> Any:
@@ -48,7 +48,7 @@ async def perform(call: Call, methods: Methods, timing: Timing | None = None) ->
     """
     began = time.monotonic()
     method = methods.get(call.method)
-    outcome: Any = CancelledError("the client is gone")
+    outcome: Any = CancelledError("the client has left")
     try:
         outcome = await _run(call, method)
     finally:
@@ -132,7 +132,7 @@ def _unknown(method: str) -> UsageError:
 
 
 def _mistake(method: str) -> InternalError:
-    return InternalError(f'"{method}" failed by a mistake in imgstored', hint=_BUG_HINT)
+    return InternalError(f'"{method}" failed because of a fault in imgstored', hint=_BUG_HINT)
 
 
 def _record(call: Call, method: Method | None, outcome: Any, seconds: float) -> None:

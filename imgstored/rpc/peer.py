@@ -83,7 +83,7 @@ def peer_of(connected: socket.socket) -> Peer:
     try:
         return _BY_PLATFORM.get(sys.platform, _unknown)(connected)
     except (OSError, AttributeError) as error:  # AttributeError: a C library without the function
-        raise NotPermittedError(f"the system does not say who is asking: {error}") from error
+        raise NotPermittedError(f"the system does not identify the client: {error}") from error
 
 
 def _linux(connected: socket.socket) -> Peer:
@@ -120,7 +120,7 @@ def _illumos(connected: socket.socket) -> Peer:
     try:
         # Root of another zone is not root here, even where the socket is mounted into that zone.
         if libc.ucred_getzoneid(credential) != libc.getzoneid():
-            raise NotPermittedError("requests from another zone are not answered")
+            raise NotPermittedError("the daemon does not answer requests from another zone")
         uid, gid = libc.ucred_geteuid(credential), libc.ucred_getegid(credential)
         if uid < 0 or gid < 0:
             raise OSError("the credential has no user or no group")
@@ -148,7 +148,7 @@ def _illumos_libc() -> ctypes.CDLL:
 
 
 def _unknown(connected: socket.socket) -> Peer:
-    raise OSError(f"no way is known on {sys.platform} (socket {connected.fileno()})")
+    raise OSError(f"unsupported on {sys.platform} (socket {connected.fileno()})")
 
 
 #: By `sys.platform`; illumos calls itself sunos5.

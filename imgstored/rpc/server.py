@@ -161,7 +161,7 @@ class Server:
     def _full(self) -> UsageError:
         return UsageError(
             f"too many connections: {self._limits.clients} at most",
-            hint="try again later; `limits` in the configuration says how many there may be",
+            hint="try again later; `limits` in the configuration sets the maximum",
         )
 
 

@@ -174,7 +174,7 @@ def _message(value: Any, start: int) -> Message:
         case _:
             raise ProtocolError(
                 "a message is neither request nor response nor notification",
-                hint="a request is [0, id, method, [params]], and its id an unsigned integer of 32 bits",
+                hint="a request is [0, id, method, [params]], and the id is an unsigned integer of 32 bits",
             )
 
 

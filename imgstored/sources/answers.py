@@ -59,7 +59,7 @@ def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
     if in_lower_case(manifest.get("uuid")) != uuid:
         raise APIError(
             f'{shown(url)}: the server answers with another image ("{_clean(str(manifest.get("uuid")))}")',
-            hint="the server is wrong; tell whoever runs it",
+            hint="the server is faulty; tell its operator",
         )
     return manifest
 

@@ -218,7 +218,7 @@ class Question:
             # A mistake of ours in reading one server's answer must not hide all the others.
             log.exception("asking a source failed", source=public(self._spec.url), exc_info=error)
             self.error = InternalError(
-                "imgstored made a mistake in asking a source", hint="its log has the details"
+                "a fault in imgstored: a query of a source failed", hint="its log has the details"
             )
         elif error is not None:
             return False

@@ -139,5 +139,5 @@ class Server:
 
     def _refused(self, why: str) -> APIError:
         return APIError(
-            f"{shown(self.spec.url)}: {why}", hint="the manifest is unsafe; tell whoever runs the server"
+            f"{shown(self.spec.url)}: {why}", hint="the manifest is unsafe; tell the operator of the server"
         )

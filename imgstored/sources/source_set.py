@@ -167,9 +167,7 @@ class SourceSet:
         async with self._writing:
             now = await trio.to_thread.run_sync(self._specs)
             if [*map(as_wire, now)] != [*before]:
-                raise UsageError(
-                    "somebody else has changed the image sources meanwhile", hint="edit them once more"
-                )
+                raise UsageError("the image sources have changed meanwhile", hint="edit them again")
             await trio.to_thread.run_sync(partial(self._conf.replace, theirs, default=self._default()))
         done = changes(now, wanted)
         for spec in done.deleted:
@@ -438,7 +436,7 @@ class SharedSearches:
             flight.error = error
         except Exception:
             log.exception("looking for an image failed", uuid=query[0])
-            flight.error = InternalError("imgstored made a mistake", hint="its log has the details")
+            flight.error = InternalError("a fault in imgstored", hint="its log has the details")
         finally:
             del self._flights[query]
         # Not reached when the daemon is stopping: then the waiting callers are cancelled, too.

@@ -1,1 +1,1 @@
-"""The folder with what must survive the daemon: whose it is, its schema, and what becomes of an older one."""
+"""The state folder, which survives the daemon: its owner, its schema, and its migrations."""

@@ -119,7 +119,7 @@ def _write_version(state: Path) -> None:
 
 
 def _set_aside_if_damaged(path: Path) -> None:
-    """What is no database, or a broken one, is kept under another name, and said. Raises `OSError`.
+    """Renames a broken database, and logs that. Raises `OSError`.
 
     The daemon starts: a host without images because of a list of what was not finished would be worse.
     """
@@ -128,7 +128,7 @@ def _set_aside_if_damaged(path: Path) -> None:
     if not path.is_file():
         raise ConfigError(
             f"state: {path} is no file",
-            hint="imgstored keeps a database there; move away what is in its place",
+            hint="imgstored keeps a database there; move the other file away",
         )
     why = _damage(path)
     if why is None:
@@ -150,7 +150,7 @@ def _set_aside_if_damaged(path: Path) -> None:
 
 
 def _damage(path: Path) -> str | None:
-    """How a database is damaged; None where it is not, or that cannot be seen now."""
+    """The damage of a database; None if there is none, or it cannot be checked now."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             schema_of(db)
@@ -166,7 +166,7 @@ def _damage(path: Path) -> str | None:
 
 def _unusable(error: OSError, state: Path) -> ConfigError:
     if shortage.is_full(error):
-        hint = "make room on the file system that it is on, or name another `state` in the configuration"
+        hint = "free space on its file system, or name another `state` in the configuration"
     else:
         hint = _USE_ANOTHER
     where = error.filename or state

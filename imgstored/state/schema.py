@@ -1,4 +1,4 @@
-"""The schema of the state folder, and the steps from each to the next. One number for all that is in there.
+"""The schema of the state folder, and the migrations between versions. One number for the whole folder.
 
 It is written in the file `version`, so that a newer folder is refused before anything in it is touched, and
 that can be said of whom it is; and in each database (`PRAGMA user_version`), where a step's change and its
@@ -26,7 +26,7 @@ JOURNAL, HISTORY = "journal.sqlite", "history.sqlite"
 
 
 class Step(NamedTuple):
-    """What makes a database of the schema before one of `schema`, within a transaction that others end."""
+    """The migration of a database to `schema` from the one before, within the caller's transaction."""
 
     schema: int
     database: str
@@ -83,7 +83,7 @@ def open_database(path: Path, tables: str, *, hint: str, then: str = "") -> sqli
         if cause:
             # SQLite has other words for it; and it may pass, so that a later start helps.
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            hint = "make room on the file system that it is on"
+            hint = "free space on its file system"
             raise ConfigError(f"{path} cannot be used: {error}{cause}", hint=hint) from full
         raise ConfigError(f"{path} cannot be used: {error}", hint=hint) from error
     return db

@@ -368,7 +368,7 @@ class Download:
 
     def _note_rest(self, fault: str, rests: float | None) -> None:
         if rests is None:
-            self._note(f"{fault}; not asked again")
+            self._note(f"{fault}; not tried again")
         elif rests > 0:
             self._note(f"{fault}; trying again in {rests:.1f} s")
 
@@ -382,10 +382,10 @@ class Download:
         changed = f"{request.mirror.url}: the file changed while it was downloaded"
         reaction = self._plan.differs(request.ask, now, changed, sign, progressed=request.fresh >= _PROGRESS)
         if reaction == "spoiled":
-            self._end(ChangedError(changed, hint="try again: it starts anew"))
+            self._end(ChangedError(changed, hint="try again: the download starts from the beginning"))
         elif isinstance(reaction, Restart):
             self._note_rest(changed, reaction.rests)
-            self._note(f"{request.mirror.url}: what was downloaded is fetched again, and compared")
+            self._note(f"{request.mirror.url}: downloads the file again, to compare it")
             for other in reaction.needless:
                 self._abort(other)
 

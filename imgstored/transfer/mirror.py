@@ -126,7 +126,7 @@ def check_reply(reply: RangeReply, *, size: int | None, max_size: int, validator
             f"file size error: expected {size} bytes, the server has {reply.total} bytes", other_size=True
         )
     if size is None and reply.partial and reply.total is None:
-        raise FetchError("the server does not say how large the file is", lasting=True)
+        raise FetchError("the server does not send the file's size", lasting=True)
     if reply.total is not None and reply.total > max_size:
         raise FetchError(f"the file has {reply.total} bytes, more than the {max_size} allowed", lasting=True)
     if validator is not None and reply.validator is not None and reply.validator != validator:

@@ -118,7 +118,7 @@ class Pump:
         if rest:
             raise StreamError(
                 f"image {self._expected.uuid}: {rest} bytes follow the end of the ZFS stream",
-                hint="the image file is not what `zfs send` writes; tell who publishes it",
+                hint="the image file is not the output of `zfs send`; tell its publisher",
             )
         return result
 
@@ -138,7 +138,7 @@ class Pump:
         if again.fingerprint() != self._first.fingerprint():
             raise DownloadError(
                 f"image {self._expected.uuid}: the downloaded file changed after it was verified",
-                hint="something else writes to the daemon's folder, or its disk is failing",
+                hint="another program writes to the daemon's folder, or its disk is failing",
             )
 
     @contextmanager

@@ -343,7 +343,7 @@ def _open_private(path: Path) -> int:
         os.close(fd)
         raise DownloadError(
             f"the spool {path} is not a file of the daemon's own",
-            hint="something else wrote to the daemon's folder; look at it and remove it",
+            hint="another program wrote to the daemon's folder; inspect the file and remove it",
         )
     try:
         with _spool_errors(path):
@@ -365,6 +365,6 @@ def _spool_errors(path: Path) -> Iterator[None]:
         if shortage.is_full(error):
             raise NoSpaceError(
                 f"there is no room left for the download{shortage.cause(path)}",
-                hint="free space where the daemon keeps its state",
+                hint="free space on the file system of the daemon's state folder",
             ) from error
         raise DownloadError(f"the spool cannot be used: {shortage.why(error)}") from error

@@ -1,4 +1,4 @@
-"""The tree as plain read-only files, where there is no FUSE."""
+"""The tree as plain read-only files, for hosts without FUSE."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The tree as a FUSE mount. Needs pyfuse3, which keeps its state in its module: one mount at a time.
 
-The kernel remembers what it was told, and answers most readers by itself. When an image comes or goes, the
+The kernel caches answers, and serves most readers by itself. When an image comes or goes, the
 tree changes first, and then the kernel is made to forget; that may wait for readers who in turn wait for us,
 and is done in threads while we go on serving. It has a time limit: a reader who is stuck must not stop an
 import.

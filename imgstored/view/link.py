@@ -1,4 +1,4 @@
-"""A symbolic link to the view, where its usual place cannot be its place.
+"""A symbolic link to the view, for hosts where the usual place cannot hold the view itself.
 
 SmartOS makes `/` anew in memory at each boot, with few inodes: the view is elsewhere, and `/images` is a link
 that each start makes again.

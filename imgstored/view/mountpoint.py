@@ -1,4 +1,4 @@
-"""The place of a mount: what is mounted there, is it dead, may we mount there; unmounting. All calls block.
+"""The mount point of the view: what is mounted there, whether it is dead; unmounting. All calls block.
 
 A FUSE daemon that was killed leaves a dead mount behind, on which every call fails with ENOTCONN.
 """
@@ -69,7 +69,7 @@ def make_empty_folder(place: Path) -> None:
     if content is not None:
         raise ConfigError(
             f"{place} is not empty: it has {content.name}",
-            hint="the view is mounted on an empty folder; empty it, or choose another `view.path`",
+            hint="the view needs an empty folder; empty it, or choose another `view.path`",
         )
 
 

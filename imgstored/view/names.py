@@ -1,4 +1,4 @@
-"""How a name or a version becomes exactly one safe component of a path.
+"""Maps a name or a version to exactly one safe path component.
 
 | in the name                            | in the path                                                   |
 | -------------------------------------- | ------------------------------------------------------------- |

@@ -1,4 +1,4 @@
-"""Which view there is: a FUSE mount, plain files, or none."""
+"""Opens the view: a FUSE mount, plain files, or none."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _WHAT_TO_INSTALL = (
 
 
 class View(Protocol):
-    """Where installed images can be read as files. Adding and removing are harmless while it does not run."""
+    """A tree of installed images as files. Adding and removing are harmless while it does not run."""
 
     @property
     def kind(self) -> str:
-        """`fuse`, `files`, `off`; `auto` while it is not known yet."""
+        """`fuse`, `files` or `off`; `auto` before the view has started."""
         ...
 
     async def run(
@@ -46,16 +46,16 @@ class View(Protocol):
         ...
 
     async def add(self, image: InstalledImage) -> None:
-        """Shows an image: who looks after this finds all of it."""
+        """Shows an image: readers that look after the call find all of it."""
         ...
 
     async def remove(self, image: InstalledImage) -> None:
-        """Shows an image no longer: who looks after this does not find it."""
+        """Hides an image: readers that look after the call do not find it."""
         ...
 
 
 def open_view(mode: Mode, path: Path) -> View:
-    """The view that the configuration asks for. Raises `ConfigError` for `fuse` where there is none."""
+    """The view of the configuration. Raises `ConfigError` for `fuse` on hosts without FUSE."""
     if mode == "off":
         return NoView()
     if mode == "files":

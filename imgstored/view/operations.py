@@ -62,9 +62,9 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree) -> None:
         super().__init__()
         self._tree = tree
-        # What the kernel knows, and how often it was told: it may ask until it has forgotten as often.
+        # The inodes that the kernel knows, and its lookup counts: it may use an inode until it forgets them.
         self._known: dict[int, Node] = {ROOT_INODE: tree.root}
-        self._told: dict[int, int] = {}
+        self._lookups: dict[int, int] = {}
         self._handles = itertools.count(1)
         self._open_files: dict[int, File] = {}
         self._open_folders: dict[int, Folder] = {}
@@ -75,7 +75,7 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """What has that name in a folder."""
+        """The attributes of the node of that name in a folder."""
         node = self._folder(parent_inode).node(name)
         if node is None:
             raise pyfuse3.FUSEError(errno.ENOENT)
@@ -86,11 +86,11 @@ class Operations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """The kernel has forgotten each inode so many times."""
         for inode, count in inode_list:
-            told = self._told.get(inode, 0) - count
-            if told > 0:
-                self._told[inode] = told
+            left = self._lookups.get(inode, 0) - count
+            if left > 0:
+                self._lookups[inode] = left
             else:
-                self._told.pop(inode, None)
+                self._lookups.pop(inode, None)
                 if inode != ROOT_INODE:
                     self._known.pop(inode, None)
 
@@ -101,7 +101,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        """Where a link leads."""
+        """The target of a link."""
         node = self._node(inode)
         if not isinstance(node, Link):
             raise pyfuse3.FUSEError(errno.EINVAL)
@@ -183,7 +183,7 @@ class Operations(pyfuse3.Operations):
 
     def _tell(self, node: Node) -> None:
         self._known[node.inode] = node
-        self._told[node.inode] = self._told.get(node.inode, 0) + 1
+        self._lookups[node.inode] = self._lookups.get(node.inode, 0) + 1
 
 
 async def _refused(*_: Any, **__: Any) -> Any:

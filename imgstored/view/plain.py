@@ -1,4 +1,4 @@
-"""A folder of plain files that is made what the tree is. All calls block.
+"""Makes a folder of plain files equal to the tree. All calls block.
 
 The folder is ours when it has the file `.imgstored`, and is made so only while it is empty. In there, ours
 are folders named by a uuid, links in `by-name` that lead to one, and `.new-…` and `.old-…`. Everything else
@@ -110,7 +110,7 @@ class PlainFolder:
             if found:
                 raise ConfigError(
                     f"{self._path} is not empty: it has {os.fsdecode(found[0][0])}",
-                    hint="the view wants a folder for itself; empty it, or choose another `view.path`",
+                    hint="the view needs a folder of its own; empty it, or choose another `view.path`",
                 ) from None
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             marker = os.open(MARKER, flags, 0o644, dir_fd=self._fd)
@@ -206,7 +206,7 @@ class PlainFolder:
     def _take_away(self, name: bytes) -> None:
         try:
             if not stat.S_ISDIR(os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode):
-                raise FileExistsError(errno.EEXIST, "somebody else's, and in the way", os.fsdecode(name))
+                raise FileExistsError(errno.EEXIST, "in the way, and not of this view", os.fsdecode(name))
         except FileNotFoundError:
             return
         self._delete(_OLD + name)
@@ -248,7 +248,7 @@ class PlainFolder:
             if there == link.target:
                 return
             if not _TARGET.fullmatch(there):
-                raise FileExistsError(errno.EEXIST, "somebody else's, and in the way", os.fsdecode(version))
+                raise FileExistsError(errno.EEXIST, "in the way, and not of this view", os.fsdecode(version))
         self._delete(_NEW_LINK)
         os.symlink(link.target, _NEW_LINK, dir_fd=self._fd)
         os.rename(_NEW_LINK, version, src_dir_fd=self._fd, dst_dir_fd=folder)
@@ -300,7 +300,7 @@ def _opened(path: Path) -> int:
 def _unusable(path: Path, error: OSError) -> ConfigError:
     hint = "choose another `view.path`"
     if shortage.is_full(error):
-        hint = f"make room on the file system that it is on, or {hint}"
+        hint = f"free space on its file system, or {hint}"
         return ConfigError(
             f"cannot use {path} for the view: {shortage.why(error)}{shortage.cause(path)}", hint=hint
         )

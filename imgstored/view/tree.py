@@ -1,4 +1,4 @@
-"""What is at which path of the view; knows no FUSE and no file system.
+"""The paths of the view and their contents; independent of FUSE and file systems.
 
     /UUID/manifest.json       the manifest, as indented JSON
     /UUID/origin              -> ../ORIGIN, where the image has one
@@ -52,7 +52,7 @@ class Folder:
     entries: dict[bytes, Entry] = field(default_factory=dict, repr=False)
 
     def node(self, name: bytes) -> Node | None:
-        """What has that name here."""
+        """The node of that name in this folder."""
         entry = self.entries.get(name)
         return None if entry is None else entry.node
 
@@ -98,7 +98,7 @@ class Entry(Struct, frozen=True):
 
 
 class Change(Struct):
-    """What a change made different, in the order in which it may be shown without a link to nothing."""
+    """The steps of a change, in an order that never shows a dangling link."""
 
     entries: list[tuple[int, bytes]] = struct_field(
         default_factory=list
@@ -143,7 +143,7 @@ class Tree:
         self._put(self.root, BY_NAME, self._by_name, Change())
 
     def at(self, path: Sequence[bytes]) -> Node | None:
-        """What is at a path, without following links; the root for an empty one."""
+        """The node at a path, without following links; the root for an empty path."""
         node: Node | None = self.root
         for name in path:
             if not isinstance(node, Folder):

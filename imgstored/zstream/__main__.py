@@ -1,4 +1,4 @@
-"""`python -m imgstored.zstream`: continues an interrupted `zfs receive` from a stream in a file.
+"""`python -m imgstored.zstream`: resumes an interrupted `zfs receive` from a stream in a file.
 
     zfs receive -s POOL/DATASET < FILE                                           # interrupted
     token=$(zfs get -H -o value receive_resume_token POOL/DATASET)

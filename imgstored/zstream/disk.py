@@ -109,7 +109,7 @@ class Disk(Struct, frozen=True):
             if not more:
                 raise UsageError(
                     f"the disk became shorter than {self.size} bytes while it was read",
-                    hint="nothing may write to it meanwhile: stop its machine, or take a snapshot",
+                    hint="no program may write to it meanwhile: stop its machine, or take a snapshot",
                 )
             data += more
         return data

@@ -66,7 +66,7 @@ def combine(sums: Sums, words: int, block: Sums) -> Sums:
 
 
 class Arithmetic(Protocol):
-    """How blocks are added."""
+    """The interface of the summing engines."""
 
     def whole(self, byte_order: ByteOrder, sums: Sums, data: Buffer) -> Sums:
         """The sums after all of `data`."""
@@ -78,7 +78,7 @@ class Arithmetic(Protocol):
 
 
 class Plain:
-    """What NumPy is measured against, and what works without it."""
+    """The engine without NumPy."""
 
     def whole(self, byte_order: ByteOrder, sums: Sums, data: Buffer) -> Sums:
         """The sums after all of `data`."""

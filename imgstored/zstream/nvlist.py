@@ -1,4 +1,4 @@
-"""Packed nvlists in native encoding: those of resuming a receive, and what libzfs_core takes and gives.
+"""Packed nvlists in native encoding: those of resuming streams, and those of libzfs_core.
 
 Source: OpenZFS module/nvpair/nvpair.c (`nvlist_common`, `nvs_native_nvlist`, `nvs_native_nvpair`,
 `i_validate_nvpair`) and include/sys/nvpair.h. A packed list is

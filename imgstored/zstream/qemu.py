@@ -1,4 +1,4 @@
-"""Makes a raw disk of a qcow2 or vmdk with the program qemu-img.
+"""Converts a qcow2 or vmdk to a raw disk with the program qemu-img.
 
 The file is hostile until it is checked. Such formats can name other files, whose content would then become
 the disk's: a backing file, a data file, extents. Already looking at these opens them, so the header is
@@ -68,7 +68,7 @@ def unpacked(
     """
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise UsageError(
-            f"a {format_} on a block device is not taken", hint="copy it into a file; or take it as raw"
+            f"a {format_} on a block device is not supported", hint="copy it into a file; or take it as raw"
         )
     head = os.pread(fd, HEAD, 0) if part is None else os.pread(fd, min(HEAD, part.size), part.offset)
     refuse_others(head, format_)
@@ -99,30 +99,32 @@ def unpacked(
 def refuse_others(head: bytes, format_: Format) -> None:
     """Raises `UsageError` for a file whose header is cut short, or names other files. Pure."""
     if len(head) < HEAD:
-        raise UsageError(f"the {format_} is cut short", hint="copy it anew")
+        raise UsageError(f"the {format_} is cut short", hint="copy it again")
     if format_ == "qcow2":
         version, backing, _, _, size, encrypted = struct.unpack_from(">IQIIQI", head, 4)
         if version not in (2, 3):
-            raise UsageError(f"a qcow2 of version {version} is not taken", hint=_OTHER_FILES)
+            raise UsageError(f"a qcow2 of version {version} is not supported", hint=_OTHER_FILES)
         features = struct.unpack_from(">Q", head, 72)[0] if version == 3 else 0
         if backing or features & _DATA_FILE:
             what = "a backing file" if backing else "an external data file"
-            raise UsageError(f"the qcow2 has {what}, which is not read", hint=_OTHER_FILES)
+            raise UsageError(f"the qcow2 has {what}, which is not supported", hint=_OTHER_FILES)
         if encrypted:
-            raise UsageError("the qcow2 is encrypted", hint="make a plain one of it first")
+            raise UsageError("the qcow2 is encrypted", hint="decrypt it first")
         _check_size(size)
     else:
         # Of a vmdk without a size of its own, qemu reads a list of files.
         (sectors,) = struct.unpack_from("<Q", head, 12)
         if not sectors:
-            raise UsageError("the vmdk's data are in other files, which are not read", hint=_OTHER_FILES)
+            raise UsageError(
+                "the vmdk's data is in other files, which imgstored does not read", hint=_OTHER_FILES
+            )
         _check_size(sectors * 512)
 
 
 def _check_size(size: int) -> None:
     if not 0 < size <= MAX_VOLUME:
         raise UsageError(
-            f"the disk has {size} bytes inside", hint=f"volumes have up to {MAX_VOLUME >> 40} TiB"
+            f"the disk has a size of {size} bytes", hint=f"volumes have up to {MAX_VOLUME >> 40} TiB"
         )
 
 
@@ -139,7 +141,7 @@ def _virtual_size(program: str, fd: int, node: str) -> int:
     data = info.get("format-specific", {}).get("data", {})
     others = [info.get("backing-filename"), data.get("data-file"), data.get("extents", [])[1:]]
     if any(others) or data.get("parent-cid", _NO_PARENT) != _NO_PARENT:
-        raise UsageError("the disk has its data in other files, too, which are not read", hint=_OTHER_FILES)
+        raise UsageError("the disk has data in other files, which imgstored does not read", hint=_OTHER_FILES)
     size = _number(info, "virtual-size")
     _check_size(size)
     return size
@@ -162,12 +164,12 @@ def _refuse_without_room(fd: int, required: int) -> None:
 
 
 def _report(command: list[str], fd: int) -> dict[str, Any]:
-    """What the program says in JSON."""
+    """The JSON output of the program."""
     said = _run(command, fds=(fd,), largest=_REPORT, seconds=_PATIENCE)
     try:
         return dict(json.loads(said))
     except (ValueError, TypeError):
-        raise UsageError("what qemu-img says of the disk is not understood", hint=_HINT) from None
+        raise UsageError("qemu-img described the disk in an unknown form", hint=_HINT) from None
 
 
 def _number(report: dict[str, Any], key: str) -> int:
@@ -178,7 +180,7 @@ def _number(report: dict[str, Any], key: str) -> int:
 
 
 def _run(command: list[str], *, fds: tuple[int, ...], largest: int, seconds: int) -> bytes:
-    """What the program writes. Raises `UsageError` if it fails or takes longer."""
+    """The output of the program. Raises `UsageError` if it fails or takes longer."""
     limits = [str(_MEMORY >> 10), str(-(-largest // 512))]
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
         try:

@@ -1,4 +1,4 @@
-"""Reads a send stream that comes in pieces, and gives out nothing before its checksum held. Pure: no I/O."""
+"""Reads a send stream in pieces, and yields nothing before its checksum is verified. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WINDOW = 128 << 10
 
 
 class ReaderState(Struct, frozen=True):
-    """Where a reader stands between two records; a later reader may go on from it."""
+    """The position of a reader between two records; a later reader may continue from it."""
 
     offset: int = 0  #: bytes of the stream that were read and verified
     sums: Sums = (0, 0, 0, 0)  #: fletcher-4 of these
@@ -77,7 +77,7 @@ class StreamReader:
 
     @property
     def begin(self) -> Begin | None:
-        """What BEGIN says; None before it has come."""
+        """The facts in BEGIN; None before it has come."""
         return self._begin
 
     @property
@@ -122,7 +122,7 @@ class StreamReader:
             raise StreamError(what if self._rest else "the stream is empty", hint=DAMAGED)
         raise StreamError(
             f"the stream ends early: {self._offset + len(self._rest)} bytes came, and no END record",
-            hint="the image file was cut short; tell who publishes it",
+            hint="the image file is incomplete; tell its publisher",
         )
 
     # -- where records begin and end -------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class StreamReader:
         at = run.bounds[-1]
         if self._ended and at < len(view):
             raise StreamError(
-                f"the stream goes on after its END record, at byte {self._offset}", hint=DAMAGED
+                f"the stream continues after its END record, at byte {self._offset}", hint=DAMAGED
             )
         self._rest += view[at:]
 
@@ -184,9 +184,7 @@ class StreamReader:
             self._fletcher = Fletcher4(self._begin.byte_order)
         kind, length = measure(data, self._begin.byte_order, at)
         if kind == RecordType.BEGIN and position:
-            raise StreamError(
-                f"there is a second BEGIN record at byte {position} of the stream", hint=DAMAGED
-            )
+            raise StreamError(f"a second BEGIN record is at byte {position} of the stream", hint=DAMAGED)
         return kind, HEADER_SIZE + length
 
     # -- whether they are right ------------------------------------------------------------------------------
@@ -255,7 +253,7 @@ class OutlineReader(StreamReader):
 
 
 def begin_of(blocks: Iterator[Buffer]) -> tuple[Begin, Iterator[Buffer]]:
-    """What BEGIN says, and all of the blocks once more. Raises `StreamError`."""
+    """The facts in BEGIN, and all of the blocks again. Raises `StreamError`."""
     head = b""
     for block in blocks:
         head += block

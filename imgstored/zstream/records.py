@@ -78,7 +78,7 @@ class Objset(enum.IntEnum):
 
 
 class Begin(Struct, frozen=True):
-    """What BEGIN says of the whole stream."""
+    """The facts about the whole stream in BEGIN."""
 
     byte_order: ByteOrder
     features: Feature
@@ -153,16 +153,16 @@ def parse_begin(header: Buffer, *, resuming: bool = False) -> Begin:
 _REFUSED = {
     Feature.DEDUP: (
         "deduplicated (`zfs send -D`)",
-        "make it anew without -D, or run it through `zstream redup`",
+        "recreate it without -D, or run it through `zstream redup`",
     ),
     Feature.RAW: (
         "raw and encrypted (`zfs send -w`)",
-        "make it anew without -w: its key could not be loaded here",
+        "recreate it without -w: its key could not be loaded here",
     ),
-    Feature.REDACTED: ("redacted (`zfs send --redact`)", "make it anew without --redact"),
+    Feature.REDACTED: ("redacted (`zfs send --redact`)", "recreate it without --redact"),
     Feature.RESUMING: (
         "the second half of a stream (`zfs send -t`)",
-        "make it anew with `zfs send POOL/DATASET@SNAPSHOT`",
+        "recreate it with `zfs send POOL/DATASET@SNAPSHOT`",
     ),
 }
 
@@ -174,7 +174,7 @@ def _refuse_kind(versioninfo: int) -> None:
     if versioninfo & 3 != 1:
         raise StreamError(
             "the stream is a package of several streams (`zfs send -R`)",
-            hint="an image is one snapshot: make it anew with `zfs send POOL/DATASET@SNAPSHOT`",
+            hint="an image is one snapshot: recreate it with `zfs send POOL/DATASET@SNAPSHOT`",
         )
     features = Feature((versioninfo >> 2) & 0x3FFFFFFF)
     for feature, (what, instead) in _REFUSED.items():
@@ -219,7 +219,7 @@ def measure(data: Buffer, order: ByteOrder, at: int = 0) -> tuple[int, int]:
 
 
 def _payload_length(data: Buffer, order: ByteOrder, at: int, kind: int, first: int) -> tuple[int, int]:
-    """What the header says, and how much it may say."""
+    """The payload length in the header, and its maximum."""
     match kind:
         case RecordType.WRITE:
             offset, length = _PLACE[order].unpack_from(data, at + 24)

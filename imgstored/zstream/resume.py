@@ -1,4 +1,4 @@
-"""Makes of a whole send stream the one that continues an interrupted receive of it. Pure: no I/O.
+"""Converts a whole send stream into the one that continues an interrupted receive. Pure: no I/O.
 
 The kernel continues a receive only with a *resuming* stream, which `zfs send -t TOKEN` makes from the
 snapshot. Who has no snapshot, but the stream in a file, gets the same here: docs/zstream-resume.md says how.
@@ -67,7 +67,7 @@ class Resumer:
         return self._given
 
     def feed(self, piece: Buffer) -> bytes:
-        """What the piece adds to the resuming stream; nothing while it is in the part that is left out."""
+        """The bytes that the piece adds to the resuming stream; none in the omitted part."""
         made: list[Buffer] = []
         for record, sums in self._reader.records_and_sums(piece):
             if self._lead is not None:

@@ -1,4 +1,4 @@
-"""Receive tokens: where an interrupted `zfs receive -s` stands (the property `receive_resume_token`).
+"""Receive tokens: the resume point of an interrupted `zfs receive -s` (property `receive_resume_token`).
 
 Source: OpenZFS module/zfs/dsl_dataset.c (`get_receive_resume_token_impl`) writes them,
 lib/libzfs/libzfs_sendrecv.c (`zfs_send_resume_token_to_nvlist`) reads them. A token is
@@ -48,7 +48,7 @@ _HINT: Final = "take it as `zfs get -H -o value receive_resume_token POOL/DATASE
 
 
 class ResumePoint(Struct, frozen=True):
-    """Where in which stream a receive is to go on: at the last WRITE that is in the pool."""
+    """The stream and the resume point of a receive: the last WRITE that is in the pool."""
 
     object: int
     offset: int  #: in the object, bytes
@@ -60,7 +60,7 @@ class ResumePoint(Struct, frozen=True):
 
 
 class ResumeToken(Struct, frozen=True):
-    """What a token says."""
+    """The contents of a token."""
 
     point: ResumePoint
     bytes: int  #: how much of the stream had been read when the last WRITE was in the pool

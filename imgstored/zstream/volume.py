@@ -1,4 +1,4 @@
-"""What the records of a volume's stream do to its disk, and which of them are believed. Pure: no I/O.
+"""The effects of a volume's stream on its disk, and the checks of its records. Pure: no I/O.
 
 A volume is two objects (OpenZFS include/sys/zvol_impl.h): object 1 is the disk, object 2 a ZAP of its
 properties, of which `size` is one. A sender goes through an object from its start to its end, so that no
@@ -37,7 +37,7 @@ ZAP_CHUNK: Final = 64
 
 
 class VolumeState(Struct, frozen=True):
-    """What is known of a volume after some of its records. Offsets and sizes in bytes."""
+    """The state of a volume after some of its records. Offsets and sizes in bytes."""
 
     cursor: int = 0  #: end of what was written or freed: what follows is as it was in the origin
     written: int = 0  #: end of what was written
@@ -70,11 +70,11 @@ class Volume:
 
     @property
     def state(self) -> VolumeState:
-        """What is known so far."""
+        """The state so far."""
         return self._state
 
     def step(self, record: Record) -> Write | Free | None:
-        """What the record does to the disk. Raises `StreamError` for what no volume's stream has."""
+        """The effect of the record on the disk. Raises `StreamError` for a record that no volume has."""
         match record.type:
             case RecordType.WRITE if record.object == DISK and not record.compression:
                 return self._write(record)
@@ -86,7 +86,7 @@ class Volume:
                 self._object(record)
             case RecordType.FREEOBJECTS:
                 if record.object <= PROPERTIES and record.object + record.length > DISK:
-                    raise StreamError("the stream deletes the volume that it is of", hint=DAMAGED)
+                    raise StreamError("the stream deletes its own volume", hint=DAMAGED)
             case RecordType.BEGIN | RecordType.END | RecordType.FREE:
                 pass
             case _:
@@ -138,7 +138,7 @@ class Volume:
             if self._state.block_size not in (None, size):
                 raise StreamError(
                     f"the volume has blocks of {size} bytes, and its origin of {self._state.block_size}",
-                    hint="the stream is not of a clone of its origin; tell who publishes it",
+                    hint="the stream is not that of a clone of its origin; tell its publisher",
                 )
             self._state = replace(self._state, block_size=size)
 
@@ -154,7 +154,7 @@ class Volume:
     def _keep(self, size: int) -> None:
         self._state = replace(self._state, other=self._state.other + size)
         if self._state.other > MAX_OTHER:
-            raise StreamError("the stream has more in it than a volume", hint=DAMAGED)
+            raise StreamError("the stream contains more than a volume", hint=DAMAGED)
 
 
 _TOO_LARGE = f"volumes of up to {MAX_VOLUME >> 40} TiB can be received"
@@ -166,7 +166,7 @@ def _refuse(record: Record) -> None:
     ):
         raise StreamError(
             "the volume's stream has compressed blocks, which this pool cannot unpack",
-            hint="make it anew with plain `zfs send`, without -c, -e and -w",
+            hint="recreate it with plain `zfs send`, without -c, -e and -w",
         )
     raise StreamError(
         f"the stream has a {record.type.name} record of object {record.object}, which a volume does not have",

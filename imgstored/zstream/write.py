@@ -1,4 +1,4 @@
-"""Makes the send stream of a volume from what is on its disk. Pure: no I/O.
+"""Makes the send stream of a volume from the contents of its disk. Pure: no I/O.
 
 What `zfs send` makes of a volume that was created, filled and snapshotted, made without a ZFS:
 docs/zstream-write.md says what is in it. Integers are little-endian, which every ZFS reads.
@@ -55,7 +55,7 @@ Extent = tuple[int, Buffer]
 
 
 class NewVolume(Struct, frozen=True):
-    """What a stream is to say of its volume. Raises `UsageError` for what no volume can be."""
+    """The facts about a new stream's volume. Raises `UsageError` for an impossible volume."""
 
     name: str  #: DATASET@SNAPSHOT; a receiver takes the snapshot's name from it, if it is given none
     size: int  #: bytes, a multiple of `block_size`; see `padded`
@@ -194,7 +194,7 @@ class _Writer:
         self._add(RecordType.FREEOBJECTS, struct.pack("<QQQ", first, count, self._guid))
 
     def end(self) -> None:
-        """What was made before must have been taken: END has the checksum of all of it."""
+        """Ends the stream. The caller must have taken all earlier bytes: END has their checksum."""
         self._add(RecordType.END, struct.pack("<4QQ", *self._fletcher.sums, self._guid))
 
     def _add(self, kind: RecordType, body: bytes, payload: Buffer = b"") -> None:

@@ -164,5 +164,5 @@ async def test_where_there_can_be_no_lock_it_is_said_what_to_do(locks, folder, t
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "open", full)
-    with pytest.raises(PoolError, match="no room for the lock file"), locks.tried(BASE):
+    with pytest.raises(PoolError, match="no space for the lock file"), locks.tried(BASE):
         pass

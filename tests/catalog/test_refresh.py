@@ -12,7 +12,7 @@ import trio.testing
 from imgstored.catalog.catalog import Catalog, InstalledImage
 from imgstored.catalog.refresh import Refresh
 from imgstored.errors import PoolError
-from imgstored.pools import patience
+from imgstored.pools import timeout
 from tests.catalog.test_catalog import image
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL
 
@@ -208,7 +208,7 @@ async def test_a_fault_is_logged_once_and_its_end_too(scene, capsys):
 
 
 async def test_a_pool_that_does_not_answer_is_not_waited_for_without_end(scene, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE", 0.02)
+    monkeypatch.setattr(timeout, "TIMEOUT", 0.02)
     scene.pool.may_answer.clear()
     try:
         with pytest.raises(PoolError, match='pool "zones" does not answer'):

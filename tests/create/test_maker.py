@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from imgstored.catalog.catalog import Catalog, InstalledImage
-from imgstored.create.maker import Maker, Wanted
-from imgstored.create.prepare import Patience
+from imgstored.create.maker import CreateSpec, Maker
+from imgstored.create.prepare import Timeouts
 from imgstored.create.vmadm import Vmadm
 from imgstored.errors import (
     ImageNotInstalledError,
@@ -60,7 +60,7 @@ class Host:
 
     def maker(self, each=30.0):
         vmadm = Vmadm(str(self.vmadm.program), sysinfo=str(self.folder / "nosuch"))
-        return Maker(self.catalog, vmadm, self.notes, Patience(each, 0.05))
+        return Maker(self.catalog, vmadm, self.notes, Timeouts(each, 0.05))
 
     def add_image(self, number, origin=None, **fields):
         uuid = image_uuid(number)
@@ -82,12 +82,12 @@ def host(tmp_path):
     return Host(tmp_path)
 
 
-async def made(host, output, *, source=DATASET, fields=FIELDS, maker=None, **wanted):
+async def made(host, output, *, source=DATASET, fields=FIELDS, maker=None, **options):
     """The events but for progress, and the manifest."""
     events = []
-    wish = Wanted(source, {}, fields, **wanted)
+    spec = CreateSpec(source, {}, fields, **options)
     os.ftruncate(output[0], 0)
-    async with (maker or host.maker()).create(wish, output[0], client="tests", path="out") as job:
+    async with (maker or host.maker()).create(spec, output[0], client="tests", path="out") as job:
         async for event in job:
             if event.kind != "progress":
                 events.append(event.as_wire())
@@ -177,8 +177,8 @@ async def test_a_client_that_leaves_ends_it(host, output):
 
     host.datasets.stream = endless
     with trio.fail_after(10):
-        wish = Wanted(DATASET, {}, FIELDS, compression="gzip")
-        async with host.maker().create(wish, output[0], client="tests", path="out") as job:
+        spec = CreateSpec(DATASET, {}, FIELDS, compression="gzip")
+        async with host.maker().create(spec, output[0], client="tests", path="out") as job:
             async for event in job:
                 if event.kind == "progress":
                     break
@@ -194,7 +194,7 @@ async def test_one_image_at_a_time_of_a_dataset(host, output, tmp_path):
 
     host.datasets.stream = endless
     maker = host.maker()
-    async with maker.create(Wanted(DATASET, {}, FIELDS), output[0], client="tests", path="out") as job:
+    async with maker.create(CreateSpec(DATASET, {}, FIELDS), output[0], client="tests", path="out") as job:
         async for event in job:
             if event.kind == "sending":
                 break
@@ -247,12 +247,12 @@ async def test_max_origin_depth(host, output, depth, fits):
     chain = [host.add_image(1, type="zone-dataset")]
     chain += [host.add_image(number, image_uuid(number - 1), type="zone-dataset") for number in (2, 3)]
     host.datasets.add(DATASET, origin=chain[-1])
-    wish = {"incremental": True, "max_origin_depth": depth}
+    options = {"incremental": True, "max_origin_depth": depth}
     if fits:
-        assert (await made(host, output, **wish))[1]["origin"] == chain[-1]
+        assert (await made(host, output, **options))[1]["origin"] == chain[-1]
     else:
         with pytest.raises(MaxOriginDepthError, match='maximum origin depth "2" has been reached'):
-            await made(host, output, **wish)
+            await made(host, output, **options)
     assert host.datasets.snapshots == {}
 
 
@@ -272,7 +272,7 @@ async def test_what_cannot_be_incremental(host, output):
 
 
 @pytest.mark.parametrize(
-    ("wish", "kind"),
+    ("options", "kind"),
     [
         ({"source": "web"}, UsageError),
         ({"source": "zones/nosuch"}, PoolError),
@@ -286,9 +286,9 @@ async def test_what_cannot_be_incremental(host, output):
         ({"fields": ("name=a",)}, ImgstoreError),
     ],
 )
-async def test_what_is_refused(host, output, wish, kind):
+async def test_what_is_refused(host, output, options, kind):
     with pytest.raises(kind):
-        await made(host, output, **wish)
+        await made(host, output, **options)
     assert host.datasets.snapshots == {}
     assert host.left() == []
 

@@ -13,7 +13,7 @@ from imgstored.errors import ImgstoreError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from imgstored.create.maker import Wanted
+    from imgstored.create.maker import CreateSpec
     from imgstored.events.notifications import Event
 
 
@@ -27,8 +27,8 @@ class FakeMaking:
         self.asked: list[Any] = []
 
     @asynccontextmanager
-    async def create(self, wanted: Wanted, fd: int, *, client: str, path: str) -> AsyncIterator[FakeMaking]:
-        self.asked.append(wanted)
+    async def create(self, spec: CreateSpec, fd: int, *, client: str, path: str) -> AsyncIterator[FakeMaking]:
+        self.asked.append(spec)
         os.write(fd, self.content)
         yield self
 

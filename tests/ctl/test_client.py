@@ -158,7 +158,7 @@ def test_leaving_from_a_listener_ends_the_interest(daemon, client):
 
 def test_one_request_at_a_time(daemon, client):
     daemon.store.scripts[U] = [Progress(1, 2, 3.0)]
-    with pytest.raises(RuntimeError, match="under way"):
+    with pytest.raises(RuntimeError, match="in flight"):
         client.ensure([U], on_event=lambda event: client.list())
 
 
@@ -312,8 +312,8 @@ def answering(folder: Path, answer: Callable[[socket.socket], None]) -> Iterator
         (b"\x93\x00\x01\xa3abc", "is not imgstored"),
         (msgpack.packb([1, 77, None, None]), "is not imgstored"),
         (msgpack.packb("hello"), "is not imgstored"),
-        (b"\x93", "broke off the connection"),
-        (b"", "broke off the connection"),
+        (b"\x93", "closed the connection"),
+        (b"", "closed the connection"),
     ],
 )
 def test_what_is_not_imgstored_is_told(folder, said, words):

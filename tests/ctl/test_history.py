@@ -56,7 +56,7 @@ def test_history(daemon, imgctl, past):
         "imgctl 1.0 (pid 7), uid 0", "https://images.example.com",
     ]  # fmt: skip
     assert cells[1][7:9] == ["12.0s", "failed"]
-    assert cells[2][6:] == ["-", "-", "going-on", "imgctl 1.0 (pid 7)", "-"]
+    assert cells[2][6:] == ["-", "-", "running", "imgctl 1.0 (pid 7)", "-"]
     assert shown.stderr == rf"imgctl history: warning: import of image {V} failed: gone\x1b[2J" + "\n"
 
 

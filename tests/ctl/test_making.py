@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from imgstored.create.events import Inheriting, Making, ManifestMade, Publishing, Sending
-from imgstored.create.maker import Wanted
+from imgstored.create.maker import CreateSpec
 from imgstored.errors import NoSpaceError, VmNotStoppedError
 from imgstored.events.notifications import Note, Progress
 
@@ -81,7 +81,7 @@ def test_all_lines_of_create(imgctl, making, there):
     said = imgctl("create", "-i", "-c", "gz", *script, VM, "name=test1", "version=1.0", imgadm=True, cwd=here)
     assert (said.returncode, said.stderr, said.stdout) == (0, "", LINES)
     assert making.asked == [
-        Wanted(VM, {}, ["name=test1", "version=1.0"], "gzip", True, None, "#!/bin/sh\n"),
+        CreateSpec(VM, {}, ["name=test1", "version=1.0"], "gzip", True, None, "#!/bin/sh\n"),
     ]
     assert names() == ["test1-1.0.imgmanifest", "test1-1.0.zfs.gz"]
     assert (here / "test1-1.0.zfs.gz").read_bytes() == b"a stream"
@@ -122,7 +122,7 @@ def test_a_manifest_that_is_given(imgctl, making, there, tmp_path):
     (tmp_path / "m.json").write_text('{"name": "a", "tags": {"b": 1}}')
     assert imgctl("create", "-m", str(tmp_path / "m.json"), VM, "version=1", cwd=here).returncode == 0
     assert imgctl("create", "-m", "-", VM, cwd=here, stdin=None, input='{"os": "bsd"}').returncode == 0
-    assert [(wanted.manifest, wanted.fields) for wanted in making.asked] == [
+    assert [(spec.manifest, spec.fields) for spec in making.asked] == [
         ({"name": "a", "tags": {"b": 1}}, ["version=1"]),
         ({"os": "bsd"}, []),
     ]
@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_no_file(imgctl, making, there):
 def test_a_hostile_name_of_a_file(imgctl, making, there):
     names, here = there
     making.events = [ManifestMade(MANIFEST, "../../etc/x", ".zfs")]
-    assert "cannot be called" in imgctl("create", "zones/web", cwd=here).stderr
+    assert "cannot have the name" in imgctl("create", "zones/web", cwd=here).stderr
     assert names() == []
 
 

@@ -37,7 +37,8 @@ WAITS = {
 }  # fmt: skip
 STATUS: dict[str, Any] = {
     "version": "1.2.3", "pid": 77, "started_at": NOW - 273_600, "uptime": 273_600.0,
-    "config": "/etc/imgstored.toml", "view": "fuse", "clients": 2, "images": 3, "pools": [POOL],
+    "config": "/etc/imgstored.toml", "view": "fuse", "view_path": "/images",
+    "clients": 2, "images": 3, "pools": [POOL],
     "sources": [SOURCE], "imports": [], "waiting": 0, "failures": [], "warnings": [],
     "problems": [],
 }  # fmt: skip
@@ -67,7 +68,7 @@ def status(**changes: Any) -> dict[str, Any]:
 def test_all_is_well_and_quiet():
     assert status_lines(status(), NOW) == [
         "imgstored 1.2.3, pid 77, up 3d4h, 2 clients, 3 images",
-        "Configuration: /etc/imgstored.toml; images as files: fuse",
+        "Configuration: /etc/imgstored.toml; view: fuse (/images)",
         "",
         "POOL   TYPE  STATE  USED     FREE     TOTAL     IMAGES",
         "zones  zfs   ok     40.0GiB  60.0GiB  100.0GiB  3",
@@ -91,7 +92,7 @@ def test_imports_failures_and_what_needs_attention():
         config=None,
     )
     lines = status_lines(busy, NOW)
-    assert "Configuration: none, every key has its default; images as files: fuse" in lines
+    assert "Configuration: none, every key has its default; view: fuse (/images)" in lines
     assert "tank   zfs   no-answer  -        -        -         3" in lines
     at = lines.index("2 imports under way, 1 of them waiting")
     # What is busy comes first.
@@ -252,7 +253,7 @@ def test_what_others_are_at_work_on():
         {"uuid": "bare\x1b", "why": "no manifest", "used": None},
     ]
     lines = status_lines(status(pools=[{**POOL, "unfinished": unfinished}]), NOW)
-    place = lines.index("No images yet, others are at work on them:")
+    place = lines.index("Unfinished images of other programs:")
     assert lines[place + 1 : place + 3] == [
         "  zones/half: being received, 5.0MiB so far",
         "  zones/bare\\x1b: received, but without a manifest (`imgctl update UUID` fetches one)",

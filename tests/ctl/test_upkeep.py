@@ -287,7 +287,7 @@ class TestEdit:
         assert daemon.sources.specs == [source("http://a")]
 
     @pytest.mark.parametrize(
-        ("visual", "words"), [("false", "ended with status 1"), ("/nowhere", "cannot run")]
+        ("visual", "words"), [("false", "exited with status 1"), ("/nowhere", "cannot run")]
     )
     def test_an_editor_that_fails(self, daemon: FakeDaemon, imgctl: Command, editor, visual: str, words: str):
         editor()

@@ -115,7 +115,7 @@ def test_what_they_occupy():
     ]
     assert (document["own"], document["shared"]) == (3 * MIB + 1234, 11 * MIB)
     assert document["used"] == document["own"] + document["shared"]
-    assert pool_summary(pool()) == "Pool zones: 4 images occupy 14.0 MiB, 60.0 MiB of 100.0 MiB free"
+    assert pool_summary(pool()) == "Pool zones: 4 images use 14.0 MiB, 60.0 MiB of 100.0 MiB free"
 
 
 # -- the commands --------------------------------------------------------------------------------------------
@@ -161,8 +161,8 @@ def test_du(daemon, imgctl, pools):
         f"{DB}  db    1.0      zones  3.0MiB  0B       3.0MiB   0",
         f"{WEB}  web   1.0      zones  0B      1.0MiB   1.0MiB   1",
         f"{LONE}  -     -        zones  1.2KiB  0B       1.2KiB   0",
-        "Pool zones: 4 images occupy 14.0 MiB, 60.0 MiB of 100.0 MiB free",
-        "Pool tank: 0 images occupy 0 B, 60.0 MiB of 100.0 MiB free",
+        "Pool zones: 4 images use 14.0 MiB, 60.0 MiB of 100.0 MiB free",
+        "Pool tank: 0 images use 0 B, 60.0 MiB of 100.0 MiB free",
     ]
     assert len(imgctl("du", "-H").stdout.splitlines()) == 4
     assert json.loads(imgctl("du", "-j", "-P", "zones").stdout) == [

@@ -174,7 +174,7 @@ def test_where_names_are_looked_up():
 
 
 def test_how_a_verified_image_may_be():
-    table = TEXT.partition("| result | what it means |")[2].partition("\n\n")[0]
+    table = TEXT.partition("| result | meaning |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(get_args(documents.Result))
 
 

@@ -155,7 +155,7 @@ def test_the_picture_of_the_phases_has_the_transitions_of_the_code():
 
 def test_the_table_of_what_an_end_keeps_is_that_of_the_code():
     words = {"kept": True, "dropped": False, "is the image": True}
-    after = {"forgotten": (False, False), "goes on": (True, True), "waits for a request": (True, False)}
+    after = {"forgotten": (False, False), "resumes": (True, True), "waits for a request": (True, False)}
     rows = re.findall(
         r"(?m)^\| [^|]+ \| `([A-Z_]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", PAGES["docs/architecture.md"]
     )

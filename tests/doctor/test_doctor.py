@@ -58,7 +58,10 @@ async def test_a_check_that_breaks_is_told_and_hides_nothing(examined, monkeypat
     found = await Doctor().examine(examined(top="sources = []"))
     by_check = {finding["check"]: finding for finding in found["findings"]}
     assert checks(found) == CHECKS
-    assert (by_check["python"]["status"], "mistake" in by_check["python"]["seen"]) == ("warn", True)
+    assert (by_check["python"]["status"], "fault in imgstored" in by_check["python"]["seen"]) == (
+        "warn",
+        True,
+    )
     assert (by_check["extras"]["status"], by_check["extras"]["seen"]) == (
         "fail",
         "/some/file: Permission denied",

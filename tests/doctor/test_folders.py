@@ -32,7 +32,7 @@ def only(findings):
 
 def test_a_state_folder_to_come_and_one_that_is_there(examined):
     subject = examined()
-    assert "made by the first start" in only(folders.state(subject)).seen
+    assert "the first start creates it" in only(folders.state(subject)).seen
     assert not subject.state.exists()
     subject.state.mkdir()
     assert only(folders.state(subject)).status == "ok"

@@ -43,7 +43,7 @@ def test_there_is_no_view(examined):
 
 def test_before_the_first_start(examined, tmp_path):
     subject = examined()
-    assert "made by the first start" in only(view.view(subject)).seen
+    assert "the first start creates it" in only(view.view(subject)).seen
     assert not (tmp_path / "images").exists()
     (tmp_path / "images").mkdir()
     assert only(view.view(subject)).status == "ok"

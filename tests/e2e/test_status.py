@@ -134,7 +134,7 @@ def test_what_an_operator_sees(served, tmp_path):
     with Daemon(tmp_path / "store", config=config) as daemon:
         shown = daemon.imgctl("status")
         assert shown.returncode == 0
-        assert f"Configuration: {daemon.config_file}; images as files: files" in shown.stdout
+        assert f"Configuration: {daemon.config_file}; view: files ({daemon.images})" in shown.stdout
         daemon.imgctl("import", BASE, check=True)
         shown = daemon.imgctl("status")
         assert shown.returncode == 1

@@ -181,7 +181,7 @@ class TestEditing:
     def test_what_somebody_else_added_meanwhile_is_not_lost(self, bare, served):
         other = f"{sys.executable} -m imgctl sources -f -a http://127.0.0.1:9 > /dev/null"
         result = self.edit(bare, f'{other}; sed -i "/^https/d" "$1"')
-        assert "somebody else has changed the image sources meanwhile" in result.stderr
+        assert "the image sources have changed meanwhile" in result.stderr
         assert self.listed(bare) == ["https://images.smartos.org", "http://127.0.0.1:9"]
 
     def test_those_of_the_configuration_stay(self, daemon, served):

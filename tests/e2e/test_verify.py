@@ -120,10 +120,10 @@ def test_a_pin(daemon: Daemon) -> None:
     assert daemon.imgctl("holds", BASE).stdout == "pinned\n"
     refused = daemon.imgctl("delete", BASE)
     assert refused.returncode == 1
-    assert refused.stderr.splitlines()[1] == f"  hint: `imgctl unpin {BASE}` lets go of it"
+    assert refused.stderr.splitlines()[1] == f"  hint: `imgctl unpin {BASE}` removes the pin"
     daemon.imgctl("hold", BASE, "web", check=True)
     refused = daemon.imgctl("delete", BASE)
-    assert f"`imgctl unpin {BASE}` lets go of it; `imgctl release {BASE} TAG` ends a hold" in refused.stderr
+    assert f"`imgctl unpin {BASE}` removes the pin; `imgctl release {BASE} TAG` ends a hold" in refused.stderr
     daemon.imgctl("release", BASE, "web", check=True)
     assert daemon.imgctl("unpin", "base").stdout == f"Unpinned image {BASE}\n"
     assert daemon.imgctl("delete", BASE).returncode == 0

@@ -96,7 +96,7 @@ def test_an_origin_that_was_deleted_since_refuses_it(now):
 def test_an_ancestry_without_an_end(origins):
     with pytest.raises(InvalidManifestError, match="endless ancestry") as caught:
         planned(origins, {})
-    assert caught.value.hint == "the manifests at http://images are wrong; tell whoever runs it"
+    assert caught.value.hint == "the manifests at http://images are wrong; tell the operator of that server"
 
 
 def test_images_that_the_platform_is_too_old_for_are_all_refused():

@@ -128,7 +128,7 @@ async def test_in_the_past(resolver, history):
     for uuid, name in ((BASE, "base"), (BASE, "renamed"), (OTHER, "other")):
         history.hear(Started(Action("import", uuid, name, "1", "zones"), Requester("client")))
     assert await one(resolver, "renamed", "history") == BASE
-    with pytest.raises(ImageNotFoundError, match="nothing is written down"):
+    with pytest.raises(ImageNotFoundError, match="the history has no image"):
         await one(resolver, "base", "history")
 
 

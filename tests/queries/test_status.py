@@ -174,7 +174,7 @@ def test_its_timeout_is_short():
 @pytest.fixture
 def status(catalog, source_set, history):
     jobs = [{"uuid": BASE, "phase": "waiting"}, {"uuid": BASE, "phase": "downloading"}]
-    daemon = Daemon("1.2.3", 7, "/etc/imgstored.toml", lambda: "fuse")
+    daemon = Daemon("1.2.3", 7, "/etc/imgstored.toml", lambda: "fuse", "/images")
     return Status(
         daemon,
         states(catalog),
@@ -188,11 +188,14 @@ def status(catalog, source_set, history):
 
 async def test_what_there_is(status):
     found = await status.status()
-    assert {key: found[key] for key in ("version", "pid", "config", "view", "clients", "images")} == {
+    assert {
+        key: found[key] for key in ("version", "pid", "config", "view", "view_path", "clients", "images")
+    } == {
         "version": "1.2.3",
         "pid": 7,
         "config": "/etc/imgstored.toml",
         "view": "fuse",
+        "view_path": "/images",
         "clients": 3,
         "images": 0,
     }

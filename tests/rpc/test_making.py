@@ -8,7 +8,7 @@ import msgpack
 import pytest
 import trio
 
-from imgstored.create.maker import Wanted
+from imgstored.create.maker import CreateSpec
 from imgstored.errors import NoSpaceError, NotPermittedError
 from imgstored.events.notifications import Note
 from imgstored.rpc.call import Call, Client, PassedFile
@@ -47,7 +47,7 @@ async def ask(client, file, method, **params):
 CALLS = {
     "create": (
         {"source": "zones/web", "manifest": {"v": 2}},
-        (Wanted("zones/web", {"v": 2}, []), ME, "the file"),
+        (CreateSpec("zones/web", {"v": 2}, []), ME, "the file"),
     ),
     "export": ({"uuid": UUID}, (UUID, None, "none", "stream", ME, "the file")),
     "publish": ({"manifest": {"v": 2}, "url": "http://a"}, ({"v": 2}, "http://a", ME, "the file")),
@@ -69,13 +69,13 @@ async def test_the_least_that_can_be_asked(client, making, file, method):
 
 
 async def test_all_that_can_be_asked(client, making, file):
-    wanted = Wanted("zones/web", {}, ["name=a"], "xz", True, 3, "a script")
+    spec = CreateSpec("zones/web", {}, ["name=a"], "xz", True, 3, "a script")
     params = {"source": "zones/web", "manifest": {}, "fields": ["name=a"], "compression": "xz"}
     params |= {"incremental": True, "max_origin_depth": 3, "script": "a script", "path": "a\x1b[b"}
     await ask(client, file, "create", **params)
     await ask(client, file, "export", uuid=UUID, pool="p", compression="gzip", format="raw", path="b")
     assert making.calls == [
-        ("create", wanted, ME, "a[b"),
+        ("create", spec, ME, "a[b"),
         ("export", UUID, "p", "gzip", "raw", ME, "b"),
     ]
 

@@ -89,7 +89,7 @@ def test_a_user_without_a_name_has_one_group():
 
 def test_another_system_is_refused(pair, monkeypatch):
     monkeypatch.setattr(sys, "platform", "plan9")
-    with pytest.raises(NotPermittedError, match="no way is known on plan9"):
+    with pytest.raises(NotPermittedError, match="unsupported on plan9"):
         peer_of(pair)
 
 

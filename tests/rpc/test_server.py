@@ -116,7 +116,7 @@ async def test_who_may_not_change_has_little_to_say(path):
 
 async def test_nobody_knows_who_it_is(path, monkeypatch):
     def unknown(_):
-        raise NotPermittedError("the system does not say who is asking")
+        raise NotPermittedError("the system does not identify the client")
 
     monkeypatch.setattr(server_module, "peer_of", unknown)
     before = open_files()

@@ -57,7 +57,7 @@ async def test_a_bad_image_is_no_bad_source(health, error):
 
 async def test_a_mistake_of_ours_is_an_error(health):
     assert (await ask(health, KeyError("x"))).code == "InternalError"
-    assert noted(health)[2] == "imgstored made a mistake in asking a source"
+    assert noted(health)[2] == "a fault in imgstored: a query of a source failed"
 
 
 def test_nothing_secret_is_told(health):

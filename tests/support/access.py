@@ -1,4 +1,4 @@
-"""Lets others than root into folders that pytest makes for root only."""
+"""Opens folders that pytest makes for root only to other users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that holds the real daemon to `imgproto`: every result and event has the type of the table."""
+"""A client that checks every result and event of the real daemon against the types in `imgproto`."""
 
 from __future__ import annotations
 

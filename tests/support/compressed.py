@@ -1,4 +1,4 @@
-"""Compressed files of every kind that images come in."""
+"""Compressed files in every format of images."""
 
 from __future__ import annotations
 

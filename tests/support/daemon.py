@@ -1,4 +1,4 @@
-"""Runs the real imgstored, and the real imgctl against it, in a folder of their own."""
+"""Runs the real imgstored, and the real imgctl against it, in their own folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in for `select.devpoll`, which CPython has on illumos alone."""
+"""A stand-in for `select.devpoll`, which CPython has only on illumos."""
 
 from __future__ import annotations
 

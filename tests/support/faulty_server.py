@@ -1,4 +1,4 @@
-"""A small HTTP server on raw sockets, for faults that a sound server cannot be made to have."""
+"""A small HTTP server on raw sockets, for faults that a real server cannot be made to have."""
 
 from __future__ import annotations
 

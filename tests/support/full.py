@@ -1,4 +1,4 @@
-"""File systems without room: small ones in memory, mounted for as long as a test needs them, by root."""
+"""Full file systems: small ones in memory, mounted by root for the time of a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host on which the real client is called imgadm, with the server of imgadm's recorded runs."""
+"""A host with the real client under the name imgadm, and the server of imgadm's recorded runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small IMGAPI server with its write side (sdc-imgapi, docs/index.md), which can be told to fail."""
+"""A small IMGAPI server with its write side (sdc-imgapi, docs/index.md) and faults on request."""
 
 from __future__ import annotations
 

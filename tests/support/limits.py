@@ -1,4 +1,4 @@
-"""Limits as the configuration has them by default, but for what a test changes."""
+"""The default limits of the configuration, with changes for a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that takes an image's lock as imgadm does."""
+"""A process that takes an image's lock in imgadm's way."""
 
 from __future__ import annotations
 

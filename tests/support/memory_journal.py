@@ -1,4 +1,4 @@
-"""A range journal that remembers as long as its test."""
+"""A range journal in memory."""
 
 from __future__ import annotations
 

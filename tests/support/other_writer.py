@@ -1,4 +1,4 @@
-"""Somebody else who installs and deletes images in a pool: in imgadm's order, but by folders for datasets."""
+"""Another program that installs and deletes images in a pool, in imgadm's order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is released, built from the tree, and a clean place to install it into."""
+"""Builds the released packages from the tree, and makes a clean place to install them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One running imgstored for many tests: starting one costs more than what most of them ask of it."""
+"""One running imgstored for many tests, because a start costs more than most tests."""
 
 from __future__ import annotations
 

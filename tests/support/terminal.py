@@ -1,4 +1,4 @@
-"""A command on a terminal of its own, as somebody sits before it."""
+"""Runs a command on its own terminal, like a user at the keyboard."""
 
 from __future__ import annotations
 

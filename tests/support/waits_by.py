@@ -1,4 +1,4 @@
-"""What the tests and the daemons that they start are to wait by: `epoll`, or `poll` in `make unit-poll`."""
+"""The event loop of the tests and their daemons: `epoll`, or `poll` in `make unit-poll`."""
 
 from __future__ import annotations
 

@@ -368,7 +368,7 @@ async def test_the_next_mirror_takes_over_and_nothing_is_fetched_twice(
         assert first.fetched >= SIZE // 2
         assert second.fetched == sum(hit.bytes_sent for hit in other.settled_hits()) == SIZE - first.fetched
         assert "connection refused" in download._plan.faults()[0]
-        assert any("not asked again" in note for note in target.notes)
+        assert any("not tried again" in note for note in target.notes)
 
 
 async def test_a_mirror_that_is_down_from_the_start_costs_nothing(nginx: Nginx, target: Target) -> None:

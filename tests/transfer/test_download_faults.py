@@ -342,7 +342,7 @@ async def test_a_file_that_changes_where_nobody_has_read_yet(case: Case) -> None
         await download.run()
         assert case.content == LATER
         assert fetched(download) > SIZE
-    assert any("fetched again, and compared" in note for note in case.notes)
+    assert any("downloads the file again, to compare it" in note for note in case.notes)
 
 
 async def test_a_file_that_changes_where_it_was_read(case: Case) -> None:

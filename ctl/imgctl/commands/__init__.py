@@ -1,6 +1,6 @@
-"""The tables of commands. A new command is a function in `imgctl.run`, a row in a table here, and its place.
+"""The tables of commands. A command has a function in `imgctl.run`, a row in a table here, and a place.
 
-Only the table of the command that runs is imported: `imgctl` is started often, and has little else to do.
+`imgctl` imports only the table of the command that runs, because it starts often and must start fast.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from imgctl.commands.base import GLOBAL_OPTIONS, Command
 
 __all__ = ["GLOBAL_OPTIONS", "Command", "all_commands", "find_command"]
 
-#: All commands in the order of `help`, and the table that each is in.
+#: All commands in the order of `help`, and the table of each.
 _PLACES = {
     "help": "shell",
     "sources": "sources",
@@ -49,7 +49,7 @@ _PLACES = {
     "completion": "shell",
 }
 
-#: Asked for by shells, and not in `help`.
+#: For shells only, and not in `help`.
 _HIDDEN = {"__complete": "shell"}
 
 _ALIASES = {"?": "help", "available": "avail", "info": "get", "destroy": "delete"}

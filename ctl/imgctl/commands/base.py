@@ -1,4 +1,4 @@
-"""What a command is, and the options that several have."""
+"""The type of a command, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Command:
         examples: tuple[tuple[str, str], ...] = (),
         among: str = "installed",
     ) -> None:
-        """`mixed` False: what comes after the first argument is another program's.
+        """`mixed` False: the arguments after the first belong to another program.
 
-        `examples` are command lines without the program, and what each does; `among` says which images the
-        command is about, as one of `shells.words.DYNAMIC`.
+        `examples` are command lines without the program, and what each does; `among` is the set of images
+        from which the command takes its argument, as one of `shells.words.DYNAMIC`.
         """
         self.names = names
         self.usage = usage
@@ -48,19 +48,19 @@ HELP = Option(("-h", "--help"), "", "Show this help.")
 GLOBAL_OPTIONS = (
     Option(("-h", "--help"), "", "Print help and exit."),
     Option(("--version",), "", "Print version and exit."),
-    Option(("-v", "--verbose"), "", "Print what the daemon notes, and all facts of an error."),
+    Option(("-v", "--verbose"), "", "Print the daemon's notes, and all facts of an error."),
     Option(("-E",), "", "On error, emit a structured JSON error object as the last line of stderr output."),
     Option(
         ("--socket",),
         "PATH",
-        "Where imgstored listens. Default is IMGSTORED_SOCKET, then the system's place.",
+        "The socket of imgstored. Default is IMGSTORED_SOCKET, then the system's path.",
     ),
 )
 
 POOL = Option(("-P", "--pool"), "POOL", "The pool. Default is the daemon's.")
 QUIET = Option(("-q", "--quiet"), "", "No progress bar.")
 JSON = Option(("-j", "--json"), "", "JSON output.")
-EVENTS = Option(("-j", "--json"), "", "Print what happens as JSON, one event a line, and nothing else.")
+EVENTS = Option(("-j", "--json"), "", "Print events as JSON, one per line, and nothing else.")
 NO_HEADER = Option(("-H",), "", "Do not print table header row.")
 COLUMNS = Option(
     ("-o",), "FIELD,...", 'Specify fields (columns) to output. Default is "uuid,name,version,os,type,pub".'

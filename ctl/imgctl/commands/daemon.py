@@ -1,4 +1,4 @@
-"""How the daemon is, and what is wrong with its host."""
+"""The state of the daemon, and checks of its host."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ COMMANDS = (
     Command(
         ("status",),
         "status [-j]",
-        "show how the daemon, its pools, sources and imports are",
+        "show the state of the daemon, its pools, sources and imports",
         "status:status",
         (HELP, JSON),
-        "Asks no source: what is shown of them is how they answered last. The exit status\n"
-        "is 1 if a pool or a source needs attention, and 0 if all is well.",
+        "Sends no request to a source, but shows its last answer. The exit status is 1 if\n"
+        "a pool or a source needs attention, and 0 if all is well.",
         examples=(
-            ("status", "all at one glance"),
+            ("status", "an overview"),
             ("status -j", "the same as JSON, for monitoring; the exit status says whether all is well"),
         ),
     ),
     Command(
         ("top",),
         "top [-d SECONDS] [-n COUNT] [-j]",
-        "watch imports: how fast each is, and what limits it",
+        "watch imports: the speed of each, and what limits it",
         "status:top",
         (
             HELP,
-            Option(("-d",), "SECONDS", "Seconds between two looks. Default is 1."),
-            Option(("-n",), "COUNT", "End after so many looks. Default is to go on until q or Ctrl-C."),
-            Option(JSON.flags, JSON.argument, "Print each look as a line of JSON."),
+            Option(("-d",), "SECONDS", "Seconds between two updates. Default is 1."),
+            Option(("-n",), "COUNT", "Exit after this many updates. Default is to run until q or Ctrl-C."),
+            Option(JSON.flags, JSON.argument, "Print each update as a line of JSON."),
         ),
-        "LIMIT is what an image waits for: the network; checksum, decompress or pool, where\n"
-        "the bytes are worked on; its turn to download, its origin, or the lock of who else\n"
-        "is at work on it. It is measured over the last seconds. On a terminal the screen is\n"
-        "drawn anew each time; elsewhere one look is printed after another.",
+        "LIMIT is what an image waits for: the stages network, checksum, decompress and\n"
+        "pool; its turn to download; its origin; or the lock of another program on the\n"
+        "image. It is measured over the last seconds. On a terminal each update redraws\n"
+        "the screen; elsewhere the updates follow one another.",
         examples=(
-            ("top", "follow what is imported, until q"),
-            ("top -j -n 10 -d 5", "for scripts: ten looks in JSON, one every five seconds"),
+            ("top", "follow imports, until q"),
+            ("top -j -n 10 -d 5", "for scripts: ten updates in JSON, one every five seconds"),
         ),
     ),
     Command(
         ("doctor",),
         "doctor [-j] [--config FILE]",
-        "find out what keeps images from coming, and what to do about it",
+        "check the host, and say what to do about each problem",
         "doctor:doctor",
         (
             HELP,
@@ -50,15 +50,15 @@ COMMANDS = (
             Option(
                 ("--config",),
                 "FILE",
-                "The daemon's configuration, for when it does not run. Default is the system's place.",
+                "The configuration to check if the daemon does not run. Default is the system's path.",
             ),
         ),
-        "Looks at the daemon, its configuration, privileges and pools, at the image sources\n"
-        "(each is asked), the clock, room, the view, imgadm's files, and what is installed.\n"
-        "Where no daemon answers, it looks at the host by itself (`imgstored --check`).\n"
-        "Nothing is changed. The exit status is 1 if anything fails, and 0 if not.",
+        "Checks the daemon, its configuration, privileges and pools, the image sources (with\n"
+        "a request to each), the clock, free space, the view, imgadm's files, and installed\n"
+        "images. If no daemon answers, it checks the host by itself (`imgstored --check`).\n"
+        "It changes nothing. The exit status is 1 if a check fails, and 0 if not.",
         examples=(
-            ("doctor", "all checks; run it as root, to see what the daemon sees"),
+            ("doctor", "all checks; run it as root to see what the daemon sees"),
             ("doctor -j", "the same as JSON, for monitoring"),
             ("doctor --config /etc/imgstored.toml", "why does the daemon not start?"),
         ),

@@ -8,7 +8,7 @@ COMMANDS = (
     Command(
         ("hold",),
         "hold [-P POOL] UUID TAG",
-        "keep an image from being deleted",
+        "protect an image from deletion",
         "holds:hold",
         (HELP, POOL),
         examples=((f"hold {IMAGE} golden", 'keep it until "golden" is released'),),
@@ -24,7 +24,7 @@ COMMANDS = (
     Command(
         ("holds",),
         "holds [-P POOL] [-j] UUID",
-        "list what holds an image",
+        "list the holds of an image",
         "holds:holds",
         (HELP, POOL, JSON),
         examples=((f"holds {IMAGE}", "the tags that hold it"),),
@@ -32,7 +32,7 @@ COMMANDS = (
     Command(
         ("pin",),
         "pin [-P POOL] UUID",
-        "keep an image, also from vacuum",
+        "protect an image from deletion and vacuum",
         "holds:pin",
         (HELP, POOL),
         "The same as `hold UUID pinned`.",
@@ -41,9 +41,9 @@ COMMANDS = (
     Command(
         ("unpin",),
         "unpin [-P POOL] UUID",
-        "undo pin",
+        "remove the pin of an image",
         "holds:unpin",
         (HELP, POOL),
-        examples=((f"unpin {IMAGE}", "it may be deleted again"),),
+        examples=((f"unpin {IMAGE}", "allow its deletion again"),),
     ),
 )

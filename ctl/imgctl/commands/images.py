@@ -28,7 +28,7 @@ COMMANDS = (
         "show manifest of an available image",
         "images:show",
         (HELP,),
-        examples=((f"show {IMAGE}", "what its source says of it"),),
+        examples=((f"show {IMAGE}", "the manifest from its source"),),
         among="available",
     ),
     Command(
@@ -43,13 +43,15 @@ COMMANDS = (
             COLUMNS,
             SORT,
             Option(
-                ("--docker",), "", "Only images made by imgadm from docker's, as `docker images` lists them."
+                ("--docker",),
+                "",
+                "Only images that imgadm made from docker's, as `docker images` lists them.",
             ),
         ),
         FIELDS,
         examples=(
             ("list", "all installed images, the oldest first"),
-            ("list -o uuid,name,version,clones,zpool clones=0", "those that nothing is cloned from"),
+            ("list -o uuid,name,version,clones,zpool clones=0", "images without clones"),
             ("list -H -o uuid os=smartos", "for scripts: only uuids"),
         ),
     ),
@@ -59,12 +61,12 @@ COMMANDS = (
         "info on an installed image",
         "images:get",
         (HELP, POOL, Option(("-r",), "", "Add the image's snapshots and clones.")),
-        examples=((f"get -r {IMAGE}", "its manifest, and what is cloned from it"),),
+        examples=((f"get -r {IMAGE}", "its manifest, snapshots and clones"),),
     ),
     Command(
         ("ancestry",),
         "ancestry [OPTIONS] UUID",
-        "list an image and what it was made from",
+        "list an image and its origins",
         "images:ancestry",
         (
             HELP,
@@ -77,8 +79,8 @@ COMMANDS = (
                 'Specify fields (columns) to output. Default is "uuid,name,version,published".',
             ),
         ),
-        "The image comes first, then its origin, and so on. Fields: see `list`.",
-        examples=((f"ancestry {IMAGE}", "the image, its origin, and that one's origin"),),
+        "The image comes first, then its origin, and so on. See `list` for the fields.",
+        examples=((f"ancestry {IMAGE}", "the image, its origin, and the origin of that"),),
     ),
     Command(
         ("delete", "destroy"),
@@ -86,6 +88,6 @@ COMMANDS = (
         "remove an installed image",
         "images:delete",
         (HELP, POOL),
-        examples=((f"delete {IMAGE}", "remove it; refused while something is cloned from it, or holds it"),),
+        examples=((f"delete {IMAGE}", "remove it; refused while it has clones or holds"),),
     ),
 )

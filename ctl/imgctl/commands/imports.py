@@ -20,14 +20,18 @@ COMMANDS = (
             Option(
                 ("--zstream",),
                 "",
-                "The source sends the image's stream as it has it now: no size and no checksum of the "
-                "manifest is compared.",
+                "Get the image's stream from the source as it is now, and ignore the size and checksum of "
+                "the manifest.",
             ),
-            Option(("-n", "--dry-run"), "", "Say what would be done, and whether it fits; change nothing."),
+            Option(
+                ("-n", "--dry-run"),
+                "",
+                "Show what the import would do, and whether it fits, but change nothing.",
+            ),
             EVENTS,
         ),
         examples=(
-            (f"import {IMAGE}", "install it, and what it was made from"),
+            (f"import {IMAGE}", "install it and its origins"),
             (f"import -P tank -S https://images.example.com {IMAGE}", "into another pool, from one server"),
         ),
         among="available",
@@ -53,8 +57,8 @@ COMMANDS = (
         "import images that are not installed",
         "imports:ensure",
         (HELP, QUIET, POOL, EVENTS),
-        "Returns when all of the images are installed; at once when they are.",
-        examples=((f"ensure -q {IMAGE}", "for scripts: be sure that it is installed"),),
+        "Returns when all images are installed; if they are installed already, at once.",
+        examples=((f"ensure -q {IMAGE}", "for scripts: make sure that it is installed"),),
         among="available",
     ),
     Command(
@@ -63,7 +67,7 @@ COMMANDS = (
         "list imports under way",
         "imports:jobs",
         (HELP, JSON, NO_HEADER),
-        examples=(("jobs", "how far each import is, and who waits for it"),),
+        examples=(("jobs", "the progress of each import, and its clients"),),
     ),
     Command(
         ("watch",),
@@ -71,20 +75,20 @@ COMMANDS = (
         "follow imports under way",
         "imports:watch",
         (HELP, QUIET, EVENTS),
-        "Follows all imports until it is interrupted, or one until it has ended.",
+        "Follows all imports until you interrupt it, or one import until it ends.",
         examples=(
             ("watch", "all imports, until Ctrl-C"),
-            (f"watch -j {IMAGE}", "one of them, an event a line, for programs"),
+            (f"watch -j {IMAGE}", "one import, an event per line, for programs"),
         ),
         among="jobs",
     ),
     Command(
         ("cancel",),
         "cancel UUID",
-        "end an import, whoever wants it",
+        "cancel an import for all its clients",
         "imports:cancel",
         (HELP,),
-        examples=((f"cancel {IMAGE}", "end it; what is downloaded serves the next try"),),
+        examples=((f"cancel {IMAGE}", "cancel it; the next import resumes its download"),),
         among="jobs",
     ),
 )

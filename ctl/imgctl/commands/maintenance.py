@@ -1,4 +1,4 @@
-"""Looks after images: how they are related, what they occupy, what was done, whether they are sound."""
+"""Maintenance of images: relations, space, history, verification, updates."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ COMMANDS = (
     Command(
         ("tree",),
         "tree [-P POOL] [-j]",
-        "show which images are cloned from which",
+        "show images with their clones as a tree",
         "usage:tree",
         (HELP, _ALL_POOLS, JSON),
-        "For each pool the images without an origin, and below each what is cloned from\n"
-        "it, images and machines. USED is what an image occupies by itself, DATA how\n"
-        "much data it has with its origins'.",
+        "Shows the images of each pool that have no origin, and below each its clones,\n"
+        "images and machines. USED is the space of the image alone, DATA the amount of its\n"
+        "data including its origins'.",
         examples=(("tree", "all pools"), ("tree -j -P zones", "one pool, as nested JSON")),
     ),
     Command(
         ("du",),
         "du [-P POOL] [-j] [UUID...]",
-        "show what images occupy",
+        "show the space that images use",
         "usage:du",
         (HELP, _ALL_POOLS, JSON, NO_HEADER),
-        "OWN is what deleting the image would free, SHARED what its clones stand on and\n"
-        "so stays as long as they do, TOTAL both.",
+        "OWN is the space that deleting the image would free. SHARED is the space that its\n"
+        "clones need, too. TOTAL is both.",
         examples=(("du", "all images, the largest first"), (f"du {IMAGE}", "one image")),
     ),
     Command(
         ("history",),
         "history [-n N] [-j] [UUID]",
-        "list what was imported, installed and deleted",
+        "list past imports, installations and deletions",
         "history:history",
         (HELP, Option(("-n",), "N", "The newest N entries. Default is 20."), JSON, NO_HEADER),
-        "Who did what, when, from where, how long it took, and how it ended. The newest\n"
-        "entry is the last one.",
+        "Shows who did what, when, from which source, how long it took, and how it ended.\n"
+        "The newest entry comes last.",
         examples=(
-            ("history", "the last 20 things that were done"),
-            (f"history -j {IMAGE}", "all of an image"),
+            ("history", "the last 20 actions"),
+            (f"history -j {IMAGE}", "all actions on one image"),
         ),
         among="history",
     ),
@@ -53,37 +53,37 @@ COMMANDS = (
             QUIET,
             Option(POOL.flags, POOL.argument, "The pool. Default: all; with UUIDs, the daemon's."),
             EVENTS,
-            Option(("--strict",), "", "Fail, too, where there is nothing to compare with yet."),
-            Option(("--record",), "", "Write down what the images are now, with a checksum of their data."),
+            Option(("--strict",), "", "Fail also for images that have no record to compare with yet."),
+            Option(("--record",), "", "Record the images as they are now, with a checksum of their data."),
         ),
-        "Without UUIDs: all images. Reads all of each, and of what it was made from. An\n"
-        "image is ok; changed (another one is in its place, or its dataset was written\n"
+        "Verifies all images, or those given and their origins, and reads each completely.\n"
+        "An image is ok; changed (another image is in its place, or its dataset was written\n"
         "to); damaged (its data is not what was written); lost (it is gone, and nobody\n"
-        "deleted it); or unknown (imgadm installed it: what it is now is written down, and\n"
-        "next time compared). The exit status is 1 if one is changed, damaged or lost. May\n"
-        "take long, and leaves the disks to imports while there are any.\n"
-        "With --record, what can be read is recorded: later verifications compare with\n"
-        "that, and no longer with what was installed.",
+        "deleted it); or unknown (imgadm installed it: this verification records it, and\n"
+        "the next one compares). The exit status is 1 if an image is changed, damaged or\n"
+        "lost. A verification may take long, and slows down while imports run.\n"
+        "With --record, later verifications compare images with this record, and no longer\n"
+        "with what was installed.",
         examples=(
             ("verify", "all images"),
-            (f"verify {IMAGE}", "one, and its origins"),
-            (f"verify --record {IMAGE}", "one that others installed: remember all of it"),
+            (f"verify {IMAGE}", "one image and its origins"),
+            (f"verify --record {IMAGE}", "an image that another program installed: record all of it"),
         ),
     ),
     Command(
         ("update",),
         "update [-n] [UUID...]",
-        "bring manifests up to date with the sources",
+        "update manifests from the sources",
         "maintenance:update",
         (
             HELP,
-            Option(("-n", "--dry-run"), "", "Say what would be changed; change nothing."),
+            Option(("-n", "--dry-run"), "", "Show the changes, but do not make them."),
         ),
-        "Asks the sources for the manifests of the installed images, and writes down what\n"
-        "is new. An image that has no snapshot @final gets it, if the source says which\n"
-        "one it is.",
+        "Gets the manifests of installed images from the sources, and stores the changes.\n"
+        "If an image has no snapshot @final, the right snapshot gets this name, provided\n"
+        "that the source identifies it.",
         examples=(
-            ("update -n", "what the sources know better"),
+            ("update -n", "what would change"),
             (f"update {IMAGE}", "one image"),
         ),
     ),
@@ -94,22 +94,22 @@ COMMANDS = (
         "maintenance:vacuum",
         (
             HELP,
-            Option(("-n", "--dry-run"), "", "Say what would be deleted; ask nothing, delete nothing."),
+            Option(("-n", "--dry-run"), "", "Show the images, but neither ask nor delete."),
             Option(("-f", "--force"), "", "Delete without asking."),
             Option(
                 ("--older-than",),
                 "AGE",
-                "Only images that were installed so long ago: a number and s, m, h, d or w.",
+                "Only images that were installed at least this long ago: a number and s, m, h, d or w.",
             ),
             Option(("--keep",), "N", "Keep the N newest versions of each name."),
-            Option(JSON.flags, JSON.argument, "With -n: what would be deleted, as JSON."),
+            Option(JSON.flags, JSON.argument, "With -n: show the images as JSON."),
         ),
-        "An image stays while something is cloned from it, and while it is held or\n"
-        "pinned. What goes has nothing cloned from it but images that go before it. What\n"
-        "has no manifest is left, and named: it may be a machine.",
+        "An image stays while it has clones, holds or a pin. Clones that vacuum deletes,\n"
+        "too, do not count. Datasets without a manifest stay, and vacuum names them: they\n"
+        "may be machines.",
         examples=(
-            ("vacuum -n", "what could go"),
-            ("vacuum -f --older-than 30d --keep 2", "for scripts: old images, but two of each name"),
+            ("vacuum -n", "images that vacuum would delete"),
+            ("vacuum -f --older-than 30d --keep 2", "for scripts: old images, but keep two of each name"),
         ),
     ),
 )

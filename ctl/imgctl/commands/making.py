@@ -1,4 +1,4 @@
-"""Making, exporting and publishing images."""
+"""Creating, exporting and publishing images."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from imgctl.commands.base import HELP, IMAGE, POOL, QUIET, Command
 
 _CREATE = """\
 SOURCE is the uuid of a stopped VM, or the name of a dataset or volume, such as
-zones/web. With --raw it is a disk: raw, or with qemu-img a qcow2, a vmdk, or an
-OVA with one vmdk in it; that needs no daemon and no ZFS. Other formats, archives
-and compressed files are refused, and the error says what to do.
+zones/web. With --raw SOURCE is a disk: raw, or with qemu-img a qcow2, a vmdk, or an
+OVA with one vmdk in it. --raw needs neither a daemon nor ZFS. Other formats, archives
+and compressed files are refused; the error says what to do.
 
-A VALUE is JSON, or else text. `name` and `version` are text always, and must be
-given, by -m or so. What is not given is taken over from the image that the
-source was cloned from."""
+A VALUE is JSON if it can be, and text otherwise. `name` and `version` are always
+text, and required, as arguments or in MANIFEST. The new image inherits all other
+fields from the image that SOURCE is a clone of."""
 
 _OUTPUT = Option(
     ("-o", "--output-template"),
     "PATH",
-    "Where the image's files are written: a folder, or a path without extension. "
+    "The path of the image's files: a folder, or a path without extension. "
     "Default is NAME-VERSION in the current folder.",
 )
 _COMPRESSION = Option(
@@ -38,30 +38,36 @@ COMMANDS = (
             Option(
                 ("-m",),
                 "MANIFEST",
-                'Path to a manifest, in JSON, of what is to be in the new one; "-": standard input.',
+                'Path to a JSON file with fields of the new manifest; "-": standard input.',
             ),
             _OUTPUT,
             _COMPRESSION,
-            Option(("-i", "--incremental"), "", "Only what differs from the image that it was cloned from."),
             Option(
-                ("--max-origin-depth",), "DEPTH", "With -i: how many images there may be below the new one."
+                ("-i", "--incremental"),
+                "",
+                "Create an incremental image: only the differences from the origin.",
             ),
             Option(
-                ("-s",), "SCRIPT", "Path to a script that prepares the VM, which is afterwards what it was."
+                ("--max-origin-depth",),
+                "DEPTH",
+                "With -i: the maximum number of origins below the new image.",
+            ),
+            Option(
+                ("-s",), "SCRIPT", "Path to a script that prepares the VM; the VM is rolled back afterwards."
             ),
             Option(("-p", "--publish"), "URL", "Publish the image to an IMGAPI server, and keep no files."),
             Option(("--raw",), "", "SOURCE is a disk, in a file or a device."),
-            Option(("--as-raw",), "", "As --raw, and take it as it is, also if it looks like a qcow2."),
-            Option(("--block-size",), "BYTES", "With --raw: the volume's blocks. Default is 8192."),
+            Option(("--as-raw",), "", "As --raw, but never convert the disk, even if it looks like a qcow2."),
+            Option(("--block-size",), "BYTES", "With --raw: the block size of the volume. Default is 8192."),
             QUIET,
         ),
         _CREATE,
         examples=(
-            ("create -c gzip zones/web name=web version=1.0.0 os=smartos", "of a dataset"),
-            ("create --raw -c zstd disk.qcow2 name=web version=1.0.0 os=linux", "of a disk"),
+            ("create -c gzip zones/web name=web version=1.0.0 os=smartos", "from a dataset"),
+            ("create --raw -c zstd disk.qcow2 name=web version=1.0.0 os=linux", "from a disk"),
             (
                 f"create -i -c gzip -p https://images.example.com {IMAGE} name=web version=1.0.1",
-                "of a stopped VM, for a server",
+                "from a stopped VM, published to a server",
             ),
         ),
     ),
@@ -93,14 +99,14 @@ COMMANDS = (
             Option(
                 ("--format",),
                 "FORMAT",
-                'One of "stream" (the default), which `install` takes; of a zvol also "raw", the disk, or, '
+                'One of "stream" (the default), which `install` takes; for a zvol also "raw", the disk, or, '
                 'with qemu-img, "qcow2".',
             ),
             QUIET,
         ),
         examples=(
-            (f"export -o /var/tmp -c gzip {IMAGE}", "its manifest and its file"),
-            (f"export --format qcow2 {IMAGE}", "the disk that it is"),
+            (f"export -o /var/tmp -c gzip {IMAGE}", "its manifest and file"),
+            (f"export --format qcow2 {IMAGE}", "its disk"),
         ),
     ),
 )

@@ -5,27 +5,27 @@ from __future__ import annotations
 from imgctl.commands.base import HELP, Command
 
 _VMADM = """\
-For `create`, `validate`, `update` and `reprovision`: installs `image_uuid` and
-each disk's `image_uuid` of the payload (-f FILE, or standard input), if they are
-not there yet, into the payload's or the disk's `zpool`. They cannot be deleted
-until vmadm has ended. Payload, arguments, output and exit status are vmadm's own;
-other commands of vmadm are just run. If an image cannot be had, vmadm is not run.
+`create`, `validate`, `update` and `reprovision` first install the `image_uuid` of
+the payload (-f FILE, or standard input) and of each disk, if they are missing, into
+the `zpool` of the payload or the disk. Nobody can delete these images until vmadm
+has ended. If an image cannot be installed, vmadm does not run. Other commands of
+vmadm just run. Payload, arguments, output and exit status are vmadm's own.
 
-IMGCTL_VMADM names another program than /usr/sbin/vmadm, as a wrapper of it."""
+IMGCTL_VMADM names a program to run in place of /usr/sbin/vmadm, such as a wrapper."""
 
 _ZSTREAM = """\
 Commands:
     resume --token TOKEN [FILE]   write the stream that continues an interrupted
                                   `zfs receive -s` of FILE
-    token TOKEN                   show what a receive token says, as JSON
+    token TOKEN                   show the contents of a receive token, as JSON
     check [FILE]                  verify every checksum of a stream, and show
-                                  what it is, as JSON
-    write --name NAME DISK        write the stream of a volume with what is on
-                                  DISK
+                                  its header, as JSON
+    write --name NAME DISK        write the stream of a volume with the contents
+                                  of DISK
 
 FILE is a plain (not compressed) ZFS send stream; default is standard input.
-`zstream COMMAND -h` shows all options. Needs no daemon. An interrupted receive
-goes on with:
+`zstream COMMAND -h` shows all options. No daemon is needed. To continue an
+interrupted receive:
 
     zfs receive -s POOL/DATASET < FILE                        # interrupted
     token=$(zfs get -H -o value receive_resume_token POOL/DATASET)
@@ -41,14 +41,14 @@ COMMANDS = (
         _VMADM,
         mixed=False,
         examples=(
-            ("vmadm create -f web.json", "create a machine, and import its image if need be"),
-            ("vmadm validate create -f web.json", "look whether it could be created"),
+            ("vmadm create -f web.json", "create a machine, and import its image if it is missing"),
+            ("vmadm validate create -f web.json", "check whether vmadm could create it"),
         ),
     ),
     Command(
         ("zstream",),
         "zstream COMMAND [ARGS...]",
-        "check, continue or make send streams",
+        "check, resume or make send streams",
         "zstream:zstream",
         (HELP,),
         _ZSTREAM,

@@ -1,12 +1,12 @@
-"""Help, and completion in shells."""
+"""Help, and completion for shells."""
 
 from __future__ import annotations
 
 from imgctl.commands.base import HELP, Command
 
 _COMPLETION = """\
-Completes commands, options, and what the daemon has: images by uuid and name,
-pools, sources. For one shell, or for all (then start a new one):
+Completes commands, options, and names from the daemon: images by uuid and name,
+pools, sources. For the current shell, or for all new shells:
 
     source <(imgctl completion bash)
     imgctl completion bash > /etc/bash_completion.d/imgctl
@@ -35,9 +35,9 @@ COMMANDS = (
     Command(
         ("__complete",),
         "__complete KIND [PREFIX]",
-        "list what a word could become",
+        "list the completions of a word",
         "completion:complete",
         (HELP,),
-        examples=(("__complete installed base", "installed images that begin so"),),
+        examples=(("__complete installed base", 'installed images that start with "base"'),),
     ),
 )

@@ -31,7 +31,7 @@ COMMANDS = (
             ("sources -v", "all sources, with their types"),
             ("sources -a https://images.example.com -t dsapi", "add one"),
             ("sources -e", "add, remove and reorder them in an editor"),
-            ("sources -c", "ask each whether it is there"),
+            ("sources -c", "check whether each one answers"),
         ),
     ),
 )

@@ -124,4 +124,4 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 
 def _too_late(_number: int, _frame: FrameType | None) -> None:
-    raise TimeoutError("it takes too long")
+    raise TimeoutError("timed out")

@@ -1,4 +1,4 @@
-"""`doctor`: what the daemon sees of the host, or what can be seen without it."""
+"""`doctor`: the checks of the daemon, or those that work without it."""
 
 from __future__ import annotations
 

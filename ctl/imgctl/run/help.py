@@ -1,4 +1,4 @@
-"""`help`: what there is, from the table of commands."""
+"""`help`: prints the commands and their options, from the tables of commands."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 #: Columns: of the explanations of options and of commands, and of a whole line.
 _OPTION_COLUMN, _COMMAND_COLUMN, _WIDTH = 26, 43, 80
 
-#: What imgadm did not have.
+#: Names of images, which imgadm does not have.
 _NAMES = (
-    "A UUID may also be given by its beginning (four digits or more), as NAME, as",
-    "NAME@VERSION, or as NAME@latest, if that means one image.",
+    "In place of a UUID you may give its beginning (four digits or more), NAME,",
+    "NAME@VERSION or NAME@latest, if that means one image.",
 )
 
 

@@ -1,4 +1,4 @@
-"""`history`: what was done."""
+"""`history`: past imports, installations and deletions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def history_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     )
     row["size"] = size(count).replace(" ", "") if isinstance(count, int) else None
     row["took"] = f"{seconds:.1f}s" if isinstance(seconds, (int, float)) else None
-    row["outcome"] = entry.get("outcome") or "going-on"
+    row["outcome"] = entry.get("outcome") or "running"
     uid = entry.get("uid")
     row["client"] = f"{entry.get('client')}, uid {uid}" if uid is not None else entry.get("client")
     return row

@@ -1,4 +1,4 @@
-"""The files that an image is written to: under another name until they are whole."""
+"""The output files of an image, under another name until they are complete."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class ImageFile:
     def name(self, prefix: str, suffix: str) -> None:
         """What it will be called, unless `target` said so. Raises `CommandError` for what is no name."""
         if "/" in prefix + suffix or "\0" in prefix + suffix or len(prefix) > 240:
-            raise CommandError("FileSystem", f'a file cannot be called "{prefix}{suffix}"', "name it with -o")
+            raise CommandError(
+                "FileSystem", f'a file cannot have the name "{prefix}{suffix}"', "name it with -o"
+            )
         self._prefix, self._suffix = self._given or prefix, suffix
 
     @property
@@ -86,7 +88,7 @@ class ImageFile:
         if program is None:
             raise CommandError(
                 "NotInstalled",
-                "there is no qemu-img to make a qcow2 of the disk",
+                "qemu-img, which makes a qcow2 of the disk, is not installed",
                 hint="install it (Debian: qemu-utils; pkgsrc: qemu), or take --format raw",
             )
         target = self._temporary.with_suffix(".qcow2")

@@ -1,4 +1,4 @@
-"""`update`, `vacuum`, `verify`: keep what is installed in order."""
+"""`update`, `vacuum`, `verify`: maintenance of installed images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`create`, `publish`, `export`: images for others."""
+"""`create`, `publish`, `export`: new images and copies for other hosts."""
 
 from __future__ import annotations
 

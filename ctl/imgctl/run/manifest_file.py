@@ -1,4 +1,4 @@
-"""Reads the manifest that `install`, `create` or `publish` is given."""
+"""Reads the manifest file of `install`, `create` or `publish`."""
 
 from __future__ import annotations
 

@@ -73,4 +73,4 @@ def make(
             child.stdout.close()
         child.terminate()
         status = child.wait()
-    raise CommandError("InternalError", f"the program that makes the image ended with status {status}")
+    raise CommandError("InternalError", f"the program that creates the image exited with status {status}")

@@ -61,7 +61,7 @@ def _run_editor(path: Path) -> None:
     except OSError as error:
         raise CommandError("", f"cannot run the editor {words[0]}: {error.strerror or error}") from error
     if status:
-        raise CommandError("", f"the editor {words[0]} ended with status {status}")
+        raise CommandError("", f"the editor {words[0]} exited with status {status}")
 
 
 def _again(session: Session, error: CommandError) -> bool:

@@ -1,4 +1,4 @@
-"""`tree` and `du`: how images are related, and what they occupy."""
+"""`tree` and `du`: the relations of images, and the space that they use."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Completion in shells: what each word of a command line may be (`words`), and the scripts. Pure: no I/O."""
+"""Completion for shells: the candidates for each word (`words`), and the scripts. Pure: no I/O."""

@@ -1,4 +1,4 @@
-"""What each word of a command line may be, from the tables of commands. Pure: no I/O.
+"""The candidates for each word of a command line, from the tables of commands. Pure: no I/O.
 
 A *kind* is one that `imgctl __complete` lists (`DYNAMIC`), "files", "fields", "filters", or `=` and the words
 themselves; "" is a word that nothing is known of.

@@ -1,4 +1,4 @@
-"""A pool without ZFS: a folder. It serves trying out, CI, and mirrors.
+"""A pool without ZFS: a folder. It is for trials, CI, and mirrors.
 
 FOLDER/lock                one process at a time
 FOLDER/UUID/               an image

@@ -1,4 +1,4 @@
-"""Reads all of an image's files, and says what is wrong with them.
+"""Reads all of an image's files, and reports damage.
 
 A filesystem's stream has a checksum with each record. A volume's stream is put together from its disk and its
 skeleton; what no record wrote must be zeros, or as on its origin's disk.
@@ -35,7 +35,7 @@ _DAMAGE: Final = {errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EL
 
 
 def check_files(root: Folder, note: ImageNote, origin: ImageNote | None, on_read: OnRead) -> str | None:
-    """What is wrong with the image's files, or None. Raises `OSError` where that cannot be said.
+    """The damage of the image's files, or None. Raises `OSError` if it cannot read them.
 
     `origin` is the image that it was cloned from, `on_read` is called as in `Pool.check`.
     """
@@ -94,7 +94,7 @@ class _Check:
 
 
 class _Disk:
-    """What of a volume's disk no record wrote."""
+    """The parts of a volume's disk that no record wrote."""
 
     def __init__(self, begin: Begin, note: ImageNote, origin: ImageNote | None, files: list[int]) -> None:
         self._note = note
@@ -143,7 +143,7 @@ def _open_disk(folder: Folder, stack: ExitStack) -> int:
 
 
 def _with_data(files: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where any of the files is no hole, in parts of up to 1 MiB."""
+    """The ranges where any of the files has data, in parts of up to 1 MiB."""
     while start < end:
         start = max(start, min(data_after(fd, start, end)[0] for fd in files))
         stop = min(start + BLOCK, end)

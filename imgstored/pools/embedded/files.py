@@ -91,14 +91,14 @@ class Folder:
             self.sync()
 
     def status(self, name: str) -> os.stat_result | None:
-        """What is there of that name; None if nothing is."""
+        """The status of the file of that name; None if there is none."""
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def names(self) -> list[str]:
-        """What is in the folder."""
+        """The names in the folder."""
         with os.scandir(self.fd) as entries:
             return [entry.name for entry in entries]
 
@@ -118,7 +118,7 @@ class Folder:
 
 
 @contextmanager
-def told(pool: str, doing: str, place: Path | int) -> Iterator[None]:
+def pool_errors(pool: str, doing: str, place: Path | int) -> Iterator[None]:
     """Turns an `OSError` in the folder `place` into `NoSpaceError` or `PoolError`, and names no path."""
     try:
         yield
@@ -126,11 +126,11 @@ def told(pool: str, doing: str, place: Path | int) -> Iterator[None]:
         if shortage.is_full(error):
             raise NoSpaceError(
                 f'there is no room left in pool "{pool}" for {doing}{shortage.cause(place)}',
-                hint="`imgctl delete` an image that is not needed, or give the pool more room",
+                hint="`imgctl delete` an image that you no longer need, or enlarge the pool",
             ) from error
         raise PoolError(
             f'pool "{pool}": {doing} failed: {os.strerror(error.errno) if error.errno else "unknown cause"}',
-            hint="look at the file system that the pool's folder is on, and at its disk",
+            hint="check the file system of the pool's folder, and its disk",
         ) from error
 
 

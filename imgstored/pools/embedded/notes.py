@@ -1,4 +1,4 @@
-"""The small files of the embedded pool: what an image is, where a receive can go on, who holds an image.
+"""The small files of the embedded pool: images, the points where receives can resume, holds.
 
 They are the pool's own, but anything may have happened to them: what cannot be read is as if it were not
 there.
@@ -48,7 +48,7 @@ class ImageNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a receive can go on. Sizes in bytes."""
+    """The resume point of a receive. Sizes in bytes."""
 
     origin: str | None
     reader: ReaderState
@@ -62,7 +62,7 @@ class _Holds(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read_image(folder: Folder) -> ImageNote | None:
-    """What the image in `folder` is; None where that cannot be read."""
+    """The note of the image in `folder`; None if it is unreadable."""
     try:
         return msgspec.json.decode(folder.read(IMAGE, _LIMIT), type=ImageNote)
     except (OSError, msgspec.MsgspecError, ValueError):
@@ -75,7 +75,7 @@ def write_image(folder: Folder, note: ImageNote) -> None:
 
 
 def read_checkpoint(folder: Folder, uuid: str) -> Checkpoint | None:
-    """Where the receive of `uuid` into `folder` can go on; None where that is not known."""
+    """The resume point of the receive of `uuid` into `folder`; None if unknown."""
     try:
         line, _, content = folder.read(CHECKPOINT, _LIMIT).partition(b"\n")
         name, _, digest = line.decode("ascii").rpartition(":")

@@ -1,4 +1,4 @@
-"""What a receive writes: a filesystem's stream as it comes, or a volume's disk and skeleton."""
+"""The output of a receive: a filesystem's stream as it comes, or a volume's disk and skeleton."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Receiver(Protocol):
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Where it stands after the last piece that was taken as a whole."""
+        """The position after the last complete piece."""
         ...
 
     def take(self, piece: Buffer) -> None:
@@ -77,7 +77,7 @@ class FilesystemReceiver:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Where it stands."""
+        """The position."""
         return Checkpoint(self._start.checkpoint.origin, self._state)
 
     def take(self, piece: Buffer) -> None:
@@ -92,7 +92,7 @@ class FilesystemReceiver:
         self._written_back = self._position
 
     def finish(self, uuid: str) -> ImageNote:
-        """What was received."""
+        """Ends the stream, and returns the note of the image. Raises `StreamError` if it is incomplete."""
         self._reader.finish()
         begin, origin = self._start.begin, self._start.checkpoint.origin
         return ImageNote(uuid, begin.toguid, origin, begin.fromguid, "filesystem", self._position)
@@ -125,7 +125,7 @@ class VolumeReceiver:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Where it stands."""
+        """The position."""
         origin = self._start.checkpoint.origin
         return Checkpoint(origin, self._state, self._volume_state, self._skeleton_size)
 
@@ -170,7 +170,7 @@ class VolumeReceiver:
             sync(self._skeleton)
 
     def finish(self, uuid: str) -> ImageNote:
-        """What was received."""
+        """Ends the stream, and returns the note of the image. Raises `StreamError` if it is incomplete."""
         self._reader.finish()
         begin = self._start.begin
         size = self._volume.finish()
@@ -189,7 +189,7 @@ class VolumeReceiver:
 
 
 def fresh_start(begin: Begin, origin: ImageNote | None) -> Checkpoint:
-    """Where a receive begins. Raises `StreamError` when the origin is another kind of dataset."""
+    """The start of a receive. Raises `StreamError` when the origin is another kind of dataset."""
     volume = begin.objset is Objset.VOLUME
     if origin is None:
         return Checkpoint(None, ReaderState(), VolumeState() if volume else None)

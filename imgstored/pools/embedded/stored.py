@@ -1,4 +1,4 @@
-"""Streams as they lie in the pool, given back byte for byte."""
+"""Streams of stored images, byte for byte as they came."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool of a ZFS host, by libzfs_core alone: the program `zfs` is not run.
+"""The pool of a ZFS host, through libzfs_core alone: the program `zfs` never runs.
 
 POOL/UUID@final          an image, as imgadm and vmadm know it
 POOL/UUID-partial        an image that is being received, or with @final one that is not published yet

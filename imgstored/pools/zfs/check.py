@@ -1,4 +1,4 @@
-"""Reads all of an image: the kernel checks each block as it sends it, and we the stream that comes."""
+"""Reads all of an image: the kernel checks each block that it sends, and the daemon the stream."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_stream(
     *,
     content: bool = False,
 ) -> Checked:
-    """What reading all of `sent` shows; `written` are the bytes of the dataset that are newer than @final.
+    """The result of reading all of `sent`; `written` are the bytes of the dataset that are newer than @final.
 
     Raises what `on_read` raises, and `PoolError` where the image cannot be read for another reason.
     """

@@ -1,4 +1,4 @@
-"""Datasets that images are made of: what is known of them, and snapshots of them that come and go."""
+"""The source datasets of new images: their facts, and temporary snapshots of them."""
 
 from __future__ import annotations
 

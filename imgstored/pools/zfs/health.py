@@ -1,4 +1,4 @@
-"""How ZFS says a pool is. Asks no pool: one that is suspended would keep whoever asks it in the kernel."""
+"""The health of a pool, as ZFS reports it without a call to the pool, which would hang if it is suspended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""libzfs_core by ctypes, where a host has no pyzfs: the C library alone, by the name that it really has.
+"""libzfs_core by ctypes, for hosts without pyzfs: the C library alone, by its real file name.
 
 Source of the signatures: libzfs_core.h and libnvpair.h, which OpenZFS (since 0.8) and illumos have alike for
 what is declared here. All of it is in illumos' usr/src/lib/libzfs_core/common/mapfile-vers, in the versions

@@ -77,44 +77,44 @@ class Lzc:
         """Receives the stream that comes from `fd`, and keeps what came if it ends early."""
         given = {_text(name): _value(value) for name, value in properties.items()}
         base = None if origin is None else self._name(origin, doing)
-        with self._told(doing):
+        with self._pool_errors(doing):
             self._core.receive_resumable(self._name(snapshot, doing), fd, base, given)
 
     def send(self, snapshot: str, fd: int, doing: str, *, origin: str | None) -> None:
         """Writes the snapshot's stream to `fd`; with an origin, what differs from that."""
         base = None if origin is None else self._name(origin, doing)
-        with self._told(doing):
+        with self._pool_errors(doing):
             self._core.send(self._name(snapshot, doing), base, fd)
 
     def send_large(self, snapshot: str, fd: int, doing: str) -> None:
         """As `send`, of all of the snapshot, and with large blocks if its dataset has had any."""
-        with self._told(doing):
+        with self._pool_errors(doing):
             self._core.send(snapshot.encode(), None, fd, large_blocks=True)
 
     def snapshot(self, snapshots: Sequence[str], doing: str, properties: Mapping[str, str]) -> None:
         """Takes snapshots, all or none, with user properties."""
         given = {_text(name): _text(value) for name, value in properties.items()}
-        with self._told(doing):
+        with self._pool_errors(doing):
             self._core.snapshot([self._name(snapshot, doing) for snapshot in snapshots], given)
 
     def destroy_snapshot(self, snapshot: str, doing: str) -> None:
         """Destroys a snapshot, if it is there."""
-        with self._told(doing):
+        with self._pool_errors(doing):
             self._core.destroy_snapshots([self._name(snapshot, doing)])
 
     def roll_back(self, dataset: str, snapshot: str, doing: str) -> None:
         """Makes a dataset what it was in its latest snapshot, which is this one."""
-        with self._told(doing):
+        with self._pool_errors(doing):
             self._core.rollback_to(self._name(dataset, doing), self._name(snapshot, doing))
 
     def rename(self, source: str, target: str, doing: str) -> None:
         """Renames a dataset or a snapshot; it has its new name on disk on return."""
-        with self._told(doing):
+        with self._pool_errors(doing):
             self._core.rename(self._name(source, doing), self._name(target, doing))
 
     def hold(self, snapshot: str, tag: str, doing: str) -> bool:
         """Holds a snapshot, if it is not held by the tag already; False if there is no such snapshot."""
-        with self._told(doing):
+        with self._pool_errors(doing):
             try:
                 return self._core.hold(self._name(snapshot, doing), self._name(tag, doing))
             except self._core.errors as error:
@@ -124,12 +124,12 @@ class Lzc:
 
     def release(self, snapshot: str, tag: str, doing: str) -> None:
         """Ends a hold, if there is one."""
-        with self._told(doing):
+        with self._pool_errors(doing):
             self._core.release(self._name(snapshot, doing), self._name(tag, doing))
 
     def holds(self, snapshot: str, doing: str) -> list[str]:
         """The tags that hold a snapshot; none where there is no snapshot."""
-        with self._told(doing):
+        with self._pool_errors(doing):
             try:
                 return sorted(_decoded(tag) for tag in self._core.holds(self._name(snapshot, doing)))
             except self._core.errors as error:
@@ -143,7 +143,7 @@ class Lzc:
         given = {_text(name): _argument(value) for name, value in arguments.items()}
         pool, text = self._name(self.pool, doing), _text(program)
         memory = max(_LEAST, self._needed.get(program, 0))
-        with self._told(doing):
+        with self._pool_errors(doing):
             while True:
                 try:
                     answer = self._core.channel_program(
@@ -168,7 +168,7 @@ class Lzc:
         return encoded
 
     @contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
+    def _pool_errors(self, doing: str) -> Iterator[None]:
         try:
             yield
         except self._core.errors as error:
@@ -209,7 +209,7 @@ def _text(text: str) -> bytes:
     """Of any length. Raises `PoolError` for a text with a NUL, which would end there."""
     encoded = text.encode()
     if b"\0" in encoded:
-        raise PoolError(f"{text!r} has a NUL in it", hint="give another text")
+        raise PoolError(f"{text!r} has a NUL in it", hint="choose another text")
     return encoded
 
 

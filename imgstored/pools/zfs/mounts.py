@@ -27,13 +27,13 @@ def unmount(dataset: str, pool: str) -> None:
             where, why = os.fsdecode(place), os.strerror(number)
             raise PoolError(
                 f'pool "{pool}": {dataset} cannot be unmounted from {where}: {why}',
-                hint="something there is open: `fuser -c` shows by which process",
+                hint="a process has a file open there: `fuser -c` shows which",
                 data={"errno": number},
             )
 
 
 def places(dataset: str, listed: Iterable[Mount]) -> Iterator[bytes]:
-    """Where of the listed mounts the dataset and its snapshots are, in the order of the list."""
+    """The mount points of the dataset and its snapshots, in the order of the list."""
     for mount in listed:
         if mount.kind == "zfs" and mount.source.partition("@")[0] == dataset:
             yield mount.place

@@ -1,7 +1,7 @@
-"""The pipes to and from the kernel: one thread is in the kernel, and the other has the pieces.
+"""The pipes to and from the kernel: one thread is in the kernel, and the other moves the bytes.
 
 The kernel's side is only ended by closing ours: it then sees the end of the stream, or a broken pipe. That
-happens when the process is killed, too (`imgstored.pools.zfs.alone`).
+happens when the process is killed, too (`imgstored.pools.zfs.fd_table`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import PoolError
-from imgstored.pools.zfs.alone import keep_only
+from imgstored.pools.zfs.fd_table import unshare_fd_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -125,7 +125,7 @@ class _Tap:
             if self._fd < 0:
                 raise PoolError(
                     f'what was sent from pool "{self._pool}" was not taken for {STALL:.0f} seconds',
-                    hint="look at the disk that it is written to",
+                    hint="check the disk of the output file",
                 )
             self._idle_since = None
         poll = select.poll()
@@ -172,13 +172,13 @@ def _in_kernel(
 ) -> threading.Thread:
     """Starts a thread that runs `kernel(fd)`, and has fd for itself; `failures` gets what that fails with."""
     begun = threading.Event()
-    alone = False
+    unshared = False
 
     def run() -> None:
-        nonlocal alone
+        nonlocal unshared
         try:
             try:
-                alone = keep_only(fd)
+                unshared = unshare_fd_table(fd)
             finally:
                 begun.set()
             kernel(fd)
@@ -190,6 +190,6 @@ def _in_kernel(
     thread = threading.Thread(target=partial(copy_context().run, run), name=name, daemon=True)
     thread.start()
     begun.wait()
-    if alone:
+    if unshared:
         os.close(fd)
     return thread

@@ -1,4 +1,4 @@
-"""A ZFS pool: which images it has, and what may be done with them."""
+"""A ZFS pool: its images, and the operations on them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ZfsPool:
         """Opens the pool. Raises `PoolError`, with what to install, where ZFS is not there; `ConfigError`."""
         if not _POOL_NAME.fullmatch(name):
             raise ConfigError(
-                f'a pool cannot be named "{name}"', hint="images are kept in a pool, not in a dataset of one"
+                f'a pool cannot be named "{name}"', hint="give the name of a pool, not of a dataset"
             )
         self._properties = checked(DEFAULT if properties is None else properties)
         self._lzc = Lzc(name)
@@ -110,7 +110,7 @@ class ZfsPool:
         """Renames one of those snapshots to @final: from now on it is an image."""
         dataset, doing = self._dataset(check_uuid(uuid)), f"naming the snapshot of image {uuid}"
         if snapshot not in self.unnamed().get(uuid, {}):
-            raise PoolError(f"{dataset}@{snapshot} is not there any more", hint="try again")
+            raise PoolError(f"{dataset}@{snapshot} no longer exists", hint="try again")
         self._lzc.rename(f"{dataset}@{snapshot}", dataset + FINAL, doing)
         return self._installed(uuid)
 
@@ -119,7 +119,7 @@ class ZfsPool:
         return programs.partials(self._lzc)
 
     def resume_point(self, uuid: str) -> int:
-        """How many bytes of the stream are in UUID-partial, as its token says; a good estimate.
+        """The bytes of the stream in UUID-partial, from its token; a good estimate.
 
         Of one that is complete, the bytes of its data.
         """
@@ -177,7 +177,7 @@ class ZfsPool:
     def _refuse_existing(self, uuid: str) -> None:
         found = self.occupant(uuid)
         if found is not None and found.image is not None:
-            raise PoolError(f'image "{uuid}" is already in pool "{self.name}"', hint="nothing is to be done")
+            raise PoolError(f'image "{uuid}" is already in pool "{self.name}"', hint="no action is necessary")
         if found is not None:
             raise in_the_way(found)
 
@@ -237,7 +237,7 @@ class ZfsPool:
             programs.destroy(self._lzc, self._dataset(uuid), doing, guid=image.dataset)
 
     def hold(self, uuid: str, tag: str) -> None:
-        """Keeps the image from being destroyed, by whomever, until the tag is released."""
+        """Protects the image from destruction until the tag is released."""
         check_tag(tag)
         self._installed(uuid)
         if not self._lzc.hold(self._dataset(uuid) + FINAL, _OURS + tag, f"holding image {uuid}"):

@@ -1,4 +1,4 @@
-"""What is asked of the kernel, and done in one step, by channel programs (zfs-program(8)).
+"""Channel programs: queries and atomic changes in the kernel (zfs-program(8)).
 
 A program sees the pool as it is at one moment. Names come to it as arguments and never as part of its text.
 Lua's integers have 64 bits with a sign, so guids come back negative now and then. `zfs.get_prop` gives two
@@ -214,7 +214,7 @@ if failed ~= 0 then return {{failed = failed}} end
 local more = string.rep(" ", 1024 * #snapshots)
 reserve = nil
 more = nil
-collectgarbage()
+if collectgarbage then collectgarbage() end
 if cut then
     failed = zfs.sync.destroy(cut)
     if failed ~= 0 then return {{failed = failed}} end

@@ -1,4 +1,4 @@
-"""Properties that an image gets when it is received. Pure.
+"""The properties of received images. Pure.
 
 libzfs_core takes a property of a fixed set of values as the number that the kernel has for it, and passes
 over anything else without an error; so they are translated and checked here. The numbers are those of OpenZFS
@@ -65,7 +65,7 @@ def _value(name: str, value: str) -> int | str:
     if values is None:
         raise ConfigError(
             f'images cannot be given the property "{name}"',
-            hint="they can be given user properties (with a colon), and " + ", ".join(sorted(_NUMBERS)),
+            hint="you can set user properties (with a colon), and " + ", ".join(sorted(_NUMBERS)),
         )
     if value not in values:
         raise ConfigError(f'the property "{name}" cannot be "{value}"', hint="it can be " + ", ".join(values))

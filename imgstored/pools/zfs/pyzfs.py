@@ -1,4 +1,4 @@
-"""libzfs_core by OpenZFS's own Python binding, pyzfs, where a host has that.
+"""libzfs_core by OpenZFS's own Python binding, pyzfs, if the host has it.
 
 It comes with the system's OpenZFS (Debian: python3-pyzfs), not from PyPI, whose pyzfs is of 2016. So it is
 looked for when the first pool is opened.

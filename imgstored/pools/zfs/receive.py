@@ -1,4 +1,4 @@
-"""One receive, from the first byte or from where an earlier one was cut.
+"""One receive, from the first byte or from the point of an interruption.
 
 Where there is a part of the image, the kernel goes on from its receive token with a resuming stream, which
 is made of the whole one (`imgstored.zstream.resume`). A part of another stream is dropped, and the receive
@@ -89,7 +89,7 @@ class Receive(Struct, frozen=True):
         if partial is None or partial.guid != begin.toguid:
             raise PoolError(
                 f'pool "{self.lzc.pool}": {self._doing} failed: it was changed or destroyed meanwhile',
-                hint="is another program at it? Import the image again",
+                hint="another program may use it; import the image again",
             )
         return partial.image(self.uuid)
 
@@ -168,7 +168,7 @@ class Receive(Struct, frozen=True):
             if resumed:
                 raise ResumeError(
                     f"the kernel refused to go on with image {self.uuid}: {error.message}",
-                    hint="what was received is dropped; import the image again, which begins afresh",
+                    hint="the received part is gone; import the image again from the start",
                 ) from error
         raise error
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from imgproto import operations as op
 
-from imgstored.create.maker import Wanted
+from imgstored.create.maker import CreateSpec
 from imgstored.rpc.methods.bound import file_name, method
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def methods(services: Services) -> Iterator[Method]:
 
 
 async def _create(services: Services, params: CreateParams, call: Call) -> MadeDocument:
-    wanted = Wanted(
+    spec = CreateSpec(
         source=params["source"],
         manifest=params["manifest"],
         fields=params.get("fields") or [],
@@ -45,7 +45,7 @@ async def _create(services: Services, params: CreateParams, call: Call) -> MadeD
     )
     fd = call.take_file()
     try:
-        job = services.maker.create(wanted, fd, client=call.client.name, path=file_name(params.get("path")))
+        job = services.maker.create(spec, fd, client=call.client.name, path=file_name(params.get("path")))
         return await _done(call, job)
     finally:
         os.close(fd)

@@ -55,7 +55,7 @@ def codec_of(head: bytes) -> Codec:
     raise UncompressionError(
         f"the image file is {_description(head)}; expected a ZFS stream, plain or compressed with gzip, "
         "bzip2, xz or zstd",
-        hint="the source, or a proxy on the way to it, sends something else than the image",
+        hint="the source, or a proxy on the way to it, does not send the image",
     )
 
 

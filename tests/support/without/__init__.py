@@ -1,4 +1,4 @@
-"""An environment in which programs find some Python packages not installed, though they are."""
+"""An environment that hides installed Python packages from programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks a pool from trio, and waits for its answer only so long."""
+"""Calls a pool from trio with a time limit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-#: Seconds for a pool's answer. One whose disks are gone keeps whoever asks it in the kernel.
-PATIENCE: Final = 30.0
+#: Seconds for a pool's answer. A call to a pool whose disks are gone hangs in the kernel.
+TIMEOUT: Final = 30.0
 
 
 async def answer(
@@ -24,13 +24,13 @@ async def answer(
     threads: trio.CapacityLimiter,
     seconds: float | None = None,
 ) -> _Answer:
-    """What `question`, which blocks, returns or raises in a thread; `pool` is a name for the message.
+    """Runs `question`, which blocks, in a thread; returns or raises its result. `pool` is for the message.
 
-    Waits for one of `threads`, and for the answer, `PATIENCE` or other `seconds`; then it raises `PoolError`.
-    A question that was given up keeps its thread until it ends, so that `threads` bounds how many hang.
+    Waits for one of `threads`, and for the answer, `TIMEOUT` or other `seconds`; then it raises `PoolError`.
+    An abandoned question keeps its thread until it ends, so `threads` bounds the number of hanging ones.
     """
     try:
-        with trio.fail_after(PATIENCE if seconds is None else seconds):
+        with trio.fail_after(TIMEOUT if seconds is None else seconds):
             return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=threads)
     except trio.TooSlowError:
         raise PoolError(

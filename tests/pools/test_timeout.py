@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from imgstored.errors import NoSpaceError, PoolError
-from imgstored.pools import patience
-from imgstored.pools.patience import answer
+from imgstored.pools import timeout
+from imgstored.pools.timeout import answer
 
 
 async def test_what_the_pool_says() -> None:
@@ -24,7 +24,7 @@ async def test_what_the_pool_says() -> None:
 
 
 async def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", 0.05)
+    monkeypatch.setattr(timeout, "TIMEOUT", 0.05)
     threads, go = trio.CapacityLimiter(1), threading.Event()
     asked: list[int] = []
 
@@ -47,7 +47,7 @@ async def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         go.set()
 
 
-async def test_other_patience() -> None:
+async def test_another_timeout() -> None:
     go = threading.Event()
     try:
         with trio.fail_after(10), pytest.raises(PoolError):

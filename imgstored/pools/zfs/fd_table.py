@@ -1,4 +1,4 @@
-"""A thread with a table of open files of its own, so that what it waits for ends with the process.
+"""A thread with its own table of open files, so that its call into the kernel ends with the process.
 
 All threads of a process share one table, and it stays open until the last of them is gone. So a thread that
 is in the kernel, waiting for its pipe, keeps our end of that pipe open. SIGKILL should end it nevertheless;
@@ -22,11 +22,11 @@ _DEVICE: Final = "/dev/zfs"
 _STANDARD: Final = (0, 1, 2)
 
 
-def keep_only(fd: int) -> bool:
+def unshare_fd_table(fd: int) -> bool:
     """Gives the calling thread a table of its own, with `fd`, the ZFS device and the standard streams.
 
-    False where there is no such thing (illumos). The thread is for one call into the kernel, and ends then:
-    what it closes is closed for itself alone.
+    False on systems without unshare(2) (illumos). The thread makes one call into the kernel, and then ends:
+    it closes files only in its own table.
     """
     folder = Path("/proc/thread-self/fd")
     if sys.platform != "linux" or not folder.is_dir() or ctypes.CDLL(None).unshare(_CLONE_FILES):
