@@ -50,7 +50,7 @@ def test_a_file_of_another_size() -> None:
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (replace(PART, total=None), "does not say how large"),
+        (replace(PART, total=None), "does not send the file's size"),
         (replace(PART, total=5001), "than the 5000 allowed"),
     ],
 )

@@ -481,7 +481,7 @@ def test_a_vmdk_in_an_ova_is_no_less_hostile(tmp_path: Path) -> None:
     """Its header is looked at before qemu-img sees it."""
     head = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 0, 128, 1, 20).ljust(512, b"\0")
     flat = archived(tmp_path / "flat.ova", ("disk.vmdk", head + b"# Disk DescriptorFile" + bytes(4096)))
-    assert "data are in other files, which are not read" in said(flat)
+    assert "data is in other files, which imgstored does not read" in said(flat)
     short = archived(tmp_path / "short.ova", ("disk.vmdk", b"KDMV" + bytes(100)))
     assert "the vmdk is cut short" in said(short)
 
