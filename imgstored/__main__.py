@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon; returns 0 after a clean stop, or else what `exit_status` says of the error."""
+    _open_standard_files()
     arguments = argument_parser().parse_args(argv)
 
     # Imported late: --help, --version and a wrong configuration need none of it.
@@ -85,11 +87,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         serve(settings, arguments.config, Notifier.of(os.environ, waiting=waiting))
     except ImgstoreError as error:
-        sys.stderr.write(f"imgstored: error ({error.code}): {error.message}\n")
-        if error.hint:
-            sys.stderr.write(f"hint: {error.hint}\n")
+        hint = f"hint: {error.hint}\n" if error.hint else ""
+        with suppress(OSError):  # the status says enough where standard error takes nothing
+            sys.stderr.write(f"imgstored: error ({error.code}): {error.message}\n{hint}")
         return exit_status(error)
     return 0
+
+
+def _open_standard_files() -> None:
+    """Opens /dev/null as standard input, output or error where whoever starts us has closed it.
+
+    What the daemon opens first would get that number, and then what is meant for standard error.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free, which is this one; programs that we start have it, too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
 
 
 def exit_status(error: ImgstoreError) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Self
 
     from imgproto.documents import ErrorDocument
 
@@ -32,6 +33,17 @@ class ImgstoreError(Exception):
         self.hint = hint
         self.data: dict[str, Any] = dict(data or {})
 
+    def beside(self, others: Iterable[ImgstoreError]) -> Self:
+        """A copy that has other errors of the same request as `data["others"]`, each once.
+
+        The error itself stays as it is: other requests may fail with it, too.
+        """
+        distinct = [other for other in dict.fromkeys(others) if other is not self]
+        copied = self.__class__.__new__(self.__class__, *self.args)
+        copied.__dict__.update(self.__dict__)
+        copied.data = {**self.data, "others": [other.as_wire() for other in distinct]}
+        return copied
+
     def as_wire(self) -> ErrorDocument:
         """The form in which the error crosses the socket."""
         return {
@@ -39,7 +51,7 @@ class ImgstoreError(Exception):
             "message": self.message,
             "hint": self.hint,
             "exit_status": self.exit_status,
-            "data": self.data,
+            "data": dict(self.data),
         }
 
 

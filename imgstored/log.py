@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
+from contextlib import suppress
 from itertools import islice
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import structlog
 
@@ -54,12 +55,13 @@ def set_up(table: LogTable, secrets: Iterable[str] = ()) -> None:
 
     `secrets` are in no line, wherever they come from.
     """
-    as_json = table.format == "json" or (table.format == "auto" and not sys.stderr.isatty())
+    written_to = sys.stderr
+    as_json = table.format == "json" or (table.format == "auto" and not written_to.isatty())
     rendering: Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if as_json
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=written_to.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     )
     structlog.configure(
@@ -75,9 +77,29 @@ def set_up(table: LogTable, secrets: Iterable[str] = ()) -> None:
             rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, table.level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(written_to))),
         cache_logger_on_first_use=False,
     )
+
+
+class _Lossy:
+    """A file that loses what it cannot take: its disk is full, or whoever read the pipe is gone.
+
+    Nobody can be told of that, and no import may fail because of it.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        """Writes the text, or loses it."""
+        with suppress(OSError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        """Flushes what was written, if that can be."""
+        with suppress(OSError):
+            self._file.flush()
 
 
 def _in_order(_: WrappedLogger, __: str, line: EventDict) -> EventDict:

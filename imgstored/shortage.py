@@ -48,3 +48,12 @@ def free_inodes(place: Path | int) -> int | None:
         return None
     # Those that make inodes as they need them (btrfs) have none to count.
     return status.f_favail if status.f_files else None
+
+
+def free_bytes(place: Path) -> float:
+    """How many bytes more a file system takes; infinity where it does not say."""
+    try:
+        status = os.statvfs(place)
+    except OSError:
+        return float("inf")
+    return status.f_bavail * status.f_frsize

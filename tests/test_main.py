@@ -303,3 +303,9 @@ def await_line(log: Path, words: str) -> None:
     while words not in log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_message_that_cannot_be_written_does_not_change_the_exit_status(tmp_path):
+    file = settings(tmp_path, nonsense="1")
+    command = f'exec "{sys.executable}" -m imgstored --config "{file}" 2>/dev/full'
+    assert subprocess.run(["sh", "-c", command], timeout=PATIENCE, check=False).returncode == os.EX_CONFIG

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from imgproto import PROTOCOL_VERSION
 
 from imgctl.connection import Connection
+from imgctl.errors import InvalidArgumentError
 from imgctl.text import is_uuid
 
 TYPE_CHECKING = False
@@ -178,7 +179,7 @@ class Client(Connection):
             "names": _several(names),
             "among": among,
             "pool": pool,
-            "sources": None if sources is None else [*sources],
+            "sources": None if sources is None else _several(sources),
             "channel": channel,
         }
         found: Listed[NamedDocument] = self.request("resolve", params)
@@ -315,7 +316,7 @@ class Client(Connection):
 
         With `zstream`, what the sources send is taken as it is: no size and no checksum is compared.
         """
-        given = None if sources is None else [*sources]
+        given = None if sources is None else _several(sources)
         params: ImportParams = {
             "uuid": self._uuid(image, "active", sources=given, channel=channel),
             "pool": pool,
@@ -334,7 +335,7 @@ class Client(Connection):
         channel: str | None = None,
     ) -> PlanDocument:
         """What `import_image` would do."""
-        given = None if sources is None else [*sources]
+        given = None if sources is None else _several(sources)
         params: PlanParams = {
             "uuid": self._uuid(image, "active", sources=given, channel=channel),
             "pool": pool,
@@ -566,5 +567,14 @@ class Client(Connection):
 
 
 def _several(texts: Images) -> list[str]:
-    """One text alone is one image, and not its letters."""
-    return [texts] if isinstance(texts, str) else [*texts]
+    """One text alone is one image or source, and not its letters. Raises `InvalidArgumentError`."""
+    try:
+        several = [texts] if isinstance(texts, str) else [*texts]
+    except TypeError as error:
+        raise InvalidArgumentError("InvalidArgument", f"texts are needed: {error}") from error
+    for each in several:
+        if not isinstance(each, str):
+            raise InvalidArgumentError(
+                "InvalidArgument", f"a text is needed, and not a {type(each).__name__}"
+            )
+    return several

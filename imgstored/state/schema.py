@@ -62,6 +62,11 @@ STEPS = (
 )
 
 
+#: Bytes that SQLite needs to open a database: the index of its write-ahead log has pieces of 32 KiB. With
+#: less it may also say "disk I/O error" (https://www.sqlite.org/walformat.html, "The WAL-Index File Format").
+_LEAST_ROOM = 128 << 10
+
+
 def open_database(path: Path, tables: str, *, hint: str, then: str = "") -> sqlite3.Connection:
     """Opens a database of today's schema, for any thread, or creates it, or brings an older one up to date.
 
@@ -80,13 +85,19 @@ def open_database(path: Path, tables: str, *, hint: str, then: str = "") -> sqli
             raise
     except (sqlite3.Error, OSError) as error:
         cause = shortage.cause(path)
-        if cause:
-            # SQLite has other words for it; and it may pass, so that a later start helps.
+        if cause or _is_full(error) or shortage.free_bytes(path) < _LEAST_ROOM:
+            # SQLite has several words for it; and it may pass, so that a later start helps.
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             hint = "free space on its file system"
             raise ConfigError(f"{path} cannot be used: {error}{cause}", hint=hint) from full
         raise ConfigError(f"{path} cannot be used: {error}", hint=hint) from error
     return db
+
+
+def _is_full(error: sqlite3.Error | OSError) -> bool:
+    if isinstance(error, OSError):
+        return shortage.is_full(error)
+    return error.sqlite_errorcode == sqlite3.SQLITE_FULL
 
 
 def _prepare(db: sqlite3.Connection, path: Path, tables: str) -> None:

@@ -198,6 +198,22 @@ def test_numbers_and_text_that_messagepack_cannot_say(daemon, client, tmp_path):
     assert caught.value.code == "InvalidArgument"
 
 
+@pytest.mark.parametrize("image", [None, 5, b"base", ["base"]], ids=repr)
+def test_an_image_that_is_no_text_is_refused(client, image):
+    for ask in (client.get, client.import_image, client.ensure if image != ["base"] else client.get):
+        with pytest.raises(RemoteError) as caught:
+            ask(image)
+        assert caught.value.code == "InvalidArgument"
+
+
+def test_one_source_may_be_named_without_a_list(client, monkeypatch):
+    seen = []
+    monkeypatch.setattr(client, "request", lambda method, params, **_: seen.append(params["sources"]))
+    client.import_image(U, sources="http://images.example.com")
+    client.plan(U, sources="http://images.example.com")
+    assert seen == [["http://images.example.com"]] * 2
+
+
 def test_a_daemon_that_stops_says_so(daemon, client):
     daemon.store.scripts[U] = [HOLD]
     errors: list[RemoteError] = []

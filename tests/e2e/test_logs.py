@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,18 @@ def test_what_fails_again_and_again_is_told_once(tmp_path):
             daemon.imgctl("avail")
         told = [line for line in lines_of(daemon) if line["level"] not in ("debug", "info")]
     assert [line["event"] for line in told] == ["a source cannot be listed"]
+
+
+@pytest.mark.parametrize(
+    "redirected",
+    ["2>/dev/full", "2> >(exec true)", "2>&-", "<&- >&- 2>&-"],
+    ids=["a full disk", "a pipe that nobody reads", "closed", "all closed"],
+)
+def test_a_log_that_cannot_be_written_fails_no_start_and_no_import(tmp_path, served, redirected):
+    before = ["bash", "-c", f'exec {redirected}; exec "$@"', "bash"]
+    with Daemon(tmp_path / "store", config=static_source(served.url) + DEBUG, before=before) as daemon:
+        # No file of the daemon's has the number of a standard one, which others write to.
+        standard = [os.readlink(f"/proc/{daemon.pid}/fd/{number}") for number in range(3)]  # noqa: PTH115
+        assert all(name.startswith(("/dev/", "pipe:", str(daemon.log))) for name in standard)
+        assert daemon.imgctl("import", INCREMENTAL).returncode == 0
+        assert daemon.stop() == 0

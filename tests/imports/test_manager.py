@@ -24,6 +24,7 @@ from imgstored.errors import (
     OriginNotInstalledError,
     PoolNotFoundError,
     ResumeError,
+    UncompressionError,
     UsageError,
 )
 from imgstored.events.notifications import (
@@ -349,6 +350,37 @@ async def test_an_origin_that_two_images_share_is_told_of_once(open_house, pages
         events = await house.all_events(INCREMENTAL, other)
     assert events.count(Installed(BASE, "base", "1.0.0")) == 1
     assert sum(isinstance(event, Installed) for event in events) == 3
+
+
+async def test_images_that_fail_with_their_origin_give_its_error_once(open_house, pages):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    pages.add(fixture_manifest(INCREMENTAL) | {"uuid": other}, fixture_file(INCREMENTAL))
+    pages.add(fixture_manifest(BASE), b"x" * fixture_file(BASE).stat().st_size)
+    async with open_house() as house:
+        with pytest.raises(UncompressionError) as caught:
+            await house.all_events(BASE, INCREMENTAL, other)
+    assert caught.value.as_wire()["data"] == {"others": []}
+
+
+async def test_the_error_of_a_request_has_nothing_of_another_request(open_house, pages):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    for uuid in INCREMENTAL, other:
+        damaged = b"x" * fixture_file(INCREMENTAL).stat().st_size
+        pages.add(fixture_manifest(INCREMENTAL) | {"uuid": uuid}, damaged)
+    failed: dict[tuple[str, ...], dict[str, object]] = {}
+    async with open_house() as house:
+
+        async def ask(*uuids: str) -> None:
+            with pytest.raises(UncompressionError) as caught:
+                await house.all_events(*uuids)
+            failed[uuids] = caught.value.as_wire()["data"]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, INCREMENTAL)
+            nursery.start_soon(ask, INCREMENTAL, other)
+    assert failed[INCREMENTAL,] == {"others": []}
+    (second,) = failed[INCREMENTAL, other]["others"]
+    assert (second["code"], second["data"]) == ("UncompressionError", {})
 
 
 @pytest.mark.parametrize("again", [BASE, INCREMENTAL], ids=["the image", "one with this origin"])

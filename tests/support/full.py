@@ -40,3 +40,14 @@ def few_inodes(folder: Path, inodes: int = 200) -> Iterator[FewInodes]:
         yield FewInodes(folder)
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextmanager
+def small(folder: Path, size: int = 256 << 10) -> Iterator[Path]:
+    """Mounts a tmpfs of so many bytes at `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
