@@ -133,7 +133,7 @@ def _examine(files: Sequence[Path]) -> int:
 def _in_background() -> int:
     """Forks; returns in the child, with the pipe at whose other end the parent waits for us to be ready.
 
-    The parent exits as soon as that is told, or as the child does.
+    The parent exits as soon as the child is ready, or has ended.
     """
     reading, writing = os.pipe()
     child = os.fork()

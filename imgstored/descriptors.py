@@ -1,4 +1,4 @@
-"""How many files the process may have open (RLIMIT_NOFILE, setrlimit(2))."""
+"""The limit of open files of the process (RLIMIT_NOFILE, setrlimit(2))."""
 
 from __future__ import annotations
 

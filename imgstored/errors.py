@@ -18,7 +18,7 @@ PINNED = "pinned"
 
 
 class ImgstoreError(Exception):
-    """The base of all errors that are told to a client.
+    """The base of all errors that a client may get.
 
     `message` is the sentence, `hint` what to do (may be empty), `data` further facts for programs.
     """

@@ -1,6 +1,6 @@
 """The daemon's log: one event a line on standard error, JSON for machines or text for people.
 
-What it is told may come from servers and clients: every value is cut, made one line of printable characters,
+Its values may come from servers and clients: every value is cut, made one line of printable characters,
 and looked through for secrets. A warning that is said again and again is said every ten minutes.
 """
 
@@ -42,9 +42,9 @@ _MAX_LINES: Final = 100
 _QUIET: Final = 600.0
 _MAX_REMEMBERED: Final = 500
 
-#: Warnings that are kept for who asks, and what of each.
+#: Warnings that `status` shows, and the fields of each.
 _KEPT: Final = 10
-_TOLD: Final = ("event", "pool", "source", "uuid", "error")
+_SHOWN: Final = ("event", "pool", "source", "uuid", "error")
 
 _WARNINGS: Final = frozenset({"warning", "error", "critical", "exception"})
 
@@ -211,7 +211,7 @@ class Recent:
     def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
         """The line. What is kept of it went through the cleaner."""
         if line.get("level") in _WARNINGS:
-            said = [str(line[name]) for name in _TOLD if line.get(name)]
+            said = [str(line[name]) for name in _SHOWN if line.get(name)]
             self._kept.append(
                 {"at": line.get("timestamp"), "level": line.get("level"), "text": ": ".join(said)}
             )

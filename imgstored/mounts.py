@@ -1,4 +1,4 @@
-"""What is mounted, as the kernel lists it: proc(5)'s mountinfo on Linux, mnttab(5) on illumos."""
+"""The list of mounts, as the kernel has it: proc(5)'s mountinfo on Linux, mnttab(5) on illumos."""
 
 from __future__ import annotations
 

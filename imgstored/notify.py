@@ -1,4 +1,4 @@
-"""Tells whoever started us how we are: systemd, by sd_notify(3), and `--detach`, by a pipe."""
+"""Notifies whoever started the daemon of its state: systemd by sd_notify(3), `--detach` by a pipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = structlog.get_logger(__name__)
 
 #: Seconds that the other side may keep us from going on.
-_PATIENCE: Final = 1.0
+_TIMEOUT: Final = 1.0
 
 
 class Notifier:
@@ -59,7 +59,7 @@ class Notifier:
         self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """We were told to stop."""
+        """The daemon is stopping."""
         self._say("STOPPING=1")
 
     async def watch(self) -> None:
@@ -76,7 +76,7 @@ class Notifier:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
-                speaker.settimeout(_PATIENCE)
+                speaker.settimeout(_TIMEOUT)
                 speaker.connect(address)
                 speaker.sendall(state.encode())
         except OSError as error:

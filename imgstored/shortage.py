@@ -1,4 +1,4 @@
-"""Why a file system takes no more: it may have room for bytes, and none for another file."""
+"""Shortage of space: a file system may have room for bytes, and none for another file."""
 
 from __future__ import annotations
 

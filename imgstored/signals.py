@@ -1,4 +1,4 @@
-"""Who takes signals: trio's thread, while it waits, and nobody else.
+"""Signals reach trio's thread while it waits, and no other thread.
 
 A signal for the process is taken by any of its threads that lets it through. On illumos a thread that is in a
 channel program or in another long call of ZFS and takes one comes back with EINTR, in the middle of the work.

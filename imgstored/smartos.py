@@ -1,4 +1,4 @@
-"""What a SmartOS host says of itself. Other systems have no platform image."""
+"""The platform image of a SmartOS host. Other systems have no platform image."""
 
 from __future__ import annotations
 

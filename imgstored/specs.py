@@ -1,4 +1,4 @@
-"""What each room wants of the configuration, and whether it can have that. No I/O."""
+"""Turns the configuration into what each room takes, and checks it. No I/O."""
 
 from __future__ import annotations
 

@@ -109,12 +109,12 @@ def _make(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _watched(disk: Disk, block_size: int) -> Iterator[tuple[int, bytes]]:
     """What is on the disk; tells how far that is."""
-    told = 0.0
+    reported = 0.0
     for offset, data in disk.extents(block_size):
         yield offset, data
         now = time.monotonic()
-        if now - told >= _PROGRESS_INTERVAL:
-            told = now
+        if now - reported >= _PROGRESS_INTERVAL:
+            reported = now
             _tell(Progress(done=offset + len(data), total=disk.size, rate=0.0))
 
 

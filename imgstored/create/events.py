@@ -1,4 +1,4 @@
-"""What happens while an image is made, as those who asked for it are told."""
+"""The notifications that a client gets while an image is made, exported or published."""
 
 from __future__ import annotations
 

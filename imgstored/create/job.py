@@ -1,4 +1,4 @@
-"""One image that is being made, or sent away: what its client is told, and how it ends early."""
+"""One image that is being made, or sent away: what its client hears, and how it ends early."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-import structlog
 import trio
 
-from imgstored.errors import ImgstoreError, InternalError
 from imgstored.events.notifications import Event, Progress
 from imgstored.events.request import PROGRESS_INTERVAL, Request
 
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from imgstored.create.compress import Buffer
 
 T = TypeVar("T")
-
-log = structlog.get_logger(__name__)
 
 #: Images that are made at the same time; each has a thread, and its compression's.
 MAX_JOBS: Final = 4
@@ -38,7 +34,7 @@ class Reporter:
     def __init__(self, job: Job[Any]) -> None:
         self._job = job
         self._token = trio.lowlevel.current_trio_token()
-        self._told = 0.0
+        self._reported_at = 0.0
 
     def tell(self, event: Event) -> None:
         """Tells the client. Never waits, and never raises: it is called while things are tidied up, too."""
@@ -56,8 +52,8 @@ class Reporter:
             yield block
             done += len(block)
             now = time.monotonic()
-            if now - self._told >= PROGRESS_INTERVAL:
-                self._told = now
+            if now - self._reported_at >= PROGRESS_INTERVAL:
+                self._reported_at = now
                 self.tell(Progress(done=done, total=total, rate=0.0))
 
 
@@ -69,21 +65,16 @@ async def in_thread(job: Job[Any], work: Callable[[Reporter], T], limiter: trio.
 
 @asynccontextmanager
 async def running(client: str, work: Callable[[Job[T]], Awaitable[T]]) -> AsyncIterator[Job[T]]:
-    """Runs `work` beside the block that reads its events; leaving the block ends it."""
+    """Runs `work` alongside the block that reads its events; leaving the block ends it."""
     job = Job[T](client)
     failure: Exception | None = None
 
+    async def do() -> None:
+        job.result = await work(job)
+
     async def serve() -> None:
         with job.scope:
-            try:
-                job.result = await work(job)
-            except ImgstoreError as error:
-                job.end(error)
-            except Exception:
-                log.exception("making an image failed", client=client)
-                job.end(InternalError("imgstored made a mistake", hint="its log has the details"))
-            else:
-                job.end()
+            await job.run(do)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)

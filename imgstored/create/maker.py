@@ -142,7 +142,7 @@ class Maker:
             self._settle(note)
 
     def _mark(self) -> str:
-        """By which this image's snapshots are told from others: the time in milliseconds, as imgadm's."""
+        """A mark that only this image's snapshots have: the time in milliseconds, as imgadm's."""
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
         return str(self._last)
 
@@ -280,7 +280,7 @@ class Maker:
     def _noted(self, mark: str, of: _Of, wanted: Wanted) -> Iterator[None]:
         """What is to be undone is written down as long as the block lasts, and longer if it is not undone."""
         prepared = None if of.machine is None or wanted.script is None else of.machine
-        told = {
+        undo = {
             "pool": of.pool,
             "dataset": of.dataset.name,
             "vm": None if prepared is None else prepared.uuid,
@@ -290,7 +290,7 @@ class Maker:
         try:
             self._notes.mkdir(mode=0o700, parents=True, exist_ok=True)
             with note.open("x") as file:
-                json.dump(told, file)
+                json.dump(undo, file)
         except OSError as error:
             kind = NoSpaceError if shortage.is_full(error) else FileSystemError
             raise kind(
@@ -313,16 +313,16 @@ class Maker:
         except (ImgstoreError, OSError, ValueError, KeyError, TypeError) as error:
             log.error("cannot tidy up after making an image", note=note.name, error=str(error))
 
-    def _undo(self, mark: str, told: Mapping[str, Any]) -> None:
-        datasets = self._catalog.pool(told["pool"]).datasets()
-        datasets.thaw(told["dataset"], mark)
-        if told["vm"] is not None:
+    def _undo(self, mark: str, undo: Mapping[str, Any]) -> None:
+        datasets = self._catalog.pool(undo["pool"]).datasets()
+        datasets.thaw(undo["dataset"], mark)
+        if undo["vm"] is not None:
             if time.time() - int(mark) / 1000 > _FRESH:
                 raise PoolError(
-                    f"vm {told['vm']} was being prepared {mark} ms after 1970, and may have been used since",
+                    f"vm {undo['vm']} was being prepared {mark} ms after 1970, and may have been used since",
                     hint=f"roll its datasets back to @{SNAPSHOT} by hand, or destroy these snapshots",
                 )
-            machine = self._vmadm.machine(told["vm"])
+            machine = self._vmadm.machine(undo["vm"])
             Preparation(self._vmadm, machine, datasets, lambda _: None, lambda: None).roll_back()
-            if told["running"] and self._vmadm.machine(machine.uuid).state == "stopped":
+            if undo["running"] and self._vmadm.machine(machine.uuid).state == "stopped":
                 self._vmadm.start(machine.uuid)

@@ -181,7 +181,7 @@ def _requirements(
 ) -> dict[str, Any] | None:
     """With what a machine of that brand needs, unless it was said."""
     if value is not None and not isinstance(value, dict):
-        return None  # a fault, which stays, and is told with the others
+        return None  # a fault, which stays, and is reported with the others
     made = dict(value or {})
     own = fields.get("requirements")
     given = own if isinstance(own, dict) else {}

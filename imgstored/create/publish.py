@@ -218,14 +218,14 @@ async def _content(
 ) -> AsyncIterator[bytes]:
     """The file's blocks; raises before the last one where they are not what the manifest says."""
     sha1 = hashlib.sha1(usedforsecurity=False)
-    blocks, done, told = file.blocks(), 0, 0.0
+    blocks, done, reported = file.blocks(), 0, 0.0
     last: bytes | None = None
     while (block := await trio.to_thread.run_sync(next, blocks, None)) is not None:
         if last is not None:
             yield last
             done += len(last)
-            if trio.current_time() - told >= PROGRESS_INTERVAL:
-                told = trio.current_time()
+            if trio.current_time() - reported >= PROGRESS_INTERVAL:
+                reported = trio.current_time()
                 job.emit(Progress(done=done, total=file.size, rate=0.0))
         await trio.to_thread.run_sync(sha1.update, block)
         last = block

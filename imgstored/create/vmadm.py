@@ -95,8 +95,8 @@ class Vmadm:
             return None
         code, said, _ = _called([self._sysinfo], "")
         try:
-            told = json.loads(said) if not code else {}
-            return Platform(str(told.get("SDC Version", "6.5")), str(told["Live Image"]))
+            found = json.loads(said) if not code else {}
+            return Platform(str(found.get("SDC Version", "6.5")), str(found["Live Image"]))
         except (ValueError, KeyError, AttributeError):
             return None
 
@@ -148,17 +148,17 @@ def _failed(command: str, why: str) -> InternalError:
     return InternalError(f"vmadm {command} failed: {shown or 'it does not say why'}")
 
 
-def _machine(uuid: str, told: dict[str, Any]) -> Machine:
-    disks = [disk for disk in told.get("disks", []) if isinstance(disk, dict)]
+def _machine(uuid: str, found: dict[str, Any]) -> Machine:
+    disks = [disk for disk in found.get("disks", []) if isinstance(disk, dict)]
     disks.sort(key=lambda disk: not disk.get("boot"))
-    metadata = told.get("customer_metadata", {})
+    metadata = found.get("customer_metadata", {})
     return Machine(
         uuid=uuid,
-        state=str(told["state"]),
-        brand=str(told["brand"]),
-        root=_text(told.get("zfs_filesystem")),
+        state=str(found["state"]),
+        brand=str(found["brand"]),
+        root=_text(found.get("zfs_filesystem")),
         disks=tuple(name for disk in disks if (name := _text(disk.get("zfs_filesystem")))),
-        bootrom=_text(told.get("bootrom")),
+        bootrom=_text(found.get("bootrom")),
         metadata=metadata if isinstance(metadata, dict) else {},
     )
 

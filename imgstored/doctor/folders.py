@@ -32,7 +32,7 @@ LITTLE: Final = 2 << 30
 _LOCKS: Final = Path("/proc/locks")
 #: Below so many inodes, room is soon a matter of one image. Each takes some ten.
 _FEW: Final = 200
-#: Names that are told of many.
+#: Names that a finding lists of many.
 _SHOWN: Final = 5
 _DAY: Final = 86400.0
 _AS_ROOT: Final = "start imgstored as root, or name another folder in its configuration"

@@ -1,4 +1,4 @@
-"""What the process may do beyond being root: capabilities on Linux, privileges on illumos.
+"""The privileges of the process beyond being root: capabilities on Linux, privileges on illumos.
 
 A container's root, or a service's, need not have what ZFS asks for.
 """

@@ -1,4 +1,4 @@
-"""What is examined: a host by its configuration, and the daemon, if it runs."""
+"""The subject of an examination: a host by its configuration, and the daemon, if it runs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What trio waits by on this host, and whether it works."""
+"""The event loop: the system call that trio waits by on this host, and a trial of it."""

@@ -9,14 +9,14 @@ from typing import Final
 from imgstored.errors import ConfigError
 
 #: Seconds that all of it may take. It takes a millisecond, on a machine that has time for it.
-_PATIENCE: Final = 10.0
+_TIMEOUT: Final = 10.0
 
 
-def waits_by(*, patience: float = _PATIENCE) -> str:
+def waits_by(*, timeout: float = _TIMEOUT) -> str:
     """What trio waits by: `epoll`, `kqueue`, or, behind the stand-in, `poll` or `devpoll`.
 
     Blocks for some milliseconds. Raises `ConfigError`, which says what failed: the import, the run, or to be
-    woken within `patience` seconds. If all is well, no thread is left behind, and a fork may follow.
+    woken within `timeout` seconds. If all is well, no thread is left behind, and a fork may follow.
     """
     try:
         from imgstored.eventloop import wakeup
@@ -33,9 +33,9 @@ def waits_by(*, patience: float = _PATIENCE) -> str:
     # Not in ours: a trio that nobody can wake does not return, whatever limit it has.
     trial = threading.Thread(target=run, name="tries trio", daemon=True)
     trial.start()
-    trial.join(patience)
+    trial.join(timeout)
     if not found:
-        raise _failed(f"trio was not woken by a thread within {patience:g} s")
+        raise _failed(f"trio was not woken by a thread within {timeout:g} s")
     trial.join()
     if isinstance(found[0], Exception):
         raise _failed(f"trio does not run: {_named(found[0])}") from found[0]

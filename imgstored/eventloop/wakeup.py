@@ -1,4 +1,4 @@
-"""Has threads wake a trio that sleeps, and says what it slept by."""
+"""Wakes a sleeping trio from threads, and says what it slept by."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ async def _woken(asleep: threading.Event) -> str:
     token = trio.lowlevel.current_trio_token()
     for _ in range(_TIMES):
         asleep.clear()
-        told = trio.Event()
+        awake = trio.Event()
 
-        def wake(told: trio.Event = told) -> None:
+        def wake(awake: trio.Event = awake) -> None:
             asleep.wait()
-            token.run_sync_soon(told.set)
+            token.run_sync_soon(awake.set)
 
         waker = threading.Thread(target=wake, name="wakes trio", daemon=True)
         waker.start()
-        await told.wait()
+        await awake.wait()
         waker.join()
     return _waits_by()
 

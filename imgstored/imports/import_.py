@@ -41,7 +41,7 @@ from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import LocalFile
 from imgstored.imports.progress import Sample
-from imgstored.imports.state import KEPT, WRONG_BYTES, End, check_transition, end_after, final_phase
+from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
 from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download
@@ -85,7 +85,7 @@ class FromFile(Struct, frozen=True):
 
 
 class _Result(Struct, frozen=True):
-    """How an import ended: an error, or the image of somebody else who was faster."""
+    """The result of an import: an error, or the image of somebody else who was faster."""
 
     end: End
     error: ImgstoreError | None = None
@@ -286,7 +286,7 @@ class Import:
                     raise
                 log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
                 self._emit(Note(f"{error.message}; receiving it from the beginning"))
-            except WRONG_BYTES as error:
+            except WRONG_BYTES_ERRORS as error:
                 locations = _worth_asking(download, error)
                 if not locations or attempt == _MAX_ATTEMPTS:
                     raise

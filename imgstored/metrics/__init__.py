@@ -1,4 +1,4 @@
-"""What a monitoring system asks: counts, times and sizes of the daemon, as Prometheus reads them.
+"""Metrics: counts, times and sizes of the daemon, as Prometheus reads them.
 
 Nothing of it is imported, and nothing counted, unless the configuration says where to listen.
 """

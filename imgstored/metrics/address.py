@@ -1,4 +1,4 @@
-"""Where metrics are to be had: `127.0.0.1:9275`, `[::1]:9275`, or `unix:/PATH`. Pure."""
+"""The address of the metrics: `127.0.0.1:9275`, `[::1]:9275`, or `unix:/PATH`. Pure."""
 
 from __future__ import annotations
 

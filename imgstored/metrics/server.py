@@ -36,7 +36,7 @@ _CONVERSATION: Final = 30.0
 _SILENCE: Final = 5.0
 #: Bytes of a request's head.
 _MAX_HEAD: Final = 8 << 10
-#: `accept` fails for want of descriptors or memory: it passes.
+#: `accept` found no descriptor or no memory: that passes.
 _PAUSE: Final = 0.5
 
 Message = dict[str, Any]

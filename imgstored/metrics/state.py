@@ -1,4 +1,4 @@
-"""How the daemon stands when it is asked: what is under way, the pools, who is connected."""
+"""The state of the daemon at each scrape: what is under way, the pools, who is connected."""
 
 from __future__ import annotations
 

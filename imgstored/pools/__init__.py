@@ -1,1 +1,1 @@
-"""Where images live: what a pool must do, and the kinds of pool."""
+"""Pools keep images: the contract of a pool, and the kinds of pool."""

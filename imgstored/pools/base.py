@@ -1,4 +1,4 @@
-"""What a pool must do. The embedded pool and the ZFS pool are held to the same tests.
+"""The contract of a pool. The embedded pool and the ZFS pool are held to the same tests.
 
 All calls block and are made from worker threads; a pool is safe to call from several threads at once as long
 as no two of them receive, publish, abandon or destroy the same image.
@@ -53,7 +53,7 @@ class Occupant(Struct, frozen=True):
 
 
 class Checked(Struct, frozen=True):
-    """What reading all of an image showed."""
+    """The result of reading all of an image."""
 
     image: PoolImage
     stream_size: int | None  #: bytes of its stream, where the pool keeps that as it came
@@ -63,7 +63,7 @@ class Checked(Struct, frozen=True):
 
 
 class Use(Struct, frozen=True):
-    """What keeps an image from being destroyed."""
+    """The uses of an image that keep it from being destroyed."""
 
     dependents: tuple[str, ...] = ()  #: as `Pool.dependents` has them
     tags: tuple[str, ...] = ()  #: as `Pool.holds` has them
@@ -88,7 +88,7 @@ class SourceDataset(Struct, frozen=True):
 
 
 class Datasets(Protocol):
-    """What else is in a pool than images. Datasets are named POOL/…, snapshots by what follows the @.
+    """The datasets of a pool, images or not. Datasets are named POOL/…, snapshots by what follows the @.
 
     Raises `UsageError` for what is no name of a dataset in the pool, and `PoolError`.
     """

@@ -1,4 +1,4 @@
-"""What pools refuse, in the same words. Pure."""
+"""Refusals that both kinds of pool have, in the same words. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a name or a version becomes exactly one safe component of a path.
+"""Encodes a name or a version as exactly one safe component of a path.
 
 | in the name                            | in the path                                                   |
 | -------------------------------------- | ------------------------------------------------------------- |

@@ -62,9 +62,9 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree) -> None:
         super().__init__()
         self._tree = tree
-        # What the kernel knows, and how often it was told: it may ask until it has forgotten as often.
+        # What the kernel knows, and how often it looked that up: it may ask until it has forgotten as often.
         self._known: dict[int, Node] = {ROOT_INODE: tree.root}
-        self._told: dict[int, int] = {}
+        self._lookups: dict[int, int] = {}
         self._handles = itertools.count(1)
         self._open_files: dict[int, File] = {}
         self._open_folders: dict[int, Folder] = {}
@@ -80,17 +80,17 @@ class Operations(pyfuse3.Operations):
         if node is None:
             raise pyfuse3.FUSEError(errno.ENOENT)
         attributes = _attributes(node)
-        self._tell(node)
+        self._count_lookup(node)
         return attributes
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """The kernel has forgotten each inode so many times."""
         for inode, count in inode_list:
-            told = self._told.get(inode, 0) - count
-            if told > 0:
-                self._told[inode] = told
+            left = self._lookups.get(inode, 0) - count
+            if left > 0:
+                self._lookups[inode] = left
             else:
-                self._told.pop(inode, None)
+                self._lookups.pop(inode, None)
                 if inode != ROOT_INODE:
                     self._known.pop(inode, None)
 
@@ -123,7 +123,7 @@ class Operations(pyfuse3.Operations):
         for entry in self._open_folders[fh].after(start_id):
             if not pyfuse3.readdir_reply(token, entry.name, _attributes(entry.node), entry.id):
                 break
-            self._tell(entry.node)
+            self._count_lookup(entry.node)
 
     @_answered
     async def releasedir(self, fh: int) -> None:
@@ -181,9 +181,9 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENOTDIR)
         return node
 
-    def _tell(self, node: Node) -> None:
+    def _count_lookup(self, node: Node) -> None:
         self._known[node.inode] = node
-        self._told[node.inode] = self._told.get(node.inode, 0) + 1
+        self._lookups[node.inode] = self._lookups.get(node.inode, 0) + 1
 
 
 async def _refused(*_: Any, **__: Any) -> Any:

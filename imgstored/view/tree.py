@@ -1,4 +1,4 @@
-"""What is at which path of the view; knows no FUSE and no file system.
+"""The tree of the view: what is at which path. Knows no FUSE and no file system.
 
     /UUID/manifest.json       the manifest, as indented JSON
     /UUID/origin              -> ../ORIGIN, where the image has one

@@ -1,7 +1,7 @@
 """The file side of `write`: opens a disk, and reads what is on it, but not where nothing is.
 
-A disk is a raw one, or a qcow2 or vmdk that qemu-img makes a raw one of. Which of them is told by its first
-bytes, never by its name.
+A disk is a raw one, or a qcow2 or vmdk that qemu-img makes a raw one of. Its first bytes show which of
+them it is, never its name.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def test_a_thread_that_does_not_wake_it(monkeypatch, works):
     before = threading.active_count()
     monkeypatch.setattr(WakeupSocketpair, "wakeup_thread_and_signal_safe", wake)
     with pytest.raises(ConfigError, match=r"trio was not woken by a thread within 0\.5 s"):
-        trial.waits_by(patience=0.5)
+        trial.waits_by(timeout=0.5)
     assert len(lost) == works + 1
     # It sleeps still, in a thread of its own.
     monkeypatch.undo()

@@ -273,10 +273,10 @@ class TestRun:
 #: What the receive of a ZFS pool does before it goes into the kernel, and one thing that is forbidden.
 PROBE = """
 import ctypes, os, threading
-from imgstored.pools.zfs.alone import keep_only
+from imgstored.pools.zfs.alone import unshare_fd_table
 reading, writing = os.pipe()
 kept = []
-thread = threading.Thread(target=lambda: kept.append(keep_only(reading)))
+thread = threading.Thread(target=lambda: kept.append(unshare_fd_table(reading)))
 thread.start()
 thread.join()
 assert kept == [True]

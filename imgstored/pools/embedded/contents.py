@@ -1,4 +1,4 @@
-"""What is in an embedded pool's folder when it is opened."""
+"""The contents of an embedded pool's folder when it is opened."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class Folder:
 
 
 @contextmanager
-def told(pool: str, doing: str, place: Path | int) -> Iterator[None]:
+def as_pool_errors(pool: str, doing: str, place: Path | int) -> Iterator[None]:
     """Turns an `OSError` in the folder `place` into `NoSpaceError` or `PoolError`, and names no path."""
     try:
         yield

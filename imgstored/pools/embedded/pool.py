@@ -22,7 +22,7 @@ from imgstored.manifest import check_uuid
 from imgstored.pools.base import Blocks, Checked, Datasets, Occupant, OnRead, PoolImage, Space, Use
 from imgstored.pools.embedded.check import check_files
 from imgstored.pools.embedded.contents import Installed, scan
-from imgstored.pools.embedded.files import Folder, told
+from imgstored.pools.embedded.files import Folder, as_pool_errors
 from imgstored.pools.embedded.notes import (
     CHECKPOINT,
     ImageNote,
@@ -59,7 +59,7 @@ class EmbeddedPool:
         """Opens the pool, makes it where it is not there, and sweeps up what was half made."""
         self._name = name
         self._lock = threading.Lock()
-        with told(name, "opening it", folder):
+        with as_pool_errors(name, "opening it", folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._root = Folder.at(folder)
             self._close = weakref.finalize(self, os.close, self._root.fd)
@@ -118,7 +118,7 @@ class EmbeddedPool:
 
     def resume_point(self, uuid: str) -> int:
         """How many bytes of the stream are in UUID-partial, and need not be written again."""
-        with self._told("reading a partial image"), contextlib.suppress(FileNotFoundError):
+        with self._pool_errors("reading a partial image"), contextlib.suppress(FileNotFoundError):
             with self._root.folder(check_uuid(uuid) + PARTIAL) as folder:
                 checkpoint = read_checkpoint(folder, uuid)
             return 0 if checkpoint is None else checkpoint.reader.offset
@@ -146,7 +146,7 @@ class EmbeddedPool:
 
     def space(self) -> Space:
         """How much room the folder's file system has."""
-        with self._told("looking for its room"):
+        with self._pool_errors("looking for its room"):
             status = os.fstatvfs(self._root.fd)
         return Space(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
 
@@ -185,7 +185,7 @@ class EmbeddedPool:
     def abandon(self, uuid: str) -> None:
         """Drops UUID-partial, if there is one."""
         check_uuid(uuid)
-        with self._told("dropping a partial image"), contextlib.suppress(FileNotFoundError):
+        with self._pool_errors("dropping a partial image"), contextlib.suppress(FileNotFoundError):
             discard(self._root, uuid + PARTIAL)
         with self._lock:
             self._origins.pop(uuid, None)
@@ -194,7 +194,7 @@ class EmbeddedPool:
         """Makes a completely received image durable and visible: the rename of its folder is the commit."""
         if self.image(check_uuid(uuid)) is not None:
             raise incomplete(uuid, self._name)
-        with self._told(f"publishing image {uuid}"):
+        with self._pool_errors(f"publishing image {uuid}"):
             installed = self._settled(uuid)
             # What was left out as damaged makes room for a sound one.
             replaced = None if self._root.status(uuid) is None else set_aside(self._root, uuid)
@@ -242,7 +242,7 @@ class EmbeddedPool:
 
     def _sent(self, note: ImageNote) -> Iterator[bytes]:
         with ExitStack() as stack:
-            with self._told(f"sending image {note.uuid}"):
+            with self._pool_errors(f"sending image {note.uuid}"):
                 folder = stack.enter_context(self._root.folder(note.uuid))
                 stream = open_stream(folder, volume=note.kind == "volume", stack=stack)
             pieces = stream.pieces(note.stream_size)
@@ -255,7 +255,7 @@ class EmbeddedPool:
 
     def _next(self, pieces: Iterator[bytes], note: ImageNote) -> bytes:
         try:
-            with self._told(f"sending image {note.uuid}"):
+            with self._pool_errors(f"sending image {note.uuid}"):
                 return next(pieces, b"")
         except StreamError:
             raise damaged(note.uuid, self._name) from None
@@ -266,21 +266,21 @@ class EmbeddedPool:
             installed = self._installed(uuid)
             below = self._images.get(installed.note.origin or "")
             origin = None if below is None else below.note
-        with self._told(f"checking image {uuid}"):
+        with self._pool_errors(f"checking image {uuid}"):
             damaged = check_files(self._root, installed.note, origin, on_read)
         return Checked(installed.image, installed.note.stream_size, damaged)
 
     def destroy(self, uuid: str) -> None:
         """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
         check_uuid(uuid)
-        with self._lock, self._told(f"deleting image {uuid}"):
+        with self._lock, self._pool_errors(f"deleting image {uuid}"):
             installed = self._installed(uuid)
             refuse_dependents(uuid, self._dependents(uuid))
             if installed.holds:
                 raise ImageHeldError(uuid, sorted(installed.holds))
             trash = set_aside(self._root, uuid)
             del self._images[uuid]
-        with self._told(f"deleting image {uuid}"):
+        with self._pool_errors(f"deleting image {uuid}"):
             self._root.sync()
         empty_trash(self._root, trash)
 
@@ -309,7 +309,7 @@ class EmbeddedPool:
             tags = set(installed.holds)
             yield tags
             if tags != installed.holds:
-                with self._told(f"holding image {uuid}"), self._root.folder(uuid) as folder:
+                with self._pool_errors(f"holding image {uuid}"), self._root.folder(uuid) as folder:
                     write_holds(folder, tags)
                 installed.holds = tags
 
@@ -340,8 +340,8 @@ class EmbeddedPool:
             ) from None
 
     def _used(self, name: str) -> int:
-        with self._told("reading an image"), self._root.folder(name) as folder:
+        with self._pool_errors("reading an image"), self._root.folder(name) as folder:
             return occupied(folder)
 
-    def _told(self, doing: str) -> contextlib.AbstractContextManager[None]:
-        return told(self._name, doing, self._root.fd)
+    def _pool_errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return as_pool_errors(self._name, doing, self._root.fd)

@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from imgstored.errors import ImgstoreError, StreamError
-from imgstored.pools.embedded.files import Folder, told
+from imgstored.pools.embedded.files import Folder, as_pool_errors
 from imgstored.pools.embedded.notes import (
     DISK,
     ImageNote,
@@ -84,7 +84,7 @@ class Receive(Struct, frozen=True):
             folder, start, rest = self._resumed(iter(blocks), stack)
             if start is None or folder is None:
                 folder, start, rest = self._fresh(rest, stack)
-            with self._told():
+            with self._pool_errors():
                 receiver = open_receiver(folder, start, stack)
             return self._receive(receiver, folder, rest)
 
@@ -94,7 +94,7 @@ class Receive(Struct, frozen=True):
         self, blocks: Iterator[Buffer], stack: ExitStack
     ) -> tuple[Folder | None, Start | None, Iterator[Buffer]]:
         """The partial that is there, if the stream is the same, and always the blocks still to be taken."""
-        with self._told():
+        with self._pool_errors():
             found = self._partial(stack)
         if found is None:
             return None, None, blocks
@@ -130,7 +130,7 @@ class Receive(Struct, frozen=True):
         begin, blocks = begin_of(blocks)
         self._refuse_other_origin(begin)
         start = Start(begin, fresh_start(begin, self.origin), self._origin_disk(begin, stack))
-        with self._told():
+        with self._pool_errors():
             if self.root.status(self.uuid + PARTIAL) is not None:
                 discard(self.root, self.uuid + PARTIAL)
             return stack.enter_context(self.root.make_folder(self.uuid + PARTIAL)), start, blocks
@@ -143,7 +143,7 @@ class Receive(Struct, frozen=True):
         """The disk of a volume's origin."""
         if self.origin is None or self.origin.kind != "volume" or begin.objset is not Objset.VOLUME:
             return None
-        with self._told(), self.root.folder(self.origin.uuid) as folder:
+        with self._pool_errors(), self.root.folder(self.origin.uuid) as folder:
             fd = folder.open(DISK, os.O_RDONLY)
         stack.callback(os.close, fd)
         return fd
@@ -154,7 +154,7 @@ class Receive(Struct, frozen=True):
         noted = receiver.checkpoint.reader.offset
         try:
             for block in blocks:
-                with self._told():
+                with self._pool_errors():
                     receiver.take(block)
                     if receiver.checkpoint.reader.offset >= noted + INTERVAL:
                         _note(receiver, folder)
@@ -165,14 +165,14 @@ class Receive(Struct, frozen=True):
             with contextlib.suppress(OSError):
                 _note(receiver, folder)
             raise
-        with self._told():
+        with self._pool_errors():
             image = replace(receiver.finish(self.uuid), dataset=secrets.randbits(63) | 1)
             write_image(folder, image)
             _note(receiver, folder)
         return image
 
-    def _told(self) -> contextlib.AbstractContextManager[None]:
-        return told(self.pool, f"receiving image {self.uuid}", self.root.fd)
+    def _pool_errors(self) -> contextlib.AbstractContextManager[None]:
+        return as_pool_errors(self.pool, f"receiving image {self.uuid}", self.root.fd)
 
 
 def compared(stored: StoredStream, size: int, blocks: Iterator[Buffer]) -> tuple[bool, Iterator[Buffer]]:

@@ -22,7 +22,7 @@ _DEVICE: Final = "/dev/zfs"
 _STANDARD: Final = (0, 1, 2)
 
 
-def keep_only(fd: int) -> bool:
+def unshare_fd_table(fd: int) -> bool:
     """Gives the calling thread a table of its own, with `fd`, the ZFS device and the standard streams.
 
     False where there is no such thing (illumos). The thread is for one call into the kernel, and ends then:

@@ -1,4 +1,4 @@
-"""What the store asks of libzfs_core. Two bindings of it can answer: OpenZFS's pyzfs, and our own."""
+"""The calls of libzfs_core that the store makes. Two bindings have them: OpenZFS's pyzfs, and our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each error of libzfs_core means, in one place. Pure: errors in, errors out.
+"""The meaning of each error of libzfs_core, in one place. Pure: errors in, errors out.
 
 pyzfs has a class for each errno of each call; they are looked up here by name, so that this module needs no
 pyzfs. Our own binding gives the call and its errno, for which `_CONDITIONS` has the name of that class.

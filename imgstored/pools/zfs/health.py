@@ -1,4 +1,7 @@
-"""How ZFS says a pool is. Asks no pool: one that is suspended would keep whoever asks it in the kernel."""
+"""The health of a pool, as ZFS reports it.
+
+Asks no pool: one that is suspended would keep whoever asks it in the kernel.
+"""
 
 from __future__ import annotations
 

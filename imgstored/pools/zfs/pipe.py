@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import PoolError
-from imgstored.pools.zfs.alone import keep_only
+from imgstored.pools.zfs.alone import unshare_fd_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -178,7 +178,7 @@ def _in_kernel(
         nonlocal alone
         try:
             try:
-                alone = keep_only(fd)
+                alone = unshare_fd_table(fd)
             finally:
                 begun.set()
             kernel(fd)

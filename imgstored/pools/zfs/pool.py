@@ -237,7 +237,7 @@ class ZfsPool:
             programs.destroy(self._lzc, self._dataset(uuid), doing, guid=image.dataset)
 
     def hold(self, uuid: str, tag: str) -> None:
-        """Keeps the image from being destroyed, by whomever, until the tag is released."""
+        """Keeps the image from being destroyed, by anybody, until the tag is released."""
         check_tag(tag)
         self._installed(uuid)
         if not self._lzc.hold(self._dataset(uuid) + FINAL, _OURS + tag, f"holding image {uuid}"):

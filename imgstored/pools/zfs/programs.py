@@ -1,4 +1,4 @@
-"""What is asked of the kernel, and done in one step, by channel programs (zfs-program(8)).
+"""Questions to the kernel, and changes in one step, by channel programs (zfs-program(8)).
 
 A program sees the pool as it is at one moment. Names come to it as arguments and never as part of its text.
 Lua's integers have 64 bits with a sign, so guids come back negative now and then. `zfs.get_prop` gives two
