@@ -471,23 +471,29 @@ class Import:
         manifest = self.manifest.document
         try:
             catalog.write_manifest(pool, uuid, manifest, source)
-            self._write_receipt()
         except OSError as error:
             raise PoolError(
                 f"the manifest of image {uuid} cannot be written: {shortage.why(error)}",
                 hint="look at the file system of imgadm's folder",
             ) from error
+        self._write_receipt()
         image = self._pool.publish(uuid)
         catalog.keep_manifest(pool, uuid)
         return InstalledImage(pool, image, manifest, source)
 
     def _write_receipt(self) -> None:
         image, receipts = self._received, self._resources.receipts
-        if receipts is not None and image is not None:
-            origin = None if image.origin is None else self._pool.image(image.origin)
-            receipts.write(
-                *self.spec.key, receipt_of(image, self.received, None if origin is None else origin.guid)
-            )
+        if receipts is None or image is None:
+            return
+        origin = None if image.origin is None else self._pool.image(image.origin)
+        receipt = receipt_of(image, self.received, None if origin is None else origin.guid)
+        try:
+            receipts.write(*self.spec.key, receipt)
+        except OSError as error:
+            raise PoolError(
+                f"the receipt of image {self.uuid} cannot be written: {shortage.why(error)}",
+                hint="look at the file system with the daemon's state",
+            ) from error
 
     async def _take_over(self, image: InstalledImage) -> None:
         """Lists the image of somebody else, and needs none of its own."""

@@ -317,7 +317,7 @@ async def test_what_the_kernel_has_forgotten_is_let_go():
         assert caught.value.errno == errno.ESTALE
     assert json.loads(await operations.read(opened.fh, 0, 1 << 20)) == image(1).manifest
     await operations.release(opened.fh)
-    assert (list(operations._known), operations._told, operations._open_files) == ([ROOT_INODE], {}, {})
+    assert (list(operations._known), operations._lookups, operations._open_files) == ([ROOT_INODE], {}, {})
 
 
 async def test_every_change_is_refused_even_if_the_mount_lets_it_through():
