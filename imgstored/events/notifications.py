@@ -148,7 +148,7 @@ class SnapshotRenamed(Event, frozen=True):
 
 
 class OriginalUnknown(Event, frozen=True):
-    """Nothing shows which of a dataset's snapshots is the image: the source does not say its guid."""
+    """Which of a dataset's snapshots is the image cannot be told: the source does not say its guid."""
 
     kind: ClassVar[str] = "original-unknown"
     uuid: str
