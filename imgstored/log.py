@@ -45,7 +45,7 @@ _MAX_REMEMBERED: Final = 500
 
 #: The number of recent warnings to keep for `status`, and the length of each.
 _KEPT: Final = 10
-_TOLD: Final = ("event", "pool", "source", "uuid", "error")
+_SHOWN: Final = ("event", "pool", "source", "uuid", "error")
 
 _WARNINGS: Final = frozenset({"warning", "error", "critical", "exception"})
 
@@ -233,7 +233,7 @@ class Recent:
     def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
         """The line. What is kept of it went through the cleaner."""
         if line.get("level") in _WARNINGS:
-            said = [str(line[name]) for name in _TOLD if line.get(name)]
+            said = [str(line[name]) for name in _SHOWN if line.get(name)]
             self._kept.append(
                 {"at": line.get("timestamp"), "level": line.get("level"), "text": ": ".join(said)}
             )

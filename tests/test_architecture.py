@@ -56,7 +56,7 @@ IMPURE = {
 }  # fmt: skip
 
 
-def told() -> dict[str, set[str] | None]:
+def declared() -> dict[str, set[str] | None]:
     """The table of rooms, from the top down: what each of them knows; None is everyone."""
     section = TEXT.partition("\n## Rooms\n")[2].partition("\n## ")[0]
     table: dict[str, set[str] | None] = {}
@@ -69,7 +69,7 @@ def told() -> dict[str, set[str] | None]:
     return table
 
 
-ROOMS = told()
+ROOMS = declared()
 
 #: Fields that others may set, by their own documentation.
 KNOWN = {"download.watermark.waiting", "reading.yielding"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from imgstored import shortage
 from imgstored.errors import CancelledError, ImageHasDependentClonesError, ImgstoreError
 from imgstored.events.stream import Action, Ended, EventStream, Started, outcome_of
 
@@ -99,9 +100,7 @@ class Deletions:
         pending = await trio.to_thread.run_sync(self._destroy, image)
         self._catalog.remove(image.pool, image.uuid)
         await self._view.remove(image)
-        await trio.to_thread.run_sync(self._catalog.forget_manifest, image.pool, image.uuid, pending)
-        if self._receipts is not None:
-            await trio.to_thread.run_sync(self._receipts.forget, image.pool, image.uuid)
+        await trio.to_thread.run_sync(self._forget, image, pending)
         log.info("deleted", uuid=image.uuid, pool=image.pool)
 
     def _destroy(self, image: InstalledImage) -> Stamp | None:
@@ -113,3 +112,15 @@ class Deletions:
             self._catalog.reconcile(image.pool, image.uuid)
             raise
         return pending
+
+    def _forget(self, image: InstalledImage, pending: Stamp | None) -> None:
+        """Removes the manifest and the receipt of an image that is gone. Blocks."""
+        try:
+            self._catalog.forget_manifest(image.pool, image.uuid, pending)
+            if self._receipts is not None:
+                self._receipts.forget(image.pool, image.uuid)
+        except OSError as error:
+            # The image is deleted all the same. The next start finds the manifest's mark, and tidies up.
+            log.warning(
+                "files of a deleted image stay", pool=image.pool, uuid=image.uuid, error=shortage.why(error)
+            )

@@ -44,7 +44,7 @@ class ImageLocks:
         self._folder = folder
         self._mutex = threading.Lock()
         self._taken: dict[str, int] = {}  # descriptors by uuid
-        self._lines: dict[str, list[object]] = {}  # who is first has the lock, or tries to get it
+        self._queues: dict[str, list[object]] = {}  # who is first has the lock, or tries to get it
         try:
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         except OSError as error:
@@ -59,19 +59,19 @@ class ImageLocks:
         there can be no lock file, or no lock of it for ten seconds, `PoolError` where there is no room for
         the file.
         """
-        line = self._lines.setdefault(check_uuid(uuid), [])
+        queue = self._queues.setdefault(check_uuid(uuid), [])
         ticket = object()
-        line.append(ticket)
+        queue.append(ticket)
         try:
-            waited = await self._wait(uuid, lambda: line[0] is ticket, on_wait)
+            waited = await self._wait(uuid, lambda: queue[0] is ticket, on_wait)
             try:
                 yield waited
             finally:
                 self._give_up(uuid)
         finally:
-            line.remove(ticket)
-            if not line:
-                del self._lines[uuid]
+            queue.remove(ticket)
+            if not queue:
+                del self._queues[uuid]
 
     @contextmanager
     def tried(self, uuid: str) -> Iterator[bool]:

@@ -100,19 +100,19 @@ class Exporter:
         reporter.tell(Sending())
         pool = self._catalog.pool(image.pool)
         state = VolumeState()
-        for layer in reversed(self._layers(image)):
-            state = _replayed(layer, pool, state, output, reporter)
+        for each in reversed(self._ancestry(image)):
+            state = _replayed(each, pool, state, output, reporter)
         return {"manifest": manifest}
 
-    def _layers(self, image: InstalledImage) -> list[InstalledImage]:
+    def _ancestry(self, image: InstalledImage) -> list[InstalledImage]:
         """The image and all that it was cloned from."""
-        layers = [image]
-        while (origin := layers[-1].origin) is not None:
+        chain = [image]
+        while (origin := chain[-1].origin) is not None:
             below = self._catalog.find(image.pool, origin)
             if below is None:
                 raise ImageNotInstalledError(origin, image.pool)
-            layers.append(below)
-        return layers
+            chain.append(below)
+        return chain
 
 
 def _replayed(

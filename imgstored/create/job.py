@@ -6,10 +6,8 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-import structlog
 import trio
 
-from imgstored.errors import ImgstoreError, InternalError
 from imgstored.events.notifications import Event, Progress
 from imgstored.events.request import PROGRESS_INTERVAL, Request
 
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from imgstored.create.compress import Buffer
 
 T = TypeVar("T")
-
-log = structlog.get_logger(__name__)
 
 #: Images that are made at the same time; each has a thread, and its compression's.
 MAX_JOBS: Final = 4
@@ -69,9 +65,12 @@ async def in_thread(job: Job[Any], work: Callable[[Reporter], T], limiter: trio.
 
 @asynccontextmanager
 async def running(client: str, work: Callable[[Job[T]], Awaitable[T]]) -> AsyncIterator[Job[T]]:
-    """Runs `work` beside the block that reads its events; leaving the block ends it."""
+    """Runs `work` alongside the block that reads its events; leaving the block ends it."""
     job = Job[T](client)
     failure: Exception | None = None
+
+    async def do() -> None:
+        job.result = await work(job)
 
     async def serve() -> None:
         with job.scope:

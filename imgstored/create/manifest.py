@@ -181,7 +181,7 @@ def _requirements(
 ) -> dict[str, Any] | None:
     """Adds the requirements of a machine's brand, unless they are given."""
     if value is not None and not isinstance(value, dict):
-        return None  # a fault, which stays, and is told with the others
+        return None  # a fault, which stays, and is reported with the others
     made = dict(value or {})
     own = fields.get("requirements")
     given = own if isinstance(own, dict) else {}

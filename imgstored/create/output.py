@@ -78,7 +78,7 @@ class Output:
 def closed(*streams: Iterable[Buffer]) -> Iterator[None]:
     """Closes streams that can be closed, the last one first.
 
-    An error would keep them until somebody has told it, and with a stream the snapshot that it is of.
+    An error would keep them alive until it is reported, and with a stream the snapshot that it is of.
     """
     with ExitStack() as stack:
         for stream in streams:

@@ -1,1 +1,1 @@
-"""What happens in the daemon, as clients, the history and the metrics hear of it."""
+"""Events of the daemon, for clients, the history and the metrics."""

@@ -41,7 +41,7 @@ from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import LocalFile
 from imgstored.imports.progress import Sample
-from imgstored.imports.state import KEPT, WRONG_BYTES, End, check_transition, end_after, final_phase
+from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
 from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download
@@ -85,7 +85,7 @@ class FromFile(Struct, frozen=True):
 
 
 class _Result(Struct, frozen=True):
-    """How an import ended: an error, or the image of somebody else who was faster."""
+    """The result of an import: an error, or the image of somebody else who was faster."""
 
     end: End
     error: ImgstoreError | None = None
@@ -286,7 +286,7 @@ class Import:
                     raise
                 log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
                 self._emit(Note(f"{error.message}; receiving it from the beginning"))
-            except WRONG_BYTES as error:
+            except WRONG_BYTES_ERRORS as error:
                 locations = _worth_asking(download, error)
                 if not locations or attempt == _MAX_ATTEMPTS:
                     raise
@@ -471,23 +471,29 @@ class Import:
         manifest = self.manifest.document
         try:
             catalog.write_manifest(pool, uuid, manifest, source)
-            self._write_receipt()
         except OSError as error:
             raise PoolError(
                 f"the manifest of image {uuid} cannot be written: {shortage.why(error)}",
                 hint="check the file system of imgadm's folder",
             ) from error
+        self._write_receipt()
         image = self._pool.publish(uuid)
         catalog.keep_manifest(pool, uuid)
         return InstalledImage(pool, image, manifest, source)
 
     def _write_receipt(self) -> None:
         image, receipts = self._received, self._resources.receipts
-        if receipts is not None and image is not None:
-            origin = None if image.origin is None else self._pool.image(image.origin)
-            receipts.write(
-                *self.spec.key, receipt_of(image, self.received, None if origin is None else origin.guid)
-            )
+        if receipts is None or image is None:
+            return
+        origin = None if image.origin is None else self._pool.image(image.origin)
+        receipt = receipt_of(image, self.received, None if origin is None else origin.guid)
+        try:
+            receipts.write(*self.spec.key, receipt)
+        except OSError as error:
+            raise PoolError(
+                f"the receipt of image {self.uuid} cannot be written: {shortage.why(error)}",
+                hint="look at the file system with the daemon's state",
+            ) from error
 
     async def _take_over(self, image: InstalledImage) -> None:
         """Lists the image of somebody else, and needs none of its own."""

@@ -1,7 +1,7 @@
 """The journal: which imports are wanted, and which ranges of their files are there, whatever ends the daemon.
 
 SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and the daemon
-fetches those ranges again. It trusts a range only while its bytes still hash to the journal's BLAKE3.
+fetches those ranges again. It trusts a range only while its bytes still have the fingerprint in the journal.
 """
 
 from __future__ import annotations
@@ -121,12 +121,12 @@ class Journal:
 
     # -- ranges ----------------------------------------------------------------------------------------------
 
-    def ranges(self, uuid: str) -> FileRanges:
-        """The part of the journal about one image's file."""
-        return FileRanges(self, uuid)
+    def ranges(self, name: str) -> FileRanges:
+        """The part of the journal about one file; `name` is that of its spool."""
+        return FileRanges(self, name)
 
     def spooled(self) -> set[str]:
-        """The uuids of images of whose files something is written down."""
+        """The names of the spools of which something is written down."""
         with self.transaction() as db:
             return {row[0] for row in db.execute("SELECT uuid FROM spools")}
 
@@ -149,21 +149,21 @@ class Journal:
 class FileRanges:
     """One file's ranges; the download's `RangeJournal`."""
 
-    def __init__(self, journal: Journal, uuid: str) -> None:
+    def __init__(self, journal: Journal, name: str) -> None:
         self._journal = journal
-        self._uuid = uuid
+        self._name = name
 
     def load(self) -> Spooled | None:
         """What is written down, or None."""
         with self._journal.transaction() as db:
-            head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._uuid,)).fetchone()
+            head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._name,)).fetchone()
             if head is None:
                 return None
             ranges = db.execute(
-                "SELECT idx, algorithm, digest FROM ranges WHERE uuid = ?", (self._uuid,)
+                "SELECT idx, algorithm, digest FROM ranges WHERE uuid = ?", (self._name,)
             ).fetchall()
             validators = db.execute(
-                "SELECT url, validator FROM validators WHERE uuid = ?", (self._uuid,)
+                "SELECT url, validator FROM validators WHERE uuid = ?", (self._name,)
             ).fetchall()
         fingerprints = {index: Fingerprint(algorithm, digest) for index, algorithm, digest in ranges}
         return Spooled(head[0], head[1], fingerprints, dict(validators))
@@ -172,17 +172,17 @@ class FileRanges:
         """A file of `size` bytes in ranges of `range_size` begins anew."""
         with self._journal.transaction() as db:
             self._delete(db)
-            db.execute("INSERT INTO spools VALUES (?, ?, ?)", (self._uuid, size, range_size))
+            db.execute("INSERT INTO spools VALUES (?, ?, ?)", (self._name, size, range_size))
 
     def record(self, index: int, fingerprint: Fingerprint) -> None:
         """Range `index` is in the spool, and has this fingerprint."""
         with self._journal.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?)", (self._uuid, index, *fingerprint))
+            db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?)", (self._name, index, *fingerprint))
 
     def remember(self, url: str, validator: str) -> None:
         """What the server at `url` calls this state of the file (an ETag or a date)."""
         with self._journal.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO validators VALUES (?, ?, ?)", (self._uuid, url, validator))
+            db.execute("INSERT OR REPLACE INTO validators VALUES (?, ?, ?)", (self._name, url, validator))
 
     def forget(self) -> None:
         """Nothing of the file is there any more."""
@@ -191,7 +191,7 @@ class FileRanges:
 
     def _delete(self, db: sqlite3.Connection) -> None:
         for table in ("spools", "ranges", "validators"):
-            db.execute(f"DELETE FROM {table} WHERE uuid = ?", (self._uuid,))  # noqa: S608  fixed names
+            db.execute(f"DELETE FROM {table} WHERE uuid = ?", (self._name,))  # noqa: S608  fixed names
 
 
 def _unfinished(

@@ -1,4 +1,4 @@
-"""What imports leave behind: drops what an import's end does not keep, and sweeps up at a start. Blocks.
+"""Leftovers of imports: drops what an import's end does not keep, and sweeps up at a start. Blocks.
 
 In a pool that others change too, a partial may be what imgadm is receiving. So only the holder of the image's
 lock drops a partial.

@@ -1,4 +1,4 @@
-"""What an import is to bring in. Pure: no I/O."""
+"""The spec of an import: which image, into which pool, from where. Pure: no I/O."""
 
 from __future__ import annotations
 

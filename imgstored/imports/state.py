@@ -68,7 +68,7 @@ def final_phase(error: ImgstoreError | None) -> Phase:
 
 
 class End(Enum):
-    """Why an import ended, or an attempt of it."""
+    """The reason why an import ended, or an attempt of it."""
 
     INSTALLED = auto()  #: the image is there, by this import
     INSTALLED_BY_OTHERS = auto()  #: somebody else was faster
@@ -81,7 +81,7 @@ class End(Enum):
 
 
 class Kept(Struct, frozen=True):
-    """What an end keeps. What is not kept is dropped."""
+    """The things that an end keeps; all others are dropped."""
 
     partial: bool  #: what the pool received
     download: bool  #: the spool, and the journal's ranges
@@ -103,7 +103,7 @@ KEPT: Final[Mapping[End, Kept]] = {
 }
 
 #: What came is not the image: another mirror may have it.
-WRONG_BYTES: Final = (WrongFileError, ChangedError, UncompressionError, StreamError)
+WRONG_BYTES_ERRORS: Final = (WrongFileError, ChangedError, UncompressionError, StreamError)
 
 
 def end_after(error: ImgstoreError, *, local_file: bool, done: int) -> End:
@@ -111,6 +111,6 @@ def end_after(error: ImgstoreError, *, local_file: bool, done: int) -> End:
 
     A local file is read anew by the next installation, and nothing is worth keeping where nothing came.
     """
-    if local_file or not done or isinstance(error, (*WRONG_BYTES, NoSpaceError)):
+    if local_file or not done or isinstance(error, (*WRONG_BYTES_ERRORS, NoSpaceError)):
         return End.SPOILED
     return End.FAILED

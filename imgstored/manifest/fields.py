@@ -1,4 +1,4 @@
-"""What a field may hold. Each check takes a field's name and its value, and yields the faults it finds."""
+"""Checks of a single field. Each check takes a field's name and its value, and yields the faults it finds."""
 
 from __future__ import annotations
 

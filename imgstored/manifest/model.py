@@ -26,7 +26,7 @@ MAX_FAULTS: Final = 1000
 #: Faults that the message names; the error's data has them all.
 _IN_MESSAGE: Final = 20
 
-#: Oddities that are told.
+#: Oddities that are listed.
 _MAX_ODD: Final = 20
 
 #: JavaScript, and so IMGAPI, rounds larger integers.

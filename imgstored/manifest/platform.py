@@ -22,7 +22,7 @@ _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}")
 
 
 class Platform(Struct, frozen=True):
-    """What a SmartOS host runs, as `sysinfo` tells it."""
+    """The platform image that a SmartOS host runs, as `sysinfo` says."""
 
     version: str  #: "SDC Version", 7.0 on SmartOS today; "6.5" where sysinfo has none
     timestamp: str  #: "Live Image": YYYYMMDDTHHMMSSZ

@@ -1,4 +1,4 @@
-"""What a v2 manifest must say, in three measures.
+"""The rules for v2 manifests, in three measures.
 
 `import`: a manifest that an image server gave. Only what decides which bytes are meant and where they go is a
 fault here: uuid, origin, and the file's size and SHA-1. Everything else is taken and kept as it came, as

@@ -1,6 +1,6 @@
 """v1 manifests and DSAPI's dsmanifests made v2, by the rules of imgadm's own upgrade.
 
-Ours besides: `.xz` and `.zst` are told by their names too.
+Ours besides: `.xz` and `.zst` are recognised by their names, too.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Counts:
         self._bytes = counter("source_bytes", "Bytes of images' files that came from each source.", "source")
         self._resumed = counter("resumed_bytes", "Bytes that were there from an earlier try.")
         self._hits = counter(
-            "cache_hits", "Wishes that needed no download: installed, or already under way.", "kind"
+            "cache_hits", "Requests that needed no download: installed, or already under way.", "kind"
         )
         self._deletions = counter("deletions", "Deletions that have ended.", "outcome")
         self._requests = seconds(

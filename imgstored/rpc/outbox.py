@@ -1,4 +1,4 @@
-"""What waits to be sent to one client. Never holds more than its limit and one message of each who waits."""
+"""The queue of messages to one client. Never holds more than its limit and one message of each who waits."""
 
 from __future__ import annotations
 

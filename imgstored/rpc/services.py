@@ -1,4 +1,4 @@
-"""What the socket's methods call."""
+"""The services that the socket's methods call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an image server must answer: the same few questions for every kind."""
+"""The contract of an image server: the same few questions for every kind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Listed(Struct, frozen=True):
 
 
 class Offer(Struct, frozen=True):
-    """What a source says about one image."""
+    """The answer of a source about one image."""
 
     manifest: Mapping[str, Any]  #: v2, not validated, but of the uuid that was asked for
     location: Location | None  #: where its first file is; None where the manifest has no file

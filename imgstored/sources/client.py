@@ -152,7 +152,7 @@ class SourceClient:
 
 
 class Health(Struct):
-    """How one server did of late. Times are seconds since the epoch; None: never since the daemon's start."""
+    """The health of one server. Times are seconds since the epoch; None: never since the daemon's start."""
 
     answered_at: float | None = None
     failed_at: float | None = None

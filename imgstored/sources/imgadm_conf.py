@@ -74,7 +74,7 @@ class ImgadmConf:
             return [entry for entry in entries if self._url(entry) != url]
 
         self._change(change, default)
-        return [self._told(entry) for entry in deleted]
+        return [self._spec_of(entry) for entry in deleted]
 
     def replace(self, specs: Sequence[SourceSpec], *, default: SourceSpec | None) -> None:
         """Replaces all sources by these, in this order. Those that only imgadm can ask stay.
@@ -166,9 +166,9 @@ class ImgadmConf:
 
     def _spec(self, entry: Entry) -> SourceSpec | None:
         """The source of an entry that was checked; None where only imgadm knows its kind."""
-        return None if _type(entry) == "docker" else self._told(entry)
+        return None if _type(entry) == "docker" else self._spec_of(entry)
 
-    def _told(self, entry: Entry) -> SourceSpec:
+    def _spec_of(self, entry: Entry) -> SourceSpec:
         return SourceSpec(
             url=self._url(entry),
             type=_type(entry),

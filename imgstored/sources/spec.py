@@ -1,4 +1,4 @@
-"""What a source is called: its URL's normal form, its identity, its wire form, and edits of a list. Pure."""
+"""The spec of a source: its URL's normal form, its identity, its wire form, and edits of a list. Pure."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def spec_of(wire: Mapping[str, Any]) -> SourceSpec:
 
 
 class Changes(Struct, frozen=True):
-    """What was done to the list."""
+    """The changes that turn one list into another."""
 
     reordered: bool
     added: list[SourceSpec]

@@ -1,7 +1,7 @@
 """The schema of the state folder, and the migrations between versions. One number for the whole folder.
 
-It is written in the file `version`, so that a newer folder is refused before anything in it is touched, and
-that can be said of whom it is; and in each database (`PRAGMA user_version`), where a step's change and its
+It is written in the file `version`, so that a newer folder is refused, with the version that wrote it, before
+anything in it is touched; and in each database (`PRAGMA user_version`), where a step's change and its
 number are one transaction.
 """
 

@@ -80,7 +80,7 @@ class Operations(pyfuse3.Operations):
         if node is None:
             raise pyfuse3.FUSEError(errno.ENOENT)
         attributes = _attributes(node)
-        self._tell(node)
+        self._count_lookup(node)
         return attributes
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -123,7 +123,7 @@ class Operations(pyfuse3.Operations):
         for entry in self._open_folders[fh].after(start_id):
             if not pyfuse3.readdir_reply(token, entry.name, _attributes(entry.node), entry.id):
                 break
-            self._tell(entry.node)
+            self._count_lookup(entry.node)
 
     @_answered
     async def releasedir(self, fh: int) -> None:
@@ -181,7 +181,7 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENOTDIR)
         return node
 
-    def _tell(self, node: Node) -> None:
+    def _count_lookup(self, node: Node) -> None:
         self._known[node.inode] = node
         self._lookups[node.inode] = self._lookups.get(node.inode, 0) + 1
 

@@ -123,7 +123,7 @@ async def test_who_is_cancelled_while_waiting_leaves_the_line(locks, folder, mon
     async with locks.held(BASE) as waited:
         assert not waited
     assert is_free(folder, BASE)
-    assert (locks._lines, locks._taken) == ({}, {})
+    assert (locks._queues, locks._taken) == ({}, {})
 
 
 def test_a_thread_gets_it_or_is_told_no(locks, folder):

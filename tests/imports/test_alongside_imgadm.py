@@ -262,8 +262,8 @@ async def test_an_import_takes_what_somebody_else_was_receiving(open_house, othe
             assert (house.pool.partials(), await house.images.installed()) == ([], [])
             with pytest.raises(ImageNotInstalledError):
                 await house.delete(BASE)
-            house.pool.found = None
             other.install(BASE)
+            house.pool.found = None  # only now: the import looks in a thread
             rest = [event async for event in request if event.kind != "progress"]
         assert rest == [InstalledMeanwhile(BASE, "base", "1.0.0")]
         assert house.catalog.get("zones", BASE).source == "http://imgadm"
@@ -328,8 +328,8 @@ async def test_who_is_faster_at_the_last_moment_is_waited_for(open_house, other)
         house.pool.before_publish = faster
         async with house.imports.request([BASE], requester=TESTER) as request:
             await told_of_others(request)
-            house.pool.found = None
             other.install(BASE)
+            house.pool.found = None  # only now: the import looks in a thread
             rest = [event async for event in request if event.kind != "progress"]
         assert rest == [InstalledMeanwhile(BASE, "base", "1.0.0")]
         assert len(await house.images.installed()) == 1

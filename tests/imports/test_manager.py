@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
@@ -10,6 +11,7 @@ import trio
 import trio.testing
 
 from imgstored.catalog.catalog import Catalog
+from imgstored.catalog.receipts import Receipts
 from imgstored.errors import (
     ActiveImageNotFoundError,
     CancelledError,
@@ -22,6 +24,7 @@ from imgstored.errors import (
     MinPlatformError,
     NoSpaceError,
     OriginNotInstalledError,
+    PoolError,
     PoolNotFoundError,
     ResumeError,
     UncompressionError,
@@ -37,7 +40,7 @@ from imgstored.events.notifications import (
     Note,
     Planned,
 )
-from imgstored.events.stream import Refused, Requester
+from imgstored.events.stream import Ended, Refused, Requester
 from imgstored.imports.leftovers import Leftovers
 from imgstored.imports.manager import MAX_IMAGES
 from imgstored.imports.spec import ImportSpec
@@ -180,6 +183,36 @@ async def test_a_step_that_fails_ends_one_import_and_nothing_else(open_house, mo
         assert house.view.shown == set()
         assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
         assert house.left() == []
+
+
+async def test_a_receipt_that_cannot_be_written_is_named(open_house, tmp_path):
+    """It is in the state folder, not in imgadm's."""
+    (tmp_path / "file").touch()
+    async with open_house() as house:
+        house.resources.receipts = Receipts(tmp_path / "file")
+        with pytest.raises(PoolError, match="the receipt of image") as caught:
+            await house.all_events(BASE)
+        assert "state" in caught.value.hint
+        house.resources.receipts = None
+        assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
+
+
+async def test_an_image_is_deleted_though_its_files_stay(open_house, monkeypatch, tmp_path):
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    heard: list[object] = []
+    manifest = tmp_path / "state" / "imgadm" / "images" / f"zones-{BASE}.json"
+    async with open_house(heard=heard.append) as house:
+        await house.all_events(BASE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Catalog, "forget_manifest", fail)
+            await house.delete(BASE)
+        assert await house.images.installed() == []
+        assert [event.outcome for event in heard if isinstance(event, Ended)] == ["installed", "deleted"]
+        assert manifest.exists()
+    async with open_house():
+        assert not manifest.exists()
 
 
 async def test_no_room_is_said_before_anything_is_fetched(open_house, nginx):

@@ -201,5 +201,5 @@ def fresh_start(begin: Begin, origin: ImageNote | None) -> Checkpoint:
 
 
 def _is_zero(payload: Buffer) -> bool:
-    # Most are told by their ends.
+    # The ends alone show it of most payloads that are not.
     return not len(payload) or (not (payload[0] or payload[-1]) and bytes(payload) == bytes(len(payload)))

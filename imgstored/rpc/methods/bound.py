@@ -1,4 +1,4 @@
-"""How a method is made of an operation and a function, and what the functions have in common."""
+"""Binds a function to an operation, and has what these functions share."""
 
 from __future__ import annotations
 
