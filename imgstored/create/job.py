@@ -74,15 +74,7 @@ async def running(client: str, work: Callable[[Job[T]], Awaitable[T]]) -> AsyncI
 
     async def serve() -> None:
         with job.scope:
-            try:
-                job.result = await work(job)
-            except ImgstoreError as error:
-                job.end(error)
-            except Exception:
-                log.exception("making an image failed", client=client)
-                job.end(InternalError("a fault in imgstored", hint="its log has the details"))
-            else:
-                job.end()
+            await job.run(do)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
