@@ -130,6 +130,8 @@ def download_limits(limits: LimitsTable) -> DownloadLimits:
         silence_seconds=limits.silence_seconds,
         min_rate=limits.min_rate,
         tries=limits.tries,
+        # One connection gains nothing by ranges, and some servers refuse them.
+        whole_first=limits.connections == 1,
     )
 
 

@@ -131,6 +131,17 @@ async def test_gzip_is_decoded_and_nothing_else(start_faulty):
 
 
 @pytest.mark.parametrize(
+    "encoding", ["UTF-8", "", "aws-chunked", "identity", "gzip", "x-gzip", "utf-8, none"]
+)
+async def test_an_encoding_that_is_none_says_nothing(start_faulty, encoding):
+    server = start_faulty(
+        lambda request, wire: wire.reply("200 OK", {"Content-Encoding": encoding}, b'[{"plain": "text"}]')
+    )
+    document, _ = await fetch(at(server.url))
+    assert document.body == b'[{"plain": "text"}]'
+
+
+@pytest.mark.parametrize(
     ("answer", "words"),
     [
         (lambda request, wire: wire.stall(), "sent nothing for 0.2 s"),

@@ -299,17 +299,80 @@ def test_the_files_own_url_is_asked_anew_after_a_failure() -> None:
             wire.reply("302 Found", {"Location": f"/signed-{request.number}"})
             wire.close()
         elif request.number == 3:
-            wire.reply("403 Forbidden", {})
+            wire.part(CONTENT, request, Content_Length="5")
         else:
             wire.part(CONTENT, request)
 
     with FaultyServer(answer) as server, connection(server.url + "/file") as ranges:
         assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
-        with pytest.raises(FetchError, match="403"):
+        with pytest.raises(FetchError, match="announces 5 bytes"):
             fetch(ranges, 0, 10)
         assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
         targets = [request.target for request in server.requests]
     assert targets == ["/file", "/signed-1", "/signed-1", "/file", "/signed-4"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_signed_url_that_has_expired_costs_nothing(status: int) -> None:
+    """However often: each is good for one range, and then refused."""
+    good: set[str] = set()
+
+    def answer(request: Request, wire: Wire) -> None:
+        if request.target == "/file":
+            good.add(f"/signed-{request.number}")
+            wire.reply("302 Found", {"Location": f"/signed-{request.number}"})
+            wire.close()
+        elif request.target in good:
+            good.remove(request.target)
+            wire.part(CONTENT, request)
+        else:
+            wire.reply(f"{status} Expired", {})
+
+    with FaultyServer(answer) as server, connection(server.url + "/file") as ranges:
+        for start in range(5):
+            assert fetch(ranges, start, 10)[1] == CONTENT[start:10]
+
+
+def test_a_fresh_signed_url_that_is_refused_is_a_failure() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        if request.target == "/file":
+            wire.reply("302 Found", {"Location": "/signed"})
+        else:
+            wire.reply("403 Forbidden", {})
+
+    with FaultyServer(answer) as server, connection(server.url + "/file") as ranges:
+        for _ in range(2):
+            with pytest.raises(FetchError, match="403"):
+                fetch(ranges, 0, 10)
+        assert len(server.requests) == 4
+
+
+def test_a_remembered_host_that_is_gone_costs_nothing() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.part(CONTENT, request)
+        wire.close()
+
+    hosts: list[FaultyServer] = []
+
+    def send_on(request: Request, wire: Wire) -> None:
+        wire.reply("302 Found", {"Location": hosts[-1].url + "/x"})
+
+    with FaultyServer(send_on) as server, FaultyServer(answer) as second:
+        with FaultyServer(answer) as first, connection(server.url + "/file") as ranges:
+            hosts.append(first)
+            assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+            hosts.append(second)
+            first.__exit__(None, None, None)
+            assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+        assert len(second.requests) == 1
+
+
+def test_without_a_range_header(nginx: Nginx) -> None:
+    got = bytearray()
+    with connection(nginx.url + "/file") as ranges:
+        reply = ranges.get(0, None, '"x"', lambda reply: got.extend, plain=True)
+    assert (reply.partial, bytes(got)) == (False, CONTENT)
+    assert nginx.settled_hits()[-1].range == ""
 
 
 def test_a_redirect_in_a_circle(nginx: Nginx) -> None:

@@ -42,6 +42,7 @@ http {{
     tcp_nopush on;
     keepalive_requests 100000;
     lingering_close off;
+    {http}
     server {{
         listen 127.0.0.1:{port}{tls};
         root {root};
@@ -93,6 +94,7 @@ class Nginx:
         workers: int = 1,
         locations: Mapping[str, str] | None = None,
         extra: str = "",
+        http: str = "",
     ) -> None:
         self.folder = folder
         self.root = root
@@ -102,6 +104,7 @@ class Nginx:
         self._workers = workers
         self._locations = dict(locations or {})
         self._limits = extra
+        self._http = http
         if limit_rate is not None:
             self._limits += f" limit_rate {limit_rate};"
         if not ranges:
@@ -191,6 +194,7 @@ class Nginx:
     def _write_configuration(self) -> None:
         blocks = [f"        location {path} {{ {text} }}" for path, text in self._locations.items()]
         text = _CONFIGURATION.format(
+            http=self._http,
             folder=self.folder,
             root=self.root,
             port=self.port,
