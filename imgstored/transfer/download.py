@@ -135,6 +135,7 @@ class Download:
         self._requests: dict[int, RangeRequest] = {}
         self._changed = trio.Event()
         self._error: ImgstoreError | None = None
+        self.failure: BaseException | None = None  #: what ended `run`, and so the reader
 
     # -- how it stands ---------------------------------------------------------------------------------------
 
@@ -171,6 +172,7 @@ class Download:
             opened(self.resumed)
             await self._fetch_all()
         except BaseException as error:
+            self.failure = error
             self.watermark.fail(_for_reader(error))
             raise
         else:
