@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from imgstored.errors import ClientError
 
@@ -23,6 +23,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 #: RFC 3986 leaves only these in a URL; `urlsplit` would silently drop tabs and line ends.
 _URL_CHARACTERS = re.compile(r"[!-~]+")
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~]*")
 _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9._~:-]+")
@@ -118,6 +119,7 @@ def redirected(location: Location, target: str) -> Location:
     for what is not http or https, for a URL with a user in it, and for a step from https down to http.
     """
     old = origin_of(location.url)
+    target = _encoded(target)
     if not target or len(target) > MAX_URL or not _URL_CHARACTERS.fullmatch(target):
         raise ClientError(f"{shown(location.url)}: redirects to something that is not a URL")
     try:
@@ -135,6 +137,22 @@ def redirected(location: Location, target: str) -> Location:
         )
     access = location.access if new == old else replace(location.access, headers=())
     return replace(location, url=url, access=access)
+
+
+def _encoded(target: str) -> str:
+    """A Location header's value with percent-encoding where it has spaces or other than ASCII.
+
+    http.client gives a header's bytes as Latin-1, httpx2 as UTF-8 where they are.
+    """
+    target = target.strip(" \t")
+    if len(target) > MAX_URL or not target.isprintable():
+        return ""
+    try:
+        data = target.encode("latin-1")
+        data.decode()
+    except UnicodeError:
+        data = target.encode()
+    return quote(data, safe=_PRINTABLE)
 
 
 def _parts(url: str) -> SplitResult:

@@ -57,7 +57,9 @@ def parse_proxy(setting: str) -> Proxy:
         host, port, parts = None, None, urlsplit("http://")
     if parts.scheme != "http" or not host or not host.isascii() or not host.isprintable() or " " in host:
         raise ClientError(
-            f'proxy "{shown(text)}" is not usable', hint="a proxy is http://[user:password@]host:port"
+            f'proxy "{shown(text)}" is not usable',
+            # Written as a URL with user and password, it would be taken for one, and hidden.
+            hint="a proxy is a URL such as http://proxy.example:3128; credentials stand before the host",
         )
     authorization = None
     if parts.username is not None:

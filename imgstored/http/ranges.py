@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 from imgstored.errors import ClientError
 from imgstored.http.causes import cause_of, certificate_refused
-from imgstored.http.dial import AbortableConnection, AbortableSocket, AbortedError, Resolve, resolve_blocking
+from imgstored.http.dial import (
+    AbortableConnection,
+    AbortableSocket,
+    AbortedError,
+    Answered,
+    Resolve,
+    resolve_blocking,
+)
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -81,9 +88,12 @@ class RangeConnection:
         environ: Mapping[str, str],
         context: Callable[[], ssl.SSLContext] | None = None,
         resolve: Resolve = resolve_blocking,
+        answered: Answered | None = None,
         user_agent: str = "imgstored",
     ) -> None:
         """`context` makes the TLS context, or hands out a shared one; `environ` may name proxies.
+
+        `answered` is shared by connections to the same servers.
 
         `location.access.headers` are sent as they are: see `check_headers`.
         """
@@ -92,6 +102,7 @@ class RangeConnection:
         self._environ = environ
         self._context = context or (lambda: tls_context(location.access))
         self._resolve = resolve
+        self._answered = answered or Answered()
         self._user_agent = user_agent
         self._abortable = AbortableSocket()
         self._http: AbortableConnection | None = None
@@ -199,6 +210,7 @@ class RangeConnection:
                 resolve=self._resolve,
                 connect_seconds=self._timeouts.connect,
                 silence_seconds=self._timeouts.silence,
+                answered=self._answered,
             )
             self._peer = (origin, proxy)
         self._http.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgstored.errors import CancelledError, ClientError, ImgstoreError, InternalError
+from imgstored.http.dial import Answered
 from imgstored.http.location import Location, check_headers
 from imgstored.http.range_reply import OTHER_FILE, FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Sink, Timeouts
@@ -131,6 +132,7 @@ class Download:
         self._environ = environ
         self._chance = chance
         self._user_agent = user_agent
+        self._addresses = Answered()
         self._spool = Spool(path, journal, self.watermark)
         self._requests: dict[int, RangeRequest] = {}
         self._changed = trio.Event()
@@ -244,6 +246,7 @@ class Download:
             environ=self._environ,
             context=mirror.context,
             resolve=self._resolve,
+            answered=self._addresses,
             user_agent=self._user_agent,
         )
         return place, fresh

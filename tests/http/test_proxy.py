@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from imgstored.errors import ClientError
 from imgstored.http.location import Access, Location
 from imgstored.http.proxy import Proxy, parse_proxy, proxy_for
+from imgstored.http.secrets import redacted
 
 PROXY = Proxy("p", 8080)
 
@@ -84,3 +85,10 @@ def test_any_environment_gives_a_proxy_or_none_or_a_client_error(proxy, no_proxy
     except ClientError:
         return
     assert chosen is None or 0 < chosen.port < 65536
+
+
+def test_the_hint_of_an_unusable_proxy_can_be_read_where_secrets_are_hidden():
+    with pytest.raises(ClientError) as caught:
+        parse_proxy("ftp://p:1")
+    assert redacted(caught.value.hint) == caught.value.hint
+    assert "not a URL" not in caught.value.hint
