@@ -67,8 +67,15 @@ def source_specs(settings: Config) -> tuple[SourceSpec, ...] | None:
 
 
 def _source_spec(place: int, table: SourceTable) -> SourceSpec:
+    if table.key_file is not None and table.cert_file is None:
+        raise ConfigError(
+            f"sources[{place}]: key_file without cert_file",
+            hint="cert_file names the certificate of that key",
+        )
     access = Access(
         ca_file=table.ca_file,
+        cert_file=table.cert_file,
+        key_file=table.key_file,
         insecure=table.insecure,
         proxy=table.proxy,
         headers=tuple(table.headers.items()),

@@ -34,11 +34,17 @@ class Access:
     """How to reach one server. Secrets are kept out of `repr`, and so out of logs."""
 
     ca_file: str | None = None  #: PEM file of the authorities to trust instead of the system's
+    cert_file: str | None = None  #: PEM file of a client's certificate, sent to the server's own origin only
+    key_file: str | None = None  #: PEM file of its key; None: it is in `cert_file`
     insecure: bool = False  #: do not verify the server's certificate
     proxy: str | None = field(default=None, repr=False)  #: http://[user:password@]host:port
     headers: tuple[tuple[str, str], ...] = field(
         default=(), repr=False
     )  #: sent to the server's own origin only
+
+    def elsewhere(self) -> Access:
+        """The access to another origin: without what identifies us to the server's own."""
+        return replace(self, headers=(), cert_file=None, key_file=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,7 @@ def redirected(location: Location, target: str) -> Location:
             f"{shown(location.url)}: redirects from https to http ({shown(url)})",
             hint="the server's configuration is unsafe; use another source",
         )
-    access = location.access if new == old else replace(location.access, headers=())
+    access = location.access if new == old else location.access.elsewhere()
     return replace(location, url=url, access=access)
 
 

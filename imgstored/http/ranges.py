@@ -26,6 +26,7 @@ from imgstored.http.dial import (
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,
+    Access,
     Location,
     Origin,
     origin_of,
@@ -189,24 +190,33 @@ class RangeConnection:
         if proxy is not None and not origin.tls:
             target = f"{origin.scheme}://{origin.authority}{target}"
         try:
-            return self._send(origin, proxy, target, headers)
+            return self._send(origin, proxy, target, headers, at.access)
         except (ConnectionError, http.client.BadStatusLine):
             # The server may have closed an idle connection at any moment, which is no fault of its.
             if not reused:
                 raise
             self._abortable.check()
             self._disconnect()
-            return self._send(origin, proxy, target, headers)
+            return self._send(origin, proxy, target, headers, at.access)
+
+    def _context_for(self, access: Access) -> ssl.SSLContext:
+        """The shared context, unless it has a certificate that is not for the server in question."""
+        return self._context() if access.cert_file == self._location.access.cert_file else tls_context(access)
 
     def _send(
-        self, origin: Origin, proxy: Proxy | None, target: str, headers: list[tuple[str, str]]
+        self,
+        origin: Origin,
+        proxy: Proxy | None,
+        target: str,
+        headers: list[tuple[str, str]],
+        access: Access,
     ) -> http.client.HTTPResponse:
         if self._http is None:
             self._http = AbortableConnection(
                 self._abortable,
                 origin,
                 proxy=proxy,
-                context=self._context() if origin.tls else None,
+                context=self._context_for(access) if origin.tls else None,
                 resolve=self._resolve,
                 connect_seconds=self._timeouts.connect,
                 silence_seconds=self._timeouts.silence,

@@ -17,7 +17,13 @@ from imgstored.http.location import (
 )
 
 SECRET = "Bearer do-not-print"
-ACCESS = Access(ca_file="/ca.pem", proxy="http://u:proxy-pw@p:1", headers=(("Authorization", SECRET),))
+ACCESS = Access(
+    ca_file="/ca.pem",
+    cert_file="/c",
+    key_file="/k",
+    proxy="http://u:proxy-pw@p:1",
+    headers=(("Authorization", SECRET),),
+)
 FROM = Location("https://images.example/a/b?c=1", "https://images.example", ACCESS)
 
 
@@ -56,7 +62,7 @@ def test_a_redirect_within_the_origin_keeps_the_headers(target, url):
 )
 def test_a_redirect_to_another_origin_loses_the_headers_only(target):
     access = redirected(FROM, target).access
-    assert access.headers == ()
+    assert (access.headers, access.cert_file, access.key_file) == ((), None, None)
     assert (access.ca_file, access.proxy) == (ACCESS.ca_file, ACCESS.proxy)
 
 

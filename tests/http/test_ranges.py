@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -424,6 +426,29 @@ def test_a_certificate_that_is_not_trusted(tls: Nginx) -> None:
     with connection(tls.url + "/file") as ranges, pytest.raises(FetchError, match="not trusted") as caught:
         fetch(ranges, 0, 1)
     assert caught.value.lasting
+
+
+def test_a_client_has_a_certificate_for_its_own_server_only(nginx: Nginx, www: Path, tmp_path: Path) -> None:
+    locations = {"/away": "return 302 $arg_to;"}
+    with (
+        Nginx(tmp_path / "a", root=www, tls=True, clients=True, locations=locations) as own,
+    ):
+        known = Access(ca_file=str(own.ca_file))
+        named = replace(
+            known, cert_file=str(tmp_path / "a/client.pem"), key_file=str(tmp_path / "a/client.key")
+        )
+        with connection(own.url + "/file", named) as ranges:
+            assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+        with connection(own.url + "/file", known) as ranges, pytest.raises(FetchError, match="400"):
+            fetch(ranges, 0, 10)
+        # A second server of the same authorities, which would take the certificate.
+        shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("nginx*", "*.log"))
+        with (
+            Nginx(tmp_path / "c", root=www, tls=True, clients=True) as same,
+            connection(f"{own.url}/away?to={same.url}/file", named) as ranges,
+            pytest.raises(FetchError, match="400"),
+        ):
+            fetch(ranges, 0, 10)
 
 
 def test_plain_http_where_tls_is_expected(nginx: Nginx) -> None:
