@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from imgstored.http.socks import socks_tunnel
+
 if TYPE_CHECKING:
     import ssl
 
@@ -238,7 +240,9 @@ class AbortableConnection(http.client.HTTPConnection):
         )
         try:
             sock.settimeout(self._silence_seconds)
-            if self._proxy is not None and self._origin.tls:
+            if self._proxy is not None and self._proxy.socks:
+                socks_tunnel(sock, self._proxy, self._origin)
+            elif self._proxy is not None and self._origin.tls:
                 self._open_tunnel(sock, self._proxy)
             self.sock = sock if self._context is None else self._secured(sock, self._context)
         except BaseException:

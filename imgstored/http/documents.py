@@ -158,6 +158,8 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
 def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
     import httpx2
 
+    if proxy.socks:
+        return httpx2.Proxy(proxy.url, auth=proxy.login)
     headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
     return httpx2.Proxy(proxy.url, headers=headers)
 

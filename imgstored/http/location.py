@@ -37,7 +37,7 @@ class Access:
     cert_file: str | None = None  #: PEM file of a client's certificate, sent to the server's own origin only
     key_file: str | None = None  #: PEM file of its key; None: it is in `cert_file`
     insecure: bool = False  #: do not verify the server's certificate
-    proxy: str | None = field(default=None, repr=False)  #: http://[user:password@]host:port
+    proxy: str | None = field(default=None, repr=False)  #: http://[user:password@]host:port, or socks5://
     headers: tuple[tuple[str, str], ...] = field(
         default=(), repr=False
     )  #: sent to the server's own origin only

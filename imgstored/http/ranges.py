@@ -187,7 +187,7 @@ class RangeConnection:
             self._disconnect()
         headers = self._request_headers(at, origin, proxy, asked, validator)
         target = request_target(at.url)
-        if proxy is not None and not origin.tls:
+        if proxy is not None and not proxy.socks and not origin.tls:
             target = f"{origin.scheme}://{origin.authority}{target}"
         try:
             return self._send(origin, proxy, target, headers, at.access)

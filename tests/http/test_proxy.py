@@ -62,6 +62,21 @@ def test_the_sources_own_proxy_wins():
     assert proxy_for(location("http://h/", "http://p:8080"), environ) == PROXY
 
 
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+def test_a_socks_proxy(scheme):
+    proxy = parse_proxy(f"{scheme}://user:p%40ss@p:9")
+    assert (proxy.socks, proxy.login, proxy.authorization) == (True, ("user", "p@ss"), None)
+    assert proxy.url == "socks5://p:9"
+    assert "p@ss" not in repr(proxy)
+    assert parse_proxy(f"{scheme}://p") == Proxy("p", 1080, socks=True)
+
+
+@pytest.mark.parametrize("login", ["user:@", ":x@", "u" * 256 + ":x@"])
+def test_a_login_that_socks_cannot_carry(login):
+    with pytest.raises(ClientError, match="not usable"):
+        parse_proxy(f"socks5://{login}p")
+
+
 def test_credentials_become_a_header_and_stay_hidden():
     proxy = parse_proxy("http://user:p%40ss@p:8080")
     assert proxy.authorization == "Basic dXNlcjpwQHNz"  # user:p@ss
@@ -70,7 +85,7 @@ def test_credentials_become_a_header_and_stay_hidden():
 
 
 @pytest.mark.parametrize(
-    "setting", ["https://u:secret@p:1", "socks5://p:1", "http://", "http://p:x", "http://[::1"]
+    "setting", ["https://u:secret@p:1", "socks4://p:1", "socks5://:1", "http://", "http://p:x", "http://[::1"]
 )
 def test_an_unusable_proxy_is_refused_without_its_password(setting):
     with pytest.raises(ClientError, match="not usable") as caught:

@@ -7,7 +7,7 @@ from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,7 @@ from imgstored.http.ranges import RangeConnection, Timeouts
 from tests.support.faulty_server import FaultyServer, Request, Wire
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.nginx import Nginx
+from tests.support.socks_proxy import SocksProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -485,6 +486,53 @@ def test_through_a_proxy(nginx: Nginx, tls: Nginx, credentials: str | None, secu
             assert fetch(ranges, 5, 2_000_000)[1] == CONTENT[5:2_000_000]
         first = f"CONNECT 127.0.0.1:{tls.port} HTTP/1.1" if secure else f"GET {nginx.url}/file HTTP/1.1"
         assert proxy.seen[0] == first
+
+
+@pytest.mark.parametrize("login", [None, ("user", "pass word")])
+@pytest.mark.parametrize("secure", [False, True])
+def test_through_a_socks_proxy(nginx: Nginx, tls: Nginx, login: tuple[str, str] | None, secure: bool) -> None:
+    server = tls if secure else nginx
+    credentials = "" if login is None else "user:pass%20word@"
+    with SocksProxy(login=login) as proxy:
+        access = Access(ca_file=str(tls.ca_file), proxy=f"socks5://{credentials}{proxy.address}")
+        with connection(server.url.replace("127.0.0.1", "localhost") + "/file", access) as ranges:
+            assert fetch(ranges, 5, 2_000_000)[1] == CONTENT[5:2_000_000]
+        # The proxy resolves the name.
+        assert proxy.seen == [f"localhost:{server.port}"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"login": ("user", "other")}, "refuses the credentials"),
+        ({"refuse": True}, "refuses the connection .connection not allowed"),
+    ],
+)
+def test_a_socks_proxy_that_refuses(nginx: Nginx, settings: dict[str, Any], words: str) -> None:
+    with SocksProxy(**settings) as proxy:
+        access = Access(proxy=f"socks5://user:{SECRET}@{proxy.address}")
+        with (
+            connection(nginx.url + "/file", access) as ranges,
+            pytest.raises(FetchError, match=words) as caught,
+        ):
+            fetch(ranges, 0, 10)
+        assert SECRET not in caught.value.message
+    with SocksProxy(login=("user", "x")) as proxy:
+        access = Access(proxy=f"socks5://{proxy.address}")
+        with (
+            connection(nginx.url + "/file", access) as ranges,
+            pytest.raises(FetchError, match="wants other"),
+        ):
+            fetch(ranges, 0, 10)
+
+
+def test_a_proxy_that_does_not_speak_socks(nginx: Nginx) -> None:
+    access = Access(proxy=nginx.url.replace("http:", "socks5:"))
+    with (
+        connection(nginx.url + "/file", access) as ranges,
+        pytest.raises(FetchError, match=r"SOCKS 5|closed"),
+    ):
+        fetch(ranges, 0, 10)
 
 
 def test_the_environments_proxy(nginx: Nginx) -> None:
