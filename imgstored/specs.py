@@ -67,8 +67,15 @@ def source_specs(settings: Config) -> tuple[SourceSpec, ...] | None:
 
 
 def _source_spec(place: int, table: SourceTable) -> SourceSpec:
+    if table.key_file is not None and table.cert_file is None:
+        raise ConfigError(
+            f"sources[{place}]: key_file without cert_file",
+            hint="cert_file names the certificate of that key",
+        )
     access = Access(
         ca_file=table.ca_file,
+        cert_file=table.cert_file,
+        key_file=table.key_file,
         insecure=table.insecure,
         proxy=table.proxy,
         headers=tuple(table.headers.items()),
@@ -130,6 +137,8 @@ def download_limits(limits: LimitsTable) -> DownloadLimits:
         silence_seconds=limits.silence_seconds,
         min_rate=limits.min_rate,
         tries=limits.tries,
+        # One connection gains nothing by ranges, and some servers refuse them.
+        whole_first=limits.connections == 1,
     )
 
 

@@ -129,6 +129,10 @@ def test_the_program_checks_a_file_without_starting(tmp_path):
     refused = imgstored("--config", str(file), "--check")
     assert refused.returncode == os.EX_CONFIG
     assert "error (ConfigError): sources[0]: " in refused.stderr
+    file.write_text("[[sources]]\nurl = 'https://x'\nkey_file = '/k'\n")
+    refused = imgstored("--config", str(file), "--check")
+    assert refused.returncode == os.EX_CONFIG
+    assert "error (ConfigError): sources[0]: key_file without cert_file" in refused.stderr
     file.write_text("[[pool]]\ntype = 'zfs'\nproperties = { compression = 'lz9' }\n")
     refused = imgstored("--config", str(file), "--check")
     assert refused.returncode == os.EX_CONFIG

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from imgstored.http.socks import socks_tunnel
 
 if TYPE_CHECKING:
     import ssl
@@ -22,6 +25,12 @@ Resolve = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 #: While a connection is being made, how often it is looked whether it is still wanted. In seconds.
 _POLL_SECONDS = 0.2
+
+#: RFC 8305, 8: the Connection Attempt Delay that it recommends. In seconds.
+_STAGGER_SECONDS = 0.25
+
+#: Hosts whose address is remembered.
+_MOST_REMEMBERED = 256
 
 
 class AbortedError(OSError):
@@ -75,51 +84,122 @@ class AbortableSocket:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
-def connect(
-    abortable: AbortableSocket, host: str, port: int, *, resolve: Resolve, seconds: float
-) -> socket.socket:
-    """A TCP connection to the first address that answers within `seconds` (all addresses together).
+class Answered:
+    """Which address of a host answered last, for all connections that share this. For any thread."""
 
-    Raises `OSError`: the last address's error, `TimeoutError`, or `AbortedError`.
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._addresses: dict[tuple[str, int], Any] = {}
+
+    def remember(self, host: str, port: int, address: Any) -> None:
+        """`address`, as getaddrinfo has it, has answered for `host`."""
+        with self._lock:
+            if len(self._addresses) >= _MOST_REMEMBERED:
+                self._addresses.clear()
+            self._addresses[host, port] = address
+
+    def ordered(self, host: str, port: int, found: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """The addresses in the order in which to try them: that which answered, then families in turn."""
+        with self._lock:
+            known = self._addresses.get((host, port))
+        families: dict[Any, list[tuple[Any, ...]]] = {}
+        for entry in found:
+            families.setdefault(entry[0], []).append(entry)
+        turns = itertools.zip_longest(*families.values())
+        mixed = [entry for turn in turns for entry in turn if entry is not None]
+        return sorted(mixed, key=lambda entry: entry[4] != known)
+
+
+def connect(
+    abortable: AbortableSocket,
+    host: str,
+    port: int,
+    *,
+    resolve: Resolve,
+    seconds: float,
+    answered: Answered | None = None,
+) -> socket.socket:
+    """A TCP connection to the address that answers first, within `seconds` (all addresses together).
+
+    As RFC 8305 has it: an address that has not answered after a quarter of a second does not keep the next
+    one waiting. Raises `OSError`: the last address's error, `TimeoutError`, or `AbortedError`.
     """
     deadline = time.monotonic() + seconds
-    addresses = resolve(host, port)
-    failure: OSError = OSError("the host has no address")
-    for place, (family, kind, protocol, _, address) in enumerate(addresses):
-        abortable.check()
-        left = deadline - time.monotonic()
-        share = left / (len(addresses) - place)
-        sock = socket.socket(family, kind, protocol)
-        try:
-            abortable.hold(sock)
-            _connect(abortable, sock, address, time.monotonic() + share)
-        except OSError as error:
+    answered = answered or Answered()
+    race = _Race(answered.ordered(host, port, resolve(host, port)))
+    with race:
+        while (won := race.step(deadline)) is None:
+            abortable.check()
+        sock, address = won
+        abortable.hold(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answered.remember(host, port, address)
+        return race.take(sock)
+
+
+class _Race:
+    """Attempts to connect, of which the first that succeeds counts. Closes all others at its end."""
+
+    def __init__(self, addresses: list[tuple[Any, ...]]) -> None:
+        self._waiting = addresses[::-1]
+        self._running: dict[int, tuple[socket.socket, Any]] = {}
+        self._poll = select.poll()
+        self._due = 0.0  # when the next address has its turn
+        self._failure = OSError("the host has no address")
+
+    def __enter__(self) -> _Race:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock, _address in self._running.values():
             sock.close()
-            failure = error
-            continue
-        except BaseException:
-            sock.close()
-            raise
+
+    def take(self, sock: socket.socket) -> socket.socket:
+        """Leaves the socket open at the end."""
+        del self._running[sock.fileno()]
         return sock
-    abortable.check()
-    raise failure
 
-
-def _connect(abortable: AbortableSocket, sock: socket.socket, address: Any, deadline: float) -> None:
-    sock.setblocking(False)
-    poll = select.poll()
-    with contextlib.suppress(BlockingIOError):
-        sock.connect(address)
-    poll.register(sock, select.POLLOUT)
-    while not poll.poll(int(_POLL_SECONDS * 1000)):
-        abortable.check()
-        if time.monotonic() > deadline:
+    def step(self, deadline: float) -> tuple[socket.socket, Any] | None:
+        """Waits a little. The connection that was made, and its address; raises `OSError` if none will be."""
+        now = time.monotonic()
+        if now > deadline:
             raise TimeoutError("the connection timed out")
-    abortable.check()
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, "the connection failed")
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._waiting and (now >= self._due or not self._running):
+            self._begin(*self._waiting.pop())
+            self._due = now + _STAGGER_SECONDS
+        if not self._running:
+            if self._waiting:
+                return None
+            raise self._failure
+        wait = min(_POLL_SECONDS, deadline - now)
+        if self._waiting:
+            wait = min(wait, self._due - now)
+        for number, _ in self._poll.poll(max(0.0, wait) * 1000):
+            sock, address = self._running[number]
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not code:
+                return sock, address
+            self._lost(sock, OSError(code, "the connection failed"))
+        return None
+
+    def _begin(self, family: int, kind: int, protocol: int, _: str, address: Any) -> None:
+        sock = socket.socket(family, kind, protocol)
+        self._running[sock.fileno()] = sock, address
+        try:
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(address)
+            self._poll.register(sock, select.POLLOUT)
+        except OSError as error:
+            del self._running[sock.fileno()]
+            sock.close()
+            self._failure = error
+
+    def _lost(self, sock: socket.socket, error: OSError) -> None:
+        self._poll.unregister(sock)
+        del self._running[sock.fileno()]
+        sock.close()
+        self._failure, self._due = error, 0.0
 
 
 class AbortableConnection(http.client.HTTPConnection):
@@ -135,6 +215,7 @@ class AbortableConnection(http.client.HTTPConnection):
         resolve: Resolve,
         connect_seconds: float,
         silence_seconds: float,
+        answered: Answered | None = None,
     ) -> None:
         super().__init__(origin.host, origin.port, timeout=silence_seconds)
         self._abortable = abortable
@@ -144,14 +225,24 @@ class AbortableConnection(http.client.HTTPConnection):
         self._resolve = resolve
         self._connect_seconds = connect_seconds
         self._silence_seconds = silence_seconds
+        self._answered = answered
 
     def connect(self) -> None:
         """Called by http.client for the first request."""
         host, port = (self._proxy or self._origin).host, (self._proxy or self._origin).port
-        sock = connect(self._abortable, host, port, resolve=self._resolve, seconds=self._connect_seconds)
+        sock = connect(
+            self._abortable,
+            host,
+            port,
+            resolve=self._resolve,
+            seconds=self._connect_seconds,
+            answered=self._answered,
+        )
         try:
             sock.settimeout(self._silence_seconds)
-            if self._proxy is not None and self._origin.tls:
+            if self._proxy is not None and self._proxy.socks:
+                socks_tunnel(sock, self._proxy, self._origin)
+            elif self._proxy is not None and self._origin.tls:
                 self._open_tunnel(sock, self._proxy)
             self.sock = sock if self._context is None else self._secured(sock, self._context)
         except BaseException:

@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 _RETRIED = frozenset({429, 502, 503, 504})
 
 
+#: Content codings (RFC 9110, 8.4.1; IANA's registry). Other words in Content-Encoding, such as `UTF-8` or
+#: `aws-chunked`, say nothing about the bytes.
+_GZIP = frozenset({"gzip", "x-gzip"})
+_CODINGS = frozenset({"br", "compress", "x-compress", "dcb", "dcz", "deflate", "exi", "zstd"})
+
+
 class DocumentLimits(Struct, frozen=True):
     """Bounds on one document. Sizes in bytes, times in seconds."""
 
@@ -150,6 +156,8 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
 def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
     import httpx2
 
+    if proxy.socks:
+        return httpx2.Proxy(proxy.url, auth=proxy.login)
     headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
     return httpx2.Proxy(proxy.url, headers=headers)
 
@@ -160,10 +168,10 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
     if response.status_code in REDIRECTS:
         # The body of a redirect is not worth reading.
         return Document(response.status_code, headers, b"")
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip"):
-        raise ClientError(f"{url}: the answer has an encoding that was not asked for ({encoding[:40]!r})")
-    body = Body(max_bytes, gzip=encoding != "identity")
+    encodings = {word.strip().lower() for word in headers.get("content-encoding", "").split(",")}
+    if unknown := encodings & _CODINGS:
+        raise ClientError(f"{url}: the answer has an encoding that was not asked for ({unknown.pop()!r})")
+    body = Body(max_bytes, gzip=bool(encodings & _GZIP))
     try:
         async with aclosing(response.aiter_raw()) as pieces:
             try:

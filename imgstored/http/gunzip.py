@@ -7,6 +7,9 @@ import zlib
 #: zlib: a gzip header is expected, and the largest window.
 _GZIP = 16 + zlib.MAX_WBITS
 
+#: The first byte of gzip (RFC 1952, 2.3.1).
+_MAGIC = b"\x1f"
+
 
 class TooLargeError(Exception):
     """More came, or came out, than is allowed."""
@@ -17,7 +20,10 @@ class NotGzipError(Exception):
 
 
 class Body:
-    """A document's body as it comes in: at most `limit` bytes, before and after decoding."""
+    """A document's body as it comes in: at most `limit` bytes, before and after decoding.
+
+    With `gzip`, the body is decoded if it begins as gzip does.
+    """
 
     def __init__(self, limit: int, *, gzip: bool) -> None:
         self._limit = limit
@@ -29,6 +35,11 @@ class Body:
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes. Raises `TooLargeError` or `NotGzipError`."""
+        if not data:
+            return
+        if self._taken == 0 and data[:1] != _MAGIC:
+            # A server that calls a plain text gzip: no JSON begins like that.
+            self._decoder = None
         self._taken += len(data)
         if self._taken > self._limit:
             raise TooLargeError

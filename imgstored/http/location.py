@@ -6,7 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,6 +27,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 #: RFC 3986 leaves only these in a URL; `urlsplit` would silently drop tabs and line ends.
 _URL_CHARACTERS = re.compile(r"[!-~]+")
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~]*")
 _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9._~:-]+")
@@ -37,11 +38,17 @@ class Access:
     """How to reach one server. Secrets are kept out of `repr`, and so out of logs."""
 
     ca_file: str | None = None  #: PEM file of the authorities to trust instead of the system's
+    cert_file: str | None = None  #: PEM file of a client's certificate, sent to the server's own origin only
+    key_file: str | None = None  #: PEM file of its key; None: it is in `cert_file`
     insecure: bool = False  #: do not verify the server's certificate
-    proxy: str | None = field(default=None, repr=False)  #: http://[user:password@]host:port
+    proxy: str | None = field(default=None, repr=False)  #: http://[user:password@]host:port, or socks5://
     headers: tuple[tuple[str, str], ...] = field(
         default=(), repr=False
     )  #: sent to the server's own origin only
+
+    def elsewhere(self) -> Access:
+        """The access to another origin: without what identifies us to the server's own."""
+        return dataclasses.replace(self, headers=(), cert_file=None, key_file=None)
 
 
 class Location(Struct, frozen=True):
@@ -120,6 +127,7 @@ def redirected(location: Location, target: str) -> Location:
     for what is not http or https, for a URL with a user in it, and for a step from https down to http.
     """
     old = origin_of(location.url)
+    target = _encoded(target)
     if not target or len(target) > MAX_URL or not _URL_CHARACTERS.fullmatch(target):
         raise ClientError(f"{shown(location.url)}: redirects to something that is not a URL")
     try:
@@ -135,8 +143,24 @@ def redirected(location: Location, target: str) -> Location:
             f"{shown(location.url)}: redirects from https to http ({shown(url)})",
             hint="the server's configuration is unsafe; use another source",
         )
-    access = location.access if new == old else dataclasses.replace(location.access, headers=())
+    access = location.access if new == old else location.access.elsewhere()
     return replace(location, url=url, access=access)
+
+
+def _encoded(target: str) -> str:
+    """A Location header's value with percent-encoding where it has spaces or other than ASCII.
+
+    http.client gives a header's bytes as Latin-1, httpx2 as UTF-8 where they are.
+    """
+    target = target.strip(" \t")
+    if len(target) > MAX_URL or not target.isprintable():
+        return ""
+    try:
+        data = target.encode("latin-1")
+        data.decode()
+    except UnicodeError:
+        data = target.encode()
+    return quote(data, safe=_PRINTABLE)
 
 
 def _parts(url: str) -> SplitResult:

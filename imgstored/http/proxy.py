@@ -17,26 +17,32 @@ if TYPE_CHECKING:
 #: What curl takes when a proxy's URL has no port.
 _DEFAULT_PORT = 1080
 
+_SOCKS = frozenset({"socks5", "socks5h"})
+
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy: CONNECT for https, absolute URLs for http."""
+    """An HTTP proxy: CONNECT for https, absolute URLs for http. Or a SOCKS proxy (RFC 1928) for both."""
 
     host: str
     port: int
     authorization: str | None = field(default=None, repr=False)  #: value of Proxy-Authorization
+    socks: bool = False  #: SOCKS 5; the proxy resolves the server's name
+    login: tuple[str, str] | None = field(default=None, repr=False)  #: user and password (RFC 1929)
 
     @property
     def url(self) -> str:
         """The proxy's URL, without credentials."""
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'socks5' if self.socks else 'http'}://{host}:{self.port}"
 
 
 def proxy_for(location: Location, environ: Mapping[str, str]) -> Proxy | None:
     """The proxy for `location`: the source's own, else the environment's, unless no_proxy names the host.
 
     The environment's names are those that curl knows, in either case, and the lower-case one wins. Raises
-    `ClientError` when the setting is not `[http://][user:password@]host[:port]`.
+    `ClientError` when the setting is not `[http://][user:password@]host[:port]`, or the same with
+    `socks5://` or `socks5h://`, which are one and the same here.
     """
     if location.access.proxy:
         return parse_proxy(location.access.proxy)
@@ -55,14 +61,33 @@ def parse_proxy(setting: str) -> Proxy:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port, parts = None, None, urlsplit("http://")
-    if parts.scheme != "http" or not host or not host.isascii() or not host.isprintable() or " " in host:
+    socks = parts.scheme in _SOCKS
+    if (
+        not (socks or parts.scheme == "http")
+        or not host
+        or not host.isascii()
+        or not host.isprintable()
+        or " " in host
+    ):
         raise ClientError(
-            f'proxy "{shown(text)}" is not usable', hint="a proxy is http://[user:password@]host:port"
+            f'proxy "{shown(text)}" is not usable',
+            # Written as a URL with user and password, it would be taken for one, and hidden.
+            hint="a proxy is a URL such as http://proxy.example:3128 or socks5://proxy.example:1080;"
+            " credentials stand before the host",
         )
-    authorization = None
+    login = None
     if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(pair.encode()).decode()
+        login = unquote(parts.username), unquote(parts.password or "")
+    if socks:
+        if login is not None and not all(0 < len(text.encode()) < 256 for text in login):
+            raise ClientError(
+                f'proxy "{shown(text)}" is not usable',
+                hint="a user and a password for a SOCKS proxy have from 1 to 255 bytes each",
+            )
+        return Proxy(host, port or _DEFAULT_PORT, socks=True, login=login)
+    authorization = None
+    if login is not None:
+        authorization = "Basic " + base64.b64encode(":".join(login).encode()).decode()
     return Proxy(host, port or _DEFAULT_PORT, authorization)
 
 

@@ -16,10 +16,18 @@ from msgspec import Struct
 
 from imgstored.errors import ClientError
 from imgstored.http.causes import cause_of, certificate_refused, named
-from imgstored.http.dial import AbortableConnection, AbortableSocket, AbortedError, Resolve, resolve_blocking
+from imgstored.http.dial import (
+    AbortableConnection,
+    AbortableSocket,
+    AbortedError,
+    Answered,
+    Resolve,
+    resolve_blocking,
+)
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,
+    Access,
     Location,
     Origin,
     origin_of,
@@ -40,10 +48,21 @@ Sink = Callable[[memoryview], None]
 #: Sees the head of the answer and says where the body goes; raising refuses it.
 Accept = Callable[[RangeReply], Sink]
 
+#: The [start, stop) of the Range header; None: a request without one.
+_Asked = tuple[int, int | None] | None
+
 _BUFFER = 1 << 20
 
 #: Bytes are handed over when the buffer is full, or this old, in seconds: TLS comes in pieces of 16 KiB.
 _HAND_OVER_SECONDS = 0.05
+
+
+#: Statuses by which a signed URL that has expired is refused.
+_EXPIRED = frozenset({400, 401, 403, 404, 410})
+
+
+class _RememberedRefusedError(Exception):
+    """Where the file's URL led before gives nothing any more."""
 
 
 class Timeouts(Struct, frozen=True):
@@ -58,7 +77,8 @@ class RangeConnection:
 
     A file's URL may redirect to another one, which may be signed and good for some minutes only. The
     connection asks for the next range there at once (`_target`), and asks the file's own URL anew after any
-    failure: `_fail` is the one place where that is decided.
+    failure: `_fail` is the one place where that is decided. When the remembered place refuses, or is gone,
+    that costs nothing: the file's own URL is asked within the same call.
     """
 
     def __init__(
@@ -69,9 +89,12 @@ class RangeConnection:
         environ: Mapping[str, str],
         context: Callable[[], ssl.SSLContext] | None = None,
         resolve: Resolve = resolve_blocking,
+        answered: Answered | None = None,
         user_agent: str = "imgstored",
     ) -> None:
         """`context` makes the TLS context, or hands out a shared one; `environ` may name proxies.
+
+        `answered` is shared by connections to the same servers.
 
         `location.access.headers` are sent as they are: see `check_headers`.
         """
@@ -80,6 +103,7 @@ class RangeConnection:
         self._environ = environ
         self._context = context or (lambda: tls_context(location.access))
         self._resolve = resolve
+        self._answered = answered or Answered()
         self._user_agent = user_agent
         self._abortable = AbortableSocket()
         self._http: AbortableConnection | None = None
@@ -87,17 +111,25 @@ class RangeConnection:
         self._target = location  # where the last range came from, after redirects
         self._buffer = memoryview(bytearray(_BUFFER))
 
-    def get(self, start: int, stop: int | None, validator: str | None, accept: Accept) -> RangeReply:
+    def get(
+        self, start: int, stop: int | None, validator: str | None, accept: Accept, *, plain: bool = False
+    ) -> RangeReply:
         """Fetches bytes [start, stop) of the file (stop None: to its end).
 
         With `validator` the server is asked to send the whole file instead if that no longer names its state.
+        `plain`: asks for the whole file, without a Range header; `start` is 0, and `stop` None.
         `accept` gets the head of the answer and returns the body's sink. On return the sink has had exactly
-        what the head announced. Raises `FetchError` for whatever the network or the server did, and lets
-        through what `accept` and the sink raise; in both cases the connection is closed, and opened anew by
-        the next call.
+        what the head announced, which may be more or less than was asked for. Raises `FetchError` for
+        whatever the network or the server did, and lets through what `accept` and the sink raise; in both
+        cases the connection is closed, and opened anew by the next call.
         """
+        asked = None if plain else (start, stop)
         try:
-            return self._get(start, stop, validator, accept)
+            try:
+                return self._get(asked, validator, accept)
+            except _RememberedRefusedError:
+                self._fail()
+                return self._get(asked, validator, accept)
         except (FetchError, ClientError, OSError, http.client.HTTPException) as error:
             self._fail()
             raise self._fault(error) from error
@@ -120,11 +152,18 @@ class RangeConnection:
 
     # -- one request -----------------------------------------------------------------------------------------
 
-    def _get(self, start: int, stop: int | None, validator: str | None, accept: Accept) -> RangeReply:
-        at = self._target
+    def _get(self, asked: _Asked, validator: str | None, accept: Accept) -> RangeReply:
+        at, remembered = self._target, self._target is not self._location
         for _ in range(MAX_REDIRECTS + 1):
             self._abortable.check()
-            response = self._ask(at, start, stop, validator)
+            try:
+                response = self._ask(at, asked, validator)
+            except ConnectionError as error:
+                if at is self._target and remembered and self._abortable.aborted is None:
+                    raise _RememberedRefusedError from error
+                raise
+            if response.status in _EXPIRED and remembered:
+                raise _RememberedRefusedError
             if response.status not in REDIRECTS:
                 break
             try:
@@ -135,45 +174,53 @@ class RangeConnection:
             self._disconnect()
         else:
             raise FetchError(f"redirects more than {MAX_REDIRECTS} times", lasting=True)
-        reply = read_reply(response.status, response.headers.items(), start, stop)
+        reply = read_reply(response.status, response.headers.items(), *(asked or (0, None)))
         sink = accept(reply)
         self._read_body(response, reply, sink)
         self._target = at
         return reply
 
-    def _ask(
-        self, at: Location, start: int, stop: int | None, validator: str | None
-    ) -> http.client.HTTPResponse:
+    def _ask(self, at: Location, asked: _Asked, validator: str | None) -> http.client.HTTPResponse:
         origin, proxy = origin_of(at.url), proxy_for(at, self._environ)
         reused = self._http is not None and self._peer == (origin, proxy)
         if not reused:
             self._disconnect()
-        headers = self._request_headers(at, origin, proxy, start, stop, validator)
+        headers = self._request_headers(at, origin, proxy, asked, validator)
         target = request_target(at.url)
-        if proxy is not None and not origin.tls:
+        if proxy is not None and not proxy.socks and not origin.tls:
             target = f"{origin.scheme}://{origin.authority}{target}"
         try:
-            return self._send(origin, proxy, target, headers)
+            return self._send(origin, proxy, target, headers, at.access)
         except (ConnectionError, http.client.BadStatusLine):
             # The server may have closed an idle connection at any moment, which is no fault of its.
             if not reused:
                 raise
             self._abortable.check()
             self._disconnect()
-            return self._send(origin, proxy, target, headers)
+            return self._send(origin, proxy, target, headers, at.access)
+
+    def _context_for(self, access: Access) -> ssl.SSLContext:
+        """The shared context, unless it has a certificate that is not for the server in question."""
+        return self._context() if access.cert_file == self._location.access.cert_file else tls_context(access)
 
     def _send(
-        self, origin: Origin, proxy: Proxy | None, target: str, headers: list[tuple[str, str]]
+        self,
+        origin: Origin,
+        proxy: Proxy | None,
+        target: str,
+        headers: list[tuple[str, str]],
+        access: Access,
     ) -> http.client.HTTPResponse:
         if self._http is None:
             self._http = AbortableConnection(
                 self._abortable,
                 origin,
                 proxy=proxy,
-                context=self._context() if origin.tls else None,
+                context=self._context_for(access) if origin.tls else None,
                 resolve=self._resolve,
                 connect_seconds=self._timeouts.connect,
                 silence_seconds=self._timeouts.silence,
+                answered=self._answered,
             )
             self._peer = (origin, proxy)
         self._http.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)
@@ -187,18 +234,19 @@ class RangeConnection:
         at: Location,
         origin: Origin,
         proxy: Proxy | None,
-        start: int,
-        stop: int | None,
+        asked: _Asked,
         validator: str | None,
     ) -> list[tuple[str, str]]:
         headers = [
             ("Host", origin.authority),
             ("User-Agent", self._user_agent),
             ("Accept-Encoding", "identity"),
-            ("Range", f"bytes={start}-{'' if stop is None else stop - 1}"),
         ]
-        if validator is not None:
-            headers.append(("If-Range", validator))
+        if asked is not None:
+            start, stop = asked
+            headers.append(("Range", f"bytes={start}-{'' if stop is None else stop - 1}"))
+            if validator is not None:
+                headers.append(("If-Range", validator))
         if proxy is not None and proxy.authorization is not None and not origin.tls:
             headers.append(("Proxy-Authorization", proxy.authorization))
         return headers + list(at.access.headers)
@@ -246,14 +294,7 @@ class RangeConnection:
         if isinstance(error, AbortedError) or self._abortable.aborted is not None:
             return FetchError(f"{url}: {self._abortable.aborted}")
         if isinstance(error, FetchError):
-            return FetchError(
-                f"{url}: {error.message}",
-                hint=error.hint,
-                lasting=error.lasting,
-                other_size=error.other_size,
-                retry_after=error.retry_after,
-                data=error.data,
-            )
+            return error.at(url)
         if isinstance(error, ClientError):
             return FetchError(f"{url}: {error.message}", hint=error.hint, lasting=True)
         if isinstance(error, TimeoutError):

@@ -10,8 +10,9 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: Answers that mean "not now": too many requests, and a server or a gateway that is overloaded or restarting.
-TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Answers that mean "not now": too many requests (420, 429, 509), the wrong back-end (421), and a
+#: server or a gateway that is overloaded (529) or restarting.
+TRANSIENT_STATUSES = frozenset({408, 420, 421, 425, 429, 500, 502, 503, 504, 509, 529})
 
 
 class Backoff(Struct, frozen=True):

@@ -24,7 +24,14 @@ from msgspec import Struct
 from imgstored import shortage
 from imgstored.catalog.catalog import InstalledImage
 from imgstored.catalog.receipts import receipt_of
-from imgstored.errors import CancelledError, ImgstoreError, InternalError, PoolError, ResumeError
+from imgstored.errors import (
+    CancelledError,
+    ImgstoreError,
+    InternalError,
+    NoSpaceError,
+    PoolError,
+    ResumeError,
+)
 from imgstored.events.notifications import (
     AlreadyInstalled,
     Downloaded,
@@ -72,6 +79,8 @@ MAX_NOTES = 50
 _PAUSE: Final = 0.5
 _STANDSTILL: Final = 60.0
 _UNSETTLED: Final = 15.0
+
+_MIB: Final = 1 << 20
 
 #: Attempts of one import, each of which begins again with another mirror, or in the pool.
 _MAX_ATTEMPTS = 4
@@ -149,6 +158,7 @@ class Import:
         self._pump: Pump | None = None
         self._fetched_before: dict[str, int] = {}  # by downloads before this one
         self._received: PoolImage | None = None
+        self._free_before = 0  # bytes of the pool, before it got anything of the image
 
     # -- who wants it ----------------------------------------------------------------------------------------
 
@@ -234,7 +244,15 @@ class Import:
                 with trio.CancelScope(shield=True):
                     await self._take_over(result.image)
         except ImgstoreError as error:
-            end = end_after(error, local_file=isinstance(self._data, FromFile), done=self.done)
+            by_download = self._download is not None and self._download.failure is error
+            end = end_after(
+                error,
+                local_file=isinstance(self._data, FromFile),
+                done=self.done,
+                by_download=by_download,
+            )
+            if isinstance(error, NoSpaceError) and end is End.FAILED:
+                await self._remember_shortage(error)
             dropped = not KEPT[end].download
             log.warning(
                 "not installed", uuid=self.uuid, error=error.message, code=error.code, dropped=dropped
@@ -247,6 +265,19 @@ class Import:
             hint = "the daemon's log has the details; please report it"
             return _Result(End.FAILED, InternalError(message, hint=hint))
         return result
+
+    async def _remember_shortage(self, error: NoSpaceError) -> None:
+        """The pool was full: what the image took of it until then, the next try asks for before it begins.
+
+        A pool may compress the stream, and others may have filled the pool, too: the lower figure is sure.
+        """
+        left = (error.data or {}).get("free", 0)
+        taken = min(self.received, max(0, self._free_before - left))
+        journal = self._resources.journal
+        try:
+            await trio.to_thread.run_sync(journal.found_needed, *self.spec.key, taken)
+        except ImgstoreError as failure:
+            log.error("a shortage cannot be written down", uuid=self.uuid, error=failure.message)
 
     def enter(self, phase: Phase) -> None:
         """Changes the phase. The only place that does. Raises `ValueError` for a wrong transition."""
@@ -275,6 +306,12 @@ class Import:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
         await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+        shortage_now = await trio.to_thread.run_sync(self._known_shortage)
+        if shortage_now is not None:
+            log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
+            return _Result(End.FAILED, shortage_now)
+        if (doubt := await trio.to_thread.run_sync(self._volume_may_not_fit)) is not None:
+            self._emit(Note(doubt))
         attempt = 1
         while True:
             self._download, self._pump = download, pump = self._pipeline(locations)
@@ -295,6 +332,36 @@ class Import:
                 await self._drop(End.WRONG_BYTES)
             self._fetched_before = dict(self.fetched)
             attempt += 1
+
+    def _known_shortage(self) -> NoSpaceError | None:
+        """The error where an earlier try found out that the image needs more room than there is. Blocks."""
+        needed = self._resources.journal.needed(*self.spec.key)
+        try:
+            if needed and self.uuid not in self._pool.partials():
+                self._resources.free_space.check_pool(self._pool, needed)
+        except NoSpaceError as error:
+            return NoSpaceError(
+                f"{error.message}: an earlier try took as much, and was not complete",
+                hint=f"{error.hint}; what was downloaded is kept",
+                data=error.data,
+            )
+        return None
+
+    def _volume_may_not_fit(self) -> str | None:
+        """A sentence where the image's volume is larger than the pool's free space. Blocks.
+
+        That is no refusal: a volume may be sparse, and a pool may compress it.
+        """
+        size = self.manifest.document.get("image_size")  # MiB; some write it as a text
+        if not isinstance(size, int) and not (isinstance(size, str) and size.isdecimal()):
+            return None
+        free = (self._pool.space().available - self._resources.free_space.min_free) // _MIB
+        if int(size) <= free:
+            return None
+        return (
+            f"the volume of image {self.uuid} has {int(size)} MiB, and pool {self._pool.name} has"
+            f" {max(0, free)} MiB for it: it may not fit"
+        )
 
     def _pipeline(self, locations: Sequence[Location]) -> tuple[Download, Pump]:
         """A download and the pump behind it, of one attempt."""
@@ -381,7 +448,7 @@ class Import:
         free_space = self._resources.free_space
 
         def receive(stream: Iterator[bytes | memoryview]) -> PoolImage:
-            free_space.check_pool(self._pool, at_least)
+            self._free_before = free_space.check_pool(self._pool, at_least)
             watched = free_space.watched(stream, self._pool)
             return self._pool.receive(self.uuid, watched, origin=self.manifest.origin)
 

@@ -37,6 +37,7 @@ CREATE TABLE imports (
     started_at REAL NOT NULL,           -- seconds since the epoch
     touched_at REAL NOT NULL,
     zstream INTEGER NOT NULL DEFAULT 0, -- 1: of the file nothing is compared with the manifest
+    needed INTEGER NOT NULL DEFAULT 0,  -- bytes of its pool that an earlier try took, and that were too few
     PRIMARY KEY (pool, uuid)
 ) WITHOUT ROWID;
 CREATE TABLE spools (
@@ -90,7 +91,7 @@ class Journal:
         document = json.dumps(dict(manifest))
         with self.transaction() as db:
             db.execute(
-                "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?)"
+                "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, 0)"
                 " ON CONFLICT (pool, uuid) DO UPDATE SET manifest = excluded.manifest,"
                 " sources = excluded.sources, channel = excluded.channel, zstream = excluded.zstream,"
                 " wanted = 1, touched_at = excluded.touched_at",
@@ -104,6 +105,21 @@ class Journal:
                 "UPDATE imports SET wanted = 0, touched_at = ? WHERE pool = ? AND uuid = ?",
                 (time.time(), pool, uuid),
             )
+
+    def found_needed(self, pool: str, uuid: str, needed: int) -> None:
+        """Remembers that an image takes at least so many bytes in its pool, where it has a row."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE imports SET needed = max(needed, ?) WHERE pool = ? AND uuid = ?", (needed, pool, uuid)
+            )
+
+    def needed(self, pool: str, uuid: str) -> int:
+        """Bytes that an image takes at least in its pool, as an earlier try found out; 0 where none did."""
+        with self.transaction() as db:
+            row = db.execute(
+                "SELECT needed FROM imports WHERE pool = ? AND uuid = ?", (pool, uuid)
+            ).fetchone()
+        return 0 if row is None else int(row[0])
 
     def end(self, pool: str, uuid: str) -> None:
         """Removes an import that is installed or given up."""

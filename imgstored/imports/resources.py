@@ -92,25 +92,30 @@ class FreeSpace(Struct, frozen=True):
         if to_come and free - to_come < self.min_free:
             raise self._shortage(f"in {self.folder}", to_come, free)
 
-    def check_pool(self, pool: Pool, at_least: int) -> None:
-        """Raises `NoSpaceError` unless a stream of `at_least` bytes fits into the pool. Blocks."""
+    def check_pool(self, pool: Pool, at_least: int) -> int:
+        """Free bytes of the pool. Raises `NoSpaceError` unless a stream of `at_least` bytes fits. Blocks."""
         free = pool.space().available
         if free - at_least < self.min_free:
             raise self._shortage(f'in pool "{pool.name}"', at_least, free)
+        return free
 
     def watched(self, stream: Iterator[bytes | memoryview], pool: Pool) -> Iterator[bytes | memoryview]:
         """Yields the stream's pieces; raises `NoSpaceError` once the pool is full. Blocks."""
-        due = 0
+        due = came = 0
         for piece in stream:
             due -= len(piece)
             if due < 0:
-                self.check_pool(pool, 0)
+                free = pool.space().available
+                if free < self.min_free:
+                    where = f'in pool "{pool.name}"'
+                    raise self._shortage(where, came, free, "came, and more is to come")
                 due = _EVERY
+            came += len(piece)
             yield piece
 
-    def _shortage(self, where: str, wanted: int, free: int) -> NoSpaceError:
+    def _shortage(self, where: str, wanted: int, free: int, verb: str = "to come") -> NoSpaceError:
         return NoSpaceError(
-            f"not enough room {where}: {wanted / _MIB:.1f} MiB to come, {free / _MIB:.1f} MiB free"
+            f"not enough room {where}: {wanted / _MIB:.1f} MiB {verb}, {free / _MIB:.1f} MiB free"
             f" ({self.min_free / _MIB:.0f} MiB are kept free)",
             hint="free space, for example with `imgctl vacuum`",
             data={"wanted": wanted, "free": free, "min_free": self.min_free},

@@ -75,8 +75,8 @@ class End(Enum):
     STOPPED = auto()  #: the daemon is stopping
     ABANDONED = auto()  #: nobody wants the image any more
     ORIGIN_FAILED = auto()  #: the origin was not installed
-    FAILED = auto()  #: a server failed, or the pool did; what was downloaded is right
-    SPOILED = auto()  #: what came is not the image, or there is no room for it
+    FAILED = auto()  #: a server failed, or the pool did, or has no room; what was downloaded is right
+    SPOILED = auto()  #: what came is not the image, or there is no room for the download
     WRONG_BYTES = auto()  #: one attempt only: what came is not the image, but another mirror may have it
 
 
@@ -106,11 +106,14 @@ KEPT: Final[Mapping[End, Kept]] = {
 WRONG_BYTES_ERRORS: Final = (WrongFileError, ChangedError, UncompressionError, StreamError)
 
 
-def end_after(error: ImgstoreError, *, local_file: bool, done: int) -> End:
+def end_after(error: ImgstoreError, *, local_file: bool, done: int, by_download: bool = False) -> End:
     """The end of an import that `error` ended, when `done` bytes of its file were there.
 
-    A local file is read anew by the next installation, and nothing is worth keeping where nothing came.
+    A local file is read anew by the next installation, and nothing is worth keeping where nothing came. Where
+    the download itself has no room (`by_download`), keeping it would leave none to anybody else.
     """
-    if local_file or not done or isinstance(error, (*WRONG_BYTES_ERRORS, NoSpaceError)):
+    if local_file or not done or isinstance(error, WRONG_BYTES_ERRORS):
+        return End.SPOILED
+    if by_download and isinstance(error, NoSpaceError):
         return End.SPOILED
     return End.FAILED

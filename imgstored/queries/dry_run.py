@@ -137,16 +137,20 @@ class DryRun:
     async def _free_space(self, plan: Plan, pool: Pool, to_come: int, at_least: int) -> RoomDocument:
         """Free bytes in the spool and in the pool. A shortage is a refusal. Raises `PoolError`.
 
-        How much an image takes in a pool shows only while it is received: not less than its file, mostly.
+        How much an image takes in a pool shows only while it is received: not less than its file, mostly, and
+        not less than an earlier try took.
         """
-        free_space = self._resources.free_space
+        free_space, journal = self._resources.free_space, self._resources.journal
 
         def look() -> RoomDocument:
+            needed = sum(
+                journal.needed(pool.name, step.uuid) for step in plan.steps if step.state == "missing"
+            )
             checks = (
                 partial(free_space.check_spool, to_come),
-                partial(free_space.check_pool, pool, at_least),
+                partial(free_space.check_pool, pool, max(at_least, needed)),
             )
-            for check in checks if at_least else ():
+            for check in checks if at_least or needed else ():
                 try:
                     check()
                 except NoSpaceError as error:

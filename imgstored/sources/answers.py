@@ -28,6 +28,10 @@ _MAX_FAULTS = 10
 #: What a server may call an error.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 
+#: Bytes of an answer that show what it is, and how a web page begins.
+_BEGINNING = 1024
+_HTML = (b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<!--")
+
 
 def failure(url: str, document: Document) -> APIError:
     """The error for an answer that is not 200, in the server's own words where it has some.
@@ -48,9 +52,7 @@ def one_object(url: str, body: bytes) -> dict[str, Any]:
     try:
         return parse(body)
     except InvalidManifestError as error:
-        raise APIError(
-            f"{shown(url)}: the answer is not what an image server says: {error.message}"
-        ) from error
+        raise _another_answer(url, "what an image server says", body, error) from error
 
 
 def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def read_list(url: str, body: bytes) -> ManifestList:
     try:
         elements = parse_list(body)
     except InvalidManifestError as error:
-        raise APIError(f"{shown(url)}: the answer is not a list of images: {error.message}") from error
+        raise _another_answer(url, "a list of images", body, error) from error
     by_uuid: dict[str, dict[str, Any]] = {}
     bad = 0
     for element in elements:
@@ -95,6 +97,22 @@ def read_list(url: str, body: bytes) -> ManifestList:
     if bad:
         log.warning("a source's list has elements that are no manifests", url=shown(url), elements=bad)
     return ManifestList(by_uuid, len(elements))
+
+
+def _another_answer(url: str, wanted: str, body: bytes, error: InvalidManifestError) -> APIError:
+    """The error for an answer with status 200 that is not what was asked for. It says what came."""
+    begins = body[:_BEGINNING].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    came = f": {error.message.partition(' is invalid: ')[2] or error.message}"
+    if not begins:
+        came = ", but empty"
+    elif begins.startswith(_HTML):
+        came = ", but a web page (HTML)"
+    elif begins.startswith(b"<"):
+        came = ", but XML or another text with tags"
+    return APIError(
+        f"{shown(url)}: the answer is not {wanted}{came}",
+        hint="the URL may be wrong, or the server's type (`imgctl sources -t`: imgapi, dsapi, static)",
+    )
 
 
 def displayed(manifests: Iterable[Mapping[str, Any]], source: str) -> list[Listed]:

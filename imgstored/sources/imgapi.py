@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 
 from imgstored.errors import APIError, ClientError
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from imgstored.sources.base import SourceSpec
     from imgstored.sources.server import Fetch
 
+log = structlog.get_logger(__name__)
+
 #: Images that are asked for at a time: what a server gives at most.
 PAGE = 1000
 
-#: Pages of one list; servers have a few hundred images.
+#: Pages of one list; servers have a few hundred images, and some give 50 at a time.
 _MAX_PAGES = 100
 
 _HEADERS = (("Accept-Version", "~2"),)
@@ -66,25 +69,40 @@ class ImgapiSource:
         return Offer(manifest, file)
 
     async def _turn_pages(self, images: dict[str, Listed]) -> None:
-        """Asks until a page is not full, or has nothing new because the server does not know pages."""
+        """Asks until a page has nothing new: it is the last one, or the server does not know pages.
+
+        A page that is not full may still not be the last one: a server may give fewer than it is asked for.
+        """
         marker: str | None = None
         room = MAX_LIST
+        before = PAGE  # elements of the page before
         for _ in range(_MAX_PAGES):
             parameters: list[tuple[str, str]] = [("limit", str(PAGE))]
             if marker is not None:
                 parameters.append(("marker", marker))
             url = self._server.url("/images", parameters)
-            body = await self._server.demand(url, self._limits.listing)
+            try:
+                body = await self._server.demand(url, self._limits.listing)
+                page = await trio.to_thread.run_sync(read_page, url, body, self.spec.url)
+            except (APIError, ClientError) as error:
+                if before >= PAGE:
+                    raise
+                # Most servers have given all by then, and some do not know the question.
+                log.info("a list may go on", url=shown(url), error=error.message)
+                return
+            known = len(images)
+            for image in page.images:
+                images.setdefault(_uuid(image), image)
+            if len(images) == known:
+                if marker is not None and before == PAGE == page.elements:
+                    log.warning(
+                        "a source's list may be cut: it does not know pages", url=shown(url), images=known
+                    )
+                return
             room -= len(body)
             if room < 0:
                 break
-            page = await trio.to_thread.run_sync(read_page, url, body, self.spec.url)
-            before = len(images)
-            for image in page.images:
-                images.setdefault(_uuid(image), image)
-            if page.elements < PAGE or len(images) == before:
-                return
-            marker = _uuid(page.images[-1])
+            before, marker = page.elements, _uuid(page.images[-1])
         raise APIError(f"{shown(self.spec.url)}: the list of images does not end")
 
 

@@ -100,7 +100,7 @@ class Server:
         The headers of the source's settings, which may hold credentials, go to the source's own origin only.
         """
         at_home = origin_of(url) == origin_of(self.spec.url)
-        access = self._access if at_home else dataclasses.replace(self._access, headers=())
+        access = self._access if at_home else self._access.elsewhere()
         return Location(url, self.spec.url, access, verify_for(self.spec, url))
 
     def file_location(self, manifest: Mapping[str, Any], folder: str) -> Location | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Raised with every change of what is in the folder that an older daemon would not understand.
-SCHEMA = 3
+SCHEMA = 4
 
 JOURNAL, HISTORY = "journal.sqlite", "history.sqlite"
 
@@ -54,11 +54,17 @@ def _hashes_have_names(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE older")
 
 
+def _shortages_are_remembered(db: sqlite3.Connection) -> None:
+    """What an image took of a pool that had no room for it is known since then."""
+    db.execute("ALTER TABLE imports ADD COLUMN needed INTEGER NOT NULL DEFAULT 0")
+
+
 #: In the order in which they are taken.
 STEPS = (
     Step(2, HISTORY, _imports_have_ids),
     Step(2, JOURNAL, _streams_are_remembered),
     Step(3, JOURNAL, _hashes_have_names),
+    Step(4, JOURNAL, _shortages_are_remembered),
 )
 
 

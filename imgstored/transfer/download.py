@@ -17,10 +17,12 @@ import trio
 from msgspec import Struct, field
 
 from imgstored.errors import CancelledError, ClientError, ImgstoreError, InternalError
+from imgstored.http.dial import Answered
 from imgstored.http.location import Location, check_headers
-from imgstored.http.range_reply import FetchError, RangeReply
+from imgstored.http.range_reply import OTHER_FILE, FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Sink, Timeouts
 from imgstored.http.retry import Backoff
+from imgstored.transfer.coding import Uncoded, may_be_added
 from imgstored.transfer.mirror import (
     ChangedError,
     EnoughError,
@@ -46,6 +48,13 @@ if TYPE_CHECKING:
 _PROGRESS = MIN_RANGE
 
 
+#: The hint where a server has sent a part of the file, and then refuses the rest for good.
+_REFUSED_LATER = (
+    "it had sent a part of the file, which is kept: it may limit connections or requests;"
+    " try again later, or with fewer `connections`"
+)
+
+
 class DownloadLimits(Struct, frozen=True, kw_only=True):
     """Bounds on one file's download. Sizes in bytes, times in seconds, rates in bytes a second.
 
@@ -57,9 +66,21 @@ class DownloadLimits(Struct, frozen=True, kw_only=True):
     silence_seconds: float  #: without a byte, until a request counts as failed
     min_rate: int  #: of one request, averaged over `rate_seconds`; 0: any rate will do
     tries: int  #: failures in a row until a mirror is given up
+    whole_first: bool = False  #: a download of which nothing is there asks without a Range header
     rate_seconds: float = 60.0
     backoff: Backoff = field(default_factory=Backoff)
     max_size: int = 1 << 40
+
+
+class _Body(Struct):
+    """What was asked for, and how the answer's body is taken. For the request's thread."""
+
+    request: RangeRequest
+    start: int
+    stop: int
+    plain: bool  #: without a Range header
+    validator: str | None
+    uncoded: Uncoded | None = None
 
 
 def _nothing(_: Any) -> None:
@@ -109,10 +130,12 @@ class Download:
         self._environ = environ
         self._chance = chance
         self._user_agent = user_agent
+        self._addresses = Answered()
         self._spool = Spool(path, journal, self.watermark)
         self._requests: dict[int, RangeRequest] = {}
         self._changed = trio.Event()
         self._error: ImgstoreError | None = None
+        self.failure: BaseException | None = None  #: what ended `run`, and so the reader
 
     # -- how it stands ---------------------------------------------------------------------------------------
 
@@ -149,6 +172,7 @@ class Download:
             opened(self.resumed)
             await self._fetch_all()
         except BaseException as error:
+            self.failure = error
             self.watermark.fail(_for_reader(error))
             raise
         else:
@@ -202,7 +226,7 @@ class Download:
                 elif step == "complete":
                     return
                 else:
-                    self._end(failure(self.mirrors, self._plan.faults()))
+                    self._end(failure(self.mirrors, self._plan.faults(), kept=self._spool.present > 0))
                     return
         finally:
             if connection is not None:
@@ -220,6 +244,7 @@ class Download:
             environ=self._environ,
             context=mirror.context,
             resolve=self._resolve,
+            answered=self._addresses,
             user_agent=self._user_agent,
         )
         return place, fresh
@@ -266,48 +291,82 @@ class Download:
         start, stop = (0, MIN_RANGE) if spool.size is None else spool.missing(request.ask.index)
         if start == stop:
             return None
+        # A plain request costs one connection, and no other one runs: nothing that is there is lost.
+        plain = request.ask.plain or (self._limits.whole_first and not spool.present)
         url = request.mirror.location.url
         validator = spool.validators.get(url) if self._plan.trusts_validators(request.ask.mirror) else None
         try:
             self._room(max(0, (self.total or 0) - spool.present))
             check_headers(request.mirror.location.access)
-            accept = partial(self._accept, request, validator=validator)
-            reply = request.connection.get(start, stop, validator, accept)
+            body = _Body(request, start, stop, plain, validator)
+            accept = partial(self._accept, body)
+            first, end = (0, None) if plain else (start, stop)
+            reply = request.connection.get(first, end, validator, accept, plain=plain)
             if not reply.partial:
+                if body.uncoded is not None:
+                    body.uncoded.finish()
                 self._check_whole(request)
         except EnoughError:
             request.connection.close()
         except ClientError as error:
             return FetchError(error.message, hint=error.hint, lasting=True)
+        except FetchError as error:
+            # Where no Range header was sent, it is not the reason.
+            return error if request.ask.plain or not plain else error.without_ranges()
         except (ImgstoreError, DifferentError, ValidatorChangedError) as error:
             return error
         return None
 
-    def _accept(self, request: RangeRequest, reply: RangeReply, validator: str | None) -> Sink:
+    def _accept(self, body: _Body, reply: RangeReply) -> Sink:
         """In the request's thread: whether the answer is about our file, and where its bytes go."""
+        request = body.request
         spool, url = self._spool, request.mirror.location.url
-        check_reply(reply, size=self.total, max_size=self._limits.max_size, validator=validator)
+        size = self.total
+        check_reply(
+            reply,
+            size=size,
+            max_size=self._limits.max_size,
+            validator=body.validator,
+            proven=self._plan.mirrors[request.ask.mirror].proven,
+            plain=body.plain,
+        )
         if not trio.from_thread.run_sync(self._answered, request, reply):
             raise FetchError("the server stopped serving ranges")
         if reply.validator is not None and self._plan.trusts_validators(request.ask.mirror):
             spool.remember(url, reply.validator)
-        offset = reply.start
+        request.position = reply.start
+        keep = partial(self._keep, body, reply)
+        if may_be_added(reply, size):
+            body.uncoded = Uncoded(keep, certain=reply.total is not None)
 
         def sink(data: memoryview) -> None:
-            nonlocal offset
-            bound = self._limits.max_size if spool.size is None else spool.size
-            if offset + len(data) > bound:
-                raise FetchError(
-                    f"file size error: expected {bound} bytes, the server sends more", other_size=True
-                )
-            request.fresh += spool.write(offset, data)
-            offset += len(data)
             request.fetched += len(data)
             request.mirror.count(len(data))
-            if not reply.partial and spool.size is not None and offset < spool.size and spool.complete:
-                raise EnoughError
+            (keep if body.uncoded is None else body.uncoded.feed)(data)
 
         return sink
+
+    def _keep(self, body: _Body, reply: RangeReply, data: memoryview) -> None:
+        """In the request's thread: puts the file's bytes into the spool; of a part, what was asked for."""
+        request, spool, offset = body.request, self._spool, body.request.position
+        bound = self._limits.max_size if spool.size is None else spool.size
+        if offset + len(data) > bound:
+            raise FetchError(
+                f"file size error: expected {bound} bytes, the server sends more",
+                hint=OTHER_FILE,
+                other_size=True,
+            )
+        request.position += len(data)
+        if reply.partial:
+            fitting = data[max(0, body.start - offset) : max(0, body.stop - offset)]
+            if fitting:
+                request.fresh += spool.write(max(offset, body.start), fitting)
+            if request.position >= body.stop and reply.stop != body.stop:
+                raise EnoughError
+            return
+        request.fresh += spool.write(offset, data)
+        if spool.size is not None and request.position < spool.size and spool.complete:
+            raise EnoughError
 
     def _answered(self, request: RangeRequest, reply: RangeReply) -> bool:
         """The head of an answer came: the plan learns how the mirror serves, and maybe the file's size."""
@@ -321,8 +380,8 @@ class Download:
     def _check_whole(self, request: RangeRequest) -> None:
         """After an answer that was the whole file, maybe of a length that nobody announced."""
         if self._spool.size is None:
-            self._spool.settle(request.fetched)
-        expected, got = self._spool.size, request.fetched
+            self._spool.settle(request.position)
+        expected, got = self._spool.size, request.position
         if got != expected:
             raise FetchError(
                 f"{request.mirror.url}: file size error: expected {expected} bytes, downloaded {got} bytes"
@@ -354,6 +413,8 @@ class Download:
 
     def _failed(self, request: RangeRequest, fault: FetchError, now: float) -> None:
         request.mirror.note_failure(fault.data)
+        refused = self._plan.mirrors[request.ask.mirror].proven and fault.lasting and not fault.other_size
+        request.mirror.hint = _REFUSED_LATER if refused else fault.hint
         rests = self._plan.failed(
             request.ask,
             now,
@@ -361,6 +422,7 @@ class Download:
             done=self._brought(request),
             lasting=fault.lasting,
             other_size=fault.other_size,
+            ranges=fault.ranges,
             progressed=request.fresh >= _PROGRESS,
             retry_after=fault.retry_after,
         )

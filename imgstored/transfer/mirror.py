@@ -10,8 +10,9 @@ from msgspec import Struct
 
 from imgstored.errors import DownloadError, ImgstoreError
 from imgstored.http.location import Location, shown
-from imgstored.http.range_reply import FetchError, RangeReply
+from imgstored.http.range_reply import OTHER_FILE, FetchError, RangeReply
 from imgstored.http.tls import tls_context
+from imgstored.transfer.coding import may_be_added
 from imgstored.transfer.spool import DifferentError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Mirror:
     location: Location
     fetched: int = 0  #: bytes of the file that came from it in this run; may be read from any thread
     facts: Mapping[str, Any] = field(default_factory=dict)  #: of its last failure, for programs
+    hint: str = ""  #: what to do about its last fault, "" where only time helps
     _context: ssl.SSLContext | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -79,7 +81,8 @@ class RangeRequest(Struct, eq=False):
     mirror: Mirror
     connection: RangeConnection
     fetched: int = 0  #: bytes that came; written by the request's thread
-    fresh: int = 0  #: bytes of them that were not there yet; likewise
+    fresh: int = 0  #: bytes of the file that were not there yet; likewise
+    position: int = 0  #: offset in the file behind the last byte that came; likewise
     ended: bool = False
 
 
@@ -115,27 +118,47 @@ class Pace:
         return None
 
 
-def check_reply(reply: RangeReply, *, size: int | None, max_size: int, validator: str | None) -> None:
+def check_reply(
+    reply: RangeReply,
+    *,
+    size: int | None,
+    max_size: int,
+    validator: str | None,
+    proven: bool = False,
+    plain: bool = False,
+) -> None:
     """Whether an answer is about the file that is wanted. Pure.
 
-    `size` is the file's, None if nobody said; `validator` what the mirror called the file before. Raises
-    `FetchError` for a size that is wrong, too large or not known, and `ValidatorChangedError`.
+    `size` is the file's, None if nobody said; `validator` what the mirror called the file before; `proven`:
+    the mirror has sent a part of the file; `plain`: it was asked for the whole file. Raises `FetchError` for
+    a size that is wrong, too large or not known, and `ValidatorChangedError`.
     """
-    if size is not None and reply.total is not None and reply.total != size:
-        raise FetchError(
-            f"file size error: expected {size} bytes, the server has {reply.total} bytes", other_size=True
-        )
+    if size is not None and reply.total is not None and reply.total != size and not may_be_added(reply, size):
+        fault = f"file size error: expected {size} bytes, the server has {reply.total} bytes"
+        if reply.partial and reply.encoding:
+            raise FetchError(f"{fault} (encoded: {reply.encoding[:40]!r})", lasting=True, ranges=True)
+        if not reply.partial and proven and not plain:
+            # Maybe a page of somebody in between, such as the log-in page of a network.
+            raise FetchError(f"{fault}{' (a web page)' if reply.page else ''}", hint=OTHER_FILE, lasting=True)
+        raise FetchError(fault, hint=OTHER_FILE, other_size=True)
+    if not reply.partial and reply.total is None and proven and not plain and reply.page:
+        raise FetchError("the server answers with a web page", lasting=True)
     if size is None and reply.partial and reply.total is None:
-        raise FetchError("the server does not send the file's size", lasting=True)
+        raise FetchError("the server does not send the file's size", lasting=True, ranges=True)
     if reply.total is not None and reply.total > max_size:
         raise FetchError(f"the file has {reply.total} bytes, more than the {max_size} allowed", lasting=True)
     if validator is not None and reply.validator is not None and reply.validator != validator:
         raise ValidatorChangedError(f"the file on the server changed ({validator}, now {reply.validator})")
 
 
-def failure(mirrors: Sequence[Mirror], faults: Sequence[str]) -> DownloadError:
-    """The error when no mirror is left: what each of them did."""
-    hint = "what was downloaded is kept: try again, or add another source"
+def failure(mirrors: Sequence[Mirror], faults: Sequence[str], *, kept: bool = False) -> DownloadError:
+    """The error when no mirror is left: what each of them did.
+
+    `kept`: something was downloaded, and stays for the next try.
+    """
+    known = {mirror.hint for mirror in mirrors if mirror.hint}
+    waiting = "what was downloaded is kept: try again" if kept else "try again later"
+    hint = known.pop() if len(known) == 1 else f"{waiting}, or add another source"
     if len(mirrors) == 1 and faults:
         return DownloadError(faults[0], hint=hint, data=mirrors[0].facts)
     text = "; ".join(faults) or "no source has the file"

@@ -17,10 +17,20 @@ reads.
 | whole    | 1: it sends the file as a whole | ranges         | whole          |
 | given up | 0                               | given up       | given up       |
 
-A mirror is given up after `tries` failures in a row, or after one that would only repeat itself. The plan
-asks one mirror at a time: the first that has proven itself, until it is given up. While none has, the plan
-passes over those that rest. So a file comes from several mirrors only when one of them failed, and a bad file
-can be laid at its door.
+A mirror is given up after `tries` failures in a row, or after one that would only repeat itself. A mirror
+that has proven itself (a 206 or a 200 about the right file) gets more time: it may refuse because there are
+too many requests, or one of its back-ends may lack the file. So its refusals count like other failures; only
+a file of another size ends it at once.
+
+The plan asks one mirror at a time: the first that has proven itself, until it is given up. While none has,
+the plan passes over those that rest. So a file comes from several mirrors only when one of them failed, and a
+bad file can be laid at its door.
+
+**Without ranges.** Some servers refuse a request because of its Range header, or answer it with a 206 that
+does not say what it has. Then the request without a Range header decides (`Ask.plain`): at once after a
+refusal by an unproven mirror, after the second unusable 206 in a row, and where a proven mirror would be
+given up because of refusals. From then on the mirror gets no Range header. It is given up when it refuses
+such a request, too.
 
 **Whether it is still the same file.** All ranges must be of one file. A mirror shows in three ways that it
 has another one than before: its validator (ETag or date) differs; bytes differ that the consumer has not read
@@ -74,6 +84,9 @@ _PIECES = 64
 _SLOW_FACTOR = 2.0
 _SLOW_SECONDS = 2.0
 
+#: After this many unusable 206s in a row the whole file is asked for.
+_UNUSABLE = 2
+
 #: This many ranges in a row for each connection allow a mirror that refused connections one more.
 _SUCCESSES = 2
 
@@ -90,13 +103,17 @@ def range_count(size: int, range_size: int) -> int:
 
 
 class Ask(Struct, frozen=True):
-    """One request to make: the range `index` from `mirror`. A hedge asks a second time for a slow range."""
+    """One request to make: the range `index` from `mirror`.
+
+    A hedge asks a second time for a slow range. A plain one has no Range header: it brings the whole file.
+    """
 
     number: int
     mirror: int
     index: int
     since: float
     hedge: bool = False
+    plain: bool = False
 
 
 class Wait(Struct, frozen=True):
@@ -145,6 +162,7 @@ class MirrorState(Struct):
 
     allowed: int  #: requests at a time, in the state `ranges`
     state: Literal["unproven", "ranges", "whole", "given up"] = "unproven"
+    plain: bool = False  #: it is asked without Range headers
     failures: int = 0
     successes: int = 0  #: ranges since the last change of `allowed`
     changes: int = 0  #: how often its file was another one; validators that are ignored do not count
@@ -155,7 +173,12 @@ class MirrorState(Struct):
     @property
     def capacity(self) -> int:
         """Requests that it gets at a time, unless it is given up."""
-        return self.allowed if self.state == "ranges" else 1
+        return self.allowed if self.state == "ranges" and not self.plain else 1
+
+    @property
+    def proven(self) -> bool:
+        """Whether it has answered with a part of the right file, or with all of it."""
+        return self.state in ("ranges", "whole")
 
     @property
     def record(self) -> Record:
@@ -233,7 +256,7 @@ class RangePlan:
 
     def _ask(self, place: int, index: int, now: float, *, hedge: bool = False) -> Ask:
         self._numbers += 1
-        ask = Ask(self._numbers, place, index, now, hedge)
+        ask = Ask(self._numbers, place, index, now, hedge, self.mirrors[place].plain)
         self._running[ask.number] = ask
         self.mirrors[place].running.add(ask.number)
         return ask
@@ -296,33 +319,72 @@ class RangePlan:
         done: Iterable[int] = (),
         lasting: bool = False,
         other_size: bool = False,
+        ranges: bool = False,
         progressed: bool = False,
         retry_after: float | None = None,
     ) -> float | None:
         """A request failed; `done` are ranges that it brought first. Returns how long its mirror rests.
 
         `progressed`: it brought enough to be worth its trouble. `other_size`: the mirror's file is larger or
-        smaller, and its ranges count for nothing. None means that the mirror is given up. While others to the
-        same mirror run, a failure costs it only one connection: it may not bear so many. A needless request
-        costs it nothing.
+        smaller, and its ranges count for nothing. `ranges`: the Range header may be the reason. None means
+        that the mirror is given up. While others to the same mirror run, a failure costs it only one
+        connection: it may not bear so many. A needless request costs it nothing.
         """
         if ask.number in self._needless:
             self._give_back(ask)
             return 0.0
         if other_size:
             # A file that is too long has all ranges, and still is another one.
-            self._sizes_disputed = lasting = True
+            self._sizes_disputed = True
         else:
             self._done.update(done)
+        mirror = self.mirrors[ask.mirror]
+        if ranges and lasting and not mirror.proven and not ask.plain:
+            self._give_back(ask)
+            mirror.last_fault, mirror.plain = fault, True
+            return 0.0
+        if ask.plain and mirror.state != "whole":
+            final = lasting or other_size or ranges
+        else:
+            final = other_size or (lasting and not mirror.proven)
+        patience = self._tries if lasting else min(_UNUSABLE, self._tries)
+        return self._count(
+            ask,
+            now,
+            fault,
+            final=final,
+            progressed=progressed,
+            retry_after=retry_after,
+            plain_after=patience if ranges and not mirror.plain else None,
+        )
+
+    def _count(
+        self,
+        ask: Ask,
+        now: float,
+        fault: str,
+        *,
+        final: bool,
+        progressed: bool,
+        retry_after: float | None = None,
+        plain_after: int | None = None,
+    ) -> float | None:
+        """Counts a failure; returns how long the mirror rests, None if it is given up.
+
+        After `plain_after` failures in a row, the mirror is asked without Range headers instead.
+        """
         self._give_back(ask)
         mirror = self.mirrors[ask.mirror]
         mirror.last_fault = fault
         mirror.successes = 0
-        if mirror.running and not lasting:
+        if mirror.running and not final:
             mirror.allowed = max(1, len(mirror.running))
             return 0.0
         mirror.failures = 1 if progressed else mirror.failures + 1
-        if lasting or mirror.failures >= self._tries:
+        if plain_after is not None and mirror.failures >= plain_after and not final:
+            mirror.plain = True
+            mirror.failures = min(mirror.failures, self._tries - 1)
+        if final or mirror.failures >= self._tries:
             mirror.state = "given up"
             return None
         delay = self._backoff.delay(mirror.failures, self._random, retry_after)
@@ -343,8 +405,8 @@ class RangePlan:
         if rule == "restart":
             # A request that was needless was so for the file that is given up.
             self._needless.discard(ask.number)
-            lasting = mirror.changes >= self._tries
-            rests = self.failed(ask, now, fault, lasting=lasting, progressed=progressed)
+            final = mirror.changes >= self._tries
+            rests = self._count(ask, now, fault, final=final, progressed=progressed)
             self.file = "restarting"
             return Restart(self._make_needless(self._running.values()), rests)
         self._give_back(ask)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgstored.http.dial import AbortableSocket, AbortedError, connect, resolve_blocking
+from imgstored.http.dial import AbortableSocket, AbortedError, Answered, connect, resolve_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,39 @@ def test_the_first_address_that_answers(listener: socket.socket) -> None:
         resolve = to(closed.getsockname(), listener.getsockname())
         with connect(AbortableSocket(), "host", 1, resolve=resolve, seconds=5) as sock:
             assert sock.getpeername() == listener.getsockname()
+
+
+def test_an_address_that_does_not_answer_keeps_nobody_waiting(
+    full: tuple[str, int], listener: socket.socket
+) -> None:
+    resolve = to(full, listener.getsockname())
+    before = time.monotonic()
+    # Each address had its share of the time before: half an hour of this hour.
+    with connect(AbortableSocket(), "host", 1, resolve=resolve, seconds=3600) as sock:
+        assert sock.getpeername() == listener.getsockname()
+    assert time.monotonic() - before < 600
+
+
+def test_the_address_that_answered_is_the_first_the_next_time(listener: socket.socket) -> None:
+    answered = Answered()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        addresses = to(closed.getsockname(), listener.getsockname())("host", 1)
+        assert answered.ordered("host", 1, addresses) == addresses
+        with connect(
+            AbortableSocket(), "host", 1, resolve=lambda *_: addresses, seconds=5, answered=answered
+        ):
+            pass
+        assert answered.ordered("host", 1, addresses) == addresses[::-1]
+        assert answered.ordered("other", 1, addresses) == addresses
+
+
+def test_families_take_turns() -> None:
+    found: list[tuple[Any, ...]] = [
+        (family, socket.SOCK_STREAM, 0, "", (name, 1))
+        for family, name in [(socket.AF_INET6, "a"), (socket.AF_INET6, "b"), (socket.AF_INET, "c")]
+    ]
+    assert [entry[4][0] for entry in Answered().ordered("host", 1, found)] == ["a", "c", "b"]
 
 
 @pytest.mark.alone

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import gzip
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from imgstored.errors import ClientError
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location
 from tests.support.forward_proxy import ForwardProxy
+from tests.support.socks_proxy import SocksProxy
 
 SECRET = "do-not-print"
 
@@ -131,6 +133,17 @@ async def test_gzip_is_decoded_and_nothing_else(start_faulty):
 
 
 @pytest.mark.parametrize(
+    "encoding", ["UTF-8", "", "aws-chunked", "identity", "gzip", "x-gzip", "utf-8, none"]
+)
+async def test_an_encoding_that_is_none_says_nothing(start_faulty, encoding):
+    server = start_faulty(
+        lambda request, wire: wire.reply("200 OK", {"Content-Encoding": encoding}, b'[{"plain": "text"}]')
+    )
+    document, _ = await fetch(at(server.url))
+    assert document.body == b'[{"plain": "text"}]'
+
+
+@pytest.mark.parametrize(
     ("answer", "words"),
     [
         (lambda request, wire: wire.stall(), "sent nothing for 0.2 s"),
@@ -180,6 +193,31 @@ async def test_a_proxy_carries_both_schemes(start_nginx, site):
         error, _ = await fetch(at(f"{secure.url}/doc", proxy=f"http://u:wrong@{proxy.address}"))
         assert isinstance(error, ClientError)
         assert "wrong" not in str(error)
+
+
+@pytest.mark.parametrize("login", [None, ("u", "p")])
+async def test_a_socks_proxy_carries_both_schemes(start_nginx, site, login):
+    (site / "doc").write_text("hello")
+    plain, secure = start_nginx(), start_nginx(tls=True)
+    # httpx2 takes what one read brings for the whole reply.
+    with SocksProxy(login=login, whole=True) as proxy:
+        for nginx in (plain, secure):
+            access = {
+                "proxy": f"socks5://{'u:p@' if login else ''}{proxy.address}",
+                "ca_file": str(secure.ca_file),
+            }
+            document, _ = await fetch(at(f"{nginx.url}/doc", **access))
+            assert document.body == b"hello"
+        assert proxy.seen == [f"127.0.0.1:{plain.port}", f"127.0.0.1:{secure.port}"]
+
+
+# httpcore2 2.16 leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_socks_proxy_that_refuses(nginx):
+    with SocksProxy(refuse=True, whole=True) as proxy:
+        error, _ = await fetch(at(f"{nginx.url}/doc", proxy=f"socks5://{proxy.address}"))
+        gc.collect()
+        assert isinstance(error, ClientError)
 
 
 async def test_a_bad_header_is_refused_without_being_shown():

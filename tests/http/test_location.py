@@ -17,7 +17,13 @@ from imgstored.http.location import (
 )
 
 SECRET = "Bearer do-not-print"
-ACCESS = Access(ca_file="/ca.pem", proxy="http://u:proxy-pw@p:1", headers=(("Authorization", SECRET),))
+ACCESS = Access(
+    ca_file="/ca.pem",
+    cert_file="/c",
+    key_file="/k",
+    proxy="http://u:proxy-pw@p:1",
+    headers=(("Authorization", SECRET),),
+)
 FROM = Location("https://images.example/a/b?c=1", "https://images.example", ACCESS)
 
 
@@ -30,6 +36,12 @@ FROM = Location("https://images.example/a/b?c=1", "https://images.example", ACCE
         ("?d=2", "https://images.example/a/b?d=2"),
         ("//images.example/x#part", "https://images.example/x"),
         ("https://IMAGES.example:443/x", "https://IMAGES.example:443/x"),
+        ("/with space", "https://images.example/with%20space"),
+        (" /x ", "https://images.example/x"),
+        ("/é?ü", "https://images.example/%C3%A9?%C3%BC"),
+        ("/é".encode().decode("latin-1"), "https://images.example/%C3%A9"),
+        ("/\u4e2d", "https://images.example/%E4%B8%AD"),
+        ("/a%20b%C3%A9", "https://images.example/a%20b%C3%A9"),
     ],
 )
 def test_a_redirect_within_the_origin_keeps_the_headers(target, url):
@@ -50,7 +62,7 @@ def test_a_redirect_within_the_origin_keeps_the_headers(target, url):
 )
 def test_a_redirect_to_another_origin_loses_the_headers_only(target):
     access = redirected(FROM, target).access
-    assert access.headers == ()
+    assert (access.headers, access.cert_file, access.key_file) == ((), None, None)
     assert (access.ca_file, access.proxy) == (ACCESS.ca_file, ACCESS.proxy)
 
 
@@ -79,9 +91,9 @@ def test_http_may_lead_up_to_https():
         ("https://[::1/x", "not a URL"),
         ("https://a%20b/", "not a host name"),
         ("", "not a URL"),
-        ("/with space", "not a URL"),
         ("/line\r\nSet-Cookie: x", "not a URL"),
-        ("/é", "not a URL"),
+        ("https://é.example/", "not a host name"),
+        ("/x\ud800", "not a URL"),
         ("/" + "x" * 9000, "not a URL"),
     ],
 )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from imgstored.errors import ClientError
 from imgstored.http.location import Access, Location
 from imgstored.http.proxy import Proxy, parse_proxy, proxy_for
+from imgstored.http.secrets import redacted
 
 PROXY = Proxy("p", 8080)
 
@@ -61,6 +62,21 @@ def test_the_sources_own_proxy_wins():
     assert proxy_for(location("http://h/", "http://p:8080"), environ) == PROXY
 
 
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+def test_a_socks_proxy(scheme):
+    proxy = parse_proxy(f"{scheme}://user:p%40ss@p:9")
+    assert (proxy.socks, proxy.login, proxy.authorization) == (True, ("user", "p@ss"), None)
+    assert proxy.url == "socks5://p:9"
+    assert "p@ss" not in repr(proxy)
+    assert parse_proxy(f"{scheme}://p") == Proxy("p", 1080, socks=True)
+
+
+@pytest.mark.parametrize("login", ["user:@", ":x@", "u" * 256 + ":x@"])
+def test_a_login_that_socks_cannot_carry(login):
+    with pytest.raises(ClientError, match="not usable"):
+        parse_proxy(f"socks5://{login}p")
+
+
 def test_credentials_become_a_header_and_stay_hidden():
     proxy = parse_proxy("http://user:p%40ss@p:8080")
     assert proxy.authorization == "Basic dXNlcjpwQHNz"  # user:p@ss
@@ -69,7 +85,7 @@ def test_credentials_become_a_header_and_stay_hidden():
 
 
 @pytest.mark.parametrize(
-    "setting", ["https://u:secret@p:1", "socks5://p:1", "http://", "http://p:x", "http://[::1"]
+    "setting", ["https://u:secret@p:1", "socks4://p:1", "socks5://:1", "http://", "http://p:x", "http://[::1"]
 )
 def test_an_unusable_proxy_is_refused_without_its_password(setting):
     with pytest.raises(ClientError, match="not usable") as caught:
@@ -84,3 +100,10 @@ def test_any_environment_gives_a_proxy_or_none_or_a_client_error(proxy, no_proxy
     except ClientError:
         return
     assert chosen is None or 0 < chosen.port < 65536
+
+
+def test_the_hint_of_an_unusable_proxy_can_be_read_where_secrets_are_hidden():
+    with pytest.raises(ClientError) as caught:
+        parse_proxy("ftp://p:1")
+    assert redacted(caught.value.hint) == caught.value.hint
+    assert "not a URL" not in caught.value.hint

@@ -42,9 +42,8 @@ def test_the_whole_file():
     "headers",
     [
         {"Content_Range": "bytes 0-99/1000"},
+        {"Content_Range": "bytes 200-299/1000"},
         {"Content_Range": "bytes 101-199/1000"},
-        {"Content_Range": "bytes 100-200/1000"},
-        {"Content_Range": "bytes 100-198/1000"},
         {"Content_Range": "bytes 100-199/150"},
         {"Content_Range": "bytes 199-100/1000"},
         {"Content_Range": "bytes */1000"},
@@ -55,7 +54,9 @@ def test_the_whole_file():
         {},
         {"Content_Range": "bytes 100-199/1000", "Content_Length": "99"},
         {"Content_Range": "bytes 100-199/1000", "Content_Length": "ten"},
-        {"Content_Range": "bytes 100-199/1000", "Content_Encoding": "gzip"},
+        {"Content_Range": "bytes=100-198/1000", "Content_Length": "98"},
+        {"Content_Range": "bytes 100-201/1000", "Content_Length": "101"},
+        {"Content_Length": "99"},
         {"Content_Type": "multipart/byteranges; boundary=x"},
     ],
 )
@@ -63,6 +64,42 @@ def test_a_lie_about_the_range_is_a_passing_fault(headers):
     with pytest.raises(FetchError) as caught:
         read(206, **headers)
     assert not caught.value.lasting
+    # A number that is none says nothing about ranges.
+    assert caught.value.ranges == (headers.get("Content_Length") != "ten")
+
+
+@pytest.mark.parametrize(
+    ("headers", "first", "end", "total"),
+    [
+        # RFC 9110, 15.3.7: what a server may send instead.
+        ({"Content_Range": "bytes 100-198/1000"}, 100, 199, 1000),
+        ({"Content_Range": "bytes 100-100/1000"}, 100, 101, 1000),
+        ({"Content_Range": "bytes 100-299/1000"}, 100, 300, 1000),
+        ({"Content_Range": "bytes 50-199/1000"}, 50, 200, 1000),
+        ({"Content_Range": "bytes 0-149/1000", "Content_Length": "150"}, 0, 150, 1000),
+        ({"Content_Range": "bytes 100-199/1000", "Content_Encoding": "gzip"}, 100, 200, 1000),
+        # What servers write instead, where the number of bytes proves what they mean.
+        ({"Content_Range": "bytes=100-199/1000"}, 100, 200, 1000),
+        ({"Content_Range": "bytes: 100-199/1000"}, 100, 200, 1000),
+        ({"Content_Range": "BYTES  100-199/*"}, 100, 200, None),
+        ({"Content_Range": "100-199/1000", "Content_Length": "100"}, 100, 200, 1000),
+        ({"Content_Range": "bytes 100-200/1000", "Content_Length": "100"}, 100, 200, 1000),
+        ({"Content_Range": "bytes=100-200/200", "Content_Length": "100"}, 100, 200, 200),
+        ({"Content_Range": "bytes 100-150/150"}, 100, 150, 150),
+        ({"Content_Length": "100"}, 100, 200, None),
+    ],
+)
+def test_a_part_with_the_first_byte_that_was_asked_for(headers, first, end, total):
+    reply = read(206, **headers)
+    assert (reply.partial, reply.start, reply.stop, reply.total) == (True, first, end, total)
+
+
+def test_a_part_that_is_the_whole_file():
+    reply = read(206, Content_Range="bytes 0-999/1000", Content_Length="1000")
+    assert (reply.partial, reply.start, reply.stop, reply.total) == (False, 0, 1000, 1000)
+    # Unless just that was asked for: the server has ranges, then.
+    assert read(206, 0, 1000, Content_Range="bytes 0-999/1000").partial
+    assert not read(206, 0, None, Content_Range="bytes 0-999/1000").partial
 
 
 def test_headers_that_contradict_each_other():
@@ -78,6 +115,10 @@ def test_headers_that_contradict_each_other():
         (403, True, "access is refused"),
         (404, True, "not there"),
         (410, True, "status 410"),
+        (420, False, "status 420"),
+        (421, False, "status 421"),
+        (509, False, "status 509"),
+        (529, False, "status 529"),
         (204, True, "status 204"),
         (304, True, "status 304"),
         (429, False, "status 429"),
@@ -96,6 +137,21 @@ def test_refusals(status, lasting, words):
 def test_a_range_beyond_the_end_says_how_large_the_file_is():
     with pytest.raises(FetchError, match="the file has 50 bytes"):
         read(416, Content_Range="bytes */50")
+
+
+@pytest.mark.parametrize("content_range", ["bytes */101", "bytes */*", ""])
+def test_a_refused_range_that_the_file_has_is_no_sign_of_its_size(content_range):
+    with pytest.raises(FetchError, match=r"\(416\)") as caught:
+        read(416, Content_Range=content_range)
+    assert (caught.value.ranges, caught.value.other_size, caught.value.lasting) == (True, False, True)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 501])
+def test_a_refusal_that_may_be_meant_for_the_range(status):
+    with pytest.raises(FetchError, match=str(status)) as caught:
+        read(status)
+    assert caught.value.ranges
+    assert not caught.value.without_ranges().ranges
 
 
 @pytest.mark.parametrize(
@@ -140,8 +196,8 @@ def test_any_head_is_refused_or_is_about_what_was_asked(status, fields, start, l
     except FetchError:
         return
     if reply.partial:
-        assert reply.start == start
         assert reply.stop is not None
-        assert start < reply.stop <= start + length
+        assert reply.start <= start < reply.stop
+        assert reply.total is None or reply.stop <= reply.total
     else:
         assert (reply.start, reply.stop) == (0, reply.total)

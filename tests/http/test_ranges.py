@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from imgstored.http.ranges import RangeConnection, Timeouts
 from tests.support.faulty_server import FaultyServer, Request, Wire
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.nginx import Nginx
+from tests.support.socks_proxy import SocksProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -299,17 +302,80 @@ def test_the_files_own_url_is_asked_anew_after_a_failure() -> None:
             wire.reply("302 Found", {"Location": f"/signed-{request.number}"})
             wire.close()
         elif request.number == 3:
-            wire.reply("403 Forbidden", {})
+            wire.part(CONTENT, request, Content_Length="5")
         else:
             wire.part(CONTENT, request)
 
     with FaultyServer(answer) as server, connection(server.url + "/file") as ranges:
         assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
-        with pytest.raises(FetchError, match="403"):
+        with pytest.raises(FetchError, match="announces 5 bytes"):
             fetch(ranges, 0, 10)
         assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
         targets = [request.target for request in server.requests]
     assert targets == ["/file", "/signed-1", "/signed-1", "/file", "/signed-4"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_signed_url_that_has_expired_costs_nothing(status: int) -> None:
+    """However often: each is good for one range, and then refused."""
+    good: set[str] = set()
+
+    def answer(request: Request, wire: Wire) -> None:
+        if request.target == "/file":
+            good.add(f"/signed-{request.number}")
+            wire.reply("302 Found", {"Location": f"/signed-{request.number}"})
+            wire.close()
+        elif request.target in good:
+            good.remove(request.target)
+            wire.part(CONTENT, request)
+        else:
+            wire.reply(f"{status} Expired", {})
+
+    with FaultyServer(answer) as server, connection(server.url + "/file") as ranges:
+        for start in range(5):
+            assert fetch(ranges, start, 10)[1] == CONTENT[start:10]
+
+
+def test_a_fresh_signed_url_that_is_refused_is_a_failure() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        if request.target == "/file":
+            wire.reply("302 Found", {"Location": "/signed"})
+        else:
+            wire.reply("403 Forbidden", {})
+
+    with FaultyServer(answer) as server, connection(server.url + "/file") as ranges:
+        for _ in range(2):
+            with pytest.raises(FetchError, match="403"):
+                fetch(ranges, 0, 10)
+        assert len(server.requests) == 4
+
+
+def test_a_remembered_host_that_is_gone_costs_nothing() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.part(CONTENT, request)
+        wire.close()
+
+    hosts: list[FaultyServer] = []
+
+    def send_on(request: Request, wire: Wire) -> None:
+        wire.reply("302 Found", {"Location": hosts[-1].url + "/x"})
+
+    with FaultyServer(send_on) as server, FaultyServer(answer) as second:
+        with FaultyServer(answer) as first, connection(server.url + "/file") as ranges:
+            hosts.append(first)
+            assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+            hosts.append(second)
+            first.__exit__(None, None, None)
+            assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+        assert len(second.requests) == 1
+
+
+def test_without_a_range_header(nginx: Nginx) -> None:
+    got = bytearray()
+    with connection(nginx.url + "/file") as ranges:
+        reply = ranges.get(0, None, '"x"', lambda reply: got.extend, plain=True)
+    assert (reply.partial, bytes(got)) == (False, CONTENT)
+    assert nginx.settled_hits()[-1].range == ""
 
 
 def test_a_redirect_in_a_circle(nginx: Nginx) -> None:
@@ -363,6 +429,29 @@ def test_a_certificate_that_is_not_trusted(tls: Nginx) -> None:
     assert caught.value.lasting
 
 
+def test_a_client_has_a_certificate_for_its_own_server_only(nginx: Nginx, www: Path, tmp_path: Path) -> None:
+    locations = {"/away": "return 302 $arg_to;"}
+    with (
+        Nginx(tmp_path / "a", root=www, tls=True, clients=True, locations=locations) as own,
+    ):
+        known = Access(ca_file=str(own.ca_file))
+        named = replace(
+            known, cert_file=str(tmp_path / "a/client.pem"), key_file=str(tmp_path / "a/client.key")
+        )
+        with connection(own.url + "/file", named) as ranges:
+            assert fetch(ranges, 0, 10)[1] == CONTENT[:10]
+        with connection(own.url + "/file", known) as ranges, pytest.raises(FetchError, match="400"):
+            fetch(ranges, 0, 10)
+        # A second server of the same authorities, which would take the certificate.
+        shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("nginx*", "*.log"))
+        with (
+            Nginx(tmp_path / "c", root=www, tls=True, clients=True) as same,
+            connection(f"{own.url}/away?to={same.url}/file", named) as ranges,
+            pytest.raises(FetchError, match="400"),
+        ):
+            fetch(ranges, 0, 10)
+
+
 def test_plain_http_where_tls_is_expected(nginx: Nginx) -> None:
     with (
         connection(nginx.url.replace("http:", "https:") + "/file") as ranges,
@@ -397,6 +486,53 @@ def test_through_a_proxy(nginx: Nginx, tls: Nginx, credentials: str | None, secu
             assert fetch(ranges, 5, 2_000_000)[1] == CONTENT[5:2_000_000]
         first = f"CONNECT 127.0.0.1:{tls.port} HTTP/1.1" if secure else f"GET {nginx.url}/file HTTP/1.1"
         assert proxy.seen[0] == first
+
+
+@pytest.mark.parametrize("login", [None, ("user", "pass word")])
+@pytest.mark.parametrize("secure", [False, True])
+def test_through_a_socks_proxy(nginx: Nginx, tls: Nginx, login: tuple[str, str] | None, secure: bool) -> None:
+    server = tls if secure else nginx
+    credentials = "" if login is None else "user:pass%20word@"
+    with SocksProxy(login=login) as proxy:
+        access = Access(ca_file=str(tls.ca_file), proxy=f"socks5://{credentials}{proxy.address}")
+        with connection(server.url.replace("127.0.0.1", "localhost") + "/file", access) as ranges:
+            assert fetch(ranges, 5, 2_000_000)[1] == CONTENT[5:2_000_000]
+        # The proxy resolves the name.
+        assert proxy.seen == [f"localhost:{server.port}"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"login": ("user", "other")}, "refuses the credentials"),
+        ({"refuse": True}, "refuses the connection .connection not allowed"),
+    ],
+)
+def test_a_socks_proxy_that_refuses(nginx: Nginx, settings: dict[str, Any], words: str) -> None:
+    with SocksProxy(**settings) as proxy:
+        access = Access(proxy=f"socks5://user:{SECRET}@{proxy.address}")
+        with (
+            connection(nginx.url + "/file", access) as ranges,
+            pytest.raises(FetchError, match=words) as caught,
+        ):
+            fetch(ranges, 0, 10)
+        assert SECRET not in caught.value.message
+    with SocksProxy(login=("user", "x")) as proxy:
+        access = Access(proxy=f"socks5://{proxy.address}")
+        with (
+            connection(nginx.url + "/file", access) as ranges,
+            pytest.raises(FetchError, match="wants other"),
+        ):
+            fetch(ranges, 0, 10)
+
+
+def test_a_proxy_that_does_not_speak_socks(nginx: Nginx) -> None:
+    access = Access(proxy=nginx.url.replace("http:", "socks5:"))
+    with (
+        connection(nginx.url + "/file", access) as ranges,
+        pytest.raises(FetchError, match=r"SOCKS 5|closed"),
+    ):
+        fetch(ranges, 0, 10)
 
 
 def test_the_environments_proxy(nginx: Nginx) -> None:

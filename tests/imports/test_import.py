@@ -12,12 +12,16 @@ from imgstored.errors import CancelledError, DownloadError, NoSpaceError
 from imgstored.events.notifications import Downloaded, Note
 from imgstored.events.request import Request
 from imgstored.events.stream import Ended, EventStream, ImportEvent, Requester, Started
+from imgstored.imports import resources as resources_module
 from imgstored.imports.import_ import MAX_NOTES, Import
 from imgstored.imports.resources import FreeSpace
 from imgstored.imports.spec import ImportSpec
 from imgstored.manifest import load
+from imgstored.pools.base import Space
+from imgstored.queries.dry_run import DryRun
 from tests.imports.house import TESTER, open_house, pages, until
-from tests.support.image_site import BASE, DATA, INCREMENTAL
+from tests.support.image_site import BASE, DATA, INCREMENTAL, fixture_file, fixture_manifest
+from tests.support.limits import import_limits
 
 __all__ = ["open_house", "pages"]
 
@@ -127,7 +131,7 @@ async def test_each_import_has_one_start_and_one_end(open_house, nginx):
 
 @pytest.mark.parametrize(
     ("error", "outcome", "kept"),
-    [(NoSpaceError("full"), "failed", 0), (DownloadError("lost"), "failed", 1)],
+    [(NoSpaceError("full"), "failed", 1), (DownloadError("lost"), "failed", 1)],
     ids=["no room", "a server"],
 )
 async def test_an_import_that_fails(open_house, monkeypatch, error, outcome, kept):
@@ -142,7 +146,7 @@ async def test_an_import_that_fails(open_house, monkeypatch, error, outcome, kep
         end = heard.ends()[BASE]
         assert (end.outcome, end.error) == (outcome, error)
         assert house.pool.partials() == []
-        # What was downloaded serves the next try, unless it is of no use; nothing goes on by itself.
+        # What was downloaded serves the next try; nothing goes on by itself.
         assert len(list(house.spools.iterdir())) == kept
         assert [each.wanted for each in house.journal.imports()] == [False] * kept
 
@@ -177,6 +181,58 @@ async def test_a_partial_is_kept_when_the_daemon_stops_and_no_other_time(open_ho
         assert house.pool.partials() == ([BASE] if stopping else [])
         assert [each.wanted for each in house.journal.imports()] == [stopping]
         assert house.imports.jobs() == []
+
+
+async def test_an_image_larger_than_the_pool_has_room_for(open_house, monkeypatch, nginx):
+    """It is refused at once the next time, with the numbers, and nothing comes twice."""
+    room, taken = [7 << 19], [0]
+    monkeypatch.setattr(resources_module, "_EVERY", 64 << 10)
+    async with open_house(limits=import_limits(min_free=1 << 20)) as house:
+        receive = house.pool.receive
+
+        def counted(uuid, blocks, *, origin=None):
+            def pieces():
+                for block in blocks:
+                    taken[0] += len(block)
+                    yield block
+
+            try:
+                return receive(uuid, pieces(), origin=origin)
+            finally:
+                taken[0] = 0
+
+        monkeypatch.setattr(house.pool, "receive", counted)
+        monkeypatch.setattr(house.pool, "space", lambda: Space(1 << 40, room[0] - taken[0]))
+
+        with pytest.raises(NoSpaceError, match=r"3\.4 MiB came, and more is to come"):
+            await house.all_events(BASE)
+        assert len(list(house.spools.iterdir())) == 1
+        needed = house.journal.needed("zones", BASE)
+        assert 2 << 20 < needed < 7 << 19
+        hits = len(nginx.settled_hits())
+
+        numbers = rf"{needed / (1 << 20):.1f} MiB to come, 3.5 MiB free .*an earlier try took as much"
+        with pytest.raises(NoSpaceError, match=numbers):
+            await house.all_events(BASE)
+        assert len(list(house.spools.iterdir())) == 1
+        assert not any(hit.path.endswith("/file") for hit in nginx.settled_hits()[hits:])
+        dry = DryRun(house.catalog, house.refresh, house.sources, house.imports, house.resources)
+        assert [refusal["code"] for refusal in (await dry.plan(BASE))["refusals"]] == ["NoSpace"]
+
+        room[0] = 1 << 30
+        assert (await house.all_events(BASE))[-1].kind == "installed"
+        assert not any(hit.path.endswith("/file") for hit in nginx.settled_hits()[hits:])
+        assert house.left() == []
+
+
+@pytest.mark.parametrize(("size", "said"), [(1, False), ("1", False), (1 << 40, True), (str(1 << 40), True)])
+async def test_a_volume_that_may_not_fit_is_said_and_tried(open_house, pages, size, said):
+    other = "11111111-aaaa-4bbb-8ccc-00000000000a"
+    pages.add(fixture_manifest(BASE) | {"uuid": other, "image_size": size}, fixture_file(BASE))
+    async with open_house() as house:
+        events = await house.all_events(other)
+    assert events[-1].kind == "installed"
+    assert any("it may not fit" in str(event) for event in events) == said
 
 
 async def test_limits_may_change_while_it_downloads(open_house, monkeypatch):

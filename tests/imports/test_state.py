@@ -75,8 +75,14 @@ def test_what_was_downloaded_is_kept_after_a_failure(error):
         ChangedError("x"),
         UncompressionError("x"),
         StreamError("x"),
-        NoSpaceError("x"),
     ],
 )
-def test_wrong_bytes_and_a_full_disk_keep_nothing(error):
+def test_wrong_bytes_keep_nothing(error):
     assert end_after(error, local_file=False, done=1) is End.SPOILED
+
+
+def test_a_full_disk_keeps_no_download_and_a_full_pool_does():
+    error = NoSpaceError("x")
+    assert end_after(error, local_file=False, done=1, by_download=True) is End.SPOILED
+    assert end_after(error, local_file=False, done=1) is End.FAILED
+    assert end_after(DownloadError("x"), local_file=False, done=1, by_download=True) is End.FAILED

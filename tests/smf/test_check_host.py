@@ -51,6 +51,7 @@ def test_this_machine(shell: str, tmp_path: Path) -> None:
         "msgspec",
         "httpx2",
         "h11",
+        "socksio",
     }
     assert found["zfs"][0][0] == "skip"
     failed = any(verdict == "fail" for verdicts in found.values() for verdict, _ in verdicts)

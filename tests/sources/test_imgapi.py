@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from structlog.testing import capture_logs
 
 from imgstored.errors import APIError, ClientError
 from imgstored.http.documents import Document, DocumentLimits
@@ -52,24 +53,80 @@ def opened(url: str, **settings: object):
     return open_source(SourceSpec(url, **settings))
 
 
-def served_by_pages(known: list[dict[str, object]]):
-    """An IMGAPI that gives at most 1000 images, beginning with the marker."""
+def served_by_pages(known: list[dict[str, object]], most: int = 1000):
+    """An IMGAPI that gives at most so many images, beginning with the marker."""
 
     def answer(request, wire):
         query = parse_qs(urlsplit(request.target).query)
         uuids = [image["uuid"] for image in known]
         start = uuids.index(query["marker"][0]) if "marker" in query else 0
-        wire.reply("200 OK", {}, json.dumps(known[start : start + int(query["limit"][0])]).encode())
+        wire.reply(
+            "200 OK", {}, json.dumps(known[start : start + min(most, int(query["limit"][0]))]).encode()
+        )
 
     return answer
 
 
-@pytest.mark.parametrize(("count", "requests"), [(999, 1), (1000, 2), (1001, 2), (2500, 3)])
+@pytest.mark.parametrize(("count", "requests"), [(0, 1), (999, 2), (1000, 2), (1001, 3), (2500, 4)])
 async def test_a_long_list_comes_in_pages(start_faulty, count, requests):
     known = images(count)
     server = start_faulty(served_by_pages(known))
     assert [dict(image.manifest) for image in await opened(server.url).list()] == known
     assert len(server.requests) == requests
+
+
+@pytest.mark.parametrize("most", [2, 50, 999])
+async def test_a_server_that_gives_fewer_than_it_is_asked_for(start_faulty, most):
+    known = images(most + 60)
+    server = start_faulty(served_by_pages(known, most))
+    assert [dict(image.manifest) for image in await opened(server.url).list()] == known
+
+
+async def test_a_server_that_does_not_know_the_question_for_more(start_faulty):
+    known = images(5)
+
+    def answer(request, wire):
+        if "marker" in request.target:
+            wire.reply("400 Bad Request", {}, b"what?")
+        else:
+            wire.reply("200 OK", {}, json.dumps(known).encode())
+
+    assert len(await opened(start_faulty(answer).url).list()) == 5
+
+
+async def test_a_full_page_that_cannot_be_turned_is_no_list(start_faulty):
+    def answer(request, wire):
+        if "marker" in request.target:
+            wire.reply("400 Bad Request", {}, b"what?")
+        else:
+            wire.reply("200 OK", {}, json.dumps(images(1000)).encode())
+
+    with pytest.raises(APIError, match="what"):
+        await opened(start_faulty(answer).url).list()
+
+
+async def test_a_list_that_may_be_cut_is_said(start_faulty):
+    known = images(1000)
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {}, json.dumps(known).encode()))
+    with capture_logs() as logs:
+        assert len(await opened(server.url).list()) == 1000
+    assert [entry["event"] for entry in logs] == ["a source's list may be cut: it does not know pages"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"\n<!DOCTYPE html><html></html>", "not what an image server says, but a web page"),
+        (b"<?xml version='1.0'?><Error/>", "but XML"),
+        (b"", "but empty"),
+        (b"pong", "says: Expecting value"),
+    ],
+)
+async def test_a_server_that_is_no_image_server(start_faulty, body, words):
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {}, body))
+    with pytest.raises(APIError, match=words) as caught:
+        await opened(server.url).ping()
+    assert "sources -t" in caught.value.hint
 
 
 async def test_a_server_without_pages_is_not_asked_for_ever(start_faulty):

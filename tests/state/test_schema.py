@@ -24,7 +24,7 @@ def test_a_database_on_a_full_disk_is_no_wrong_configuration(tmp_path, left):
                 ballast.write(bytes(PAGE))
         with pytest.raises(ConfigError) as caught:
             open_database(file, "", hint="move it away", then="INSERT INTO some SELECT randomblob(40000)")
-        assert caught.value.hint == "make room on the file system that it is on"
+        assert caught.value.hint == "free space on its file system"
         cause = caught.value.__cause__
         assert isinstance(cause, OSError)
         assert cause.errno == errno.ENOSPC

@@ -82,6 +82,10 @@ class ForwardProxy:
         else:
             kept = [line for line in lines if not line.lower().startswith("proxy-authorization")]
             server.sendall("\r\n".join([f"{method} {parts.path} {version}", *kept]).encode("latin-1"))
+        self.join(client, server)
+
+    def join(self, client: socket.socket, server: socket.socket) -> None:
+        """Passes bytes on between the two until either ends."""
         self._start(_pump, client, server)
         _pump(server, client)
 

@@ -42,6 +42,7 @@ http {{
     tcp_nopush on;
     keepalive_requests 100000;
     lingering_close off;
+    {http}
     server {{
         listen 127.0.0.1:{port}{tls};
         root {root};
@@ -79,7 +80,7 @@ class Nginx:
 
     `limit_rate` (as in nginx's own notation, "2m") is for each request; `locations` gives further settings to
     paths, as {"/slow/": "limit_rate 1m;"}. With `tls` the server's certificate comes from an authority of its
-    own (`ca_file`).
+    own (`ca_file`); with `clients`, too, its clients need one of that authority (`client.pem`, `client.key`).
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class Nginx:
         workers: int = 1,
         locations: Mapping[str, str] | None = None,
         extra: str = "",
+        http: str = "",
+        clients: bool = False,
     ) -> None:
         self.folder = folder
         self.root = root
@@ -102,6 +105,9 @@ class Nginx:
         self._workers = workers
         self._locations = dict(locations or {})
         self._limits = extra
+        self._http = http
+        if clients:
+            self._limits += f" ssl_client_certificate {folder}/ca.pem; ssl_verify_client on;"
         if limit_rate is not None:
             self._limits += f" limit_rate {limit_rate};"
         if not ranges:
@@ -196,6 +202,7 @@ class Nginx:
     def _write_configuration(self) -> None:
         blocks = [f"        location {path} {{ {text} }}" for path, text in self._locations.items()]
         text = _CONFIGURATION.format(
+            http=self._http,
             folder=self.folder,
             root=self.root,
             port=self.port,
@@ -223,6 +230,9 @@ class Nginx:
         certificate.private_key_pem.write_to_path(str(self.folder / "server.key"))
         for blob in certificate.cert_chain_pems:
             blob.write_to_path(str(self.folder / "server.pem"), append=True)
+        client = authority.issue_cert("client.example")
+        client.private_key_pem.write_to_path(str(self.folder / "client.key"))
+        client.cert_chain_pems[0].write_to_path(str(self.folder / "client.pem"))
 
 
 def _hit(line: str) -> Hit:

@@ -171,6 +171,81 @@ def test_progress_starts_the_count_of_failures_again() -> None:
     assert subject.failed(ask(subject, now), now, "cut off") is None
 
 
+# -- refusals ----------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_by_a_proven_mirror_costs_a_connection_and_then_time() -> None:
+    subject = plan(9, tries=3)
+    first = proven(subject)
+    second = ask(subject)
+    assert subject.failed(second, 0, "403", lasting=True, ranges=True) == 0.0
+    assert subject.next(0) == Wait()
+    assert subject.failed(first, 0, "404", lasting=True) == pytest.approx(1.0, 0.01)
+    assert subject.failed(ask(subject, 1), 1, "404", lasting=True) == pytest.approx(2.0, 0.01)
+    assert subject.failed(ask(subject, 3), 3, "404", lasting=True) is None
+    assert subject.faults() == ["404"]
+
+
+def test_what_comes_in_between_begins_the_count_anew() -> None:
+    subject = plan(100, tries=2)
+    subject.finished(proven(subject), 0, done=[0])
+    for number in range(1, 20):
+        assert subject.failed(ask(subject, 10 * number), 10 * number, "403", lasting=True) is not None
+        subject.finished(ask(subject, 10 * number + 5), 10 * number + 5, done=[number])
+
+
+def test_another_size_is_final_also_for_a_proven_mirror() -> None:
+    subject = plan(2)
+    assert subject.failed(proven(subject), 0, "too long", other_size=True) is None
+
+
+def test_after_a_refused_range_a_plain_request_decides() -> None:
+    subject = plan(5)
+    first = ask(subject)
+    assert not first.plain
+    assert subject.failed(first, 0, "403", lasting=True, ranges=True) == 0.0
+    second = ask(subject)
+    assert (second.index, second.plain) == (0, True)
+    assert subject.failed(second, 0, "403", lasting=True, ranges=True) is None
+
+
+def test_a_plain_request_that_is_answered_makes_the_mirror_a_whole_one() -> None:
+    subject = plan(5)
+    subject.failed(ask(subject), 0, "405", lasting=True, ranges=True)
+    second = ask(subject)
+    assert subject.answered(second, partial=False)
+    assert subject.next(0) == Wait()
+    # It broke off: again without a Range header.
+    assert subject.failed(second, 0, "reset") is not None
+    third = ask(subject, 9)
+    assert third.plain
+    assert subject.answered(third, partial=False)
+    subject.finished(third, 9, done=range(5))
+    assert subject.next(9) == "complete"
+
+
+def test_unusable_ranges_are_asked_for_twice_and_then_the_whole() -> None:
+    subject = plan(5, tries=9)
+    now = 0.0
+    plain = []
+    while isinstance(step := subject.next(now), Ask):
+        plain.append(step.plain)
+        now += subject.failed(step, now, "no Content-Range", ranges=True) or 0.0
+    assert plain == [False, False, True]
+    assert step == "exhausted"
+
+
+def test_a_proven_mirror_that_refuses_for_good_is_asked_for_the_whole_before_it_is_given_up() -> None:
+    subject = plan(5, tries=3)
+    subject.finished(proven(subject), 0, done=[0])
+    now = 0.0
+    plain = []
+    while isinstance(step := subject.next(now), Ask):
+        plain.append(step.plain)
+        now += subject.failed(step, now, "403", lasting=True, ranges=True) or 0.0
+    assert plain == [False, False, False, True]
+
+
 def test_a_range_that_failed_comes_before_those_behind_it() -> None:
     subject = plan(9)
     first = proven(subject)
@@ -209,7 +284,7 @@ def test_a_server_that_bears_few_connections_is_asked_for_one_more_now_and_then(
 
 def test_the_next_mirror_takes_over_when_one_is_given_up() -> None:
     subject = plan(2, mirrors=2)
-    first = proven(subject)
+    first = ask(subject)
     assert (first.mirror, first.index) == (0, 0)
     assert subject.failed(first, 0, "404", lasting=True) is None
     second = ask(subject)
