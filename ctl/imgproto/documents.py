@@ -280,6 +280,7 @@ class PlanDocument(TypedDict):
     to_come: int
     room: RoomDocument
     refusals: list[ErrorDocument]
+    warnings: list[str]
 
 
 # -- status --------------------------------------------------------------------------------------------------

@@ -80,7 +80,6 @@ _PAUSE: Final = 0.5
 _STANDSTILL: Final = 60.0
 _UNSETTLED: Final = 15.0
 
-_MIB: Final = 1 << 20
 
 #: Attempts of one import, each of which begins again with another mirror, or in the pool.
 _MAX_ATTEMPTS = 4
@@ -310,7 +309,9 @@ class Import:
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
             return _Result(End.FAILED, shortage_now)
-        if (doubt := await trio.to_thread.run_sync(self._volume_may_not_fit)) is not None:
+        free_space = self._resources.free_space
+        doubt = await trio.to_thread.run_sync(free_space.doubt, self._pool, self.manifest)
+        if doubt is not None:
             self._emit(Note(doubt))
         attempt = 1
         while True:
@@ -346,22 +347,6 @@ class Import:
                 data=error.data,
             )
         return None
-
-    def _volume_may_not_fit(self) -> str | None:
-        """A sentence where the image's volume is larger than the pool's free space. Blocks.
-
-        That is no refusal: a volume may be sparse, and a pool may compress it.
-        """
-        size = self.manifest.document.get("image_size")  # MiB; some write it as a text
-        if not isinstance(size, int) and not (isinstance(size, str) and size.isdecimal()):
-            return None
-        free = (self._pool.space().available - self._resources.free_space.min_free) // _MIB
-        if int(size) <= free:
-            return None
-        return (
-            f"the volume of image {self.uuid} has {int(size)} MiB, and pool {self._pool.name} has"
-            f" {max(0, free)} MiB for it: it may not fit"
-        )
 
     def _pipeline(self, locations: Sequence[Location]) -> tuple[Download, Pump]:
         """A download and the pump behind it, of one attempt."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.receipts import Receipts
     from imgstored.imports.journal import Journal
+    from imgstored.manifest import Manifest
     from imgstored.pools.base import Pool
     from imgstored.transfer.decompress import DecompressLimits
     from imgstored.transfer.download import DownloadLimits
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 _EVERY = 64 << 20
 
 _MIB = 1 << 20
+
+#: Of a number that a manifest writes as a text.
+_MOST_DIGITS = 15
 
 
 class ImportLimits(Struct, frozen=True):
@@ -98,6 +102,24 @@ class FreeSpace(Struct, frozen=True):
         if free - at_least < self.min_free:
             raise self._shortage(f'in pool "{pool.name}"', at_least, free)
         return free
+
+    def doubt(self, pool: Pool, manifest: Manifest) -> str | None:
+        """A sentence where the image's volume is larger than the pool's free space. Blocks.
+
+        That is no refusal: a volume may be sparse, and a pool may compress it.
+        """
+        size = manifest.document.get("image_size")  # MiB; some write it as a text
+        if isinstance(size, str) and size.isascii() and size.isdecimal() and len(size) <= _MOST_DIGITS:
+            size = int(size)
+        if not isinstance(size, int) or isinstance(size, bool):
+            return None
+        free = (pool.space().available - self.min_free) // _MIB
+        if size <= free:
+            return None
+        return (
+            f"the volume of image {manifest.uuid} has {size} MiB, and pool {pool.name} has"
+            f" {max(0, free)} MiB for it: it may not fit"
+        )
 
     def watched(self, stream: Iterator[bytes | memoryview], pool: Pool) -> Iterator[bytes | memoryview]:
         """Yields the stream's pieces; raises `NoSpaceError` once the pool is full. Blocks."""

@@ -79,6 +79,7 @@ class DryRun:
             "to_come": to_come,
             "room": room,
             "refusals": [error.as_wire() for error in plan.refusals],
+            "warnings": await self._warnings(plan, target),
         }
 
     # -- which images ----------------------------------------------------------------------------------------
@@ -133,6 +134,16 @@ class DryRun:
             return 0
         ends = ((index + 1) * spooled.range_size for index in spooled.comparable())
         return sum(min(end, spooled.size) - (end - spooled.range_size) for end in ends)
+
+    async def _warnings(self, plan: Plan, pool: Pool) -> list[str]:
+        """Doubts whether the images fit, as an import would note them. Raises `PoolError`."""
+        manifests = [step.found.manifest for step in plan.steps if step.found is not None]
+
+        def look() -> list[str]:
+            doubts = (self._resources.free_space.doubt(pool, manifest) for manifest in manifests)
+            return [doubt for doubt in doubts if doubt is not None]
+
+        return await self._catalog.ask(pool.name, look)
 
     async def _free_space(self, plan: Plan, pool: Pool, to_come: int, at_least: int) -> RoomDocument:
         """Free bytes in the spool and in the pool. A shortage is a refusal. Raises `PoolError`.

@@ -105,6 +105,7 @@ def plan(*images, **fields):
         "to_come": size - sum(image["present"] for image in missing),
         "room": {"spool": 10 * MIB, "pool": 20 * MIB},
         "refusals": [],
+        "warnings": [],
         **fields,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgstored.errors import ActiveImageNotFoundError, ImgstoreError
-from imgstored.events.notifications import Planned
+from imgstored.events.notifications import Note, Planned
 from imgstored.manifest.platform import Platform
 from imgstored.queries.dry_run import DryRun
 from tests.imports.house import TESTER, open_house, pages
@@ -81,6 +81,25 @@ async def test_an_image_that_no_source_has_is_an_error(open_house):
     async with open_house() as house:
         with pytest.raises(ActiveImageNotFoundError):
             await planned(house, NOWHERE)
+
+
+@pytest.mark.parametrize(
+    ("size", "warned"),
+    [(1, False), (1 << 40, True), (str(1 << 40), True), ("9" * 5000, False), (True, False)],
+)
+async def test_a_volume_that_may_not_fit_is_a_warning_and_the_imports_note(open_house, pages, size, warned):
+    other = "11111111-aaaa-4bbb-8ccc-00000000000a"
+    pages.add(fixture_manifest(BASE) | {"uuid": other, "image_size": size}, fixture_file(BASE))
+    async with open_house() as house:
+        plan = await planned(house, other)
+        assert plan["refusals"] == []
+        assert ["it may not fit" in each for each in plan["warnings"]] == [True] * warned
+        notes = [event.text for event in await house.all_events(other) if isinstance(event, Note)]
+        doubts = [text for text in notes if "may not fit" in text]
+        # The free space changes meanwhile.
+        assert [text.partition(", and")[0] for text in doubts] == [
+            text.partition(", and")[0] for text in plan["warnings"]
+        ]
 
 
 async def test_what_does_not_fit_is_refused(open_house):

@@ -115,6 +115,8 @@ def _show_plan(session: Session, plan: PlanDocument, *, as_json: bool) -> None:
         session.say_json(plan)
     else:
         session.say(plan_lines(plan))
+        for warning in plan.get("warnings", ()):  # an older daemon has none
+            session.warn(printable(warning))
     refusals = [remote_error(error) for error in plan["refusals"]]
     for error in refusals[1:]:
         session.warn(error_line(error.code, error.message))
