@@ -449,7 +449,7 @@ def test_what_the_kernel_refuses_at_the_end(pool: ZfsPool, monkeypatch: pytest.M
     with pytest.raises(ResumeError) as caught:
         receive_real(pool, "base")
     monkeypatch.setattr(Resumer, "feed", feed)
-    assert "afresh" in caught.value.hint
+    assert "from the start" in caught.value.hint
     assert pool.partials() == []
     install(pool, "base")
 
