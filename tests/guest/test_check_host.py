@@ -35,7 +35,7 @@ def test_each_check_passes_and_the_pool_is_empty_again(pool: Zpool) -> None:
 
 
 def test_a_pool_that_is_full(pool: Zpool) -> None:
-    run("zfs", "create", "-V", "170M", f"{pool.name}/reserved")
+    run("zfs", "create", "-V", "110M", f"{pool.name}/reserved")
     try:
         done = run("sh", str(SCRIPT), "-p", sys.executable, "-z", pool.name, check=False)
         assert re.search(r"^fail  zfs ", done.stdout, re.MULTILINE), done.stdout

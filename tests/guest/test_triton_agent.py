@@ -306,7 +306,7 @@ class Replay:
     def vacuum(self) -> None:
         self.say("vacuum", "")
         told: list[dict[str, Any]] = []
-        unused = [each["uuid"] for each in self.client.unused(on_event=told.append)]
+        unused = [each["uuid"] for each in self.client.vacuum_candidates(on_event=told.append)]
         assert told == []
         assert set(unused) == self.listed
         for uuid in unused:

@@ -180,13 +180,12 @@ return found
 #: All or nothing. A dataset with snapshots cannot be checked for a destroy, but for a rollback, which fails
 #: as a destroy would where the dataset is mounted or open. Another dataset may have got the name since. What
 #: an interrupted `zfs receive -s` into it has left is a hidden child, and a clone of the snapshot that it
-#: builds on: nobody uses it. A program that has no memory left ends without undoing anything, so what is
-#: done after the checks has some in reserve: 64 KiB, and 1 KiB for each snapshot (of which 0.2 are used).
+#: builds on: nobody uses it. A program that has no memory left ends without undoing anything; `Lzc.change`
+#: runs it again with more, and it goes on with what is left.
 _DESTROY: Final = f"""{_BEGIN}
 local name, snapshots = given.dataset, {{}}
 if not zfs.exists(name) then return {{}} end
 if given.guid ~= "" and given.guid ~= tostring(zfs.get_prop(name, "guid")) then return {{}} end
-local reserve = string.rep(" ", 65536)
 local cut = name .. "{CUT}"
 local base = nil
 if zfs.exists(cut) then
@@ -211,10 +210,6 @@ for snapshot in zfs.list.snapshots(name) do
 end
 local failed = #snapshots > 0 and zfs.check.rollback(name) or 0
 if failed ~= 0 then return {{failed = failed}} end
-local more = string.rep(" ", 1024 * #snapshots)
-reserve = nil
-more = nil
-if collectgarbage then collectgarbage() end
 if cut then
     failed = zfs.sync.destroy(cut)
     if failed ~= 0 then return {{failed = failed}} end
