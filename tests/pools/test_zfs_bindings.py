@@ -317,10 +317,10 @@ def test_too_little_memory_at_first(disks: None, monkeypatch: pytest.MonkeyPatch
     try:
         install(pool, "zvol")
         pool._lzc.change(MANY_SNAPSHOTS, "taking", dataset=f"{TANK}/{ZVOL}")
-        monkeypatch.setattr(lzc, "_LEAST", 24 << 10)
+        monkeypatch.setattr(lzc, "_LEAST", 4 << 10)
         pool._lzc._needed.clear()
         pool.destroy(ZVOL)
-        assert pool._lzc._needed[programs._DESTROY] > 24 << 10
+        assert pool._lzc._needed[programs._DESTROY] > 4 << 10
         assert pool.image(ZVOL) is None
         assert pool.images() == []
     finally:
