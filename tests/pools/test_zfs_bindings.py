@@ -304,7 +304,6 @@ def test_memory_in_proportion_to_the_question(monkeypatch: pytest.MonkeyPatch) -
         run("zpool", "destroy", "-f", MANY)
 
 
-#: Not more: a program also has a bound on the space that its changes may take, by the size of the pool.
 MANY_SNAPSHOTS = """
 local name = (...)["argv"].dataset
 for n = 1, 60 do zfs.sync.snapshot(name .. "@" .. string.rep("x", 50) .. n) end

@@ -177,11 +177,11 @@ end
 return found
 """
 
-#: All or nothing. A dataset with snapshots cannot be checked for a destroy, but for a rollback, which fails
-#: as a destroy would where the dataset is mounted or open. Another dataset may have got the name since. What
-#: an interrupted `zfs receive -s` into it has left is a hidden child, and a clone of the snapshot that it
-#: builds on: nobody uses it. A program that has no memory left ends without undoing anything; `Lzc.change`
-#: runs it again with more, and it goes on with what is left.
+#: Changes nothing where a check fails. A dataset with snapshots cannot be checked for a destroy, but for a
+#: rollback, which fails as a destroy would where the dataset is mounted or open. Another dataset may have got
+#: the name since. What an interrupted `zfs receive -s` into it has left is a hidden child, and a clone of the
+#: snapshot that it builds on: nobody uses it. A program that has no memory left ends without undoing
+#: anything; `Lzc.change` runs it again with more, and it goes on with what is left.
 _DESTROY: Final = f"""{_BEGIN}
 local name, snapshots = given.dataset, {{}}
 if not zfs.exists(name) then return {{}} end
