@@ -880,8 +880,8 @@ def test_a_quota(used_up: ZfsPool) -> None:
 
 def test_no_room(pool: ZfsPool) -> None:
     free = pool.space().available
-    run("zfs", "create", "-o", f"reservation={free - (2 << 20)}", "-o", "canmount=off", f"{TANK}/reserve")
-    assert pool.space().available <= 4 << 20
+    run("zfs", "create", "-o", f"reservation={free - (1 << 20)}", "-o", "canmount=off", f"{TANK}/reserve")
+    assert pool.space().available <= 2 << 20
     with pytest.raises(NoSpaceError, match="no room left") as caught:
         receive_real(pool, "base")
     assert caught.value.hint
