@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.create.compress import compressed
+from tests.support.threads import no_threads_left
 
 MIB = 1 << 20
 FORMATS = ["none", "gzip", "bzip2", "xz", "zstd"]
@@ -81,10 +82,8 @@ def test_what_the_source_raises_is_raised_and_no_thread_stays(form):
         yield sample(2 * MIB)
         raise ValueError("no more")
 
-    before = threading.active_count()
-    with pytest.raises(ValueError, match="no more"):
+    with no_threads_left(), pytest.raises(ValueError, match="no more"):
         list(compressed(source(), form))
-    assert threading.active_count() <= before
 
 
 def test_closing_it_ends_its_threads():
@@ -92,11 +91,10 @@ def test_closing_it_ends_its_threads():
         while True:
             yield sample(MIB)
 
-    before = threading.active_count()
-    pieces = compressed(endless(), "gzip")
-    next(pieces)
-    pieces.close()
-    assert threading.active_count() == before
+    with no_threads_left():
+        pieces = compressed(endless(), "gzip")
+        next(pieces)
+        pieces.close()
 
 
 def test_no_more_is_read_ahead_than_there_are_threads():

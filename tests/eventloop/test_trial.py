@@ -13,13 +13,13 @@ from trio._core._wakeup_socketpair import WakeupSocketpair
 
 from imgstored.errors import ConfigError
 from imgstored.eventloop import trial
+from tests.support.threads import no_threads_left
 from tests.support.waits_by import WAITS_BY
 
 
 def test_what_trio_waits_by():
-    before = threading.active_count()
-    assert trial.waits_by() == WAITS_BY
-    assert threading.active_count() <= before
+    with no_threads_left():
+        assert trial.waits_by() == WAITS_BY
 
 
 async def test_beside_a_trio_that_runs_already():
@@ -58,7 +58,7 @@ def test_a_thread_that_does_not_wake_it(monkeypatch, works):
         if len(lost) <= works:
             awake(self)
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     monkeypatch.setattr(WakeupSocketpair, "wakeup_thread_and_signal_safe", wake)
     with pytest.raises(ConfigError, match=r"trio was not woken by a thread within 0\.5 s"):
         trial.waits_by(timeout=0.5)
@@ -66,7 +66,7 @@ def test_a_thread_that_does_not_wake_it(monkeypatch, works):
     # It sleeps still, in a thread of its own.
     monkeypatch.undo()
     awake(lost[-1])
-    while threading.active_count() > before:
+    while set(threading.enumerate()) - before:
         time.sleep(0.01)
 
 

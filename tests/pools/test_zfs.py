@@ -52,6 +52,7 @@ from tests.pools.contract import (
 )
 from tests.pools.contract import receive as receive_real
 from tests.support.streams import StreamWriter, in_pieces, real_stream
+from tests.support.threads import no_threads_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -950,16 +951,17 @@ def open_files() -> int:
 def test_nothing_is_left_open(pool: ZfsPool) -> None:
     install(pool, "base")
     pool.images()
-    before = open_files(), threading.active_count()
-    for _ in range(3):
-        pieces = iter(pool.send(BASE))
-        assert next(pieces)
-        pieces.close()  # type: ignore[attr-defined]
-        begin(pool, "incremental", 300_000)
-        with contextlib.suppress(StreamError):
-            receive_real(pool, "zvol", [real_stream("zvol")[:-1]])
-        pool.abandon(INCREMENTAL)
-    assert (open_files(), threading.active_count()) == before
+    before = open_files()
+    with no_threads_left():
+        for _ in range(3):
+            pieces = iter(pool.send(BASE))
+            assert next(pieces)
+            pieces.close()  # type: ignore[attr-defined]
+            begin(pool, "incremental", 300_000)
+            with contextlib.suppress(StreamError):
+                receive_real(pool, "zvol", [real_stream("zvol")[:-1]])
+            pool.abandon(INCREMENTAL)
+    assert open_files() == before
 
 
 def test_a_kernel_that_takes_nothing(pool: ZfsPool, monkeypatch: pytest.MonkeyPatch) -> None:
