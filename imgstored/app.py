@@ -245,7 +245,7 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         verifier=Verifier(host),
         maker=maker,
         exporter=Exporter(catalog),
-        publisher=Publisher(source_specs(core.settings) or ()),
+        publisher=Publisher(sources.configured),
         status=status,
         doctor=OwnHost(core.settings, core.files, catalog.pools, lambda: core.view.kind).examine,
     )

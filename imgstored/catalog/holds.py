@@ -49,7 +49,8 @@ class Holds:
     async def tags(self, uuid: str, pool: str | None) -> list[str]:
         """The tags that hold an image, sorted."""
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
-        return await trio.to_thread.run_sync(self._catalog.pool(image.pool).holds, uuid)
+        holds = self._catalog.pool(image.pool).holds
+        return await self._catalog.ask(image.pool, lambda: holds(uuid))
 
     async def all(self) -> dict[Key, tuple[str, ...]]:
         """The tags that hold each image, sorted. Raises `PoolError`."""

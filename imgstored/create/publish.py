@@ -27,7 +27,7 @@ from imgstored.sources.answers import failure, one_object
 from imgstored.sources.spec import normalised, with_query
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from imgproto.documents import PublishedDocument
@@ -46,10 +46,12 @@ _HEADERS: Final = (("Accept", "application/json"), ("Accept-Version", "~2"))
 
 
 class Publisher:
-    """Publishes to any server; one that is among `specs` is spoken to as these say."""
+    """Publishes to any server; one that is among `configured()` is spoken to as its spec says."""
 
-    def __init__(self, specs: Sequence[SourceSpec], limits: DocumentLimits = LIMITS) -> None:
-        self._specs = specs
+    def __init__(
+        self, configured: Callable[[], Sequence[SourceSpec]], limits: DocumentLimits = LIMITS
+    ) -> None:
+        self._configured = configured
         self._limits = limits
 
     def publish(
@@ -72,7 +74,7 @@ class Publisher:
                 f"image file size error: manifest says {loaded.file.size} bytes, {path} is {file.size} bytes",
                 hint="the manifest belongs to another file",
             )
-        server = _Server(normalised(url), self._specs, self._limits)
+        server = _Server(normalised(url), self._configured(), self._limits)
 
         async def work(job: Job[PublishedDocument]) -> PublishedDocument:
             assert loaded.file is not None

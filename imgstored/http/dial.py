@@ -183,7 +183,11 @@ class _Race:
         return None
 
     def _begin(self, family: int, kind: int, protocol: int, _: str, address: Any) -> None:
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # a host without IPv6, for one
+            self._failure = error
+            return
         self._running[sock.fileno()] = sock, address
         try:
             sock.setblocking(False)

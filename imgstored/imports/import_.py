@@ -15,7 +15,7 @@ import os
 import time
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Occupant, PoolImage
+
+_Answer = TypeVar("_Answer")
 
 log = structlog.get_logger(__name__)
 
@@ -270,7 +272,7 @@ class Import:
 
         A pool may compress the stream, and others may have filled the pool, too: the lower figure is sure.
         """
-        left = (error.data or {}).get("free", 0)
+        left = error.data.get("free", 0)
         taken = min(self.received, max(0, self._free_before - left))
         journal = self._resources.journal
         try:
@@ -305,12 +307,12 @@ class Import:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
         await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
-        shortage_now = await trio.to_thread.run_sync(self._known_shortage)
+        shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
             return _Result(End.FAILED, shortage_now)
         free_space = self._resources.free_space
-        doubt = await trio.to_thread.run_sync(free_space.doubt, self._pool, self.manifest)
+        doubt = await self._ask(lambda: free_space.doubt(self._pool, self.manifest))
         if doubt is not None:
             self._emit(Note(doubt))
         attempt = 1
@@ -472,7 +474,7 @@ class Import:
         no image, or that does not become one.
         """
         before, deadline = None, 0.0
-        while (found := await trio.to_thread.run_sync(self._occupant)) is not None:
+        while (found := await self._ask(self._occupant)) is not None:
             occupant, image = found
             if image is not None:
                 waited = waited or before is not None
@@ -698,6 +700,10 @@ class Import:
         }
 
     # -- small things ----------------------------------------------------------------------------------------
+
+    async def _ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """Asks the pool, which may hang; raises `PoolError` then."""
+        return await self._resources.catalog.ask(self.spec.pool, question)
 
     def _expected(self, *, path: str | None = None) -> Expected:
         file = self.manifest.file

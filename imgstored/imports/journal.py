@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _TABLES = """
 CREATE TABLE imports (
     pool TEXT NOT NULL, uuid TEXT NOT NULL,
-    manifest TEXT NOT NULL,             -- v2, JSON: names the import to people until it is found again
+    manifest TEXT NOT NULL,             -- v2, JSON
     sources TEXT,                       -- JSON array of URLs instead of the configured ones, or NULL
     channel TEXT,
     wanted INTEGER NOT NULL,            -- 1: goes on by itself after a restart; 0: until the next who asks

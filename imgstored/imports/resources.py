@@ -68,15 +68,17 @@ class Resources:
         self.locks = locks
         self.receipts = receipts
         self.leftovers = Leftovers(catalog, journal, spools, locks)
-        self.reconfigure(limits)
-
-    def reconfigure(self, limits: ImportLimits) -> None:
-        """Sets new limits. Imports that already hold a slot keep it."""
-        self.limits = limits
-        self.free_space = FreeSpace(self.spools, limits.min_free)
         self.download_slots = trio.CapacityLimiter(limits.imports)
         # A receive needs no download slot once its bytes are there, and must not take one from a download.
         self.receive_slots = trio.CapacityLimiter(2 * limits.imports)
+        self.reconfigure(limits)
+
+    def reconfigure(self, limits: ImportLimits) -> None:
+        """Sets new limits. Imports that hold a slot keep it; the others wait by the new limits."""
+        self.limits = limits
+        self.free_space = FreeSpace(self.spools, limits.min_free)
+        self.download_slots.total_tokens = limits.imports
+        self.receive_slots.total_tokens = 2 * limits.imports
 
 
 class FreeSpace(Struct, frozen=True):

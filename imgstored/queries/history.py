@@ -119,7 +119,11 @@ class History:
             while self._pending:
                 try:
                     await trio.to_thread.run_sync(self._pending[0])
-                except sqlite3.Error as error:
+                except (
+                    sqlite3.Error,
+                    ValueError,
+                    OverflowError,
+                ) as error:  # also a value that sqlite3 does not take
                     log.warning("the history cannot be written", error=str(error))
                 self._pending.popleft()
 

@@ -115,6 +115,10 @@ class SourceSet:
         )
         self._clients.clear()
 
+    def configured(self) -> Sequence[SourceSpec]:
+        """The configuration's sources as they are now, with headers and certificates."""
+        return self._configured or ()
+
     # -- which there are -------------------------------------------------------------------------------------
 
     def listed(self) -> list[SourceDocument]:

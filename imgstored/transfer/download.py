@@ -2,7 +2,7 @@
 
     plan ──► a connection's task ──► its thread: RangeConnection.get ──► spool.write ──► watermark
 
-The plan, and everything else that is not in a thread, belongs to trio's thread and needs no lock.
+Only trio's thread changes the plan, which needs no lock; the other threads read what mirrors have proven.
 """
 
 from __future__ import annotations
@@ -412,7 +412,7 @@ class Download:
         return frozenset([request.ask.index] if start == stop else [])
 
     def _failed(self, request: RangeRequest, fault: FetchError, now: float) -> None:
-        request.mirror.note_failure(fault.data)
+        request.mirror.facts = fault.data
         refused = self._plan.mirrors[request.ask.mirror].proven and fault.lasting and not fault.other_size
         request.mirror.hint = _REFUSED_LATER if refused else fault.hint
         rests = self._plan.failed(

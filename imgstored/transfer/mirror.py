@@ -64,10 +64,6 @@ class Mirror:
             self._context = self._context or tls_context(self.location.access)
             return self._context
 
-    def note_failure(self, facts: Mapping[str, Any]) -> None:
-        """Keeps the facts of a failure for programs."""
-        self.facts = facts
-
     def count(self, fetched: int) -> None:
         """Adds to `fetched`."""
         with self._lock:

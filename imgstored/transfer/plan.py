@@ -187,7 +187,7 @@ class MirrorState(Struct):
 
 
 class RangePlan:
-    """The plan for one file. Used by one thread."""
+    """The plan for one file. One thread changes it."""
 
     def __init__(
         self,
@@ -418,12 +418,12 @@ class RangePlan:
         """A request ended for a reason that is not its mirror's."""
         self._give_back(ask)
 
-    def grow(self, ranges: int, done: Set[int] = frozenset()) -> None:
+    def grow(self, ranges: int) -> None:
         """The file's size became known, and so the number of its ranges."""
         taken = {ask.index for ask in self._running.values()}
         self._ranges = ranges
-        self._done = set(done)
-        self._todo = [index for index in range(ranges) if index not in self._done | taken]
+        self._done = set()
+        self._todo = [index for index in range(ranges) if index not in taken]
 
     def begin_anew(self) -> None:
         """Nothing that was fetched counts any more, and the file is sound."""

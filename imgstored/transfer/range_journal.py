@@ -32,7 +32,7 @@ class Spooled(Struct, frozen=True):
         )
 
     def comparable(self) -> list[int]:
-        """The complete ranges, in order, of which can be seen whether they still are what was written."""
+        """The complete ranges, in order, that can be compared with what was written."""
         return sorted(index for index, each in self.fingerprints.items() if each.can_be_compared)
 
 

@@ -98,7 +98,7 @@ class _FuseOrFilesView:
         self._fuse = fuse
         self._files = files
         self._view: View | None = None
-        self._images: dict[tuple[str, str], InstalledImage] = {}  # while it is not known
+        self._images: dict[tuple[str, str], InstalledImage] = {}  # shown as soon as it is known
 
     @property
     def kind(self) -> str:

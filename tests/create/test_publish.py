@@ -16,6 +16,7 @@ from imgstored.errors import (
 )
 from imgstored.http.location import Access
 from imgstored.sources.base import SourceSpec
+from imgstored.sources.source_set import SourceSet
 from tests.support.imgapi import WritableImgapi
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -30,7 +31,7 @@ def server():
 async def published(image, url, *, specs=(), limits=LIMITS, events=None):
     """The events, and the result."""
     manifest, fd, _ = image
-    publisher = Publisher(specs, limits)
+    publisher = Publisher(lambda: specs, limits)
     events = [] if events is None else events
     async with publisher.publish(manifest, fd, url, client="tests", path="web.zfs.gz") as job:
         async for event in job:
@@ -135,7 +136,7 @@ async def test_an_image_that_cannot_be_taken_back_is_told_of(image, server):
 async def test_a_client_that_leaves_takes_it_back(image, server):
     manifest, fd, _ = image
     with trio.move_on_after(10):
-        async with Publisher(()).publish(manifest, fd, server.url, client="tests", path="f") as job:
+        async with Publisher(tuple).publish(manifest, fd, server.url, client="tests", path="f") as job:
             async for event in job:
                 if event.as_wire().get("step") == "imported":
                     break
@@ -152,6 +153,22 @@ async def test_credentials_of_a_source_go_to_its_own_server_only(image, server):
     server.seen.clear()
     await published(image, server.url, specs=[other])
     assert all("authorization" not in headers for headers in server.seen)
+
+
+async def test_credentials_are_those_of_the_configuration_as_it_is_now(image, server, tmp_path):
+    """A changed configuration takes effect by SIGHUP, without a restart."""
+
+    def spec(password):
+        return SourceSpec(server.url, access=Access(headers=(("Authorization", password),)))
+
+    sources = SourceSet([spec("old")], imgadm_conf=tmp_path / "imgadm.conf", lists=tmp_path / "lists")
+    manifest, fd, _ = image
+    publisher = Publisher(sources.configured)
+    sources.reconfigure([spec("new")])
+    async with publisher.publish(manifest, fd, server.url, client="tests", path="f") as job:
+        async for _event in job:
+            pass
+    assert {headers["authorization"] for headers in server.seen} == {"new"}
 
 
 async def test_a_server_that_does_not_answer(image, start_faulty):
@@ -172,7 +189,7 @@ def test_the_file_must_be_a_file(image):
     reader, writer = os.pipe()
     try:
         with pytest.raises(ImgstoreError, match="is not a regular file"):
-            Publisher(()).publish(manifest, reader, "http://127.0.0.1:1", client="tests", path="f")
+            Publisher(tuple).publish(manifest, reader, "http://127.0.0.1:1", client="tests", path="f")
     finally:
         os.close(reader)
         os.close(writer)

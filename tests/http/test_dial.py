@@ -54,6 +54,16 @@ def test_the_first_address_that_answers(listener: socket.socket) -> None:
             assert sock.getpeername() == listener.getsockname()
 
 
+def test_a_family_that_the_host_does_not_have(listener: socket.socket) -> None:
+    """As an IPv6 address is on a host without IPv6."""
+    unknown = (socket.AF_X25, socket.SOCK_STREAM, 0, "", ("::1", 1))
+    with pytest.raises(OSError, match="not supported"):
+        connect(AbortableSocket(), "host", 1, resolve=lambda *_: [unknown], seconds=5)
+    found = [unknown, *to(listener.getsockname())("host", 1)]
+    with connect(AbortableSocket(), "host", 1, resolve=lambda *_: found, seconds=5) as sock:
+        assert sock.getpeername() == listener.getsockname()
+
+
 def test_an_address_that_does_not_answer_keeps_nobody_waiting(
     full: tuple[str, int], listener: socket.socket
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,7 @@ from imgstored.events.notifications import (
     WaitingForLock,
 )
 from imgstored.imports import import_
+from imgstored.pools import timeout
 from imgstored.pools.base import Occupant, PoolImage
 from tests.imports.house import TESTER, House, open_house, pages, until
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
@@ -302,6 +304,21 @@ async def test_an_import_does_not_wait_for_what_does_not_change(open_house, othe
         # The download serves the next try.
         assert house.pool.partials() == []
         assert not other.manifest(BASE).exists()
+
+
+async def test_an_import_does_not_wait_for_a_pool_that_hangs(open_house, monkeypatch):
+    """Nor does it keep imgadm's lock meanwhile."""
+    monkeypatch.setattr(timeout, "TIMEOUT", 0.05)
+    hangs = threading.Event()
+    monkeypatch.setattr(OccupiedPool, "occupant", lambda *_: hangs.wait(60) and None)
+    async with open_house(kind=OccupiedPool) as house:
+        try:
+            with pytest.raises(PoolError, match='pool "zones" does not answer'):
+                await house.all_events(BASE)
+        finally:
+            hangs.set()
+        monkeypatch.undo()
+        assert (await house.all_events(BASE))[-1] == Installed(BASE, "base", "1.0.0")
 
 
 async def test_it_waits_as_long_as_the_dataset_grows(open_house, monkeypatch):

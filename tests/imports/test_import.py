@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
 from imgstored.events.notifications import Downloaded, Note
@@ -241,11 +242,13 @@ async def test_limits_may_change_while_it_downloads(open_house, monkeypatch):
 
         def changing(self, to_come):
             """Called by each request of the download, in its thread."""
-            trio.from_thread.run_sync(house.resources.reconfigure, house.resources.limits)
+            limits = replace(house.resources.limits, imports=9)
+            trio.from_thread.run_sync(house.resources.reconfigure, limits)
             check(self, to_come)
 
         monkeypatch.setattr(FreeSpace, "check_spool", changing)
-        before = house.resources.download_slots
+        assert house.resources.download_slots.total_tokens != 9
         events = [event for event in await house.all_events(BASE) if event.kind != "progress"]
-        assert house.resources.download_slots is not before
+        assert house.resources.download_slots.total_tokens == 9
+        assert house.resources.receive_slots.total_tokens == 18
         assert events[-1].kind == "installed"

@@ -355,6 +355,20 @@ def test_a_pool_that_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         go.set()
 
 
+def test_a_stream_that_is_left_while_the_kernel_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disks that are gone: the kernel's call does not see that nobody reads any more."""
+    monkeypatch.setattr(pipe, "STALL", 0.5)
+    go = threading.Event()
+    pieces = outlet("zones", lambda fd: os.write(fd, b"sent") and go.wait(60) and None)
+    try:
+        assert next(pieces) == b"sent"
+        before = time.monotonic()
+        pieces.close()
+        assert time.monotonic() - before < 30
+    finally:
+        go.set()
+
+
 def test_who_reads_slowly_but_reads_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipe, "STALL", 5.0)
     size = 0

@@ -265,7 +265,7 @@ def failed_with(number: int, pool: str, doing: str) -> ImgstoreError:
 
 
 def is_called(error: Exception, name: str) -> bool:
-    """Whether it is what pyzfs has a class of that name for, of one operation or the first of several."""
+    """Whether the error, or the first of several, is of the kind that pyzfs has a class `name` for."""
     return name in _names(_first(error))
 
 

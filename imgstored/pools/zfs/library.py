@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from imgstored.zstream.fletcher4 import ByteOrder
     from imgstored.zstream.nvlist import Tree
 
-#: Of libzfs_core and of libnvpair, which come together: OpenZFS since 2.0, then illumos and OpenZFS 0.8. By
-#: these names they are there without what compilers need.
+#: Of libzfs_core and of libnvpair, which come together: OpenZFS since 2.0, then illumos and OpenZFS 0.8.
+#: Files with these versions in their names are there without the packages that compilers need.
 _VERSIONS: Final = (3, 1)
 
 _TEXT: Final = ctypes.c_char_p

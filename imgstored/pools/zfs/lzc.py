@@ -89,7 +89,7 @@ class Lzc:
     def send_large(self, snapshot: str, fd: int, doing: str) -> None:
         """As `send`, of all of the snapshot, and with large blocks if its dataset has had any."""
         with self._pool_errors(doing):
-            self._core.send(snapshot.encode(), None, fd, large_blocks=True)
+            self._core.send(self._name(snapshot, doing), None, fd, large_blocks=True)
 
     def snapshot(self, snapshots: Sequence[str], doing: str, properties: Mapping[str, str]) -> None:
         """Takes snapshots, all or none, with user properties."""

@@ -88,9 +88,9 @@ class Inlet:
 def outlet(pool: str, kernel: Callable[[int], None]) -> Generator[bytes, None, None]:
     """What `kernel(fd)`, in a thread, writes to fd; then what it failed with is raised.
 
-    The thread begins with the first piece, and has ended when the iterator has, or was closed, or when no
-    piece was asked for in `STALL` seconds. Raises `PoolError` in that case, and if the kernel gives nothing
-    for so long.
+    The thread begins with the first piece. The iterator, once it ends or is closed, waits up to `STALL`
+    seconds for the thread; only a kernel that waits for disks that are gone keeps the thread longer. Raises
+    `PoolError` if the kernel gives nothing, or nobody asks for a piece, for `STALL` seconds.
     """
     reader, writer = _pipe()
     failures: list[BaseException] = []
@@ -102,7 +102,7 @@ def outlet(pool: str, kernel: Callable[[int], None]) -> Generator[bytes, None, N
     finally:
         tap.close()
         # A kernel that waits for disks that are gone does not see that nobody reads any more.
-        thread.join(1.0 if tap.stalled else None)
+        thread.join(1.0 if tap.stalled else STALL)
     if failures:
         raise failures[0]
 

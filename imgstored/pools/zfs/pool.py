@@ -46,7 +46,7 @@ class ZfsPool:
     """Images in a ZFS pool. See `imgstored.pools.base.Pool`.
 
     `properties` are those that images get when they are received; they replace `readonly=on` and
-    `canmount=noauto`. Which there can be says `imgstored.pools.zfs.properties`.
+    `canmount=noauto`. `imgstored.pools.zfs.properties` says which are allowed.
     """
 
     def __init__(self, name: str, *, properties: Mapping[str, str] | None = None) -> None:
@@ -57,7 +57,7 @@ class ZfsPool:
             )
         self._properties = checked(DEFAULT if properties is None else properties)
         self._lzc = Lzc(name)
-        # That it can be asked at all: that it is there, and that we may.
+        # Fails where there is no such pool, or where we have no privilege to ask it.
         self.space()
         self._lock = threading.Lock()
         self._receiving: dict[str, str | None] = {}  # uuid to origin, also before the kernel knows it
@@ -85,9 +85,8 @@ class ZfsPool:
 
     def image(self, uuid: str) -> PoolImage | None:
         """The published image, or None."""
-        check_uuid(uuid)
-        found = programs.dataset(self._lzc, self._dataset(uuid), f"looking at image {uuid}")
-        return None if found is None or found.guid is None or found.hidden else found.image(uuid)
+        found = self.occupant(uuid)
+        return None if found is None else found.image
 
     def occupant(self, uuid: str) -> Occupant | None:
         """The dataset POOL/UUID, whatever it is."""
@@ -165,7 +164,7 @@ class ZfsPool:
 
     @contextmanager
     def _registered(self, uuid: str, origin: str | None) -> Iterator[None]:
-        """For so long the origin cannot be destroyed; that it is there is looked at within."""
+        """`destroy` refuses the origin while the block lasts. The block checks that the origin is there."""
         with self._lock:
             self._receiving[uuid] = None if origin is None else check_uuid(origin)
         try:

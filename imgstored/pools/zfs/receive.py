@@ -50,7 +50,7 @@ class _Checked:
         self._reader = OutlineReader()
 
     def feed(self, piece: Buffer) -> Buffer:
-        """The piece. What of its last record is still to come is not checked, and of no use to the kernel."""
+        """The piece. An unfinished last record is not checked yet, and the kernel cannot use it."""
         self._reader.check(piece)
         return piece
 
