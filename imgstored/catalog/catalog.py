@@ -93,6 +93,14 @@ class View(Protocol):
         ...
 
 
+async def show(view: View, image: InstalledImage) -> None:
+    """Shows the image. Where that fails, the log says so: the image is installed all the same, and listed."""
+    try:
+        await view.add(image)
+    except ImgstoreError as error:
+        log.error("an image cannot be shown in the view", uuid=image.uuid, error=error.message)
+
+
 class Catalog:
     """The installed images of all pools, in memory. Its files are touched only by the methods that say so."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from imgstored.catalog.catalog import show
 from imgstored.errors import ImgstoreError, PoolError
 from imgstored.pools.timeout import answer
 
@@ -118,14 +119,14 @@ class _SharedPool:
     async def _show(self, image: InstalledImage) -> None:
         now = self._catalog.find(image.pool, image.uuid)
         # Between looking it up and here nothing is awaited: the view has changes in the catalog's order.
+        if now is not None:
+            await show(self._view, now)
+            return
+        log.info("an image no longer exists", pool=image.pool, uuid=image.uuid)
         try:
-            if now is None:
-                log.info("an image no longer exists", pool=image.pool, uuid=image.uuid)
-                await self._view.remove(image)
-            else:
-                await self._view.add(now)
+            await self._view.remove(image)
         except ImgstoreError as error:
-            log.error("an image cannot be shown in the view", uuid=image.uuid, error=error.message)
+            log.error("the view still shows an image", uuid=image.uuid, error=error.message)
 
     def _report(self, before: ImgstoreError | None) -> None:
         """Logs a change of the error, and not every few seconds that it is still there."""

@@ -22,7 +22,7 @@ import trio
 from msgspec import Struct
 
 from imgstored import shortage
-from imgstored.catalog.catalog import InstalledImage
+from imgstored.catalog.catalog import InstalledImage, show
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
@@ -509,7 +509,7 @@ class Import:
             with self.stages.publishing, trio.CancelScope(shield=True):
                 image = await trio.to_thread.run_sync(self._commit)
                 self._resources.catalog.add(image)
-                await self._show(image)
+                await show(self._resources.view, image)
         except PoolError:
             self.enter("receiving")
             there = await self._wait_for_others()
@@ -552,14 +552,7 @@ class Import:
     async def _take_over(self, image: InstalledImage) -> None:
         """Lists the image of somebody else, and needs none of its own."""
         self._resources.catalog.add(image)
-        await self._show(image)
-
-    async def _show(self, image: InstalledImage) -> None:
-        try:
-            await self._resources.view.add(image)
-        except ImgstoreError as error:
-            # It is installed all the same, and list and get say so.
-            log.error("an image cannot be shown in the view", uuid=image.uuid, error=error.message)
+        await show(self._resources.view, image)
 
     # -- its end ---------------------------------------------------------------------------------------------
 

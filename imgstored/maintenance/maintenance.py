@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from imgstored import shortage
+from imgstored.catalog.catalog import show
 from imgstored.errors import (
     ConfigError,
     ImageNotFoundError,
@@ -185,10 +186,7 @@ class Maintenance:
             if image is None:
                 return  # not an image yet
             self._catalog.add(image)
-            try:
-                await self._view.add(image)
-            except ImgstoreError as error:
-                log.error("an image cannot be shown in the view", uuid=uuid, error=error.message)
+            await show(self._view, image)
 
     # -- vacuum ----------------------------------------------------------------------------------------------
 

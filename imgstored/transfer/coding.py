@@ -11,6 +11,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from imgstored.http.range_reply import OTHER_FILE, FetchError
+from imgstored.transfer.decompress.sniff import BZIP2_MAGIC, GZIP_MAGIC, XZ_MAGIC, ZSTD_MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +24,8 @@ _GZIP = frozenset({"gzip", "x-gzip"})
 #: zlib: a gzip header is expected, and the largest window.
 _WINDOW = 16 + zlib.MAX_WBITS
 
-#: How image files begin that are compressed: gzip, bzip2, xz, zstd, lz4.
-_COMPRESSED = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
+#: How compressed image files begin; the last is lz4.
+_COMPRESSED = (GZIP_MAGIC, BZIP2_MAGIC, XZ_MAGIC, ZSTD_MAGIC, b"\x04\x22\x4d\x18")
 
 #: Bytes that are decoded at a time, and of which the beginning is looked at.
 _PIECE = 1 << 20

@@ -1,4 +1,4 @@
-"""Channel programs: queries and atomic changes in the kernel (zfs-program(8)).
+"""Channel programs: queries and changes in the kernel (zfs-program(8)).
 
 A program sees the pool as it is at one moment. Names come to it as arguments and never as part of its text.
 Lua's integers have 64 bits with a sign, so guids come back negative now and then. `zfs.get_prop` gives two
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,9 +19,11 @@ from imgstored.pools.base import PoolImage, Space
 from imgstored.pools.zfs.faults import failed_with
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
     from imgstored.pools.zfs.lzc import Lzc
+
+_Value = TypeVar("_Value")
 
 #: Of a snapshot @final that is there only while an image is made of a dataset.
 CREATING: Final = "imgstored:creating"
@@ -270,37 +272,32 @@ def images(lzc: Lzc, known: Iterable[PoolImage]) -> list[PoolImage]:
     # As text: a program gets no integer of 64 bits without a sign.
     guids = {name: str(_signed(image.guid)) for name, image in before.items()}
     found: dict[str, Any] = lzc.ask(_ALL, "listing images", pool=lzc.pool, known=guids)
-    every = ((name[len(lzc.pool) + 1 :], name, each) for name, each in found.items())
     return [
         replace(before[name], clones=_clones(each)) if "known" in each else _dataset(name, each).image(uuid)
-        for uuid, name, each in every
-        if UUID.fullmatch(uuid) and not _hidden(each)
+        for uuid, name, each in _by_uuid(lzc, found)
+        if not _hidden(each)
     ]
 
 
 def unnamed(lzc: Lzc) -> dict[str, dict[str, int]]:
     """All POOL/UUID without a snapshot @final that are no clones of one, with their snapshots' guids."""
     found: dict[str, dict[str, int]] = lzc.ask(_UNNAMED, "listing images", pool=lzc.pool)
-    every = ((name[len(lzc.pool) + 1 :], snapshots) for name, snapshots in found.items())
     return {
         uuid: {name: guid % (1 << 64) for name, guid in snapshots.items()}
-        for uuid, snapshots in every
-        if UUID.fullmatch(uuid)
+        for uuid, _, snapshots in _by_uuid(lzc, found)
     }
 
 
 def incoming(lzc: Lzc) -> dict[str, int]:
     """The uuids of all POOL/UUID that are being received, with the bytes that they have."""
     found: dict[str, int] = lzc.ask(_INCOMING, "listing images", pool=lzc.pool)
-    every = ((name[len(lzc.pool) + 1 :], used) for name, used in found.items())
-    return {uuid: used for uuid, used in every if UUID.fullmatch(uuid)}
+    return {uuid: used for uuid, _, used in _by_uuid(lzc, found)}
 
 
 def partials(lzc: Lzc) -> list[str]:
     """The uuids of which there is a POOL/UUID-partial; imgadm may be receiving it at the moment."""
     found: dict[str, bool] = lzc.ask(_PARTIALS, "listing images", pool=lzc.pool)
-    names = (name[len(lzc.pool) + 1 :].removesuffix(PARTIAL) for name in found)
-    return [uuid for uuid in names if UUID.fullmatch(uuid)]
+    return [uuid for uuid, _, _ in _by_uuid(lzc, found, PARTIAL)]
 
 
 def written(lzc: Lzc, name: str, doing: str) -> int:
@@ -323,19 +320,18 @@ def dependents(lzc: Lzc, name: str, doing: str) -> Dependents:
 def all_dependents(lzc: Lzc) -> dict[str, Dependents]:
     """The same of all POOL/UUID with a snapshot @final, by uuid."""
     found: dict[str, Any] = lzc.ask(_ALL_DEPENDENTS, "looking what is in use", pool=lzc.pool)
-    every = ((name[len(lzc.pool) + 1 :], each) for name, each in found.items())
     return {
         uuid: Dependents(_of_others(each["names"]), sorted(each["held"]))
-        for uuid, each in every
-        if UUID.fullmatch(uuid)
+        for uuid, _, each in _by_uuid(lzc, found)
     }
 
 
 def destroy(lzc: Lzc, name: str, doing: str, *, guid: int | None = None) -> None:
-    """Destroys a dataset and its snapshots in one step, or nothing; content where there is none.
+    """Destroys a dataset and its snapshots, or nothing where a check fails; content where there is none.
 
-    Given a guid, destroys no other dataset that has the name by now. Tries again for two seconds while
-    it is busy: udev opens a new volume to look what is on it.
+    A program that runs out of memory may have destroyed some snapshots; it goes on with more memory. Given a
+    guid, destroys no other dataset that has the name by now. Tries again for two seconds while the dataset is
+    busy: udev opens a new volume to look what is on it.
     """
     only = "" if guid is None else str(_signed(guid))
     for left in reversed(range(_TRIES)):
@@ -345,6 +341,14 @@ def destroy(lzc: Lzc, name: str, doing: str, *, guid: int | None = None) -> None
         if not left or failed != errno.EBUSY:
             raise failed_with(failed, lzc.pool, doing)
         time.sleep(_PAUSE)
+
+
+def _by_uuid(lzc: Lzc, found: Mapping[str, _Value], suffix: str = "") -> Iterator[tuple[str, str, _Value]]:
+    """Uuid, name and value of each dataset that is named POOL/UUID with the suffix."""
+    for name, value in found.items():
+        uuid = name[len(lzc.pool) + 1 :].removesuffix(suffix)
+        if UUID.fullmatch(uuid):
+            yield uuid, name, value
 
 
 def _dataset(name: str, found: dict[str, Any]) -> Dataset:
