@@ -21,7 +21,7 @@ import trio.testing
 
 from bench.table import compared
 from bench.timing import in_turn
-from imgstored.descriptors import raise_limit
+from imgstored.host.descriptors import raise_limit
 
 if TYPE_CHECKING:
     from bench.context import Bench

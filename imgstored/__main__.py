@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nearly all that a start makes stays: to look for garbage in it only makes the start longer.
         gc.disable()
         from imgstored.app import serve
-        from imgstored.notify import Notifier
+        from imgstored.host.notify import Notifier
 
         serve(settings, arguments.config, Notifier.of(os.environ, waiting=waiting))
     except ImgstoreError as error:

@@ -11,7 +11,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import __version__, log, shortage, signals
+from imgstored import __version__, log
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.deletions import Deletions
 from imgstored.catalog.holds import Holds
@@ -24,10 +24,11 @@ from imgstored.create.maker import Maker
 from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
-from imgstored.descriptors import raise_limit
 from imgstored.doctor.services import OwnHost
 from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.events.stream import EventStream
+from imgstored.host import shortage, signals
+from imgstored.host.descriptors import raise_limit
 from imgstored.imports.journal import Journal
 from imgstored.imports.manager import Imports
 from imgstored.imports.resources import Resources
@@ -64,8 +65,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgstored.config import Config, PoolTable
+    from imgstored.host.notify import Notifier
     from imgstored.metrics.endpoint import Metrics
-    from imgstored.notify import Notifier
     from imgstored.pools.base import Pool
     from imgstored.queries.history import History
     from imgstored.view import View

@@ -15,8 +15,8 @@ import trio
 from msgspec import Struct
 
 from imgstored import __version__, config, log
-from imgstored.descriptors import raise_limit
 from imgstored.errors import ImgstoreError
+from imgstored.host.descriptors import raise_limit
 from imgstored.specs import descriptors, import_limits, secrets, socket_limits, source_specs
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.images import Images
     from imgstored.create.maker import Maker
+    from imgstored.host.notify import Notifier
     from imgstored.imports.manager import Imports
     from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
-    from imgstored.notify import Notifier
     from imgstored.rpc.server import Server
     from imgstored.sources.source_set import SourceSet
     from imgstored.view import View

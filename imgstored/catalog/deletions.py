@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from imgstored import shortage
 from imgstored.errors import CancelledError, ImageHasDependentClonesError, ImgstoreError
 from imgstored.events.stream import Action, Ended, EventStream, Started, outcome_of
+from imgstored.host import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

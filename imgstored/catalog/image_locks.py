@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from imgstored import filesystem, shortage
 from imgstored.errors import ConfigError, PoolError
+from imgstored.host import filesystem, shortage
 from imgstored.manifest import check_uuid
 
 if TYPE_CHECKING:

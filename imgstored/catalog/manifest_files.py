@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from imgstored.durable import replace_file
 from imgstored.errors import InvalidManifestError
-from imgstored.filesystem import set_times
+from imgstored.host.durable import replace_file
+from imgstored.host.filesystem import set_times
 from imgstored.manifest import MAX_LIST, in_lower_case, parse
 from imgstored.manifest.names import UUID
 

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from imgstored.durable import replace_file
+from imgstored.host.durable import replace_file
 from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ import time
 import uuid as uuids
 from typing import TYPE_CHECKING, Any, Final
 
-from imgstored import shortage
 from imgstored.create.compress import compressed
 from imgstored.create.events import ManifestMade, Sending
 from imgstored.create.manifest import (
@@ -32,6 +31,7 @@ from imgstored.create.manifest import (
 from imgstored.create.output import Output, write_all
 from imgstored.errors import FileSystemError, ImgstoreError
 from imgstored.events.notifications import Event, Note, Progress
+from imgstored.host import shortage
 from imgstored.manifest import parse
 from imgstored.zstream.disk import open_disk
 from imgstored.zstream.write import DEFAULT_BLOCK_SIZE, NewVolume, check_block_size, padded, volume_stream

@@ -18,7 +18,6 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import shortage
 from imgstored.create.events import Inheriting, Making, ManifestMade, Sending
 from imgstored.create.job import MAX_JOBS, in_thread, running
 from imgstored.create.manifest import (
@@ -45,6 +44,7 @@ from imgstored.errors import (
     VmHasNoOriginError,
     VmNotStoppedError,
 )
+from imgstored.host import shortage
 from imgstored.manifest.names import UUID, shown
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from imgstored import shortage
 from imgstored.create.compress import compressed
 from imgstored.errors import FileSystemError, NoSpaceError, UsageError
+from imgstored.host import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from imgstored import shortage, signals
 from imgstored.errors import InternalError, NotSupportedError, VmNotFoundError
+from imgstored.host import shortage, signals
 from imgstored.manifest import check_uuid
 from imgstored.manifest.platform import Platform
 

@@ -14,9 +14,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from imgstored import shortage
 from imgstored.doctor.finding import Finding, size
 from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.host import shortage
 from imgstored.manifest import MAX_LIST, parse
 from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.state.folder import ASIDE, refuse_newer

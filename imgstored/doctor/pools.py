@@ -6,11 +6,11 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from imgstored import signals
 from imgstored.doctor.finding import Finding, size
 from imgstored.doctor.folders import nearest, rated, room, some, unusable
 from imgstored.doctor.host import program
 from imgstored.errors import ImgstoreError
+from imgstored.host import signals
 from imgstored.pools.zfs import ZfsPool
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from imgstored import descriptors as files
 from imgstored import specs
 from imgstored.doctor.finding import Finding
 from imgstored.errors import ConfigError
 from imgstored.eventloop import trial
+from imgstored.host import descriptors as files
 
 if TYPE_CHECKING:
     from imgstored.doctor.subject import Subject

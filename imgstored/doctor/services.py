@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgstored import config, signals, specs
+from imgstored import config, specs
 from imgstored.config import Config
 from imgstored.doctor.subject import Subject
 from imgstored.errors import ImgstoreError
+from imgstored.host import signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

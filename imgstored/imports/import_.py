@@ -21,7 +21,6 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import shortage
 from imgstored.catalog.catalog import InstalledImage, show
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
@@ -44,6 +43,7 @@ from imgstored.events.notifications import (
     WaitingForLock,
 )
 from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
+from imgstored.host import shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import LocalFile

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from imgstored import shortage
 from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
 from imgstored.hashing import Fingerprint
+from imgstored.host import shortage
 from imgstored.imports.spec import ImportSpec
 from imgstored.state.schema import open_database
 from imgstored.transfer.range_journal import Spooled

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from imgstored import shortage
 from imgstored.catalog.catalog import show
 from imgstored.errors import (
     ConfigError,
@@ -27,6 +26,7 @@ from imgstored.events.notifications import (
     SnapshotRenamed,
     UpdateFailed,
 )
+from imgstored.host import shortage
 from imgstored.http.location import public
 from imgstored.maintenance.differences import changed_fields, original_snapshot
 from imgstored.maintenance.vacuum import Candidate, Rule, to_delete

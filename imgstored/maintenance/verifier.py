@@ -15,11 +15,11 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import shortage
 from imgstored.catalog.manifest_files import MISSING
 from imgstored.catalog.receipts import receipt_of, recorded
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
 from imgstored.events.notifications import Event, ImageProgress, Note, Progress, Verified, Verifying
+from imgstored.host import shortage
 from imgstored.maintenance.verdict import Manifest, Verdict, verdict
 from imgstored.manifest import check_uuid, shown_text
 

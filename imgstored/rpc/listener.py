@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import structlog
 from msgspec import Struct
 
-from imgstored import filesystem, shortage
 from imgstored.errors import ConfigError
+from imgstored.host import filesystem, shortage
 
 if TYPE_CHECKING:
     from pathlib import Path

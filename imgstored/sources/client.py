@@ -15,8 +15,6 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import shortage
-from imgstored.durable import replace_file
 from imgstored.errors import (
     ImgstoreError,
     InternalError,
@@ -24,6 +22,8 @@ from imgstored.errors import (
     ManifestValidationError,
     SourcePingError,
 )
+from imgstored.host import shortage
+from imgstored.host.durable import replace_file
 from imgstored.http.documents import fetch_document
 from imgstored.http.location import public, shown
 from imgstored.manifest import MAX_LIST, check_uuid, parse

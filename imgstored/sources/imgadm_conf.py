@@ -10,9 +10,9 @@ import json
 import stat
 from typing import TYPE_CHECKING, Any
 
-from imgstored import shortage
-from imgstored.durable import replace_file
 from imgstored.errors import ClientError, ConfigError
+from imgstored.host import shortage
+from imgstored.host.durable import replace_file
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.spec import check_type, identity, normalised
 

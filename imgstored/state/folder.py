@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from imgstored import __version__, filesystem, shortage
-from imgstored.durable import replace_file
+from imgstored import __version__
 from imgstored.errors import ConfigError
+from imgstored.host import filesystem, shortage
+from imgstored.host.durable import replace_file
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA, schema_of
 
 if TYPE_CHECKING:

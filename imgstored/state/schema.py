@@ -12,8 +12,8 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgstored import shortage
 from imgstored.errors import ConfigError
+from imgstored.host import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import structlog
 from msgspec import Struct, field
 
-from imgstored import shortage
 from imgstored.errors import DownloadError, NoSpaceError
 from imgstored.hashing import Hasher
+from imgstored.host import shortage
 from imgstored.transfer.plan import MAX_RANGE, range_count, range_size_for
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from imgstored import shortage
 from imgstored.errors import ConfigError
+from imgstored.host import shortage
 from imgstored.view.plain import PlainFolder
 from imgstored.view.tree import tree_of
 

@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from imgstored.errors import ConfigError
-from imgstored.mounts import mounted_at
+from imgstored.host.mounts import mounted_at
 from imgstored.view import mountpoint
 from imgstored.view.operations import Operations
 from imgstored.view.plain import withdraw
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgstored.catalog.catalog import InstalledImage
-    from imgstored.mounts import Mount
+    from imgstored.host.mounts import Mount
     from imgstored.view.tree import Change, Tree
 
 log = structlog.get_logger(__name__)

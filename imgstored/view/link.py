@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import structlog
 
-from imgstored import shortage
+from imgstored.host import shortage
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import structlog
 
-from imgstored import signals
 from imgstored.errors import ConfigError
-from imgstored.mounts import mounted_at
+from imgstored.host import signals
+from imgstored.host.mounts import mounted_at
 
 log = structlog.get_logger(__name__)
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from imgstored import filesystem, shortage
 from imgstored.errors import ConfigError
+from imgstored.host import filesystem, shortage
 from imgstored.manifest.names import UUID
 from imgstored.view import mountpoint
 from imgstored.view.names import is_uuid

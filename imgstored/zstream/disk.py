@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from imgstored.errors import UsageError
-from imgstored.filesystem import UNABLE
+from imgstored.host.filesystem import UNABLE
 from imgstored.zstream import ova, qemu
 from imgstored.zstream.records import MAGIC
 

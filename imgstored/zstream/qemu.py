@@ -17,8 +17,8 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
-from imgstored import signals
 from imgstored.errors import NoSpaceError, UsageError
+from imgstored.host import signals
 from imgstored.zstream.volume import MAX_VOLUME
 
 if TYPE_CHECKING:

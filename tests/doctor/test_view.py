@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from imgstored import mounts
 from imgstored.doctor import view
+from imgstored.host import mounts
 from imgstored.view.plain import PlainFolder
 
 

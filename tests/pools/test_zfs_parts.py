@@ -22,7 +22,7 @@ from imgstored.errors import (
     PoolNotFoundError,
     StreamError,
 )
-from imgstored.mounts import Mount
+from imgstored.host.mounts import Mount
 from imgstored.pools.base import PoolImage
 from imgstored.pools.zfs import ZfsPool, faults, library, lzc, pipe, programs, pyzfs
 from imgstored.pools.zfs.check import check_stream

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgstored.mounts import mounted_at
+from imgstored.host.mounts import mounted_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from imgstored.errors import ConfigError
-from imgstored.mounts import mounted_at
+from imgstored.host.mounts import mounted_at
 from imgstored.view import fuse, mountpoint, open_view
 from imgstored.view.fuse import FuseView
 from imgstored.view.operations import Operations

@@ -13,8 +13,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from imgstored import filesystem, shortage
 from imgstored.errors import NoSpaceError, PoolError
+from imgstored.host import filesystem, shortage
 from imgstored.zstream.disk import data_after
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import weakref
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from imgstored import filesystem, shortage
 from imgstored.errors import (
     ImageHeldError,
     ImageNotInstalledError,
@@ -18,6 +17,7 @@ from imgstored.errors import (
     PoolError,
     StreamError,
 )
+from imgstored.host import filesystem, shortage
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import Blocks, Checked, Datasets, Occupant, OnRead, PoolImage, Space, Use
 from imgstored.pools.embedded.check import check_files

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from imgstored.errors import StreamError
-from imgstored.filesystem import sync
+from imgstored.host.filesystem import sync
 from imgstored.pools.embedded.files import begin_writing_back, copy_sparsely, punch, write_all
 from imgstored.pools.embedded.notes import DISK, SKELETON, STREAM, Checkpoint, ImageNote
 from imgstored.zstream.reader import ReaderState, StreamReader

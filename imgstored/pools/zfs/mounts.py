@@ -10,12 +10,12 @@ import os
 from typing import TYPE_CHECKING
 
 from imgstored.errors import PoolError
-from imgstored.mounts import mounted
+from imgstored.host.mounts import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from imgstored.mounts import Mount
+    from imgstored.host.mounts import Mount
 
 
 def unmount(dataset: str, pool: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from typing import IO, TYPE_CHECKING
 
-from imgstored import signals
+from imgstored.host import signals
 from imgstored.transfer.decompress.serial import BLOCK, Format, corrupt, cut_short
 from imgstored.transfer.decompress.sniff import BZIP2_MAGIC
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored import mounts
-from imgstored.mounts import Mount, holding, mounted, mounted_at, of_mnttab, of_mountinfo
+from imgstored.host import mounts
+from imgstored.host.mounts import Mount, holding, mounted, mounted_at, of_mnttab, of_mountinfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

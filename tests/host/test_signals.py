@@ -19,10 +19,10 @@ import pytest
 import trio
 
 from docs.make.rooms import modules
-from imgstored import signals
 from imgstored.create.vmadm import Vmadm
 from imgstored.doctor import pools as doctor_pools
 from imgstored.errors import ImgstoreError
+from imgstored.host import signals
 from imgstored.transfer.decompress import bzip2
 from imgstored.transfer.decompress.feed import Feed
 from imgstored.view import mountpoint
@@ -72,7 +72,7 @@ def kinds() -> None:
 
 
 def test_every_kind_of_thread_takes_no_signal() -> None:
-    command = "from tests.test_signals import kinds; kinds()"
+    command = "from tests.host.test_signals import kinds; kinds()"
     done = subprocess.run([sys.executable, "-c", command], stdout=subprocess.PIPE, check=True, timeout=60)
     seen = json.loads(done.stdout)
     assert seen.keys() == {"trio", "executor", "thread", "timer"}
@@ -240,7 +240,7 @@ def test_trio_runs_only_so() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "trio.run"
     }
     # The trial at the start begins no thread that outlives it.
-    assert runs == {"signals", "eventloop.wakeup"}
+    assert runs == {"host.signals", "eventloop.wakeup"}
 
 
 def test_a_killed_program_does_not_need_the_mask(tmp_path: Path) -> None:

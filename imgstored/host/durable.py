@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from imgstored.filesystem import set_mode, sync
+from imgstored.host.filesystem import set_mode, sync
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from imgstored import filesystem
 from imgstored.__main__ import exit_status
 from imgstored.errors import ConfigError
+from imgstored.host import filesystem
 from tests.support.daemon import Daemon
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite
 from tests.support.nginx import Nginx
 from tests.support.refused import command
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 #: What takes a lock in a folder `there`, by which call, and what is named when it cannot.

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgstored import shortage
 from imgstored.__main__ import exit_status
 from imgstored.catalog.image_locks import ImageLocks
 from imgstored.catalog.manifest_files import ManifestFiles
 from imgstored.errors import ConfigError, NoSpaceError, PoolError
+from imgstored.host import shortage
 from imgstored.imports.journal import Journal
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.rpc.listener import listen

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from imgstored.notify import Notifier
+from imgstored.host.notify import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,12 +11,14 @@ import sys
 import pytest
 import structlog.testing
 
-from imgstored import config, descriptors, specs
+from imgstored import config, specs
+from imgstored.host import descriptors
 
 #: Says what it made of its limits, and logs.
 RAISES = """
 import resource, sys
-from imgstored import descriptors, log
+from imgstored import log
+from imgstored.host import descriptors
 from imgstored.config import LogTable
 log.set_up(LogTable(format="json"))
 descriptors.raise_limit(int(sys.argv[1]))
