@@ -37,10 +37,11 @@ lint: $(STAMP) ## ruff, its format, too
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
-# Most tests wait more than they work; those that measure time want the machine for themselves.
+# Most tests wait more than they work. Those that measure time run alone, and fail if they fail three times in a row:
+# another guest of this machine may take the processor at any moment.
 unit: $(STAMP) ## all tests but those in the guest
 	$(BIN)/pytest -n 4 --dist worksteal -m 'not alone'
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone -p pytest_rerunfailures --reruns 2
 
 # What waits, once more: without epoll, and on a platform that trio does not know, child processes included.
 unit-poll: $(STAMP) ## what waits, with the stand-in for kqueue that illumos needs, in place of epoll
