@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.events.stream import EventStream
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
+from imgstored.http.secrets import KNOWN
 from imgstored.imports.journal import Journal
 from imgstored.imports.manager import Imports
 from imgstored.imports.resources import Resources
@@ -83,7 +85,8 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     `files` are where the settings came from; SIGHUP reads them again.
     """
     check(settings)
-    log.set_up(settings.log, secrets(settings))
+    KNOWN.configure(secrets(settings, os.environ))
+    log.set_up(settings.log)
     log.take_all()
     raise_limit(descriptors(settings))
     try:
@@ -146,6 +149,8 @@ async def _core(
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
     )
+    with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
+        sources.listed()  # tells the gate of the secrets in imgadm's file
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
     events = EventStream()
     events.subscribe(history.hear, flush=history.flush)

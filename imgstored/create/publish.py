@@ -18,8 +18,10 @@ from imgstored.create.job import running
 from imgstored.errors import ClientError, ImgstoreError, InvalidManifestError, RefusedError, UploadError
 from imgstored.events.notifications import Note, Progress
 from imgstored.events.request import PROGRESS_INTERVAL
+from imgstored.http.credentials import of_source
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Access, Location, origin_of
+from imgstored.http.secrets import KNOWN
 from imgstored.http.upload import Body, in_pieces, send
 from imgstored.imports.local_file import LocalFile
 from imgstored.manifest import load, parse
@@ -141,6 +143,7 @@ class _Server:
     """IMGAPI's methods that change something (its documentation, docs/index.md in sdc-imgapi)."""
 
     def __init__(self, url: str, specs: Sequence[SourceSpec], limits: DocumentLimits) -> None:
+        KNOWN.learn(of_source(url))
         parts = urlsplit(url)
         self._base = parts._replace(query="").geturl()
         self._query = parse_qsl(parts.query, keep_blank_values=True)

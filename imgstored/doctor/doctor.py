@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from imgstored import __version__
-from imgstored.doctor import folders, host, pools, runtime, sources, view
+from imgstored.doctor import folders, host, pools, runtime, secrets, sources, view
 from imgstored.doctor.finding import Finding
 from imgstored.view.mountpoint import UNMOUNT
 
@@ -80,6 +80,7 @@ class Doctor:
             Check("fuse", blocking(view.fuse)),
             Check("view", blocking(view.view), f"as root: `{UNMOUNT} {subject.settings.view.path}`"),
             Check("imgadm.conf", blocking(folders.imgadm_conf)),
+            Check("secrets", blocking(secrets.readers)),
             Check("manifests", blocking(folders.manifests)),
             Check("locks", blocking(folders.locks)),
             Check("partials", blocking(folders.partials)),

@@ -28,7 +28,7 @@ from imgstored.http.location import (
 )
 from imgstored.http.proxy import Proxy, proxy_for
 from imgstored.http.retry import Backoff, retry_after
-from imgstored.http.secrets import redacted
+from imgstored.http.secrets import announce, redacted
 from imgstored.http.tls import tls_context
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ async def _get(
     import httpx2
 
     url = shown(at.url)
+    announce(at)
     try:
         async with (
             await open_client(at, limits, environ) as client,

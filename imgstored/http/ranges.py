@@ -37,6 +37,7 @@ from imgstored.http.location import (
 )
 from imgstored.http.proxy import Proxy, proxy_for
 from imgstored.http.range_reply import FetchError, RangeReply, read_reply
+from imgstored.http.secrets import announce
 from imgstored.http.tls import tls_context
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ class RangeConnection:
         return reply
 
     def _ask(self, at: Location, asked: _Asked, validator: str | None) -> http.client.HTTPResponse:
+        announce(at)
         origin, proxy = origin_of(at.url), proxy_for(at, self._environ)
         reused = self._http is not None and self._peer == (origin, proxy)
         if not reused:

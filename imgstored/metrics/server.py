@@ -16,6 +16,7 @@ from hypercorn.utils import wrap_app
 from prometheus_client.exposition import choose_encoder
 
 from imgstored.errors import ConfigError
+from imgstored.http.secrets import KNOWN
 from imgstored.metrics.address import TcpAddress, UnixAddress
 from imgstored.metrics.counts import Counts, WithoutCreated
 from imgstored.rpc.listener import listen
@@ -91,7 +92,8 @@ class Exposition:
         async with self._one_at_a_time:
             await self._state.look()
             self._counts.count_bytes(self._fetched())
-            return kind, encode(self._registry)
+            text = encode(self._registry)
+        return kind, KNOWN.hidden(text.decode()).encode() if KNOWN.may_be_in(text) else text
 
 
 async def serve(

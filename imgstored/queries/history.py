@@ -20,7 +20,7 @@ from imgproto.documents import EntryDocument
 
 from imgstored.events.stream import Ended, Refused, Started, outcome_of
 from imgstored.http.location import shown
-from imgstored.http.secrets import redacted
+from imgstored.http.secrets import KNOWN, redacted
 from imgstored.queries.names import Named
 from imgstored.state.schema import open_database
 
@@ -135,11 +135,11 @@ class History:
             (
                 action.kind,
                 action.uuid,
-                action.name,
-                action.version,
+                KNOWN.hidden(action.name),
+                KNOWN.hidden(action.version),
                 action.pool,
                 source,
-                requester.client,
+                KNOWN.hidden(requester.client),
                 requester.uid,
                 wall,
                 action.import_id,
@@ -220,5 +220,8 @@ async def open_history(path: Path) -> AsyncIterator[History]:
 
 
 def _entry(row: tuple[Any, ...]) -> EntryDocument:
-    """The row of a query for `_FIELDS`."""
-    return cast("EntryDocument", dict(zip(_FIELDS, row, strict=True)))
+    """The row of a query for `_FIELDS`, without secrets that an earlier daemon did not know."""
+    entry = KNOWN.hidden_in(dict(zip(_FIELDS, row, strict=True)))
+    if entry["message"] is not None:
+        entry["message"] = redacted(entry["message"])
+    return cast("EntryDocument", entry)

@@ -101,9 +101,14 @@ class Call:
         """Raises `NotPermittedError` unless the peer may change."""
         check_change(self.peer, self.access)
 
+    @property
+    def is_root(self) -> bool:
+        """Whether the peer is root, or the daemon's own user, who may know all that the daemon knows."""
+        return self.peer.uid in (0, self.access.daemon_uid)
+
     def require_root(self, why: str) -> None:
         """Raises `NotPermittedError` unless the peer is root, or the daemon's own user."""
-        if self.peer.uid not in (0, self.access.daemon_uid):
+        if not self.is_root:
             raise NotPermittedError(
                 f"uid {self.peer.uid} may not {self.method}: it {why}, so only root may",
                 hint="use sudo or pfexec; `imgctl create --raw` needs neither",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from imgstored.rpc import gate
 from imgstored.rpc.framing import Framer, ProtocolError
 
 if TYPE_CHECKING:
@@ -131,6 +132,11 @@ def encode_notification(method: str, params: Mapping[str, Any]) -> bytes:
 
 
 def _packed(message: list[Any]) -> bytes:
+    """Everything that is sent comes by here."""
+    return gate.encoded(message, _pack)
+
+
+def _pack(message: list[Any]) -> bytes:
     packed: bytes = msgpack.packb(message, use_bin_type=True, unicode_errors="replace", default=_foreign)
     return packed
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
 from imgstored.http.location import shown
-from imgstored.http.secrets import redacted
+from imgstored.http.secrets import KNOWN, redacted
 from imgstored.manifest import check_uuid, in_lower_case, parse, parse_list, upgrade
 from imgstored.sources.base import Listed
 
@@ -187,6 +187,6 @@ def _phrase(status: int) -> str:
 
 def _clean(text: str) -> str:
     """One line of printable characters, not too long, without the secrets that a server may repeat."""
-    line = re.sub(r"\s+", " ", redacted(text[: 2 * _MAX_TEXT])).strip()
+    line = re.sub(r"\s+", " ", redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT])).strip()
     line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

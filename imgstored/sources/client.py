@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from imgstored.errors import (
     ImgstoreError,
@@ -26,6 +27,7 @@ from imgstored.host import shortage
 from imgstored.host.durable import replace_file
 from imgstored.http.documents import fetch_document
 from imgstored.http.location import public, shown
+from imgstored.http.secrets import KNOWN
 from imgstored.manifest import MAX_LIST, check_uuid, parse
 from imgstored.sources.base import Listed
 from imgstored.sources.dsapi import DsapiSource
@@ -139,7 +141,10 @@ class SourceClient:
         """What the source says about an image. Errors are returned, so that other sources still count."""
         with self._question() as question:
             offer = await self._source.offer(uuid)
-            return None if offer is None else read(offer)
+            if offer is None:
+                return None
+            # What a server quotes there would be in manifests that everybody reads.
+            return read(replace(offer, manifest=KNOWN.hidden_in(offer.manifest)))
         assert question.error is not None
         log.warning("a source failed", source=self.spec.url, uuid=uuid, error=question.error.message)
         return question.error
@@ -247,7 +252,7 @@ class LastLists:
             "listed_at": listed_at,
             "manifests": [image.manifest for image in images],
         }
-        data = json.dumps(content, ensure_ascii=False).encode()
+        data = json.dumps(KNOWN.hidden_in(content), ensure_ascii=False).encode()
         path = self._path(spec)
         try:
             if len(data) > MAX_LIST:

@@ -24,7 +24,9 @@ from imgstored.errors import (
     NoSourcesError,
     UsageError,
 )
+from imgstored.http.credentials import of_source
 from imgstored.http.location import public
+from imgstored.http.secrets import KNOWN
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.sources.base import Listed, SourceSpec
 from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
@@ -35,7 +37,9 @@ from imgstored.sources.spec import (
     changes,
     check_type,
     each_once,
+    given_back,
     identity,
+    meant,
     normalised,
     others,
     set_elsewhere,
@@ -143,9 +147,10 @@ class SourceSet:
     async def delete(self, url: str) -> DeletedSourcesDocument:
         """Removes the sources with this URL. Returns {deleted}.
 
-        Raises `ClientError` for what is no URL, `ConfigError` also for a source that is not a client's.
+        The URL may be as those are told it who may not know all of it. Raises `ClientError` for what is no
+        URL, `ConfigError` also for a source that is not a client's, `UsageError` where it may be several.
         """
-        url = normalised(url)
+        url = meant(normalised(url), await trio.to_thread.run_sync(self._specs))
         if any(spec.url == url for spec in self._configured or ()):
             raise set_elsewhere(url)
         async with self._writing:
@@ -155,22 +160,29 @@ class SourceSet:
         return {"deleted": [as_wire(spec) for spec in deleted]}
 
     async def replace(
-        self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
+        self,
+        given: Sequence[Mapping[str, Any]],
+        *,
+        before: Sequence[Mapping[str, Any]],
+        force: bool,
+        told: Callable[[str], str] = str,
     ) -> EditedSourcesDocument:
         """Replaces the sources by those given. Each new one must answer first, unless forced.
 
-        `before` is what was listed when somebody began to edit it. Returns {reordered, added, deleted}.
+        `before` is what was listed when somebody began to edit it. `told` is how a URL was listed: one that
+        comes back so stays as it is. Returns {reordered, added, deleted}.
         Raises `UsageError` where that has changed since, `ConfigError` also where one of the configuration is
         left out, and as `add` does.
         """
-        wanted = each_once(spec_of(each) for each in given)
+        known = await trio.to_thread.run_sync(self._specs)
+        wanted = each_once(given_back([spec_of(each) for each in given], known, told))
         theirs = others(wanted, self._configured or ())
         if not force:
-            for spec in changes(await trio.to_thread.run_sync(self._specs), wanted).added:
+            for spec in changes(known, wanted).added:
                 await self._new_client(spec).must_answer()
         async with self._writing:
             now = await trio.to_thread.run_sync(self._specs)
-            if [*map(as_wire, now)] != [*before]:
+            if [{**as_wire(spec), "url": told(spec.url)} for spec in now] != [*before]:
                 raise UsageError("the image sources have changed meanwhile", hint="edit them again")
             await trio.to_thread.run_sync(partial(self._conf.replace, theirs, default=self._default()))
         done = changes(now, wanted)
@@ -185,6 +197,9 @@ class SourceSet:
     def _specs(self) -> list[SourceSpec]:
         """All sources, each once. Reads a file. Raises `ConfigError`."""
         theirs = self._conf.sources()
+        KNOWN.configure(
+            (secret for spec in theirs or () for secret in of_source(spec.url)), of=str(self._conf.path)
+        )
         if theirs is None:
             theirs = [] if self._configured is not None else [DEFAULT_SOURCE]
         return each_once([*(self._configured or ()), *theirs])

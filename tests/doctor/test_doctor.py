@@ -16,7 +16,7 @@ from imgstored.pools.embedded import EmbeddedPool
 
 CHECKS = [
     "configuration", "python", "privileges", "descriptors", "state", "space", "pool zones", "sources", "fuse",
-    "view", "imgadm.conf", "manifests", "locks", "partials", "extras",
+    "view", "imgadm.conf", "secrets", "manifests", "locks", "partials", "extras",
 ]  # fmt: skip
 
 

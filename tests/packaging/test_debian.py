@@ -67,6 +67,8 @@ def test_what_is_where(package: Path):
         "/usr/share/doc/imgstore/copyright",
     } <= files
     assert {line[1] for line in lines} == {"root/root"}
+    # Its sources may have passwords.
+    assert [line[0] for line in lines if line[5] == "./etc/imgstored.toml"] == ["-rw-------"]
     # Nothing that another package may have, too: of Python's all is in /opt/imgstore.
     elsewhere = {file for file in files if not file.startswith("/opt/")}
     assert [file for file in elsewhere if file.endswith((".py", ".pyc", ".so"))] == []
@@ -87,6 +89,7 @@ imgstored --config /etc/imgstored.toml 2>/dev/null & daemon=$!
 for _ in $(seq 300); do imgctl list >/dev/null 2>&1 && break; sleep 0.1; done
 imgctl list -H && echo listed
 stat -c '%G %a' /run/imgstored/imgstored.sock
+stat -c 'configuration %a' /etc/imgstored.toml
 ls /images
 # Debian's own packages are found, too, for python3-pyzfs is one.
 /opt/imgstore/bin/python -c 'import pyfuse3, sys; print(*sys.path)' | grep -o /usr/lib/python3/dist-packages
@@ -116,6 +119,7 @@ def test_install_use_upgrade_remove_purge(package: Path, tmp_path: Path):
         "group imgstore",
         "listed",
         "imgstore 666",
+        "configuration 600",
         "by-name",
         "/usr/lib/python3/dist-packages",
         "stopped",

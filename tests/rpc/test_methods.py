@@ -53,6 +53,9 @@ class Recorder:
             await trio.sleep_forever()
 
 
+ADDED = {"added": True, "source": {"answer": "add", "url": "u"}}
+
+
 class FakeSources(Recorder):
     async def available(self):
         return self.note("available")
@@ -64,16 +67,16 @@ class FakeSources(Recorder):
         return self.note("show", uuid)
 
     def listed(self):
-        return [self.note("listed")]
+        return [{**self.note("listed"), "url": "u"}]
 
     async def add(self, url, kind, insecure, force, /):
-        return self.note("add", url, kind, insecure, force)
+        return {"added": True, "source": {**self.note("add", url, kind, insecure, force), "url": "u"}}
 
     async def delete(self, url):
-        return self.note("delete", url)
+        return {"deleted": [{**self.note("delete", url), "url": "u"}]}
 
-    async def replace(self, given, *, before, force):
-        return self.note("replace", given, before, force)
+    async def replace(self, given, *, before, force, told):
+        return {**self.note("replace", given, before, force), "added": [{"url": told("u")}], "deleted": []}
 
     async def check(self):
         return [self.note("check")]
@@ -305,20 +308,20 @@ async def test_each_of_the_stores_methods(client, store, sources, method, params
     [
         ("avail", {}, ("available",), {"answer": "available"}),
         ("show", {"uuid": UUID}, ("show", UUID), {"answer": "show"}),
-        ("sources.list", {}, ("listed",), [{"answer": "listed"}]),
-        ("sources.add", {"url": "u"}, ("add", "u", None, False, False), {"answer": "add"}),
+        ("sources.list", {}, ("listed",), [{"answer": "listed", "url": "u"}]),
+        ("sources.add", {"url": "u"}, ("add", "u", None, False, False), ADDED),
         (
             "sources.add",
             {"url": "u", "type": "dsapi", "insecure": True, "force": True},
             ("add", "u", "dsapi", True, True),
-            {"answer": "add"},
+            ADDED,
         ),
-        ("sources.delete", {"url": "u"}, ("delete", "u"), {"answer": "delete"}),
+        ("sources.delete", {"url": "u"}, ("delete", "u"), {"deleted": [{"answer": "delete", "url": "u"}]}),
         (
             "sources.set",
             {"sources": [{"url": "u"}], "before": [], "force": True},
             ("replace", [{"url": "u"}], [], True),
-            {"answer": "replace"},
+            {"answer": "replace", "added": [{"url": "u"}], "deleted": []},
         ),
         ("sources.check", {}, ("check",), [{"answer": "check"}]),
         ("sources.known", {}, ("known",), [{"answer": "known"}]),

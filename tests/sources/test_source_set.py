@@ -20,8 +20,9 @@ from imgstored.errors import (
     InvalidUUIDError,
     NoSourcesError,
     SourcePingError,
+    UsageError,
 )
-from imgstored.http.location import Access
+from imgstored.http.location import Access, public
 from imgstored.sources import client
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.source_set import DEFAULT_SOURCE, SharedSearches, SourceSet
@@ -113,6 +114,25 @@ async def test_adding_and_deleting(open_set, conf, published):
     assert urls(source_set) == [DEFAULT_SOURCE.url]
     assert len((await source_set.delete(DEFAULT_SOURCE.url))["deleted"]) == 1
     assert json.loads(conf.read_text()) == {"sources": []}
+
+
+async def test_who_knows_a_url_only_without_its_secrets_edits_and_deletes_it_by_that(open_set, conf):
+    secret = [f"http://h/{name}?token=s3cret-{name}&channel=dev" for name in "ab"]
+    conf.write_text(json.dumps({"sources": [{"type": "imgapi", "url": url} for url in secret]}))
+    source_set = open_set()
+    seen = [{**source, "url": public(source["url"])} for source in source_set.listed()]
+    edited = [seen[1], {"url": "http://new"}, seen[0]]
+    done = await source_set.replace(edited, before=seen, force=True, told=public)
+    assert (done["reordered"], done["deleted"]) == (True, [])
+    assert urls(source_set) == [secret[1], "http://new", secret[0]]
+    with pytest.raises(UsageError, match="changed meanwhile"):
+        await source_set.replace(edited, before=seen, force=True)
+    assert [each["url"] for each in (await source_set.delete(seen[0]["url"]))["deleted"]] == [secret[0]]
+    assert urls(source_set) == [secret[1], "http://new"]
+    await source_set.add(secret[1].replace("s3cret", "other"), None, False, True)
+    with pytest.raises(UsageError, match="2 image sources are shown as"):
+        await source_set.delete(seen[1]["url"])
+    assert len((await source_set.delete(secret[1]))["deleted"]) == 1
 
 
 async def test_where_the_configuration_has_sources_the_default_is_not_added(open_set, conf):
