@@ -101,6 +101,9 @@ class SourceTable(_Table, frozen=True):
     proxy: str | None = None
     #: table of headers sent with every request to this very server, for credentials; never logged
     headers: dict[str, str] = {}
+    #: also follow redirects, and URLs of files, that lead from this server to an address nearer to this host:
+    #: loopback, link-local, private
+    internal_redirects: bool = False
     #: `"streaming"`: the pool receives during the download, and shows the image once the checksum matches;
     #: `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
     #: loopback, and over https with `insecure`; else `"streaming"`

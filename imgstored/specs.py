@@ -76,6 +76,7 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
         cert_file=table.cert_file,
         key_file=table.key_file,
         insecure=table.insecure,
+        internal_redirects=table.internal_redirects,
         proxy=table.proxy,
         headers=tuple(table.headers.items()),
     )

@@ -22,6 +22,7 @@ PURE = (
     "create/manifest",
     "errors",
     "http/credentials",
+    "http/location",
     "manifest/*",
     "pools/zfs/properties",
     "rpc/framing",

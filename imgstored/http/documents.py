@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import trio
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from imgstored.errors import ClientError
+from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_of_host
 from imgstored.http.causes import cause_of, certificate_refused, named
 from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
 from imgstored.http.location import (
@@ -63,6 +65,7 @@ class Document(Struct, frozen=True):
     status: int
     headers: Mapping[str, str]  #: names in lower case
     body: bytes
+    near: Nearness = Nearness.PUBLIC  #: of the server that sent it
 
 
 class _NoConnectionError(ClientError):
@@ -107,10 +110,13 @@ async def _follow(
 ) -> Document:
     at = location
     for _ in range(MAX_REDIRECTS + 1):
-        document = await _get(at, limits, headers, environ)
+        try:
+            document = await _get(at, limits, headers, environ)
+        except TooNearError as error:
+            raise ClientError(f"{shown(location.url)}: {error.message}", hint=error.hint) from error
         if document.status not in REDIRECTS:
             return document
-        at = redirected(at, document.headers.get("location", ""))
+        at = redirected(at, document.headers.get("location", ""), document.near)
     raise ClientError(f"{shown(location.url)}: redirects more than {MAX_REDIRECTS} times")
 
 
@@ -131,7 +137,8 @@ async def _get(
                 headers=[("Accept-Encoding", "gzip"), *headers, *at.access.headers],
             ) as response,
         ):
-            return await read_answer(response, limits.max_bytes, url)
+            near = _near(response, at, environ)
+            return replace(await read_answer(response, limits.max_bytes, url), near=near)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         kind = ClientError if certificate_refused(error) else _NoConnectionError
         raise kind(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
@@ -143,15 +150,27 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
     """A client for requests to the location's server, which follows no redirects. Raises `ClientError`."""
     import httpx2
 
+    from imgstored.http.transport import LimitedTransport
+
     proxy = proxy_for(at, environ)
+    if proxy is not None and at.limit is not None and nearness_of_host(origin_of(at.url).host) > at.limit:
+        raise TooNearError(origin_of(at.url).host)
     verify = await trio.to_thread.run_sync(tls_context, at.access) if origin_of(at.url).tls else False
     return httpx2.AsyncClient(
         verify=verify,
+        transport=None if at.limit is None or proxy is not None else LimitedTransport(verify, at.limit),
         proxy=None if proxy is None else _httpx_proxy(proxy),
         trust_env=False,
         follow_redirects=False,
         timeout=httpx2.Timeout(limits.silence_seconds, connect=limits.connect_seconds),
     )
+
+
+def _near(response: httpx2.Response, at: Location, environ: Mapping[str, str]) -> Nearness:
+    """Of the server that answers: by the address at the other end, or behind a proxy by its name."""
+    if proxy_for(at, environ) is not None:
+        return nearness_of_host(origin_of(at.url).host)
+    return nearness(response.extensions["network_stream"].get_extra_info("server_addr")[0])
 
 
 def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
