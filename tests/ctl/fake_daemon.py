@@ -203,7 +203,12 @@ class FakeSources:
         return {"deleted": deleted}
 
     async def replace(
-        self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
+        self,
+        given: Sequence[Mapping[str, Any]],
+        *,
+        before: Sequence[Mapping[str, Any]],
+        force: bool,
+        told: Callable[[str], str],
     ) -> dict[str, Any]:
         if self.refusal is not None and not force:
             raise self.refusal
