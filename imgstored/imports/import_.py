@@ -699,10 +699,15 @@ class Import:
         return await self._resources.catalog.ask(self.spec.pool, question)
 
     def _expected(self, *, path: str | None = None) -> Expected:
-        file = self.manifest.file
-        if file is None:
-            return Expected(self.uuid, path=path)
-        return Expected(self.uuid, size=file.size, sha1=file.sha1, path=path)
+        manifest, file = self.manifest, self.manifest.file
+        return Expected(
+            self.uuid,
+            size=None if file is None else file.size,
+            sha1=None if file is None else file.sha1,
+            path=path,
+            type=manifest.type,
+            dataset=manifest.dataset,
+        )
 
     def _pump_of(
         self,

@@ -27,6 +27,7 @@ from imgstored.errors import (
     PoolError,
     PoolNotFoundError,
     ResumeError,
+    StreamError,
     UncompressionError,
     UsageError,
 )
@@ -241,6 +242,43 @@ async def test_a_file_is_installed_also_when_its_client_has_closed_it(open_house
             os.close(fd)
             assert Installed(ZVOL, "zvol", "1.0.0", from_file=True) in [event async for event in request]
         assert house.left() == []
+
+
+@pytest.mark.parametrize("how", ["import", "install"])
+@pytest.mark.parametrize(
+    ("uuid", "type_", "found"),
+    [(ZVOL, "zone-dataset", "volume"), (ZVOL, "lx-dataset", "volume"), (BASE, "zvol", "filesystem")],
+)
+async def test_a_stream_of_another_kind_than_the_manifest_says(open_house, pages, how, uuid, type_, found):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    manifest = fixture_manifest(uuid) | {"uuid": other, "type": type_}
+    pages.add(manifest, fixture_file(uuid))
+    async with open_house() as house:
+        with pytest.raises(StreamError, match=f'stream of a {found}, but the manifest.s type is "{type_}"'):
+            await _installed(house, manifest, uuid, how)
+        assert house.left() == []
+        assert house.catalog.all() == []
+
+
+@pytest.mark.parametrize("how", ["import", "install"])
+@pytest.mark.parametrize(
+    ("uuid", "type_"), [(ZVOL, "other"), (ZVOL, "vm"), (BASE, "other"), (BASE, "lx-dataset"), (BASE, None)]
+)
+async def test_a_type_that_fits_the_stream_or_says_nothing(open_house, pages, how, uuid, type_):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    manifest = fixture_manifest(uuid) | {"uuid": other, "type": type_}
+    pages.add(manifest, fixture_file(uuid))
+    async with open_house() as house:
+        await _installed(house, manifest, uuid, how)
+        assert [image.uuid for image in house.catalog.all()] == [other]
+
+
+async def _installed(house, manifest, uuid, how):
+    if how == "import":
+        return await house.all_events(manifest["uuid"])
+    with fixture_file(uuid).open("rb") as file:
+        async with house.imports.install(manifest, file.fileno(), requester=TESTER) as request:
+            return [event async for event in request]
 
 
 async def test_a_file_whose_origin_is_not_there_is_refused(open_house):
