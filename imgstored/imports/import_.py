@@ -306,7 +306,8 @@ class Import:
     async def _from_sources(self, locations: Sequence[Location]) -> _Result:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
-        await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+        async with self._resources.beginning:
+            await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
         shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
