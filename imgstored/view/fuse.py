@@ -226,7 +226,7 @@ class FuseView:
             try:
                 await trio.to_thread.run_sync(os.stat, place, abandon_on_cancel=True, limiter=self._lookers)
             except OSError as error:
-                log.warning("the view does not answer", path=str(place), error=error.strerror)
+                log.warning("the view does not answer", path=str(place), error=error.strerror or str(error))
         if limit.cancelled_caught:
             log.warning("the view does not answer", path=str(place), seconds=_LOOK_LIMIT)
         self._looked.set()
