@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Between two columns.
 _GAP = "  "
+#: The widest that one cell makes all others of its column: servers may send a name of a mebibyte.
+_WIDEST = 1024
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], *, header: bool = True) -> list[str]:
@@ -29,13 +31,16 @@ def table(rows: Sequence[Row], columns: Sequence[str], *, header: bool = True) -
         return []
     lines = [[printable(column.upper()) for column in columns]]
     lines += [[cell(row.get(column)) for column in columns] for row in rows]
-    widths = [
-        max(map(len, column)) for column in zip(*lines, strict=True)
-    ]  # the header's too when it is left out
+    widths = [width(column) for column in zip(*lines, strict=True)]  # the header's too when it is left out
     widths[-1:] = [0]
     if not header:
         del lines[0]
     return [_GAP.join([c.ljust(w) for c, w in zip(line, widths, strict=True)]) for line in lines]
+
+
+def width(column: Iterable[str]) -> int:
+    """The width of a column of cells: that of the longest one, within bounds."""
+    return min(max(map(len, column)), _WIDEST)
 
 
 def cell(value: Any) -> str:

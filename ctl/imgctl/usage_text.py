@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from imgctl.table import width
 from imgctl.text import printable, size
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def tree_lines(pool: UsageDocument, strokes: Strokes) -> list[str]:
     if not rows:
         return [_pool_line(pool)]
     rows.insert(0, ("IMAGE", "NAME", "USED", "DATA"))
-    left, name, used, data = (max(map(len, column)) for column in zip(*rows, strict=True))
+    left, name, used, data = (width(column) for column in zip(*rows, strict=True))
     return [
         _pool_line(pool),
         *(f"{row[0]:<{left}}  {row[1]:<{name}}  {row[2]:>{used}}  {row[3]:>{data}}".rstrip() for row in rows),

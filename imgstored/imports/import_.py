@@ -306,7 +306,8 @@ class Import:
     async def _from_sources(self, locations: Sequence[Location]) -> _Result:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
-        await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+        async with self._resources.beginning:
+            await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
         shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
@@ -699,10 +700,15 @@ class Import:
         return await self._resources.catalog.ask(self.spec.pool, question)
 
     def _expected(self, *, path: str | None = None) -> Expected:
-        file = self.manifest.file
-        if file is None:
-            return Expected(self.uuid, path=path)
-        return Expected(self.uuid, size=file.size, sha1=file.sha1, path=path)
+        manifest, file = self.manifest, self.manifest.file
+        return Expected(
+            self.uuid,
+            size=None if file is None else file.size,
+            sha1=None if file is None else file.sha1,
+            path=path,
+            type=manifest.type,
+            dataset=manifest.dataset,
+        )
 
     def _pump_of(
         self,

@@ -66,6 +66,9 @@ MAX_IMAGES: Final = 1000
 _FIRST_PAUSE: Final = 5.0
 _LAST_PAUSE: Final = 600.0
 
+#: Seconds between two looks for partial downloads that are too old.
+_EXPIRY_INTERVAL: Final = 3600.0
+
 #: Requests the imports that an earlier daemon did not finish.
 _AFTER_RESTART: Final = Requester("imgstored (after a restart)")
 
@@ -99,7 +102,20 @@ class Imports:
             await nursery.start(self._table.run)
             for spec in unfinished:
                 nursery.start_soon(self._go_on, spec)
+            nursery.start_soon(self._expire)
             task_status.started()
+
+    async def _expire(self) -> None:
+        """Drops partial downloads when they are too old: a daemon may run for years."""
+        resources = self._resources
+        while True:
+            await trio.sleep(_EXPIRY_INTERVAL)
+            try:
+                async with resources.beginning:
+                    keep = resources.limits.keep_partial_seconds
+                    await trio.to_thread.run_sync(resources.leftovers.expire, keep)
+            except (ImgstoreError, OSError) as error:
+                log.error("old partial downloads cannot be dropped", error=str(error))
 
     def stop(self) -> None:
         """Starts no more imports. Imports that end from now on keep what they have, and go on next time."""

@@ -68,6 +68,8 @@ class Resources:
         self.locks = locks
         self.receipts = receipts
         self.leftovers = Leftovers(catalog, journal, spools, locks)
+        #: Held while an import makes its download wanted, and while those that nobody wants are dropped.
+        self.beginning = trio.Lock()
         self.download_slots = trio.CapacityLimiter(limits.imports)
         # A receive needs no download slot once its bytes are there, and must not take one from a download.
         self.receive_slots = trio.CapacityLimiter(2 * limits.imports)

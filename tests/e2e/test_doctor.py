@@ -71,7 +71,7 @@ def test_a_mount_that_is_gone(served, tmp_path):
         subprocess.run(["/usr/bin/fusermount3", "-u", "-z", str(daemon.images)], check=True)
         found, status = doctor(daemon)
         assert (found["view"]["status"], status) == ("fail", 1)
-        assert "restart" in found["view"]["hint"]
+        assert "mounts it again by itself" in found["view"]["hint"]
 
 
 def test_after_kill_9_the_client_looks_by_itself(served, tmp_path):

@@ -27,6 +27,7 @@ from imgstored.errors import (
     PoolError,
     PoolNotFoundError,
     ResumeError,
+    StreamError,
     UncompressionError,
     UsageError,
 )
@@ -241,6 +242,80 @@ async def test_a_file_is_installed_also_when_its_client_has_closed_it(open_house
             os.close(fd)
             assert Installed(ZVOL, "zvol", "1.0.0", from_file=True) in [event async for event in request]
         assert house.left() == []
+
+
+async def test_a_partial_download_that_becomes_too_old_is_dropped_also_while_it_runs(open_house, monkeypatch):
+    monkeypatch.setattr("imgstored.imports.manager._EXPIRY_INTERVAL", 0.02)
+    monkeypatch.setattr("imgstored.imports.manager.Imports._go_on", _does_not_go_on)
+    kept, dropped, wanted = (f"11111111-aaaa-4bbb-8ccc-{number:012}" for number in (21, 22, 23))
+    async with open_house(limits=import_limits(keep_partial_seconds=1000.0)) as house:
+        for uuid in (kept, dropped, wanted):
+            house.journal.begin(ImportSpec(uuid, "zones"), fixture_manifest(BASE) | {"uuid": uuid})
+            (house.spools / f"zones-{uuid}").write_bytes(b"a part")
+        house.journal.park("zones", kept)
+        house.journal.park("zones", dropped)
+        with house.journal.transaction() as db:
+            db.execute("UPDATE imports SET touched_at = touched_at - 2000 WHERE uuid != ?", (kept,))
+        await until(lambda: not (house.spools / f"zones-{dropped}").exists())
+        await until(lambda: len(house.journal.imports()) == 2)
+        assert {path.name for path in house.spools.iterdir()} == {f"zones-{kept}", f"zones-{wanted}"}
+        # As the configuration says now, after SIGHUP.
+        house.resources.reconfigure(import_limits(keep_partial_seconds=0.0))
+        await until(lambda: [each.spec.uuid for each in house.journal.imports()] == [wanted])
+
+
+async def _does_not_go_on(*_):
+    """In place of an import."""
+
+
+async def test_an_import_that_begins_is_not_taken_for_an_old_one(open_house, monkeypatch):
+    """It waits while old ones are dropped, and is wanted before the next look."""
+    monkeypatch.setattr("imgstored.imports.manager._EXPIRY_INTERVAL", 0.0)
+    async with open_house(limits=import_limits(keep_partial_seconds=0.0)) as house:
+        for _ in range(20):
+            house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
+            house.journal.park("zones", BASE)
+            events = await house.all_events(BASE)
+            assert any(isinstance(event, Installed) for event in events)
+            await house.delete(BASE)
+        assert house.left() == []
+
+
+@pytest.mark.parametrize("how", ["import", "install"])
+@pytest.mark.parametrize(
+    ("uuid", "type_", "found"),
+    [(ZVOL, "zone-dataset", "volume"), (ZVOL, "lx-dataset", "volume"), (BASE, "zvol", "filesystem")],
+)
+async def test_a_stream_of_another_kind_than_the_manifest_says(open_house, pages, how, uuid, type_, found):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    manifest = fixture_manifest(uuid) | {"uuid": other, "type": type_}
+    pages.add(manifest, fixture_file(uuid))
+    async with open_house() as house:
+        with pytest.raises(StreamError, match=f'stream of a {found}, but the manifest.s type is "{type_}"'):
+            await _installed(house, manifest, uuid, how)
+        assert house.left() == []
+        assert house.catalog.all() == []
+
+
+@pytest.mark.parametrize("how", ["import", "install"])
+@pytest.mark.parametrize(
+    ("uuid", "type_"), [(ZVOL, "other"), (ZVOL, "vm"), (BASE, "other"), (BASE, "lx-dataset"), (BASE, None)]
+)
+async def test_a_type_that_fits_the_stream_or_says_nothing(open_house, pages, how, uuid, type_):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    manifest = fixture_manifest(uuid) | {"uuid": other, "type": type_}
+    pages.add(manifest, fixture_file(uuid))
+    async with open_house() as house:
+        await _installed(house, manifest, uuid, how)
+        assert [image.uuid for image in house.catalog.all()] == [other]
+
+
+async def _installed(house, manifest, uuid, how):
+    if how == "import":
+        return await house.all_events(manifest["uuid"])
+    with fixture_file(uuid).open("rb") as file:
+        async with house.imports.install(manifest, file.fileno(), requester=TESTER) as request:
+            return [event async for event in request]
 
 
 async def test_a_file_whose_origin_is_not_there_is_refused(open_house):
