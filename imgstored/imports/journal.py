@@ -55,13 +55,11 @@ CREATE TABLE validators (
 
 
 class UnfinishedImport(Struct, frozen=True):
-    """A row of the journal: an import that did not end. Times in seconds since the epoch."""
+    """A row of the journal: an import that did not end."""
 
     spec: ImportSpec
-    manifest: Mapping[str, Any]
-    wanted: bool
-    started_at: float
-    touched_at: float
+    wanted: bool  #: goes on by itself after a restart
+    touched_at: float  #: when a client asked for it, or left it, in seconds since the epoch
 
 
 class Journal:
@@ -130,7 +128,7 @@ class Journal:
         """All unfinished imports, oldest first."""
         with self.transaction() as db:
             rows = db.execute(
-                "SELECT pool, uuid, sources, channel, zstream, manifest, wanted, started_at, touched_at"
+                "SELECT pool, uuid, sources, channel, zstream, wanted, touched_at"
                 " FROM imports ORDER BY started_at, uuid"
             ).fetchall()
         return [_unfinished(*row) for row in rows]
@@ -216,14 +214,12 @@ def _unfinished(
     sources: str | None,
     channel: str | None,
     zstream: int,
-    manifest: str,
     wanted: int,
-    started_at: float,
     touched_at: float,
 ) -> UnfinishedImport:
     replaced = None if sources is None else tuple(json.loads(sources))
     spec = ImportSpec(uuid, pool, replaced, channel, bool(zstream))
-    return UnfinishedImport(spec, json.loads(manifest), bool(wanted), started_at, touched_at)
+    return UnfinishedImport(spec, bool(wanted), touched_at)
 
 
 def _failure(error: sqlite3.OperationalError, path: Path) -> ImgstoreError:

@@ -105,14 +105,13 @@ def range_count(size: int, range_size: int) -> int:
 class Ask(Struct, frozen=True):
     """One request to make: the range `index` from `mirror`.
 
-    A hedge asks a second time for a slow range. A plain one has no Range header: it brings the whole file.
+    A plain one has no Range header: it brings the whole file.
     """
 
     number: int
     mirror: int
     index: int
     since: float
-    hedge: bool = False
     plain: bool = False
 
 
@@ -254,9 +253,9 @@ class RangePlan:
         rests = [max(now, self.mirrors[place].rests_until) for place in left]
         return left[rests.index(min(rests))]
 
-    def _ask(self, place: int, index: int, now: float, *, hedge: bool = False) -> Ask:
+    def _ask(self, place: int, index: int, now: float) -> Ask:
         self._numbers += 1
-        ask = Ask(self._numbers, place, index, now, hedge, self.mirrors[place].plain)
+        ask = Ask(self._numbers, place, index, now, self.mirrors[place].plain)
         self._running[ask.number] = ask
         self.mirrors[place].running.add(ask.number)
         return ask
@@ -271,7 +270,7 @@ class RangePlan:
         if left > 0:
             return Wait(left)
         self._hedged.add(oldest.index)
-        return self._ask(place, oldest.index, now, hedge=True)
+        return self._ask(place, oldest.index, now)
 
     def _slow_after(self) -> float:
         count, total = self._durations

@@ -22,9 +22,9 @@ from imgstored.pools.zfs import ZfsPool, faults, lzc, programs
 from imgstored.pools.zfs.core import CallError
 from imgstored.pools.zfs.library import Library
 from imgstored.pools.zfs.pyzfs import Pyzfs
-from tests.pools.contract import BASE, GUIDS, ZVOL, PoolContract, install, pool
+from tests.pools.contract import BASE, GUIDS, ZVOL, PoolContract, dependents, install, pool
 from tests.pools.contract import receive as receive_real
-from tests.pools.test_zfs import FOLDER, RECEIVER, empty, exported, make_pool, run
+from tests.pools.test_zfs import FOLDER, RECEIVER, empty, exported, make_pool, resume_point, run
 from tests.pools.test_zfs import TANK as TANK_OF_OTHERS
 from tests.support.streams import real_stream
 
@@ -60,6 +60,9 @@ class OurPools:
         opened = ZfsPool(self.name)
         assert opened.binding == "libzfs_core.so.3"
         return opened
+
+    def resume_point(self, uuid: str) -> int:
+        return resume_point(f"{self.name}/{uuid}-partial")
 
 
 @pytest.fixture
@@ -289,7 +292,7 @@ def test_memory_in_proportion_to_the_question(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(pool._lzc._core, "channel_program", counted)
         images = pool.images()
         assert len(images) == len(pool.images(images)) == len(pool.uses()) == 300
-        assert len(pool.dependents(BASE)) == 299
+        assert len(dependents(pool, BASE)) == 299
         assert set(given) == {1 << 20}
         monkeypatch.setattr(lzc, "_LEAST", 16 << 10)
         pool._lzc._needed.clear()

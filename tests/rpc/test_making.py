@@ -121,7 +121,7 @@ async def untold(request, event):
 @pytest.mark.parametrize("method", CALLS)
 async def test_what_is_for_root_only(making, file, method, uid, daemon, allowed):
     """Also the members of the group that may change may not read machines' disks; they may export."""
-    peer = Peer(uid=uid, gid=5, pid=1, groups=frozenset({5}))
+    peer = Peer(uid=uid, pid=1, groups=frozenset({5}))
     asked = Call(
         id=1,
         method=method,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from imgstored.errors import (
     ImageNotInstalledError,
     OriginNotInstalledError,
     PoolError,
-    ResumeError,
 )
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import MAX_TAG, Occupant, Use
@@ -28,7 +26,6 @@ from imgstored.pools.zfs.pipe import outlet
 from imgstored.pools.zfs.programs import FINAL, PARTIAL
 from imgstored.pools.zfs.properties import DEFAULT, checked
 from imgstored.pools.zfs.receive import Receive
-from imgstored.zstream.token import parse_token
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -116,27 +113,6 @@ class ZfsPool:
     def partials(self) -> list[str]:
         """The images of which a part is received and not published, also those that imgadm is receiving."""
         return programs.partials(self._lzc)
-
-    def resume_point(self, uuid: str) -> int:
-        """The bytes of the stream in UUID-partial, from its token; a good estimate.
-
-        Of one that is complete, the bytes of its data.
-        """
-        check_uuid(uuid)
-        found = programs.dataset(self._lzc, self._dataset(uuid) + PARTIAL, f"looking at image {uuid}")
-        if found is None:
-            return 0
-        if found.guid is not None:
-            return found.size
-        with contextlib.suppress(ResumeError):
-            return 0 if found.token is None else parse_token(found.token).bytes
-        return 0
-
-    def dependents(self, uuid: str) -> list[str]:
-        """Names of clones of any of the image's snapshots, and of datasets below it."""
-        check_uuid(uuid)
-        with self._lock:
-            return self._dependents(uuid).names
 
     def uses(self) -> dict[str, Use]:
         """What keeps each image from being destroyed; tags are asked for only where something is held."""
