@@ -1,6 +1,6 @@
 """Both bindings of libzfs_core on real ZFS, in the guest only: the contract, and the same errors.
 
-What tests/pools/test_zfs.py asks is asked of the binding that a host with pyzfs has.
+The other modules here ask the binding that a host with pyzfs has.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from imgstored.pools.zfs.library import Library
 from imgstored.pools.zfs.pyzfs import Pyzfs
 from tests.pools.contract import BASE, GUIDS, ZVOL, PoolContract, dependents, install, pool
 from tests.pools.contract import receive as receive_real
-from tests.pools.test_zfs import FOLDER, RECEIVER, empty, exported, make_pool, resume_point, run
-from tests.pools.test_zfs import TANK as TANK_OF_OTHERS
+from tests.pools.zfs.commands import FOLDER, empty, exported, make_pool, resume_point, run
 from tests.support.streams import real_stream
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ __all__ = ["pool"]
 #: No pool of another file, which runs at the same time.
 TANK, OTHER, MANY = "tank5", "tank6", "many5"
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 BOTH = pytest.mark.parametrize("binding", [Pyzfs, Library])
 
@@ -84,9 +83,13 @@ def test_killed_in_the_middle(pools: OurPools, tmp_path: Path) -> None:
     """The kernel sees the stream's end when the process is gone, and what it has is not received again."""
     stream = tmp_path / "stream"
     stream.write_bytes(real_stream("base"))
-    ours = "from imgstored.pools.zfs import library, lzc\nlzc.BINDINGS = (library.Library,)\n"
-    script = ours + RECEIVER.replace(repr(TANK_OF_OTHERS), repr(TANK))
-    command = [sys.executable, "-c", script, str(stream), "30", "waiting"]
+    script = (
+        "from imgstored.pools.zfs import library, lzc\n"
+        "from tests.pools.zfs.receiver import main\n"
+        "lzc.BINDINGS = (library.Library,)\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script, TANK, str(stream), "30", "waiting"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as child:
         assert child.stdout is not None
         while child.stdout.read(1) != b".":
