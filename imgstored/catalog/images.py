@@ -6,9 +6,9 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
+from imgproto.events import Held
 
 from imgstored.catalog.catalog import as_wire, as_wires
-from imgstored.events.notifications import Event, Held
 from imgstored.manifest import check_uuid
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Images:
     @asynccontextmanager
     async def holding(
         self, uuid: str, pool: str | None, *, client: str
-    ) -> AsyncIterator[AsyncIterator[Event]]:
+    ) -> AsyncIterator[AsyncIterator[Held]]:
         """Keeps an image from being deleted as long as the block lasts; gives its events."""
         name = await self._fresh(uuid, pool)
         async with self._holds.held(uuid, name, client) as tag, aclosing(_held(uuid, tag)) as events:
@@ -114,6 +114,6 @@ class Images:
         return name
 
 
-async def _held(uuid: str, tag: str) -> AsyncGenerator[Event, None]:
-    yield Held(uuid, tag)
+async def _held(uuid: str, tag: str) -> AsyncGenerator[Held, None]:
+    yield Held(event="held", uuid=uuid, tag=tag)
     await trio.sleep_forever()

@@ -19,7 +19,7 @@ from imgstored.errors import CancelledError, ImgstoreError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imgstored.events.notifications import Event
+    from imgproto.events import EventDocument
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ class ImportEvent(Struct, frozen=True):
     """Something happened to an import that its watchers are notified of."""
 
     action: Action
-    event: Event
+    event: EventDocument
 
 
 class Ended(Struct, frozen=True):

@@ -19,6 +19,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
+from imgproto.events import (
+    AlreadyInstalled,
+    Downloaded,
+    ImageProgress,
+    Installed,
+    InstalledMeanwhile,
+    Note,
+    Resumed,
+    WaitingForLock,
+)
 from msgspec import Struct
 
 from imgstored.catalog.catalog import InstalledImage, show
@@ -30,17 +40,6 @@ from imgstored.errors import (
     NoSpaceError,
     PoolError,
     ResumeError,
-)
-from imgstored.events.notifications import (
-    AlreadyInstalled,
-    Downloaded,
-    Event,
-    ImageProgress,
-    Installed,
-    InstalledMeanwhile,
-    Note,
-    Resumed,
-    WaitingForLock,
 )
 from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
 from imgstored.host import shortage
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from imgproto.documents import JobDocument, Phase
+    from imgproto.events import EventDocument
 
     from imgstored.events.request import Request
     from imgstored.http.location import Location, Verify
@@ -152,7 +152,7 @@ class Import:
         self._scope = trio.CancelScope()
         self._cancelled_because: str | None = None
         self._clients: dict[object, str] = {}
-        self._past: list[Event] = []
+        self._past: list[EventDocument] = []
         self._lock = AsyncExitStack()  # holds the image's lock until the import has ended
         self._locked = False
         self._download: Download | None = None
@@ -230,7 +230,7 @@ class Import:
         odd = ", ".join(self.manifest.odd)
         log.warning("a manifest is odd, and is kept as it is", uuid=self.uuid, pool=self.spec.pool, odd=odd)
         if isinstance(self._data, FromFile):
-            self._emit(Note(f"the manifest is odd, and is kept as it is: {odd}"))
+            self._note(f"the manifest is odd, and is kept as it is: {odd}")
 
     async def _bring_in(self) -> _Result:
         """Does all the work. Cancelled alone, or with everything."""
@@ -314,7 +314,7 @@ class Import:
         free_space = self._resources.free_space
         doubt = await self._ask(lambda: free_space.doubt(self._pool, self.manifest))
         if doubt is not None:
-            self._emit(Note(doubt))
+            self._note(doubt)
         attempt = 1
         while True:
             self._download, self._pump = download, pump = self._pipeline(locations)
@@ -325,13 +325,13 @@ class Import:
                 if attempt == _MAX_ATTEMPTS:
                     raise
                 log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
-                self._emit(Note(f"{error.message}; receiving it from the beginning"))
+                self._note(f"{error.message}; receiving it from the beginning")
             except WRONG_BYTES_ERRORS as error:
                 locations = _worth_asking(download, error)
                 if not locations or attempt == _MAX_ATTEMPTS:
                     raise
                 log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
-                self._emit(Note(f"{error.message}; beginning anew with {public(locations[0].source)}"))
+                self._note(f"{error.message}; beginning anew with {public(locations[0].source)}")
                 await self._drop(End.WRONG_BYTES)
             self._fetched_before = dict(self.fetched)
             attempt += 1
@@ -357,7 +357,7 @@ class Import:
 
         def note(text: str) -> None:
             log.info("a download has trouble", uuid=self.uuid, trouble=text)
-            self._emit(Note(text))
+            self._note(text)
 
         download = Download(
             locations,
@@ -405,7 +405,7 @@ class Import:
         def opened(present: int) -> None:
             if present:
                 log.info("resuming", uuid=self.uuid, present=present, total=download.total)
-                self._emit(Resumed(self.uuid, present, download.total))
+                self._emit(Resumed(event="resumed", uuid=self.uuid, size=present, total=download.total))
 
         with self.stages.turn:
             await slots.acquire()
@@ -416,7 +416,7 @@ class Import:
         finally:
             slots.release()
         self.enter("receiving")
-        self._emit(Downloaded(self.uuid, download.done))
+        self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=download.done))
 
     # -- into the pool ---------------------------------------------------------------------------------------
 
@@ -460,7 +460,7 @@ class Import:
 
         def on_wait() -> None:
             log.info("waiting for an image's lock", uuid=self.uuid, pool=self.spec.pool)
-            self._emit(WaitingForLock(self.uuid))
+            self._emit(WaitingForLock(event="waiting-for-lock", uuid=self.uuid))
 
         waited = await self._lock.enter_async_context(self._resources.locks.held(self.uuid, on_wait))
         self._locked = True
@@ -482,7 +482,7 @@ class Import:
             if before is None and not occupant.hidden:
                 log.info("somebody else is at work on an image", uuid=self.uuid, dataset=occupant.name)
                 what = "is being received by somebody else" if occupant.receiving else "is no image yet"
-                self._emit(Note(f"{occupant.name} {what}; waiting for that"))
+                self._note(f"{occupant.name} {what}; waiting for that")
             if occupant != before:
                 timeout = _STANDSTILL if occupant.receiving else _UNSETTLED
                 before, deadline = occupant, trio.current_time() + timeout
@@ -592,14 +592,18 @@ class Import:
             self.origin.leave(self)
         self.finished.set()
 
-    def _announcement(self, result: _Result) -> Event:
+    def _announcement(self, result: _Result) -> EventDocument:
         name, version = self.manifest.name, self.manifest.version
         from_file = isinstance(self._data, FromFile)
         if result.end is End.INSTALLED:
-            return Installed(self.uuid, name, version, from_file)
+            return Installed(
+                event="installed", uuid=self.uuid, name=name, version=version, from_file=from_file
+            )
         if result.waited:
-            return InstalledMeanwhile(self.uuid, name, version, from_file)
-        return AlreadyInstalled(self.uuid, name, version)
+            return InstalledMeanwhile(
+                event="installed-meanwhile", uuid=self.uuid, name=name, version=version, from_file=from_file
+            )
+        return AlreadyInstalled(event="already-installed", uuid=self.uuid, name=name, version=version)
 
     # -- how far it is ---------------------------------------------------------------------------------------
 
@@ -613,9 +617,11 @@ class Import:
         for event in self._past:
             request.emit(event)
 
-    def _emit(self, event: Event) -> None:
-        if isinstance(event, Note) and sum(isinstance(past, Note) for past in self._past) >= MAX_NOTES:
-            return
+    def _note(self, text: str) -> None:
+        if sum(past["event"] == "note" for past in self._past) < MAX_NOTES:
+            self._emit(Note(event="note", text=text))
+
+    def _emit(self, event: EventDocument) -> None:
         self._past.append(event)
         self._events.publish(ImportEvent(self.action, event))
 

@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
+from imgproto.events import (
+    AlreadyInstalled,
+    AncestorInstalled,
+    GatheringAncestry,
+    Importing,
+    Installing,
+    Planned,
+)
 
 from imgstored import import_id
 from imgstored.errors import (
@@ -23,14 +31,6 @@ from imgstored.errors import (
     ImgstoreError,
     OriginNotInstalledError,
     UsageError,
-)
-from imgstored.events.notifications import (
-    AlreadyInstalled,
-    AncestorInstalled,
-    GatheringAncestry,
-    Importing,
-    Installing,
-    Planned,
 )
 from imgstored.events.request import Request
 from imgstored.events.stream import Action, CacheHit, Refused, Requester
@@ -264,8 +264,8 @@ class Imports:
             if wanted is None:
                 return None
         else:
-            manifest, source = wanted.manifest, wanted.action.source
-            request.emit(Importing(spec.uuid, manifest.name, manifest.version, source or "a local file"))
+            source = wanted.action.source or "a local file"
+            request.emit(_importing(wanted.manifest, source, channel=None))
         if wanted.clients:
             self._events.publish(CacheHit("joined"))
             log.debug("joined", uuid=spec.uuid, client=requester.client, import_id=wanted.import_id)
@@ -284,7 +284,7 @@ class Imports:
                 plan.look_again()
                 await self._walk(request, plan, log_id)
         if plan.base is not None:
-            request.emit(AncestorInstalled(plan.base))
+            request.emit(AncestorInstalled(event="ancestor-installed", uuid=plan.base))
         if plan.refusals:
             raise plan.refusals[0]
         # From here to the end nothing is awaited: what there is to do cannot change before it is started.
@@ -292,7 +292,7 @@ class Imports:
             self._table.start(self._import_of(spec, found), requester)
         installed = self._catalog.find(*spec.key)
         if installed is not None:
-            request.emit(AlreadyInstalled(spec.uuid, installed.text("name"), installed.text("version")))
+            request.emit(_already_installed(installed))
             return None
         return self._table.get(spec.key)
 
@@ -304,9 +304,8 @@ class Imports:
             found = await self._find(spec.of(uuid), log_id if head else import_id.fresh(), active=head)
             plan.add(found)
             if head:
-                named, source = found.manifest, public(found.source.url)
-                request.emit(Importing(uuid, named.name, named.version, source, spec.channel))
-                request.emit(GatheringAncestry(uuid))
+                request.emit(_importing(found.manifest, public(found.source.url), spec.channel))
+                request.emit(GatheringAncestry(event="ancestry", uuid=uuid))
 
     def _cancelled_in(self, plan: Plan) -> Import | None:
         """An import of the plan's images that was cancelled, and is still cleaning up."""
@@ -360,7 +359,9 @@ class Imports:
             self._table.start(wanted, requester)
         else:
             self._events.publish(CacheHit("joined"))
-        request.emit(Installing(manifest.uuid, manifest.name, manifest.version))
+        request.emit(
+            Installing(event="installing", uuid=manifest.uuid, name=manifest.name, version=manifest.version)
+        )
         wanted.follow(request)
         wanted.join(request, requester.client)
         return wanted
@@ -384,7 +385,8 @@ class Imports:
         """The request follows the import and those of its ancestors, and wants the import."""
         chain = list(wanted.chain())
         sizes = [each.total for each in chain]
-        request.emit(Planned(len(chain), None if None in sizes else sum(size or 0 for size in sizes)))
+        size = None if None in sizes else sum(size or 0 for size in sizes)
+        request.emit(Planned(event="plan", images=len(chain), size=size))
         for each in chain:
             each.follow(request)
         wanted.join(request, request.client)
@@ -434,7 +436,7 @@ class Imports:
         image = self._catalog.find(*spec.key)
         if image is not None:
             self._events.publish(CacheHit("installed"))
-            request.emit(AlreadyInstalled(spec.uuid, image.text("name"), image.text("version")))
+            request.emit(_already_installed(image))
         return image is not None
 
     def _installed_anywhere(self, uuid: str) -> InstalledImage | None:
@@ -452,6 +454,23 @@ class Imports:
                 channel=spec.channel,
                 nursery=self._table.nursery,
             )
+
+
+def _importing(manifest: Manifest, source: str, channel: str | None) -> Importing:
+    return Importing(
+        event="importing",
+        uuid=manifest.uuid,
+        name=manifest.name,
+        version=manifest.version,
+        source=source,
+        channel=channel,
+    )
+
+
+def _already_installed(image: InstalledImage) -> AlreadyInstalled:
+    return AlreadyInstalled(
+        event="already-installed", uuid=image.uuid, name=image.text("name"), version=image.text("version")
+    )
 
 
 def _dated(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 import trio
+from imgproto.events import (
+    Left,
+    ManifestUpdated,
+    NotInSources,
+    OriginalUnknown,
+    SnapshotRenamed,
+    UpdateFailed,
+)
 
 from imgstored.catalog.catalog import show
 from imgstored.errors import (
@@ -17,14 +25,6 @@ from imgstored.errors import (
     NoSourcesError,
     PoolError,
     UsageError,
-)
-from imgstored.events.notifications import (
-    Left,
-    ManifestUpdated,
-    NotInSources,
-    OriginalUnknown,
-    SnapshotRenamed,
-    UpdateFailed,
 )
 from imgstored.host import shortage
 from imgstored.http.location import public
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     )
 
     from imgproto.documents import VacuumDocument
+    from imgproto.events import EventDocument
 
     from imgstored.catalog.catalog import Catalog, InstalledImage, Key, View
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.refresh import Refresh
-    from imgstored.events.notifications import Event
     from imgstored.sources.search import Found
     from imgstored.sources.source_set import SourceSet
 
@@ -83,7 +83,9 @@ class Maintenance:
     # -- updating manifests ----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def update(self, uuids: Sequence[str], *, dry_run: bool) -> AsyncIterator[AsyncIterator[Event]]:
+    async def update(
+        self, uuids: Sequence[str], *, dry_run: bool
+    ) -> AsyncIterator[AsyncIterator[EventDocument]]:
         """Brings the manifests of these images, or of all, up to date with the sources; gives the events.
 
         An image that has no snapshot @final gets it, if the source says which one it is. What fails with one
@@ -118,19 +120,21 @@ class Maintenance:
 
     async def _update_all(
         self, keys: Iterable[Key], unnamed: _Unnamed, dry_run: bool
-    ) -> AsyncGenerator[Event, None]:
+    ) -> AsyncGenerator[EventDocument, None]:
         for pool, uuid in keys:
-            events: list[Event] = []
+            events: list[EventDocument] = []
             try:
                 found = await self._sources.find(uuid, active=False)
                 await self._update(pool, found, unnamed.get((pool, uuid)), dry_run, events)
             except ImageNotFoundError:
-                events.append(NotInSources(uuid))
+                events.append(NotInSources(event="not-in-sources", uuid=uuid))
             except (NoSourcesError, ConfigError):
                 raise
             except ImgstoreError as error:
                 log.warning("an image cannot be updated", pool=pool, uuid=uuid, error=error.message)
-                events.append(UpdateFailed(uuid, pool, error.as_wire()))
+                events.append(
+                    UpdateFailed(event="update-failed", uuid=uuid, pool=pool, error=error.as_wire())
+                )
             for event in events:
                 yield event
 
@@ -140,7 +144,7 @@ class Maintenance:
         found: Found,
         snapshots: Mapping[str, int] | None,
         dry_run: bool,
-        events: list[Event],
+        events: list[EventDocument],
     ) -> None:
         uuid = found.manifest.uuid
         async with self._locks.held(uuid):
@@ -152,18 +156,25 @@ class Maintenance:
             if fields:
                 if not dry_run:
                     await self._changed(pool, uuid, lambda: self._write(pool, found))
-                named = tuple(fields) if "name" in old else None
-                events.append(ManifestUpdated(uuid, pool, public(found.source.url), named))
+                events.append(
+                    ManifestUpdated(
+                        event="manifest-updated",
+                        uuid=uuid,
+                        pool=pool,
+                        source=public(found.source.url),
+                        fields=fields if "name" in old else None,
+                    )
+                )
             if snapshots is None:
                 return
             guid = None if found.manifest.file is None else found.manifest.file.dataset_guid
             original = original_snapshot(uuid, snapshots, guid)
             if original is None:
-                events.append(OriginalUnknown(uuid, pool))
+                events.append(OriginalUnknown(event="original-unknown", uuid=uuid, pool=pool))
                 return
             if not dry_run:
                 await self._changed(pool, uuid, lambda: self._name(pool, uuid, original))
-            events.append(SnapshotRenamed(uuid, pool, original))
+            events.append(SnapshotRenamed(event="snapshot-renamed", uuid=uuid, pool=pool, before=original))
 
     def _write(self, pool: str, found: Found) -> None:
         manifest = found.manifest
@@ -191,7 +202,7 @@ class Maintenance:
     # -- vacuum ----------------------------------------------------------------------------------------------
 
     async def vacuum(
-        self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
+        self, *, older_than: int | None, keep: int, tell: Callable[[EventDocument], Awaitable[None]]
     ) -> list[VacuumDocument]:
         """The images that nothing needs, in an order in which each can be deleted; deletes none.
 
@@ -214,7 +225,7 @@ class Maintenance:
         candidates = await trio.to_thread.run_sync(self._candidates, images, dependents, uses)
         for each in candidates:
             if each.unknown and not each.held and not each.dependents:
-                await tell(Left(each.uuid, each.pool, "no manifest"))
+                await tell(Left(event="left", uuid=each.uuid, pool=each.pool, reason="no manifest"))
         before = None if older_than is None else time.time() - older_than
         chosen = to_delete(candidates, Rule(before, keep))
         found = [self._catalog.find(*each.key) for each in chosen]

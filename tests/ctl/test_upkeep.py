@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgstored.errors import ImageHasDependentClonesError, InvalidManifestError, SourcePingError, UsageError
-from imgstored.events.notifications import (
+from tests.support.events import (
     Left,
     ManifestUpdated,
     NotInSources,

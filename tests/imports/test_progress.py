@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from imgstored.events.notifications import ImageProgress
 from imgstored.imports.progress import EVERY, RATE_WINDOW, WINDOW, Gauge, ProgressMeter, Reading, Sample
+from tests.support.events import ImageProgress
 
 
 def sample(done: int = 0, consumed: int = 0, total: int | None = 1000, **spent: Any) -> Sample:
@@ -91,4 +91,4 @@ def test_the_rate_is_that_of_the_last_seconds():
 
 def test_a_total_is_unknown_if_one_image_does_not_say():
     progress = ProgressMeter().read([image(1, 10), image(2, None)], 0.0)
-    assert (progress.done, progress.total) == (3, None)
+    assert (progress["done"], progress["total"]) == (3, None)

@@ -17,18 +17,17 @@ from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.image_locks import ImageLocks
 from imgstored.catalog.refresh import Refresh
 from imgstored.errors import NoSourcesError, UsageError
-from imgstored.events.notifications import (
+from imgstored.maintenance.maintenance import Maintenance
+from imgstored.pools.embedded import EmbeddedPool
+from imgstored.sources.base import SourceSpec
+from imgstored.sources.source_set import SourceSet
+from tests.support.events import (
     Left,
     ManifestUpdated,
     NotInSources,
     OriginalUnknown,
     SnapshotRenamed,
-    UpdateFailed,
 )
-from imgstored.maintenance.maintenance import Maintenance
-from imgstored.pools.embedded import EmbeddedPool
-from imgstored.sources.base import SourceSpec
-from imgstored.sources.source_set import SourceSet
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_manifest
 from tests.support.streams import filesystem_stream
 
@@ -36,8 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from imgproto.events import EventDocument
+
     from imgstored.catalog.catalog import InstalledImage
-    from imgstored.events.notifications import Event
     from imgstored.pools.base import PoolImage, Use
     from tests.support.nginx import Nginx
 
@@ -95,7 +95,7 @@ class House:
     view: ShownImages
     folder: Path
     coming: list[str]
-    notified: list[Event] = field(default_factory=list)
+    notified: list[EventDocument] = field(default_factory=list)
 
     def record(self, uuid: str) -> dict[str, Any]:
         read: dict[str, Any] = json.loads(self.file(uuid).read_text())
@@ -109,7 +109,7 @@ class House:
             return [event async for event in events]
 
     async def vacuum(self, *, older_than: int | None = None, keep: int = 0) -> list[str]:
-        async def tell(event: Event) -> None:
+        async def tell(event: EventDocument) -> None:
             self.notified.append(event)
 
         self.notified = []
@@ -192,7 +192,7 @@ class TestUpdate:
             assert await house.update() == []
             assert not house.file(BASE).exists()
             (event,) = await house.update(BASE)
-            assert (event.uuid, event.fields) == (BASE, None)
+            assert (event["uuid"], event["fields"]) == (BASE, None)
             assert house.catalog.get("zones", BASE).manifest == fixture_manifest(BASE)
             assert house.view.manifests == {BASE: fixture_manifest(BASE)}
             assert await house.update(BASE) == []
@@ -232,18 +232,18 @@ class TestUpdate:
         manifest["files"] = "nonsense"
         pages._write_list()
         async with open_house(BASE, MADE, ZVOL, manifests={ZVOL: None}) as house:
-            events = {event.uuid: event for event in await house.update()}
-            assert isinstance(events[BASE], UpdateFailed)
-            assert events[BASE].error["code"] == "ManifestValidation"
+            events = {event["uuid"]: event for event in await house.update()}
+            assert events[BASE]["event"] == "update-failed"
+            assert events[BASE]["error"]["code"] == "ManifestValidation"
             assert events[MADE] == NotInSources(MADE)
-            assert isinstance(events[ZVOL], ManifestUpdated)
+            assert events[ZVOL]["event"] == "manifest-updated"
 
     async def test_a_file_that_cannot_be_written_is_a_failure_of_that_image(self, open_house):
         async with open_house(ZVOL, manifests={ZVOL: None}) as house:
             (house.folder / "images" / f"zones-{ZVOL}.json.new").mkdir()
             (event,) = await house.update()
-            assert isinstance(event, UpdateFailed)
-            assert "cannot be written" in event.error["message"]
+            assert event["event"] == "update-failed"
+            assert "cannot be written" in event["error"]["message"]
 
     async def test_without_sources_it_ends_at_once(self, open_house):
         async with open_house(ZVOL, BASE, sources=False) as house:

@@ -10,12 +10,12 @@ import trio
 
 from imgstored.create.maker import CreateSpec
 from imgstored.errors import NoSpaceError, NotPermittedError
-from imgstored.events.notifications import Note
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.peer import Access, Peer
 from tests.rpc.harness import connecting, open_files, serving
 from tests.rpc.test_methods import UUID, FakeMaking, FakeSources, FakeStore, table
+from tests.support.events import Note
 
 ME = f"pid {os.getpid()}"
 
