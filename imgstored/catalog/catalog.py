@@ -19,7 +19,8 @@ import structlog
 import trio
 
 from imgstored.catalog.manifest_files import MISSING, ManifestFiles
-from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
+from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError, PoolNotFoundError
+from imgstored.host import shortage
 from imgstored.manifest import shown_text
 from imgstored.pools.timeout import answer
 
@@ -99,6 +100,18 @@ async def show(view: View, image: InstalledImage) -> None:
         await view.add(image)
     except ImgstoreError as error:
         log.error("an image cannot be shown in the view", uuid=image.uuid, error=error.message)
+
+
+@contextmanager
+def _cannot_be_written(uuid: str) -> Iterator[None]:
+    """Raises `PoolError` for an `OSError` of the block, which writes an image's manifest."""
+    try:
+        yield
+    except OSError as error:
+        raise PoolError(
+            f"the manifest of image {uuid} cannot be written: {shortage.why(error)}",
+            hint="check the file system of imgadm's folder",
+        ) from error
 
 
 class Catalog:
@@ -280,14 +293,16 @@ class Catalog:
     def write_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
         """Writes imgadm's file for an image that is about to come, so that it survives a power cut.
 
-        It stays by `keep_manifest`, or goes by `reconcile` if the image does not come. Raises `OSError`.
+        It stays by `keep_manifest`, or goes by `reconcile` if the image does not come. Raises `PoolError`.
         """
-        self._files.mark(pool, uuid)
-        self._files.write(pool, uuid, manifest, source)
+        with _cannot_be_written(uuid):
+            self._files.mark(pool, uuid)
+            self._files.write(pool, uuid, manifest, source)
 
     def rewrite_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
-        """Replaces what imgadm's file says about an image that is there. Raises `OSError`."""
-        self._files.rewrite(pool, uuid, manifest, source)
+        """Replaces what imgadm's file says about an image that is there. Raises `PoolError`."""
+        with _cannot_be_written(uuid):
+            self._files.rewrite(pool, uuid, manifest, source)
 
     def manifest_of(self, pool: str, uuid: str) -> Mapping[str, Any]:
         """What imgadm's file says, whether there is an image or not; the uuid only where it says nothing."""

@@ -92,7 +92,7 @@ async def sources(subject: Subject) -> list[Finding]:
             lists=subject.state / "lists",
             open_source=partial(open_source, fetch=answers.fetch, limits=limits),
         )
-        listed, checked = source_set.listed(), await source_set.check()
+        listed, checked = await source_set.listed(), await source_set.check()
     except ImgstoreError as error:
         return [Finding("sources", "fail", error.message, error.hint)]
     if not listed:

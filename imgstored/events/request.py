@@ -47,7 +47,7 @@ class Request:
             self.end(error)
         except Exception:
             log.exception("a request failed", client=self.client)
-            self.end(InternalError("a fault in imgstored", hint="its log has the details"))
+            self.end(InternalError.unexpected())
         else:
             self.end()
 

@@ -523,13 +523,7 @@ class Import:
         catalog, source = self._resources.catalog, self.action.source
         pool, uuid = self.spec.key
         manifest = self.manifest.document
-        try:
-            catalog.write_manifest(pool, uuid, manifest, source)
-        except OSError as error:
-            raise PoolError(
-                f"the manifest of image {uuid} cannot be written: {shortage.why(error)}",
-                hint="check the file system of imgadm's folder",
-            ) from error
+        catalog.write_manifest(pool, uuid, manifest, source)
         self._write_receipt()
         image = self._pool.publish(uuid)
         catalog.keep_manifest(pool, uuid)

@@ -24,7 +24,6 @@ from imgproto.events import (
     Planned,
 )
 
-from imgstored import import_id
 from imgstored.errors import (
     CancelledError,
     ImageNotInstalledError,
@@ -35,6 +34,7 @@ from imgstored.errors import (
 from imgstored.events.request import Request
 from imgstored.events.stream import Action, CacheHit, Refused, Requester
 from imgstored.http.location import public
+from imgstored.import_id import fresh
 from imgstored.imports.import_ import FromFile, Import
 from imgstored.imports.plan import Plan
 from imgstored.imports.spec import ImportSpec
@@ -253,14 +253,13 @@ class Imports:
         if self._is_installed(request, spec):
             return None
         if wanted is None:
-            log_id = import_id.fresh()
-            with import_id.bound(log_id):
-                try:
-                    wanted = await self._start(request, spec, requester, log_id)
-                except ImgstoreError as error:
-                    action = Action("import", spec.uuid, "", "", spec.pool, import_id=log_id)
-                    self._refuse(action, requester, error)
-                    raise
+            log_id = fresh()
+            try:
+                wanted = await self._start(request, spec, requester, log_id)
+            except ImgstoreError as error:
+                action = Action("import", spec.uuid, "", "", spec.pool, import_id=log_id)
+                self._refuse(action, requester, error)
+                raise
             if wanted is None:
                 return None
         else:
@@ -301,7 +300,7 @@ class Imports:
         spec = plan.spec
         while (uuid := plan.next()) is not None:
             head = uuid == spec.uuid
-            found = await self._find(spec.of(uuid), log_id if head else import_id.fresh(), active=head)
+            found = await self._find(spec.of(uuid), log_id if head else fresh(), active=head)
             plan.add(found)
             if head:
                 request.emit(_importing(found.manifest, public(found.source.url), spec.channel))
@@ -327,7 +326,7 @@ class Imports:
             events=self._events,
             origin=None if origin is None else self._table.get((spec.pool, origin)),
             source=public(found.source.url),
-            import_id=found.import_id or import_id.fresh(),
+            import_id=found.import_id,
         )
 
     async def _want_file(
@@ -338,7 +337,7 @@ class Imports:
         if self._is_installed(request, spec):
             return None
         if wanted is None:
-            log_id = import_id.fresh()
+            log_id = fresh()
             try:
                 self._check_origin(spec.pool, manifest.origin)
             except ImgstoreError as error:
@@ -446,14 +445,14 @@ class Imports:
 
     async def _find(self, spec: ImportSpec, log_id: str, *, active: bool) -> Found:
         """The image in the sources of the spec. Concurrent callers share one search, and its error."""
-        with import_id.bound(log_id):
-            return await self._sources.find_shared(
-                spec.uuid,
-                active=active,
-                sources=spec.sources,
-                channel=spec.channel,
-                nursery=self._table.nursery,
-            )
+        return await self._sources.find_shared(
+            spec.uuid,
+            active=active,
+            sources=spec.sources,
+            channel=spec.channel,
+            import_id=log_id,
+            nursery=self._table.nursery,
+        )
 
 
 def _importing(manifest: Manifest, source: str, channel: str | None) -> Importing:

@@ -23,10 +23,8 @@ from imgstored.errors import (
     ImageNotFoundError,
     ImgstoreError,
     NoSourcesError,
-    PoolError,
     UsageError,
 )
-from imgstored.host import shortage
 from imgstored.http.location import public
 from imgstored.maintenance.differences import changed_fields, original_snapshot
 from imgstored.maintenance.vacuum import Candidate, Rule, to_delete
@@ -178,13 +176,7 @@ class Maintenance:
 
     def _write(self, pool: str, found: Found) -> None:
         manifest = found.manifest
-        try:
-            self._catalog.rewrite_manifest(pool, manifest.uuid, manifest.document, public(found.source.url))
-        except OSError as error:
-            raise PoolError(
-                f"the manifest of image {manifest.uuid} cannot be written: {shortage.why(error)}",
-                hint="check the file system of imgadm's folder",
-            ) from error
+        self._catalog.rewrite_manifest(pool, manifest.uuid, manifest.document, public(found.source.url))
 
     def _name(self, pool: str, uuid: str, snapshot: str) -> None:
         self._catalog.pool(pool).name_final(uuid, snapshot)

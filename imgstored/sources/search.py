@@ -41,7 +41,7 @@ class Found(Struct, frozen=True):
     manifest: Manifest
     source: SourceSpec  #: the one whose manifest it is
     locations: tuple[Location, ...]  #: every source that has this very file, first choice first
-    import_id: str = ""  #: that the search had, for the import that it is for
+    import_id: str = ""  #: of the search's log lines; the import of the image takes it over
 
 
 #: None: the source does not have the image.

@@ -187,7 +187,7 @@ class FakeSources:
     async def known(self) -> list[dict[str, Any]]:
         return self.remembered
 
-    def listed(self) -> list[dict[str, Any]]:
+    async def listed(self) -> list[dict[str, Any]]:
         return self.specs
 
     async def add(self, url: str, kind: str | None, insecure: bool, force: bool, /) -> dict[str, Any]:

@@ -46,7 +46,7 @@ KINDS = [maker.kind for maker in MAKERS]
         (events.NotInSources(U), f"warning: Could not find image {U} in image sources (skipping)"),
         (events.ManifestUpdated(U, "p", "s", None), f'Added manifest info for image {U} from "s"'),
         (
-            events.ManifestUpdated(U, "p", "s", ("a", "b\n")),
+            events.ManifestUpdated(U, "p", "s", ["a", "b\n"]),
             f'Updated 2 manifest fields for image {U} from "s": a, b\\n',
         ),
         (

@@ -69,8 +69,8 @@ class TestUpdate:
         daemon.upkeep.events = [
             NotInSources(A),
             ManifestUpdated(B, "zones", URL, None),
-            ManifestUpdated(B, "zones", URL, ("description",)),
-            ManifestUpdated(C, "zones", URL, ("tags", "requirements.brand")),
+            ManifestUpdated(B, "zones", URL, ["description"]),
+            ManifestUpdated(C, "zones", URL, ["tags", "requirements.brand"]),
             SnapshotRenamed(C, "zones", "x"),
             OriginalUnknown(C, "zones"),
         ]

@@ -92,7 +92,7 @@ def test_notes_are_bounded(make, events):
     wanted, heard = make(), []
     events.subscribe(heard.append, wanted.action)
     for number in range(3 * MAX_NOTES):
-        wanted._emit(Note(str(number)))
+        wanted._note(str(number))
     wanted._emit(Downloaded(BASE, 10))
     assert len(heard) == MAX_NOTES + 1
     assert all(isinstance(event, ImportEvent) for event in heard)

@@ -59,7 +59,9 @@ async def test_an_import_tells_its_story_and_leaves_nothing_else(open_house, ngi
         events = [event for event in await house.all_events(INCREMENTAL) if event["event"] != "progress"]
         assert events[0] == Importing(INCREMENTAL, "incremental", "1.0.0", nginx.url)
         assert Planned(2, 1_851_100 + 537_128) in events
-        assert {Downloaded(BASE, 1_851_100), Downloaded(INCREMENTAL, 537_128)} < set(events)
+        assert all(
+            event in events for event in (Downloaded(BASE, 1_851_100), Downloaded(INCREMENTAL, 537_128))
+        )
         assert events[-1] == Installed(INCREMENTAL, "incremental", "1.0.0")
         assert events.index(Installed(BASE, "base", "1.0.0")) < len(events) - 1
         assert house.view.shown == {BASE, INCREMENTAL}

@@ -81,12 +81,12 @@ def image(done: int, total: int | None) -> ImageProgress:
 
 def test_the_rate_is_that_of_the_last_seconds():
     meter = ProgressMeter()
-    assert meter.read([image(0, 1000)], 0.0).rate == 0.0
-    assert meter.read([image(100, 1000)], 1.0).rate == 100.0
+    assert meter.read([image(0, 1000)], 0.0)["rate"] == 0.0
+    assert meter.read([image(100, 1000)], 1.0)["rate"] == 100.0
     # Long after a burst it does not count any more.
     later = 1.0 + RATE_WINDOW + 1
     meter.read([image(100, 1000)], later)
-    assert meter.read([image(100, 1000)], later + 0.5).rate == 0.0
+    assert meter.read([image(100, 1000)], later + 0.5)["rate"] == 0.0
 
 
 def test_a_total_is_unknown_if_one_image_does_not_say():

@@ -63,7 +63,7 @@ class FakeSources(Recorder):
     async def show(self, uuid):
         return self.note("show", uuid)
 
-    def listed(self):
+    async def listed(self):
         return [self.note("listed")]
 
     async def add(self, url, kind, insecure, force, /):

@@ -20,7 +20,7 @@ SOURCE = {
 
 
 class FakeSources:
-    def listed(self):
+    async def listed(self):
         return [dict(SOURCE)]
 
 

@@ -49,7 +49,7 @@ async def _show(services: Services, params: ImageParams, call: Call) -> Manifest
 
 
 async def _list(services: Services, _: NoParams, call: Call) -> list[SourceDocument]:
-    listed = services.sources.listed()
+    listed = await services.sources.listed()
     if call.access.may_change(call.peer):
         return listed
     # What is in a URL beside the channel may be a secret; who may only read need not know it.
