@@ -22,7 +22,7 @@ from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError, PoolNotFoundError
 from imgstored.host import shortage
 from imgstored.manifest import shown_text
-from imgstored.pools.timeout import answer
+from imgstored.pools.timeout import answer, changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -144,6 +144,13 @@ class Catalog:
     async def ask(self, pool: str, question: Callable[[], _Answer]) -> _Answer:
         """Asks a pool `question`, which blocks, in a thread. Raises `PoolError` after a timeout."""
         return await answer(pool, question, threads=self._threads[pool])
+
+    async def change(self, pool: str, change: Callable[[], _Answer]) -> _Answer:
+        """Changes something in a pool by `change`, which blocks, in a thread.
+
+        Raises `PoolError` after a timeout; the change may then still be made.
+        """
+        return await changed(pool, change, threads=self._threads[pool])
 
     def find(self, pool: str, uuid: str) -> InstalledImage | None:
         """The image, or None."""

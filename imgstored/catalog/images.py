@@ -44,8 +44,10 @@ class Images:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follows what others change, until it is cancelled; begins with the holds of an earlier daemon."""
         await trio.to_thread.run_sync(self._holds.sweep)
-        task_status.started()
-        await self._refresh.run()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._deletions.run)
+            task_status.started()
+            await self._refresh.run()
 
     # -- reading ---------------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ from imgstored.imports.local_file import LocalFile
 from imgstored.imports.progress import Sample
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
+from imgstored.pools.timeout import with_notice
 from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
@@ -507,7 +508,7 @@ class Import:
         self.enter("installing")
         try:
             with self.stages.publishing, trio.CancelScope(shield=True):
-                image = await trio.to_thread.run_sync(self._commit)
+                image = await with_notice(self._commit, self._note_no_answer)
                 self._resources.catalog.add(image)
                 await show(self._resources.view, image)
         except PoolError:
@@ -555,7 +556,7 @@ class Import:
         drop = partial(self._resources.leftovers.drop, *self.spec.key, KEPT[end], locked=self._locked)
         with trio.CancelScope(shield=True):
             try:
-                await trio.to_thread.run_sync(drop)
+                await with_notice(drop, self._note_no_answer)
             except Exception:
                 # The import's own error says more; what stays is swept up by the next start.
                 log.exception("what an import left cannot be removed", uuid=self.uuid)
@@ -614,6 +615,11 @@ class Import:
     def _note(self, text: str) -> None:
         if sum(past["event"] == "note" for past in self._past) < MAX_NOTES:
             self._emit(Note(event="note", text=text))
+
+    def _note_no_answer(self) -> None:
+        """The pool changes something that cannot be abandoned, and does not answer."""
+        log.warning("waiting for a pool that does not answer", uuid=self.uuid, pool=self.spec.pool)
+        self._note(f'pool "{self.spec.pool}" does not answer; waiting for it')
 
     def _emit(self, event: EventDocument) -> None:
         self._past.append(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -93,7 +94,9 @@ class Maintenance:
         for uuid in uuids:
             check_uuid(uuid)
         await self._refresh.all()
-        unnamed = await trio.to_thread.run_sync(self._unnamed, uuids)
+        unnamed: _Unnamed = {}
+        for name in self._catalog.pools:
+            unnamed.update(await self._catalog.ask(name, partial(self._unnamed, name, uuids)))
         keys = [(image.pool, image.uuid) for image in self._catalog.all()]
         keys += [key for key in unnamed if key not in keys]
         # Whoever received it is about to write its manifest, unless that was interrupted.
@@ -107,12 +110,11 @@ class Maintenance:
     def _unfinished(self) -> list[Key]:
         return [(name, uuid) for name in self._catalog.pools for uuid in self._catalog.unfinished(name)]
 
-    def _unnamed(self, uuids: Collection[str]) -> _Unnamed:
+    def _unnamed(self, name: str, uuids: Collection[str]) -> _Unnamed:
         """Blocks. Machines are such datasets, too: only those that are named, or have a manifest, count."""
         return {
             (name, uuid): snapshots
-            for name, pool in self._catalog.pools.items()
-            for uuid, snapshots in pool.unnamed().items()
+            for uuid, snapshots in self._catalog.pool(name).unnamed().items()
             if uuid in uuids or self._catalog.installed_at(name, uuid) is not None
         }
 
@@ -184,8 +186,8 @@ class Maintenance:
     async def _changed(self, pool: str, uuid: str, change: Callable[[], None]) -> None:
         """Makes the change, and shows it to every reader."""
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(change)
-            image = await trio.to_thread.run_sync(self._catalog.look_at, pool, uuid)
+            await self._catalog.change(pool, change)
+            image = await self._catalog.ask(pool, lambda: self._catalog.look_at(pool, uuid))
             if image is None:
                 return  # not an image yet
             self._catalog.add(image)
