@@ -10,6 +10,7 @@ import importlib
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from imgstored.pools.zfs import ZfsPool, faults, lzc, programs
 from imgstored.pools.zfs.core import CallError
 from imgstored.pools.zfs.library import Library
 from imgstored.pools.zfs.pyzfs import Pyzfs
-from tests.pools.contract import BASE, GUIDS, ZVOL, PoolContract, dependents, install, pool
+from tests.pools.contract import BASE, GUIDS, ZVOL, PoolContract, install, pool
 from tests.pools.contract import receive as receive_real
 from tests.pools.zfs.commands import FOLDER, empty, exported, make_pool, resume_point, run
 from tests.support.streams import real_stream
@@ -282,8 +283,8 @@ def test_memory_in_proportion_to_the_question(monkeypatch: pytest.MonkeyPatch) -
         Pyzfs()
         core = importlib.import_module("libzfs_core")
         names = [f"{MANY}/22222222-aaaa-4bbb-8ccc-{number:012}".encode() for number in range(299)]
-        for name in names:
-            core.lzc_clone(name, f"{MANY}/{BASE}@final".encode())
+        with ThreadPoolExecutor(50) as threads:
+            list(threads.map(lambda name: core.lzc_clone(name, f"{MANY}/{BASE}@final".encode()), names))
         core.lzc_snapshot([name + b"@final" for name in names])
         given: list[int] = []
         run_program = pool._lzc._core.channel_program
@@ -293,9 +294,9 @@ def test_memory_in_proportion_to_the_question(monkeypatch: pytest.MonkeyPatch) -
             return run_program(*arguments, memory=memory, **options)
 
         monkeypatch.setattr(pool._lzc._core, "channel_program", counted)
-        images = pool.images()
-        assert len(images) == len(pool.images(images)) == len(pool.uses()) == 300
-        assert len(dependents(pool, BASE)) == 299
+        images, uses = pool.images(), pool.uses()
+        assert len(images) == len(pool.images(images)) == len(uses) == 300
+        assert len(uses[BASE].dependents) == 299
         assert set(given) == {1 << 20}
         monkeypatch.setattr(lzc, "_LEAST", 16 << 10)
         pool._lzc._needed.clear()
