@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from imgstored.doctor.finding import Finding
+from imgstored.doctor.check import Finding
 from imgstored.errors import ImgstoreError
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import public
@@ -23,7 +23,7 @@ from imgstored.specs import source_specs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Subject
     from imgstored.http.documents import Document
     from imgstored.http.location import Location
 

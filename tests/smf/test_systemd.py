@@ -283,7 +283,7 @@ class TestRun:
 #: What the receive of a ZFS pool does before it goes into the kernel, and one thing that is forbidden.
 PROBE = """
 import ctypes, os, threading
-from imgstored.pools.zfs.fd_table import unshare_fd_table
+from imgstored.pools.zfs.pipe import unshare_fd_table
 reading, writing = os.pipe()
 kept = []
 thread = threading.Thread(target=lambda: kept.append(unshare_fd_table(reading)))
