@@ -83,7 +83,7 @@ class InstalledImage:
 
 
 class View(Protocol):
-    """Where installed images are shown as files."""
+    """A place that shows installed images as files."""
 
     async def add(self, image: InstalledImage) -> None:
         """Shows the image."""
@@ -236,7 +236,7 @@ class Catalog:
                 self.add(image)
 
     def look(self, pool: str, known: Mapping[str, InstalledImage]) -> dict[str, InstalledImage]:
-        """What is in a pool now, by uuid. Raises `PoolError`.
+        """Looks at a pool; returns what is in it now, by uuid. Raises `PoolError`.
 
         Of `known` images the manifests are read again only where their files have changed.
         """
@@ -312,7 +312,7 @@ class Catalog:
             self._files.rewrite(pool, uuid, manifest, source)
 
     def manifest_of(self, pool: str, uuid: str) -> Mapping[str, Any]:
-        """What imgadm's file says, whether there is an image or not; the uuid only where it says nothing."""
+        """The manifest in imgadm's file, also without an image; the uuid only where it says nothing."""
         record = self._files.read(pool, uuid)
         return {"uuid": uuid} if record is None else record.manifest
 

@@ -60,7 +60,7 @@ class Reporter:
 
 
 async def in_thread(job: Job[Any], work: Callable[[Reporter], T], limiter: trio.CapacityLimiter) -> T:
-    """What `work` returns, which runs in a thread, and ends soon after the job is cancelled."""
+    """Runs `work` in a thread, which ends soon after the job is cancelled; returns its result."""
     reporter = Reporter(job)
     return await trio.to_thread.run_sync(work, reporter, limiter=limiter)
 

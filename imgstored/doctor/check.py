@@ -1,4 +1,4 @@
-"""What each check takes and gives: the subject that it looks at, and its findings."""
+"""The subject that each check looks at, and the findings that it returns."""
 
 from __future__ import annotations
 

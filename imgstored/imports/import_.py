@@ -659,7 +659,7 @@ class Import:
         return total
 
     def progress(self) -> ImageProgress:
-        """How far it is, for watchers."""
+        """The progress of the import, for watchers."""
         return ImageProgress(
             uuid=self.uuid,
             name=self.manifest.name,
@@ -672,7 +672,7 @@ class Import:
         )
 
     def sample(self) -> Sample:
-        """How far it is, and where its time went so far."""
+        """A sample of the progress, and of the time that each stage took so far."""
         consumed = 0 if self._pump is None else self._pump.consumed
         return Sample(self.done, consumed, self.total, self.stages.seconds())
 

@@ -168,7 +168,7 @@ class FileRanges:
         self._name = name
 
     def load(self) -> Spooled | None:
-        """What is written down, or None."""
+        """Reads what is written down; None if nothing is."""
         with self._journal.transaction() as db:
             head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._name,)).fetchone()
             if head is None:
@@ -194,7 +194,7 @@ class FileRanges:
             db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?)", (self._name, index, *fingerprint))
 
     def remember(self, url: str, validator: str) -> None:
-        """What the server at `url` calls this state of the file (an ETag or a date)."""
+        """Remembers what the server at `url` calls this state of the file (an ETag or a date)."""
         with self._journal.transaction() as db:
             db.execute("INSERT OR REPLACE INTO validators VALUES (?, ?, ?)", (self._name, url, validator))
 

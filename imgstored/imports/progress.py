@@ -41,7 +41,7 @@ class Sample(Struct, frozen=True):
 
 
 class Reading(Struct, frozen=True):
-    """What a gauge shows of the last seconds: `rate` in compressed bytes a second, `eta` in seconds."""
+    """The reading of a gauge over the last seconds: `rate` in compressed bytes a second, `eta` in seconds."""
 
     rate: float
     limits: Stage | None

@@ -1,4 +1,4 @@
-"""What all imports share: the pools and their files, limits and slots, and the check of free space."""
+"""The resources of all imports: the pools and their files, limits and slots, and the check of free space."""
 
 from __future__ import annotations
 

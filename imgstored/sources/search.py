@@ -71,7 +71,7 @@ class Search:
         self._answers[place] = answer
 
     def left(self, now: float) -> float | None:
-        """How long to wait for more answers (seconds), 0 for no longer, None for as long as they take."""
+        """The seconds to wait for more answers, 0 for no longer, None for as long as they take."""
         if len(self._answers) == len(self._specs):
             return 0.0
         if self._first_hit is None:

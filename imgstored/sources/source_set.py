@@ -239,7 +239,7 @@ class SourceSet:
     async def available(
         self, sources: tuple[str, ...] | None = None, channel: str | None = None
     ) -> AvailableDocument:
-        """What the sources have: {images: [{manifest, source}], problems: [{source, error, listed_at?}]}.
+        """The images of all sources: {images: [{manifest, source}], problems: [{source, error, listed_at?}]}.
 
         Of an image that several have, the first source's manifest. A source that fails is a problem; with
         `listed_at`, its last good list stands in. `sources` and `channel` are as of `find`, and so is what is
@@ -264,7 +264,7 @@ class SourceSet:
         }
 
     async def health(self) -> list[SourceStateDocument]:
-        """How the sources did of late, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
+        """The health of the sources, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
         specs = await self._known()
 
         def saved() -> list[float | None]:
@@ -428,7 +428,7 @@ class SharedSearches:
     async def find(
         self, query: Query, search: Callable[[], Awaitable[Found]], nursery: trio.Nursery
     ) -> Found:
-        """What the search for `query` under way finds; `search`, run in `nursery`, where there is none.
+        """Waits for the search for `query`; runs `search` in `nursery` where none is under way.
 
         Raises the search's `ImgstoreError`, or `InternalError` for a mistake in it.
         """

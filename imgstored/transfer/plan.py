@@ -1,4 +1,4 @@
-"""Which ranges to ask for next, from whom, and when to give up. Pure: no I/O, no clock, no random numbers.
+"""Decides which range to request next, from whom, and when to give up. Pure: no I/O, clock or chance.
 
 Theory of operation
 -------------------
@@ -98,7 +98,7 @@ def range_size_for(size: int) -> int:
 
 
 def range_count(size: int, range_size: int) -> int:
-    """How many ranges a file has; an empty one has none."""
+    """The number of ranges of a file; an empty one has none."""
     return -(-size // range_size)
 
 
@@ -157,7 +157,7 @@ _RULE: Mapping[tuple[Record, Sign], Literal["restart", "go on", "spoiled"]] = {
 
 
 class MirrorState(Struct):
-    """What the plan knows of one mirror."""
+    """The plan's knowledge of one mirror."""
 
     allowed: int  #: requests at a time, in the state `ranges`
     state: Literal["unproven", "ranges", "whole", "given up"] = "unproven"
@@ -225,7 +225,7 @@ class RangePlan:
     # -- what to do ------------------------------------------------------------------------------------------
 
     def next(self, now: float) -> Ask | Wait | Ended:
-        """What a free connection does now."""
+        """The next step of a free connection."""
         if self.file != "sound":
             return Wait()
         if len(self._done) >= self._ranges:

@@ -99,7 +99,7 @@ class Inlet:
 
 
 def outlet(pool: str, kernel: Callable[[int], None]) -> Generator[bytes, None, None]:
-    """What `kernel(fd)`, in a thread, writes to fd; then what it failed with is raised.
+    """Yields what `kernel(fd)` writes to fd in a thread; then raises what that failed with.
 
     The thread begins with the first piece. The iterator, once it ends or is closed, waits up to `STALL`
     seconds for the thread; only a kernel that waits for disks that are gone keeps the thread longer. Raises

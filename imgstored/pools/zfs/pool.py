@@ -115,7 +115,7 @@ class ZfsPool:
         return programs.partials(self._lzc)
 
     def uses(self) -> dict[str, Use]:
-        """What keeps each image from being destroyed; tags are asked for only where something is held."""
+        """The clones and holds that protect each image; tags are asked for only where something is held."""
         with self._lock:
             found = programs.all_dependents(self._lzc)
             return {uuid: self._use(uuid, each) for uuid, each in found.items()}
@@ -125,7 +125,7 @@ class ZfsPool:
         return Use(tuple(self._with_coming(uuid, found.names)), tuple(tags), bool(found.held))
 
     def space(self) -> Space:
-        """How much room the pool's datasets have and take."""
+        """The size of the pool's datasets, and the room for them."""
         return programs.space(self._lzc)
 
     # -- receiving -------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class ZfsPool:
         return [tag.removeprefix(_OURS) for tag in tags if tag.startswith(_OURS)]
 
     def datasets(self) -> ZfsDatasets:
-        """What images can be made of."""
+        """The source datasets for new images."""
         return ZfsDatasets(self._lzc)
 
     # -- in common -------------------------------------------------------------------------------------------
