@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
     from imgstored.config import Config, PoolTable
     from imgstored.host.notify import Notifier
-    from imgstored.metrics.server import Metrics
+    from imgstored.metrics.endpoint import Metrics
     from imgstored.pools.base import Pool
     from imgstored.queries.history import History
     from imgstored.view import View

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from imgstored.host.notify import Notifier
     from imgstored.imports.manager import Imports
     from imgstored.imports.resources import Resources
-    from imgstored.metrics.server import Metrics
+    from imgstored.metrics.endpoint import Metrics
     from imgstored.rpc.server import Server
     from imgstored.sources.source_set import SourceSet
     from imgstored.view import View

@@ -1,4 +1,4 @@
-"""The location of a file, and what a request for it may carry. Pure: no I/O."""
+"""Where a file is, and what a request for it may carry. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9._~:-]+")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The settings for reaching one server. Secrets are kept out of `repr`, and so out of logs."""
+    """How to reach one server. Secrets are kept out of `repr`, and so out of logs."""
 
     ca_file: str | None = None  #: PEM file of the authorities to trust instead of the system's
     cert_file: str | None = None  #: PEM file of a client's certificate, sent to the server's own origin only
@@ -121,7 +121,7 @@ def check_headers(access: Access) -> None:
 
 
 def redirected(location: Location, target: str) -> Location:
-    """The location to which a redirect from `location` to `target`, a Location header's value, leads.
+    """Where a redirect from `location` to `target`, a Location header's value, leads.
 
     Headers, which may hold credentials, stay with the origin that they were meant for. Raises `ClientError`
     for what is not http or https, for a URL with a user in it, and for a step from https down to http.

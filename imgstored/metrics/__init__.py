@@ -12,7 +12,7 @@ from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
     from imgstored.metrics.address import TcpAddress, UnixAddress
-    from imgstored.metrics.server import Metrics
+    from imgstored.metrics.endpoint import Metrics
 
 #: Packages of the extra `serve`.
 _NEEDED: Final = ("prometheus_client", "hypercorn")
@@ -33,6 +33,6 @@ def open_metrics(address: TcpAddress | UnixAddress | None, *, mode: int, group: 
                 f"metrics.listen: the Python package {package} is not installed",
                 hint="`pip install 'imgstore[serve]'` installs it; or leave out the key",
             ) from error
-    from imgstored.metrics.server import Metrics
+    from imgstored.metrics.endpoint import Metrics
 
     return Metrics(address, mode=mode, group=group)

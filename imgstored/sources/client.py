@@ -28,7 +28,8 @@ from imgstored.http.documents import fetch_document
 from imgstored.http.location import public, shown
 from imgstored.manifest import MAX_LIST, check_uuid, parse
 from imgstored.sources.base import Listed
-from imgstored.sources.imgapi import DsapiSource, ImgapiSource
+from imgstored.sources.dsapi import DsapiSource
+from imgstored.sources.imgapi import ImgapiSource
 from imgstored.sources.server import AskLimits
 from imgstored.sources.spec import identity
 from imgstored.sources.static import StaticSource

@@ -1,7 +1,4 @@
-"""Image servers that speak IMGAPI, or DSAPI, its predecessor with manifests of v1.
-
-https://github.com/TritonDataCenter/sdc-imgapi/blob/master/docs/index.md describes IMGAPI.
-"""
+"""Image servers that speak IMGAPI (https://github.com/TritonDataCenter/sdc-imgapi/blob/master/docs/index.md)."""
 
 from __future__ import annotations
 
@@ -31,8 +28,6 @@ PAGE = 1000
 _MAX_PAGES = 100
 
 _HEADERS = (("Accept-Version", "~2"),)
-
-_DATASETS = "/datasets"
 
 
 class ImgapiSource:
@@ -109,35 +104,6 @@ class ImgapiSource:
                 break
             before, marker = page.elements, _uuid(page.images[-1])
         raise APIError(f"{shown(self.spec.url)}: the list of images does not end")
-
-
-class DsapiSource:
-    """`/ping`, `/datasets`, `/datasets/UUID`. The source's URL may end in `/datasets`, as imgadm wants it."""
-
-    def __init__(self, spec: SourceSpec, *, fetch: Fetch, limits: AskLimits) -> None:
-        self.spec = spec
-        self._server = Server(spec, fetch=fetch, below=_DATASETS)
-        self._limits = limits
-
-    async def ping(self) -> None:
-        """Returns if the server answers at all: DSAPI says nothing about itself."""
-        await self._server.demand(self._server.url("/ping"), self._limits.ping)
-
-    async def list(self) -> list[Listed]:
-        """All images."""
-        url = self._server.url(_DATASETS)
-        body = await self._server.demand(url, self._limits.listing)
-        # In a thread: a large list takes a while to read.
-        return (await trio.to_thread.run_sync(read_page, url, body, self.spec.url)).images
-
-    async def offer(self, uuid: str) -> Offer | None:
-        """The image, with its file at the `url` or the `path` that the manifest gives."""
-        url = self._server.url(f"{_DATASETS}/{check_uuid(uuid)}")
-        body = await self._server.get(url, self._limits.manifest)
-        if body is None:
-            return None
-        served = the_manifest(url, body, uuid)
-        return Offer(upgrade(served), self._server.file_location(served, f"{_DATASETS}/{uuid}"))
 
 
 def _uuid(image: Listed) -> Any:
