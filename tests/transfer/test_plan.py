@@ -522,7 +522,7 @@ class Model:
             assert all(mirror.state == "given up" for mirror in self.plan.mirrors)
         return step
 
-    def settle(self, data: st.DataObject) -> None:
+    def end_one(self, data: st.DataObject) -> None:
         """Lets one of the requests under way come to something."""
         job = self.running[data.draw(st.sampled_from(sorted(self.running)))]
         outcome = data.draw(
@@ -584,7 +584,7 @@ def test_whatever_happens_no_range_is_lost(
         if step in ("complete", "exhausted"):
             break
         if model.running:
-            model.settle(data)
+            model.end_one(data)
         else:
             assert isinstance(step, Wait)
             assert step.seconds is not None, "nothing would ever happen again"

@@ -52,7 +52,7 @@ class Inlet:
         self._pool = pool
         reader, self._writer = _pipe()
         os.set_blocking(self._writer, False)
-        self._patience = STALL
+        self._stall = STALL
         self._failures: list[BaseException] = []
         self._thread = _in_kernel(kernel, reader, "zfs receive", self._failures)
 
@@ -79,7 +79,7 @@ class Inlet:
         if self._writer >= 0:
             os.close(self._writer)
             self._writer = -1
-        self._thread.join(self._patience)
+        self._thread.join(self._stall)
         if self._thread.is_alive():
             raise self._stalled()
         return self._failures[0] if self._failures else None
@@ -91,7 +91,7 @@ class Inlet:
             raise self._stalled()
 
     def _stalled(self) -> PoolError:
-        self._patience = 1.0
+        self._stall = 1.0
         return PoolError(
             f'pool "{self._pool}" has taken nothing for {STALL:.0f} seconds',
             hint="see `zpool status`: a pool whose disks are gone waits for them",
