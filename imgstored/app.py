@@ -150,7 +150,7 @@ async def _core(
         lists=state / "lists",
     )
     with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
-        sources.listed()  # tells the gate of the secrets in imgadm's file
+        await sources.listed()  # tells the gate of the secrets in imgadm's file
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
     events = EventStream()
     events.subscribe(history.hear, flush=history.flush)

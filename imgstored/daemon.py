@@ -61,7 +61,7 @@ class Parts(Struct, frozen=True):
 async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
     """Serves until a signal ends it; `timer` starts then."""
     async with trio.open_nursery() as nursery:
-        await nursery.start(parts.view.run, parts.catalog.all())
+        await nursery.start(parts.view.run, parts.catalog.all)
         await nursery.start(parts.images.run)
         await nursery.start(parts.imports.run)
         if parts.metrics is not None:

@@ -32,7 +32,6 @@ PURE = (
     "sources/search",
     "sources/spec",
     "specs",
-    "events/notifications",
     "imports/plan",
     "imports/progress",
     "imports/spec",

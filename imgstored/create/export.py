@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
+from imgproto.events import ManifestMade, Sending
 
-from imgstored.create.events import ManifestMade, Sending
 from imgstored.create.job import MAX_JOBS, in_thread, running
 from imgstored.create.manifest import check_compression, file_prefix, file_suffix, restoring
 from imgstored.create.output import Output, closed, pour
@@ -85,8 +85,9 @@ class Exporter:
         output: Output,
         reporter: Reporter,
     ) -> MadeDocument:
-        reporter.tell(ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression)))
-        reporter.tell(Sending())
+        prefix, suffix = file_prefix(manifest), file_suffix(manifest, compression)
+        reporter.tell(ManifestMade(event="manifest", manifest=manifest, prefix=prefix, suffix=suffix))
+        reporter.tell(Sending(event="sending"))
         sent = self._catalog.pool(image.pool).send(image.uuid)
         total = image.image.referenced if image.origin is None else None
         pour(sent, compression, output, reporter, total)
@@ -96,8 +97,9 @@ class Exporter:
 
     def _raw(self, image: InstalledImage, output: Output, reporter: Reporter) -> MadeDocument:
         manifest = dict(image.manifest)
-        reporter.tell(ManifestMade(manifest, file_prefix(manifest), ".raw"))
-        reporter.tell(Sending())
+        prefix = file_prefix(manifest)
+        reporter.tell(ManifestMade(event="manifest", manifest=manifest, prefix=prefix, suffix=".raw"))
+        reporter.tell(Sending(event="sending"))
         pool = self._catalog.pool(image.pool)
         state = VolumeState()
         for each in reversed(self._ancestry(image)):

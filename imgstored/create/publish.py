@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import structlog
 import trio
+from imgproto.events import Note, Progress, Publishing
 
-from imgstored.create.events import Publishing
 from imgstored.create.job import running
 from imgstored.errors import ClientError, ImgstoreError, InvalidManifestError, RefusedError, UploadError
-from imgstored.events.notifications import Note, Progress
 from imgstored.events.request import PROGRESS_INTERVAL
 from imgstored.http.credentials import of_source
 from imgstored.http.documents import DocumentLimits
@@ -93,37 +92,40 @@ async def _published(
     made = await server.import_image(manifest)
     try:
         state = made.get("state")
-        job.emit(
-            Publishing(
-                "imported",
-                manifest.uuid,
-                manifest.name,
-                manifest.version,
-                state=state if isinstance(state, str) else "unactivated",
-            )
-        )
+        job.emit(_did("imported", manifest, state=state if isinstance(state, str) else "unactivated"))
         answer = await server.add_file(job, manifest.uuid, described, file)
-        job.emit(
-            Publishing(
-                "file",
-                manifest.uuid,
-                manifest.name,
-                manifest.version,
-                compression=described.compression,
-            )
-        )
+        job.emit(_did("file", manifest, compression=described.compression))
         _check_file(answer, described)
         await server.activate(manifest.uuid)
-        job.emit(Publishing("activated", manifest.uuid, manifest.name, manifest.version))
+        job.emit(_did("activated", manifest))
     except BaseException:
         # Also when the client leaves: what was half published is of no use to anybody.
         with trio.move_on_after(30, shield=True):
             try:
                 await server.delete(manifest.uuid)
             except ImgstoreError as error:
-                job.emit(Note(f"could not delete partially published image {manifest.uuid}: {error.message}"))
+                text = f"could not delete partially published image {manifest.uuid}: {error.message}"
+                job.emit(Note(event="note", text=text))
                 log.warning("an image stays half published", uuid=manifest.uuid, error=error.message)
         raise
+
+
+def _did(
+    step: Literal["imported", "file", "activated"],
+    manifest: Manifest,
+    *,
+    state: str | None = None,
+    compression: str | None = None,
+) -> Publishing:
+    return Publishing(
+        event="publishing",
+        uuid=manifest.uuid,
+        name=manifest.name,
+        version=manifest.version,
+        step=step,
+        state=state,
+        compression=compression,
+    )
 
 
 def _check_file(answer: Mapping[str, Any], described: ManifestFile) -> None:
@@ -231,7 +233,7 @@ async def _content(
             done += len(last)
             if trio.current_time() - reported_at >= PROGRESS_INTERVAL:
                 reported_at = trio.current_time()
-                job.emit(Progress(done=done, total=file.size, rate=0.0))
+                job.emit(Progress(event="progress", done=done, total=file.size, rate=0.0, images=[]))
         await trio.to_thread.run_sync(sha1.update, block)
         last = block
     if sha1.hexdigest() != described.sha1:

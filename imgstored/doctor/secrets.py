@@ -7,13 +7,13 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgstored.doctor.finding import Finding
+from imgstored.doctor.check import Finding
 from imgstored.errors import ConfigError
 from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.specs import secrets
 
 if TYPE_CHECKING:
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Subject
 
 
 def readers(subject: Subject) -> list[Finding]:

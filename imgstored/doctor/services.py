@@ -9,7 +9,7 @@ import trio
 
 from imgstored import config, specs
 from imgstored.config import Config
-from imgstored.doctor.subject import Subject
+from imgstored.doctor.check import Subject
 from imgstored.errors import ImgstoreError
 from imgstored.host import signals
 from imgstored.http.secrets import KNOWN

@@ -8,15 +8,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from imgstored.doctor.finding import Finding
+from imgstored.doctor.check import Finding
 from imgstored.doctor.folders import few_inodes, nearest, unusable
 from imgstored.host.mounts import holding, mounted, mounted_at
 from imgstored.view import link, mountpoint
 from imgstored.view.plain import MARKER
 
 if TYPE_CHECKING:
-    from imgstored.doctor.finding import Status
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Status, Subject
     from imgstored.host.mounts import Mount
 
 _INSTALL: Final = "install fuse3, and `pip install 'imgstore[fuse]'`; `view.mode = \"files\"` needs neither"

@@ -86,7 +86,7 @@ class AbortableSocket:
 
 
 class Answered:
-    """Which address of a host answered last, for all connections that share this. For any thread."""
+    """Remembers each host's address that answered last, for all that share this. For any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

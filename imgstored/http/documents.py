@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from imgstored.errors import ClientError
+from imgstored.http import gunzip
 from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_of_host
 from imgstored.http.causes import cause_of, certificate_refused, named
 from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
@@ -42,10 +43,9 @@ if TYPE_CHECKING:
 _RETRIED = frozenset({429, 502, 503, 504})
 
 
-#: Content codings (RFC 9110, 8.4.1; IANA's registry). Other words in Content-Encoding, such as `UTF-8` or
-#: `aws-chunked`, say nothing about the bytes.
-_GZIP = frozenset({"gzip", "x-gzip"})
-_CODINGS = frozenset({"br", "compress", "x-compress", "dcb", "dcz", "deflate", "exi", "zstd"})
+#: Content codings but gzip (RFC 9110, 8.4.1; IANA's registry). Other words in Content-Encoding, such as
+#: `UTF-8` or `aws-chunked`, say nothing about the bytes.
+_OTHER_CODINGS = frozenset({"br", "compress", "x-compress", "dcb", "dcz", "deflate", "exi", "zstd"})
 
 
 class DocumentLimits(Struct, frozen=True):
@@ -189,9 +189,9 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
         # The body of a redirect is not worth reading.
         return Document(response.status_code, headers, b"")
     encodings = {word.strip().lower() for word in headers.get("content-encoding", "").split(",")}
-    if unknown := encodings & _CODINGS:
+    if unknown := encodings & _OTHER_CODINGS:
         raise ClientError(f"{url}: the answer has an encoding that was not asked for ({unknown.pop()!r})")
-    body = Body(max_bytes, gzip=bool(encodings & _GZIP))
+    body = Body(max_bytes, gzip=bool(encodings & gunzip.CODINGS))
     try:
         async with aclosing(response.aiter_raw()) as pieces:
             try:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import zlib
 
+#: The names of gzip as a Content-Encoding (RFC 9110, 8.4.1.3).
+CODINGS = frozenset({"gzip", "x-gzip"})
+
 #: zlib: a gzip header is expected, and the largest window.
-_GZIP = 16 + zlib.MAX_WBITS
+WINDOW = 16 + zlib.MAX_WBITS
 
 #: The first byte of gzip (RFC 1952, 2.3.1).
 _MAGIC = b"\x1f"
@@ -27,7 +30,7 @@ class Body:
 
     def __init__(self, limit: int, *, gzip: bool) -> None:
         self._limit = limit
-        self._decoder = zlib.decompressobj(_GZIP) if gzip else None
+        self._decoder = zlib.decompressobj(WINDOW) if gzip else None
         self._inside = False  #: in the middle of a gzip member
         self._taken = 0
         self._pieces: list[bytes] = []
@@ -54,7 +57,7 @@ class Body:
                 raise NotGzipError from error
             data = self._decoder.unused_data
             if self._decoder.eof:
-                self._decoder = zlib.decompressobj(_GZIP)
+                self._decoder = zlib.decompressobj(WINDOW)
                 self._inside = False
 
     def finish(self) -> bytes:

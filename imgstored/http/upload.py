@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Body(Struct, frozen=True):
-    """What is sent: `size` bytes of `content`."""
+    """The body of a request: `size` bytes of `content`."""
 
     content: AsyncIterator[bytes]
     size: int

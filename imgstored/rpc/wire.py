@@ -106,11 +106,6 @@ def bearer(messages: Iterable[Message], unfinished: int | None, since: int) -> i
     return max((start for start in starts if start >= since), default=None)
 
 
-def encode_request(id_: int, method: str, params: Mapping[str, Any]) -> bytes:
-    """A request. Raises what `encode_response` does."""
-    return _packed([_REQUEST, id_, method, [dict(params)]])
-
-
 def encode_response(id_: int, result: Any) -> bytes:
     """The answer to a request.
 

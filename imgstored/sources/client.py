@@ -92,7 +92,7 @@ class SourceClient:
         self._now = now
 
     async def ping(self) -> ImgstoreError | None:
-        """What is wrong with the source; None if it is there."""
+        """Asks the source whether it is there; returns the error if it is not."""
         with self._question() as question:
             await self._source.ping()
         return question.error
@@ -133,12 +133,12 @@ class SourceClient:
         return last[0], {**problem, "listed_at": last[1]}
 
     async def last_list(self) -> Sequence[Listed]:
-        """What the source had when it last answered; it is not asked."""
+        """The images that the source had when it last answered; it is not asked."""
         last = await trio.to_thread.run_sync(self._lists.load, self.spec)
         return [] if last is None else last[0]
 
     async def offer(self, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
-        """What the source says about an image. Errors are returned, so that other sources still count."""
+        """Asks the source about an image. Errors are returned, so that other sources still count."""
         with self._question() as question:
             offer = await self._source.offer(uuid)
             if offer is None:
@@ -183,7 +183,7 @@ class HealthLog:
         self._known: OrderedDict[Hashable, Health] = OrderedDict()
 
     def of(self, spec: SourceSpec) -> Health:
-        """How a source did."""
+        """The health of a source."""
         return self._known.get(_server(spec), Health())
 
     def note(self, spec: SourceSpec, error: ImgstoreError | None) -> None:

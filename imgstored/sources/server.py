@@ -116,7 +116,7 @@ class Server:
         return Location(url, self.spec.url, self._access.elsewhere(), verify, limit)
 
     def file_location(self, manifest: Mapping[str, Any], folder: str) -> Location | None:
-        """Where the first file of a manifest (as served) is: at its `url`, else at its `path` in `folder`.
+        """The location of a manifest's (as served) first file: its `url`, else at its `path` in `folder`.
 
         `folder` is a path below the server's URL. A manifest that names neither, as none of v2 does, has its
         file at `folder`/file. None where there is no file. Raises `APIError` for a name that leads elsewhere.

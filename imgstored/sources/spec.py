@@ -51,7 +51,7 @@ def channel_of(spec: SourceSpec) -> str | None:
 
 
 def identity(spec: SourceSpec) -> Identity:
-    """What makes two specs the same source."""
+    """The identity of a source: two specs with the same one are one source."""
     return (spec.url, spec.type, spec.insecure, channel_of(spec))
 
 
@@ -136,7 +136,7 @@ class Changes(Struct, frozen=True):
 
 
 def changes(now: Sequence[SourceSpec], wanted: Sequence[SourceSpec]) -> Changes:
-    """What makes one list the other; in neither is a source twice."""
+    """The changes that make one list the other; in neither is a source twice."""
     had, has = [*map(identity, now)], [*map(identity, wanted)]
     return Changes(
         reordered=[each for each in had if each in has] != [each for each in has if each in had],

@@ -23,7 +23,7 @@ class WrongFileError(DownloadError):
 
 
 class Expected(Struct, frozen=True):
-    """What a manifest says of a file; what is None is not compared."""
+    """The size and checksum of a file in its manifest; None is not compared."""
 
     uuid: str  #: the image's, for messages
     size: int | None = None  #: bytes, compressed

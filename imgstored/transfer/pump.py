@@ -78,11 +78,6 @@ class Pump:
         """Bytes of the stream that the pool was offered."""
         return self._meter.stream
 
-    @property
-    def sha1(self) -> str:
-        """SHA-1 of what was hashed, in lower-case hexadecimal; after `run`, of the whole file."""
-        return self._digest.sha1
-
     def cancel(self, error: BaseException) -> None:
         """Makes `run` end soon with `error`, wherever it is, unless `receive` itself waits for the pool."""
         with self._lock:

@@ -27,7 +27,7 @@ from imgstored.view.plain import withdraw
 from imgstored.view.tree import tree_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from imgstored.catalog.catalog import InstalledImage
     from imgstored.host.mounts import Mount
@@ -74,7 +74,7 @@ class FuseView:
 
     async def run(
         self,
-        images: Iterable[InstalledImage],
+        images: Callable[[], Iterable[InstalledImage]],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -89,7 +89,7 @@ class FuseView:
             )
         FuseView._last = self
         self._running = True
-        self._tree = tree = tree_of(images, time.time_ns)
+        self._tree = tree = tree_of(images(), time.time_ns)
         try:
             await self._show(tree, task_status)
             while True:

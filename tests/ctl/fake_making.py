@@ -13,15 +13,16 @@ from imgstored.errors import ImgstoreError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from imgproto.events import EventDocument
+
     from imgstored.create.maker import CreateSpec
-    from imgstored.events.notifications import Event
 
 
 class FakeMaking:
     """`content` goes into the files that are written; text among the events: until the client leaves."""
 
     def __init__(self) -> None:
-        self.events: list[Event | ImgstoreError | str] = []
+        self.events: list[EventDocument | ImgstoreError | str] = []
         self.result: dict[str, Any] = {}
         self.content = b"a stream"
         self.asked: list[Any] = []
@@ -45,7 +46,7 @@ class FakeMaking:
         self.asked.append({"manifest": dict(manifest), "url": url, "file": os.pread(fd, 1 << 20, 0)})
         yield self
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncIterator[EventDocument]:
         for event in self.events:
             if isinstance(event, ImgstoreError):
                 raise event

@@ -19,8 +19,8 @@ from imgstored.errors import (
     NoSourcesError,
     UsageError,
 )
-from imgstored.events.notifications import AlreadyInstalled, Importing, Installed, Note, Progress, Resumed
 from tests.ctl.fake_daemon import HOLD
+from tests.support.events import AlreadyInstalled, Importing, Installed, Note, Progress, Resumed
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
 V = "11111111-aaaa-4bbb-8ccc-000000000002"
@@ -155,7 +155,7 @@ def test_events_as_json(daemon, imgctl, command):
     daemon.store.scripts[U] = [*events, DownloadError("broken")]
     shown = imgctl("-v", command, "--json", U)
     assert [json.loads(line) for line in shown.stdout.splitlines()] == [
-        json.loads(json.dumps(event.as_wire())) for event in events
+        json.loads(json.dumps(event)) for event in events
     ]
     assert "\x9b" not in shown.stdout
     assert shown.stderr == f"imgctl {command}: error (DownloadError): broken\n"

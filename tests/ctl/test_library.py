@@ -21,9 +21,9 @@ from imgproto.operations import OPERATIONS
 
 from imgstored import errors as daemon_errors
 from imgstored.errors import ImageHeldError
-from imgstored.events.notifications import AlreadyInstalled, Note
 from imgstored.rpc.params import checked
 from tests.support.checked_client import check
+from tests.support.events import AlreadyInstalled, Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable

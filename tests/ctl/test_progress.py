@@ -12,15 +12,7 @@ from typing import Any
 import pytest
 
 from imgstored.errors import DownloadError
-from imgstored.events.notifications import (
-    Downloaded,
-    ImageProgress,
-    Importing,
-    Installed,
-    Note,
-    Planned,
-    Progress,
-)
+from tests.support.events import Downloaded, ImageProgress, Importing, Installed, Note, Planned, Progress
 from tests.support.without import environment
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"

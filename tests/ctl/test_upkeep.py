@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgstored.errors import ImageHasDependentClonesError, InvalidManifestError, SourcePingError, UsageError
-from imgstored.events.notifications import (
+from tests.support.events import (
     Left,
     ManifestUpdated,
     NotInSources,
@@ -69,8 +69,8 @@ class TestUpdate:
         daemon.upkeep.events = [
             NotInSources(A),
             ManifestUpdated(B, "zones", URL, None),
-            ManifestUpdated(B, "zones", URL, ("description",)),
-            ManifestUpdated(C, "zones", URL, ("tags", "requirements.brand")),
+            ManifestUpdated(B, "zones", URL, ["description"]),
+            ManifestUpdated(C, "zones", URL, ["tags", "requirements.brand"]),
             SnapshotRenamed(C, "zones", "x"),
             OriginalUnknown(C, "zones"),
         ]

@@ -11,7 +11,7 @@ import pytest
 
 import imgstored
 from tests.support.overlay import run_over
-from tests.support.packages import PATIENCE, ROOT, build, outside
+from tests.support.packages import ROOT, TIMEOUT, build, outside
 
 EXTRAS = "fuse"
 
@@ -30,7 +30,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return Path(done.stdout.splitlines()[-1])

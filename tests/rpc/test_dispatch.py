@@ -13,8 +13,8 @@ from imgstored.rpc.dispatch import encode_outcome, perform, stopping
 from imgstored.rpc.peer import Access, Peer
 from tests.rpc import harness
 
-READER = Peer(uid=1000, gid=1000, pid=7, groups=frozenset({1000}))
-ROOT = Peer(uid=0, gid=0, pid=1, groups=frozenset({0}))
+READER = Peer(uid=1000, pid=7, groups=frozenset({1000}))
+ROOT = Peer(uid=0, pid=1, groups=frozenset({0}))
 
 
 async def _nowhere(request, event):

@@ -11,11 +11,11 @@ from imgproto.operations import FEATURES, OPERATIONS
 
 from imgstored import __version__
 from imgstored.errors import ImageNotFoundError, NoSpaceError
-from imgstored.events.notifications import AlreadyInstalled, Note, Progress, Verified
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.bound import MAX_PATH
 from imgstored.rpc.services import Services
 from tests.rpc.harness import connecting, open_files, serving
+from tests.support.events import AlreadyInstalled, Note, Progress, Verified
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
 
@@ -66,7 +66,7 @@ class FakeSources(Recorder):
     async def show(self, uuid):
         return self.note("show", uuid)
 
-    def listed(self):
+    async def listed(self):
         return [{**self.note("listed"), "url": "u"}]
 
     async def add(self, url, kind, insecure, force, /):

@@ -33,7 +33,7 @@ MEMBER = Peer(1001, 1001, 1, frozenset({1001, GROUP}))
 
 
 class FakeSources:
-    def listed(self):
+    async def listed(self):
         return [dict(SOURCE)]
 
     async def add(self, *_):

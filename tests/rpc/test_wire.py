@@ -15,9 +15,9 @@ from imgstored.rpc.wire import (
     bearer,
     encode_error,
     encode_notification,
-    encode_request,
     encode_response,
 )
+from tests.support.messages import encode_request
 
 LIMITS = MessageLimits()
 

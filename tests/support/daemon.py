@@ -29,7 +29,7 @@ class Daemon:
     """imgstored as a child process. `folder` keeps its state: another one can go on where it stopped.
 
     `before` is what runs it: a command that ends with `exec "$@"`.
-    `patience` is how many seconds it may take to start, and to stop, on a busy machine. Neither it nor imgctl
+    `timeout` is how many seconds it may take to start, and to stop, on a busy machine. Neither it nor imgctl
     finds the Python packages `without`.
     """
 
@@ -42,13 +42,13 @@ class Daemon:
         top: str = "",
         config: str = "",
         view: str = "files",
-        patience: float = 30,
+        timeout: float = 30,
         before: Sequence[str] = (),
         without: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self._environment = environment(*without) if without else dict(os.environ)
-        self.patience = patience
+        self.timeout = timeout
         #: Words of a command that runs it by exec, as `unshare` does.
         self.before = tuple(before)
         self.socket = folder / "imgstored.sock"
@@ -92,7 +92,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -118,17 +118,17 @@ class Daemon:
         return self.process.pid
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status. Raises if that takes more than `patience`."""
+        """SIGTERM; returns the exit status. Raises if that takes more than `timeout`."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=self.patience)
+        return self.process.wait(timeout=self.timeout)
 
     def kill(self) -> None:
-        """SIGKILL. Raises, with where in the kernel it is, if it does not end in `patience` seconds."""
+        """SIGKILL. Raises, with where in the kernel it is, if it does not end in `timeout` seconds."""
         assert self.process is not None
         self.process.kill()
         try:
-            self.process.wait(timeout=self.patience)
+            self.process.wait(timeout=self.timeout)
         except subprocess.TimeoutExpired:
             stacks = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stack")]
             raise RuntimeError("imgstored was killed, and does not end:\n" + "\n".join(stacks)) from None

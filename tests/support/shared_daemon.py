@@ -100,7 +100,7 @@ class SharedDaemon:
 
 
 def _wait_for_source(daemon: Daemon, url: str) -> None:
-    deadline = time.monotonic() + daemon.patience
+    deadline = time.monotonic() + daemon.timeout
     with daemon.client() as client:
         while [source["url"] for source in client.sources()] != [url]:
             if time.monotonic() > deadline:

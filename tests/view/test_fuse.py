@@ -37,7 +37,7 @@ from imgstored.view import open_view
 from tests.view.images import image
 async def main():
     async with trio.open_nursery() as nursery:
-        await nursery.start(open_view("fuse", Path(sys.argv[1])).run, [image(1)])
+        await nursery.start(open_view("fuse", Path(sys.argv[1])).run, lambda: [image(1)])
         print("mounted", file=sys.stderr, flush=True)
 trio.run(main)
 """
@@ -128,6 +128,24 @@ async def test_files_of_ours_give_way_to_a_mount_and_come_back(place):
     assert unmounted(place)
     async with running(open_view("files", place), [image(1)]):
         assert read(place, 1) == image(1).manifest
+
+
+async def test_auto_that_takes_files_shows_what_is_installed_by_then(place, tmp_path, monkeypatch):
+    """An image that comes while the mount is tried is shown, and one that goes is not."""
+    installed = [image(1), image(2)]
+
+    async def fails(*_, **__):
+        installed[:] = [image(2), image(3)]
+        raise ConfigError("it cannot be mounted")
+
+    monkeypatch.setattr(FuseView, "run", fails)
+    view = open_view("auto", place)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(view.run, lambda: installed)
+        assert view.kind == "files"
+        assert [read(place, number)["uuid"] for number in (2, 3)] == [uuid(2), uuid(3)]
+        assert not (place / uuid(1)).exists()
+        nursery.cancel_scope.cancel()
 
 
 async def test_there_is_one_mount_a_process_and_auto_takes_files_then(place, tmp_path):

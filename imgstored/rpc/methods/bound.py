@@ -7,7 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from imgstored.events.notifications import Event
+from imgproto.events import EventDocument
+
 from imgstored.rpc.call import Call, Method
 from imgstored.rpc.params import printable
 
@@ -20,7 +21,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 #: The events of a request, as long as somebody listens; leaving the block ends the interest.
-Events = AbstractAsyncContextManager[AsyncIterable[Event]]
+Events = AbstractAsyncContextManager[AsyncIterable[EventDocument]]
 
 #: Characters that are kept of the name that a client gives its file.
 MAX_PATH = 1024
@@ -41,16 +42,12 @@ async def pass_on(call: Call, events: Events) -> None:
     """Sends events to the client until there are no more."""
     async with events as coming:
         async for event in coming:
-            await call.notify(event.as_wire())
+            await call.notify(event)
 
 
-def sender(call: Call) -> Callable[[Event], Awaitable[None]]:
+def sender(call: Call) -> Callable[[EventDocument], Awaitable[None]]:
     """A function that sends an event to the client."""
-
-    async def send(event: Event) -> None:
-        await call.notify(event.as_wire())
-
-    return send
+    return call.notify
 
 
 def file_name(path: str | None) -> str:

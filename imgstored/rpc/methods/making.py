@@ -87,5 +87,5 @@ async def _done(call: Call, jobs: AbstractAsyncContextManager[Job[T]]) -> T:
     """Sends the job's events; returns what came of it."""
     async with jobs as job:
         async for event in job:
-            await call.notify(event.as_wire())
+            await call.notify(event)
         return job.result

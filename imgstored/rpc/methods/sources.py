@@ -50,7 +50,7 @@ async def _show(services: Services, params: ImageParams, call: Call) -> Manifest
 
 
 async def _list(services: Services, _: NoParams, call: Call) -> list[SourceDocument]:
-    return _told(call, services.sources.listed())
+    return _told(call, await services.sources.listed())
 
 
 def _told(call: Call, sources: list[SourceDocument]) -> list[SourceDocument]:

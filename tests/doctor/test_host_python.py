@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from imgstored import specs
-from imgstored.doctor import runtime
+from imgstored.doctor import host
 from imgstored.errors import ConfigError
 from imgstored.eventloop import trial
 
 
 def test_trio_is_tried(examined):
-    (found,) = runtime.python(examined())
+    (found,) = host.python(examined())
     assert (found.status, sys.executable in found.seen) == ("ok", True)
     assert found.seen.endswith(f"; trio waits by {trial.waits_by()}")
 
@@ -24,7 +24,7 @@ def test_what_failed_is_said(examined, monkeypatch):
         raise ConfigError("trio cannot be imported: ImportError: no", hint="install it")
 
     monkeypatch.setattr(trial, "waits_by", fails)
-    (found,) = runtime.python(examined())
+    (found,) = host.python(examined())
     assert (found.status, found.seen, found.hint) == (
         "fail",
         "trio cannot be imported: ImportError: no",
@@ -45,6 +45,6 @@ def test_descriptors(examined, monkeypatch, hard, status, said):
     subject = examined()
     assert specs.descriptors(subject.settings) == 872
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, hard))
-    (found,) = runtime.descriptors(subject)
+    (found,) = host.descriptors(subject)
     assert (found.status, said in found.seen) == (status, True)
     assert bool(found.hint) == (status == "warn")
