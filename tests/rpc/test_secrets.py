@@ -29,7 +29,7 @@ SOURCE = {
 
 
 GROUP = 65000
-MEMBER = Peer(1001, 1001, 1, frozenset({1001, GROUP}))
+MEMBER = Peer(1001, 1, frozenset({1001, GROUP}))
 
 
 class FakeSources:

@@ -125,15 +125,15 @@ async def test_who_knows_a_url_only_without_its_secrets_edits_and_deletes_it_by_
     secret = [f"http://h/{name}?token=s3cret-{name}&channel=dev" for name in "ab"]
     conf.write_text(json.dumps({"sources": [{"type": "imgapi", "url": url} for url in secret]}))
     source_set = open_set()
-    seen = [{**source, "url": public(source["url"])} for source in source_set.listed()]
+    seen = [{**source, "url": public(source["url"])} for source in await source_set.listed()]
     edited = [seen[1], {"url": "http://new"}, seen[0]]
     done = await source_set.replace(edited, before=seen, force=True, told=public)
     assert (done["reordered"], done["deleted"]) == (True, [])
-    assert urls(source_set) == [secret[1], "http://new", secret[0]]
+    assert await urls(source_set) == [secret[1], "http://new", secret[0]]
     with pytest.raises(UsageError, match="changed meanwhile"):
         await source_set.replace(edited, before=seen, force=True)
     assert [each["url"] for each in (await source_set.delete(seen[0]["url"]))["deleted"]] == [secret[0]]
-    assert urls(source_set) == [secret[1], "http://new"]
+    assert await urls(source_set) == [secret[1], "http://new"]
     await source_set.add(secret[1].replace("s3cret", "other"), None, False, True)
     with pytest.raises(UsageError, match="2 image sources are shown as"):
         await source_set.delete(seen[1]["url"])
