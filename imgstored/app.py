@@ -29,6 +29,7 @@ from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.events.stream import EventStream
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
+from imgstored.http.lookups import Lookups
 from imgstored.imports.journal import Journal
 from imgstored.imports.manager import Imports
 from imgstored.imports.resources import Resources
@@ -98,6 +99,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     timer = leaves_after()
+    trio.socket.set_custom_hostname_resolver(Lookups())
     with owned(Path(settings.state), passable=settings.view_in_state) as state:
         journal = Journal(state / JOURNAL)
         try:

@@ -168,5 +168,8 @@ def socket_limits(settings: Config) -> SocketLimits:
     return SocketLimits(
         clients=limits.clients,
         client_requests=limits.client_requests,
+        user_clients=limits.user_clients,
+        user_requests=limits.user_requests,
+        user_watches=limits.user_watches,
         client_idle_seconds=limits.client_idle_seconds,
     )

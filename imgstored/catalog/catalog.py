@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
 from imgstored.manifest import shown_text
@@ -46,7 +47,8 @@ _SKEW: Final = 3600.0
 
 _Answer = TypeVar("_Answer")
 
-#: Questions to one pool at the same time. A pool that does not answer keeps their threads in the kernel.
+#: Questions of one lane to one pool at the same time. A pool that does not answer keeps their threads in the
+#: kernel.
 _MAX_QUESTIONS: Final = 4
 
 
@@ -111,7 +113,7 @@ class Catalog:
         self._files = ManifestFiles(folder)
         self._images: dict[Key, InstalledImage] = {}
         self._noting: list[set[Key]] = []
-        self._threads = {name: trio.CapacityLimiter(_MAX_QUESTIONS) for name in pools}
+        self._threads: dict[tuple[str, str], trio.CapacityLimiter] = {}  # by pool and lane
 
     # -- in memory -------------------------------------------------------------------------------------------
 
@@ -130,7 +132,8 @@ class Catalog:
 
     async def ask(self, pool: str, question: Callable[[], _Answer]) -> _Answer:
         """Asks a pool `question`, which blocks, in a thread. Raises `PoolError` after a timeout."""
-        return await answer(pool, question, threads=self._threads[pool])
+        threads = self._threads.setdefault((pool, lanes.current()), trio.CapacityLimiter(_MAX_QUESTIONS))
+        return await answer(pool, question, threads=threads)
 
     def find(self, pool: str, uuid: str) -> InstalledImage | None:
         """The image, or None."""

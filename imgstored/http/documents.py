@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import trio
 from msgspec import Struct, field
 
+from imgstored import lanes
 from imgstored.errors import ClientError
 from imgstored.http.causes import cause_of, certificate_refused, named
-from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
+from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     import httpx2
+
+#: Pieces after which an answer lets others have their turn, in which all that came can be taken at once.
+_TURN = 64
 
 #: Answers after which the same question is asked again.
 _RETRIED = frozenset({429, 502, 503, 504})
@@ -90,7 +94,8 @@ async def fetch_document(
         for failures in range(1, limits.tries + 1):
             asked: float | None = None
             try:
-                document = await _follow(location, limits, headers, environ)
+                async with lanes.requests():
+                    document = await _follow(location, limits, headers, environ)
             except _NoConnectionError:
                 if failures == limits.tries:
                     raise
@@ -143,7 +148,7 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
     import httpx2
 
     proxy = proxy_for(at, environ)
-    verify = await trio.to_thread.run_sync(tls_context, at.access) if origin_of(at.url).tls else False
+    verify = await lanes.in_thread(tls_context, at.access) if origin_of(at.url).tls else False
     return httpx2.AsyncClient(
         verify=verify,
         proxy=None if proxy is None else _httpx_proxy(proxy),
@@ -177,12 +182,18 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
             try:
                 async for piece in pieces:
                     body.feed(piece)
-            except (TooLargeError, NotGzipError):
+                    if body.pieces % _TURN == 0:
+                        await trio.lowlevel.checkpoint()
+            except (TooLargeError, NotGzipError, TooManyPiecesError):
                 await _break_off(pieces)
                 raise
         return Document(response.status_code, headers, body.finish())
     except TooLargeError:
         raise ClientError(f"{url}: the answer is larger than {max_bytes} bytes") from None
+    except TooManyPiecesError:
+        raise ClientError(
+            f"{url}: the answer comes in too many pieces", hint="the server sends it byte by byte"
+        ) from None
     except NotGzipError:
         raise ClientError(f"{url}: the answer is damaged (not gzip, as it says)") from None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.catalog.catalog import show
 from imgstored.errors import (
     ConfigError,
@@ -211,7 +212,7 @@ class Maintenance:
             )
             for image in images
         }
-        candidates = await trio.to_thread.run_sync(self._candidates, images, dependents, uses)
+        candidates = await lanes.in_thread(self._candidates, images, dependents, uses)
         for each in candidates:
             if each.unknown and not each.held and not each.dependents:
                 await tell(Left(each.uuid, each.pool, "no manifest"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from imgstored import lanes
 from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
 from imgstored.http.secrets import redacted
 from imgstored.rpc.params import checked, printable
@@ -16,6 +17,7 @@ from imgstored.rpc.wire import encode_error, encode_response
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgstored.lanes import Lane
     from imgstored.rpc.call import Call, Method, Methods
 
 log = structlog.get_logger(__name__)
@@ -91,7 +93,8 @@ async def _run(call: Call, method: Method | None) -> Any:
         if method.operation.who == "root":
             call.require_root(method.why_root)
         params = checked(call.method, method.operation.params, call.params)
-        with call.scope:
+        with call.scope, lanes.bound(_lane(call, method)):
+            await call.turn(params)
             return await method.run(params, call)
         return stopping()
     except ImgstoreError as error:
@@ -101,6 +104,12 @@ async def _run(call: Call, method: Method | None) -> Any:
     except Exception:
         log.exception("a method failed", method=printable(call.method, _SHOWN))
         return _mistake(call.method)
+
+
+def _lane(call: Call, method: Method) -> Lane:
+    if method.change:
+        return "changes"
+    return "questions" if call.access.may_change(call.peer) else "strangers"
 
 
 def _outcome_of(call: Call, group: BaseExceptionGroup[BaseException]) -> ImgstoreError:

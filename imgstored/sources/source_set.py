@@ -15,7 +15,7 @@ import trio
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from imgstored import import_id
+from imgstored import import_id, lanes
 from imgstored.errors import (
     ImageNotFoundError,
     ImgstoreError,
@@ -133,11 +133,11 @@ class SourceSet:
         """
         spec = SourceSpec(normalised(url), check_type("imgapi" if kind is None else kind, url), insecure)
         added = False
-        if identity(spec) not in map(identity, await trio.to_thread.run_sync(self._specs)):
+        if identity(spec) not in map(identity, await lanes.in_thread(self._specs)):
             if not force:
                 await self._new_client(spec).must_answer()
             async with self._writing:
-                added = await trio.to_thread.run_sync(partial(self._conf.add, spec, default=self._default()))
+                added = await lanes.in_thread(partial(self._conf.add, spec, default=self._default()))
         return {"added": added, "source": as_wire(spec)}
 
     async def delete(self, url: str) -> DeletedSourcesDocument:
@@ -149,7 +149,7 @@ class SourceSet:
         if any(spec.url == url for spec in self._configured or ()):
             raise set_elsewhere(url)
         async with self._writing:
-            deleted = await trio.to_thread.run_sync(partial(self._conf.delete, url, default=self._default()))
+            deleted = await lanes.in_thread(partial(self._conf.delete, url, default=self._default()))
         for spec in deleted:
             self._clients.pop(spec, None)
         return {"deleted": [as_wire(spec) for spec in deleted]}
@@ -166,13 +166,13 @@ class SourceSet:
         wanted = each_once(spec_of(each) for each in given)
         theirs = others(wanted, self._configured or ())
         if not force:
-            for spec in changes(await trio.to_thread.run_sync(self._specs), wanted).added:
+            for spec in changes(await lanes.in_thread(self._specs), wanted).added:
                 await self._new_client(spec).must_answer()
         async with self._writing:
-            now = await trio.to_thread.run_sync(self._specs)
+            now = await lanes.in_thread(self._specs)
             if [*map(as_wire, now)] != [*before]:
                 raise UsageError("the image sources have changed meanwhile", hint="edit them again")
-            await trio.to_thread.run_sync(partial(self._conf.replace, theirs, default=self._default()))
+            await lanes.in_thread(partial(self._conf.replace, theirs, default=self._default()))
         done = changes(now, wanted)
         for spec in done.deleted:
             self._clients.pop(spec, None)
@@ -193,7 +193,7 @@ class SourceSet:
         return DEFAULT_SOURCE if self._configured is None else None
 
     async def _some(self) -> list[SourceSpec]:
-        specs = await trio.to_thread.run_sync(self._specs)
+        specs = await lanes.in_thread(self._specs)
         if not specs:
             raise NoSourcesError(
                 "imgadm has no configured sources", hint="`imgctl sources -a URL` adds an image server"
@@ -221,7 +221,7 @@ class SourceSet:
 
     async def check(self) -> list[CheckedSourceDocument]:
         """Asks every source whether it is there: {url, type, ok, error}, the error in wire form or None."""
-        specs = await trio.to_thread.run_sync(self._specs)
+        specs = await lanes.in_thread(self._specs)
         errors = await _fan_out(specs, lambda spec: self._client(spec).ping())
         wires = [None if error is None else error.as_wire() for error in errors]
         return [
@@ -243,7 +243,7 @@ class SourceSet:
         answers = await _fan_out(specs, lambda spec: self._client(spec).list(save=configured))
         if configured:
             async with self._lists.busy:
-                await trio.to_thread.run_sync(self._lists.drop_others, specs)
+                await lanes.in_thread(self._lists.drop_others, specs)
         images: dict[str, Listed] = {}
         for listed, _ in answers:
             for image in listed:
@@ -258,19 +258,19 @@ class SourceSet:
 
     async def health(self) -> list[SourceStateDocument]:
         """How the sources did of late, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
-        specs = await trio.to_thread.run_sync(self._specs)
+        specs = await lanes.in_thread(self._specs)
 
         def saved() -> list[float | None]:
             return [self._lists.saved_at(spec) for spec in specs]
 
         return [
             self._health.of(spec).as_wire(spec, listed_at=listed_at)
-            for spec, listed_at in zip(specs, await trio.to_thread.run_sync(saved), strict=True)
+            for spec, listed_at in zip(specs, await lanes.in_thread(saved), strict=True)
         ]
 
     async def known(self) -> list[KnownDocument]:
         """The images of the last good lists, {uuid, name, version} each; no source is asked."""
-        specs = await trio.to_thread.run_sync(self._specs)
+        specs = await lanes.in_thread(self._specs)
         found: dict[str, KnownDocument] = {}
         for spec in specs:
             for image in await self._client(spec).last_list():
@@ -362,7 +362,7 @@ class SourceSet:
 
     async def _chosen(self, urls: tuple[str, ...]) -> list[SourceSpec]:
         """The sources that a client names. Those that are configured keep their settings."""
-        known = await trio.to_thread.run_sync(self._specs)
+        known = await lanes.in_thread(self._specs)
         chosen: list[SourceSpec] = []
         for url in map(normalised, urls):
             chosen += [spec for spec in known if spec.url == url] or [SourceSpec(url)]
