@@ -16,6 +16,7 @@ from msgspec import Struct, field
 
 from imgstored import lanes
 from imgstored.errors import ClientError
+from imgstored.host import descriptors
 from imgstored.http.causes import cause_of, certificate_refused, named
 from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
 from imgstored.http.location import (
@@ -95,6 +96,11 @@ async def fetch_document(
             asked: float | None = None
             try:
                 async with lanes.requests():
+                    if lanes.current() != "changes" and descriptors.are_scarce():
+                        raise ClientError(
+                            f"{shown(location.url)}: the daemon has too many open files",
+                            hint=descriptors.HINT,
+                        )
                     document = await _follow(location, limits, headers, environ)
             except _NoConnectionError:
                 if failures == limits.tries:

@@ -58,6 +58,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     send: float = 20.0  #: for the client to read 64 KiB of what waits for it, or what there is
     stop: float = 2.0  #: for the last answers, when the daemon stops
     outbox: int = 1 << 20  #: bytes that wait for one client before those who produce more have to wait
+    readers_outbox: int = 128 << 10  #: of one client who may not change: it may have many connections
     message: MessageLimits = field(default_factory=MessageLimits)
     readers_message: MessageLimits = READERS_MESSAGE  #: from those who may not change
 
@@ -89,7 +90,7 @@ class Connection:
         self._limits = limits
         self.client = Client(peer)
         self._decoder = Decoder(limits.message if access.may_change(peer) else limits.readers_message)
-        self._outbox = Outbox(limits.outbox)
+        self._outbox = Outbox(limits.outbox if budget.changer else limits.readers_outbox)
         self._calls: dict[int, Call] = {}
         self._files: dict[int, PassedFile] = {}  # by the start of the message that each belongs to
         self._reading = trio.CancelScope()
@@ -292,6 +293,7 @@ class Connection:
                 uid=self.client.peer.uid,
                 seconds=self._limits.send,
                 waiting=self._outbox.size,
+                counted=self.client.peer.uid,
             )
             self._whole.cancel()
 

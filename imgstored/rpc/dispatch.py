@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from imgstored import lanes
-from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
+from imgstored.errors import CancelledError, ImgstoreError, InternalError, NotPermittedError, UsageError
+from imgstored.host import descriptors
 from imgstored.http.secrets import redacted
 from imgstored.rpc.params import checked, printable
 from imgstored.rpc.wire import encode_error, encode_response
@@ -98,12 +99,25 @@ async def _run(call: Call, method: Method | None) -> Any:
             return await method.run(params, call)
         return stopping()
     except ImgstoreError as error:
-        return error
+        return _truthful(error)
     except BaseExceptionGroup as group:
-        return _outcome_of(call, group)
-    except Exception:
+        return _truthful(_outcome_of(call, group))
+    except Exception as error:
         log.exception("a method failed", method=printable(call.method, _SHOWN))
-        return _mistake(call.method)
+        return _truthful(_mistake(call.method), error)
+
+
+def _truthful(outcome: ImgstoreError, cause: BaseException | None = None) -> ImgstoreError:
+    """The error; if a shortage of descriptors is behind it, with that in its words, and what helps."""
+    short = descriptors.shortage_behind(cause or outcome)
+    if short is None:
+        return outcome
+    message = outcome.message
+    if isinstance(outcome, InternalError) or (short.strerror or "") not in message:
+        message = f"the daemon has too many open files: {message}"
+    told = outcome.beside(())
+    told.message, told.hint, told.data = message, descriptors.HINT, dict(outcome.data)
+    return told
 
 
 def _lane(call: Call, method: Method) -> Lane:
@@ -149,6 +163,8 @@ def _record(call: Call, method: Method | None, outcome: Any, seconds: float) -> 
     facts: dict[str, Any] = {}
     if change:
         facts = {name: value for name in _LOGGED if (value := _shown(call, name)) is not None}
+        if isinstance(outcome, NotPermittedError):
+            facts["counted"] = call.peer.uid
     (log.info if change else log.debug)(
         "request",
         method=printable(call.method, _SHOWN),

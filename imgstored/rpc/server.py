@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, UsageError
+from imgstored.host import descriptors
 from imgstored.rpc.budgets import Budgets
 from imgstored.rpc.client_socket import ClientSocket
 from imgstored.rpc.connection import Connection
@@ -128,7 +129,7 @@ class Server:
                 self._arriving.release()
             await self._converse(connection, client_socket)
         except ImgstoreError as error:
-            log.info("a connection is refused", error=error.message)
+            log.info("a connection is refused", error=error.message, counted=error.message)
             await _refuse(client_socket, error)
         except Exception:
             # One connection's failure must not end the others.
@@ -158,6 +159,8 @@ class Server:
             raise self._full()
         if not changer and budget.connections >= self._limits.user_clients:
             raise self._full(peer.uid)
+        if not changer and descriptors.is_reserved(client_socket.raw.fileno()):
+            raise UsageError("the daemon has too many open files", hint=descriptors.HINT)
         if changer:
             client_socket.trust()
         connection = Connection(
