@@ -24,6 +24,12 @@ _ALL_LARGE: Final = 8
 _CHANGERS_LARGE: Final = 8
 #: Questions that ask image servers, at the same time: of one user who may only read, of one who may change.
 _ASKING: Final = 2
+#: Requests a second of one user who may only read, refused ones too, and how many at once after a rest.
+_RATE: Final = 100.0
+_BURST: Final = 256
+#: How long such a user rests after a large answer, as a multiple of the time that it took; seconds at most.
+_REST: Final = 4.0
+_MAX_REST: Final = 2.0
 _CHANGERS_ASKING: Final = 32
 
 
@@ -46,6 +52,17 @@ class Budget:
         self._large = trio.CapacityLimiter(_CHANGERS_LARGE if changer else _LARGE)
         self._asking = trio.CapacityLimiter(_CHANGERS_ASKING if changer else _ASKING)
         self._all_large = all_large
+        self._due = float("-inf")  # when the last request had its turn, or will have it
+        self._rests_until = float("-inf")  # after its last large answer
+
+    async def pace(self) -> None:
+        """Waits until the user may send one more request. Nothing is read from the connection meanwhile."""
+        if self.changer:
+            return
+        now = trio.current_time()
+        self._due = max(self._due, now - _BURST / _RATE) + 1 / _RATE
+        if self._due > now:
+            await trio.sleep_until(self._due)
 
     def begin(self, method: Method | None) -> None:
         """Counts a request."""
@@ -75,7 +92,14 @@ class Budget:
             for limiter in limiters:
                 await limiter.acquire_on_behalf_of(whose)
                 taken.append(limiter)
+            began = trio.current_time()
+            if method.large and began < self._rests_until:
+                await trio.sleep_until(self._rests_until)
+                began = self._rests_until
             yield
+            if method.large and not self.changer:
+                now = trio.current_time()
+                self._rests_until = now + min(_MAX_REST, _REST * (now - began))
         finally:
             for limiter in taken:
                 limiter.release_on_behalf_of(whose)

@@ -170,6 +170,8 @@ class Connection:
         """Starts one request, or refuses it. Returns what makes the whole connection useless."""
         if not isinstance(message, Request):
             return ProtocolError("a client sends nothing but requests")
+        self._heard()
+        await self._budget.pace()
         if message.id in self._calls:
             return ProtocolError(f"two requests in flight have the id {message.id}")
         file = self._file_for(message)

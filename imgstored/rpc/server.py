@@ -80,7 +80,7 @@ class Server:
         Raises `ConfigError` when another daemon listens there, or the socket cannot be made. On return, and
         when cancelled, the socket's name and all connections are gone.
         """
-        listening = await trio.to_thread.run_sync(self._listen)
+        listening = await trio.to_thread.run_sync(self._listen, limiter=self._lookups)
         try:
             async with trio.open_nursery() as nursery:
                 with self._accepting:

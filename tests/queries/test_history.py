@@ -7,10 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import pytest
+import trio
 
+from imgstored import lanes
 from imgstored.errors import CancelledError, ClientError, ConfigError, DownloadError, ImageNotFoundError
 from imgstored.events.stream import Action, Ended, Refused, Requester, Started, outcome_of
 from imgstored.queries import history as module
@@ -238,3 +241,31 @@ def test_the_file_of_a_newer_daemon_is_refused(history, path):
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(ConfigError, match="schema 99"):
         History(path)
+
+
+async def test_what_is_done_does_not_wait_for_what_is_read(history, monkeypatch):
+    release, reading = threading.Event(), threading.Event()
+    entry = module._entry
+
+    def held(row):
+        reading.set()
+        release.wait(30)
+        return entry(row)
+
+    await entry_of(history, action())
+    monkeypatch.setattr(module, "_entry", held)
+    try:
+        async with trio.open_nursery() as nursery:
+            with lanes.bound("strangers"):
+                for _ in range(20):
+                    nursery.start_soon(history.entries, None, 1)
+            await until(reading.is_set)
+            with trio.fail_after(30):
+                done = begin(history, uuid=OTHER)
+                history.hear(Ended(done, "installed", None, 1))
+                await history.flush()
+            release.set()
+    finally:
+        release.set()
+    monkeypatch.setattr(module, "_entry", entry)
+    assert (await history.entries(OTHER, 1))[0]["outcome"] == "installed"
