@@ -127,13 +127,11 @@ class SourceClient:
         error = question.error
         if error is None:
             if save:
-                async with self._lists.busy:
-                    await lanes.in_thread(self._lists.save, self.spec, images, self._now().isoformat())
+                await self._lists.change(self._lists.save, self.spec, images, self._now().isoformat())
             return images, None
         log.warning("a source cannot be listed", source=self.spec.url, error=error.message)
         problem: ProblemDocument = {"source": public(self.spec.url), "error": error.as_wire()}
-        async with self._lists.busy:
-            last = await lanes.in_thread(self._lists.load, self.spec)
+        last = await self._lists.change(self._lists.load, self.spec)
         if last is None:
             return [], problem
         return last[0], {**problem, "listed_at": last[1]}
@@ -265,13 +263,18 @@ class Question:
 class LastLists:
     """A folder with the last good list of each source, for when it does not answer.
 
-    One file a source: `{source, listed_at, manifests}`. All methods block. Hold `busy` while one changes the
-    folder.
+    One file a source: `{source, listed_at, manifests}`. All methods block but `change`, which runs one that
+    changes the folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.busy = trio.Lock()
+        # A thread of its own, in no lane: who may change waits for it, too.
+        self._thread = trio.CapacityLimiter(1)
         self._folder = folder
+
+    async def change(self, method: Callable[..., T], *arguments: object) -> T:
+        """Runs one of the methods in a thread, one at a time."""
+        return await trio.to_thread.run_sync(method, *arguments, limiter=self._thread)
 
     def save(self, spec: SourceSpec, images: Sequence[Listed], listed_at: str) -> None:
         """Writes a list. Errors are only logged: the caller has the list."""

@@ -242,8 +242,7 @@ class SourceSet:
         configured = sources is None and channel is None
         answers = await _fan_out(specs, lambda spec: self._client(spec).list(save=configured))
         if configured:
-            async with self._lists.busy:
-                await lanes.in_thread(self._lists.drop_others, specs)
+            await self._lists.change(self._lists.drop_others, specs)
         images: dict[str, Listed] = {}
         for listed, _ in answers:
             for image in listed:

@@ -11,6 +11,7 @@ import trio.testing
 from msgspec.structs import replace
 
 from imgstored.rpc import server as server_module
+from imgstored.rpc.budgets import Budgets, Own
 from imgstored.rpc.call import always
 from imgstored.rpc.peer import Access, Peer
 from tests.rpc.harness import PATIENCE, connecting, method, open_files, request, serving
@@ -45,6 +46,10 @@ class Daemon:
     async def bad(self, call):
         return [*range(100_000), object()]
 
+    async def some(self, call):
+        self.made += 1
+        return "x" * 30_000
+
     async def say(self, call):
         return "said"
 
@@ -58,6 +63,7 @@ class Daemon:
             "large ask": replace(method(self.wait), large=True, asks=always),
             "bad": replace(method(self.bad), large=True),
             "say": method(self.say),
+            "some": method(self.some),
             "change": method(self.say, change=True),
         }
 
@@ -192,6 +198,40 @@ async def test_questions_that_ask_servers_take_turns_and_hold_up_nothing_else(pa
         assert daemon.most == 2
 
 
+async def test_one_user_sends_so_many_requests_a_second(autojump_clock):
+    budgets = Budgets()
+    budget, changer = budgets.of(NOBODY, changer=False), budgets.of(ROOT, changer=True)
+    began = trio.current_time()
+    for _ in range(256):
+        await budget.pace()
+    assert trio.current_time() == began  # at once, after a rest
+
+    async def connection() -> None:
+        for _ in range(20):
+            await budget.pace()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(connection)
+    assert trio.current_time() - began == pytest.approx(2.0)
+    for _ in range(10_000):
+        await changer.pace()
+    assert trio.current_time() - began == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("took", "rests"), [(0.0, 0.0), (0.1, 0.4), (10.0, 2.0)])
+async def test_one_user_rests_after_a_large_answer(autojump_clock, took, rests):
+    budget = Budgets().of(NOBODY, changer=False)
+    large, small = Daemon().methods["large"], Daemon().methods["say"]
+    async with budget.turn(large, {}, Own()):
+        await trio.sleep(took)
+    ended = trio.current_time()
+    async with budget.turn(small, {}, Own()):
+        assert trio.current_time() == ended
+    async with budget.turn(large, {}, Own()):
+        assert trio.current_time() - ended == pytest.approx(rests)
+
+
 # -- large answers -------------------------------------------------------------------------------------------
 
 
@@ -232,6 +272,18 @@ async def test_who_may_change_gets_one_large_answer_at_a_time_on_a_connection(pa
         for _ in range(64):
             assert len((await client.receive())[3]) == 4000
         assert daemon.made == 64
+
+
+async def test_small_answers_that_nobody_reads_do_not_pile_up_either(path, daemon, crowd):
+    async with serving(path, daemon.methods, limits=socket_limits(send=1000)) as server:
+        deaf = [await crowd.connect(NOBODY) for _ in range(2)]
+        for client in deaf:
+            await client.send(*([0, number, "some", []] for number in range(1, 60)))
+        await until(lambda: daemon.made == 118)
+        await settled()
+        assert max(connection._outbox.size for connection in server._connections) < (128 << 10) + 31_000
+        for client in deaf:
+            assert {(await client.receive())[1] for _ in range(59)} == set(range(1, 60))
 
 
 async def test_other_messages_come_behind_a_large_answer_not_within_it(path, daemon, crowd):
