@@ -214,6 +214,8 @@ class Repeats:
         with self._lock:
             times = self._times(key)
             others = 0 if times is None else self._others(event)
+            if others is None:
+                del self._said[key]  # it was not said
         if times is None or others is None:
             raise structlog.DropEvent
         line = line if times == 1 else {**line, "times": times}

@@ -228,9 +228,10 @@ def test_of_lines_that_differ_a_minute_has_so_many_and_then_how_many_others_ther
     heard = [times(repeats, number=number) for number in range(1000)]
     assert heard == [1] * 60 + [None] * 940
     assert times(repeats, event="y") == 1  # another event's
+    assert times(repeats, number=999) is None  # it was not said, and still is not
     clock.now = 61.0
     line = repeats(None, "", {"level": "warning", "event": "x", "number": 1000})
-    assert line == {"level": "warning", "event": "x", "number": 1000, "others_like_it": 940}
+    assert line == {"level": "warning", "event": "x", "number": 1000, "others_like_it": 941}
 
 
 def test_a_line_that_anybody_can_cause_is_counted():

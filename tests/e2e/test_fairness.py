@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from imgctl import RemoteError
+from imgproto.operations import OPERATIONS
 
 from tests.e2e.conftest import static_source
 from tests.e2e.test_on_demand import until
 from tests.support.access import let_everybody_in
 from tests.support.crowd import Crowd
-from tests.support.daemon import ZVOL, Daemon
+from tests.support.daemon import CHAIN_TOP, ZVOL, Daemon
 from tests.support.faulty_server import FaultyServer
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -165,3 +166,33 @@ def test_what_is_refused_thousands_of_times_takes_a_few_lines(daemon):
         for _ in range(500):
             client.call("hello", client="tests", protocol=1)
     assert daemon.log.read_text().count("\n") - before < 20
+
+
+class LanedDaemon(Daemon):
+    """Fails requests that read and take a thread of trio's own."""
+
+    program = "tests.support.laned_daemon"
+
+
+@pytest.mark.slow
+def test_no_question_takes_a_thread_of_those_that_changes_have(tmp_path, served):
+    params = {
+        "hello": {"client": "tests", "protocol": 1},
+        "list": {"holds": True},
+        "get": {"uuid": ZVOL, "recursive": True},
+        "ancestry": {"uuid": ZVOL},
+        "show": {"uuid": ZVOL},
+        "holds": {"uuid": ZVOL},
+        "plan": {"uuid": CHAIN_TOP},
+        "history": {"uuid": ZVOL},
+    }
+    among = ("installed", "available", "active", "jobs", "history")
+    questions = {name for name, each in OPERATIONS.items() if each.who == "read"} - {"watch", "resolve"}
+    with LanedDaemon(tmp_path / "store", config=static_source(served.url)) as daemon:
+        daemon.imgctl("import", ZVOL, check=True)
+        with daemon.client() as client:
+            for name in sorted(questions):
+                client.call(name, **params.get(name, {}))
+            for where in among:
+                assert client.call("resolve", names=[ZVOL], among=where)
+        assert "has no limiter" not in daemon.log.read_text()
