@@ -91,7 +91,7 @@ def test_a_crowd_of_one_user_takes_little_memory_and_holds_up_nobody(daemon, met
         busy = seconds_of_work(daemon)
         # Before users had budgets: 760 MiB for one connection, and more than 30 s.
         assert resident(daemon.pid) - before < 150
-        assert busy < 5 * alone + 2
+        assert busy < 8 * alone + 5
     assert "a method failed" not in daemon.log.read_text()
 
 
@@ -110,7 +110,7 @@ def test_a_server_that_sends_single_bytes_is_asked_once_and_holds_up_nobody(tmp_
             alone = seconds_of_work(daemon)
             with crowd(daemon, "avail", reads=False):
                 until(lambda: len(server.requests) > 1)
-                assert seconds_of_work(daemon) < 5 * alone + 2
+                assert seconds_of_work(daemon) < 8 * alone + 5
             # Of thousands of questions; one answer is for all who asked before it came.
             assert len(server.requests) < 20
 
@@ -131,7 +131,7 @@ def test_a_name_server_that_does_not_answer_holds_up_no_change(tmp_path, served)
             alone = seconds_of_work(daemon)
             assert deaf.recv(512)
             with crowd(daemon, "avail", reads=True):
-                assert seconds_of_work(daemon) < 3 * alone + 2
+                assert seconds_of_work(daemon) < 5 * alone + 5
 
 
 @pytest.mark.slow
