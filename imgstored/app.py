@@ -30,6 +30,7 @@ from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.events.stream import EventStream
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
+from imgstored.http.lookups import Lookups
 from imgstored.http.secrets import KNOWN
 from imgstored.imports.journal import Journal
 from imgstored.imports.manager import Imports
@@ -101,6 +102,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     timer = leaves_after()
+    trio.socket.set_custom_hostname_resolver(Lookups())
     with owned(Path(settings.state), passable=settings.view_in_state) as state:
         journal = Journal(state / JOURNAL)
         try:

@@ -42,6 +42,9 @@ _MAX_LINES: Final = 100
 #: Seconds before a warning is logged again, and the number of warnings to remember for that.
 _QUIET: Final = 600.0
 _MAX_REMEMBERED: Final = 500
+#: Lines of one event in a minute, of those that are counted, whatever else they say.
+_MAX_EACH: Final = 60
+_MINUTE: Final = 60.0
 
 #: The number of recent warnings to keep for `status`, and the length of each.
 _KEPT: Final = 10
@@ -181,35 +184,59 @@ def _text(text: str, *, indented: bool = False) -> str:
 
 
 class Repeats:
-    """A processor that says a warning once, and after that at most every `_QUIET` seconds, with `times`."""
+    """A processor that says a warning once, and after that at most every `_QUIET` seconds, with `times`.
+
+    So it does with other lines that have `counted`, which says what counts as the same: anybody who may
+    connect can cause those as often as they like. Of lines of one event that differ, it says 60 in a minute.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._lock = threading.Lock()
         self._said: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when, and how often since
+        self._events: dict[str, tuple[float, int]] = {}  # since when, and how many
 
     def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
         """The line, or none. For any thread."""
-        if line.get("level") not in _WARNINGS:
+        counted = line.pop("counted", None)
+        if line.get("level") not in _WARNINGS and counted is None:
             return line
-        times = self._times(_key(line))
-        if times is None:
+        event = str(line.get("event"))
+        key = _key(line) if counted is None else repr((event, counted))
+        with self._lock:
+            times = self._times(key)
+            others = 0 if times is None else self._others(event)
+            if others is None:
+                del self._said[key]  # it was not said
+        if times is None or others is None:
             raise structlog.DropEvent
-        return line if times == 1 else {**line, "times": times}
+        line = line if times == 1 else {**line, "times": times}
+        return {**line, "others_like_it": others} if others else line
+
+    def _others(self, event: str) -> int | None:
+        """The number of other lines of this event that were not logged; None: nor is this one."""
+        now = self._now()
+        since, lines = self._events.get(event, (now, 0))
+        if now >= since + _MINUTE:
+            self._events[event] = now, 1
+            return max(0, lines - _MAX_EACH)
+        if len(self._events) >= _MAX_REMEMBERED:
+            self._events.clear()
+        self._events[event] = since, lines + 1
+        return 0 if lines < _MAX_EACH else None
 
     def _times(self, key: str) -> int | None:
         """The number of occurrences to log; None: log nothing."""
         now = self._now()
-        with self._lock:
-            before = self._said.get(key)
-            if before is not None and now < before[0] + _QUIET:
-                self._said[key] = (before[0], before[1] + 1)
-                return None
-            self._said[key] = (now, 0)
-            self._said.move_to_end(key)
-            if len(self._said) > _MAX_REMEMBERED:
-                self._said.popitem(last=False)
-            return 1 if before is None else before[1] + 1
+        before = self._said.get(key)
+        if before is not None and now < before[0] + _QUIET:
+            self._said[key] = (before[0], before[1] + 1)
+            return None
+        self._said[key] = (now, 0)
+        self._said.move_to_end(key)
+        if len(self._said) > _MAX_REMEMBERED:
+            self._said.popitem(last=False)
+        return 1 if before is None else before[1] + 1
 
 
 def _key(line: Mapping[str, Any]) -> str:

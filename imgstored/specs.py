@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgstored import lanes
 from imgstored.config import keyed_pools
 from imgstored.errors import ClientError, ConfigError
 from imgstored.http import credentials
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 
 #: Open files of the daemon itself: logs, databases, locks, what trio waits by; of the view, of metrics, of
-#: sources, of what is made or exported; half of it is spare.
+#: what is made or exported; half of it is spare.
 _OWN_FILES = 256
 #: Of a client: its socket, and the file that it may pass.
 _CLIENT_FILES = 2
@@ -152,6 +153,7 @@ def descriptors(settings: Config) -> int:
     limits = settings.limits
     return (
         _OWN_FILES
+        + lanes.MAX_REQUESTS
         + limits.clients * _CLIENT_FILES
         + limits.imports * (limits.connections + _IMPORT_FILES)
         + len(settings.pools) * _POOL_FILES
@@ -164,5 +166,8 @@ def socket_limits(settings: Config) -> SocketLimits:
     return SocketLimits(
         clients=limits.clients,
         client_requests=limits.client_requests,
+        user_clients=limits.user_clients,
+        user_requests=limits.user_requests,
+        user_watches=limits.user_watches,
         client_idle_seconds=limits.client_idle_seconds,
     )

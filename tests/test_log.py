@@ -225,8 +225,34 @@ def test_what_is_no_warning_is_always_said():
 def test_a_flood_of_different_warnings_takes_no_memory():
     repeats = Repeats(Clock())
     for number in range(5000):
-        assert times(repeats, number=number) == 1
+        times(repeats, number=number, event=f"event {number % 2500}")
     assert len(repeats._said) <= 500
+    assert len(repeats._events) <= 500
+
+
+def test_of_lines_that_differ_a_minute_has_so_many_and_then_how_many_others_there_were():
+    clock = Clock()
+    repeats = Repeats(clock)
+    heard = [times(repeats, number=number) for number in range(1000)]
+    assert heard == [1] * 60 + [None] * 940
+    assert times(repeats, event="y") == 1  # another event's
+    assert times(repeats, number=999) is None  # it was not said, and still is not
+    clock.now = 61.0
+    line = repeats(None, "", {"level": "warning", "event": "x", "number": 1000})
+    assert line == {"level": "warning", "event": "x", "number": 1000, "others_like_it": 941}
+
+
+def test_a_line_that_anybody_can_cause_is_counted():
+    clock = Clock()
+    repeats = Repeats(clock)
+
+    def say(pid: int, uid: int) -> int | None:
+        return times(repeats, level="info", pid=pid, counted=uid)
+
+    assert [say(1, 7), say(2, 7), say(3, 8), say(4, 7)] == [1, None, 1, None]
+    clock.now = 601.0
+    line = repeats(None, "", {"level": "info", "event": "x", "pid": 5, "counted": 7})
+    assert line == {"level": "info", "event": "x", "pid": 5, "times": 3}
 
 
 def test_the_last_warnings_are_kept():

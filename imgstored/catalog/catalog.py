@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError, PoolNotFoundError
 from imgstored.host import shortage
@@ -47,7 +48,8 @@ _SKEW: Final = 3600.0
 
 _Answer = TypeVar("_Answer")
 
-#: Questions to one pool at the same time. A pool that does not answer keeps their threads in the kernel.
+#: Questions of one lane to one pool at the same time. A pool that does not answer keeps their threads in the
+#: kernel.
 _MAX_QUESTIONS: Final = 4
 
 
@@ -124,7 +126,7 @@ class Catalog:
         self._files = ManifestFiles(folder)
         self._images: dict[Key, InstalledImage] = {}
         self._noting: list[set[Key]] = []
-        self._threads = {name: trio.CapacityLimiter(_MAX_QUESTIONS) for name in pools}
+        self._threads: dict[tuple[str, str], trio.CapacityLimiter] = {}  # by pool and lane
 
     # -- in memory -------------------------------------------------------------------------------------------
 
@@ -143,14 +145,18 @@ class Catalog:
 
     async def ask(self, pool: str, question: Callable[[], _Answer]) -> _Answer:
         """Asks a pool `question`, which blocks, in a thread. Raises `PoolError` after a timeout."""
-        return await answer(pool, question, threads=self._threads[pool])
+        return await answer(pool, question, threads=self._threads_of(pool))
 
     async def change(self, pool: str, change: Callable[[], _Answer]) -> _Answer:
         """Changes something in a pool by `change`, which blocks, in a thread.
 
         Raises `PoolError` after a timeout; the change may then still be made.
         """
-        return await changed(pool, change, threads=self._threads[pool])
+        return await changed(pool, change, threads=self._threads_of(pool))
+
+    def _threads_of(self, pool: str) -> trio.CapacityLimiter:
+        """The threads for a pool, of the caller's lane."""
+        return self._threads.setdefault((pool, lanes.current()), trio.CapacityLimiter(_MAX_QUESTIONS))
 
     def find(self, pool: str, uuid: str) -> InstalledImage | None:
         """The image, or None."""

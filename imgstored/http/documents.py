@@ -15,11 +15,13 @@ import trio
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from imgstored import lanes
 from imgstored.errors import ClientError
+from imgstored.host import descriptors
 from imgstored.http import gunzip
 from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_of_host
 from imgstored.http.causes import cause_of, certificate_refused, named
-from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
+from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     import httpx2
+
+#: Pieces after which an answer lets others have their turn, in which all that came can be taken at once.
+_TURN = 64
 
 #: Answers after which the same question is asked again.
 _RETRIED = frozenset({429, 502, 503, 504})
@@ -93,7 +98,13 @@ async def fetch_document(
         for failures in range(1, limits.tries + 1):
             asked: float | None = None
             try:
-                document = await _follow(location, limits, headers, environ)
+                async with lanes.requests():
+                    if lanes.current() != "changes" and descriptors.are_scarce():
+                        raise ClientError(
+                            f"{shown(location.url)}: the daemon has too many open files",
+                            hint=descriptors.HINT,
+                        )
+                    document = await _follow(location, limits, headers, environ)
             except _NoConnectionError:
                 if failures == limits.tries:
                     raise
@@ -155,7 +166,7 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
     proxy = proxy_for(at, environ)
     if proxy is not None and at.limit is not None and nearness_of_host(origin_of(at.url).host) > at.limit:
         raise TooNearError(origin_of(at.url).host)
-    verify = await trio.to_thread.run_sync(tls_context, at.access) if origin_of(at.url).tls else False
+    verify = await lanes.in_thread(tls_context, at.access) if origin_of(at.url).tls else False
     return httpx2.AsyncClient(
         verify=verify,
         transport=None if at.limit is None or proxy is not None else LimitedTransport(verify, at.limit),
@@ -197,12 +208,18 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
             try:
                 async for piece in pieces:
                     body.feed(piece)
-            except (TooLargeError, NotGzipError):
+                    if body.pieces % _TURN == 0:
+                        await trio.lowlevel.checkpoint()
+            except (TooLargeError, NotGzipError, TooManyPiecesError):
                 await _break_off(pieces)
                 raise
         return Document(response.status_code, headers, body.finish())
     except TooLargeError:
         raise ClientError(f"{url}: the answer is larger than {max_bytes} bytes") from None
+    except TooManyPiecesError:
+        raise ClientError(
+            f"{url}: the answer comes in too many pieces", hint="the server sends it byte by byte"
+        ) from None
     except NotGzipError:
         raise ClientError(f"{url}: the answer is damaged (not gzip, as it says)") from None
 

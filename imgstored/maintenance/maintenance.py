@@ -18,6 +18,7 @@ from imgproto.events import (
     UpdateFailed,
 )
 
+from imgstored import lanes
 from imgstored.catalog.catalog import show
 from imgstored.errors import (
     ConfigError,
@@ -216,7 +217,7 @@ class Maintenance:
             )
             for image in images
         }
-        candidates = await trio.to_thread.run_sync(self._candidates, images, dependents, uses)
+        candidates = await lanes.in_thread(self._candidates, images, dependents, uses)
         for each in candidates:
             if each.unknown and not each.held and not each.dependents:
                 await tell(Left(event="left", uuid=each.uuid, pool=each.pool, reason="no manifest"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 from msgspec import Struct, field
 
+from imgstored import lanes
 from imgstored.errors import ConfigError, ImgstoreError, PoolError
 from imgstored.pools.timeout import answer
 from imgstored.pools.zfs.health import health
@@ -134,7 +135,7 @@ class PoolStates:
             for probe in self._probes.values():
                 nursery.start_soon(probe.look)
         zfs = [name for name, probe in self._probes.items() if probe.kind == "zfs"]
-        found = await trio.to_thread.run_sync(lambda: {name: self._health(name) for name in zfs})
+        found = await lanes.in_thread(lambda: {name: self._health(name) for name in zfs})
         return [
             probe.as_wire(
                 health=found.get(name),

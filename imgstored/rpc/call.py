@@ -25,6 +25,27 @@ MAX_CLIENT_NAME = 80
 Notify = Callable[[int, Mapping[str, Any]], Awaitable[None]]
 
 
+#: Returns when a method may run with these parameters, which were checked.
+Turn = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+#: Whether a method asks image servers when it has these parameters.
+Asks = Callable[[Mapping[str, Any]], bool]
+
+
+def never(_: Mapping[str, Any]) -> bool:
+    """For a method that asks no image server."""
+    return False
+
+
+def always(_: Mapping[str, Any]) -> bool:
+    """For a method that asks image servers whatever its parameters."""
+    return True
+
+
+async def _at_once(_: Mapping[str, Any]) -> None:
+    return
+
+
 class PassedFile:
     """A descriptor that came with a request; whoever takes it closes it."""
 
@@ -62,7 +83,10 @@ class Client:
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A request that is being answered. `params` are unchecked, `scope` ends it early."""
+    """A request that is being answered. `params` are unchecked, `scope` ends it early.
+
+    `turn` returns when the method may run with these parameters.
+    """
 
     id: int
     method: str
@@ -71,6 +95,7 @@ class Call:
     access: Access = field(repr=False)
     notify_client: Notify = field(repr=False)
     file: PassedFile | None = field(default=None, repr=False)
+    turn: Turn = field(default=_at_once, repr=False)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope, repr=False)
 
     @property
@@ -121,6 +146,9 @@ class Method(Struct, frozen=True):
 
     operation: Operation[Any, Any]
     run: Callable[[Any, Call], Awaitable[Any]]
+    large: bool = False  #: its answer may have tens of MiB, and is sent while it is encoded
+    asks: Asks = never  #: whether it asks image servers, with these parameters
+    lasting: bool = False  #: it lasts as long as the client wants
     why_root: str = ""  #: why an operation for root is for root alone: what "it" does, for a message
 
     @property

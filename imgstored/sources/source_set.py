@@ -15,6 +15,7 @@ import trio
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from imgstored import lanes
 from imgstored.errors import (
     ImageNotFoundError,
     ImgstoreError,
@@ -75,9 +76,6 @@ DEFAULT_SOURCE = SourceSpec("https://images.smartos.org")
 #: Sources that one request asks at the same time.
 _AT_A_TIME = 16
 
-#: Threads that read imgadm's file at the same time.
-_READERS = 4
-
 #: Clients that are kept, with their caches: of the sources in use, and of some that callers name.
 _CLIENTS = 64
 
@@ -107,7 +105,6 @@ class SourceSet:
         """
         self._conf = ImgadmConf(imgadm_conf)
         self._writing = trio.Lock()
-        self._reading = trio.CapacityLimiter(_READERS)
         self._open_source = open_source
         self._now = now
         self._lists = LastLists(lists)
@@ -144,7 +141,7 @@ class SourceSet:
             if not force:
                 await self._new_client(spec).must_answer()
             async with self._writing:
-                added = await trio.to_thread.run_sync(partial(self._conf.add, spec, default=self._default()))
+                added = await lanes.in_thread(partial(self._conf.add, spec, default=self._default()))
         return {"added": added, "source": as_wire(spec)}
 
     async def delete(self, url: str) -> DeletedSourcesDocument:
@@ -157,7 +154,7 @@ class SourceSet:
         if any(spec.url == url for spec in self._configured or ()):
             raise set_elsewhere(url)
         async with self._writing:
-            deleted = await trio.to_thread.run_sync(partial(self._conf.delete, url, default=self._default()))
+            deleted = await lanes.in_thread(partial(self._conf.delete, url, default=self._default()))
         for spec in deleted:
             self._clients.pop(spec, None)
         return {"deleted": [as_wire(spec) for spec in deleted]}
@@ -187,7 +184,7 @@ class SourceSet:
             now = await self._known()
             if [{**as_wire(spec), "url": told(spec.url)} for spec in now] != [*before]:
                 raise UsageError("the image sources have changed meanwhile", hint="edit them again")
-            await trio.to_thread.run_sync(partial(self._conf.replace, theirs, default=self._default()))
+            await lanes.in_thread(partial(self._conf.replace, theirs, default=self._default()))
         done = changes(now, wanted)
         for spec in done.deleted:
             self._clients.pop(spec, None)
@@ -199,7 +196,7 @@ class SourceSet:
 
     async def _known(self) -> list[SourceSpec]:
         """All sources, each once. Raises `ConfigError`."""
-        return await trio.to_thread.run_sync(self._specs, limiter=self._reading)
+        return await lanes.in_thread(self._specs)
 
     def _specs(self) -> list[SourceSpec]:
         """As `_known`. Blocks: it reads imgadm's file, which imgadm may have changed meanwhile."""
@@ -264,8 +261,7 @@ class SourceSet:
         configured = sources is None and channel is None
         answers = await _fan_out(specs, lambda spec: self._client(spec).list(save=configured))
         if configured:
-            async with self._lists.busy:
-                await trio.to_thread.run_sync(self._lists.drop_others, specs)
+            await self._lists.change(self._lists.drop_others, specs)
         images: dict[str, Listed] = {}
         for listed, _ in answers:
             for image in listed:
@@ -287,7 +283,7 @@ class SourceSet:
 
         return [
             self._health.of(spec).as_wire(spec, listed_at=listed_at)
-            for spec, listed_at in zip(specs, await trio.to_thread.run_sync(saved), strict=True)
+            for spec, listed_at in zip(specs, await lanes.in_thread(saved), strict=True)
         ]
 
     async def known(self) -> list[KnownDocument]:

@@ -35,15 +35,15 @@ def test_what_failed_is_said(examined, monkeypatch):
 @pytest.mark.parametrize(
     ("hard", "status", "said"),
     [
-        (65536, "ok", "65,536 files may be open; 872 are the most at once"),
+        (65536, "ok", "65,536 files may be open; 1,000 are the most at once"),
         (resource.RLIM_INFINITY, "ok", "any number of files may be open"),
-        (871, "warn", "871 files may be open, and 872 may be needed"),
-        (872, "ok", "872 files may be open"),
+        (999, "warn", "999 files may be open, and 1,000 may be needed"),
+        (1000, "ok", "1,000 files may be open"),
     ],
 )
 def test_descriptors(examined, monkeypatch, hard, status, said):
     subject = examined()
-    assert specs.descriptors(subject.settings) == 872
+    assert specs.descriptors(subject.settings) == 1000
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, hard))
     (found,) = host.descriptors(subject)
     assert (found.status, said in found.seen) == (status, True)

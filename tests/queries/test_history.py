@@ -7,10 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import pytest
+import trio
 
+from imgstored import lanes
 from imgstored.errors import CancelledError, ClientError, ConfigError, DownloadError, ImageNotFoundError
 from imgstored.events.stream import Action, Ended, Refused, Requester, Started, outcome_of
 from imgstored.http.secrets import KNOWN
@@ -266,3 +269,31 @@ async def test_no_secret_is_written_down(path):
             history, action(name="k3y/word", version="k3y/word"), ClientError("k3y/word"), requester=requester
         )
     assert b"k3y" not in b"".join(each.read_bytes() for each in path.parent.glob(path.name + "*"))
+
+
+async def test_what_is_done_does_not_wait_for_what_is_read(history, monkeypatch):
+    release, reading = threading.Event(), threading.Event()
+    entry = module._entry
+
+    def held(row):
+        reading.set()
+        release.wait(30)
+        return entry(row)
+
+    await entry_of(history, action())
+    monkeypatch.setattr(module, "_entry", held)
+    try:
+        async with trio.open_nursery() as nursery:
+            with lanes.bound("strangers"):
+                for _ in range(20):
+                    nursery.start_soon(history.entries, None, 1)
+            await until(reading.is_set)
+            with trio.fail_after(30):
+                done = begin(history, uuid=OTHER)
+                history.hear(Ended(done, "installed", None, 1))
+                await history.flush()
+            release.set()
+    finally:
+        release.set()
+    monkeypatch.setattr(module, "_entry", entry)
+    assert (await history.entries(OTHER, 1))[0]["outcome"] == "installed"

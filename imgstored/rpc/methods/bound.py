@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from imgproto.events import EventDocument
 
-from imgstored.rpc.call import Call, Method
+from imgstored.rpc.call import Asks, Call, Method, never
 from imgstored.rpc.params import printable
 
 if TYPE_CHECKING:
@@ -32,10 +32,18 @@ def method(
     operation: Operation[P, R],
     run: Callable[[Services, P, Call], Awaitable[R]],
     *,
+    large: bool = False,
+    asks: Asks = never,
+    lasting: bool = False,
     why_root: str = "",
 ) -> Method:
-    """The method of an operation; `run` takes the operation's parameters and returns its result."""
-    return Method(operation, partial(run, services), why_root)
+    """The method of an operation; `run` takes the operation's parameters and returns its result.
+
+    The others are as of `Method`.
+    """
+    return Method(
+        operation, partial(run, services), large=large, asks=asks, lasting=lasting, why_root=why_root
+    )
 
 
 async def pass_on(call: Call, events: Events) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgproto import operations as op
 
 from imgstored.rpc.methods.bound import method, pass_on, sender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from imgproto.documents import (
         HoldChange,
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 def methods(services: Services) -> Iterator[Method]:
     """`list`, `get`, `ancestry`, `resolve`, `usage`, `delete`, holds, and maintenance."""
-    yield method(services, op.LIST, _list)
+    yield method(services, op.LIST, _list, large=True)
     yield method(services, op.GET, _get)
-    yield method(services, op.ANCESTRY, _ancestry)
-    yield method(services, op.RESOLVE, _resolve)
-    yield method(services, op.USAGE, _usage)
+    yield method(services, op.ANCESTRY, _ancestry, large=True)
+    yield method(services, op.RESOLVE, _resolve, large=True, asks=_asks)
+    yield method(services, op.USAGE, _usage, large=True)
     yield method(services, op.DELETE, _delete)
     yield method(services, op.HOLD, _hold)
     yield method(services, op.RELEASE, _release)
     yield method(services, op.HOLDS, _holds)
     yield method(services, op.UPDATE, _update)
-    yield method(services, op.VACUUM, _vacuum)
+    yield method(services, op.VACUUM, _vacuum, large=True)
     # It keeps the disks busy, and images from being deleted: not for those who may only read.
     yield method(services, op.VERIFY, _verify)
 
@@ -69,6 +69,10 @@ async def _get(services: Services, params: GetParams, call: Call) -> ImageDocume
 
 async def _ancestry(services: Services, params: InstalledParams, call: Call) -> list[ImageDocument]:
     return await services.images.ancestry(params["uuid"], params.get("pool"))
+
+
+def _asks(params: Mapping[str, Any]) -> bool:
+    return params["among"] in ("available", "active")
 
 
 async def _resolve(services: Services, params: ResolveParams, call: Call) -> list[NamedDocument]:

@@ -8,6 +8,7 @@ from imgproto import operations as op
 
 from imgstored.http.location import public
 from imgstored.http.secrets import Disclosed
+from imgstored.rpc.call import always
 from imgstored.rpc.methods.bound import method
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 
 def methods(services: Services) -> Iterator[Method]:
     """`avail`, `show`, and those that begin with `sources.`."""
-    yield method(services, op.AVAIL, _available)
-    yield method(services, op.SHOW, _show)
+    yield method(services, op.AVAIL, _available, large=True, asks=always)
+    yield method(services, op.SHOW, _show, asks=always)
     yield method(services, op.SOURCES_LIST, _list)
     yield method(services, op.SOURCES_ADD, _add)
     yield method(services, op.SOURCES_DELETE, _delete)
     yield method(services, op.SOURCES_SET, _set)
-    yield method(services, op.SOURCES_CHECK, _check)
-    yield method(services, op.SOURCES_KNOWN, _known)
+    yield method(services, op.SOURCES_CHECK, _check, asks=always)
+    yield method(services, op.SOURCES_KNOWN, _known, large=True)
 
 
 async def _available(services: Services, _: NoParams, call: Call) -> AvailableDocument:
