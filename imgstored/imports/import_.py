@@ -22,6 +22,7 @@ import trio
 from msgspec import Struct
 
 from imgstored.catalog.catalog import InstalledImage, show
+from imgstored.catalog.image_locks import IMPORT_PATIENCE
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
@@ -458,11 +459,12 @@ class Import:
         if self._locked:
             return None  # by an attempt before
 
-        def on_wait() -> None:
-            log.info("waiting for an image's lock", uuid=self.uuid, pool=self.spec.pool)
+        def on_wait(holder: str) -> None:
+            self._emit(Note(f"the lock of image {self.uuid} is held by {holder}"))
             self._emit(WaitingForLock(self.uuid))
 
-        waited = await self._lock.enter_async_context(self._resources.locks.held(self.uuid, on_wait))
+        held = self._resources.locks.held(self.uuid, on_wait, patience=IMPORT_PATIENCE)
+        waited = await self._lock.enter_async_context(held)
         self._locked = True
         return await self._wait_for_others(waited=waited)
 

@@ -84,7 +84,9 @@ class OtherUser:
         """Until it has got so far."""
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
-            raise RuntimeError(f"the other user's program ended with {self._process.wait()}")
+            status = self._process.wait()
+            self._close()
+            raise RuntimeError(f"the other user's program ended with {status}")
 
     def go(self) -> None:
         """It may go on."""
@@ -97,6 +99,9 @@ class OtherUser:
     ) -> None:
         self._process.kill()
         self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
