@@ -11,7 +11,6 @@ the image. An import has imgadm's lock of its image from before the pool's first
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -44,7 +43,7 @@ from imgstored.events.notifications import (
     WaitingForLock,
 )
 from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
-from imgstored.host import shortage
+from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import LocalFile
@@ -220,7 +219,7 @@ class Import:
                     cancelled = End.STOPPED if stopping() else End.ABANDONED
                     await self._drop(cancelled if result is None else result.end)
                     if isinstance(self._data, FromFile):
-                        os.close(self._data.fd)
+                        foreign_files.close(self._data.fd)
         finally:
             self._finish(_Result(cancelled, self._cancellation()) if result is None else result, stopping())
 
@@ -290,6 +289,7 @@ class Import:
 
     async def _from_file(self, given: FromFile) -> _Result:
         file = LocalFile(given.fd, given.path)
+        await file.look()
         expected = self._expected(path=given.path)
         if expected.size is not None and file.size != expected.size:
             raise WrongFileError(
