@@ -355,6 +355,12 @@ class ImageHeldError(PoolError):
         )
 
 
+class ImageLockedError(PoolError):
+    """Another process has kept the image's lock for too long; the message names it (not in imgadm)."""
+
+    code = "ImageLocked"
+
+
 class NoSpaceError(PoolError):
     """Not enough free space, before or during the receive (not in imgadm, which does not check)."""
 

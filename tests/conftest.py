@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from imgstored.http.secrets import KNOWN
+from tests.support import file_calls
 from tests.support.faulty_server import FaultyServer
 from tests.support.nginx import Nginx
 
@@ -34,6 +35,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 def no_secrets() -> None:
     """Texts of one test are not hidden because another test sent them somewhere."""
     KNOWN.forget()
+
+
+file_calls.watch()
+
+
+@pytest.fixture(autouse=True)
+def _no_file_calls_in_the_event_loop() -> Iterator[None]:
+    """Fails a test in whose event loop imgstored called files."""
+    file_calls.found.clear()
+    yield
+    assert not file_calls.found, file_calls.message(file_calls.found)
 
 
 @pytest.fixture

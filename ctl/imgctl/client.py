@@ -17,6 +17,9 @@ from imgctl.connection import Connection
 from imgctl.errors import InvalidArgumentError
 from imgctl.text import is_uuid
 
+#: A pipe would wait for its other end; the daemon says what it does not take.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -359,7 +362,7 @@ class Client(Connection):
         on_event: OnEvent | None = None,
     ) -> None:
         """Installs an image from its manifest and its file. Raises `OSError` if that cannot be opened."""
-        descriptor = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(file_path, _READ)
         try:
             params: InstallParams = {
                 "manifest": dict(manifest),
@@ -501,7 +504,7 @@ class Client(Connection):
         on_event: OnEvent | None = None,
     ) -> PublishedDocument:
         """Gives an image to an IMGAPI server. Raises `OSError` if there is no such file."""
-        descriptor = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(file_path, _READ)
         try:
             params: PublishParams = {
                 "manifest": dict(manifest),

@@ -171,6 +171,10 @@ class ImageHeldError(RemoteError, code="ImageHeld"):
     """The image has holds; `data["holds"]` lists the tags."""
 
 
+class ImageLockedError(RemoteError, code="ImageLocked"):
+    """Another process has kept the image's lock for too long."""
+
+
 class ImageMissingOriginalSnapshotError(RemoteError, code="ImageMissingOriginalSnapshot"):
     """None of the dataset's snapshots is the image's original one."""
 

@@ -81,9 +81,11 @@ def _make(arguments: argparse.Namespace) -> dict[str, Any]:
     given = parse(sys.stdin.buffer.read(_GIVEN + 1), limit=_GIVEN)
     compression = check_compression(arguments.compression)
     check_block_size(arguments.block_size)
-    output = Output(arguments.output, arguments.path)
     fields = given_fields(given["manifest"], given["fields"])
-    with open_disk(arguments.disk, raw=arguments.as_raw) as disk:
+    with (
+        Output(arguments.output, arguments.path) as output,
+        open_disk(arguments.disk, raw=arguments.as_raw) as disk,
+    ):
         size = padded(disk.size, arguments.block_size)
         for field in ("disk_driver", "nic_driver"):
             if fields.get(field) is None:

@@ -65,15 +65,18 @@ class Exporter:
                 f'image "{uuid}" has lost its manifest', hint="`imgctl update` fetches it from its source"
             )
         manifest = restoring(image.manifest, uuid=image.uuid, origin=image.origin)
-        output = Output(fd, path)
         write = (
             partial(self._stream, image, manifest, compression)
             if form == "stream"
             else partial(self._raw, image)
         )
 
+        def write_file(reporter: Reporter) -> MadeDocument:
+            with Output(fd, path, check=reporter.check) as output:
+                return write(output, reporter)
+
         async def work(job: Job[MadeDocument]) -> MadeDocument:
-            return await in_thread(job, partial(write, output), self._limiter)
+            return await in_thread(job, write_file, self._limiter)
 
         return running(client, work)
 
@@ -145,13 +148,6 @@ def _apply(change: Write | Free | None, inherited: int, output: Output) -> None:
     """Does to the disk what a record says."""
     match change:
         case Write(offset, payload):
-            view = memoryview(payload).cast("B")
-            while len(view):
-                written = output.put(view, offset)
-                offset += written
-                view = view[written:]
+            output.put(payload, offset)
         case Free(offset, end):
-            try:
-                punch(output.fd, offset, min(end, inherited))
-            except OSError as error:
-                raise output.failed(error) from error
+            output.change(lambda fd: punch(fd, offset, min(end, inherited)))

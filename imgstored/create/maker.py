@@ -11,7 +11,6 @@ import threading
 import time
 import uuid as uuids
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -129,10 +128,14 @@ class Maker:
     ) -> AbstractAsyncContextManager[Job[MadeDocument]]:
         """Makes an image into the file open as `fd`, an empty one; the job's result is `{manifest}`."""
         spec.check()
-        output, mark = Output(fd, path), self._mark()
+        mark = self._mark()
+
+        def make(reporter: Reporter) -> MadeDocument:
+            with Output(fd, path, check=reporter.check) as output:
+                return self._create(spec, output, mark, reporter)
 
         async def work(job: Job[MadeDocument]) -> MadeDocument:
-            return await in_thread(job, partial(self._create, spec, output, mark), self._limiter)
+            return await in_thread(job, make, self._limiter)
 
         return running(client, work)
 

@@ -69,16 +69,18 @@ class Publisher:
                 hint="`files` has one element, with size, compression, and a sha1 that is not all zeros; "
                 "`imgctl export` writes such a manifest",
             )
-        file = LocalFile(fd, path)
-        if file.size != loaded.file.size:
-            raise UploadError(
-                f"image file size error: manifest says {loaded.file.size} bytes, {path} is {file.size} bytes",
-                hint="the manifest belongs to another file",
-            )
         server = _Server(normalised(url), self._configured(), self._limits)
 
         async def work(job: Job[PublishedDocument]) -> PublishedDocument:
             assert loaded.file is not None
+            file = LocalFile(fd, path, check=trio.from_thread.check_cancelled)
+            await file.look()
+            if file.size != loaded.file.size:
+                raise UploadError(
+                    f"image file size error: manifest says {loaded.file.size} bytes, "
+                    f"{path} is {file.size} bytes",
+                    hint="the manifest belongs to another file",
+                )
             await _published(job, server, loaded, loaded.file, file)
             log.info("published an image", uuid=loaded.uuid, server=server.shown)
             return {"uuid": loaded.uuid, "url": server.shown}
@@ -227,7 +229,9 @@ async def _content(
     sha1 = hashlib.sha1(usedforsecurity=False)
     blocks, done, reported_at = file.blocks(), 0, 0.0
     last: bytes | None = None
-    while (block := await trio.to_thread.run_sync(next, blocks, None)) is not None:
+    # Its own: a disk that does not answer holds up nobody else.
+    thread = trio.CapacityLimiter(1)
+    while (block := await trio.to_thread.run_sync(next, blocks, None, limiter=thread)) is not None:
         if last is not None:
             yield last
             done += len(last)

@@ -11,7 +11,6 @@ the image. An import has imgadm's lock of its image from before the pool's first
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -32,6 +31,7 @@ from imgproto.events import (
 from msgspec import Struct
 
 from imgstored.catalog.catalog import InstalledImage, show
+from imgstored.catalog.image_locks import IMPORT_PATIENCE
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
@@ -42,7 +42,7 @@ from imgstored.errors import (
     ResumeError,
 )
 from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
-from imgstored.host import shortage
+from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import LocalFile
@@ -220,7 +220,7 @@ class Import:
                     cancelled = End.STOPPED if stopping() else End.ABANDONED
                     await self._drop(cancelled if result is None else result.end)
                     if isinstance(self._data, FromFile):
-                        os.close(self._data.fd)
+                        foreign_files.close(self._data.fd)
         finally:
             self._finish(_Result(cancelled, self._cancellation()) if result is None else result, stopping())
 
@@ -290,6 +290,7 @@ class Import:
 
     async def _from_file(self, given: FromFile) -> _Result:
         file = LocalFile(given.fd, given.path)
+        await file.look()
         expected = self._expected(path=given.path)
         if expected.size is not None and file.size != expected.size:
             raise WrongFileError(
@@ -460,11 +461,12 @@ class Import:
         if self._locked:
             return None  # by an attempt before
 
-        def on_wait() -> None:
-            log.info("waiting for an image's lock", uuid=self.uuid, pool=self.spec.pool)
+        def on_wait(holder: str) -> None:
+            self._emit(Note(event="note", text=f"the lock of image {self.uuid} is held by {holder}"))
             self._emit(WaitingForLock(event="waiting-for-lock", uuid=self.uuid))
 
-        waited = await self._lock.enter_async_context(self._resources.locks.held(self.uuid, on_wait))
+        held = self._resources.locks.held(self.uuid, on_wait, patience=IMPORT_PATIENCE)
+        waited = await self._lock.enter_async_context(held)
         self._locked = True
         return await self._wait_for_others(waited=waited)
 

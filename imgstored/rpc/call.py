@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from msgspec import Struct
 
 from imgstored.errors import NotPermittedError, UsageError
 from imgstored.events.stream import Requester
+from imgstored.host import foreign_files
 from imgstored.rpc.params import printable
 from imgstored.rpc.peer import Access, Peer, check_change
 
@@ -58,10 +58,10 @@ class PassedFile:
         return descriptor
 
     def close(self) -> None:
-        """Closes the descriptor if nobody took it. A second call does nothing."""
+        """Closes the descriptor soon if nobody took it. A second call does nothing."""
         descriptor = self.take()
         if descriptor is not None:
-            os.close(descriptor)
+            foreign_files.close(descriptor)
 
 
 class Client:

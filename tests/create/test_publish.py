@@ -184,12 +184,14 @@ async def test_a_redirect_is_an_error(image, start_faulty):
     assert len(server.requests) == 1
 
 
-def test_the_file_must_be_a_file(image):
+async def test_the_file_must_be_a_file(image):
     manifest, _, _ = image
     reader, writer = os.pipe()
+    publishing = Publisher(tuple).publish(manifest, reader, "http://127.0.0.1:1", client="tests", path="f")
     try:
-        with pytest.raises(ImgstoreError, match="is not a regular file"):
-            Publisher(tuple).publish(manifest, reader, "http://127.0.0.1:1", client="tests", path="f")
+        async with publishing as job:
+            with pytest.raises(ImgstoreError, match="is not a regular file"):
+                await anext(job)
     finally:
         os.close(reader)
         os.close(writer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
 
 class FakeMaking:
-    """`content` goes into the files that are written; text among the events: until the client leaves."""
+    """`content` goes into the files that are written.
+
+    Among the events are also waits: text for one until the client leaves, a path until somebody makes it.
+    """
 
     def __init__(self) -> None:
-        self.events: list[EventDocument | ImgstoreError | str] = []
+        self.events: list[EventDocument | ImgstoreError | str | Path] = []
         self.result: dict[str, Any] = {}
         self.content = b"a stream"
         self.asked: list[Any] = []
@@ -52,5 +56,8 @@ class FakeMaking:
                 raise event
             if isinstance(event, str):
                 await trio.sleep_forever()
+            elif isinstance(event, Path):
+                while not event.exists():  # noqa: ASYNC110  (another process makes it)
+                    await trio.sleep(0.01)
             else:
                 yield event

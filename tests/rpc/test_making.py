@@ -13,7 +13,7 @@ from imgstored.errors import NoSpaceError, NotPermittedError
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.peer import Access, Peer
-from tests.rpc.harness import connecting, open_files, serving
+from tests.rpc.harness import connecting, only_open, open_files, serving
 from tests.rpc.test_methods import UUID, FakeMaking, FakeSources, FakeStore, table
 from tests.support.events import Note
 
@@ -89,7 +89,7 @@ async def test_the_file_is_closed_however_it_ends(client, making, file, method):
             await ask(client, file, method, **CALLS[method][0])
     for _ in range(3):
         assert (await ask(client, file, method))[2]["code"] == "Usage"
-    assert open_files() == here
+    await only_open(here)
     os.fstat(file)
 
 

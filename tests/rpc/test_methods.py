@@ -14,7 +14,7 @@ from imgstored.errors import ImageNotFoundError, NoSpaceError
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.bound import MAX_PATH
 from imgstored.rpc.services import Services
-from tests.rpc.harness import connecting, open_files, serving
+from tests.rpc.harness import connecting, only_open, open_files, serving
 from tests.support.events import AlreadyInstalled, Note, Progress, Verified
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -455,7 +455,7 @@ class TestInstall:
             await self.ask(client, image, manifest={})
         for _ in range(5):
             assert (await self.ask(client, image, manifest="text"))[2]["code"] == "Usage"
-        assert open_files() == here
+        await only_open(here)
         os.fstat(image)
 
     async def test_without_a_file(self, client, store):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from imgctl import Client, RemoteError
 
+from tests.support import file_calls
 from tests.support.checked_client import CheckedClient
 from tests.support.waits_by import WAITS_BY, has_epoll
 from tests.support.without import environment
@@ -55,6 +56,7 @@ class Daemon:
         self.images = folder / "images"
         self.log = folder / "imgstored.log"
         self._dies = folder / "dies"
+        self._file_calls = folder / "file-calls"
         folder.mkdir(exist_ok=True)
         self.images.mkdir(exist_ok=True)
         self.config_file = folder / "imgstored.toml"
@@ -77,17 +79,26 @@ class Daemon:
         if str(self.images) in Path("/proc/mounts").read_text():
             # A daemon that was killed could not.
             subprocess.run(["/usr/bin/fusermount3", "-u", "-z", str(self.images)], check=True)
+        if error is None:
+            self.check_file_calls()
+
+    def check_file_calls(self) -> None:
+        """Fails if it called files in its event loop's thread."""
+        if self._file_calls.exists():
+            calls = self._file_calls.read_text().splitlines()
+            self._file_calls.unlink()
+            raise AssertionError(file_calls.message(calls))
 
     def start(self, *, dies: str | None = None) -> None:
         """Starts, and returns once it answers. With `dies`, as of `die_at`, it can be told where to die."""
-        program = [self.program]
+        program = ["tests.support.watched_daemon"] if self.program == "imgstored" else [self.program]
         if dies is not None:
             program = ["tests.support.crashing_daemon", str(self._dies)]
             self.die_at(dies)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.before, sys.executable, "-m", *program, "--config", str(self.config_file)],
-                env=self._environment,
+                env={**self._environment, file_calls.REPORT: str(self._file_calls)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -65,7 +65,9 @@ class SharedDaemon:
         if daemon is None:
             return
         daemon.die_at("")
-        if not self._as_it_was(daemon):
+        if self._as_it_was(daemon):
+            daemon.check_file_calls()
+        else:
             self._discard()
 
     def _started(self, source: str) -> Daemon:

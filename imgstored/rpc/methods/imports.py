@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from imgproto import operations as op
 
+from imgstored.host import foreign_files
 from imgstored.rpc.call import always
 from imgstored.rpc.methods.bound import file_name, method, pass_on
 
@@ -67,7 +67,7 @@ async def _install(services: Services, params: InstallParams, call: Call) -> Ins
         )
         await pass_on(call, request)
     finally:
-        os.close(fd)
+        foreign_files.close(fd)
     return {"uuid": manifest.get("uuid")}
 
 
