@@ -462,7 +462,7 @@ class Import:
             return None  # by an attempt before
 
         def on_wait(holder: str) -> None:
-            self._emit(Note(event="note", text=f"the lock of image {self.uuid} is held by {holder}"))
+            self._note(f"the lock of image {self.uuid} is held by {holder}")
             self._emit(WaitingForLock(event="waiting-for-lock", uuid=self.uuid))
 
         held = self._resources.locks.held(self.uuid, on_wait, patience=IMPORT_PATIENCE)
