@@ -10,7 +10,7 @@ from time import localtime, strftime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgctl.table import table
-from imgctl.text import printable, size
+from imgctl.text import printable, rate_cell, size, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ def _unfinished(pools: Sequence[PoolStateDocument]) -> list[str]:
 
 
 def _why_not(unfinished: UnfinishedDocument) -> str:
-    used = _word(unfinished.get("used"))
+    used = size_cell(unfinished.get("used"))
     if unfinished.get("why") == "receiving":
         return "being received" + (f", {used} so far" if used else "")
     return "received, but without a manifest (`imgctl update UUID` fetches one)"
@@ -178,7 +178,7 @@ def _pool_line(pool: PoolStateDocument, jobs: Sequence[JobDocument]) -> Line:
     text += _count(len(ours), "import")
     if ours:
         rate = sum(job["rate"] for job in ours if isinstance(job.get("rate"), (int, float)))
-        text += f", {_word(int(rate))}/s"
+        text += f", {size(int(rate))}/s"
         limits = {str(job["limits"]) for job in _busy_first(ours) if job.get("limits")}
         text += f", limited by {', '.join(sorted(map(printable, limits)))}" if limits else ""
     return Line(text, "bad" if ill else "")
@@ -194,9 +194,9 @@ def _pool_row(pool: PoolStateDocument) -> dict[str, Any]:
         "pool": pool.get("name"),
         "type": pool.get("type"),
         "state": str(pool["health"] if _is_ill(pool) else pool.get("state")).lower().replace(" ", "-"),
-        "used": _word(used),
-        "free": _word(free),
-        "total": _word(total),
+        "used": size_cell(used),
+        "free": size_cell(free),
+        "total": size_cell(total),
         "images": pool.get("images"),
     }
 
@@ -221,9 +221,9 @@ def _import_row(job: Document) -> dict[str, Any]:
         "name": _name(job),
         "pool": job.get("pool"),
         "phase": job.get("phase"),
-        "done": f"{100 * done // total}%" if isinstance(done, int) and total else _word(done),
-        "size": _word(total),
-        "rate": f"{_word(int(rate))}/s" if isinstance(rate, (int, float)) and rate >= 1 else None,
+        "done": f"{100 * done // total}%" if isinstance(done, int) and total else size_cell(done),
+        "size": size_cell(total),
+        "rate": rate_cell(rate),
         "conns": job.get("connections"),
         "left": duration(job.get("eta")),
         "limit": job.get("limits"),
@@ -290,10 +290,6 @@ def _name(document: Document) -> str:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _word(count: Any) -> str | None:
-    return size(count).replace(" ", "") if isinstance(count, int) else None
 
 
 def _count(count: Any, what: str) -> str:

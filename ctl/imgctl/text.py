@@ -42,6 +42,18 @@ def size(count: int) -> str:
     return f"{tenths // 10}.{tenths % 10} {_UNITS[unit]}"
 
 
+def size_cell(count: object) -> str | None:
+    """The same for a table; None where it is not known."""
+    return size(count) if isinstance(count, int) else None
+
+
+def rate_cell(bytes_a_second: object) -> str | None:
+    """A rate for a table; None where there is none."""
+    if not isinstance(bytes_a_second, (int, float)) or bytes_a_second < 1:
+        return None
+    return f"{size(int(bytes_a_second))}/s"
+
+
 def paragraph(message: str) -> str:
     """A message of one or several lines, indented but for the first: none passes for a new message."""
     first, *others = (printable(line.rstrip()) for line in message.strip().split("\n"))

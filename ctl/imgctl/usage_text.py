@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imgctl.text import printable, size
+from imgctl.text import printable, size, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -142,8 +142,8 @@ def du_document(pool: UsageDocument) -> dict[str, Any]:
 
 
 def readable(row: Document) -> dict[str, Any]:
-    """A row for people: sizes without spaces, so that each is one word for awk."""
-    return {**row, **{field: short(row[field]) for field in ("own", "shared", "total")}}
+    """A row for people."""
+    return {**row, **{field: size(row[field]) for field in ("own", "shared", "total")}}
 
 
 def pool_summary(pool: UsageDocument) -> str:
@@ -154,13 +154,8 @@ def pool_summary(pool: UsageDocument) -> str:
     return f"Pool {printable(pool['zpool'])}: {images} {size(used)}, {_free(pool)}"
 
 
-def short(count: Any) -> str:
-    """Bytes as one word."""
-    return size(count).replace(" ", "") if isinstance(count, int) else "-"
-
-
 def _bytes(node: Document, field: str) -> str:
-    return "" if "machine" in node else short(node.get(field))
+    return "" if "machine" in node else size_cell(node.get(field)) or "-"
 
 
 def _pool_line(pool: UsageDocument) -> str:

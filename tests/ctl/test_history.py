@@ -52,7 +52,7 @@ def test_history(daemon, imgctl, past):
     ]  # fmt: skip
     cells = [[cell.strip() for cell in row if cell] for row in rows]
     assert cells[0] == [
-        "2025-06-15T15:06:40", "import", U, "base", "1.0", "zones", "3.0MiB", "1.2s", "installed",
+        "2025-06-15T15:06:40", "import", U, "base", "1.0", "zones", "3.0 MiB", "1.2s", "installed",
         "imgctl 1.0 (pid 7), uid 0", "https://images.example.com",
     ]  # fmt: skip
     assert cells[1][7:9] == ["12.0s", "failed"]

@@ -41,12 +41,12 @@ def at(seconds: float) -> str:
 def test_a_frame():
     assert text(BUSY) == [
         f"imgstored 1.2.3, pid 77, up 3d4h, 2 clients, 3 images  {at(NOW)}",
-        "zones: 40.0GiB used, 60.0GiB free, 2 imports, 5.5MiB/s, limited by network, turn",
+        "zones: 40.0 GiB used, 60.0 GiB free, 2 imports, 5.5 MiB/s, limited by network, turn",
         "",
-        "IMAGE     NAME      PHASE        DONE  RATE      LEFT   LIMIT    CONNS  SIZE      POOL   FROM",
-        "11111111  base@1.0  downloading  25%   5.5MiB/s  1m23s  network  8      100.0MiB  zones  "
+        "IMAGE     NAME      PHASE        DONE  RATE       LEFT   LIMIT    CONNS  SIZE       POOL   FROM",
+        "11111111  base@1.0  downloading  25%   5.5 MiB/s  1m23s  network  8      100.0 MiB  zones  "
         "https://images.example.com",
-        "21111111  web@1.0   waiting      0B    -         -      turn     0      -         zones  a-file",
+        "21111111  web@1.0   waiting      0 B   -          -      turn     0      -          zones  a-file",
     ]
 
 
@@ -54,8 +54,8 @@ def test_a_line_for_each_pool():
     tank = {**POOL, "name": "tank"}
     lines = text(status(pools=[POOL, tank], imports=[JOB, {**JOB, "uuid": "x", "limits": "pool"}]))
     assert lines[1:3] == [
-        "zones: 40.0GiB used, 60.0GiB free, 2 imports, 11.0MiB/s, limited by network, pool",
-        "tank: 40.0GiB used, 60.0GiB free, 0 imports",
+        "zones: 40.0 GiB used, 60.0 GiB free, 2 imports, 11.0 MiB/s, limited by network, pool",
+        "tank: 40.0 GiB used, 60.0 GiB free, 0 imports",
     ]
 
 

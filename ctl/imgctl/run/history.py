@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import UsageError
 from imgctl.table import table
-from imgctl.text import size
+from imgctl.text import size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,14 +49,14 @@ def history(session: Session, arguments: Arguments) -> None:
 
 
 def history_row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An *entry* for people: without spaces in a cell but for the client's."""
+    """An *entry* for people."""
     # What no source has had has no name.
     row = {**entry, "name": entry.get("name") or None, "version": entry.get("version") or None}
     started, count, seconds = entry.get("started_at"), entry.get("bytes"), entry.get("seconds")
     row["when"] = (
         strftime("%Y-%m-%dT%H:%M:%S", localtime(started)) if isinstance(started, (int, float)) else None
     )
-    row["size"] = size(count).replace(" ", "") if isinstance(count, int) else None
+    row["size"] = size_cell(count)
     row["took"] = f"{seconds:.1f}s" if isinstance(seconds, (int, float)) else None
     row["outcome"] = entry.get("outcome") or "running"
     uid = entry.get("uid")

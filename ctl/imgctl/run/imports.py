@@ -10,7 +10,7 @@ from imgctl.errors import CommandError, UsageError, remote_error
 from imgctl.plan_text import plan_lines
 from imgctl.session import GREEN, flush, is_terminal, json_text
 from imgctl.table import table
-from imgctl.text import error_line, is_uuid, printable, size
+from imgctl.text import error_line, is_uuid, printable, rate_cell, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -185,15 +185,11 @@ class Narrator:
 
 
 def job_row(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A *job* for people: without spaces in a cell, so that each is one word for awk."""
+    """A *job* for people."""
     done, total, rate, clients = (job.get(field) for field in ("done", "total", "rate", "clients"))
     row = dict(job)
-    row["size"] = _word(total)
-    row["done"] = f"{100 * done // total}%" if isinstance(done, int) and total else _word(done)
-    row["rate"] = f"{_word(int(rate))}/s" if isinstance(rate, (int, float)) and rate >= 1 else None
+    row["size"] = size_cell(total)
+    row["done"] = f"{100 * done // total}%" if isinstance(done, int) and total else size_cell(done)
+    row["rate"] = rate_cell(rate)
     row["clients"] = len(clients) if isinstance(clients, list) else None
     return row
-
-
-def _word(count: Any) -> str | None:
-    return size(count).replace(" ", "") if isinstance(count, int) else None
