@@ -97,7 +97,10 @@ def _refused(options: Sequence[Option], error: getopt.GetoptError) -> CommandErr
     flag = f"--{error.opt}" if len(error.opt) > 1 else f"-{error.opt}"
     known = next((option for option in options if flag in option.flags), None)
     if known is None:
-        return CommandError("Option", f'unknown option: "{flag}"')
+        from imgctl import advice
+
+        flags = [flag for option in options for flag in option.flags if flag.startswith("--")]
+        return CommandError("Option", f'unknown option: "{flag}"', advice.did_you_mean(flag, flags))
     if known.argument:
         return CommandError("Option", f'do not have enough args for "{flag}" option')
     return CommandError("Option", f'the option "{flag}" has no argument')

@@ -81,7 +81,7 @@ class Bar:
 
 
 def _tqdm() -> type[tqdm[Any]]:
-    """tqdm with our units, and with what a terminal of its width has room for."""
+    """A bar with our units, and with what a terminal of its width has room for."""
 
     class _InBytes(tqdm):  # type: ignore[type-arg]  # not generic when it runs
         @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from imgctl.errors import in_imgadms_words
-from imgctl.text import error_text, printable, safe_json
+from imgctl.errors import RemoteError, UsageError, in_imgadms_words
+from imgctl.text import HELPING, error_text, printable, safe_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +29,17 @@ class Session:
     def __init__(self, program: str) -> None:
         self.program = program
         self.command = ""  # as it was typed
+        self.usage = ""  # the command's
         self.verbose = False
         self.structured_errors = False
         self.socket_path: str | None = None
         for stream in (sys.stdout, sys.stderr):
             _never_fail_to_encode(stream)
+
+    @property
+    def is_imgadm(self) -> bool:
+        """Whether it was run under imgadm's name, and is to behave as imgadm does."""
+        return self.program == "imgadm"
 
     def client(self, timeout: float | None = None) -> Client:
         """A client that is not connected yet; `timeout` as of `Connection`."""
@@ -42,7 +48,7 @@ class Session:
 
         name = f"{self.program} {__version__} (pid {os.getpid()})"
         # imgadm knew uuids only.
-        return Client(self.socket_path, name=name, timeout=timeout, names=self.program != "imgadm")
+        return Client(self.socket_path, name=name, timeout=timeout, names=not self.is_imgadm)
 
     def uuid(
         self,
@@ -72,8 +78,15 @@ class Session:
         client = self.client()
         try:
             return client.uuids(texts, among=among, pool=pool, sources=sources, channel=channel)
+        except RemoteError as error:
+            raise _advised(client, error, texts, among) from error
         finally:
             client.close()
+
+    def _usage_for(self, error: CommandError) -> str:
+        """The command's usage, where its command line is what is wrong."""
+        is_ours = isinstance(error, UsageError) or error.code == "Option"
+        return f"{self.program} {self.usage}" if is_ours and self.usage and not self.is_imgadm else ""
 
     def say(self, lines: Iterable[str]) -> None:
         """Prints lines on standard output."""
@@ -87,7 +100,7 @@ class Session:
 
     def painted(self, text: str, style: str, stream: TextIO | None) -> str:
         """The text in a style, where the stream shows that. imgadm knew no colour."""
-        return painted(text, style) if self.program != "imgadm" and has_colour(stream) else text
+        return painted(text, style) if not self.is_imgadm and has_colour(stream) else text
 
     def complain(self, text: str) -> None:
         """Prints a line on standard error, after what was said so far."""
@@ -100,17 +113,24 @@ class Session:
 
     def report(self, error: CommandError) -> None:
         """Prints an error: for people, or for programs (`-E`)."""
-        if self.program == "imgadm":
+        if self.is_imgadm:
             error = in_imgadms_words(error, self.command)
+            error.hint = "" if error.code == "Option" else error.hint
         if self.structured_errors:
             from imgctl.error_record import error_record
 
             self.complain(json_text(error_record(self.program, error)))
             return
-        for line in error_text(self.program, self.command, error).split("\n"):
-            self.complain(self.painted(line, DIM if line.startswith("  hint: ") else RED, sys.stderr))
+        for line in error_text(self.program, self.command, error, self._usage_for(error)).split("\n"):
+            self.complain(self.painted(line, DIM if line.startswith(HELPING) else RED, sys.stderr))
         if self.verbose and error.data:
             self.complain(f"  data: {json_text(error.data)}")
+
+
+def _advised(client: Client, error: RemoteError, texts: Sequence[str], among: Among) -> RemoteError:
+    from imgctl.unknown_names import advised
+
+    return advised(client, error, texts, among)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

@@ -65,8 +65,12 @@ def error_line(code: str, message: str) -> str:
     return f"error ({printable(code)}): {paragraph(message)}" if code else f"error: {paragraph(message)}"
 
 
-def error_text(program: str, command: str, error: CommandError) -> str:
-    """An error in imgadm's form; other errors of the same request and the hint in lines of their own."""
+#: What lines of an error that say how to go on begin with.
+HELPING = ("  hint: ", "  usage: ")
+
+
+def error_text(program: str, command: str, error: CommandError, usage: str = "") -> str:
+    """An error in imgadm's form; other errors of the same request, usage and hint in lines of their own."""
     lines = [f"{program} {printable(command)}: " if command else f"{program}: "]
     lines[0] += error_line(error.code, error.message)
     printed = {error.message}
@@ -75,6 +79,8 @@ def error_text(program: str, command: str, error: CommandError) -> str:
         if message not in printed:
             printed.add(message)
             lines.append(f"    {error_line(str(other.get('code')), message)}")
+    if usage:
+        lines.append(f"  usage: {usage}")
     if error.hint:
         lines.append(f"  hint: {printable(error.hint)}")
     return "\n".join(lines)

@@ -169,6 +169,7 @@ def test_a_shell_that_is_not_known(imgctl):
     assert shown.returncode == 1
     assert shown.stderr.splitlines() == [
         'imgctl completion: error (Usage): unknown shell: "tcsh"',
+        "  usage: imgctl completion bash|zsh",
         "  hint: it may be one of bash, zsh",
     ]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from imgctl.commands.base import GLOBAL_OPTIONS, Command
+from imgctl.commands.base import GLOBAL_OPTIONS, SOCKET, Command
 
-__all__ = ["GLOBAL_OPTIONS", "Command", "all_commands", "find_command"]
+__all__ = ["GLOBAL_OPTIONS", "SOCKET", "Command", "all_commands", "command_names", "find_command"]
 
 #: All commands in the order of `help`, and the table of each.
 _PLACES = {
@@ -54,11 +54,21 @@ _HIDDEN = {"__complete": "shell"}
 
 _ALIASES = {"?": "help", "available": "avail", "info": "get", "destroy": "delete"}
 
+#: Names that people bring from other tools. Under imgadm's name they are as unknown as they are to imgadm.
+_OTHER_TOOLS = {"pull": "import", "ls": "list", "rm": "delete", "search": "avail"}
 
-def find_command(name: str) -> Command | None:
-    """The command of that name or alias."""
+
+def find_command(name: str, *, imgadm: bool = False) -> Command | None:
+    """The command of that name or alias; with `imgadm`, under imgadm's name."""
     name = _ALIASES.get(name, name)
+    if not imgadm:
+        name = _OTHER_TOOLS.get(name, name)
     return _command(name) if name in _PLACES or name in _HIDDEN else None
+
+
+def command_names() -> list[str]:
+    """All names that `find_command` takes, but for those that only shells use."""
+    return [*_PLACES, *_ALIASES, *_OTHER_TOOLS]
 
 
 def all_commands() -> list[Command]:

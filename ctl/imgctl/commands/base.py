@@ -8,7 +8,18 @@ from imgctl.arguments import Option
 class Command:
     """One command. `run` is `module:function` in `imgctl.run`, imported only when the command runs."""
 
-    __slots__ = ("about", "among", "examples", "mixed", "names", "options", "run", "summary", "usage")
+    __slots__ = (
+        "about",
+        "among",
+        "examples",
+        "imgadms_usage",
+        "mixed",
+        "names",
+        "options",
+        "run",
+        "summary",
+        "usage",
+    )
 
     def __init__(
         self,
@@ -22,11 +33,13 @@ class Command:
         mixed: bool = True,
         examples: tuple[tuple[str, str], ...] = (),
         among: str = "installed",
+        imgadms_usage: str = "",
     ) -> None:
         """`mixed` False: the arguments after the first belong to another program.
 
         `examples` are command lines without the program, and what each does; `among` is the set of images
-        from which the command takes its argument, as one of `shells.words.DYNAMIC`.
+        from which the command takes its argument, as one of `shells.words.DYNAMIC`. Under imgadm's name
+        an image is named by its uuid alone, and the usage is `imgadms_usage` where that is more different.
         """
         self.names = names
         self.usage = usage
@@ -37,6 +50,7 @@ class Command:
         self.mixed = mixed
         self.examples = examples
         self.among = among
+        self.imgadms_usage = imgadms_usage or usage.replace("IMAGE", "UUID")
 
 
 #: The image of the examples.
@@ -44,17 +58,18 @@ IMAGE = "3dbbdcca-2eab-11e8-b925-23bf77789921"
 
 HELP = Option(("-h", "--help"), "", "Show this help.")
 
+#: Also taken after the command, but not under imgadm's name.
+SOCKET = Option(
+    ("--socket",), "PATH", "The socket of imgstored. Default is IMGSTORED_SOCKET, then the system's path."
+)
+
 #: Before the command.
 GLOBAL_OPTIONS = (
     Option(("-h", "--help"), "", "Print help and exit."),
     Option(("--version",), "", "Print version and exit."),
     Option(("-v", "--verbose"), "", "Print the daemon's notes, and all facts of an error."),
     Option(("-E",), "", "On error, emit a structured JSON error object as the last line of stderr output."),
-    Option(
-        ("--socket",),
-        "PATH",
-        "The socket of imgstored. Default is IMGSTORED_SOCKET, then the system's path.",
-    ),
+    SOCKET,
 )
 
 POOL = Option(("-P", "--pool"), "POOL", "The pool. Default is the daemon's.")
@@ -72,6 +87,7 @@ Filters:
     FIELD=VALUE               exact string match
     FIELD=true|false          boolean match
     FIELD=~SUBSTRING          substring match
+    WORD                      the same as name=~WORD; not under the name imgadm
 
 Fields for filtering, "-o" and "-s":
     Any of the manifest fields (see the "-j" output; a filter's may be dotted) plus

@@ -7,7 +7,7 @@ from imgctl.commands.base import HELP, IMAGE, JSON, POOL, Command
 COMMANDS = (
     Command(
         ("hold",),
-        "hold [-P POOL] UUID TAG",
+        "hold [-P POOL] IMAGE TAG",
         "protect an image from deletion",
         "holds:hold",
         (HELP, POOL),
@@ -15,7 +15,7 @@ COMMANDS = (
     ),
     Command(
         ("release",),
-        "release [-P POOL] UUID TAG",
+        "release [-P POOL] IMAGE TAG",
         "end a hold",
         "holds:release",
         (HELP, POOL),
@@ -23,7 +23,7 @@ COMMANDS = (
     ),
     Command(
         ("holds",),
-        "holds [-P POOL] [-j] UUID",
+        "holds [-P POOL] [-j] IMAGE",
         "list the holds of an image",
         "holds:holds",
         (HELP, POOL, JSON),
@@ -31,16 +31,16 @@ COMMANDS = (
     ),
     Command(
         ("pin",),
-        "pin [-P POOL] UUID",
+        "pin [-P POOL] IMAGE",
         "protect an image from deletion and vacuum",
         "holds:pin",
         (HELP, POOL),
-        "The same as `hold UUID pinned`.",
+        "The same as `hold IMAGE pinned`.",
         examples=((f"pin {IMAGE}", "keep it until it is unpinned"),),
     ),
     Command(
         ("unpin",),
-        "unpin [-P POOL] UUID",
+        "unpin [-P POOL] IMAGE",
         "remove the pin of an image",
         "holds:unpin",
         (HELP, POOL),

@@ -7,7 +7,7 @@ from imgctl.commands.base import COLUMNS, FIELDS, HELP, IMAGE, JSON, NO_HEADER, 
 
 COMMANDS = (
     Command(
-        ("avail", "available"),
+        ("avail", "available", "search"),
         "avail [OPTIONS] [FILTERS]",
         "list available images",
         "images:avail",
@@ -24,7 +24,7 @@ COMMANDS = (
     ),
     Command(
         ("show",),
-        "show UUID",
+        "show IMAGE",
         "show manifest of an available image",
         "images:show",
         (HELP,),
@@ -32,7 +32,7 @@ COMMANDS = (
         among="available",
     ),
     Command(
-        ("list",),
+        ("list", "ls"),
         "list [OPTIONS] [FILTERS]",
         "list installed images",
         "images:list_installed",
@@ -57,7 +57,7 @@ COMMANDS = (
     ),
     Command(
         ("get", "info"),
-        "get [-P POOL] [-r] UUID",
+        "get [-P POOL] [-r] IMAGE",
         "info on an installed image",
         "images:get",
         (HELP, POOL, Option(("-r",), "", "Add the image's snapshots and clones.")),
@@ -65,7 +65,7 @@ COMMANDS = (
     ),
     Command(
         ("ancestry",),
-        "ancestry [OPTIONS] UUID",
+        "ancestry [OPTIONS] IMAGE",
         "list an image and its origins",
         "images:ancestry",
         (
@@ -83,8 +83,8 @@ COMMANDS = (
         examples=((f"ancestry {IMAGE}", "the image, its origin, and the origin of that"),),
     ),
     Command(
-        ("delete", "destroy"),
-        "delete [-P POOL] UUID",
+        ("delete", "destroy", "rm"),
+        "delete [-P POOL] IMAGE",
         "remove an installed image",
         "images:delete",
         (HELP, POOL),

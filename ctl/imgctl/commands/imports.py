@@ -7,8 +7,8 @@ from imgctl.commands.base import EVENTS, HELP, IMAGE, JSON, NO_HEADER, POOL, QUI
 
 COMMANDS = (
     Command(
-        ("import",),
-        "import [OPTIONS] UUID",
+        ("import", "pull"),
+        "import [OPTIONS] IMAGE",
         "import image from a source",
         "imports:import_image",
         (
@@ -53,7 +53,7 @@ COMMANDS = (
     ),
     Command(
         ("ensure",),
-        "ensure [OPTIONS] UUID...",
+        "ensure [OPTIONS] IMAGE...",
         "import images that are not installed",
         "imports:ensure",
         (HELP, QUIET, POOL, EVENTS),
@@ -71,7 +71,7 @@ COMMANDS = (
     ),
     Command(
         ("watch",),
-        "watch [OPTIONS] [UUID]",
+        "watch [OPTIONS] [IMAGE]",
         "follow imports under way",
         "imports:watch",
         (HELP, QUIET, EVENTS),
@@ -84,7 +84,7 @@ COMMANDS = (
     ),
     Command(
         ("cancel",),
-        "cancel UUID",
+        "cancel IMAGE",
         "cancel an import for all its clients",
         "imports:cancel",
         (HELP,),

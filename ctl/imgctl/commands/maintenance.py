@@ -21,7 +21,7 @@ COMMANDS = (
     ),
     Command(
         ("du",),
-        "du [-P POOL] [-j] [UUID...]",
+        "du [-P POOL] [-j] [IMAGE...]",
         "show the space that images use",
         "usage:du",
         (HELP, _ALL_POOLS, JSON, NO_HEADER),
@@ -31,7 +31,7 @@ COMMANDS = (
     ),
     Command(
         ("history",),
-        "history [-n N] [-j] [UUID]",
+        "history [-n N] [-j] [IMAGE]",
         "list past imports, installations and deletions",
         "history:history",
         (HELP, Option(("-n",), "N", "The newest N entries. Default is 20."), JSON, NO_HEADER),
@@ -45,7 +45,7 @@ COMMANDS = (
     ),
     Command(
         ("verify",),
-        "verify [-q] [-P POOL] [-j] [--strict] [--record] [UUID...]",
+        "verify [-q] [-P POOL] [-j] [--strict] [--record] [IMAGE...]",
         "read images again, and compare them with what was installed",
         "maintenance:verify",
         (
@@ -72,7 +72,7 @@ COMMANDS = (
     ),
     Command(
         ("update",),
-        "update [-n] [UUID...]",
+        "update [-n] [IMAGE...]",
         "update manifests from the sources",
         "maintenance:update",
         (

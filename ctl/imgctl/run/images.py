@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from imgctl.errors import CommandError
-from imgctl.filters import meets_all, parse_filter
-from imgctl.image_rows import docker_rows, image_row
+from imgctl.filters import has_field, meets_all, parse_filter
+from imgctl.image_rows import FIELDS, docker_rows, image_row
 from imgctl.table import fields, sort_rows, table
 from imgctl.text import error_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from imgproto.documents import ImageDocument, OfferedDocument, ProblemDocument
@@ -26,7 +26,7 @@ _DOCKER_COLUMNS = ["uuid", "repository", "tag", "image_id", "created"]
 
 def list_installed(session: Session, arguments: Arguments) -> None:
     """`list [-j] [-H] [-o FIELDS] [-s FIELDS] [--docker] [FILTERS]`."""
-    filters = [parse_filter(argument) for argument in arguments.rest]
+    filters = _filters(session, arguments)
     with session.client() as client:
         images = client.list(holds=_asks_for_holds(arguments))
     if arguments.flag("--docker"):
@@ -40,7 +40,7 @@ def list_installed(session: Session, arguments: Arguments) -> None:
 
 def avail(session: Session, arguments: Arguments) -> None:
     """`avail`: as `list`. Then says which sources did not answer; fails if one of them has no list."""
-    filters = [parse_filter(argument) for argument in arguments.rest]
+    filters = _filters(session, arguments)
     with session.client() as client:
         found = client.available()
     _print_images(session, arguments, found["images"], filters)
@@ -89,6 +89,10 @@ def delete(session: Session, arguments: Arguments) -> None:
     session.say([f"Deleted image {uuid}"])
 
 
+def _filters(session: Session, arguments: Arguments) -> list[Filter]:
+    return [parse_filter(argument, words=not session.is_imgadm) for argument in arguments.rest]
+
+
 def _asks_for_holds(arguments: Arguments) -> bool:
     """They cost the daemon a further question, and imgadm's lists know none."""
     shown = {name.removeprefix("-") for name in fields([*arguments.texts("-o"), *arguments.texts("-s")])}
@@ -109,6 +113,7 @@ def _print_images(
     """Prints those that meet the filters. `-s` is for the table only, as imgadm's."""
     rows = [(image_row(image), image) for image in images]
     chosen = [(row, image) for row, image in rows if meets_all(row, filters)]
+    _warn_of_unknown_fields(session, arguments, [row for row, _ in rows])
     if arguments.flag("-j"):
         session.say_json([image for _, image in chosen])
         return
@@ -116,6 +121,31 @@ def _print_images(
     by = fields(arguments.texts("-s")) or _SORT
     ordered = sort_rows((row for row, _ in chosen), by)
     session.say(table(ordered, columns, header=not arguments.flag("-H")))
+
+
+def _warn_of_unknown_fields(
+    session: Session, arguments: Arguments, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Warns of what was asked for and no image has: a slip, mostly, which would look like an answer."""
+    if session.is_imgadm or not rows:
+        return
+    by_name = [
+        *fields(arguments.texts("-o")),
+        *(name.removeprefix("-") for name in fields(arguments.texts("-s"))),
+    ]
+    by_path = [argument.partition("=")[0] for argument in arguments.rest if "=" in argument]
+    unknown = [name for name in by_name if name not in FIELDS and not any(name in row for row in rows)]
+    unknown += [
+        path for path in by_path if path not in FIELDS and not any(has_field(row, path) for row in rows)
+    ]
+    if not unknown:
+        return
+    from imgctl import advice
+
+    names = dict.fromkeys([*FIELDS, *(name for row in rows for name in row)])
+    for name in dict.fromkeys(unknown):
+        question = advice.did_you_mean(name, names)
+        session.warn(f'no image has the field "{name}"' + (f": {question}" if question else ""))
 
 
 def _problem_message(problem: ProblemDocument) -> str:

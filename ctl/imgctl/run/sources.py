@@ -64,6 +64,7 @@ def _delete(session: Session, arguments: Arguments, client: Client) -> None:
 def _edit(session: Session, arguments: Arguments, client: Client) -> None:
     from imgctl.run.source_editor import edited
 
+    session.usage = ""  # what is wrong from here on is the text
     outcome = edited(session, client, force=arguments.flag("-f"))
     lines = ["Reordered image sources"] if outcome["reordered"] else []
     lines += [f"Added {_described(source)}" for source in outcome["added"]]

@@ -9,21 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgctl.commands import GLOBAL_OPTIONS, all_commands
+from imgctl.image_rows import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgctl.commands import Command
 
+__all__ = ["DYNAMIC", "FIELDS", "argument_kinds", "flags", "option_kinds"]
+
 #: What the daemon is asked for.
 DYNAMIC = ("installed", "available", "jobs", "history", "pools", "sources")
-
-#: Manifests' fields and imgadm's computed ones, that `-o`, `-s` and filters take.
-FIELDS = (
-    "uuid", "name", "version", "os", "type", "pub", "published", "published_at", "published_date", "size",
-    "source", "clones", "zpool", "state", "public", "disabled", "owner", "origin", "description",
-    "pinned", "held",
-)  # fmt: skip
 
 #: What the names of arguments mean. UUID is the command's own (`Command.among`).
 _KINDS = {
