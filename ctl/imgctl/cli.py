@@ -79,10 +79,11 @@ def _run(session: Session, argv: Sequence[str]) -> int | None:
     if command is None:
         raise unknown_command(session, session.command)
     session.usage = command.usage
-    options = command.options if session.is_imgadm or not command.mixed else (*command.options, SOCKET)
+    options = command.imgadms_options if session.is_imgadm else command.options
+    if command.mixed and not session.is_imgadm:
+        options = (*options, SOCKET)
     arguments = parse(options, rest, mixed=command.mixed)
-    if options is not command.options:
-        session.socket_path = arguments.text("--socket") or session.socket_path
+    session.socket_path = arguments.text("--socket") or session.socket_path
     if arguments.flag("-h"):
         from imgctl.run.help import command_help
 

@@ -45,6 +45,7 @@ class FakeStore:
         self.underway: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
         self.tags: list[str] = []
+        self.held: list[tuple[str, str, str]] = []
         self.begun = threading.Event()
         self.left = threading.Event()
 
@@ -100,6 +101,14 @@ class FakeStore:
     async def delete(self, uuid: str, pool: str | None, requester: Requester) -> None:
         self._fail("delete")
         self.images.remove(await self.image(uuid, pool, recursive=False))
+
+    async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
+        await self.image(uuid, pool, recursive=False)
+        self.held.append(("hold", uuid, tag))
+
+    async def release(self, uuid: str, tag: str, pool: str | None) -> None:
+        await self.image(uuid, pool, recursive=False)
+        self.held.append(("release", uuid, tag))
 
     async def holds(self, uuid: str, pool: str | None) -> list[str]:
         return self.tags

@@ -62,7 +62,7 @@ def test_imgadms_commands_come_first_and_in_its_order(imgctl):
 def test_help_of_a_command(imgctl, arguments):
     shown = imgctl(*arguments)
     assert shown.returncode == 0
-    assert "Usage:\n    imgctl delete [-P POOL] IMAGE" in shown.stdout
+    assert "Usage:\n    imgctl delete [-P POOL] [-j] IMAGE..." in shown.stdout
     assert "-P, --pool POOL" in shown.stdout
 
 

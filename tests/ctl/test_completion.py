@@ -210,7 +210,7 @@ def bash(environment: dict[str, str], line: str, *, program: str = "imgctl") -> 
         ("imgctl import -P ", ["zones"]),
         ("imgctl import --pool=zo", ["zones"]),
         ("imgctl import w", ["web@3"]),
-        ("imgctl hold x ", []),
+        ("imgctl hold x we", []),
         ("imgctl ensure x y w", ["web@3"]),
         ("imgctl sources -d ht", [SOURCE]),
         ("imgctl sources -d https:", [SOURCE.removeprefix("https:")]),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from imgctl.commands import all_commands
+from imgctl.commands.base import OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,6 +160,6 @@ def test_every_listing_is_looked_at():
         command.names[0]
         for command in all_commands()
         for option in command.options
-        if "-j" in option.flags and "event" not in option.help
+        if "-j" in option.flags and "event" not in option.help and option is not OUTCOMES
     }
     assert listings == {line.split()[0] for line in COMPLETE if " -j" in line} | {"tree", "du"} | ELSEWHERE

@@ -63,7 +63,7 @@ def test_a_command_that_is_nearly_one(imgctl: Command):
 def test_an_option_that_is_nearly_one(imgctl: Command):
     assert imgctl("import", "--pol", "zones", U).stderr.splitlines() == [
         'imgctl import: error (Option): unknown option: "--pol"',
-        "  usage: imgctl import [OPTIONS] IMAGE",
+        "  usage: imgctl import [OPTIONS] IMAGE...",
         '  hint: did you mean "--pool"?',
     ]
 
@@ -71,7 +71,7 @@ def test_an_option_that_is_nearly_one(imgctl: Command):
 def test_a_usage_error_says_the_usage(imgctl: Command):
     assert imgctl("get").stderr.splitlines() == [
         'imgctl get: error (Usage): incorrect number of args (0): ""',
-        "  usage: imgctl get [-P POOL] [-r] IMAGE",
+        "  usage: imgctl get [-P POOL] [-r] IMAGE...",
     ]
 
 
@@ -108,9 +108,10 @@ def test_a_word_is_looked_for_in_names(daemon: FakeDaemon, imgctl: Command, imag
 
 
 def test_help_says_where_a_name_will_do(imgctl: Command):
-    assert "imgctl delete [-P POOL] IMAGE" in imgctl("help", "delete").stdout
+    assert "imgctl delete [-P POOL] [-j] IMAGE..." in imgctl("help", "delete").stdout
     shown = imgctl("help", "delete", imgadm=True).stdout
-    assert "imgadm delete [-P POOL] UUID" in shown
+    assert "imgadm delete [-P POOL] UUID\n" in shown
+    assert "--json" not in shown
     assert "IMAGE" not in shown + imgctl("help", imgadm=True).stdout
 
 

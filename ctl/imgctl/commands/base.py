@@ -12,6 +12,7 @@ class Command:
         "about",
         "among",
         "examples",
+        "imgadms_options",
         "imgadms_usage",
         "mixed",
         "names",
@@ -50,6 +51,9 @@ class Command:
         self.mixed = mixed
         self.examples = examples
         self.among = among
+        self.imgadms_options = options
+        if not all(option.imgadms for option in options):
+            self.imgadms_options = tuple(option for option in options if option.imgadms)
         self.imgadms_usage = imgadms_usage or usage.replace("IMAGE", "UUID")
 
 
@@ -76,6 +80,12 @@ POOL = Option(("-P", "--pool"), "POOL", "The pool. Default is the daemon's.")
 QUIET = Option(("-q", "--quiet"), "", "No progress bar.")
 JSON = Option(("-j", "--json"), "", "JSON output.")
 EVENTS = Option(("-j", "--json"), "", "Print events as JSON, one per line, and nothing else.")
+OUTCOMES = Option(
+    ("-j", "--json"),
+    "",
+    "Print what became of each image as JSON: {name, uuid, outcome, error}.",
+    imgadms=False,
+)
 NO_HEADER = Option(("-H",), "", "Do not print table header row.")
 COLUMNS = Option(
     ("-o",), "FIELD,...", 'Specify fields (columns) to output. Default is "uuid,name,version,os,type,pub".'

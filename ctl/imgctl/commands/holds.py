@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from imgctl.commands.base import HELP, IMAGE, JSON, POOL, Command
+from imgctl.commands.base import HELP, IMAGE, JSON, OUTCOMES, POOL, Command
 
 COMMANDS = (
     Command(
         ("hold",),
-        "hold [-P POOL] IMAGE TAG",
+        "hold [-P POOL] [-j] IMAGE... TAG",
         "protect an image from deletion",
         "holds:hold",
-        (HELP, POOL),
+        (HELP, POOL, OUTCOMES),
         examples=((f"hold {IMAGE} golden", 'keep it until "golden" is released'),),
     ),
     Command(
         ("release",),
-        "release [-P POOL] IMAGE TAG",
+        "release [-P POOL] [-j] IMAGE... TAG",
         "end a hold",
         "holds:release",
-        (HELP, POOL),
+        (HELP, POOL, OUTCOMES),
         examples=((f"release {IMAGE} golden", "end that hold; others stay"),),
     ),
     Command(
@@ -31,19 +31,19 @@ COMMANDS = (
     ),
     Command(
         ("pin",),
-        "pin [-P POOL] IMAGE",
+        "pin [-P POOL] [-j] IMAGE...",
         "protect an image from deletion and vacuum",
         "holds:pin",
-        (HELP, POOL),
+        (HELP, POOL, OUTCOMES),
         "The same as `hold IMAGE pinned`.",
         examples=((f"pin {IMAGE}", "keep it until it is unpinned"),),
     ),
     Command(
         ("unpin",),
-        "unpin [-P POOL] IMAGE",
+        "unpin [-P POOL] [-j] IMAGE...",
         "remove the pin of an image",
         "holds:unpin",
-        (HELP, POOL),
+        (HELP, POOL, OUTCOMES),
         examples=((f"unpin {IMAGE}", "allow its deletion again"),),
     ),
 )

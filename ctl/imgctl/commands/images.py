@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imgctl.arguments import Option
-from imgctl.commands.base import COLUMNS, FIELDS, HELP, IMAGE, JSON, NO_HEADER, POOL, SORT, Command
+from imgctl.commands.base import COLUMNS, FIELDS, HELP, IMAGE, JSON, NO_HEADER, OUTCOMES, POOL, SORT, Command
 
 COMMANDS = (
     Command(
@@ -24,12 +24,13 @@ COMMANDS = (
     ),
     Command(
         ("show",),
-        "show IMAGE",
+        "show IMAGE...",
         "show manifest of an available image",
         "images:show",
         (HELP,),
         examples=((f"show {IMAGE}", "the manifest from its source"),),
         among="available",
+        imgadms_usage="show UUID",
     ),
     Command(
         ("list", "ls"),
@@ -57,11 +58,12 @@ COMMANDS = (
     ),
     Command(
         ("get", "info"),
-        "get [-P POOL] [-r] IMAGE",
+        "get [-P POOL] [-r] IMAGE...",
         "info on an installed image",
         "images:get",
         (HELP, POOL, Option(("-r",), "", "Add the image's snapshots and clones.")),
         examples=((f"get -r {IMAGE}", "its manifest, snapshots and clones"),),
+        imgadms_usage="get [-P POOL] [-r] UUID",
     ),
     Command(
         ("ancestry",),
@@ -84,10 +86,14 @@ COMMANDS = (
     ),
     Command(
         ("delete", "destroy", "rm"),
-        "delete [-P POOL] IMAGE",
+        "delete [-P POOL] [-j] IMAGE...",
         "remove an installed image",
         "images:delete",
-        (HELP, POOL),
-        examples=((f"delete {IMAGE}", "remove it; refused while it has clones or holds"),),
+        (HELP, POOL, OUTCOMES),
+        examples=(
+            (f"delete {IMAGE}", "remove it; refused while it has clones or holds"),
+            ("delete web@1.0 base@1.0", "a clone and its origin, in whatever order"),
+        ),
+        imgadms_usage="delete [-P POOL] UUID",
     ),
 )

@@ -8,7 +8,7 @@ from imgctl.commands.base import EVENTS, HELP, IMAGE, JSON, NO_HEADER, POOL, QUI
 COMMANDS = (
     Command(
         ("import", "pull"),
-        "import [OPTIONS] IMAGE",
+        "import [OPTIONS] IMAGE...",
         "import image from a source",
         "imports:import_image",
         (
@@ -33,8 +33,10 @@ COMMANDS = (
         examples=(
             (f"import {IMAGE}", "install it and its origins"),
             (f"import -P tank -S https://images.example.com {IMAGE}", "into another pool, from one server"),
+            ("import base@latest web@1.2", "two images, at the same time"),
         ),
         among="available",
+        imgadms_usage="import [OPTIONS] UUID",
     ),
     Command(
         ("install",),
@@ -84,11 +86,12 @@ COMMANDS = (
     ),
     Command(
         ("cancel",),
-        "cancel IMAGE",
+        "cancel IMAGE...",
         "cancel an import for all its clients",
         "imports:cancel",
         (HELP,),
         examples=((f"cancel {IMAGE}", "cancel it; the next import resumes its download"),),
         among="jobs",
+        imgadms_usage="cancel UUID",
     ),
 )

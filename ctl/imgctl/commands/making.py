@@ -88,7 +88,7 @@ COMMANDS = (
     ),
     Command(
         ("export",),
-        "export [OPTIONS] IMAGE",
+        "export [OPTIONS] IMAGE...",
         "write an installed image to files, for another host",
         "making:export",
         (

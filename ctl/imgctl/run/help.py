@@ -68,7 +68,7 @@ def command_help(program: str, command: Command) -> list[str]:
     imgadm = program == "imgadm"
     if aliases := [name for name in command.names[1:] if find_command(name, imgadm=imgadm) is command]:
         lines += ["", f"Aliases: {', '.join(aliases)}"]
-    lines += ["", "Options:", *_options(command.options)]
+    lines += ["", "Options:", *_options(command.imgadms_options if imgadm else command.options)]
     if command.about:
         lines += ["", *command.about.splitlines()]
     if program != "imgadm":  # which knows no names of images, and not all of our commands

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imgctl.errors import CommandError
+from imgctl.errors import CommandError, NotConnectedError, RemoteError
 from imgctl.filters import has_field, meets_all, parse_filter
 from imgctl.image_rows import FIELDS, docker_rows, image_row
 from imgctl.table import fields, sort_rows, table
@@ -10,13 +10,14 @@ from imgctl.text import error_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from imgproto.documents import ImageDocument, OfferedDocument, ProblemDocument
 
     from imgctl.arguments import Arguments
     from imgctl.filters import Filter
+    from imgctl.run.several import Named
     from imgctl.session import Session
 
 _COLUMNS = ["uuid", "name", "version", "os", "type", "pub"]
@@ -53,19 +54,50 @@ def avail(session: Session, arguments: Arguments) -> None:
         raise _failure(failed)
 
 
-def show(session: Session, arguments: Arguments) -> None:
-    """`show UUID`."""
-    uuid = session.uuid(arguments.one(), among="available")
+def show(session: Session, arguments: Arguments) -> int:
+    """`show IMAGE...`."""
+    from imgctl.run.several import named, texts_of
+
+    images = named(session, texts_of(session, arguments), among="available")
     with session.client() as client:
-        session.say_json(client.show(uuid))
+        return _print_each(session, images, client.show)
 
 
-def get(session: Session, arguments: Arguments) -> None:
-    """`get [-P POOL] [-r] UUID`."""
-    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
+def get(session: Session, arguments: Arguments) -> int:
+    """`get [-P POOL] [-r] IMAGE...`."""
+    from imgctl.run.several import named, texts_of
+
+    pool = arguments.text("-P")
+    images = named(session, texts_of(session, arguments), among="installed", pool=pool)
     with session.client() as client:
-        image = client.get(uuid, arguments.text("-P"), recursive=arguments.flag("-r"))
-    session.say_json(_without_clones(image))
+
+        def got(uuid: str) -> dict[str, Any]:
+            return _without_clones(client.get(uuid, pool, recursive=arguments.flag("-r")))
+
+        return _print_each(session, images, got)
+
+
+def _print_each(session: Session, images: Sequence[Named], found: Callable[[str], dict[str, Any]]) -> int:
+    """Prints one document, or an array of those that there are."""
+    from imgctl.run.several import about, worst
+
+    if len(images) == 1:
+        session.say_json(found(images[0].uuid or ""))
+        return 0
+    documents, errors = [], {image: image.error for image in images if image.error is not None}
+    for image in images:
+        if image.uuid is None:
+            continue
+        try:
+            documents.append(found(image.uuid))
+        except NotConnectedError:
+            raise
+        except RemoteError as error:
+            errors[image] = error
+    session.say_json(documents)
+    for image, problem in errors.items():
+        session.report(about(image, problem))
+    return worst(errors.values())
 
 
 def ancestry(session: Session, arguments: Arguments) -> None:
@@ -81,12 +113,22 @@ def ancestry(session: Session, arguments: Arguments) -> None:
     session.say(table(rows, columns, header=not arguments.flag("-H")))
 
 
-def delete(session: Session, arguments: Arguments) -> None:
-    """`delete [-P POOL] UUID`."""
-    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
+def delete(session: Session, arguments: Arguments) -> int:
+    """`delete [-P POOL] [-j] IMAGE...`. An image goes after its clones, however they are named."""
+    from imgctl.run.several import change_each, named, texts_of
+
+    pool = arguments.text("-P")
+    as_json = arguments.flag("-j")
+    images = named(session, texts_of(session, arguments), among="installed", pool=pool, as_json=as_json)
     with session.client() as client:
-        client.delete(uuid, arguments.text("-P"))
-    session.say([f"Deleted image {uuid}"])
+        return change_each(
+            session,
+            images,
+            lambda uuid: client.delete(uuid, pool),
+            "deleted",
+            as_json=as_json,
+            again_after=("ImageHasDependentClones",),
+        )
 
 
 def _filters(session: Session, arguments: Arguments) -> list[Filter]:

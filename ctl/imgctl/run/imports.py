@@ -6,21 +6,24 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from imgctl import event_text
-from imgctl.errors import CommandError, UsageError, remote_error
+from imgctl.errors import CommandError, NotConnectedError, UsageError, remote_error
 from imgctl.plan_text import plan_lines
+from imgctl.run.several import about, change_each, named, report_each, texts_of, worst
 from imgctl.session import GREEN, flush, is_terminal, json_text
 from imgctl.table import table
 from imgctl.text import error_line, is_uuid, printable, rate_cell, size_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from imgproto.documents import PlanDocument
     from imgproto.events import EventDocument, Progress
 
     from imgctl.arguments import Arguments
+    from imgctl.connection import OnEvent
     from imgctl.progress import Bar
+    from imgctl.run.several import Named
     from imgctl.session import Session
 
 #: Bytes of a manifest; the daemon takes no more either.
@@ -32,27 +35,47 @@ _COLUMNS = ["uuid", "name", "version", "pool", "phase", "done", "size", "rate", 
 _THERE = ("installed", "installed-meanwhile", "already-installed")
 
 
-def import_image(session: Session, arguments: Arguments) -> None:
-    """`import [-q] [-n] [-P POOL] [-S URL]... [-C CHANNEL] [-j] UUID`."""
-    text, pool = arguments.one(), arguments.text("-P")
-    if session.program == "imgadm" and not is_uuid(text):
-        raise UsageError(f'invalid image-id arg: "{text}"')
+def import_image(session: Session, arguments: Arguments) -> int:
+    """`import [-q] [-n] [-P POOL] [-S URL]... [-C CHANNEL] [-j] IMAGE...`."""
+    texts, pool = texts_of(session, arguments), arguments.text("-P")
+    if session.is_imgadm and not is_uuid(texts[0]):
+        raise UsageError(f'invalid image-id arg: "{texts[0]}"')
     sources, channel = arguments.texts("-S") or None, arguments.text("-C")
-    uuid = session.uuid(text, among="active", pool=pool, sources=sources, channel=channel)
+    images = named(session, texts, among="active", pool=pool, sources=sources, channel=channel)
     if arguments.flag("-n"):
         with session.client() as client:
-            plan = client.plan(uuid, pool=pool, sources=sources, channel=channel)
-        _show_plan(session, plan, as_json=arguments.flag("-j"))
-        return
-    with session.client() as client, Narrator(session, arguments) as tell:
-        client.import_image(
-            uuid,
-            pool=pool,
-            sources=sources,
-            channel=channel,
-            zstream=arguments.flag("--zstream"),
-            on_event=tell,
-        )
+            return _plan_each(
+                session,
+                images,
+                lambda uuid: client.plan(uuid, pool=pool, sources=sources, channel=channel),
+                as_json=arguments.flag("-j"),
+            )
+
+    def import_one(uuid: str, on_event: OnEvent) -> None:
+        with session.client() as client:
+            client.import_image(
+                uuid,
+                pool=pool,
+                sources=sources,
+                channel=channel,
+                zstream=arguments.flag("--zstream"),
+                on_event=on_event,
+            )
+
+    if len(images) == 1:
+        with Narrator(session, arguments) as tell:
+            import_one(images[0].uuid or "", tell)
+        return 0
+    from imgctl.run.side_by_side import each_at_once
+
+    with Narrator(session, arguments) as tell:
+        errors = each_at_once(images, import_one, tell)
+    there = len(images) - len(errors)
+    if arguments.flag("-j"):
+        for image, error in errors.items():
+            session.report(about(image, error))
+        return worst(errors.values())
+    return report_each(session, errors, f"{there} image{'' if there == 1 else 's'} installed")
 
 
 def ensure(session: Session, arguments: Arguments) -> None:
@@ -101,19 +124,44 @@ def jobs(session: Session, arguments: Arguments) -> None:
         session.say(table([job_row(job) for job in listed], _COLUMNS, header=not arguments.flag("-H")))
 
 
-def cancel(session: Session, arguments: Arguments) -> None:
-    """`cancel UUID`."""
-    uuid = session.uuid(arguments.one(), among="jobs")
+def cancel(session: Session, arguments: Arguments) -> int:
+    """`cancel IMAGE...`."""
+    images = named(session, texts_of(session, arguments), among="jobs")
     with session.client() as client:
-        client.cancel(uuid)
-    session.say([f"Cancelled import of image {printable(uuid)}"])
+        return change_each(session, images, client.cancel, "cancelled", what="import of image")
+
+
+def _plan_each(
+    session: Session, images: Sequence[Named], ask: Callable[[str], PlanDocument], *, as_json: bool
+) -> int:
+    """Prints the plan of each; as JSON an object for one image, and an array for several."""
+    if len(images) == 1:
+        plan = ask(images[0].uuid or "")
+        if as_json:
+            session.say_json(plan)
+        _show_plan(session, plan, as_json=as_json)
+        return 0
+    plans, errors = [], {image: image.error for image in images if image.error is not None}
+    for image in images:
+        if image.uuid is None:
+            continue
+        try:
+            plans.append(ask(image.uuid))
+            _show_plan(session, plans[-1], as_json=as_json)
+        except NotConnectedError:
+            raise
+        except CommandError as error:
+            errors[image] = error
+    if as_json:
+        session.say_json(plans)
+    for image, problem in errors.items():
+        session.report(about(image, problem))
+    return worst(errors.values())
 
 
 def _show_plan(session: Session, plan: PlanDocument, *, as_json: bool) -> None:
-    """Prints the plan. Raises the error that would refuse the import; prints any others as warnings."""
-    if as_json:
-        session.say_json(plan)
-    else:
+    """Says it, but for JSON. Raises the error that would refuse the import; prints any others as warnings."""
+    if not as_json:
         session.say(plan_lines(plan))
         for warning in plan.get("warnings", ()):  # an older daemon has none
             session.warn(printable(warning))

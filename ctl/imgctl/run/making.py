@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgctl import making_text
-from imgctl.errors import UsageError
+from imgctl.errors import CommandError, NotConnectedError, UsageError
 from imgctl.run.image_files import ImageFile
 from imgctl.run.imports import MAX_MANIFEST
 from imgctl.run.manifest_file import check_exists, read_manifest
+from imgctl.run.several import named, report_each, texts_of
 from imgctl.session import flush, is_terminal, json_text
 from imgctl.text import printable
 
@@ -96,15 +97,36 @@ def publish(session: Session, arguments: Arguments) -> None:
     session.say([_published(manifest, url)])
 
 
-def export(session: Session, arguments: Arguments) -> None:
-    """`export [-P POOL] [-o PATH] [-c COMPRESSION] [--format FORMAT] UUID`."""
-    name, form = arguments.one(), arguments.text("--format") or "stream"
+def export(session: Session, arguments: Arguments) -> int:
+    """`export [-P POOL] [-o PATH] [-c COMPRESSION] [--format FORMAT] IMAGE...`."""
+    texts, form = texts_of(session, arguments), arguments.text("--format") or "stream"
     if form not in ("stream", "raw", "qcow2"):
         raise UsageError(f'invalid --format "{form}": must be one of "stream", "raw", "qcow2"')
     compression = _compression(arguments)
     if form != "stream" and compression != "none":
         raise UsageError("a disk is not compressed: leave out -c, or --format")
-    uuid = session.uuid(name, among="installed", pool=arguments.text("-P"))
+    if len(texts) > 1 and not _target(arguments).is_dir():
+        raise UsageError(f'-o "{arguments.text("-o")}" is no folder, as several images need')
+    images = named(session, texts, among="installed", pool=arguments.text("-P"))
+    if len(images) == 1:
+        _export(session, arguments, images[0].uuid or "", form, compression)
+        return 0
+    errors = {image: image.error for image in images if image.error is not None}
+    for image in images:
+        if image.uuid is None:
+            continue
+        try:
+            _export(session, arguments, image.uuid, form, compression)
+        except NotConnectedError:
+            raise
+        except CommandError as error:
+            errors[image] = error
+    count = len(images) - len(errors)
+    return report_each(session, errors, f"exported {count} image{'' if count == 1 else 's'}")
+
+
+def _export(session: Session, arguments: Arguments, uuid: str, form: str, compression: str) -> None:
+    """One image."""
     with session.client() as client, ImageFile(_target(arguments)) as file:
         with Maker(session, arguments, file, quiet_manifest=True) as tell:
             manifest = client.export(

@@ -66,7 +66,7 @@ def argument_kinds(command: Command) -> tuple[list[str], str]:
     for word in _argument_names(command):
         kind = _kind(command, word.removesuffix("..."))
         if word.endswith("...") or kind == "filters":
-            further = kind or further
+            further = further or kind
         else:
             kinds.append(kind)
     return kinds, further
