@@ -54,6 +54,15 @@ def rate_cell(bytes_a_second: object) -> str | None:
     return f"{size(int(bytes_a_second))}/s"
 
 
+def moment(seconds: object) -> str | None:
+    """Seconds since the epoch in the form of manifests; None where they are none."""
+    if not isinstance(seconds, (int, float)):
+        return None
+    from time import gmtime, strftime
+
+    return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(seconds))
+
+
 def paragraph(message: str) -> str:
     """A message of one or several lines, indented but for the first: none passes for a new message."""
     first, *others = (printable(line.rstrip()) for line in message.strip().split("\n"))

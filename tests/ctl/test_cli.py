@@ -81,10 +81,10 @@ def test_the_version_has_the_name_under_which_it_was_run(imgctl):
 
 
 def test_the_hint_follows_the_error(imgctl):
-    shown = imgctl("info", U)
+    shown = imgctl("get", U)
     assert (shown.returncode, shown.stdout) == (3, "")
     assert shown.stderr == (
-        f'imgctl info: error (ImageNotInstalled): image "{U}" was not found on zpool "zones"\n'
+        f'imgctl get: error (ImageNotInstalled): image "{U}" was not found on zpool "zones"\n'
         f"  hint: `imgctl import {U}` installs it\n"
     )
 

@@ -58,7 +58,8 @@ COMPLETE = {
     "sources -c -j": [{"url": URL, "type": "imgapi", "ok": True, "error": None}],
     "history -j": [ENTRY],
     f"history -j -n 3 {U}": [ENTRY],
-    "vacuum -n -j": [{**IMAGE["manifest"], "zpool": "zones"}],
+    "vacuum -n -j": [{**IMAGE["manifest"], "zpool": "zones", "used": None}],
+    "holds -j": [{"uuid": U, "name": "é", "version": "1", "zpool": "zones", "holds": ["golden", "pinned"]}],
     f"holds -j {U}": ["golden", "pinned"],
     f"ancestry -j {U}": [{key: value for key, value in IMAGE.items() if not key.startswith("clone")}],
     f"show {U}": IMAGE["manifest"],
@@ -152,7 +153,7 @@ def scalars(value: object) -> Iterator[object]:
 
 
 #: Looked at in a file of its own.
-ELSEWHERE = {"doctor"}
+ELSEWHERE = {"doctor", "info"}
 
 
 def test_every_listing_is_looked_at():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from imgctl.commands.base import HELP, IMAGE, JSON, OUTCOMES, POOL, Command
+from imgctl.arguments import Option
+from imgctl.commands.base import HELP, IMAGE, JSON, NO_HEADER, OUTCOMES, POOL, Command
 
 COMMANDS = (
     Command(
@@ -23,11 +24,11 @@ COMMANDS = (
     ),
     Command(
         ("holds",),
-        "holds [-P POOL] [-j] IMAGE",
-        "list the holds of an image",
+        "holds [-P POOL] [-j] [-H] [IMAGE]",
+        "list the holds of all images, or of one",
         "holds:holds",
-        (HELP, POOL, JSON),
-        examples=((f"holds {IMAGE}", "the tags that hold it"),),
+        (HELP, Option(POOL.flags, POOL.argument, "Only this pool. Default is all."), JSON, NO_HEADER),
+        examples=(("holds", "all images that are held"), (f"holds {IMAGE}", "the tags that hold it")),
     ),
     Command(
         ("pin",),

@@ -57,13 +57,23 @@ COMMANDS = (
         ),
     ),
     Command(
-        ("get", "info"),
+        ("get",),
         "get [-P POOL] [-r] IMAGE...",
         "info on an installed image",
         "images:get",
         (HELP, POOL, Option(("-r",), "", "Add the image's snapshots and clones.")),
         examples=((f"get -r {IMAGE}", "its manifest, snapshots and clones"),),
         imgadms_usage="get [-P POOL] [-r] UUID",
+    ),
+    Command(
+        ("info",),
+        "info [-P POOL] [-j] IMAGE",
+        "show what is known of an installed image",
+        "info:info",
+        (HELP, POOL, JSON),
+        "Shows its space, its file, origin and clones, what holds it, and who installed it\n"
+        "from where. Under the name imgadm, `info` is `get`.",
+        examples=(("info base@latest", "for people"), (f"info -j {IMAGE}", "for programs")),
     ),
     Command(
         ("ancestry",),

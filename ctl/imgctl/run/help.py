@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from imgctl.cli import unknown_command
-from imgctl.commands import GLOBAL_OPTIONS, Command, all_commands, find_command
+from imgctl.commands import GLOBAL_OPTIONS, Command, aliases, all_commands, find_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,8 @@ def overview(program: str) -> list[str]:
         "Commands:",
     ]
     for command in all_commands():
+        if find_command(command.names[0], imgadm=program == "imgadm") is not command:
+            continue
         lines += _columns(f"    {program} {_usage(program, command)}", command.summary, _COMMAND_COLUMN)
     if program != "imgadm":
         lines += ["", *_NAMES]
@@ -66,8 +68,8 @@ def command_help(program: str, command: Command) -> list[str]:
         f"    {program} {_usage(program, command)}",
     ]
     imgadm = program == "imgadm"
-    if aliases := [name for name in command.names[1:] if find_command(name, imgadm=imgadm) is command]:
-        lines += ["", f"Aliases: {', '.join(aliases)}"]
+    if others := aliases(command, imgadm=imgadm):
+        lines += ["", f"Aliases: {', '.join(others)}"]
     lines += ["", "Options:", *_options(command.imgadms_options if imgadm else command.options)]
     if command.about:
         lines += ["", *command.about.splitlines()]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from imgctl.errors import UsageError
 from imgctl.run.several import change_each, named, texts_of
+from imgctl.table import table
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from imgctl.arguments import Arguments
     from imgctl.client import Client
     from imgctl.session import Session
+
+_COLUMNS = ["uuid", "name", "version", "zpool", "holds"]
 
 #: The tag of a pin; imgstored knows it, too, for what it says of an image that is held.
 PINNED = "pinned"
@@ -36,7 +39,10 @@ def release(session: Session, arguments: Arguments) -> int:
 
 
 def holds(session: Session, arguments: Arguments) -> None:
-    """`holds [-P POOL] [-j] IMAGE`."""
+    """`holds [-P POOL] [-j] [-H] [IMAGE]`."""
+    if not arguments.rest:
+        _list_all(session, arguments)
+        return
     uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         tags = client.holds(uuid, pool=arguments.text("-P"))
@@ -44,6 +50,31 @@ def holds(session: Session, arguments: Arguments) -> None:
         session.say_json(tags)
     else:
         session.say([printable(tag) for tag in tags])
+
+
+def _list_all(session: Session, arguments: Arguments) -> None:
+    """The images that are held."""
+    pool = arguments.text("-P")
+    with session.client() as client:
+        if pool is not None and pool not in (pools := client.pools()):
+            raise UsageError(f'unknown pool: "{pool}"', hint=f"the daemon has {', '.join(pools)}")
+        images = client.list(holds=True)
+    held = [
+        {
+            "uuid": image["manifest"]["uuid"],
+            "name": image["manifest"].get("name"),
+            "version": image["manifest"].get("version"),
+            "zpool": image["zpool"],
+            "holds": image.get("holds") or [],
+        }
+        for image in images
+        if image.get("holds") and pool in (None, image["zpool"])
+    ]
+    if arguments.flag("-j"):
+        session.say_json(held)
+        return
+    rows = [{**each, "holds": ", ".join(each["holds"])} for each in held]
+    session.say(table(rows, _COLUMNS, header=not arguments.flag("-H")))
 
 
 def pin(session: Session, arguments: Arguments) -> int:
