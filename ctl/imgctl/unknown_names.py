@@ -38,7 +38,8 @@ def _hint(client: Client, text: str, among: Among) -> str | None:
         found = advice.did_you_mean(text, _names(client.known_images(), text))
         return found or None
     there: Iterable[Mapping[str, Any]] = client.jobs() if among == "jobs" else _installed(client)
-    if found := advice.did_you_mean(text, _names(there, text)):
+    aliases = [each["alias"] for each in client.aliases()]
+    if found := advice.did_you_mean(text, [*aliases, *_names(there, text)]):
         return found
     if among == "jobs":
         return "`imgctl jobs` lists the imports under way"

@@ -98,6 +98,33 @@ class KnownDocument(TypedDict):
     version: Any
 
 
+class AliasDocument(TypedDict):
+    """A name that the administrator gave an image."""
+
+    alias: str
+    uuid: str
+
+
+class NewerDocument(TypedDict):
+    """A newer version of an image, which a source has."""
+
+    uuid: str
+    version: str
+    published_at: str
+    source: str
+
+
+class OldDocument(TypedDict):
+    """An installed image of which a source has a newer version; what is not known of it is empty."""
+
+    uuid: str
+    zpool: str
+    name: str
+    version: str
+    published_at: str
+    newer: NewerDocument
+
+
 class VacuumDocument(TypedDict):
     """An image that nothing needs."""
 
@@ -221,6 +248,13 @@ class AvailableDocument(TypedDict):
     """What the sources have."""
 
     images: list[OfferedDocument]
+    problems: list[ProblemDocument]
+
+
+class OutdatedDocument(TypedDict):
+    """Installed images of which the sources have newer versions."""
+
+    images: list[OldDocument]
     problems: list[ProblemDocument]
 
 
@@ -356,6 +390,14 @@ class ImagesChange(TypedDict):
     """The images that were named."""
 
     uuids: list[str]
+
+
+class AliasChange(TypedDict):
+    """An alias, and the image that it meant before."""
+
+    alias: str
+    uuid: str
+    before: str | None
 
 
 class HoldChange(TypedDict):

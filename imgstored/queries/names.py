@@ -58,7 +58,7 @@ def resolve(text: str, candidates: Iterable[Named]) -> Named | None:
     """The only image of `candidates` that the text can mean, or None. Raises `AmbiguousNameError`."""
     found = {image.uuid: image for image in _meant(text, list(candidates))}
     if len(found) > 1:
-        raise _ambiguous(text, sorted(found.values(), key=lambda image: (image.name, _published(image))))
+        raise _ambiguous(text, sorted(found.values(), key=lambda image: (image.name, published(image))))
     return next(iter(found.values()), None)
 
 
@@ -87,11 +87,12 @@ def _is_prefix(text: str) -> bool:
 
 def _latest(images: list[Named]) -> list[Named]:
     """Those that were published last: several, where they were at the same time."""
-    last = max(map(_published, images), default=_NEVER)
-    return [image for image in images if _published(image) == last]
+    last = max(map(published, images), default=_NEVER)
+    return [image for image in images if published(image) == last]
 
 
-def _published(image: Named) -> datetime:
+def published(image: Named) -> datetime:
+    """When it was published; the beginning of time where that is not known."""
     try:
         time = datetime.fromisoformat(image.published_at)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

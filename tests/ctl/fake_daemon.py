@@ -14,7 +14,7 @@ from imgstored.events.notifications import Event, Installed, Installing, Verifie
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
-from tests.ctl.fake_care import FakeCare
+from tests.ctl.fake_care import FakeAliases, FakeCare
 from tests.ctl.fake_making import FakeMaking
 from tests.support.limits import socket_limits
 
@@ -296,7 +296,8 @@ class FakeDaemon:
         self.making = FakeMaking()
         self.status = FakeStatus()
         self.doctor = FakeDoctor()
-        self.care = FakeCare(self.store, self.sources)
+        self.aliases = FakeAliases()
+        self.care = FakeCare(self.store, self.sources, self.aliases)
         self._limits = limits or socket_limits()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._run,), name="fake daemon")
@@ -327,10 +328,12 @@ class FakeDaemon:
         services = Services(
             pools=["zones"],
             images=self.store,
+            aliases=self.aliases,
             imports=self.store,
             sources=self.sources,
             resolver=self.care,
             dry_run=self.care,
+            outdated=self.care,
             usage=self.care,
             history=self.care,
             maintenance=self.upkeep,

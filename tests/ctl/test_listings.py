@@ -45,6 +45,11 @@ USAGE = {
 
 STATUS = {"version": "1", "imports": [JOB], "failures": [ENTRY], "pools": [], "sources": [], "new": None}
 
+OLD = {
+    "uuid": U, "zpool": "zones", "name": "a", "version": "1", "published_at": "2026-01-01T00:00:00Z",
+    "newer": {"uuid": V, "version": "2", "published_at": "2026-02-01T00:00:00Z", "source": URL},
+}  # fmt: skip
+
 #: Command lines, and what of their JSON is the daemon's own document.
 COMPLETE = {
     "list -j": [IMAGE],
@@ -60,6 +65,8 @@ COMPLETE = {
     f"history -j -n 3 {U}": [ENTRY],
     "vacuum -n -j": [{**IMAGE["manifest"], "zpool": "zones", "used": None}],
     "holds -j": [{"uuid": U, "name": "é", "version": "1", "zpool": "zones", "holds": ["golden", "pinned"]}],
+    "outdated -j": [OLD],
+    "alias -j": [{"alias": "stable", "uuid": U}],
     f"holds -j {U}": ["golden", "pinned"],
     f"ancestry -j {U}": [{key: value for key, value in IMAGE.items() if not key.startswith("clone")}],
     f"show {U}": IMAGE["manifest"],
@@ -104,6 +111,8 @@ def test_json_is_complete(daemon, imgctl, line):
     daemon.status.looks = [STATUS]
     daemon.store.tags = ["golden", "pinned"]
     daemon.care.past = [ENTRY]
+    daemon.care.old["images"] = [OLD]
+    daemon.aliases.there = {"stable": U}
     daemon.upkeep.planned = [{**IMAGE["manifest"], "zpool": "zones"}]
     daemon.sources.found = {"images": [{"manifest": IMAGE["manifest"], "source": URL}], "problems": []}
     daemon.sources.specs = [{"url": URL, "type": "imgapi", "insecure": True, "channel": "dev"}]

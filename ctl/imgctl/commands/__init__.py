@@ -30,6 +30,8 @@ _PLACES = {
     "ensure": "imports",
     "tree": "maintenance",
     "info": "images",
+    "outdated": "images",
+    "alias": "images",
     "du": "maintenance",
     "history": "maintenance",
     "hold": "holds",

@@ -76,6 +76,34 @@ COMMANDS = (
         examples=(("info base@latest", "for people"), (f"info -j {IMAGE}", "for programs")),
     ),
     Command(
+        ("outdated",),
+        "outdated [OPTIONS]",
+        "list installed images of which a source has a newer version",
+        "outdated:outdated",
+        (HELP, Option(POOL.flags, POOL.argument, "Only this pool. Default is all."), JSON, NO_HEADER),
+        "Asks all sources. An image counts as newer if it has the same name, os and type,\n"
+        "can be imported, was published later, and is not installed in that pool.",
+        examples=(
+            ("outdated", "all pools"),
+            ("outdated -j", "the same as JSON, with the uuids of the newer images"),
+        ),
+    ),
+    Command(
+        ("alias",),
+        "alias [-j] [-H] [-d ALIAS | ALIAS IMAGE]",
+        "name an image yourself: list, set and delete aliases",
+        "alias:alias",
+        (HELP, JSON, NO_HEADER, Option(("-d",), "ALIAS", "Delete an alias.")),
+        "An alias means one image, by its uuid, until you set it anew. Every command takes\n"
+        "it, and it comes before the names that servers give images. IMAGE is an installed\n"
+        "image, or one of a source. Deleting an image keeps its aliases.",
+        examples=(
+            ("alias web-stable web@1.2", "from now on web-stable is that image"),
+            ("alias", "all aliases"),
+            ("alias -d web-stable", "delete one"),
+        ),
+    ),
+    Command(
         ("ancestry",),
         "ancestry [OPTIONS] IMAGE",
         "list an image and its origins",

@@ -45,7 +45,12 @@ def avail(session: Session, arguments: Arguments) -> None:
     with session.client() as client:
         found = client.available()
     _print_images(session, arguments, found["images"], filters)
-    problems = [problem for problem in found["problems"] if isinstance(problem.get("error"), dict)]
+    report_problems(session, found["problems"])
+
+
+def report_problems(session: Session, given: Sequence[ProblemDocument]) -> None:
+    """Warns of each source that did not answer. Raises the error of those that have no list either."""
+    problems = [problem for problem in given if isinstance(problem.get("error"), dict)]
     for problem in problems:
         if problem.get("listed_at"):
             session.warn(f"{_problem_message(problem)}; its images are those of {problem['listed_at']}")

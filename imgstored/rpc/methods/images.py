@@ -12,22 +12,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgproto.documents import (
+        AliasChange,
+        AliasDocument,
         HoldChange,
         ImageChange,
         ImageDocument,
         ImagesChange,
         NamedDocument,
+        OutdatedDocument,
         Result,
         UsageDocument,
         VacuumDocument,
     )
     from imgproto.params import (
+        AliasParams,
         GetParams,
         HoldParams,
         InstalledParams,
         ListParams,
+        NoParams,
+        OutdatedParams,
         ReleaseParams,
         ResolveParams,
+        UnaliasParams,
         UpdateParams,
         UsageParams,
         VacuumParams,
@@ -39,12 +46,16 @@ if TYPE_CHECKING:
 
 
 def methods(services: Services) -> Iterator[Method]:
-    """`list`, `get`, `ancestry`, `resolve`, `usage`, `delete`, holds, and maintenance."""
+    """`list`, `get`, `ancestry`, `resolve`, `usage`, `outdated`, aliases, `delete`, holds, maintenance."""
     yield method(services, op.LIST, _list)
     yield method(services, op.GET, _get)
     yield method(services, op.ANCESTRY, _ancestry)
     yield method(services, op.RESOLVE, _resolve)
     yield method(services, op.USAGE, _usage)
+    yield method(services, op.OUTDATED, _outdated)
+    yield method(services, op.ALIASES, _aliases)
+    yield method(services, op.ALIAS, _alias)
+    yield method(services, op.UNALIAS, _unalias)
     yield method(services, op.DELETE, _delete)
     yield method(services, op.HOLD, _hold)
     yield method(services, op.RELEASE, _release)
@@ -86,6 +97,26 @@ async def _resolve(services: Services, params: ResolveParams, call: Call) -> lis
 
 async def _usage(services: Services, params: UsageParams, call: Call) -> list[UsageDocument]:
     return await services.usage.usage(params.get("pool"), params.get("uuids") or [])
+
+
+async def _outdated(services: Services, params: OutdatedParams, call: Call) -> OutdatedDocument:
+    return await services.outdated.outdated(params.get("pool"))
+
+
+# -- what they are called ------------------------------------------------------------------------------------
+
+
+async def _aliases(services: Services, _: NoParams, call: Call) -> list[AliasDocument]:
+    return services.aliases.all()
+
+
+async def _alias(services: Services, params: AliasParams, call: Call) -> AliasChange:
+    alias, uuid = params["alias"], params["uuid"]
+    return {"alias": alias, "uuid": uuid, "before": await services.aliases.set(alias, uuid)}
+
+
+async def _unalias(services: Services, params: UnaliasParams, call: Call) -> AliasDocument:
+    return {"alias": params["alias"], "uuid": await services.aliases.remove(params["alias"])}
 
 
 # -- what keeps them -----------------------------------------------------------------------------------------
