@@ -82,7 +82,10 @@ def _run(session: Session, argv: Sequence[str]) -> int | None:
     options = command.imgadms_options if session.is_imgadm else command.options
     if command.mixed and not session.is_imgadm:
         options = (*options, SOCKET)
+    session.json_errors = command.mixed and not session.is_imgadm and ("-j" in rest or "--json" in rest)
     arguments = parse(options, rest, mixed=command.mixed)
+    if not session.is_imgadm and (arguments.flag("-j") or command.asks_for_json(arguments.text("-o"))):
+        session.json_errors = True
     session.socket_path = arguments.text("--socket") or session.socket_path
     if arguments.flag("-h"):
         from imgctl.run.help import command_help

@@ -32,6 +32,7 @@ class Session:
         self.usage = ""  # the command's
         self.verbose = False
         self.structured_errors = False
+        self.json_errors = False
         self.socket_path: str | None = None
         for stream in (sys.stdout, sys.stderr):
             _never_fail_to_encode(stream)
@@ -112,7 +113,7 @@ class Session:
         self.complain(f"{self.program} {self.command}: warning: {printable(text)}")
 
     def report(self, error: CommandError) -> None:
-        """Prints an error: for people, or for programs (`-E`)."""
+        """Prints an error: for people, or for programs (`-E`, and `-j` as the daemon's responses have it)."""
         if self.is_imgadm:
             error = in_imgadms_words(error, self.command)
             error.hint = "" if error.code == "Option" else error.hint
@@ -120,6 +121,9 @@ class Session:
             from imgctl.error_record import error_record
 
             self.complain(json_text(error_record(self.program, error)))
+            return
+        if self.json_errors:
+            self.complain(json_text({"error": error.as_wire()}))
             return
         for line in error_text(self.program, self.command, error, self._usage_for(error)).split("\n"):
             self.complain(self.painted(line, DIM if line.startswith(HELPING) else RED, sys.stderr))

@@ -5,12 +5,11 @@ What they are given is a *status* of docs/protocol.md.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from time import localtime, strftime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgctl.table import table
-from imgctl.text import printable, rate_cell, size, size_cell
+from imgctl.text import duration, moment, printable, rate_cell, size, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 
 _POOL_COLUMNS = ["pool", "type", "state", "used", "free", "total", "images"]
 _SOURCE_COLUMNS = ["source", "type", "state", "answered", "failed", "listed"]
-_IMPORT_COLUMNS = ["uuid", "name", "pool", "phase", "done", "size", "rate", "conns", "left", "limit", "from"]
+_IMPORT_COLUMNS = ["uuid", "name", "zpool", "phase", "done", "size", "rate", "conns", "left", "limit", "from"]
 #: On a screen of 80 columns the most important ones are to be seen.
-_TOP_COLUMNS = ["image", "name", "phase", "done", "rate", "left", "limit", "conns", "size", "pool", "from"]
+_TOP_COLUMNS = ["image", "name", "phase", "done", "rate", "left", "limit", "conns", "size", "zpool", "from"]
 _FAILURE_COLUMNS = ["when", "action", "uuid", "name", "message"]
 
 #: Characters of an image's name and version, and of an error, that are shown.
@@ -39,8 +38,6 @@ _MAX_NAME, _MAX_MESSAGE = 32, 160
 
 #: Warnings of the log that are shown.
 _WARNINGS = 5
-
-_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 class Line(NamedTuple):
@@ -141,7 +138,7 @@ def _why_not(unfinished: UnfinishedDocument) -> str:
 def _failures(entries: Sequence[EntryDocument]) -> list[str]:
     rows = [
         {
-            "when": _moment(entry.get("started_at")),
+            "when": moment(entry.get("started_at")),
             "action": entry.get("action"),
             "uuid": entry.get("uuid"),
             "name": _name(entry),
@@ -219,7 +216,7 @@ def _import_row(job: Document) -> dict[str, Any]:
         "uuid": job.get("uuid"),
         "image": str(job.get("uuid"))[:8],
         "name": _name(job),
-        "pool": job.get("pool"),
+        "zpool": job.get("pool"),
         "phase": job.get("phase"),
         "done": f"{100 * done // total}%" if isinstance(done, int) and total else size_cell(done),
         "size": size_cell(total),
@@ -263,24 +260,8 @@ def _sentence(error: Any) -> str:
 # -- words ---------------------------------------------------------------------------------------------------
 
 
-def duration(seconds: Any) -> str | None:
-    """Seconds in the largest unit that fits, and the next one: "3d4h", "5m12s", "0s"."""
-    if not isinstance(seconds, (int, float)):
-        return None
-    left = max(0, int(seconds))
-    for (length, unit), (smaller, below) in pairwise(_UNITS):
-        if left >= length:
-            count, rest = divmod(left, length)
-            return f"{count}{unit}" + (f"{rest // smaller}{below}" if rest >= smaller else "")
-    return f"{left}s"
-
-
 def _ago(since: Any, now: float) -> str | None:
     return f"{duration(now - since)} ago" if isinstance(since, (int, float)) else None
-
-
-def _moment(seconds: Any) -> str | None:
-    return strftime("%Y-%m-%dT%H:%M:%S", localtime(seconds)) if isinstance(seconds, (int, float)) else None
 
 
 def _name(document: Document) -> str:

@@ -6,11 +6,14 @@ printed escaped.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from imgctl.errors import CommandError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_TIMES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 _UUID_DIGITS = frozenset("0123456789abcdef-")
@@ -61,6 +64,18 @@ def moment(seconds: object) -> str | None:
     from time import gmtime, strftime
 
     return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(seconds))
+
+
+def duration(seconds: object) -> str | None:
+    """Seconds in the largest unit that fits, and the next one: "3d4h", "5m12s", "0s"."""
+    if not isinstance(seconds, (int, float)):
+        return None
+    left = max(0, int(seconds))
+    for (length, unit), (smaller, below) in pairwise(_TIMES):
+        if left >= length:
+            count, rest = divmod(left, length)
+            return f"{count}{unit}" + (f"{rest // smaller}{below}" if rest >= smaller else "")
+    return f"{left}s"
 
 
 def paragraph(message: str) -> str:

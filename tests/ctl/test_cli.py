@@ -11,6 +11,7 @@ from pathlib import Path
 
 import imgctl as package
 import pytest
+from imgctl.new_keys import with_new_keys
 
 from imgstored.errors import (
     ActiveImageNotFoundError,
@@ -162,7 +163,8 @@ def test_events_as_json(daemon, imgctl, command):
         json.loads(json.dumps(event.as_wire())) for event in events
     ]
     assert "\x9b" not in shown.stdout
-    assert shown.stderr == f"imgctl {command}: error (DownloadError): broken\n"
+    error = {"code": "DownloadError", "message": "broken", "hint": "", "exit_status": 1, "data": {}}
+    assert json.loads(shown.stderr) == {"error": error}
 
 
 def test_notes_are_for_who_asks(daemon, imgctl):
@@ -186,7 +188,17 @@ def test_jobs(daemon, imgctl):
     }  # fmt: skip
     daemon.store.underway = [job, {**job, "uuid": V, "total": None, "rate": 0.0, "clients": []}]
     lines = imgctl("jobs").stdout.splitlines()
-    assert lines[0].split() == ["UUID", "NAME", "VERSION", "POOL", "PHASE", "DONE", "SIZE", "RATE", "CLIENTS"]
+    assert lines[0].split() == [
+        "UUID",
+        "NAME",
+        "VERSION",
+        "ZPOOL",
+        "PHASE",
+        "DONE",
+        "SIZE",
+        "RATE",
+        "CLIENTS",
+    ]
     assert re.split(" {2,}", lines[1]) == [
         U,
         "a",
@@ -199,7 +211,7 @@ def test_jobs(daemon, imgctl):
         "2",
     ]
     assert re.split(" {2,}", lines[2]) == [V, "a", "1", "zones", "downloading", "30.0 MiB", "-", "-", "0"]
-    assert json.loads(imgctl("jobs", "-j").stdout) == daemon.store.underway
+    assert json.loads(imgctl("jobs", "-j").stdout) == with_new_keys(daemon.store.underway)
 
 
 def test_cancel(daemon, imgctl):

@@ -71,7 +71,7 @@ def test_an_option_that_is_nearly_one(imgctl: Command):
 def test_a_usage_error_says_the_usage(imgctl: Command):
     assert imgctl("get").stderr.splitlines() == [
         'imgctl get: error (Usage): incorrect number of args (0): ""',
-        "  usage: imgctl get [-P POOL] [-r] IMAGE...",
+        "  usage: imgctl get [-P POOL] [-r] [-j] [-o FORM] IMAGE...",
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imgctl.new_keys import with_new_keys
 from imgctl.status_text import duration, problems, status_lines, top_lines
 
 U, V = "11111111-aaaa-4bbb-8ccc-000000000001", "21111111-aaaa-4bbb-8ccc-000000000002"
@@ -97,7 +98,7 @@ def test_imports_failures_and_what_needs_attention():
     at = lines.index("2 imports under way, 1 of them waiting")
     # What is busy comes first.
     assert [re.split(" {2,}", line) for line in lines[at + 1 : at + 4]] == [
-        ["UUID", "NAME", "POOL", "PHASE", "DONE", "SIZE", "RATE", "CONNS", "LEFT", "LIMIT", "FROM"],
+        ["UUID", "NAME", "ZPOOL", "PHASE", "DONE", "SIZE", "RATE", "CONNS", "LEFT", "LIMIT", "FROM"],
         [U, "base@1.0", "zones", "downloading", "25%", "100.0 MiB", "5.5 MiB/s", "8", "1m23s", "network",
          "https://images.example.com"],
         [V, "web@1.0", "zones", "waiting", "0 B", "-", "-", "0", "-", "turn", "a-file"],
@@ -216,13 +217,13 @@ def test_the_exit_status_says_that_something_needs_attention(daemon, imgctl, cha
     daemon.status.looks = [status(**changes)]
     assert imgctl("status").returncode == 1
     shown = imgctl("status", "-j")
-    assert (shown.returncode, json.loads(shown.stdout)) == (1, status(**changes))
+    assert (shown.returncode, json.loads(shown.stdout)) == (1, with_new_keys(status(**changes)))
 
 
 def test_as_json(daemon, imgctl):
     daemon.status.looks = [status(imports=[JOB])]
     shown = imgctl("status", "--json")
-    assert (shown.returncode, json.loads(shown.stdout)) == (0, status(imports=[JOB]))
+    assert (shown.returncode, json.loads(shown.stdout)) == (0, with_new_keys(status(imports=[JOB])))
 
 
 def test_no_daemon(daemon, imgctl):

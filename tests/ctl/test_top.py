@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from imgctl.new_keys import with_new_keys
 from imgctl.status_text import top_lines
 
 from imgstored.errors import InternalError
@@ -43,7 +44,7 @@ def test_a_frame():
         f"imgstored 1.2.3, pid 77, up 3d4h, 2 clients, 3 images  {at(NOW)}",
         "zones: 40.0 GiB used, 60.0 GiB free, 2 imports, 5.5 MiB/s, limited by network, turn",
         "",
-        "IMAGE     NAME      PHASE        DONE  RATE       LEFT   LIMIT    CONNS  SIZE       POOL   FROM",
+        "IMAGE     NAME      PHASE        DONE  RATE       LEFT   LIMIT    CONNS  SIZE       ZPOOL  FROM",
         "11111111  base@1.0  downloading  25%   5.5 MiB/s  1m23s  network  8      100.0 MiB  zones  "
         "https://images.example.com",
         "21111111  web@1.0   waiting      0 B   -          -      turn     0      -          zones  a-file",
@@ -89,7 +90,9 @@ def test_frames(daemon, imgctl):
 def test_json_lines(daemon, imgctl):
     daemon.status.looks = [status(), BUSY]
     shown = imgctl("top", "-j", "-n", "3", "-d", "0.1")
-    assert [json.loads(line) for line in shown.stdout.splitlines()] == [status(), BUSY, BUSY]
+    assert [json.loads(line) for line in shown.stdout.splitlines()] == [
+        with_new_keys(each) for each in (status(), BUSY, BUSY)
+    ]
 
 
 def test_each_frame_is_written_at_once(daemon, imgctl):

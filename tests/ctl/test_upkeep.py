@@ -164,6 +164,12 @@ class TestVacuum:
             assert terminal.shown.decode().endswith(f"{last}\r\n")
         assert daemon.store.images == ([] if gone else [installed(A)])
 
+    def test_json_is_for_a_dry_run(self, daemon: FakeDaemon, imgctl: Command):
+        daemon.store.images, daemon.upkeep.planned = [installed(A)], planned(A)
+        error = json.loads(imgctl("vacuum", "-fj").stderr)["error"]
+        assert error["message"] == '"-j" needs "-n": it says what would be deleted'
+        assert daemon.store.images == [installed(A)]
+
     @pytest.mark.parametrize("columns", [100, 40])
     def test_it_says_what_that_frees(self, daemon: FakeDaemon, imgctl: Command, columns: int):
         daemon.store.images = [installed(A), installed(B), installed(C)]
@@ -237,7 +243,6 @@ class TestVacuum:
             (["--older-than", "2"], 'invalid --older-than "2"'),
             (["--older-than", "-2d"], 'invalid --older-than "-2d"'),
             (["--keep", "x"], 'invalid --keep "x"'),
-            (["-j"], '"-j" needs "-n"'),
         ],
     )
     def test_what_makes_no_sense_does_nothing(

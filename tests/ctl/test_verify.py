@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from imgctl.new_keys import with_new_keys
 
 from imgstored.events.notifications import ImageProgress, Progress, Result, Verified, Verifying
 
@@ -76,6 +77,6 @@ def test_json_is_an_event_a_line(daemon, imgctl):
     daemon.verifier.events = [progress, verified("changed", "why")]
     done = imgctl("verify", "-j")
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events[-1] == json.loads(json.dumps(verified("changed", "why").as_wire()))
+    assert events[-1] == with_new_keys(json.loads(json.dumps(verified("changed", "why").as_wire())))
     assert events[0]["event"] == "progress"
     assert done.returncode == 1

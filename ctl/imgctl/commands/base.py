@@ -56,6 +56,12 @@ class Command:
             self.imgadms_options = tuple(option for option in options if option.imgadms)
         self.imgadms_usage = imgadms_usage or usage.replace("IMAGE", "UUID")
 
+    def asks_for_json(self, form: str | None) -> bool:
+        """Whether an argument of `-o` is that form, and not the name of a file."""
+        return form == "json" and any(
+            "-o" in option.flags and option.argument in ("FORM", FORM.argument) for option in self.options
+        )
+
 
 #: The image of the examples.
 IMAGE = "3dbbdcca-2eab-11e8-b925-23bf77789921"
@@ -87,9 +93,23 @@ OUTCOMES = Option(
     imgadms=False,
 )
 NO_HEADER = Option(("-H",), "", "Do not print table header row.")
+_FORMS = ' Or a form: "json", "yaml", "csv", "wide"; both as "csv,uuid,name".'
 COLUMNS = Option(
-    ("-o",), "FIELD,...", 'Specify fields (columns) to output. Default is "uuid,name,version,os,type,pub".'
+    ("-o",),
+    "FIELD,...",
+    'Specify fields (columns) to output. Default is "uuid,name,version,os,type,pub".' + _FORMS,
 )
+ANCESTRY_COLUMNS = Option(
+    ("-o",),
+    "FIELD,...",
+    'Specify fields (columns) to output. Default is "uuid,name,version,published".' + _FORMS,
+)
+FORM = Option(("-o",), "FIELD,...", "The fields (columns) to show." + _FORMS)
+DOCUMENT_FORM = Option(("-o",), "FORM", 'The form, "json" or "yaml".', imgadms=False)
+UUIDS = Option(("-q", "--quiet"), "", "Only uuids, one a line.", imgadms=False)
+IS_JSON = Option(("-j", "--json"), "", "The same, with errors as JSON, too.", imgadms=False)
+#: Of a command that lists.
+LISTING = (JSON, FORM, UUIDS, NO_HEADER)
 SORT = Option(("-s",), "FIELD,...", 'Sort on the given fields. Default is "published_at,name".')
 
 FIELDS = """\

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imgctl.arguments import Option
-from imgctl.commands.base import HELP, IMAGE, JSON, NO_HEADER, OUTCOMES, POOL, Command
+from imgctl.commands.base import HELP, IMAGE, LISTING, OUTCOMES, POOL, Command
 
 COMMANDS = (
     Command(
@@ -24,10 +24,10 @@ COMMANDS = (
     ),
     Command(
         ("holds",),
-        "holds [-P POOL] [-j] [-H] [IMAGE]",
+        "holds [OPTIONS] [IMAGE]",
         "list the holds of all images, or of one",
         "holds:holds",
-        (HELP, Option(POOL.flags, POOL.argument, "Only this pool. Default is all."), JSON, NO_HEADER),
+        (HELP, Option(POOL.flags, POOL.argument, "Only this pool. Default is all."), *LISTING),
         examples=(("holds", "all images that are held"), (f"holds {IMAGE}", "the tags that hold it")),
     ),
     Command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imgctl.arguments import Option
-from imgctl.commands.base import EVENTS, HELP, IMAGE, JSON, NO_HEADER, POOL, QUIET, Command
+from imgctl.commands.base import EVENTS, HELP, IMAGE, LISTING, POOL, QUIET, Command
 
 COMMANDS = (
     Command(
@@ -65,10 +65,10 @@ COMMANDS = (
     ),
     Command(
         ("jobs",),
-        "jobs [-j]",
+        "jobs [OPTIONS]",
         "list imports under way",
         "imports:jobs",
-        (HELP, JSON, NO_HEADER),
+        (HELP, *LISTING),
         examples=(("jobs", "the progress of each import, and its clients"),),
     ),
     Command(

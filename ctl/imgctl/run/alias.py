@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgctl.errors import RemoteError, UsageError
-from imgctl.table import table
+from imgctl.listing import Wanted, say_listing
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -33,14 +33,17 @@ def _list(session: Session, arguments: Arguments) -> None:
     with session.client() as client:
         aliases = client.aliases()
         installed = {image["manifest"]["uuid"]: image["manifest"] for image in client.list()}
-    if arguments.flag("-j"):
-        session.say_json(aliases)
-        return
     rows = [
         {**each, **{key: installed.get(each["uuid"], {}).get(key) for key in ("name", "version")}}
         for each in aliases
     ]
-    session.say(table(rows, ["alias", "uuid", "name", "version"], header=not arguments.flag("-H")))
+    say_listing(
+        session,
+        Wanted(session, arguments),
+        documents=aliases,
+        rows=rows,
+        columns=["alias", "uuid", "name", "version"],
+    )
 
 
 def _set(session: Session, name: str, image: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgctl.errors import UsageError
+from imgctl.listing import Wanted, say_document, say_listing
 from imgctl.run.several import change_each, named, texts_of
-from imgctl.table import table
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def holds(session: Session, arguments: Arguments) -> None:
     uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         tags = client.holds(uuid, pool=arguments.text("-P"))
-    if arguments.flag("-j"):
-        session.say_json(tags)
+    wanted = Wanted(session, arguments)
+    if wanted.is_document:
+        say_document(session, tags, wanted.form)
     else:
         session.say([printable(tag) for tag in tags])
 
@@ -70,11 +71,8 @@ def _list_all(session: Session, arguments: Arguments) -> None:
         for image in images
         if image.get("holds") and pool in (None, image["zpool"])
     ]
-    if arguments.flag("-j"):
-        session.say_json(held)
-        return
     rows = [{**each, "holds": ", ".join(each["holds"])} for each in held]
-    session.say(table(rows, _COLUMNS, header=not arguments.flag("-H")))
+    say_listing(session, Wanted(session, arguments), documents=held, rows=rows, columns=_COLUMNS)
 
 
 def pin(session: Session, arguments: Arguments) -> int:

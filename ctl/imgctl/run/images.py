@@ -5,6 +5,7 @@ from __future__ import annotations
 from imgctl.errors import CommandError, NotConnectedError, RemoteError
 from imgctl.filters import has_field, meets_all, parse_filter
 from imgctl.image_rows import FIELDS, docker_rows, image_row
+from imgctl.listing import Wanted, document_form, say_document, say_listing, warn_of_unknown
 from imgctl.table import fields, sort_rows, table
 from imgctl.text import error_line
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from imgctl.session import Session
 
 _COLUMNS = ["uuid", "name", "version", "os", "type", "pub"]
+_WIDE = ["zpool", "state", "size", "clones", "source"]
 _SORT = ["published_at", "name"]
 _DOCKER_COLUMNS = ["uuid", "repository", "tag", "image_id", "created"]
 
@@ -63,31 +65,34 @@ def show(session: Session, arguments: Arguments) -> int:
     """`show IMAGE...`."""
     from imgctl.run.several import named, texts_of
 
+    form = document_form(arguments) or "json"
     images = named(session, texts_of(session, arguments), among="available")
     with session.client() as client:
-        return _print_each(session, images, client.show)
+        return _print_each(session, images, client.show, form)
 
 
 def get(session: Session, arguments: Arguments) -> int:
     """`get [-P POOL] [-r] IMAGE...`."""
     from imgctl.run.several import named, texts_of
 
-    pool = arguments.text("-P")
+    pool, form = arguments.text("-P"), document_form(arguments) or "json"
     images = named(session, texts_of(session, arguments), among="installed", pool=pool)
     with session.client() as client:
 
         def got(uuid: str) -> dict[str, Any]:
             return _without_clones(client.get(uuid, pool, recursive=arguments.flag("-r")))
 
-        return _print_each(session, images, got)
+        return _print_each(session, images, got, form)
 
 
-def _print_each(session: Session, images: Sequence[Named], found: Callable[[str], dict[str, Any]]) -> int:
+def _print_each(
+    session: Session, images: Sequence[Named], found: Callable[[str], dict[str, Any]], form: str
+) -> int:
     """Prints one document, or an array of those that there are."""
     from imgctl.run.several import about, worst
 
     if len(images) == 1:
-        session.say_json(found(images[0].uuid or ""))
+        say_document(session, found(images[0].uuid or ""), form)
         return 0
     documents, errors = [], {image: image.error for image in images if image.error is not None}
     for image in images:
@@ -99,7 +104,7 @@ def _print_each(session: Session, images: Sequence[Named], found: Callable[[str]
             raise
         except RemoteError as error:
             errors[image] = error
-    session.say_json(documents)
+    say_document(session, documents, form)
     for image, problem in errors.items():
         session.report(about(image, problem))
     return worst(errors.values())
@@ -110,12 +115,14 @@ def ancestry(session: Session, arguments: Arguments) -> None:
     uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         images = client.ancestry(uuid, arguments.text("-P"))
-    if arguments.flag("-j"):
-        session.say_json([_without_clones(image) for image in images])
-        return
-    columns = fields(arguments.texts("-o")) or ["uuid", "name", "version", "published"]
-    rows = [image_row(image) for image in images]
-    session.say(table(rows, columns, header=not arguments.flag("-H")))
+    say_listing(
+        session,
+        Wanted(session, arguments),
+        documents=[_without_clones(image) for image in images],
+        rows=[image_row(image) for image in images],
+        columns=["uuid", "name", "version", "published"],
+        wide=["os", "type", "zpool", "origin"],
+    )
 
 
 def delete(session: Session, arguments: Arguments) -> int:
@@ -161,38 +168,25 @@ def _print_images(
     rows = [(image_row(image), image) for image in images]
     chosen = [(row, image) for row, image in rows if meets_all(row, filters)]
     _warn_of_unknown_fields(session, arguments, [row for row, _ in rows])
-    if arguments.flag("-j"):
-        session.say_json([image for _, image in chosen])
+    wanted = Wanted(session, arguments)
+    if wanted.is_document:
+        say_document(session, [image for _, image in chosen], wanted.form)
         return
-    columns = fields(arguments.texts("-o")) or _COLUMNS
     by = fields(arguments.texts("-s")) or _SORT
     ordered = sort_rows((row for row, _ in chosen), by)
-    session.say(table(ordered, columns, header=not arguments.flag("-H")))
+    say_listing(session, wanted, rows=ordered, columns=_COLUMNS, wide=_WIDE)
 
 
 def _warn_of_unknown_fields(
     session: Session, arguments: Arguments, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Warns of what was asked for and no image has: a slip, mostly, which would look like an answer."""
     if session.is_imgadm or not rows:
         return
-    by_name = [
-        *fields(arguments.texts("-o")),
-        *(name.removeprefix("-") for name in fields(arguments.texts("-s"))),
-    ]
-    by_path = [argument.partition("=")[0] for argument in arguments.rest if "=" in argument]
-    unknown = [name for name in by_name if name not in FIELDS and not any(name in row for row in rows)]
-    unknown += [
-        path for path in by_path if path not in FIELDS and not any(has_field(row, path) for row in rows)
-    ]
-    if not unknown:
-        return
-    from imgctl import advice
-
-    names = dict.fromkeys([*FIELDS, *(name for row in rows for name in row)])
-    for name in dict.fromkeys(unknown):
-        question = advice.did_you_mean(name, names)
-        session.warn(f'no image has the field "{name}"' + (f": {question}" if question else ""))
+    names = Wanted(session, arguments).columns
+    names += [name.removeprefix("-") for name in fields(arguments.texts("-s"))]
+    paths = [argument.partition("=")[0] for argument in arguments.rest if "=" in argument]
+    names += [path for path in paths if not any(has_field(row, path) for row in rows)]
+    warn_of_unknown(session, names, FIELDS, rows)
 
 
 def _problem_message(problem: ProblemDocument) -> str:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from imgctl import event_text
 from imgctl.errors import CommandError, NotConnectedError, UsageError, remote_error
+from imgctl.listing import Wanted, say_listing
+from imgctl.new_keys import with_new_keys
 from imgctl.plan_text import plan_lines
 from imgctl.run.several import about, change_each, named, report_each, texts_of, worst
 from imgctl.session import GREEN, flush, is_terminal, json_text
-from imgctl.table import table
-from imgctl.text import error_line, is_uuid, printable, rate_cell, size_cell
+from imgctl.text import duration, error_line, is_uuid, printable, rate_cell, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 #: Bytes of a manifest; the daemon takes no more either.
 MAX_MANIFEST = 1 << 20
 
-_COLUMNS = ["uuid", "name", "version", "pool", "phase", "done", "size", "rate", "clients"]
+_COLUMNS = ["uuid", "name", "version", "zpool", "phase", "done", "size", "rate", "clients"]
+_WIDE = ["left", "limits", "connections", "started", "source"]
 
 #: The events after which an image is there.
 _THERE = ("installed", "installed-meanwhile", "already-installed")
@@ -118,10 +120,15 @@ def jobs(session: Session, arguments: Arguments) -> None:
     arguments.none()
     with session.client() as client:
         listed = client.jobs()
-    if arguments.flag("-j"):
-        session.say_json(listed)
-    else:
-        session.say(table([job_row(job) for job in listed], _COLUMNS, header=not arguments.flag("-H")))
+    say_listing(
+        session,
+        Wanted(session, arguments),
+        documents=with_new_keys(listed),
+        rows=[job_row(job) for job in listed],
+        plain=[{**with_new_keys(job), "size": job.get("total")} for job in listed],
+        columns=_COLUMNS,
+        wide=_WIDE,
+    )
 
 
 def cancel(session: Session, arguments: Arguments) -> int:
@@ -138,7 +145,7 @@ def _plan_each(
     if len(images) == 1:
         plan = ask(images[0].uuid or "")
         if as_json:
-            session.say_json(plan)
+            session.say_json(with_new_keys(plan))
         _show_plan(session, plan, as_json=as_json)
         return 0
     plans, errors = [], {image: image.error for image in images if image.error is not None}
@@ -153,7 +160,7 @@ def _plan_each(
         except CommandError as error:
             errors[image] = error
     if as_json:
-        session.say_json(plans)
+        session.say_json(with_new_keys(plans))
     for image, problem in errors.items():
         session.report(about(image, problem))
     return worst(errors.values())
@@ -170,6 +177,11 @@ def _show_plan(session: Session, plan: PlanDocument, *, as_json: bool) -> None:
         session.warn(error_line(error.code, error.message))
     if refusals:
         raise refusals[0]
+
+
+def event_document(session: Session, event: EventDocument) -> Any:
+    """An event as a program reads it."""
+    return event if session.is_imgadm else with_new_keys(event)
 
 
 class Narrator:
@@ -198,7 +210,7 @@ class Narrator:
     def __call__(self, event: EventDocument) -> None:
         """Reports one event."""
         if self._as_json:
-            self._print(json_text(event), sys.stdout)
+            self._print(json_text(event_document(self._session, event)), sys.stdout)
             return
         if event["event"] == "progress":
             self._show_progress(event)
@@ -235,9 +247,10 @@ class Narrator:
 def job_row(job: Mapping[str, Any]) -> dict[str, Any]:
     """A *job* for people."""
     done, total, rate, clients = (job.get(field) for field in ("done", "total", "rate", "clients"))
-    row = dict(job)
+    row: dict[str, Any] = with_new_keys(dict(job))
     row["size"] = size_cell(total)
     row["done"] = f"{100 * done // total}%" if isinstance(done, int) and total else size_cell(done)
     row["rate"] = rate_cell(rate)
     row["clients"] = len(clients) if isinstance(clients, list) else None
+    row["left"] = duration(job.get("eta"))
     return row

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgctl.info_text import Facts, info_document, info_lines
+from imgctl.listing import document_form, say_document
+from imgctl.new_keys import with_new_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,12 +23,12 @@ _ENTRIES = 100
 
 def info(session: Session, arguments: Arguments) -> None:
     """`info [-P POOL] [-j] IMAGE`."""
-    pool = arguments.text("-P")
+    pool, form = arguments.text("-P"), document_form(arguments)
     uuid = session.uuid(arguments.one(), among="installed", pool=pool)
     with session.client() as client:
         facts = _facts(client, uuid, pool)
-    if arguments.flag("-j"):
-        session.say_json(info_document(facts))
+    if form:
+        say_document(session, with_new_keys(info_document(facts)), form)
     else:
         session.say(info_lines(facts))
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from imgctl import event_text, terminal
 from imgctl.errors import CommandError, NotConnectedError, RemoteError, UsageError, remote_error
-from imgctl.run.imports import Narrator
+from imgctl.run.imports import Narrator, event_document
+from imgctl.session import json_text
 from imgctl.text import printable, size
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 def update(session: Session, arguments: Arguments) -> int:
     """`update [-n] [UUID...]`. Exit status 1 when an image could not be updated; the others are."""
     uuids = session.uuids(arguments.rest, among="installed")
-    failed = False
+    failed, as_json = False, arguments.flag("-j")
 
     def tell(event: EventDocument) -> None:
         nonlocal failed
-        if event["event"] == "update-failed":
-            failed = True
+        failed = failed or event["event"] == "update-failed"
+        if as_json:
+            print(json_text(event_document(session, event)))
+        elif event["event"] == "update-failed":
             session.report(remote_error(event["error"]))
         elif event["event"] == "original-unknown":
             session.complain(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgctl.listing import Wanted, say_listing
 from imgctl.run.images import report_problems
-from imgctl.table import table
 
 if TYPE_CHECKING:
     from typing import Any
@@ -23,11 +23,14 @@ def outdated(session: Session, arguments: Arguments) -> None:
     arguments.none()
     with session.client() as client:
         found = client.outdated(arguments.text("-P"))
-    if arguments.flag("-j"):
-        session.say_json(found["images"])
-    else:
-        rows = [outdated_row(image) for image in found["images"]]
-        session.say(table(rows, _COLUMNS, header=not arguments.flag("-H")))
+    say_listing(
+        session,
+        Wanted(session, arguments),
+        documents=found["images"],
+        rows=[outdated_row(image) for image in found["images"]],
+        columns=_COLUMNS,
+        wide=["published_at"],
+    )
     report_problems(session, found["problems"])
 
 

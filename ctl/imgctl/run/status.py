@@ -8,6 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from imgctl.errors import UsageError
+from imgctl.listing import document_form, say_document
+from imgctl.new_keys import with_new_keys
 from imgctl.session import flush, is_terminal, json_text
 from imgctl.status_text import problems, status_lines, top_lines
 
@@ -29,10 +31,11 @@ _EVERY, _SHORTEST, _LONGEST = 1.0, 0.1, 3600.0
 def status(session: Session, arguments: Arguments) -> int:
     """`status [-j]`. Status 1 if something needs attention."""
     arguments.none()
+    form = document_form(arguments)
     with session.client(timeout=_TIMEOUT) as client:
         found = client.status()
-    if arguments.flag("-j"):
-        session.say_json(found)
+    if form:
+        say_document(session, with_new_keys(found), form)
     else:
         session.say(status_lines(found, time.time()))
     return 1 if problems(found) else 0
@@ -77,7 +80,7 @@ class _Looks:
         """Each answer as a line."""
         while self._left != 0:
             self._left = None if self._left is None else self._left - 1
-            print(json_text(self._client.status()))
+            print(json_text(with_new_keys(self._client.status())))
             self._pause(seconds)
 
     def _pause(self, seconds: float) -> None:
