@@ -63,7 +63,8 @@ def say_listing(
     elif wanted.form == "csv":
         _say_csv(values, shown, header=wanted.header)
     else:
-        session.say(table(rows, shown, header=wanted.header))
+        may_drop = not wanted.columns and wanted.form != "wide"
+        session.say(table(rows, shown, header=wanted.header, screen=session.screen, may_drop=may_drop))
 
 
 def document_form(arguments: Arguments) -> str:

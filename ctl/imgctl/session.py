@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from imgctl.client import Client
     from imgctl.errors import CommandError
+    from imgctl.fitting import Screen
 
 
 #: SGR parameters (ECMA-48, 8.3.117).
@@ -41,6 +42,19 @@ class Session:
     def is_imgadm(self) -> bool:
         """Whether it was run under imgadm's name, and is to behave as imgadm does."""
         return self.program == "imgadm"
+
+    @property
+    def screen(self) -> Screen | None:
+        """The terminal that standard output is; None where it is none, or where imgadm would not look."""
+        if self.is_imgadm or not is_terminal(sys.stdout):
+            return None
+        from imgctl.fitting import Screen
+
+        try:
+            columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(sys.stdout.fileno()).columns
+        except (OSError, ValueError):
+            return None
+        return Screen(columns, "…" if speaks_unicode() else "...") if columns > 0 else None
 
     def client(self, timeout: float | None = None) -> Client:
         """A client that is not connected yet; `timeout` as of `Connection`."""
@@ -141,8 +155,12 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     """A value as JSON, with nothing in it that could steer a terminal."""
     import json
 
-    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
-    return safe_json(json.dumps(value, indent=indent, ensure_ascii=not unicode, default=str))
+    return safe_json(json.dumps(value, indent=indent, ensure_ascii=not speaks_unicode(), default=str))
+
+
+def speaks_unicode() -> bool:
+    """Whether standard output takes every character."""
+    return (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
 
 
 def flush(stream: TextIO | None) -> None:

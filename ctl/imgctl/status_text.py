@@ -5,6 +5,7 @@ What they are given is a *status* of docs/protocol.md.
 
 from __future__ import annotations
 
+from textwrap import wrap
 from time import localtime, strftime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
         WarningDocument,
     )
 
+    from imgctl.fitting import Screen
+
     Document = Mapping[str, Any]
 
 _POOL_COLUMNS = ["pool", "type", "state", "used", "free", "total", "images"]
@@ -31,6 +34,8 @@ _SOURCE_COLUMNS = ["source", "type", "state", "answered", "failed", "listed"]
 _IMPORT_COLUMNS = ["uuid", "name", "zpool", "phase", "done", "size", "rate", "conns", "left", "limit", "from"]
 #: On a screen of 80 columns the most important ones are to be seen.
 _TOP_COLUMNS = ["image", "name", "phase", "done", "rate", "left", "limit", "conns", "size", "zpool", "from"]
+#: On one of fewer, these.
+_NARROW, _NARROW_TOP_COLUMNS = 72, ["name", "done", "left", "rate", "limit"]
 _FAILURE_COLUMNS = ["when", "action", "uuid", "name", "message"]
 
 #: Characters of an image's name and version, and of an error, that are shown.
@@ -59,14 +64,18 @@ def problems(status: StatusDocument) -> list[str]:
     return pools + sources + [_sentence(error) for error in status.get("problems") or ()]
 
 
-def status_lines(status: StatusDocument, now: float) -> list[str]:
-    """The whole report; `now` is in seconds since the epoch."""
+def status_lines(status: StatusDocument, now: float, screen: Screen | None = None) -> list[str]:
+    """The whole report; `now` is in seconds since the epoch. Its tables fit a screen."""
     blocks = [
         _about(status),
-        table([_pool_row(pool) for pool in status.get("pools") or ()], _POOL_COLUMNS),
-        table([_source_row(source, now) for source in status.get("sources") or ()], _SOURCE_COLUMNS)
+        table([_pool_row(pool) for pool in status.get("pools") or ()], _POOL_COLUMNS, screen=screen),
+        table(
+            [_source_row(source, now) for source in status.get("sources") or ()],
+            _SOURCE_COLUMNS,
+            screen=screen,
+        )
         or ["No sources: `imgctl sources -a URL` adds an image server."],
-        _imports(status),
+        _imports(status, screen),
         _unfinished(status.get("pools") or ()),
         _failures(status.get("failures") or ()),
         _warnings(status.get("warnings") or ()),
@@ -77,18 +86,26 @@ def status_lines(status: StatusDocument, now: float) -> list[str]:
     ]
 
 
-def top_lines(status: StatusDocument, now: float) -> list[Line]:
-    """The frames of the live screen: what is under way."""
+def top_lines(status: StatusDocument, now: float, screen: Screen | None = None) -> list[Line]:
+    """The frames of the live screen: what is under way. With a `screen`, in what it has room for."""
     at = strftime("%H:%M:%S", localtime(now))
-    lines = [Line(f"{_who(status)}, {_count(status.get('images'), 'image')}  {at}", "title")]
+    head = [Line(f"{_who(status)}, {_count(status.get('images'), 'image')}  {at}", "title")]
     jobs = list(status.get("imports") or ())
-    lines += [_pool_line(pool, jobs) for pool in status.get("pools") or ()]
-    lines += [Line(problem, "bad") for problem in problems(status) if not problem.startswith("pool ")]
-    lines.append(Line(""))
+    head += [_pool_line(pool, jobs) for pool in status.get("pools") or ()]
+    head += [Line(problem, "bad") for problem in problems(status) if not problem.startswith("pool ")]
+    lines = [*(part for line in head for part in _wrapped(line, screen)), Line("")]
     if not jobs:
         return [*lines, Line("Nothing is being imported.")]
-    first, *rest = table([_import_row(job) for job in _busy_first(jobs)], _TOP_COLUMNS)
+    narrow = screen is not None and screen.columns < _NARROW
+    columns = _NARROW_TOP_COLUMNS if narrow else _TOP_COLUMNS
+    first, *rest = table([_import_row(job) for job in _busy_first(jobs)], columns, screen=screen)
     return [*lines, Line(first, "columns"), *map(Line, rest)]
+
+
+def _wrapped(line: Line, screen: Screen | None) -> list[Line]:
+    if screen is None or len(line.text) <= screen.columns:
+        return [line]
+    return [Line(text, line.style) for text in wrap(line.text, screen.columns, subsequent_indent="  ")]
 
 
 # -- the blocks ----------------------------------------------------------------------------------------------
@@ -110,13 +127,13 @@ def _about(status: StatusDocument) -> list[str]:
     ]
 
 
-def _imports(status: StatusDocument) -> list[str]:
+def _imports(status: StatusDocument, screen: Screen | None) -> list[str]:
     jobs = list(status.get("imports") or ())
     if not jobs:
         return ["Nothing is being imported."]
     waiting = status.get("waiting") or 0
     title = f"{_count(len(jobs), 'import')} under way" + (f", {waiting} of them waiting" if waiting else "")
-    return [title, *table([_import_row(job) for job in _busy_first(jobs)], _IMPORT_COLUMNS)]
+    return [title, *table([_import_row(job) for job in _busy_first(jobs)], _IMPORT_COLUMNS, screen=screen)]
 
 
 def _unfinished(pools: Sequence[PoolStateDocument]) -> list[str]:

@@ -228,13 +228,14 @@ def test_what_stays_is_not_drawn_again(live, daemon):
 
 
 def test_a_window_that_grows_and_shrinks(live):
-    with live("-d", "3600", size=(24, 60)) as terminal:
+    with live("-d", "3600", size=(24, 36)) as terminal:
         terminal.wait_for("base@1.0")
         time.sleep(0.2)
-        assert b"network" not in terminal.shown
+        assert b"LIMIT" not in terminal.shown
         terminal.resize(40, 150)
         # At once, not with the next frame.
-        terminal.wait_for("network")
+        terminal.wait_for("LIMIT")
+        assert b"PHASE" in terminal.shown
         start, size = len(terminal.shown), 1
         # Where the program is slow, two changes may be one to it.
         while b"network" not in terminal.shown[start:] and size < 200:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from imgctl.errors import remote_error
 from imgctl.listing import Wanted, document_form, say_document, say_listing
-from imgctl.session import is_terminal
+from imgctl.session import is_terminal, speaks_unicode
 from imgctl.usage_text import ASCII, LINES, du_document, du_rows, forest, pool_summary, readable, tree_lines
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def tree(session: Session, arguments: Arguments) -> None:
     if form:
         say_document(session, [forest(pool) for pool in pools], form)
     else:
-        strokes = LINES if is_terminal(sys.stdout) and _speaks_unicode() else ASCII
-        blocks = [tree_lines(pool, strokes) for pool in pools if not pool.get("error")]
+        strokes = LINES if is_terminal(sys.stdout) and speaks_unicode() else ASCII
+        blocks = [tree_lines(pool, strokes, session.screen) for pool in pools if not pool.get("error")]
         session.say(line for place, block in enumerate(blocks) for line in (*([""] * (place > 0)), *block))
     _report_silent(session, pools)
 
@@ -64,7 +64,3 @@ def _report_silent(session: Session, pools: Sequence[UsageDocument]) -> None:
         session.warn(error.message)
     if errors:
         raise errors[0]
-
-
-def _speaks_unicode() -> bool:
-    return (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
