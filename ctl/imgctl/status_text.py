@@ -203,7 +203,9 @@ def _pool_line(pool: PoolStateDocument, jobs: Sequence[JobDocument]) -> Line:
 
 def _pool_row(pool: PoolStateDocument) -> dict[str, Any]:
     total, free = pool.get("total"), pool.get("available")
-    used = total - free if isinstance(total, int) and isinstance(free, int) else None
+    used = pool.get("used")
+    if used is None and isinstance(total, int) and isinstance(free, int):  # an older daemon
+        used = total - free
     return {
         "pool": pool.get("name"),
         "type": pool.get("type"),

@@ -329,7 +329,10 @@ class UnfinishedDocument(TypedDict):
 
 
 class PoolStateDocument(TypedDict):
-    """How a pool is. `health` is ZFS's word, None where the system does not say it."""
+    """How a pool is. `health` is ZFS's word, None where the system does not say it.
+
+    `used` is what all of a ZFS pool uses, and of an embedded pool what its images occupy.
+    """
 
     name: str
     type: str
@@ -337,6 +340,7 @@ class PoolStateDocument(TypedDict):
     health: str | None
     total: int | None
     available: int | None
+    used: int | None
     images: int
     unfinished: list[UnfinishedDocument]
     error: ErrorDocument | None

@@ -134,6 +134,13 @@ def test_a_pool_that_is_not_well():
     assert len(problems(status(pools=[{**SILENT, "health": "SUSPENDED"}]))) == 1
 
 
+def test_a_pool_in_a_folder_uses_what_its_images_occupy():
+    """The rest of the disk is not the pool's."""
+    embedded = status(pools=[{**POOL, "type": "embedded", "used": 3 << 20}])
+    assert "zones  embedded  ok     3.0 MiB  60.0 GiB  100.0 GiB  3" in status_lines(embedded, NOW)
+    assert top_lines(embedded, NOW)[1].text.startswith("zones: 3.0 MiB used, 60.0 GiB free")
+
+
 def test_what_is_wrong_besides():
     broken = status(problems=[{"code": "ConfigError", "message": "imgadm.conf: not JSON", "hint": "mend it"}])
     assert problems(broken) == ["imgadm.conf: not JSON (mend it)"]
