@@ -383,7 +383,7 @@ def test_install_with_a_bad_manifest(daemon, imgctl, files, content, words):
 def test_install_with_other_arguments(imgctl, files, arguments, message):
     given = [{"MANIFEST": files[0], "FILE": files[1]}.get(word, word) for word in arguments]
     shown = imgctl("install", *given)
-    usage = "  usage: imgctl install [OPTIONS] -m MANIFEST -f FILE\n" if "Usage" in message else ""
+    usage = "  usage: imgctl install [OPTIONS] [-m MANIFEST] -f FILE\n" if "Usage" in message else ""
     assert (shown.returncode, shown.stderr) == (1, f"imgctl install: error {message}\n{usage}")
 
 

@@ -40,7 +40,7 @@ COMMANDS = (
     ),
     Command(
         ("install",),
-        "install [OPTIONS] -m MANIFEST -f FILE",
+        "install [OPTIONS] [-m MANIFEST] -f FILE",
         "import from local image data",
         "imports:install",
         (
@@ -48,10 +48,18 @@ COMMANDS = (
             QUIET,
             POOL,
             Option(("-m",), "MANIFEST", "Path to the image's manifest, in JSON."),
-            Option(("-f",), "FILE", "Path to the image's file."),
+            Option(
+                ("-f",),
+                "FILE",
+                'Path to the image\'s file. "-": standard input; without -m it is what `export -o -` writes.',
+            ),
             EVENTS,
         ),
-        examples=(("install -m web.imgmanifest -f web.zfs.gz", "install from these two files"),),
+        examples=(
+            ("install -m web.imgmanifest -f web.zfs.gz", "install from these two files"),
+            ("install -f - < web.tar", "install what `export -o -` wrote"),
+        ),
+        imgadms_usage="install [OPTIONS] -m MANIFEST -f FILE",
     ),
     Command(
         ("ensure",),

@@ -77,7 +77,7 @@ class ImageFile:
             return
         new = self._temporary.with_suffix(".manifest")
         try:
-            new.write_bytes(_written(manifest))
+            new.write_bytes(written(manifest))
             new.replace(self.manifest_path)
         finally:
             new.unlink(missing_ok=True)
@@ -111,7 +111,7 @@ class ImageFile:
         self._suffix = ".qcow2"
 
 
-def _written(manifest: dict[str, Any]) -> bytes:
+def written(manifest: dict[str, Any]) -> bytes:
     """As imgadm writes it, without a line end; a very large one is not indented, or `install` refuses it."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
     if len(text) <= _MAX_INDENTED:

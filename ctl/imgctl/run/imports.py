@@ -94,6 +94,9 @@ def install(session: Session, arguments: Arguments) -> None:
     if arguments.rest:
         raise UsageError(f'unexpected args ({len(arguments.rest)}): "{" ".join(arguments.rest)}"')
     manifest_path, file_path = arguments.text("-m"), arguments.text("-f")
+    if file_path == "-" and not session.is_imgadm:
+        _install_from_input(session, arguments, manifest_path)
+        return
     if manifest_path is None:
         raise UsageError("-m <manifest> is required")
     if file_path is None:
@@ -105,6 +108,37 @@ def install(session: Session, arguments: Arguments) -> None:
     manifest = read_manifest(manifest_path, MAX_MANIFEST)
     with session.client() as client, Narrator(session, arguments) as tell:
         client.install(manifest, file_path, pool=arguments.text("-P"), on_event=tell)
+
+
+def _install_from_input(session: Session, arguments: Arguments, manifest_path: str | None) -> None:
+    """The image on standard input: what `export -o -` writes, or with `-m` the file alone."""
+    if is_terminal(sys.stdin):
+        raise UsageError(
+            "standard input is a terminal", hint="`imgctl export -o - IMAGE | imgctl install -f -`"
+        )
+    import os
+    import shutil
+    import tempfile
+
+    from imgctl.run import archive
+    from imgctl.run.manifest_file import check_exists, read_manifest
+
+    source = sys.stdin.buffer
+    if manifest_path is None:
+        manifest = archive.read_manifest(source, MAX_MANIFEST)
+    else:
+        check_exists("manifest", manifest_path)
+        manifest = read_manifest(manifest_path, MAX_MANIFEST)
+    # The daemon reads a file anywhere, and again if need be.
+    room = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  (a file of its own, for this user alone)
+    with tempfile.NamedTemporaryFile(prefix="imgctl-", dir=room) as file:
+        if manifest_path is None:
+            archive.read_file(source, manifest, file)
+        else:
+            shutil.copyfileobj(source, file)
+            file.flush()
+        with session.client() as client, Narrator(session, arguments) as tell:
+            client.install(manifest, file.name, pool=arguments.text("-P"), on_event=tell)
 
 
 def watch(session: Session, arguments: Arguments) -> None:
