@@ -13,6 +13,7 @@ import trio
 from msgspec import Struct
 
 from imgstored import __version__, log
+from imgstored.catalog.aliases import Aliases
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.deletions import Deletions
 from imgstored.catalog.holds import Holds
@@ -43,6 +44,7 @@ from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.queries.dry_run import DryRun
 from imgstored.queries.history import open_history
+from imgstored.queries.outdated import Outdated
 from imgstored.queries.resolver import Resolver
 from imgstored.queries.status import Daemon, PoolStates, Status
 from imgstored.queries.usage import Usage
@@ -132,6 +134,7 @@ class _Core(Struct, frozen=True):
     resources: Resources
     imports: Imports
     images: Images
+    aliases: Aliases
     metrics: Metrics | None
 
 
@@ -178,6 +181,7 @@ async def _core(
         resources=resources,
         imports=imports,
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
+        aliases=await trio.to_thread.run_sync(Aliases, state / "aliases.json", catalog),
         metrics=metrics,
     )
 
@@ -243,9 +247,11 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
     return Services(
         pools=list(catalog.pools),
         images=core.images,
+        aliases=core.aliases,
         imports=imports,
         sources=sources,
-        resolver=Resolver(catalog, refresh, sources, core.history, imports.jobs),
+        outdated=Outdated(catalog, refresh, sources),
+        resolver=Resolver(catalog, refresh, sources, core.history, imports.jobs, core.aliases),
         dry_run=DryRun(catalog, refresh, sources, imports, core.resources),
         usage=Usage(catalog, refresh),
         history=core.history,

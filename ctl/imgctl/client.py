@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from imgproto.documents import (
         AddedDocument,
+        AliasChange,
+        AliasDocument,
         AvailableDocument,
         CheckedSourceDocument,
         DeletedSourcesDocument,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         MadeDocument,
         ManifestDocument,
         NamedDocument,
+        OutdatedDocument,
         PlanDocument,
         PublishedDocument,
         Result,
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
     from imgproto.params import (
         AddSourceParams,
+        AliasParams,
         Among,
         CreateParams,
         EnsureParams,
@@ -65,11 +69,13 @@ if TYPE_CHECKING:
         InstallParams,
         ListParams,
         NoParams,
+        OutdatedParams,
         PlanParams,
         PublishParams,
         ReleaseParams,
         ResolveParams,
         SetSourcesParams,
+        UnaliasParams,
         UpdateParams,
         UrlParams,
         UsageParams,
@@ -205,6 +211,30 @@ class Client(Connection):
         found = self.resolve(names, among=among, pool=pool, sources=sources, channel=channel)
         uuids = {name: each["uuid"] for name, each in zip(names, found, strict=True)}
         return [uuids.get(text, text) for text in texts]
+
+    def outdated(self, pool: str | None = None) -> OutdatedDocument:
+        """The installed images of which the sources have newer versions. Asks every source."""
+        params: OutdatedParams = {"pool": pool}
+        found: OutdatedDocument = self.request("outdated", params)
+        return found
+
+    def aliases(self) -> Listed[AliasDocument]:
+        """The names that the administrator gave images."""
+        params: NoParams = {}
+        listed: Listed[AliasDocument] = self.request("aliases", params)
+        return listed
+
+    def set_alias(self, alias: str, uuid: str) -> AliasChange:
+        """Makes an alias mean the image of this uuid. It is a name of it from then on, before all others."""
+        params: AliasParams = {"alias": alias, "uuid": uuid}
+        change: AliasChange = self.request("alias", params)
+        return change
+
+    def delete_alias(self, alias: str) -> AliasDocument:
+        """Removes an alias; returns what it meant."""
+        params: UnaliasParams = {"alias": alias}
+        removed: AliasDocument = self.request("unalias", params)
+        return removed
 
     def usage(self, pool: str | None = None, images: Images = ()) -> Listed[UsageDocument]:
         """What images (all, if none are named) occupy, and how they are related, for each pool."""

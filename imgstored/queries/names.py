@@ -94,7 +94,7 @@ def resolve(text: str, candidates: Candidates | Iterable[Named]) -> Named | None
         candidates = Candidates(candidates)
     found = {image.uuid: image for image in candidates.meant(text)}
     if len(found) > 1:
-        raise _ambiguous(text, sorted(found.values(), key=lambda image: (image.name, _published(image))))
+        raise _ambiguous(text, sorted(found.values(), key=lambda image: (image.name, published(image))))
     return next(iter(found.values()), None)
 
 
@@ -108,11 +108,12 @@ def _is_prefix(text: str) -> bool:
 
 def _latest(images: list[Named]) -> list[Named]:
     """Those that were published last: several, where they were at the same time."""
-    last = max(map(_published, images), default=_NEVER)
-    return [image for image in images if _published(image) == last]
+    last = max(map(published, images), default=_NEVER)
+    return [image for image in images if published(image) == last]
 
 
-def _published(image: Named) -> datetime:
+def published(image: Named) -> datetime:
+    """When it was published; the beginning of time where that is not known."""
     try:
         time = datetime.fromisoformat(image.published_at)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

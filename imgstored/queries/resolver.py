@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from imgproto.documents import JobDocument, NamedDocument
 
+    from imgstored.catalog.aliases import Aliases
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
     from imgstored.queries.history import History
@@ -42,12 +43,14 @@ class Resolver:
         sources: SourceSet,
         history: History,
         jobs: Callable[[], list[JobDocument]],
+        aliases: Aliases,
     ) -> None:
         self._catalog = catalog
         self._refresh = refresh
         self._sources = sources
         self._history = history
         self._jobs = jobs
+        self._aliases = aliases
 
     async def resolve(
         self,
@@ -58,7 +61,7 @@ class Resolver:
         sources: Sequence[str] | None = None,
         channel: str | None = None,
     ) -> list[NamedDocument]:
-        """For each name the one image that it means, as {uuid, name, version}.
+        """For each name or alias the one image that it means, as {uuid, name, version}.
 
         `pool` counts for "installed"; `sources` (URLs that replace the configured ones) and `channel` for
         "available" and "active". Raises `AmbiguousNameError`, and for a name that means nothing the error
@@ -84,8 +87,9 @@ class Resolver:
                 raise UsageError(
                     f'resolve: unknown set of images "{shown(among)}"', hint=f"it may be one of {known}"
                 )
+        meant = [self._aliases.meaning(name) for name in names]
         # In a thread: there may be a thousand names, and ten thousand images.
-        return await lanes.in_thread(_resolved, names, candidates, not_found)
+        return await lanes.in_thread(_resolved, meant, candidates, not_found)
 
     async def _installed(self, pool: str | None) -> _Where:
         name = self._catalog.pool(pool).name

@@ -58,7 +58,7 @@ find "$stage$home" -name direct_url.json -delete
 share=$stage/usr/share
 mkdir -p "$stage/usr/bin" "$stage/etc" "$share/doc/imgstore" "$share/zsh"
 ln -s $home/bin/imgctl $home/bin/imgstored "$stage/usr/bin/"
-mv "$stage$home/share/man" "$stage$home/share/bash-completion" "$share/"
+mv "$stage$home/share/man" "$stage$home/share/bash-completion" "$stage$home/share/fish" "$share/"
 mv "$stage$home/share/zsh/site-functions" "$share/zsh/vendor-completions"
 rm -rf "$stage$home/share" "$stage$home/include"
 find "$share/man" -type f -exec gzip -9n {} +

@@ -13,7 +13,7 @@ from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, Imgstor
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
-from tests.ctl.fake_care import FakeCare
+from tests.ctl.fake_care import FakeAliases, FakeCare
 from tests.ctl.fake_making import FakeMaking
 from tests.support.events import Installed, Installing
 from tests.support.limits import socket_limits
@@ -47,6 +47,7 @@ class FakeStore:
         self.underway: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
         self.tags: list[str] = []
+        self.held: list[tuple[str, str, str]] = []
         self.begun = threading.Event()
         self.left = threading.Event()
 
@@ -102,6 +103,14 @@ class FakeStore:
     async def delete(self, uuid: str, pool: str | None, requester: Requester) -> None:
         self._fail("delete")
         self.images.remove(await self.image(uuid, pool, recursive=False))
+
+    async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
+        await self.image(uuid, pool, recursive=False)
+        self.held.append(("hold", uuid, tag))
+
+    async def release(self, uuid: str, tag: str, pool: str | None) -> None:
+        await self.image(uuid, pool, recursive=False)
+        self.held.append(("release", uuid, tag))
 
     async def holds(self, uuid: str, pool: str | None) -> list[str]:
         return self.tags
@@ -296,7 +305,8 @@ class FakeDaemon:
         self.making = FakeMaking()
         self.status = FakeStatus()
         self.doctor = FakeDoctor()
-        self.care = FakeCare(self.store, self.sources)
+        self.aliases = FakeAliases()
+        self.care = FakeCare(self.store, self.sources, self.aliases)
         self._limits = limits or socket_limits()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._run,), name="fake daemon")
@@ -327,10 +337,12 @@ class FakeDaemon:
         services = Services(
             pools=["zones"],
             images=self.store,
+            aliases=self.aliases,
             imports=self.store,
             sources=self.sources,
             resolver=self.care,
             dry_run=self.care,
+            outdated=self.care,
             usage=self.care,
             history=self.care,
             maintenance=self.upkeep,

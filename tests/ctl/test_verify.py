@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from imgctl.new_keys import with_new_keys
 
 from tests.support.events import ImageProgress, Progress, Verified, Verifying
 
@@ -80,6 +81,6 @@ def test_json_is_an_event_a_line(daemon, imgctl):
     daemon.verifier.events = [progress, verified("changed", "why")]
     done = imgctl("verify", "-j")
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events[-1] == json.loads(json.dumps(verified("changed", "why")))
+    assert events[-1] == with_new_keys(json.loads(json.dumps(verified("changed", "why"))))
     assert events[0]["event"] == "progress"
     assert done.returncode == 1

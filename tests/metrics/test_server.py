@@ -57,7 +57,8 @@ class Host:
         self.unreadable = False
 
     def of_pool(self, name):
-        return {"zones": [1, 2], "dead": []}[name]
+        image = SimpleNamespace(image=SimpleNamespace(used=7))
+        return {"zones": {"a": image, "b": image}, "dead": {}}[name]
 
     async def health(self):
         if self.unreadable:

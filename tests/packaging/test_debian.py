@@ -64,6 +64,7 @@ def test_what_is_where(package: Path):
         "/usr/share/man/man8/imgstored.8.gz",
         "/usr/share/bash-completion/completions/imgctl",
         "/usr/share/zsh/vendor-completions/_imgctl",
+        "/usr/share/fish/vendor_completions.d/imgctl.fish",
         "/usr/share/doc/imgstore/copyright",
     } <= files
     assert {line[1] for line in lines} == {"root/root"}

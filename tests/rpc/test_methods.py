@@ -154,6 +154,20 @@ class FakeCare(Recorder):
     async def entries(self, uuid, limit):
         return [self.note("history", uuid, limit)]
 
+    async def outdated(self, pool=None):
+        return self.note("outdated", pool)
+
+    def all(self):
+        return [self.note("aliases")]
+
+    async def set(self, alias, uuid):
+        self.note("alias", alias, uuid)
+        return "before"
+
+    async def remove(self, alias):
+        self.note("unalias", alias)
+        return UUID
+
 
 class FakeMaking(Recorder):
     """A maker, an exporter and a publisher: each plays its events, and writes down what it was given."""
@@ -190,10 +204,12 @@ def table(store, sources, care=None, upkeep=None, making=None):
     services = Services(
         pools=["zones", "tank2"],
         images=store,
+        aliases=care,
         imports=store,
         sources=sources,
         resolver=care,
         dry_run=care,
+        outdated=care,
         usage=care,
         history=care,
         maintenance=upkeep or FakeUpkeep(),
@@ -462,6 +478,17 @@ class TestInstall:
         error, _ = await client.call(1, "install", manifest={"uuid": UUID})
         assert error["message"] == "install: no file was passed"
         assert store.calls == []
+
+
+async def test_outdated_and_aliases(path, store, sources):
+    care = FakeCare()
+    async with serving(path, table(store, sources, care)), connecting(path) as client:
+        assert await client.call(1, "outdated", pool="tank2") == (None, {"answer": "outdated"})
+        assert await client.call(2, "aliases") == (None, [{"answer": "aliases"}])
+        _, changed = await client.call(3, "alias", alias="a", uuid=UUID)
+        assert changed == {"alias": "a", "uuid": UUID, "before": "before"}
+        assert await client.call(4, "unalias", alias="a") == (None, {"alias": "a", "uuid": UUID})
+    assert care.calls == [("outdated", "tank2"), ("aliases",), ("alias", "a", UUID), ("unalias", "a")]
 
 
 def test_every_operation_of_the_protocol_has_its_method(store, sources):

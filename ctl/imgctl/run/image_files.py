@@ -91,7 +91,7 @@ class ImageFile:
             return
         with _NewFile(self._in) as new:
             with os.fdopen(os.dup(new.descriptor), "wb") as file:
-                file.write(_written(manifest))
+                file.write(written(manifest))
             new.rename(self._manifest_name, self.manifest_path)
 
     def convert_to_qcow2(self) -> None:
@@ -187,7 +187,7 @@ class _NewFile:
         )
 
 
-def _written(manifest: dict[str, Any]) -> bytes:
+def written(manifest: dict[str, Any]) -> bytes:
     """As imgadm writes it, without a line end; a very large one is not indented, or `install` refuses it."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
     if len(text) <= _MAX_INDENTED:
