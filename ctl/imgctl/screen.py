@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Keys that end it; Ctrl-C is a signal.
 _QUIT = {ord("q"), ord("Q")}
 
+#: Columns below which nothing is laid out any narrower.
+_NARROWEST = 20
+
 #: Signals that would leave the terminal as it is.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -60,7 +63,7 @@ def _run(screen: curses.window, frames: Callable[[], Layout | None], seconds: fl
 def _draw(screen: curses.window, layout: Layout, styles: dict[str, int]) -> None:
     height, width = screen.getmaxyx()
     screen.erase()
-    for row, line in enumerate(layout(width - 1)[:height]):
+    for row, line in enumerate(layout(max(_NARROWEST, width - 1))[:height]):
         text = line.text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
         with suppress(curses.error):  # the window became smaller, or a character is wider
             # In the last column of the last row the cursor has nowhere to go.
