@@ -32,6 +32,7 @@ from imgstored.host.descriptors import raise_limit
 from imgstored.imports.journal import Journal
 from imgstored.imports.manager import Imports
 from imgstored.imports.resources import Resources
+from imgstored.library.library import Library
 from imgstored.maintenance.maintenance import Maintenance
 from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.metrics import open_metrics
@@ -54,6 +55,8 @@ from imgstored.specs import (
     metrics_address,
     platform,
     secrets,
+    serve_address,
+    serve_limits,
     socket_limits,
     source_specs,
 )
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from imgstored.metrics.endpoint import Metrics
     from imgstored.pools.base import Pool
     from imgstored.queries.history import History
+    from imgstored.serve.endpoint import ImageServer
     from imgstored.view import View
 
 logger = structlog.get_logger(__name__)
@@ -128,6 +132,7 @@ class _Core(Struct, frozen=True):
     imports: Imports
     images: Images
     metrics: Metrics | None
+    library: Library | None
 
 
 async def _core(
@@ -154,7 +159,10 @@ async def _core(
     refresh = Refresh(catalog, view)
     deletions = Deletions(catalog, locks, view, events, receipts=receipts)
     limits = import_limits(settings)
-    resources = Resources(catalog, journal, state / "spool", view, locks, limits, receipts=receipts)
+    library = await _library(settings, catalog)
+    resources = Resources(
+        catalog, journal, state / "spool", view, locks, limits, receipts=receipts, library=library
+    )
     imports = Imports(resources, sources, refresh, deletions, events, platform(settings))
     return _Core(
         settings=settings,
@@ -172,6 +180,56 @@ async def _core(
         imports=imports,
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
         metrics=metrics,
+        library=library,
+    )
+
+
+async def _library(settings: Config, catalog: Catalog) -> Library | None:
+    """The library, if it keeps files or the image server needs it. Raises `ConfigError`."""
+    if not settings.library.keep_mib and settings.serve.listen is None:
+        return None
+
+    def pinned() -> set[str]:
+        return set()
+
+    library = Library(settings.library_folder, settings.library.keep_mib << 20, pinned=pinned)
+    try:
+        await trio.to_thread.run_sync(library.open)
+    except OSError as error:
+        raise ConfigError(
+            f"library.path: {settings.library_folder} cannot be used: {shortage.why(error)}",
+            hint="name a folder that the daemon can write to, or leave out [library] and [serve]",
+        ) from error
+    return library
+
+
+def _image_server(core: _Core) -> ImageServer | None:
+    """The image server, if the configuration says where it listens. Raises `ConfigError`."""
+    settings, address = core.settings, serve_address(core.settings)
+    if address is None or core.library is None:
+        return None
+    from imgstored.httpd.server import server_context
+    from imgstored.serve.application import Application
+    from imgstored.serve.endpoint import ImageServer
+
+    table = settings.serve
+    context = None
+    if table.cert_file is not None:
+        key = None if table.key_file is None else Path(table.key_file)
+        context = server_context(Path(table.cert_file), key)
+    catalog = core.catalog
+
+    def installed(uuid: str) -> bool:
+        return any(catalog.find(pool, uuid) is not None for pool in catalog.pools)
+
+    application = Application(core.library, installed=installed)
+    return ImageServer(
+        address,
+        application,
+        core.library,
+        serve_limits(settings),
+        rate=table.rate_mib << 20,
+        context=context,
     )
 
 
@@ -187,6 +245,7 @@ def _parts(core: _Core) -> Parts:
         server=_server(core, maker),
         maker=maker,
         metrics=core.metrics,
+        image_server=_image_server(core),
     )
 
 

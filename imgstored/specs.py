@@ -9,6 +9,9 @@ from imgstored.config import keyed_pools
 from imgstored.errors import ClientError, ConfigError
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
+from imgstored.httpd.address import TcpAddress as ServeAddress
+from imgstored.httpd.address import parse_listen as parse_serve
+from imgstored.httpd.connection import HttpLimits
 from imgstored.imports.resources import ImportLimits
 from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked
@@ -45,6 +48,7 @@ def check(settings: Config) -> None:
     platform(settings)
     source_specs(settings)
     metrics_address(settings)
+    serve_address(settings)
     for key, table in keyed_pools(settings):
         try:
             checked(table.properties or {})
@@ -117,6 +121,29 @@ def metrics_address(settings: Config) -> TcpAddress | UnixAddress | None:
     return None if table.listen is None else parse_listen(table.listen, remote=table.remote)
 
 
+def serve_address(settings: Config) -> ServeAddress | None:
+    """The address of the image server, or None. Raises `ConfigError`."""
+    table = settings.serve
+    if table.key_file is not None and table.cert_file is None:
+        raise ConfigError(
+            "serve.key_file without serve.cert_file", hint="cert_file names the certificate of that key"
+        )
+    if table.listen is None:
+        return None
+    address = parse_serve(table.listen, key="serve.listen", example="0.0.0.0:8080")
+    if not isinstance(address, ServeAddress):
+        raise ConfigError(
+            f"serve.listen: hosts cannot reach {address}", hint='write an address and a port: "0.0.0.0:8080"'
+        )
+    return address
+
+
+def serve_limits(settings: Config) -> HttpLimits:
+    """The limits of the image server."""
+    table = settings.serve
+    return HttpLimits(connections=table.connections, client_connections=table.client_connections)
+
+
 def import_limits(settings: Config) -> ImportLimits:
     """The limits of imports."""
     limits = settings.limits
@@ -159,6 +186,7 @@ def descriptors(settings: Config) -> int:
         + limits.clients * _CLIENT_FILES
         + limits.imports * (limits.connections + _IMPORT_FILES)
         + len(settings.pools) * _POOL_FILES
+        + (0 if settings.serve.listen is None else settings.serve.connections * _CLIENT_FILES)
     )
 
 

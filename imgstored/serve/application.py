@@ -1,0 +1,209 @@
+"""The image server's routes: IMGAPI version 2 and DSAPI, from the library. Called in threads.
+
+GET /ping /images /images/UUID /images/UUID/file /images/UUID/icon /channels
+GET /datasets /datasets/UUID /datasets/UUID/FILE
+GET /healthz
+"""
+
+from __future__ import annotations
+
+import os
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import Map, RequestRedirect, Rule
+
+from imgstored import __version__
+from imgstored.httpd.conditional import answer_with
+from imgstored.httpd.message import JSON, HttpError, OpenFile, Request, Response, json, text
+from imgstored.manifest.names import UUID
+from imgstored.serve.downgrade import as_dataset, file_name
+from imgstored.serve.listing import QueryError, page, parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgstored.library.library import Library, LibraryImage
+
+    Handler = Callable[..., Response]
+
+log = structlog.get_logger(__name__)
+
+#: IMGAPI's versions that are spoken, as its own server has them.
+_VERSION: Final = "2.0.0"
+_SERVER: Final = f"imgstored/{__version__}"
+
+#: Magic numbers of the icons that IMGAPI takes.
+_ICONS: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+
+
+class RefusalError(HttpError):
+    """A refusal in IMGAPI's form: its code, and the fields that are wrong."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, errors: tuple[tuple[str, str, str], ...] = ()
+    ) -> None:
+        """`errors` are fields with their codes and messages."""
+        super().__init__(status, message)
+        self.code = code
+        self.errors = errors
+
+    def as_response(self) -> Response:
+        """The answer."""
+        document: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.errors:
+            document["errors"] = [
+                {"field": field, "code": code, "message": message} for field, code, message in self.errors
+            ]
+        return json(document, self.status)
+
+
+class Application:
+    """Answers requests. Made once; for threads."""
+
+    def __init__(self, library: Library, *, installed: Callable[[str], bool] = lambda _: False) -> None:
+        """`installed` says whether an image is in a pool of this host."""
+        self._library = library
+        self._installed = installed
+        self._routes = Map(strict_slashes=False, merge_slashes=False)
+        for path, handler in (
+            ("/ping", self._ping),
+            ("/healthz", self._healthz),
+            ("/channels", self._channels),
+            ("/images", self._list),
+            ("/images/<uuid>", self._get),
+            ("/images/<uuid>/file", self._file),
+            ("/images/<uuid>/icon", self._icon),
+            ("/datasets", self._datasets),
+            ("/datasets/<uuid>", self._dataset),
+            ("/datasets/<uuid>/<name>", self._dataset_file),
+        ):
+            self.route(path, handler)
+
+    def route(self, path: str, handler: Handler, *methods: str) -> None:
+        """Adds a route, by default of GET and HEAD."""
+        self._routes.add(Rule(path, endpoint=handler, methods=methods or ("GET",)))
+
+    def __call__(self, request: Request) -> Response:
+        """Answers one request."""
+        try:
+            handler, arguments = self._routes.bind("").match(request.path, request.method)
+            response: Response = handler(request, **arguments)
+        except RefusalError as refusal:
+            response = refusal.as_response()
+        except QueryError as error:
+            response = RefusalError(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "InvalidParameter",
+                f"invalid {error.field}: {error.message}",
+                errors=((error.field, "Invalid", error.message),),
+            ).as_response()
+        except RequestRedirect as redirect:
+            raise HttpError(HTTPStatus.NOT_FOUND, f"{request.path} does not exist") from redirect
+        except HTTPException as error:
+            response = _refused(request, error)
+        return response
+
+    # -- IMGAPI ----------------------------------------------------------------------------------------------
+
+    def _ping(self, request: Request) -> Response:
+        # `imgapi` is what imgadm looks for; the rest is as IMGAPI's.
+        return json({"ping": "pong", "version": _VERSION, "imgapi": True, "server": _SERVER})
+
+    def _healthz(self, request: Request) -> Response:
+        return text(HTTPStatus.OK, "ok")
+
+    def _channels(self, request: Request) -> Response:
+        raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", "this server has no channels")
+
+    def _list(self, request: Request) -> Response:
+        found = page(self._library.images(), parsed(request.query))
+        body = b"[" + b",".join(image.encoded for image in found) + b"]"
+        return Response(HTTPStatus.OK, [("Content-Type", JSON)], [body])
+
+    def _get(self, request: Request, uuid: str) -> Response:
+        image = self._image(uuid)
+        etag = f'"{image.etag}"'
+        headers = [("Content-Type", JSON), ("ETag", etag)]
+        if request.headers.get("if-none-match") in (etag, "*"):
+            return Response(HTTPStatus.NOT_MODIFIED, [("ETag", etag)])
+        return Response(HTTPStatus.OK, headers, [image.encoded])
+
+    def _file(self, request: Request, uuid: str) -> Response:
+        image = self._image(uuid)
+        fd = self._library.open_file(uuid)
+        if fd is None:
+            raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no file")
+        return answer_with(_open_file(image, fd), request)
+
+    def _icon(self, request: Request, uuid: str) -> Response:
+        self._image(uuid)
+        fd = self._library.open_icon(uuid)
+        if fd is None:
+            raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no icon")
+        status = os.fstat(fd)
+        begin = os.pread(fd, 8, 0)
+        kind = next((kind for magic, kind in _ICONS if begin.startswith(magic)), "application/octet-stream")
+        etag = f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
+        return answer_with(OpenFile(fd, status.st_size, etag, status.st_mtime, kind), request)
+
+    def _image(self, uuid: str) -> LibraryImage:
+        """The image. Raises `RefusalError`, with the reason where this host has the image installed."""
+        image = self._library.get(uuid) if UUID.fullmatch(uuid) else None
+        if image is not None:
+            return image
+        message = f"image {uuid[:64]} does not exist"
+        if UUID.fullmatch(uuid) and self._installed(uuid):
+            message = (
+                f"image {uuid} is installed on this host, but its original file was not kept:"
+                " `imgctl export` makes a file of it, with a manifest of its own"
+            )
+        raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", message)
+
+    # -- DSAPI -----------------------------------------------------------------------------------------------
+
+    def _datasets(self, request: Request) -> Response:
+        base = _base(request)
+        found = page(self._library.images(), parsed(request.query))
+        return json([as_dataset(image.document, base) for image in found])
+
+    def _dataset(self, request: Request, uuid: str) -> Response:
+        return json(as_dataset(self._image(uuid).document, _base(request)))
+
+    def _dataset_file(self, request: Request, uuid: str, name: str) -> Response:
+        image = self._image(uuid)
+        if name != file_name(image.document):
+            raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no such file")
+        return self._file(request, uuid)
+
+
+def _open_file(image: LibraryImage, fd: int) -> OpenFile:
+    """The image's file, with the validators that IMGAPI gives it."""
+    file = image.manifest.file
+    sha1 = None if file is None else file.sha1
+    md5 = image.entry.md5
+    headers = () if md5 is None else (("Content-MD5", md5),)
+    etag = sha1 or f"{image.etag}-{image.size:x}"
+    return OpenFile(fd, image.size, f'"{etag}"', os.fstat(fd).st_mtime, headers=headers)
+
+
+def _base(request: Request) -> str:
+    """The server's own address, as the client has it."""
+    scheme = "https" if request.secure else "http"
+    host = request.headers.get("host", "localhost")
+    return f"{scheme}://{host}"
+
+
+def _refused(request: Request, error: HTTPException) -> Response:
+    if isinstance(error, MethodNotAllowed):
+        allowed = sorted({*(error.valid_methods or ()), "GET", "HEAD"})
+        refusal = RefusalError(
+            HTTPStatus.METHOD_NOT_ALLOWED, "BadMethod", f"{request.method} is not allowed here"
+        ).as_response()
+        refusal.headers.append(("Allow", ", ".join(allowed)))
+        return refusal
+    return RefusalError(
+        HTTPStatus.NOT_FOUND, "ResourceNotFound", f"{request.path[:200]} does not exist"
+    ).as_response()
