@@ -208,9 +208,15 @@ def _image_server(core: _Core) -> ImageServer | None:
     settings, address = core.settings, serve_address(core.settings)
     if address is None or core.library is None:
         return None
-    from imgstored.httpd.server import server_context
-    from imgstored.serve.application import Application
-    from imgstored.serve.endpoint import ImageServer
+    try:
+        from imgstored.httpd.server import server_context
+        from imgstored.serve.application import Application
+        from imgstored.serve.endpoint import ImageServer
+    except ImportError as error:
+        raise ConfigError(
+            f"serve.listen: the Python package {error.name} is not installed",
+            hint="`pip install 'imgstore[serve]'` installs it; or leave out the key",
+        ) from error
 
     table = settings.serve
     context = None

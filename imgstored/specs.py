@@ -11,7 +11,7 @@ from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
 from imgstored.httpd.address import TcpAddress as ServeAddress
 from imgstored.httpd.address import parse_listen as parse_serve
-from imgstored.httpd.connection import HttpLimits
+from imgstored.httpd.message import HttpLimits
 from imgstored.imports.resources import ImportLimits
 from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked

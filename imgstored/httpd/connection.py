@@ -19,10 +19,9 @@ from urllib.parse import unquote
 
 import h11
 import structlog
-from msgspec import Struct
 
 from imgstored import __version__
-from imgstored.httpd.message import HttpError, Request, Response, Span, text
+from imgstored.httpd.message import HttpError, HttpLimits, Request, Response, Span, text
 from imgstored.httpd.pace import PIECE
 
 if TYPE_CHECKING:
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Bytes that are read at a time.
-_READ: Final = 1 << 16
+#: Bytes that are read at a time: of a head, which h11 bounds only as long as it is not whole; of a body.
+_READ_HEAD: Final = 4 << 10
+_READ: Final = 64 << 10
 #: Bytes that one sendfile(2) may send where nothing bounds the rate.
 _SLICE: Final = 1 << 23
 #: Bytes of a file that TLS takes at a time.
@@ -48,20 +48,6 @@ _LINGER_BYTES: Final = 1 << 20
 _ABSOLUTE: Final = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
 
 _SERVER: Final = f"imgstored/{__version__}"
-
-
-class HttpLimits(Struct, frozen=True):
-    """Bounds on what a client may take. Sizes in bytes, times in seconds."""
-
-    connections: int  #: at a time, of all clients
-    client_connections: int  #: at a time, of one address
-    head: int = 16 << 10
-    head_seconds: float = 10.0  #: for the whole head of a request, and for the TLS handshake
-    idle_seconds: float = 30.0  #: between two requests
-    silence_seconds: float = 30.0  #: without a byte of a body, either way
-    min_rate: int = 512  #: bytes a second of a body, either way, over `rate_seconds`
-    rate_seconds: float = 60.0
-    handlers: int = 256  #: requests at a time: each has a thread
 
 
 class _Gone(Exception):  # noqa: N818 (it is no fault)
@@ -206,12 +192,12 @@ class Connection:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise _Gone("the head of a request takes too long")
-            self._receive(left)
+            self._receive(left, _READ_HEAD)
 
-    def _receive(self, seconds: float) -> None:
+    def _receive(self, seconds: float, most: int) -> None:
         self._socket.settimeout(max(0.001, seconds))
         try:
-            data = self._socket.recv(_READ)
+            data = self._socket.recv(most)
         except TimeoutError as error:
             raise _Gone("silence") from error
         self._http.receive_data(data)
@@ -264,7 +250,7 @@ class Connection:
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
             elif event is h11.NEED_DATA:
-                self._receive(self._limits.silence_seconds)
+                self._receive(self._limits.silence_seconds, _READ)
                 rate.moved(_READ)
             else:
                 return  # its end; a body that is cut off is an error of h11's
@@ -280,7 +266,7 @@ class Connection:
         bodiless = response.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
         if not bodiless:
             headers.append(("Content-Length", str(response.length)))
-        if head is None or self._http.their_state is h11.SEND_BODY:
+        if head is None or self._http.their_state is not h11.DONE:
             # What is left of the request's body would be taken for the next request.
             headers.append(("Connection", "close"))
         only_head = bodiless or (head is not None and head.method == b"HEAD")

@@ -1,4 +1,4 @@
-"""A request as an application gets it, and the answer that it gives."""
+"""A request as an application gets it, the answer that it gives, and bounds on both."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 
 TEXT: Final = "text/plain; charset=utf-8"
 JSON: Final = "application/json"
+
+
+class HttpLimits(Struct, frozen=True):
+    """Bounds on what a client may take. Sizes in bytes, times in seconds."""
+
+    connections: int  #: at a time, of all clients
+    client_connections: int  #: at a time, of one address
+    head: int = 16 << 10
+    head_seconds: float = 10.0  #: for the whole head of a request, and for the TLS handshake
+    idle_seconds: float = 30.0  #: between two requests
+    silence_seconds: float = 30.0  #: without a byte of a body, either way
+    min_rate: int = 512  #: bytes a second of a body, either way, over `rate_seconds`
+    rate_seconds: float = 60.0
+    handlers: int = 256  #: requests at a time: each has a thread
 
 
 class HttpError(Exception):

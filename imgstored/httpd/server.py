@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from imgstored.httpd.connection import Application, HttpLimits
+    from imgstored.httpd.connection import Application
+    from imgstored.httpd.message import HttpLimits
 
 log = structlog.get_logger(__name__)
 

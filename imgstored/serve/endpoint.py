@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import ssl
 
     from imgstored.httpd.address import TcpAddress
-    from imgstored.httpd.connection import HttpLimits
+    from imgstored.httpd.message import HttpLimits
     from imgstored.library.library import Library
     from imgstored.serve.application import Application
 
