@@ -9,11 +9,9 @@ from imgstored.config import keyed_pools
 from imgstored.errors import ClientError, ConfigError
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
-from imgstored.httpd.address import TcpAddress as ServeAddress
-from imgstored.httpd.address import parse_listen as parse_serve
+from imgstored.httpd.address import TcpAddress, parse_listen
 from imgstored.httpd.message import HttpLimits
 from imgstored.imports.resources import ImportLimits
-from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.connection import Limits as SocketLimits
 from imgstored.smartos import parse_platform, running
@@ -24,8 +22,8 @@ from imgstored.transfer.download import DownloadLimits
 
 if TYPE_CHECKING:
     from imgstored.config import Config, LimitsTable, SourceTable
+    from imgstored.httpd.address import UnixAddress
     from imgstored.manifest.platform import Platform
-    from imgstored.metrics.address import TcpAddress, UnixAddress
 
 _MIB = 1 << 20
 
@@ -118,10 +116,18 @@ def secrets(settings: Config) -> frozenset[str]:
 def metrics_address(settings: Config) -> TcpAddress | UnixAddress | None:
     """The address of the metrics, or None. Raises `ConfigError`."""
     table = settings.metrics
-    return None if table.listen is None else parse_listen(table.listen, remote=table.remote)
+    if table.listen is None:
+        return None
+    address = parse_listen(table.listen, key="metrics.listen", example="127.0.0.1:9275")
+    if isinstance(address, TcpAddress) and not address.is_loopback and not table.remote:
+        raise ConfigError(
+            f"metrics.listen: other hosts can reach {address.host}",
+            hint="take a loopback address; or set `remote = true` if everyone there may read all metrics",
+        )
+    return address
 
 
-def serve_address(settings: Config) -> ServeAddress | None:
+def serve_address(settings: Config) -> TcpAddress | None:
     """The address of the image server, or None. Raises `ConfigError`."""
     table = settings.serve
     if table.key_file is not None and table.cert_file is None:
@@ -130,8 +136,8 @@ def serve_address(settings: Config) -> ServeAddress | None:
         )
     if table.listen is None:
         return None
-    address = parse_serve(table.listen, key="serve.listen", example="0.0.0.0:8080")
-    if not isinstance(address, ServeAddress):
+    address = parse_listen(table.listen, key="serve.listen", example="0.0.0.0:8080")
+    if not isinstance(address, TcpAddress):
         raise ConfigError(
             f"serve.listen: hosts cannot reach {address}", hint='write an address and a port: "0.0.0.0:8080"'
         )

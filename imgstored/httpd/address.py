@@ -24,6 +24,11 @@ class TcpAddress(Struct, frozen=True):
     host: str  #: an IP address
     port: int
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can reach it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
