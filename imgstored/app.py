@@ -212,6 +212,7 @@ def _image_server(core: _Core) -> ImageServer | None:
         from imgstored.httpd.server import server_context
         from imgstored.serve.application import Application
         from imgstored.serve.endpoint import ImageServer
+        from imgstored.serve.relay import Relay
     except ImportError as error:
         raise ConfigError(
             f"serve.listen: the Python package {error.name} is not installed",
@@ -228,12 +229,23 @@ def _image_server(core: _Core) -> ImageServer | None:
     def installed(uuid: str) -> bool:
         return any(catalog.find(pool, uuid) is not None for pool in catalog.pools)
 
-    application = Application(core.library, installed=installed)
+    resources, relay = core.resources, None
+    if table.pull:
+        relay = Relay(
+            core.sources,
+            core.library,
+            journal=resources.journal.ranges,
+            limits=lambda: resources.limits.download,
+            room=lambda to_come: resources.free_space.check_spool(to_come),
+            at_a_time=settings.limits.imports,
+        )
+    application = Application(core.library, installed=installed, relay=relay)
     return ImageServer(
         address,
         application,
         core.library,
         serve_limits(settings),
+        relay=relay,
         rate=table.rate_mib << 20,
         context=context,
     )

@@ -159,6 +159,9 @@ class ServeTable(_Table, frozen=True):
 
     #: `ADDRESS:PORT`, as `0.0.0.0:8080` or `[::]:8080`; None: nowhere
     listen: str | None = None
+    #: also offer what the daemon's own sources have: a request for such an image fetches its file once, and
+    #: all clients get it while it arrives; needs `library.keep_mib`
+    pull: bool = False
     cert_file: str | None = None  #: PEM file of the server's certificate, for TLS; None: plain HTTP
     key_file: str | None = None  #: PEM file of its key, without a passphrase; None: in `cert_file`
     connections: Annotated[int, Meta(ge=1, le=65536)] = 512  #: connections at the same time

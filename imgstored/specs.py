@@ -136,6 +136,10 @@ def serve_address(settings: Config) -> TcpAddress | None:
         )
     if table.listen is None:
         return None
+    if table.pull and not settings.library.keep_mib:
+        raise ConfigError(
+            "serve.pull without library.keep_mib", hint="say how many MiB of files the daemon may keep"
+        )
     address = parse_listen(table.listen, key="serve.listen", example="0.0.0.0:8080")
     if not isinstance(address, TcpAddress):
         raise ConfigError(

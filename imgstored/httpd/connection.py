@@ -305,6 +305,9 @@ class Connection:
                     stop = min(stop, part.available(offset))
                 except Exception as error:
                     raise _Gone(f"the rest of the file does not come: {error}") from error
+                if stop == offset:
+                    self._check_client()
+                    rate = _Rate(self._limits)
             while offset < stop:
                 most = PIECE if self._pace.bounded else _TLS_PIECE if self._secure else _SLICE
                 size = min(stop - offset, most)
@@ -312,6 +315,16 @@ class Connection:
                 sent = send(part.fd, offset, size)
                 offset += sent
                 rate.moved(sent)
+
+    def _check_client(self) -> None:
+        """Raises `_Gone` if the client has closed the connection, while there is nothing to send to it."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if poll.poll(0):
+            self._socket.setblocking(False)
+            with suppress(BlockingIOError):
+                if not socket.socket.recv(self._socket, 1, socket.MSG_PEEK):
+                    raise _Gone("the client left while it waited")
 
     def _send_file(self, fd: int, offset: int, size: int) -> int:
         """Sends some of `size` bytes; returns how many."""

@@ -75,8 +75,9 @@ class Span(Struct, frozen=True):
     fd: int
     start: int
     stop: int
-    #: Given an offset, waits until the file has bytes from there on, and returns where they end. Raises where
-    #: they will never come: then the answer is cut off, and the client sees that it is not whole.
+    #: Given an offset, waits a moment for bytes from there on, and returns where they end; the offset itself
+    #: if they are still to come. Raises where they never will: then the answer is cut off, and
+    #: the client sees that it is not whole.
     available: Callable[[int], int] | None = None
 
 

@@ -43,6 +43,9 @@ log = structlog.get_logger(__name__)
 _USE_EVERY: Final = 60.0
 #: Folders that are being made, or going.
 _NEW, _OLD = ".new-", ".old-"
+#: Files that are still coming, and seconds after which one that nobody asked for again is removed.
+_COMING = ".coming-"
+_COMING_SECONDS: Final = 7 * 86400.0
 
 _FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
 
@@ -101,6 +104,8 @@ class Library:
         for path in self.folder.iterdir():
             if path.name.startswith((_NEW, _OLD)):
                 shutil.rmtree(path, ignore_errors=True)
+            elif path.name.startswith(_COMING) and path.lstat().st_mtime < time.time() - _COMING_SECONDS:
+                path.unlink()
             elif UUID.fullmatch(path.name):
                 try:
                     image = self._read(path)
@@ -180,6 +185,10 @@ class Library:
         if due:
             with suppress(OSError):
                 os.utime(self.folder / image.uuid / _ENTRY, (now, now))
+
+    def spool(self, uuid: str) -> Path:
+        """Where a file for `keep` may come in."""
+        return self.folder / f"{_COMING}{uuid}"
 
     # -- changes ---------------------------------------------------------------------------------------------
 

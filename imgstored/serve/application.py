@@ -12,20 +12,24 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+import trio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import Map, RequestRedirect, Rule
 
 from imgstored import __version__
+from imgstored.errors import ActiveImageNotFoundError, ImageNotFoundError, ImgstoreError
 from imgstored.httpd.conditional import answer_with
 from imgstored.httpd.message import JSON, HttpError, OpenFile, Request, Response, json, text
 from imgstored.manifest.names import UUID
 from imgstored.serve.downgrade import as_dataset, file_name
 from imgstored.serve.listing import QueryError, page, parsed
+from imgstored.serve.relay import Remote, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from imgstored.library.library import Library, LibraryImage
+    from imgstored.serve.relay import Relay
 
     Handler = Callable[..., Response]
 
@@ -63,9 +67,16 @@ class RefusalError(HttpError):
 class Application:
     """Answers requests. Made once; for threads."""
 
-    def __init__(self, library: Library, *, installed: Callable[[str], bool] = lambda _: False) -> None:
-        """`installed` says whether an image is in a pool of this host."""
+    def __init__(
+        self,
+        library: Library,
+        *,
+        installed: Callable[[str], bool] = lambda _: False,
+        relay: Relay | None = None,
+    ) -> None:
+        """`installed` says whether an image is in a pool of this host; `relay` has what the library lacks."""
         self._library = library
+        self._relay = relay
         self._installed = installed
         self._routes = Map(strict_slashes=False, merge_slashes=False)
         for path, handler in (
@@ -119,9 +130,18 @@ class Application:
         raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", "this server has no channels")
 
     def _list(self, request: Request) -> Response:
-        found = page(self._library.images(), parsed(request.query))
+        found = page(self._all(), parsed(request.query))
         body = b"[" + b",".join(image.encoded for image in found) + b"]"
         return Response(HTTPStatus.OK, [("Content-Type", JSON)], [body])
+
+    def _all(self) -> Sequence[LibraryImage | Remote]:
+        """The images of the library, and those of the sources, the oldest first."""
+        images = self._library.images()
+        if self._relay is None:
+            return images
+        here = {image.uuid for image in images}
+        remote = [each for each in trio.from_thread.run(self._relay.listed) if each.uuid not in here]
+        return sorted([*images, *remote], key=_by_date)
 
     def _get(self, request: Request, uuid: str) -> Response:
         image = self._image(uuid)
@@ -133,14 +153,25 @@ class Application:
 
     def _file(self, request: Request, uuid: str) -> Response:
         image = self._image(uuid)
+        if isinstance(image, Remote):
+            return answer_with(self._coming_file(image), request)
         fd = self._library.open_file(uuid)
         if fd is None:
             raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no file")
         return answer_with(_open_file(image, fd), request)
 
+    def _coming_file(self, image: Remote) -> OpenFile:
+        """A file that comes from the sources while it is served."""
+        assert self._relay is not None
+        try:
+            fetch = trio.from_thread.run(self._relay.fetch, image.uuid)
+        except ImgstoreError as error:
+            raise _refusal_of(error) from error
+        etag = _file_etag(image)
+        return OpenFile(opened(fetch), fetch.size, f'"{etag}"', fetch.began_at, available=fetch.available())
+
     def _icon(self, request: Request, uuid: str) -> Response:
-        self._image(uuid)
-        fd = self._library.open_icon(uuid)
+        fd = self._library.open_icon(self._image(uuid).uuid)
         if fd is None:
             raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no icon")
         status = os.fstat(fd)
@@ -149,11 +180,18 @@ class Application:
         etag = f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
         return answer_with(OpenFile(fd, status.st_size, etag, status.st_mtime, kind), request)
 
-    def _image(self, uuid: str) -> LibraryImage:
+    def _image(self, uuid: str) -> LibraryImage | Remote:
         """The image. Raises `RefusalError`, with the reason where this host has the image installed."""
         image = self._library.get(uuid) if UUID.fullmatch(uuid) else None
         if image is not None:
             return image
+        if self._relay is not None and UUID.fullmatch(uuid):
+            try:
+                return trio.from_thread.run(self._relay.find, uuid)
+            except (ImageNotFoundError, ActiveImageNotFoundError):
+                pass  # as without a relay
+            except ImgstoreError as error:
+                raise _refusal_of(error) from error
         message = f"image {uuid[:64]} does not exist"
         if UUID.fullmatch(uuid) and self._installed(uuid):
             message = (
@@ -166,7 +204,7 @@ class Application:
 
     def _datasets(self, request: Request) -> Response:
         base = _base(request)
-        found = page(self._library.images(), parsed(request.query))
+        found = page(self._all(), parsed(request.query))
         return json([as_dataset(image.document, base) for image in found])
 
     def _dataset(self, request: Request, uuid: str) -> Response:
@@ -179,14 +217,33 @@ class Application:
         return self._file(request, uuid)
 
 
+def _by_date(image: LibraryImage | Remote) -> tuple[str, str]:
+    return str(image.document.get("published_at") or ""), image.uuid
+
+
+def _refusal_of(error: ImgstoreError) -> RefusalError:
+    """What a client gets where this server's own sources fail. Their addresses are none of its business."""
+    if isinstance(error, ImageNotFoundError | ActiveImageNotFoundError):
+        return RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", "the sources do not have the image")
+    log.warning("the sources failed", error=error.message)
+    return RefusalError(
+        HTTPStatus.SERVICE_UNAVAILABLE, "RemoteSourceError", f"this server's sources failed ({error.code})"
+    )
+
+
+def _file_etag(image: LibraryImage | Remote) -> str:
+    """The same whether the file is here already or still comes."""
+    file = image.manifest.file
+    if file is not None and file.sha1 is not None:
+        return file.sha1
+    return f"{image.etag}-{0 if file is None else file.size or 0:x}"
+
+
 def _open_file(image: LibraryImage, fd: int) -> OpenFile:
     """The image's file, with the validators that IMGAPI gives it."""
-    file = image.manifest.file
-    sha1 = None if file is None else file.sha1
     md5 = image.entry.md5
     headers = () if md5 is None else (("Content-MD5", md5),)
-    etag = sha1 or f"{image.etag}-{image.size:x}"
-    return OpenFile(fd, image.size, f'"{etag}"', os.fstat(fd).st_mtime, headers=headers)
+    return OpenFile(fd, image.size, f'"{_file_etag(image)}"', os.fstat(fd).st_mtime, headers=headers)
 
 
 def _base(request: Request) -> str:
