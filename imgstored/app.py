@@ -212,7 +212,9 @@ def _image_server(core: _Core) -> ImageServer | None:
         from imgstored.httpd.server import server_context
         from imgstored.serve.application import Application
         from imgstored.serve.endpoint import ImageServer
+        from imgstored.serve.publishing import Publishing
         from imgstored.serve.relay import Relay
+        from imgstored.serve.writers import Writers, read_key
     except ImportError as error:
         raise ConfigError(
             f"serve.listen: the Python package {error.name} is not installed",
@@ -239,7 +241,15 @@ def _image_server(core: _Core) -> ImageServer | None:
             room=lambda to_come: resources.free_space.check_spool(to_come),
             at_a_time=settings.limits.imports,
         )
-    application = Application(core.library, installed=installed, relay=relay)
+    publishing = None
+    if table.tokens or table.keys:
+        keys = {name: read_key(name, Path(path)) for name, path in table.keys.items()}
+        publishing = Publishing(
+            core.library,
+            Writers(table.tokens, keys),
+            room=lambda to_come: resources.free_space.check_spool(to_come),
+        )
+    application = Application(core.library, installed=installed, relay=relay, publishing=publishing)
     return ImageServer(
         address,
         application,

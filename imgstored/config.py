@@ -164,6 +164,12 @@ class ServeTable(_Table, frozen=True):
     pull: bool = False
     cert_file: str | None = None  #: PEM file of the server's certificate, for TLS; None: plain HTTP
     key_file: str | None = None  #: PEM file of its key, without a passphrase; None: in `cert_file`
+    #: table of names and secret tokens of those who may publish; each request has one as
+    #: `Authorization: Bearer TOKEN`, or as the password of `Basic`
+    tokens: dict[str, str] = {}
+    #: table of names and files of public keys (PEM or OpenSSH) of those who may publish by IMGAPI's HTTP
+    #: signatures; needs the Python package cryptography
+    keys: dict[str, str] = {}
     connections: Annotated[int, Meta(ge=1, le=65536)] = 512  #: connections at the same time
     client_connections: Positive = 64  #: connections of one address at the same time
     rate_mib: NotNegative = 0  #: MiB per second of all files, shared fairly among clients; 0: no bound

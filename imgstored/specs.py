@@ -39,6 +39,8 @@ _POOL_FILES = 8
 
 #: Characters. What is shorter is in other words, too.
 _MIN_SECRET = 6
+#: Characters of a token, which anybody may try to guess.
+_MIN_TOKEN = 16
 
 
 def check(settings: Config) -> None:
@@ -110,6 +112,7 @@ def secrets(settings: Config) -> frozenset[str]:
         if table.proxy is not None and "@" in table.proxy:
             user = urlsplit(table.proxy).netloc.rpartition("@")[0]
             found.update((user, user.partition(":")[2]))
+    found.update(settings.serve.tokens.values())
     return frozenset(value for value in found if len(value) >= _MIN_SECRET)
 
 
@@ -134,6 +137,12 @@ def serve_address(settings: Config) -> TcpAddress | None:
         raise ConfigError(
             "serve.key_file without serve.cert_file", hint="cert_file names the certificate of that key"
         )
+    for name, token in table.tokens.items():
+        if len(token) < _MIN_TOKEN:
+            raise ConfigError(
+                f"serve.tokens.{name}: shorter than {_MIN_TOKEN} characters",
+                hint="`openssl rand -hex 24` makes one that nobody guesses",
+            )
     if table.listen is None:
         return None
     if table.pull and not settings.library.keep_mib:

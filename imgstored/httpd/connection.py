@@ -42,8 +42,8 @@ _SLICE: Final = 1 << 23
 #: Bytes of a file that TLS takes at a time.
 _TLS_PIECE: Final = 1 << 18
 #: Seconds, and bytes, that a client may still send after an answer that ends the connection.
-_LINGER_SECONDS: Final = 1.0
-_LINGER_BYTES: Final = 1 << 20
+_LINGER_SECONDS: Final = 5.0
+_LINGER_BYTES: Final = 64 << 20
 
 _ABSOLUTE: Final = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
 
@@ -245,15 +245,14 @@ class Connection:
             go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
             self._write(self._http.send(go_on))
         rate = _Rate(self._limits)
-        while True:
+        while self._http.their_state is h11.SEND_BODY:
             event = self._http.next_event()
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
             elif event is h11.NEED_DATA:
                 self._receive(self._limits.silence_seconds, _READ)
                 rate.moved(_READ)
-            else:
-                return  # its end; a body that is cut off is an error of h11's
+            # Else it is the end; a body that is cut off is an error of h11's.
 
     # -- answers ---------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import secrets
 import shutil
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -30,11 +30,11 @@ from imgstored.errors import ImgstoreError, InvalidManifestError, NoSpaceError
 from imgstored.host import shortage
 from imgstored.host.durable import replace_file
 from imgstored.host.filesystem import sync
-from imgstored.manifest import MAX_MANIFEST, Manifest, load, parse
+from imgstored.manifest import MAX_MANIFEST, Manifest, Rules, load, parse
 from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -50,6 +50,8 @@ _COMING_SECONDS: Final = 7 * 86400.0
 _FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
 
 Kind = Literal["kept", "published"]
+#: Manifests of kept files are as other servers have them; those of published ones were checked strictly here.
+_RULES: Final[dict[Kind, Rules]] = {"kept": "import", "published": "create"}
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -83,6 +85,40 @@ class LibraryImage(msgspec.Struct, frozen=True):
         return self.manifest.document
 
 
+class ChangedError(Exception):
+    """The image was changed, or removed, by somebody else meanwhile."""
+
+
+class Upload:
+    """A file that a client sends for an image. `finish` gives it to the image; otherwise it is dropped."""
+
+    def __init__(self, library: Library, uuid: str, fd: int, path: Path) -> None:
+        self._library = library
+        self._uuid = uuid
+        self._fd = fd
+        self._path = path
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self.size = 0  #: bytes that came so far
+
+    @property
+    def sha1(self) -> str:
+        """Of what came so far, in lower-case hexadecimal."""
+        return self._sha1.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Adds bytes. Raises `OSError`."""
+        self._sha1.update(data)
+        self.size += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def finish(self, change: Callable[[Mapping[str, Any]], Manifest]) -> None:
+        """Makes it the image's file, and changes the manifest. Raises `OSError`, `ChangedError`."""
+        sync(self._fd)
+        self._library.take_upload(self._uuid, self._path, self.size, change)
+
+
 class Library:
     """The images in one folder."""
 
@@ -103,7 +139,7 @@ class Library:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self.folder.iterdir():
             if path.name.startswith((_NEW, _OLD)):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
             elif path.name.startswith(_COMING) and path.lstat().st_mtime < time.time() - _COMING_SECONDS:
                 path.unlink()
             elif UUID.fullmatch(path.name):
@@ -118,7 +154,7 @@ class Library:
     def _read(self, folder: Path) -> LibraryImage:
         encoded = _limited(folder / _MANIFEST)
         entry = msgspec.json.decode(_limited(folder / _ENTRY), type=Entry)
-        manifest = load(parse(encoded), rules="import")
+        manifest = load(parse(encoded), rules=_RULES[entry.kind])
         if manifest.uuid != folder.name:
             raise InvalidManifestError(f"the manifest is of image {manifest.uuid}")
         file = folder / _FILE
@@ -218,25 +254,91 @@ class Library:
         self.evict()
         return True
 
-    def _add(self, manifest: Manifest, kind: Kind, size: int, take: Callable[[Path], None]) -> None:
+    def _add(self, manifest: Manifest, kind: Kind, size: int, take: Callable[[Path], None] | None) -> bool:
+        """Adds an image, with the file that `take` puts at a path. False if the uuid is taken by now."""
         image = _image(manifest, Entry(kind, time.time()), size, icon=False, used_at=time.time())
         new = self.folder / f"{_NEW}{manifest.uuid}-{secrets.token_hex(4)}"
         new.mkdir(mode=0o700)
         try:
-            take(new / _FILE)
-            (new / _FILE).chmod(0o600)
-            _sync_file(new / _FILE)
+            if take is not None:
+                take(new / _FILE)
+                (new / _FILE).chmod(0o600)
+                _sync_file(new / _FILE)
             replace_file(new / _MANIFEST, image.encoded, mode=0o600)
             replace_file(new / _ENTRY, msgspec.json.encode(image.entry), mode=0o600)
             with self._lock:
                 if manifest.uuid in self._images:
-                    return
+                    return False
                 new.rename(self.folder / manifest.uuid)
                 self._images[manifest.uuid] = image
                 self._sorted = None
             _sync_folder(self.folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+        return True
+
+    def publish(self, manifest: Manifest) -> None:
+        """Adds an image that has no file yet. Raises `OSError`; `FileExistsError` where its uuid is taken."""
+        if self.get(manifest.uuid) is not None:
+            raise FileExistsError(manifest.uuid)
+        if not self._add(manifest, "published", 0, None):
+            raise FileExistsError(manifest.uuid)
+
+    def change(self, uuid: str, change: Callable[[Mapping[str, Any]], Manifest]) -> None:
+        """Replaces an image's manifest by what `change` makes of it. Raises what that does, and `OSError`."""
+        with self._lock:
+            image = self._images.get(uuid)
+            if image is not None:
+                self._write(image, change(image.document), image.size, replace(image.entry))
+
+    @contextmanager
+    def upload(self, uuid: str) -> Iterator[Upload]:
+        """A file that comes for an image. Raises `OSError`."""
+        path = self.folder / f"{_NEW}{uuid}-{secrets.token_hex(4)}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            yield Upload(self, uuid, fd, path)
+        finally:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+
+    def take_upload(
+        self, uuid: str, path: Path, size: int, change: Callable[[Mapping[str, Any]], Manifest]
+    ) -> None:
+        """As `Upload.finish`."""
+        with self._lock:
+            image = self._images.get(uuid)
+            if image is None or image.document.get("state") != "unactivated":
+                raise ChangedError
+            manifest = change(image.document)
+            path.rename(self.folder / uuid / _FILE)
+            self._write(image, manifest, size, replace(image.entry, md5=None))
+
+    def set_icon(self, uuid: str, data: bytes | None) -> None:
+        """Sets or removes the image's icon. Raises `OSError`."""
+        with self._lock:
+            image = self._images.get(uuid)
+            if image is None:
+                return
+            icon = self.folder / uuid / _ICON
+            if data is None:
+                icon.unlink(missing_ok=True)
+            else:
+                replace_file(icon, data, mode=0o600)
+            document = {key: value for key, value in image.document.items() if key != "icon"}
+            if data is not None:
+                document["icon"] = True
+            self._write(image, load(document, rules=_RULES[image.entry.kind]), image.size, image.entry)
+
+    def _write(self, image: LibraryImage, manifest: Manifest, size: int, entry: Entry) -> None:
+        """Writes an image's changed manifest. Under the lock."""
+        icon = (self.folder / image.uuid / _ICON).exists()
+        new = _image(manifest, entry, size, icon=icon, used_at=image.used_at)
+        replace_file(self.folder / image.uuid / _MANIFEST, new.encoded, mode=0o600)
+        if entry != image.entry:
+            replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
+        self._images[image.uuid] = new
+        self._sorted = None
 
     def remove(self, uuid: str) -> bool:
         """Removes an image; whoever is being served its file gets the rest of it. Whether it was there."""
@@ -301,6 +403,14 @@ def _image(manifest: Manifest, entry: Entry, size: int, *, icon: bool, used_at: 
     encoded = msgspec.json.encode(manifest.document)
     etag = hashlib.sha1(encoded, usedforsecurity=False).hexdigest()
     return LibraryImage(manifest, entry, encoded, etag, size, icon, used_at)
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder or a file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _limited(path: Path) -> bytes:

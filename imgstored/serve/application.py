@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
+from msgspec.structs import replace
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import Map, RequestRedirect, Rule
 
@@ -22,13 +23,15 @@ from imgstored.httpd.conditional import answer_with
 from imgstored.httpd.message import JSON, HttpError, OpenFile, Request, Response, json, text
 from imgstored.manifest.names import UUID
 from imgstored.serve.downgrade import as_dataset, file_name
-from imgstored.serve.listing import QueryError, page, parsed
+from imgstored.serve.listing import Query, QueryError, is_active, page, parsed
+from imgstored.serve.refusal import RefusalError
 from imgstored.serve.relay import Remote, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from imgstored.library.library import Library, LibraryImage
+    from imgstored.serve.publishing import Publishing
     from imgstored.serve.relay import Relay
 
     Handler = Callable[..., Response]
@@ -43,27 +46,6 @@ _SERVER: Final = f"imgstored/{__version__}"
 _ICONS: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
-class RefusalError(HttpError):
-    """A refusal in IMGAPI's form: its code, and the fields that are wrong."""
-
-    def __init__(
-        self, status: int, code: str, message: str, *, errors: tuple[tuple[str, str, str], ...] = ()
-    ) -> None:
-        """`errors` are fields with their codes and messages."""
-        super().__init__(status, message)
-        self.code = code
-        self.errors = errors
-
-    def as_response(self) -> Response:
-        """The answer."""
-        document: dict[str, Any] = {"code": self.code, "message": self.message}
-        if self.errors:
-            document["errors"] = [
-                {"field": field, "code": code, "message": message} for field, code, message in self.errors
-            ]
-        return json(document, self.status)
-
-
 class Application:
     """Answers requests. Made once; for threads."""
 
@@ -73,10 +55,15 @@ class Application:
         *,
         installed: Callable[[str], bool] = lambda _: False,
         relay: Relay | None = None,
+        publishing: Publishing | None = None,
     ) -> None:
-        """`installed` says whether an image is in a pool of this host; `relay` has what the library lacks."""
+        """`installed` says whether an image is in a pool of this host.
+
+        `relay` has what the library lacks; without `publishing` nobody may write.
+        """
         self._library = library
         self._relay = relay
+        self._publishing = publishing
         self._installed = installed
         self._routes = Map(strict_slashes=False, merge_slashes=False)
         for path, handler in (
@@ -92,6 +79,13 @@ class Application:
             ("/datasets/<uuid>/<name>", self._dataset_file),
         ):
             self.route(path, handler)
+        if publishing is not None:
+            self.route("/images", publishing.create, "POST")
+            self.route("/images/<uuid>", publishing.act, "POST")
+            self.route("/images/<uuid>", publishing.delete, "DELETE")
+            self.route("/images/<uuid>/file", publishing.add_file, "PUT")
+            self.route("/images/<uuid>/icon", publishing.add_icon, "PUT")
+            self.route("/images/<uuid>/icon", publishing.delete_icon, "DELETE")
 
     def route(self, path: str, handler: Handler, *methods: str) -> None:
         """Adds a route, by default of GET and HEAD."""
@@ -104,6 +98,9 @@ class Application:
             response: Response = handler(request, **arguments)
         except RefusalError as refusal:
             response = refusal.as_response()
+        except HttpError as error:
+            code = HTTPStatus(error.status).phrase.replace(" ", "")
+            response = RefusalError(error.status, code, error.message, headers=error.headers).as_response()
         except QueryError as error:
             response = RefusalError(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -130,9 +127,17 @@ class Application:
         raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", "this server has no channels")
 
     def _list(self, request: Request) -> Response:
-        found = page(self._all(), parsed(request.query))
+        found = page(self._all(), self._parsed(request))
         body = b"[" + b",".join(image.encoded for image in found) + b"]"
         return Response(HTTPStatus.OK, [("Content-Type", JSON)], [body])
+
+    def _parsed(self, request: Request) -> Query:
+        """The query; whoever may not publish sees active images alone."""
+        query = parsed(request.query)
+        return query if query.state == "active" or self._may(request) else replace(query, state="active")
+
+    def _may(self, request: Request) -> bool:
+        return self._publishing is not None and self._publishing.may(request)
 
     def _all(self) -> Sequence[LibraryImage | Remote]:
         """The images of the library, and those of the sources, the oldest first."""
@@ -144,7 +149,7 @@ class Application:
         return sorted([*images, *remote], key=_by_date)
 
     def _get(self, request: Request, uuid: str) -> Response:
-        image = self._image(uuid)
+        image = self._image(request, uuid)
         etag = f'"{image.etag}"'
         headers = [("Content-Type", JSON), ("ETag", etag)]
         if request.headers.get("if-none-match") in (etag, "*"):
@@ -152,7 +157,7 @@ class Application:
         return Response(HTTPStatus.OK, headers, [image.encoded])
 
     def _file(self, request: Request, uuid: str) -> Response:
-        image = self._image(uuid)
+        image = self._image(request, uuid)
         if isinstance(image, Remote):
             return answer_with(self._coming_file(image), request)
         fd = self._library.open_file(uuid)
@@ -171,7 +176,7 @@ class Application:
         return OpenFile(opened(fetch), fetch.size, f'"{etag}"', fetch.began_at, available=fetch.available())
 
     def _icon(self, request: Request, uuid: str) -> Response:
-        fd = self._library.open_icon(self._image(uuid).uuid)
+        fd = self._library.open_icon(self._image(request, uuid).uuid)
         if fd is None:
             raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no icon")
         status = os.fstat(fd)
@@ -180,12 +185,12 @@ class Application:
         etag = f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
         return answer_with(OpenFile(fd, status.st_size, etag, status.st_mtime, kind), request)
 
-    def _image(self, uuid: str) -> LibraryImage | Remote:
+    def _image(self, request: Request, uuid: str) -> LibraryImage | Remote:
         """The image. Raises `RefusalError`, with the reason where this host has the image installed."""
         image = self._library.get(uuid) if UUID.fullmatch(uuid) else None
-        if image is not None:
+        if image is not None and (is_active(image.document) or self._may(request)):
             return image
-        if self._relay is not None and UUID.fullmatch(uuid):
+        if image is None and self._relay is not None and UUID.fullmatch(uuid):
             try:
                 return trio.from_thread.run(self._relay.find, uuid)
             except (ImageNotFoundError, ActiveImageNotFoundError):
@@ -193,7 +198,7 @@ class Application:
             except ImgstoreError as error:
                 raise _refusal_of(error) from error
         message = f"image {uuid[:64]} does not exist"
-        if UUID.fullmatch(uuid) and self._installed(uuid):
+        if image is None and UUID.fullmatch(uuid) and self._installed(uuid):
             message = (
                 f"image {uuid} is installed on this host, but its original file was not kept:"
                 " `imgctl export` makes a file of it, with a manifest of its own"
@@ -204,14 +209,14 @@ class Application:
 
     def _datasets(self, request: Request) -> Response:
         base = _base(request)
-        found = page(self._all(), parsed(request.query))
+        found = page(self._all(), self._parsed(request))
         return json([as_dataset(image.document, base) for image in found])
 
     def _dataset(self, request: Request, uuid: str) -> Response:
-        return json(as_dataset(self._image(uuid).document, _base(request)))
+        return json(as_dataset(self._image(request, uuid).document, _base(request)))
 
     def _dataset_file(self, request: Request, uuid: str, name: str) -> Response:
-        image = self._image(uuid)
+        image = self._image(request, uuid)
         if name != file_name(image.document):
             raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no such file")
         return self._file(request, uuid)

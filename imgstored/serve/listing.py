@@ -172,6 +172,11 @@ def _text_test(name: str, value: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda document: str(document.get(name, "")) == value
 
 
+def is_active(document: Mapping[str, Any]) -> bool:
+    """Whether everybody may see the image."""
+    return _state(document) == "active"
+
+
 def _state(document: Mapping[str, Any]) -> str:
     state = document.get("state")
     if state is not None:
