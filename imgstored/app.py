@@ -25,7 +25,7 @@ from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
 from imgstored.doctor.services import OwnHost
-from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.errors import PINNED, ConfigError, ImgstoreError
 from imgstored.events.stream import EventStream
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
@@ -190,7 +190,9 @@ async def _library(settings: Config, catalog: Catalog) -> Library | None:
         return None
 
     def pinned() -> set[str]:
-        return set()
+        return {
+            uuid for pool in catalog.pools.values() for uuid, use in pool.uses().items() if PINNED in use.tags
+        }
 
     library = Library(settings.library_folder, settings.library.keep_mib << 20, pinned=pinned)
     try:

@@ -374,7 +374,14 @@ class Library:
         """Removes kept files beyond the budget, the least recently used first; their uuids."""
         with self._lock:
             images = list(self._images.values())
-        chosen = evicted(images, self.budget, frozenset(self._pinned()))
+        if sum(image.size for image in images if image.entry.kind == "kept") <= self.budget:
+            return []
+        try:
+            pinned = frozenset(self._pinned())
+        except ImgstoreError as error:
+            log.warning("nothing is evicted: nobody knows what is pinned", error=error.message)
+            return []
+        chosen = evicted(images, self.budget, pinned)
         for uuid in chosen:
             self.remove(uuid)
             log.info("a kept file was evicted", uuid=uuid, budget=self.budget)

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.conftest import static_source
+from tests.e2e.conftest import made_image, static_source
 from tests.support.daemon import Daemon
 from tests.support.http_server import PATIENCE
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 from tests.support.nginx import free_port
 
+MADE = "22222222-aaaa-4bbb-8ccc-000000000031"
 MISSING = "11111111-aaaa-4bbb-8ccc-0000000000ff"
 
 
@@ -158,3 +159,15 @@ def test_an_address_that_is_taken_is_named(tmp_path):
         second = Daemon(tmp_path / "second", config=f'[serve]\nlisten = "{listen}"\n')
         with pytest.raises(RuntimeError, match=r"serve\.listen: cannot listen at"):
             second.start()
+
+
+def test_a_pinned_image_keeps_its_file(tmp_path, served):
+    manifest, file = made_image(MADE, size=3 << 20)
+    served.pages.add(manifest, file)
+    with image_server(tmp_path / "server", static_source(served.url), keep=4) as server:
+        for uuid in (ZVOL, BASE):
+            assert server.daemon.imgctl("import", uuid).returncode == 0
+        assert server.daemon.imgctl("pin", ZVOL).returncode == 0
+        assert server.daemon.imgctl("import", MADE).returncode == 0
+        found = {image["uuid"] for image in json.loads(server.get("/images")[2])}
+        assert found == {ZVOL, MADE}
