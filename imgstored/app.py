@@ -214,6 +214,7 @@ def _image_server(core: _Core) -> ImageServer | None:
         from imgstored.httpd.server import server_context
         from imgstored.serve.application import Application
         from imgstored.serve.endpoint import ImageServer
+        from imgstored.serve.page import Job
         from imgstored.serve.publishing import Publishing
         from imgstored.serve.relay import Relay
         from imgstored.serve.writers import Writers, read_key
@@ -251,7 +252,16 @@ def _image_server(core: _Core) -> ImageServer | None:
             Writers(table.tokens, keys),
             room=lambda to_come: resources.free_space.check_spool(to_come),
         )
-    application = Application(core.library, installed=installed, relay=relay, publishing=publishing)
+
+    def jobs() -> list[Job]:
+        return [
+            Job(each["name"], each["version"], each["phase"], each["done"], each["total"])
+            for each in core.imports.jobs()
+        ]
+
+    application = Application(
+        core.library, installed=installed, relay=relay, publishing=publishing, jobs=jobs
+    )
     return ImageServer(
         address,
         application,

@@ -24,6 +24,7 @@ from imgstored.httpd.message import JSON, HttpError, OpenFile, Request, Response
 from imgstored.manifest.names import UUID
 from imgstored.serve.downgrade import as_dataset, file_name
 from imgstored.serve.listing import Query, QueryError, is_active, page, parsed
+from imgstored.serve.page import Pages
 from imgstored.serve.refusal import RefusalError
 from imgstored.serve.relay import Remote, opened
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from imgstored.library.library import Library, LibraryImage
+    from imgstored.serve.page import Job
     from imgstored.serve.publishing import Publishing
     from imgstored.serve.relay import Relay
 
@@ -56,17 +58,24 @@ class Application:
         installed: Callable[[str], bool] = lambda _: False,
         relay: Relay | None = None,
         publishing: Publishing | None = None,
+        jobs: Callable[[], Sequence[Job]] = tuple,
     ) -> None:
-        """`installed` says whether an image is in a pool of this host.
+        """`installed` says whether an image is in a pool of this host; `jobs` are for people.
 
-        `relay` has what the library lacks; without `publishing` nobody may write.
+        `relay` has what the library lacks; without `publishing` nobody may write. `installed` and `jobs` are
+        called in trio's thread.
         """
         self._library = library
         self._relay = relay
         self._publishing = publishing
+        self._jobs = jobs
+        self._pages = Pages()
         self._installed = installed
         self._routes = Map(strict_slashes=False, merge_slashes=False)
         for path, handler in (
+            ("/", self._page),
+            ("/view/<uuid>", self._page_of),
+            ("/style.css", self._style),
             ("/ping", self._ping),
             ("/healthz", self._healthz),
             ("/channels", self._channels),
@@ -113,6 +122,20 @@ class Application:
         except HTTPException as error:
             response = _refused(request, error)
         return response
+
+    # -- for people ------------------------------------------------------------------------------------------
+
+    def _page(self, request: Request) -> Response:
+        jobs = trio.from_thread.run_sync(self._jobs)
+        return self._pages.list(request, _base(request), self._all(), jobs)
+
+    def _page_of(self, request: Request, uuid: str) -> Response:
+        image = self._image(request, uuid)
+        images = {each.uuid: each for each in self._all() if is_active(each.document)}
+        return self._pages.image(request, _base(request), image, images)
+
+    def _style(self, request: Request) -> Response:
+        return self._pages.style()
 
     # -- IMGAPI ----------------------------------------------------------------------------------------------
 
@@ -198,7 +221,7 @@ class Application:
             except ImgstoreError as error:
                 raise _refusal_of(error) from error
         message = f"image {uuid[:64]} does not exist"
-        if image is None and UUID.fullmatch(uuid) and self._installed(uuid):
+        if image is None and UUID.fullmatch(uuid) and trio.from_thread.run_sync(self._installed, uuid):
             message = (
                 f"image {uuid} is installed on this host, but its original file was not kept:"
                 " `imgctl export` makes a file of it, with a manifest of its own"
