@@ -44,7 +44,9 @@ def fill(ours: Ours, path: Path, images: int) -> None:
     """Installs what is missing of so many images; a later run finds them there."""
     with ours.client() as client:
         there = {image["manifest"]["uuid"] for image in client.list()}
-        missing = [manifest for manifest in map(_manifest, range(images)) if manifest["uuid"] not in there]
+        missing = [
+            manifest for manifest in map(fill_manifest, range(images)) if manifest["uuid"] not in there
+        ]
         if missing:
             say(f"installing {len(missing):,} tiny images")
         for manifest in missing:
@@ -55,7 +57,7 @@ def fill(ours: Ours, path: Path, images: int) -> None:
     path.unlink(missing_ok=True)
 
 
-def _manifest(number: int) -> dict[str, Any]:
+def fill_manifest(number: int) -> dict[str, Any]:
     """As large as those of the public images are."""
     manifest = fixture_manifest(BASE)
     return {

@@ -27,7 +27,7 @@ from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
 from imgstored.doctor.services import OwnHost
-from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.errors import PINNED, ConfigError, ImgstoreError
 from imgstored.events.stream import EventStream
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
@@ -36,6 +36,7 @@ from imgstored.http.secrets import KNOWN
 from imgstored.imports.journal import Journal
 from imgstored.imports.manager import Imports
 from imgstored.imports.resources import Resources
+from imgstored.library.library import Library
 from imgstored.maintenance.maintenance import Maintenance
 from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.metrics import open_metrics
@@ -59,6 +60,8 @@ from imgstored.specs import (
     metrics_address,
     platform,
     secrets,
+    serve_address,
+    serve_limits,
     socket_limits,
     source_specs,
 )
@@ -74,6 +77,7 @@ if TYPE_CHECKING:
     from imgstored.metrics.endpoint import Metrics
     from imgstored.pools.base import Pool
     from imgstored.queries.history import History
+    from imgstored.serve.endpoint import ImageServer
     from imgstored.view import View
 
 logger = structlog.get_logger(__name__)
@@ -136,6 +140,7 @@ class _Core(Struct, frozen=True):
     images: Images
     aliases: Aliases
     metrics: Metrics | None
+    library: Library | None
 
 
 async def _core(
@@ -164,7 +169,10 @@ async def _core(
     refresh = Refresh(catalog, view)
     deletions = Deletions(catalog, locks, view, events, receipts=receipts)
     limits = import_limits(settings)
-    resources = Resources(catalog, journal, state / "spool", view, locks, limits, receipts=receipts)
+    library = await _library(settings, catalog)
+    resources = Resources(
+        catalog, journal, state / "spool", view, locks, limits, receipts=receipts, library=library
+    )
     imports = Imports(resources, sources, refresh, deletions, events, platform(settings))
     return _Core(
         settings=settings,
@@ -183,6 +191,96 @@ async def _core(
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
         aliases=await trio.to_thread.run_sync(Aliases, state / "aliases.json", catalog),
         metrics=metrics,
+        library=library,
+    )
+
+
+async def _library(settings: Config, catalog: Catalog) -> Library | None:
+    """The library, if it keeps files or the image server needs it. Raises `ConfigError`."""
+    if not settings.library.keep_mib and settings.serve.listen is None:
+        return None
+
+    def pinned() -> set[str]:
+        return {
+            uuid for pool in catalog.pools.values() for uuid, use in pool.uses().items() if PINNED in use.tags
+        }
+
+    library = Library(settings.library_folder, settings.library.keep_mib << 20, pinned=pinned)
+    try:
+        await trio.to_thread.run_sync(library.open)
+    except OSError as error:
+        raise ConfigError(
+            f"library.path: {settings.library_folder} cannot be used: {shortage.why(error)}",
+            hint="name a folder that the daemon can write to, or leave out [library] and [serve]",
+        ) from error
+    return library
+
+
+def _image_server(core: _Core) -> ImageServer | None:
+    """The image server, if the configuration says where it listens. Raises `ConfigError`."""
+    settings, address = core.settings, serve_address(core.settings)
+    if address is None or core.library is None:
+        return None
+    try:
+        from imgstored.httpd.server import server_context
+        from imgstored.serve.application import Application
+        from imgstored.serve.endpoint import ImageServer
+        from imgstored.serve.page import Job
+        from imgstored.serve.publishing import Publishing
+        from imgstored.serve.relay import Relay
+        from imgstored.serve.writers import Writers, read_key
+    except ImportError as error:
+        raise ConfigError(
+            f"serve.listen: the Python package {error.name} is not installed",
+            hint="`pip install 'imgstore[serve]'` installs it; or leave out the key",
+        ) from error
+
+    table = settings.serve
+    context = None
+    if table.cert_file is not None:
+        key = None if table.key_file is None else Path(table.key_file)
+        context = server_context(Path(table.cert_file), key)
+    catalog = core.catalog
+
+    def installed(uuid: str) -> bool:
+        return any(catalog.find(pool, uuid) is not None for pool in catalog.pools)
+
+    resources, relay = core.resources, None
+    if table.pull:
+        relay = Relay(
+            core.sources,
+            core.library,
+            journal=resources.journal.ranges,
+            limits=lambda: resources.limits.download,
+            room=lambda to_come: resources.free_space.check_spool(to_come),
+            at_a_time=settings.limits.imports,
+        )
+    publishing = None
+    if table.tokens or table.keys:
+        keys = {name: read_key(name, Path(path)) for name, path in table.keys.items()}
+        publishing = Publishing(
+            core.library,
+            Writers(table.tokens, keys),
+            room=lambda to_come: resources.free_space.check_spool(to_come),
+        )
+
+    def jobs() -> list[Job]:
+        return [
+            Job(each["name"], each["version"], each["phase"], each["done"], each["total"])
+            for each in core.imports.jobs()
+        ]
+
+    application = Application(
+        core.library, installed=installed, relay=relay, publishing=publishing, jobs=jobs
+    )
+    return ImageServer(
+        address,
+        application,
+        core.library,
+        serve_limits(settings),
+        relay=relay,
+        rate=table.rate_mib << 20,
+        context=context,
     )
 
 
@@ -198,6 +296,7 @@ def _parts(core: _Core) -> Parts:
         server=_server(core, maker),
         maker=maker,
         metrics=core.metrics,
+        image_server=_image_server(core),
     )
 
 

@@ -153,6 +153,36 @@ class MetricsTable(_Table, frozen=True):
     remote: bool = False
 
 
+class LibraryTable(_Table, frozen=True):
+    """`[library]`: the original files of installed images, for other hosts."""
+
+    #: MiB of original files that the daemon keeps after an import; beyond that it removes the least recently
+    #: served; 0: it keeps none
+    keep_mib: NotNegative = 0
+    path: str | None = None  #: the folder; None: `library` in the state folder
+
+
+class ServeTable(_Table, frozen=True):
+    """`[serve]`: the image server, IMGAPI and DSAPI over HTTP, from the library."""
+
+    #: `ADDRESS:PORT`, as `0.0.0.0:8080` or `[::]:8080`; None: nowhere
+    listen: str | None = None
+    #: also offer what the daemon's own sources have: a request for such an image fetches its file once, and
+    #: all clients get it while it arrives; needs `library.keep_mib`
+    pull: bool = False
+    cert_file: str | None = None  #: PEM file of the server's certificate, for TLS; None: plain HTTP
+    key_file: str | None = None  #: PEM file of its key, without a passphrase; None: in `cert_file`
+    #: table of names and secret tokens of those who may publish; each request has one as
+    #: `Authorization: Bearer TOKEN`, or as the password of `Basic`
+    tokens: dict[str, str] = {}
+    #: table of names and files of public keys (PEM or OpenSSH) of those who may publish by IMGAPI's HTTP
+    #: signatures; needs the Python package cryptography
+    keys: dict[str, str] = {}
+    connections: Annotated[int, Meta(ge=1, le=65536)] = 512  #: connections at the same time
+    client_connections: Positive = 64  #: connections of one address at the same time
+    rate_mib: NotNegative = 0  #: MiB per second of all files, shared fairly among clients; 0: no bound
+
+
 class Config(_Table, frozen=True):
     """The whole file."""
 
@@ -176,6 +206,8 @@ class Config(_Table, frozen=True):
     limits: LimitsTable = LimitsTable()
     log: LogTable = LogTable()
     metrics: MetricsTable = MetricsTable()
+    library: LibraryTable = LibraryTable()
+    serve: ServeTable = ServeTable()
 
     @property
     def pools(self) -> tuple[PoolTable, ...]:
@@ -202,6 +234,11 @@ class Config(_Table, frozen=True):
         if self.imgadm_locks is not None:
             return Path(self.imgadm_locks)
         return Path(_IMGADM_LOCKS) if self._has_zfs else Path(self.state, "locks")
+
+    @property
+    def library_folder(self) -> Path:
+        """The folder of the library."""
+        return Path(self.state, "library") if self.library.path is None else Path(self.library.path)
 
     @property
     def view_in_state(self) -> bool:
@@ -290,6 +327,9 @@ def _check_paths(config: Config) -> None:
         "imgadm_locks": config.imgadm_locks,
         "vmadm": config.vmadm,
         **{f"{key}.path": table.path for key, table in keyed_pools(config)},
+        "library.path": config.library.path,
+        "serve.cert_file": config.serve.cert_file,
+        "serve.key_file": config.serve.key_file,
         "socket.path": config.socket.path,
         "view.path": config.view.path,
         "view.link": config.view.link or None,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
     from imgstored.rpc.server import Server
+    from imgstored.serve.endpoint import ImageServer
     from imgstored.sources.source_set import SourceSet
     from imgstored.view import View
 
@@ -55,6 +56,7 @@ class Parts(Struct, frozen=True):
     server: Server
     maker: Maker
     metrics: Metrics | None
+    image_server: ImageServer | None
 
 
 async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
@@ -65,6 +67,8 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
         await nursery.start(parts.imports.run)
         if parts.metrics is not None:
             await nursery.start(parts.metrics.serve)
+        if parts.image_server is not None:
+            await nursery.start(parts.image_server.serve)
         async with trio.open_nursery() as serving:
             await serving.start(parts.server.serve)
             # What is there now stays: the collector, which waited for this, need not look at it again.

@@ -10,8 +10,9 @@ from imgstored.errors import ClientError, ConfigError
 from imgstored.http import credentials
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
+from imgstored.httpd.address import TcpAddress, parse_listen
+from imgstored.httpd.message import HttpLimits
 from imgstored.imports.resources import ImportLimits
-from imgstored.metrics.address import parse_listen
 from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.connection import Limits as SocketLimits
 from imgstored.smartos import parse_platform, running
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imgstored.config import Config, LimitsTable, SourceTable
+    from imgstored.httpd.address import UnixAddress
     from imgstored.manifest.platform import Platform
-    from imgstored.metrics.address import TcpAddress, UnixAddress
 
 _MIB = 1 << 20
 
@@ -39,12 +40,16 @@ _IMPORT_FILES = 16
 #: Of a pool: /dev/zfs, or folders and files that are looked at.
 _POOL_FILES = 8
 
+#: Characters of a token, which anybody may try to guess.
+_MIN_TOKEN = 16
+
 
 def check(settings: Config) -> None:
     """Raises `ConfigError` for what can be seen to be wrong without starting."""
     platform(settings)
     source_specs(settings)
     metrics_address(settings)
+    serve_address(settings)
     for key, table in keyed_pools(settings):
         try:
             checked(table.properties or {})
@@ -105,13 +110,54 @@ def secrets(settings: Config, environ: Mapping[str, str]) -> set[str]:
         found |= credentials.of_headers(table.headers) | credentials.of_source(table.url)
         if table.proxy is not None:
             found |= credentials.of_proxy(table.proxy)
-    return found
+    return found | set(settings.serve.tokens.values())
 
 
 def metrics_address(settings: Config) -> TcpAddress | UnixAddress | None:
     """The address of the metrics, or None. Raises `ConfigError`."""
     table = settings.metrics
-    return None if table.listen is None else parse_listen(table.listen, remote=table.remote)
+    if table.listen is None:
+        return None
+    address = parse_listen(table.listen, key="metrics.listen", example="127.0.0.1:9275")
+    if isinstance(address, TcpAddress) and not address.is_loopback and not table.remote:
+        raise ConfigError(
+            f"metrics.listen: other hosts can reach {address.host}",
+            hint="take a loopback address; or set `remote = true` if everyone there may read all metrics",
+        )
+    return address
+
+
+def serve_address(settings: Config) -> TcpAddress | None:
+    """The address of the image server, or None. Raises `ConfigError`."""
+    table = settings.serve
+    if table.key_file is not None and table.cert_file is None:
+        raise ConfigError(
+            "serve.key_file without serve.cert_file", hint="cert_file names the certificate of that key"
+        )
+    for name, token in table.tokens.items():
+        if len(token) < _MIN_TOKEN:
+            raise ConfigError(
+                f"serve.tokens.{name}: shorter than {_MIN_TOKEN} characters",
+                hint="`openssl rand -hex 24` makes one that nobody guesses",
+            )
+    if table.listen is None:
+        return None
+    if table.pull and not settings.library.keep_mib:
+        raise ConfigError(
+            "serve.pull without library.keep_mib", hint="say how many MiB of files the daemon may keep"
+        )
+    address = parse_listen(table.listen, key="serve.listen", example="0.0.0.0:8080")
+    if not isinstance(address, TcpAddress):
+        raise ConfigError(
+            f"serve.listen: hosts cannot reach {address}", hint='write an address and a port: "0.0.0.0:8080"'
+        )
+    return address
+
+
+def serve_limits(settings: Config) -> HttpLimits:
+    """The limits of the image server."""
+    table = settings.serve
+    return HttpLimits(connections=table.connections, client_connections=table.client_connections)
 
 
 def import_limits(settings: Config) -> ImportLimits:
@@ -157,6 +203,7 @@ def descriptors(settings: Config) -> int:
         + limits.clients * _CLIENT_FILES
         + limits.imports * (limits.connections + _IMPORT_FILES)
         + len(settings.pools) * _POOL_FILES
+        + (0 if settings.serve.listen is None else settings.serve.connections * _CLIENT_FILES)
     )
 
 

@@ -63,7 +63,7 @@ _EXTRAS: Final = (
     _Extra("numpy", False, "checksums of streams take longer", _FAST),
     _Extra("msgpack._cmsgpack", False, "long lists take longer to send", _MSGPACK),
     _Extra("tqdm", False, "imgctl shows no progress bar", "pip install tqdm"),
-    _Extra("hypercorn", False, "there can be no `metrics`", _SERVE),
+    _Extra("werkzeug", False, "there can be no `metrics` and no `serve`", _SERVE),
     _Extra("prometheus_client", False, "there can be no `metrics`", _SERVE),
     _Extra("lbzip2", True, "bzip2 is decompressed by Python, more slowly", "install the package lbzip2"),
     _Extra("qemu-img", True, "`imgctl create --raw` takes raw disks only", "install the package qemu-utils"),

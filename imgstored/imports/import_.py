@@ -242,6 +242,8 @@ class Import:
                 result = await self._from_sources(self._data)
             if result.end is End.INSTALLED:
                 result = await self._publish()
+            if result.end is End.INSTALLED:
+                await self._keep_original()
             if result.image is not None:
                 with trio.CancelScope(shield=True):
                     await self._take_over(result.image)
@@ -546,6 +548,21 @@ class Import:
                 f"the receipt of image {self.uuid} cannot be written: {shortage.why(error)}",
                 hint="look at the file system with the daemon's state",
             ) from error
+
+    async def _keep_original(self) -> None:
+        """Gives the library the file as it came. The image is installed, whether that works or not."""
+        library = self._resources.library
+        if library is None:
+            return
+        if isinstance(self._data, FromFile):
+            keep = partial(library.copy, self.manifest, self._data.fd)
+        else:
+            keep = partial(library.keep, self.manifest, self._resources.spools / spool_name(*self.spec.key))
+        with trio.CancelScope(shield=True):
+            try:
+                await trio.to_thread.run_sync(keep)
+            except (OSError, ImgstoreError) as error:
+                log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
 
     async def _take_over(self, image: InstalledImage) -> None:
         """Lists the image of somebody else, and needs none of its own."""

@@ -129,7 +129,8 @@ class Leftovers:
 
     def _sweep_spools(self, kept: set[str]) -> None:
         for name in self._journal.spooled() - kept:
-            self._journal.ranges(name).forget()
+            if _SPOOL_NAME.fullmatch(name):
+                self._journal.ranges(name).forget()
         for path in self._spools.iterdir():
             if path.name not in kept and _SPOOL_NAME.fullmatch(path.name):
                 log.info("dropping a spool that belongs to no import", name=path.name)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.receipts import Receipts
     from imgstored.imports.journal import Journal
+    from imgstored.library.library import Library
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Pool
     from imgstored.transfer.decompress import DecompressLimits
@@ -57,14 +58,16 @@ class Resources:
         limits: ImportLimits,
         *,
         receipts: Receipts | None = None,
+        library: Library | None = None,
     ) -> None:
-        """`spools` is the folder of the files that are being downloaded."""
+        """`spools` is the folder of the files that are being downloaded; `library` gets those that came."""
         self.catalog = catalog
         self.journal = journal
         self.spools = spools
         self.view = view
         self.locks = locks
         self.receipts = receipts
+        self.library = library
         self.leftovers = Leftovers(catalog, journal, spools, locks)
         #: Held while an import makes its download wanted, and while those that nobody wants are dropped.
         self.beginning = trio.Lock()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imgstored.metrics.address import TcpAddress, UnixAddress
+    from imgstored.httpd.address import TcpAddress, UnixAddress
     from imgstored.metrics.endpoint import Metrics
 
 #: Packages of the extra `serve`.
-_NEEDED: Final = ("prometheus_client", "hypercorn")
+_NEEDED: Final = ("prometheus_client", "werkzeug")
 
 
 def open_metrics(address: TcpAddress | UnixAddress | None, *, mode: int, group: str | None) -> Metrics | None:

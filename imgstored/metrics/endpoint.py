@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from imgproto.documents import JobDocument
 
     from imgstored.events.stream import Action
-    from imgstored.metrics.address import TcpAddress, UnixAddress
+    from imgstored.httpd.address import TcpAddress, UnixAddress
     from imgstored.queries.status import PoolStates
     from imgstored.sources.source_set import SourceSet
 

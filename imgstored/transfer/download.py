@@ -154,6 +154,22 @@ class Download:
         """Requests that are under way."""
         return len(self._requests)
 
+    @property
+    def generation(self) -> int:
+        """Grows whenever bytes that were there may have been of another file."""
+        return self._spool.generation
+
+    def end_of(self, offset: int, seconds: float) -> int:
+        """Where the bytes that are there from `offset` on end. Waits for the first of them, up to `seconds`.
+
+        For any thread. Returns `offset` when the time is over, and once the download has ended.
+        """
+        end = self._spool.end_of(offset)
+        if end == offset:
+            self.watermark.wait_for_change(seconds)
+            end = self._spool.end_of(offset)
+        return end
+
     def blocks(self) -> Iterator[bytes]:
         """The file's bytes in order, as they come; for the pump's thread. Raises what ended the download."""
         return blocks(self._path, self.watermark)

@@ -62,6 +62,7 @@ class Spool:
         self._growing: dict[int, _Growing] = {}
         self._fingerprints: dict[int, Fingerprint] = {}
         self._present = 0
+        self.generation = 0  #: grows whenever what was there does not count any more
         self.size: int | None = None
         self.range_size = MAX_RANGE
         self.validators: dict[str, str] = {}
@@ -248,6 +249,7 @@ class Spool:
 
     def _clear(self) -> None:
         with self._lock:
+            self.generation += bool(self._fingerprints or self._growing)
             self._fingerprints.clear()
             self._growing.clear()
             self._present = 0
@@ -290,6 +292,18 @@ class Spool:
             if index in self._fingerprints:
                 return stop, stop
         return (index * self.range_size if growing is None else growing.position), stop
+
+    def end_of(self, offset: int) -> int:
+        """Where the bytes that are there from `offset` on end; `offset` itself if there are none."""
+        with self._lock:
+            end, index = offset, offset // self.range_size
+            while index in self._fingerprints:
+                end = self._stop(index)
+                index += 1
+            growing = self._growing.get(index)
+            if growing is not None and index * self.range_size <= end:
+                end = max(end, growing.position)
+            return end
 
     def _stop(self, index: int) -> int:
         stop = (index + 1) * self.range_size

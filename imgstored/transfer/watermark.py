@@ -50,6 +50,12 @@ class Watermark:
                 self._failure = self._failure or error
             self._changed.notify_all()
 
+    def wait_for_change(self, seconds: float) -> None:
+        """Blocks until anything has come, anywhere in the file, but no longer than `seconds`."""
+        with self._changed:
+            if self._failure is None and not self._finished:
+                self._changed.wait(seconds)
+
     def wait(self, beyond: int) -> int:
         """Blocks until there is more than `beyond`, and returns the position.
 

@@ -30,6 +30,7 @@ REASONS = {
     "takes minutes",
     "is this test",
     "needs a clone of the project",
+    "needs another host",
     "needs a terminal",
     "waits for ever",
 }

@@ -38,6 +38,10 @@ class Served:
         """Bytes of image files that the server has sent."""
         return sum(hit.bytes_sent for hit in self.nginx.hits() if hit.path.endswith("/file"))
 
+    def bytes_sent_of(self, uuid: str) -> int:
+        """Bytes of one image's file that the server has sent."""
+        return sum(hit.bytes_sent for hit in self.nginx.settled_hits() if hit.path == f"/{uuid}/file")
+
     def requests(self, uuid: str) -> int:
         """Requests for an image's file."""
         return sum(hit.path == f"/{uuid}/file" for hit in self.nginx.hits())
@@ -61,7 +65,13 @@ def gate(served: Served) -> Iterator[Gate]:
 
 @contextmanager
 def gated(
-    served: Served, gate: Gate, folder: Path, *uuids: str, connections: int = 2, **settings: Any
+    served: Served,
+    gate: Gate,
+    folder: Path,
+    *uuids: str,
+    connections: int = 2,
+    more: str = "",
+    **settings: Any,
 ) -> Iterator[Daemon]:
     """A daemon and its image server, which sends the files of these images as the gate lets them through."""
     folder.mkdir()
@@ -69,7 +79,7 @@ def gated(
     limits = f"[limits]\nconnections = {connections}\nmin_rate = 0\n"
     with Nginx(folder / "nginx", root=served.pages.folder, locations=locations) as nginx:
         served.nginx = nginx
-        with Daemon(folder / "store", config=static_source(nginx.url) + limits, **settings) as daemon:
+        with Daemon(folder / "store", config=static_source(nginx.url) + limits + more, **settings) as daemon:
             yield daemon
 
 

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from imgstored import config, specs
 from imgstored.errors import ConfigError
-from imgstored.metrics.address import TcpAddress, UnixAddress, parse_listen
+from imgstored.httpd.address import TcpAddress, UnixAddress
+from imgstored.httpd.address import parse_listen as parse
+
+
+def parse_listen(text):
+    return parse(text, key="metrics.listen", example="127.0.0.1:9275")
 
 
 @pytest.mark.parametrize(
@@ -21,16 +26,17 @@ from imgstored.metrics.address import TcpAddress, UnixAddress, parse_listen
     ],
 )
 def test_an_address(text, address):
-    assert parse_listen(text, remote=False) == address
+    assert parse_listen(text) == address
     assert str(address) == text
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:9275", "192.0.2.1:9275", "[::]:9275", "[2001:db8::1]:9275"])
 def test_what_others_can_reach_is_only_taken_if_that_is_said(text):
     with pytest.raises(ConfigError, match="other hosts can reach") as refused:
-        parse_listen(text, remote=False)
+        specs.metrics_address(config.parse(f'[metrics]\nlisten = "{text}"'))
     assert "remote = true" in refused.value.hint
-    assert str(parse_listen(text, remote=True)) == text
+    settings = config.parse(f'[metrics]\nlisten = "{text}"\nremote = true')
+    assert str(specs.metrics_address(settings)) == text
 
 
 @pytest.mark.parametrize(
@@ -41,17 +47,17 @@ def test_what_others_can_reach_is_only_taken_if_that_is_said(text):
 )  # fmt: skip
 def test_what_is_none_is_refused_by_its_key(text):
     with pytest.raises(ConfigError, match=r"^metrics\.listen: ") as refused:
-        parse_listen(text, remote=True)
+        parse_listen(text)
     assert "127.0.0.1:9275" in refused.value.hint
 
 
 @given(st.text())
 def test_any_text_is_an_address_or_refused(text):
     try:
-        address = parse_listen(text, remote=True)
+        address = parse_listen(text)
     except ConfigError:
         return
-    assert parse_listen(str(address), remote=True) == address
+    assert parse_listen(str(address)) == address
 
 
 def test_a_wrong_one_is_found_without_a_start():

@@ -1,0 +1,61 @@
+"""The rate of everything that is sent, shared fairly among clients."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Bytes that are sent between two looks at the clock.
+PIECE: Final = 1 << 18
+
+
+class Pace:
+    """A bound on bytes a second of all connections together. For threads.
+
+    A client with many connections gets no more than one with a single connection: of each client, one piece
+    at a time waits for its turn.
+    """
+
+    def __init__(self, rate: int) -> None:
+        """`rate` is in bytes a second; 0: no bound."""
+        self._rate = rate
+        self._lock = threading.Lock()
+        self._next = 0.0
+        self._turns: dict[str, threading.Lock] = {}
+        self._users: Counter[str] = Counter()
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a bound."""
+        return self._rate > 0
+
+    @contextmanager
+    def client(self, address: str) -> Iterator[threading.Lock]:
+        """The turn of a client, for `wait`."""
+        with self._lock:
+            self._users[address] += 1
+            turn = self._turns.setdefault(address, threading.Lock())
+        try:
+            yield turn
+        finally:
+            with self._lock:
+                self._users[address] -= 1
+                if not self._users[address]:
+                    del self._users[address], self._turns[address]
+
+    def wait(self, turn: threading.Lock, size: int) -> None:
+        """Waits until `size` bytes, a few hundred KiB at most, may be sent."""
+        if not self._rate:
+            return
+        with turn:
+            with self._lock:
+                at = max(time.monotonic(), self._next)
+                self._next = at + size / self._rate
+            # Bounded by the number of clients: each has one piece before this one.
+            time.sleep(max(0.0, at - time.monotonic()))

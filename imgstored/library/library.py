@@ -1,0 +1,460 @@
+"""The library: one folder an image, with the file as it came, bit for bit.
+
+    FOLDER/UUID/manifest.json   the manifest, v2
+    FOLDER/UUID/file            the compressed stream, whose size and SHA-1 the manifest has
+    FOLDER/UUID/icon            optional
+    FOLDER/UUID/entry.json      `Entry`; its time of change is when the file was last served
+
+An image appears by one rename of its folder, and goes by one. Files that were only kept are evicted, the
+least recently used first, when they exceed the budget; those that were published here never are. All methods
+block, and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+import shutil
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from imgstored.errors import ImgstoreError, InvalidManifestError, NoSpaceError
+from imgstored.host import shortage
+from imgstored.host.durable import replace_file
+from imgstored.host.filesystem import sync
+from imgstored.manifest import MAX_MANIFEST, Manifest, Rules, load, parse
+from imgstored.manifest.names import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two times that the use of an entry is written down.
+_USE_EVERY: Final = 60.0
+#: Folders that are being made, or going.
+_NEW, _OLD = ".new-", ".old-"
+#: Files that are still coming, and seconds after which one that nobody asked for again is removed.
+_COMING = ".coming-"
+_COMING_SECONDS: Final = 7 * 86400.0
+
+_FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
+
+Kind = Literal["kept", "published"]
+#: Manifests of kept files are as other servers have them; those of published ones were checked strictly here.
+_RULES: Final[dict[Kind, Rules]] = {"kept": "import", "published": "create"}
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What an image's folder says of itself."""
+
+    kind: Kind  #: kept: a copy of what another server has; published: this server is where it comes from
+    added_at: float  #: seconds since the epoch
+    md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
+    format: Literal[1] = 1
+
+
+class LibraryImage(msgspec.Struct, frozen=True):
+    """An image of the library. `document` is not to be changed."""
+
+    manifest: Manifest
+    entry: Entry
+    encoded: bytes  #: the manifest as JSON
+    etag: str  #: SHA-1 of that, in hexadecimal
+    size: int  #: bytes of the file; 0 while it has none
+    icon: bool
+    used_at: float  #: seconds since the epoch
+
+    @property
+    def uuid(self) -> str:
+        """The image's uuid."""
+        return self.manifest.uuid
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The manifest."""
+        return self.manifest.document
+
+
+class ChangedError(Exception):
+    """The image was changed, or removed, by somebody else meanwhile."""
+
+
+class Upload:
+    """A file that a client sends for an image. `finish` gives it to the image; otherwise it is dropped."""
+
+    def __init__(self, library: Library, uuid: str, fd: int, path: Path) -> None:
+        self._library = library
+        self._uuid = uuid
+        self._fd = fd
+        self._path = path
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self.size = 0  #: bytes that came so far
+
+    @property
+    def sha1(self) -> str:
+        """Of what came so far, in lower-case hexadecimal."""
+        return self._sha1.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Adds bytes. Raises `OSError`."""
+        self._sha1.update(data)
+        self.size += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def finish(self, change: Callable[[Mapping[str, Any]], Manifest]) -> None:
+        """Makes it the image's file, and changes the manifest. Raises `OSError`, `ChangedError`."""
+        sync(self._fd)
+        self._library.take_upload(self._uuid, self._path, self.size, change)
+
+
+class Library:
+    """The images in one folder."""
+
+    def __init__(self, folder: Path, budget: int, *, pinned: Callable[[], Iterable[str]] = tuple) -> None:
+        """`budget` is in bytes, for kept files. `pinned` gives the uuids that are never evicted."""
+        self.folder = folder
+        self.budget = budget
+        self._pinned = pinned
+        self._lock = threading.Lock()
+        self._images: dict[str, LibraryImage] = {}
+        self._sorted: tuple[LibraryImage, ...] | None = None
+        self._written: dict[str, float] = {}  # when the use of an entry was last written down
+
+    # -- the start -------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Reads what is there, and removes what is half made. Leaves out, and logs, what is damaged."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            if path.name.startswith((_NEW, _OLD)):
+                _remove(path)
+            elif path.name.startswith(_COMING) and path.lstat().st_mtime < time.time() - _COMING_SECONDS:
+                path.unlink()
+            elif UUID.fullmatch(path.name):
+                try:
+                    image = self._read(path)
+                except (OSError, ImgstoreError, msgspec.MsgspecError) as error:
+                    log.error("an image of the library cannot be read", path=str(path), error=str(error))
+                else:
+                    self._images[image.uuid] = image
+        self._sorted = None
+
+    def _read(self, folder: Path) -> LibraryImage:
+        encoded = _limited(folder / _MANIFEST)
+        entry = msgspec.json.decode(_limited(folder / _ENTRY), type=Entry)
+        manifest = load(parse(encoded), rules=_RULES[entry.kind])
+        if manifest.uuid != folder.name:
+            raise InvalidManifestError(f"the manifest is of image {manifest.uuid}")
+        file = folder / _FILE
+        size = file.stat().st_size if file.exists() else 0
+        if manifest.file is not None and manifest.file.size not in (None, size):
+            raise InvalidManifestError(f"the file has {size} bytes, the manifest says {manifest.file.size}")
+        return _image(
+            manifest, entry, size, icon=(folder / _ICON).exists(), used_at=(folder / _ENTRY).stat().st_mtime
+        )
+
+    # -- what is there ---------------------------------------------------------------------------------------
+
+    def get(self, uuid: str) -> LibraryImage | None:
+        """The image."""
+        with self._lock:
+            return self._images.get(uuid)
+
+    def images(self) -> tuple[LibraryImage, ...]:
+        """All images, the oldest first by the time when they were published."""
+        with self._lock:
+            if self._sorted is None:
+                self._sorted = tuple(
+                    sorted(
+                        self._images.values(), key=lambda each: (each.manifest.published_at or "", each.uuid)
+                    )
+                )
+            return self._sorted
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(image.size for image in self.images())
+
+    def open_file(self, uuid: str) -> int | None:
+        """A descriptor of the image's file, which the caller closes; None where there is none."""
+        return self._open(uuid, _FILE, used=True)
+
+    def open_icon(self, uuid: str) -> int | None:
+        """A descriptor of the image's icon, which the caller closes; None where there is none."""
+        return self._open(uuid, _ICON, used=False)
+
+    def _open(self, uuid: str, name: str, *, used: bool) -> int | None:
+        image = self.get(uuid)
+        if image is None:
+            return None
+        try:
+            fd = os.open(self.folder / uuid / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        if used:
+            self._use(image)
+        return fd
+
+    def _use(self, image: LibraryImage) -> None:
+        now = time.time()
+        with self._lock:
+            if self._images.get(image.uuid) is not image:
+                return
+            self._images[image.uuid] = replace(image, used_at=now)
+            # The order stays; `images` gives the time of use of the next change.
+            due = now - self._written.get(image.uuid, 0.0) > _USE_EVERY
+            if due:
+                self._written[image.uuid] = now
+        if due:
+            with suppress(OSError):
+                os.utime(self.folder / image.uuid / _ENTRY, (now, now))
+
+    def spool(self, uuid: str) -> Path:
+        """Where a file for `keep` may come in."""
+        return self.folder / f"{_COMING}{uuid}"
+
+    # -- changes ---------------------------------------------------------------------------------------------
+
+    def keep(self, manifest: Manifest, file: Path) -> bool:
+        """Takes a verified file over by renaming it, which must be on the same file system. Whether it did.
+
+        It does not where the library has the image already, or the file alone exceeds the budget. Raises
+        `OSError`.
+        """
+        size = file.stat().st_size
+        if size > self.budget or self.get(manifest.uuid) is not None:
+            return False
+
+        def take(new: Path) -> None:
+            file.rename(new)
+
+        self._add(manifest, "kept", size, take)
+        self.evict()
+        return True
+
+    def copy(self, manifest: Manifest, fd: int) -> bool:
+        """As `keep`, with a copy of the open file."""
+        size = os.fstat(fd).st_size
+        if size > self.budget or self.get(manifest.uuid) is not None:
+            return False
+        self._add(manifest, "kept", size, lambda new: _copy(fd, new, size))
+        self.evict()
+        return True
+
+    def _add(self, manifest: Manifest, kind: Kind, size: int, take: Callable[[Path], None] | None) -> bool:
+        """Adds an image, with the file that `take` puts at a path. False if the uuid is taken by now."""
+        image = _image(manifest, Entry(kind, time.time()), size, icon=False, used_at=time.time())
+        new = self.folder / f"{_NEW}{manifest.uuid}-{secrets.token_hex(4)}"
+        new.mkdir(mode=0o700)
+        try:
+            if take is not None:
+                take(new / _FILE)
+                (new / _FILE).chmod(0o600)
+                _sync_file(new / _FILE)
+            replace_file(new / _MANIFEST, image.encoded, mode=0o600)
+            replace_file(new / _ENTRY, msgspec.json.encode(image.entry), mode=0o600)
+            with self._lock:
+                if manifest.uuid in self._images:
+                    return False
+                new.rename(self.folder / manifest.uuid)
+                self._images[manifest.uuid] = image
+                self._sorted = None
+            _sync_folder(self.folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        return True
+
+    def publish(self, manifest: Manifest) -> None:
+        """Adds an image that has no file yet. Raises `OSError`; `FileExistsError` where its uuid is taken."""
+        if self.get(manifest.uuid) is not None:
+            raise FileExistsError(manifest.uuid)
+        if not self._add(manifest, "published", 0, None):
+            raise FileExistsError(manifest.uuid)
+
+    def change(self, uuid: str, change: Callable[[Mapping[str, Any]], Manifest]) -> None:
+        """Replaces an image's manifest by what `change` makes of it. Raises what that does, and `OSError`."""
+        with self._lock:
+            image = self._images.get(uuid)
+            if image is not None:
+                self._write(image, change(image.document), image.size, replace(image.entry))
+
+    @contextmanager
+    def upload(self, uuid: str) -> Iterator[Upload]:
+        """A file that comes for an image. Raises `OSError`."""
+        path = self.folder / f"{_NEW}{uuid}-{secrets.token_hex(4)}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            yield Upload(self, uuid, fd, path)
+        finally:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+
+    def take_upload(
+        self, uuid: str, path: Path, size: int, change: Callable[[Mapping[str, Any]], Manifest]
+    ) -> None:
+        """As `Upload.finish`."""
+        with self._lock:
+            image = self._images.get(uuid)
+            if image is None or image.document.get("state") != "unactivated":
+                raise ChangedError
+            manifest = change(image.document)
+            path.rename(self.folder / uuid / _FILE)
+            self._write(image, manifest, size, replace(image.entry, md5=None))
+
+    def set_icon(self, uuid: str, data: bytes | None) -> None:
+        """Sets or removes the image's icon. Raises `OSError`."""
+        with self._lock:
+            image = self._images.get(uuid)
+            if image is None:
+                return
+            icon = self.folder / uuid / _ICON
+            if data is None:
+                icon.unlink(missing_ok=True)
+            else:
+                replace_file(icon, data, mode=0o600)
+            document = {key: value for key, value in image.document.items() if key != "icon"}
+            if data is not None:
+                document["icon"] = True
+            self._write(image, load(document, rules=_RULES[image.entry.kind]), image.size, image.entry)
+
+    def _write(self, image: LibraryImage, manifest: Manifest, size: int, entry: Entry) -> None:
+        """Writes an image's changed manifest. Under the lock."""
+        icon = (self.folder / image.uuid / _ICON).exists()
+        new = _image(manifest, entry, size, icon=icon, used_at=image.used_at)
+        replace_file(self.folder / image.uuid / _MANIFEST, new.encoded, mode=0o600)
+        if entry != image.entry:
+            replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
+        self._images[image.uuid] = new
+        self._sorted = None
+
+    def remove(self, uuid: str) -> bool:
+        """Removes an image; whoever is being served its file gets the rest of it. Whether it was there."""
+        with self._lock:
+            if self._images.pop(uuid, None) is None:
+                return False
+            self._sorted = None
+            old = self.folder / f"{_OLD}{uuid}-{secrets.token_hex(4)}"
+            (self.folder / uuid).rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+        return True
+
+    def digest_missing(self) -> None:
+        """Computes the MD5 of files that have none yet, and writes it down. Takes some seconds a GiB."""
+        for image in self.images():
+            if image.entry.md5 is not None or not image.size:
+                continue
+            fd = self._open(image.uuid, _FILE, used=False)
+            if fd is None:
+                continue
+            with os.fdopen(fd, "rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
+            entry = replace(image.entry, md5=base64.b64encode(digest).decode())
+            with self._lock, suppress(FileNotFoundError):
+                now = self._images.get(image.uuid)
+                if now is None or now.entry != image.entry:
+                    continue
+                replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
+                self._images[image.uuid] = replace(now, entry=entry)
+                self._sorted = None
+
+    def evict(self) -> list[str]:
+        """Removes kept files beyond the budget, the least recently used first; their uuids."""
+        with self._lock:
+            images = list(self._images.values())
+        if sum(image.size for image in images if image.entry.kind == "kept") <= self.budget:
+            return []
+        try:
+            pinned = frozenset(self._pinned())
+        except ImgstoreError as error:
+            log.warning("nothing is evicted: nobody knows what is pinned", error=error.message)
+            return []
+        chosen = evicted(images, self.budget, pinned)
+        for uuid in chosen:
+            self.remove(uuid)
+            log.info("a kept file was evicted", uuid=uuid, budget=self.budget)
+        return chosen
+
+
+def evicted(images: Iterable[LibraryImage], budget: int, pinned: frozenset[str]) -> list[str]:
+    """The uuids of those to remove, so that the rest of the kept files has `budget` bytes at most. Pure."""
+    kept = sorted((each for each in images if each.entry.kind == "kept"), key=lambda each: each.used_at)
+    over = sum(image.size for image in kept) - budget
+    chosen = []
+    for image in kept:
+        if over <= 0:
+            break
+        if image.uuid not in pinned:
+            chosen.append(image.uuid)
+            over -= image.size
+    return chosen
+
+
+def _by_date(image: LibraryImage) -> tuple[str, str]:
+    return image.manifest.published_at or "", image.uuid
+
+
+def _image(manifest: Manifest, entry: Entry, size: int, *, icon: bool, used_at: float) -> LibraryImage:
+    encoded = msgspec.json.encode(manifest.document)
+    etag = hashlib.sha1(encoded, usedforsecurity=False).hexdigest()
+    return LibraryImage(manifest, entry, encoded, etag, size, icon, used_at)
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder or a file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _limited(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MAX_MANIFEST + 1)
+    if len(data) > MAX_MANIFEST:
+        raise InvalidManifestError(f"{path} has more than {MAX_MANIFEST} bytes")
+    return data
+
+
+def _copy(fd: int, new: Path, size: int) -> None:
+    with new.open("xb") as target:
+        offset = 0
+        while offset < size:
+            data = os.pread(fd, min(1 << 20, size - offset), offset)
+            if not data:
+                raise OSError(0, "the file was cut short while it was copied")
+            try:
+                target.write(data)
+            except OSError as error:
+                if shortage.is_full(error):
+                    raise NoSpaceError("there is no room for a copy of the image's file") from error
+                raise
+            offset += len(data)
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)

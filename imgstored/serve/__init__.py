@@ -1,0 +1,1 @@
+"""The image server: IMGAPI and DSAPI for other hosts, from the library."""

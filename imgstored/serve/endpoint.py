@@ -1,0 +1,74 @@
+"""The image server as a part of the daemon: what it listens on, and its upkeep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from imgstored.errors import ImgstoreError
+from imgstored.httpd.address import listening
+from imgstored.httpd.server import HttpServer
+
+if TYPE_CHECKING:
+    import ssl
+
+    from imgstored.httpd.address import TcpAddress
+    from imgstored.httpd.message import HttpLimits
+    from imgstored.library.library import Library
+    from imgstored.serve.application import Application
+    from imgstored.serve.relay import Relay
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks for files without a digest.
+_UPKEEP: Final = 60.0
+
+
+class ImageServer:
+    """Serves the library over HTTP."""
+
+    def __init__(
+        self,
+        address: TcpAddress,
+        application: Application,
+        library: Library,
+        limits: HttpLimits,
+        *,
+        relay: Relay | None,
+        rate: int,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        """`rate` is in bytes a second, 0 without a bound; `context` is of TLS, None without."""
+        self._address = address
+        self._library = library
+        self._relay = relay
+        self._secure = context is not None
+        self._server = HttpServer(application, limits, rate=rate, context=context)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return self._server.connections
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listens, and serves until it is cancelled. Raises `ConfigError` where it cannot listen."""
+        bound = listening(self._address, key="serve.listen")
+        with bound:
+            log.info("serving images", listen=str(self._address), tls=self._secure)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._upkeep)
+                if self._relay is not None:
+                    await nursery.start(self._relay.run)
+                await nursery.start(self._server.serve, [bound])
+                task_status.started()
+
+    async def _upkeep(self) -> None:
+        limiter = trio.CapacityLimiter(1)
+        while True:
+            try:
+                await trio.to_thread.run_sync(self._library.digest_missing, limiter=limiter)
+            except (OSError, ImgstoreError) as error:
+                log.error("the library's upkeep failed", error=str(error))
+            await trio.sleep(_UPKEEP)

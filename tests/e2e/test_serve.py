@@ -1,0 +1,173 @@
+"""One daemon imports from nginx and serves; others, curl, and imgadm's own requests get images from it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import subprocess
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+from tests.e2e.conftest import made_image, static_source
+from tests.support.daemon import Daemon
+from tests.support.http_server import PATIENCE
+from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
+from tests.support.nginx import free_port
+
+MADE = "22222222-aaaa-4bbb-8ccc-000000000031"
+MISSING = "11111111-aaaa-4bbb-8ccc-0000000000ff"
+
+
+class Serving:
+    def __init__(self, daemon, url):
+        self.daemon = daemon
+        self.url = url
+
+    def get(self, path, **headers):
+        request = urllib.request.Request(self.url + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read()
+
+
+@contextmanager
+def image_server(folder, config="", *, keep=100):
+    port = free_port()
+    settings = f'[library]\nkeep_mib = {keep}\n[serve]\nlisten = "127.0.0.1:{port}"\n'
+    with Daemon(folder, config=config + settings) as daemon:
+        yield Serving(daemon, f"http://127.0.0.1:{port}")
+
+
+@pytest.fixture
+def serving(tmp_path, served):
+    with image_server(tmp_path / "server", static_source(served.url)) as server:
+        for uuid in (INCREMENTAL, ZVOL):
+            assert server.daemon.imgctl("import", uuid).returncode == 0
+        yield server
+
+
+@pytest.mark.parametrize("kind", ["imgapi", "dsapi"])
+def test_another_host_imports_from_it(tmp_path, serving, kind):
+    with Daemon(
+        tmp_path / "client", config=f'[[sources]]\nurl = "{serving.url}"\ntype = "{kind}"\n'
+    ) as other:
+        assert other.imgctl("sources", "-c").returncode == 0
+        listed = other.imgctl("avail", "-H", "-o", "uuid").stdout.split()
+        assert sorted(listed) == [BASE, INCREMENTAL, ZVOL]
+        for uuid in (INCREMENTAL, ZVOL):
+            done = other.imgctl("import", uuid)
+            assert done.returncode == 0, done.stderr
+        assert other.imgctl("verify").returncode == 0
+        # In the kept file's own form: what came is what the first server had.
+        with other.client() as client:
+            for uuid in (BASE, INCREMENTAL, ZVOL):
+                assert client.get(uuid)["manifest"]["files"] == fixture_manifest(uuid)["files"]
+
+
+def test_what_imgadm_asks_for(serving):
+    """Its requests in order, and what it looks at in the answers."""
+    status, headers, body = serving.get("/ping", **{"Accept-Version": "~2"})
+    assert (status, json.loads(body)["imgapi"]) == (200, True)
+    status, headers, body = serving.get("/images?limit=1000")
+    assert {image["uuid"] for image in json.loads(body)} == {BASE, INCREMENTAL, ZVOL}
+    last = json.loads(body)[-1]["uuid"]
+    status, headers, body = serving.get(f"/images?limit=1000&marker={last}")
+    assert [image["uuid"] for image in json.loads(body)] == [last]
+    status, headers, body = serving.get(f"/images/{BASE}")
+    manifest = json.loads(body)
+    assert (manifest["v"], manifest["state"]) == (2, "active")
+    status, headers, body = serving.get(f"/images/{BASE}/file")
+    assert body == fixture_file(BASE).read_bytes()
+    assert headers["Content-Length"] == str(manifest["files"][0]["size"])
+    assert hashlib.sha1(body).hexdigest() == manifest["files"][0]["sha1"]
+    if headers["Content-MD5"] is not None:  # computed soon after the import
+        assert headers["Content-MD5"] == base64.b64encode(hashlib.md5(body).digest()).decode()
+
+
+def test_errors_are_imgapis(serving):
+    for path in (
+        f"/images/{MISSING}",
+        f"/images/{MISSING}/file",
+        "/images/nonsense",
+        "/nothing",
+        "/images/../x",
+    ):
+        status, headers, body = serving.get(path)
+        assert (status, headers["Content-Type"]) == (404, "application/json"), path
+        assert json.loads(body)["code"] == "ResourceNotFound"
+    status, _, body = serving.get("/images?limit=x")
+    assert status == 422
+    refused = json.loads(body)
+    assert refused["code"] == "InvalidParameter"
+    assert [error["field"] for error in refused["errors"]] == ["limit"]
+
+
+def test_conditional_requests_of_manifests(serving):
+    headers = serving.get(f"/images/{BASE}")[1]
+    assert serving.get(f"/images/{BASE}", **{"If-None-Match": headers["ETag"]})[0] == 304
+    assert serving.get(f"/images/{BASE}", **{"If-None-Match": '"x"'})[0] == 200
+
+
+def test_curl_downloads_in_parts(tmp_path, serving):
+    url = f"{serving.url}/images/{BASE}/file"
+    target = tmp_path / "file"
+    target.write_bytes(fixture_file(BASE).read_bytes()[:1000])
+    subprocess.run(["curl", "-sf", "-C", "-", "-o", str(target), url], check=True, timeout=PATIENCE)
+    assert target.read_bytes() == fixture_file(BASE).read_bytes()
+
+
+def test_writing_is_refused(serving):
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        host = serving.url.removeprefix("http://")
+        connection = http.client.HTTPConnection(host, timeout=PATIENCE)
+        connection.request(method, f"/images/{BASE}", body=b"{}")
+        answer = connection.getresponse()
+        assert answer.status in (401, 405), method
+        answer.read()
+        connection.close()
+    assert serving.get(f"/images/{BASE}")[0] == 200
+
+
+def test_an_installed_image_without_its_file_says_so(tmp_path, served):
+    with image_server(tmp_path / "server", static_source(served.url), keep=0) as server:
+        assert server.daemon.imgctl("import", BASE).returncode == 0
+        status, _, body = server.get(f"/images/{BASE}")
+        assert status == 404
+        assert "imgctl export" in json.loads(body)["message"]
+        assert json.loads(server.get("/images")[2]) == []
+
+
+def test_it_serves_on_after_kill_9(tmp_path, served):
+    with image_server(tmp_path / "server", static_source(served.url)) as server:
+        assert server.daemon.imgctl("import", BASE).returncode == 0
+        server.daemon.kill()
+        server.daemon.start()
+        assert server.get(f"/images/{BASE}/file")[2] == fixture_file(BASE).read_bytes()
+
+
+def test_an_address_that_is_taken_is_named(tmp_path):
+    with image_server(tmp_path / "first") as first:
+        listen = first.url.removeprefix("http://")
+        second = Daemon(tmp_path / "second", config=f'[serve]\nlisten = "{listen}"\n')
+        with pytest.raises(RuntimeError, match=r"serve\.listen: cannot listen at"):
+            second.start()
+
+
+def test_a_pinned_image_keeps_its_file(tmp_path, served):
+    manifest, file = made_image(MADE, size=3 << 20)
+    served.pages.add(manifest, file)
+    with image_server(tmp_path / "server", static_source(served.url), keep=4) as server:
+        for uuid in (ZVOL, BASE):
+            assert server.daemon.imgctl("import", uuid).returncode == 0
+        assert server.daemon.imgctl("pin", ZVOL).returncode == 0
+        assert server.daemon.imgctl("import", MADE).returncode == 0
+        found = {image["uuid"] for image in json.loads(server.get("/images")[2])}
+        assert found == {ZVOL, MADE}

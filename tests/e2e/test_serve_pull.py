@@ -1,0 +1,211 @@
+"""A rack's cache: files that the server lacks come from its sources, once, for all clients."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import gated, made_image, static_source
+from tests.support.daemon import Daemon
+from tests.support.http_server import PATIENCE
+from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file
+from tests.support.nginx import free_port
+
+LARGE = "22222222-aaaa-4bbb-8ccc-000000000021"
+MIB = 1 << 20
+
+
+def settings(port):
+    return f'[library]\nkeep_mib = 200\n[serve]\nlisten = "127.0.0.1:{port}"\npull = true\n'
+
+
+@contextmanager
+def pulling(folder, served):
+    """A server whose source is nginx: its URL, and the daemon."""
+    port = free_port()
+    with Daemon(folder, config=static_source(served.url) + settings(port)) as daemon:
+        yield f"http://127.0.0.1:{port}", daemon
+
+
+@pytest.fixture
+def large(served):
+    manifest, file = made_image(LARGE, size=24 * MIB)
+    served.pages.add(manifest, file)
+    return file
+
+
+def get(url, **headers):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE) as answer:
+        return answer.read()
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_host_imports_through_it_and_the_file_stays(tmp_path, served):
+    with pulling(tmp_path / "rack", served) as (url, rack):
+        for name in ("one", "two"):
+            with Daemon(tmp_path / name, config=f'[[sources]]\nurl = "{url}"\n') as host:
+                assert sorted(host.imgctl("avail", "-H", "-o", "uuid").stdout.split()) == [
+                    BASE,
+                    INCREMENTAL,
+                    ZVOL,
+                ]
+                done = host.imgctl("import", INCREMENTAL)
+                assert done.returncode == 0, done.stderr
+        for uuid in (BASE, INCREMENTAL):
+            assert served.bytes_sent_of(uuid) == fixture_file(uuid).stat().st_size
+        served.nginx.stop()
+        assert get(f"{url}/images/{BASE}/file") == fixture_file(BASE).read_bytes()
+        assert rack.imgctl("list", "-H").stdout == ""  # it cached files, and installed nothing
+
+
+def test_a_hundred_clients_and_one_download(tmp_path, served, large):
+    with pulling(tmp_path / "rack", served) as (url, _), ThreadPoolExecutor(50) as clients:
+        files = list(clients.map(lambda _: get(f"{url}/images/{LARGE}/file"), range(50)))
+        assert all(file == large for file in files)
+        parts = list(
+            clients.map(
+                lambda n: get(f"{url}/images/{LARGE}/file", Range=f"bytes={n * 1000}-{n * 1000 + 999}"),
+                range(50),
+            )
+        )
+        assert parts == [large[n * 1000 : n * 1000 + 1000] for n in range(50)]
+    assert served.bytes_sent_of(LARGE) == len(large)
+
+
+class Held:
+    """A server whose source is held back: `gate` says how much of the file passes."""
+
+    def __init__(self, url, daemon, gate):
+        self.url = f"{url}/images/{LARGE}/file"
+        self.daemon = daemon
+        self.gate = gate
+
+
+@pytest.fixture
+def held(tmp_path, served, gate, large):
+    port = free_port()
+    with gated(served, gate, tmp_path / "rack", LARGE, more=settings(port)) as daemon:
+        yield Held(f"http://127.0.0.1:{port}", daemon, gate)
+
+
+def begin(url, *lines):
+    """A connection that has asked for the file."""
+    host, _, path = url.removeprefix("http://").partition("/")
+    name, _, port = host.partition(":")
+    connected = socket.create_connection((name, int(port)), timeout=PATIENCE)
+    connected.sendall("\r\n".join([f"GET /{path} HTTP/1.1", "Host: x", *lines, "", ""]).encode())
+    return connected
+
+
+def receive(connected, size):
+    """The head, and at least so much of the body."""
+    found = b""
+    while len(found.partition(b"\r\n\r\n")[2]) < size:
+        data = connected.recv(1 << 16)
+        assert data, "cut off"
+        found += data
+    head, _, body = found.partition(b"\r\n\r\n")
+    return head, body
+
+
+def test_clients_get_what_is_there_while_the_rest_still_comes(held, large):
+    held.gate.hold(after=4 * MIB)
+    with begin(held.url) as first:
+        _, body = receive(first, MIB)
+        assert large.startswith(body)
+        # Another one asks for a part that is there; a third for one that is not, and leaves.
+        assert get(held.url, Range="bytes=1000-1999") == large[1000:2000]
+        begin(held.url, f"Range: bytes={20 * MIB}-").close()
+        held.gate.open()
+        while len(body) < len(large):
+            body += first.recv(1 << 20)
+        assert body == large
+
+
+def test_the_end_is_held_back_until_the_checksum_is_right(tmp_path, served):
+    """A source with a wrong file: every client sees a cut, nobody a whole file."""
+    manifest, file = made_image(LARGE, size=4 * MIB)
+    wrong = bytearray(file)
+    wrong[len(file) // 2] ^= 1
+    served.pages.add(manifest, bytes(wrong))
+
+    def cut(url):
+        with begin(url, "Connection: close") as client:
+            found = b""
+            try:
+                while data := client.recv(1 << 20):
+                    found += data
+            except ConnectionResetError:
+                pass
+        return len(found.partition(b"\r\n\r\n")[2]) if b" 200 " in found[:20] else 0
+
+    with pulling(tmp_path / "rack", served) as (url, rack), ThreadPoolExecutor(8) as clients:
+        got = list(clients.map(cut, [f"{url}/images/{LARGE}/file"] * 8))
+        assert all(size < len(file) for size in got), got
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            get(f"{url}/images/{LARGE}/file")
+        with refused.value:
+            assert refused.value.code == 503
+            assert json.loads(refused.value.read())["code"] == "RemoteSourceError"
+        assert not (rack.folder / "state" / "library" / LARGE).exists()
+
+
+def test_after_kill_9_it_goes_on_where_it_was(held, served, large):
+    held.gate.hold(after=12 * MIB)
+    with begin(held.url) as client:
+        receive(client, 8 * MIB)
+        held.daemon.kill()
+    held.gate.open()
+    held.daemon.start()
+    before = held.gate.given
+    assert get(held.url) == large
+    assert held.gate.given - before < len(large) - 4 * MIB
+
+
+def test_a_client_that_leaves_while_it_waits_holds_no_thread(held):
+    held.gate.hold(after=MIB)
+    with begin(held.url) as waiting:
+        receive(waiting, 1000)
+        threads = len(list(_tasks(held.daemon)))
+        leaving = [begin(held.url, f"Range: bytes={20 * MIB}-") for _ in range(20)]
+        until(lambda: len(list(_tasks(held.daemon))) >= threads + 15)
+        for each in leaving:
+            each.close()
+        host = held.url.partition("/images")[0]
+        # They come back, and serve others.
+        with ThreadPoolExecutor(20) as clients:
+            assert len(set(clients.map(lambda _: get(f"{host}/ping"), range(100)))) == 1
+        held.gate.open()
+
+
+def _tasks(daemon):
+    return Path(f"/proc/{daemon.pid}/task").iterdir()
+
+
+def test_sources_that_fail_are_said_without_their_names(tmp_path, served):
+    with pulling(tmp_path / "rack", served) as (url, _):
+        served.nginx.stop()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            get(f"{url}/images/{BASE}")
+        with refused.value:
+            answer = refused.value.read().decode()
+        assert refused.value.code == 503
+        assert str(served.nginx.port) not in answer
+        with pytest.raises(urllib.error.HTTPError) as missing:
+            get(f"{url}/images/nonsense")
+        with missing.value:
+            assert missing.value.code == 404

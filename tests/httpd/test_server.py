@@ -1,0 +1,323 @@
+"""The real server on real sockets: what hostile clients get, and what they cannot take from others."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import trustme
+from msgspec.structs import replace
+
+from imgstored.errors import ConfigError
+from imgstored.httpd.conditional import answer_with
+from imgstored.httpd.message import HttpError, OpenFile, Response, Span, text
+from imgstored.httpd.server import server_context
+from tests.support.http_server import LIMITS, PATIENCE, everything, serving
+
+MIB = 1 << 20
+
+CHUNKS = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def hello(request):
+    return text(200, f"{request.method} {request.path}")
+
+
+def echo(request):
+    return Response(200, [], [request.read(1000)])
+
+
+def get(path="/", *lines):
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "file"
+    path.write_bytes(os.urandom(8 * MIB))
+    return path
+
+
+def files(path):
+    def application(request):
+        fd = os.open(path, os.O_RDONLY)
+        return answer_with(OpenFile(fd, path.stat().st_size, '"x"', 1.0), request)
+
+    return application
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def test_requests_of_one_connection_are_answered_in_order():
+    with serving(hello) as server, server.connect() as connected:
+        connected.sendall(get("/a") + get("/b") + get("/c", "Connection: close"))
+        answer = everything(connected)
+    assert answer.endswith(b"\r\n\r\nGET /c\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # TLS to a plain port
+        (b"GET /\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 5000 + b"\r\n", 431),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        # Two lengths of one body are how requests are smuggled past a proxy.
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (CHUNKS + b"zz\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc", 400),  # cut off
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n", 413),
+        (CHUNKS + b"200\r\n" + b"a" * 512 + b"\r\n200\r\n" + b"a" * 512 + b"\r\n0\r\n\r\n", 413),
+    ],
+    ids=lambda each: str(each)[:40],
+)  # fmt: skip
+def test_what_is_wrong_is_refused(data, status):
+    with serving(echo) as server:
+        answer = server.say(data)
+        assert status_of(answer) == status
+        assert b"Connection: close" in answer
+        # And it goes on serving others.
+        assert b"200 OK" in server.say(get("/", "Connection: close"))
+
+
+def test_a_length_beside_chunks_is_never_two_requests():
+    """RFC 9112, 6.1: the chunks count, or it is refused; what follows is never taken for a request."""
+    smuggled = (
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"5\r\nhello\r\n0\r\n\r\n"
+    )
+    with serving(echo) as server:
+        answer = server.say(smuggled)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert status_of(answer) in (200, 400)
+
+
+def test_a_body_comes_in_chunks_or_whole():
+    with serving(echo) as server:
+        assert server.say(CHUNKS + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").endswith(b"\r\n\r\nabcde")
+        whole = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        with server.connect() as connected:
+            connected.sendall(whole)
+            assert connected.recv(1000).startswith(b"HTTP/1.1 100 Continue")
+            connected.sendall(b"abcde")
+            connected.shutdown(socket.SHUT_WR)
+            assert everything(connected).endswith(b"\r\n\r\nabcde")
+
+
+def test_a_body_that_nobody_reads_is_no_request():
+    body = get("/smuggled")
+    with serving(hello) as server:
+        answer = server.say(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.endswith(b"POST /a\n")
+
+
+def test_a_mistake_of_ours_shows_nothing_and_ends_nothing():
+    def application(request):
+        raise KeyError("secret")
+
+    with serving(application) as server:
+        for _ in range(2):
+            answer = server.say(get())
+            assert status_of(answer) == 500
+            assert b"secret" not in answer
+
+
+def test_a_head_that_does_not_come_is_not_waited_for():
+    with serving(hello, replace(LIMITS, head_seconds=0.2)) as server, server.connect() as connected:
+        connected.sendall(b"GET / HTTP")
+        assert everything(connected) == b""
+
+
+def test_silence_between_requests_ends_a_connection():
+    with serving(hello, replace(LIMITS, idle_seconds=0.1)) as server, server.connect() as connected:
+        connected.sendall(get())
+        assert everything(connected).count(b"200 OK") == 1
+
+
+def test_a_body_that_stops_is_not_waited_for():
+    with serving(echo, replace(LIMITS, silence_seconds=0.2)) as server, server.connect() as connected:
+        connected.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
+        assert everything(connected) == b""
+
+
+def test_who_does_not_read_is_not_waited_for(file):
+    limits = replace(LIMITS, silence_seconds=0.3)
+    with serving(files(file), limits) as server, server.connect() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall(get() * 3)
+        until(lambda: server.server.connections == 0)
+        with urllib.request.urlopen(server.url, timeout=PATIENCE) as answer:
+            assert answer.read() == file.read_bytes()
+
+
+def open_files():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_one_address_cannot_take_all_places():
+    limits = replace(LIMITS, connections=8, client_connections=3)
+    with serving(hello, limits) as server:
+        held = [server.connect() for _ in range(3)]
+        until(lambda: server.server.connections == 3)
+        with server.connect() as more:
+            assert status_of(everything(more)) == 503
+        held.pop().close()
+        until(lambda: server.server.connections == 2)
+        assert b"200 OK" in server.say(get("/", "Connection: close"))
+        for each in held:
+            each.close()
+
+
+def test_idle_connections_hold_no_thread():
+    """More of them than there are threads: somebody who asks is answered at once."""
+    limits = replace(LIMITS, handlers=2)
+    with serving(hello, limits) as server:
+        idle = [server.connect() for _ in range(20)]
+        for each in idle[:10]:
+            each.sendall(get())
+            assert b"200 OK" in each.recv(1000)
+        assert b"200 OK" in server.say(get("/", "Connection: close"))
+        for each in idle:
+            each.close()
+
+
+def test_a_file_that_is_still_coming(file, tmp_path):
+    """The client gets what is there; it sees a cut where the rest never comes."""
+    there = threading.Semaphore(0)
+    broken = threading.Event()
+
+    def available(offset):
+        assert there.acquire(timeout=PATIENCE)
+        if broken.is_set():
+            raise RuntimeError("wrong checksum")
+        return offset + MIB
+
+    def application(request):
+        fd = os.open(file, os.O_RDONLY)
+        return answer_with(OpenFile(fd, 8 * MIB, '"x"', 1.0, available=available), request)
+
+    content = file.read_bytes()
+    with serving(application) as server, server.connect() as connected:
+        connected.sendall(get("/", "Connection: close"))
+        there.release()
+        found = b""
+        while len(found.partition(b"\r\n\r\n")[2]) < MIB:
+            found += connected.recv(1 << 16)
+        broken.set()
+        there.release()
+        found += everything(connected)
+        head, _, body = found.partition(b"\r\n\r\n")
+        assert b"Content-Length: 8388608" in head
+        assert body == content[:MIB]
+
+
+def test_a_file_that_became_shorter_is_cut_off(tmp_path):
+    path = tmp_path / "short"
+    path.write_bytes(b"abc")
+
+    def application(request):
+        fd = os.open(path, os.O_RDONLY)
+        return Response(200, [], [Span(fd, 0, 10)], close=lambda: os.close(fd))
+
+    with serving(application) as server:
+        answer = server.say(get())
+        assert b"Content-Length: 10" in answer
+        assert answer.endswith(b"\r\n\r\nabc")
+
+
+def test_files_are_closed_whatever_happens(file):
+    before = open_files()
+    with serving(files(file)) as server:
+        for _ in range(3):
+            with server.connect() as connected:
+                connected.sendall(get())
+                connected.recv(1000)  # and leaves
+        server.say(get("/", "If-None-Match: *"))
+        server.say(get("/", "Range: bytes=99999999-"))
+        until(lambda: server.server.connections == 0)
+    assert open_files() == before
+
+
+def test_the_server_stops_while_it_sends(file):
+    with serving(files(file)) as server:
+        connected = server.connect()
+        connected.sendall(get() * 4)
+        connected.recv(1000)
+    connected.close()
+
+
+def test_the_rate_is_bounded_and_shared(file):
+    """A client with many connections gets no more than another one with a single connection."""
+    turns = []
+
+    def application(request):
+        turns.append(request.client)
+        fd = os.open(file, os.O_RDONLY)
+        return answer_with(OpenFile(fd, 2 * MIB, '"x"', 1.0), request)
+
+    with serving(application, rate=8 * MIB) as server:
+        began = time.monotonic()
+        assert len(server.say(get("/", "Connection: close"))) > 2 * MIB
+        assert time.monotonic() - began > 0.2  # 0.25 s at 8 MiB/s
+
+
+def test_tls(file, tmp_path):
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with serving(files(file), context=server_context(certificate, key)) as server:
+        for _ in range(2):
+            with urllib.request.urlopen(
+                f"https://127.0.0.1:{server.port}", timeout=PATIENCE, context=trusting
+            ) as answer:
+                assert answer.read() == file.read_bytes()
+        # A plain request, a client that leaves in the handshake, and one that is silent.
+        assert b"200" not in server.say(get())[:20]
+        server.connect().close()
+        lasting = http.client.HTTPSConnection("127.0.0.1", server.port, context=trusting, timeout=PATIENCE)
+        for place in range(3):
+            lasting.request("GET", "/", headers={"Range": f"bytes={place}-{place + 9}"})
+            answer = lasting.getresponse()
+            assert answer.status == 206
+            assert answer.read() == file.read_bytes()[place : place + 10]
+        lasting.close()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        server_context(key, None)
+
+
+def test_refusals_are_of_the_application():
+    def application(request):
+        raise HttpError(418, "a teapot", headers=[("X-Tea", "green")])
+
+    with serving(application) as server:
+        answer = server.say(get())
+    assert status_of(answer) == 418
+    assert b"X-Tea: green\r\n" in answer
+    assert answer.endswith(b"a teapot\n")

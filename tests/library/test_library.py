@@ -1,0 +1,182 @@
+"""The library on a real folder: what appears, what is evicted, and what a crash leaves."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+
+import pytest
+
+from imgstored.library.library import Entry, Library, LibraryImage, evicted
+from imgstored.manifest import load
+from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
+
+SIZES = {uuid: fixture_file(uuid).stat().st_size for uuid in (BASE, INCREMENTAL, ZVOL)}
+ALL = sum(SIZES.values())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "library"
+
+
+def opened(folder, budget=ALL, **options):
+    library = Library(folder, budget, **options)
+    library.open()
+    return library
+
+
+def keep(library, uuid):
+    file = library.folder.parent / f"spool-{uuid}"
+    file.write_bytes(fixture_file(uuid).read_bytes())
+    return library.keep(load(fixture_manifest(uuid), rules="import"), file)
+
+
+def content(library, uuid):
+    fd = library.open_file(uuid)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def test_what_is_kept_is_served_bit_for_bit_also_after_a_restart(folder):
+    library = opened(folder)
+    assert keep(library, BASE)
+    assert not (folder.parent / f"spool-{BASE}").exists()
+    for each in (library, opened(folder)):
+        assert [image.uuid for image in each.images()] == [BASE]
+        assert each.get(BASE).document == fixture_manifest(BASE)
+        assert json.loads(each.get(BASE).encoded) == fixture_manifest(BASE)
+        assert content(each, BASE) == fixture_file(BASE).read_bytes()
+        assert each.size == SIZES[BASE]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / BASE / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_copy_of_a_local_file(folder):
+    library = opened(folder)
+    with fixture_file(ZVOL).open("rb") as file:
+        file.seek(100)
+        assert library.copy(load(fixture_manifest(ZVOL), rules="import"), file.fileno())
+    assert content(library, ZVOL) == fixture_file(ZVOL).read_bytes()
+
+
+def test_what_is_there_is_not_kept_again(folder):
+    library = opened(folder)
+    assert keep(library, BASE)
+    assert not keep(library, BASE)
+    assert (folder.parent / f"spool-{BASE}").exists()
+
+
+def test_what_exceeds_the_budget_alone_is_not_kept(folder):
+    library = opened(folder, SIZES[BASE] - 1)
+    assert not keep(library, BASE)
+    assert keep(library, INCREMENTAL)
+
+
+def test_the_least_recently_served_goes_first(folder):
+    library = opened(folder, ALL - 1)
+    assert keep(library, BASE)
+    assert keep(library, INCREMENTAL)
+    content(library, BASE)
+    assert keep(library, ZVOL)
+    assert {image.uuid for image in library.images()} == {BASE, ZVOL}
+    assert sorted(path.name for path in folder.iterdir()) == [BASE, ZVOL]
+
+
+def test_the_order_of_use_survives_a_restart(folder):
+    library = opened(folder, ALL)
+    for uuid in (BASE, INCREMENTAL):
+        keep(library, uuid)
+    os.utime(folder / INCREMENTAL / "entry.json", (1, 1))
+    again = opened(folder, ALL - 1)
+    keep(again, ZVOL)
+    assert {image.uuid for image in again.images()} == {BASE, ZVOL}
+
+
+def test_a_pinned_one_stays(folder):
+    library = opened(folder, ALL - 1, pinned=lambda: [BASE])
+    for uuid in (BASE, INCREMENTAL, ZVOL):
+        keep(library, uuid)
+    assert {image.uuid for image in library.images()} == {BASE, ZVOL}
+
+
+def test_whoever_reads_a_file_that_is_evicted_gets_all_of_it(folder):
+    library = opened(folder)
+    keep(library, BASE)
+    fd = library.open_file(BASE)
+    assert library.remove(BASE)
+    assert not library.remove(BASE)
+    with os.fdopen(fd, "rb") as file:
+        assert file.read() == fixture_file(BASE).read_bytes()
+    assert library.open_file(BASE) is None
+    assert list(folder.iterdir()) == []
+
+
+def test_what_was_published_here_is_never_evicted():
+    def image(number, kind, size):
+        manifest = load(
+            fixture_manifest(BASE) | {"uuid": f"11111111-aaaa-4bbb-8ccc-{number:012}"}, rules="import"
+        )
+        return LibraryImage(manifest, Entry(kind, 0.0), b"", "", size, icon=False, used_at=number)
+
+    images = [image(1, "published", 10), image(2, "kept", 10), image(3, "kept", 10)]
+    assert evicted(images, 10, frozenset()) == [images[1].uuid]
+    assert evicted(images, 20, frozenset()) == []
+    assert evicted(images, 0, frozenset()) == [images[1].uuid, images[2].uuid]
+    assert evicted(images, 0, frozenset({images[1].uuid})) == [images[2].uuid]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "manifest.json").write_bytes(b"{"),
+        lambda folder: (folder / "manifest.json").write_bytes(b"\xff" * 100),
+        lambda folder: (folder / "manifest.json").write_text(json.dumps(fixture_manifest(ZVOL))),
+        lambda folder: (folder / "manifest.json").unlink(),
+        lambda folder: (folder / "entry.json").write_bytes(b"[]"),
+        lambda folder: (folder / "entry.json").unlink(),
+        lambda folder: os.truncate(folder / "file", 100),
+        lambda folder: (folder / "file").unlink(),
+    ],
+)
+def test_a_damaged_image_costs_that_image_alone(folder, damage):
+    library = opened(folder)
+    keep(library, BASE)
+    keep(library, ZVOL)
+    damage(folder / BASE)
+    assert [image.uuid for image in opened(folder).images()] == [ZVOL]
+    assert (folder / BASE).exists(), "for people to look at"
+
+
+def test_what_a_crash_left_is_removed(folder):
+    library = opened(folder)
+    keep(library, BASE)
+    for name in (f".new-{ZVOL}-01234567", f".old-{ZVOL}-01234567"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_bytes(b"half")
+    (folder / "notes.txt").write_text("of somebody")
+    assert [image.uuid for image in opened(folder).images()] == [BASE]
+    assert sorted(path.name for path in folder.iterdir()) == [BASE, "notes.txt"]
+
+
+def test_md5s_are_added_later_and_kept(folder):
+    library = opened(folder)
+    keep(library, BASE)
+    assert library.get(BASE).entry.md5 is None
+    library.digest_missing()
+    wanted = base64.b64encode(hashlib.md5(fixture_file(BASE).read_bytes()).digest()).decode()
+    assert library.get(BASE).entry.md5 == wanted
+    assert opened(folder).get(BASE).entry.md5 == wanted
+
+
+def test_a_link_in_place_of_a_file_is_not_followed(folder, tmp_path):
+    library = opened(folder)
+    keep(library, BASE)
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(SIZES[BASE]))
+    (folder / BASE / "file").unlink()
+    (folder / BASE / "file").symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic links"):
+        library.open_file(BASE)
