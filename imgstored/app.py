@@ -25,7 +25,7 @@ from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
 from imgstored.doctor.services import OwnHost
-from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.errors import ConfigError, DamagedError, ImgstoreError
 from imgstored.events.stream import EventStream
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
@@ -57,6 +57,7 @@ from imgstored.specs import (
     socket_limits,
     source_specs,
 )
+from imgstored.state.damage import DAMAGED, Aside
 from imgstored.state.folder import owned
 from imgstored.state.schema import HISTORY, JOURNAL
 from imgstored.view import link, open_view
@@ -98,11 +99,12 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     timer = leaves_after()
-    with owned(Path(settings.state), passable=settings.view_in_state) as state:
-        journal = Journal(state / JOURNAL)
+    aside = Aside(Path(settings.state) / DAMAGED)
+    with owned(Path(settings.state), passable=settings.view_in_state, aside=aside) as state:
+        journal = Journal(state / JOURNAL, aside)
         try:
-            async with open_history(state / HISTORY) as history:
-                core = await _core(settings, files, state, journal, history)
+            async with open_history(state / HISTORY, aside) as history:
+                core = await _core(settings, files, state, journal, history, aside)
                 await run(_parts(core), files, timer, notifier)
         finally:
             journal.close()
@@ -123,6 +125,7 @@ class _Core(Struct, frozen=True):
     holds: Holds
     receipts: Receipts
     history: History
+    aside: Aside
     sources: SourceSet
     resources: Resources
     imports: Imports
@@ -131,7 +134,7 @@ class _Core(Struct, frozen=True):
 
 
 async def _core(
-    settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History
+    settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History, aside: Aside
 ) -> _Core:
     """Opens what there is. Raises `ConfigError`, `PoolError`."""
     receipts = Receipts(state / "receipts")
@@ -167,6 +170,7 @@ async def _core(
         holds=holds,
         receipts=receipts,
         history=history,
+        aside=aside,
         sources=sources,
         resources=resources,
         imports=imports,
@@ -208,6 +212,7 @@ def _server(core: _Core, maker: Maker) -> Server:
         jobs=imports.jobs,
         clients=lambda: server.connections,
         warnings=log.recent_warnings,
+        faults=partial(_faults, core),
     )
     server = Server(
         Path(settings.socket.path),
@@ -248,8 +253,21 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         exporter=Exporter(catalog),
         publisher=Publisher(sources.configured),
         status=status,
-        doctor=OwnHost(core.settings, core.files, catalog.pools, lambda: core.view.kind).examine,
+        doctor=OwnHost(
+            core.settings, core.files, catalog.pools, lambda: core.view.kind, partial(_faults, core)
+        ).examine,
     )
+
+
+def _faults(core: _Core) -> list[ImgstoreError]:
+    """What waits until the disk has room again, and what was found damaged. Blocks briefly."""
+    waiting = [fault for fault in (core.imports.fault, core.history.fault) if fault is not None]
+    damaged = [
+        DamagedError(f'pool "{name}": {what}', hint="check the disk; `imgctl import` replaces an image")
+        for name, pool in core.catalog.pools.items()
+        for what in pool.damage()
+    ]
+    return [*waiting, *core.aside.errors(), *damaged]
 
 
 async def open_pools(settings: Config) -> dict[str, Pool]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imgstored.config import Config
+    from imgstored.errors import ImgstoreError
     from imgstored.pools.base import Pool
 
 _MIB = 1 << 20
@@ -23,6 +24,7 @@ class Subject:
     files: tuple[Path, ...] = ()
     pools: Mapping[str, Pool] | None = field(default=None, repr=False)
     view: str | None = None  #: `fuse`, `files`, `off`
+    faults: tuple[ImgstoreError, ...] = ()  #: what the running daemon cannot use of its own files
 
     @property
     def runs(self) -> bool:

@@ -172,6 +172,10 @@ class Pool(Protocol):
         """Renames one of those snapshots (a name without `@`) to @final: from now on it is an image."""
         ...
 
+    def damage(self) -> list[str]:
+        """The pool's own files that cannot be used, a sentence each; blocks not even for a moment."""
+        ...
+
     def partials(self) -> list[str]:
         """The images, by uuid, of which a part is received and not published."""
         ...

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import stat
 import threading
 import weakref
 from contextlib import ExitStack, contextmanager
@@ -21,12 +23,13 @@ from imgstored.host import filesystem, shortage
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import Blocks, Checked, Datasets, Occupant, OnRead, PoolImage, Space, Use
 from imgstored.pools.embedded.check import check_files
-from imgstored.pools.embedded.contents import Installed, scan
+from imgstored.pools.embedded.contents import UNREADABLE, Installed, scan
 from imgstored.pools.embedded.files import Folder, pool_errors
 from imgstored.pools.embedded.notes import (
     CHECKPOINT,
     ImageNote,
     is_whole,
+    keep_holds,
     occupied,
     read_checkpoint,
     read_image,
@@ -64,7 +67,7 @@ class EmbeddedPool:
             self._root = Folder.at(folder)
             self._close = weakref.finalize(self, os.close, self._root.fd)
             self._occupy()
-            self._images, self._origins = scan(self._root, name, beside={_LOCK})
+            self._images, self._origins, self._damage = scan(self._root, name, beside={_LOCK})
 
     @property
     def name(self) -> str:
@@ -110,6 +113,11 @@ class EmbeddedPool:
     def name_final(self, uuid: str, snapshot: str) -> PoolImage:
         """There is nothing to rename."""
         raise PoolError(f'image "{check_uuid(uuid)}" has no snapshot but @final in pool "{self.name}"')
+
+    def damage(self) -> list[str]:
+        """What was damaged when the pool was opened, and still is."""
+        with self._lock:
+            return list(self._damage.values())
 
     def partials(self) -> list[str]:
         """The images, by uuid, of which a part is received and not published."""
@@ -202,6 +210,7 @@ class EmbeddedPool:
                 os.rename(uuid + PARTIAL, uuid, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
                 self._images[uuid] = installed
                 self._origins.pop(uuid, None)
+                self._damage.pop(uuid, None)
             self._root.sync()
         if replaced is not None:
             empty_trash(self._root, replaced)
@@ -280,6 +289,7 @@ class EmbeddedPool:
                 raise ImageHeldError(uuid, sorted(installed.holds))
             trash = set_aside(self._root, uuid)
             del self._images[uuid]
+            self._damage.pop(uuid, None)
         with self._pool_errors(f"deleting image {uuid}"):
             self._root.sync()
         empty_trash(self._root, trash)
@@ -310,8 +320,12 @@ class EmbeddedPool:
             yield tags
             if tags != installed.holds:
                 with self._pool_errors(f"holding image {uuid}"), self._root.folder(uuid) as folder:
+                    if UNREADABLE in installed.holds:
+                        keep_holds(folder)
                     write_holds(folder, tags)
                 installed.holds = tags
+                if UNREADABLE not in tags:
+                    self._damage.pop(uuid, None)
 
     # -- with the lock held ----------------------------------------------------------------------------------
 
@@ -330,6 +344,11 @@ class EmbeddedPool:
 
     def _occupy(self) -> None:
         """Refuses to share the folder with another process. The lock ends with this one."""
+        status = self._root.status(_LOCK)
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            # Nobody has a lock on it, and `scan` deletes nothing that it does not know.
+            aside = f"{_LOCK}.damaged-{secrets.token_hex(4)}"
+            os.rename(_LOCK, aside, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
         fd = self._root.open(_LOCK, os.O_RDWR | os.O_CREAT)
         self._release_lock = weakref.finalize(self, os.close, fd)
         try:

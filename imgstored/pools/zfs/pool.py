@@ -113,6 +113,10 @@ class ZfsPool:
         self._lzc.rename(f"{dataset}@{snapshot}", dataset + FINAL, doing)
         return self._installed(uuid)
 
+    def damage(self) -> list[str]:
+        """None: the pool has no files but ZFS's, of which `PoolStates` tells."""
+        return []
+
     def partials(self) -> list[str]:
         """The images of which a part is received and not published, also those that imgadm is receiving."""
         return programs.partials(self._lzc)
