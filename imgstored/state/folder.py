@@ -28,12 +28,15 @@ _LOCK: Final = "lock"
 _USE_ANOTHER: Final = "start imgstored as root, or name a folder of your own as `state` in its configuration"
 
 #: Its folders that have nothing but files, and what is lost with one of these.
-_FOLDERS: Final = {
+_FLAT: Final = {
     "spool": "what was downloaded is downloaded again",
     "receipts": "`imgctl verify` has nothing to compare an image with",
     "lists": "a source that does not answer shows no images",
     "creating": "what an interrupted `imgctl create` had changed is not undone",
+    "locks": "nothing",
 }
+#: Its other folders, by patterns.
+_FOLDERS: Final = ("pool", "pool-*", "imgadm", "imgadm/images")
 
 #: Where SQLite keeps the number of a database's schema (https://www.sqlite.org/fileformat.html).
 _USER_VERSION: Final = slice(60, 64)
@@ -81,9 +84,10 @@ def _tidy(state: Path, aside: Aside) -> None:
     Raises `ConfigError`, but not for a disk that is full or fails: who needs that folder says so.
     """
     steps: list[Callable[[], None]] = [
-        partial(_regular, state / VERSION, "nothing", aside),
+        partial(_version, state, aside),
         partial(write_version, state),
-        *(partial(_flat, state / name, lost, aside) for name, lost in _FOLDERS.items()),
+        *(partial(_folder, state, pattern, aside) for pattern in _FOLDERS),
+        *(partial(_flat, state / name, lost, aside) for name, lost in _FLAT.items()),
     ]
     for step in steps:
         try:
@@ -94,9 +98,24 @@ def _tidy(state: Path, aside: Aside) -> None:
             log.error("the state folder cannot be tidied up", path=error.filename, error=shortage.why(error))
 
 
+def _version(state: Path, aside: Aside) -> None:
+    """Moves a version away that cannot be read. Raises `OSError`."""
+    _regular(state / VERSION, "nothing", aside)
+    if os.path.lexists(state / VERSION) and not read_version(state).schema:
+        aside.move(state / VERSION, "it cannot be read", lost="nothing")
+
+
+def _folder(state: Path, pattern: str, aside: Aside) -> None:
+    """Moves away what has a folder's name, and is none. Raises `OSError`."""
+    for path in state.glob(pattern):
+        if not path.is_dir():
+            aside.move(path, "it is no folder", lost="what was in it")
+
+
 def _flat(folder: Path, lost: str, aside: Aside) -> None:
     """A folder that has only files. Raises `OSError`."""
-    if os.path.lexists(folder) and not stat.S_ISDIR(folder.lstat().st_mode):
+    # A link to a folder is an operator's.
+    if os.path.lexists(folder) and not folder.is_dir():
         aside.move(folder, "it is no folder", lost=lost)
     if folder.name == "spool":
         folder.mkdir(mode=0o700, exist_ok=True)

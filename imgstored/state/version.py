@@ -6,6 +6,8 @@ It has a checksum, so that a damaged one is not taken for that of a newer imgsto
 from __future__ import annotations
 
 import json
+import os
+import stat
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -38,13 +40,17 @@ def read_version(state: Path) -> Version:
     """What the file says. Never raises."""
     path = state / VERSION
     try:
-        with path.open("rb") as file:
+        # Non-blocking, so that a FIFO in its place does not hang the daemon.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return Version(0, "", checked=False)
             return _parsed(file.read(_MAX_SIZE))
     except FileNotFoundError:
-        return Version(0, "", False)
+        return Version(0, "", checked=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         log.warning("the state folder does not say of which version it is", path=str(path), error=str(error))
-        return Version(0, "", False)
+        return Version(0, "", checked=False)
 
 
 def _parsed(content: bytes) -> Version:

@@ -15,7 +15,7 @@ from imgstored.events.request import Request
 from imgstored.events.stream import Ended, EventStream, ImportEvent, Requester, Started
 from imgstored.imports import resources as resources_module
 from imgstored.imports.import_ import MAX_NOTES, Import
-from imgstored.imports.resources import FreeSpace
+from imgstored.imports.room import Claim
 from imgstored.imports.spec import ImportSpec
 from imgstored.manifest import load
 from imgstored.pools.base import Space
@@ -238,15 +238,15 @@ async def test_a_volume_that_may_not_fit_is_said_and_tried(open_house, pages, si
 
 async def test_limits_may_change_while_it_downloads(open_house, monkeypatch):
     async with open_house() as house:
-        check = FreeSpace.check_spool
+        expect = Claim.expect
 
-        def changing(self, to_come):
-            """Called by each request of the download, in its thread."""
+        def changing(self, to_come, *, exact=False):
+            """Called by each request of the download, in its thread, and by the pool's."""
             limits = replace(house.resources.limits, imports=9)
             trio.from_thread.run_sync(house.resources.reconfigure, limits)
-            check(self, to_come)
+            return expect(self, to_come, exact=exact)
 
-        monkeypatch.setattr(FreeSpace, "check_spool", changing)
+        monkeypatch.setattr(Claim, "expect", changing)
         assert house.resources.download_slots.total_tokens != 9
         events = [event for event in await house.all_events(BASE) if event.kind != "progress"]
         assert house.resources.download_slots.total_tokens == 9

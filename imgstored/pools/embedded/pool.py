@@ -20,8 +20,20 @@ from imgstored.errors import (
     StreamError,
 )
 from imgstored.host import filesystem, shortage
+from imgstored.host.mounts import storage_of
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import Blocks, Checked, Datasets, Occupant, OnRead, PoolImage, Space, Use
+from imgstored.pools.base import (
+    BOUNDLESS,
+    Blocks,
+    Checked,
+    Datasets,
+    Occupant,
+    OnRead,
+    PoolImage,
+    Room,
+    Space,
+    Use,
+)
 from imgstored.pools.embedded.check import check_files
 from imgstored.pools.embedded.contents import UNREADABLE, Installed, scan
 from imgstored.pools.embedded.files import Folder, pool_errors
@@ -65,6 +77,7 @@ class EmbeddedPool:
         with pool_errors(name, "opening it", folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._root = Folder.at(folder)
+            self._storage = storage_of(folder)
             self._close = weakref.finalize(self, os.close, self._root.fd)
             self._occupy()
             self._images, self._origins, self._damage = scan(self._root, name, beside={_LOCK})
@@ -73,6 +86,11 @@ class EmbeddedPool:
     def name(self) -> str:
         """The pool's name, as in POOL/UUID."""
         return self._name
+
+    @property
+    def storage(self) -> str:
+        """That of the folder's file system."""
+        return self._storage
 
     @property
     def shared(self) -> bool:
@@ -160,7 +178,9 @@ class EmbeddedPool:
 
     # -- receiving -------------------------------------------------------------------------------------------
 
-    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+    def receive(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
         """Receives an image's stream into UUID-partial, and checks all of it."""
         check_uuid(uuid)
         with self._lock:
@@ -172,7 +192,7 @@ class EmbeddedPool:
             # From here on the origin cannot be destroyed.
             self._origins[uuid] = origin
         try:
-            note = Receive(self._root, self._name, uuid, origin_note).run(blocks)
+            note = Receive(self._root, self._name, uuid, origin_note, room).run(blocks)
         finally:
             with self._lock, contextlib.suppress(OSError):
                 if self._root.status(uuid + PARTIAL) is None:

@@ -16,8 +16,9 @@ from imgstored.errors import (
     PoolError,
     ResumeError,
 )
+from imgstored.host.mounts import storage_of_zfs
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import MAX_TAG, Occupant, Use
+from imgstored.pools.base import BOUNDLESS, MAX_TAG, Occupant, Use
 from imgstored.pools.refusals import check_tag, in_the_way, incomplete, refuse_dependents
 from imgstored.pools.zfs import programs
 from imgstored.pools.zfs.check import check_stream
@@ -33,7 +34,7 @@ from imgstored.zstream.token import parse_token
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
 
-    from imgstored.pools.base import Blocks, Checked, OnRead, PoolImage, Space
+    from imgstored.pools.base import Blocks, Checked, OnRead, PoolImage, Room, Space
 
 #: zpoolconcepts(7): a letter, then also digits and these signs.
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
@@ -71,6 +72,11 @@ class ZfsPool:
     def binding(self) -> str:
         """By what libzfs_core is called: `pyzfs`, or the name of the library's file."""
         return self._lzc.binding
+
+    @property
+    def storage(self) -> str:
+        """All datasets of the pool share it."""
+        return storage_of_zfs(self.name)
 
     @property
     def shared(self) -> bool:
@@ -158,7 +164,9 @@ class ZfsPool:
 
     # -- receiving -------------------------------------------------------------------------------------------
 
-    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+    def receive(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
         """Receives an image's stream into UUID-partial, and checks all of it."""
         check_uuid(uuid)
         with self._registered(uuid, origin):
