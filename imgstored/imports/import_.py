@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from imgstored.http.location import Location, Verify
     from imgstored.imports.progress import Reading
     from imgstored.imports.resources import Resources
+    from imgstored.imports.room import Claim
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Occupant, PoolImage, Room
@@ -160,8 +161,8 @@ class Import:
         self._pump: Pump | None = None
         self._fetched_before: dict[str, int] = {}  # by downloads before this one
         self._received: PoolImage | None = None
-        self._pool_room = resources.free_space.claim_pool(self._pool)
-        self._claims = [self._pool_room]
+        self._pool_room: Claim  # while it runs
+        self._claims: list[Claim] = []
         self._free_before = 0  # bytes of the pool, before it got anything of the image
 
     # -- who wants it ----------------------------------------------------------------------------------------
@@ -211,6 +212,8 @@ class Import:
         """
         log.info("installing", uuid=self.uuid, pool=self.spec.pool, source=self.action.source)
         self._warn_of_oddities()
+        self._pool_room = self._resources.free_space.claim_pool(self._pool)
+        self._claims.append(self._pool_room)
         result: _Result | None = None
         try:
             async with self._lock:
@@ -273,12 +276,12 @@ class Import:
         return result
 
     async def _remember_shortage(self, error: NoSpaceError) -> None:
-        """The pool was full: what the image took of it until then, the next try asks for before it begins.
+        """The pool was full: what the image took of it, and what came next, the next try asks for at first.
 
         A pool may compress the stream, and others may have filled the pool, too: the lower figure is sure.
         """
-        left = error.data.get("free", 0)
-        taken = min(self.received, max(0, self._free_before - left))
+        left, more = error.data.get("free", 0), error.data.get("more", 0)
+        taken = min(self.received, max(0, self._free_before - left) + more)
         journal = self._resources.journal
         try:
             await trio.to_thread.run_sync(journal.found_needed, *self.spec.key, taken)

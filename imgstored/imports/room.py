@@ -43,7 +43,7 @@ class Claim:
         self._measure = measure
         self._writing = 0
         self._exact = False
-        self._unseen = 0  # bytes since the last look
+        self._came = self._unseen = 0  # bytes, ever and since the last look
 
     def expect(self, to_come: int, *, exact: bool = False) -> int:
         """Reserves what is still to come, which is known; returns the free bytes. Raises `NoSpaceError`.
@@ -52,7 +52,7 @@ class Claim:
         """
         with self._ledger.measured(self.storage, self._measure) as (free, pending):
             others = self._ledger.reserved(self.storage) - self.reserved
-            self._check(free, pending, others, to_come, "to come")
+            self._check(free, pending, others, to_come)
             # What is being written may be there already, and not among what is to come.
             self.reserved, self._exact, self._unseen = to_come + self._writing, exact, 0
         return free
@@ -61,7 +61,7 @@ class Claim:
         """Reserves so many bytes more. Raises `NoSpaceError`."""
         with self._ledger.measured(self.storage, self._measure) as (free, pending):
             others = self._ledger.reserved(self.storage)
-            self._check(free, pending, others, size, "to come")
+            self._check(free, pending, others, size)
             self.reserved += size
 
     def take(self, size: int) -> None:
@@ -77,13 +77,13 @@ class Claim:
             if lacking:
                 others = self._ledger.reserved(self.storage) - self.reserved
                 wanted = self.reserved + lacking
-                self._check(free, pending, others, wanted, "more to come")
+                self._check(free, pending, others, wanted, more=lacking)
                 left = free - pending - others - wanted - self._ledger.min_free
                 self.reserved = wanted + min(_EVERY, left // _PART)
             else:
                 # Somebody else may have filled it. Who came first goes on.
                 earlier = self._ledger.reserved(self.storage, before=self)
-                self._check(free, pending, earlier, self.reserved, "to come")
+                self._check(free, pending, earlier, self.reserved, more=size)
             self._unseen = 0
             self._begin(size)
 
@@ -100,11 +100,22 @@ class Claim:
 
     def _begin(self, size: int) -> None:
         self._writing += size
+        self._came += size
         self.reserved = max(self.reserved, self._writing)
 
-    def _check(self, free: int, pending: int, others: int, wanted: int, verb: str) -> None:
-        if wanted and free - pending - others - wanted < self._ledger.min_free:
-            raise self._ledger.shortage(self._where, wanted, free, others, verb)
+    def _check(self, free: int, pending: int, others: int, wanted: int, *, more: int = 0) -> None:
+        """`more`: of what is wanted, that which came now, after other bytes."""
+        if not wanted or free - pending - others - wanted >= self._ledger.min_free:
+            return
+        what = f"{self._came / _MIB:.1f} MiB came, and more is" if more else f"{wanted / _MIB:.1f} MiB"
+        taken = f", {others / _MIB:.1f} MiB are reserved by imports" if others else ""
+        min_free = self._ledger.min_free
+        raise NoSpaceError(
+            f"not enough room {self._where}: {what} to come, {free / _MIB:.1f} MiB free"
+            f" ({min_free / _MIB:.0f} MiB are kept free{taken})",
+            hint="free space, for example with `imgctl vacuum`",
+            data={"wanted": wanted, "free": free, "min_free": min_free, "reserved": others, "more": more},
+        )
 
 
 class FreeSpace:
@@ -198,16 +209,6 @@ class FreeSpace:
         return (
             f"the volume of image {manifest.uuid} has {size} MiB, and pool {pool.name} has"
             f" {max(0, free)} MiB for it: it may not fit"
-        )
-
-    def shortage(self, where: str, wanted: int, free: int, others: int, verb: str) -> NoSpaceError:
-        """The error for bytes that do not fit."""
-        taken = f", {others / _MIB:.1f} MiB are reserved by imports" if others else ""
-        return NoSpaceError(
-            f"not enough room {where}: {wanted / _MIB:.1f} MiB {verb}, {free / _MIB:.1f} MiB free"
-            f" ({self.min_free / _MIB:.0f} MiB are kept free{taken})",
-            hint="free space, for example with `imgctl vacuum`",
-            data={"wanted": wanted, "free": free, "min_free": self.min_free, "reserved": others},
         )
 
 

@@ -106,11 +106,8 @@ def _scan_holds(folder: Folder, pool: str, uuid: str) -> set[str]:
 def _scan_partial(root: Folder, pool: str, uuid: str, origins: dict[str, str | None]) -> str | None:
     """Notes the origin of a partial, or drops it; returns why it can be neither."""
     try:
-        try:
-            with root.folder(uuid + PARTIAL) as folder:
-                checkpoint = read_checkpoint(folder, uuid)
-        except NotADirectoryError:
-            checkpoint = None
+        with root.folder(uuid + PARTIAL) as folder:
+            checkpoint = read_checkpoint(folder, uuid)
         if checkpoint is None:
             log.info("a partial image cannot be gone on with, and is dropped", pool=pool, uuid=uuid)
             discard(root, uuid + PARTIAL)

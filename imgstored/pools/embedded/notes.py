@@ -114,8 +114,11 @@ def read_holds(folder: Folder) -> set[str]:
 
 def keep_holds(folder: Folder) -> None:
     """Keeps a file that cannot be read beside the one that replaces it, one for each image."""
-    with contextlib.suppress(OSError):
-        os.rename(HOLDS, f"{HOLDS}.damaged", src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+    try:
+        read_holds(folder)
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError):
+            os.rename(HOLDS, f"{HOLDS}.damaged", src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
 
 
 def write_holds(folder: Folder, tags: set[str]) -> None:
