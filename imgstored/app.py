@@ -137,7 +137,8 @@ async def _core(
     settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History, aside: Aside
 ) -> _Core:
     """Opens what there is. Raises `ConfigError`, `PoolError`."""
-    receipts = Receipts(state / "receipts")
+    unknown = "`imgctl verify` has nothing to compare the image with"
+    receipts = Receipts(state / "receipts", partial(aside.move, lost=unknown))
     catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images", receipts)
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))

@@ -65,6 +65,6 @@ class Resources:
     def reconfigure(self, limits: ImportLimits) -> None:
         """Sets new limits. Imports that hold a slot keep it; the others wait by the new limits."""
         self.limits = limits
-        self.free_space.min_free = limits.min_free
+        self.free_space.reconfigure(limits.min_free)
         self.download_slots.total_tokens = limits.imports
         self.receive_slots.total_tokens = 2 * limits.imports

@@ -122,12 +122,16 @@ class FreeSpace:
     """The free space of the spool's file system and of the pools, and who has reserved what of it."""
 
     def __init__(self, folder: Path, min_free: int) -> None:
-        """`folder` is where files are spooled. `min_free` bytes stay free in each place; it may change."""
+        """`folder` is where files are spooled. `min_free` bytes stay free in each place."""
         self.folder = folder
         self.min_free = min_free
         self.lock = threading.Lock()
         self.written: Counter[str] = Counter()  #: bytes by storage, ever
         self._claims: list[Claim] = []
+
+    def reconfigure(self, min_free: int) -> None:
+        """Sets how much is to stay free from now on."""
+        self.min_free = min_free
 
     # -- reserving -------------------------------------------------------------------------------------------
 

@@ -211,6 +211,11 @@ class PoolContract:
         assert pool.name
         space = pool.space()
         assert 0 < space.available <= space.total
+        assert pool.storage
+
+    def test_a_sound_pool_has_no_damage(self, pool: Pool) -> None:
+        install(pool, "base")
+        assert pool.damage() == []
 
     # -- what cannot be received -------------------------------------------------------------------------
 
