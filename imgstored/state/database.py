@@ -113,7 +113,7 @@ def failure(error: sqlite3.Error | OSError, path: Path) -> ConfigError | NoSpace
         )
     if isinstance(error, PermissionError):
         return ConfigError(
-            f"{path} cannot be used: {error.strerror}",
+            f"{path} cannot be used: {shortage.why(error)}",
             hint="start imgstored as the user who started it before, or name another `state`",
         )
     return PoolError(f"{path} cannot be used: {error}", hint="check the disk of the daemon's state folder")

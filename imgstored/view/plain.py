@@ -103,14 +103,6 @@ class PlainFolder:
     # -- whose it is -----------------------------------------------------------------------------------------
 
     def _claim(self) -> int:
-        if _is_no_file(MARKER, self._fd):
-            # Something damaged the marker; the name says that the folder is ours.
-            self._delete(_OLD + MARKER)
-            os.rename(MARKER, _OLD + MARKER, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-            log.error("the view's marker was damaged, and is made anew", path=self._name(MARKER))
-            os.close(
-                os.open(MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=self._fd)
-            )
         try:
             marker = os.open(MARKER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         except FileNotFoundError:
@@ -336,13 +328,6 @@ def _listed(folder: int) -> list[tuple[bytes, int]]:
     """Names and kinds, links not followed."""
     with os.scandir(folder) as entries:
         return [(os.fsencode(entry.name), entry.stat(follow_symlinks=False).st_mode) for entry in entries]
-
-
-def _is_no_file(name: bytes, folder: int) -> bool:
-    try:
-        return not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
 
 
 def _is_our_link(name: bytes, folder: int) -> bool:
