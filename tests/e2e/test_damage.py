@@ -207,7 +207,7 @@ def cases(left):
     for number, name in enumerate(files_of(left.folder)):
         is_folder = (left.folder / name).is_dir()
         if name.endswith(".imgstored"):
-            # Anything but a file with that name says that the folder is somebody else's: none of ours to take.
+            # Anything but a file of that name says that the folder is somebody else's.
             yield from ((name, kind) for kind in ("empty", "no_text"))
             continue
         kinds = [kind for kind in KINDS if (kind in FOLDERS_KINDS if is_folder else kind != "a_file")]
