@@ -1,4 +1,4 @@
-"""What all imports share: the pools and their files, limits and slots, and the room for what comes."""
+"""The resources of all imports: the pools and their files, limits and slots, and the check of free space."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ class Resources:
         self.locks = locks
         self.receipts = receipts
         self.leftovers = Leftovers(catalog, journal, spools, locks)
+        #: Held while an import makes its download wanted, and while those that nobody wants are dropped.
+        self.beginning = trio.Lock()
         self.download_slots = trio.CapacityLimiter(limits.imports)
         # A receive needs no download slot once its bytes are there, and must not take one from a download.
         self.receive_slots = trio.CapacityLimiter(2 * limits.imports)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import NoSpaceError
 from imgstored.host.mounts import storage_of
+from imgstored.manifest.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,8 +29,6 @@ _MIB: Final = 1 << 20
 #: most, which is also at most a part of what is left.
 _EVERY: Final = 16 << 20
 _PART: Final = 8
-#: Digits of a number that a manifest writes as a text.
-_MOST_DIGITS: Final = 15
 
 
 class Claim:
@@ -202,10 +201,8 @@ class FreeSpace:
 
         That is no refusal: a volume may be sparse, and a pool may compress it.
         """
-        size = manifest.document.get("image_size")  # MiB; some write it as a text
-        if isinstance(size, str) and size.isascii() and size.isdecimal() and len(size) <= _MOST_DIGITS:
-            size = int(size)
-        if not isinstance(size, int) or isinstance(size, bool):
+        size = whole_number(manifest.document.get("image_size"))  # MiB
+        if size is None:
             return None
         free = (pool.space().available - self.min_free) // _MIB
         if size <= free:

@@ -6,7 +6,7 @@ bytes ── document.parse ──► JSON ── upgrade ──► v2 ── ru
 docs/manifests.md has a table of what a manifest may be, and what happens then.
 """
 
-from imgstored.manifest.document import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, parse, parse_list
+from imgstored.manifest.document import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, is_larger, parse, parse_list
 from imgstored.manifest.model import Manifest, ManifestFile, load, unchecked
 from imgstored.manifest.names import check_uuid, in_lower_case
 from imgstored.manifest.rules import Rules
@@ -22,6 +22,7 @@ __all__ = [
     "Rules",
     "check_uuid",
     "in_lower_case",
+    "is_larger",
     "load",
     "parse",
     "parse_list",

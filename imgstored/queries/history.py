@@ -13,25 +13,29 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager, closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import structlog
 import trio
 from imgproto.documents import EntryDocument
+from msgspec import Struct
 
+from imgstored import lanes
 from imgstored.errors import PoolError
 from imgstored.events.stream import Ended, Refused, Started, outcome_of
 from imgstored.http.location import shown
-from imgstored.http.secrets import redacted
+from imgstored.http.secrets import KNOWN, redacted
 from imgstored.queries.names import Named
 from imgstored.state.damage import DAMAGED, Aside
-from imgstored.state.database import Layout, Table, fault_of, open_database, suspects_of
+from imgstored.state.database import Layout, Table, connect_again, fault_of, open_database, suspects_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from imgstored.events.stream import Action, Requester, StoreEvent
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +109,29 @@ _PAUSE: Final = 5.0
 _FIELDS = tuple(EntryDocument.__annotations__)
 
 
+class _Connections(Struct, frozen=True):
+    """The open file. What is done never waits for what is read: readers have their own connection (WAL)."""
+
+    writer: sqlite3.Connection
+    readers: sqlite3.Connection
+
+    @classmethod
+    def to(cls, path: Path, aside: Aside) -> _Connections:
+        """Opens both, or none. Blocks. Raises as `open_database` does."""
+        writer = open_database(path, LAYOUT, aside)
+        try:
+            readers = connect_again(path)
+        except BaseException:
+            writer.close()
+            raise
+        return cls(writer, readers)
+
+    def close(self) -> None:
+        """Closes both."""
+        self.readers.close()
+        self.writer.close()
+
+
 class History:
     """The file. Subscribes to the store's events, and writes them down in order while `run` is running.
 
@@ -119,10 +146,12 @@ class History:
         self._path = path
         self._aside = aside or Aside(path.parent / DAMAGED)
         self.fault: PoolError | None = None  #: why it is not open
-        self._opened: sqlite3.Connection | None = None
+        self._opened: _Connections | None = None
         self._open()
+        self._reading = trio.Lock()
         # Fair: who reads after something has ended finds that written down.
         self._lock = trio.Lock()
+        self._writer = trio.CapacityLimiter(1)
         self._pending: deque[Callable[[], None]] = deque(maxlen=_MAX_PENDING)
         self._some = trio.Event()
         self._rows: dict[Action, tuple[int, float]] = {}  # of what is under way; when it began
@@ -135,7 +164,7 @@ class History:
     def _open(self) -> None:
         """Opens the file, or says in `fault` why that has to wait. Blocks."""
         try:
-            self._opened = open_database(self._path, LAYOUT, self._aside)
+            self._opened = _Connections.to(self._path, self._aside)
         except PoolError as error:
             if self.fault is None or self.fault.message != error.message:
                 log.error("the history waits", error=error.message, hint=error.hint)
@@ -145,6 +174,13 @@ class History:
 
     @property
     def _db(self) -> sqlite3.Connection:
+        return self._connections().writer
+
+    @property
+    def _readers(self) -> sqlite3.Connection:
+        return self._connections().readers
+
+    def _connections(self) -> _Connections:
         if self._opened is None:
             raise sqlite3.OperationalError("it is not open" if self.fault is None else self.fault.message)
         return self._opened
@@ -187,7 +223,7 @@ class History:
         async with self._lock:
             while self._pending and self._opened is not None:
                 try:
-                    await trio.to_thread.run_sync(self._pending[0])
+                    await trio.to_thread.run_sync(self._pending[0], limiter=self._writer)
                 except (
                     sqlite3.Error,
                     ValueError,
@@ -208,11 +244,11 @@ class History:
             (
                 action.kind,
                 action.uuid,
-                action.name,
-                action.version,
+                KNOWN.hidden(action.name),
+                KNOWN.hidden(action.version),
                 action.pool,
                 source,
-                requester.client,
+                KNOWN.hidden(requester.client),
                 requester.uid,
                 wall,
                 action.import_id,
@@ -240,45 +276,47 @@ class History:
         """The newest `limit` entries, of one image or of all, oldest first; docs/protocol.md's *entry*."""
         where, values = ("", ()) if uuid is None else ("WHERE uuid = ?", (uuid,))
 
-        def read() -> list[tuple[Any, ...]]:
-            return self._db.execute(
+        def read() -> list[EntryDocument]:
+            rows = self._readers.execute(
                 f"SELECT {', '.join(_FIELDS)} FROM history {where} ORDER BY id DESC LIMIT ?",  # noqa: S608  fixed
                 (*values, max(0, min(limit, MAX_ROWS))),
-            ).fetchall()
+            )
+            return [_entry(row) for row in rows][::-1]
 
-        rows = await self._read(read)
-        return [_entry(row) for row in reversed(rows)]
+        return await self._read(read)
 
     async def failures(self, limit: int) -> list[EntryDocument]:
         """The newest entries of what failed, at most `limit`, oldest first."""
 
-        def read() -> list[tuple[Any, ...]]:
-            return self._db.execute(
+        def read() -> list[EntryDocument]:
+            rows = self._readers.execute(
                 f"SELECT {', '.join(_FIELDS)} FROM history"  # noqa: S608  fixed
                 " WHERE outcome = 'failed' ORDER BY id DESC LIMIT ?",
                 (limit,),
-            ).fetchall()
+            )
+            return [_entry(row) for row in rows][::-1]
 
-        return [_entry(row) for row in reversed(await self._read(read))]
+        return await self._read(read)
 
     async def images(self) -> list[Named]:
         """The images that the history is about, with the names that they had last."""
 
-        def read() -> list[tuple[Any, ...]]:
-            return self._db.execute(
+        def read() -> list[Named]:
+            rows = self._readers.execute(
                 "SELECT uuid, name, version FROM history WHERE id IN (SELECT"
                 " coalesce(max(CASE WHEN name != '' THEN id END), max(id)) FROM history GROUP BY uuid)"
-            ).fetchall()
+            )
+            return [Named(*row) for row in rows]
 
-        return [Named(*row) for row in await self._read(read)]
+        return await self._read(read)
 
-    async def _read(self, read: Callable[[], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+    async def _read(self, read: Callable[[], list[T]]) -> list[T]:
         await self.flush()
         if self._opened is None:
             return []  # `fault` says why
-        async with self._lock:
+        async with self._reading:
             try:
-                return await trio.to_thread.run_sync(read)
+                return await lanes.in_thread(read)
             except sqlite3.Error as error:
                 log.warning("the history cannot be read", error=str(error))
                 return []
@@ -295,5 +333,8 @@ async def open_history(path: Path, aside: Aside | None = None) -> AsyncIterator[
 
 
 def _entry(row: tuple[Any, ...]) -> EntryDocument:
-    """The row of a query for `_FIELDS`."""
-    return cast("EntryDocument", dict(zip(_FIELDS, row, strict=True)))
+    """The row of a query for `_FIELDS`, without secrets that an earlier daemon did not know."""
+    entry = KNOWN.hidden_in(dict(zip(_FIELDS, row, strict=True)))
+    if entry["message"] is not None:
+        entry["message"] = redacted(entry["message"])
+    return cast("EntryDocument", entry)

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
 from imgstored.http.location import shown
-from imgstored.http.secrets import redacted
-from imgstored.manifest import check_uuid, in_lower_case, parse, parse_list, upgrade
+from imgstored.http.secrets import KNOWN, redacted
+from imgstored.manifest import MAX_MANIFEST, check_uuid, in_lower_case, is_larger, parse, parse_list, upgrade
 from imgstored.sources.base import Listed
 
 if TYPE_CHECKING:
@@ -88,9 +88,11 @@ def read_list(url: str, body: bytes) -> ManifestList:
         raise _another_answer(url, "a list of images", body, error) from error
     by_uuid: dict[str, dict[str, Any]] = {}
     bad = 0
+    # A list may have 64 times as much as a manifest; one element that has cannot be imported anyway.
+    crowded = len(body) > MAX_MANIFEST
     for element in elements:
         uuid = _uuid_of(element)
-        if uuid is None:
+        if uuid is None or (crowded and is_larger(element, MAX_MANIFEST)):
             bad += 1
         else:
             by_uuid.setdefault(uuid, element if element["uuid"] == uuid else {**element, "uuid": uuid})
@@ -187,6 +189,6 @@ def _phrase(status: int) -> str:
 
 def _clean(text: str) -> str:
     """One line of printable characters, not too long, without the secrets that a server may repeat."""
-    line = re.sub(r"\s+", " ", redacted(text[: 2 * _MAX_TEXT])).strip()
+    line = re.sub(r"\s+", " ", redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT])).strip()
     line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
+from imgstored import lanes
 from imgstored.manifest import check_uuid, upgrade
 from imgstored.sources.answers import read_page, the_manifest
 from imgstored.sources.base import Listed, Offer
@@ -35,7 +34,7 @@ class DsapiSource:
         url = self._server.url(_DATASETS)
         body = await self._server.demand(url, self._limits.listing)
         # In a thread: a large list takes a while to read.
-        return (await trio.to_thread.run_sync(read_page, url, body, self.spec.url)).images
+        return (await lanes.in_thread(read_page, url, body, self.spec.url)).images
 
     async def offer(self, uuid: str) -> Offer | None:
         """The image, with its file at the `url` or the `path` that the manifest gives."""

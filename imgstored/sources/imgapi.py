@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.errors import APIError, ClientError
 from imgstored.http.location import shown
 from imgstored.manifest import MAX_LIST, check_uuid, upgrade
@@ -83,7 +84,7 @@ class ImgapiSource:
             url = self._server.url("/images", parameters)
             try:
                 body = await self._server.demand(url, self._limits.listing)
-                page = await trio.to_thread.run_sync(read_page, url, body, self.spec.url)
+                page = await lanes.in_thread(read_page, url, body, self.spec.url)
             except (APIError, ClientError) as error:
                 if before >= PAGE:
                     raise

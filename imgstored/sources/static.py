@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from imgstored import lanes
 from imgstored.errors import APIError, ClientError, ImgstoreError
 from imgstored.manifest import check_uuid, upgrade
 from imgstored.sources.answers import displayed, read_list
@@ -53,7 +54,7 @@ class StaticSource:
     async def list(self) -> list[Listed]:
         """All images, as the list has them at this moment."""
         manifests = await self._manifests(kept=False)
-        return await trio.to_thread.run_sync(displayed, manifests.values(), self.spec.url)
+        return await lanes.in_thread(displayed, manifests.values(), self.spec.url)
 
     async def offer(self, uuid: str) -> Offer | None:
         """The image, with its file at the `url` or the `path` that the manifest gives, or at `UUID/file`."""
@@ -84,7 +85,7 @@ class StaticSource:
             url = self._server.url(place)
             try:
                 body = await self._server.demand(url, self._limits.listing)
-                return (await trio.to_thread.run_sync(read_list, url, body)).by_uuid
+                return (await lanes.in_thread(read_list, url, body)).by_uuid
             except APIError as error:
                 first = first or error
         assert first is not None

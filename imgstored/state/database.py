@@ -102,6 +102,21 @@ def open_database(path: Path, layout: Layout, aside: Aside) -> sqlite3.Connectio
         raise failure(error, path) from error
 
 
+def connect_again(path: Path) -> sqlite3.Connection:
+    """One more connection to a database that is open, for any thread. Raises as `open_database` does."""
+    try:
+        db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    except sqlite3.Error as error:
+        raise failure(error, path) from error
+    db.text_factory = _lenient
+    return db
+
+
+def _lenient(raw: bytes) -> str:
+    """Text of an open database. What is no UTF-8 is of a disk that fails now: no reason to fail, too."""
+    return raw.decode(errors="replace")
+
+
 def failure(error: sqlite3.Error | OSError, path: Path) -> ConfigError | NoSpaceError | PoolError:
     """The error for a database that cannot be opened, read or written."""
     # Without inodes SQLite cannot make the files that it has beside the database, and says something else.
@@ -145,8 +160,7 @@ def _opened(
         for name, table in layout.tables.items():
             _mend(db, layout, name, table, aside)
         db.execute(layout.then)
-        # From here on text that is no UTF-8 is of a disk that fails now, and no reason to fail, too.
-        db.text_factory = lambda raw: raw.decode(errors="replace")
+        db.text_factory = _lenient
     except BaseException:
         db.close()
         raise

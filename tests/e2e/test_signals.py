@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.host.test_signals import blocked
-
 from imgstored.host.signals import BLOCKED
 from tests.e2e.conftest import static_source
 from tests.e2e.test_on_demand import started, until
+from tests.host.test_signals import blocked
 from tests.support.daemon import CHAIN_BASE, Daemon
 
 
@@ -64,6 +63,6 @@ def test_a_signal_during_a_call_of_the_pool_is_the_main_threads(tmp_path, served
         assert not (daemon.folder / "outcome").exists()
         daemon.let_go()
         until((daemon.folder / "outcome").exists)
-        assert daemon.process.wait(timeout=daemon.patience) == 0
+        assert daemon.process.wait(timeout=daemon.timeout) == 0
         importing.communicate(timeout=60)
     assert (daemon.folder / "outcome").read_text() == "1 0"

@@ -150,11 +150,6 @@ class EmbeddedPool:
             return 0 if checkpoint is None else checkpoint.reader.offset
         return 0
 
-    def dependents(self, uuid: str) -> list[str]:
-        """Names of images that were cloned from the image, and of those that are received as its clones."""
-        with self._lock:
-            return self._dependents(uuid)
-
     def uses(self) -> dict[str, Use]:
         """The clones and holds of each image."""
         with self._lock:

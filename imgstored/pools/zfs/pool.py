@@ -142,14 +142,8 @@ class ZfsPool:
             return 0 if found.token is None else parse_token(found.token).bytes
         return 0
 
-    def dependents(self, uuid: str) -> list[str]:
-        """Names of clones of any of the image's snapshots, and of datasets below it."""
-        check_uuid(uuid)
-        with self._lock:
-            return self._dependents(uuid).names
-
     def uses(self) -> dict[str, Use]:
-        """What keeps each image from being destroyed; tags are asked for only where something is held."""
+        """The clones and holds that protect each image; tags are asked for only where something is held."""
         with self._lock:
             found = programs.all_dependents(self._lzc)
             return {uuid: self._use(uuid, each) for uuid, each in found.items()}
@@ -159,7 +153,7 @@ class ZfsPool:
         return Use(tuple(self._with_coming(uuid, found.names)), tuple(tags), bool(found.held))
 
     def space(self) -> Space:
-        """How much room the pool's datasets have and take."""
+        """The size of the pool's datasets, and the room for them."""
         return programs.space(self._lzc)
 
     # -- receiving -------------------------------------------------------------------------------------------
@@ -270,7 +264,7 @@ class ZfsPool:
         return [tag.removeprefix(_OURS) for tag in tags if tag.startswith(_OURS)]
 
     def datasets(self) -> ZfsDatasets:
-        """What images can be made of."""
+        """The source datasets for new images."""
         return ZfsDatasets(self._lzc)
 
     # -- in common -------------------------------------------------------------------------------------------
