@@ -63,7 +63,7 @@ from imgstored.specs import (
     source_specs,
 )
 from imgstored.state.damage import DAMAGED, Aside
-from imgstored.state.folder import owned
+from imgstored.state.folder import ALIASES, NO_ALIASES, owned
 from imgstored.state.schema import HISTORY, JOURNAL
 from imgstored.view import link, open_view
 
@@ -186,7 +186,9 @@ async def _core(
         resources=resources,
         imports=imports,
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
-        aliases=await trio.to_thread.run_sync(Aliases, state / "aliases.json", catalog),
+        aliases=await trio.to_thread.run_sync(
+            Aliases, state / ALIASES, catalog, partial(aside.move, lost=NO_ALIASES)
+        ),
         metrics=metrics,
     )
 

@@ -234,7 +234,7 @@ class History:
 
     async def _try_again(self) -> None:
         async with self._lock:
-            await trio.to_thread.run_sync(self._open)
+            await trio.to_thread.run_sync(self._open, limiter=self._writer)
 
     def _begin(self, action: Action, requester: Requester, now: float, wall: float) -> None:
         source = None if action.source is None else shown(action.source)

@@ -83,7 +83,7 @@ class Status:
         """The protocol's *status*."""
         daemon = self._daemon
         pools = await self._pools.all()
-        problems = [fault.as_wire() for fault in await trio.to_thread.run_sync(self._faults)]
+        problems = [fault.as_wire() for fault in await lanes.in_thread(self._faults)]
         sources: list[SourceStateDocument] = []
         try:
             sources = await self._sources.health()

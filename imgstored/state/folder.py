@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+#: A file of its own, and what is lost with it.
+ALIASES: Final = "aliases.json"
+NO_ALIASES: Final = "there are no aliases"
+
 _LOCK: Final = "lock"
 
 _USE_ANOTHER: Final = "start imgstored as root, or name a folder of your own as `state` in its configuration"
@@ -86,6 +90,7 @@ def _tidy(state: Path, aside: Aside) -> None:
     steps: list[Callable[[], None]] = [
         partial(_version, state, aside),
         partial(write_version, state),
+        partial(_regular, state / ALIASES, NO_ALIASES, aside),
         *(partial(_folder, state, pattern, aside) for pattern in _FOLDERS),
         *(partial(_flat, state / name, lost, aside) for name, lost in _FLAT.items()),
     ]

@@ -57,6 +57,7 @@ def left(tmp_path_factory):
                 for uuid in (INCREMENTAL, ZVOL):
                     daemon.imgctl("import", uuid, check=True)
                 daemon.imgctl("pin", ZVOL, check=True)
+                daemon.imgctl("alias", "volume", ZVOL, check=True)
                 daemon.imgctl("avail", check=True)
                 client = started(daemon, "import", MADE)
                 until(lambda: any(job["done"] > len(file) // 2 for job in jobs(daemon)), seconds=60)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ from imgstored.hashing import BLAKE3
 from imgstored.imports.journal import Journal
 from imgstored.queries.history import History
 from imgstored.state.damage import DAMAGED, MAX_KEPT, Aside, kept
-from imgstored.state.folder import owned
+from imgstored.state.folder import ALIASES, owned
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
 from imgstored.state.version import Version, read_version
 from tests.state.older import BASE, left_behind
@@ -157,6 +159,20 @@ def test_what_is_damaged_is_kept_aside_and_said(state, name, damage, capsys):
     path.write_bytes(bad)
     opened(state)
     assert len(kept(state / DAMAGED)) == 2
+
+
+@pytest.mark.parametrize("name", [ALIASES, "version", "receipts/zones.json", "lists/list.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_what_is_in_the_place_of_a_file_is_set_aside(state, name, make):
+    """A pipe would keep the start waiting for whoever writes to it."""
+    opened(state)
+    (state / name).parent.mkdir(exist_ok=True)
+    (state / name).unlink(missing_ok=True)
+    make(state / name)
+    aside = Aside(state / DAMAGED)
+    with owned(state, aside=aside):
+        assert [damage.what for damage in aside.found()] == [str(state / name)]
+        assert name == "version" or not os.path.lexists(state / name)
 
 
 def test_a_journal_with_a_broken_page_is_set_aside(state):
