@@ -27,7 +27,7 @@ from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
 from imgstored.doctor.services import OwnHost
-from imgstored.errors import PINNED, ConfigError, ImgstoreError
+from imgstored.errors import PINNED, ConfigError, DamagedError, ImgstoreError
 from imgstored.events.stream import EventStream
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
@@ -65,7 +65,8 @@ from imgstored.specs import (
     socket_limits,
     source_specs,
 )
-from imgstored.state.folder import owned
+from imgstored.state.damage import DAMAGED, Aside
+from imgstored.state.folder import ALIASES, NO_ALIASES, owned
 from imgstored.state.schema import HISTORY, JOURNAL
 from imgstored.view import link, open_view
 
@@ -108,12 +109,13 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     timer = leaves_after()
+    aside = Aside(Path(settings.state) / DAMAGED)
     trio.socket.set_custom_hostname_resolver(Lookups())
-    with owned(Path(settings.state), passable=settings.view_in_state) as state:
-        journal = Journal(state / JOURNAL)
+    with owned(Path(settings.state), passable=settings.view_in_state, aside=aside) as state:
+        journal = Journal(state / JOURNAL, aside)
         try:
-            async with open_history(state / HISTORY) as history:
-                core = await _core(settings, files, state, journal, history)
+            async with open_history(state / HISTORY, aside) as history:
+                core = await _core(settings, files, state, journal, history, aside)
                 await run(_parts(core), files, timer, notifier)
         finally:
             journal.close()
@@ -134,6 +136,7 @@ class _Core(Struct, frozen=True):
     holds: Holds
     receipts: Receipts
     history: History
+    aside: Aside
     sources: SourceSet
     resources: Resources
     imports: Imports
@@ -144,10 +147,11 @@ class _Core(Struct, frozen=True):
 
 
 async def _core(
-    settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History
+    settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History, aside: Aside
 ) -> _Core:
     """Opens what there is. Raises `ConfigError`, `PoolError`."""
-    receipts = Receipts(state / "receipts")
+    unknown = "`imgctl verify` has nothing to compare the image with"
+    receipts = Receipts(state / "receipts", partial(aside.move, lost=unknown))
     catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images", receipts)
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
@@ -185,11 +189,14 @@ async def _core(
         holds=holds,
         receipts=receipts,
         history=history,
+        aside=aside,
         sources=sources,
         resources=resources,
         imports=imports,
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
-        aliases=await trio.to_thread.run_sync(Aliases, state / "aliases.json", catalog),
+        aliases=await trio.to_thread.run_sync(
+            Aliases, state / ALIASES, catalog, partial(aside.move, lost=NO_ALIASES)
+        ),
         metrics=metrics,
         library=library,
     )
@@ -245,14 +252,14 @@ def _image_server(core: _Core) -> ImageServer | None:
     def installed(uuid: str) -> bool:
         return any(catalog.find(pool, uuid) is not None for pool in catalog.pools)
 
-    resources, relay = core.resources, None
+    library, resources, relay = core.library, core.resources, None
     if table.pull:
         relay = Relay(
             core.sources,
             core.library,
             journal=resources.journal.ranges,
             limits=lambda: resources.limits.download,
-            room=lambda to_come: resources.free_space.check_spool(to_come),
+            claim=lambda: resources.free_space.claim_folder(library.folder),
             at_a_time=settings.limits.imports,
         )
     publishing = None
@@ -261,7 +268,7 @@ def _image_server(core: _Core) -> ImageServer | None:
         publishing = Publishing(
             core.library,
             Writers(table.tokens, keys),
-            room=lambda to_come: resources.free_space.check_spool(to_come),
+            lambda: resources.free_space.claim_folder(library.folder),
         )
 
     def jobs() -> list[Job]:
@@ -318,6 +325,7 @@ def _server(core: _Core, maker: Maker) -> Server:
         jobs=imports.jobs,
         clients=lambda: server.connections,
         warnings=log.recent_warnings,
+        faults=partial(_faults, core),
     )
     server = Server(
         Path(settings.socket.path),
@@ -360,8 +368,21 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         exporter=Exporter(catalog),
         publisher=Publisher(sources.configured),
         status=status,
-        doctor=OwnHost(core.settings, core.files, catalog.pools, lambda: core.view.kind).examine,
+        doctor=OwnHost(
+            core.settings, core.files, catalog.pools, lambda: core.view.kind, partial(_faults, core)
+        ).examine,
     )
+
+
+def _faults(core: _Core) -> list[ImgstoreError]:
+    """What waits until the disk has room again, and what was found damaged. Blocks briefly."""
+    waiting = [fault for fault in (core.imports.fault, core.history.fault) if fault is not None]
+    damaged = [
+        DamagedError(f'pool "{name}": {what}', hint="check the disk; `imgctl import` replaces an image")
+        for name, pool in core.catalog.pools.items()
+        for what in pool.damage()
+    ]
+    return [*waiting, *core.aside.errors(), *damaged]
 
 
 async def open_pools(settings: Config) -> dict[str, Pool]:

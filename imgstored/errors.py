@@ -183,6 +183,12 @@ class MaxPlatformError(ImgstoreError):
     code = "MaxPlatform"
 
 
+class DamagedError(ImgstoreError):
+    """The daemon cannot use something of its own files, and goes on without it (only in `status`)."""
+
+    code = "Damaged"
+
+
 # -- creating images -----------------------------------------------------------------------------------------
 
 

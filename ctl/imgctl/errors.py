@@ -197,6 +197,10 @@ class MaxPlatformError(RemoteError, code="MaxPlatform"):
     """The platform is newer than the image allows."""
 
 
+class DamagedError(RemoteError, code="Damaged"):
+    """The daemon cannot use something of its own files, and goes on without it (only in `status`)."""
+
+
 class NoSpaceError(RemoteError, code="NoSpace"):
     """Not enough free space, before or during the receive."""
 

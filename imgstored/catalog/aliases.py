@@ -20,6 +20,7 @@ from imgstored.manifest import check_uuid
 from imgstored.manifest.names import UUID, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from imgproto.documents import AliasDocument
@@ -49,12 +50,15 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Aliases:
     """The aliases in one file. For trio's thread; what blocks runs in others, one at a time."""
 
-    def __init__(self, path: Path, catalog: Catalog) -> None:
-        """Reads the file. Blocks. One that is damaged is set aside, and there are no aliases then."""
+    def __init__(self, path: Path, catalog: Catalog, set_aside: Callable[[Path, str], None]) -> None:
+        """Reads the file. Blocks. There are no aliases if it is damaged.
+
+        `set_aside` takes it then, and why; it may raise `OSError`.
+        """
         self._path = path
         self._catalog = catalog
         self._lock = trio.Lock()
-        self._aliases = _read(path)
+        self._aliases = _read(path, set_aside)
 
     def meaning(self, text: str) -> str:
         """The uuid that an alias means; any other text as it is."""
@@ -116,17 +120,16 @@ class Aliases:
         self._aliases = aliases
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path, set_aside: Callable[[Path, str], None]) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(_MAX_FILE), type=_File).aliases
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        aside = path.with_name(f"{path.name}.damaged")
-        log.error("the aliases cannot be read, and are set aside", path=str(aside), error=str(error))
+        log.error("the aliases cannot be read", error=str(error))
         try:
-            path.replace(aside)
+            set_aside(path, str(error))
         except OSError as problem:
             log.error("they cannot be set aside", error=str(problem))
         return {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from imgstored.errors import PoolError, UsageError
+from imgstored.errors import ImgstoreError, PoolError, UsageError
 from imgstored.pools.base import MAX_TAG
 
 if TYPE_CHECKING:
@@ -128,6 +128,10 @@ class Holds:
         """Releases the holds of an earlier daemon's clients, which are gone. Blocks."""
         for image in self._catalog.all():
             pool = self._catalog.pool(image.pool)
-            for tag in pool.holds(image.uuid):
-                if tag.startswith(CLIENT_TAG):
-                    pool.release(image.uuid, tag)
+            try:
+                for tag in pool.holds(image.uuid):
+                    if tag.startswith(CLIENT_TAG):
+                        pool.release(image.uuid, tag)
+            except ImgstoreError as error:
+                # Such as a disk that is full: the image stays held, and the next start tries again.
+                log.error("a client's hold stays", uuid=image.uuid, pool=image.pool, error=error.message)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from imgproto.documents import FindingDocument
 
     from imgstored.config import Config
+    from imgstored.errors import ImgstoreError
     from imgstored.pools.base import Pool
 
 _MIB = 1 << 20
@@ -30,6 +31,7 @@ class Subject:
     files: tuple[Path, ...] = ()
     pools: Mapping[str, Pool] | None = field(default=None, repr=False)
     view: str | None = None  #: `fuse`, `files`, `off`
+    faults: tuple[ImgstoreError, ...] = ()  #: what the running daemon cannot use of its own files
 
     @property
     def runs(self) -> bool:

@@ -47,6 +47,7 @@ from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import LocalFile
 from imgstored.imports.progress import Sample
+from imgstored.imports.room import watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
 from imgstored.pools.timeout import with_notice
@@ -66,9 +67,10 @@ if TYPE_CHECKING:
     from imgstored.http.location import Location, Verify
     from imgstored.imports.progress import Reading
     from imgstored.imports.resources import Resources
+    from imgstored.imports.room import Claim
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
-    from imgstored.pools.base import Occupant, PoolImage
+    from imgstored.pools.base import Occupant, PoolImage, Room
 
 _Answer = TypeVar("_Answer")
 
@@ -160,6 +162,8 @@ class Import:
         self._pump: Pump | None = None
         self._fetched_before: dict[str, int] = {}  # by downloads before this one
         self._received: PoolImage | None = None
+        self._pool_room: Claim  # while it runs
+        self._claims: list[Claim] = []
         self._free_before = 0  # bytes of the pool, before it got anything of the image
 
     # -- who wants it ----------------------------------------------------------------------------------------
@@ -209,6 +213,8 @@ class Import:
         """
         log.info("installing", uuid=self.uuid, pool=self.spec.pool, source=self.action.source)
         self._warn_of_oddities()
+        self._pool_room = self._resources.free_space.claim_pool(self._pool)
+        self._claims.append(self._pool_room)
         result: _Result | None = None
         try:
             async with self._lock:
@@ -216,6 +222,8 @@ class Import:
                     with self._scope:
                         result = await self._bring_in()
                 finally:
+                    for claim in self._claims:
+                        claim.close()
                     # Without a result it was cancelled: by those who wanted it, or with the whole daemon.
                     cancelled = End.STOPPED if stopping() else End.ABANDONED
                     await self._drop(cancelled if result is None else result.end)
@@ -271,12 +279,12 @@ class Import:
         return result
 
     async def _remember_shortage(self, error: NoSpaceError) -> None:
-        """The pool was full: what the image took of it until then, the next try asks for before it begins.
+        """The pool was full: what the image took of it, and what came next, the next try asks for at first.
 
         A pool may compress the stream, and others may have filled the pool, too: the lower figure is sure.
         """
-        left = error.data.get("free", 0)
-        taken = min(self.received, max(0, self._free_before - left))
+        left, more = error.data.get("free", 0), error.data.get("more", 0)
+        taken = min(self.received, max(0, self._free_before - left) + more)
         journal = self._resources.journal
         try:
             await trio.to_thread.run_sync(journal.found_needed, *self.spec.key, taken)
@@ -320,9 +328,11 @@ class Import:
         doubt = await self._ask(lambda: free_space.doubt(self._pool, self.manifest))
         if doubt is not None:
             self._note(doubt)
+        spool_room = await trio.to_thread.run_sync(free_space.claim_spool)
+        self._claims.append(spool_room)
         attempt = 1
         while True:
-            self._download, self._pump = download, pump = self._pipeline(locations)
+            self._download, self._pump = download, pump = self._pipeline(locations, spool_room)
             try:
                 return await self._transfer(download, pump)
             except ResumeError as error:
@@ -355,7 +365,7 @@ class Import:
             )
         return None
 
-    def _pipeline(self, locations: Sequence[Location]) -> tuple[Download, Pump]:
+    def _pipeline(self, locations: Sequence[Location], spool_room: Room) -> tuple[Download, Pump]:
         """A download and the pump behind it, of one attempt."""
         resources, file = self._resources, self.manifest.file
         name = spool_name(*self.spec.key)
@@ -370,7 +380,7 @@ class Import:
             path=resources.spools / name,
             journal=resources.journal.ranges(name),
             limits=resources.limits.download,
-            room=resources.free_space.check_spool,
+            room=spool_room,
             note=note,
         )
         download.watermark.waiting = self.stages.waiting
@@ -417,6 +427,7 @@ class Import:
         try:
             self.enter("downloading")
             download.watermark.begin()
+            await self._ask(partial(self._reserve, download.total or 0))
             await download.run(opened)
         finally:
             slots.release()
@@ -437,12 +448,13 @@ class Import:
             there = await self._acquire_lock()
         if there is not None:
             return there
-        free_space = self._resources.free_space
 
         def receive(stream: Iterator[bytes | memoryview]) -> PoolImage:
-            self._free_before = free_space.check_pool(self._pool, at_least)
-            watched = free_space.watched(stream, self._pool)
-            return self._pool.receive(self.uuid, watched, origin=self.manifest.origin)
+            there = self._reserve(at_least)
+            room = self._pool_room
+            return self._pool.receive(
+                self.uuid, watched(stream, room, there), origin=self.manifest.origin, room=room
+            )
 
         failure: ImgstoreError | None = None
         async with trio.open_nursery() as nursery:
@@ -457,6 +469,15 @@ class Import:
         if failure is not None:
             raise failure
         return _Result(End.INSTALLED)
+
+    def _reserve(self, at_least: int) -> int:
+        """Reserves room in the pool for a stream of so many bytes; returns how many are there. Blocks.
+
+        A stream is mostly not smaller than its file; its size shows as it comes. Raises `NoSpaceError`.
+        """
+        there = self._pool.resume_point(self.uuid)
+        self._free_before = self._pool_room.expect(max(0, at_least - there))
+        return there
 
     async def _acquire_lock(self) -> _Result | None:
         """Takes the image's lock until the import has ended; a result if somebody else has installed it."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from imgstored.errors import ImgstoreError
+from imgstored.errors import ImgstoreError, NoSpaceError
+from imgstored.host import shortage
 from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Leftovers:
         """
         if not kept.partial:
             self._abandon(pool, uuid, locked=locked)
+        if self._journal.fault is not None:
+            return  # an image file's: no other import begins without the journal
         if not kept.download:
             self._drop_spool(spool_name(pool, uuid))
         if not kept.journal:
@@ -83,7 +86,7 @@ class Leftovers:
     def sweep(self, keep_seconds: float) -> list[ImportSpec]:
         """Drops what belongs to no import that goes on or may go on; returns the specs of those that go on.
 
-        It also does what `expire` does.
+        Image files may be installed meanwhile: what is dropped is locked. It also does what `expire` does.
         """
         self.expire(keep_seconds)
         going_on = []
@@ -122,7 +125,11 @@ class Leftovers:
     def _sweep_partial(self, pool: str, uuid: str) -> None:
         log.info("dropping a half-received image", uuid=uuid, pool=pool)
         try:
-            self._abandon(pool, uuid, locked=False)
+            with self._locks.tried(uuid) as ours:
+                if ours:
+                    self._abandon(pool, uuid, locked=True)
+                else:
+                    log.info("somebody is at work on an image: its partial is left", uuid=uuid, pool=pool)
         except ImgstoreError as error:
             # Such as one that is being looked at: the next start tries again.
             log.error("a half-received image cannot be dropped", uuid=uuid, pool=pool, error=error.message)
@@ -131,7 +138,18 @@ class Leftovers:
         for name in self._journal.spooled() - kept:
             if _SPOOL_NAME.fullmatch(name):
                 self._journal.ranges(name).forget()
+        try:
+            # There was no room for it at the start, maybe.
+            self._spools.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise NoSpaceError(
+                f"{self._spools} cannot be made: {shortage.why(error)}",
+                hint="free space on the file system of the daemon's state folder",
+            ) from error
         for path in self._spools.iterdir():
             if path.name not in kept and _SPOOL_NAME.fullmatch(path.name):
                 log.info("dropping a spool that belongs to no import", name=path.name)
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.error("a spool cannot be dropped", name=path.name, error=str(error))

@@ -26,9 +26,11 @@ from imgproto.events import (
 
 from imgstored.errors import (
     CancelledError,
+    ConfigError,
     ImageNotInstalledError,
     ImgstoreError,
     OriginNotInstalledError,
+    PoolError,
     UsageError,
 )
 from imgstored.events.request import Request
@@ -66,6 +68,9 @@ MAX_IMAGES: Final = 1000
 _FIRST_PAUSE: Final = 5.0
 _LAST_PAUSE: Final = 600.0
 
+#: Seconds between two tries to open a journal for which there was no room.
+_JOURNAL_PAUSE: Final = 3.0
+
 #: Seconds between two looks for partial downloads that are too old.
 _EXPIRY_INTERVAL: Final = 3600.0
 
@@ -93,17 +98,51 @@ class Imports:
         self._events = events
         self._platform = platform
         self._table = ImportTable(events)
+        self._swept = False  # what an earlier daemon left
+        self._fault: ImgstoreError | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Runs until it is cancelled; begins with what the last daemon left unfinished."""
-        sweep, keep = self._resources.leftovers.sweep, self._resources.limits.keep_partial_seconds
-        unfinished = await trio.to_thread.run_sync(sweep, keep)
+        """Runs until it is cancelled; begins with what the last daemon left unfinished.
+
+        That waits while the journal cannot be opened, and so do new imports. Images can be listed, deleted,
+        and installed from files meanwhile.
+        """
+        unfinished = await self._left_unfinished()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._table.run)
+            task_status.started()
+            while unfinished is None:
+                await trio.sleep(_JOURNAL_PAUSE)
+                unfinished = await self._left_unfinished()
             for spec in unfinished:
                 nursery.start_soon(self._go_on, spec)
             nursery.start_soon(self._expire)
-            task_status.started()
+
+    async def _left_unfinished(self) -> list[ImportSpec] | None:
+        """What goes on, once all else is swept up; None while there is no journal that says so."""
+        journal, keep = self._resources.journal, self._resources.limits.keep_partial_seconds
+        try:
+            if not await trio.to_thread.run_sync(journal.open):
+                return None
+            unfinished = await trio.to_thread.run_sync(self._resources.leftovers.sweep, keep)
+        except (PoolError, ConfigError) as error:
+            self._fault = error
+            log.error("imports wait", error=error.message, hint=error.hint)
+            return None
+        self._swept, self._fault = True, None
+        return unfinished
+
+    @property
+    def fault(self) -> ImgstoreError | None:
+        """Why imports wait, or None."""
+        return self._fault or self._resources.journal.fault
+
+    def _check_journal(self) -> None:
+        """Raises `PoolError` while no import can be written down."""
+        if self._fault is not None:
+            raise self._fault
+        if not self._swept:
+            raise self._resources.journal.not_open()
 
     async def _expire(self) -> None:
         """Drops partial downloads when they are too old: a daemon may run for years."""
@@ -291,6 +330,7 @@ class Imports:
         self, request: Request, spec: ImportSpec, requester: Requester, log_id: str
     ) -> Import | None:
         """Plans the image's ancestry, and starts what there is to do; None if the image is there by then."""
+        self._check_journal()
         plan = self.plan(spec)
         await self._walk(request, plan, log_id)
         while (ending := self._cancelled_in(plan)) is not None:

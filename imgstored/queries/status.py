@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from imgproto.documents import (
-        ErrorDocument,
         JobDocument,
         PoolStateDocument,
         SourceStateDocument,
@@ -68,7 +67,9 @@ class Status:
         jobs: Callable[[], list[JobDocument]],
         clients: Callable[[], int],
         warnings: Callable[[], list[WarningDocument]],
+        faults: Callable[[], list[ImgstoreError]] = list,
     ) -> None:
+        """`faults` are what the daemon cannot use of its own files. It blocks briefly."""
         self._daemon = daemon
         self._pools = pools
         self._sources = sources
@@ -76,12 +77,13 @@ class Status:
         self._jobs = jobs
         self._clients = clients
         self._warnings = warnings
+        self._faults = faults
 
     async def status(self) -> StatusDocument:
         """The protocol's *status*."""
         daemon = self._daemon
         pools = await self._pools.all()
-        problems: list[ErrorDocument] = []
+        problems = [fault.as_wire() for fault in await lanes.in_thread(self._faults)]
         sources: list[SourceStateDocument] = []
         try:
             sources = await self._sources.health()

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from imgstored import import_id
 from imgstored.errors import DownloadError, ImageNotFoundError, ImgstoreError
 from imgstored.host import shortage
 from imgstored.manifest import load
+from imgstored.pools.base import Room
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
 from imgstored.transfer.download import Download
 
@@ -53,20 +54,21 @@ _MOST: Final = 1000
 class Fetch:
     """A file on its way. `open` and `available` are for any thread, the rest for trio's."""
 
-    def __init__(self, manifest: Manifest, size: int, path: Path, download: Download) -> None:
+    def __init__(self, manifest: Manifest, size: int, path: Path) -> None:
         self.manifest = manifest
         self.size = size
         self.path = path
         self.begun = trio.Event()  #: clients can open the file
         self._lock = threading.Lock()
         self._fd = -1
-        self._download = download
+        self._download: Download | None = None
         self.began_at = time.time()  #: seconds since the epoch
         self._verified = False
         self._failure: ImgstoreError | None = None
 
-    def begin(self) -> None:
-        """Makes the file. Blocks. Raises `OSError`."""
+    def begin(self, download: Download) -> None:
+        """Makes the file that the download fills. Blocks. Raises `OSError`."""
+        self._download = download
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self.path, flags, 0o600)
 
@@ -84,15 +86,17 @@ class Fetch:
 
     def available(self) -> Callable[[int], int]:
         """What an answer's `Span.available` is, for one client."""
-        generation = self._download.generation
+        download = self._download
+        assert download is not None, "no client has the file before that"
+        generation = download.generation
 
         def available(offset: int) -> int:
             if self._failure is not None:
                 raise self._failure
             if self._verified:
                 return self.size
-            end = self._download.end_of(offset, _PATIENCE)
-            if self._download.generation != generation:
+            end = download.end_of(offset, _PATIENCE)
+            if download.generation != generation:
                 raise DownloadError("the file changed on its source while it was served")
             return offset if end == offset else max(offset, min(end, self.size - 1))
 
@@ -133,6 +137,14 @@ class _Answer(Struct, frozen=True):
     error: ImgstoreError | None = None
 
 
+class Claim(Room, Protocol):
+    """Room that is reserved until it is given back."""
+
+    def close(self) -> None:
+        """Gives it back."""
+        ...
+
+
 class Relay:
     """The files on their way. For trio's thread."""
 
@@ -143,15 +155,15 @@ class Relay:
         *,
         journal: Callable[[str], RangeJournal],
         limits: Callable[[], DownloadLimits],
-        room: Callable[[int], None],
+        claim: Callable[[], Claim],
         at_a_time: int,
     ) -> None:
-        """`journal` gives the ranges of a spool by its name; `room` is as of `Download`."""
+        """`journal` gives the ranges of a spool by its name; `claim` reserves room in the library."""
         self._sources = sources
         self._library = library
         self._journal = journal
         self._limits = limits
-        self._room = room
+        self._claim = claim
         self._slots = trio.CapacityLimiter(at_a_time)
         self._fetches: dict[str, Fetch] = {}
         self._answers: dict[str, _Answer] = {}
@@ -227,30 +239,25 @@ class Relay:
         uuid, file = found.manifest.uuid, found.manifest.file
         if file is None or file.size is None:
             raise ImageNotFoundError(f"the sources do not say how large the file of image {uuid} is")
-        path = self._library.spool(uuid)
-        download = Download(
-            found.locations,
-            size=file.size,
-            path=path,
-            journal=self._journal(f"_library-{uuid}"),
-            limits=self._limits(),
-            room=self._room,
-            note=lambda text: log.info("a download has trouble", uuid=uuid, trouble=text),
-        )
-        fetch = self._fetches[uuid] = Fetch(found.manifest, file.size, path, download)
+        fetch = self._fetches[uuid] = Fetch(found.manifest, file.size, self._library.spool(uuid))
         assert self._nursery is not None
-        self._nursery.start_soon(self._run, fetch, download)
+        self._nursery.start_soon(self._run, fetch, found)
         return fetch
 
-    async def _run(self, fetch: Fetch, download: Download) -> None:
+    async def _run(self, fetch: Fetch, found: Found) -> None:
         """Fetches one file. Another request for it begins anew once this has failed."""
         uuid = fetch.manifest.uuid
         try:
-            await trio.to_thread.run_sync(fetch.begin)
-            fetch.begun.set()
-            async with self._slots:
-                log.info("fetching a file for others", uuid=uuid)
-                await self._transfer(fetch, download)
+            claim = await trio.to_thread.run_sync(self._claim)
+            try:
+                download = self._download(found, fetch, claim)
+                await trio.to_thread.run_sync(fetch.begin, download)
+                fetch.begun.set()
+                async with self._slots:
+                    log.info("fetching a file for others", uuid=uuid)
+                    await self._transfer(fetch, download)
+            finally:
+                claim.close()
         except (ImgstoreError, OSError) as failure:
             error = failure if isinstance(failure, ImgstoreError) else DownloadError(shortage.why(failure))
             log.warning("a file for others did not come", uuid=uuid, error=error.message)
@@ -266,6 +273,18 @@ class Relay:
             fetch.begun.set()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(fetch.end)
+
+    def _download(self, found: Found, fetch: Fetch, claim: Claim) -> Download:
+        uuid = fetch.manifest.uuid
+        return Download(
+            found.locations,
+            size=fetch.size,
+            path=fetch.path,
+            journal=self._journal(f"_library-{uuid}"),
+            limits=self._limits(),
+            room=claim,
+            note=lambda text: log.info("a download has trouble", uuid=uuid, trouble=text),
+        )
 
     async def _transfer(self, fetch: Fetch, download: Download) -> None:
         file = fetch.manifest.file

@@ -22,6 +22,7 @@ from imgstored.http.location import Location, check_headers
 from imgstored.http.range_reply import OTHER_FILE, FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Sink, Timeouts
 from imgstored.http.retry import Backoff
+from imgstored.pools.base import BOUNDLESS
 from imgstored.transfer.coding import Uncoded, may_be_added
 from imgstored.transfer.mirror import (
     ChangedError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from imgstored.pools.base import Room
     from imgstored.transfer.range_journal import RangeJournal
 
 #: A request that brought this many new bytes before it failed is no sign of a mirror that does not work.
@@ -108,7 +110,7 @@ class Download:
         path: Path,
         journal: RangeJournal,
         limits: DownloadLimits,
-        room: Callable[[int], None] = _nothing,
+        room: Room = BOUNDLESS,
         note: Callable[[str], None] = _nothing,
         environ: Mapping[str, str] = os.environ,
         chance: Callable[[], float] = random.random,
@@ -116,8 +118,9 @@ class Download:
     ) -> None:
         """`size` is the manifest's, None if it has none; `path` the spool, whose folder exists.
 
-        `room` is called with the bytes still to come before each range, from a worker thread, and may raise
-        `NoSpaceError`. `note` gets sentences for people: retries, mirrors given up.
+        `room` is asked, from worker threads, before the first byte for all that is to come, as far as
+        somebody says how much that is, and for each piece. `note` gets sentences for people: retries, mirrors
+        given up.
         """
         self.watermark = Watermark()
         self.mirrors = [Mirror(location) for location in locations]
@@ -125,13 +128,12 @@ class Download:
         self._size = size
         self._path = path
         self._limits = limits
-        self._room = room
         self._note = note
         self._environ = environ
         self._chance = chance
         self._user_agent = user_agent
         self._addresses = Answered()
-        self._spool = Spool(path, journal, self.watermark)
+        self._spool = Spool(path, journal, self.watermark, room)
         self._requests: dict[int, RangeRequest] = {}
         self._changed = trio.Event()
         self._error: ImgstoreError | None = None
@@ -313,7 +315,7 @@ class Download:
         url = request.mirror.location.url
         validator = spool.validators.get(url) if self._plan.trusts_validators(request.ask.mirror) else None
         try:
-            self._room(max(0, (self.total or 0) - spool.present))
+            spool.reserve()
             check_headers(request.mirror.location.access)
             body = _Body(request, start, stop, plain, validator)
             accept = partial(self._accept, body)
@@ -347,8 +349,11 @@ class Download:
             proven=self._plan.mirrors[request.ask.mirror].proven,
             plain=body.plain,
         )
+        known = spool.size is not None
         if not trio.from_thread.run_sync(self._answered, request, reply):
             raise FetchError("the server stopped serving ranges")
+        if not known:
+            spool.reserve()
         if reply.validator is not None and self._plan.trusts_validators(request.ask.mirror):
             spool.remember(url, reply.validator)
         request.position = reply.start
@@ -398,6 +403,7 @@ class Download:
         """After an answer that was the whole file, maybe of a length that nobody announced."""
         if self._spool.size is None:
             self._spool.settle(request.position)
+            self._spool.reserve()  # which is nothing more
         expected, got = self._spool.size, request.position
         if got != expected:
             raise FetchError(

@@ -79,8 +79,8 @@ class DoubtfulPool(EmbeddedPool):
 
     refusals = 1
 
-    def receive(self, uuid, blocks, *, origin=None):
-        image = super().receive(uuid, blocks, origin=origin)
+    def receive(self, uuid, blocks, **settings):
+        image = super().receive(uuid, blocks, **settings)
         if self.refusals:
             self.refusals -= 1
             self.abandon(uuid)
@@ -114,7 +114,7 @@ async def test_the_last_who_leaves_ends_the_import(open_house, monkeypatch):
     received, cancelled = trio.Event(), threading.Event()
     whole = EmbeddedPool.receive
 
-    def receive(self, uuid, blocks, *, origin=None):
+    def receive(self, uuid, blocks, **settings):
         """Receives a part, and then waits for the import to be cancelled."""
 
         def slowly():
@@ -123,7 +123,7 @@ async def test_the_last_who_leaves_ends_the_import(open_house, monkeypatch):
                 trio.from_thread.run_sync(received.set)
                 cancelled.wait(10)
 
-        return whole(self, uuid, slowly(), origin=origin)
+        return whole(self, uuid, slowly(), **settings)
 
     monkeypatch.setattr(EmbeddedPool, "receive", receive)
     async with open_house() as house:

@@ -122,7 +122,7 @@ class PoolContract:
         assert pool.images() == []
         assert pool.partials() == []
         assert pool.image(BASE) is None
-        assert pools.resume_point(BASE) == 0
+        assert pools.resume_point(BASE) == pool.resume_point(BASE) == 0
         assert pool.uses() == {}
 
     @EVERY
@@ -219,6 +219,11 @@ class PoolContract:
         assert pool.name
         space = pool.space()
         assert 0 < space.available <= space.total
+        assert pool.storage
+
+    def test_a_sound_pool_has_no_damage(self, pool: Pool) -> None:
+        install(pool, "base")
+        assert pool.damage() == []
 
     # -- what cannot be received -------------------------------------------------------------------------
 
@@ -321,6 +326,7 @@ class PoolContract:
         for size in range(200_000, len(stream), 600_000):
             begin(pool, "base", size)
             points.append(pools.resume_point(BASE))
+            assert pool.resume_point(BASE) == points[-1]
         assert points == sorted(points)
         receive(pool, "base")
         pool.publish(BASE)
@@ -372,7 +378,7 @@ class PoolContract:
         pool.abandon(BASE)
         for each in (pool, pools.open()):
             assert each.partials() == []
-            assert pools.resume_point(BASE) == 0
+            assert pools.resume_point(BASE) == each.resume_point(BASE) == 0
         with pytest.raises(PoolError):
             pool.publish(BASE)
 

@@ -20,6 +20,7 @@ from imgstored.http.secrets import KNOWN
 from imgstored.queries import history as module
 from imgstored.queries.history import History, open_history
 from imgstored.queries.names import Named
+from imgstored.state.damage import DAMAGED, Aside
 from tests.imports.house import until
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -220,11 +221,46 @@ def test_nobody_else_may_read_it(history, path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_that_is_none_is_refused_with_what_to_do(path):
+async def test_a_file_that_is_none_is_set_aside(path):
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(ConfigError) as caught:
-        History(path)
-    assert "move the file away" in caught.value.hint
+    aside = Aside(path.parent / DAMAGED)
+    with closing(History(path, aside)) as history:
+        assert await history.entries(None, 10) == []
+    assert [damage.what for damage in aside.found()] == [str(path)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "action = x'ff'",
+        "name = x'00'",
+        "started_at = 'then'",
+        "uid = 'root'",
+        "bytes = x'01'",
+        "seconds = 'x'",
+    ],
+)
+async def test_a_damaged_entry_costs_that_entry(history, path, value):
+    for _ in range(3):
+        await entry_of(history, action("delete"))
+    history.close()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"UPDATE history SET {value} WHERE id = 2")
+    aside = Aside(path.parent / DAMAGED)
+    with closing(History(path, aside)) as again:
+        assert len(await again.entries(None, 10)) == 2
+        await entry_of(again, action("delete"))
+        assert len(await again.entries(None, 10)) == 3
+    assert [damage.what for damage in aside.found()] == ["entry 2 in history"]
+
+
+async def test_text_that_is_none_is_shown_as_far_as_it_can_be(history, path):
+    await entry_of(history, action("delete"))
+    history.close()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE history SET name = cast(x'61ff62' as text)")
+    with closing(History(path)) as again:
+        assert [entry["name"] for entry in await again.entries(None, 10)] == ["a\ufffdb"]
 
 
 async def test_the_file_of_the_first_version_is_read_on(history, path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 
 import pytest
 
@@ -24,6 +25,7 @@ from imgstored.queries.history import History
 from imgstored.queries.resolver import MAX_NAMES, Resolver
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.source_set import SourceSet
+from imgstored.state.damage import Aside
 from tests.support.image_site import BASE, INCREMENTAL, ImageSite, fixture_manifest
 
 OTHER = "99999999-aaaa-4bbb-8ccc-000000000001"
@@ -64,7 +66,7 @@ def source_set(tmp_path, nginx):
 
 @pytest.fixture
 def aliases(tmp_path, catalog):
-    return Aliases(tmp_path / "aliases.json", catalog)
+    return Aliases(tmp_path / "aliases.json", catalog, partial(Aside(tmp_path / "damaged").move, lost=""))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import trio
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
 from imgstored.http.location import Access, Location
 from imgstored.http.retry import Backoff
+from imgstored.pools.base import BOUNDLESS, Boundless, Room
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
 from tests.support.forward_proxy import ForwardProxy
@@ -25,6 +26,8 @@ from tests.support.nginx import Nginx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.support.faulty_server import FaultyServer, Request, Wire
 
 MIB = 1 << 20
 SIZE = 8 * MIB + 12345
@@ -50,7 +53,7 @@ class Target:
         size: int | None = SIZE,
         connections: int = 4,
         access: Access | None = None,
-        room: Callable[[int], None] = lambda _: None,
+        room: Room = BOUNDLESS,
         environ: dict[str, str] | None = None,
     ) -> Download:
         limits = download_limits(
@@ -405,21 +408,63 @@ async def test_no_mirror_at_all(target: Target) -> None:
 # -- no room -----------------------------------------------------------------------------------------------
 
 
-async def test_the_room_is_watched(nginx: Nginx, target: Target) -> None:
-    asked: list[int] = []
+class Small(Boundless):
+    """Has room for so many bytes, whatever is expected."""
 
-    def room(needed: int) -> None:
-        asked.append(needed)
-        if needed < SIZE // 2:
+    def __init__(self, size: int) -> None:
+        self.expected: list[int] = []
+        self.left = size
+        self.writing = 0
+
+    def expect(self, to_come: int, *, exact: bool = False) -> int:
+        self.expected.append(to_come)
+        return self.left
+
+    def take(self, size: int) -> None:
+        assert self.writing == 0
+        if size > self.left:
             raise NoSpaceError("no room left in the pool")
+        self.writing = size
 
+    def spent(self, size: int) -> None:
+        assert self.writing == size
+        self.left, self.writing = self.left - size, 0
+
+
+async def test_the_room_is_watched(nginx: Nginx, target: Target) -> None:
+    room = Small(SIZE // 2)
     download = target.download(nginx.url + "/file", connections=1, room=room)
     with pytest.raises(NoSpaceError, match="in the pool"):
         await download.run()
-    assert asked[0] == SIZE
-    assert asked == sorted(asked, reverse=True)
+    assert room.expected[0] == SIZE
+    assert room.expected == sorted(room.expected, reverse=True)
+    assert target.path.stat().st_blocks * 512 <= SIZE // 2
     with pytest.raises(NoSpaceError):
         download.watermark.wait(0)
+
+
+@pytest.mark.parametrize("size", [SIZE // 2, SIZE])
+async def test_the_room_is_watched_where_nobody_says_how_much_comes(
+    start_faulty: Callable[..., FaultyServer], target: Target, size: int
+) -> None:
+    """No length, no ranges: bytes that come are all that there is to see."""
+
+    def whole(_request: Request, wire: Wire) -> None:
+        with suppress(OSError):  # a client that has no room hangs up
+            wire.send(b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n" + CONTENT)
+        wire.close()
+
+    server = start_faulty(whole)
+    room = Small(size)
+    download = target.download(server.url + "/file", size=None, connections=1, room=room)
+    if size == SIZE:
+        await download.run()
+        assert room.left == 0
+        assert target.there()
+    else:
+        with pytest.raises(NoSpaceError, match="in the pool"):
+            await download.run()
+        assert target.path.stat().st_blocks * 512 <= size
 
 
 @pytest.fixture

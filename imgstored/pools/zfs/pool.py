@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from imgstored.errors import (
     ImageNotInstalledError,
     OriginNotInstalledError,
     PoolError,
+    ResumeError,
 )
+from imgstored.host.mounts import storage_of_zfs
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import MAX_TAG, Occupant, Use
+from imgstored.pools.base import BOUNDLESS, MAX_TAG, Occupant, Use
 from imgstored.pools.refusals import check_tag, in_the_way, incomplete, refuse_dependents
 from imgstored.pools.zfs import programs
 from imgstored.pools.zfs.check import check_stream
@@ -26,11 +29,12 @@ from imgstored.pools.zfs.pipe import outlet
 from imgstored.pools.zfs.programs import FINAL, PARTIAL
 from imgstored.pools.zfs.properties import DEFAULT, checked
 from imgstored.pools.zfs.receive import Receive
+from imgstored.zstream.token import parse_token
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
 
-    from imgstored.pools.base import Blocks, Checked, OnRead, PoolImage, Space
+    from imgstored.pools.base import Blocks, Checked, OnRead, PoolImage, Room, Space
 
 #: zpoolconcepts(7): a letter, then also digits and these signs.
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
@@ -68,6 +72,11 @@ class ZfsPool:
     def binding(self) -> str:
         """By what libzfs_core is called: `pyzfs`, or the name of the library's file."""
         return self._lzc.binding
+
+    @property
+    def storage(self) -> str:
+        """All datasets of the pool share it."""
+        return storage_of_zfs(self.name)
 
     @property
     def shared(self) -> bool:
@@ -110,9 +119,28 @@ class ZfsPool:
         self._lzc.rename(f"{dataset}@{snapshot}", dataset + FINAL, doing)
         return self._installed(uuid)
 
+    def damage(self) -> list[str]:
+        """None: the pool has no files but ZFS's, of which `PoolStates` tells."""
+        return []
+
     def partials(self) -> list[str]:
         """The images of which a part is received and not published, also those that imgadm is receiving."""
         return programs.partials(self._lzc)
+
+    def resume_point(self, uuid: str) -> int:
+        """The bytes of the stream in UUID-partial, from its token; a good estimate.
+
+        Of one that is complete, the bytes of its data.
+        """
+        check_uuid(uuid)
+        found = programs.dataset(self._lzc, self._dataset(uuid) + PARTIAL, f"looking at image {uuid}")
+        if found is None:
+            return 0
+        if found.guid is not None:
+            return found.size
+        with contextlib.suppress(ResumeError):
+            return 0 if found.token is None else parse_token(found.token).bytes
+        return 0
 
     def uses(self) -> dict[str, Use]:
         """The clones and holds that protect each image; tags are asked for only where something is held."""
@@ -130,7 +158,9 @@ class ZfsPool:
 
     # -- receiving -------------------------------------------------------------------------------------------
 
-    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+    def receive(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
         """Receives an image's stream into UUID-partial, and checks all of it."""
         check_uuid(uuid)
         with self._registered(uuid, origin):
