@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 import trio
@@ -70,6 +70,14 @@ def open_source(
     return _KINDS[spec.type](spec, fetch=fetch, limits=limits or AskLimits())
 
 
+class Listing(NamedTuple):
+    """What a source has: its images, why there may be more of them (a sentence), and the problem with it."""
+
+    images: Sequence[Listed]
+    incomplete: str = ""
+    problem: ProblemDocument | None = None
+
+
 class SourceClient:
     """Asks one source. Used from trio's thread."""
 
@@ -88,11 +96,13 @@ class SourceClient:
         self._health = health
         self._lists = lists
         self._now = now
+        self._logged = ""  # why its list is incomplete
 
     async def ping(self) -> ImgstoreError | None:
         """What is wrong with the source; None if it is there."""
         with self._question() as question:
             await self._source.ping()
+        self._log_incomplete()
         return question.error
 
     async def must_answer(self) -> None:
@@ -106,39 +116,50 @@ class SourceClient:
                 data={"cause": error.as_wire()},
             ) from error
 
-    async def list(self, *, save: bool) -> tuple[Sequence[Listed], ProblemDocument | None]:
-        """The source's images, and the problem with it: {source, error, listed_at?}.
+    async def list(self, *, save: bool) -> Listing:
+        """The source's images, and the problem with it.
 
         The last good list stands in for one that fails. With `save` a good one becomes the last.
         """
         images: list[Listed] = []
         with self._question() as question:
             images = await self._source.list()
+        self._log_incomplete()
         error = question.error
         if error is None:
+            good = KeptList(images, self._now().isoformat(), self._source.incomplete or "")
             if save:
                 async with self._lists.busy:
-                    await trio.to_thread.run_sync(
-                        self._lists.save, self.spec, images, self._now().isoformat()
-                    )
-            return images, None
+                    await trio.to_thread.run_sync(self._lists.save, self.spec, good)
+            return Listing(good.images, good.incomplete)
         log.warning("a source cannot be listed", source=self.spec.url, error=error.message)
         problem: ProblemDocument = {"source": public(self.spec.url), "error": error.as_wire()}
-        async with self._lists.busy:
-            last = await trio.to_thread.run_sync(self._lists.load, self.spec)
+        last = await self._last()
         if last is None:
-            return [], problem
-        return last[0], {**problem, "listed_at": last[1]}
+            return Listing([], "", problem)
+        return Listing(last.images, last.incomplete, {**problem, "listed_at": last.listed_at})
 
     async def last_list(self) -> Sequence[Listed]:
         """What the source had when it last answered; it is not asked."""
-        last = await trio.to_thread.run_sync(self._lists.load, self.spec)
-        return [] if last is None else last[0]
+        last = await self._last()
+        return [] if last is None else last.images
+
+    async def incomplete(self) -> str:
+        """Why the last list of the source may lack images, a sentence; it is not asked."""
+        if self._source.incomplete is not None:
+            return self._source.incomplete
+        last = await self._last()
+        return "" if last is None else last.incomplete
+
+    async def _last(self) -> KeptList | None:
+        async with self._lists.busy:
+            return await trio.to_thread.run_sync(self._lists.load, self.spec)
 
     async def offer(self, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
         """What the source says about an image. Errors are returned, so that other sources still count."""
         with self._question() as question:
             offer = await self._source.offer(uuid)
+            self._log_incomplete()
             return None if offer is None else read(offer)
         assert question.error is not None
         log.warning("a source failed", source=self.spec.url, uuid=uuid, error=question.error.message)
@@ -146,6 +167,13 @@ class SourceClient:
 
     def _question(self) -> Question:
         return Question(self.spec, self._health)
+
+    def _log_incomplete(self) -> None:
+        """Once for each reason."""
+        incomplete = self._source.incomplete or ""
+        if incomplete not in ("", self._logged):
+            log.warning("a source's list is incomplete", source=self.spec.url, error=incomplete)
+        self._logged = incomplete
 
 
 # -- how it did ----------------------------------------------------------------------------------------------
@@ -229,23 +257,32 @@ class Question:
 # -- what it had ---------------------------------------------------------------------------------------------
 
 
+class KeptList(Struct, frozen=True):
+    """A good list of a source."""
+
+    images: Sequence[Listed]
+    listed_at: str  #: ISO time
+    incomplete: str = ""  #: why it may lack images
+
+
 class LastLists:
     """A folder with the last good list of each source, for when it does not answer.
 
-    One file a source: `{source, listed_at, manifests}`. All methods block. Hold `busy` while one changes the
-    folder.
+    One file a source: `{source, listed_at, manifests, incomplete}`. All methods block. Hold `busy` while one
+    changes the folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self.busy = trio.Lock()
         self._folder = folder
 
-    def save(self, spec: SourceSpec, images: Sequence[Listed], listed_at: str) -> None:
+    def save(self, spec: SourceSpec, kept: KeptList) -> None:
         """Writes a list. Errors are only logged: the caller has the list."""
         content = {
             "source": public(spec.url),
-            "listed_at": listed_at,
-            "manifests": [image.manifest for image in images],
+            "listed_at": kept.listed_at,
+            "manifests": [image.manifest for image in kept.images],
+            "incomplete": kept.incomplete,
         }
         data = json.dumps(content, ensure_ascii=False).encode()
         path = self._path(spec)
@@ -264,8 +301,8 @@ class LastLists:
                 error=shortage.why(error),
             )
 
-    def load(self, spec: SourceSpec) -> tuple[list[Listed], str] | None:
-        """The last good list and its time (ISO), or None. A file that is damaged is as good as none."""
+    def load(self, spec: SourceSpec) -> KeptList | None:
+        """The last good list, or None. A file that is damaged is as good as none."""
         path = self._path(spec)
         try:
             with path.open("rb") as file:
@@ -299,13 +336,18 @@ class LastLists:
         return self._folder / (name + _SUFFIX)
 
 
-def _read(data: bytes, spec: SourceSpec) -> tuple[list[Listed], str]:
+def _read(data: bytes, spec: SourceSpec) -> KeptList:
     """Raises `InvalidManifestError` or `InvalidUUIDError` unless it is what `save` wrote."""
     content = parse(data, limit=MAX_LIST)
     listed_at, manifests = content.get("listed_at"), content.get("manifests")
     if not isinstance(listed_at, str) or not isinstance(manifests, list):
         raise InvalidManifestError("not a kept list")
-    return [Listed(_named(manifest), spec.url) for manifest in manifests], listed_at
+    incomplete = content.get("incomplete")  # not in lists of older daemons
+    return KeptList(
+        [Listed(_named(manifest), spec.url) for manifest in manifests],
+        listed_at,
+        incomplete if isinstance(incomplete, str) else "",
+    )
 
 
 def _named(manifest: object) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Server:
     ) -> None:
         """`channel` goes with every request; `below` is the part of the URL that may be there or not."""
         self.spec = spec
+        self.incomplete: str | None = None  #: see `Source`
         self._fetch = fetch
         self._headers = (USER_AGENT, ("Accept", "application/json"), *headers)
         self._access = dataclasses.replace(spec.access, insecure=spec.insecure)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 
 from tests.e2e.conftest import made_image, static_source
 from tests.support.daemon import Daemon
+from tests.support.image_site import BASE
 from tests.support.nginx import Nginx
 
 MADE = "44444444-aaaa-4bbb-8ccc-00000000000b"
@@ -51,3 +55,51 @@ def test_a_web_page_is_no_image_server(served, tmp_path):
         assert refused.returncode == 1
         assert "but a web page (HTML)" in refused.stderr
         assert "Expecting value" not in refused.stderr
+
+
+def test_one_damaged_manifest_hides_no_other(served, tmp_path):
+    index = served.pages.folder / "index.html"
+    broken = "99999999-aaaa-4bbb-8ccc-000000000001"
+    index.write_text(f'{index.read_text()[:-1]}, {{"v": 2, "uuid": "{broken}", "n": 1e999}}]')
+    said = (
+        f"1 entry of the list of {served.url} is unusable, and left out ({broken}: a number that is too large"
+    )
+    with Daemon(tmp_path / "store", config=static_source(served.url)) as daemon:
+        listed = daemon.imgctl("avail", "-H", "-o", "uuid")
+        assert (listed.returncode, len(listed.stdout.split())) == (0, 3)
+        assert said in listed.stderr
+        assert said in daemon.imgctl("sources", "-c").stderr
+        assert daemon.imgctl("import", BASE).returncode == 0
+        refused = daemon.imgctl("import", broken)
+        assert refused.returncode == 1
+        assert "manifest is invalid: a number that is too large" in refused.stderr
+        assert "tell its operator" in refused.stderr
+        assert said in daemon.imgctl("import", "nothing-of-this-name").stderr
+        examined = json.loads(daemon.imgctl("doctor", "-j", timeout=60).stdout)["findings"]
+        assert any(said in finding["seen"] for finding in examined)
+        assert daemon.log.read_text().count("a source's list is incomplete") == 1
+
+
+def test_a_list_that_may_be_cut(start_faulty, tmp_path):
+    """A server that gives 50 images at a time, and knows no pages."""
+    known = [{"v": 2, "uuid": f"33333333-aaaa-4bbb-8ccc-{number:012x}", "name": "x"} for number in range(70)]
+
+    def answer(request, wire):
+        url = urlsplit(request.target)
+        if url.path == "/ping":
+            body: object = {"ping": "pong", "imgapi": True}
+        elif url.path == "/images":
+            body = known[: min(50, int(parse_qs(url.query)["limit"][0]))]
+        else:
+            return wire.reply("404 Not Found", {}, b"")
+        return wire.reply("200 OK", {}, json.dumps(body).encode())
+
+    server = start_faulty(answer)
+    said = f"the list of {server.url} may be cut: the server gives 50 images, and no further pages"
+    source = static_source(server.url).replace("static", "imgapi")
+    with Daemon(tmp_path / "store", config=source) as daemon:
+        listed = daemon.imgctl("avail", "-H")
+        assert (listed.returncode, len(listed.stdout.splitlines())) == (0, 50)
+        assert said in listed.stderr
+        assert said in daemon.imgctl("sources", "-c").stderr
+        assert said in daemon.imgctl("import", "nothing-of-this-name").stderr

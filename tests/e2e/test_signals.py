@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.host.test_signals import blocked
-
 from imgstored.host.signals import BLOCKED
 from tests.e2e.conftest import static_source
 from tests.e2e.test_on_demand import started, until
+from tests.host.test_signals import blocked
 from tests.support.daemon import CHAIN_BASE, Daemon
 
 

@@ -39,7 +39,10 @@ def list_installed(session: Session, arguments: Arguments) -> None:
 
 
 def avail(session: Session, arguments: Arguments) -> None:
-    """`avail`: as `list`. Then says which sources did not answer; fails if one of them has no list."""
+    """`avail`: as `list`. Then says which sources did not answer, and which lists may lack images.
+
+    Fails if a source that did not answer has no list.
+    """
     filters = [parse_filter(argument) for argument in arguments.rest]
     with session.client() as client:
         found = client.available()
@@ -48,6 +51,9 @@ def avail(session: Session, arguments: Arguments) -> None:
     for problem in problems:
         if problem.get("listed_at"):
             session.warn(f"{_problem_message(problem)}; its images are those of {problem['listed_at']}")
+    if session.program != "imgadm":  # which says nothing of it
+        for each in found.get("incomplete") or ():
+            session.warn(each["message"])
     failed = [problem for problem in problems if not problem.get("listed_at")]
     if failed:
         raise _failure(failed)

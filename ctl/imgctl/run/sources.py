@@ -79,6 +79,10 @@ def _check(session: Session, arguments: Arguments, client: Client) -> None:
         return
     rows = [{**source, "error": _message(source.get("error"))} for source in checked]
     session.say(table(rows, ["url", "type", "ok", "error"]))
+    if session.program != "imgadm":  # which says nothing of it
+        for source in checked:
+            if incomplete := source.get("incomplete"):
+                session.warn(str(incomplete))
 
 
 def _message(error: Any) -> Any:
