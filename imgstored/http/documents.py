@@ -143,10 +143,19 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
     import httpx2
 
     proxy = proxy_for(at, environ)
-    verify = await trio.to_thread.run_sync(tls_context, at.access) if origin_of(at.url).tls else False
+    context = await trio.to_thread.run_sync(tls_context, at.access) if origin_of(at.url).tls else None
+    transport: httpx2.AsyncBaseTransport
+    if proxy is not None and proxy.socks:
+        from imgstored.http.socks_transport import SocksTransport
+
+        transport = SocksTransport(proxy, context)
+    else:
+        verify = False if context is None else context
+        transport = httpx2.AsyncHTTPTransport(
+            verify=verify, trust_env=False, proxy=None if proxy is None else _httpx_proxy(proxy)
+        )
     return httpx2.AsyncClient(
-        verify=verify,
-        proxy=None if proxy is None else _httpx_proxy(proxy),
+        transport=transport,
         trust_env=False,
         follow_redirects=False,
         timeout=httpx2.Timeout(limits.silence_seconds, connect=limits.connect_seconds),
@@ -156,8 +165,6 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
 def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
     import httpx2
 
-    if proxy.socks:
-        return httpx2.Proxy(proxy.url, auth=proxy.login)
     headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
     return httpx2.Proxy(proxy.url, headers=headers)
 

@@ -11,6 +11,7 @@ from tests.e2e.conftest import made_image, static_source
 from tests.support.daemon import Daemon
 from tests.support.image_site import BASE
 from tests.support.nginx import Nginx
+from tests.support.socks_proxy import SocksProxy
 
 MADE = "44444444-aaaa-4bbb-8ccc-00000000000b"
 
@@ -103,3 +104,48 @@ def test_a_list_that_may_be_cut(start_faulty, tmp_path):
         assert said in listed.stderr
         assert said in daemon.imgctl("sources", "-c").stderr
         assert said in daemon.imgctl("import", "nothing-of-this-name").stderr
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest.mark.parametrize("login", [None, ("user", "pass word")])
+def test_through_a_socks_proxy(served, tmp_path, secure, login):
+    """The list, the manifest and the file; the proxy resolves the name, and its replies come in pieces."""
+    served.pages.add(*made_image(MADE, size=8 << 20))
+    with (
+        Nginx(tmp_path / "behind", root=served.pages.folder, tls=secure) as nginx,
+        SocksProxy(login=login) as proxy,
+    ):
+        credentials = "" if login is None else "user:pass%20word@"
+        settings = {"proxy": f"socks5://{credentials}{proxy.address}"}
+        if secure:
+            settings["ca_file"] = str(nginx.ca_file)
+        url = nginx.url.replace("127.0.0.1", "localhost")
+        with Daemon(tmp_path / "store", config=static_source(url, **settings)) as daemon:
+            assert len(daemon.imgctl("avail", "-H").stdout.splitlines()) == 4
+            result = daemon.imgctl("import", MADE)
+            assert (result.returncode, result.stderr) == (0, "")
+            assert daemon.imgctl("verify", MADE).returncode == 0
+            assert "pass word" not in daemon.log.read_text()
+            assert "pass%20word" not in daemon.log.read_text()
+        assert set(proxy.seen) == {f"localhost:{nginx.port}"}
+        # The list, and several connections for the file.
+        assert len(proxy.seen) > 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"refuse": True}, "refuses the connection (connection not allowed by ruleset)"),
+        ({"login": ("user", "other")}, "refuses the credentials"),
+    ],
+)
+def test_a_socks_proxy_that_refuses(served, tmp_path, settings, words):
+    with SocksProxy(**settings) as proxy:
+        source = static_source(served.url, proxy=f"socks5://user:do-not-print@{proxy.address}")
+        with Daemon(tmp_path / "store", config=source) as daemon:
+            for command in (("avail",), ("import", MADE)):
+                refused = daemon.imgctl(*command)
+                assert refused.returncode == 1
+                assert f"the proxy socks5://{proxy.address} {words}" in refused.stderr
+                assert "do-not-print" not in refused.stderr
+            assert "do-not-print" not in daemon.log.read_text()
