@@ -27,7 +27,7 @@ from imgstored.http.location import (
     shown,
 )
 from imgstored.http.proxy import Proxy, proxy_for
-from imgstored.http.retry import Backoff, retry_after
+from imgstored.http.retry import TRANSIENT_STATUSES, Backoff, retry_after
 from imgstored.http.secrets import redacted
 from imgstored.http.tls import tls_context
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     import httpx2
-
-#: Answers after which the same question is asked again.
-_RETRIED = frozenset({429, 502, 503, 504})
 
 
 #: Content codings (RFC 9110, 8.4.1; IANA's registry). Other words in Content-Encoding, such as `UTF-8` or
@@ -65,8 +62,8 @@ class Document(Struct, frozen=True):
     body: bytes
 
 
-class _NoConnectionError(ClientError):
-    """Nothing was asked yet, so asking again is harmless."""
+class _NoAnswerError(ClientError):
+    """No connection, or one that ended without an answer. Asking again is harmless (RFC 9110, 9.2.2)."""
 
 
 async def fetch_document(
@@ -81,8 +78,8 @@ async def fetch_document(
     """GETs a document, following redirects. Returns any final status; the caller judges it.
 
     `headers` go to every server on the way, those of `location.access` only to its own origin. Connections
-    that cannot be made, and the statuses 429, 502, 503 and 504, are tried again. Raises `ClientError`: `URL:
-    cause`.
+    that cannot be made, or end without an answer, and passing statuses are tried again. Raises `ClientError`:
+    `URL: cause`.
     """
     limits = limits or DocumentLimits()
     with trio.move_on_after(limits.total_seconds):
@@ -91,11 +88,11 @@ async def fetch_document(
             asked: float | None = None
             try:
                 document = await _follow(location, limits, headers, environ)
-            except _NoConnectionError:
+            except _NoAnswerError:
                 if failures == limits.tries:
                     raise
             else:
-                if document.status not in _RETRIED or failures == limits.tries:
+                if document.status not in TRANSIENT_STATUSES or failures == limits.tries:
                     return document
                 asked = retry_after(document.headers)
             await sleep(limits.backoff.delay(failures, chance, asked))
@@ -131,8 +128,8 @@ async def _get(
             ) as response,
         ):
             return await read_answer(response, limits.max_bytes, url)
-    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-        kind = ClientError if certificate_refused(error) else _NoConnectionError
+    except (httpx2.NetworkError, httpx2.ConnectTimeout, httpx2.RemoteProtocolError) as error:
+        kind = ClientError if certificate_refused(error) else _NoAnswerError
         raise kind(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise ClientError(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
@@ -176,8 +173,6 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
         # The body of a redirect is not worth reading.
         return Document(response.status_code, headers, b"")
     encodings = {word.strip().lower() for word in headers.get("content-encoding", "").split(",")}
-    if unknown := encodings & _CODINGS:
-        raise ClientError(f"{url}: the answer has an encoding that was not asked for ({unknown.pop()!r})")
     body = Body(max_bytes, gzip=bool(encodings & _GZIP))
     try:
         async with aclosing(response.aiter_raw()) as pieces:
@@ -187,11 +182,23 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
             except (TooLargeError, NotGzipError):
                 await _break_off(pieces)
                 raise
-        return Document(response.status_code, headers, body.finish())
+        text = body.finish()
     except TooLargeError:
         raise ClientError(f"{url}: the answer is larger than {max_bytes} bytes") from None
     except NotGzipError:
         raise ClientError(f"{url}: the answer is damaged (not gzip, as it says)") from None
+    if (unknown := encodings & _CODINGS) and not _is_text(text):
+        raise ClientError(f"{url}: the answer has an encoding that was not asked for ({unknown.pop()!r})")
+    return Document(response.status_code, headers, text)
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether an encoding was only named: what was encoded is no UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def _break_off(pieces: AsyncIterator[bytes]) -> None:

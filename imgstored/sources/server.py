@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: RFC 9110, 10.1.5.
 USER_AGENT = ("User-Agent", f"imgstored/{__version__}")
 
+#: 203: somebody in between has changed the answer, such as a proxy (RFC 9110, 15.3.4).
+_OK = frozenset({200, 203})
+
 #: A file's name is longer nowhere; ZFS and ext4 both end here.
 _MAX_PATH = 255
 
@@ -84,14 +87,14 @@ class Server:
         document = await self._fetch(self.location(url), limits=limits, headers=self._headers)
         if document.status == 404:
             return None
-        if document.status != 200:
+        if document.status not in _OK:
             raise failure(url, document)
         return document.body
 
     async def demand(self, url: str, limits: DocumentLimits) -> bytes:
         """A document that must be there. Raises `ClientError`, `APIError`."""
         document = await self._fetch(self.location(url), limits=limits, headers=self._headers)
-        if document.status != 200:
+        if document.status not in _OK:
             raise failure(url, document)
         return document.body
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zlib
 
 import pytest
 import trio
@@ -286,3 +287,41 @@ async def test_a_bad_header_is_refused_without_being_shown():
 def test_importing_the_module_does_not_import_httpx2():
     code = "import sys, imgstored.http.documents; sys.exit('httpx2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "first",
+    [*(f"{status} No" for status in (408, 429, 500, 502, 503, 504, 529)), "close", "reset", "cut"],
+)
+async def test_what_passes_is_asked_again(start_faulty, first):
+    def answer(request, wire):
+        if request.number > 1:
+            wire.reply("200 OK", {}, b"hello")
+        elif first == "close":
+            wire.close()
+        elif first == "reset":
+            wire.reset()
+        elif first == "cut":
+            wire.reply("200 OK", {"Content-Length": "10"}, b"hel")
+            wire.close()
+        else:
+            wire.reply(first, {}, b"busy")
+
+    server = start_faulty(answer)
+    document, naps = await fetch(at(f"{server.url}/doc"))
+    assert (document.status, document.body, len(naps)) == (200, b"hello", 1)
+
+
+@pytest.mark.parametrize("word", ["deflate", "br", "zstd", "gzip, br"])
+async def test_an_encoding_that_is_only_named(start_faulty, word):
+    body = gzip.compress(b'["\xc3\xbc"]') if "gzip" in word else b'["\xc3\xbc"]'
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {"Content-Encoding": word}, body))
+    document, _ = await fetch(at(server.url))
+    assert document.body == b'["\xc3\xbc"]'
+
+
+async def test_an_encoding_that_was_not_asked_for(start_faulty):
+    body = zlib.compress(b"hello" * 100)
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {"Content-Encoding": "deflate"}, body))
+    error, _ = await fetch(at(server.url))
+    assert "an encoding that was not asked for ('deflate')" in error.message
