@@ -270,6 +270,8 @@ def test_a_list_that_may_lack_images_is_said(daemon, imgctl):
     # imgadm says nothing of it.
     for line in (("sources", "-c"), ("avail",)):
         assert imgctl(*line, imgadm=True).stderr == ""
+    assert "incomplete" in imgctl("sources", "-c", "-j").stdout
+    assert "incomplete" not in imgctl("sources", "-c", "-j", imgadm=True).stdout
 
 
 def test_a_source_with_a_channel(daemon, imgctl):
