@@ -34,8 +34,8 @@ def listing(bench: Bench) -> list[Row]:
         fill(ours, bench.folder("tiny.gz"), images)
         command = [sys.executable, "-c", "import argparse, msgpack"]
         sides = {"imgctl list": lambda: ours.timed_imgctl("list"), _PEER: lambda: timed(command)}
-        runs, patience = bench.runs * bench.scale.starts, bench.scale.patience
-        taken = in_turn(f"imgctl list, {images:,} images", runs, sides, patience=patience)
+        runs, timeout = bench.runs * bench.scale.starts, bench.scale.quiet_seconds
+        taken = in_turn(f"imgctl list, {images:,} images", runs, sides, timeout=timeout)
     case = f"`imgctl list` with {images:,} images"
     return [compared(case, taken["imgctl list"], f"`{_PEER}`", taken[_PEER], at_most=_MOST)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import trio
 from msgspec import Struct
 
 from imgstored import __version__, log
+from imgstored.catalog.aliases import Aliases
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.deletions import Deletions
 from imgstored.catalog.holds import Holds
@@ -29,6 +31,8 @@ from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.events.stream import EventStream
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
+from imgstored.http.lookups import Lookups
+from imgstored.http.secrets import KNOWN
 from imgstored.imports.journal import Journal
 from imgstored.imports.manager import Imports
 from imgstored.imports.resources import Resources
@@ -40,6 +44,7 @@ from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.queries.dry_run import DryRun
 from imgstored.queries.history import open_history
+from imgstored.queries.outdated import Outdated
 from imgstored.queries.resolver import Resolver
 from imgstored.queries.status import Daemon, PoolStates, Status
 from imgstored.queries.usage import Usage
@@ -83,7 +88,8 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     `files` are where the settings came from; SIGHUP reads them again.
     """
     check(settings)
-    log.set_up(settings.log, secrets(settings))
+    KNOWN.configure(secrets(settings, os.environ))
+    log.set_up(settings.log)
     log.take_all()
     raise_limit(descriptors(settings))
     try:
@@ -98,6 +104,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     timer = leaves_after()
+    trio.socket.set_custom_hostname_resolver(Lookups())
     with owned(Path(settings.state), passable=settings.view_in_state) as state:
         journal = Journal(state / JOURNAL)
         try:
@@ -127,6 +134,7 @@ class _Core(Struct, frozen=True):
     resources: Resources
     imports: Imports
     images: Images
+    aliases: Aliases
     metrics: Metrics | None
 
 
@@ -146,6 +154,8 @@ async def _core(
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
     )
+    with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
+        await sources.listed()  # tells the gate of the secrets in imgadm's file
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
     events = EventStream()
     events.subscribe(history.hear, flush=history.flush)
@@ -171,6 +181,7 @@ async def _core(
         resources=resources,
         imports=imports,
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
+        aliases=await trio.to_thread.run_sync(Aliases, state / "aliases.json", catalog),
         metrics=metrics,
     )
 
@@ -236,9 +247,11 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
     return Services(
         pools=list(catalog.pools),
         images=core.images,
+        aliases=core.aliases,
         imports=imports,
         sources=sources,
-        resolver=Resolver(catalog, refresh, sources, core.history, imports.jobs),
+        outdated=Outdated(catalog, refresh, sources),
+        resolver=Resolver(catalog, refresh, sources, core.history, imports.jobs, core.aliases),
         dry_run=DryRun(catalog, refresh, sources, imports, core.resources),
         usage=Usage(catalog, refresh),
         history=core.history,

@@ -101,6 +101,9 @@ class SourceTable(_Table, frozen=True):
     proxy: str | None = None
     #: table of headers sent with every request to this very server, for credentials; never logged
     headers: dict[str, str] = {}
+    #: also follow redirects, and URLs of files, that lead from this server to an address nearer to this host:
+    #: loopback, link-local, private
+    internal_redirects: bool = False
     #: `"streaming"`: the pool receives during the download, and shows the image once the checksum matches;
     #: `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
     #: loopback, and over https with `insecure`; else `"streaming"`
@@ -124,6 +127,11 @@ class LimitsTable(_Table, frozen=True):
     #: connections to the socket; a quarter is reserved for users who can make changes
     clients: Annotated[int, Meta(ge=4, le=65536)] = 256
     client_requests: Positive = 64  #: requests in flight of one connection
+    #: connections of one user that may only read
+    user_clients: Positive = 64
+    #: requests in flight of one user that may only read, over all connections
+    user_requests: Positive = 128
+    user_watches: Positive = 32  #: of these, requests `watch`
     client_idle_seconds: Seconds = 600.0  #: time without a request before the daemon closes a connection
 
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from imgstored import __version__, config, log
 from imgstored.errors import ImgstoreError
 from imgstored.host.descriptors import raise_limit
+from imgstored.http.secrets import KNOWN
 from imgstored.specs import descriptors, import_limits, secrets, socket_limits, source_specs
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Parts(Struct, frozen=True):
 async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
     """Serves until a signal ends it; `timer` starts then."""
     async with trio.open_nursery() as nursery:
-        await nursery.start(parts.view.run, parts.catalog.all())
+        await nursery.start(parts.view.run, parts.catalog.all)
         await nursery.start(parts.images.run)
         await nursery.start(parts.imports.run)
         if parts.metrics is not None:
@@ -121,7 +122,8 @@ async def _reload(files: Sequence[Path], parts: Parts) -> None:
         return
     parts.resources.reconfigure(import_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
-    log.set_up(settings.log, secrets(settings))
+    KNOWN.configure(secrets(settings, os.environ))
+    log.set_up(settings.log)
     raise_limit(descriptors(settings))
     logger.info("read the configuration again", files=[str(file) for file in files])
 

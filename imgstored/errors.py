@@ -58,6 +58,11 @@ class ImgstoreError(Exception):
 class InternalError(ImgstoreError):
     """A fault of the daemon itself; its log has the traceback."""
 
+    @classmethod
+    def unexpected(cls) -> Self:
+        """The error of a request that ended by an exception which nobody expects."""
+        return cls("a fault in imgstored", hint="its log has the details")
+
 
 # -- what was asked ------------------------------------------------------------------------------------------
 
@@ -348,6 +353,12 @@ class ImageHeldError(PoolError):
             hint="; ".join(hints),
             data={"holds": list(tags)},
         )
+
+
+class ImageLockedError(PoolError):
+    """Another process has kept the image's lock for too long; the message names it (not in imgadm)."""
+
+    code = "ImageLocked"
 
 
 class NoSpaceError(PoolError):

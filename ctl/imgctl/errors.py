@@ -40,6 +40,16 @@ class CommandError(Exception):
         self.exit_status = exit_status
         self.data: dict[str, Any] = dict(data or {})
 
+    def as_wire(self) -> dict[str, Any]:
+        """The error as the daemon's responses have it."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "exit_status": self.exit_status,
+            "data": self.data,
+        }
+
 
 class UsageError(CommandError):
     """The command line is wrong."""
@@ -169,6 +179,10 @@ class ImageHasDependentClonesError(RemoteError, code="ImageHasDependentClones"):
 
 class ImageHeldError(RemoteError, code="ImageHeld"):
     """The image has holds; `data["holds"]` lists the tags."""
+
+
+class ImageLockedError(RemoteError, code="ImageLocked"):
+    """Another process has kept the image's lock for too long."""
 
 
 class ImageMissingOriginalSnapshotError(RemoteError, code="ImageMissingOriginalSnapshot"):

@@ -98,6 +98,33 @@ class KnownDocument(TypedDict):
     version: Any
 
 
+class AliasDocument(TypedDict):
+    """A name that the administrator gave an image."""
+
+    alias: str
+    uuid: str
+
+
+class NewerDocument(TypedDict):
+    """A newer version of an image, which a source has."""
+
+    uuid: str
+    version: str
+    published_at: str
+    source: str
+
+
+class OldDocument(TypedDict):
+    """An installed image of which a source has a newer version; what is not known of it is empty."""
+
+    uuid: str
+    zpool: str
+    name: str
+    version: str
+    published_at: str
+    newer: NewerDocument
+
+
 class VacuumDocument(TypedDict):
     """An image that nothing needs."""
 
@@ -233,6 +260,14 @@ class AvailableDocument(TypedDict):
     incomplete: list[IncompleteDocument]
 
 
+class OutdatedDocument(TypedDict):
+    """Installed images of which the sources have newer versions."""
+
+    images: list[OldDocument]
+    problems: list[ProblemDocument]
+    incomplete: list[IncompleteDocument]
+
+
 # -- imports -------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +339,10 @@ class UnfinishedDocument(TypedDict):
 
 
 class PoolStateDocument(TypedDict):
-    """How a pool is. `health` is ZFS's word, None where the system does not say it."""
+    """How a pool is. `health` is ZFS's word, None where the system does not say it.
+
+    `used` is what all of a ZFS pool uses, and of an embedded pool what its images occupy.
+    """
 
     name: str
     type: str
@@ -312,6 +350,7 @@ class PoolStateDocument(TypedDict):
     health: str | None
     total: int | None
     available: int | None
+    used: int | None
     images: int
     unfinished: list[UnfinishedDocument]
     error: ErrorDocument | None
@@ -365,6 +404,14 @@ class ImagesChange(TypedDict):
     """The images that were named."""
 
     uuids: list[str]
+
+
+class AliasChange(TypedDict):
+    """An alias, and the image that it meant before."""
+
+    alias: str
+    uuid: str
+    before: str | None
 
 
 class HoldChange(TypedDict):

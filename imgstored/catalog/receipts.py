@@ -56,7 +56,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def receipt_of(image: PoolImage, stream_size: int | None, origin_guid: int | None) -> Receipt:
-    """What there is to write down of an image as a pool has it."""
+    """The receipt of an image as a pool has it."""
     kind: Literal["filesystem", "volume"] = "volume" if image.kind == "volume" else "filesystem"
     return Receipt(image.guid, kind, stream_size, image.origin, origin_guid, image.dataset)
 

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from imgstored.doctor.finding import Finding, size
+from imgstored.doctor.check import Finding, size
 from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.host import shortage
 from imgstored.manifest import MAX_LIST, parse
@@ -25,7 +25,7 @@ from imgstored.state.schema import JOURNAL
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Subject
 
 #: Below so many bytes, room is soon a matter of one image.
 LITTLE: Final = 2 << 30

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, cast
 
 import trio
 
 from imgstored import config, specs
 from imgstored.config import Config
-from imgstored.doctor.subject import Subject
+from imgstored.doctor.check import Subject
 from imgstored.errors import ImgstoreError
 from imgstored.host import signals
+from imgstored.http.secrets import KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +49,9 @@ class OwnHost:
 def examined(files: Sequence[Path]) -> DoctorDocument:
     """The same of a host on which no daemon runs. Nothing is made or changed. Blocks for some seconds."""
     settings = _loaded(tuple(files), Config())
-    return signals.run(_doctor().examine, Subject(settings, tuple(files)))
+    KNOWN.configure(specs.secrets(settings, os.environ))
+    found: DoctorDocument = signals.run(_doctor().examine, Subject(settings, tuple(files)))
+    return cast("DoctorDocument", KNOWN.hidden_in(found))
 
 
 def _doctor() -> Doctor:

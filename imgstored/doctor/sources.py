@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from imgstored.doctor.finding import Finding
+from imgstored.doctor.check import Finding
 from imgstored.errors import ImgstoreError
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import public
@@ -23,7 +23,7 @@ from imgstored.specs import source_specs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Subject
     from imgstored.http.documents import Document
     from imgstored.http.location import Location
 
@@ -92,7 +92,7 @@ async def sources(subject: Subject) -> list[Finding]:
             lists=subject.state / "lists",
             open_source=partial(open_source, fetch=answers.fetch, limits=limits),
         )
-        listed, checked = source_set.listed(), await source_set.check()
+        listed, checked = await source_set.listed(), await source_set.check()
     except ImgstoreError as error:
         return [Finding("sources", "fail", error.message, error.hint)]
     if not listed:

@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING
 
 import trio
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from imgstored import lanes
 from imgstored.errors import ClientError
+from imgstored.host import descriptors
+from imgstored.http import gunzip
+from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_of_host
 from imgstored.http.causes import cause_of, certificate_refused, named
-from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
+from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -28,7 +33,7 @@ from imgstored.http.location import (
 )
 from imgstored.http.proxy import Proxy, proxy_for
 from imgstored.http.retry import TRANSIENT_STATUSES, Backoff, retry_after
-from imgstored.http.secrets import redacted
+from imgstored.http.secrets import announce, redacted
 from imgstored.http.tls import tls_context
 
 if TYPE_CHECKING:
@@ -36,11 +41,12 @@ if TYPE_CHECKING:
 
     import httpx2
 
+#: Pieces after which an answer lets others have their turn, in which all that came can be taken at once.
+_TURN = 64
 
-#: Content codings (RFC 9110, 8.4.1; IANA's registry). Other words in Content-Encoding, such as `UTF-8` or
-#: `aws-chunked`, say nothing about the bytes.
-_GZIP = frozenset({"gzip", "x-gzip"})
-_CODINGS = frozenset({"br", "compress", "x-compress", "dcb", "dcz", "deflate", "exi", "zstd"})
+#: Content codings but gzip (RFC 9110, 8.4.1; IANA's registry). Other words in Content-Encoding, such as
+#: `UTF-8` or `aws-chunked`, say nothing about the bytes.
+_OTHER_CODINGS = frozenset({"br", "compress", "x-compress", "dcb", "dcz", "deflate", "exi", "zstd"})
 
 
 class DocumentLimits(Struct, frozen=True):
@@ -60,6 +66,7 @@ class Document(Struct, frozen=True):
     status: int
     headers: Mapping[str, str]  #: names in lower case
     body: bytes
+    near: Nearness = Nearness.PUBLIC  #: of the server that sent it
 
 
 class _NoAnswerError(ClientError):
@@ -87,7 +94,13 @@ async def fetch_document(
         for failures in range(1, limits.tries + 1):
             asked: float | None = None
             try:
-                document = await _follow(location, limits, headers, environ)
+                async with lanes.requests():
+                    if lanes.current() != "changes" and descriptors.are_scarce():
+                        raise ClientError(
+                            f"{shown(location.url)}: the daemon has too many open files",
+                            hint=descriptors.HINT,
+                        )
+                    document = await _follow(location, limits, headers, environ)
             except _NoAnswerError:
                 if failures == limits.tries:
                     raise
@@ -104,10 +117,13 @@ async def _follow(
 ) -> Document:
     at = location
     for _ in range(MAX_REDIRECTS + 1):
-        document = await _get(at, limits, headers, environ)
+        try:
+            document = await _get(at, limits, headers, environ)
+        except TooNearError as error:
+            raise ClientError(f"{shown(location.url)}: {error.message}", hint=error.hint) from error
         if document.status not in REDIRECTS:
             return document
-        at = redirected(at, document.headers.get("location", ""))
+        at = redirected(at, document.headers.get("location", ""), document.near)
     raise ClientError(f"{shown(location.url)}: redirects more than {MAX_REDIRECTS} times")
 
 
@@ -118,6 +134,7 @@ async def _get(
     import httpx2
 
     url = shown(at.url)
+    announce(at)
     try:
         async with (
             await open_client(at, limits, environ) as client,
@@ -127,7 +144,8 @@ async def _get(
                 headers=[("Accept-Encoding", "gzip"), *headers, *at.access.headers],
             ) as response,
         ):
-            return await read_answer(response, limits.max_bytes, url)
+            near = _near(response, at, environ)
+            return replace(await read_answer(response, limits.max_bytes, url), near=near)
     except (httpx2.NetworkError, httpx2.ConnectTimeout, httpx2.RemoteProtocolError) as error:
         kind = ClientError if certificate_refused(error) else _NoAnswerError
         raise kind(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
@@ -140,14 +158,20 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
     import httpx2
 
     proxy = proxy_for(at, environ)
-    context = await trio.to_thread.run_sync(tls_context, at.access) if origin_of(at.url).tls else None
+    if proxy is not None and at.limit is not None and nearness_of_host(origin_of(at.url).host) > at.limit:
+        raise TooNearError(origin_of(at.url).host)
+    context = await lanes.in_thread(tls_context, at.access) if origin_of(at.url).tls else None
+    verify = False if context is None else context
     transport: httpx2.AsyncBaseTransport
     if proxy is not None and proxy.socks:
         from imgstored.http.socks_transport import SocksTransport
 
         transport = SocksTransport(proxy, context)
+    elif proxy is None and at.limit is not None:
+        from imgstored.http.transport import LimitedTransport
+
+        transport = LimitedTransport(verify, at.limit)
     else:
-        verify = False if context is None else context
         transport = httpx2.AsyncHTTPTransport(
             verify=verify, trust_env=False, proxy=None if proxy is None else _httpx_proxy(proxy)
         )
@@ -157,6 +181,13 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
         follow_redirects=False,
         timeout=httpx2.Timeout(limits.silence_seconds, connect=limits.connect_seconds),
     )
+
+
+def _near(response: httpx2.Response, at: Location, environ: Mapping[str, str]) -> Nearness:
+    """Of the server that answers: by the address at the other end, or behind a proxy by its name."""
+    if proxy_for(at, environ) is not None:
+        return nearness_of_host(origin_of(at.url).host)
+    return nearness(response.extensions["network_stream"].get_extra_info("server_addr")[0])
 
 
 def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
@@ -173,21 +204,27 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
         # The body of a redirect is not worth reading.
         return Document(response.status_code, headers, b"")
     encodings = {word.strip().lower() for word in headers.get("content-encoding", "").split(",")}
-    body = Body(max_bytes, gzip=bool(encodings & _GZIP))
+    body = Body(max_bytes, gzip=bool(encodings & gunzip.CODINGS))
     try:
         async with aclosing(response.aiter_raw()) as pieces:
             try:
                 async for piece in pieces:
                     body.feed(piece)
-            except (TooLargeError, NotGzipError):
+                    if body.pieces % _TURN == 0:
+                        await trio.lowlevel.checkpoint()
+            except (TooLargeError, NotGzipError, TooManyPiecesError):
                 await _break_off(pieces)
                 raise
         text = body.finish()
     except TooLargeError:
         raise ClientError(f"{url}: the answer is larger than {max_bytes} bytes") from None
+    except TooManyPiecesError:
+        raise ClientError(
+            f"{url}: the answer comes in too many pieces", hint="the server sends it byte by byte"
+        ) from None
     except NotGzipError:
         raise ClientError(f"{url}: the answer is damaged (not gzip, as it says)") from None
-    if (unknown := encodings & _CODINGS) and not _is_text(text):
+    if (unknown := encodings & _OTHER_CODINGS) and not _is_text(text):
         raise ClientError(f"{url}: the answer has an encoding that was not asked for ({unknown.pop()!r})")
     return Document(response.status_code, headers, text)
 

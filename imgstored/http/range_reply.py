@@ -1,4 +1,4 @@
-"""What a server says in answer to a request for a range, and whether that is what was asked. Pure."""
+"""Reads a server's answer to a request for a range, and checks that it is what was asked. Pure."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class FetchError(DownloadError):
 
 
 class RangeReply(Struct, frozen=True):
-    """What follows: bytes [start, stop) of a file of `total` bytes; None where the server does not say.
+    """The bytes that follow: [start, stop) of a file of `total` bytes; None where the server does not say.
 
     A part may begin before what was asked for, and may end before or behind its end: RFC 9110, 15.3.7
     allows all of that. It has at least the first byte that was asked for.

@@ -11,7 +11,6 @@ the image. An import has imgadm's lock of its image from before the pool's first
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -19,9 +18,20 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
+from imgproto.events import (
+    AlreadyInstalled,
+    Downloaded,
+    ImageProgress,
+    Installed,
+    InstalledMeanwhile,
+    Note,
+    Resumed,
+    WaitingForLock,
+)
 from msgspec import Struct
 
 from imgstored.catalog.catalog import InstalledImage, show
+from imgstored.catalog.image_locks import IMPORT_PATIENCE
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
@@ -31,25 +41,15 @@ from imgstored.errors import (
     PoolError,
     ResumeError,
 )
-from imgstored.events.notifications import (
-    AlreadyInstalled,
-    Downloaded,
-    Event,
-    ImageProgress,
-    Installed,
-    InstalledMeanwhile,
-    Note,
-    Resumed,
-    WaitingForLock,
-)
 from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
-from imgstored.host import shortage
+from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import LocalFile
 from imgstored.imports.progress import Sample
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
+from imgstored.pools.timeout import with_notice
 from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from imgproto.documents import JobDocument, Phase
+    from imgproto.events import EventDocument
 
     from imgstored.events.request import Request
     from imgstored.http.location import Location, Verify
@@ -152,7 +153,7 @@ class Import:
         self._scope = trio.CancelScope()
         self._cancelled_because: str | None = None
         self._clients: dict[object, str] = {}
-        self._past: list[Event] = []
+        self._past: list[EventDocument] = []
         self._lock = AsyncExitStack()  # holds the image's lock until the import has ended
         self._locked = False
         self._download: Download | None = None
@@ -219,7 +220,7 @@ class Import:
                     cancelled = End.STOPPED if stopping() else End.ABANDONED
                     await self._drop(cancelled if result is None else result.end)
                     if isinstance(self._data, FromFile):
-                        os.close(self._data.fd)
+                        foreign_files.close(self._data.fd)
         finally:
             self._finish(_Result(cancelled, self._cancellation()) if result is None else result, stopping())
 
@@ -230,7 +231,7 @@ class Import:
         odd = ", ".join(self.manifest.odd)
         log.warning("a manifest is odd, and is kept as it is", uuid=self.uuid, pool=self.spec.pool, odd=odd)
         if isinstance(self._data, FromFile):
-            self._emit(Note(f"the manifest is odd, and is kept as it is: {odd}"))
+            self._note(f"the manifest is odd, and is kept as it is: {odd}")
 
     async def _bring_in(self) -> _Result:
         """Does all the work. Cancelled alone, or with everything."""
@@ -289,6 +290,7 @@ class Import:
 
     async def _from_file(self, given: FromFile) -> _Result:
         file = LocalFile(given.fd, given.path)
+        await file.look()
         expected = self._expected(path=given.path)
         if expected.size is not None and file.size != expected.size:
             raise WrongFileError(
@@ -306,7 +308,8 @@ class Import:
     async def _from_sources(self, locations: Sequence[Location]) -> _Result:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
-        await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+        async with self._resources.beginning:
+            await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
         shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
@@ -314,7 +317,7 @@ class Import:
         free_space = self._resources.free_space
         doubt = await self._ask(lambda: free_space.doubt(self._pool, self.manifest))
         if doubt is not None:
-            self._emit(Note(doubt))
+            self._note(doubt)
         attempt = 1
         while True:
             self._download, self._pump = download, pump = self._pipeline(locations)
@@ -325,13 +328,13 @@ class Import:
                 if attempt == _MAX_ATTEMPTS:
                     raise
                 log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
-                self._emit(Note(f"{error.message}; receiving it from the beginning"))
+                self._note(f"{error.message}; receiving it from the beginning")
             except WRONG_BYTES_ERRORS as error:
                 locations = _worth_asking(download, error)
                 if not locations or attempt == _MAX_ATTEMPTS:
                     raise
                 log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
-                self._emit(Note(f"{error.message}; beginning anew with {public(locations[0].source)}"))
+                self._note(f"{error.message}; beginning anew with {public(locations[0].source)}")
                 await self._drop(End.WRONG_BYTES)
             self._fetched_before = dict(self.fetched)
             attempt += 1
@@ -357,7 +360,7 @@ class Import:
 
         def note(text: str) -> None:
             log.info("a download has trouble", uuid=self.uuid, trouble=text)
-            self._emit(Note(text))
+            self._note(text)
 
         download = Download(
             locations,
@@ -405,7 +408,7 @@ class Import:
         def opened(present: int) -> None:
             if present:
                 log.info("resuming", uuid=self.uuid, present=present, total=download.total)
-                self._emit(Resumed(self.uuid, present, download.total))
+                self._emit(Resumed(event="resumed", uuid=self.uuid, size=present, total=download.total))
 
         with self.stages.turn:
             await slots.acquire()
@@ -416,7 +419,7 @@ class Import:
         finally:
             slots.release()
         self.enter("receiving")
-        self._emit(Downloaded(self.uuid, download.done))
+        self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=download.done))
 
     # -- into the pool ---------------------------------------------------------------------------------------
 
@@ -458,11 +461,12 @@ class Import:
         if self._locked:
             return None  # by an attempt before
 
-        def on_wait() -> None:
-            log.info("waiting for an image's lock", uuid=self.uuid, pool=self.spec.pool)
-            self._emit(WaitingForLock(self.uuid))
+        def on_wait(holder: str) -> None:
+            self._note(f"the lock of image {self.uuid} is held by {holder}")
+            self._emit(WaitingForLock(event="waiting-for-lock", uuid=self.uuid))
 
-        waited = await self._lock.enter_async_context(self._resources.locks.held(self.uuid, on_wait))
+        held = self._resources.locks.held(self.uuid, on_wait, patience=IMPORT_PATIENCE)
+        waited = await self._lock.enter_async_context(held)
         self._locked = True
         return await self._wait_for_others(waited=waited)
 
@@ -482,7 +486,7 @@ class Import:
             if before is None and not occupant.hidden:
                 log.info("somebody else is at work on an image", uuid=self.uuid, dataset=occupant.name)
                 what = "is being received by somebody else" if occupant.receiving else "is no image yet"
-                self._emit(Note(f"{occupant.name} {what}; waiting for that"))
+                self._note(f"{occupant.name} {what}; waiting for that")
             if occupant != before:
                 timeout = _STANDSTILL if occupant.receiving else _UNSETTLED
                 before, deadline = occupant, trio.current_time() + timeout
@@ -507,7 +511,7 @@ class Import:
         self.enter("installing")
         try:
             with self.stages.publishing, trio.CancelScope(shield=True):
-                image = await trio.to_thread.run_sync(self._commit)
+                image = await with_notice(self._commit, self._note_no_answer)
                 self._resources.catalog.add(image)
                 await show(self._resources.view, image)
         except PoolError:
@@ -523,13 +527,7 @@ class Import:
         catalog, source = self._resources.catalog, self.action.source
         pool, uuid = self.spec.key
         manifest = self.manifest.document
-        try:
-            catalog.write_manifest(pool, uuid, manifest, source)
-        except OSError as error:
-            raise PoolError(
-                f"the manifest of image {uuid} cannot be written: {shortage.why(error)}",
-                hint="check the file system of imgadm's folder",
-            ) from error
+        catalog.write_manifest(pool, uuid, manifest, source)
         self._write_receipt()
         image = self._pool.publish(uuid)
         catalog.keep_manifest(pool, uuid)
@@ -561,7 +559,7 @@ class Import:
         drop = partial(self._resources.leftovers.drop, *self.spec.key, KEPT[end], locked=self._locked)
         with trio.CancelScope(shield=True):
             try:
-                await trio.to_thread.run_sync(drop)
+                await with_notice(drop, self._note_no_answer)
             except Exception:
                 # The import's own error says more; what stays is swept up by the next start.
                 log.exception("what an import left cannot be removed", uuid=self.uuid)
@@ -592,14 +590,18 @@ class Import:
             self.origin.leave(self)
         self.finished.set()
 
-    def _announcement(self, result: _Result) -> Event:
+    def _announcement(self, result: _Result) -> EventDocument:
         name, version = self.manifest.name, self.manifest.version
         from_file = isinstance(self._data, FromFile)
         if result.end is End.INSTALLED:
-            return Installed(self.uuid, name, version, from_file)
+            return Installed(
+                event="installed", uuid=self.uuid, name=name, version=version, from_file=from_file
+            )
         if result.waited:
-            return InstalledMeanwhile(self.uuid, name, version, from_file)
-        return AlreadyInstalled(self.uuid, name, version)
+            return InstalledMeanwhile(
+                event="installed-meanwhile", uuid=self.uuid, name=name, version=version, from_file=from_file
+            )
+        return AlreadyInstalled(event="already-installed", uuid=self.uuid, name=name, version=version)
 
     # -- how far it is ---------------------------------------------------------------------------------------
 
@@ -613,9 +615,16 @@ class Import:
         for event in self._past:
             request.emit(event)
 
-    def _emit(self, event: Event) -> None:
-        if isinstance(event, Note) and sum(isinstance(past, Note) for past in self._past) >= MAX_NOTES:
-            return
+    def _note(self, text: str) -> None:
+        if sum(past["event"] == "note" for past in self._past) < MAX_NOTES:
+            self._emit(Note(event="note", text=text))
+
+    def _note_no_answer(self) -> None:
+        """The pool changes something that cannot be abandoned, and does not answer."""
+        log.warning("waiting for a pool that does not answer", uuid=self.uuid, pool=self.spec.pool)
+        self._note(f'pool "{self.spec.pool}" does not answer; waiting for it')
+
+    def _emit(self, event: EventDocument) -> None:
         self._past.append(event)
         self._events.publish(ImportEvent(self.action, event))
 
@@ -653,7 +662,7 @@ class Import:
         return total
 
     def progress(self) -> ImageProgress:
-        """How far it is, for watchers."""
+        """The progress of the import, for watchers."""
         return ImageProgress(
             uuid=self.uuid,
             name=self.manifest.name,
@@ -666,7 +675,7 @@ class Import:
         )
 
     def sample(self) -> Sample:
-        """How far it is, and where its time went so far."""
+        """A sample of the progress, and of the time that each stage took so far."""
         consumed = 0 if self._pump is None else self._pump.consumed
         return Sample(self.done, consumed, self.total, self.stages.seconds())
 
@@ -699,10 +708,15 @@ class Import:
         return await self._resources.catalog.ask(self.spec.pool, question)
 
     def _expected(self, *, path: str | None = None) -> Expected:
-        file = self.manifest.file
-        if file is None:
-            return Expected(self.uuid, path=path)
-        return Expected(self.uuid, size=file.size, sha1=file.sha1, path=path)
+        manifest, file = self.manifest, self.manifest.file
+        return Expected(
+            self.uuid,
+            size=None if file is None else file.size,
+            sha1=None if file is None else file.sha1,
+            path=path,
+            type=manifest.type,
+            dataset=manifest.dataset,
+        )
 
     def _pump_of(
         self,

@@ -55,13 +55,11 @@ CREATE TABLE validators (
 
 
 class UnfinishedImport(Struct, frozen=True):
-    """A row of the journal: an import that did not end. Times in seconds since the epoch."""
+    """A row of the journal: an import that did not end."""
 
     spec: ImportSpec
-    manifest: Mapping[str, Any]
-    wanted: bool
-    started_at: float
-    touched_at: float
+    wanted: bool  #: goes on by itself after a restart
+    touched_at: float  #: when a client asked for it, or left it, in seconds since the epoch
 
 
 class Journal:
@@ -130,7 +128,7 @@ class Journal:
         """All unfinished imports, oldest first."""
         with self.transaction() as db:
             rows = db.execute(
-                "SELECT pool, uuid, sources, channel, zstream, manifest, wanted, started_at, touched_at"
+                "SELECT pool, uuid, sources, channel, zstream, wanted, touched_at"
                 " FROM imports ORDER BY started_at, uuid"
             ).fetchall()
         return [_unfinished(*row) for row in rows]
@@ -170,7 +168,7 @@ class FileRanges:
         self._name = name
 
     def load(self) -> Spooled | None:
-        """What is written down, or None."""
+        """Reads what is written down; None if nothing is."""
         with self._journal.transaction() as db:
             head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._name,)).fetchone()
             if head is None:
@@ -196,7 +194,7 @@ class FileRanges:
             db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?)", (self._name, index, *fingerprint))
 
     def remember(self, url: str, validator: str) -> None:
-        """What the server at `url` calls this state of the file (an ETag or a date)."""
+        """Remembers what the server at `url` calls this state of the file (an ETag or a date)."""
         with self._journal.transaction() as db:
             db.execute("INSERT OR REPLACE INTO validators VALUES (?, ?, ?)", (self._name, url, validator))
 
@@ -216,14 +214,12 @@ def _unfinished(
     sources: str | None,
     channel: str | None,
     zstream: int,
-    manifest: str,
     wanted: int,
-    started_at: float,
     touched_at: float,
 ) -> UnfinishedImport:
     replaced = None if sources is None else tuple(json.loads(sources))
     spec = ImportSpec(uuid, pool, replaced, channel, bool(zstream))
-    return UnfinishedImport(spec, json.loads(manifest), bool(wanted), started_at, touched_at)
+    return UnfinishedImport(spec, bool(wanted), touched_at)
 
 
 def _failure(error: sqlite3.OperationalError, path: Path) -> ImgstoreError:

@@ -83,27 +83,35 @@ class Leftovers:
     def sweep(self, keep_seconds: float) -> list[ImportSpec]:
         """Drops what belongs to no import that goes on or may go on; returns the specs of those that go on.
 
-        It also drops partial downloads that nobody has asked for again in `keep_seconds`.
+        It also does what `expire` does.
         """
+        self.expire(keep_seconds)
         going_on = []
         kept: set[str] = set()
         for unfinished in self._journal.imports():
             pool, uuid = unfinished.spec.key
-            too_old = time.time() - unfinished.touched_at > keep_seconds
             if pool not in self._catalog.pools or self._catalog.find(pool, uuid) is not None:
                 self._forget(pool, uuid)
             elif unfinished.wanted:
                 going_on.append(unfinished.spec)
                 kept.add(spool_name(pool, uuid))
-            elif too_old:
-                log.info("dropping a partial download that nobody asked for again", uuid=uuid, pool=pool)
-                self._forget(pool, uuid)
             else:
                 kept.add(spool_name(pool, uuid))
         self._sweep_pools({spec.key for spec in going_on})
         self._sweep_spools(kept)
         self._catalog.sweep(self._locks)
         return going_on
+
+    def expire(self, keep_seconds: float) -> None:
+        """Drops partial downloads that nobody has asked for again in `keep_seconds`.
+
+        While imports run, the caller has `Resources.beginning`: one that begins makes its download wanted.
+        """
+        for unfinished in self._journal.imports():
+            pool, uuid = unfinished.spec.key
+            if not unfinished.wanted and time.time() - unfinished.touched_at > keep_seconds:
+                log.info("dropping a partial download that nobody asked for again", uuid=uuid, pool=pool)
+                self._forget(pool, uuid)
 
     def _sweep_pools(self, going_on: set[tuple[str, str]]) -> None:
         for name, pool in self._catalog.pools.items():

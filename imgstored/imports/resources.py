@@ -1,4 +1,4 @@
-"""What all imports share: the pools and their files, limits and slots, and the check of free space."""
+"""The resources of all imports: the pools and their files, limits and slots, and the check of free space."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from imgstored.errors import NoSpaceError
 from imgstored.imports.leftovers import Leftovers
+from imgstored.manifest.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 _EVERY = 64 << 20
 
 _MIB = 1 << 20
-
-#: Of a number that a manifest writes as a text.
-_MOST_DIGITS = 15
 
 
 class ImportLimits(Struct, frozen=True):
@@ -68,6 +66,8 @@ class Resources:
         self.locks = locks
         self.receipts = receipts
         self.leftovers = Leftovers(catalog, journal, spools, locks)
+        #: Held while an import makes its download wanted, and while those that nobody wants are dropped.
+        self.beginning = trio.Lock()
         self.download_slots = trio.CapacityLimiter(limits.imports)
         # A receive needs no download slot once its bytes are there, and must not take one from a download.
         self.receive_slots = trio.CapacityLimiter(2 * limits.imports)
@@ -110,10 +110,8 @@ class FreeSpace(Struct, frozen=True):
 
         That is no refusal: a volume may be sparse, and a pool may compress it.
         """
-        size = manifest.document.get("image_size")  # MiB; some write it as a text
-        if isinstance(size, str) and size.isascii() and size.isdecimal() and len(size) <= _MOST_DIGITS:
-            size = int(size)
-        if not isinstance(size, int) or isinstance(size, bool):
+        size = whole_number(manifest.document.get("image_size"))  # MiB
+        if size is None:
             return None
         free = (pool.space().available - self.min_free) // _MIB
         if size <= free:

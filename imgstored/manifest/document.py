@@ -109,6 +109,24 @@ def parse_entries(data: bytes, *, limit: int = MAX_LIST) -> list[Any]:
         return _by_entry(data, limit)
 
 
+def is_larger(document: object, limit: int) -> bool:
+    """Whether a decoded document has more than `limit` characters and values together, keys counted."""
+    todo, size = [document], 0
+    while todo and size <= limit:
+        match todo.pop():
+            case str() as text:
+                size += len(text)
+            case dict() as inner:
+                size += sum(map(len, inner))
+                todo.extend(inner.values())
+            case list() as inner:
+                todo.extend(inner)
+            case _:
+                pass
+        size += 1
+    return size > limit
+
+
 def check_document(document: object) -> None:
     """Raises `InvalidManifestError` unless this is what JSON can say, within bounds, with room to wrap it.
 

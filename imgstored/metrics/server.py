@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -16,12 +17,13 @@ from hypercorn.utils import wrap_app
 from prometheus_client.exposition import choose_encoder
 
 from imgstored.errors import ConfigError
+from imgstored.http.secrets import KNOWN
 from imgstored.metrics.address import TcpAddress, UnixAddress
 from imgstored.metrics.counts import Counts, WithoutCreated
 from imgstored.rpc.listener import listen
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from imgstored.events.stream import Action
     from imgstored.metrics.state import State
@@ -30,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 #: Connections at a time; others wait in the kernel.
 _CONNECTIONS: Final = 16
+#: Seconds after which a connection that keeps the server waiting gives its place to another one.
+_GRACE: Final = 0.25
 _BACKLOG: Final = 64
 #: Seconds that a connection may last, for one request and its answer, and without a byte of the request.
 _CONVERSATION: Final = 30.0
@@ -91,7 +95,8 @@ class Exposition:
         async with self._one_at_a_time:
             await self._state.look()
             self._counts.count_bytes(self._fetched())
-            return kind, encode(self._registry)
+            text = encode(self._registry)
+        return kind, KNOWN.hidden(text.decode()).encode() if KNOWN.may_be_in(text) else text
 
 
 async def serve(
@@ -131,34 +136,105 @@ def _bound(address: TcpAddress) -> socket.socket:
         ) from error
 
 
-async def _accept(listening: trio.socket.SocketType, exposition: Exposition, nursery: trio.Nursery) -> None:
-    config = _settings()
-    application = wrap_app(exposition, 0, "asgi")  # type: ignore[arg-type]
-    context = WorkerContext(None)
-    places = trio.Semaphore(_CONNECTIONS)
+class _Conversation:
+    """A connection's place, and since when the server waits for its client."""
 
-    async def converse(connected: trio.socket.SocketType) -> None:
+    def __init__(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+        self.given_up = trio.Event()
+        self.since: float | None = trio.current_time()  #: None while the client waits for the server
+
+    async def __call__(
+        self,
+        scope: Mapping[str, Any],
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """The ASGI application of this connection."""
+
+        async def sent(message: Message) -> None:
+            self.since = trio.current_time()
+            await send(message)
+
+        self.since = None
         try:
-            stream: Any = trio.SocketStream(connected)
+            await self._exposition(scope, receive, sent)
+        finally:
+            self.since = trio.current_time()
+
+    async def limit(self, connected: trio.socket.SocketType, scope: trio.CancelScope) -> None:
+        """Closes the connection and cancels `scope` once it is given up, lasts too long, or is cancelled.
+
+        One is not enough: hypercorn shields what it sends, also to a client that does not read.
+        """
+        try:
             with trio.move_on_after(_CONVERSATION):
-                await TCPServer(application, config, context, ConnectionState({}), stream).run()
-        except Exception:  # one client's connection must not end the daemon
-            log.exception("a question for metrics failed")
+                await self.given_up.wait()
         finally:
             connected.close()
-            places.release()
+            scope.cancel()
+
+
+class _Places:
+    """The places for connections. If all are taken, who keeps the server waiting longest gives way."""
+
+    def __init__(self) -> None:
+        self._taken: list[_Conversation] = []
+        self._left = trio.Event()  # somebody has left since it was made
+
+    async def wait_for_room(self) -> None:
+        """Waits until there is a place."""
+        while len(self._taken) >= _CONNECTIONS:
+            now = trio.current_time()
+            since, idle = min(((each.since or now, each) for each in self._taken), key=itemgetter(0))
+            if now >= since + _GRACE:
+                idle.given_up.set()
+            with trio.move_on_at(max(now, since) + _GRACE):
+                await self._left.wait()
+
+    @contextmanager
+    def taken(self, exposition: Exposition) -> Iterator[_Conversation]:
+        """A place, for as long as the block runs."""
+        conversation = _Conversation(exposition)
+        self._taken.append(conversation)
+        try:
+            yield conversation
+        finally:
+            self._taken.remove(conversation)
+            self._left.set()
+            self._left = trio.Event()
+
+
+async def _accept(listening: trio.socket.SocketType, exposition: Exposition, nursery: trio.Nursery) -> None:
+    config = _settings()
+    context = WorkerContext(None)
+    places = _Places()
+
+    async def converse(connected: trio.socket.SocketType, task_status: trio.TaskStatus[None]) -> None:
+        with places.taken(exposition) as conversation:
+            task_status.started()
+            application = wrap_app(conversation, 0, "asgi")  # type: ignore[arg-type]
+            stream: Any = trio.SocketStream(connected)
+            async with trio.open_nursery() as limiting:
+                limiting.start_soon(conversation.limit, connected, limiting.cancel_scope)
+                try:
+                    await TCPServer(application, config, context, ConnectionState({}), stream).run()
+                except Exception:  # one client's connection must not end the daemon
+                    log.exception("a question for metrics failed")
+                limiting.cancel_scope.cancel()
 
     while True:
-        await places.acquire()
+        # Only then is there somebody who needs a place.
+        await trio.lowlevel.wait_readable(listening.fileno())
+        await places.wait_for_room()
         try:
             connected, _ = await listening.accept()
         except OSError as error:
-            places.release()
             why = error.strerror or str(error)
             log.warning("no connection for metrics can be accepted for now", error=why)
             await trio.sleep(_PAUSE)
             continue
-        nursery.start_soon(converse, connected)
+        await nursery.start(converse, connected)
 
 
 def _settings() -> Config:

@@ -65,7 +65,8 @@ class Checked(Struct, frozen=True):
 class Use(Struct, frozen=True):
     """The clones and holds that protect an image from destruction."""
 
-    dependents: tuple[str, ...] = ()  #: as `Pool.dependents` has them
+    #: Names (POOL/…) of what is cloned from the image, also POOL/UUID-partial while that is received.
+    dependents: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()  #: as `Pool.holds` has them
     held: bool = False  #: by tags, or by holds that others have put there
 
@@ -193,10 +194,6 @@ class Pool(Protocol):
         """
         ...
 
-    def resume_point(self, uuid: str) -> int:
-        """The bytes of the stream that are safe in UUID-partial; 0 when there is none."""
-        ...
-
     def abandon(self, uuid: str) -> None:
         """Drops UUID-partial, if there is one, in one step."""
         ...
@@ -213,10 +210,6 @@ class Pool(Protocol):
 
         Raises `ImageHasDependentClonesError`, and `PoolError` while anything holds it.
         """
-        ...
-
-    def dependents(self, uuid: str) -> list[str]:
-        """Names (POOL/…) of what is cloned from the image, also POOL/UUID-partial while that is received."""
         ...
 
     def uses(self) -> dict[str, Use]:

@@ -12,15 +12,16 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager, closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import structlog
 import trio
 from imgproto.documents import EntryDocument
 
+from imgstored import lanes
 from imgstored.events.stream import Ended, Refused, Started, outcome_of
 from imgstored.http.location import shown
-from imgstored.http.secrets import redacted
+from imgstored.http.secrets import KNOWN, redacted
 from imgstored.queries.names import Named
 from imgstored.state.schema import open_database
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.events.stream import Action, Requester, StoreEvent
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -73,14 +76,19 @@ class History:
         # What an earlier daemon did not see end.
         interrupted = "UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL"
         self._db = open_database(path, _TABLE, hint=hint, then=interrupted)
+        # What is done never waits for what is read: readers have a connection of their own (WAL).
+        self._readers = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._reading = trio.Lock()
         # Fair: who reads after something has ended finds that written down.
         self._lock = trio.Lock()
+        self._writer = trio.CapacityLimiter(1)
         self._pending: deque[Callable[[], None]] = deque()
         self._some = trio.Event()
         self._rows: dict[Action, tuple[int, float]] = {}  # of what is under way; when it began
 
     def close(self) -> None:
         """Closes the file. What was not flushed is lost."""
+        self._readers.close()
         self._db.close()
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -118,7 +126,7 @@ class History:
         async with self._lock:
             while self._pending:
                 try:
-                    await trio.to_thread.run_sync(self._pending[0])
+                    await trio.to_thread.run_sync(self._pending[0], limiter=self._writer)
                 except (
                     sqlite3.Error,
                     ValueError,
@@ -135,11 +143,11 @@ class History:
             (
                 action.kind,
                 action.uuid,
-                action.name,
-                action.version,
+                KNOWN.hidden(action.name),
+                KNOWN.hidden(action.version),
                 action.pool,
                 source,
-                requester.client,
+                KNOWN.hidden(requester.client),
                 requester.uid,
                 wall,
                 action.import_id,
@@ -167,43 +175,45 @@ class History:
         """The newest `limit` entries, of one image or of all, oldest first; docs/protocol.md's *entry*."""
         where, values = ("", ()) if uuid is None else ("WHERE uuid = ?", (uuid,))
 
-        def read() -> list[tuple[Any, ...]]:
-            return self._db.execute(
+        def read() -> list[EntryDocument]:
+            rows = self._readers.execute(
                 f"SELECT {', '.join(_FIELDS)} FROM history {where} ORDER BY id DESC LIMIT ?",  # noqa: S608  fixed
                 (*values, max(0, min(limit, MAX_ROWS))),
-            ).fetchall()
+            )
+            return [_entry(row) for row in rows][::-1]
 
-        rows = await self._read(read)
-        return [_entry(row) for row in reversed(rows)]
+        return await self._read(read)
 
     async def failures(self, limit: int) -> list[EntryDocument]:
         """The newest entries of what failed, at most `limit`, oldest first."""
 
-        def read() -> list[tuple[Any, ...]]:
-            return self._db.execute(
+        def read() -> list[EntryDocument]:
+            rows = self._readers.execute(
                 f"SELECT {', '.join(_FIELDS)} FROM history"  # noqa: S608  fixed
                 " WHERE outcome = 'failed' ORDER BY id DESC LIMIT ?",
                 (limit,),
-            ).fetchall()
+            )
+            return [_entry(row) for row in rows][::-1]
 
-        return [_entry(row) for row in reversed(await self._read(read))]
+        return await self._read(read)
 
     async def images(self) -> list[Named]:
         """The images that the history is about, with the names that they had last."""
 
-        def read() -> list[tuple[Any, ...]]:
-            return self._db.execute(
+        def read() -> list[Named]:
+            rows = self._readers.execute(
                 "SELECT uuid, name, version FROM history WHERE id IN (SELECT"
                 " coalesce(max(CASE WHEN name != '' THEN id END), max(id)) FROM history GROUP BY uuid)"
-            ).fetchall()
+            )
+            return [Named(*row) for row in rows]
 
-        return [Named(*row) for row in await self._read(read)]
+        return await self._read(read)
 
-    async def _read(self, read: Callable[[], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+    async def _read(self, read: Callable[[], list[T]]) -> list[T]:
         await self.flush()
-        async with self._lock:
+        async with self._reading:
             try:
-                return await trio.to_thread.run_sync(read)
+                return await lanes.in_thread(read)
             except sqlite3.Error as error:
                 log.warning("the history cannot be read", error=str(error))
                 return []
@@ -220,5 +230,8 @@ async def open_history(path: Path) -> AsyncIterator[History]:
 
 
 def _entry(row: tuple[Any, ...]) -> EntryDocument:
-    """The row of a query for `_FIELDS`."""
-    return cast("EntryDocument", dict(zip(_FIELDS, row, strict=True)))
+    """The row of a query for `_FIELDS`, without secrets that an earlier daemon did not know."""
+    entry = KNOWN.hidden_in(dict(zip(_FIELDS, row, strict=True)))
+    if entry["message"] is not None:
+        entry["message"] = redacted(entry["message"])
+    return cast("EntryDocument", entry)

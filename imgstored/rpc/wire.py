@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from imgstored.rpc import gate
 from imgstored.rpc.framing import Framer, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from imgstored.rpc.framing import MessageLimits
 
 _REQUEST, _RESPONSE, _NOTIFICATION = 0, 1, 2
+
+#: Bytes of a large answer that are encoded at once, and elements of an array that are not.
+_SLICE = 64 << 10
+_LONG = 64
 
 #: Request ids are unsigned integers of 32 bits.
 MAX_ID = (1 << 32) - 1
@@ -105,11 +110,6 @@ def bearer(messages: Iterable[Message], unfinished: int | None, since: int) -> i
     return max((start for start in starts if start >= since), default=None)
 
 
-def encode_request(id_: int, method: str, params: Mapping[str, Any]) -> bytes:
-    """A request. Raises what `encode_response` does."""
-    return _packed([_REQUEST, id_, method, [dict(params)]])
-
-
 def encode_response(id_: int, result: Any) -> bytes:
     """The answer to a request.
 
@@ -118,6 +118,38 @@ def encode_response(id_: int, result: Any) -> bytes:
     question marks.
     """
     return _packed([_RESPONSE, id_, None, result])
+
+
+def encode_in_slices(id_: int, result: Any) -> Iterator[bytes]:
+    """`encode_response`'s bytes, in pieces of some 64 KiB. Raises what that does."""
+    packer = msgpack.Packer(use_bin_type=True, unicode_errors="replace", default=_foreign, autoreset=False)
+    packer.pack_array_header(4)
+    for value in (_RESPONSE, id_, None):
+        packer.pack(value)
+    yield from _sliced(packer, result)
+    yield packer.bytes()
+
+
+def _sliced(packer: Any, value: Any) -> Iterator[bytes]:
+    """Packs a value, long arrays one element at a time; gives what is packed whenever it is enough."""
+    if isinstance(value, list):
+        packer.pack_array_header(len(value))
+        for element in value:
+            yield from _sliced(packer, element)
+    elif isinstance(value, dict) and any(map(_is_long, value.values())):
+        packer.pack_map_header(len(value))
+        for key, each in value.items():
+            packer.pack(key)
+            yield from _sliced(packer, each)
+    else:
+        packer.pack(value)
+    if packer.getbuffer().nbytes >= _SLICE:
+        yield packer.bytes()
+        packer.reset()
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > _LONG
 
 
 def encode_error(id_: int | None, error: Mapping[str, Any]) -> bytes:
@@ -131,6 +163,11 @@ def encode_notification(method: str, params: Mapping[str, Any]) -> bytes:
 
 
 def _packed(message: list[Any]) -> bytes:
+    """Everything that is sent comes by here."""
+    return gate.encoded(message, _pack)
+
+
+def _pack(message: list[Any]) -> bytes:
     packed: bytes = msgpack.packb(message, use_bin_type=True, unicode_errors="replace", default=_foreign)
     return packed
 

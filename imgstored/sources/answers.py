@@ -11,8 +11,17 @@ from msgspec import Struct
 
 from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
 from imgstored.http.location import shown
-from imgstored.http.secrets import redacted
-from imgstored.manifest import Damaged, check_uuid, in_lower_case, parse, parse_entries, upgrade
+from imgstored.http.secrets import KNOWN, redacted
+from imgstored.manifest import (
+    MAX_MANIFEST,
+    Damaged,
+    check_uuid,
+    in_lower_case,
+    is_larger,
+    parse,
+    parse_entries,
+    upgrade,
+)
 from imgstored.sources.base import Listed
 
 if TYPE_CHECKING:
@@ -137,13 +146,21 @@ def read_list(url: str, body: bytes) -> ManifestList:
     damaged: dict[str, str] = {}
     nameless: list[str] = []
     last = None
+    # A list may have 64 times as much as a manifest; one element that has cannot be imported anyway.
+    crowded = len(body) > MAX_MANIFEST
     for element in elements:
         uuid = _uuid_of(element)
         last = uuid or last
-        reason = _clean(element.reason) if isinstance(element, Damaged) else "no manifest with a uuid"
+        reason = ""
+        if isinstance(element, Damaged):
+            reason = _clean(element.reason)
+        elif uuid is None:
+            reason = "no manifest with a uuid"
+        elif crowded and is_larger(element, MAX_MANIFEST):
+            reason = f"larger than {MAX_MANIFEST} bytes"
         if uuid is None:
             nameless.append(reason)
-        elif isinstance(element, Damaged):
+        elif reason:
             damaged.setdefault(uuid, reason)
         else:
             by_uuid.setdefault(uuid, element if element["uuid"] == uuid else {**element, "uuid": uuid})
@@ -248,6 +265,6 @@ def _phrase(status: int) -> str:
 
 def _clean(text: str) -> str:
     """One line of printable characters, not too long, without the secrets that a server may repeat."""
-    line = re.sub(r"\s+", " ", redacted(text[: 2 * _MAX_TEXT])).strip()
+    line = re.sub(r"\s+", " ", redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT])).strip()
     line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

@@ -47,7 +47,7 @@ class Source(Protocol):
 
     @property
     def spec(self) -> SourceSpec:
-        """Which server it is."""
+        """The server's spec."""
         ...
 
     @property

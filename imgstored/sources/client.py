@@ -9,12 +9,15 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import structlog
 import trio
 from msgspec import Struct
+from msgspec.structs import replace
 
+from imgstored import lanes
 from imgstored.errors import (
     ImgstoreError,
     InternalError,
@@ -26,6 +29,7 @@ from imgstored.host import shortage
 from imgstored.host.durable import replace_file
 from imgstored.http.documents import fetch_document
 from imgstored.http.location import public, shown
+from imgstored.http.secrets import KNOWN
 from imgstored.manifest import MAX_LIST, check_uuid, parse
 from imgstored.sources.base import Listed
 from imgstored.sources.dsapi import DsapiSource
@@ -35,7 +39,7 @@ from imgstored.sources.spec import identity
 from imgstored.sources.static import StaticSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
     from types import TracebackType
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     from imgstored.sources.base import Offer, Source, SourceSpec, SourceType
     from imgstored.sources.search import Answer, Hit
     from imgstored.sources.server import Fetch
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -97,9 +103,10 @@ class SourceClient:
         self._lists = lists
         self._now = now
         self._logged = ""  # why its list is incomplete
+        self._listings: dict[Hashable, SharedAnswer[Listing]] = {}
 
     async def ping(self) -> ImgstoreError | None:
-        """What is wrong with the source; None if it is there."""
+        """Asks the source whether it is there; returns the error if it is not."""
         with self._question() as question:
             await self._source.ping()
         self._log_incomplete()
@@ -119,8 +126,13 @@ class SourceClient:
     async def list(self, *, save: bool) -> Listing:
         """The source's images, and the problem with it.
 
-        The last good list stands in for one that fails. With `save` a good one becomes the last.
+        The last good list stands in for one that fails. With `save` a good one becomes the last. Who asks
+        while the source is being asked, in the same lane, gets that answer.
         """
+        listing = self._listings.setdefault((save, lanes.current()), SharedAnswer())
+        return await listing.get(partial(self._list, save=save))
+
+    async def _list(self, *, save: bool) -> Listing:
         images: list[Listed] = []
         with self._question() as question:
             images = await self._source.list()
@@ -129,18 +141,17 @@ class SourceClient:
         if error is None:
             good = KeptList(images, self._now().isoformat(), self._source.incomplete or "")
             if save:
-                async with self._lists.busy:
-                    await trio.to_thread.run_sync(self._lists.save, self.spec, good)
+                await self._lists.change(self._lists.save, self.spec, good)
             return Listing(good.images, good.incomplete)
         log.warning("a source cannot be listed", source=self.spec.url, error=error.message)
         problem: ProblemDocument = {"source": public(self.spec.url), "error": error.as_wire()}
-        last = await self._last()
+        last = await self._lists.change(self._lists.load, self.spec)
         if last is None:
             return Listing([], "", problem)
         return Listing(last.images, last.incomplete, {**problem, "listed_at": last.listed_at})
 
     async def last_list(self) -> Sequence[Listed]:
-        """What the source had when it last answered; it is not asked."""
+        """The images that the source had when it last answered; it is not asked."""
         last = await self._last()
         return [] if last is None else last.images
 
@@ -152,15 +163,17 @@ class SourceClient:
         return "" if last is None else last.incomplete
 
     async def _last(self) -> KeptList | None:
-        async with self._lists.busy:
-            return await trio.to_thread.run_sync(self._lists.load, self.spec)
+        return await lanes.in_thread(self._lists.load, self.spec)
 
     async def offer(self, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
-        """What the source says about an image. Errors are returned, so that other sources still count."""
+        """Asks the source about an image. Errors are returned, so that other sources still count."""
         with self._question() as question:
             offer = await self._source.offer(uuid)
             self._log_incomplete()
-            return None if offer is None else read(offer)
+            if offer is None:
+                return None
+            # What a server quotes there would be in manifests that everybody reads.
+            return read(replace(offer, manifest=KNOWN.hidden_in(offer.manifest)))
         assert question.error is not None
         log.warning("a source failed", source=self.spec.url, uuid=uuid, error=question.error.message)
         return question.error
@@ -174,6 +187,31 @@ class SourceClient:
         if incomplete not in ("", self._logged):
             log.warning("a source's list is incomplete", source=self.spec.url, error=incomplete)
         self._logged = incomplete
+
+
+class SharedAnswer(Generic[T]):
+    """The answer to a question that many ask at once: one of them asks, and the others get what comes."""
+
+    def __init__(self) -> None:
+        self._asking = trio.Lock()
+        self._answers = 0
+        self._wanted_by = 0
+        self._answer: T | None = None
+
+    async def get(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The next answer to come. `ask` raises nothing; where who asks is cancelled, the next one asks."""
+        came = self._answers
+        self._wanted_by += 1
+        try:
+            async with self._asking:
+                if self._answers == came or self._answer is None:
+                    self._answer = await ask()
+                    self._answers += 1
+                return self._answer
+        finally:
+            self._wanted_by -= 1
+            if not self._wanted_by:
+                self._answer = None  # it may be large
 
 
 # -- how it did ----------------------------------------------------------------------------------------------
@@ -206,7 +244,7 @@ class HealthLog:
         self._known: OrderedDict[Hashable, Health] = OrderedDict()
 
     def of(self, spec: SourceSpec) -> Health:
-        """How a source did."""
+        """The health of a source."""
         return self._known.get(_server(spec), Health())
 
     def note(self, spec: SourceSpec, error: ImgstoreError | None) -> None:
@@ -268,13 +306,18 @@ class KeptList(Struct, frozen=True):
 class LastLists:
     """A folder with the last good list of each source, for when it does not answer.
 
-    One file a source: `{source, listed_at, manifests, incomplete}`. All methods block. Hold `busy` while one
-    changes the folder.
+    One file a source: `{source, listed_at, manifests, incomplete}`. All methods block but `change`, which
+    runs one that changes the folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.busy = trio.Lock()
+        # A thread of its own, in no lane: who may change waits for it, too.
+        self._thread = trio.CapacityLimiter(1)
         self._folder = folder
+
+    async def change(self, method: Callable[..., T], *arguments: object) -> T:
+        """Runs one of the methods in a thread, one at a time."""
+        return await trio.to_thread.run_sync(method, *arguments, limiter=self._thread)
 
     def save(self, spec: SourceSpec, kept: KeptList) -> None:
         """Writes a list. Errors are only logged: the caller has the list."""
@@ -284,7 +327,7 @@ class LastLists:
             "manifests": [image.manifest for image in kept.images],
             "incomplete": kept.incomplete,
         }
-        data = json.dumps(content, ensure_ascii=False).encode()
+        data = json.dumps(KNOWN.hidden_in(content), ensure_ascii=False).encode()
         path = self._path(spec)
         try:
             if len(data) > MAX_LIST:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
+from imgstored import lanes
 from imgstored.manifest import check_uuid, upgrade
 from imgstored.sources.answers import read_page, the_manifest
 from imgstored.sources.base import Listed, Offer
@@ -40,7 +39,7 @@ class DsapiSource:
         url = self._server.url(_DATASETS)
         body = await self._server.demand(url, self._limits.listing)
         # In a thread: a large list takes a while to read.
-        page = await trio.to_thread.run_sync(read_page, url, body, self.spec.url)
+        page = await lanes.in_thread(read_page, url, body, self.spec.url)
         self._server.incomplete = page.left_out.words(self.spec.url)
         return page.images
 

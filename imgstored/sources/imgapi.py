@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.errors import APIError, ClientError
 from imgstored.http.location import shown
 from imgstored.manifest import MAX_LIST, check_uuid, upgrade
@@ -116,7 +117,7 @@ class ImgapiSource:
         body = await self._server.demand(url, self._limits.listing)
         if len(body) > room:
             raise APIError(f"{shown(self.spec.url)}: the list of images does not end")
-        return await trio.to_thread.run_sync(read_page, url, body, self.spec.url), room - len(body)
+        return await lanes.in_thread(read_page, url, body, self.spec.url), room - len(body)
 
     async def _may_be_cut(self, elements: int) -> bool:
         """Whether a server that gave so many images, and cannot turn pages, may have more.

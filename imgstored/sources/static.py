@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from imgstored import lanes
 from imgstored.errors import APIError, ClientError, ImgstoreError
 from imgstored.manifest import check_uuid, upgrade
 from imgstored.sources.answers import LeftOut, ManifestList, damaged_manifest, displayed, read_list
@@ -58,7 +59,7 @@ class StaticSource:
     async def list(self) -> list[Listed]:
         """All images, as the list has them at this moment."""
         manifests = (await self._manifests(kept=False)).by_uuid
-        return await trio.to_thread.run_sync(displayed, manifests.values(), self.spec.url)
+        return await lanes.in_thread(displayed, manifests.values(), self.spec.url)
 
     async def offer(self, uuid: str) -> Offer | None:
         """The image, with its file at the `url` or the `path` that the manifest gives, or at `UUID/file`."""
@@ -92,7 +93,7 @@ class StaticSource:
             url = self._server.url(place)
             try:
                 body = await self._server.demand(url, self._limits.listing)
-                manifests = await trio.to_thread.run_sync(read_list, url, body)
+                manifests = await lanes.in_thread(read_list, url, body)
             except APIError as error:
                 first = first or error
             else:

@@ -180,7 +180,8 @@ class Download:
         else:
             self.watermark.finish()
         finally:
-            self._spool.close()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._spool.close)
 
     async def _fetch_all(self) -> None:
         self._plan = RangePlan(

@@ -101,7 +101,7 @@ class Pace:
         self._last = self._mark = (self.started, 0)
 
     def fault(self, now: float, fetched: int) -> str | None:
-        """What is wrong at `now`, when `fetched` bytes are there, or None. To be asked now and then."""
+        """The mirror's fault at `now`, when `fetched` bytes are there, or None. To be asked now and then."""
         if fetched != self._last[1]:
             self._last = (now, fetched)
         elif now - self._last[0] >= self.silence:

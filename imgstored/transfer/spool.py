@@ -253,7 +253,7 @@ class Spool:
             self._present = 0
 
     def remember(self, url: str, validator: str) -> None:
-        """What the server at `url` calls this state of the file."""
+        """Remembers what the server at `url` calls this state of the file."""
         if self.validators.get(url) != validator:
             self.validators[url] = validator
             if self.size is not None:
@@ -263,7 +263,7 @@ class Spool:
 
     @property
     def ranges(self) -> int:
-        """How many ranges the file has; 1 while its size is not known."""
+        """The number of ranges of the file; 1 while its size is not known."""
         return 1 if self.size is None else range_count(self.size, self.range_size)
 
     @property

@@ -72,7 +72,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         folder / "store",
         top=f'imgadm = "{folder}/imgadm"\nimgadm_locks = "{folder}/run"\nvmadm = "{vmadm.program}"\n',
         config=f'[pool]\ntype = "zfs"\nname = "{POOL}"\n',
-        patience=90,
+        timeout=90,
     )
     with Zpool(POOL) as pool, daemon:
         yield Host(folder, pool, vmadm, daemon)

@@ -12,7 +12,9 @@ import zlib
 
 import pytest
 import trio
+import trio.testing
 
+from imgstored import lanes
 from imgstored.errors import ClientError
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location
@@ -135,6 +137,78 @@ async def test_gzip_is_decoded_and_nothing_else(start_faulty):
     assert (await fetch(at(f"{server.url}/gzip")))[0].body == b"text"
     error, _ = await fetch(at(f"{server.url}/br"))
     assert "encoding that was not asked for" in str(error)
+
+
+async def test_an_answer_in_single_bytes_lets_others_have_their_turn(start_faulty):
+    """All of it is there at once, so reading it never waits."""
+    size = 20_000
+
+    def answer(_, wire):
+        chunks = b"1\r\nx\r\n" * size + b"0\r\n\r\n"
+        wire.reply("200 OK", {"Transfer-Encoding": "chunked"}, chunks, length=False)
+
+    server = start_faulty(answer)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        document, _ = await fetch(at(server.url))
+        nursery.cancel_scope.cancel()
+    assert document.body == b"x" * size
+    assert turns > size // 64
+
+
+async def test_an_answer_in_too_many_pieces_is_refused(start_faulty, monkeypatch):
+    monkeypatch.setattr("imgstored.http.gunzip._PIECES", 1000)
+
+    def answer(_, wire):
+        wire.reply("200 OK", {"Transfer-Encoding": "chunked"}, b"1\r\nx\r\n" * 50_000, length=False)
+
+    error, naps = await fetch(at(start_faulty(answer).url))
+    assert error.message.endswith(": the answer comes in too many pieces")
+    assert naps == []
+    gc.collect()
+
+
+async def test_requests_of_what_reads_are_bounded_and_hold_up_no_change(start_faulty):
+    release = threading.Event()
+
+    def answer(request, wire):
+        if request.target == "/held":
+            release.wait(30)
+        wire.reply("200 OK", {}, b"{}")
+
+    server = start_faulty(answer)
+    try:
+        async with trio.open_nursery() as nursery:
+            with lanes.bound("strangers"):
+                for _ in range(100):
+                    nursery.start_soon(fetch, at(f"{server.url}/held"))
+            with trio.fail_after(30):
+                while len(server.requests) < 32:  # noqa: ASYNC110 - what is waited for is in a thread
+                    await trio.sleep(0.01)
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                assert len(server.requests) == 32
+                assert (await fetch(at(f"{server.url}/free")))[0].status == 200
+            release.set()
+    finally:
+        release.set()
+
+
+async def test_the_last_descriptors_are_not_for_what_reads(nginx, site, monkeypatch):
+    (site / "doc").write_text("hello")
+    monkeypatch.setattr("imgstored.host.descriptors.are_scarce", lambda: True)
+    for lane in ("strangers", "questions"):
+        with lanes.bound(lane):
+            error, _ = await fetch(at(f"{nginx.url}/doc"))
+            assert error.message == f"{nginx.url}/doc: the daemon has too many open files"
+    assert (await fetch(at(f"{nginx.url}/doc")))[0].status == 200
 
 
 @pytest.mark.parametrize(

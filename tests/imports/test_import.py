@@ -10,7 +10,6 @@ import trio
 from msgspec.structs import replace
 
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
-from imgstored.events.notifications import Downloaded, Note
 from imgstored.events.request import Request
 from imgstored.events.stream import Ended, EventStream, ImportEvent, Requester, Started
 from imgstored.imports import resources as resources_module
@@ -21,6 +20,7 @@ from imgstored.manifest import load
 from imgstored.pools.base import Space
 from imgstored.queries.dry_run import DryRun
 from tests.imports.house import TESTER, open_house, pages, until
+from tests.support.events import Downloaded, Note
 from tests.support.image_site import BASE, DATA, INCREMENTAL, fixture_file, fixture_manifest
 from tests.support.limits import import_limits
 
@@ -92,7 +92,7 @@ def test_notes_are_bounded(make, events):
     wanted, heard = make(), []
     events.subscribe(heard.append, wanted.action)
     for number in range(3 * MAX_NOTES):
-        wanted._emit(Note(str(number)))
+        wanted._note(str(number))
     wanted._emit(Downloaded(BASE, 10))
     assert len(heard) == MAX_NOTES + 1
     assert all(isinstance(event, ImportEvent) for event in heard)
@@ -221,7 +221,7 @@ async def test_an_image_larger_than_the_pool_has_room_for(open_house, monkeypatc
         assert [refusal["code"] for refusal in (await dry.plan(BASE))["refusals"]] == ["NoSpace"]
 
         room[0] = 1 << 30
-        assert (await house.all_events(BASE))[-1].kind == "installed"
+        assert (await house.all_events(BASE))[-1]["event"] == "installed"
         assert not any(hit.path.endswith("/file") for hit in nginx.settled_hits()[hits:])
         assert house.left() == []
 
@@ -232,7 +232,7 @@ async def test_a_volume_that_may_not_fit_is_said_and_tried(open_house, pages, si
     pages.add(fixture_manifest(BASE) | {"uuid": other, "image_size": size}, fixture_file(BASE))
     async with open_house() as house:
         events = await house.all_events(other)
-    assert events[-1].kind == "installed"
+    assert events[-1]["event"] == "installed"
     assert any("it may not fit" in str(event) for event in events) == said
 
 
@@ -248,7 +248,7 @@ async def test_limits_may_change_while_it_downloads(open_house, monkeypatch):
 
         monkeypatch.setattr(FreeSpace, "check_spool", changing)
         assert house.resources.download_slots.total_tokens != 9
-        events = [event for event in await house.all_events(BASE) if event.kind != "progress"]
+        events = [event for event in await house.all_events(BASE) if event["event"] != "progress"]
         assert house.resources.download_slots.total_tokens == 9
         assert house.resources.receive_slots.total_tokens == 18
-        assert events[-1].kind == "installed"
+        assert events[-1]["event"] == "installed"

@@ -84,6 +84,7 @@ def test_the_wheel_has_both_programs_and_what_belongs_to_them(wheel: Path):
         "share/man/man5/imgstored.toml.5",
         "share/bash-completion/completions/imgctl",
         "share/zsh/site-functions/_imgctl",
+        "share/fish/vendor_completions.d/imgctl.fish",
         "share/imgstore/systemd/imgstored.service",
         "share/imgstore/smf/imgstored.xml",
         "share/imgstore/smf/method/imgstored",

@@ -1,14 +1,8 @@
-"""Real ZFS is only in the guest: tests/guest/run.sh runs these tests there."""
-
 from __future__ import annotations
-
-import os
 
 import pytest
 
 from tests.support.fake_lzc import FakeLzc
-
-collect_ignore = [] if os.environ.get("IMGSTORE_GUEST") else ["test_zfs.py", "test_zfs_bindings.py"]
 
 
 @pytest.fixture(scope="session")

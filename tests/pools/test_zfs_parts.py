@@ -1,4 +1,4 @@
-"""The parts of the ZFS pool that need no ZFS. The rest is tested in the guest: test_zfs.py."""
+"""The parts of the ZFS pool that need no ZFS. The rest is tested in the guest: tests/pools/zfs."""
 
 from __future__ import annotations
 

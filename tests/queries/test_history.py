@@ -7,12 +7,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import pytest
+import trio
 
+from imgstored import lanes
 from imgstored.errors import CancelledError, ClientError, ConfigError, DownloadError, ImageNotFoundError
 from imgstored.events.stream import Action, Ended, Refused, Requester, Started, outcome_of
+from imgstored.http.secrets import KNOWN
 from imgstored.queries import history as module
 from imgstored.queries.history import History, open_history
 from imgstored.queries.names import Named
@@ -238,3 +242,58 @@ def test_the_file_of_a_newer_daemon_is_refused(history, path):
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(ConfigError, match="schema 99"):
         History(path)
+
+
+async def test_what_an_earlier_daemon_wrote_down_is_told_without_its_secrets(path):
+    """It did not know that the server's words have one."""
+    with closing(History(path)) as history:
+        await entry_of(history, action(), ClientError("x"))
+    with closing(sqlite3.connect(path)) as db:
+        said = "http://h/f: denied: k3y/word, token=abc, http://u:p4ss@h"
+        db.execute("UPDATE history SET message = ?, client = 'k3y%2Fword', name = 'k3y/word'", (said,))
+        db.commit()
+    KNOWN.configure(["k3y/word"])
+    with closing(History(path)) as history:
+        (entry,) = await history.entries(UUID, 1)
+        (failed,) = await history.failures(1)
+    assert entry == failed
+    assert entry["message"] == "http://h/f: denied: (hidden), token=(hidden), http://h"
+    assert (entry["client"], entry["name"]) == ("(hidden)", "(hidden)")
+
+
+async def test_no_secret_is_written_down(path):
+    KNOWN.configure(["k3y/word"])
+    with closing(History(path)) as history:
+        requester = Requester("me k3y/word", 0)
+        await entry_of(
+            history, action(name="k3y/word", version="k3y/word"), ClientError("k3y/word"), requester=requester
+        )
+    assert b"k3y" not in b"".join(each.read_bytes() for each in path.parent.glob(path.name + "*"))
+
+
+async def test_what_is_done_does_not_wait_for_what_is_read(history, monkeypatch):
+    release, reading = threading.Event(), threading.Event()
+    entry = module._entry
+
+    def held(row):
+        reading.set()
+        release.wait(30)
+        return entry(row)
+
+    await entry_of(history, action())
+    monkeypatch.setattr(module, "_entry", held)
+    try:
+        async with trio.open_nursery() as nursery:
+            with lanes.bound("strangers"):
+                for _ in range(20):
+                    nursery.start_soon(history.entries, None, 1)
+            await until(reading.is_set)
+            with trio.fail_after(30):
+                done = begin(history, uuid=OTHER)
+                history.hear(Ended(done, "installed", None, 1))
+                await history.flush()
+            release.set()
+    finally:
+        release.set()
+    monkeypatch.setattr(module, "_entry", entry)
+    assert (await history.entries(OTHER, 1))[0]["outcome"] == "installed"

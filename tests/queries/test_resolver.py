@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 
+from imgstored.catalog.aliases import Aliases
 from imgstored.catalog.catalog import Catalog, InstalledImage
 from imgstored.catalog.refresh import Refresh
 from imgstored.errors import (
@@ -62,8 +63,13 @@ def source_set(tmp_path, nginx):
 
 
 @pytest.fixture
-def resolver(catalog, source_set, history, jobs):
-    return Resolver(catalog, Refresh(catalog, None), source_set, history, lambda: jobs)
+def aliases(tmp_path, catalog):
+    return Aliases(tmp_path / "aliases.json", catalog)
+
+
+@pytest.fixture
+def resolver(catalog, source_set, history, jobs, aliases):
+    return Resolver(catalog, Refresh(catalog, None), source_set, history, lambda: jobs, aliases)
 
 
 def install(catalog, uuid, manifest):
@@ -155,3 +161,17 @@ async def test_one_of_several_names_that_fails_fails_all(resolver, catalog):
 async def test_what_cannot_be_asked(resolver, names, among):
     with pytest.raises(UsageError):
         await resolver.resolve(names, among)
+
+
+async def test_an_alias_comes_before_every_name(resolver, catalog, aliases):
+    install(catalog, BASE, fixture_manifest(BASE))
+    await aliases.set("stable", BASE)
+    assert await one(resolver, "stable", "installed") == BASE
+    # A server, or another image, that calls itself so takes nothing over.
+    install(catalog, OTHER, {"uuid": OTHER, "name": "stable", "version": "9"})
+    assert await one(resolver, "stable", "installed") == BASE
+    assert await one(resolver, "stable@9", "installed") == OTHER
+    await aliases.set("stable", INCREMENTAL)
+    with pytest.raises(ImageNotInstalledError) as caught:
+        await one(resolver, "stable", "installed")
+    assert INCREMENTAL in caught.value.message

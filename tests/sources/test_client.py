@@ -7,11 +7,12 @@ import json
 
 import pytest
 import trio
+import trio.testing
 
 from imgstored.errors import APIError, ClientError, InvalidManifestError, ManifestValidationError
 from imgstored.sources import client
 from imgstored.sources.base import Listed, SourceSpec
-from imgstored.sources.client import HealthLog, KeptList, LastLists, Question
+from imgstored.sources.client import HealthLog, KeptList, LastLists, Question, SharedAnswer
 from tests.support.image_site import BASE, ZVOL, fixture_manifest
 
 SPEC = SourceSpec("http://user:secret@h/a?token=secret&channel=dev")
@@ -170,3 +171,62 @@ def test_a_folder_that_cannot_be_used_is_no_error(lists, tmp_path):
     lists.save(CHANNEL, KEPT)
     assert lists.load(CHANNEL) is None
     lists.drop_others([])
+
+
+# -- one answer for all who ask ------------------------------------------------------------------------------
+
+
+class Slow:
+    """A question that is answered when a test says so."""
+
+    def __init__(self):
+        self.asked = 0
+        self.release = trio.Event()
+
+    async def __call__(self):
+        self.asked += 1
+        number = self.asked
+        await self.release.wait()
+        return f"answer {number}"
+
+
+async def test_those_who_ask_meanwhile_get_the_answer_that_comes():
+    question, shared, answers = Slow(), SharedAnswer(), []
+
+    async def ask_it() -> None:
+        answers.append(await shared.get(question))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(64):
+            nursery.start_soon(ask_it)
+        await trio.testing.wait_all_tasks_blocked()
+        assert question.asked == 1
+        question.release.set()
+    assert answers == ["answer 1"] * 64
+    # Who comes later asks anew, and nothing is kept.
+    assert await shared.get(question) == "answer 2"
+    assert shared._answer is None
+
+
+async def test_where_who_asks_leaves_the_next_one_asks():
+    question, shared, answers = Slow(), SharedAnswer(), []
+
+    async def ask_it() -> None:
+        answers.append(await shared.get(question))
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def leave() -> None:
+            with scope:
+                await ask_it()
+
+        nursery.start_soon(leave)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ask_it)
+        nursery.start_soon(ask_it)
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        question.release.set()
+    assert answers == ["answer 2"] * 2

@@ -116,19 +116,6 @@ class EmbeddedPool:
         with self._lock:
             return list(self._origins)
 
-    def resume_point(self, uuid: str) -> int:
-        """The bytes of the stream that are safe in UUID-partial."""
-        with self._pool_errors("reading a partial image"), contextlib.suppress(FileNotFoundError):
-            with self._root.folder(check_uuid(uuid) + PARTIAL) as folder:
-                checkpoint = read_checkpoint(folder, uuid)
-            return 0 if checkpoint is None else checkpoint.reader.offset
-        return 0
-
-    def dependents(self, uuid: str) -> list[str]:
-        """Names of images that were cloned from the image, and of those that are received as its clones."""
-        with self._lock:
-            return self._dependents(uuid)
-
     def uses(self) -> dict[str, Use]:
         """The clones and holds of each image."""
         with self._lock:

@@ -29,11 +29,11 @@ class Core(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name of the binding, for people."""
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What the calls raise."""
+        """The exceptions that the calls raise."""
 
     def channel_program(
         self,

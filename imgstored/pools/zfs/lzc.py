@@ -50,7 +50,7 @@ class Lzc:
 
     @property
     def binding(self) -> str:
-        """What calls the library: `pyzfs`, or the name of the library's file where nothing is in between."""
+        """The binding: `pyzfs`, or the name of the library's file where nothing is in between."""
         return self._core.name
 
     def ask(self, program: str, doing: str, **arguments: str | Mapping[str, str]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from imgstored.errors import (
     ImageNotInstalledError,
     OriginNotInstalledError,
     PoolError,
-    ResumeError,
 )
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import MAX_TAG, Occupant, Use
@@ -28,7 +26,6 @@ from imgstored.pools.zfs.pipe import outlet
 from imgstored.pools.zfs.programs import FINAL, PARTIAL
 from imgstored.pools.zfs.properties import DEFAULT, checked
 from imgstored.pools.zfs.receive import Receive
-from imgstored.zstream.token import parse_token
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -117,29 +114,8 @@ class ZfsPool:
         """The images of which a part is received and not published, also those that imgadm is receiving."""
         return programs.partials(self._lzc)
 
-    def resume_point(self, uuid: str) -> int:
-        """The bytes of the stream in UUID-partial, from its token; a good estimate.
-
-        Of one that is complete, the bytes of its data.
-        """
-        check_uuid(uuid)
-        found = programs.dataset(self._lzc, self._dataset(uuid) + PARTIAL, f"looking at image {uuid}")
-        if found is None:
-            return 0
-        if found.guid is not None:
-            return found.size
-        with contextlib.suppress(ResumeError):
-            return 0 if found.token is None else parse_token(found.token).bytes
-        return 0
-
-    def dependents(self, uuid: str) -> list[str]:
-        """Names of clones of any of the image's snapshots, and of datasets below it."""
-        check_uuid(uuid)
-        with self._lock:
-            return self._dependents(uuid).names
-
     def uses(self) -> dict[str, Use]:
-        """What keeps each image from being destroyed; tags are asked for only where something is held."""
+        """The clones and holds that protect each image; tags are asked for only where something is held."""
         with self._lock:
             found = programs.all_dependents(self._lzc)
             return {uuid: self._use(uuid, each) for uuid, each in found.items()}
@@ -149,7 +125,7 @@ class ZfsPool:
         return Use(tuple(self._with_coming(uuid, found.names)), tuple(tags), bool(found.held))
 
     def space(self) -> Space:
-        """How much room the pool's datasets have and take."""
+        """The size of the pool's datasets, and the room for them."""
         return programs.space(self._lzc)
 
     # -- receiving -------------------------------------------------------------------------------------------
@@ -258,7 +234,7 @@ class ZfsPool:
         return [tag.removeprefix(_OURS) for tag in tags if tag.startswith(_OURS)]
 
     def datasets(self) -> ZfsDatasets:
-        """What images can be made of."""
+        """The source datasets for new images."""
         return ZfsDatasets(self._lzc)
 
     # -- in common -------------------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, TypeVar
 
 from imgproto import operations as op
 
 from imgstored.create.maker import CreateSpec
+from imgstored.host import foreign_files
 from imgstored.rpc.methods.bound import file_name, method
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def _create(services: Services, params: CreateParams, call: Call) -> MadeD
         job = services.maker.create(spec, fd, client=call.client.name, path=file_name(params.get("path")))
         return await _done(call, job)
     finally:
-        os.close(fd)
+        foreign_files.close(fd)
 
 
 async def _export(services: Services, params: ExportParams, call: Call) -> MadeDocument:
@@ -65,7 +65,7 @@ async def _export(services: Services, params: ExportParams, call: Call) -> MadeD
         )
         return await _done(call, job)
     finally:
-        os.close(fd)
+        foreign_files.close(fd)
 
 
 async def _publish(services: Services, params: PublishParams, call: Call) -> PublishedDocument:
@@ -80,12 +80,12 @@ async def _publish(services: Services, params: PublishParams, call: Call) -> Pub
         )
         return await _done(call, job)
     finally:
-        os.close(fd)
+        foreign_files.close(fd)
 
 
 async def _done(call: Call, jobs: AbstractAsyncContextManager[Job[T]]) -> T:
     """Sends the job's events; returns what came of it."""
     async with jobs as job:
         async for event in job:
-            await call.notify(event.as_wire())
+            await call.notify(event)
         return job.result
