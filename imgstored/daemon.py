@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import threading
-from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -96,8 +95,13 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
 async def _warm_up() -> None:
     """Imports what takes long to import: the start does not wait for it, nor does the first image."""
     for module in _LARGE_MODULES:
-        with suppress(ImportError):
+        try:
             await trio.to_thread.run_sync(import_module, module, abandon_on_cancel=True)
+        except ImportError:
+            pass  # optional
+        except Exception as error:  # noqa: BLE001 (whatever it is, the daemon can do without)
+            # For want of descriptors or memory, say. Whoever needs the module tries again, and says so.
+            logger.info("a module cannot be imported yet", module=module, error=str(error))
 
 
 async def _signals(

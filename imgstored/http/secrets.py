@@ -63,6 +63,18 @@ class Disclosed(str):
     __slots__ = ()
 
 
+class Allowance:
+    """How many characters of suspicious texts are looked at in one value; the others are hidden whole."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_IN_ALL
+
+    def covers(self, text: str) -> bool:
+        """Counts a text; whether it may be looked at."""
+        self._left -= len(text)
+        return self._left >= 0
+
+
 class KnownSecrets:
     """The secrets in use. For any thread.
 
@@ -110,20 +122,18 @@ class KnownSecrets:
                 text = secret.spelt.sub(HIDDEN, text) if len(text) <= _MOST_LOOKED_AT else HIDDEN
         return text
 
-    def hidden_in(self, value: Any, keep: Container[str] = ()) -> Any:
+    def hidden_in(self, value: Any, keep: Container[str] = (), *, allowance: Allowance | None = None) -> Any:
         """The same of all texts in a value of lists and maps. Texts of `keep`, and `Disclosed`, stay."""
-        left = _MOST_IN_ALL
+        allowed = allowance or Allowance()
 
         def walk(each: Any) -> Any:
-            nonlocal left
             match each:
                 case Disclosed():
                     return each
                 case str():
                     if each in keep or not self._suspects(each):
                         return each
-                    left -= len(each)
-                    return self.hidden(each) if left >= 0 else HIDDEN
+                    return self.hidden(each) if allowed.covers(each) else HIDDEN
                 case Mapping():
                     return {walk(key): walk(inner) for key, inner in each.items()}
                 case list() | tuple():

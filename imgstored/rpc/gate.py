@@ -14,16 +14,19 @@ from imgstored.sources.base import TYPES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from imgstored.http.secrets import Allowance
 
-def encoded(message: list[Any], encode: Callable[[list[Any]], bytes]) -> bytes:
-    """The message as `encode` has it, without secrets. Raises what `encode` does.
 
-    The encoded bytes are looked at first, because nearly all messages have none.
+def encoded(value: Any, encode: Callable[[Any], bytes], allowance: Allowance | None = None) -> bytes:
+    """A message, or a part of one, as `encode` has it, without secrets. Raises what `encode` does.
+
+    The encoded bytes are looked at first, because nearly all messages have none. All parts of one message
+    share an `allowance`.
     """
-    data = encode(message)
+    data = encode(value)
     if not KNOWN.may_be_in(data):
         return data
-    return encode(KNOWN.hidden_in(message, keep=WORDS))
+    return encode(KNOWN.hidden_in(value, keep=WORDS, allowance=allowance))
 
 
 def _words(kind: Any) -> Iterator[str]:

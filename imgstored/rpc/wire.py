@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from imgstored.http.secrets import Allowance
 from imgstored.rpc import gate
 from imgstored.rpc.framing import Framer, ProtocolError
 
@@ -122,30 +123,29 @@ def encode_response(id_: int, result: Any) -> bytes:
 
 def encode_in_slices(id_: int, result: Any) -> Iterator[bytes]:
     """`encode_response`'s bytes, in pieces of some 64 KiB. Raises what that does."""
-    packer = msgpack.Packer(use_bin_type=True, unicode_errors="replace", default=_foreign, autoreset=False)
-    packer.pack_array_header(4)
-    for value in (_RESPONSE, id_, None):
-        packer.pack(value)
-    yield from _sliced(packer, result)
-    yield packer.bytes()
+    packer, allowance = msgpack.Packer(), Allowance()
+    packed = bytearray(packer.pack_array_header(4) + b"".join(map(_pack, (_RESPONSE, id_, None))))
+    for piece in _leaves(packer, result, allowance):
+        packed += piece
+        if len(packed) >= _SLICE:
+            yield bytes(packed)
+            packed.clear()
+    yield bytes(packed)
 
 
-def _sliced(packer: Any, value: Any) -> Iterator[bytes]:
-    """Packs a value, long arrays one element at a time; gives what is packed whenever it is enough."""
+def _leaves(packer: Any, value: Any, allowance: Allowance) -> Iterator[bytes]:
+    """Packs a value, long arrays one element at a time. What is packed at once passes the gate."""
     if isinstance(value, list):
-        packer.pack_array_header(len(value))
+        yield packer.pack_array_header(len(value))
         for element in value:
-            yield from _sliced(packer, element)
+            yield from _leaves(packer, element, allowance)
     elif isinstance(value, dict) and any(map(_is_long, value.values())):
-        packer.pack_map_header(len(value))
+        yield packer.pack_map_header(len(value))
         for key, each in value.items():
-            packer.pack(key)
-            yield from _sliced(packer, each)
+            yield gate.encoded(key, _pack, allowance)
+            yield from _leaves(packer, each, allowance)
     else:
-        packer.pack(value)
-    if packer.getbuffer().nbytes >= _SLICE:
-        yield packer.bytes()
-        packer.reset()
+        yield gate.encoded(value, _pack, allowance)
 
 
 def _is_long(value: Any) -> bool:
@@ -167,8 +167,8 @@ def _packed(message: list[Any]) -> bytes:
     return gate.encoded(message, _pack)
 
 
-def _pack(message: list[Any]) -> bytes:
-    packed: bytes = msgpack.packb(message, use_bin_type=True, unicode_errors="replace", default=_foreign)
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="replace", default=_foreign)
     return packed
 
 

@@ -150,7 +150,7 @@ class SourceSet:
         The URL may be as those are told it who may not know all of it. Raises `ClientError` for what is no
         URL, `ConfigError` also for a source that is not a client's, `UsageError` where it may be several.
         """
-        url = meant(normalised(url), await trio.to_thread.run_sync(self._specs))
+        url = meant(normalised(url), await self._known())
         if any(spec.url == url for spec in self._configured or ()):
             raise set_elsewhere(url)
         async with self._writing:

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 from imgctl.errors import CommandError
 from imgctl.run.image_files import ImageFile
-from imgstored.create.events import ManifestMade, Sending
 
+from tests.support.events import ManifestMade, Sending
 from tests.support.other_user import PLANT, UID, OtherUser
 
 BASE = "11111111-aaaa-4bbb-8ccc-000000000001"

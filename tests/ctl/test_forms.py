@@ -13,9 +13,9 @@ import yaml
 from imgctl.commands import all_commands, find_command
 from imgctl.listing import yaml_text
 from imgctl.new_keys import with_new_keys
-from imgstored.events.notifications import ManifestUpdated, UpdateFailed
 
 from imgstored.errors import DownloadError, InvalidManifestError
+from tests.support.events import ManifestUpdated, UpdateFailed
 from tests.support.terminal import Terminal
 from tests.support.without import environment
 

@@ -7,16 +7,16 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from imgstored.events.notifications import (
+
+from imgstored.errors import DownloadError, ImageHasDependentClonesError, NoSpaceError
+from tests.ctl.fake_daemon import HOLD
+from tests.support.events import (
     ImageProgress,
     Importing,
     Installed,
     Planned,
     Progress,
 )
-
-from imgstored.errors import DownloadError, ImageHasDependentClonesError, NoSpaceError
-from tests.ctl.fake_daemon import HOLD
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from imgctl.run import archive
-from imgstored.create.events import ManifestMade, Sending
 
 from imgstored.errors import NoSpaceError
+from tests.support.events import ManifestMade, Sending
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:

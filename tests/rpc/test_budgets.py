@@ -77,7 +77,7 @@ def daemon():
 def who(monkeypatch):
     """The uid of whoever connects next."""
     uid = [NOBODY]
-    monkeypatch.setattr(server_module, "peer_of", lambda _: Peer(uid[0], uid[0], 1, frozenset({uid[0]})))
+    monkeypatch.setattr(server_module, "peer_of", lambda _: Peer(uid[0], 1, frozenset({uid[0]})))
     monkeypatch.setattr(server_module, "access_for", lambda _: Access(ROOT))
     return uid
 

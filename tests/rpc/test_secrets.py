@@ -15,7 +15,7 @@ from imgstored.http.secrets import KNOWN
 from imgstored.rpc import wire
 from imgstored.rpc.dispatch import encode_outcome, perform
 from imgstored.rpc.peer import Access, Peer
-from imgstored.rpc.wire import encode_error, encode_notification, encode_response
+from imgstored.rpc.wire import encode_error, encode_in_slices, encode_notification, encode_response
 from tests.rpc.harness import method
 from tests.rpc.test_dispatch import READER, ROOT, call
 from tests.rpc.test_methods import FakeStore, table
@@ -80,6 +80,12 @@ SECRET = "k3y/w\u00f6rd"
     "sent",
     [
         lambda value: encode_response(1, value),
+        lambda value: b"".join(encode_in_slices(1, value)),
+        lambda value: b"".join(
+            encode_in_slices(
+                1, [value, {"images": [value] * 100, value if isinstance(value, str) else "x": 1}]
+            )
+        ),
         lambda value: encode_error(1, {"message": value}),
         lambda value: encode_error(None, {"data": [value]}),
         lambda value: encode_notification("event", {"event": "note", "text": value}),
@@ -111,7 +117,10 @@ def test_only_one_function_encodes_what_is_sent():
         if re.search(r"\bpackb\b|\bPacker\b", path.read_text())
     ]
     assert users == ["wire.py"]
-    assert Path(wire.__file__).read_text().count("packb(") == 2  # the other one is `unpackb(`
+    text = Path(wire.__file__).read_text()
+    assert text.count("packb(") == 2  # the other one is `unpackb(`
+    # Other packers make headers of arrays and maps, and nothing that has a text.
+    assert set(re.findall(r"packer\.(\w+)", text)) == {"pack_array_header", "pack_map_header"}
 
 
 def test_an_error_tells_none_wherever_it_is():

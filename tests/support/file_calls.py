@@ -72,7 +72,7 @@ def watch() -> None:
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in _EVENTS and not _is_kernels(arguments[0]):
+    if event in _EVENTS and not (arguments and _is_kernels(arguments[0])):
         _note(event, sys._getframe(1))
 
 
