@@ -13,9 +13,11 @@ import zlib
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from imgstored import lanes
 from imgstored.errors import ClientError
+from imgstored.http.addresses import Nearness
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location
 from tests.support.forward_proxy import ForwardProxy
@@ -288,6 +290,19 @@ async def test_a_socks_proxy_carries_both_schemes(start_nginx, site, login, whol
             document, _ = await fetch(at(f"{nginx.url}/doc", **access))
             assert document.body == b"hello"
         assert proxy.seen == [f"127.0.0.1:{plain.port}", f"127.0.0.1:{secure.port}"]
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [(ForwardProxy, "http"), (SocksProxy, "socks5")])
+async def test_no_proxy_is_asked_for_what_is_nearer_than_allowed(nginx, site, kind, scheme):
+    (site / "doc").write_text("hello")
+    with kind() as proxy:
+        location = at(f"{nginx.url}/doc", proxy=f"{scheme}://{proxy.address}")
+        error, _ = await fetch(replace(location, limit=Nearness.PUBLIC))
+        assert "leads to an internal address (127.0.0.1)" in str(error)
+        assert proxy.seen == []
+        document, _ = await fetch(replace(location, limit=Nearness.LOOPBACK))
+        assert (document.body, document.near) == (b"hello", Nearness.LOOPBACK)
+        assert len(proxy.seen) == 1
 
 
 @pytest.mark.parametrize(
