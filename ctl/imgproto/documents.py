@@ -210,12 +210,13 @@ class EditedSourcesDocument(TypedDict):
 
 
 class CheckedSourceDocument(TypedDict):
-    """Whether a source answers."""
+    """Whether a source answers; `incomplete` says why its last list may lack images."""
 
     url: str
     type: str
     ok: bool
     error: ErrorDocument | None
+    incomplete: str | None
 
 
 class SourceStateDocument(TypedDict):
@@ -244,11 +245,19 @@ class ProblemDocument(TypedDict):
     listed_at: NotRequired[str]
 
 
+class IncompleteDocument(TypedDict):
+    """Why a source's list may lack images, as a sentence."""
+
+    source: str
+    message: str
+
+
 class AvailableDocument(TypedDict):
     """What the sources have."""
 
     images: list[OfferedDocument]
     problems: list[ProblemDocument]
+    incomplete: list[IncompleteDocument]
 
 
 class OutdatedDocument(TypedDict):
@@ -256,6 +265,7 @@ class OutdatedDocument(TypedDict):
 
     images: list[OldDocument]
     problems: list[ProblemDocument]
+    incomplete: list[IncompleteDocument]
 
 
 # -- imports -------------------------------------------------------------------------------------------------

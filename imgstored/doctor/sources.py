@@ -99,6 +99,7 @@ async def sources(subject: Subject) -> list[Finding]:
         hint = "`imgctl sources -a URL` adds an image server"
         return [Finding("sources", "warn", "there are none", hint)]
     findings = [_source(one, answer, answers) for one, answer in zip(listed, checked, strict=True)]
+    findings += [_incomplete(answer["incomplete"]) for answer in checked if answer["incomplete"]]
     findings += [_insecure(one["url"]) for one in listed if one["insecure"]]
     return [*findings, *clock(list(answers.leads.values()))]
 
@@ -115,6 +116,12 @@ def _source(source: Mapping[str, Any], answer: Mapping[str, Any], answers: Answe
     if taken > _SLOW:
         return Finding("sources", "warn", seen, "slow: check the network and the server")
     return Finding("sources", "ok", seen)
+
+
+def _incomplete(reason: str) -> Finding:
+    return Finding(
+        "sources", "warn", reason, "tell the server's operator; a uuid finds also what a list lacks"
+    )
 
 
 def _insecure(url: str) -> Finding:

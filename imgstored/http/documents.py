@@ -32,7 +32,7 @@ from imgstored.http.location import (
     shown,
 )
 from imgstored.http.proxy import Proxy, proxy_for
-from imgstored.http.retry import Backoff, retry_after
+from imgstored.http.retry import TRANSIENT_STATUSES, Backoff, retry_after
 from imgstored.http.secrets import announce, redacted
 from imgstored.http.tls import tls_context
 
@@ -43,10 +43,6 @@ if TYPE_CHECKING:
 
 #: Pieces after which an answer lets others have their turn, in which all that came can be taken at once.
 _TURN = 64
-
-#: Answers after which the same question is asked again.
-_RETRIED = frozenset({429, 502, 503, 504})
-
 
 #: Content codings but gzip (RFC 9110, 8.4.1; IANA's registry). Other words in Content-Encoding, such as
 #: `UTF-8` or `aws-chunked`, say nothing about the bytes.
@@ -73,8 +69,8 @@ class Document(Struct, frozen=True):
     near: Nearness = Nearness.PUBLIC  #: of the server that sent it
 
 
-class _NoConnectionError(ClientError):
-    """Nothing was asked yet, so asking again is harmless."""
+class _NoAnswerError(ClientError):
+    """No connection, or one that ended without an answer. Asking again is harmless (RFC 9110, 9.2.2)."""
 
 
 async def fetch_document(
@@ -89,8 +85,8 @@ async def fetch_document(
     """GETs a document, following redirects. Returns any final status; the caller judges it.
 
     `headers` go to every server on the way, those of `location.access` only to its own origin. Connections
-    that cannot be made, and the statuses 429, 502, 503 and 504, are tried again. Raises `ClientError`: `URL:
-    cause`.
+    that cannot be made, or end without an answer, and passing statuses are tried again. Raises `ClientError`:
+    `URL: cause`.
     """
     limits = limits or DocumentLimits()
     with trio.move_on_after(limits.total_seconds):
@@ -105,11 +101,11 @@ async def fetch_document(
                             hint=descriptors.HINT,
                         )
                     document = await _follow(location, limits, headers, environ)
-            except _NoConnectionError:
+            except _NoAnswerError:
                 if failures == limits.tries:
                     raise
             else:
-                if document.status not in _RETRIED or failures == limits.tries:
+                if document.status not in TRANSIENT_STATUSES or failures == limits.tries:
                     return document
                 asked = retry_after(document.headers)
             await sleep(limits.backoff.delay(failures, chance, asked))
@@ -150,8 +146,8 @@ async def _get(
         ):
             near = _near(response, at, environ)
             return replace(await read_answer(response, limits.max_bytes, url), near=near)
-    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-        kind = ClientError if certificate_refused(error) else _NoConnectionError
+    except (httpx2.NetworkError, httpx2.ConnectTimeout, httpx2.RemoteProtocolError) as error:
+        kind = ClientError if certificate_refused(error) else _NoAnswerError
         raise kind(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise ClientError(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
@@ -161,16 +157,26 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
     """A client for requests to the location's server, which follows no redirects. Raises `ClientError`."""
     import httpx2
 
-    from imgstored.http.transport import LimitedTransport
-
     proxy = proxy_for(at, environ)
     if proxy is not None and at.limit is not None and nearness_of_host(origin_of(at.url).host) > at.limit:
         raise TooNearError(origin_of(at.url).host)
-    verify = await lanes.in_thread(tls_context, at.access) if origin_of(at.url).tls else False
+    context = await lanes.in_thread(tls_context, at.access) if origin_of(at.url).tls else None
+    verify = False if context is None else context
+    transport: httpx2.AsyncBaseTransport
+    if proxy is not None and proxy.socks:
+        from imgstored.http.socks_transport import SocksTransport
+
+        transport = SocksTransport(proxy, context)
+    elif proxy is None and at.limit is not None:
+        from imgstored.http.transport import LimitedTransport
+
+        transport = LimitedTransport(verify, at.limit)
+    else:
+        transport = httpx2.AsyncHTTPTransport(
+            verify=verify, trust_env=False, proxy=None if proxy is None else _httpx_proxy(proxy)
+        )
     return httpx2.AsyncClient(
-        verify=verify,
-        transport=None if at.limit is None or proxy is not None else LimitedTransport(verify, at.limit),
-        proxy=None if proxy is None else _httpx_proxy(proxy),
+        transport=transport,
         trust_env=False,
         follow_redirects=False,
         timeout=httpx2.Timeout(limits.silence_seconds, connect=limits.connect_seconds),
@@ -187,8 +193,6 @@ def _near(response: httpx2.Response, at: Location, environ: Mapping[str, str]) -
 def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
     import httpx2
 
-    if proxy.socks:
-        return httpx2.Proxy(proxy.url, auth=proxy.login)
     headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
     return httpx2.Proxy(proxy.url, headers=headers)
 
@@ -200,8 +204,6 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
         # The body of a redirect is not worth reading.
         return Document(response.status_code, headers, b"")
     encodings = {word.strip().lower() for word in headers.get("content-encoding", "").split(",")}
-    if unknown := encodings & _OTHER_CODINGS:
-        raise ClientError(f"{url}: the answer has an encoding that was not asked for ({unknown.pop()!r})")
     body = Body(max_bytes, gzip=bool(encodings & gunzip.CODINGS))
     try:
         async with aclosing(response.aiter_raw()) as pieces:
@@ -213,7 +215,7 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
             except (TooLargeError, NotGzipError, TooManyPiecesError):
                 await _break_off(pieces)
                 raise
-        return Document(response.status_code, headers, body.finish())
+        text = body.finish()
     except TooLargeError:
         raise ClientError(f"{url}: the answer is larger than {max_bytes} bytes") from None
     except TooManyPiecesError:
@@ -222,6 +224,18 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
         ) from None
     except NotGzipError:
         raise ClientError(f"{url}: the answer is damaged (not gzip, as it says)") from None
+    if (unknown := encodings & _OTHER_CODINGS) and not _is_text(text):
+        raise ClientError(f"{url}: the answer has an encoding that was not asked for ({unknown.pop()!r})")
+    return Document(response.status_code, headers, text)
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether an encoding was only named: what was encoded is no UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def _break_off(pieces: AsyncIterator[bytes]) -> None:

@@ -29,15 +29,20 @@ class Outdated:
         self._sources = sources
 
     async def outdated(self, pool: str | None = None) -> OutdatedDocument:
-        """The images of one pool, or of all, and the sources that did not answer.
+        """The images of one pool, or of all.
 
+        With them come the sources that did not answer, and the lists that may lack images.
         Asks every source. Raises `PoolNotFoundError`, `NoSourcesError`, `ConfigError`.
         """
         names = list(self._catalog.pools) if pool is None else [self._catalog.pool(pool).name]
         await self._refresh.all()
         offered = await self._sources.available()
         installed = [image for image in self._catalog.all() if image.pool in names]
-        return {"images": newer(installed, offered["images"]), "problems": offered["problems"]}
+        return {
+            "images": newer(installed, offered["images"]),
+            "problems": offered["problems"],
+            "incomplete": offered["incomplete"],
+        }
 
 
 def newer(installed: Iterable[InstalledImage], offered: Sequence[OfferedDocument]) -> list[OldDocument]:

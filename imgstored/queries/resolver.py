@@ -111,6 +111,9 @@ class Resolver:
         if missing:
             silent = ", ".join(without_secrets(problem["source"]) for problem in missing)
             hint = f"it may be at a source that did not answer: {silent}"
+        elif offered["incomplete"]:
+            reasons = "; ".join(each["message"] for each in offered["incomplete"])
+            hint = f"{reasons}. The uuid of an image finds also what a list lacks"
 
         def not_found(text: str) -> ImgstoreError:
             data = {"problems": offered["problems"]}

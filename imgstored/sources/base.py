@@ -50,6 +50,14 @@ class Source(Protocol):
         """The server's spec."""
         ...
 
+    @property
+    def incomplete(self) -> str | None:
+        """Why the list that was read last may lack images, a sentence; empty where nothing hints at that.
+
+        None before any list was read.
+        """
+        ...
+
     async def ping(self) -> None:
         """Returns if the server answers as one of its kind; raises otherwise."""
         ...

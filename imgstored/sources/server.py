@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: RFC 9110, 10.1.5.
 USER_AGENT = ("User-Agent", f"imgstored/{__version__}")
 
+#: 203: somebody in between has changed the answer, such as a proxy (RFC 9110, 15.3.4).
+_OK = frozenset({200, 203})
+
 #: A file's name is longer nowhere; ZFS and ext4 both end here.
 _MAX_PATH = 255
 
@@ -68,6 +71,7 @@ class Server:
     ) -> None:
         """`channel` goes with every request; `below` is the part of the URL that may be there or not."""
         self.spec = spec
+        self.incomplete: str | None = None  #: see `Source`
         self._fetch = fetch
         self._headers = (USER_AGENT, ("Accept", "application/json"), *headers)
         self._access = dataclasses.replace(spec.access, insecure=spec.insecure)
@@ -85,14 +89,14 @@ class Server:
         document = await self._document(url, limits)
         if document.status == 404:
             return None
-        if document.status != 200:
+        if document.status not in _OK:
             raise failure(url, document)
         return document.body
 
     async def demand(self, url: str, limits: DocumentLimits) -> bytes:
         """A document that must be there. Raises `ClientError`, `APIError`."""
         document = await self._document(url, limits)
-        if document.status != 200:
+        if document.status not in _OK:
             raise failure(url, document)
         return document.body
 

@@ -239,22 +239,32 @@ class SourceSet:
     # -- questions to all of them ----------------------------------------------------------------------------
 
     async def check(self) -> list[CheckedSourceDocument]:
-        """Asks every source whether it is there: {url, type, ok, error}, the error in wire form or None."""
-        specs = await self._known()
-        errors = await _fan_out(specs, lambda spec: self._client(spec).ping())
-        wires = [None if error is None else error.as_wire() for error in errors]
+        """Asks every source whether it is there: {url, type, ok, error, incomplete}.
+
+        The error in wire form or None; why the source's last list may lack images, or None.
+        """
+        clients = [self._client(spec) for spec in await self._known()]
+        errors = await _fan_out(clients, lambda client: client.ping())
         return [
-            {"url": public(spec.url), "type": spec.type, "ok": wire is None, "error": wire}
-            for spec, wire in zip(specs, wires, strict=True)
+            {
+                "url": public(client.spec.url),
+                "type": client.spec.type,
+                "ok": error is None,
+                "error": None if error is None else error.as_wire(),
+                "incomplete": await client.incomplete() or None,
+            }
+            for client, error in zip(clients, errors, strict=True)
         ]
 
     async def available(
         self, sources: tuple[str, ...] | None = None, channel: str | None = None
     ) -> AvailableDocument:
-        """The images of all sources: {images: [{manifest, source}], problems: [{source, error, listed_at?}]}.
+        """The images of all sources.
 
-        Of an image that several have, the first source's manifest. A source that fails is a problem; with
-        `listed_at`, its last good list stands in. `sources` and `channel` are as of `find`, and so is what is
+        {images: [{manifest, source}], problems: [{source, error, listed_at?}],
+        incomplete: [{source, message}]}. Of an image that several have, the first source's manifest. A source
+        that fails is a problem; with `listed_at`, its last good list stands in. `incomplete` are the lists
+        that may lack images. `sources` and `channel` are as of `find`, and so is what is
         raised for them; otherwise raises `NoSourcesError`, `ConfigError`.
         """
         specs = await self._asked(sources, channel)
@@ -263,15 +273,20 @@ class SourceSet:
         if configured:
             await self._lists.change(self._lists.drop_others, specs)
         images: dict[str, Listed] = {}
-        for listed, _ in answers:
-            for image in listed:
+        for answer in answers:
+            for image in answer.images:
                 images.setdefault(image.manifest["uuid"], image)
         return {
             "images": [
                 {"manifest": dict(image.manifest), "source": public(image.source)}
                 for image in images.values()
             ],
-            "problems": [problem for _, problem in answers if problem is not None],
+            "problems": [answer.problem for answer in answers if answer.problem is not None],
+            "incomplete": [
+                {"source": public(spec.url), "message": answer.incomplete}
+                for spec, answer in zip(specs, answers, strict=True)
+                if answer.incomplete
+            ],
         }
 
     async def health(self) -> list[SourceStateDocument]:

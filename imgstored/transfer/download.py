@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from imgstored.pools.base import Room
     from imgstored.transfer.range_journal import RangeJournal
 
-#: A request that brought this many new bytes before it failed is no sign of a mirror that does not work.
-_PROGRESS = MIN_RANGE
+#: A request that brought this many new bytes before it failed is no sign of a mirror that does not work. One
+#: for the whole file begins at its first byte again, and must be worth that.
+_PROGRESS = 64 << 10
+_PROGRESS_OF_WHOLE = MIN_RANGE
 
 
 #: The hint where a server has sent a part of the file, and then refuses the rest for good.
@@ -446,10 +448,14 @@ class Download:
             lasting=fault.lasting,
             other_size=fault.other_size,
             ranges=fault.ranges,
-            progressed=request.fresh >= _PROGRESS,
+            progressed=self._progressed(request),
             retry_after=fault.retry_after,
         )
         self._note_rest(fault.message, rests)
+
+    def _progressed(self, request: RangeRequest) -> bool:
+        whole = self._plan.brings_whole(request.ask)
+        return request.fresh >= (_PROGRESS_OF_WHOLE if whole else _PROGRESS)
 
     def _note_rest(self, fault: str, rests: float | None) -> None:
         if rests is None:
@@ -465,7 +471,7 @@ class Download:
         if isinstance(what, DifferentError):
             sign = "read bytes" if what.offset < self.watermark.position else "unread bytes"
         changed = f"{request.mirror.url}: the file changed while it was downloaded"
-        reaction = self._plan.differs(request.ask, now, changed, sign, progressed=request.fresh >= _PROGRESS)
+        reaction = self._plan.differs(request.ask, now, changed, sign, progressed=self._progressed(request))
         if reaction == "spoiled":
             self._end(ChangedError(changed, hint="try again: the download starts from the beginning"))
         elif isinstance(reaction, Restart):

@@ -27,10 +27,10 @@ the plan passes over those that rest. So a file comes from several mirrors only 
 bad file can be laid at its door.
 
 **Without ranges.** Some servers refuse a request because of its Range header, or answer it with a 206 that
-does not say what it has. Then the request without a Range header decides (`Ask.plain`): at once after a
-refusal by an unproven mirror, after the second unusable 206 in a row, and where a proven mirror would be
-given up because of refusals. From then on the mirror gets no Range header. It is given up when it refuses
-such a request, too.
+does not say what it has, or close the connection. Then the request without a Range header decides
+(`Ask.plain`): at once after a refusal by an unproven mirror, after the second unusable 206 in a row, as the
+last try with an unproven mirror, and where a proven mirror would be given up because of refusals. From then
+on the mirror gets no Range header. It is given up when it refuses such a request, too.
 
 **Whether it is still the same file.** All ranges must be of one file. A mirror shows in three ways that it
 has another one than before: its validator (ETag or date) differs; bytes differ that the consumer has not read
@@ -347,6 +347,8 @@ class RangePlan:
         else:
             final = other_size or (lasting and not mirror.proven)
         patience = self._tries if lasting else min(_UNUSABLE, self._tries)
+        if not ranges and not mirror.proven and self._tries > 1:
+            ranges, patience = True, self._tries - 1
         return self._count(
             ask,
             now,

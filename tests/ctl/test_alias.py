@@ -88,3 +88,13 @@ def test_a_source_that_is_down_is_told_after_the_rows(host: FakeDaemon, imgctl: 
         "imgctl outdated: error (ClientError): http://down: refused",
         "  hint: h",
     ]
+
+
+def test_a_list_that_may_lack_images_is_told_after_the_rows(host: FakeDaemon, imgctl: Command):
+    why = "the list of http://h may be cut: the server gives 50 images, and no further pages"
+    incomplete = [{"source": "http://h", "message": why}]
+    host.care.old = {"images": [OLD], "problems": [], "incomplete": incomplete}
+    shown = imgctl("outdated", "-H")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith(U)
+    assert shown.stderr.splitlines() == [f"imgctl outdated: warning: {why}"]

@@ -278,6 +278,28 @@ def test_sources_check_succeeds_although_some_fail(daemon, imgctl):
     assert json.loads(imgctl("sources", "-c", "-j").stdout) == daemon.sources.checked
 
 
+def test_a_list_that_may_lack_images_is_said(daemon, imgctl):
+    reason = "the list of http://a may be cut\x1b"
+    said = "warning: the list of http://a may be cut\\x1b\n"
+    daemon.sources.checked = [
+        {"url": "http://a", "type": "imgapi", "ok": True, "error": None, "incomplete": reason}
+    ]
+    shown = imgctl("sources", "-c")
+    assert (shown.returncode, shown.stderr) == (0, f"imgctl sources: {said}")
+    daemon.sources.found = {
+        "images": [],
+        "problems": [],
+        "incomplete": [{"source": "http://a", "message": reason}],
+    }
+    shown = imgctl("avail")
+    assert (shown.returncode, shown.stderr) == (0, f"imgctl avail: {said}")
+    # imgadm says nothing of it.
+    for line in (("sources", "-c"), ("avail",)):
+        assert imgctl(*line, imgadm=True).stderr == ""
+    assert "incomplete" in imgctl("sources", "-c", "-j").stdout
+    assert "incomplete" not in imgctl("sources", "-c", "-j", imgadm=True).stdout
+
+
 def test_a_source_with_a_channel(daemon, imgctl):
     source = {"url": URL, "type": "imgapi", "insecure": False, "channel": "dev"}
     daemon.sources.specs = [source]

@@ -123,8 +123,8 @@ def test_a_plan():
         "Free: 20.0 MiB in pool zones, 10.0 MiB for downloads",
     ]
     assert plan_lines(plan(step(U, "under-way"))) == [
-        f"Image {U} (base@1.0) is being imported into pool zones",
-        "Nothing to download",
+        f"Image {U} (base@1.0) is being imported into pool zones already: `imgctl watch` follows it",
+        "Nothing else to download",
     ]
     unknown = plan_lines(plan(step(U), size=None))
     assert unknown[1] == "Would download and install 1 image"

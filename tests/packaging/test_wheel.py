@@ -23,7 +23,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 #: What the wheel needs by itself.
-BASE_PACKAGES = {"trio", "msgpack", "blake3", "httpx2", "h11", "socksio", "msgspec", "structlog", "tqdm"}
+BASE_PACKAGES = {
+    "trio",
+    "msgpack",
+    "blake3",
+    "httpx2",
+    "httpcore2",
+    "h11",
+    "socksio",
+    "msgspec",
+    "structlog",
+    "tqdm",
+}
 #: What the extras bring.
 EXTRAS = ("isal", "numpy", "zstandard", "pyfuse3", "werkzeug", "prometheus_client")
 

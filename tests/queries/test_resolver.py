@@ -122,6 +122,16 @@ async def test_a_source_that_does_not_answer_may_have_it(resolver, pages, nginx)
     assert len(caught.value.data["problems"]) == 1
 
 
+async def test_a_list_that_lacks_images_may_lack_it(resolver, pages, site):
+    text = (site / "index.html").read_text()
+    (site / "index.html").write_text(text.rstrip()[:-1] + ', {"n": NaN}]')
+    for among in ("active", "available"):
+        with pytest.raises((ImageNotFoundError, ActiveImageNotFoundError)) as caught:
+            await one(resolver, "nothing", among)
+        assert "1 entry of the list of" in caught.value.hint
+        assert "The uuid" in caught.value.hint
+
+
 async def test_under_way_or_just_installed(resolver, catalog, jobs):
     jobs.append({"uuid": INCREMENTAL, "name": "both", "version": "1", "pool": "zones"})
     install(catalog, BASE, {**fixture_manifest(BASE), "name": "both"})

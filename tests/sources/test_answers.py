@@ -45,17 +45,22 @@ def test_whatever_is_in_a_list_the_images_are_read(elements):
 
 
 @pytest.mark.parametrize(
-    "more",
-    [{"name": "n" * (2 << 20)}, {"tags": {"k" * (2 << 20): 1}}, {"x": [0] * 600_000, "name": "n" * 600_000}],
+    ("more", "reason"),
+    [
+        ({"name": "n" * (2 << 20)}, f"larger than {MAX_MANIFEST} bytes"),
+        ({"tags": {"k" * (2 << 20): 1}}, f"larger than {MAX_MANIFEST} bytes"),
+        ({"x": [0] * 600_000, "name": "n" * 600_000}, "it has more than 60000 values"),
+    ],
     ids=["text", "key", "values"],
 )
-def test_an_element_that_is_larger_than_a_manifest_may_be_is_left_out(more):
+def test_an_element_that_is_larger_than_a_manifest_may_be_is_left_out(more, reason):
     """A name of 2 MiB made `imgctl avail` take 6 GiB."""
     other = "22222222-aaaa-4bbb-8ccc-000000000001"
     body = json.dumps([fixture_manifest(BASE) | {"uuid": other} | more, fixture_manifest(BASE)]).encode()
     page = read_page(URL, body, "http://images.example")
     assert [image.manifest["uuid"] for image in page.images] == [BASE]
     assert page.elements == 2
+    assert page.left_out.damaged == {other: reason}
 
 
 def test_many_manifests_may_be_larger_than_one():

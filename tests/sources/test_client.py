@@ -12,7 +12,7 @@ import trio.testing
 from imgstored.errors import APIError, ClientError, InvalidManifestError, ManifestValidationError
 from imgstored.sources import client
 from imgstored.sources.base import Listed, SourceSpec
-from imgstored.sources.client import HealthLog, LastLists, Question, SharedAnswer
+from imgstored.sources.client import HealthLog, KeptList, LastLists, Question, SharedAnswer
 from tests.support.image_site import BASE, ZVOL, fixture_manifest
 
 SPEC = SourceSpec("http://user:secret@h/a?token=secret&channel=dev")
@@ -95,6 +95,7 @@ async def test_a_question_that_is_cancelled_is_no_answer(health):
 CHANNEL = SourceSpec("https://images.example?channel=dev")
 IMAGES = [Listed(fixture_manifest(uuid), CHANNEL.url) for uuid in (BASE, ZVOL)]
 TIME = "2026-11-24T00:00:00+00:00"
+KEPT = KeptList(IMAGES, TIME, "it may be cut")
 
 
 @pytest.fixture
@@ -109,10 +110,18 @@ def only_file(tmp_path):
 
 def test_what_was_saved_comes_back(lists):
     assert lists.load(CHANNEL) is None
-    lists.save(CHANNEL, IMAGES, TIME)
-    assert lists.load(CHANNEL) == (IMAGES, TIME)
-    lists.save(CHANNEL, IMAGES[:1], TIME)
-    assert lists.load(CHANNEL) == (IMAGES[:1], TIME)
+    lists.save(CHANNEL, KEPT)
+    assert lists.load(CHANNEL) == KEPT
+    lists.save(CHANNEL, KeptList(IMAGES[:1], TIME))
+    assert lists.load(CHANNEL) == KeptList(IMAGES[:1], TIME)
+
+
+def test_a_list_of_an_older_daemon_says_nothing_of_what_it_lacks(lists, tmp_path):
+    lists.save(CHANNEL, KEPT)
+    content = json.loads(only_file(tmp_path).read_bytes())
+    del content["incomplete"]
+    only_file(tmp_path).write_text(json.dumps(content))
+    assert lists.load(CHANNEL) == KeptList(IMAGES, TIME)
 
 
 def test_each_source_has_its_own(lists, tmp_path):
@@ -122,7 +131,7 @@ def test_each_source_has_its_own(lists, tmp_path):
         SourceSpec(CHANNEL.url, channel="x"),
     ]
     for spec in [CHANNEL, *others]:
-        lists.save(spec, IMAGES, spec.type)
+        lists.save(spec, KeptList(IMAGES, spec.type))
     assert len(list((tmp_path / "lists").iterdir())) == 4
     lists.drop_others([CHANNEL])
     assert [lists.load(spec) is None for spec in [CHANNEL, *others]] == [False, True, True, True]
@@ -142,24 +151,24 @@ def test_each_source_has_its_own(lists, tmp_path):
     ],
 )
 def test_a_damaged_file_is_as_good_as_none(lists, tmp_path, content):
-    lists.save(CHANNEL, IMAGES, TIME)
+    lists.save(CHANNEL, KEPT)
     only_file(tmp_path).write_bytes(content)
     assert lists.load(CHANNEL) is None
-    lists.save(CHANNEL, IMAGES, TIME)
-    assert lists.load(CHANNEL) == (IMAGES, TIME)
+    lists.save(CHANNEL, KEPT)
+    assert lists.load(CHANNEL) == KEPT
 
 
 def test_a_list_that_is_too_large_is_not_saved_nor_an_older_one(lists, tmp_path, monkeypatch):
-    lists.save(CHANNEL, IMAGES, TIME)
+    lists.save(CHANNEL, KEPT)
     monkeypatch.setattr(client, "MAX_LIST", 1000)
     assert lists.load(CHANNEL) is None
-    lists.save(CHANNEL, IMAGES, TIME)
+    lists.save(CHANNEL, KEPT)
     assert list((tmp_path / "lists").iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_used_is_no_error(lists, tmp_path):
     (tmp_path / "lists").write_text("a file")
-    lists.save(CHANNEL, IMAGES, TIME)
+    lists.save(CHANNEL, KEPT)
     assert lists.load(CHANNEL) is None
     lists.drop_others([])
 

@@ -11,7 +11,7 @@ from imgstored.http.addresses import Nearness
 from imgstored.http.documents import Document, DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location, origin_of
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.server import Server
+from imgstored.sources.server import AskLimits, Server
 from tests.support.image_site import BASE
 
 ACCESS = Access(ca_file="/ca.pem", proxy="http://proxy:3128", headers=(("Authorization", "secret"),))
@@ -148,3 +148,10 @@ def test_from_http_to_https_is_no_step_down():
     location = located({"url": "https://images.example/x"}, "http://images.example")
     assert location is not None
     assert location.access.headers == ()
+
+
+async def test_an_answer_that_a_proxy_has_changed_is_one(start_faulty):
+    server = start_faulty(lambda request, wire: wire.reply("203 Non-Authoritative Information", {}, b"[]"))
+    asked = Server(SourceSpec(server.url, "static"), fetch=fetch_document)
+    limits = AskLimits().listing
+    assert await asked.demand(asked.url("/"), limits) == await asked.get(asked.url("/"), limits) == b"[]"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from imgstored.errors import (
     ActiveImageNotFoundError,
@@ -273,7 +274,36 @@ async def test_a_source_that_is_down_is_stood_in_for_by_its_last_list(open_set, 
         path.write_text("damaged")
     assert (await open_set(down, spec).available())["images"] == []
     nginx.start()
-    assert (await open_set(spec).available()) == {"images": first["images"], "problems": []}
+    assert (await open_set(spec).available()) == {
+        "images": first["images"],
+        "problems": [],
+        "incomplete": [],
+    }
+
+
+async def test_a_list_that_lacks_images_is_said_and_remembered(open_set, start_faulty):
+    up = True
+    damaged = json.dumps({"uuid": ZVOL, "n": [1]}).replace("[1]", "1e999")
+    body = f"[{json.dumps(fixture_manifest(BASE))}, {damaged}]".encode()
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {}, body) if up else wire.reset())
+    spec = SourceSpec(server.url, "dsapi")
+    said = {
+        "source": server.url,
+        "message": f"1 entry of the list of {server.url} is unusable, and left out"
+        f" ({ZVOL}: a number that is too large or too long)",
+    }
+    assert (await open_set(spec).check())[0]["incomplete"] is None
+    with capture_logs() as logs:
+        source_set = open_set(spec)
+        for _ in range(3):
+            answer = await source_set.available()
+            assert answer["incomplete"] == [said]
+            assert [image["manifest"]["uuid"] for image in answer["images"]] == [BASE]
+    assert [entry["event"] for entry in logs] == ["a source's list is incomplete"]
+    up = False
+    again = open_set(spec)  # as after a restart
+    assert (await again.check())[0]["incomplete"] == said["message"]
+    assert (await again.available())["incomplete"] == [said]
 
 
 async def test_what_is_known_is_of_the_last_lists(open_set, published):
@@ -372,7 +402,7 @@ async def test_a_mistake_of_ours_with_one_source_hides_no_other(tmp_path, conf, 
     def open_source(spec: SourceSpec):
         source = client.open_source(spec)
         if spec.url == CLOSED:
-            source._server = None  # any question ends in AttributeError
+            source._server.url = None  # any question ends in TypeError
         return source
 
     source_set = SourceSet(

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from imgproto.documents import ImageDocument, OfferedDocument, ProblemDocument
+    from imgproto.documents import (
+        AvailableDocument,
+        ImageDocument,
+        OfferedDocument,
+        OutdatedDocument,
+        ProblemDocument,
+    )
 
     from imgctl.arguments import Arguments
     from imgctl.filters import Filter
@@ -42,20 +48,29 @@ def list_installed(session: Session, arguments: Arguments) -> None:
 
 
 def avail(session: Session, arguments: Arguments) -> None:
-    """`avail`: as `list`. Then says which sources did not answer; fails if one of them has no list."""
+    """`avail`: as `list`. Then says which sources did not answer, and which lists may lack images.
+
+    Fails if a source that did not answer has no list.
+    """
     filters = _filters(session, arguments)
     with session.client() as client:
         found = client.available()
     _print_images(session, arguments, found["images"], filters)
-    report_problems(session, found["problems"])
+    report_problems(session, found)
 
 
-def report_problems(session: Session, given: Sequence[ProblemDocument]) -> None:
-    """Warns of each source that did not answer. Raises the error of those that have no list either."""
-    problems = [problem for problem in given if isinstance(problem.get("error"), dict)]
+def report_problems(session: Session, found: AvailableDocument | OutdatedDocument) -> None:
+    """Warns of sources that did not answer, and of lists that may lack images.
+
+    Raises the error of the sources that did not answer and have no list either.
+    """
+    problems = [problem for problem in found["problems"] if isinstance(problem.get("error"), dict)]
     for problem in problems:
         if problem.get("listed_at"):
             session.warn(f"{_problem_message(problem)}; its images are those of {problem['listed_at']}")
+    if session.program != "imgadm":  # which says nothing of it
+        for each in found.get("incomplete") or ():
+            session.warn(each["message"])
     failed = [problem for problem in problems if not problem.get("listed_at")]
     if failed:
         raise _failure(failed)

@@ -19,7 +19,7 @@ _COLUMNS = ["uuid", "name", "version", "zpool", "newer", "newer_uuid", "source"]
 
 
 def outdated(session: Session, arguments: Arguments) -> None:
-    """`outdated [-P POOL] [-j] [-H]`. Then says which sources did not answer, as `avail` does."""
+    """`outdated [-P POOL] [-j] [-H]`. Then warns of sources and lists, as `avail` does."""
     arguments.none()
     with session.client() as client:
         found = client.outdated(arguments.text("-P"))
@@ -31,7 +31,7 @@ def outdated(session: Session, arguments: Arguments) -> None:
         columns=_COLUMNS,
         wide=["published_at"],
     )
-    report_problems(session, found["problems"])
+    report_problems(session, found)
 
 
 def outdated_row(image: OldDocument) -> dict[str, Any]:

@@ -82,12 +82,18 @@ def _edit(session: Session, arguments: Arguments, client: Client) -> None:
 
 def _check(session: Session, arguments: Arguments, client: Client) -> None:
     """Exit status 0 even when some do not answer, as imgadm's."""
-    checked = client.check_sources()
+    checked: list[dict[str, Any]] = [{**source} for source in client.check_sources()]
+    if session.program == "imgadm":  # which says nothing of it
+        for source in checked:
+            source.pop("incomplete", None)
     if arguments.flag("-j"):
         session.say_json(checked)
         return
     rows = [{**source, "error": _message(source.get("error"))} for source in checked]
     session.say(table(rows, ["url", "type", "ok", "error"]))
+    for source in checked:
+        if incomplete := source.get("incomplete"):
+            session.warn(str(incomplete))
 
 
 def _message(error: Any) -> Any:
