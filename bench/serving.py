@@ -63,7 +63,7 @@ def serving(bench: Bench) -> list[Row]:
                     side: (lambda url=url, n=connections: _fetched(url, image.size, n))
                     for side, url in urls.items()
                 }
-                taken = in_turn(name, bench.runs, sides, patience=bench.scale.patience)
+                taken = in_turn(name, bench.runs, sides, timeout=bench.scale.quiet_seconds)
                 goal = 1 / 0.7 if tls else 1 / 0.9
                 rows.append(compared(name, taken["ours"], "nginx", taken["nginx"], at_most=round(goal, 2)))
     return rows
