@@ -102,7 +102,8 @@ class FuseView:
     async def _show(self, tree: Tree, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mounts, and serves until somebody else unmounts it. Raises `ConfigError`."""
         place = await self._prepare()
-        mount = self._mount(tree, place)
+        options = await trio.to_thread.run_sync(_options)
+        mount = self._mount(tree, place, options)
         log.info("mounted", path=str(place), images=len(tree.root.entries) - 1)
         try:
             await self._serve(place, mount, task_status)
@@ -150,7 +151,7 @@ class FuseView:
                 hint=f"is there a mount whose server hangs? Try `umount -l {self._path}` as root",
             ) from None
 
-    def _mount(self, tree: Tree, place: Path) -> Mount | None:
+    def _mount(self, tree: Tree, place: Path, options: set[str]) -> Mount | None:
         if self._forgetters.borrowed_tokens > 0:
             raise ConfigError(
                 "a reader holds up the view's last mount",
@@ -162,7 +163,7 @@ class FuseView:
         before = set(_fuse_descriptors())
         self._looked = trio.Event()
         try:
-            pyfuse3.init(Operations(tree), str(place), _options())
+            pyfuse3.init(Operations(tree), str(place), options)
             self._has_session = self._mounted = True
         except RuntimeError as error:
             raise ConfigError(

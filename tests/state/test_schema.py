@@ -16,6 +16,7 @@ from tests.support.full import small
 PAGE = 4096
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 @pytest.mark.parametrize("left", [0, 1, 4, 8, 12], ids="{} pages left".format)
 def test_a_database_on_a_full_disk_is_no_wrong_configuration(tmp_path, left):
     with small(tmp_path / "state") as folder:
