@@ -203,23 +203,30 @@ async def _core(
 
 
 async def _library(settings: Config, catalog: Catalog) -> Library | None:
-    """The library, if it keeps files or the image server needs it. Raises `ConfigError`."""
+    """The library, if it keeps files or the image server needs it, and its folder can be used."""
     if not settings.library.keep_mib and settings.serve.listen is None:
         return None
 
     def pinned() -> set[str]:
+        """For a thread of trio's. Raises `PoolError`."""
         return {
-            uuid for pool in catalog.pools.values() for uuid, use in pool.uses().items() if PINNED in use.tags
+            uuid
+            for name, pool in catalog.pools.items()
+            for uuid, use in trio.from_thread.run(catalog.ask, name, pool.uses).items()
+            if PINNED in use.tags
         }
 
     library = Library(settings.library_folder, settings.library.keep_mib << 20, pinned=pinned)
     try:
         await trio.to_thread.run_sync(library.open)
     except OSError as error:
-        raise ConfigError(
-            f"library.path: {settings.library_folder} cannot be used: {shortage.why(error)}",
-            hint="name a folder that the daemon can write to, or leave out [library] and [serve]",
-        ) from error
+        # What the daemon is there for does not need it.
+        logger.error(
+            "the library cannot be used: nothing is kept or served",
+            path=str(settings.library_folder),
+            error=shortage.why(error),
+        )
+        return None
     return library
 
 

@@ -49,6 +49,8 @@ _PATIENCE: Final = 1.0
 _REMEMBERED: Final = 30.0
 #: Answers that are remembered.
 _MOST: Final = 1000
+#: Questions to the sources at the same time, of all clients together.
+_QUESTIONS: Final = 16
 
 
 class Fetch:
@@ -91,10 +93,10 @@ class Fetch:
         generation = download.generation
 
         def available(offset: int) -> int:
-            if self._failure is not None:
-                raise self._failure
             if self._verified:
                 return self.size
+            if self._failure is not None:
+                raise self._failure
             end = download.end_of(offset, _PATIENCE)
             if download.generation != generation:
                 raise DownloadError("the file changed on its source while it was served")
@@ -165,6 +167,9 @@ class Relay:
         self._limits = limits
         self._claim = claim
         self._slots = trio.CapacityLimiter(at_a_time)
+        # Threads that wait for bytes: none of those that the bytes need.
+        self._digests = trio.CapacityLimiter(at_a_time)
+        self._questions = trio.CapacityLimiter(_QUESTIONS)
         self._fetches: dict[str, Fetch] = {}
         self._answers: dict[str, _Answer] = {}
         self._list: tuple[float, tuple[Remote, ...]] = (float("-inf"), ())
@@ -199,22 +204,27 @@ class Relay:
     async def _asked(self, uuid: str) -> _Answer:
         assert self._nursery is not None
         try:
-            found = await self._sources.find_shared(
-                uuid, active=True, import_id=import_id.fresh(), nursery=self._nursery
-            )
+            async with self._questions:
+                found = await self._sources.find_shared(
+                    uuid, active=True, import_id=import_id.fresh(), nursery=self._nursery
+                )
         except ImgstoreError as error:
             return _Answer(trio.current_time() + _REMEMBERED, error=error)
         return _Answer(trio.current_time() + _REMEMBERED, found)
 
     async def listed(self) -> tuple[Remote, ...]:
-        """The manifests that the sources list, at most half a minute old."""
+        """The manifests that the sources list, at most half a minute old; older where they fail."""
         async with self._listing:
             until, images = self._list
             if until < trio.current_time():
-                found = await self._sources.available()
-                # In a thread: a large list takes a while.
-                manifests = [image["manifest"] for image in found["images"]]
-                images = await trio.to_thread.run_sync(_remotes, manifests)
+                try:
+                    found = await self._sources.available()
+                except ImgstoreError as error:
+                    log.warning("the sources cannot be listed for others", error=error.message)
+                else:
+                    # In a thread: a large list takes a while.
+                    manifests = [image["manifest"] for image in found["images"]]
+                    images = await trio.to_thread.run_sync(_remotes, manifests, limiter=self._questions)
                 self._list = (trio.current_time() + _REMEMBERED, images)
             return images
 
@@ -265,6 +275,10 @@ class Relay:
             self._answers[uuid] = _Answer(trio.current_time() + _REMEMBERED, error=error)
             if isinstance(error, WrongFileError):
                 await trio.to_thread.run_sync(self._drop, fetch)
+        except Exception:
+            # One file must not take the server with it.
+            log.exception("a file for others failed by a mistake", uuid=uuid)
+            fetch.fail(DownloadError("a fault of the server"))
         except BaseException:
             fetch.fail(DownloadError("the server is stopping"))
             raise
@@ -296,6 +310,7 @@ class Relay:
             try:
                 await trio.to_thread.run_sync(
                     lambda: drain(digested(download.blocks(), expected, Digest())),
+                    limiter=self._digests,
                 )
             except ImgstoreError as error:
                 failure = error
@@ -321,9 +336,11 @@ class Relay:
         self._drop(fetch)
 
     def _drop(self, fetch: Fetch) -> None:
-        self._journal(f"_library-{fetch.manifest.uuid}").forget()
-        with suppress(OSError):
+        try:
+            self._journal(f"_library-{fetch.manifest.uuid}").forget()
             fetch.path.unlink(missing_ok=True)
+        except (OSError, ImgstoreError) as error:
+            log.warning("what is left of a fetched file stays", uuid=fetch.manifest.uuid, error=str(error))
 
 
 def _remote(manifest: Manifest) -> Remote:
