@@ -93,7 +93,7 @@ class SourceTable(_Table, frozen=True):
     insecure: bool = False  #: do not verify the server's certificate
     channel: str | None = None  #: the channel of an IMGAPI server; None: none
     ca_file: str | None = None  #: PEM file of the authorities to trust instead; None: the system's
-    #: PEM file of a client's certificate and the authorities between, for this very server; None: none
+    #: PEM file of a client's certificate and the intermediate certificates, for this very server; None: none
     cert_file: str | None = None
     key_file: str | None = None  #: PEM file of its key, without a passphrase; None: in `cert_file`
     #: `http://[user:password@]host:port`, or `socks5://` likewise; None: `https_proxy`, `http_proxy`,
