@@ -157,7 +157,11 @@ def serve_address(settings: Config) -> TcpAddress | None:
 def serve_limits(settings: Config) -> HttpLimits:
     """The limits of the image server."""
     table = settings.serve
-    return HttpLimits(connections=table.connections, client_connections=table.client_connections)
+    return HttpLimits(
+        connections=table.connections,
+        client_connections=table.client_connections,
+        handlers=table.connections,
+    )
 
 
 def import_limits(settings: Config) -> ImportLimits:

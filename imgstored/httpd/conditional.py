@@ -18,6 +18,7 @@ from imgstored.httpd.message import OpenFile, Request, Response, Span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
 #: Ranges of one request. Each costs a head of its own.
 _MAX_RANGES: Final = 64
@@ -25,6 +26,14 @@ _MAX_RANGES: Final = 64
 
 def answer_with(file: OpenFile, request: Request) -> Response:
     """The answer to a GET or HEAD request for the file. Takes the file over, and closes it."""
+    try:
+        return _answer(file, request)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _answer(file: OpenFile, request: Request) -> Response:
     modified = int(file.modified)
     headers = [
         ("ETag", file.etag),
@@ -58,14 +67,22 @@ def _condition(request: Request, etag: str, modified: int) -> HTTPStatus | None:
         if not parse_etags(headers["if-match"]).contains_raw(etag):
             return HTTPStatus.PRECONDITION_FAILED
     else:
-        since = parse_date(headers.get("if-unmodified-since"))
+        since = _date(headers.get("if-unmodified-since"))
         if since is not None and modified > since.timestamp():
             return HTTPStatus.PRECONDITION_FAILED
     if "if-none-match" in headers:
         tags = parse_etags(headers["if-none-match"])
         return HTTPStatus.NOT_MODIFIED if tags.contains_weak(etag.strip('"')) else None
-    since = parse_date(headers.get("if-modified-since"))
+    since = _date(headers.get("if-modified-since"))
     return None if since is None or modified > since.timestamp() else HTTPStatus.NOT_MODIFIED
+
+
+def _date(value: str | None) -> datetime | None:
+    """The date of a header, None where it is none."""
+    try:
+        return parse_date(value)
+    except (OverflowError, ValueError):  # a date that no clock has
+        return None
 
 
 def _range_holds(headers: Mapping[str, str], etag: str, modified: int) -> bool:
@@ -73,7 +90,10 @@ def _range_holds(headers: Mapping[str, str], etag: str, modified: int) -> bool:
     condition = headers.get("if-range")
     if condition is None:
         return True
-    wanted = parse_if_range_header(condition)
+    try:
+        wanted = parse_if_range_header(condition)
+    except (OverflowError, ValueError):  # a date that no clock has
+        return False
     if wanted.date is not None:
         return modified == wanted.date.timestamp()
     return not condition.startswith("W/") and wanted.etag == etag.strip('"')

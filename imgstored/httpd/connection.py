@@ -364,11 +364,14 @@ class Connection:
     def _write(self, data: bytes | None, *, more: bool = False) -> None:
         if not data:
             return
+        # The limit is for each piece: a client that reads slowly gets all of a long answer.
         self._socket.settimeout(self._limits.silence_seconds)
-        if more and not self._secure:
-            self._socket.sendall(data, getattr(socket, "MSG_MORE", 0))
-        else:
-            self._socket.sendall(data)
+        flags = getattr(socket, "MSG_MORE", 0) if more and not self._secure else 0
+        left, rate = memoryview(data), _Rate(self._limits)
+        while left:
+            sent = self._socket.send(left[:_READ], flags) if flags else self._socket.send(left[:_READ])
+            rate.moved(sent)
+            left = left[sent:]
 
     def _linger(self) -> bool:
         """Takes what the client still sends: closing before that destroys the answer (RFC 9112, 9.6)."""

@@ -220,6 +220,6 @@ def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"serve.cert_file: {certificate} cannot be used: {error.strerror or error}",
-            hint="name a PEM file of the certificate, the intermediate certificates, and the key, or a key_file",
+            hint="name a PEM file of the certificate, intermediate ones, and the key, or a key_file",
         ) from error
     return context

@@ -334,6 +334,10 @@ class Library:
             if image is None or image.document.get("state") != "unactivated":
                 raise ChangedError
             manifest = change(image.document)
+            if image.manifest.file is not None:
+                # Never the manifest of one file beside another file, whenever the daemon dies.
+                without = {key: value for key, value in image.document.items() if key != "files"}
+                self._write(image, load(without, rules="create"), 0, replace(image.entry, md5=None))
             path.rename(self.folder / uuid / _FILE)
             self._write(image, manifest, size, replace(image.entry, md5=None))
 
@@ -405,7 +409,7 @@ class Library:
         entry = replace(image.entry, md5=base64.b64encode(md5.digest()).decode())
         with self._writing:
             now = self.get(image.uuid)
-            if now is not None and now.entry == image.entry and now.size == image.size:
+            if now is not None and (now.entry, now.etag) == (image.entry, image.etag):
                 self._write(now, now.manifest, now.size, entry)
 
     def evict(self) -> list[str]:
@@ -419,7 +423,7 @@ class Library:
         except ImgstoreError as error:
             log.warning("nothing is evicted: nobody knows what is pinned", error=error.message)
             return []
-        chosen = evicted(images, self.budget, pinned)
+        chosen = evicted(images, self.budget, pinned | _origins(images))
         for uuid in chosen:
             try:
                 self.remove(uuid)
@@ -428,6 +432,18 @@ class Library:
                 continue
             log.info("a kept file was evicted", uuid=uuid, budget=self.budget)
         return chosen
+
+
+def _origins(images: Iterable[LibraryImage]) -> frozenset[str]:
+    """The uuids of all that published images build on: nobody could import those otherwise."""
+    by_uuid = {image.uuid: image for image in images}
+    found: set[str] = set()
+    for image in by_uuid.values():
+        origin = image.manifest.origin if image.entry.kind == "published" else None
+        while origin is not None and origin not in found:
+            found.add(origin)
+            origin = None if origin not in by_uuid else by_uuid[origin].manifest.origin
+    return frozenset(found)
 
 
 def evicted(images: Iterable[LibraryImage], budget: int, pinned: frozenset[str]) -> list[str]:

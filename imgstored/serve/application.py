@@ -8,6 +8,7 @@ GET /healthz
 from __future__ import annotations
 
 import os
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -184,6 +185,9 @@ class Application:
 
     def _file(self, request: Request, uuid: str) -> Response:
         image = self._image(request, uuid)
+        if isinstance(image, Remote) and request.method == "HEAD":
+            # Whoever only looks does not begin a download.
+            return answer_with(_not_begun(image), request)
         if isinstance(image, Remote):
             coming = self._coming_file(image)
             if coming is not None:
@@ -255,6 +259,15 @@ class Application:
         if name != file_name(image.document):
             raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no such file")
         return self._file(request, uuid)
+
+
+def _not_begun(image: Remote) -> OpenFile:
+    """A file that nobody has asked for, for an answer without it."""
+    file = image.manifest.file
+    if file is None or file.size is None:
+        message = f"the sources do not say how large the file of image {image.uuid} is"
+        raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", message)
+    return OpenFile(-1, file.size, f'"{_file_etag(image)}"', time.time())
 
 
 def _closed(request: Request, **_: str) -> Response:

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from msgspec import Struct
 
 from imgstored import __version__
-from imgstored.httpd.message import Request, Response
+from imgstored.httpd.message import HttpError, Request, Response
 from imgstored.manifest import shown_text
 from imgstored.serve.listing import is_active
 
@@ -73,7 +73,10 @@ class Pages:
         self, request: Request, address: str, images: Sequence[Document], jobs: Iterable[Job]
     ) -> Response:
         """The active images that the request's `q` means, the newest first, of `images`, the oldest first."""
-        query = dict(parse_qsl(request.query, max_num_fields=20))
+        try:
+            query = dict(parse_qsl(request.query, max_num_fields=20))
+        except ValueError as error:
+            raise HttpError(HTTPStatus.BAD_REQUEST, "more than 20 parameters") from error
         q = query.get("q", "")[:200]
         found = [each.document for each in reversed(images) if is_active(each.document)]
         found = [document for document in found if _matches(document, q)]

@@ -49,6 +49,8 @@ _PATIENCE: Final = 1.0
 _REMEMBERED: Final = 30.0
 #: Answers that are remembered.
 _MOST: Final = 1000
+#: Files on their way at the same time, those that wait for a slot, too. Each has a descriptor or more.
+_MOST_FETCHES: Final = 64
 #: Questions to the sources at the same time, of all clients together.
 _QUESTIONS: Final = 16
 
@@ -249,6 +251,8 @@ class Relay:
         uuid, file = found.manifest.uuid, found.manifest.file
         if file is None or file.size is None:
             raise ImageNotFoundError(f"the sources do not say how large the file of image {uuid} is")
+        if len(self._fetches) >= _MOST_FETCHES:
+            raise DownloadError(f"{_MOST_FETCHES} files are on their way already")
         fetch = self._fetches[uuid] = Fetch(found.manifest, file.size, self._library.spool(uuid))
         assert self._nursery is not None
         self._nursery.start_soon(self._run, fetch, found)

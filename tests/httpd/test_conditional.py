@@ -150,3 +150,24 @@ def test_any_range_gives_bytes_of_the_file_or_none(value, size):
     spans = [part for part in response.parts if isinstance(part, Span)]
     assert all(0 <= span.start <= span.stop <= size for span in spans)
     assert sum(span.stop - span.start for span in spans) <= size
+
+
+NO_DATE = "Mon, 01 Jan 99999999999 00:00:00 GMT"
+
+
+@pytest.mark.parametrize("name", ["if_modified_since", "if_unmodified_since", "if_range"])
+@pytest.mark.parametrize("value", [NO_DATE, "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"])
+def test_a_date_that_no_clock_has_is_none(name, value):
+    file = OpenFile(-1, 10, '"x"', MODIFIED)
+    assert answer_with(file, request(**{name: value, "range": "bytes=0-1"})).status in (200, 206)
+
+
+def test_a_file_is_closed_also_by_a_mistake(file, monkeypatch):
+    def fail(*_):
+        raise KeyError
+
+    monkeypatch.setattr("imgstored.httpd.conditional._condition", fail)
+    opened = OpenFile(os.open(file, os.O_RDONLY), SIZE, ETAG, MODIFIED)
+    with pytest.raises(KeyError):
+        answer_with(opened, request())
+    assert opened.fd == -1

@@ -198,3 +198,47 @@ def test_a_link_in_place_of_a_file_is_not_followed(folder, tmp_path):
     (folder / BASE / "file").symlink_to(secret)
     with pytest.raises(OSError, match="symbolic links"):
         library.open_file(BASE)
+
+
+def published(library, uuid):
+    document = {key: value for key, value in fixture_manifest(uuid).items() if key != "files"}
+    library.publish(load({**document, "state": "unactivated"}, rules="create"))
+
+
+def uploaded(library, uuid, data):
+    with library.upload(uuid) as upload:
+        upload.write(data)
+        file = {"sha1": upload.sha1, "size": upload.size, "compression": "gzip"}
+        upload.finish(lambda old: load({**old, "files": [file]}, rules="create"))
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_second_upload_that_fails_leaves_no_manifest_of_another_file(folder, monkeypatch, step):
+    library = opened(folder)
+    published(library, BASE)
+    uploaded(library, BASE, b"first")
+    written = []
+    write = Library._write
+
+    def full(*arguments):
+        written.append(arguments)
+        if len(written) == step:
+            raise OSError(28, "No space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(Library, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        uploaded(library, BASE, b"other")
+    for each in (library, opened(folder)):
+        image = each.get(BASE)
+        if image.manifest.file is not None:
+            assert hashlib.sha1(content(each, BASE)).hexdigest() == image.manifest.file.sha1
+
+
+def test_what_a_published_image_builds_on_stays(folder):
+    library = opened(folder, SIZES[BASE])
+    keep(library, BASE)
+    published(library, INCREMENTAL)
+    library.budget = 1
+    library.evict()
+    assert {image.uuid for image in library.images()} == {BASE, INCREMENTAL}

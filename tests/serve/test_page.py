@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.httpd.message import Request
+from imgstored.httpd.message import HttpError, Request
 from imgstored.serve.page import Job, Pages
 from tests.support.http_server import serving
 from tests.support.image_site import BASE, INCREMENTAL, fixture_manifest
@@ -115,6 +115,11 @@ def test_many_images_have_pages():
     assert 'rel="next"' not in last
     for odd in ("page=999999", "page=-1", "page=x", "page=" + "9" * 100, "page=%D9%A1"):
         listed(images, odd)
+
+
+def test_a_query_without_end_is_refused():
+    with pytest.raises(HttpError, match="20 parameters"):
+        listed([], "&".join(["a=1"] * 30))
 
 
 def test_what_is_being_imported():
