@@ -32,11 +32,13 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.events.stream import Ended, Refused, Requester
+from imgstored.imports.journal import Journal
 from imgstored.imports.leftovers import Leftovers
 from imgstored.imports.manager import MAX_IMAGES
 from imgstored.imports.spec import ImportSpec
 from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
+from imgstored.sources.source_set import SourceSet
 from tests.imports.house import TESTER, open_house, pages, until
 from tests.support.events import (
     AlreadyInstalled,
@@ -345,6 +347,38 @@ async def test_an_unfinished_import_of_a_stream_goes_on_as_one(open_house, pages
         house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
     async with open_house() as house:
         await until(lambda: len(house.catalog.all()) == 2 and not house.left())
+
+
+@pytest.mark.parametrize("fault", [NoSpaceError("full"), PoolError("the disk I/O failed")])
+async def test_an_unfinished_import_waits_while_the_journal_fails(open_house, monkeypatch, fault):
+    """The source fails, and then the journal; the import goes on once both are back."""
+    monkeypatch.setattr("imgstored.imports.manager._FIRST_PAUSE", 0.02)
+    async with open_house() as house:
+        house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
+    asked_in: list[int] = []
+    failing = False
+    imports, find = Journal.imports, SourceSet.find_shared
+
+    def fail(journal):
+        if failing:
+            asked_in.append(threading.get_ident())
+            raise fault
+        return imports(journal)
+
+    async def not_found(*given, **settings):
+        nonlocal failing
+        failing = failing or not asked_in
+        if failing:
+            raise ActiveImageNotFoundError("not there")
+        return await find(*given, **settings)
+
+    monkeypatch.setattr(Journal, "imports", fail)
+    monkeypatch.setattr(SourceSet, "find_shared", not_found)
+    async with open_house() as house:
+        await until(lambda: len(asked_in) >= 2)
+        assert threading.get_ident() not in asked_in
+        failing = False
+        await until(lambda: house.catalog.find("zones", BASE) and not house.left())
 
 
 async def test_a_held_image_is_not_deleted(open_house):
