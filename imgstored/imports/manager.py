@@ -26,11 +26,9 @@ from imgproto.events import (
 
 from imgstored.errors import (
     CancelledError,
-    ConfigError,
     ImageNotInstalledError,
     ImgstoreError,
     OriginNotInstalledError,
-    PoolError,
     UsageError,
 )
 from imgstored.events.request import Request
@@ -125,9 +123,10 @@ class Imports:
             if not await trio.to_thread.run_sync(journal.open):
                 return None
             unfinished = await trio.to_thread.run_sync(self._resources.leftovers.sweep, keep)
-        except (PoolError, ConfigError) as error:
+        except ImgstoreError as error:
+            if self._fault is None or self._fault.message != error.message:
+                log.error("imports wait", error=error.message, hint=error.hint)
             self._fault = error
-            log.error("imports wait", error=error.message, hint=error.hint)
             return None
         self._swept, self._fault = True, None
         return unfinished

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -379,6 +381,56 @@ async def test_an_unfinished_import_waits_while_the_journal_fails(open_house, mo
         assert threading.get_ident() not in asked_in
         failing = False
         await until(lambda: house.catalog.find("zones", BASE) and not house.left())
+
+
+async def test_spools_that_cannot_be_removed_do_not_hold_up_the_start(open_house):
+    """Folders in their place: of an image that is installed, of an old download, and of nothing known."""
+    old, unknown = (f"11111111-aaaa-4bbb-8ccc-{number:012}" for number in (21, 22))
+    spools = [f"zones-{uuid}" for uuid in (BASE, old, unknown)]
+    async with open_house() as house:
+        await house.all_events(BASE)
+        house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
+        house.journal.begin(ImportSpec(old, "zones"), fixture_manifest(BASE) | {"uuid": old})
+        house.journal.park("zones", old)
+        house.journal.begin(ImportSpec(ZVOL, "zones"), fixture_manifest(ZVOL))
+        for name in spools:
+            (house.spools / name / "something").mkdir(parents=True)
+    async with open_house(limits=import_limits(keep_partial_seconds=0.0)) as house:
+        assert house.imports.fault is None
+        await until(lambda: house.catalog.find("zones", ZVOL) and len(house.journal.imports()) == 2)
+        # What is written down of them stays as long as they do.
+        assert {each.spec.uuid for each in house.journal.imports()} == {BASE, old}
+    for name in spools:
+        (house.spools / name / "something").rmdir()
+        (house.spools / name).rmdir()
+    async with open_house(limits=import_limits(keep_partial_seconds=0.0)) as house:
+        assert house.left() == []
+
+
+async def test_imports_wait_while_nobody_can_look_at_what_was_left(open_house, monkeypatch):
+    monkeypatch.setattr("imgstored.imports.manager._JOURNAL_PAUSE", 0.02)
+    bad, looks = True, 0
+    iterdir = Path.iterdir
+
+    def fail(path):
+        nonlocal looks
+        if path.name == "spool" and bad:
+            looks += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return iterdir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", fail)
+        async with open_house() as house:
+            with structlog.testing.capture_logs() as logs:
+                seen = looks
+                await until(lambda: looks > seen + 3)
+            assert "imports wait" not in [line["event"] for line in logs]  # that was said once
+            with pytest.raises(PoolError, match=r"cannot be swept up: .*Input/output error"):
+                await house.all_events(BASE)
+            bad = False
+            await until(lambda: house.imports.fault is None)
+            assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
 
 
 async def test_a_held_image_is_not_deleted(open_house):
