@@ -38,6 +38,7 @@ from imgstored.imports.journal import Journal
 from imgstored.imports.leftovers import Leftovers
 from imgstored.imports.manager import MAX_IMAGES
 from imgstored.imports.spec import ImportSpec
+from imgstored.library.library import Library
 from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.source_set import SourceSet
@@ -246,6 +247,41 @@ async def test_a_file_is_installed_also_when_its_client_has_closed_it(open_house
             os.close(fd)
             assert Installed(ZVOL, "zvol", "1.0.0", from_file=True) in [event async for event in request]
         assert house.left() == []
+
+
+@pytest.mark.parametrize("trouble", ["none", "changed", "grown", "cut", "no room"])
+async def test_a_file_that_is_installed_is_copied_for_the_library(open_house, monkeypatch, tmp_path, trouble):
+    """As it was installed, and where there is room; the image is installed in any case."""
+    file, library = tmp_path / "file", Library(tmp_path / "library", 100 << 20)
+    library.open()
+    file.write_bytes(content := fixture_file(ZVOL).read_bytes())
+    publish = EmbeddedPool.publish
+    async with open_house() as house:
+        house.resources.library = library
+        free_space = house.resources.free_space
+
+        def then(pool, uuid):
+            if trouble == "no room":
+                free_space.reconfigure(1 << 60)
+            elif trouble != "none":
+                data = {"changed": b"x" + content[1:], "grown": content + b"x", "cut": content[:-1]}
+                file.write_bytes(data[trouble])
+            return publish(pool, uuid)
+
+        monkeypatch.setattr(EmbeddedPool, "publish", then)
+        with file.open("rb") as given, structlog.testing.capture_logs() as logs:
+            asked = house.imports.install(fixture_manifest(ZVOL), given.fileno(), requester=TESTER)
+            async with asked as request:
+                events = [event async for event in request]
+        assert events[-1] == Installed(ZVOL, "zvol", "1.0.0", from_file=True)
+        refused = [line["error"] for line in logs if line["event"] == "the original file is not kept"]
+        if trouble == "none":
+            assert (tmp_path / "library" / ZVOL / "file").read_bytes() == content
+            assert refused == []
+        else:
+            assert ("not enough room" if trouble == "no room" else "image file") in refused[0]
+            assert list((tmp_path / "library").iterdir()) == []
+        assert free_space.reserved(free_space.claim_folder(library.folder).storage) == 0
 
 
 async def test_a_partial_download_that_becomes_too_old_is_dropped_also_while_it_runs(open_house, monkeypatch):
