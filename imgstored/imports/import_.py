@@ -12,7 +12,7 @@ the image. An import has imgadm's lock of its image from before the pool's first
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -51,7 +51,7 @@ from imgstored.imports.room import watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
 from imgstored.pools.timeout import with_notice
-from imgstored.transfer.digest import Expected, WrongFileError
+from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
 from imgstored.transfer.pump import Pump
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from imgstored.imports.resources import Resources
     from imgstored.imports.room import Claim
     from imgstored.imports.spec import ImportSpec
+    from imgstored.library.library import Library
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Occupant, PoolImage, Room
 
@@ -221,6 +222,8 @@ class Import:
                 try:
                     with self._scope:
                         result = await self._bring_in()
+                        if result.end is End.INSTALLED:
+                            await self._keep_original()
                 finally:
                     for claim in self._claims:
                         claim.close()
@@ -250,8 +253,6 @@ class Import:
                 result = await self._from_sources(self._data)
             if result.end is End.INSTALLED:
                 result = await self._publish()
-            if result.end is End.INSTALLED:
-                await self._keep_original()
             if result.image is not None:
                 with trio.CancelScope(shield=True):
                     await self._take_over(result.image)
@@ -575,15 +576,40 @@ class Import:
         library = self._resources.library
         if library is None:
             return
-        if isinstance(self._data, FromFile):
-            keep = partial(library.copy, self.manifest, self._data.fd)
-        else:
-            keep = partial(library.keep, self.manifest, self._resources.spools / spool_name(*self.spec.key))
-        with trio.CancelScope(shield=True):
-            try:
-                await trio.to_thread.run_sync(keep)
-            except (OSError, ImgstoreError) as error:
-                log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
+        try:
+            if isinstance(self._data, FromFile):
+                # A thread as long as the file's disk takes, so one of those that such a file had before.
+                copy = partial(self._copy_original, library, self._data)
+                await trio.to_thread.run_sync(copy, limiter=self._resources.receive_slots)
+            else:
+                spool = self._resources.spools / spool_name(*self.spec.key)
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(library.keep, self.manifest, spool)
+        except (OSError, ImgstoreError) as error:
+            log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
+        except Exception:
+            log.exception("the original file is not kept", uuid=self.uuid)
+
+    def _copy_original(self, library: Library, given: FromFile) -> None:
+        """Copies a client's file, which may have changed, and whose disk may be gone. Ends when cancelled.
+
+        Raises `OSError`, `DownloadError`, `NoSpaceError`.
+        """
+        assert self._pump is not None
+        size = self._pump.compressed
+        expected = Expected(self.uuid, size=size, sha1=self._pump.sha1, path=given.path)
+        file = LocalFile(given.fd, given.path, check=trio.from_thread.check_cancelled)
+        room = self._resources.free_space.claim_folder(library.folder)
+
+        def reserved(blocks: Iterator[bytes]) -> Iterator[bytes | memoryview]:
+            room.expect(size)
+            yield from watched(blocks, room, 0)
+
+        try:
+            with closing(file.blocks()) as blocks:
+                library.copy(self.manifest, digested(reserved(blocks), expected, Digest()), size)
+        finally:
+            room.close()
 
     async def _take_over(self, image: InstalledImage) -> None:
         """Lists the image of somebody else, and needs none of its own."""

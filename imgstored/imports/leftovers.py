@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from imgstored.errors import ImgstoreError, NoSpaceError
+from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
 from imgstored.host import shortage
 from imgstored.manifest.names import UUID
 
@@ -46,7 +46,7 @@ class Leftovers:
         self._locks = locks
 
     def drop(self, pool: str, uuid: str, kept: Kept, *, locked: bool) -> None:
-        """Drops what an import leaves and its end does not keep.
+        """Drops what an import leaves and its end does not keep. Raises `PoolError`.
 
         `locked` says whether the caller has the image's lock; so below.
         """
@@ -75,19 +75,48 @@ class Leftovers:
                 log.info("somebody is at work on an image: its partial is left alone", uuid=uuid, pool=pool)
 
     def _forget(self, pool: str, uuid: str) -> None:
-        """Drops the download and the journal's row, but no partial."""
-        self._drop_spool(spool_name(pool, uuid))
+        """Drops the download and the journal's row, but no partial.
+
+        Where the download stays, the row does, too: one bad file must not keep all other imports waiting.
+        """
+        name = spool_name(pool, uuid)
+        try:
+            self._remove_spool(name)
+        except PoolError as error:
+            log.error("a spool cannot be dropped", name=name, error=error.message)
+            return
+        self._journal.ranges(name).forget()
         self._journal.end(pool, uuid)
 
     def _drop_spool(self, name: str) -> None:
-        (self._spools / name).unlink(missing_ok=True)
+        self._remove_spool(name)
         self._journal.ranges(name).forget()
+
+    def _remove_spool(self, name: str) -> None:
+        path = self._spools / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise PoolError(
+                f"{path} cannot be removed: {shortage.why(error)}",
+                hint="look at the file system of the daemon's state folder",
+            ) from error
 
     def sweep(self, keep_seconds: float) -> list[ImportSpec]:
         """Drops what belongs to no import that goes on or may go on; returns the specs of those that go on.
 
         Image files may be installed meanwhile: what is dropped is locked. It also does what `expire` does.
+        One thing that cannot be dropped is logged, and stays. Raises `PoolError` where it cannot look.
         """
+        try:
+            return self._sweep(keep_seconds)
+        except OSError as error:
+            raise PoolError(
+                f"what earlier imports left cannot be swept up: {error}",
+                hint="look at the file system of the daemon's state folder",
+            ) from error
+
+    def _sweep(self, keep_seconds: float) -> list[ImportSpec]:
         self.expire(keep_seconds)
         going_on = []
         kept: set[str] = set()
@@ -130,9 +159,9 @@ class Leftovers:
                     self._abandon(pool, uuid, locked=True)
                 else:
                     log.info("somebody is at work on an image: its partial is left", uuid=uuid, pool=pool)
-        except ImgstoreError as error:
+        except (ImgstoreError, OSError) as error:
             # Such as one that is being looked at: the next start tries again.
-            log.error("a half-received image cannot be dropped", uuid=uuid, pool=pool, error=error.message)
+            log.error("a half-received image cannot be dropped", uuid=uuid, pool=pool, error=str(error))
 
     def _sweep_spools(self, kept: set[str]) -> None:
         for name in self._journal.spooled() - kept:
@@ -150,6 +179,6 @@ class Leftovers:
             if path.name not in kept and _SPOOL_NAME.fullmatch(path.name):
                 log.info("dropping a spool that belongs to no import", name=path.name)
                 try:
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    log.error("a spool cannot be dropped", name=path.name, error=str(error))
+                    self._remove_spool(path.name)
+                except PoolError as error:
+                    log.error("a spool cannot be dropped", name=path.name, error=error.message)

@@ -13,7 +13,7 @@ from imgstored.errors import DownloadError, UsageError
 from imgstored.host.foreign_files import ForeignFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 _BLOCK = 1 << 20
 
@@ -58,7 +58,7 @@ class LocalFile:
         if (file := self._file) is not None:
             file.fail(error)
 
-    def blocks(self) -> Iterator[bytes]:
+    def blocks(self) -> Generator[bytes, None, None]:
         """The file from its start, 1 MiB at a time. Its offset, which the client shares, is left alone."""
         offset = 0
         try:

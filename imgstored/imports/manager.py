@@ -26,11 +26,9 @@ from imgproto.events import (
 
 from imgstored.errors import (
     CancelledError,
-    ConfigError,
     ImageNotInstalledError,
     ImgstoreError,
     OriginNotInstalledError,
-    PoolError,
     UsageError,
 )
 from imgstored.events.request import Request
@@ -125,9 +123,10 @@ class Imports:
             if not await trio.to_thread.run_sync(journal.open):
                 return None
             unfinished = await trio.to_thread.run_sync(self._resources.leftovers.sweep, keep)
-        except (PoolError, ConfigError) as error:
+        except ImgstoreError as error:
+            if self._fault is None or self._fault.message != error.message:
+                log.error("imports wait", error=error.message, hint=error.hint)
             self._fault = error
-            log.error("imports wait", error=error.message, hint=error.hint)
             return None
         self._swept, self._fault = True, None
         return unfinished
@@ -467,7 +466,7 @@ class Imports:
                     async for _ in request:
                         continue
             except ImgstoreError as error:
-                if not self._is_unfinished(spec):
+                if not await self._is_unfinished(spec):
                     log.warning("gave up an unfinished import", uuid=spec.uuid, error=error.message)
                     return
                 log.warning("an unfinished import waits", uuid=spec.uuid, error=error.message, seconds=pause)
@@ -476,8 +475,13 @@ class Imports:
             await trio.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
 
-    def _is_unfinished(self, spec: ImportSpec) -> bool:
-        unfinished = self._resources.journal.imports()
+    async def _is_unfinished(self, spec: ImportSpec) -> bool:
+        """Whether the journal has the import as wanted; True while it cannot be asked."""
+        try:
+            unfinished = await trio.to_thread.run_sync(self._resources.journal.imports)
+        except ImgstoreError as error:
+            log.error("the journal cannot be read", error=error.message, hint=error.hint)
+            return True
         return any(each.spec.key == spec.key and each.wanted for each in unfinished)
 
     # -- what there is ---------------------------------------------------------------------------------------

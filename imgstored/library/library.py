@@ -267,12 +267,14 @@ class Library:
         self.evict()
         return kept
 
-    def copy(self, manifest: Manifest, fd: int) -> bool:
-        """As `keep`, with a copy of the open file."""
-        size = os.fstat(fd).st_size
+    def copy(self, manifest: Manifest, blocks: Iterable[bytes | bytearray | memoryview], size: int) -> bool:
+        """As `keep`, with a copy of a file of `size` bytes; of `blocks` nothing is taken if it does not.
+
+        Raises what `blocks` raises, too, which answers for the file's content; and `NoSpaceError`.
+        """
         if size > self.budget or self.get(manifest.uuid) is not None:
             return False
-        self._add(manifest, "kept", size, lambda new: _copy(fd, new, size))
+        self._add(manifest, "kept", size, lambda new: _copy(blocks, new, size))
         self.evict()
         return True
 
@@ -486,20 +488,21 @@ def _limited(path: Path) -> bytes:
     return data
 
 
-def _copy(fd: int, new: Path, size: int) -> None:
-    with new.open("xb") as target:
-        offset = 0
-        while offset < size:
-            data = os.pread(fd, min(1 << 20, size - offset), offset)
-            if not data:
-                raise OSError(0, "the file was cut short while it was copied")
-            try:
-                target.write(data)
-            except OSError as error:
-                if shortage.is_full(error):
-                    raise NoSpaceError("there is no room for a copy of the image's file") from error
-                raise
-            offset += len(data)
+def _copy(blocks: Iterable[bytes | bytearray | memoryview], new: Path, size: int) -> None:
+    written = 0
+    with new.open("xb", buffering=0) as target:
+        for block in blocks:
+            view = memoryview(block)
+            written += len(view)
+            while view:
+                try:
+                    view = view[target.write(view) :]
+                except OSError as error:
+                    if shortage.is_full(error):
+                        raise NoSpaceError("there is no room for a copy of the image's file") from error
+                    raise
+    if written != size:
+        raise OSError(0, f"the file has {written} bytes, and not {size}")
 
 
 def _sync_file(path: Path) -> None:

@@ -6,14 +6,14 @@ memory; theirs are wide, and count no requests.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from msgspec import Struct, field
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
+    from types import TracebackType
 
     from imgstored.rpc.call import Method
 
@@ -74,35 +74,82 @@ class Budget:
         self.requests -= 1
         self.watches -= method is not None and method.lasting
 
-    @asynccontextmanager
-    async def turn(self, method: Method, params: Mapping[str, Any], own: Own) -> AsyncIterator[None]:
-        """Waits until the method may run; the block lasts until its answer is on its way.
+    def turn(self, method: Method | None, own: Own) -> Turn:
+        """The turn of one request; `own` is its connection's part."""
+        return Turn(self, method, own)
 
-        What asks servers waits for others that do, and not for answers that come from here. `own` is the
-        connection's part: all take their turns in the same order, its own first.
-        """
-        limiters: list[trio.CapacityLimiter] = []
-        if method.asks(params):
-            limiters = [own.asking, self._asking] if method.large else [self._asking]
-        elif method.large:
-            limiters = [own.large, self._large] if self.changer else [own.large, self._large, self._all_large]
-        whose = object()
-        taken: list[trio.CapacityLimiter] = []
-        try:
-            for limiter in limiters:
-                await limiter.acquire_on_behalf_of(whose)
-                taken.append(limiter)
-            began = trio.current_time()
-            if method.large and began < self._rests_until:
-                await trio.sleep_until(self._rests_until)
-                began = self._rests_until
-            yield
-            if method.large and not self.changer:
-                now = trio.current_time()
-                self._rests_until = now + min(_MAX_REST, _REST * (now - began))
-        finally:
-            for limiter in taken:
-                limiter.release_on_behalf_of(whose)
+    def asking_limiters(self, own: Own, *, large: bool) -> list[trio.CapacityLimiter]:
+        """What a method takes that asks servers, in this order."""
+        return [own.asking, self._asking] if large else [self._asking]
+
+    def large_limiters(self, own: Own) -> list[trio.CapacityLimiter]:
+        """What a large answer takes, in this order, and after the others."""
+        return [own.large, self._large] if self.changer else [own.large, self._large, self._all_large]
+
+    async def rest(self) -> None:
+        """Waits for the end of the rest after the last large answer."""
+        await trio.sleep_until(self._rests_until)
+
+    def rest_after(self, seconds: float) -> None:
+        """The user rests from now on, after a large answer that took so long."""
+        if not self.changer:
+            until = trio.current_time() + min(_MAX_REST, _REST * seconds)
+            self._rests_until = max(self._rests_until, until)
+
+
+class Turn:
+    """A request's turn: `begin` before the method runs, `send` before a large answer is encoded.
+
+    The end of the block, when the answer is on its way or nobody wants it, gives back what these took. What
+    asks servers waits for others that do, and not for answers that come from here. It waits for the place of
+    a large answer only once it has asked: no server that is slow keeps one from the others.
+    """
+
+    def __init__(self, budget: Budget, method: Method | None, own: Own) -> None:
+        self._budget = budget
+        self._own = own
+        self._method = method
+        self._large = method is not None and method.large
+        self._asks = False
+        self._taken: list[trio.CapacityLimiter] = []
+        self._began: float | None = None
+
+    async def begin(self, params: Mapping[str, Any]) -> None:
+        """Waits until the method may run with these parameters."""
+        self._asks = self._method is not None and self._method.asks(params)
+        if self._asks:
+            await self._take(self._budget.asking_limiters(self._own, large=self._large))
+        elif self._large:
+            await self._take(self._budget.large_limiters(self._own))
+        if self._large:
+            await self._budget.rest()
+            self._began = trio.current_time()
+
+    async def send(self) -> None:
+        """Waits until a large answer may be encoded and sent."""
+        if not self._asks:
+            return  # it has its place since the beginning
+        since = trio.current_time()
+        await self._take(self._budget.large_limiters(self._own))
+        if self._began is not None:
+            self._began += trio.current_time() - since
+
+    async def _take(self, limiters: list[trio.CapacityLimiter]) -> None:
+        for limiter in limiters:
+            await limiter.acquire_on_behalf_of(self)
+            self._taken.append(limiter)
+
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Also who leaves before the end has cost as much.
+        if self._began is not None:
+            self._budget.rest_after(trio.current_time() - self._began)
+        for limiter in self._taken:
+            limiter.release_on_behalf_of(self)
 
 
 class Budgets:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -29,7 +27,7 @@ from imgstored.rpc.wire import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imgstored.rpc.budgets import Budget
+    from imgstored.rpc.budgets import Budget, Turn
     from imgstored.rpc.call import Method
     from imgstored.rpc.client_socket import ClientSocket
     from imgstored.rpc.dispatch import Timing
@@ -230,14 +228,16 @@ class Connection:
 
     async def _answer(self, call: Call, method: Method | None) -> None:
         try:
-            async with AsyncExitStack() as turn:
-                if method is not None:
-                    call.turn = partial(self._turn, turn, method)
+            with self._budget.turn(method, self._own) as turn:
+                call.turn = turn.begin
                 outcome = await perform(call, self._methods, self._timing)
+                large = method is not None and method.large and not isinstance(outcome, ImgstoreError)
+                if large and not await self._may_send(call, turn):
+                    outcome, large = stopping(), False
                 if not self._stopping:
                     await self._outbox.wait_for_space()
                 # Encoded only now: a client that does not read must not pile up answers.
-                if method is not None and method.large and not isinstance(outcome, ImgstoreError):
+                if large:
                     await self._stream(call, outcome)
                 else:
                     self._outbox.put(call.id, encode_outcome(call, outcome))
@@ -248,8 +248,14 @@ class Connection:
                 call.file.close()
             self._heard()
 
-    async def _turn(self, stack: AsyncExitStack, method: Method, params: Mapping[str, Any]) -> None:
-        await stack.enter_async_context(self._budget.turn(method, params, self._own))
+    async def _may_send(self, call: Call, turn: Turn) -> bool:
+        """Waits for the turn of a large answer; False when the daemon stops meanwhile."""
+        call.scope = trio.CancelScope()  # that of the method has ended
+        if self._stopping:
+            call.scope.cancel()
+        with call.scope:
+            await turn.send()
+        return not call.scope.cancelled_caught
 
     async def _stream(self, call: Call, result: Any) -> None:
         """Encodes a large answer no faster than the client reads it."""

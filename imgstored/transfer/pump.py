@@ -69,6 +69,11 @@ class Pump:
         return self._digest.size
 
     @property
+    def sha1(self) -> str:
+        """SHA-1 of these, in lower-case hexadecimal: the whole file's once `run` has returned."""
+        return self._digest.sha1
+
+    @property
     def consumed(self) -> int:
         """Bytes of the file that have been decompressed."""
         return self._meter.compressed

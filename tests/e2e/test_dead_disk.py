@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from tests.e2e.conftest import made_image
+from tests.e2e.conftest import made_image, static_source
+from tests.support.daemon import Daemon
 from tests.support.dead_disk import DeadDisk
 from tests.support.image_site import BASE
 
@@ -41,8 +42,8 @@ def work():
 imgctl.client.os.close = lambda fd: None
 threading.Thread(target=work, daemon=True).start()
 sys.stdin.readline()
-client._socket.shutdown(2)  # the other thread waits in there
-print("left", flush=True)
+print("left", flush=True)  # first: the other thread says how that ended
+client._socket.shutdown(2)  # it waits in there
 sys.stdin.readline()
 """
 
@@ -138,6 +139,41 @@ def test_an_install_from_a_disk_that_is_gone_ends(daemon, disk, image, tmp_path,
     assert daemon.imgctl("install", "-m", str(image), "-f", str(tmp_path / "f")).returncode == 0
     assert UUID in daemon.imgctl("list", "-H").stdout
     assert stopped(daemon)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "left", "stopped"])
+def test_an_image_is_installed_though_its_file_is_gone_when_it_is_copied(tmp_path, served, how):
+    """The library gets no copy, and nobody waits for one."""
+    manifest, content = made_image(UUID, size=4 << 20)
+    (tmp_path / "m").write_text(json.dumps(manifest))
+    (tmp_path / "net").mkdir()
+    config = static_source(served.url) + "[library]\nkeep_mib = 100\n"
+    # It is looked at, verified and received before.
+    with (
+        DeadDisk(tmp_path / "net", reads=2 * len(content) + 4096) as disk,
+        Daemon(tmp_path / "store", config=config) as daemon,
+    ):
+        (disk.source / "file").write_bytes(content)
+        client = FileOnDisk(daemon, disk.place / "file", "install", tmp_path / "m")
+        try:
+            client.go()
+            until(disk.stopped)
+            assert UUID in daemon.imgctl("list", "-H", timeout=20).stdout
+            assert UUID in jobs(daemon)
+            if how == "cancelled":
+                assert daemon.imgctl("cancel", UUID, timeout=20).returncode == 0
+                assert client.said() == "done\n"
+            elif how == "left":
+                client.go()
+                assert client.said() == "left\n"
+            if how != "stopped":
+                until(lambda: jobs(daemon) == "[]")
+                assert daemon.imgctl("delete", UUID, timeout=20).returncode == 0
+            assert stopped(daemon)
+            assert list((daemon.folder / "state" / "library").iterdir()) == []
+        finally:
+            disk.go_on()
+            client.end()
 
 
 def test_exports_to_such_a_disk_hold_up_nobody(daemon, disk, tmp_path, start):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -32,11 +34,14 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.events.stream import Ended, Refused, Requester
+from imgstored.imports.journal import Journal
 from imgstored.imports.leftovers import Leftovers
 from imgstored.imports.manager import MAX_IMAGES
 from imgstored.imports.spec import ImportSpec
+from imgstored.library.library import Library
 from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
+from imgstored.sources.source_set import SourceSet
 from tests.imports.house import TESTER, open_house, pages, until
 from tests.support.events import (
     AlreadyInstalled,
@@ -244,6 +249,41 @@ async def test_a_file_is_installed_also_when_its_client_has_closed_it(open_house
         assert house.left() == []
 
 
+@pytest.mark.parametrize("trouble", ["none", "changed", "grown", "cut", "no room"])
+async def test_a_file_that_is_installed_is_copied_for_the_library(open_house, monkeypatch, tmp_path, trouble):
+    """As it was installed, and where there is room; the image is installed in any case."""
+    file, library = tmp_path / "file", Library(tmp_path / "library", 100 << 20)
+    library.open()
+    file.write_bytes(content := fixture_file(ZVOL).read_bytes())
+    publish = EmbeddedPool.publish
+    async with open_house() as house:
+        house.resources.library = library
+        free_space = house.resources.free_space
+
+        def then(pool, uuid):
+            if trouble == "no room":
+                free_space.reconfigure(1 << 60)
+            elif trouble != "none":
+                data = {"changed": b"x" + content[1:], "grown": content + b"x", "cut": content[:-1]}
+                file.write_bytes(data[trouble])
+            return publish(pool, uuid)
+
+        monkeypatch.setattr(EmbeddedPool, "publish", then)
+        with file.open("rb") as given, structlog.testing.capture_logs() as logs:
+            asked = house.imports.install(fixture_manifest(ZVOL), given.fileno(), requester=TESTER)
+            async with asked as request:
+                events = [event async for event in request]
+        assert events[-1] == Installed(ZVOL, "zvol", "1.0.0", from_file=True)
+        refused = [line["error"] for line in logs if line["event"] == "the original file is not kept"]
+        if trouble == "none":
+            assert (tmp_path / "library" / ZVOL / "file").read_bytes() == content
+            assert refused == []
+        else:
+            assert ("not enough room" if trouble == "no room" else "image file") in refused[0]
+            assert list((tmp_path / "library").iterdir()) == []
+        assert free_space.reserved(free_space.claim_folder(library.folder).storage) == 0
+
+
 async def test_a_partial_download_that_becomes_too_old_is_dropped_also_while_it_runs(open_house, monkeypatch):
     monkeypatch.setattr("imgstored.imports.manager._EXPIRY_INTERVAL", 0.02)
     monkeypatch.setattr("imgstored.imports.manager.Imports._go_on", _does_not_go_on)
@@ -345,6 +385,88 @@ async def test_an_unfinished_import_of_a_stream_goes_on_as_one(open_house, pages
         house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
     async with open_house() as house:
         await until(lambda: len(house.catalog.all()) == 2 and not house.left())
+
+
+@pytest.mark.parametrize("fault", [NoSpaceError("full"), PoolError("the disk I/O failed")])
+async def test_an_unfinished_import_waits_while_the_journal_fails(open_house, monkeypatch, fault):
+    """The source fails, and then the journal; the import goes on once both are back."""
+    monkeypatch.setattr("imgstored.imports.manager._FIRST_PAUSE", 0.02)
+    async with open_house() as house:
+        house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
+    asked_in: list[int] = []
+    failing = False
+    imports, find = Journal.imports, SourceSet.find_shared
+
+    def fail(journal):
+        if failing:
+            asked_in.append(threading.get_ident())
+            raise fault
+        return imports(journal)
+
+    async def not_found(*given, **settings):
+        nonlocal failing
+        failing = failing or not asked_in
+        if failing:
+            raise ActiveImageNotFoundError("not there")
+        return await find(*given, **settings)
+
+    monkeypatch.setattr(Journal, "imports", fail)
+    monkeypatch.setattr(SourceSet, "find_shared", not_found)
+    async with open_house() as house:
+        await until(lambda: len(asked_in) >= 2)
+        assert threading.get_ident() not in asked_in
+        failing = False
+        await until(lambda: house.catalog.find("zones", BASE) and not house.left())
+
+
+async def test_spools_that_cannot_be_removed_do_not_hold_up_the_start(open_house):
+    """Folders in their place: of an image that is installed, of an old download, and of nothing known."""
+    old, unknown = (f"11111111-aaaa-4bbb-8ccc-{number:012}" for number in (21, 22))
+    spools = [f"zones-{uuid}" for uuid in (BASE, old, unknown)]
+    async with open_house() as house:
+        await house.all_events(BASE)
+        house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
+        house.journal.begin(ImportSpec(old, "zones"), fixture_manifest(BASE) | {"uuid": old})
+        house.journal.park("zones", old)
+        house.journal.begin(ImportSpec(ZVOL, "zones"), fixture_manifest(ZVOL))
+        for name in spools:
+            (house.spools / name / "something").mkdir(parents=True)
+    async with open_house(limits=import_limits(keep_partial_seconds=0.0)) as house:
+        assert house.imports.fault is None
+        await until(lambda: house.catalog.find("zones", ZVOL) and len(house.journal.imports()) == 2)
+        # What is written down of them stays as long as they do.
+        assert {each.spec.uuid for each in house.journal.imports()} == {BASE, old}
+    for name in spools:
+        (house.spools / name / "something").rmdir()
+        (house.spools / name).rmdir()
+    async with open_house(limits=import_limits(keep_partial_seconds=0.0)) as house:
+        assert house.left() == []
+
+
+async def test_imports_wait_while_nobody_can_look_at_what_was_left(open_house, monkeypatch):
+    monkeypatch.setattr("imgstored.imports.manager._JOURNAL_PAUSE", 0.02)
+    bad, looks = True, 0
+    iterdir = Path.iterdir
+
+    def fail(path):
+        nonlocal looks
+        if path.name == "spool" and bad:
+            looks += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return iterdir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", fail)
+        async with open_house() as house:
+            with structlog.testing.capture_logs() as logs:
+                seen = looks
+                await until(lambda: looks > seen + 3)
+            assert "imports wait" not in [line["event"] for line in logs]  # that was said once
+            with pytest.raises(PoolError, match=r"cannot be swept up: .*Input/output error"):
+                await house.all_events(BASE)
+            bad = False
+            await until(lambda: house.imports.fault is None)
+            assert Installed(BASE, "base", "1.0.0") in await house.all_events(BASE)
 
 
 async def test_a_held_image_is_not_deleted(open_house):

@@ -54,12 +54,29 @@ def test_what_is_kept_is_served_bit_for_bit_also_after_a_restart(folder):
     assert (folder / BASE / "file").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_copy_of_a_local_file(folder):
-    library = opened(folder)
-    with fixture_file(ZVOL).open("rb") as file:
-        file.seek(100)
-        assert library.copy(load(fixture_manifest(ZVOL), rules="import"), file.fileno())
+def pieces(uuid):
+    data = fixture_file(uuid).read_bytes()
+    return iter([data[:1000], memoryview(data)[1000:]])
+
+
+def test_a_copy_of_a_file(folder):
+    library, manifest = opened(folder), load(fixture_manifest(ZVOL), rules="import")
+    assert library.copy(manifest, pieces(ZVOL), SIZES[ZVOL])
     assert content(library, ZVOL) == fixture_file(ZVOL).read_bytes()
+    # Nothing is read of what is there already, or does not fit.
+    again = pieces(ZVOL)
+    assert not library.copy(manifest, again, SIZES[ZVOL])
+    assert not opened(folder.parent / "small", SIZES[ZVOL] - 1).copy(manifest, again, SIZES[ZVOL])
+    assert len(list(again)) == 2
+
+
+@pytest.mark.parametrize("size", [SIZES[ZVOL] - 1, SIZES[ZVOL] + 1])
+def test_a_copy_of_another_size_is_none(folder, size):
+    library, manifest = opened(folder), load(fixture_manifest(ZVOL), rules="import")
+    with pytest.raises(OSError, match=f"{SIZES[ZVOL]} bytes, and not {size}"):
+        library.copy(manifest, pieces(ZVOL), size)
+    assert library.get(ZVOL) is None
+    assert list(folder.iterdir()) == []
 
 
 def test_what_is_there_is_not_kept_again(folder):

@@ -60,6 +60,7 @@ class Daemon:
             "watch": replace(method(self.wait), lasting=True),
             "ask": replace(method(self.wait), asks=always),
             "large": replace(method(self.large, "count"), large=True),
+            "large found": replace(method(self.large), large=True, asks=always),
             "large ask": replace(method(self.wait), large=True, asks=always),
             "bad": replace(method(self.bad), large=True),
             "say": method(self.say),
@@ -219,17 +220,44 @@ async def test_one_user_sends_so_many_requests_a_second(autojump_clock):
     assert trio.current_time() - began == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize(("took", "rests"), [(0.0, 0.0), (0.1, 0.4), (10.0, 2.0)])
-async def test_one_user_rests_after_a_large_answer(autojump_clock, took, rests):
+async def test_one_user_rests_after_a_large_answer(autojump_clock, took, rests, whole):
+    """Also after one that the client did not want to its end."""
     budget = Budgets().of(NOBODY, changer=False)
     large, small = Daemon().methods["large"], Daemon().methods["say"]
-    async with budget.turn(large, {}, Own()):
-        await trio.sleep(took)
+    with trio.move_on_after(float("inf") if whole else took), budget.turn(large, Own()) as turn:
+        await turn.begin({})
+        await turn.send()
+        await trio.sleep(took if whole else 1000.0)
     ended = trio.current_time()
-    async with budget.turn(small, {}, Own()):
+    with budget.turn(small, Own()) as turn:
+        await turn.begin({})
         assert trio.current_time() == ended
-    async with budget.turn(large, {}, Own()):
+    with budget.turn(large, Own()) as turn:
+        await turn.begin({})
         assert trio.current_time() - ended == pytest.approx(rests)
+
+
+async def test_who_waited_for_others_does_not_rest_for_it(autojump_clock):
+    budgets, method = Budgets(), Daemon().methods["large found"]
+    users = [budgets.of(uid, changer=False) for uid in range(1, 6)]
+
+    async def take(user, seconds, *, task_status=trio.TASK_STATUS_IGNORED):
+        with user.turn(method, Own()) as turn:
+            await turn.begin({})
+            await turn.send()
+            task_status.started()
+            await trio.sleep(seconds)
+
+    async with trio.open_nursery() as nursery:
+        for user in users[:4] * 2:
+            await nursery.start(take, user, 10.0)
+        await take(users[4], 0.1)
+        assert trio.current_time() == pytest.approx(began := 10.1)
+        with users[4].turn(method, Own()) as turn:
+            await turn.begin({})
+            assert trio.current_time() - began == pytest.approx(0.4)
 
 
 # -- large answers -------------------------------------------------------------------------------------------
@@ -257,8 +285,50 @@ async def test_who_does_not_read_holds_nothing_but_its_place(path, daemon, crowd
                 nursery.start_soon(four_thousand, client)
 
 
-async def four_thousand(client) -> None:
-    for _ in range(3):
+@pytest.mark.parametrize("stops", [False, True])
+async def test_large_answers_of_all_who_may_only_read_that_ask_servers(path, daemon, crowd, stops):
+    """Who asks holds up no large answer; those that are found are sent to eight at a time."""
+    users = range(1001, 1006)
+    limits = socket_limits(clients=60, send=1000)
+    async with serving(path, daemon.methods, limits=limits) as server:
+        asking = [await crowd.connect(uid) for uid in users for _ in range(2)]
+        for client in asking:
+            await client.ask(1, "large ask")
+        await until(lambda: daemon.running == 10)
+        _, result = await (await crowd.connect(OTHER)).call(1, "large", count=10)
+        assert len(result) == 10
+        daemon.release.set()
+        for client in asking:
+            assert await client.receive() == [1, 1, None, "waited"]
+
+        for client in asking:
+            await client.ask(2, "large found")
+        await until(lambda: daemon.made == 11)
+        await settled()
+        waiting = [each for each in server._connections if each._outbox.size]
+        assert len(waiting) == 8
+        _, result = await (await crowd.connect(ROOT)).call(1, "large")
+        assert len(result) == 4000
+        if stops:
+            server.stop()
+            codes = []
+
+            async def read(client) -> None:
+                answers = [message for message in await client.rest() if message[:2] == [1, 2]]
+                codes.extend(error["code"] for _, _, error, _ in answers if error is not None)
+
+            async with trio.open_nursery() as nursery:
+                for client in asking:
+                    nursery.start_soon(read, client)
+            assert codes == ["Cancelled"] * 2
+            return
+        async with trio.open_nursery() as nursery:
+            for client in asking:
+                nursery.start_soon(four_thousand, client, 1)
+
+
+async def four_thousand(client, times=3) -> None:
+    for _ in range(times):
         assert len((await client.receive())[3]) == 4000
 
 
@@ -325,6 +395,7 @@ async def test_stopping_answers_those_that_wait_for_their_turn(path, daemon, cro
     async with serving(path, daemon.methods) as server:
         client = await crowd.connect(NOBODY)
         await client.send(*([0, number, "ask", []] for number in range(1, 21)))
+        await until(lambda: server._budgets.of(NOBODY, changer=False).requests == 20)
         await until(lambda: daemon.running == 2)
         server.stop()
         *answers, _goodbye = await client.rest()

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 # Serves FOLDER's files as they are, and the kernel keeps nothing of what it is told.
 _SERVER = """
-import os, stat, sys
+import os, signal, stat, sys
 import pyfuse3, trio
-source, place = sys.argv[1:]
+source, place, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
 class Disk(pyfuse3.Operations):
     def __init__(self):
@@ -46,7 +46,13 @@ class Disk(pyfuse3.Operations):
         return pyfuse3.FileInfo(fh=os.open(self.paths[inode], flags & ~os.O_EXCL), direct_io=True)
 
     async def read(self, fh, offset, size):
-        return os.pread(fh, size, offset)
+        global left
+        data = os.pread(fh, size, offset)
+        left -= len(data)
+        if left < 0:
+            left = sys.maxsize
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return data
 
     async def write(self, fh, offset, data):
         return os.pwrite(fh, data, offset)
@@ -62,16 +68,21 @@ trio.run(pyfuse3.main)
 
 
 class DeadDisk:
-    """`place` has what is in `source`, and answers until `stop` and again after `go_on`."""
+    """`place` has what is in `source`, and answers until `stop` and again after `go_on`.
 
-    def __init__(self, folder: Path) -> None:
+    It also stops by itself, once, when more than `reads` bytes of it are read.
+    """
+
+    def __init__(self, folder: Path, *, reads: int = sys.maxsize) -> None:
+        self._reads = reads
         self.source, self.place = folder / "source", folder / "disk"
         self.source.mkdir()
         self.place.mkdir()
 
     def __enter__(self) -> DeadDisk:
         self._server = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(self.source), str(self.place)], stdout=subprocess.PIPE
+            [sys.executable, "-c", _SERVER, str(self.source), str(self.place), str(self._reads)],
+            stdout=subprocess.PIPE,
         )
         assert self._server.stdout is not None
         if self._server.stdout.readline() != b"mounted\n":
@@ -82,6 +93,10 @@ class DeadDisk:
         """From now on it does not answer."""
         self._server.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self._server.pid, os.WSTOPPED)
+
+    def stopped(self) -> bool:
+        """Whether it has stopped, as it does by itself."""
+        return os.waitid(os.P_PID, self._server.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
     def go_on(self) -> None:
         self._server.send_signal(signal.SIGCONT)
