@@ -154,7 +154,11 @@ def _opened(
     path.chmod(0o600)
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     try:
-        _prepare(db, path, layout)
+        try:
+            _prepare(db, path, layout)
+        except UnicodeDecodeError as error:
+            # What SQLite says quotes the damaged bytes, and Python cannot decode that.
+            raise _DamagedError("it is damaged, and so is what SQLite says about it") from error
         for name, salvaged in rows.items():
             _replace(db, layout, name, salvaged, aside)
         for name, table in layout.tables.items():
@@ -254,13 +258,15 @@ def _read(db: sqlite3.Connection, name: str, which: str) -> Iterator[dict[str, A
 def _salvaged(path: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]:
     """What can be read of a damaged database: each table from its beginning, and then from its end."""
     found: dict[str, list[dict[str, Any]]] = {}
-    with suppress(sqlite3.Error, OSError), closing(sqlite3.connect(path)) as db, closing(_new(layout)) as new:
+    # What SQLite says may quote damaged bytes, which Python cannot decode.
+    unreadable = (sqlite3.Error, UnicodeDecodeError)
+    with suppress(*unreadable, OSError), closing(sqlite3.connect(path)) as db, closing(_new(layout)) as new:
         for name, table in layout.tables.items():
             wanted = _defaults(new, name)
             rows: dict[Any, dict[str, Any]] = {}
             for order in ("ASC", "DESC"):
                 by = ", ".join(f"{column} {order}" for column in table.key)
-                with suppress(sqlite3.Error):
+                with suppress(*unreadable):
                     for row in _read(db, name, f"ORDER BY {by} LIMIT {_MAX_SALVAGED}"):
                         known = {column: row[column] for column in row if column in wanted}
                         rows[tuple(row.get(column) for column in table.key)] = {**wanted, **known}
