@@ -36,6 +36,7 @@ from imgstored.library.library import Library
 from imgstored.maintenance.maintenance import Maintenance
 from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.metrics import open_metrics
+from imgstored.mirrors.export_site import SiteExporter
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
@@ -47,6 +48,8 @@ from imgstored.queries.usage import Usage
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
+from imgstored.sources.client import open_source
+from imgstored.sources.signed import SeenVersions
 from imgstored.sources.source_set import SourceSet
 from imgstored.specs import (
     check,
@@ -150,6 +153,7 @@ async def _core(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
+        open_source=partial(open_source, seen=SeenVersions(state / "signed")),
     )
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
     events = EventStream()
@@ -346,6 +350,11 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         maker=maker,
         exporter=Exporter(catalog),
         publisher=Publisher(sources.configured),
+        site_exporter=SiteExporter(
+            core.library,
+            core.state / "site.json",
+            installed=lambda: {image.uuid: image.text("name") for image in catalog.all()},
+        ),
         status=status,
         doctor=OwnHost(core.settings, core.files, catalog.pools, lambda: core.view.kind).examine,
     )

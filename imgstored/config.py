@@ -101,9 +101,12 @@ class SourceTable(_Table, frozen=True):
     proxy: str | None = None
     #: table of headers sent with every request to this very server, for credentials; never logged
     headers: dict[str, str] = {}
+    #: `"static"` only: public keys of minisign, 56 characters each; the daemon then takes from this source
+    #: only what one of them signed (`imgctl export-site --sign`)
+    keys: list[str] = []
     #: `"streaming"`: the pool receives during the download, and shows the image once the checksum matches;
     #: `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
-    #: loopback, and over https with `insecure`; else `"streaming"`
+    #: loopback, over https with `insecure`, and with `keys`; else `"streaming"`
     verify: Literal["streaming", "first"] | None = None
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from imgstored.config import keyed_pools
-from imgstored.errors import ClientError, ConfigError
+from imgstored.errors import ClientError, ConfigError, KeyFileError
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
 from imgstored.httpd.address import TcpAddress, parse_listen
@@ -14,6 +14,7 @@ from imgstored.httpd.message import HttpLimits
 from imgstored.imports.resources import ImportLimits
 from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.connection import Limits as SocketLimits
+from imgstored.site.trust import keys_of
 from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.spec import normalised
@@ -76,6 +77,11 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
             f"sources[{place}]: key_file without cert_file",
             hint="cert_file names the certificate of that key",
         )
+    if table.keys and table.type != "static":
+        raise ConfigError(
+            f'sources[{place}]: keys with the type "{table.type}"',
+            hint='only sites that `imgctl export-site` wrote are signed: `type = "static"`',
+        )
     access = Access(
         ca_file=table.ca_file,
         cert_file=table.cert_file,
@@ -89,7 +95,8 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
         check_headers(access)
         if table.proxy is not None:
             parse_proxy(table.proxy)
-    except ClientError as error:
+        keys_of(table.keys)
+    except (ClientError, KeyFileError) as error:
         raise ConfigError(f"sources[{place}]: {error.message}", hint=error.hint) from error
     return SourceSpec(
         url=url,
@@ -97,6 +104,7 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
         insecure=table.insecure,
         channel=table.channel,
         access=access,
+        keys=tuple(table.keys),
         verify=table.verify,
     )
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         PlanDocument,
         PublishedDocument,
         Result,
+        SiteDocument,
         SourceDocument,
         StatusDocument,
         UsageDocument,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         CreateParams,
         EnsureParams,
         ExportParams,
+        ExportSiteParams,
         GetParams,
         HelloParams,
         HistoryParams,
@@ -512,6 +514,36 @@ class Client(Connection):
             return published
         finally:
             os.close(descriptor)
+
+    # -- sites -----------------------------------------------------------------------------------------------
+
+    def export_site(
+        self,
+        folder: int,
+        names: Iterable[str] = (),
+        *,
+        url: str | None = None,
+        keys: Sequence[str] = (),
+        days: int | None = None,
+        delete: bool = False,
+        path: str | None = None,
+        on_event: OnEvent | None = None,
+    ) -> SiteDocument:
+        """Brings a static site up to date in the folder that is open as `folder`, which stays yours.
+
+        `names` are uuids, NAME, NAME@VERSION or NAME@latest of images of the library; none means all. `keys`
+        are texts of minisign's secret keys without a password, whose signature holds for `days`.
+        """
+        params: ExportSiteParams = {
+            "names": [*names] or None,
+            "url": url,
+            "keys": [*keys] or None,
+            "days": days,
+            "delete": delete or None,
+            "path": path,
+        }
+        done: SiteDocument = self.request("site.export", params, on_event=on_event, file=folder)
+        return done
 
     # -- holds -----------------------------------------------------------------------------------------------
 

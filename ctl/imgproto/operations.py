@@ -76,6 +76,9 @@ PUBLISH = Operation(
 )
 STATUS = Operation("status", p.NoParams, d.StatusDocument)
 DOCTOR = Operation("doctor", p.NoParams, d.DoctorDocument, "change")
+EXPORT_SITE = Operation(
+    "site.export", p.ExportSiteParams, d.SiteDocument, "root", (e.Progress, e.Note), file=True
+)
 
 #: All of them by name.
 OPERATIONS: dict[str, Operation[Any, Any]] = {

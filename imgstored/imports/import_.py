@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Occupant, PoolImage
+    from imgstored.site.trust import Provenance
 
 _Answer = TypeVar("_Answer")
 
@@ -121,8 +122,11 @@ class Import:
         import_id: str,
         origin: Import | None = None,
         source: str | None = None,
+        signed: Provenance | None = None,
     ) -> None:
         """`data` is where the image's file comes from; `source` is its URL for people, None for a local file.
+
+        `signed` is who vouches for the image.
 
         `origin` is the import that brings the image's origin, None where the origin is installed.
         """
@@ -145,6 +149,7 @@ class Import:
         self.finished = trio.Event()
         self.stages = Stages()
         self._data = data
+        self._signed = signed
         self._resources = resources
         self._events = events
         self._pool = resources.catalog.pool(spec.pool)
@@ -542,7 +547,9 @@ class Import:
         if receipts is None or image is None:
             return
         origin = None if image.origin is None else self._pool.image(image.origin)
-        receipt = receipt_of(image, self.received, None if origin is None else origin.guid)
+        receipt = receipt_of(
+            image, self.received, None if origin is None else origin.guid, signed=self._signed
+        )
         try:
             receipts.write(*self.spec.key, receipt)
         except OSError as error:
@@ -719,7 +726,8 @@ class Import:
         file = self.manifest.file
         if file is None:
             return Expected(self.uuid, path=path)
-        return Expected(self.uuid, size=file.size, sha1=file.sha1, path=path)
+        sha256 = None if self._signed is None else self._signed.file
+        return Expected(self.uuid, size=file.size, sha1=file.sha1, sha256=sha256, path=path)
 
     def _pump_of(
         self,

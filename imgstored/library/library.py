@@ -20,13 +20,13 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
-from imgstored.errors import ImgstoreError, InvalidManifestError, NoSpaceError
+from imgstored.errors import DownloadError, ImgstoreError, InvalidManifestError, NoSpaceError
 from imgstored.host import shortage
 from imgstored.host.durable import replace_file
 from imgstored.host.filesystem import sync
@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two times that the use of an entry is written down.
 _USE_EVERY: Final = 60.0
+#: Bytes that are read at a time.
+_PIECE: Final = 1 << 20
 #: Folders that are being made, or going.
 _NEW, _OLD = ".new-", ".old-"
 #: Files that are still coming, and seconds after which one that nobody asked for again is removed.
@@ -60,6 +62,7 @@ class Entry(msgspec.Struct, frozen=True):
     kind: Kind  #: kept: a copy of what another server has; published: this server is where it comes from
     added_at: float  #: seconds since the epoch
     md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
+    sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
     format: Literal[1] = 1
 
 
@@ -130,6 +133,7 @@ class Library:
         self._lock = threading.Lock()
         self._images: dict[str, LibraryImage] = {}
         self._sorted: tuple[LibraryImage, ...] | None = None
+        self._damaged: set[str] = set()  # whose files need no second look
         self._written: dict[str, float] = {}  # when the use of an entry was last written down
 
     # -- the start -------------------------------------------------------------------------------------------
@@ -222,6 +226,10 @@ class Library:
             with suppress(OSError):
                 os.utime(self.folder / image.uuid / _ENTRY, (now, now))
 
+    def path_of(self, uuid: str) -> Path:
+        """Where an image's file is, to be linked or read, and not to be changed."""
+        return self.folder / uuid / _FILE
+
     def spool(self, uuid: str) -> Path:
         """Where a file for `keep` may come in."""
         return self.folder / f"{_COMING}{uuid}"
@@ -312,7 +320,7 @@ class Library:
                 raise ChangedError
             manifest = change(image.document)
             path.rename(self.folder / uuid / _FILE)
-            self._write(image, manifest, size, replace(image.entry, md5=None))
+            self._write(image, manifest, size, replace(image.entry, md5=None, sha256=None))
 
     def set_icon(self, uuid: str, data: bytes | None) -> None:
         """Sets or removes the image's icon. Raises `OSError`."""
@@ -352,23 +360,41 @@ class Library:
         return True
 
     def digest_missing(self) -> None:
-        """Computes the MD5 of files that have none yet, and writes it down. Takes some seconds a GiB."""
+        """Computes the digests of files that have none yet, and writes them down. Takes seconds a GiB."""
         for image in self.images():
-            if image.entry.md5 is not None or not image.size:
+            if not image.size or image.entry.sha256 is not None or image.uuid in self._damaged:
                 continue
-            fd = self._open(image.uuid, _FILE, used=False)
-            if fd is None:
-                continue
-            with os.fdopen(fd, "rb") as file:
-                digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
-            entry = replace(image.entry, md5=base64.b64encode(digest).decode())
-            with self._lock, suppress(FileNotFoundError):
-                now = self._images.get(image.uuid)
-                if now is None or now.entry != image.entry:
-                    continue
-                replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
-                self._images[image.uuid] = replace(now, entry=entry)
-                self._sorted = None
+            try:
+                self.sha256(image.uuid)
+            except ChangedError:
+                pass  # the next look sees it as it is then
+            except DownloadError as error:
+                self._damaged.add(image.uuid)
+                log.error("a file of the library is damaged", uuid=image.uuid, error=error.message)
+
+    def sha256(self, uuid: str, check: Callable[[], object] = lambda: None) -> str:
+        """The SHA-256 of an image's file, in hexadecimal; reads the file if nobody has done so yet.
+
+        `check` is called meanwhile, and may raise. Raises `ChangedError` where the image is not there, or
+        changes meanwhile, `DownloadError` where the file is not that of its manifest, and `OSError`.
+        """
+        image = self.get(uuid)
+        if image is not None and image.entry.sha256 is not None:
+            return image.entry.sha256
+        fd = None if image is None else self._open(uuid, _FILE, used=False)
+        if image is None or fd is None:
+            raise ChangedError
+        with os.fdopen(fd, "rb") as file:
+            md5, sha256 = _digests(file, image.manifest, check)
+        entry = replace(image.entry, md5=md5, sha256=sha256)
+        with self._lock:
+            now = self._images.get(uuid)
+            if now is None or now.entry != image.entry:
+                raise ChangedError
+            replace_file(self.folder / uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
+            self._images[uuid] = replace(now, entry=entry)
+            self._sorted = None
+        return sha256
 
     def evict(self) -> list[str]:
         """Removes kept files beyond the budget, the least recently used first; their uuids."""
@@ -400,6 +426,24 @@ def evicted(images: Iterable[LibraryImage], budget: int, pinned: frozenset[str])
             chosen.append(image.uuid)
             over -= image.size
     return chosen
+
+
+def _digests(file: BinaryIO, manifest: Manifest, check: Callable[[], object]) -> tuple[str, str]:
+    """MD5 in base64 and SHA-256 in hexadecimal. Raises `DownloadError` where the SHA-1 is another one."""
+    sha1, md5 = (hashlib.new(name, usedforsecurity=False) for name in ("sha1", "md5"))
+    sha256 = hashlib.sha256()
+    while data := file.read(_PIECE):
+        check()
+        for each in (sha1, md5, sha256):
+            each.update(data)
+    expected = None if manifest.file is None else manifest.file.sha1
+    if expected not in (None, sha1.hexdigest()):
+        raise DownloadError(
+            f"the library's file of image {manifest.uuid} is damaged: its SHA-1 is {sha1.hexdigest()},"
+            f" and was {expected}",
+            hint="remove its folder from the library, and restart the daemon",
+        )
+    return base64.b64encode(md5.digest()).decode(), sha256.hexdigest()
 
 
 def _by_date(image: LibraryImage) -> tuple[str, str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from imgstored.imports.manager import Imports
     from imgstored.maintenance.maintenance import Maintenance
     from imgstored.maintenance.verifier import Verifier
+    from imgstored.mirrors.export_site import SiteExporter
     from imgstored.queries.dry_run import DryRun
     from imgstored.queries.history import History
     from imgstored.queries.resolver import Resolver
@@ -42,5 +43,6 @@ class Services(Struct, frozen=True):
     maker: Maker
     exporter: Exporter
     publisher: Publisher
+    site_exporter: SiteExporter
     status: Status
     doctor: Callable[[], Awaitable[DoctorDocument]]

@@ -50,8 +50,11 @@ _MOST: Final = 1000
 class Fetch:
     """A file on its way. `available` is for any thread, the rest for trio's."""
 
-    def __init__(self, manifest: Manifest, size: int, path: Path, download: Download) -> None:
+    def __init__(
+        self, manifest: Manifest, size: int, path: Path, download: Download, *, sha256: str | None = None
+    ) -> None:
         self.manifest = manifest
+        self.sha256 = sha256  #: of the file, where its source is signed
         self.size = size
         self.path = path
         self._download = download
@@ -215,7 +218,8 @@ class Relay:
             room=self._room,
             note=lambda text: log.info("a download has trouble", uuid=uuid, trouble=text),
         )
-        return Fetch(found.manifest, size, path, download), download
+        sha256 = None if found.signed is None else found.signed.file
+        return Fetch(found.manifest, size, path, download, sha256=sha256), download
 
     async def _run(self, fetch: Fetch, download: Download) -> None:
         """Fetches one file. Another request for it begins anew once this has failed."""
@@ -238,15 +242,15 @@ class Relay:
 
     async def _transfer(self, fetch: Fetch, download: Download) -> None:
         file = fetch.manifest.file
-        expected = Expected(fetch.manifest.uuid, size=fetch.size, sha1=None if file is None else file.sha1)
+        sha1 = None if file is None else file.sha1
+        expected = Expected(fetch.manifest.uuid, size=fetch.size, sha1=sha1, sha256=fetch.sha256)
         failure: ImgstoreError | None = None
 
         async def check() -> None:
             nonlocal failure
             try:
-                await trio.to_thread.run_sync(
-                    lambda: drain(digested(download.blocks(), expected, Digest())),
-                )
+                digest = Digest(sha256=fetch.sha256 is not None)
+                await trio.to_thread.run_sync(lambda: drain(digested(download.blocks(), expected, digest)))
             except ImgstoreError as error:
                 failure = error
                 nursery.cancel_scope.cancel()

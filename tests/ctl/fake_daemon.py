@@ -329,6 +329,7 @@ class FakeDaemon:
             maker=self.making,
             exporter=self.making,
             publisher=self.making,
+            site_exporter=self.making,
             status=self.status,
             doctor=self.doctor.examine,
         )

@@ -104,6 +104,9 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     ),
     "export": lambda client, _: client.export(U, 7, pool="p", compression="xz", form="raw", path="f"),
     "publish": lambda client, path: client.publish({}, path, "u"),
+    "site.export": lambda client, _: client.export_site(
+        7, ["n"], url="u", keys=["k"], days=3, delete=True, path="f"
+    ),
     "status": lambda client, _: client.status(),
     "doctor": lambda client, _: client.doctor(),
 }
@@ -118,6 +121,7 @@ NAMES = {
     "sources.set": "set_sources",
     "sources.known": "known_images",
     "vacuum": "vacuum_candidates",
+    "site.export": "export_site",
 }
 #: What methods return that return a part of the result.
 PARTS: dict[str, Any] = {

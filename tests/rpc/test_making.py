@@ -11,6 +11,7 @@ import trio
 from imgstored.create.maker import CreateSpec
 from imgstored.errors import NoSpaceError, NotPermittedError
 from imgstored.events.notifications import Note
+from imgstored.mirrors.export_site import SiteSpec
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.peer import Access, Peer
@@ -50,6 +51,7 @@ CALLS = {
         (CreateSpec("zones/web", {"v": 2}, []), ME, "the file"),
     ),
     "export": ({"uuid": UUID}, (UUID, None, "none", "stream", ME, "the file")),
+    "site.export": ({}, (SiteSpec(), ME, "the file")),
     "publish": ({"manifest": {"v": 2}, "url": "http://a"}, ({"v": 2}, "http://a", ME, "the file")),
 }
 
@@ -88,7 +90,7 @@ async def test_the_file_is_closed_however_it_ends(client, making, file, method):
         for _ in range(3):
             await ask(client, file, method, **CALLS[method][0])
     for _ in range(3):
-        assert (await ask(client, file, method))[2]["code"] == "Usage"
+        assert (await ask(client, file, method, nonsense=1))[2]["code"] == "Usage"
     assert open_files() == here
     os.fstat(file)
 

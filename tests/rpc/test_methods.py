@@ -181,6 +181,16 @@ class FakeMaking(Recorder):
         return self.coming()
 
 
+class FakeSites:
+    """A site's exporter, over the same record."""
+
+    def __init__(self, making):
+        self.making = making
+
+    def export(self, spec, fd, *, client, path):
+        return self.making.made("site.export", fd, spec, client, path)
+
+
 def table(store, sources, care=None, upkeep=None, making=None):
     """All methods, over services that record how they are called."""
     care, making = care or FakeCare(), making or FakeMaking()
@@ -198,6 +208,7 @@ def table(store, sources, care=None, upkeep=None, making=None):
         maker=making,
         exporter=making,
         publisher=making,
+        site_exporter=FakeSites(making),
         status=FakeStatus(),
         doctor=FakeDoctor().examine,
     )

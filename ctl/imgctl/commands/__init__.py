@@ -38,6 +38,8 @@ _PLACES = {
     "unpin": "holds",
     "verify": "maintenance",
     "export": "making",
+    "export-site": "sites",
+    "keys": "sites",
     "vmadm": "programs",
     "jobs": "imports",
     "watch": "imports",

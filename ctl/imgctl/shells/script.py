@@ -34,7 +34,7 @@ def completion_script(shell: str, program: str) -> str:
 
 def _typed(command: Command) -> list[str]:
     """The names that are worth completing: not `?`."""
-    return [name for name in command.names if name.isalpha()]
+    return [name for name in command.names if name[0].isalpha()]
 
 
 def _list(name: str, words: Iterable[str]) -> list[str]:
