@@ -335,7 +335,15 @@ def _server(core: _Core, maker: Maker) -> Server:
 def _services(core: _Core, maker: Maker, status: Status) -> Services:
     """Everything that the socket's methods call."""
     catalog, refresh, sources, imports = core.catalog, core.refresh, core.sources, core.imports
-    host = Host(catalog, core.receipts, core.holds, refresh, core.locks, lambda: bool(imports.jobs()))
+    host = Host(
+        catalog,
+        core.receipts,
+        core.holds,
+        refresh,
+        core.locks,
+        lambda: bool(imports.jobs()),
+        lambda: {key for spec in sources.configured() for key in spec.keys},
+    )
     return Services(
         pools=list(catalog.pools),
         images=core.images,

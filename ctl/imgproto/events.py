@@ -202,13 +202,18 @@ class Verifying(_InPool):
 
 
 class Verified(_InPool):
-    """How an image is; `reason` says for people why it is not "ok"."""
+    """How an image is; `reason` says for people why it is not "ok".
+
+    `signed_by` is the id of the key that vouched for it, nil if none did; `trusted`: a source still has it.
+    """
 
     event: Literal["verified"]
     name: str
     version: str
     result: Result
     reason: str
+    signed_by: str | None
+    trusted: bool | None
 
 
 # -- making images -------------------------------------------------------------------------------------------

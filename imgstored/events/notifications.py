@@ -185,7 +185,11 @@ class Verifying(Event, frozen=True):
 
 
 class Verified(Event, frozen=True):
-    """The result for one image; `reason` says why it is not "ok", for people."""
+    """The result for one image; `reason` says why it is not "ok", for people.
+
+    `signed_by` is the id of the key that vouched for it, if its source had `keys`; `trusted` is whether a
+    source still has that key.
+    """
 
     kind: ClassVar[str] = "verified"
     uuid: str
@@ -194,6 +198,8 @@ class Verified(Event, frozen=True):
     version: str
     result: Result
     reason: str
+    signed_by: str | None = None
+    trusted: bool | None = None
 
 
 class ImageProgress(msgspec.Struct, frozen=True):

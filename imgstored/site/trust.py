@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from imgstored.errors import KeyFileError
 from imgstored.site.layout import Index, Pointer, parse_index, parse_pointer
 from imgstored.site.minisign import PublicKey, Signature, parse_public_key, parse_signatures
 
@@ -124,11 +125,11 @@ class Provenance(Struct, frozen=True):
     file: str  #: SHA-256, of the compressed file
 
 
-def signer(provenance: Provenance) -> str | None:
-    """The name of the key that vouched, if its signature is good; None where it is not."""
+def signer(provenance: Provenance) -> PublicKey | None:
+    """The key that vouched, if its signature is good; None where it is not."""
     try:
         key = parse_public_key(provenance.key)
         (signature,) = parse_signatures(provenance.signature.encode())
-    except Exception:  # noqa: BLE001  (whatever is wrong with it: nobody vouches)
+    except (KeyFileError, ValueError):
         return None
-    return key.name if signature.comment_is_of(key) else None
+    return key if signature.comment_is_of(key) else None

@@ -293,6 +293,27 @@ def test_a_site_that_another_source_has_too(site, served, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
+def test_verify_says_by_whom_an_image_was_signed(site, served, tmp_path):
+    site.export(keys=("one",))
+    key = site.maker.imgctl("keys", "show", str(site.key("one"))).stdout.split()[0]
+    with site.host("one") as host:
+        host.imgctl("import", BASE, check=True)
+        assert f"is ok (signed by {key})\n" in host.imgctl("verify", BASE).stdout
+        assert f"(signed by {key})" in host.imgctl("verify", "--record", BASE).stdout
+        receipt = next((host.folder / "state" / "receipts").glob(f"*{BASE}.json"))
+    with site.host("two") as host:  # the key was revoked since
+        said = host.imgctl("verify", BASE).stdout
+        assert f"is ok (signed by {key}, a key that no source trusts any more)" in said
+        # Nobody's word but the signature counts.
+        record = json.loads(receipt.read_text())
+        record["signed"]["key"] = site.public("two")
+        receipt.write_text(json.dumps(record))
+        assert "signed by" not in host.imgctl("verify", BASE).stdout
+    with Daemon(tmp_path / "plain", config=static_source(served.url)) as host:
+        host.imgctl("import", BASE, check=True)
+        assert "signed by" not in host.imgctl("verify", BASE).stdout
+
+
 # -- minisign ------------------------------------------------------------------------------------------------
 
 

@@ -498,6 +498,7 @@ async def test_verify(client, params, pool, results):
     await client.ask(1, "verify", **params)
     (result,) = results
     verified = {"uuid": UUID, "pool": pool, "name": "base", "version": "1.0", "result": result, "reason": ""}
+    verified |= {"signed_by": None, "trusted": None}
     assert await client.receive() == [2, "event", [{"id": 1, "event": "verified", **verified}]]
     assert await client.receive() == [1, 1, None, results]
 
