@@ -37,6 +37,7 @@ from imgstored.maintenance.maintenance import Maintenance
 from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.metrics import open_metrics
 from imgstored.mirrors.export_site import SiteExporter
+from imgstored.mirrors.mirror import Mirrors
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
@@ -48,6 +49,7 @@ from imgstored.queries.usage import Usage
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
+from imgstored.serve.relay import Relay
 from imgstored.sources.client import open_source
 from imgstored.sources.signed import SeenVersions
 from imgstored.sources.source_set import SourceSet
@@ -56,6 +58,7 @@ from imgstored.specs import (
     descriptors,
     import_limits,
     metrics_address,
+    mirror_specs,
     platform,
     secrets,
     serve_address,
@@ -136,6 +139,8 @@ class _Core(Struct, frozen=True):
     images: Images
     metrics: Metrics | None
     library: Library | None
+    relay: Relay | None
+    mirrors: Mirrors
 
 
 async def _core(
@@ -168,6 +173,7 @@ async def _core(
         catalog, journal, state / "spool", view, locks, limits, receipts=receipts, library=library
     )
     imports = Imports(resources, sources, refresh, deletions, events, platform(settings))
+    relay = None if library is None else _relay(settings, library, sources, resources)
     return _Core(
         settings=settings,
         files=files,
@@ -185,12 +191,26 @@ async def _core(
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
         metrics=metrics,
         library=library,
+        relay=relay,
+        mirrors=Mirrors(library, sources, relay, mirror_specs(settings)),
+    )
+
+
+def _relay(settings: Config, library: Library, sources: SourceSet, resources: Resources) -> Relay:
+    """What fetches files for the library."""
+    return Relay(
+        sources,
+        library,
+        journal=resources.journal.ranges,
+        limits=lambda: resources.limits.download,
+        room=lambda to_come: resources.free_space.check_spool(to_come),
+        at_a_time=settings.limits.imports,
     )
 
 
 async def _library(settings: Config, catalog: Catalog) -> Library | None:
     """The library, if it keeps files or the image server needs it. Raises `ConfigError`."""
-    if not settings.library.keep_mib and settings.serve.listen is None:
+    if not (settings.library.keep_mib or settings.serve.listen or settings.mirror):
         return None
 
     def pinned() -> set[str]:
@@ -220,7 +240,6 @@ def _image_server(core: _Core) -> ImageServer | None:
         from imgstored.serve.endpoint import ImageServer
         from imgstored.serve.page import Job
         from imgstored.serve.publishing import Publishing
-        from imgstored.serve.relay import Relay
         from imgstored.serve.writers import Writers, read_key
     except ImportError as error:
         raise ConfigError(
@@ -238,16 +257,8 @@ def _image_server(core: _Core) -> ImageServer | None:
     def installed(uuid: str) -> bool:
         return any(catalog.find(pool, uuid) is not None for pool in catalog.pools)
 
-    resources, relay = core.resources, None
-    if table.pull:
-        relay = Relay(
-            core.sources,
-            core.library,
-            journal=resources.journal.ranges,
-            limits=lambda: resources.limits.download,
-            room=lambda to_come: resources.free_space.check_spool(to_come),
-            at_a_time=settings.limits.imports,
-        )
+    resources = core.resources
+    relay = core.relay if table.pull else None
     publishing = None
     if table.tokens or table.keys:
         keys = {name: read_key(name, Path(path)) for name, path in table.keys.items()}
@@ -271,7 +282,6 @@ def _image_server(core: _Core) -> ImageServer | None:
         application,
         core.library,
         serve_limits(settings),
-        relay=relay,
         rate=table.rate_mib << 20,
         context=context,
     )
@@ -288,6 +298,7 @@ def _parts(core: _Core) -> Parts:
         imports=core.imports,
         server=_server(core, maker),
         maker=maker,
+        mirrors=core.mirrors,
         metrics=core.metrics,
         image_server=_image_server(core),
     )
@@ -358,6 +369,7 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         maker=maker,
         exporter=Exporter(catalog),
         publisher=Publisher(sources.configured),
+        mirrors=core.mirrors,
         site_exporter=SiteExporter(
             core.library,
             core.state / "site.json",

@@ -12,6 +12,8 @@ from imgstored.http.proxy import parse_proxy
 from imgstored.httpd.address import TcpAddress, parse_listen
 from imgstored.httpd.message import HttpLimits
 from imgstored.imports.resources import ImportLimits
+from imgstored.mirrors.mirror import MirrorSpec
+from imgstored.mirrors.selection import Filter
 from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.connection import Limits as SocketLimits
 from imgstored.site.trust import keys_of
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from imgstored.manifest.platform import Platform
 
 _MIB = 1 << 20
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 #: Open files of the daemon itself: logs, databases, locks, what trio waits by; of the view, of metrics, of
 #: sources, of what is made or exported; half of it is spare.
@@ -50,6 +53,7 @@ def check(settings: Config) -> None:
     source_specs(settings)
     metrics_address(settings)
     serve_address(settings)
+    mirror_specs(settings)
     for key, table in keyed_pools(settings):
         try:
             checked(table.properties or {})
@@ -163,6 +167,19 @@ def serve_address(settings: Config) -> TcpAddress | None:
             f"serve.listen: hosts cannot reach {address}", hint='write an address and a port: "0.0.0.0:8080"'
         )
     return address
+
+
+def mirror_specs(settings: Config) -> tuple[MirrorSpec, ...]:
+    """The mirrors that the daemon keeps up. Raises `ConfigError`."""
+    found = []
+    for place, table in enumerate(settings.mirror):
+        try:
+            url = normalised(table.url)
+        except ClientError as error:
+            raise ConfigError(f"mirror[{place}]: {error.message}", hint=error.hint) from error
+        wanted = Filter(table.name, table.os, table.newest)
+        found.append(MirrorSpec(url, wanted, float(int(table.every[:-1]) * _SECONDS[table.every[-1]])))
+    return tuple(found)
 
 
 def serve_limits(settings: Config) -> HttpLimits:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         KnownDocument,
         MadeDocument,
         ManifestDocument,
+        MirrorDocument,
         NamedDocument,
         PlanDocument,
         PublishedDocument,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         InstalledParams,
         InstallParams,
         ListParams,
+        MirrorParams,
         NoParams,
         PlanParams,
         PublishParams,
@@ -543,6 +545,27 @@ class Client(Connection):
             "path": path,
         }
         done: SiteDocument = self.request("site.export", params, on_event=on_event, file=folder)
+        return done
+
+    def mirror(
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        os: str | None = None,
+        newest: int | None = None,
+        dry_run: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> MirrorDocument:
+        """Keeps images of another server in the library: of a name, of an `os`, the newest of each name."""
+        params: MirrorParams = {
+            "url": url,
+            "name": name,
+            "os": os,
+            "newest": newest,
+            "dry_run": dry_run or None,
+        }
+        done: MirrorDocument = self.request("mirror", params, on_event=on_event)
         return done
 
     # -- holds -----------------------------------------------------------------------------------------------

@@ -402,3 +402,19 @@ class SiteDocument(TypedDict):
     version: int | None
     until: int | None
     signed_by: list[str]
+
+
+class MirrorFailureDocument(NamedDocument):
+    """An image that was not mirrored."""
+
+    error: ErrorDocument
+
+
+class MirrorDocument(TypedDict):
+    """What a mirror did: `chosen` images, of which the library has got the `new` ones, of `size` bytes."""
+
+    chosen: int
+    new: list[NamedDocument]
+    size: int
+    failed: list[MirrorFailureDocument]
+    released: list[str]

@@ -79,6 +79,7 @@ DOCTOR = Operation("doctor", p.NoParams, d.DoctorDocument, "change")
 EXPORT_SITE = Operation(
     "site.export", p.ExportSiteParams, d.SiteDocument, "root", (e.Progress, e.Note), file=True
 )
+MIRROR = Operation("mirror", p.MirrorParams, d.MirrorDocument, "change", (e.Progress, e.Note))
 
 #: All of them by name.
 OPERATIONS: dict[str, Operation[Any, Any]] = {

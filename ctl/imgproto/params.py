@@ -223,3 +223,13 @@ class ExportSiteParams(TypedDict):
     days: NotRequired[int | None]
     delete: NotRequired[bool | None]
     path: NotRequired[str | None]
+
+
+class MirrorParams(TypedDict):
+    """`url` is of a configured source, or of an IMGAPI server; `newest` counts images of each name."""
+
+    url: str
+    name: NotRequired[str | None]
+    os: NotRequired[str | None]
+    newest: NotRequired[int | None]
+    dry_run: NotRequired[bool | None]

@@ -20,7 +20,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, get_args
 
 import msgspec
 import structlog
@@ -34,7 +34,7 @@ from imgstored.manifest import MAX_MANIFEST, Manifest, Rules, load, parse
 from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -51,15 +51,24 @@ _COMING_SECONDS: Final = 7 * 86400.0
 
 _FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
 
-Kind = Literal["kept", "published"]
+#: A copy of what another server has: kept until it is evicted, until no schedule chooses it any more, or for
+#: good.
+Copy = Literal["kept", "scheduled", "mirrored"]
+Kind = Literal[Copy, "published"]
+_COPIES: Final[tuple[Copy, ...]] = get_args(Copy)
 #: Manifests of kept files are as other servers have them; those of published ones were checked strictly here.
-_RULES: Final[dict[Kind, Rules]] = {"kept": "import", "published": "create"}
+_RULES: Final[dict[Kind, Rules]] = {
+    "kept": "import",
+    "scheduled": "import",
+    "mirrored": "import",
+    "published": "create",
+}
 
 
 class Entry(msgspec.Struct, frozen=True):
     """What an image's folder says of itself."""
 
-    kind: Kind  #: kept: a copy of what another server has; published: this server is where it comes from
+    kind: Kind  #: published: this server is where it comes from
     added_at: float  #: seconds since the epoch
     md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
     sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
@@ -236,20 +245,20 @@ class Library:
 
     # -- changes ---------------------------------------------------------------------------------------------
 
-    def keep(self, manifest: Manifest, file: Path) -> bool:
+    def keep(self, manifest: Manifest, file: Path, *, kind: Copy = "kept") -> bool:
         """Takes a verified file over by renaming it, which must be on the same file system. Whether it did.
 
-        It does not where the library has the image already, or the file alone exceeds the budget. Raises
-        `OSError`.
+        It does not where the library has the image already, or the file of a kept one alone exceeds the
+        budget. Raises `OSError`.
         """
         size = file.stat().st_size
-        if size > self.budget or self.get(manifest.uuid) is not None:
+        if (kind == "kept" and size > self.budget) or self.get(manifest.uuid) is not None:
             return False
 
         def take(new: Path) -> None:
             file.rename(new)
 
-        self._add(manifest, "kept", size, take)
+        self._add(manifest, kind, size, take)
         self.evict()
         return True
 
@@ -346,6 +355,33 @@ class Library:
         if entry != image.entry:
             replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
         self._images[image.uuid] = new
+        self._sorted = None
+
+    def hold(self, uuid: str, kind: Copy) -> None:
+        """Makes a copy stay at least as long as `kind` says. Raises `OSError`."""
+        with self._lock:
+            image = self._images.get(uuid)
+            if image is None or image.entry.kind == "published":
+                return
+            if _COPIES.index(kind) > _COPIES.index(image.entry.kind):
+                self._change_entry(image, replace(image.entry, kind=kind))
+
+    def release(self, wanted: Collection[str]) -> list[str]:
+        """Lets those of schedules that are not wanted be evicted; their uuids. Raises `OSError`."""
+        released = []
+        with self._lock:
+            for image in list(self._images.values()):
+                if image.entry.kind == "scheduled" and image.uuid not in wanted:
+                    self._change_entry(image, replace(image.entry, kind="kept"))
+                    released.append(image.uuid)
+        if released:
+            self.evict()
+        return released
+
+    def _change_entry(self, image: LibraryImage, entry: Entry) -> None:
+        """Under the lock."""
+        replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
+        self._images[image.uuid] = replace(image, entry=entry)
         self._sorted = None
 
     def remove(self, uuid: str) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imgstored.maintenance.maintenance import Maintenance
     from imgstored.maintenance.verifier import Verifier
     from imgstored.mirrors.export_site import SiteExporter
+    from imgstored.mirrors.mirror import Mirrors
     from imgstored.queries.dry_run import DryRun
     from imgstored.queries.history import History
     from imgstored.queries.resolver import Resolver
@@ -44,5 +45,6 @@ class Services(Struct, frozen=True):
     exporter: Exporter
     publisher: Publisher
     site_exporter: SiteExporter
+    mirrors: Mirrors
     status: Status
     doctor: Callable[[], Awaitable[DoctorDocument]]

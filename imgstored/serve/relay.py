@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from imgstored.library.library import Library
+    from imgstored.library.library import Copy, Library
     from imgstored.manifest import Manifest
     from imgstored.sources.search import Found
     from imgstored.sources.source_set import SourceSet
@@ -58,9 +58,21 @@ class Fetch:
         self.size = size
         self.path = path
         self._download = download
+        self.kind: Copy = "kept"  #: what it becomes in the library
         self.began_at = time.time()  #: seconds since the epoch
+        self.ended = trio.Event()  #: the library has it, or `failure` is there
         self._verified = False
         self._failure: ImgstoreError | None = None
+
+    @property
+    def failure(self) -> ImgstoreError | None:
+        """Why it did not come."""
+        return self._failure
+
+    @property
+    def done(self) -> int:
+        """Bytes that have come."""
+        return self._download.done
 
     def available(self) -> Callable[[int], int]:
         """What an answer's `Span.available` is, for one client."""
@@ -192,14 +204,25 @@ class Relay:
         if running is not None:
             return running
         found = await self._find(uuid)
+        return self.fetch_found(found)
+
+    def fetch_found(self, found: Found, *, kind: Copy = "kept") -> Fetch:
+        """The file of an image that was found, on its way; `kind` is what it becomes in the library.
+
+        Raises `ImageNotFoundError` where nobody says how large it is.
+        """
+        uuid = found.manifest.uuid
         running = self._fetches.get(uuid)  # somebody else may have asked meanwhile
         if running is not None:
+            if running.kind == "kept":
+                running.kind = kind
             return running
         file = found.manifest.file
         if file is None or file.size is None:
             raise ImageNotFoundError(f"the sources do not say how large the file of image {uuid} is")
         assert self._nursery is not None
         fetch, download = self._begin(found, file.size)
+        fetch.kind = kind
         self._fetches[uuid] = fetch
         self._nursery.start_soon(self._run, fetch, download)
         return fetch
@@ -239,6 +262,7 @@ class Relay:
             raise
         finally:
             del self._fetches[uuid]
+            fetch.ended.set()
 
     async def _transfer(self, fetch: Fetch, download: Download) -> None:
         file = fetch.manifest.file
@@ -269,7 +293,7 @@ class Relay:
     def _keep(self, fetch: Fetch) -> None:
         """Gives the file to the library, which may have no room for it. Clients have it open."""
         try:
-            self._library.keep(fetch.manifest, fetch.path)
+            self._library.keep(fetch.manifest, fetch.path, kind=fetch.kind)
         except (OSError, ImgstoreError) as error:
             log.warning("a fetched file is not kept", uuid=fetch.manifest.uuid, error=str(error))
         self._drop(fetch)

@@ -330,6 +330,7 @@ class FakeDaemon:
             exporter=self.making,
             publisher=self.making,
             site_exporter=self.making,
+            mirrors=self.making,
             status=self.status,
             doctor=self.doctor.examine,
         )

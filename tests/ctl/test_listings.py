@@ -151,7 +151,7 @@ def scalars(value: object) -> Iterator[object]:
 
 
 #: Looked at in a file of its own.
-ELSEWHERE = {"doctor", "export-site", "keys"}
+ELSEWHERE = {"doctor", "export-site", "keys", "mirror"}
 
 
 def test_every_listing_is_looked_at():

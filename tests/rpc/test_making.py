@@ -12,6 +12,8 @@ from imgstored.create.maker import CreateSpec
 from imgstored.errors import NoSpaceError, NotPermittedError
 from imgstored.events.notifications import Note
 from imgstored.mirrors.export_site import SiteSpec
+from imgstored.mirrors.mirror import MirrorSpec
+from imgstored.mirrors.selection import Filter
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.peer import Access, Peer
@@ -68,6 +70,14 @@ async def test_the_least_that_can_be_asked(client, making, file, method):
     assert await client.receive() == [1, 1, None, {"answer": "made"}]
     assert making.calls == [(method, *handed_on)]
     assert making.contents == [b"the file"]
+
+
+async def test_a_mirror(client, making):
+    made = (None, {"answer": "made"})
+    assert await client.call(1, "mirror", url="http://a", name="n", os="o", newest=3, dry_run=True) == made
+    assert await client.call(2, "mirror", url="http://a") == made
+    spec = MirrorSpec("http://a", Filter("n", "o", 3))
+    assert making.calls == [("mirror", spec, ME, True), ("mirror", MirrorSpec("http://a"), ME, False)]
 
 
 async def test_all_that_can_be_asked(client, making, file):

@@ -190,6 +190,11 @@ class FakeSites:
     def export(self, spec, fd, *, client, path):
         return self.making.made("site.export", fd, spec, client, path)
 
+    @asynccontextmanager
+    async def mirror(self, spec, *, client, dry_run):
+        self.making.note("mirror", spec, client, dry_run)
+        yield self.making
+
 
 def table(store, sources, care=None, upkeep=None, making=None):
     """All methods, over services that record how they are called."""
@@ -209,6 +214,7 @@ def table(store, sources, care=None, upkeep=None, making=None):
         exporter=making,
         publisher=making,
         site_exporter=FakeSites(making),
+        mirrors=FakeSites(making),
         status=FakeStatus(),
         doctor=FakeDoctor().examine,
     )

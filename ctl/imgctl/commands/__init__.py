@@ -40,6 +40,7 @@ _PLACES = {
     "export": "making",
     "export-site": "sites",
     "keys": "sites",
+    "mirror": "sites",
     "vmadm": "programs",
     "jobs": "imports",
     "watch": "imports",

@@ -46,4 +46,28 @@ COMMANDS = (
             ("keys show site.key", "its public key, for `keys` of a source"),
         ),
     ),
+    Command(
+        ("mirror",),
+        "mirror [OPTIONS] URL",
+        "keep images of another server in the library",
+        "sites:mirror",
+        (
+            HELP,
+            Option(("--name",), "NAME", "Only images of this name."),
+            Option(("--os",), "OS", "Only images of this operating system."),
+            Option(("--newest",), "N", "Only the N newest images of each name."),
+            Option(("-n", "--dry-run"), "", "Show what would be fetched, but fetch nothing."),
+            QUIET,
+            Option(("-j", "--json"), "", "Print what was done as JSON."),
+        ),
+        "Fetches the original files of active images, and of their origins, that the library\n"
+        "lacks; nothing is installed. URL is a configured source, or an IMGAPI server. The\n"
+        "images stay until they are deleted from the library. A table [[mirror]] of the\n"
+        "configuration does the same on a schedule. What was interrupted goes on where it\n"
+        "was. The exit status is 1 if an image failed; the others are there.",
+        examples=(
+            ("mirror -n --os smartos https://images.smartos.org", "what would be fetched"),
+            ("mirror --name base-64-lts --newest 3 https://images.smartos.org", "the three newest of a name"),
+        ),
+    ),
 )

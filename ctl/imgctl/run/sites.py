@@ -1,4 +1,4 @@
-"""`export-site`, `keys`: static sites of the library's images, and the keys that sign them."""
+"""`export-site`, `keys`, `mirror`: static sites of the library's images, their keys, and mirrors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgctl.session import is_terminal
 from imgctl.text import printable, size
 
 if TYPE_CHECKING:
-    from imgproto.documents import SiteDocument
+    from imgproto.documents import NamedDocument, SiteDocument
     from imgproto.events import EventDocument
 
     from imgctl.arguments import Arguments
@@ -80,6 +80,43 @@ def keys(session: Session, arguments: Arguments) -> None:
         _show(session, arguments, [_opened(session, path) for path in paths])
     else:
         raise UsageError("name what to do: `keys make FILE`, or `keys show FILE...`")
+
+
+def mirror(session: Session, arguments: Arguments) -> int:
+    """`mirror [--name NAME] [--os OS] [--newest N] [-n] URL`. Exit status 1 when an image failed."""
+    url, newest = arguments.one(), arguments.text("--newest")
+    if newest is not None and (not newest.isascii() or not newest.isdigit() or not int(newest[:9]) >= 1):
+        raise UsageError(f'invalid --newest "{newest}": must be a number above 0')
+    dry_run = arguments.flag("-n")
+    with session.client() as client, _Progress(session, arguments, "Mirror") as tell:
+        done = client.mirror(
+            url,
+            name=arguments.text("--name"),
+            os=arguments.text("--os"),
+            newest=None if newest is None else int(newest[:9]),
+            dry_run=dry_run,
+            on_event=tell,
+        )
+    if arguments.flag("-j"):
+        session.say_json(done)
+    else:
+        prefix, verb = ("[dry-run] ", "Mirror") if dry_run else ("", "Mirrored")
+        session.say(
+            [f"{prefix}{verb} image {_called(each)}" for each in done["new"]]
+            + [
+                f"Error mirroring image {_called(each)}: {printable(each['error']['message'])}"
+                for each in done["failed"]
+            ]
+            + [
+                f"{prefix}{_images(done['chosen'])} chosen, {len(done['new'])} new ({size(done['size'])}),"
+                f" {len(done['failed'])} failed"
+            ]
+        )
+    return 1 if done["failed"] else 0
+
+
+def _called(image: NamedDocument) -> str:
+    return printable(f"{image['uuid']} ({image['name']}@{image['version']})")
 
 
 def _show(session: Session, arguments: Arguments, found: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The library's images elsewhere: static sites."""
+"""The library's images elsewhere, and from elsewhere: static sites and mirrors."""
 
 from __future__ import annotations
 
@@ -8,21 +8,32 @@ from typing import TYPE_CHECKING
 from imgproto import operations as op
 
 from imgstored.mirrors.export_site import DEFAULT_DAYS, SiteSpec
+from imgstored.mirrors.mirror import MirrorSpec
+from imgstored.mirrors.selection import Filter
 from imgstored.rpc.methods.bound import done, file_name, method
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgproto.documents import SiteDocument
-    from imgproto.params import ExportSiteParams
+    from imgproto.documents import MirrorDocument, SiteDocument
+    from imgproto.params import ExportSiteParams, MirrorParams
 
     from imgstored.rpc.call import Call, Method
     from imgstored.rpc.services import Services
 
 
 def methods(services: Services) -> Iterator[Method]:
-    """`site.export`."""
+    """`site.export`, `mirror`."""
     yield method(services, op.EXPORT_SITE, _export_site, why_root="writes into a folder with root's rights")
+    yield method(services, op.MIRROR, _mirror)
+
+
+async def _mirror(services: Services, params: MirrorParams, call: Call) -> MirrorDocument:
+    wanted = Filter(params.get("name"), params.get("os"), params.get("newest"))
+    job = services.mirrors.mirror(
+        MirrorSpec(params["url"], wanted), client=call.client.name, dry_run=bool(params.get("dry_run"))
+    )
+    return await done(call, job)
 
 
 async def _export_site(services: Services, params: ExportSiteParams, call: Call) -> SiteDocument:
