@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.e2e.conftest import made_image, static_source
 from tests.support.daemon import Daemon
 from tests.support.http_server import PATIENCE
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
-from tests.support.nginx import Nginx
+from tests.support.nginx import Nginx, free_port
 
 MADE = "22222222-aaaa-4bbb-8ccc-000000000031"
 #: What docs/serving.md tells an operator to write, so that imgadm needs no redirect.
@@ -90,6 +91,35 @@ def test_other_hosts_install_from_it(tmp_path, maker, folder, type_, below, loca
                 done = other.imgctl("import", uuid)
                 assert done.returncode == 0, done.stderr
             assert json.loads(other.imgctl("sources", "-c", "-j").stdout or "[]") is not None
+
+
+def test_the_plainest_web_server_will_do(tmp_path, maker, folder):
+    export(maker, folder)
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "-d", str(folder), str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            url = f"http://127.0.0.1:{port}/images"
+            with host(tmp_path / "other", url=url, type_="static") as other:
+                done = other.imgctl("import", INCREMENTAL)
+                assert done.returncode == 0, done.stderr
+        finally:
+            server.terminate()
+
+
+def test_a_folder_of_another_user(maker, folder):
+    """Whose web server reads it; root's files stay root's."""
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    export(maker, folder)
+    done = subprocess.run(
+        ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/bin/cat", "index.html"],
+        cwd=folder / "images",
+        capture_output=True,
+    )
+    assert len(json.loads(done.stdout)) == 3
+    file = folder / "images" / BASE / "file"
+    assert (file.stat().st_uid, file.stat().st_mode & 0o777) == (0, 0o644)
 
 
 def test_what_a_web_server_gives_of_it(tmp_path, maker, folder):

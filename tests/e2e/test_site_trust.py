@@ -15,6 +15,7 @@ from imgstored.site.layout import Pointer, hashed, parse_index
 from imgstored.site.minisign import parse_public_key, parse_secret_key, parse_signatures, signed
 from tests.e2e.conftest import made_image, static_source
 from tests.e2e.test_site import add
+from tests.site.test_minisign import KEY, with_password
 from tests.support.daemon import Daemon
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_manifest
 from tests.support.nginx import Nginx
@@ -92,6 +93,46 @@ def test_what_a_trusted_key_signed_is_installed(site):
             assert done.returncode == 0, done.stderr
         checked = host.imgctl("sources", "-c")
         assert checked.returncode == 0, checked.stderr
+
+
+def test_without_the_package_cryptography(site):
+    """As on SmartOS: signed and verified by Python alone."""
+    key = site.key("one")
+    config = site.maker.config_file.read_text()
+    site.maker.stop()
+    maker = Daemon(site.path / "maker", without=("cryptography",))
+    maker.config_file.write_text(config)
+    with maker:
+        done = maker.imgctl("export-site", "--sign", str(key), str(site.images.parent))
+        assert done.returncode == 0, done.stderr
+    config = site.host("one").config_file.read_text()
+    host = Daemon(site.path / "host", without=("cryptography",))
+    host.config_file.write_text(config)
+    with host:
+        done = host.imgctl("import", BASE)
+        assert done.returncode == 0, done.stderr
+        replace(site.images / ZVOL / "file", b"x" * fixture_manifest(ZVOL)["files"][0]["size"])
+        assert "checksum" in host.imgctl("import", ZVOL).stderr
+
+
+def test_a_key_with_a_password_and_one_that_others_can_read(site):
+    path = site.path / "locked.key"
+    path.write_text(with_password(b"open sesame"))
+    done = site.maker.imgctl("export-site", "--sign", str(path), str(site.images.parent))
+    assert (done.returncode, "has a password" in done.stderr) == (1, True)
+    assert "others can read the secret key" in done.stderr
+    site.maker._environment["IMGCTL_KEY_PASSWORD"] = "wrong"
+    done = site.maker.imgctl("export-site", "--sign", str(path), str(site.images.parent))
+    assert (done.returncode, "the password is wrong" in done.stderr) == (1, True)
+    assert not site.pointer.exists()
+    site.maker._environment["IMGCTL_KEY_PASSWORD"] = "open sesame"
+    site.maker.imgctl("export-site", "--sign", str(path), str(site.images.parent), check=True)
+    (signature,) = parse_signatures(site.pointer.read_bytes())
+    assert signature.is_of(KEY.public, site.index().read_bytes())
+    # Neither the log nor the state has the secret.
+    secret = KEY.file().splitlines()[1].encode()
+    for each in site.maker.folder.rglob("*"):
+        assert not each.is_file() or secret not in each.read_bytes(), each
 
 
 # -- each attack: a row of docs/security.md ------------------------------------------------------------------
