@@ -8,10 +8,13 @@ unexport PYTHONDONTWRITEBYTECODE
 POLL_TESTS = $(addprefix tests/,eventloop rpc http imports events catalog sources queries maintenance view metrics \
 	e2e/test_main_job.py e2e/test_restart.py e2e/test_descriptors.py)
 
+USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources library serve httpd ctl view \
+	e2e/test_main_job.py e2e/test_restart.py e2e/test_serve.py)
+
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo test check lint types unit unit-poll coverage zfs test-zfs bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,7 +28,7 @@ $(STAMP): pyproject.toml tests/setup.sh tests/requirements.lock tests/tools.lock
 demo: $(STAMP) ## the main job with real parts, each command and what it says
 	$(BIN)/python -m tests.demo
 
-test: lint types unit unit-poll zfs ## all that must hold: lint, types, all tests, and real ZFS in a guest if there can be one
+test: lint types unit unit-poll unit-user zfs ## all that must hold: lint, types, all tests, and real ZFS in a guest if there can be one
 
 check: lint types ## the quick part of it, for between two edits
 	$(BIN)/pytest -n 4 --dist worksteal -m 'not slow and not alone'
@@ -47,6 +50,10 @@ unit: $(STAMP) ## all tests but those in the guest
 unit-poll: $(STAMP) ## what waits, with the stand-in for kqueue that illumos needs, in place of epoll
 	IMGSTORE_TESTS_WAIT_BY=poll PYTHONPATH=$(CURDIR)/tests/support/illumos $(BIN)/pytest -n 4 --dist worksteal \
 		-m 'not alone' $(POLL_TESTS)
+
+# Once more as a user who is not root, who may not do all that tests do, such as mounting: those are skipped there.
+unit-user: $(STAMP) ## what a daemon of an ordinary user does, as one
+	tests/as_user.sh $(BIN)/pytest -q -p no:cacheprovider -n 4 --dist worksteal -m 'not alone' $(USER_TESTS)
 
 # Without those that measure time, which coverage would make wrong.
 coverage: $(STAMP) ## which lines the tests reach, room by room; fails below the floor in pyproject.toml

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import clients, listing, memory, restart, speed, start, wakeup
+from bench import clients, listing, memory, restart, serving, speed, start, wakeup
 from bench.context import FULL, QUICK, Bench
 from bench.machine import described
 from bench.progress import say
@@ -34,6 +34,10 @@ _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "start": start.start,
     "clients": clients.clients,
     "wakeup": wakeup.wakeup,
+    "serve": serving.serving,
+    "rack": serving.rack,
+    "crowd": serving.crowd,
+    "lists": serving.lists,
 }
 
 

@@ -28,7 +28,7 @@ class Scale:
     clients: int
     starts: int  #: runs of `imgctl list`, for each run that is asked for
     wakes: int  #: of a task that waits, for a median
-    patience: float  #: seconds that a run waits at most for the machine to be quiet
+    quiet_seconds: float  #: seconds that a run waits at most for the machine to be quiet
 
 
 FULL = Scale(
@@ -41,7 +41,7 @@ FULL = Scale(
     clients=200,
     starts=5,
     wakes=2000,
-    patience=60,
+    quiet_seconds=60,
 )
 #: To see that everything works; its figures mean little.
 QUICK = Scale(
@@ -54,7 +54,7 @@ QUICK = Scale(
     clients=20,
     starts=1,
     wakes=20,
-    patience=0,
+    quiet_seconds=0,
 )
 
 

@@ -34,8 +34,8 @@ def listing(bench: Bench) -> list[Row]:
         fill(ours, bench.folder("tiny.gz"), images)
         command = [sys.executable, "-c", "import argparse, msgpack"]
         sides = {"imgctl list": lambda: ours.timed_imgctl("list"), _PEER: lambda: timed(command)}
-        runs, patience = bench.runs * bench.scale.starts, bench.scale.patience
-        taken = in_turn(f"imgctl list, {images:,} images", runs, sides, patience=patience)
+        runs, timeout = bench.runs * bench.scale.starts, bench.scale.quiet_seconds
+        taken = in_turn(f"imgctl list, {images:,} images", runs, sides, timeout=timeout)
     case = f"`imgctl list` with {images:,} images"
     return [compared(case, taken["imgctl list"], f"`{_PEER}`", taken[_PEER], at_most=_MOST)]
 
@@ -44,7 +44,9 @@ def fill(ours: Ours, path: Path, images: int) -> None:
     """Installs what is missing of so many images; a later run finds them there."""
     with ours.client() as client:
         there = {image["manifest"]["uuid"] for image in client.list()}
-        missing = [manifest for manifest in map(_manifest, range(images)) if manifest["uuid"] not in there]
+        missing = [
+            manifest for manifest in map(fill_manifest, range(images)) if manifest["uuid"] not in there
+        ]
         if missing:
             say(f"installing {len(missing):,} tiny images")
         for manifest in missing:
@@ -55,7 +57,7 @@ def fill(ours: Ours, path: Path, images: int) -> None:
     path.unlink(missing_ok=True)
 
 
-def _manifest(number: int) -> dict[str, Any]:
+def fill_manifest(number: int) -> dict[str, Any]:
     """As large as those of the public images are."""
     manifest = fixture_manifest(BASE)
     return {

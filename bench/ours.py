@@ -34,13 +34,13 @@ class Ours(Daemon):
     """imgstored with its default limits, and unless `config` says otherwise an embedded pool."""
 
     def __init__(
-        self, folder: Path, *, config: str = "", keep: bool = False, patience: float = 15, view: str = "off"
+        self, folder: Path, *, config: str = "", keep: bool = False, timeout: float = 15, view: str = "off"
     ) -> None:
         """What an earlier daemon left in the folder is removed first, unless it is to `keep`."""
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
         self._keep = keep
-        super().__init__(folder, config=config, view=view, patience=patience)
+        super().__init__(folder, config=config, view=view, timeout=timeout)
 
     def __enter__(self) -> Ours:
         self.start()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _PARTS = {"half": 0.5, "90 %": 0.9}
-_PATIENCE = 120.0
+_TIMEOUT = 120.0
 
 
 def restart(bench: Bench) -> list[Row]:
@@ -92,8 +92,8 @@ def _sent(server: PacedNginx, image: Input) -> int:
 
 def until(condition: Callable[[], bool]) -> None:
     """Returns once the condition holds. Raises `RuntimeError` if that takes longer than two minutes."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"it did not come to that in {_PATIENCE:g} s")
+            raise RuntimeError(f"it did not come to that in {_TIMEOUT:g} s")
         time.sleep(0.02)

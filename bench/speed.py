@@ -70,7 +70,7 @@ def _rows(bench: Bench, case: str, kind: Kind, server: Nginx, goals: Mapping[str
             case,
             bench.runs,
             {_OURS: lambda: ours.timed_import(image), **others},
-            patience=bench.scale.patience,
+            timeout=bench.scale.quiet_seconds,
         )
     return [
         compared(case, taken[_OURS], name, taken[name], at_most=goals.get(name))

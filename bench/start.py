@@ -33,8 +33,8 @@ def start(bench: Bench) -> list[Row]:
         with Ours(folder, config=source(NOWHERE), keep=True, view=view) as ours:
             fill(ours, bench.folder("tiny.gz"), images)
         sides[f"view {view}"] = partial(_started, folder, view)
-    runs, patience = bench.runs * bench.scale.starts, bench.scale.patience
-    taken = in_turn(f"start, {images:,} images", runs, sides, patience=patience)
+    runs, timeout = bench.runs * bench.scale.starts, bench.scale.quiet_seconds
+    taken = in_turn(f"start, {images:,} images", runs, sides, timeout=timeout)
     return [
         Row(
             f"start with {images:,} images, {name}",

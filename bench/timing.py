@@ -15,33 +15,33 @@ if TYPE_CHECKING:
 
 #: The machine counts as quiet when this part of the processors' time is idle, over so many seconds.
 _IDLE = 0.9
-_GLANCE = 0.5
+_POLL_INTERVAL = 0.5
 
 
 def in_turn(
-    case: str, runs: int, sides: Mapping[str, Callable[[], float]], *, patience: float
+    case: str, runs: int, sides: Mapping[str, Callable[[], float]], *, timeout: float
 ) -> dict[str, list[float]]:
     """Seconds of each side, by its name: A B C, A B C, and so on. A side times itself.
 
-    Before each the machine is to be quiet; `patience` bounds the seconds that this is waited for.
+    Before each the machine is to be quiet; `timeout` bounds the seconds that this is waited for.
     """
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for run in range(1, runs + 1):
         for name, side in sides.items():
-            _settle(patience)
+            _wait_for_quiet(timeout)
             taken[name].append(side())
         last = ", ".join(f"{name} {values[-1]:.3g} s" for name, values in taken.items())
         say(f"{case} {run}/{runs}: {last}")
     return taken
 
 
-def _settle(patience: float) -> None:
+def _wait_for_quiet(timeout: float) -> None:
     """Lets the disk finish what the last run left to it, and others what they do.
 
     A run that shares the processors with something else says little: ours uses all of them, most peers one.
     """
     os.sync()
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and _idle_share() < _IDLE:
         pass
 
@@ -49,7 +49,7 @@ def _settle(patience: float) -> None:
 def _idle_share() -> float:
     """The part of all processors' time that nobody used, over half a second."""
     first = _ticks()
-    time.sleep(_GLANCE)
+    time.sleep(_POLL_INTERVAL)
     idle, total = (after - before for after, before in zip(_ticks(), first, strict=True))
     return idle / max(1, total)
 

@@ -42,7 +42,7 @@ def wakeup(bench: Bench) -> list[Row]:
             "epoll": partial(_median, count, bench.scale.wakes, {}),
         }
         case = f"wake-up with {count:,} connection{'s' if count > 1 else ''}"
-        taken = in_turn(case, bench.runs, sides, patience=bench.scale.patience)
+        taken = in_turn(case, bench.runs, sides, timeout=bench.scale.quiet_seconds)
         rows.append(compared(f"{case}, by poll", taken["poll"], "by epoll", taken["epoll"], at_most=None))
     return rows
 

@@ -37,7 +37,7 @@ _OURS, _IMGADM = "imgctl import", "imgadm's way"
 #: Emulation makes ISA-L's vector instructions so slow that zlib is twice as fast; on a processor it is half.
 _WITH_ZLIB = "zlib instead of ISA-L"
 #: Seconds that the daemon may take to start, under emulation.
-_PATIENCE = 120.0
+_TIMEOUT = 120.0
 #: Most bytes that ZFS may cache: the pool's disk, the server's files and the spool are in memory, too.
 _ARC = 512 << 20
 
@@ -64,12 +64,12 @@ _QUICK = Scale(mib=24, rate=2 * _MB)
 class ZfsBench:
     """One image, one pool, and a folder in the guest's memory."""
 
-    def __init__(self, folder: Path, pool: Zpool, image: ZfsInput, *, runs: int, patience: float) -> None:
+    def __init__(self, folder: Path, pool: Zpool, image: ZfsInput, *, runs: int, timeout: float) -> None:
         self._folder = folder
         self._pool = pool
         self._image = image
         self._runs = runs
-        self._patience = patience
+        self._timeout = timeout
 
     # -- how long it takes -----------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class ZfsBench:
                     _WITH_ZLIB: lambda: self._timed_import(with_zlib),
                     _IMGADM: lambda: self._imgadm(server),
                 },
-                patience=self._patience,
+                timeout=self._timeout,
             )
         return [
             compared(case, taken[_OURS], _IMGADM, taken[_IMGADM], at_most=at_most),
@@ -198,7 +198,7 @@ class ZfsBench:
 
     def _ours(self, server: Nginx, folder: str = "ours") -> Ours:
         config = f'[pool]\ntype = "zfs"\nname = "{_POOL}"\n{source(server.url)}'
-        return Ours(self._folder / folder, config=config, patience=_PATIENCE)
+        return Ours(self._folder / folder, config=config, timeout=_TIMEOUT)
 
 
 def _processor_seconds(pid: int) -> float:
@@ -265,7 +265,7 @@ def main() -> None:
         image = zfs_image(arguments.work.resolve(), folder / "site", scale.mib)
         pool = stack.enter_context(Zpool(_POOL, f"{4 * scale.mib + 128}M"))
         run("zpool", "set", "autotrim=on", _POOL)
-        bench = ZfsBench(folder, pool, image, runs=runs, patience=0 if arguments.quick else 30)
+        bench = ZfsBench(folder, pool, image, runs=runs, timeout=0 if arguments.quick else 30)
         say(f"the image: {image.stream_size / _MB:.0f} MB of stream, {image.size / _MB:.0f} MB compressed")
         cases = {
             "unlimited": bench.unlimited,

@@ -87,9 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         serve(settings, arguments.config, Notifier.of(os.environ, waiting=waiting))
     except ImgstoreError as error:
+        from imgstored.http.secrets import redacted
+
         hint = f"hint: {error.hint}\n" if error.hint else ""
         with suppress(OSError):  # the status says enough where standard error takes nothing
-            sys.stderr.write(f"imgstored: error ({error.code}): {error.message}\n{hint}")
+            sys.stderr.write(redacted(f"imgstored: error ({error.code}): {error.message}\n{hint}"))
         return exit_status(error)
     return 0
 

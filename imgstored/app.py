@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import trio
 from msgspec import Struct
 
 from imgstored import __version__, log
+from imgstored.catalog.aliases import Aliases
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.deletions import Deletions
 from imgstored.catalog.holds import Holds
@@ -25,10 +27,12 @@ from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
 from imgstored.doctor.services import OwnHost
-from imgstored.errors import PINNED, ConfigError, ImgstoreError
+from imgstored.errors import PINNED, ConfigError, DamagedError, ImgstoreError
 from imgstored.events.stream import EventStream
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
+from imgstored.http.lookups import Lookups
+from imgstored.http.secrets import KNOWN
 from imgstored.imports.journal import Journal
 from imgstored.imports.manager import Imports
 from imgstored.imports.resources import Resources
@@ -43,6 +47,7 @@ from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.queries.dry_run import DryRun
 from imgstored.queries.history import open_history
+from imgstored.queries.outdated import Outdated
 from imgstored.queries.resolver import Resolver
 from imgstored.queries.status import Daemon, PoolStates, Status
 from imgstored.queries.usage import Usage
@@ -66,7 +71,8 @@ from imgstored.specs import (
     socket_limits,
     source_specs,
 )
-from imgstored.state.folder import owned
+from imgstored.state.damage import DAMAGED, Aside
+from imgstored.state.folder import ALIASES, NO_ALIASES, owned
 from imgstored.state.schema import HISTORY, JOURNAL
 from imgstored.view import link, open_view
 
@@ -93,7 +99,8 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     `files` are where the settings came from; SIGHUP reads them again.
     """
     check(settings)
-    log.set_up(settings.log, secrets(settings))
+    KNOWN.configure(secrets(settings, os.environ))
+    log.set_up(settings.log)
     log.take_all()
     raise_limit(descriptors(settings))
     try:
@@ -108,11 +115,13 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     timer = leaves_after()
-    with owned(Path(settings.state), passable=settings.view_in_state) as state:
-        journal = Journal(state / JOURNAL)
+    aside = Aside(Path(settings.state) / DAMAGED)
+    trio.socket.set_custom_hostname_resolver(Lookups())
+    with owned(Path(settings.state), passable=settings.view_in_state, aside=aside) as state:
+        journal = Journal(state / JOURNAL, aside)
         try:
-            async with open_history(state / HISTORY) as history:
-                core = await _core(settings, files, state, journal, history)
+            async with open_history(state / HISTORY, aside) as history:
+                core = await _core(settings, files, state, journal, history, aside)
                 await run(_parts(core), files, timer, notifier)
         finally:
             journal.close()
@@ -133,10 +142,12 @@ class _Core(Struct, frozen=True):
     holds: Holds
     receipts: Receipts
     history: History
+    aside: Aside
     sources: SourceSet
     resources: Resources
     imports: Imports
     images: Images
+    aliases: Aliases
     metrics: Metrics | None
     library: Library | None
     relay: Relay | None
@@ -144,10 +155,11 @@ class _Core(Struct, frozen=True):
 
 
 async def _core(
-    settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History
+    settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History, aside: Aside
 ) -> _Core:
     """Opens what there is. Raises `ConfigError`, `PoolError`."""
-    receipts = Receipts(state / "receipts")
+    unknown = "`imgctl verify` has nothing to compare the image with"
+    receipts = Receipts(state / "receipts", partial(aside.move, lost=unknown))
     catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images", receipts)
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
@@ -160,6 +172,8 @@ async def _core(
         lists=state / "lists",
         open_source=partial(open_source, seen=SeenVersions(state / "signed")),
     )
+    with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
+        await sources.listed()  # tells the gate of the secrets in imgadm's file
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
     events = EventStream()
     events.subscribe(history.hear, flush=history.flush)
@@ -185,10 +199,14 @@ async def _core(
         holds=holds,
         receipts=receipts,
         history=history,
+        aside=aside,
         sources=sources,
         resources=resources,
         imports=imports,
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
+        aliases=await trio.to_thread.run_sync(
+            Aliases, state / ALIASES, catalog, partial(aside.move, lost=NO_ALIASES)
+        ),
         metrics=metrics,
         library=library,
         relay=relay,
@@ -203,29 +221,36 @@ def _relay(settings: Config, library: Library, sources: SourceSet, resources: Re
         library,
         journal=resources.journal.ranges,
         limits=lambda: resources.limits.download,
-        room=lambda to_come: resources.free_space.check_spool(to_come),
+        claim=lambda: resources.free_space.claim_folder(library.folder),
         at_a_time=settings.limits.imports,
     )
 
 
 async def _library(settings: Config, catalog: Catalog) -> Library | None:
-    """The library, if it keeps files or the image server needs it. Raises `ConfigError`."""
+    """The library, if it keeps files or something needs it, and its folder can be used."""
     if not (settings.library.keep_mib or settings.serve.listen or settings.mirror):
         return None
 
     def pinned() -> set[str]:
+        """For a thread of trio's. Raises `PoolError`."""
         return {
-            uuid for pool in catalog.pools.values() for uuid, use in pool.uses().items() if PINNED in use.tags
+            uuid
+            for name, pool in catalog.pools.items()
+            for uuid, use in trio.from_thread.run(catalog.ask, name, pool.uses).items()
+            if PINNED in use.tags
         }
 
     library = Library(settings.library_folder, settings.library.keep_mib << 20, pinned=pinned)
     try:
         await trio.to_thread.run_sync(library.open)
     except OSError as error:
-        raise ConfigError(
-            f"library.path: {settings.library_folder} cannot be used: {shortage.why(error)}",
-            hint="name a folder that the daemon can write to, or leave out [library] and [serve]",
-        ) from error
+        # What the daemon is there for does not need it.
+        logger.error(
+            "the library cannot be used: nothing is kept or served",
+            path=str(settings.library_folder),
+            error=shortage.why(error),
+        )
+        return None
     return library
 
 
@@ -257,7 +282,7 @@ def _image_server(core: _Core) -> ImageServer | None:
     def installed(uuid: str) -> bool:
         return any(catalog.find(pool, uuid) is not None for pool in catalog.pools)
 
-    resources = core.resources
+    library, resources = core.library, core.resources
     relay = core.relay if table.pull else None
     publishing = None
     if table.tokens or table.keys:
@@ -265,7 +290,7 @@ def _image_server(core: _Core) -> ImageServer | None:
         publishing = Publishing(
             core.library,
             Writers(table.tokens, keys),
-            room=lambda to_come: resources.free_space.check_spool(to_come),
+            lambda: resources.free_space.claim_folder(library.folder),
         )
 
     def jobs() -> list[Job]:
@@ -322,6 +347,7 @@ def _server(core: _Core, maker: Maker) -> Server:
         jobs=imports.jobs,
         clients=lambda: server.connections,
         warnings=log.recent_warnings,
+        faults=partial(_faults, core),
     )
     server = Server(
         Path(settings.socket.path),
@@ -358,9 +384,11 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
     return Services(
         pools=list(catalog.pools),
         images=core.images,
+        aliases=core.aliases,
         imports=imports,
         sources=sources,
-        resolver=Resolver(catalog, refresh, sources, core.history, imports.jobs),
+        outdated=Outdated(catalog, refresh, sources),
+        resolver=Resolver(catalog, refresh, sources, core.history, imports.jobs, core.aliases),
         dry_run=DryRun(catalog, refresh, sources, imports, core.resources),
         usage=Usage(catalog, refresh),
         history=core.history,
@@ -376,8 +404,21 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
             installed=lambda: {image.uuid: image.text("name") for image in catalog.all()},
         ),
         status=status,
-        doctor=OwnHost(core.settings, core.files, catalog.pools, lambda: core.view.kind).examine,
+        doctor=OwnHost(
+            core.settings, core.files, catalog.pools, lambda: core.view.kind, partial(_faults, core)
+        ).examine,
     )
+
+
+def _faults(core: _Core) -> list[ImgstoreError]:
+    """What waits until the disk has room again, and what was found damaged. Blocks briefly."""
+    waiting = [fault for fault in (core.imports.fault, core.history.fault) if fault is not None]
+    damaged = [
+        DamagedError(f'pool "{name}": {what}', hint="check the disk; `imgctl import` replaces an image")
+        for name, pool in core.catalog.pools.items()
+        for what in pool.damage()
+    ]
+    return [*waiting, *core.aside.errors(), *damaged]
 
 
 async def open_pools(settings: Config) -> dict[str, Pool]:

@@ -93,7 +93,7 @@ class SourceTable(_Table, frozen=True):
     insecure: bool = False  #: do not verify the server's certificate
     channel: str | None = None  #: the channel of an IMGAPI server; None: none
     ca_file: str | None = None  #: PEM file of the authorities to trust instead; None: the system's
-    #: PEM file of a client's certificate and the authorities between, for this very server; None: none
+    #: PEM file of a client's certificate and the intermediate certificates, for this very server; None: none
     cert_file: str | None = None
     key_file: str | None = None  #: PEM file of its key, without a passphrase; None: in `cert_file`
     #: `http://[user:password@]host:port`, or `socks5://` likewise; None: `https_proxy`, `http_proxy`,
@@ -101,6 +101,9 @@ class SourceTable(_Table, frozen=True):
     proxy: str | None = None
     #: table of headers sent with every request to this very server, for credentials; never logged
     headers: dict[str, str] = {}
+    #: also follow redirects, and URLs of files, that lead from this server to an address nearer to this host:
+    #: loopback, link-local, private
+    internal_redirects: bool = False
     #: `"static"` only: public keys of minisign, 56 characters each; the daemon then takes from this source
     #: only what one of them signed (`imgctl export-site --sign`)
     keys: list[str] = []
@@ -127,6 +130,11 @@ class LimitsTable(_Table, frozen=True):
     #: connections to the socket; a quarter is reserved for users who can make changes
     clients: Annotated[int, Meta(ge=4, le=65536)] = 256
     client_requests: Positive = 64  #: requests in flight of one connection
+    #: connections of one user that may only read
+    user_clients: Positive = 64
+    #: requests in flight of one user that may only read, over all connections
+    user_requests: Positive = 128
+    user_watches: Positive = 32  #: of these, requests `watch`
     client_idle_seconds: Seconds = 600.0  #: time without a request before the daemon closes a connection
 
 

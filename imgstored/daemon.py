@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import threading
-from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from msgspec import Struct
 from imgstored import __version__, config, log
 from imgstored.errors import ImgstoreError
 from imgstored.host.descriptors import raise_limit
+from imgstored.http.secrets import KNOWN
 from imgstored.specs import descriptors, import_limits, secrets, socket_limits, source_specs
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Parts(Struct, frozen=True):
 async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
     """Serves until a signal ends it; `timer` starts then."""
     async with trio.open_nursery() as nursery:
-        await nursery.start(parts.view.run, parts.catalog.all())
+        await nursery.start(parts.view.run, parts.catalog.all)
         await nursery.start(parts.images.run)
         await nursery.start(parts.imports.run)
         await nursery.start(parts.mirrors.run)
@@ -102,8 +102,13 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
 async def _warm_up() -> None:
     """Imports what takes long to import: the start does not wait for it, nor does the first image."""
     for module in _LARGE_MODULES:
-        with suppress(ImportError):
+        try:
             await trio.to_thread.run_sync(import_module, module, abandon_on_cancel=True)
+        except ImportError:
+            pass  # optional
+        except Exception as error:  # noqa: BLE001 (whatever it is, the daemon can do without)
+            # For want of descriptors or memory, say. Whoever needs the module tries again, and says so.
+            logger.info("a module cannot be imported yet", module=module, error=str(error))
 
 
 async def _signals(
@@ -128,7 +133,8 @@ async def _reload(files: Sequence[Path], parts: Parts) -> None:
         return
     parts.resources.reconfigure(import_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
-    log.set_up(settings.log, secrets(settings))
+    KNOWN.configure(secrets(settings, os.environ))
+    log.set_up(settings.log)
     raise_limit(descriptors(settings))
     logger.info("read the configuration again", files=[str(file) for file in files])
 

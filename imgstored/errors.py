@@ -58,6 +58,11 @@ class ImgstoreError(Exception):
 class InternalError(ImgstoreError):
     """A fault of the daemon itself; its log has the traceback."""
 
+    @classmethod
+    def unexpected(cls) -> Self:
+        """The error of a request that ended by an exception which nobody expects."""
+        return cls("a fault in imgstored", hint="its log has the details")
+
 
 # -- what was asked ------------------------------------------------------------------------------------------
 
@@ -176,6 +181,12 @@ class MaxPlatformError(ImgstoreError):
     """The platform is newer than the image allows."""
 
     code = "MaxPlatform"
+
+
+class DamagedError(ImgstoreError):
+    """The daemon cannot use something of its own files, and goes on without it (only in `status`)."""
+
+    code = "Damaged"
 
 
 # -- creating images -----------------------------------------------------------------------------------------
@@ -360,6 +371,12 @@ class ImageHeldError(PoolError):
             hint="; ".join(hints),
             data={"holds": list(tags)},
         )
+
+
+class ImageLockedError(PoolError):
+    """Another process has kept the image's lock for too long; the message names it (not in imgadm)."""
+
+    code = "ImageLocked"
 
 
 class NoSpaceError(PoolError):

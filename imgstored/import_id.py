@@ -1,6 +1,7 @@
-"""The id of the import of a log line: bound to tasks and threads, from the search to the receipt.
+"""The id of an import, which all its log lines have, from the search to the receipt.
 
-A task has what its parent had when it was started, and so has a thread of trio's. Other threads are given it
+Code that needs the id gets it as an argument. Only log lines get it from the context, which `bound` sets: a
+task has what its parent had when it was started, and so has a thread of trio's. Other threads are given it
 (`contextvars.copy_context().run`).
 """
 
@@ -10,7 +11,7 @@ import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from structlog.contextvars import bound_contextvars, get_contextvars
+from structlog.contextvars import bound_contextvars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +27,3 @@ def bound(import_id: str) -> Iterator[None]:
     """Adds the id to all that the block logs, and all tasks and threads that it starts."""
     with bound_contextvars(import_id=import_id):
         yield
-
-
-def current() -> str | None:
-    """The id that is bound here, or None."""
-    found = get_contextvars().get("import_id")
-    return found if isinstance(found, str) else None

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import structlog
 
-from imgstored.http.secrets import HIDDEN, SECRET_NAME, redacted
+from imgstored.http.secrets import HIDDEN, KNOWN, SECRET_NAME, redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from types import TracebackType
 
     from imgproto.documents import WarningDocument
@@ -42,6 +42,9 @@ _MAX_LINES: Final = 100
 #: Seconds before a warning is logged again, and the number of warnings to remember for that.
 _QUIET: Final = 600.0
 _MAX_REMEMBERED: Final = 500
+#: Lines of one event in a minute, of those that are counted, whatever else they say.
+_MAX_EACH: Final = 60
+_MINUTE: Final = 60.0
 
 #: The number of recent warnings to keep for `status`, and the length of each.
 _KEPT: Final = 10
@@ -50,11 +53,8 @@ _SHOWN: Final = ("event", "pool", "source", "uuid", "error")
 _WARNINGS: Final = frozenset({"warning", "error", "critical", "exception"})
 
 
-def set_up(table: LogTable, secrets: Iterable[str] = ()) -> None:
-    """Sets up structlog for the whole process. May be called again, when the configuration is read again.
-
-    `secrets` are in no line, wherever they come from.
-    """
+def set_up(table: LogTable) -> None:
+    """Sets up structlog for the whole process. May be called again, when the configuration is read again."""
     written_to = sys.stderr
     as_json = table.format == "json" or (table.format == "auto" and not written_to.isatty())
     rendering: Processor = (
@@ -69,7 +69,7 @@ def set_up(table: LogTable, secrets: Iterable[str] = ()) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
-            Cleaner(secrets),
+            clean,
             _repeats,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _recent,
@@ -141,83 +141,102 @@ class _Libraries(logging.Handler):
 # -- what a line may hold ------------------------------------------------------------------------------------
 
 
-class Cleaner:
+def clean(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     """A processor that cuts every value, makes it printable, and hides what is secret."""
+    trace = line.pop("exception", None)
+    cleaned: EventDict = {_text(str(name)): _value(name, value) for name, value in line.items()}
+    if trace is not None:
+        # Indented, nothing of it passes for a line of its own.
+        lines = str(trace).splitlines()[-_MAX_LINES:]
+        cleaned["exception"] = "\n".join("    " + _text(each, indented=True) for each in lines)
+    return cleaned
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets = sorted(secrets, key=len, reverse=True)  # one may be a part of another
 
-    def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
-        """The line that may be written."""
-        trace = line.pop("exception", None)
-        cleaned: EventDict = {self._text(str(name)): self._value(name, value) for name, value in line.items()}
-        if trace is not None:
-            # Indented, nothing of it passes for a line of its own.
-            lines = str(trace).splitlines()[-_MAX_LINES:]
-            cleaned["exception"] = "\n".join("    " + self._text(each, indented=True) for each in lines)
-        return cleaned
+def _value(name: object, value: Any, depth: int = 0) -> Any:
+    if SECRET_NAME.search(str(name)):
+        return HIDDEN
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict | list | tuple | set | frozenset):
+        return _several(value, depth + 1) if depth < _MAX_DEPTH else "…"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _text(repr(bytes(value[:_MAX_TEXT])))
+    return _text(str(value) if isinstance(value, str | BaseException | PurePath) else repr(value))
 
-    def _value(self, name: object, value: Any, depth: int = 0) -> Any:
-        if SECRET_NAME.search(str(name)):
-            return HIDDEN
-        if value is None or isinstance(value, bool | int | float):
-            return value
-        if isinstance(value, dict | list | tuple | set | frozenset):
-            return self._several(value, depth + 1) if depth < _MAX_DEPTH else "…"
-        if isinstance(value, bytes | bytearray | memoryview):
-            return self._text(repr(bytes(value[:_MAX_TEXT])))
-        return self._text(str(value) if isinstance(value, str | BaseException | PurePath) else repr(value))
 
-    def _several(self, values: Collection[Any], depth: int) -> Any:
-        some = list(islice(values, _MAX_ELEMENTS))
-        if isinstance(values, dict):
-            return {self._text(str(key)): self._value(key, values[key], depth) for key in some}
-        return [self._value("", each, depth) for each in some]
+def _several(values: Collection[Any], depth: int) -> Any:
+    some = list(islice(values, _MAX_ELEMENTS))
+    if isinstance(values, dict):
+        return {_text(str(key)): _value(key, values[key], depth) for key in some}
+    return [_value("", each, depth) for each in some]
 
-    def _text(self, text: str, *, indented: bool = False) -> str:
-        """One line of printable characters, not too long, without secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        # Cut only after that: half of a URL may not look like one. Twice as much is enough to see.
-        line = redacted(text[: 2 * _MAX_TEXT])
-        line = line if indented else " ".join(line.split())
-        line = "".join(character if character.isprintable() else "?" for character in line)
-        return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"
+
+def _text(text: str, *, indented: bool = False) -> str:
+    """One line of printable characters, not too long, without secrets."""
+    # Cut only after that: half of a secret, or of a URL, does not look like one.
+    line = redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT])
+    line = line if indented else " ".join(line.split())
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"
 
 
 # -- what is said again --------------------------------------------------------------------------------------
 
 
 class Repeats:
-    """A processor that says a warning once, and after that at most every `_QUIET` seconds, with `times`."""
+    """A processor that says a warning once, and after that at most every `_QUIET` seconds, with `times`.
+
+    So it does with other lines that have `counted`, which says what counts as the same: anybody who may
+    connect can cause those as often as they like. Of lines of one event that differ, it says 60 in a minute.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._lock = threading.Lock()
         self._said: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when, and how often since
+        self._events: dict[str, tuple[float, int]] = {}  # since when, and how many
 
     def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
         """The line, or none. For any thread."""
-        if line.get("level") not in _WARNINGS:
+        counted = line.pop("counted", None)
+        if line.get("level") not in _WARNINGS and counted is None:
             return line
-        times = self._times(_key(line))
-        if times is None:
+        event = str(line.get("event"))
+        key = _key(line) if counted is None else repr((event, counted))
+        with self._lock:
+            times = self._times(key)
+            others = 0 if times is None else self._others(event)
+            if others is None:
+                del self._said[key]  # it was not said
+        if times is None or others is None:
             raise structlog.DropEvent
-        return line if times == 1 else {**line, "times": times}
+        line = line if times == 1 else {**line, "times": times}
+        return {**line, "others_like_it": others} if others else line
+
+    def _others(self, event: str) -> int | None:
+        """The number of other lines of this event that were not logged; None: nor is this one."""
+        now = self._now()
+        since, lines = self._events.get(event, (now, 0))
+        if now >= since + _MINUTE:
+            self._events[event] = now, 1
+            return max(0, lines - _MAX_EACH)
+        if len(self._events) >= _MAX_REMEMBERED:
+            self._events.clear()
+        self._events[event] = since, lines + 1
+        return 0 if lines < _MAX_EACH else None
 
     def _times(self, key: str) -> int | None:
         """The number of occurrences to log; None: log nothing."""
         now = self._now()
-        with self._lock:
-            before = self._said.get(key)
-            if before is not None and now < before[0] + _QUIET:
-                self._said[key] = (before[0], before[1] + 1)
-                return None
-            self._said[key] = (now, 0)
-            self._said.move_to_end(key)
-            if len(self._said) > _MAX_REMEMBERED:
-                self._said.popitem(last=False)
-            return 1 if before is None else before[1] + 1
+        before = self._said.get(key)
+        if before is not None and now < before[0] + _QUIET:
+            self._said[key] = (before[0], before[1] + 1)
+            return None
+        self._said[key] = (now, 0)
+        self._said.move_to_end(key)
+        if len(self._said) > _MAX_REMEMBERED:
+            self._said.popitem(last=False)
+        return 1 if before is None else before[1] + 1
 
 
 def _key(line: Mapping[str, Any]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
 
+from imgstored import lanes
 from imgstored.config import keyed_pools
 from imgstored.errors import ClientError, ConfigError, KeyFileError
+from imgstored.http import credentials
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
 from imgstored.httpd.address import TcpAddress, parse_listen
@@ -24,6 +25,8 @@ from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from imgstored.config import Config, LimitsTable, SourceTable
     from imgstored.httpd.address import UnixAddress
     from imgstored.manifest.platform import Platform
@@ -32,7 +35,7 @@ _MIB = 1 << 20
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 #: Open files of the daemon itself: logs, databases, locks, what trio waits by; of the view, of metrics, of
-#: sources, of what is made or exported; half of it is spare.
+#: what is made or exported; half of it is spare.
 _OWN_FILES = 256
 #: Of a client: its socket, and the file that it may pass.
 _CLIENT_FILES = 2
@@ -41,8 +44,6 @@ _IMPORT_FILES = 16
 #: Of a pool: /dev/zfs, or folders and files that are looked at.
 _POOL_FILES = 8
 
-#: Characters. What is shorter is in other words, too.
-_MIN_SECRET = 6
 #: Characters of a token, which anybody may try to guess.
 _MIN_TOKEN = 16
 
@@ -91,6 +92,7 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
         cert_file=table.cert_file,
         key_file=table.key_file,
         insecure=table.insecure,
+        internal_redirects=table.internal_redirects,
         proxy=table.proxy,
         headers=tuple(table.headers.items()),
     )
@@ -113,19 +115,14 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
     )
 
 
-def secrets(settings: Config) -> frozenset[str]:
-    """The secrets in the settings, for the log to hide: credentials of sources and proxies."""
-    found: set[str] = set()
+def secrets(settings: Config, environ: Mapping[str, str]) -> set[str]:
+    """The secrets in the settings and in the environment: credentials of sources and proxies."""
+    found = credentials.of_environment(environ)
     for table in settings.sources or ():
-        found.update(table.headers.values())
-        # `Basic abc`: what follows the scheme is a secret by itself.
-        found.update(value.partition(" ")[2] for value in table.headers.values())
-        found.update(value for name, value in parse_qsl(urlsplit(table.url).query) if name != "channel")
-        if table.proxy is not None and "@" in table.proxy:
-            user = urlsplit(table.proxy).netloc.rpartition("@")[0]
-            found.update((user, user.partition(":")[2]))
-    found.update(settings.serve.tokens.values())
-    return frozenset(value for value in found if len(value) >= _MIN_SECRET)
+        found |= credentials.of_headers(table.headers) | credentials.of_source(table.url)
+        if table.proxy is not None:
+            found |= credentials.of_proxy(table.proxy)
+    return found | set(settings.serve.tokens.values())
 
 
 def metrics_address(settings: Config) -> TcpAddress | UnixAddress | None:
@@ -227,6 +224,7 @@ def descriptors(settings: Config) -> int:
     limits = settings.limits
     return (
         _OWN_FILES
+        + lanes.MAX_REQUESTS
         + limits.clients * _CLIENT_FILES
         + limits.imports * (limits.connections + _IMPORT_FILES)
         + len(settings.pools) * _POOL_FILES
@@ -240,5 +238,8 @@ def socket_limits(settings: Config) -> SocketLimits:
     return SocketLimits(
         clients=limits.clients,
         client_requests=limits.client_requests,
+        user_clients=limits.user_clients,
+        user_requests=limits.user_requests,
+        user_watches=limits.user_watches,
         client_idle_seconds=limits.client_idle_seconds,
     )

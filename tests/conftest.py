@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from imgstored.http.secrets import KNOWN
+from tests.support import file_calls
 from tests.support.faulty_server import FaultyServer
 from tests.support.nginx import Nginx
 
@@ -27,6 +29,23 @@ settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(autouse=True)
+def no_secrets() -> None:
+    """Texts of one test are not hidden because another test sent them somewhere."""
+    KNOWN.forget()
+
+
+file_calls.watch()
+
+
+@pytest.fixture(autouse=True)
+def _no_file_calls_in_the_event_loop() -> Iterator[None]:
+    """Fails a test in whose event loop imgstored called files."""
+    file_calls.found.clear()
+    yield
+    assert not file_calls.found, file_calls.message(file_calls.found)
 
 
 @pytest.fixture

@@ -93,13 +93,6 @@ def test_a_folder_that_is_none(tmp_path, top, said):
     assert said.format(**names) in refused(tmp_path, top=top.format(**names))[0]
 
 
-def test_a_state_folder_in_which_another_thing_is(tmp_path):
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "spool").touch()
-    error, _ = refused(tmp_path)
-    assert f"state: {tmp_path}/state/spool cannot be used: File exists" in error
-
-
 def test_a_zfs_property_that_no_image_can_have(tmp_path):
     error, hint = refused(tmp_path, config='[pool]\ntype = "zfs"\nproperties = { mountpoint = "/etc" }\n')
     assert 'pool.properties: images cannot be given the property "mountpoint"' in error

@@ -7,12 +7,18 @@ import os
 import re
 
 import trio
+from structlog.contextvars import get_contextvars
 
 from imgstored import import_id
 from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.transfer.decompress import bzip2
 from imgstored.transfer.decompress.feed import Feed
 from imgstored.transfer.threaded import threaded
+
+
+def current():
+    """What a log line has here."""
+    return get_contextvars().get("import_id")
 
 
 def test_each_is_another():
@@ -22,20 +28,20 @@ def test_each_is_another():
 
 
 def test_it_ends_with_its_block():
-    assert import_id.current() is None
+    assert current() is None
     with import_id.bound("a"):
         with import_id.bound("b"):
-            assert import_id.current() == "b"
-        assert import_id.current() == "a"
-    assert import_id.current() is None
+            assert current() == "b"
+        assert current() == "a"
+    assert current() is None
 
 
 async def test_tasks_and_threads_have_that_of_their_parent():
     found = []
 
     async def task():
-        found.append(import_id.current())
-        found.append(await trio.to_thread.run_sync(import_id.current))
+        found.append(current())
+        found.append(await trio.to_thread.run_sync(current))
 
     async with trio.open_nursery() as nursery:
         with import_id.bound("a"):
@@ -46,7 +52,7 @@ async def test_tasks_and_threads_have_that_of_their_parent():
 
 def test_the_threads_of_a_transfer_have_it():
     def upstream():
-        yield import_id.current()
+        yield current()
 
     with import_id.bound("a"), threaded(upstream(), 1) as ahead:
         assert list(ahead) == ["a"]
@@ -56,7 +62,7 @@ def test_the_kernels_threads_have_it():
     found = []
 
     def kernel(fd):
-        found.append(import_id.current())
+        found.append(current())
         os.set_blocking(fd, False)
 
     with import_id.bound("a"):
@@ -69,7 +75,7 @@ def test_the_thread_that_feeds_another_program_has_it():
     found = []
 
     def blocks():
-        found.append(import_id.current())
+        found.append(current())
         yield bz2.compress(b"hello")
 
     path = bzip2.program()

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored import config, specs
-from imgstored.log import Cleaner, Recent, Repeats
+from imgstored.http.secrets import KNOWN
+from imgstored.log import Recent, Repeats, clean
 
 SECRET = "s3cret-value"
 
@@ -22,7 +23,9 @@ SCRIPT = """
 import structlog, sys
 from imgstored import import_id, log
 from imgstored.config import LogTable
-log.set_up(LogTable(format=sys.argv[1], level="debug"), ["s3cret-value"])
+from imgstored.http.secrets import KNOWN
+KNOWN.configure(["s3cret-value"])
+log.set_up(LogTable(format=sys.argv[1], level="debug"))
 log.take_all()
 logger = structlog.get_logger()
 """
@@ -42,7 +45,7 @@ def said(told: str, form: str = "json") -> str:
 
 
 def cleaned(**facts: object) -> dict[str, object]:
-    return dict(Cleaner()(None, "info", {"event": "x", **facts}))
+    return dict(clean(None, "info", {"event": "x", **facts}))
 
 
 def test_json_has_one_object_a_line_with_time_level_and_import():
@@ -145,7 +148,7 @@ def test_what_is_called_a_secret_is_none_to_be_seen(name):
 
 
 def test_a_secret_of_the_configuration_is_hidden_wherever_it_is():
-    clean = Cleaner([SECRET])
+    KNOWN.configure([SECRET])
     for text in (f"Illegal header value b'{SECRET}'", "x" * 995 + SECRET, f"{SECRET}{SECRET}"):
         assert SECRET[:4] not in str(
             clean(None, "info", {"event": text, "other": [text], "error": OSError(text)})
@@ -158,18 +161,23 @@ def test_the_secrets_of_the_configuration():
         'proxy = "http://someone:proxy-1234@p:80"\n'
         'headers = { Authorization = "Basic header-1234", X = "short" }\n'
     )
-    assert specs.secrets(settings) == {
+    environ = {"HTTPS_PROXY": "http://someone:env-1234@p:80", "NO_PROXY": "user:no-secret-1@h"}
+    assert specs.secrets(settings, environ) == {
         "token-1234",
         "someone:proxy-1234",
         "proxy-1234",
         "Basic header-1234",
         "header-1234",
+        "c29tZW9uZTpwcm94eS0xMjM0",
+        "c29tZW9uZTplbnYtMTIzNA",
+        "someone:env-1234",
+        "env-1234",
     }
 
 
 @given(st.dictionaries(st.text(), st.text() | st.binary() | st.lists(st.text()) | st.none()))
 def test_whatever_it_is_told_there_is_one_line(facts):
-    line = Cleaner()(None, "info", dict(facts))
+    line = clean(None, "info", dict(facts))
     for value in line.values():
         assert value is None or all(
             str(each).isprintable() for each in (value if isinstance(value, list) else [value])
@@ -217,8 +225,34 @@ def test_what_is_no_warning_is_always_said():
 def test_a_flood_of_different_warnings_takes_no_memory():
     repeats = Repeats(Clock())
     for number in range(5000):
-        assert times(repeats, number=number) == 1
+        times(repeats, number=number, event=f"event {number % 2500}")
     assert len(repeats._said) <= 500
+    assert len(repeats._events) <= 500
+
+
+def test_of_lines_that_differ_a_minute_has_so_many_and_then_how_many_others_there_were():
+    clock = Clock()
+    repeats = Repeats(clock)
+    heard = [times(repeats, number=number) for number in range(1000)]
+    assert heard == [1] * 60 + [None] * 940
+    assert times(repeats, event="y") == 1  # another event's
+    assert times(repeats, number=999) is None  # it was not said, and still is not
+    clock.now = 61.0
+    line = repeats(None, "", {"level": "warning", "event": "x", "number": 1000})
+    assert line == {"level": "warning", "event": "x", "number": 1000, "others_like_it": 941}
+
+
+def test_a_line_that_anybody_can_cause_is_counted():
+    clock = Clock()
+    repeats = Repeats(clock)
+
+    def say(pid: int, uid: int) -> int | None:
+        return times(repeats, level="info", pid=pid, counted=uid)
+
+    assert [say(1, 7), say(2, 7), say(3, 8), say(4, 7)] == [1, None, 1, None]
+    clock.now = 601.0
+    line = repeats(None, "", {"level": "info", "event": "x", "pid": 5, "counted": 7})
+    assert line == {"level": "info", "event": "x", "pid": 5, "times": 3}
 
 
 def test_the_last_warnings_are_kept():

@@ -19,7 +19,7 @@ from imgstored.__main__ import exit_status
 from imgstored.errors import ConfigError, PoolError
 
 #: Seconds, however busy the machine is.
-PATIENCE = 60
+TIMEOUT = 60
 
 
 def settings(folder: Path, **others: str) -> Path:
@@ -34,7 +34,7 @@ def imgstored(*arguments: str | Path, **options: object) -> subprocess.Completed
         [sys.executable, "-m", "imgstored", *arguments],
         stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
         **options,
     )
@@ -85,7 +85,7 @@ def test_another_daemon_in_the_same_folder_may_end(tmp_path):
     with (tmp_path / "log").open("w") as log:
         first = settings(tmp_path)
         command = [sys.executable, "-m", "imgstored", "--config", str(first), "--detach"]
-        subprocess.run(command, stderr=log, timeout=PATIENCE, check=True)
+        subprocess.run(command, stderr=log, timeout=TIMEOUT, check=True)
     pid = daemon_pid(tmp_path / "log")
     try:
         second = tmp_path / "second.toml"
@@ -117,7 +117,7 @@ def test_a_python_in_which_trio_does_not_run_is_told_in_a_sentence(tmp_path, opt
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     error, hint = done.stderr.splitlines()
@@ -149,7 +149,7 @@ def is_running(pid: int) -> bool:
 
 
 def await_end(pid: int) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -162,7 +162,7 @@ def test_detach_returns_when_requests_are_answered(tmp_path):
             [sys.executable, "-m", "imgstored", "--config", str(settings(tmp_path)), "--detach"],
             stderr=output,
             stdout=subprocess.PIPE,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
     pid = daemon_pid(log)
@@ -196,7 +196,7 @@ def test_detach_fails_when_the_start_is_killed(tmp_path):
         assert pid != process.pid
         assert process.poll() is None
         os.kill(pid, signal.SIGKILL)
-        assert process.wait(PATIENCE) == 1
+        assert process.wait(TIMEOUT) == 1
 
 
 #: A start that hangs, as on a disk that does not answer.
@@ -230,7 +230,7 @@ def test_without_fuse_the_view_is_plain_files_and_the_log_says_why(tmp_path):
         subprocess.run(
             [sys.executable, "-c", WITHOUT_FUSE, "--config", str(file), "--detach"],
             stderr=output,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=True,
         )
     pid = daemon_pid(log)
@@ -284,7 +284,7 @@ def test_the_daemon_reads_all_files_again(tmp_path):
     log = tmp_path / "log"
     command = [sys.executable, "-m", "imgstored", "--config", str(below), "--config", str(above)]
     with log.open("w") as output:
-        subprocess.run([*command, "--detach"], stderr=output, timeout=PATIENCE, check=True)
+        subprocess.run([*command, "--detach"], stderr=output, timeout=TIMEOUT, check=True)
     pid = daemon_pid(log)
     try:
         above.write_text('log.level = "shout"\n')
@@ -299,7 +299,7 @@ def test_the_daemon_reads_all_files_again(tmp_path):
 
 
 def await_line(log: Path, words: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while words not in log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -308,4 +308,4 @@ def await_line(log: Path, words: str) -> None:
 def test_a_message_that_cannot_be_written_does_not_change_the_exit_status(tmp_path):
     file = settings(tmp_path, nonsense="1")
     command = f'exec "{sys.executable}" -m imgstored --config "{file}" 2>/dev/full'
-    assert subprocess.run(["sh", "-c", command], timeout=PATIENCE, check=False).returncode == os.EX_CONFIG
+    assert subprocess.run(["sh", "-c", command], timeout=TIMEOUT, check=False).returncode == os.EX_CONFIG

@@ -54,7 +54,7 @@ def processor_seconds(pid: int) -> float:
 @pytest.mark.parametrize("view", ["off", "files", "fuse"])
 def test_a_start_with_a_thousand_images_is_short(tmp_path, view):
     stocked(tmp_path / "store" / "state")
-    daemon = Daemon(tmp_path / "store", view=view, patience=60)
+    daemon = Daemon(tmp_path / "store", view=view, timeout=60)
     used = []
     for _ in range(4):  # the first compiles, and writes the files of the view
         with daemon:

@@ -13,12 +13,21 @@ if TYPE_CHECKING:
 class Option:
     """One option: its flags ("-P", "--pool"), its argument's name (empty: it has none), its help."""
 
-    __slots__ = ("argument", "flags", "help")
+    __slots__ = ("argument", "flags", "help", "imgadms")
 
-    def __init__(self, flags: tuple[str, ...], argument: str, help: str) -> None:  # noqa: A002  (as argparse)
+    def __init__(
+        self,
+        flags: tuple[str, ...],
+        argument: str,
+        help: str,  # noqa: A002  (as argparse)
+        *,
+        imgadms: bool = True,
+    ) -> None:
+        """`imgadms` False: under imgadm's name the option is unknown, as it is to imgadm."""
         self.flags = flags
         self.argument = argument
         self.help = help
+        self.imgadms = imgadms
 
 
 class Arguments:
@@ -48,19 +57,13 @@ class Arguments:
             raise UsageError(f'incorrect number of args ({len(self.rest)}): "{" ".join(self.rest)}"')
         return self.rest[0]
 
-    def two(self) -> tuple[str, str]:
-        """The only two arguments. Raises `UsageError` for fewer or more."""
-        if len(self.rest) != 2:
-            raise UsageError(f'incorrect number of args ({len(self.rest)}): "{" ".join(self.rest)}"')
-        return self.rest[0], self.rest[1]
-
     def none(self) -> None:
         """Raises `UsageError` if there are arguments."""
         if self.rest:
             raise UsageError(f"unexpected args: {' '.join(self.rest)}")
 
     def _values(self, flag: str) -> list[str]:
-        flags = next(option.flags for option in self._options if flag in option.flags)
+        flags = next((option.flags for option in self._options if flag in option.flags), ())
         return [value for given, value in self._given if given in flags]
 
 
@@ -97,7 +100,10 @@ def _refused(options: Sequence[Option], error: getopt.GetoptError) -> CommandErr
     flag = f"--{error.opt}" if len(error.opt) > 1 else f"-{error.opt}"
     known = next((option for option in options if flag in option.flags), None)
     if known is None:
-        return CommandError("Option", f'unknown option: "{flag}"')
+        from imgctl import advice
+
+        flags = [flag for option in options for flag in option.flags if flag.startswith("--")]
+        return CommandError("Option", f'unknown option: "{flag}"', advice.did_you_mean(flag, flags))
     if known.argument:
         return CommandError("Option", f'do not have enough args for "{flag}" option')
     return CommandError("Option", f'the option "{flag}" has no argument')

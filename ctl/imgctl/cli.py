@@ -9,7 +9,7 @@ from importlib import import_module
 
 from imgctl import __version__
 from imgctl.arguments import Arguments, parse
-from imgctl.commands import GLOBAL_OPTIONS, find_command
+from imgctl.commands import GLOBAL_OPTIONS, SOCKET, find_command
 from imgctl.errors import CommandError
 from imgctl.session import Session, flush
 
@@ -75,16 +75,35 @@ def _run(session: Session, argv: Sequence[str]) -> int | None:
             raise CommandError("NoCommand", "no command was given")
         return 1
     session.command, *rest = given.rest
-    command = find_command(session.command)
+    command = find_command(session.command, imgadm=session.is_imgadm)
     if command is None:
-        raise CommandError("UnknownCommand", f'unknown command: "{session.command}"')
-    arguments = parse(command.options, rest, mixed=command.mixed)
+        raise unknown_command(session, session.command)
+    session.usage = command.usage
+    options = command.imgadms_options if session.is_imgadm else command.options
+    if command.mixed and not session.is_imgadm:
+        options = (*options, SOCKET)
+    session.json_errors = command.mixed and not session.is_imgadm and ("-j" in rest or "--json" in rest)
+    arguments = parse(options, rest, mixed=command.mixed)
+    if not session.is_imgadm and (arguments.flag("-j") or command.asks_for_json(arguments.text("-o"))):
+        session.json_errors = True
+    session.socket_path = arguments.text("--socket") or session.socket_path
     if arguments.flag("-h"):
         from imgctl.run.help import command_help
 
         session.say(command_help(session.program, command))
         return 0
     return function_of(command.run)(session, arguments)
+
+
+def unknown_command(session: Session, name: str) -> CommandError:
+    """The error of a command that there is not."""
+    hint = ""
+    if not session.is_imgadm:
+        from imgctl import advice
+        from imgctl.commands import command_names
+
+        hint = advice.hint(name, command_names(), f"`{session.program} help` lists the commands")
+    return CommandError("UnknownCommand", f'unknown command: "{name}"', hint)
 
 
 def function_of(name: str) -> Run:

@@ -17,6 +17,9 @@ from imgctl.connection import Connection
 from imgctl.errors import InvalidArgumentError
 from imgctl.text import is_uuid
 
+#: A pipe would wait for its other end; the daemon says what it does not take.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
     from imgproto.documents import (
         AddedDocument,
+        AliasChange,
+        AliasDocument,
         AvailableDocument,
         CheckedSourceDocument,
         DeletedSourcesDocument,
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
         ManifestDocument,
         MirrorDocument,
         NamedDocument,
+        OutdatedDocument,
         PlanDocument,
         PublishedDocument,
         Result,
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
     from imgproto.params import (
         AddSourceParams,
+        AliasParams,
         Among,
         CreateParams,
         EnsureParams,
@@ -66,11 +73,13 @@ if TYPE_CHECKING:
         ListParams,
         MirrorParams,
         NoParams,
+        OutdatedParams,
         PlanParams,
         PublishParams,
         ReleaseParams,
         ResolveParams,
         SetSourcesParams,
+        UnaliasParams,
         UpdateParams,
         UrlParams,
         UsageParams,
@@ -206,6 +215,30 @@ class Client(Connection):
         found = self.resolve(names, among=among, pool=pool, sources=sources, channel=channel)
         uuids = {name: each["uuid"] for name, each in zip(names, found, strict=True)}
         return [uuids.get(text, text) for text in texts]
+
+    def outdated(self, pool: str | None = None) -> OutdatedDocument:
+        """The installed images of which the sources have newer versions. Asks every source."""
+        params: OutdatedParams = {"pool": pool}
+        found: OutdatedDocument = self.request("outdated", params)
+        return found
+
+    def aliases(self) -> Listed[AliasDocument]:
+        """The names that the administrator gave images."""
+        params: NoParams = {}
+        listed: Listed[AliasDocument] = self.request("aliases", params)
+        return listed
+
+    def set_alias(self, alias: str, uuid: str) -> AliasChange:
+        """Makes an alias mean the image of this uuid. It is a name of it from then on, before all others."""
+        params: AliasParams = {"alias": alias, "uuid": uuid}
+        change: AliasChange = self.request("alias", params)
+        return change
+
+    def delete_alias(self, alias: str) -> AliasDocument:
+        """Removes an alias; returns what it meant."""
+        params: UnaliasParams = {"alias": alias}
+        removed: AliasDocument = self.request("unalias", params)
+        return removed
 
     def usage(self, pool: str | None = None, images: Images = ()) -> Listed[UsageDocument]:
         """What images (all, if none are named) occupy, and how they are related, for each pool."""
@@ -363,7 +396,7 @@ class Client(Connection):
         on_event: OnEvent | None = None,
     ) -> None:
         """Installs an image from its manifest and its file. Raises `OSError` if that cannot be opened."""
-        descriptor = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(file_path, _READ)
         try:
             params: InstallParams = {
                 "manifest": dict(manifest),
@@ -505,7 +538,7 @@ class Client(Connection):
         on_event: OnEvent | None = None,
     ) -> PublishedDocument:
         """Gives an image to an IMGAPI server. Raises `OSError` if there is no such file."""
-        descriptor = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(file_path, _READ)
         try:
             params: PublishParams = {
                 "manifest": dict(manifest),

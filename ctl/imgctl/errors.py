@@ -40,6 +40,16 @@ class CommandError(Exception):
         self.exit_status = exit_status
         self.data: dict[str, Any] = dict(data or {})
 
+    def as_wire(self) -> dict[str, Any]:
+        """The error as the daemon's responses have it."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "exit_status": self.exit_status,
+            "data": self.data,
+        }
+
 
 class UsageError(CommandError):
     """The command line is wrong."""
@@ -171,6 +181,10 @@ class ImageHeldError(RemoteError, code="ImageHeld"):
     """The image has holds; `data["holds"]` lists the tags."""
 
 
+class ImageLockedError(RemoteError, code="ImageLocked"):
+    """Another process has kept the image's lock for too long."""
+
+
 class ImageMissingOriginalSnapshotError(RemoteError, code="ImageMissingOriginalSnapshot"):
     """None of the dataset's snapshots is the image's original one."""
 
@@ -181,6 +195,10 @@ class MinPlatformError(RemoteError, code="MinPlatform"):
 
 class MaxPlatformError(RemoteError, code="MaxPlatform"):
     """The platform is newer than the image allows."""
+
+
+class DamagedError(RemoteError, code="Damaged"):
+    """The daemon cannot use something of its own files, and goes on without it (only in `status`)."""
 
 
 class NoSpaceError(RemoteError, code="NoSpace"):

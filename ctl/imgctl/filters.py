@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 _MISSING = object()
 
 
-def parse_filter(argument: str) -> Filter:
+def parse_filter(argument: str, *, words: bool = False) -> Filter:
     """Whether a row meets `field=value` (exactly), `field=true|false` or `field=~part`.
 
-    Raises `UsageError` for another form.
+    With `words`, one without a sign is a part of the name. Raises `UsageError` for another form.
     """
     field, equals, wanted = argument.partition("=")
+    if words and field and not equals:
+        field, equals, wanted = "name", "=", f"~{argument}"
     if not field or not equals:
         raise UsageError(f'invalid filter: "{argument}" (must be of the form "field=value")')
     matches = _matcher(wanted)
@@ -31,6 +33,11 @@ def parse_filter(argument: str) -> Filter:
 def meets_all(row: Mapping[str, Any], filters: Sequence[Filter]) -> bool:
     """Whether the row meets every filter."""
     return all(meets(row) for meets in filters)
+
+
+def has_field(row: Mapping[str, Any], path: str) -> bool:
+    """Whether the row has a field at a dotted path."""
+    return lookup(row, path) is not _MISSING
 
 
 def lookup(value: Any, path: str) -> Any:

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 
 _TAG = "docker:tag:"
 
+#: Computed fields, and those of a manifest that servers and imgadm know. An image may have others, too.
+FIELDS = (
+    "uuid", "name", "version", "os", "type", "pub", "published", "published_at", "published_date", "size",
+    "source", "clones", "zpool", "state", "public", "disabled", "owner", "origin", "description",
+    "pinned", "held", "v", "acl", "billing_tags", "channels", "cpu_type", "disk_driver", "docker_id",
+    "docker_repo", "docker_short_id", "docker_tags", "error", "eula", "expires_at", "files",
+    "generate_passwords", "homepage", "icon", "image_size", "inherited_directories", "nic_driver",
+    "requirements", "tags", "traits", "uploaded_at", "urn", "users",
+)  # fmt: skip
+
 
 def image_row(image: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an *image* of the protocol, or of `{manifest, source}`. The manifest stays as it is."""

@@ -15,7 +15,8 @@ def plan_lines(plan: PlanDocument) -> list[str]:
     pool, count, room = printable(plan["pool"]), plan["count"], plan["room"]
     lines = [_step_line(image, pool) for image in plan["images"]]
     if not count:
-        return [*lines, "Nothing to download"]
+        under_way = any(image["state"] == "under-way" for image in plan["images"])
+        return [*lines, "Nothing else to download" if under_way else "Nothing to download"]
     known = "" if plan["size"] is None else f" ({size(plan['size'])})"
     lines.append(f"Would download and install {count} image{'' if count == 1 else 's'}{known}")
     if plan["size"] is not None and plan["to_come"] < plan["size"]:
@@ -29,7 +30,7 @@ def _step_line(image: PlannedDocument, pool: str) -> str:
     if image["state"] == "installed":
         return f"Image {called} is already installed in pool {pool}"
     if image["state"] == "under-way":
-        return f"Image {called} is being imported into pool {pool}"
+        return f"Image {called} is being imported into pool {pool} already: `imgctl watch` follows it"
     count = image["size"]
     known = "size not known" if count is None else size(count)
     return f'Would import {called} from "{printable(image["source"])}": {known}'

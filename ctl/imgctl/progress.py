@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, TextIO
 
+from imgctl.text import size
+
 try:
     from tqdm import tqdm
 except ImportError:
@@ -20,6 +22,15 @@ else:
 
 if TYPE_CHECKING:
     from typing import Any
+
+#: What there is room for in a terminal of at least so many columns.
+_FORMS = (
+    (79, "{l_bar}{bar}| {amount} [{elapsed}<{remaining}, {speed}]"),
+    (56, "{l_bar}{bar}| {amount}, {remaining} left"),
+    (0, "{percentage:3.0f}%, {remaining} left, {amount}"),
+)
+#: The same where nobody knows how much is to come.
+_FORMS_WITHOUT_TOTAL = ((56, "{desc}: {amount} [{elapsed}, {speed}]"), (0, "{amount}, {speed}"))
 
 
 class Bar:
@@ -37,13 +48,10 @@ class Bar:
             self.clear()  # it began again: there is no rate yet
         if self._bar is None:
             # What was there before does not count for the rate.
-            self._bar = tqdm(
+            self._bar = _tqdm()(
                 desc=label,
                 total=total,
                 initial=done,
-                unit="B",
-                unit_scale=True,
-                unit_divisor=1024,
                 leave=False,
                 mininterval=0,  # the daemon sends no more than can be looked at
                 dynamic_ncols=True,
@@ -70,3 +78,24 @@ class Bar:
     def close(self) -> None:
         """Removes the bar."""
         self.clear()
+
+
+def _tqdm() -> type[tqdm[Any]]:
+    """A bar with our units, and with what a terminal of its width has room for."""
+
+    class _InBytes(tqdm):  # type: ignore[type-arg]  # not generic when it runs
+        @property
+        def format_dict(self) -> Any:
+            facts = super().format_dict
+            total, columns, rate = facts["total"], facts["ncols"] or 80, facts["rate"]
+            if rate is None and facts["elapsed"]:
+                rate = (facts["n"] - facts["initial"]) / facts["elapsed"]
+            forms = _FORMS if total else _FORMS_WITHOUT_TOTAL
+            return {
+                **facts,
+                "bar_format": next(form for least, form in forms if columns >= least),
+                "amount": size(facts["n"]) + (f" of {size(total)}" if total else ""),
+                "speed": f"{size(int(rate))}/s" if rate else "-",
+            }
+
+    return _InBytes

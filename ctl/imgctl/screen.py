@@ -15,15 +15,22 @@ if TYPE_CHECKING:
 
     from imgctl.status_text import Line
 
+    Layout = Callable[[int], Sequence[Line]]
+
 #: Keys that end it; Ctrl-C is a signal.
 _QUIT = {ord("q"), ord("Q")}
+
+#: Columns below which nothing is laid out any narrower.
+_NARROWEST = 20
 
 #: Signals that would leave the terminal as it is.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
-def show(frames: Callable[[], Sequence[Line] | None], seconds: float) -> None:
+def show(frames: Callable[[], Layout | None], seconds: float) -> None:
     """Draws a frame every so many seconds, until there are no more or the user presses q.
+
+    A frame is a function of the number of columns: the window may change its size meanwhile.
 
     Whatever ends it, the terminal is as it was before. Raises `curses.error` where there can be no screen.
     """
@@ -35,28 +42,28 @@ def show(frames: Callable[[], Sequence[Line] | None], seconds: float) -> None:
         curses.wrapper(_run, frames, seconds)
 
 
-def _run(screen: curses.window, frames: Callable[[], Sequence[Line] | None], seconds: float) -> None:
+def _run(screen: curses.window, frames: Callable[[], Layout | None], seconds: float) -> None:
     styles = _styles()
     with suppress(curses.error):  # a terminal that cannot
         curses.curs_set(0)
-    while (lines := frames()) is not None:
+    while (layout := frames()) is not None:
         due = time.monotonic() + seconds
-        _draw(screen, lines, styles)
+        _draw(screen, layout, styles)
         while (left := due - time.monotonic()) > 0:
             screen.timeout(max(1, int(left * 1000)))
             key = screen.getch()
             if key in _QUIT:
                 return
             if key == curses.KEY_RESIZE:
-                _draw(screen, lines, styles)
+                _draw(screen, layout, styles)
             elif key == -1 and due - time.monotonic() > 0.05:
                 time.sleep(0.05)  # a terminal that is gone has no keys, and says so at once
 
 
-def _draw(screen: curses.window, lines: Sequence[Line], styles: dict[str, int]) -> None:
+def _draw(screen: curses.window, layout: Layout, styles: dict[str, int]) -> None:
     height, width = screen.getmaxyx()
     screen.erase()
-    for row, line in enumerate(lines[:height]):
+    for row, line in enumerate(layout(max(_NARROWEST, width - 1))[:height]):
         text = line.text.encode(screen.encoding, "backslashreplace").decode(screen.encoding)
         with suppress(curses.error):  # the window became smaller, or a character is wider
             # In the last column of the last row the cursor has nowhere to go.

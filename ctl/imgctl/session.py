@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from imgctl.errors import in_imgadms_words
-from imgctl.text import error_text, printable, safe_json
+from imgctl.errors import RemoteError, UsageError, in_imgadms_words
+from imgctl.text import HELPING, error_text, printable, safe_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from imgctl.client import Client
     from imgctl.errors import CommandError
+    from imgctl.fitting import Screen
 
 
 #: SGR parameters (ECMA-48, 8.3.117).
@@ -29,11 +30,31 @@ class Session:
     def __init__(self, program: str) -> None:
         self.program = program
         self.command = ""  # as it was typed
+        self.usage = ""  # the command's
         self.verbose = False
         self.structured_errors = False
+        self.json_errors = False
         self.socket_path: str | None = None
         for stream in (sys.stdout, sys.stderr):
             _never_fail_to_encode(stream)
+
+    @property
+    def is_imgadm(self) -> bool:
+        """Whether it was run under imgadm's name, and is to behave as imgadm does."""
+        return self.program == "imgadm"
+
+    @property
+    def screen(self) -> Screen | None:
+        """The terminal that standard output is; None where it is none, or where imgadm would not look."""
+        if self.is_imgadm or not is_terminal(sys.stdout):
+            return None
+        from imgctl.fitting import Screen
+
+        try:
+            columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(sys.stdout.fileno()).columns
+        except (OSError, ValueError):
+            return None
+        return Screen(columns, "…" if speaks_unicode() else "...") if columns > 0 else None
 
     def client(self, timeout: float | None = None) -> Client:
         """A client that is not connected yet; `timeout` as of `Connection`."""
@@ -42,7 +63,7 @@ class Session:
 
         name = f"{self.program} {__version__} (pid {os.getpid()})"
         # imgadm knew uuids only.
-        return Client(self.socket_path, name=name, timeout=timeout, names=self.program != "imgadm")
+        return Client(self.socket_path, name=name, timeout=timeout, names=not self.is_imgadm)
 
     def uuid(
         self,
@@ -72,8 +93,15 @@ class Session:
         client = self.client()
         try:
             return client.uuids(texts, among=among, pool=pool, sources=sources, channel=channel)
+        except RemoteError as error:
+            raise _advised(client, error, texts, among) from error
         finally:
             client.close()
+
+    def _usage_for(self, error: CommandError) -> str:
+        """The command's usage, where its command line is what is wrong."""
+        is_ours = isinstance(error, UsageError) or error.code == "Option"
+        return f"{self.program} {self.usage}" if is_ours and self.usage and not self.is_imgadm else ""
 
     def say(self, lines: Iterable[str]) -> None:
         """Prints lines on standard output."""
@@ -87,7 +115,7 @@ class Session:
 
     def painted(self, text: str, style: str, stream: TextIO | None) -> str:
         """The text in a style, where the stream shows that. imgadm knew no colour."""
-        return painted(text, style) if self.program != "imgadm" and has_colour(stream) else text
+        return painted(text, style) if not self.is_imgadm and has_colour(stream) else text
 
     def complain(self, text: str) -> None:
         """Prints a line on standard error, after what was said so far."""
@@ -99,26 +127,40 @@ class Session:
         self.complain(f"{self.program} {self.command}: warning: {printable(text)}")
 
     def report(self, error: CommandError) -> None:
-        """Prints an error: for people, or for programs (`-E`)."""
-        if self.program == "imgadm":
+        """Prints an error: for people, or for programs (`-E`, and `-j` as the daemon's responses have it)."""
+        if self.is_imgadm:
             error = in_imgadms_words(error, self.command)
+            error.hint = "" if error.code == "Option" else error.hint
         if self.structured_errors:
             from imgctl.error_record import error_record
 
             self.complain(json_text(error_record(self.program, error)))
             return
-        for line in error_text(self.program, self.command, error).split("\n"):
-            self.complain(self.painted(line, DIM if line.startswith("  hint: ") else RED, sys.stderr))
+        if self.json_errors:
+            self.complain(json_text({"error": error.as_wire()}))
+            return
+        for line in error_text(self.program, self.command, error, self._usage_for(error)).split("\n"):
+            self.complain(self.painted(line, DIM if line.startswith(HELPING) else RED, sys.stderr))
         if self.verbose and error.data:
             self.complain(f"  data: {json_text(error.data)}")
+
+
+def _advised(client: Client, error: RemoteError, texts: Sequence[str], among: Among) -> RemoteError:
+    from imgctl.unknown_names import advised
+
+    return advised(client, error, texts, among)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """A value as JSON, with nothing in it that could steer a terminal."""
     import json
 
-    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
-    return safe_json(json.dumps(value, indent=indent, ensure_ascii=not unicode, default=str))
+    return safe_json(json.dumps(value, indent=indent, ensure_ascii=not speaks_unicode(), default=str))
+
+
+def speaks_unicode() -> bool:
+    """Whether standard output takes every character."""
+    return (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
 
 
 def flush(stream: TextIO | None) -> None:

@@ -5,12 +5,12 @@ What they are given is a *status* of docs/protocol.md.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from textwrap import wrap
 from time import localtime, strftime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgctl.table import table
-from imgctl.text import printable, size
+from imgctl.text import duration, moment, printable, rate_cell, size, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,13 +25,17 @@ if TYPE_CHECKING:
         WarningDocument,
     )
 
+    from imgctl.fitting import Screen
+
     Document = Mapping[str, Any]
 
 _POOL_COLUMNS = ["pool", "type", "state", "used", "free", "total", "images"]
 _SOURCE_COLUMNS = ["source", "type", "state", "answered", "failed", "listed"]
-_IMPORT_COLUMNS = ["uuid", "name", "pool", "phase", "done", "size", "rate", "conns", "left", "limit", "from"]
+_IMPORT_COLUMNS = ["uuid", "name", "zpool", "phase", "done", "size", "rate", "conns", "left", "limit", "from"]
 #: On a screen of 80 columns the most important ones are to be seen.
-_TOP_COLUMNS = ["image", "name", "phase", "done", "rate", "left", "limit", "conns", "size", "pool", "from"]
+_TOP_COLUMNS = ["image", "name", "phase", "done", "rate", "left", "limit", "conns", "size", "zpool", "from"]
+#: On one of fewer, these.
+_NARROW, _NARROW_TOP_COLUMNS = 72, ["name", "done", "left", "rate", "limit"]
 _FAILURE_COLUMNS = ["when", "action", "uuid", "name", "message"]
 
 #: Characters of an image's name and version, and of an error, that are shown.
@@ -39,8 +43,6 @@ _MAX_NAME, _MAX_MESSAGE = 32, 160
 
 #: Warnings of the log that are shown.
 _WARNINGS = 5
-
-_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 class Line(NamedTuple):
@@ -62,14 +64,18 @@ def problems(status: StatusDocument) -> list[str]:
     return pools + sources + [_sentence(error) for error in status.get("problems") or ()]
 
 
-def status_lines(status: StatusDocument, now: float) -> list[str]:
-    """The whole report; `now` is in seconds since the epoch."""
+def status_lines(status: StatusDocument, now: float, screen: Screen | None = None) -> list[str]:
+    """The whole report; `now` is in seconds since the epoch. Its tables fit a screen."""
     blocks = [
         _about(status),
-        table([_pool_row(pool) for pool in status.get("pools") or ()], _POOL_COLUMNS),
-        table([_source_row(source, now) for source in status.get("sources") or ()], _SOURCE_COLUMNS)
+        table([_pool_row(pool) for pool in status.get("pools") or ()], _POOL_COLUMNS, screen=screen),
+        table(
+            [_source_row(source, now) for source in status.get("sources") or ()],
+            _SOURCE_COLUMNS,
+            screen=screen,
+        )
         or ["No sources: `imgctl sources -a URL` adds an image server."],
-        _imports(status),
+        _imports(status, screen),
         _unfinished(status.get("pools") or ()),
         _failures(status.get("failures") or ()),
         _warnings(status.get("warnings") or ()),
@@ -80,18 +86,26 @@ def status_lines(status: StatusDocument, now: float) -> list[str]:
     ]
 
 
-def top_lines(status: StatusDocument, now: float) -> list[Line]:
-    """The frames of the live screen: what is under way."""
+def top_lines(status: StatusDocument, now: float, screen: Screen | None = None) -> list[Line]:
+    """The frames of the live screen: what is under way. With a `screen`, in what it has room for."""
     at = strftime("%H:%M:%S", localtime(now))
-    lines = [Line(f"{_who(status)}, {_count(status.get('images'), 'image')}  {at}", "title")]
+    head = [Line(f"{_who(status)}, {_count(status.get('images'), 'image')}  {at}", "title")]
     jobs = list(status.get("imports") or ())
-    lines += [_pool_line(pool, jobs) for pool in status.get("pools") or ()]
-    lines += [Line(problem, "bad") for problem in problems(status) if not problem.startswith("pool ")]
-    lines.append(Line(""))
+    head += [_pool_line(pool, jobs) for pool in status.get("pools") or ()]
+    head += [Line(problem, "bad") for problem in problems(status) if not problem.startswith("pool ")]
+    lines = [*(part for line in head for part in _wrapped(line, screen)), Line("")]
     if not jobs:
         return [*lines, Line("Nothing is being imported.")]
-    first, *rest = table([_import_row(job) for job in _busy_first(jobs)], _TOP_COLUMNS)
+    narrow = screen is not None and screen.columns < _NARROW
+    columns = _NARROW_TOP_COLUMNS if narrow else _TOP_COLUMNS
+    first, *rest = table([_import_row(job) for job in _busy_first(jobs)], columns, screen=screen)
     return [*lines, Line(first, "columns"), *map(Line, rest)]
+
+
+def _wrapped(line: Line, screen: Screen | None) -> list[Line]:
+    if screen is None or len(line.text) <= screen.columns:
+        return [line]
+    return [Line(text, line.style) for text in wrap(line.text, screen.columns, subsequent_indent="  ")]
 
 
 # -- the blocks ----------------------------------------------------------------------------------------------
@@ -113,13 +127,13 @@ def _about(status: StatusDocument) -> list[str]:
     ]
 
 
-def _imports(status: StatusDocument) -> list[str]:
+def _imports(status: StatusDocument, screen: Screen | None) -> list[str]:
     jobs = list(status.get("imports") or ())
     if not jobs:
         return ["Nothing is being imported."]
     waiting = status.get("waiting") or 0
     title = f"{_count(len(jobs), 'import')} under way" + (f", {waiting} of them waiting" if waiting else "")
-    return [title, *table([_import_row(job) for job in _busy_first(jobs)], _IMPORT_COLUMNS)]
+    return [title, *table([_import_row(job) for job in _busy_first(jobs)], _IMPORT_COLUMNS, screen=screen)]
 
 
 def _unfinished(pools: Sequence[PoolStateDocument]) -> list[str]:
@@ -132,7 +146,7 @@ def _unfinished(pools: Sequence[PoolStateDocument]) -> list[str]:
 
 
 def _why_not(unfinished: UnfinishedDocument) -> str:
-    used = _word(unfinished.get("used"))
+    used = size_cell(unfinished.get("used"))
     if unfinished.get("why") == "receiving":
         return "being received" + (f", {used} so far" if used else "")
     return "received, but without a manifest (`imgctl update UUID` fetches one)"
@@ -141,7 +155,7 @@ def _why_not(unfinished: UnfinishedDocument) -> str:
 def _failures(entries: Sequence[EntryDocument]) -> list[str]:
     rows = [
         {
-            "when": _moment(entry.get("started_at")),
+            "when": moment(entry.get("started_at")),
             "action": entry.get("action"),
             "uuid": entry.get("uuid"),
             "name": _name(entry),
@@ -178,7 +192,7 @@ def _pool_line(pool: PoolStateDocument, jobs: Sequence[JobDocument]) -> Line:
     text += _count(len(ours), "import")
     if ours:
         rate = sum(job["rate"] for job in ours if isinstance(job.get("rate"), (int, float)))
-        text += f", {_word(int(rate))}/s"
+        text += f", {size(int(rate))}/s"
         limits = {str(job["limits"]) for job in _busy_first(ours) if job.get("limits")}
         text += f", limited by {', '.join(sorted(map(printable, limits)))}" if limits else ""
     return Line(text, "bad" if ill else "")
@@ -189,14 +203,16 @@ def _pool_line(pool: PoolStateDocument, jobs: Sequence[JobDocument]) -> Line:
 
 def _pool_row(pool: PoolStateDocument) -> dict[str, Any]:
     total, free = pool.get("total"), pool.get("available")
-    used = total - free if isinstance(total, int) and isinstance(free, int) else None
+    used = pool.get("used")
+    if used is None and isinstance(total, int) and isinstance(free, int):  # an older daemon
+        used = total - free
     return {
         "pool": pool.get("name"),
         "type": pool.get("type"),
         "state": str(pool["health"] if _is_ill(pool) else pool.get("state")).lower().replace(" ", "-"),
-        "used": _word(used),
-        "free": _word(free),
-        "total": _word(total),
+        "used": size_cell(used),
+        "free": size_cell(free),
+        "total": size_cell(total),
         "images": pool.get("images"),
     }
 
@@ -219,11 +235,11 @@ def _import_row(job: Document) -> dict[str, Any]:
         "uuid": job.get("uuid"),
         "image": str(job.get("uuid"))[:8],
         "name": _name(job),
-        "pool": job.get("pool"),
+        "zpool": job.get("pool"),
         "phase": job.get("phase"),
-        "done": f"{100 * done // total}%" if isinstance(done, int) and total else _word(done),
-        "size": _word(total),
-        "rate": f"{_word(int(rate))}/s" if isinstance(rate, (int, float)) and rate >= 1 else None,
+        "done": f"{100 * done // total}%" if isinstance(done, int) and total else size_cell(done),
+        "size": size_cell(total),
+        "rate": rate_cell(rate),
         "conns": job.get("connections"),
         "left": duration(job.get("eta")),
         "limit": job.get("limits"),
@@ -263,24 +279,8 @@ def _sentence(error: Any) -> str:
 # -- words ---------------------------------------------------------------------------------------------------
 
 
-def duration(seconds: Any) -> str | None:
-    """Seconds in the largest unit that fits, and the next one: "3d4h", "5m12s", "0s"."""
-    if not isinstance(seconds, (int, float)):
-        return None
-    left = max(0, int(seconds))
-    for (length, unit), (smaller, below) in pairwise(_UNITS):
-        if left >= length:
-            count, rest = divmod(left, length)
-            return f"{count}{unit}" + (f"{rest // smaller}{below}" if rest >= smaller else "")
-    return f"{left}s"
-
-
 def _ago(since: Any, now: float) -> str | None:
     return f"{duration(now - since)} ago" if isinstance(since, (int, float)) else None
-
-
-def _moment(seconds: Any) -> str | None:
-    return strftime("%Y-%m-%dT%H:%M:%S", localtime(seconds)) if isinstance(seconds, (int, float)) else None
 
 
 def _name(document: Document) -> str:
@@ -290,10 +290,6 @@ def _name(document: Document) -> str:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _word(count: Any) -> str | None:
-    return size(count).replace(" ", "") if isinstance(count, int) else None
 
 
 def _count(count: Any, what: str) -> str:

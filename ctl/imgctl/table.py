@@ -17,25 +17,48 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
+    from imgctl.fitting import Screen
+
     Row = Mapping[str, Any]
 
 #: Between two columns.
 _GAP = "  "
+#: The widest that one cell makes all others of its column: servers may send a name of a mebibyte.
+_WIDEST = 1024
 
 
-def table(rows: Sequence[Row], columns: Sequence[str], *, header: bool = True) -> list[str]:
-    """The lines of a table with one row each. A column that no row has is full of `-`."""
+def table(
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    *,
+    header: bool = True,
+    screen: Screen | None = None,
+    may_drop: bool = True,
+) -> list[str]:
+    """The lines of a table with one row each. A column that no row has is full of `-`.
+
+    For a `screen` they are cut to what it has room for, and with `may_drop` the last columns are left out if
+    need be.
+    """
     if not rows:
         return []
     lines = [[printable(column.upper()) for column in columns]]
     lines += [[cell(row.get(column)) for column in columns] for row in rows]
-    widths = [
-        max(map(len, column)) for column in zip(*lines, strict=True)
-    ]  # the header's too when it is left out
+    if screen is not None:
+        from imgctl.fitting import fitted
+
+        lines = fitted(lines, columns, screen, may_drop=may_drop)
+        return [_GAP.join(line) for line in lines[0 if header else 1 :]]
+    widths = [width(column) for column in zip(*lines, strict=True)]  # the header's too when it is left out
     widths[-1:] = [0]
     if not header:
         del lines[0]
     return [_GAP.join([c.ljust(w) for c, w in zip(line, widths, strict=True)]) for line in lines]
+
+
+def width(column: Iterable[str]) -> int:
+    """The width of a column of cells: that of the longest one, within bounds."""
+    return min(max(map(len, column)), _WIDEST)
 
 
 def cell(value: Any) -> str:

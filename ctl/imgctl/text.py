@@ -6,11 +6,14 @@ printed escaped.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from imgctl.errors import CommandError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_TIMES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 _UUID_DIGITS = frozenset("0123456789abcdef-")
@@ -42,6 +45,39 @@ def size(count: int) -> str:
     return f"{tenths // 10}.{tenths % 10} {_UNITS[unit]}"
 
 
+def size_cell(count: object) -> str | None:
+    """The same for a table; None where it is not known."""
+    return size(count) if isinstance(count, int) else None
+
+
+def rate_cell(bytes_a_second: object) -> str | None:
+    """A rate for a table; None where there is none."""
+    if not isinstance(bytes_a_second, (int, float)) or bytes_a_second < 1:
+        return None
+    return f"{size(int(bytes_a_second))}/s"
+
+
+def moment(seconds: object) -> str | None:
+    """Seconds since the epoch in the form of manifests; None where they are none."""
+    if not isinstance(seconds, (int, float)):
+        return None
+    from time import gmtime, strftime
+
+    return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(seconds))
+
+
+def duration(seconds: object) -> str | None:
+    """Seconds in the largest unit that fits, and the next one: "3d4h", "5m12s", "0s"."""
+    if not isinstance(seconds, (int, float)):
+        return None
+    left = max(0, int(seconds))
+    for (length, unit), (smaller, below) in pairwise(_TIMES):
+        if left >= length:
+            count, rest = divmod(left, length)
+            return f"{count}{unit}" + (f"{rest // smaller}{below}" if rest >= smaller else "")
+    return f"{left}s"
+
+
 def paragraph(message: str) -> str:
     """A message of one or several lines, indented but for the first: none passes for a new message."""
     first, *others = (printable(line.rstrip()) for line in message.strip().split("\n"))
@@ -53,8 +89,12 @@ def error_line(code: str, message: str) -> str:
     return f"error ({printable(code)}): {paragraph(message)}" if code else f"error: {paragraph(message)}"
 
 
-def error_text(program: str, command: str, error: CommandError) -> str:
-    """An error in imgadm's form; other errors of the same request and the hint in lines of their own."""
+#: What lines of an error that say how to go on begin with.
+HELPING = ("  hint: ", "  usage: ")
+
+
+def error_text(program: str, command: str, error: CommandError, usage: str = "") -> str:
+    """An error in imgadm's form; other errors of the same request, usage and hint in lines of their own."""
     lines = [f"{program} {printable(command)}: " if command else f"{program}: "]
     lines[0] += error_line(error.code, error.message)
     printed = {error.message}
@@ -63,6 +103,8 @@ def error_text(program: str, command: str, error: CommandError) -> str:
         if message not in printed:
             printed.add(message)
             lines.append(f"    {error_line(str(other.get('code')), message)}")
+    if usage:
+        lines.append(f"  usage: {usage}")
     if error.hint:
         lines.append(f"  hint: {printable(error.hint)}")
     return "\n".join(lines)

@@ -5,14 +5,18 @@ What it is given is a *usage* of docs/protocol.md: one pool with its images.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imgctl.text import printable, size
+from imgctl.table import width
+from imgctl.text import printable, size, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from imgproto.documents import UsageDocument, UsedDocument
+
+    from imgctl.fitting import Screen
 
     Document = Mapping[str, Any]
 
@@ -29,8 +33,11 @@ class Strokes(NamedTuple):
 LINES = Strokes("├── ", "└── ", "│   ", "    ")
 ASCII = Strokes("|-- ", "`-- ", "|   ", "    ")
 
-#: Characters of an image's name and version that the tree shows.
-_MAX_NAME = 48
+#: Characters of an image's name and version that the tree shows, and keeps on a narrow screen.
+_MAX_NAME, _SHORT_NAME = 48, 12
+
+#: A uuid alone, of which the beginning is kept.
+_UUID = re.compile(r"(?<![/\w])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
 # -- the tree ------------------------------------------------------------------------------------------------
@@ -60,8 +67,8 @@ def _node(image: UsedDocument, pool: str, images: Mapping[str, UsedDocument]) ->
     return {**facts, "machines": [name for name in clones if name not in ours], "children": []}
 
 
-def tree_lines(pool: UsageDocument, strokes: Strokes) -> list[str]:
-    """The pool's line, and a line for each image and each machine's clone, in columns."""
+def tree_lines(pool: UsageDocument, strokes: Strokes, screen: Screen | None = None) -> list[str]:
+    """The pool's line, and a line for each image and each machine's clone, in columns that fit a screen."""
     trunk = forest(pool)
     rows = [
         (
@@ -75,10 +82,32 @@ def tree_lines(pool: UsageDocument, strokes: Strokes) -> list[str]:
     if not rows:
         return [_pool_line(pool)]
     rows.insert(0, ("IMAGE", "NAME", "USED", "DATA"))
-    left, name, used, data = (max(map(len, column)) for column in zip(*rows, strict=True))
+    if screen is not None:
+        rows = _narrower(rows, screen)
+    left, name, used, data = (width(column) for column in zip(*rows, strict=True))
     return [
         _pool_line(pool),
         *(f"{row[0]:<{left}}  {row[1]:<{name}}  {row[2]:>{used}}  {row[3]:>{data}}".rstrip() for row in rows),
+    ]
+
+
+def _narrower(rows: list[tuple[str, str, str, str]], screen: Screen) -> list[tuple[str, str, str, str]]:
+    """Cuts names, then uuids to their beginning; leaves out DATA, then cuts the first column."""
+    from imgctl.fitting import cut
+
+    left, name, *sizes = (max(map(len, column)) for column in zip(*rows, strict=True))
+    room, least = screen.columns - sum(sizes) - 6, min(name, _SHORT_NAME)
+    if left + least > room:
+        rows = [(_UUID.sub(r"\1", image), called, used, data) for image, called, used, data in rows]
+        left = max(len(row[0]) for row in rows)
+    if _SHORT_NAME + least > room:
+        rows = [(image, called, used, "") for image, called, used, _ in rows]
+        room += sizes[1] + 2
+    left = min(left, max(room - least, _SHORT_NAME))
+    name = max(room - left, least)
+    return [
+        (cut(image, left, screen.ellipsis), cut(called, name, screen.ellipsis), used, data)
+        for image, called, used, data in rows
     ]
 
 
@@ -142,8 +171,8 @@ def du_document(pool: UsageDocument) -> dict[str, Any]:
 
 
 def readable(row: Document) -> dict[str, Any]:
-    """A row for people: sizes without spaces, so that each is one word for awk."""
-    return {**row, **{field: short(row[field]) for field in ("own", "shared", "total")}}
+    """A row for people."""
+    return {**row, **{field: size(row[field]) for field in ("own", "shared", "total")}}
 
 
 def pool_summary(pool: UsageDocument) -> str:
@@ -154,13 +183,8 @@ def pool_summary(pool: UsageDocument) -> str:
     return f"Pool {printable(pool['zpool'])}: {images} {size(used)}, {_free(pool)}"
 
 
-def short(count: Any) -> str:
-    """Bytes as one word."""
-    return size(count).replace(" ", "") if isinstance(count, int) else "-"
-
-
 def _bytes(node: Document, field: str) -> str:
-    return "" if "machine" in node else short(node.get(field))
+    return "" if "machine" in node else size_cell(node.get(field)) or "-"
 
 
 def _pool_line(pool: UsageDocument) -> str:

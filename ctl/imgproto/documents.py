@@ -98,6 +98,33 @@ class KnownDocument(TypedDict):
     version: Any
 
 
+class AliasDocument(TypedDict):
+    """A name that the administrator gave an image."""
+
+    alias: str
+    uuid: str
+
+
+class NewerDocument(TypedDict):
+    """A newer version of an image, which a source has."""
+
+    uuid: str
+    version: str
+    published_at: str
+    source: str
+
+
+class OldDocument(TypedDict):
+    """An installed image of which a source has a newer version; what is not known of it is empty."""
+
+    uuid: str
+    zpool: str
+    name: str
+    version: str
+    published_at: str
+    newer: NewerDocument
+
+
 class VacuumDocument(TypedDict):
     """An image that nothing needs."""
 
@@ -183,12 +210,13 @@ class EditedSourcesDocument(TypedDict):
 
 
 class CheckedSourceDocument(TypedDict):
-    """Whether a source answers."""
+    """Whether a source answers; `incomplete` says why its last list may lack images."""
 
     url: str
     type: str
     ok: bool
     error: ErrorDocument | None
+    incomplete: str | None
 
 
 class SourceStateDocument(TypedDict):
@@ -217,11 +245,27 @@ class ProblemDocument(TypedDict):
     listed_at: NotRequired[str]
 
 
+class IncompleteDocument(TypedDict):
+    """Why a source's list may lack images, as a sentence."""
+
+    source: str
+    message: str
+
+
 class AvailableDocument(TypedDict):
     """What the sources have."""
 
     images: list[OfferedDocument]
     problems: list[ProblemDocument]
+    incomplete: list[IncompleteDocument]
+
+
+class OutdatedDocument(TypedDict):
+    """Installed images of which the sources have newer versions."""
+
+    images: list[OldDocument]
+    problems: list[ProblemDocument]
+    incomplete: list[IncompleteDocument]
 
 
 # -- imports -------------------------------------------------------------------------------------------------
@@ -295,7 +339,10 @@ class UnfinishedDocument(TypedDict):
 
 
 class PoolStateDocument(TypedDict):
-    """How a pool is. `health` is ZFS's word, None where the system does not say it."""
+    """How a pool is. `health` is ZFS's word, None where the system does not say it.
+
+    `used` is what all of a ZFS pool uses, and of an embedded pool what its images occupy.
+    """
 
     name: str
     type: str
@@ -303,6 +350,7 @@ class PoolStateDocument(TypedDict):
     health: str | None
     total: int | None
     available: int | None
+    used: int | None
     images: int
     unfinished: list[UnfinishedDocument]
     error: ErrorDocument | None
@@ -356,6 +404,14 @@ class ImagesChange(TypedDict):
     """The images that were named."""
 
     uuids: list[str]
+
+
+class AliasChange(TypedDict):
+    """An alias, and the image that it meant before."""
+
+    alias: str
+    uuid: str
+    before: str | None
 
 
 class HoldChange(TypedDict):

@@ -1,6 +1,7 @@
-"""The events of operations: each is a map with its name in `event`. docs/events.md lists them.
+"""The events of operations: each is a map with its name in `event`. docs/events.md is made from them.
 
-A daemon that is newer than this package may send others.
+The daemon builds them, and the client gets them: this is their only description. Two threads may have the
+same event, so nobody changes one. A daemon that is newer than this package may send others.
 """
 
 from typing import Any, Literal, TypeAlias, TypedDict
@@ -40,13 +41,13 @@ class _InPool(_Image):
 
 
 class AlreadyInstalled(_Named):
-    """The image that was asked for is there."""
+    """The requested image is installed already."""
 
     event: Literal["already-installed"]
 
 
 class Importing(_Named):
-    """A source has the image."""
+    """A source has the image, and its import starts."""
 
     event: Literal["importing"]
     source: str
@@ -54,7 +55,7 @@ class Importing(_Named):
 
 
 class Installing(_Named):
-    """An install from a local file begins."""
+    """The installation of an image from a local file starts."""
 
     event: Literal["installing"]
 
@@ -66,13 +67,13 @@ class GatheringAncestry(_Image):
 
 
 class AncestorInstalled(_Image):
-    """One of the origins is there already."""
+    """One of the origins is installed already."""
 
     event: Literal["ancestor-installed"]
 
 
 class Planned(TypedDict):
-    """What is to be done; `size` is in compressed bytes."""
+    """The number of images to install. `size` is in compressed bytes, None if a manifest has no size."""
 
     event: Literal["plan"]
     images: int
@@ -80,7 +81,7 @@ class Planned(TypedDict):
 
 
 class Resumed(_Image):
-    """`size` of `total` bytes are there from an earlier try."""
+    """Part of the image is left from an earlier try: `size` of `total` bytes need no download."""
 
     event: Literal["resumed"]
     size: int
@@ -95,50 +96,23 @@ class Downloaded(_Image):
 
 
 class Installed(_Named):
-    """The image is there for every reader."""
+    """Every reader can see the image. `from_file` distinguishes an install from an import."""
 
     event: Literal["installed"]
     from_file: bool
 
 
 class WaitingForLock(_Image):
-    """Somebody else is at work on the image."""
+    """Another writer has the image's lock: imgadm, or an import into another pool."""
 
     event: Literal["waiting-for-lock"]
 
 
 class InstalledMeanwhile(_Named):
-    """Somebody else has installed the image."""
+    """The other writer has installed the image. `from_file` distinguishes an install from an import."""
 
     event: Literal["installed-meanwhile"]
     from_file: bool
-
-
-class ImageProgress(_Named):
-    """How far one image is: `done` of `total` compressed bytes; the pool has `received` bytes of stream."""
-
-    phase: Phase
-    done: int
-    total: int | None
-    received: int
-    import_id: str | None
-
-
-class Progress(TypedDict):
-    """How far all images of a request are; `rate` is in bytes a second."""
-
-    event: Literal["progress"]
-    done: int
-    total: int | None
-    rate: float
-    images: list[ImageProgress]
-
-
-class Note(TypedDict):
-    """A sentence for people."""
-
-    event: Literal["note"]
-    text: str
 
 
 # -- installed images ----------------------------------------------------------------------------------------
@@ -152,13 +126,13 @@ class Held(_Image):
 
 
 class NotInSources(_Image):
-    """No source knows an installed image."""
+    """No source has an installed image: it stays as it is."""
 
     event: Literal["not-in-sources"]
 
 
 class ManifestUpdated(_InPool):
-    """A source has another manifest; `fields` differ, and are None where there was no manifest."""
+    """A source has another manifest; `fields` are those that differ, None where there was no manifest."""
 
     event: Literal["manifest-updated"]
     source: str
@@ -166,34 +140,34 @@ class ManifestUpdated(_InPool):
 
 
 class SnapshotRenamed(_InPool):
-    """The image's snapshot, which was called `before`, is called final."""
+    """The image's snapshot `before` (without `@`) is now called final."""
 
     event: Literal["snapshot-renamed"]
     before: str
 
 
 class OriginalUnknown(_InPool):
-    """The source does not say which of a dataset's snapshots is the image."""
+    """The daemon cannot identify the image's snapshot: the source does not give its guid."""
 
     event: Literal["original-unknown"]
 
 
 class UpdateFailed(_InPool):
-    """An image could not be brought up to date."""
+    """The update of an image failed; `error` is as in a response."""
 
     event: Literal["update-failed"]
     error: ErrorDocument
 
 
 class Left(_InPool):
-    """A vacuum does not take this image; `reason` is for people."""
+    """Vacuum keeps an image without known users; `reason` says why, for people."""
 
     event: Literal["left"]
     reason: str
 
 
 class Verifying(_InPool):
-    """The daemon begins to read an image of about `size` bytes."""
+    """The verification of an image starts. `size` is its approximate number of bytes."""
 
     event: Literal["verifying"]
     name: str
@@ -202,9 +176,10 @@ class Verifying(_InPool):
 
 
 class Verified(_InPool):
-    """How an image is; `reason` says for people why it is not "ok".
+    """The result for one image; `reason` says why it is not "ok", for people.
 
-    `signed_by` is the id of the key that vouched for it, nil if none did; `trusted`: a source still has it.
+    `signed_by` is the id of the key that vouched for it, if its source had `keys`; `trusted` is whether a
+    source still has that key.
     """
 
     event: Literal["verified"]
@@ -216,17 +191,50 @@ class Verified(_InPool):
     trusted: bool | None
 
 
+# -- any of them ---------------------------------------------------------------------------------------------
+
+
+class ImageProgress(_Named):
+    """The progress of one image: `done` of `total` compressed bytes, `received` bytes in the pool.
+
+    `import_id` is None where nothing is imported.
+    """
+
+    phase: Phase
+    done: int
+    total: int | None
+    received: int
+    import_id: str | None
+
+
+class Progress(TypedDict):
+    """The progress of all images of one request. `rate` is the recent compressed bytes per second."""
+
+    event: Literal["progress"]
+    done: int
+    total: int | None
+    rate: float
+    images: list[ImageProgress]
+
+
+class Note(TypedDict):
+    """A sentence for people: a retry, a failed source, a fresh start."""
+
+    event: Literal["note"]
+    text: str
+
+
 # -- making images -------------------------------------------------------------------------------------------
 
 
 class Inheriting(_Named):
-    """The new image takes over fields of its origin."""
+    """The new image inherits fields of its origin."""
 
     event: Literal["inheriting"]
 
 
 class ManifestMade(TypedDict):
-    """The new image's manifest, as yet without its file."""
+    """The new image's manifest, still without its file. `prefix` and `suffix` form the file's name."""
 
     event: Literal["manifest"]
     manifest: ManifestDocument
@@ -235,7 +243,7 @@ class ManifestMade(TypedDict):
 
 
 class Making(TypedDict):
-    """A step begins, or is done; `what` is the machine or snapshot that it is about."""
+    """A step starts or ends. `what` is its machine or snapshot."""
 
     event: Literal["making"]
     step: MakingStep
@@ -243,13 +251,13 @@ class Making(TypedDict):
 
 
 class Sending(TypedDict):
-    """The stream is on its way into the file."""
+    """The daemon starts to write the snapshot's stream into the file."""
 
     event: Literal["sending"]
 
 
 class Publishing(_Named):
-    """A step of publishing is done."""
+    """A step of publishing ends: the manifest is `imported`, the `file` uploaded, the image `activated`."""
 
     event: Literal["publishing"]
     step: Literal["imported", "file", "activated"]
@@ -257,7 +265,8 @@ class Publishing(_Named):
     compression: str | None
 
 
-EventDocument: TypeAlias = (
+#: What the daemon sends of imports and of what is installed.
+StoreEventDocument: TypeAlias = (
     AlreadyInstalled
     | Importing
     | Installing
@@ -269,8 +278,6 @@ EventDocument: TypeAlias = (
     | Installed
     | WaitingForLock
     | InstalledMeanwhile
-    | Progress
-    | Note
     | Held
     | NotInSources
     | ManifestUpdated
@@ -280,12 +287,13 @@ EventDocument: TypeAlias = (
     | Left
     | Verifying
     | Verified
-    | Inheriting
-    | ManifestMade
-    | Making
-    | Sending
-    | Publishing
+    | Progress
+    | Note
 )
+#: What it sends while it makes an image.
+MakingEventDocument: TypeAlias = Inheriting | ManifestMade | Making | Sending | Publishing
+
+EventDocument: TypeAlias = StoreEventDocument | MakingEventDocument
 
 #: What an operation may send: classes of `EventDocument`.
 Events: TypeAlias = tuple[Any, ...]

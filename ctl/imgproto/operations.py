@@ -76,6 +76,10 @@ PUBLISH = Operation(
 )
 STATUS = Operation("status", p.NoParams, d.StatusDocument)
 DOCTOR = Operation("doctor", p.NoParams, d.DoctorDocument, "change")
+OUTDATED = Operation("outdated", p.OutdatedParams, d.OutdatedDocument)
+ALIASES = Operation("aliases", p.NoParams, list[d.AliasDocument], announced_as="alias")
+ALIAS = Operation("alias", p.AliasParams, d.AliasChange, "change")
+UNALIAS = Operation("unalias", p.UnaliasParams, d.AliasDocument, "change", announced_as="alias")
 EXPORT_SITE = Operation(
     "site.export", p.ExportSiteParams, d.SiteDocument, "root", (e.Progress, e.Note), file=True
 )

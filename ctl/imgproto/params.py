@@ -83,6 +83,25 @@ class UsageParams(TypedDict):
     uuids: NotRequired[list[str] | None]
 
 
+class OutdatedParams(TypedDict):
+    """All pools if nothing else is said."""
+
+    pool: NotRequired[str | None]
+
+
+class AliasParams(TypedDict):
+    """The image that an alias is to mean."""
+
+    alias: str
+    uuid: str
+
+
+class UnaliasParams(TypedDict):
+    """The alias to remove."""
+
+    alias: str
+
+
 class VerifyParams(TypedDict):
     """Images with their origins, or all images; with `record`, writes down what they are now."""
 

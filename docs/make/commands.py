@@ -17,8 +17,13 @@ _HEAD = """\
 
 This page has the same texts as `imgctl help COMMAND`. In place of a UUID, every command also takes the
 beginning of one (four digits or more), `NAME`, `NAME@VERSION` or `NAME@latest`, if it means one image; but
-not under the name `imgadm`. You may mix options and arguments, and `--` ends the options. This page is made
-from the code.
+not under the name `imgadm`. You may mix options and arguments, and `--` ends the options; `--socket` is also
+taken after the command. This page is made from the code.
+
+With `-j` results are JSON on standard output, and an error is `{"error": {code, message, hint, exit_status,
+data}}`, in one line on standard error. In every document the pool is `zpool`, and each time is text, as
+`"started": "2026-11-24T00:00:00Z"`. The keys `pool`, and those of seconds since the epoch, as `started_at`,
+will go after the first release.
 
 Before the command:
 """

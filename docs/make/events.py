@@ -1,13 +1,11 @@
-"""docs/events.md, from the events in imgstored/events/notifications.py and create/events.py. Pure: no I/O."""
+"""docs/events.md, from the events in ctl/imgproto/events.py. Pure: no I/O."""
 
 from __future__ import annotations
 
 import inspect
 from types import NoneType, UnionType
 from typing import (
-    TYPE_CHECKING,
     Any,
-    ClassVar,
     Literal,
     Union,
     get_args,
@@ -16,14 +14,8 @@ from typing import (
     is_typeddict,
 )
 
+from imgproto.events import ImageProgress, MakingEventDocument, StoreEventDocument
 from imgproto.operations import OPERATIONS
-
-from imgstored.create import events as of_making
-from imgstored.events import notifications as of_the_store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
 
 _HEAD = """\
 # Events
@@ -42,28 +34,31 @@ _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", N
 def page() -> str:
     """The page."""
     shapes = "".join(
-        f"\n## {title}\n\n{_TABLE}{''.join(map(_row, _events(module)))}"
-        for title, module in (("Imports and what is installed", of_the_store), ("Creating images", of_making))
+        f"\n## {title}\n\n{_TABLE}{''.join(map(_row, get_args(events)))}"
+        for title, events in (
+            ("Imports and what is installed", StoreEventDocument),
+            ("Creating images", MakingEventDocument),
+        )
     )
-    image = of_the_store.ImageProgress
-    said = f"\n## *image* of `progress`\n\n{_sentence(image)} Fields: {_fields(image)}.\n"
+    image = f"{_sentence(ImageProgress)} Fields: {_fields(ImageProgress)}."
+    said = f"\n## *image* of `progress`\n\n{image}\n"
     *most, last = (f"`{name}`" for name, each in OPERATIONS.items() if each.events)
     return _HEAD.format(operations=f"{', '.join(most)} and {last}") + shapes + said
 
 
 def kinds() -> list[str]:
     """The names of all events of the page."""
-    return [event.kind for module in (of_the_store, of_making) for event in _events(module)]
+    return [_name(event) for event in (*get_args(StoreEventDocument), *get_args(MakingEventDocument))]
 
 
-def _events(module: ModuleType) -> Iterator[type[of_the_store.Event]]:
-    for each in vars(module).values():
-        if inspect.isclass(each) and issubclass(each, of_the_store.Event) and each.kind:
-            yield each
+def _name(event: Any) -> str:
+    name: str
+    (name,) = get_args(get_type_hints(event)["event"])
+    return name
 
 
-def _row(event: type[of_the_store.Event]) -> str:
-    return f"| `{event.kind}` | {_sentence(event)} | {_fields(event)} |\n"
+def _row(event: Any) -> str:
+    return f"| `{_name(event)}` | {_sentence(event)} | {_fields(event)} |\n"
 
 
 def _sentence(shape: type) -> str:
@@ -71,9 +66,7 @@ def _sentence(shape: type) -> str:
 
 
 def _fields(shape: Any) -> str:
-    hints = {
-        name: type_ for name, type_ in get_type_hints(shape).items() if get_origin(type_) is not ClassVar
-    }
+    hints = {name: type_ for name, type_ in get_type_hints(shape).items() if name != "event"}
     return ", ".join(f"`{name}` ({_words(type_)})" for name, type_ in hints.items()) or "none"
 
 
@@ -85,11 +78,9 @@ def _words(type_: Any) -> str:
             return " or ".join(map(_words, get_args(type_)))
         case origin if origin is Literal:
             return ", ".join(f"`{value}`" for value in get_args(type_))
-        case origin if origin is tuple:
+        case origin if origin is list:
             return f"array of {_words(get_args(type_)[0])}"
         case origin if origin is dict:
             return "map"
-    if is_typeddict(type_):
-        return "map"
-    assert type_ is of_the_store.ImageProgress, f"no words for {type_}"
-    return "*image*"
+    assert is_typeddict(type_), f"no words for {type_}"
+    return "*image*" if type_ is ImageProgress else "map"

@@ -42,6 +42,7 @@ ENVIRONMENT = {
     "IMGSTORED_SOCKET": "Where imgstored listens, unless `--socket` says so.",
     "NO_COLOR": "Set to anything: no colour. There is none either where the output is no terminal.",
     "TERM": "The kind of terminal; none that is `dumb` gets colour.",
+    "COLUMNS": "The columns of the terminal that tables fit, if it is not to be asked.",
     "VISUAL": "The editor of `sources -e`.",
     "EDITOR": "The same, where `VISUAL` is not set. Default is vi.",
     "IMGCTL_VMADM": "The program that `imgctl vmadm` runs, instead of `/usr/sbin/vmadm`.",

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.catalog.manifest_files import MISSING, ManifestFiles
-from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolNotFoundError
+from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError, PoolNotFoundError
+from imgstored.host import shortage
 from imgstored.manifest import shown_text
-from imgstored.pools.timeout import answer
+from imgstored.pools.timeout import answer, changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,7 +48,8 @@ _SKEW: Final = 3600.0
 
 _Answer = TypeVar("_Answer")
 
-#: Questions to one pool at the same time. A pool that does not answer keeps their threads in the kernel.
+#: Questions of one lane to one pool at the same time. A pool that does not answer keeps their threads in the
+#: kernel.
 _MAX_QUESTIONS: Final = 4
 
 
@@ -82,7 +85,7 @@ class InstalledImage:
 
 
 class View(Protocol):
-    """Where installed images are shown as files."""
+    """A place that shows installed images as files."""
 
     async def add(self, image: InstalledImage) -> None:
         """Shows the image."""
@@ -101,6 +104,18 @@ async def show(view: View, image: InstalledImage) -> None:
         log.error("an image cannot be shown in the view", uuid=image.uuid, error=error.message)
 
 
+@contextmanager
+def _cannot_be_written(uuid: str) -> Iterator[None]:
+    """Raises `PoolError` for an `OSError` of the block, which writes an image's manifest."""
+    try:
+        yield
+    except OSError as error:
+        raise PoolError(
+            f"the manifest of image {uuid} cannot be written: {shortage.why(error)}",
+            hint="check the file system of imgadm's folder",
+        ) from error
+
+
 class Catalog:
     """The installed images of all pools, in memory. Its files are touched only by the methods that say so."""
 
@@ -111,7 +126,7 @@ class Catalog:
         self._files = ManifestFiles(folder)
         self._images: dict[Key, InstalledImage] = {}
         self._noting: list[set[Key]] = []
-        self._threads = {name: trio.CapacityLimiter(_MAX_QUESTIONS) for name in pools}
+        self._threads: dict[tuple[str, str], trio.CapacityLimiter] = {}  # by pool and lane
 
     # -- in memory -------------------------------------------------------------------------------------------
 
@@ -130,7 +145,18 @@ class Catalog:
 
     async def ask(self, pool: str, question: Callable[[], _Answer]) -> _Answer:
         """Asks a pool `question`, which blocks, in a thread. Raises `PoolError` after a timeout."""
-        return await answer(pool, question, threads=self._threads[pool])
+        return await answer(pool, question, threads=self._threads_of(pool))
+
+    async def change(self, pool: str, change: Callable[[], _Answer]) -> _Answer:
+        """Changes something in a pool by `change`, which blocks, in a thread.
+
+        Raises `PoolError` after a timeout; the change may then still be made.
+        """
+        return await changed(pool, change, threads=self._threads_of(pool))
+
+    def _threads_of(self, pool: str) -> trio.CapacityLimiter:
+        """The threads for a pool, of the caller's lane."""
+        return self._threads.setdefault((pool, lanes.current()), trio.CapacityLimiter(_MAX_QUESTIONS))
 
     def find(self, pool: str, uuid: str) -> InstalledImage | None:
         """The image, or None."""
@@ -216,7 +242,7 @@ class Catalog:
                 self.add(image)
 
     def look(self, pool: str, known: Mapping[str, InstalledImage]) -> dict[str, InstalledImage]:
-        """What is in a pool now, by uuid. Raises `PoolError`.
+        """Looks at a pool; returns what is in it now, by uuid. Raises `PoolError`.
 
         Of `known` images the manifests are read again only where their files have changed.
         """
@@ -280,17 +306,19 @@ class Catalog:
     def write_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
         """Writes imgadm's file for an image that is about to come, so that it survives a power cut.
 
-        It stays by `keep_manifest`, or goes by `reconcile` if the image does not come. Raises `OSError`.
+        It stays by `keep_manifest`, or goes by `reconcile` if the image does not come. Raises `PoolError`.
         """
-        self._files.mark(pool, uuid)
-        self._files.write(pool, uuid, manifest, source)
+        with _cannot_be_written(uuid):
+            self._files.mark(pool, uuid)
+            self._files.write(pool, uuid, manifest, source)
 
     def rewrite_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
-        """Replaces what imgadm's file says about an image that is there. Raises `OSError`."""
-        self._files.rewrite(pool, uuid, manifest, source)
+        """Replaces what imgadm's file says about an image that is there. Raises `PoolError`."""
+        with _cannot_be_written(uuid):
+            self._files.rewrite(pool, uuid, manifest, source)
 
     def manifest_of(self, pool: str, uuid: str) -> Mapping[str, Any]:
-        """What imgadm's file says, whether there is an image or not; the uuid only where it says nothing."""
+        """The manifest in imgadm's file, also without an image; the uuid only where it says nothing."""
         record = self._files.read(pool, uuid)
         return {"uuid": uuid} if record is None else record.manifest
 

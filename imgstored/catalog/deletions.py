@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from imgstored.errors import CancelledError, ImageHasDependentClonesError, ImgstoreError
+from imgstored.errors import CancelledError, ImageHasDependentClonesError, ImgstoreError, InternalError
 from imgstored.events.stream import Action, Ended, EventStream, Started, outcome_of
 from imgstored.host import shortage
+from imgstored.pools import timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +25,31 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
+class _Deletion:
+    """A deletion under way."""
+
+    def __init__(self) -> None:
+        self.error: ImgstoreError | None = None
+        self._ended = trio.Event()
+
+    def end(self, error: ImgstoreError | None) -> None:
+        """Wakes whoever waits for the end."""
+        self.error = error
+        self._ended.set()
+
+    async def wait(self, pool: str) -> None:
+        """Waits for the end. Raises `PoolError` if the pool does not answer: then the deletion goes on."""
+        with trio.move_on_after(timeout.CHANGE_TIMEOUT):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            raise timeout.no_answer(pool, "the deletion goes on when it answers")
+
+
 class Deletions:
-    """The deletions under way. For trio's thread only."""
+    """The deletions under way. `run` must be running for one to be started. For trio's thread only.
+
+    A deletion goes on to its end although its client has left, or has waited long enough.
+    """
 
     def __init__(
         self,
@@ -40,16 +65,24 @@ class Deletions:
         self._view = view
         self._events = events
         self._receipts = receipts
-        self._under_way: dict[Key, trio.Event] = {}
+        self._under_way: dict[Key, _Deletion] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Carries deletions out until it is cancelled, and then those that have begun to their end."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
 
     def under_way(self, key: Key) -> bool:
         """Whether the image is being deleted."""
         return key in self._under_way
 
     async def wait_for(self, key: Key) -> None:
-        """Waits for a deletion under way."""
+        """Waits for a deletion under way. Raises `PoolError` if the pool does not answer."""
         while (deletion := self._under_way.get(key)) is not None:
-            await deletion.wait()
+            await deletion.wait(key[0])
 
     async def delete(
         self, pool: str, uuid: str, requester: Requester, expecting: Callable[[str, str], Sequence[str]]
@@ -57,12 +90,14 @@ class Deletions:
         """Removes an installed image. Refused while anything is cloned from it, or about to be.
 
         `expecting` names what is about to be cloned from an image (pool, uuid). Waits while somebody else has
-        the image's lock, such as an imgadm that imports it. Raises what the pool raises.
+        the image's lock, such as an imgadm that imports it. Raises what the pool raises, and `PoolError`
+        if it does not answer: then the deletion goes on without the client.
         """
         key = (pool, uuid)
         await self.wait_for(key)
         self._catalog.get(pool, uuid)
-        async with self._locks.held(uuid):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._locks.held(uuid))
             # From here until the event is there nothing is awaited.
             image = self._catalog.get(pool, uuid)
             dependents = [*expecting(pool, uuid)]
@@ -72,13 +107,31 @@ class Deletions:
                     hint="an import of one of its clones is under way",
                     data={"dependents": dependents},
                 )
-            done = self._under_way[key] = trio.Event()
-            try:
-                with trio.CancelScope(shield=True):
+            if self._nursery is None:
+                raise CancelledError("imgstored is stopping", hint="try again in a moment")
+            deletion = self._under_way[key] = _Deletion()
+            self._nursery.start_soon(self._carry_out, image, requester, deletion, stack.pop_all())
+        await deletion.wait(pool)
+        if deletion.error is not None:
+            raise deletion.error
+
+    async def _carry_out(
+        self, image: InstalledImage, requester: Requester, deletion: _Deletion, lock: AsyncExitStack
+    ) -> None:
+        """Deletes the image, and then gives its lock back."""
+        with trio.CancelScope(shield=True):
+            async with lock:
+                error: ImgstoreError | None = None
+                try:
                     await self._delete(image, requester)
-            finally:
-                del self._under_way[key]
-                done.set()
+                except ImgstoreError as raised:
+                    error = raised
+                except Exception:
+                    # One deletion must not take the daemon with it.
+                    log.exception("a deletion failed by a mistake", uuid=image.uuid)
+                    error = InternalError.unexpected()
+                del self._under_way[image.pool, image.uuid]
+                deletion.end(error)
 
     async def _delete(self, image: InstalledImage, requester: Requester) -> None:
         """Removes the image, with its start and its end written down before and after."""

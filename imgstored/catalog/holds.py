@@ -3,24 +3,58 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from imgstored.errors import UsageError
+from imgstored.errors import ImgstoreError, PoolError, UsageError
 from imgstored.pools.base import MAX_TAG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from imgstored.catalog.catalog import Catalog, Key
+    from imgstored.pools.base import Pool
 
 log = structlog.get_logger(__name__)
 
 #: The prefix of clients' tags. The next daemon releases those of a daemon that was killed.
 CLIENT_TAG = "client:"
+
+
+class _Hold:
+    """One client's hold. What is given up while its thread waits for the pool is released by that thread."""
+
+    def __init__(self, pool: Pool, uuid: str, tag: str) -> None:
+        self.pool = pool
+        self.uuid = uuid
+        self.tag = tag
+        self._lock = threading.Lock()
+        self._given_up = False
+        self._taken = False
+
+    def take(self) -> None:
+        """Holds the image. Blocks."""
+        self.pool.hold(self.uuid, self.tag)
+        with self._lock:
+            self._taken = True
+            wanted = not self._given_up
+        if not wanted:
+            self.release()
+
+    def give_up(self) -> bool:
+        """Nobody wants the hold any more. Returns whether the caller has to release it. Does not block."""
+        with self._lock:
+            self._given_up = True
+            return self._taken
+
+    def release(self) -> None:
+        """Releases the image. Blocks."""
+        self.pool.release(self.uuid, self.tag)
 
 
 class Holds:
@@ -37,13 +71,13 @@ class Holds:
                 f'tags that begin with "{CLIENT_TAG}" are those of clients', hint="choose another tag"
             )
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
-        await trio.to_thread.run_sync(self._catalog.pool(image.pool).hold, uuid, tag)
+        await self._catalog.change(image.pool, partial(self._catalog.pool(image.pool).hold, uuid, tag))
         log.info("held", uuid=uuid, pool=image.pool, tag=tag)
 
     async def release(self, uuid: str, tag: str, pool: str | None) -> None:
         """Ends a hold. Releasing a tag that is not there is no error."""
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
-        await trio.to_thread.run_sync(self._catalog.pool(image.pool).release, uuid, tag)
+        await self._catalog.change(image.pool, partial(self._catalog.pool(image.pool).release, uuid, tag))
         log.info("released", uuid=uuid, pool=image.pool, tag=tag)
 
     async def tags(self, uuid: str, pool: str | None) -> list[str]:
@@ -62,22 +96,42 @@ class Holds:
 
     @asynccontextmanager
     async def held(self, uuid: str, pool: str | None, client: str) -> AsyncIterator[str]:
-        """Keeps an image as long as the block lasts; gives the tag."""
+        """Keeps an image as long as the block lasts; gives the tag.
+
+        Raises `PoolError` if the pool does not answer; the image is then released once it does.
+        """
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
         keeper = self._catalog.pool(image.pool)
         tag = f"{CLIENT_TAG}{next(self._numbers)} {client}".encode()[:MAX_TAG].decode(errors="ignore")
+        hold = _Hold(keeper, uuid, tag)
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(keeper.hold, uuid, tag)
+            try:
+                await self._catalog.change(image.pool, hold.take)
+            except PoolError:
+                if hold.give_up():
+                    await self._release(hold)
+                raise
         try:
             yield tag
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(keeper.release, uuid, tag)
+                await self._release(hold)
+
+    async def _release(self, hold: _Hold) -> None:
+        """Releases the image. If its pool does not answer, its thread does so later, or the next daemon."""
+        try:
+            await self._catalog.change(hold.pool.name, hold.release)
+        except PoolError as error:
+            log.warning("an image stays held", uuid=hold.uuid, tag=hold.tag, error=error.message)
 
     def sweep(self) -> None:
         """Releases the holds of an earlier daemon's clients, which are gone. Blocks."""
         for image in self._catalog.all():
             pool = self._catalog.pool(image.pool)
-            for tag in pool.holds(image.uuid):
-                if tag.startswith(CLIENT_TAG):
-                    pool.release(image.uuid, tag)
+            try:
+                for tag in pool.holds(image.uuid):
+                    if tag.startswith(CLIENT_TAG):
+                        pool.release(image.uuid, tag)
+            except ImgstoreError as error:
+                # Such as a disk that is full: the image stays held, and the next start tries again.
+                log.error("a client's hold stays", uuid=image.uuid, pool=image.pool, error=error.message)

@@ -3,33 +3,57 @@
 It is a POSIX write lock on FOLDER/img.UUID.import.lock, as imgadm takes it; the file is never removed. Such a
 lock belongs to the process, and closing any descriptor of the file gives it up. So this process has one
 descriptor of a file at most, and its tasks stand in line for it.
+
+Whoever can read the file can keep everybody from that lock, by a read lock. imgadm makes it for all to read;
+it runs as root, as the daemon does, so the file becomes root's alone. Who opened it before still can lock it,
+and is not waited for as imgadm is.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import structlog
 import trio
 
-from imgstored.errors import ConfigError, PoolError
-from imgstored.host import filesystem, shortage
+from imgstored.errors import ConfigError, ImageLockedError, PoolError
+from imgstored.host import filesystem, lock_holders, shortage
 from imgstored.manifest import check_uuid
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from imgstored.host.lock_holders import Holder
+
+log = structlog.get_logger(__name__)
+
 #: Seconds between two tries, as imgadm waits.
 _PAUSE: Final = 0.25
 #: Seconds of waiting until `on_wait` is called.
 _ANNOUNCE_AFTER: Final = 1.0
 
+#: Seconds that a change of an installed image waits, and an import: imgadm may be at one for hours.
+PATIENCE: Final = 60.0
+IMPORT_PATIENCE: Final = 6 * 3600.0
+#: Seconds that a lock is waited for which imgadm does not have: another user's, or a read lock.
+_FOREIGN_PATIENCE: Final = 15.0
+
+#: Locks that are tried at the same time: each try takes a moment, unless their file system does not answer.
+_THREADS: Final = 8
+
 #: How many tries in a row may find that there is no lock at all (ENOLCK). The kernel may have no room for one
 #: more, which passes; or the file system has none, which does not.
 _TRIES: Final = 40
+
+
+_TRY_AGAIN: Final = "try again when that process is done with the image, or end it"
+_END_IT: Final = "this is no imgadm: end that process, or have it close the file"
 
 
 class _NoLockError(Exception):
@@ -45,29 +69,38 @@ class ImageLocks:
         self._mutex = threading.Lock()
         self._taken: dict[str, int] = {}  # descriptors by uuid
         self._queues: dict[str, list[object]] = {}  # who is first has the lock, or tries to get it
+        self._threads = trio.CapacityLimiter(_THREADS)
         try:
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise self._unusable(error) from error
 
     @asynccontextmanager
-    async def held(self, uuid: str, on_wait: Callable[[], None] | None = None) -> AsyncIterator[bool]:
+    async def held(
+        self,
+        uuid: str,
+        on_wait: Callable[[str], None] | None = None,
+        *,
+        patience: float = PATIENCE,
+    ) -> AsyncIterator[bool]:
         """Holds an image's lock for the block; gives whether it had to wait for it.
 
-        Waits as long as it takes, and can be cancelled; `on_wait` is called once if it takes more than a
-        second. Those of this process take turns in the order in which they came. Raises `ConfigError` where
-        there can be no lock file, or no lock of it for ten seconds, `PoolError` where there is no room for
-        the file.
+        Waits up to `patience` seconds, less for a lock that cannot be imgadm's, and can be cancelled;
+        `on_wait` is called once, with who has the lock, if it takes more than a second. Those of this process
+        take turns in the order in which they came. Raises `ImageLockedError` where that was too long,
+        `ConfigError` where there can be no lock file, or no lock of it for ten seconds, `PoolError` where
+        there is no room for the file.
         """
         queue = self._queues.setdefault(check_uuid(uuid), [])
         ticket = object()
         queue.append(ticket)
         try:
-            waited = await self._wait(uuid, lambda: queue[0] is ticket, on_wait)
+            waited = await self._wait(_Wait(uuid, patience, on_wait), lambda: queue[0] is ticket)
             try:
                 yield waited
             finally:
-                self._give_up(uuid)
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._give_up, uuid, limiter=self._threads)
         finally:
             queue.remove(ticket)
             if not queue:
@@ -89,41 +122,39 @@ class ImageLocks:
             if got:
                 self._give_up(uuid)
 
-    async def _wait(
-        self, uuid: str, is_first: Callable[[], bool], on_wait: Callable[[], None] | None
-    ) -> bool:
+    async def _wait(self, wait: _Wait, is_first: Callable[[], bool]) -> bool:
         """Returns with the lock."""
-        waited, began = False, trio.current_time()
         tries = 0
         while True:
             try:
                 # A thread is never left behind, and so what it took is always given back.
-                if is_first() and await trio.to_thread.run_sync(self._take, uuid):
-                    return waited
+                take = partial(self._take, wait.uuid, wait.found)
+                if is_first() and await trio.to_thread.run_sync(take, limiter=self._threads):
+                    return wait.waited
                 tries = 0
             except _NoLockError as error:
                 tries += 1
                 if tries == _TRIES:
-                    raise self._unlockable(uuid, error.__cause__) from error.__cause__
-            waited = True
-            if on_wait is not None and trio.current_time() - began > _ANNOUNCE_AFTER:
-                on_wait()
-                on_wait = None
+                    raise self._unlockable(wait.uuid, error.__cause__) from error.__cause__
+            wait.check(self._path(wait.uuid), first=is_first())
             await trio.sleep(_PAUSE)
 
-    def _take(self, uuid: str) -> bool:
+    def _take(self, uuid: str, found: Callable[[Holder | None], None] = lambda _: None) -> bool:
+        """Whether the lock is had; `found` is told who has it instead. Blocks."""
         path = self._path(uuid)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with self._mutex:
             if uuid in self._taken:
                 return False
             try:
-                fd = os.open(path, flags, 0o644)
+                fd = os.open(path, flags, 0o600)
             except OSError as error:
                 raise self._unusable(error, path) from error
             try:
+                _make_private(fd)
                 filesystem.try_lockf(fd)
             except BlockingIOError:
+                found(lock_holders.of_lockf(fd))
                 os.close(fd)
                 return False
             except OSError as error:
@@ -159,3 +190,53 @@ class ImageLocks:
             f"imgadm_locks: {what} cannot be used: {shortage.why(error)}",
             hint="imgstored must be able to write to the folder of this configuration key",
         )
+
+
+class _Wait:
+    """One wait for a lock: who has it, whether that is said, and for how long it goes on."""
+
+    def __init__(self, uuid: str, patience: float, on_wait: Callable[[str], None] | None) -> None:
+        self.uuid = uuid
+        self.waited = False
+        self._patience = patience
+        self._on_wait = on_wait
+        self._began = trio.current_time()
+        self._holder: Holder | None = None
+        self._announced = False
+
+    def found(self, holder: Holder | None) -> None:
+        """Takes note of the process that has the lock."""
+        self._holder = holder
+
+    def check(self, path: Path, *, first: bool) -> None:
+        """Says whom it waits for, once. Raises `ImageLockedError` when that was long enough."""
+        self.waited = True
+        taken = trio.current_time() - self._began
+        who = self._who(first=first)
+        if taken > _ANNOUNCE_AFTER and not self._announced:
+            self._announced = True
+            log.info("waiting for an image's lock", uuid=self.uuid, held_by=who)
+            if self._on_wait is not None:
+                self._on_wait(who)
+        holder = self._holder if first else None
+        # imgadm takes write locks only, and runs as root.
+        wrong = holder is not None and (holder.foreign or holder.shared)
+        if taken > (min(_FOREIGN_PATIENCE, self._patience) if wrong else self._patience):
+            log.warning("gave up waiting for an image's lock", uuid=self.uuid, held_by=who, seconds=taken)
+            raise ImageLockedError(
+                f'image "{self.uuid}" is locked: {path} is held by {who}',
+                hint=_END_IT if wrong else _TRY_AGAIN,
+                data={} if holder is None else {"pid": holder.pid},
+            )
+
+    def _who(self, *, first: bool) -> str:
+        if not first:
+            return "another request of this imgstored"
+        return "an unknown process" if self._holder is None else str(self._holder)
+
+
+def _make_private(fd: int) -> None:
+    """Takes the file from all who are not root, or the daemon's own user, if it is theirs to take."""
+    status = os.fstat(fd)
+    if stat.S_IMODE(status.st_mode) & 0o077 and status.st_uid in (0, os.geteuid()):
+        filesystem.set_mode(fd, 0o600)

@@ -6,9 +6,9 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
+from imgproto.events import Held
 
 from imgstored.catalog.catalog import as_wire, as_wires
-from imgstored.events.notifications import Event, Held
 from imgstored.manifest import check_uuid
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ class Images:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follows what others change, until it is cancelled; begins with the holds of an earlier daemon."""
         await trio.to_thread.run_sync(self._holds.sweep)
-        task_status.started()
-        await self._refresh.run()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._deletions.run)
+            task_status.started()
+            await self._refresh.run()
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -99,7 +101,7 @@ class Images:
     @asynccontextmanager
     async def holding(
         self, uuid: str, pool: str | None, *, client: str
-    ) -> AsyncIterator[AsyncIterator[Event]]:
+    ) -> AsyncIterator[AsyncIterator[Held]]:
         """Keeps an image from being deleted as long as the block lasts; gives its events."""
         name = await self._fresh(uuid, pool)
         async with self._holds.held(uuid, name, client) as tag, aclosing(_held(uuid, tag)) as events:
@@ -114,6 +116,6 @@ class Images:
         return name
 
 
-async def _held(uuid: str, tag: str) -> AsyncGenerator[Event, None]:
-    yield Held(uuid, tag)
+async def _held(uuid: str, tag: str) -> AsyncGenerator[Held, None]:
+    yield Held(event="held", uuid=uuid, tag=tag)
     await trio.sleep_forever()

@@ -41,7 +41,7 @@ _MARK: Final = ".unsettled"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a file says about an image; of one that cannot be read, the uuid only.
+    """The content of an image's file; of one that cannot be read, the uuid only.
 
     `stamp` is None where it should be read again the next time.
     """
@@ -64,7 +64,7 @@ class ManifestFiles:
     # -- reading ---------------------------------------------------------------------------------------------
 
     def read(self, pool: str, uuid: str, known: Stamp | None = None) -> Record | None:
-        """What an image's file says; None where it is as it was when it had that stamp.
+        """Reads an image's file; None where it is as it was when it had that stamp.
 
         The log says which file is missing, damaged or too large; the file is left as it is.
         """
@@ -117,7 +117,7 @@ class ManifestFiles:
             return None
 
     def stamp(self, pool: str, uuid: str) -> Stamp:
-        """What an image's file is now. Raises `OSError` where that cannot be seen."""
+        """The stamp of an image's file now. Raises `OSError` where that cannot be seen."""
         try:
             return _stamp(self._path(pool, uuid).stat())
         except FileNotFoundError:

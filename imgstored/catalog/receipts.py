@@ -8,6 +8,7 @@ perhaps installs it again: `Receipt.is_of` says so. Blocks.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -19,6 +20,7 @@ from imgstored.manifest.names import UUID
 from imgstored.site.trust import Provenance  # noqa: TC001  (msgspec reads the types)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from imgstored.pools.base import Checked, PoolImage
@@ -65,7 +67,7 @@ def receipt_of(
     *,
     signed: Provenance | None = None,
 ) -> Receipt:
-    """What there is to write down of an image as a pool has it."""
+    """The receipt of an image as a pool has it."""
     kind: Literal["filesystem", "volume"] = "volume" if image.kind == "volume" else "filesystem"
     receipt = Receipt(image.guid, kind, stream_size, image.origin, origin_guid, image.dataset)
     return receipt if signed is None else replace(receipt, signed=signed)
@@ -84,8 +86,10 @@ def recorded(before: Receipt | None, checked: Checked, origin_guid: int | None) 
 class Receipts:
     """The receipts in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, set_aside: Callable[[Path, str], None] | None = None) -> None:
+        """`set_aside` takes a file that is damaged, and why; it may raise `OSError`."""
         self._folder = folder
+        self._set_aside = set_aside
 
     def write(self, pool: str, uuid: str, receipt: Receipt) -> None:
         """Writes a receipt, which survives a power cut once this returns. Raises `OSError`."""
@@ -105,6 +109,9 @@ class Receipts:
             return None
         except (OSError, ValueError) as error:
             log.error("cannot read an image's receipt", pool=pool, uuid=uuid, error=str(error))
+            if self._set_aside is not None and isinstance(error, ValueError):
+                with suppress(OSError):  # then it stays, and is said again
+                    self._set_aside(path, str(error))
             return None
 
     def forget(self, pool: str, uuid: str) -> None:

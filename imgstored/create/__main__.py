@@ -18,8 +18,9 @@ import time
 import uuid as uuids
 from typing import TYPE_CHECKING, Any, Final
 
+from imgproto.events import ManifestMade, Note, Progress, Sending
+
 from imgstored.create.compress import compressed
-from imgstored.create.events import ManifestMade, Sending
 from imgstored.create.manifest import (
     Source,
     check_compression,
@@ -30,14 +31,13 @@ from imgstored.create.manifest import (
 )
 from imgstored.create.output import Output, write_all
 from imgstored.errors import FileSystemError, ImgstoreError
-from imgstored.events.notifications import Event, Note, Progress
 from imgstored.host import shortage
 from imgstored.manifest import parse
 from imgstored.zstream.disk import open_disk
 from imgstored.zstream.write import DEFAULT_BLOCK_SIZE, NewVolume, check_block_size, padded, volume_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from imgstored.zstream.disk import Disk
 
@@ -81,19 +81,22 @@ def _make(arguments: argparse.Namespace) -> dict[str, Any]:
     given = parse(sys.stdin.buffer.read(_GIVEN + 1), limit=_GIVEN)
     compression = check_compression(arguments.compression)
     check_block_size(arguments.block_size)
-    output = Output(arguments.output, arguments.path)
     fields = given_fields(given["manifest"], given["fields"])
-    with open_disk(arguments.disk, raw=arguments.as_raw) as disk:
+    with (
+        Output(arguments.output, arguments.path) as output,
+        open_disk(arguments.disk, raw=arguments.as_raw) as disk,
+    ):
         size = padded(disk.size, arguments.block_size)
         for field in ("disk_driver", "nic_driver"):
             if fields.get(field) is None:
                 fields[field] = _DRIVER
-                _tell(Note(f'{field} is not given: taken to be "{_DRIVER}"'))
+                _note(f'{field} is not given: taken to be "{_DRIVER}"')
         if size != disk.size:
-            _tell(Note(f"the disk has {disk.size} bytes, the volume {size}: the last of them are zeros"))
+            _note(f"the disk has {disk.size} bytes, the volume {size}: the last of them are zeros")
         manifest = new_manifest(fields, Source(volume=True, size=size), uuid=str(uuids.uuid4()))
-        _tell(ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression)))
-        _tell(Sending())
+        prefix, suffix = file_prefix(manifest), file_suffix(manifest, compression)
+        _say(ManifestMade(event="manifest", manifest=manifest, prefix=prefix, suffix=suffix))
+        _say(Sending(event="sending"))
         volume = NewVolume(
             name=f"zones/{manifest['uuid']}@final",
             size=size,
@@ -115,14 +118,15 @@ def _watched(disk: Disk, block_size: int) -> Iterator[tuple[int, bytes]]:
         now = time.monotonic()
         if now - reported_at >= _PROGRESS_INTERVAL:
             reported_at = now
-            _tell(Progress(done=offset + len(data), total=disk.size, rate=0.0))
+            done = offset + len(data)
+            _say(Progress(event="progress", done=done, total=disk.size, rate=0.0, images=[]))
 
 
-def _tell(event: Event) -> None:
-    _say(event.as_wire())
+def _note(text: str) -> None:
+    _say(Note(event="note", text=text))
 
 
-def _say(document: dict[str, Any]) -> None:
+def _say(document: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 

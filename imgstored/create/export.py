@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
+from imgproto.events import ManifestMade, Sending
 
-from imgstored.create.events import ManifestMade, Sending
 from imgstored.create.job import MAX_JOBS, in_thread, running
 from imgstored.create.manifest import check_compression, file_prefix, file_suffix, restoring
 from imgstored.create.output import Output, closed, pour
@@ -65,15 +65,18 @@ class Exporter:
                 f'image "{uuid}" has lost its manifest', hint="`imgctl update` fetches it from its source"
             )
         manifest = restoring(image.manifest, uuid=image.uuid, origin=image.origin)
-        output = Output(fd, path)
         write = (
             partial(self._stream, image, manifest, compression)
             if form == "stream"
             else partial(self._raw, image)
         )
 
+        def write_file(reporter: Reporter) -> MadeDocument:
+            with Output(fd, path, check=reporter.check) as output:
+                return write(output, reporter)
+
         async def work(job: Job[MadeDocument]) -> MadeDocument:
-            return await in_thread(job, partial(write, output), self._limiter)
+            return await in_thread(job, write_file, self._limiter)
 
         return running(client, work)
 
@@ -85,8 +88,9 @@ class Exporter:
         output: Output,
         reporter: Reporter,
     ) -> MadeDocument:
-        reporter.tell(ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression)))
-        reporter.tell(Sending())
+        prefix, suffix = file_prefix(manifest), file_suffix(manifest, compression)
+        reporter.tell(ManifestMade(event="manifest", manifest=manifest, prefix=prefix, suffix=suffix))
+        reporter.tell(Sending(event="sending"))
         sent = self._catalog.pool(image.pool).send(image.uuid)
         total = image.image.referenced if image.origin is None else None
         pour(sent, compression, output, reporter, total)
@@ -96,8 +100,9 @@ class Exporter:
 
     def _raw(self, image: InstalledImage, output: Output, reporter: Reporter) -> MadeDocument:
         manifest = dict(image.manifest)
-        reporter.tell(ManifestMade(manifest, file_prefix(manifest), ".raw"))
-        reporter.tell(Sending())
+        prefix = file_prefix(manifest)
+        reporter.tell(ManifestMade(event="manifest", manifest=manifest, prefix=prefix, suffix=".raw"))
+        reporter.tell(Sending(event="sending"))
         pool = self._catalog.pool(image.pool)
         state = VolumeState()
         for each in reversed(self._ancestry(image)):
@@ -143,13 +148,6 @@ def _apply(change: Write | Free | None, inherited: int, output: Output) -> None:
     """Does to the disk what a record says."""
     match change:
         case Write(offset, payload):
-            view = memoryview(payload).cast("B")
-            while len(view):
-                written = output.put(view, offset)
-                offset += written
-                view = view[written:]
+            output.put(payload, offset)
         case Free(offset, end):
-            try:
-                punch(output.fd, offset, min(end, inherited))
-            except OSError as error:
-                raise output.failed(error) from error
+            output.change(lambda fd: punch(fd, offset, min(end, inherited)))

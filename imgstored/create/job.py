@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import trio
+from imgproto.events import Progress
 
-from imgstored.events.notifications import Event, Progress
 from imgstored.events.request import PROGRESS_INTERVAL, Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+
+    from imgproto.events import EventDocument
 
     from imgstored.create.compress import Buffer
 
@@ -36,7 +38,7 @@ class Reporter:
         self._token = trio.lowlevel.current_trio_token()
         self._reported_at = 0.0
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: EventDocument) -> None:
         """Tells the client. Never waits, and never raises: it is called while things are tidied up, too."""
         self._token.run_sync_soon(self._job.emit, event)
 
@@ -54,11 +56,11 @@ class Reporter:
             now = time.monotonic()
             if now - self._reported_at >= PROGRESS_INTERVAL:
                 self._reported_at = now
-                self.tell(Progress(done=done, total=total, rate=0.0))
+                self.tell(Progress(event="progress", done=done, total=total, rate=0.0, images=[]))
 
 
 async def in_thread(job: Job[Any], work: Callable[[Reporter], T], limiter: trio.CapacityLimiter) -> T:
-    """What `work` returns, which runs in a thread, and ends soon after the job is cancelled."""
+    """Runs `work` in a thread, which ends soon after the job is cancelled; returns its result."""
     reporter = Reporter(job)
     return await trio.to_thread.run_sync(work, reporter, limiter=limiter)
 

@@ -11,14 +11,13 @@ import threading
 import time
 import uuid as uuids
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
+from imgproto.events import Inheriting, Making, ManifestMade, Sending
 from msgspec import Struct
 
-from imgstored.create.events import Inheriting, Making, ManifestMade, Sending
 from imgstored.create.job import MAX_JOBS, in_thread, running
 from imgstored.create.manifest import (
     Origin,
@@ -129,10 +128,14 @@ class Maker:
     ) -> AbstractAsyncContextManager[Job[MadeDocument]]:
         """Makes an image into the file open as `fd`, an empty one; the job's result is `{manifest}`."""
         spec.check()
-        output, mark = Output(fd, path), self._mark()
+        mark = self._mark()
+
+        def make(reporter: Reporter) -> MadeDocument:
+            with Output(fd, path, check=reporter.check) as output:
+                return self._create(spec, output, mark, reporter)
 
         async def work(job: Job[MadeDocument]) -> MadeDocument:
-            return await in_thread(job, partial(self._create, spec, output, mark), self._limiter)
+            return await in_thread(job, make, self._limiter)
 
         return running(client, work)
 
@@ -153,15 +156,15 @@ class Maker:
         of = self._found(spec)
         manifest = self._manifest(spec, of, reporter)
         compression = check_compression(spec.compression)
-        named = ManifestMade(manifest, file_prefix(manifest), file_suffix(manifest, compression))
-        reporter.tell(named)
+        prefix, suffix = file_prefix(manifest), file_suffix(manifest, compression)
+        reporter.tell(ManifestMade(event="manifest", manifest=manifest, prefix=prefix, suffix=suffix))
         with (
             self._alone(of),
             self._noted(mark, of, spec),
             self._prepared(of, spec, reporter),
             self._frozen(of, mark, reporter),
         ):
-            reporter.tell(Sending())
+            reporter.tell(Sending(event="sending"))
             origin = manifest.get("origin")
             sent = of.datasets.send(of.dataset.name, origin)
             pour(sent, compression, output, reporter, of.dataset.size if origin is None else None)
@@ -226,7 +229,8 @@ class Maker:
         origin = None
         if of.origin is not None:
             above = of.origin
-            reporter.tell(Inheriting(above.uuid, above.text("name"), above.text("version")))
+            name, version = above.text("name"), above.text("version")
+            reporter.tell(Inheriting(event="inheriting", uuid=above.uuid, name=name, version=version))
             origin = Origin({**above.manifest, "uuid": above.uuid}, spec.incremental)
         machine = of.machine
         source = Source(
@@ -253,8 +257,8 @@ class Maker:
         try:
             moved = of.datasets.freeze(name, mark)
             if moved is not None:
-                reporter.tell(Making("final-moved", moved))
-            reporter.tell(Making("snapshotting", f"{name}@final"))
+                reporter.tell(Making(event="making", step="final-moved", what=moved))
+            reporter.tell(Making(event="making", step="snapshotting", what=f"{name}@final"))
             yield
         finally:
             of.datasets.thaw(name, mark)

@@ -8,14 +8,17 @@ import hashlib
 import os
 import stat
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imgstored.create.compress import compressed
 from imgstored.errors import FileSystemError, NoSpaceError, UsageError
 from imgstored.host import shortage
+from imgstored.host.foreign_files import ForeignFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
 
     from imgstored.create.compress import Buffer
     from imgstored.create.job import Reporter
@@ -24,42 +27,63 @@ if TYPE_CHECKING:
 class Output:
     """Writes from the file's start; its offset, which the client shares, is left alone.
 
-    `path` is the client's word for it, for messages.
+    `path` is the client's word for it, for messages. Its disk may be gone: no call waits for that for ever.
+    All calls block; leaving the block ends its use. `check` as of `ForeignFile`.
     """
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, *, check: Callable[[], None] = lambda: None) -> None:
         """Raises `UsageError` for anything but an empty regular file that may be written."""
-        self.fd = fd
         self.path = path
         self.size = 0  #: bytes written
         # A manifest's SHA-1 tells which bytes are meant.
         self._sha1 = hashlib.sha1(usedforsecurity=False)
-        status = os.fstat(fd)
+        try:
+            self._file = ForeignFile(fd, check=check)
+        except OSError as error:
+            raise self.failed(error) from error
+        try:
+            self._refuse_odd()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _refuse_odd(self) -> None:
+        try:
+            status, flags = self._file(lambda fd: (os.fstat(fd), fcntl.fcntl(fd, fcntl.F_GETFL)))
+        except OSError as error:
+            raise self.failed(error) from error
         if not stat.S_ISREG(status.st_mode) or status.st_size:
-            raise UsageError(f"{path} is not an empty regular file", hint="give a new file name")
-        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            raise UsageError(f"{path} was not opened for writing")
+            raise UsageError(f"{self.path} is not an empty regular file", hint="give a new file name")
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            raise UsageError(f"{self.path} was not opened for writing")
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
     def write(self, block: Buffer) -> None:
         """Writes all of it. Raises `NoSpaceError`, `FileSystemError`."""
         view = memoryview(block).cast("B")
         self._sha1.update(view)
-        while len(view):
-            written = self.put(view, self.size)
-            self.size += written
-            view = view[written:]
+        self.put(view, self.size)
+        self.size += len(view)
 
-    def put(self, view: memoryview | bytes, offset: int) -> int:
-        """Writes at an offset, and counts and hashes nothing; returns how much of it was written."""
-        try:
-            return os.pwrite(self.fd, view, offset)
-        except OSError as error:
-            raise self.failed(error) from error
+    def put(self, block: Buffer, offset: int) -> None:
+        """Writes all of it at an offset, and counts and hashes nothing. Raises as `write` does."""
+        self.change(partial(_write, memoryview(block).cast("B"), offset))
 
     def truncate(self, size: int) -> None:
         """Makes the file so large; what was not written is a hole."""
+        self.change(lambda fd: os.ftruncate(fd, size))
+
+    def change(self, call: Callable[[int], None]) -> None:
+        """Does something to the open file. Raises as `write` does."""
         try:
-            os.ftruncate(self.fd, size)
+            self._file(call)
         except OSError as error:
             raise self.failed(error) from error
 
@@ -72,6 +96,13 @@ class Output:
     def described(self, compression: str) -> dict[str, Any]:
         """The file as a manifest has it."""
         return {"sha1": self._sha1.hexdigest(), "size": self.size, "compression": compression}
+
+
+def _write(view: memoryview, offset: int, fd: int) -> None:
+    while len(view):
+        written = os.pwrite(fd, view, offset)
+        offset += written
+        view = view[written:]
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from imgproto.events import Making
 from msgspec import Struct
 
-from imgstored.create.events import Making
 from imgstored.errors import ImgstoreError, PrepareImageDidNotRunError, PrepareImageError
 
 if TYPE_CHECKING:
@@ -157,4 +157,4 @@ class Preparation(Struct, frozen=True):
         )
 
     def _tell(self, step: MakingStep) -> None:
-        self.tell(Making(step, self.machine.uuid))
+        self.tell(Making(event="making", step=step, what=self.machine.uuid))

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import structlog
 import trio
+from imgproto.events import Note, Progress, Publishing
 
-from imgstored.create.events import Publishing
 from imgstored.create.job import running
 from imgstored.errors import ClientError, ImgstoreError, InvalidManifestError, RefusedError, UploadError
-from imgstored.events.notifications import Note, Progress
 from imgstored.events.request import PROGRESS_INTERVAL
+from imgstored.http.credentials import of_source
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Access, Location, origin_of
+from imgstored.http.secrets import KNOWN
 from imgstored.http.upload import Body, in_pieces, send
 from imgstored.imports.local_file import LocalFile
 from imgstored.manifest import load, parse
@@ -68,16 +69,18 @@ class Publisher:
                 hint="`files` has one element, with size, compression, and a sha1 that is not all zeros; "
                 "`imgctl export` writes such a manifest",
             )
-        file = LocalFile(fd, path)
-        if file.size != loaded.file.size:
-            raise UploadError(
-                f"image file size error: manifest says {loaded.file.size} bytes, {path} is {file.size} bytes",
-                hint="the manifest belongs to another file",
-            )
         server = _Server(normalised(url), self._configured(), self._limits)
 
         async def work(job: Job[PublishedDocument]) -> PublishedDocument:
             assert loaded.file is not None
+            file = LocalFile(fd, path, check=trio.from_thread.check_cancelled)
+            await file.look()
+            if file.size != loaded.file.size:
+                raise UploadError(
+                    f"image file size error: manifest says {loaded.file.size} bytes, "
+                    f"{path} is {file.size} bytes",
+                    hint="the manifest belongs to another file",
+                )
             await _published(job, server, loaded, loaded.file, file)
             log.info("published an image", uuid=loaded.uuid, server=server.shown)
             return {"uuid": loaded.uuid, "url": server.shown}
@@ -91,37 +94,40 @@ async def _published(
     made = await server.import_image(manifest)
     try:
         state = made.get("state")
-        job.emit(
-            Publishing(
-                "imported",
-                manifest.uuid,
-                manifest.name,
-                manifest.version,
-                state=state if isinstance(state, str) else "unactivated",
-            )
-        )
+        job.emit(_did("imported", manifest, state=state if isinstance(state, str) else "unactivated"))
         answer = await server.add_file(job, manifest.uuid, described, file)
-        job.emit(
-            Publishing(
-                "file",
-                manifest.uuid,
-                manifest.name,
-                manifest.version,
-                compression=described.compression,
-            )
-        )
+        job.emit(_did("file", manifest, compression=described.compression))
         _check_file(answer, described)
         await server.activate(manifest.uuid)
-        job.emit(Publishing("activated", manifest.uuid, manifest.name, manifest.version))
+        job.emit(_did("activated", manifest))
     except BaseException:
         # Also when the client leaves: what was half published is of no use to anybody.
         with trio.move_on_after(30, shield=True):
             try:
                 await server.delete(manifest.uuid)
             except ImgstoreError as error:
-                job.emit(Note(f"could not delete partially published image {manifest.uuid}: {error.message}"))
+                text = f"could not delete partially published image {manifest.uuid}: {error.message}"
+                job.emit(Note(event="note", text=text))
                 log.warning("an image stays half published", uuid=manifest.uuid, error=error.message)
         raise
+
+
+def _did(
+    step: Literal["imported", "file", "activated"],
+    manifest: Manifest,
+    *,
+    state: str | None = None,
+    compression: str | None = None,
+) -> Publishing:
+    return Publishing(
+        event="publishing",
+        uuid=manifest.uuid,
+        name=manifest.name,
+        version=manifest.version,
+        step=step,
+        state=state,
+        compression=compression,
+    )
 
 
 def _check_file(answer: Mapping[str, Any], described: ManifestFile) -> None:
@@ -141,6 +147,7 @@ class _Server:
     """IMGAPI's methods that change something (its documentation, docs/index.md in sdc-imgapi)."""
 
     def __init__(self, url: str, specs: Sequence[SourceSpec], limits: DocumentLimits) -> None:
+        KNOWN.learn(of_source(url))
         parts = urlsplit(url)
         self._base = parts._replace(query="").geturl()
         self._query = parse_qsl(parts.query, keep_blank_values=True)
@@ -222,13 +229,15 @@ async def _content(
     sha1 = hashlib.sha1(usedforsecurity=False)
     blocks, done, reported_at = file.blocks(), 0, 0.0
     last: bytes | None = None
-    while (block := await trio.to_thread.run_sync(next, blocks, None)) is not None:
+    # Its own: a disk that does not answer holds up nobody else.
+    thread = trio.CapacityLimiter(1)
+    while (block := await trio.to_thread.run_sync(next, blocks, None, limiter=thread)) is not None:
         if last is not None:
             yield last
             done += len(last)
             if trio.current_time() - reported_at >= PROGRESS_INTERVAL:
                 reported_at = trio.current_time()
-                job.emit(Progress(done=done, total=file.size, rate=0.0))
+                job.emit(Progress(event="progress", done=done, total=file.size, rate=0.0, images=[]))
         await trio.to_thread.run_sync(sha1.update, block)
         last = block
     if sha1.hexdigest() != described.sha1:

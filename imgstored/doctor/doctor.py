@@ -9,8 +9,8 @@ import structlog
 import trio
 
 from imgstored import __version__
-from imgstored.doctor import folders, host, pools, runtime, sources, view
-from imgstored.doctor.finding import Finding
+from imgstored.doctor import folders, host, pools, secrets, sources, view
+from imgstored.doctor.check import Finding
 from imgstored.view.mountpoint import UNMOUNT
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from imgproto.documents import DoctorDocument
 
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Subject
 
 log = structlog.get_logger(__name__)
 
@@ -63,9 +63,9 @@ class Doctor:
         blocking = self._in_thread
         return [
             Check("configuration", blocking(host.configuration)),
-            Check("python", blocking(runtime.python)),
+            Check("python", blocking(host.python)),
             Check("privileges", blocking(host.privileges)),
-            Check("descriptors", blocking(runtime.descriptors)),
+            Check("descriptors", blocking(host.descriptors)),
             Check("state", blocking(folders.state)),
             Check("space", blocking(folders.space)),
             *(
@@ -80,6 +80,7 @@ class Doctor:
             Check("fuse", blocking(view.fuse)),
             Check("view", blocking(view.view), f"as root: `{UNMOUNT} {subject.settings.view.path}`"),
             Check("imgadm.conf", blocking(folders.imgadm_conf)),
+            Check("secrets", blocking(secrets.readers)),
             Check("manifests", blocking(folders.manifests)),
             Check("locks", blocking(folders.locks)),
             Check("partials", blocking(folders.partials)),

@@ -14,18 +14,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from imgstored.doctor.finding import Finding, size
-from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.doctor.check import Finding, size
+from imgstored.errors import ConfigError, DamagedError, ImgstoreError
 from imgstored.host import shortage
 from imgstored.manifest import MAX_LIST, parse
 from imgstored.sources.imgadm_conf import ImgadmConf
-from imgstored.state.folder import ASIDE, refuse_newer
+from imgstored.state.damage import DAMAGED, kept, look_at
+from imgstored.state.folder import refuse_newer
 from imgstored.state.schema import JOURNAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Subject
 
 #: Below so many bytes, room is soon a matter of one image.
 LITTLE: Final = 2 << 30
@@ -50,13 +51,16 @@ def state(subject: Subject) -> list[Finding]:
         refuse_newer(folder)
     except ConfigError as error:
         return [Finding("state", "fail", error.message, error.hint)]
-    aside = [
-        path.name for path in folder.glob(f"*.sqlite{ASIDE}*") if not path.name.endswith(("-wal", "-shm"))
+    faults = [
+        Finding("state", "warn" if isinstance(fault, DamagedError) else "fail", fault.message, fault.hint)
+        for fault in subject.faults
     ]
+    # Without a running daemon there are no words for it.
+    aside = [] if faults else [path.name for path in kept(folder / DAMAGED)]
     if aside:
-        hint = f"what was damaged is kept in {folder}; look at the disk, and remove it when it is of no use"
-        return [Finding("state", "warn", f"a database was damaged: {some(aside)}", hint)]
-    return [Finding("state", "ok", str(folder))]
+        seen = f"damaged, and set aside: {some(aside)}"
+        faults = [Finding("state", "warn", seen, look_at(folder / DAMAGED))]
+    return faults or [Finding("state", "ok", str(folder))]
 
 
 def space(subject: Subject) -> list[Finding]:

@@ -1,20 +1,26 @@
-"""Checks of privileges, the configuration, and optional packages. All of them block briefly."""
+"""Checks of the configuration, privileges, Python, open files, and optional packages. All block briefly."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
+import platform
 import sys
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from imgstored import config, specs
-from imgstored.doctor.finding import Finding
-from imgstored.doctor.privileges import lacking
-from imgstored.errors import ImgstoreError
+from imgstored.doctor.check import Finding
+from imgstored.errors import ConfigError, ImgstoreError
+from imgstored.eventloop import trial
+from imgstored.host import descriptors as files
 
 if TYPE_CHECKING:
-    from imgstored.doctor.finding import Status
-    from imgstored.doctor.subject import Subject
+    from collections.abc import Callable
+
+    from imgstored.doctor.check import Status, Subject
 
 #: What gives a service what ZFS asks for.
 _GRANT: Final = (
@@ -92,6 +98,26 @@ def privileges(subject: Subject) -> list[Finding]:
     return [Finding("privileges", "ok", "root")]
 
 
+def python(_: Subject) -> list[Finding]:
+    """Whether trio runs in it, and a thread can wake it. In a thread of its own."""
+    try:
+        waits_by = trial.waits_by()
+    except ConfigError as error:
+        return [Finding("python", "fail", error.message, error.hint)]
+    seen = f"Python {platform.python_version()}, {sys.executable}; trio waits by {waits_by}"
+    return [Finding("python", "ok", seen)]
+
+
+def descriptors(subject: Subject) -> list[Finding]:
+    """Whether this process may open as many files as the configured limits may need."""
+    hard, needed = files.hard_limit(), specs.descriptors(subject.settings)
+    if hard < needed:
+        seen = f"{hard:,.0f} files may be open, and {needed:,} may be needed at the same time"
+        return [Finding("descriptors", "warn", seen, files.HINT)]
+    allowed = "any number of" if hard == float("inf") else f"{hard:,.0f}"
+    return [Finding("descriptors", "ok", f"{allowed} files may be open; {needed:,} are the most at once")]
+
+
 def extras(_: Subject) -> list[Finding]:
     """Reports the optional dependencies and their uses."""
     absent = [extra for extra in _EXTRAS if not _is_there(extra)]
@@ -116,3 +142,62 @@ def program(name: str) -> str | None:
     """The path of a program of the system, or None."""
     paths = (f"{folder}/{name}" for folder in _FOLDERS)
     return next((path for path in paths if os.access(path, os.X_OK)), None)
+
+
+# -- what ZFS asks for beyond being root: capabilities on Linux, privileges on illumos -----------------------
+
+#: proc(5). illumos has a file of that name, too, a binary one (proc(5) there, `pstatus_t`).
+_PROCESS: Final = Path("/proc/self/status")
+#: capabilities(7): mounts, and all that ZFS asks for.
+_CAP_SYS_ADMIN: Final = 21
+
+#: privileges(7): ZFS channel programs, datasets, and the receive.
+_NEEDED: Final = ("sys_config", "sys_mount", "sys_fs_import")
+#: priv_set_t of getppriv(2): `PRIV_EFFECTIVE`.
+_EFFECTIVE: Final = b"Effective"
+
+
+def lacking() -> list[str]:
+    """The names of what ZFS needs and this process may not do; empty also where the system does not say."""
+    return _BY_PLATFORM.get(sys.platform, list)()
+
+
+def _linux() -> list[str]:
+    try:
+        lines = _PROCESS.read_bytes().splitlines()
+        mask = next((int(line.split()[1], 16) for line in lines if line.startswith(b"CapEff:")), None)
+    except (OSError, IndexError, ValueError):
+        return []
+    return [] if mask is None or mask >> _CAP_SYS_ADMIN & 1 else ["CAP_SYS_ADMIN"]
+
+
+def _illumos() -> list[str]:
+    """By getppriv(2) and priv_ismember(3C)."""
+    try:
+        libc = _illumos_libc()
+    except (OSError, AttributeError):
+        return []
+    held = libc.priv_allocset()
+    if not held:
+        return []
+    try:
+        if libc.getppriv(_EFFECTIVE, held) != 0:
+            return []
+        return [name for name in _NEEDED if not libc.priv_ismember(held, name.encode())]
+    finally:
+        libc.priv_freeset(held)
+
+
+@cache
+def _illumos_libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    # priv_ptype_t and priv_t are names, boolean_t is an enum.
+    libc.priv_allocset.argtypes, libc.priv_allocset.restype = [], ctypes.c_void_p
+    libc.priv_freeset.argtypes, libc.priv_freeset.restype = [ctypes.c_void_p], None
+    libc.getppriv.argtypes, libc.getppriv.restype = [ctypes.c_char_p, ctypes.c_void_p], ctypes.c_int
+    libc.priv_ismember.argtypes, libc.priv_ismember.restype = [ctypes.c_void_p, ctypes.c_char_p], ctypes.c_int
+    return libc
+
+
+#: By `sys.platform`; illumos calls itself sunos5.
+_BY_PLATFORM: Final[dict[str, Callable[[], list[str]]]] = {"linux": _linux, "sunos5": _illumos}

@@ -6,7 +6,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from imgstored.doctor.finding import Finding, size
+from imgstored.doctor.check import Finding, size
 from imgstored.doctor.folders import nearest, rated, room, some, unusable
 from imgstored.doctor.host import program
 from imgstored.errors import ImgstoreError
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.config import PoolTable
-    from imgstored.doctor.finding import Status
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Status, Subject
     from imgstored.pools.base import Pool
 
 #: Seconds for `zpool`.

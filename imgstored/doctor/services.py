@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, cast
 
 import trio
 
 from imgstored import config, specs
 from imgstored.config import Config
-from imgstored.doctor.subject import Subject
+from imgstored.doctor.check import Subject
 from imgstored.errors import ImgstoreError
 from imgstored.host import signals
+from imgstored.http.secrets import KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +28,19 @@ class OwnHost:
     """The daemon looks at itself: with the configuration as the files have it now, if that is right."""
 
     def __init__(
-        self, settings: Config, files: Sequence[Path], pools: Mapping[str, Pool], view: Callable[[], str]
+        self,
+        settings: Config,
+        files: Sequence[Path],
+        pools: Mapping[str, Pool],
+        view: Callable[[], str],
+        faults: Callable[[], list[ImgstoreError]] = list,
     ) -> None:
+        """`faults` are what the daemon cannot use of its own files. It blocks briefly."""
         self._settings = settings
         self._files = tuple(files)
         self._pools = pools
         self._view = view
+        self._faults = faults
         self._doctor: Doctor | None = None
         self._one_at_a_time = trio.Lock()
 
@@ -41,13 +50,17 @@ class OwnHost:
             if self._doctor is None:
                 self._doctor = _doctor()
             settings = await trio.to_thread.run_sync(_loaded, self._files, self._settings)
-            return await self._doctor.examine(Subject(settings, self._files, self._pools, self._view()))
+            faults = await trio.to_thread.run_sync(self._faults)
+            subject = Subject(settings, self._files, self._pools, self._view(), tuple(faults))
+            return await self._doctor.examine(subject)
 
 
 def examined(files: Sequence[Path]) -> DoctorDocument:
     """The same of a host on which no daemon runs. Nothing is made or changed. Blocks for some seconds."""
     settings = _loaded(tuple(files), Config())
-    return signals.run(_doctor().examine, Subject(settings, tuple(files)))
+    KNOWN.configure(specs.secrets(settings, os.environ))
+    found: DoctorDocument = signals.run(_doctor().examine, Subject(settings, tuple(files)))
+    return cast("DoctorDocument", KNOWN.hidden_in(found))
 
 
 def _doctor() -> Doctor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from imgstored.doctor.finding import Finding
+from imgstored.doctor.check import Finding
 from imgstored.errors import ImgstoreError
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import public
@@ -23,7 +23,7 @@ from imgstored.specs import source_specs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Subject
     from imgstored.http.documents import Document
     from imgstored.http.location import Location
 
@@ -92,13 +92,14 @@ async def sources(subject: Subject) -> list[Finding]:
             lists=subject.state / "lists",
             open_source=partial(open_source, fetch=answers.fetch, limits=limits),
         )
-        listed, checked = source_set.listed(), await source_set.check()
+        listed, checked = await source_set.listed(), await source_set.check()
     except ImgstoreError as error:
         return [Finding("sources", "fail", error.message, error.hint)]
     if not listed:
         hint = "`imgctl sources -a URL` adds an image server"
         return [Finding("sources", "warn", "there are none", hint)]
     findings = [_source(one, answer, answers) for one, answer in zip(listed, checked, strict=True)]
+    findings += [_incomplete(answer["incomplete"]) for answer in checked if answer["incomplete"]]
     findings += [_insecure(one["url"]) for one in listed if one["insecure"]]
     return [*findings, *clock(list(answers.leads.values()))]
 
@@ -115,6 +116,12 @@ def _source(source: Mapping[str, Any], answer: Mapping[str, Any], answers: Answe
     if taken > _SLOW:
         return Finding("sources", "warn", seen, "slow: check the network and the server")
     return Finding("sources", "ok", seen)
+
+
+def _incomplete(reason: str) -> Finding:
+    return Finding(
+        "sources", "warn", reason, "tell the server's operator; a uuid finds also what a list lacks"
+    )
 
 
 def _insecure(url: str) -> Finding:

@@ -8,20 +8,22 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from imgstored.doctor.finding import Finding
+from imgstored.doctor.check import Finding
 from imgstored.doctor.folders import few_inodes, nearest, unusable
 from imgstored.host.mounts import holding, mounted, mounted_at
 from imgstored.view import link, mountpoint
 from imgstored.view.plain import MARKER
 
 if TYPE_CHECKING:
-    from imgstored.doctor.finding import Status
-    from imgstored.doctor.subject import Subject
+    from imgstored.doctor.check import Status, Subject
     from imgstored.host.mounts import Mount
 
 _INSTALL: Final = "install fuse3, and `pip install 'imgstore[fuse]'`; `view.mode = \"files\"` needs neither"
 _OTHER_LINK: Final = 'set `view.link` to another path, or to "" for none'
+_BY_ITSELF: Final = "imgstored mounts it again by itself"
 _DEVICE: Final = Path("/dev/fuse")
+#: As the kernel lists a view.
+_KIND: Final = "fuse.imgstored"
 
 
 def fuse(subject: Subject) -> list[Finding]:
@@ -70,13 +72,16 @@ def _shown(subject: Subject) -> list[Finding]:
         return [Finding("view", "fail", f"{path}: {error.strerror or error}", "choose another `view.path`")]
     if not subject.runs:
         return [_to_come(path, names)]
-    if subject.view == "fuse":
-        mount = mounted_at(Path(os.path.realpath(path)))
-        if mount is None:
-            hint = "somebody unmounted it; a restart of imgstored mounts it again"
-            return [Finding("view", "fail", f"nothing is mounted at {path}", hint)]
+    if subject.view == "files":
+        return [Finding("view", "ok", f"plain files in {path}")]
+    mount = mounted_at(Path(os.path.realpath(path)))
+    if mount is not None and mount.kind == _KIND:
         return [Finding("view", "ok", f"mounted at {path} ({mount.kind}), and answers")]
-    return [Finding("view", "ok", f"plain files in {path}")]
+    if mount is not None:
+        hint = f"unmount that; then {_BY_ITSELF}"
+        return [Finding("view", "fail", f"something else is mounted at {path}: {mount.kind}", hint)]
+    hint = f"somebody unmounted it; once the folder is empty, {_BY_ITSELF}"
+    return [Finding("view", "fail", f"nothing is mounted at {path}", hint)]
 
 
 def _link(subject: Subject) -> list[Finding]:
@@ -123,7 +128,8 @@ def _is_ram_disk(mount: Mount) -> bool:
 
 def _missing(subject: Subject, path: Path) -> Finding:
     if subject.runs:
-        hint = "somebody removed it; a restart of imgstored makes it again"
+        again = "a restart of imgstored makes it again"
+        hint = f"somebody removed it; {again if subject.view == 'files' else _BY_ITSELF}"
         return Finding("view", "fail", f"{path} is not there", hint)
     fault = unusable(path)
     if fault is not None:
@@ -144,7 +150,7 @@ def _dead(subject: Subject, path: Path) -> Finding:
 def _to_come(path: Path, names: list[str]) -> Finding:
     ours = os.path.lexists(path / os.fsdecode(MARKER))
     mount = mounted_at(Path(os.path.realpath(path)))
-    if mount is not None and mount.kind == "fuse.imgstored":
+    if mount is not None and mount.kind == _KIND:
         return Finding("view", "ok", f"another imgstored, which runs, shows it at {path}")
     if mount is not None:
         seen = f"{path} is a mount already: {mount.kind}"

@@ -111,11 +111,6 @@ class Kqueue:
         self._changed: set[int] = set()
 
     @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._poller is None
-
-    @property
     def waits_by(self) -> str:
         """The system call behind it: `poll` or `devpoll`."""
         return "devpoll" if self._knows_files else "poll"

@@ -9,11 +9,12 @@ import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, InternalError
-from imgstored.events.notifications import Event, Progress
 from imgstored.events.stream import ImportEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from imgproto.events import EventDocument, Progress
 
     from imgstored.events.stream import StoreEvent
 
@@ -32,7 +33,7 @@ class Request:
     def __init__(self, client: str) -> None:
         self.client = client
         self.scope = trio.CancelScope()
-        self._events: deque[Event] = deque()
+        self._events: deque[EventDocument] = deque()
         self._progress: Progress | None = None
         self._ended = False
         self._error: ImgstoreError | None = None
@@ -46,14 +47,14 @@ class Request:
             self.end(error)
         except Exception:
             log.exception("a request failed", client=self.client)
-            self.end(InternalError("a fault in imgstored", hint="its log has the details"))
+            self.end(InternalError.unexpected())
         else:
             self.end()
 
     def __aiter__(self) -> Request:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> EventDocument:
         while True:
             if self._events:
                 return self._events.popleft()
@@ -67,9 +68,9 @@ class Request:
             self._changed = trio.Event()
             await self._changed.wait()
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: EventDocument) -> None:
         """Queues an event for the reader."""
-        if isinstance(event, Progress):
+        if event["event"] == "progress":
             self._progress = event
         else:
             self._events.append(event)

@@ -19,7 +19,7 @@ from imgstored.errors import CancelledError, ImgstoreError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imgstored.events.notifications import Event
+    from imgproto.events import EventDocument
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ Outcome = Literal["installed", "deleted", "failed", "cancelled", "interrupted"]
 
 
 class Requester(Struct, frozen=True):
-    """Who asked for an action. `client` is the name that a client gave itself, `uid` is from the kernel."""
+    """The requester of an action. A client gave itself the name `client`; `uid` is from the kernel."""
 
     client: str
     uid: int | None = None  #: None: the daemon itself
@@ -57,7 +57,7 @@ class ImportEvent(Struct, frozen=True):
     """Something happened to an import that its watchers are notified of."""
 
     action: Action
-    event: Event
+    event: EventDocument
 
 
 class Ended(Struct, frozen=True):
@@ -91,7 +91,7 @@ Listener = Callable[[StoreEvent], None]
 
 
 def outcome_of(error: ImgstoreError | None, success: Outcome, *, stopping: bool = False) -> Outcome:
-    """How an action ended, by its error, and by whether the daemon was `stopping`."""
+    """The outcome of an action, by its error, and by whether the daemon was `stopping`."""
     if error is None:
         return success
     if isinstance(error, CancelledError):

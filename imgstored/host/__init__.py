@@ -1,1 +1,1 @@
-"""What an operating system and its file systems offer, and what some of them lack."""
+"""Services of operating systems and file systems, and stand-ins for what some of them lack."""

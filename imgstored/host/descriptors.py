@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import resource
+import socket
+from typing import Final
 
 import structlog
 
@@ -13,6 +16,45 @@ HINT = (
     "raise the hard limit (`LimitNOFILE=` of the systemd unit, process.max-file-descriptor on illumos), or"
     " lower `limits.clients`, `limits.imports` or `limits.connections`"
 )
+
+
+#: Descriptors that are kept for changes, and for those who may change; at most this part of the limit.
+_RESERVE: Final = 128
+_PART: Final = 4
+
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE})
+#: Errors that led to an error, at most.
+_CAUSES: Final = 20
+
+
+def is_reserved(descriptor: int) -> bool:
+    """Whether a descriptor that was just opened is one of the last few.
+
+    The system gives the lowest number that is free, so all below it are in use.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft != resource.RLIM_INFINITY and descriptor >= soft - min(_RESERVE, soft // _PART)
+
+
+def are_scarce() -> bool:
+    """Whether no more descriptors are left than are reserved."""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return is_reserved(probe.fileno())
+    except OSError as error:
+        return error.errno in _SHORTAGES
+
+
+def shortage_behind(error: BaseException) -> OSError | None:
+    """The shortage of descriptors that led to an error, if one did."""
+    cause: BaseException | None = error
+    for _ in range(_CAUSES):
+        if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
+            return cause
+        if cause is None:
+            return None
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def hard_limit() -> float:

@@ -51,6 +51,27 @@ def holding(path: Path, listed: list[Mount]) -> Mount | None:
     return next((mount for mount in reversed(found) if len(mount.place) == deepest), None)
 
 
+def storage_of(path: Path) -> str:
+    """The storage whose room a folder has: two folders with the same one share it. Raises `OSError`.
+
+    The datasets of a ZFS pool do, and so do the subvolumes of one device.
+    """
+    try:
+        mount = holding(Path(os.path.realpath(path)), mounted())
+    except OSError:
+        mount = None  # then only its device tells
+    if mount is not None and mount.kind == "zfs":
+        return storage_of_zfs(mount.source)
+    if mount is not None and mount.source.startswith("/dev/"):
+        return mount.source
+    return f"device {path.stat().st_dev}"
+
+
+def storage_of_zfs(dataset: str) -> str:
+    """The storage of a ZFS dataset."""
+    return f"zpool {dataset.partition('/')[0]}"
+
+
 def of_mountinfo(text: bytes) -> Iterator[Mount]:
     """proc(5): `id parent major:minor root mount-point options optional... - type source super-options`."""
     for line in text.splitlines():

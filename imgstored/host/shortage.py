@@ -51,7 +51,7 @@ def free_inodes(place: Path | int) -> int | None:
 
 
 def free_bytes(place: Path) -> float:
-    """How many bytes more a file system takes; infinity where it does not say."""
+    """The free bytes of a file system; infinity where it does not say."""
     try:
         status = os.statvfs(place)
     except OSError:

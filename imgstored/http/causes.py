@@ -1,4 +1,4 @@
-"""What went wrong on the network, in words. Pure."""
+"""Errors of the network in words. Pure."""
 
 from __future__ import annotations
 

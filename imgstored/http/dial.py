@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_of_host
 from imgstored.http.socks import socks_tunnel
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class AbortableSocket:
 
 
 class Answered:
-    """Which address of a host answered last, for all connections that share this. For any thread."""
+    """Remembers each host's address that answered last, for all that share this. For any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -118,15 +119,21 @@ def connect(
     resolve: Resolve,
     seconds: float,
     answered: Answered | None = None,
+    limit: Nearness | None = None,
 ) -> socket.socket:
     """A TCP connection to the address that answers first, within `seconds` (all addresses together).
 
     As RFC 8305 has it: an address that has not answered after a quarter of a second does not keep the next
-    one waiting. Raises `OSError`: the last address's error, `TimeoutError`, or `AbortedError`.
+    one waiting. Addresses nearer than `limit` are not tried. Raises `TooNearError` if there are no others,
+    else `OSError`: the last address's error, `TimeoutError`, or `AbortedError`.
     """
     deadline = time.monotonic() + seconds
     answered = answered or Answered()
-    race = _Race(answered.ordered(host, port, resolve(host, port)))
+    found = resolve(host, port)
+    allowed = [entry for entry in found if limit is None or nearness(entry[4][0]) <= limit]
+    if found and not allowed:
+        raise TooNearError(host)
+    race = _Race(answered.ordered(host, port, allowed))
     with race:
         while (won := race.step(deadline)) is None:
             abortable.check()
@@ -220,8 +227,12 @@ class AbortableConnection(http.client.HTTPConnection):
         connect_seconds: float,
         silence_seconds: float,
         answered: Answered | None = None,
+        limit: Nearness | None = None,
     ) -> None:
+        """`limit` is as a `Location` has it. Through a proxy it counts for what the host says of itself."""
         super().__init__(origin.host, origin.port, timeout=silence_seconds)
+        self._limit = limit
+        self.near = Nearness.PUBLIC  #: of the server, once there is a connection
         self._abortable = abortable
         self._origin = origin
         self._proxy = proxy
@@ -234,6 +245,10 @@ class AbortableConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Called by http.client for the first request."""
         host, port = (self._proxy or self._origin).host, (self._proxy or self._origin).port
+        if self._proxy is not None:
+            self.near = nearness_of_host(self._origin.host)
+            if self._limit is not None and self.near > self._limit:
+                raise TooNearError(self._origin.host)
         sock = connect(
             self._abortable,
             host,
@@ -241,8 +256,11 @@ class AbortableConnection(http.client.HTTPConnection):
             resolve=self._resolve,
             seconds=self._connect_seconds,
             answered=self._answered,
+            limit=self._limit if self._proxy is None else None,
         )
         try:
+            if self._proxy is None:
+                self.near = nearness(sock.getpeername()[0])
             sock.settimeout(self._silence_seconds)
             if self._proxy is not None and self._proxy.socks:
                 socks_tunnel(sock, self._proxy, self._origin)

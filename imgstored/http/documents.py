@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING
 
 import trio
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from imgstored import lanes
 from imgstored.errors import ClientError
+from imgstored.host import descriptors
+from imgstored.http import gunzip
+from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_of_host
 from imgstored.http.causes import cause_of, certificate_refused, named
-from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
+from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -27,8 +32,8 @@ from imgstored.http.location import (
     shown,
 )
 from imgstored.http.proxy import Proxy, proxy_for
-from imgstored.http.retry import Backoff, retry_after
-from imgstored.http.secrets import redacted
+from imgstored.http.retry import TRANSIENT_STATUSES, Backoff, retry_after
+from imgstored.http.secrets import announce, redacted
 from imgstored.http.tls import tls_context
 
 if TYPE_CHECKING:
@@ -36,14 +41,12 @@ if TYPE_CHECKING:
 
     import httpx2
 
-#: Answers after which the same question is asked again.
-_RETRIED = frozenset({429, 502, 503, 504})
+#: Pieces after which an answer lets others have their turn, in which all that came can be taken at once.
+_TURN = 64
 
-
-#: Content codings (RFC 9110, 8.4.1; IANA's registry). Other words in Content-Encoding, such as `UTF-8` or
-#: `aws-chunked`, say nothing about the bytes.
-_GZIP = frozenset({"gzip", "x-gzip"})
-_CODINGS = frozenset({"br", "compress", "x-compress", "dcb", "dcz", "deflate", "exi", "zstd"})
+#: Content codings but gzip (RFC 9110, 8.4.1; IANA's registry). Other words in Content-Encoding, such as
+#: `UTF-8` or `aws-chunked`, say nothing about the bytes.
+_OTHER_CODINGS = frozenset({"br", "compress", "x-compress", "dcb", "dcz", "deflate", "exi", "zstd"})
 
 
 class DocumentLimits(Struct, frozen=True):
@@ -63,10 +66,11 @@ class Document(Struct, frozen=True):
     status: int
     headers: Mapping[str, str]  #: names in lower case
     body: bytes
+    near: Nearness = Nearness.PUBLIC  #: of the server that sent it
 
 
-class _NoConnectionError(ClientError):
-    """Nothing was asked yet, so asking again is harmless."""
+class _NoAnswerError(ClientError):
+    """No connection, or one that ended without an answer. Asking again is harmless (RFC 9110, 9.2.2)."""
 
 
 async def fetch_document(
@@ -81,8 +85,8 @@ async def fetch_document(
     """GETs a document, following redirects. Returns any final status; the caller judges it.
 
     `headers` go to every server on the way, those of `location.access` only to its own origin. Connections
-    that cannot be made, and the statuses 429, 502, 503 and 504, are tried again. Raises `ClientError`: `URL:
-    cause`.
+    that cannot be made, or end without an answer, and passing statuses are tried again. Raises `ClientError`:
+    `URL: cause`.
     """
     limits = limits or DocumentLimits()
     with trio.move_on_after(limits.total_seconds):
@@ -90,12 +94,18 @@ async def fetch_document(
         for failures in range(1, limits.tries + 1):
             asked: float | None = None
             try:
-                document = await _follow(location, limits, headers, environ)
-            except _NoConnectionError:
+                async with lanes.requests():
+                    if lanes.current() != "changes" and descriptors.are_scarce():
+                        raise ClientError(
+                            f"{shown(location.url)}: the daemon has too many open files",
+                            hint=descriptors.HINT,
+                        )
+                    document = await _follow(location, limits, headers, environ)
+            except _NoAnswerError:
                 if failures == limits.tries:
                     raise
             else:
-                if document.status not in _RETRIED or failures == limits.tries:
+                if document.status not in TRANSIENT_STATUSES or failures == limits.tries:
                     return document
                 asked = retry_after(document.headers)
             await sleep(limits.backoff.delay(failures, chance, asked))
@@ -107,10 +117,13 @@ async def _follow(
 ) -> Document:
     at = location
     for _ in range(MAX_REDIRECTS + 1):
-        document = await _get(at, limits, headers, environ)
+        try:
+            document = await _get(at, limits, headers, environ)
+        except TooNearError as error:
+            raise ClientError(f"{shown(location.url)}: {error.message}", hint=error.hint) from error
         if document.status not in REDIRECTS:
             return document
-        at = redirected(at, document.headers.get("location", ""))
+        at = redirected(at, document.headers.get("location", ""), document.near)
     raise ClientError(f"{shown(location.url)}: redirects more than {MAX_REDIRECTS} times")
 
 
@@ -121,6 +134,7 @@ async def _get(
     import httpx2
 
     url = shown(at.url)
+    announce(at)
     try:
         async with (
             await open_client(at, limits, environ) as client,
@@ -130,9 +144,10 @@ async def _get(
                 headers=[("Accept-Encoding", "gzip"), *headers, *at.access.headers],
             ) as response,
         ):
-            return await read_answer(response, limits.max_bytes, url)
-    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-        kind = ClientError if certificate_refused(error) else _NoConnectionError
+            near = _near(response, at, environ)
+            return replace(await read_answer(response, limits.max_bytes, url), near=near)
+    except (httpx2.NetworkError, httpx2.ConnectTimeout, httpx2.RemoteProtocolError) as error:
+        kind = ClientError if certificate_refused(error) else _NoAnswerError
         raise kind(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise ClientError(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
@@ -143,21 +158,41 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
     import httpx2
 
     proxy = proxy_for(at, environ)
-    verify = await trio.to_thread.run_sync(tls_context, at.access) if origin_of(at.url).tls else False
+    if proxy is not None and at.limit is not None and nearness_of_host(origin_of(at.url).host) > at.limit:
+        raise TooNearError(origin_of(at.url).host)
+    context = await lanes.in_thread(tls_context, at.access) if origin_of(at.url).tls else None
+    verify = False if context is None else context
+    transport: httpx2.AsyncBaseTransport
+    if proxy is not None and proxy.socks:
+        from imgstored.http.socks_transport import SocksTransport
+
+        transport = SocksTransport(proxy, context)
+    elif proxy is None and at.limit is not None:
+        from imgstored.http.transport import LimitedTransport
+
+        transport = LimitedTransport(verify, at.limit)
+    else:
+        transport = httpx2.AsyncHTTPTransport(
+            verify=verify, trust_env=False, proxy=None if proxy is None else _httpx_proxy(proxy)
+        )
     return httpx2.AsyncClient(
-        verify=verify,
-        proxy=None if proxy is None else _httpx_proxy(proxy),
+        transport=transport,
         trust_env=False,
         follow_redirects=False,
         timeout=httpx2.Timeout(limits.silence_seconds, connect=limits.connect_seconds),
     )
 
 
+def _near(response: httpx2.Response, at: Location, environ: Mapping[str, str]) -> Nearness:
+    """Of the server that answers: by the address at the other end, or behind a proxy by its name."""
+    if proxy_for(at, environ) is not None:
+        return nearness_of_host(origin_of(at.url).host)
+    return nearness(response.extensions["network_stream"].get_extra_info("server_addr")[0])
+
+
 def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:
     import httpx2
 
-    if proxy.socks:
-        return httpx2.Proxy(proxy.url, auth=proxy.login)
     headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
     return httpx2.Proxy(proxy.url, headers=headers)
 
@@ -169,22 +204,38 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
         # The body of a redirect is not worth reading.
         return Document(response.status_code, headers, b"")
     encodings = {word.strip().lower() for word in headers.get("content-encoding", "").split(",")}
-    if unknown := encodings & _CODINGS:
-        raise ClientError(f"{url}: the answer has an encoding that was not asked for ({unknown.pop()!r})")
-    body = Body(max_bytes, gzip=bool(encodings & _GZIP))
+    body = Body(max_bytes, gzip=bool(encodings & gunzip.CODINGS))
     try:
         async with aclosing(response.aiter_raw()) as pieces:
             try:
                 async for piece in pieces:
                     body.feed(piece)
-            except (TooLargeError, NotGzipError):
+                    if body.pieces % _TURN == 0:
+                        await trio.lowlevel.checkpoint()
+            except (TooLargeError, NotGzipError, TooManyPiecesError):
                 await _break_off(pieces)
                 raise
-        return Document(response.status_code, headers, body.finish())
+        text = body.finish()
     except TooLargeError:
         raise ClientError(f"{url}: the answer is larger than {max_bytes} bytes") from None
+    except TooManyPiecesError:
+        raise ClientError(
+            f"{url}: the answer comes in too many pieces", hint="the server sends it byte by byte"
+        ) from None
     except NotGzipError:
         raise ClientError(f"{url}: the answer is damaged (not gzip, as it says)") from None
+    if (unknown := encodings & _OTHER_CODINGS) and not _is_text(text):
+        raise ClientError(f"{url}: the answer has an encoding that was not asked for ({unknown.pop()!r})")
+    return Document(response.status_code, headers, text)
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether an encoding was only named: what was encoded is no UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def _break_off(pieces: AsyncIterator[bytes]) -> None:

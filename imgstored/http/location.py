@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from imgstored.errors import ClientError
+
+if TYPE_CHECKING:
+    from imgstored.http.addresses import Nearness
 
 #: When the pool may see an image's bytes: while they are downloaded, or only after the checksum held.
 Verify = Literal["streaming", "first"]
@@ -41,6 +44,7 @@ class Access:
     cert_file: str | None = None  #: PEM file of a client's certificate, sent to the server's own origin only
     key_file: str | None = None  #: PEM file of its key; None: it is in `cert_file`
     insecure: bool = False  #: do not verify the server's certificate
+    internal_redirects: bool = False  #: redirects, and files' URLs, may lead to addresses nearer to this host
     proxy: str | None = field(default=None, repr=False)  #: http://[user:password@]host:port, or socks5://
     headers: tuple[tuple[str, str], ...] = field(
         default=(), repr=False
@@ -58,6 +62,8 @@ class Location(Struct, frozen=True):
     source: str  #: the URL of the source that named it, for people
     access: Access = Access()
     verify: Verify = "streaming"
+    #: Its address may not be nearer to this host than that: a server gave its URL. None: it may be any.
+    limit: Nearness | None = None
 
 
 class Origin(Struct, frozen=True):
@@ -120,11 +126,13 @@ def check_headers(access: Access) -> None:
             )
 
 
-def redirected(location: Location, target: str) -> Location:
+def redirected(location: Location, target: str, near: Nearness) -> Location:
     """Where a redirect from `location` to `target`, a Location header's value, leads.
 
-    Headers, which may hold credentials, stay with the origin that they were meant for. Raises `ClientError`
-    for what is not http or https, for a URL with a user in it, and for a step from https down to http.
+    `near` is the nearness of the server that says so: it may send us to none that is nearer, unless the
+    source's settings allow it. Headers, which may hold credentials, stay with the origin that they were meant
+    for. Raises `ClientError` for what is not http or https, for a URL with a user in it, and for a step from
+    https down to http.
     """
     old = origin_of(location.url)
     target = _encoded(target)
@@ -144,7 +152,7 @@ def redirected(location: Location, target: str) -> Location:
             hint="the server's configuration is unsafe; use another source",
         )
     access = location.access if new == old else location.access.elsewhere()
-    return replace(location, url=url, access=access)
+    return replace(location, url=url, access=access, limit=None if access.internal_redirects else near)
 
 
 def _encoded(target: str) -> str:

@@ -1,4 +1,4 @@
-"""Which proxy a request goes through. Pure: the environment is an argument."""
+"""Chooses the proxy of a request. Pure: the environment is an argument."""
 
 from __future__ import annotations
 

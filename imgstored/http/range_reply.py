@@ -1,4 +1,4 @@
-"""What a server says in answer to a request for a range, and whether that is what was asked. Pure."""
+"""Reads a server's answer to a request for a range, and checks that it is what was asked. Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _GONE = "ResourceNotFound"
 #: RFC 9110, 14.4, and how some servers write it: `bytes=0-5/10`, `0-5/10`.
 _CONTENT_RANGE = re.compile(r"(bytes *[ =:] *)?([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 
-#: Statuses by which servers, gateways and firewalls refuse a Range header, where a request without one works.
-_RANGE_REFUSALS = frozenset({400, 401, 403, 405, 416, 501})
+#: Statuses that a request without a Range header gets, too. By any other one, servers, gateways and firewalls
+#: may refuse a Range header.
+_NOT_FOR_THE_RANGE = frozenset({404, 407, 408, 410, 425, 429, *TRANSIENT_STATUSES})
 
 #: RFC 9110, 8.8.2.2: a date is a strong validator only if it is clearly older than the answer.
 _SETTLED_SECONDS = 60.0
@@ -81,7 +82,7 @@ class FetchError(DownloadError):
 
 
 class RangeReply(Struct, frozen=True):
-    """What follows: bytes [start, stop) of a file of `total` bytes; None where the server does not say.
+    """The bytes that follow: [start, stop) of a file of `total` bytes; None where the server does not say.
 
     A part may begin before what was asked for, and may end before or behind its end: RFC 9110, 15.3.7
     allows all of that. It has at least the first byte that was asked for.
@@ -155,7 +156,7 @@ def _part(
 
 
 def _refusal(status: int, headers: dict[str, str], start: int) -> FetchError:
-    ranges, rest = status in _RANGE_REFUSALS, retry_after(headers)
+    ranges, rest = status not in _NOT_FOR_THE_RANGE, retry_after(headers)
     if status == 416:
         has = headers.get("content-range", "").strip().removeprefix("bytes */")
         shorter = _NUMBER.fullmatch(has) is not None and int(has) <= start

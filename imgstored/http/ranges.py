@@ -37,10 +37,13 @@ from imgstored.http.location import (
 )
 from imgstored.http.proxy import Proxy, proxy_for
 from imgstored.http.range_reply import FetchError, RangeReply, read_reply
+from imgstored.http.secrets import announce
 from imgstored.http.tls import tls_context
 
 if TYPE_CHECKING:
     import ssl
+
+    from imgstored.http.addresses import Nearness
 
 #: Takes the bytes of a body as they come. The memory is reused after it returns.
 Sink = Callable[[memoryview], None]
@@ -107,7 +110,7 @@ class RangeConnection:
         self._user_agent = user_agent
         self._abortable = AbortableSocket()
         self._http: AbortableConnection | None = None
-        self._peer: tuple[Origin, Proxy | None] | None = None
+        self._peer: tuple[Origin, Proxy | None, Nearness | None] | None = None
         self._target = location  # where the last range came from, after redirects
         self._buffer = memoryview(bytearray(_BUFFER))
 
@@ -167,7 +170,8 @@ class RangeConnection:
             if response.status not in REDIRECTS:
                 break
             try:
-                at = redirected(at, response.headers.get("location", ""))
+                assert self._http is not None
+                at = redirected(at, response.headers.get("location", ""), self._http.near)
             except ClientError as error:
                 raise FetchError(error.message, hint=error.hint, lasting=True) from error
             # The body of a redirect is not worth reading, and may be endless.
@@ -181,8 +185,9 @@ class RangeConnection:
         return reply
 
     def _ask(self, at: Location, asked: _Asked, validator: str | None) -> http.client.HTTPResponse:
+        announce(at)
         origin, proxy = origin_of(at.url), proxy_for(at, self._environ)
-        reused = self._http is not None and self._peer == (origin, proxy)
+        reused = self._http is not None and self._peer == (origin, proxy, at.limit)
         if not reused:
             self._disconnect()
         headers = self._request_headers(at, origin, proxy, asked, validator)
@@ -190,14 +195,14 @@ class RangeConnection:
         if proxy is not None and not proxy.socks and not origin.tls:
             target = f"{origin.scheme}://{origin.authority}{target}"
         try:
-            return self._send(origin, proxy, target, headers, at.access)
+            return self._send(origin, proxy, target, headers, at)
         except (ConnectionError, http.client.BadStatusLine):
             # The server may have closed an idle connection at any moment, which is no fault of its.
             if not reused:
                 raise
             self._abortable.check()
             self._disconnect()
-            return self._send(origin, proxy, target, headers, at.access)
+            return self._send(origin, proxy, target, headers, at)
 
     def _context_for(self, access: Access) -> ssl.SSLContext:
         """The shared context, unless it has a certificate that is not for the server in question."""
@@ -209,20 +214,21 @@ class RangeConnection:
         proxy: Proxy | None,
         target: str,
         headers: list[tuple[str, str]],
-        access: Access,
+        at: Location,
     ) -> http.client.HTTPResponse:
         if self._http is None:
             self._http = AbortableConnection(
                 self._abortable,
                 origin,
                 proxy=proxy,
-                context=self._context_for(access) if origin.tls else None,
+                context=self._context_for(at.access) if origin.tls else None,
                 resolve=self._resolve,
                 connect_seconds=self._timeouts.connect,
                 silence_seconds=self._timeouts.silence,
                 answered=self._answered,
+                limit=at.limit,
             )
-            self._peer = (origin, proxy)
+            self._peer = (origin, proxy, at.limit)
         self._http.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)
         for name, value in headers:
             self._http.putheader(name, value)

@@ -22,7 +22,7 @@ class Backoff(Struct, frozen=True):
     most: float = 30.0
 
     def delay(self, failures: int, random: Callable[[], float], asked: float | None = None) -> float:
-        """How long to rest after `failures` (1, 2, …) in a row; `random` gives values in [0, 1).
+        """The seconds to rest after `failures` (1, 2, …) in a row; `random` gives values in [0, 1).
 
         `asked` is what the server asked for (Retry-After): no less than that, but no more than `most`.
         """

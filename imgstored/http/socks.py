@@ -1,4 +1,7 @@
-"""A connection through a SOCKS 5 proxy (RFC 1928, RFC 1929). Blocking; socksio has the messages."""
+"""A connection through a SOCKS 5 proxy (RFC 1928, RFC 1929); socksio has the messages.
+
+`conversation` does no I/O; `socks_tunnel` is the blocking one, and `imgstored.http.socks_transport` httpx2's.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from imgstored.http.location import Origin
     from imgstored.http.proxy import Proxy
+
+#: What to do next: send these bytes, or receive exactly so many, which the conversation is sent.
+Step = bytes | int
 
 #: Bytes of an address in a reply, by its type: IPv4, IPv6 (RFC 1928, 5).
 _ADDRESS = {1: 4, 4: 16}
 _NAME = 3
 
+#: What the conversation raises when the proxy has closed the connection.
+CLOSED = "the proxy closed the connection"
 
-def socks_tunnel(sock: socket.socket, proxy: Proxy, origin: Origin) -> None:
-    """Has the proxy, to which `sock` is connected, connect to `origin`. The proxy resolves the name.
+
+def conversation(proxy: Proxy, host: str, port: int) -> Generator[Step, bytes, None]:
+    """Has the proxy connect to `host`, of which it resolves the name. TCP may cut replies into any pieces.
 
     Raises `OSError`, without the credentials in its text.
     """
@@ -30,8 +39,8 @@ def socks_tunnel(sock: socket.socket, proxy: Proxy, origin: Origin) -> None:
         methods.append(socks5.SOCKS5AuthMethod.USERNAME_PASSWORD)
     with _faults(proxy):
         connection.send(socks5.SOCKS5AuthMethodsRequest(methods))
-        sock.sendall(connection.data_to_send())
-        chosen = connection.receive_data(_exactly(sock, 2))
+        yield connection.data_to_send()
+        chosen = connection.receive_data((yield 2))
         assert isinstance(chosen, socks5.SOCKS5AuthReply)
         if chosen.method not in methods:
             raise OSError(f"the proxy {proxy.url} wants other credentials")
@@ -39,21 +48,32 @@ def socks_tunnel(sock: socket.socket, proxy: Proxy, origin: Origin) -> None:
             assert proxy.login is not None
             user, password = (text.encode() for text in proxy.login)
             connection.send(socks5.SOCKS5UsernamePasswordRequest(user, password))
-            sock.sendall(connection.data_to_send())
-            verdict = connection.receive_data(_exactly(sock, 2))
+            yield connection.data_to_send()
+            verdict = connection.receive_data((yield 2))
             assert isinstance(verdict, socks5.SOCKS5UsernamePasswordReply)
             if not verdict.success:
                 raise OSError(f"the proxy {proxy.url} refuses the credentials")
-        request = socks5.SOCKS5CommandRequest.from_address(
-            socks5.SOCKS5Command.CONNECT, (origin.host, origin.port)
-        )
+        request = socks5.SOCKS5CommandRequest.from_address(socks5.SOCKS5Command.CONNECT, (host, port))
         connection.send(request)
-        sock.sendall(connection.data_to_send())
-        reply = connection.receive_data(_reply(sock))
+        yield connection.data_to_send()
+        reply = connection.receive_data((yield from _reply()))
         assert isinstance(reply, socks5.SOCKS5Reply)
         if reply.reply_code != socks5.SOCKS5ReplyCode.SUCCEEDED:
             words = reply.reply_code.name.lower().replace("_", " ")
             raise OSError(f"the proxy {proxy.url} refuses the connection ({words})")
+
+
+def socks_tunnel(sock: socket.socket, proxy: Proxy, origin: Origin) -> None:
+    """Has the proxy, to which `sock` is connected, connect to `origin`. Blocks. Raises as `conversation`."""
+    steps = conversation(proxy, origin.host, origin.port)
+    with contextlib.suppress(StopIteration):
+        step = next(steps)
+        while True:
+            if isinstance(step, bytes):
+                sock.sendall(step)
+                step = next(steps)
+            else:
+                step = steps.send(_exactly(sock, step))
 
 
 @contextlib.contextmanager
@@ -66,15 +86,15 @@ def _faults(proxy: Proxy) -> Iterator[None]:
         raise OSError(f"the proxy {proxy.url} does not speak SOCKS 5") from error
 
 
-def _reply(sock: socket.socket) -> bytes:
+def _reply() -> Generator[Step, bytes, bytes]:
     """The reply to a request to connect; its length is in it."""
-    head = _exactly(sock, 4)
+    head = yield 4
     if head[3] == _NAME:
-        length = _exactly(sock, 1)
-        return head + length + _exactly(sock, length[0] + 2)
+        length = yield 1
+        return head + length + (yield length[0] + 2)
     if head[3] not in _ADDRESS:
         raise ValueError("an address of an unknown type")
-    return head + _exactly(sock, _ADDRESS[head[3]] + 2)
+    return head + (yield _ADDRESS[head[3]] + 2)
 
 
 def _exactly(sock: socket.socket, count: int) -> bytes:
@@ -82,6 +102,6 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
     while len(data) < count:
         piece = sock.recv(count - len(data))
         if not piece:
-            raise ConnectionResetError("the proxy closed the connection")
+            raise ConnectionResetError(CLOSED)
         data += piece
     return bytes(data)

@@ -11,13 +11,14 @@ from msgspec import Struct
 from imgstored.errors import ClientError
 from imgstored.http.documents import Document, DocumentLimits, cause_in, open_client, read_answer
 from imgstored.http.location import Location, check_headers, shown
+from imgstored.http.secrets import announce
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
 
 class Body(Struct, frozen=True):
-    """What is sent: `size` bytes of `content`."""
+    """The body of a request: `size` bytes of `content`."""
 
     content: AsyncIterator[bytes]
     size: int
@@ -48,6 +49,7 @@ async def send(
 
     limits = limits or DocumentLimits()
     check_headers(location.access)
+    announce(location)
     url = shown(location.url)
     sent = [("Accept-Encoding", "gzip"), *headers, *location.access.headers]
     if body is not None:

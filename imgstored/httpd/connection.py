@@ -112,6 +112,9 @@ class Connection:
         self._pace = pace
         self._context = context
         self._secure = False
+        self.idle = False  #: it waits for a request, of which nothing has come
+        #: Since when the server waits for the client (`time.monotonic`), None while the client waits.
+        self.waits_since: float | None = time.monotonic()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head)
 
     # -- for the server --------------------------------------------------------------------------------------
@@ -159,6 +162,7 @@ class Connection:
             return False
         request = self._request(head)
         response = self._answer(request)
+        self.waits_since = time.monotonic()
         try:
             self._send(head, response)
         finally:
@@ -194,13 +198,15 @@ class Connection:
                 raise _Gone("the head of a request takes too long")
             self._receive(left, _READ_HEAD)
 
-    def _receive(self, seconds: float, most: int) -> None:
+    def _receive(self, seconds: float, most: int) -> int:
+        """Takes what the client sends; returns how many bytes. Raises `_Gone`."""
         self._socket.settimeout(max(0.001, seconds))
         try:
             data = self._socket.recv(most)
-        except TimeoutError as error:
-            raise _Gone("silence") from error
+        except OSError as error:
+            raise _Gone(f"nothing comes any more: {error}") from error
         self._http.receive_data(data)
+        return len(data)
 
     def _request(self, head: h11.Request) -> Request:
         # The absolute form, which is for proxies, names the server, too (RFC 9112, 3.2.2).
@@ -224,14 +230,19 @@ class Connection:
         )
 
     def _answer(self, request: Request) -> Response:
+        self.waits_since = None
         try:
             return self._application(request)
         except HttpError as error:
             return text(error.status, error.message, *error.headers)
-        except (_Gone, OSError):
+        except _Gone:
             raise
         except h11.RemoteProtocolError as error:
             return text(HTTPStatus.BAD_REQUEST, str(error))
+        except OSError as error:
+            # Such as no descriptors, or a disk that fails: it may pass.
+            log.error("a request failed", path=request.path[:200], error=str(error))
+            return text(HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot do it now; ask again")
         except Exception:
             # One request must not end the daemon, nor show its inside.
             log.exception("a request failed by a mistake", path=request.path[:200])
@@ -250,8 +261,7 @@ class Connection:
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
             elif event is h11.NEED_DATA:
-                self._receive(self._limits.silence_seconds, _READ)
-                rate.moved(_READ)
+                rate.moved(self._receive(self._limits.silence_seconds, _READ))
             # Else it is the end; a body that is cut off is an error of h11's.
 
     # -- answers ---------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ class HttpLimits(Struct, frozen=True):
     min_rate: int = 512  #: bytes a second of a body, either way, over `rate_seconds`
     rate_seconds: float = 60.0
     handlers: int = 256  #: requests at a time: each has a thread
+    #: Seconds after which a connection whose client keeps the server waiting, also by not reading, gives its
+    #: place or its thread to another one; None: it keeps them
+    grace: float | None = None
 
 
 class HttpError(Exception):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections import Counter
 from contextlib import suppress
 from http import HTTPStatus
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
+import trio.lowlevel
 
 from imgstored.errors import ConfigError
 from imgstored.host import shortage
@@ -18,7 +21,7 @@ from imgstored.httpd.connection import Connection
 from imgstored.httpd.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from imgstored.httpd.connection import Application
@@ -28,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 #: `accept` fails without descriptors or memory, for a while.
 _PAUSE: Final = 0.5
+#: Seconds between two looks for a connection that gives way.
+_LOOK: Final = 0.05
 
 _BUSY: Final = (
     f"HTTP/1.1 {HTTPStatus.SERVICE_UNAVAILABLE.value} {HTTPStatus.SERVICE_UNAVAILABLE.phrase}\r\n"
@@ -55,6 +60,8 @@ class HttpServer:
         self._pace = Pace(rate)
         self._context = context
         self._by_client: Counter[str] = Counter()
+        self._open: dict[Connection, trio.CancelScope] = {}
+        self._ended = trio.Event()  # a request, or a connection
         self._places = trio.Semaphore(limits.connections)
         self._threads = trio.CapacityLimiter(limits.handlers)
         self.refused = 0  #: connections of clients that had too many
@@ -79,7 +86,9 @@ class HttpServer:
 
     async def _accept(self, listening: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
+            await trio.lowlevel.wait_readable(listening)
             # Others wait in the kernel.
+            await self._make_way(lambda: self._places.value > 0)
             await self._places.acquire()
             try:
                 connected, address = await listening.accept()
@@ -106,34 +115,77 @@ class HttpServer:
             plain = _detached(connected)
             connection = Connection(plain, client, self._application, self._limits, self._pace, self._context)
             try:
-                while await self._is_asked(connection) and await self._answered(connection):
-                    pass
+                with trio.CancelScope() as scope:
+                    self._open[connection] = scope
+                    while await self._is_asked(connection) and await self._answered(connection):
+                        connection.waits_since = time.monotonic()
             finally:
+                self._open.pop(connection, None)
                 connection.close()
         except Exception:  # one client's connection must not end the daemon
             log.exception("a connection failed by a mistake", client=client)
         finally:
             connected.close()
             self._places.release()
+            self._wake()
             self._by_client[client] -= 1
             if not self._by_client[client]:
                 del self._by_client[client]
+
+    def _wake(self) -> None:
+        self._ended.set()
+        self._ended = trio.Event()
+
+    async def _make_way(self, free: Callable[[], bool], *, until_free: bool = False) -> None:
+        """Ends a connection that keeps the server waiting, unless something is free; several if need be."""
+        while not free():
+            if self._one_gives_way() and not until_free:
+                return
+            with trio.move_on_after(_LOOK):
+                await self._ended.wait()
+
+    def _one_gives_way(self) -> bool:
+        """Ends the connection that keeps the server waiting longest; whether there is one that may be ended.
+
+        Without a grace that is one that waits for its next request, which costs its client nothing.
+        """
+        grace, now = self._limits.grace, time.monotonic()
+        waiting = [
+            (connection.waits_since, scope)
+            for connection, scope in self._open.items()
+            if connection.waits_since is not None
+            and (connection.idle if grace is None else now - connection.waits_since > grace)
+        ]
+        if not waiting:
+            return False
+        min(waiting, key=itemgetter(0))[1].cancel()
+        return True
 
     async def _is_asked(self, connection: Connection) -> bool:
         """Waits for the next request; whether one comes."""
         if connection.buffered:
             return True
+        connection.idle = True
         with trio.move_on_after(self._limits.idle_seconds):
             await trio.lowlevel.wait_readable(connection.descriptor)
+            connection.idle = False
             return True
         return False
 
     async def _answered(self, connection: Connection) -> bool:
         """Whether another request may follow. When it is cancelled, the thread has come back on return."""
-        again = ended = False
+        again = begun = ended = False
+        connection.waits_since = None  # while it waits for a thread
+
+        def answer() -> bool:
+            nonlocal begun
+            begun, connection.waits_since = True, time.monotonic()
+            return connection.serve_one()
 
         async def abort_with_us() -> None:
             try:
+                if self._limits.grace is not None:
+                    await self._make_way(lambda: begun, until_free=True)
                 await trio.sleep_forever()
             finally:
                 if not ended:
@@ -141,8 +193,9 @@ class HttpServer:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(abort_with_us)
-            again = await trio.to_thread.run_sync(connection.serve_one, limiter=self._threads)
+            again = await trio.to_thread.run_sync(answer, limiter=self._threads)
             ended = True
+            self._wake()
             nursery.cancel_scope.cancel()
         return again
 
@@ -167,6 +220,6 @@ def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"serve.cert_file: {certificate} cannot be used: {error.strerror or error}",
-            hint="name a PEM file of the certificate, the authorities between, and the key, or a key_file",
+            hint="name a PEM file of the certificate, the intermediate certificates, and the key, or a key_file",
         ) from error
     return context

@@ -11,7 +11,6 @@ the image. An import has imgadm's lock of its image from before the pool's first
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -19,9 +18,20 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
+from imgproto.events import (
+    AlreadyInstalled,
+    Downloaded,
+    ImageProgress,
+    Installed,
+    InstalledMeanwhile,
+    Note,
+    Resumed,
+    WaitingForLock,
+)
 from msgspec import Struct
 
 from imgstored.catalog.catalog import InstalledImage, show
+from imgstored.catalog.image_locks import IMPORT_PATIENCE
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
@@ -31,25 +41,16 @@ from imgstored.errors import (
     PoolError,
     ResumeError,
 )
-from imgstored.events.notifications import (
-    AlreadyInstalled,
-    Downloaded,
-    Event,
-    ImageProgress,
-    Installed,
-    InstalledMeanwhile,
-    Note,
-    Resumed,
-    WaitingForLock,
-)
 from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
-from imgstored.host import shortage
+from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import LocalFile
 from imgstored.imports.progress import Sample
+from imgstored.imports.room import watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
+from imgstored.pools.timeout import with_notice
 from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
@@ -60,14 +61,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from imgproto.documents import JobDocument, Phase
+    from imgproto.events import EventDocument
 
     from imgstored.events.request import Request
     from imgstored.http.location import Location, Verify
     from imgstored.imports.progress import Reading
     from imgstored.imports.resources import Resources
+    from imgstored.imports.room import Claim
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
-    from imgstored.pools.base import Occupant, PoolImage
+    from imgstored.pools.base import Occupant, PoolImage, Room
     from imgstored.site.trust import Provenance
 
 _Answer = TypeVar("_Answer")
@@ -157,13 +160,15 @@ class Import:
         self._scope = trio.CancelScope()
         self._cancelled_because: str | None = None
         self._clients: dict[object, str] = {}
-        self._past: list[Event] = []
+        self._past: list[EventDocument] = []
         self._lock = AsyncExitStack()  # holds the image's lock until the import has ended
         self._locked = False
         self._download: Download | None = None
         self._pump: Pump | None = None
         self._fetched_before: dict[str, int] = {}  # by downloads before this one
         self._received: PoolImage | None = None
+        self._pool_room: Claim  # while it runs
+        self._claims: list[Claim] = []
         self._free_before = 0  # bytes of the pool, before it got anything of the image
 
     # -- who wants it ----------------------------------------------------------------------------------------
@@ -213,6 +218,8 @@ class Import:
         """
         log.info("installing", uuid=self.uuid, pool=self.spec.pool, source=self.action.source)
         self._warn_of_oddities()
+        self._pool_room = self._resources.free_space.claim_pool(self._pool)
+        self._claims.append(self._pool_room)
         result: _Result | None = None
         try:
             async with self._lock:
@@ -220,11 +227,13 @@ class Import:
                     with self._scope:
                         result = await self._bring_in()
                 finally:
+                    for claim in self._claims:
+                        claim.close()
                     # Without a result it was cancelled: by those who wanted it, or with the whole daemon.
                     cancelled = End.STOPPED if stopping() else End.ABANDONED
                     await self._drop(cancelled if result is None else result.end)
                     if isinstance(self._data, FromFile):
-                        os.close(self._data.fd)
+                        foreign_files.close(self._data.fd)
         finally:
             self._finish(_Result(cancelled, self._cancellation()) if result is None else result, stopping())
 
@@ -235,7 +244,7 @@ class Import:
         odd = ", ".join(self.manifest.odd)
         log.warning("a manifest is odd, and is kept as it is", uuid=self.uuid, pool=self.spec.pool, odd=odd)
         if isinstance(self._data, FromFile):
-            self._emit(Note(f"the manifest is odd, and is kept as it is: {odd}"))
+            self._note(f"the manifest is odd, and is kept as it is: {odd}")
 
     async def _bring_in(self) -> _Result:
         """Does all the work. Cancelled alone, or with everything."""
@@ -275,12 +284,12 @@ class Import:
         return result
 
     async def _remember_shortage(self, error: NoSpaceError) -> None:
-        """The pool was full: what the image took of it until then, the next try asks for before it begins.
+        """The pool was full: what the image took of it, and what came next, the next try asks for at first.
 
         A pool may compress the stream, and others may have filled the pool, too: the lower figure is sure.
         """
-        left = error.data.get("free", 0)
-        taken = min(self.received, max(0, self._free_before - left))
+        left, more = error.data.get("free", 0), error.data.get("more", 0)
+        taken = min(self.received, max(0, self._free_before - left) + more)
         journal = self._resources.journal
         try:
             await trio.to_thread.run_sync(journal.found_needed, *self.spec.key, taken)
@@ -296,6 +305,7 @@ class Import:
 
     async def _from_file(self, given: FromFile) -> _Result:
         file = LocalFile(given.fd, given.path)
+        await file.look()
         expected = self._expected(path=given.path)
         if expected.size is not None and file.size != expected.size:
             raise WrongFileError(
@@ -313,7 +323,8 @@ class Import:
     async def _from_sources(self, locations: Sequence[Location]) -> _Result:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
-        await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+        async with self._resources.beginning:
+            await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
         shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
@@ -321,10 +332,12 @@ class Import:
         free_space = self._resources.free_space
         doubt = await self._ask(lambda: free_space.doubt(self._pool, self.manifest))
         if doubt is not None:
-            self._emit(Note(doubt))
+            self._note(doubt)
+        spool_room = await trio.to_thread.run_sync(free_space.claim_spool)
+        self._claims.append(spool_room)
         attempt = 1
         while True:
-            self._download, self._pump = download, pump = self._pipeline(locations)
+            self._download, self._pump = download, pump = self._pipeline(locations, spool_room)
             try:
                 return await self._transfer(download, pump)
             except ResumeError as error:
@@ -332,13 +345,13 @@ class Import:
                 if attempt == _MAX_ATTEMPTS:
                     raise
                 log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
-                self._emit(Note(f"{error.message}; receiving it from the beginning"))
+                self._note(f"{error.message}; receiving it from the beginning")
             except WRONG_BYTES_ERRORS as error:
                 locations = _worth_asking(download, error)
                 if not locations or attempt == _MAX_ATTEMPTS:
                     raise
                 log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
-                self._emit(Note(f"{error.message}; beginning anew with {public(locations[0].source)}"))
+                self._note(f"{error.message}; beginning anew with {public(locations[0].source)}")
                 await self._drop(End.WRONG_BYTES)
             self._fetched_before = dict(self.fetched)
             attempt += 1
@@ -357,14 +370,14 @@ class Import:
             )
         return None
 
-    def _pipeline(self, locations: Sequence[Location]) -> tuple[Download, Pump]:
+    def _pipeline(self, locations: Sequence[Location], spool_room: Room) -> tuple[Download, Pump]:
         """A download and the pump behind it, of one attempt."""
         resources, file = self._resources, self.manifest.file
         name = spool_name(*self.spec.key)
 
         def note(text: str) -> None:
             log.info("a download has trouble", uuid=self.uuid, trouble=text)
-            self._emit(Note(text))
+            self._note(text)
 
         download = Download(
             locations,
@@ -372,7 +385,7 @@ class Import:
             path=resources.spools / name,
             journal=resources.journal.ranges(name),
             limits=resources.limits.download,
-            room=resources.free_space.check_spool,
+            room=spool_room,
             note=note,
         )
         download.watermark.waiting = self.stages.waiting
@@ -412,18 +425,19 @@ class Import:
         def opened(present: int) -> None:
             if present:
                 log.info("resuming", uuid=self.uuid, present=present, total=download.total)
-                self._emit(Resumed(self.uuid, present, download.total))
+                self._emit(Resumed(event="resumed", uuid=self.uuid, size=present, total=download.total))
 
         with self.stages.turn:
             await slots.acquire()
         try:
             self.enter("downloading")
             download.watermark.begin()
+            await self._ask(partial(self._reserve, download.total or 0))
             await download.run(opened)
         finally:
             slots.release()
         self.enter("receiving")
-        self._emit(Downloaded(self.uuid, download.done))
+        self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=download.done))
 
     # -- into the pool ---------------------------------------------------------------------------------------
 
@@ -439,12 +453,13 @@ class Import:
             there = await self._acquire_lock()
         if there is not None:
             return there
-        free_space = self._resources.free_space
 
         def receive(stream: Iterator[bytes | memoryview]) -> PoolImage:
-            self._free_before = free_space.check_pool(self._pool, at_least)
-            watched = free_space.watched(stream, self._pool)
-            return self._pool.receive(self.uuid, watched, origin=self.manifest.origin)
+            there = self._reserve(at_least)
+            room = self._pool_room
+            return self._pool.receive(
+                self.uuid, watched(stream, room, there), origin=self.manifest.origin, room=room
+            )
 
         failure: ImgstoreError | None = None
         async with trio.open_nursery() as nursery:
@@ -460,16 +475,26 @@ class Import:
             raise failure
         return _Result(End.INSTALLED)
 
+    def _reserve(self, at_least: int) -> int:
+        """Reserves room in the pool for a stream of so many bytes; returns how many are there. Blocks.
+
+        A stream is mostly not smaller than its file; its size shows as it comes. Raises `NoSpaceError`.
+        """
+        there = self._pool.resume_point(self.uuid)
+        self._free_before = self._pool_room.expect(max(0, at_least - there))
+        return there
+
     async def _acquire_lock(self) -> _Result | None:
         """Takes the image's lock until the import has ended; a result if somebody else has installed it."""
         if self._locked:
             return None  # by an attempt before
 
-        def on_wait() -> None:
-            log.info("waiting for an image's lock", uuid=self.uuid, pool=self.spec.pool)
-            self._emit(WaitingForLock(self.uuid))
+        def on_wait(holder: str) -> None:
+            self._note(f"the lock of image {self.uuid} is held by {holder}")
+            self._emit(WaitingForLock(event="waiting-for-lock", uuid=self.uuid))
 
-        waited = await self._lock.enter_async_context(self._resources.locks.held(self.uuid, on_wait))
+        held = self._resources.locks.held(self.uuid, on_wait, patience=IMPORT_PATIENCE)
+        waited = await self._lock.enter_async_context(held)
         self._locked = True
         return await self._wait_for_others(waited=waited)
 
@@ -489,7 +514,7 @@ class Import:
             if before is None and not occupant.hidden:
                 log.info("somebody else is at work on an image", uuid=self.uuid, dataset=occupant.name)
                 what = "is being received by somebody else" if occupant.receiving else "is no image yet"
-                self._emit(Note(f"{occupant.name} {what}; waiting for that"))
+                self._note(f"{occupant.name} {what}; waiting for that")
             if occupant != before:
                 timeout = _STANDSTILL if occupant.receiving else _UNSETTLED
                 before, deadline = occupant, trio.current_time() + timeout
@@ -514,7 +539,7 @@ class Import:
         self.enter("installing")
         try:
             with self.stages.publishing, trio.CancelScope(shield=True):
-                image = await trio.to_thread.run_sync(self._commit)
+                image = await with_notice(self._commit, self._note_no_answer)
                 self._resources.catalog.add(image)
                 await show(self._resources.view, image)
         except PoolError:
@@ -530,13 +555,7 @@ class Import:
         catalog, source = self._resources.catalog, self.action.source
         pool, uuid = self.spec.key
         manifest = self.manifest.document
-        try:
-            catalog.write_manifest(pool, uuid, manifest, source)
-        except OSError as error:
-            raise PoolError(
-                f"the manifest of image {uuid} cannot be written: {shortage.why(error)}",
-                hint="check the file system of imgadm's folder",
-            ) from error
+        catalog.write_manifest(pool, uuid, manifest, source)
         self._write_receipt()
         image = self._pool.publish(uuid)
         catalog.keep_manifest(pool, uuid)
@@ -585,7 +604,7 @@ class Import:
         drop = partial(self._resources.leftovers.drop, *self.spec.key, KEPT[end], locked=self._locked)
         with trio.CancelScope(shield=True):
             try:
-                await trio.to_thread.run_sync(drop)
+                await with_notice(drop, self._note_no_answer)
             except Exception:
                 # The import's own error says more; what stays is swept up by the next start.
                 log.exception("what an import left cannot be removed", uuid=self.uuid)
@@ -616,14 +635,18 @@ class Import:
             self.origin.leave(self)
         self.finished.set()
 
-    def _announcement(self, result: _Result) -> Event:
+    def _announcement(self, result: _Result) -> EventDocument:
         name, version = self.manifest.name, self.manifest.version
         from_file = isinstance(self._data, FromFile)
         if result.end is End.INSTALLED:
-            return Installed(self.uuid, name, version, from_file)
+            return Installed(
+                event="installed", uuid=self.uuid, name=name, version=version, from_file=from_file
+            )
         if result.waited:
-            return InstalledMeanwhile(self.uuid, name, version, from_file)
-        return AlreadyInstalled(self.uuid, name, version)
+            return InstalledMeanwhile(
+                event="installed-meanwhile", uuid=self.uuid, name=name, version=version, from_file=from_file
+            )
+        return AlreadyInstalled(event="already-installed", uuid=self.uuid, name=name, version=version)
 
     # -- how far it is ---------------------------------------------------------------------------------------
 
@@ -637,9 +660,16 @@ class Import:
         for event in self._past:
             request.emit(event)
 
-    def _emit(self, event: Event) -> None:
-        if isinstance(event, Note) and sum(isinstance(past, Note) for past in self._past) >= MAX_NOTES:
-            return
+    def _note(self, text: str) -> None:
+        if sum(past["event"] == "note" for past in self._past) < MAX_NOTES:
+            self._emit(Note(event="note", text=text))
+
+    def _note_no_answer(self) -> None:
+        """The pool changes something that cannot be abandoned, and does not answer."""
+        log.warning("waiting for a pool that does not answer", uuid=self.uuid, pool=self.spec.pool)
+        self._note(f'pool "{self.spec.pool}" does not answer; waiting for it')
+
+    def _emit(self, event: EventDocument) -> None:
         self._past.append(event)
         self._events.publish(ImportEvent(self.action, event))
 
@@ -677,7 +707,7 @@ class Import:
         return total
 
     def progress(self) -> ImageProgress:
-        """How far it is, for watchers."""
+        """The progress of the import, for watchers."""
         return ImageProgress(
             uuid=self.uuid,
             name=self.manifest.name,
@@ -690,7 +720,7 @@ class Import:
         )
 
     def sample(self) -> Sample:
-        """How far it is, and where its time went so far."""
+        """A sample of the progress, and of the time that each stage took so far."""
         consumed = 0 if self._pump is None else self._pump.consumed
         return Sample(self.done, consumed, self.total, self.stages.seconds())
 
@@ -723,11 +753,16 @@ class Import:
         return await self._resources.catalog.ask(self.spec.pool, question)
 
     def _expected(self, *, path: str | None = None) -> Expected:
-        file = self.manifest.file
-        if file is None:
-            return Expected(self.uuid, path=path)
-        sha256 = None if self._signed is None else self._signed.file
-        return Expected(self.uuid, size=file.size, sha1=file.sha1, sha256=sha256, path=path)
+        manifest, file = self.manifest, self.manifest.file
+        return Expected(
+            self.uuid,
+            size=None if file is None else file.size,
+            sha1=None if file is None else file.sha1,
+            sha256=None if file is None or self._signed is None else self._signed.file,
+            path=path,
+            type=manifest.type,
+            dataset=manifest.dataset,
+        )
 
     def _pump_of(
         self,

@@ -2,24 +2,31 @@
 
 SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and the daemon
 fetches those ranges again. It trusts a range only while its bytes still have the fingerprint in the journal.
+
+A daemon starts without its journal where the disk is full or fails: `fault` says so, all calls raise it, and
+`open` may be tried again.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import sqlite3
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import structlog
 from msgspec import Struct
 
-from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
+from imgstored.errors import NoSpaceError, PoolError
 from imgstored.hashing import Fingerprint
-from imgstored.host import shortage
 from imgstored.imports.spec import ImportSpec
-from imgstored.state.schema import open_database
+from imgstored.manifest.names import UUID
+from imgstored.state.damage import DAMAGED, Aside
+from imgstored.state.database import Layout, Row, Table, failure, fault_of, open_database
 from imgstored.transfer.range_journal import Spooled
 
 if TYPE_CHECKING:
@@ -53,34 +60,136 @@ CREATE TABLE validators (
 ) WITHOUT ROWID;
 """
 
+log = structlog.get_logger(__name__)
+
+#: Names of pools, as the configuration and imgadm have them.
+_POOL: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
+_NOTHING: Final = type(None)
+
+_IMPORT: Final = {
+    "pool": (str,),
+    "uuid": (str,),
+    "manifest": (str,),
+    "sources": (str, _NOTHING),
+    "channel": (str, _NOTHING),
+    "wanted": (int,),
+    "started_at": (int, float),
+    "touched_at": (int, float),
+    "zstream": (int,),
+    "needed": (int,),
+}
+_SPOOL: Final = {"uuid": (str,), "size": (int,), "range_size": (int,)}
+_RANGE: Final = {"uuid": (str,), "idx": (int,), "algorithm": (str,), "digest": (bytes,)}
+_VALIDATOR: Final = {"uuid": (str,), "url": (str,), "validator": (str,)}
+
+
+def _fault_of_import(row: Row) -> str | None:
+    why = fault_of(row, _IMPORT)
+    if why is not None:
+        return why
+    if not UUID.fullmatch(row["uuid"]) or not _POOL.fullmatch(row["pool"]):
+        return "it is of no image, or of no pool"
+    if not all(0 <= row[time] < math.inf for time in ("started_at", "touched_at")) or row["needed"] < 0:
+        return "a number in it cannot be"
+    try:
+        manifest = json.loads(row["manifest"])
+        sources = [] if row["sources"] is None else json.loads(row["sources"])
+    except (ValueError, RecursionError) as error:
+        return f"its manifest or its sources are no JSON: {error}"
+    if not isinstance(manifest, dict):
+        return "its manifest is none"
+    if not isinstance(sources, list) or not all(isinstance(url, str) for url in sources):
+        return "its sources are no list of URLs"
+    return None
+
+
+def _fault_of_spool(row: Row) -> str | None:
+    why = fault_of(row, _SPOOL)
+    return why or (None if row["size"] >= 0 and row["range_size"] > 0 else "a number in it cannot be")
+
+
+def _fault_of_range(row: Row) -> str | None:
+    why = fault_of(row, _RANGE)
+    return why or (None if row["idx"] >= 0 else "a number in it cannot be")
+
+
+_DOWNLOADED: Final = "that part is downloaded again"
+
+LAYOUT: Final = Layout(
+    _TABLES,
+    {
+        "imports": Table(
+            ("pool", "uuid"),
+            lambda row: f"the import of image {str(row.get('uuid'))[:40]}",
+            "it begins anew when somebody asks for the image",
+            _fault_of_import,
+        ),
+        "spools": Table(
+            ("uuid",),
+            lambda row: f"the download {str(row.get('uuid'))[:80]}",
+            "it begins anew",
+            _fault_of_spool,
+        ),
+        "ranges": Table(
+            ("uuid", "idx"),
+            lambda row: f"a range of {str(row.get('uuid'))[:80]}",
+            _DOWNLOADED,
+            _fault_of_range,
+        ),
+        "validators": Table(
+            ("uuid", "url"),
+            lambda row: f"a validator of {str(row.get('uuid'))[:80]}",
+            _DOWNLOADED,
+            lambda row: fault_of(row, _VALIDATOR),
+        ),
+    },
+    lost="unfinished imports begin anew when somebody asks for them",
+)
+
 
 class UnfinishedImport(Struct, frozen=True):
-    """A row of the journal: an import that did not end. Times in seconds since the epoch."""
+    """A row of the journal: an import that did not end."""
 
     spec: ImportSpec
-    manifest: Mapping[str, Any]
-    wanted: bool
-    started_at: float
-    touched_at: float
+    wanted: bool  #: goes on by itself after a restart
+    touched_at: float  #: when a client asked for it, or left it, in seconds since the epoch
 
 
 class Journal:
     """The daemon's memory of unfinished work. Safe to call from any thread; every call is short."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or creates the journal, or brings an older one up to date.
+    def __init__(self, path: Path, aside: Aside | None = None) -> None:
+        """Opens or creates the journal, or brings an older one up to date. What is damaged goes to `aside`.
 
-        Raises `ConfigError` where it cannot be used, or a newer daemon has written it.
+        Raises `ConfigError` where a newer daemon has written it, or it must not be opened.
         """
         self._path = path
+        self._aside = aside or Aside(path.parent / DAMAGED)
         self._lock = threading.Lock()
-        hint = "move it away: unfinished imports then start anew"
-        self._db = open_database(path, _TABLES, hint=hint)
+        self._db: sqlite3.Connection | None = None
+        self.fault: NoSpaceError | PoolError | None = None  #: why it is not open
+        self.open()
+
+    def open(self) -> bool:
+        """Opens it, unless it is open; says whether it is. Raises as the constructor does."""
+        with self._lock:
+            if self._db is not None:
+                return True
+            try:
+                self._db = open_database(self._path, LAYOUT, self._aside)
+            except PoolError as error:
+                if self.fault is None or self.fault.message != error.message:
+                    log.error("imports wait for the journal", error=error.message, hint=error.hint)
+                self.fault = error
+                return False
+            self.fault = None
+            return True
 
     def close(self) -> None:
         """Closes the file; all that was committed is in it."""
         with self._lock:
-            self._db.close()
+            if self._db is not None:
+                self._db.close()
 
     # -- imports ---------------------------------------------------------------------------------------------
 
@@ -130,7 +239,7 @@ class Journal:
         """All unfinished imports, oldest first."""
         with self.transaction() as db:
             rows = db.execute(
-                "SELECT pool, uuid, sources, channel, zstream, manifest, wanted, started_at, touched_at"
+                "SELECT pool, uuid, sources, channel, zstream, wanted, touched_at"
                 " FROM imports ORDER BY started_at, uuid"
             ).fetchall()
         return [_unfinished(*row) for row in rows]
@@ -150,16 +259,28 @@ class Journal:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All of what the block does, or nothing. Raises `NoSpaceError`, or `PoolError` for a bad disk."""
         with self._lock:
+            if self._db is None:
+                raise self.not_open()
             try:
                 self._db.execute("BEGIN")
                 try:
                     yield self._db
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    # SQLite has rolled back by itself after some errors of the disk.
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
                     raise
-                self._db.execute("COMMIT")
-            except sqlite3.OperationalError as error:
-                raise _failure(error, self._path) from error
+            except sqlite3.Error as error:
+                raise failure(error, self._path) from error
+
+    def not_open(self) -> PoolError:
+        """The error of whoever needs it while it is not open."""
+        fault = self.fault or PoolError("the journal is closed")
+        return fault.__class__(
+            f"imports wait for the journal: {fault.message}",
+            hint=f"{fault.hint}; they go on by themselves then",
+        )
 
 
 class FileRanges:
@@ -170,7 +291,7 @@ class FileRanges:
         self._name = name
 
     def load(self) -> Spooled | None:
-        """What is written down, or None."""
+        """Reads what is written down; None if nothing is."""
         with self._journal.transaction() as db:
             head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._name,)).fetchone()
             if head is None:
@@ -196,7 +317,7 @@ class FileRanges:
             db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?)", (self._name, index, *fingerprint))
 
     def remember(self, url: str, validator: str) -> None:
-        """What the server at `url` calls this state of the file (an ETag or a date)."""
+        """Remembers what the server at `url` calls this state of the file (an ETag or a date)."""
         with self._journal.transaction() as db:
             db.execute("INSERT OR REPLACE INTO validators VALUES (?, ?, ?)", (self._name, url, validator))
 
@@ -216,24 +337,9 @@ def _unfinished(
     sources: str | None,
     channel: str | None,
     zstream: int,
-    manifest: str,
     wanted: int,
-    started_at: float,
     touched_at: float,
 ) -> UnfinishedImport:
     replaced = None if sources is None else tuple(json.loads(sources))
     spec = ImportSpec(uuid, pool, replaced, channel, bool(zstream))
-    return UnfinishedImport(spec, json.loads(manifest), bool(wanted), started_at, touched_at)
-
-
-def _failure(error: sqlite3.OperationalError, path: Path) -> ImgstoreError:
-    # Without inodes it cannot make the files that it has beside the database, and says something else.
-    cause = shortage.cause(path)
-    if error.sqlite_errorcode == sqlite3.SQLITE_FULL or cause:
-        return NoSpaceError(
-            f"there is no room left for the journal{cause}",
-            hint="free space on the file system of the daemon's state folder",
-        )
-    return PoolError(
-        f"the journal cannot be used: {error}", hint="check the disk of the daemon's state folder"
-    )
+    return UnfinishedImport(spec, bool(wanted), touched_at)

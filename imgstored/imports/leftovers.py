@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from imgstored.errors import ImgstoreError
+from imgstored.errors import ImgstoreError, NoSpaceError
+from imgstored.host import shortage
 from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Leftovers:
         """
         if not kept.partial:
             self._abandon(pool, uuid, locked=locked)
+        if self._journal.fault is not None:
+            return  # an image file's: no other import begins without the journal
         if not kept.download:
             self._drop_spool(spool_name(pool, uuid))
         if not kept.journal:
@@ -83,27 +86,35 @@ class Leftovers:
     def sweep(self, keep_seconds: float) -> list[ImportSpec]:
         """Drops what belongs to no import that goes on or may go on; returns the specs of those that go on.
 
-        It also drops partial downloads that nobody has asked for again in `keep_seconds`.
+        Image files may be installed meanwhile: what is dropped is locked. It also does what `expire` does.
         """
+        self.expire(keep_seconds)
         going_on = []
         kept: set[str] = set()
         for unfinished in self._journal.imports():
             pool, uuid = unfinished.spec.key
-            too_old = time.time() - unfinished.touched_at > keep_seconds
             if pool not in self._catalog.pools or self._catalog.find(pool, uuid) is not None:
                 self._forget(pool, uuid)
             elif unfinished.wanted:
                 going_on.append(unfinished.spec)
                 kept.add(spool_name(pool, uuid))
-            elif too_old:
-                log.info("dropping a partial download that nobody asked for again", uuid=uuid, pool=pool)
-                self._forget(pool, uuid)
             else:
                 kept.add(spool_name(pool, uuid))
         self._sweep_pools({spec.key for spec in going_on})
         self._sweep_spools(kept)
         self._catalog.sweep(self._locks)
         return going_on
+
+    def expire(self, keep_seconds: float) -> None:
+        """Drops partial downloads that nobody has asked for again in `keep_seconds`.
+
+        While imports run, the caller has `Resources.beginning`: one that begins makes its download wanted.
+        """
+        for unfinished in self._journal.imports():
+            pool, uuid = unfinished.spec.key
+            if not unfinished.wanted and time.time() - unfinished.touched_at > keep_seconds:
+                log.info("dropping a partial download that nobody asked for again", uuid=uuid, pool=pool)
+                self._forget(pool, uuid)
 
     def _sweep_pools(self, going_on: set[tuple[str, str]]) -> None:
         for name, pool in self._catalog.pools.items():
@@ -114,7 +125,11 @@ class Leftovers:
     def _sweep_partial(self, pool: str, uuid: str) -> None:
         log.info("dropping a half-received image", uuid=uuid, pool=pool)
         try:
-            self._abandon(pool, uuid, locked=False)
+            with self._locks.tried(uuid) as ours:
+                if ours:
+                    self._abandon(pool, uuid, locked=True)
+                else:
+                    log.info("somebody is at work on an image: its partial is left", uuid=uuid, pool=pool)
         except ImgstoreError as error:
             # Such as one that is being looked at: the next start tries again.
             log.error("a half-received image cannot be dropped", uuid=uuid, pool=pool, error=error.message)
@@ -123,7 +138,18 @@ class Leftovers:
         for name in self._journal.spooled() - kept:
             if _SPOOL_NAME.fullmatch(name):
                 self._journal.ranges(name).forget()
+        try:
+            # There was no room for it at the start, maybe.
+            self._spools.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise NoSpaceError(
+                f"{self._spools} cannot be made: {shortage.why(error)}",
+                hint="free space on the file system of the daemon's state folder",
+            ) from error
         for path in self._spools.iterdir():
             if path.name not in kept and _SPOOL_NAME.fullmatch(path.name):
                 log.info("dropping a spool that belongs to no import", name=path.name)
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.error("a spool cannot be dropped", name=path.name, error=str(error))

@@ -4,48 +4,76 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
+import trio
+
 from imgstored.errors import DownloadError, UsageError
+from imgstored.host.foreign_files import ForeignFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _BLOCK = 1 << 20
 
 
 class LocalFile:
-    """Reads a descriptor, which stays its owner's. `path` is the client's word for it, for messages."""
+    """Reads a descriptor, which stays its owner's. `path` is the client's word for it, for messages.
 
-    def __init__(self, fd: int, path: str) -> None:
-        """Raises `UsageError` for anything but a regular file that may be read."""
+    Its disk may be gone: no call waits for that for ever. `check` as of `ForeignFile`.
+    """
+
+    def __init__(self, fd: int, path: str, *, check: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self.size = 0  #: bytes, after `look`
         self._fd = fd
+        self._check = check
+        self._file: ForeignFile | None = None
         self._failure: BaseException | None = None
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{path} is not a regular file", hint="save the image to a file first")
-        self.size = status.st_size  #: bytes
+
+    async def look(self) -> None:
+        """Raises `UsageError` for anything but a regular file that may be read, and has something in it."""
+        await trio.to_thread.run_sync(self._look, limiter=trio.CapacityLimiter(1))
+
+    def _look(self) -> None:
         try:
-            os.pread(fd, 1, 0)
+            with ForeignFile(self._fd, check=trio.from_thread.check_cancelled) as file:
+                status = file(os.fstat)
+                if not stat.S_ISREG(status.st_mode):
+                    raise UsageError(
+                        f"{self.path} is not a regular file", hint="save the image to a file first"
+                    )
+                # Such as most of /proc: reading these may take for ever, or change something.
+                if not status.st_size:
+                    raise UsageError(f"{self.path} is empty", hint="give the image's file")
+                file(lambda fd: os.pread(fd, 1, 0))
         except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise UsageError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        self.size = status.st_size
 
     def fail(self, error: BaseException) -> None:
-        """Makes readers raise `error` at their next block."""
+        """Makes readers raise `error`, also one that waits for the disk."""
         self._failure = self._failure or error
+        if (file := self._file) is not None:
+            file.fail(error)
 
     def blocks(self) -> Iterator[bytes]:
         """The file from its start, 1 MiB at a time. Its offset, which the client shares, is left alone."""
         offset = 0
-        while True:
-            if self._failure is not None:
-                raise self._failure
-            try:
-                block = os.pread(self._fd, _BLOCK, offset)
-            except OSError as error:
-                raise DownloadError(f"{self.path} cannot be read: {error.strerror or error}") from error
-            if not block:
-                return
-            offset += len(block)
-            yield block
+        try:
+            with ForeignFile(self._fd, check=self._check) as self._file:
+                while True:
+                    if self._failure is not None:
+                        raise self._failure
+                    block = self._file(partial(_read, offset))
+                    if not block:
+                        return
+                    offset += len(block)
+                    yield block
+        except OSError as error:
+            raise DownloadError(f"{self.path} cannot be read: {error.strerror or error}") from error
+
+
+def _read(offset: int, fd: int) -> bytes:
+    return os.pread(fd, _BLOCK, offset)

@@ -15,16 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
-
-from imgstored import import_id
-from imgstored.errors import (
-    CancelledError,
-    ImageNotInstalledError,
-    ImgstoreError,
-    OriginNotInstalledError,
-    UsageError,
-)
-from imgstored.events.notifications import (
+from imgproto.events import (
     AlreadyInstalled,
     AncestorInstalled,
     GatheringAncestry,
@@ -32,9 +23,20 @@ from imgstored.events.notifications import (
     Installing,
     Planned,
 )
+
+from imgstored.errors import (
+    CancelledError,
+    ConfigError,
+    ImageNotInstalledError,
+    ImgstoreError,
+    OriginNotInstalledError,
+    PoolError,
+    UsageError,
+)
 from imgstored.events.request import Request
 from imgstored.events.stream import Action, CacheHit, Refused, Requester
 from imgstored.http.location import public
+from imgstored.import_id import fresh
 from imgstored.imports.import_ import FromFile, Import
 from imgstored.imports.plan import Plan
 from imgstored.imports.spec import ImportSpec
@@ -66,6 +68,12 @@ MAX_IMAGES: Final = 1000
 _FIRST_PAUSE: Final = 5.0
 _LAST_PAUSE: Final = 600.0
 
+#: Seconds between two tries to open a journal for which there was no room.
+_JOURNAL_PAUSE: Final = 3.0
+
+#: Seconds between two looks for partial downloads that are too old.
+_EXPIRY_INTERVAL: Final = 3600.0
+
 #: Requests the imports that an earlier daemon did not finish.
 _AFTER_RESTART: Final = Requester("imgstored (after a restart)")
 
@@ -90,16 +98,63 @@ class Imports:
         self._events = events
         self._platform = platform
         self._table = ImportTable(events)
+        self._swept = False  # what an earlier daemon left
+        self._fault: ImgstoreError | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Runs until it is cancelled; begins with what the last daemon left unfinished."""
-        sweep, keep = self._resources.leftovers.sweep, self._resources.limits.keep_partial_seconds
-        unfinished = await trio.to_thread.run_sync(sweep, keep)
+        """Runs until it is cancelled; begins with what the last daemon left unfinished.
+
+        That waits while the journal cannot be opened, and so do new imports. Images can be listed, deleted,
+        and installed from files meanwhile.
+        """
+        unfinished = await self._left_unfinished()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._table.run)
+            task_status.started()
+            while unfinished is None:
+                await trio.sleep(_JOURNAL_PAUSE)
+                unfinished = await self._left_unfinished()
             for spec in unfinished:
                 nursery.start_soon(self._go_on, spec)
-            task_status.started()
+            nursery.start_soon(self._expire)
+
+    async def _left_unfinished(self) -> list[ImportSpec] | None:
+        """What goes on, once all else is swept up; None while there is no journal that says so."""
+        journal, keep = self._resources.journal, self._resources.limits.keep_partial_seconds
+        try:
+            if not await trio.to_thread.run_sync(journal.open):
+                return None
+            unfinished = await trio.to_thread.run_sync(self._resources.leftovers.sweep, keep)
+        except (PoolError, ConfigError) as error:
+            self._fault = error
+            log.error("imports wait", error=error.message, hint=error.hint)
+            return None
+        self._swept, self._fault = True, None
+        return unfinished
+
+    @property
+    def fault(self) -> ImgstoreError | None:
+        """Why imports wait, or None."""
+        return self._fault or self._resources.journal.fault
+
+    def _check_journal(self) -> None:
+        """Raises `PoolError` while no import can be written down."""
+        if self._fault is not None:
+            raise self._fault
+        if not self._swept:
+            raise self._resources.journal.not_open()
+
+    async def _expire(self) -> None:
+        """Drops partial downloads when they are too old: a daemon may run for years."""
+        resources = self._resources
+        while True:
+            await trio.sleep(_EXPIRY_INTERVAL)
+            try:
+                async with resources.beginning:
+                    keep = resources.limits.keep_partial_seconds
+                    await trio.to_thread.run_sync(resources.leftovers.expire, keep)
+            except (ImgstoreError, OSError) as error:
+                log.error("old partial downloads cannot be dropped", error=str(error))
 
     def stop(self) -> None:
         """Starts no more imports. Imports that end from now on keep what they have, and go on next time."""
@@ -253,19 +308,18 @@ class Imports:
         if self._is_installed(request, spec):
             return None
         if wanted is None:
-            log_id = import_id.fresh()
-            with import_id.bound(log_id):
-                try:
-                    wanted = await self._start(request, spec, requester, log_id)
-                except ImgstoreError as error:
-                    action = Action("import", spec.uuid, "", "", spec.pool, import_id=log_id)
-                    self._refuse(action, requester, error)
-                    raise
+            log_id = fresh()
+            try:
+                wanted = await self._start(request, spec, requester, log_id)
+            except ImgstoreError as error:
+                action = Action("import", spec.uuid, "", "", spec.pool, import_id=log_id)
+                self._refuse(action, requester, error)
+                raise
             if wanted is None:
                 return None
         else:
-            manifest, source = wanted.manifest, wanted.action.source
-            request.emit(Importing(spec.uuid, manifest.name, manifest.version, source or "a local file"))
+            source = wanted.action.source or "a local file"
+            request.emit(_importing(wanted.manifest, source, channel=None))
         if wanted.clients:
             self._events.publish(CacheHit("joined"))
             log.debug("joined", uuid=spec.uuid, client=requester.client, import_id=wanted.import_id)
@@ -276,6 +330,7 @@ class Imports:
         self, request: Request, spec: ImportSpec, requester: Requester, log_id: str
     ) -> Import | None:
         """Plans the image's ancestry, and starts what there is to do; None if the image is there by then."""
+        self._check_journal()
         plan = self.plan(spec)
         await self._walk(request, plan, log_id)
         while (ending := self._cancelled_in(plan)) is not None:
@@ -284,7 +339,7 @@ class Imports:
                 plan.look_again()
                 await self._walk(request, plan, log_id)
         if plan.base is not None:
-            request.emit(AncestorInstalled(plan.base))
+            request.emit(AncestorInstalled(event="ancestor-installed", uuid=plan.base))
         if plan.refusals:
             raise plan.refusals[0]
         # From here to the end nothing is awaited: what there is to do cannot change before it is started.
@@ -292,7 +347,7 @@ class Imports:
             self._table.start(self._import_of(spec, found), requester)
         installed = self._catalog.find(*spec.key)
         if installed is not None:
-            request.emit(AlreadyInstalled(spec.uuid, installed.text("name"), installed.text("version")))
+            request.emit(_already_installed(installed))
             return None
         return self._table.get(spec.key)
 
@@ -301,12 +356,11 @@ class Imports:
         spec = plan.spec
         while (uuid := plan.next()) is not None:
             head = uuid == spec.uuid
-            found = await self._find(spec.of(uuid), log_id if head else import_id.fresh(), active=head)
+            found = await self._find(spec.of(uuid), log_id if head else fresh(), active=head)
             plan.add(found)
             if head:
-                named, source = found.manifest, public(found.source.url)
-                request.emit(Importing(uuid, named.name, named.version, source, spec.channel))
-                request.emit(GatheringAncestry(uuid))
+                request.emit(_importing(found.manifest, public(found.source.url), spec.channel))
+                request.emit(GatheringAncestry(event="ancestry", uuid=uuid))
 
     def _cancelled_in(self, plan: Plan) -> Import | None:
         """An import of the plan's images that was cancelled, and is still cleaning up."""
@@ -329,7 +383,7 @@ class Imports:
             origin=None if origin is None else self._table.get((spec.pool, origin)),
             source=public(found.source.url),
             signed=signed,
-            import_id=found.import_id or import_id.fresh(),
+            import_id=found.import_id,
         )
 
     async def _want_file(
@@ -340,7 +394,7 @@ class Imports:
         if self._is_installed(request, spec):
             return None
         if wanted is None:
-            log_id = import_id.fresh()
+            log_id = fresh()
             try:
                 self._check_origin(spec.pool, manifest.origin)
             except ImgstoreError as error:
@@ -361,7 +415,9 @@ class Imports:
             self._table.start(wanted, requester)
         else:
             self._events.publish(CacheHit("joined"))
-        request.emit(Installing(manifest.uuid, manifest.name, manifest.version))
+        request.emit(
+            Installing(event="installing", uuid=manifest.uuid, name=manifest.name, version=manifest.version)
+        )
         wanted.follow(request)
         wanted.join(request, requester.client)
         return wanted
@@ -385,7 +441,8 @@ class Imports:
         """The request follows the import and those of its ancestors, and wants the import."""
         chain = list(wanted.chain())
         sizes = [each.total for each in chain]
-        request.emit(Planned(len(chain), None if None in sizes else sum(size or 0 for size in sizes)))
+        size = None if None in sizes else sum(size or 0 for size in sizes)
+        request.emit(Planned(event="plan", images=len(chain), size=size))
         for each in chain:
             each.follow(request)
         wanted.join(request, request.client)
@@ -435,7 +492,7 @@ class Imports:
         image = self._catalog.find(*spec.key)
         if image is not None:
             self._events.publish(CacheHit("installed"))
-            request.emit(AlreadyInstalled(spec.uuid, image.text("name"), image.text("version")))
+            request.emit(_already_installed(image))
         return image is not None
 
     def _installed_anywhere(self, uuid: str) -> InstalledImage | None:
@@ -445,14 +502,31 @@ class Imports:
 
     async def _find(self, spec: ImportSpec, log_id: str, *, active: bool) -> Found:
         """The image in the sources of the spec. Concurrent callers share one search, and its error."""
-        with import_id.bound(log_id):
-            return await self._sources.find_shared(
-                spec.uuid,
-                active=active,
-                sources=spec.sources,
-                channel=spec.channel,
-                nursery=self._table.nursery,
-            )
+        return await self._sources.find_shared(
+            spec.uuid,
+            active=active,
+            sources=spec.sources,
+            channel=spec.channel,
+            import_id=log_id,
+            nursery=self._table.nursery,
+        )
+
+
+def _importing(manifest: Manifest, source: str, channel: str | None) -> Importing:
+    return Importing(
+        event="importing",
+        uuid=manifest.uuid,
+        name=manifest.name,
+        version=manifest.version,
+        source=source,
+        channel=channel,
+    )
+
+
+def _already_installed(image: InstalledImage) -> AlreadyInstalled:
+    return AlreadyInstalled(
+        event="already-installed", uuid=image.uuid, name=image.text("name"), version=image.text("version")
+    )
 
 
 def _dated(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from imgproto.events import ImageProgress, Progress
 from msgspec import Struct, field
 
-from imgstored.events.notifications import ImageProgress, Progress
 from imgstored.transfer.limiting import limiting
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Sample(Struct, frozen=True):
 
 
 class Reading(Struct, frozen=True):
-    """What a gauge shows of the last seconds: `rate` in compressed bytes a second, `eta` in seconds."""
+    """The reading of a gauge over the last seconds: `rate` in compressed bytes a second, `eta` in seconds."""
 
     rate: float
     limits: Stage | None
@@ -92,14 +92,14 @@ class ProgressMeter:
 
     def read(self, progress: Iterable[ImageProgress], now: float) -> Progress:
         """The sum at `now`. The total is unknown if that of one image is."""
-        images = tuple(progress)
-        done = sum(image.done for image in images)
+        images = list(progress)
+        done = sum(image["done"] for image in images)
         total: int | None = 0
         for image in images:
-            total = None if total is None or image.total is None else total + image.total
+            total = None if total is None or image["total"] is None else total + image["total"]
         self._samples.append((now, done))
         while now - self._samples[0][0] > RATE_WINDOW:
             self._samples.popleft()
         since, before = self._samples[0]
         rate = max(0.0, (done - before) / (now - since)) if now > since else 0.0
-        return Progress(done=done, total=total, rate=rate, images=images)
+        return Progress(event="progress", done=done, total=total, rate=rate, images=images)

@@ -13,6 +13,7 @@ block, and may be called from any thread.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 import secrets
@@ -20,7 +21,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
 import structlog
@@ -35,16 +36,18 @@ from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from io import FileIO
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
 
+#: Bytes that are read at a time.
+_BLOCK: Final = 1 << 20
 #: Seconds between two times that the use of an entry is written down.
 _USE_EVERY: Final = 60.0
-#: Bytes that are read at a time.
-_PIECE: Final = 1 << 20
-#: Folders that are being made, or going.
-_NEW, _OLD = ".new-", ".old-"
+#: Folders that are being made, or going; and damaged ones, of which some are kept for people to look at.
+_NEW, _OLD, _DAMAGED = ".new-", ".old-", ".damaged-"
+_MAX_DAMAGED: Final = 10
 #: Files that are still coming, and seconds after which one that nobody asked for again is removed.
 _COMING = ".coming-"
 _COMING_SECONDS: Final = 7 * 86400.0
@@ -139,7 +142,8 @@ class Library:
         self.folder = folder
         self.budget = budget
         self._pinned = pinned
-        self._lock = threading.Lock()
+        self._writing = threading.Lock()  # one change of an image at a time; held while files are written
+        self._lock = threading.Lock()  # of what is in memory; never held for long
         self._images: dict[str, LibraryImage] = {}
         self._sorted: tuple[LibraryImage, ...] | None = None
         self._damaged: set[str] = set()  # whose files need no second look
@@ -148,21 +152,33 @@ class Library:
     # -- the start -------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Reads what is there, and removes what is half made. Leaves out, and logs, what is damaged."""
+        """Reads what is there, and removes what is half made. Sets aside, and logs, what is damaged.
+
+        Raises `OSError` where the folder cannot be used.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self.folder.iterdir():
             if path.name.startswith((_NEW, _OLD)):
                 _remove(path)
-            elif path.name.startswith(_COMING) and path.lstat().st_mtime < time.time() - _COMING_SECONDS:
-                path.unlink()
             elif UUID.fullmatch(path.name):
                 try:
                     image = self._read(path)
                 except (OSError, ImgstoreError, msgspec.MsgspecError) as error:
-                    log.error("an image of the library cannot be read", path=str(path), error=str(error))
+                    log.error("an image of the library is set aside", path=str(path), error=str(error))
+                    path.rename(self.folder / f"{_DAMAGED}{path.name}-{secrets.token_hex(4)}")
                 else:
                     self._images[image.uuid] = image
         self._sorted = None
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Removes files that nobody waits for any more, and all but the last damaged images."""
+        for path in self.folder.glob(f"{_COMING}*"):
+            if path.lstat().st_mtime < time.time() - _COMING_SECONDS:
+                _remove(path)
+        damaged = sorted(self.folder.glob(f"{_DAMAGED}*"), key=lambda path: path.lstat().st_mtime)
+        for path in damaged[:-_MAX_DAMAGED]:
+            _remove(path)
 
     def _read(self, folder: Path) -> LibraryImage:
         encoded = _limited(folder / _MANIFEST)
@@ -171,6 +187,9 @@ class Library:
         if manifest.uuid != folder.name:
             raise InvalidManifestError(f"the manifest is of image {manifest.uuid}")
         file = folder / _FILE
+        if manifest.file is None and entry.kind == "published":
+            # The daemon died between the end of an upload and the change of the manifest.
+            file.unlink(missing_ok=True)
         size = file.stat().st_size if file.exists() else 0
         if manifest.file is not None and manifest.file.size not in (None, size):
             raise InvalidManifestError(f"the file has {size} bytes, the manifest says {manifest.file.size}")
@@ -189,11 +208,7 @@ class Library:
         """All images, the oldest first by the time when they were published."""
         with self._lock:
             if self._sorted is None:
-                self._sorted = tuple(
-                    sorted(
-                        self._images.values(), key=lambda each: (each.manifest.published_at or "", each.uuid)
-                    )
-                )
+                self._sorted = tuple(sorted(self._images.values(), key=_by_date))
             return self._sorted
 
     @property
@@ -249,18 +264,24 @@ class Library:
         """Takes a verified file over by renaming it, which must be on the same file system. Whether it did.
 
         It does not where the library has the image already, or the file of a kept one alone exceeds the
-        budget. Raises `OSError`.
+        budget. A file on another file system is copied. Raises `OSError`.
         """
         size = file.stat().st_size
         if (kind == "kept" and size > self.budget) or self.get(manifest.uuid) is not None:
             return False
 
         def take(new: Path) -> None:
-            file.rename(new)
+            try:
+                file.rename(new)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                shutil.copyfile(file, new)
+                file.unlink()
 
-        self._add(manifest, kind, size, take)
+        kept = self._add(manifest, kind, size, take)
         self.evict()
-        return True
+        return kept
 
     def copy(self, manifest: Manifest, fd: int) -> bool:
         """As `keep`, with a copy of the open file."""
@@ -283,12 +304,13 @@ class Library:
                 _sync_file(new / _FILE)
             replace_file(new / _MANIFEST, image.encoded, mode=0o600)
             replace_file(new / _ENTRY, msgspec.json.encode(image.entry), mode=0o600)
-            with self._lock:
-                if manifest.uuid in self._images:
+            with self._writing:
+                if self.get(manifest.uuid) is not None:
                     return False
                 new.rename(self.folder / manifest.uuid)
-                self._images[manifest.uuid] = image
-                self._sorted = None
+                with self._lock:
+                    self._images[manifest.uuid] = image
+                    self._sorted = None
             _sync_folder(self.folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -303,10 +325,10 @@ class Library:
 
     def change(self, uuid: str, change: Callable[[Mapping[str, Any]], Manifest]) -> None:
         """Replaces an image's manifest by what `change` makes of it. Raises what that does, and `OSError`."""
-        with self._lock:
-            image = self._images.get(uuid)
+        with self._writing:
+            image = self.get(uuid)
             if image is not None:
-                self._write(image, change(image.document), image.size, replace(image.entry))
+                self._write(image, change(image.document), image.size, image.entry)
 
     @contextmanager
     def upload(self, uuid: str) -> Iterator[Upload]:
@@ -323,8 +345,8 @@ class Library:
         self, uuid: str, path: Path, size: int, change: Callable[[Mapping[str, Any]], Manifest]
     ) -> None:
         """As `Upload.finish`."""
-        with self._lock:
-            image = self._images.get(uuid)
+        with self._writing:
+            image = self.get(uuid)
             if image is None or image.document.get("state") != "unactivated":
                 raise ChangedError
             manifest = change(image.document)
@@ -333,8 +355,8 @@ class Library:
 
     def set_icon(self, uuid: str, data: bytes | None) -> None:
         """Sets or removes the image's icon. Raises `OSError`."""
-        with self._lock:
-            image = self._images.get(uuid)
+        with self._writing:
+            image = self.get(uuid)
             if image is None:
                 return
             icon = self.folder / uuid / _ICON
@@ -348,65 +370,72 @@ class Library:
             self._write(image, load(document, rules=_RULES[image.entry.kind]), image.size, image.entry)
 
     def _write(self, image: LibraryImage, manifest: Manifest, size: int, entry: Entry) -> None:
-        """Writes an image's changed manifest. Under the lock."""
+        """Writes an image's changed manifest. For whoever is writing."""
         icon = (self.folder / image.uuid / _ICON).exists()
         new = _image(manifest, entry, size, icon=icon, used_at=image.used_at)
         replace_file(self.folder / image.uuid / _MANIFEST, new.encoded, mode=0o600)
         if entry != image.entry:
             replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
-        self._images[image.uuid] = new
-        self._sorted = None
+        with self._lock:
+            self._images[image.uuid] = new
+            self._sorted = None
 
     def hold(self, uuid: str, kind: Copy) -> None:
         """Makes a copy stay at least as long as `kind` says. Raises `OSError`."""
-        with self._lock:
-            image = self._images.get(uuid)
+        with self._writing:
+            image = self.get(uuid)
             if image is None or image.entry.kind == "published":
                 return
             if _COPIES.index(kind) > _COPIES.index(image.entry.kind):
-                self._change_entry(image, replace(image.entry, kind=kind))
+                self._write(image, image.manifest, image.size, replace(image.entry, kind=kind))
 
     def release(self, wanted: Collection[str]) -> list[str]:
         """Lets those of schedules that are not wanted be evicted; their uuids. Raises `OSError`."""
         released = []
-        with self._lock:
-            for image in list(self._images.values()):
+        with self._writing:
+            for image in self.images():
                 if image.entry.kind == "scheduled" and image.uuid not in wanted:
-                    self._change_entry(image, replace(image.entry, kind="kept"))
+                    self._write(image, image.manifest, image.size, replace(image.entry, kind="kept"))
                     released.append(image.uuid)
         if released:
             self.evict()
         return released
 
-    def _change_entry(self, image: LibraryImage, entry: Entry) -> None:
-        """Under the lock."""
-        replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
-        self._images[image.uuid] = replace(image, entry=entry)
-        self._sorted = None
-
     def remove(self, uuid: str) -> bool:
-        """Removes an image; whoever is being served its file gets the rest of it. Whether it was there."""
-        with self._lock:
-            if self._images.pop(uuid, None) is None:
+        """Removes an image; whoever is being served its file gets the rest of it. Whether it was there.
+
+        Raises `OSError`; then the image stays.
+        """
+        old = self.folder / f"{_OLD}{uuid}-{secrets.token_hex(4)}"
+        with self._writing:
+            if self.get(uuid) is None:
                 return False
-            self._sorted = None
-            old = self.folder / f"{_OLD}{uuid}-{secrets.token_hex(4)}"
             (self.folder / uuid).rename(old)
+            with self._lock:
+                self._images.pop(uuid, None)
+                self._written.pop(uuid, None)
+                self._damaged.discard(uuid)
+                self._sorted = None
         shutil.rmtree(old, ignore_errors=True)
         return True
 
-    def digest_missing(self) -> None:
-        """Computes the digests of files that have none yet, and writes them down. Takes seconds a GiB."""
+    def digest_missing(self, check: Callable[[], object] = lambda: None) -> None:
+        """Computes the digests of files that have none yet, and writes them down. Takes seconds a GiB.
+
+        `check` is called for every block; what it raises ends the call.
+        """
         for image in self.images():
             if not image.size or image.entry.sha256 is not None or image.uuid in self._damaged:
                 continue
             try:
-                self.sha256(image.uuid)
+                self._add_digest(image, check)
             except ChangedError:
                 pass  # the next look sees it as it is then
             except DownloadError as error:
                 self._damaged.add(image.uuid)
                 log.error("a file of the library is damaged", uuid=image.uuid, error=error.message)
+            except OSError as error:
+                log.error("a file of the library cannot be read", uuid=image.uuid, error=str(error))
 
     def sha256(self, uuid: str, check: Callable[[], object] = lambda: None) -> str:
         """The SHA-256 of an image's file, in hexadecimal; reads the file if nobody has done so yet.
@@ -415,21 +444,22 @@ class Library:
         changes meanwhile, `DownloadError` where the file is not that of its manifest, and `OSError`.
         """
         image = self.get(uuid)
-        if image is not None and image.entry.sha256 is not None:
-            return image.entry.sha256
-        fd = None if image is None else self._open(uuid, _FILE, used=False)
-        if image is None or fd is None:
+        if image is None:
             raise ChangedError
-        with os.fdopen(fd, "rb") as file:
+        return self._add_digest(image, check) if image.entry.sha256 is None else image.entry.sha256
+
+    def _add_digest(self, image: LibraryImage, check: Callable[[], object]) -> str:
+        """As `sha256`."""
+        fd = self._open(image.uuid, _FILE, used=False)
+        if fd is None:
+            raise ChangedError
+        with os.fdopen(fd, "rb", buffering=0) as file:
             md5, sha256 = _digests(file, image.manifest, check)
-        entry = replace(image.entry, md5=md5, sha256=sha256)
-        with self._lock:
-            now = self._images.get(uuid)
-            if now is None or now.entry != image.entry:
+        with self._writing:
+            now = self.get(image.uuid)
+            if now is None or now.entry != image.entry or now.size != image.size:
                 raise ChangedError
-            replace_file(self.folder / uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
-            self._images[uuid] = replace(now, entry=entry)
-            self._sorted = None
+            self._write(now, now.manifest, now.size, replace(image.entry, md5=md5, sha256=sha256))
         return sha256
 
     def evict(self) -> list[str]:
@@ -445,7 +475,11 @@ class Library:
             return []
         chosen = evicted(images, self.budget, pinned)
         for uuid in chosen:
-            self.remove(uuid)
+            try:
+                self.remove(uuid)
+            except OSError as error:
+                log.error("a kept file cannot be evicted", uuid=uuid, error=shortage.why(error))
+                continue
             log.info("a kept file was evicted", uuid=uuid, budget=self.budget)
         return chosen
 
@@ -464,11 +498,11 @@ def evicted(images: Iterable[LibraryImage], budget: int, pinned: frozenset[str])
     return chosen
 
 
-def _digests(file: BinaryIO, manifest: Manifest, check: Callable[[], object]) -> tuple[str, str]:
+def _digests(file: FileIO, manifest: Manifest, check: Callable[[], object]) -> tuple[str, str]:
     """MD5 in base64 and SHA-256 in hexadecimal. Raises `DownloadError` where the SHA-1 is another one."""
     sha1, md5 = (hashlib.new(name, usedforsecurity=False) for name in ("sha1", "md5"))
     sha256 = hashlib.sha256()
-    while data := file.read(_PIECE):
+    while data := file.read(_BLOCK):
         check()
         for each in (sha1, md5, sha256):
             each.update(data)

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
-
-from imgstored.catalog.catalog import show
-from imgstored.errors import (
-    ConfigError,
-    ImageNotFoundError,
-    ImgstoreError,
-    NoSourcesError,
-    PoolError,
-    UsageError,
-)
-from imgstored.events.notifications import (
+from imgproto.events import (
     Left,
     ManifestUpdated,
     NotInSources,
@@ -26,7 +17,16 @@ from imgstored.events.notifications import (
     SnapshotRenamed,
     UpdateFailed,
 )
-from imgstored.host import shortage
+
+from imgstored import lanes
+from imgstored.catalog.catalog import show
+from imgstored.errors import (
+    ConfigError,
+    ImageNotFoundError,
+    ImgstoreError,
+    NoSourcesError,
+    UsageError,
+)
 from imgstored.http.location import public
 from imgstored.maintenance.differences import changed_fields, original_snapshot
 from imgstored.maintenance.vacuum import Candidate, Rule, to_delete
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     )
 
     from imgproto.documents import VacuumDocument
+    from imgproto.events import EventDocument
 
     from imgstored.catalog.catalog import Catalog, InstalledImage, Key, View
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.refresh import Refresh
-    from imgstored.events.notifications import Event
     from imgstored.sources.search import Found
     from imgstored.sources.source_set import SourceSet
 
@@ -83,7 +83,9 @@ class Maintenance:
     # -- updating manifests ----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def update(self, uuids: Sequence[str], *, dry_run: bool) -> AsyncIterator[AsyncIterator[Event]]:
+    async def update(
+        self, uuids: Sequence[str], *, dry_run: bool
+    ) -> AsyncIterator[AsyncIterator[EventDocument]]:
         """Brings the manifests of these images, or of all, up to date with the sources; gives the events.
 
         An image that has no snapshot @final gets it, if the source says which one it is. What fails with one
@@ -93,7 +95,9 @@ class Maintenance:
         for uuid in uuids:
             check_uuid(uuid)
         await self._refresh.all()
-        unnamed = await trio.to_thread.run_sync(self._unnamed, uuids)
+        unnamed: _Unnamed = {}
+        for name in self._catalog.pools:
+            unnamed.update(await self._catalog.ask(name, partial(self._unnamed, name, uuids)))
         keys = [(image.pool, image.uuid) for image in self._catalog.all()]
         keys += [key for key in unnamed if key not in keys]
         # Whoever received it is about to write its manifest, unless that was interrupted.
@@ -107,30 +111,31 @@ class Maintenance:
     def _unfinished(self) -> list[Key]:
         return [(name, uuid) for name in self._catalog.pools for uuid in self._catalog.unfinished(name)]
 
-    def _unnamed(self, uuids: Collection[str]) -> _Unnamed:
+    def _unnamed(self, name: str, uuids: Collection[str]) -> _Unnamed:
         """Blocks. Machines are such datasets, too: only those that are named, or have a manifest, count."""
         return {
             (name, uuid): snapshots
-            for name, pool in self._catalog.pools.items()
-            for uuid, snapshots in pool.unnamed().items()
+            for uuid, snapshots in self._catalog.pool(name).unnamed().items()
             if uuid in uuids or self._catalog.installed_at(name, uuid) is not None
         }
 
     async def _update_all(
         self, keys: Iterable[Key], unnamed: _Unnamed, dry_run: bool
-    ) -> AsyncGenerator[Event, None]:
+    ) -> AsyncGenerator[EventDocument, None]:
         for pool, uuid in keys:
-            events: list[Event] = []
+            events: list[EventDocument] = []
             try:
                 found = await self._sources.find(uuid, active=False)
                 await self._update(pool, found, unnamed.get((pool, uuid)), dry_run, events)
             except ImageNotFoundError:
-                events.append(NotInSources(uuid))
+                events.append(NotInSources(event="not-in-sources", uuid=uuid))
             except (NoSourcesError, ConfigError):
                 raise
             except ImgstoreError as error:
                 log.warning("an image cannot be updated", pool=pool, uuid=uuid, error=error.message)
-                events.append(UpdateFailed(uuid, pool, error.as_wire()))
+                events.append(
+                    UpdateFailed(event="update-failed", uuid=uuid, pool=pool, error=error.as_wire())
+                )
             for event in events:
                 yield event
 
@@ -140,7 +145,7 @@ class Maintenance:
         found: Found,
         snapshots: Mapping[str, int] | None,
         dry_run: bool,
-        events: list[Event],
+        events: list[EventDocument],
     ) -> None:
         uuid = found.manifest.uuid
         async with self._locks.held(uuid):
@@ -152,28 +157,29 @@ class Maintenance:
             if fields:
                 if not dry_run:
                     await self._changed(pool, uuid, lambda: self._write(pool, found))
-                named = tuple(fields) if "name" in old else None
-                events.append(ManifestUpdated(uuid, pool, public(found.source.url), named))
+                events.append(
+                    ManifestUpdated(
+                        event="manifest-updated",
+                        uuid=uuid,
+                        pool=pool,
+                        source=public(found.source.url),
+                        fields=fields if "name" in old else None,
+                    )
+                )
             if snapshots is None:
                 return
             guid = None if found.manifest.file is None else found.manifest.file.dataset_guid
             original = original_snapshot(uuid, snapshots, guid)
             if original is None:
-                events.append(OriginalUnknown(uuid, pool))
+                events.append(OriginalUnknown(event="original-unknown", uuid=uuid, pool=pool))
                 return
             if not dry_run:
                 await self._changed(pool, uuid, lambda: self._name(pool, uuid, original))
-            events.append(SnapshotRenamed(uuid, pool, original))
+            events.append(SnapshotRenamed(event="snapshot-renamed", uuid=uuid, pool=pool, before=original))
 
     def _write(self, pool: str, found: Found) -> None:
         manifest = found.manifest
-        try:
-            self._catalog.rewrite_manifest(pool, manifest.uuid, manifest.document, public(found.source.url))
-        except OSError as error:
-            raise PoolError(
-                f"the manifest of image {manifest.uuid} cannot be written: {shortage.why(error)}",
-                hint="check the file system of imgadm's folder",
-            ) from error
+        self._catalog.rewrite_manifest(pool, manifest.uuid, manifest.document, public(found.source.url))
 
     def _name(self, pool: str, uuid: str, snapshot: str) -> None:
         self._catalog.pool(pool).name_final(uuid, snapshot)
@@ -181,8 +187,8 @@ class Maintenance:
     async def _changed(self, pool: str, uuid: str, change: Callable[[], None]) -> None:
         """Makes the change, and shows it to every reader."""
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(change)
-            image = await trio.to_thread.run_sync(self._catalog.look_at, pool, uuid)
+            await self._catalog.change(pool, change)
+            image = await self._catalog.ask(pool, lambda: self._catalog.look_at(pool, uuid))
             if image is None:
                 return  # not an image yet
             self._catalog.add(image)
@@ -191,7 +197,7 @@ class Maintenance:
     # -- vacuum ----------------------------------------------------------------------------------------------
 
     async def vacuum(
-        self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
+        self, *, older_than: int | None, keep: int, tell: Callable[[EventDocument], Awaitable[None]]
     ) -> list[VacuumDocument]:
         """The images that nothing needs, in an order in which each can be deleted; deletes none.
 
@@ -211,10 +217,10 @@ class Maintenance:
             )
             for image in images
         }
-        candidates = await trio.to_thread.run_sync(self._candidates, images, dependents, uses)
+        candidates = await lanes.in_thread(self._candidates, images, dependents, uses)
         for each in candidates:
             if each.unknown and not each.held and not each.dependents:
-                await tell(Left(each.uuid, each.pool, "no manifest"))
+                await tell(Left(event="left", uuid=each.uuid, pool=each.pool, reason="no manifest"))
         before = None if older_than is None else time.time() - older_than
         chosen = to_delete(candidates, Rule(before, keep))
         found = [self._catalog.find(*each.key) for each in chosen]

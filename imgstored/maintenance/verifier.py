@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
+from imgproto.events import ImageProgress, Note, Progress, Verified, Verifying
 from msgspec import UNSET, Struct
 
 from imgstored.catalog.manifest_files import MISSING
 from imgstored.catalog.receipts import receipt_of, recorded
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
-from imgstored.events.notifications import Event, ImageProgress, Note, Progress, Verified, Verifying
 from imgstored.host import shortage
 from imgstored.maintenance.verdict import Manifest, Verdict, verdict
 from imgstored.manifest import check_uuid, shown_text
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from imgproto.documents import Result
+    from imgproto.events import EventDocument
 
     from imgstored.catalog.catalog import Catalog, InstalledImage, Key
     from imgstored.catalog.holds import Holds
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from imgstored.pools.base import Checked
     from imgstored.site.minisign import PublicKey
 
-    Tell = Callable[[Event], Awaitable[None]]
+    Tell = Callable[[EventDocument], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -86,14 +87,16 @@ class Verifier:
         `ImageNotInstalledError` for an image that is not there and never was, and what the pools raise.
         """
         if self._turn.locked():
-            await tell(Note("another verification is under way; this one begins when it has ended"))
+            text = "another verification is under way; this one begins when it has ended"
+            await tell(Note(event="note", text=text))
         results: dict[Result, int] = {}
         async with self._turn:
             for key in await self._keys(uuids, pool):
                 verified = await self._verify(key, client, tell, record=record)
                 if verified is not None:
-                    log.info("verified", pool=verified.pool, uuid=verified.uuid, result=verified.result)
-                    results[verified.result] = results.get(verified.result, 0) + 1
+                    result = verified["result"]
+                    log.info("verified", pool=verified["pool"], uuid=verified["uuid"], result=result)
+                    results[result] = results.get(result, 0) + 1
                     await tell(verified)
         return results
 
@@ -139,7 +142,16 @@ class Verifier:
         if image is None:
             return await self._missing(pool, uuid)
         name, version = image.text("name"), image.text("version")
-        await tell(Verifying(uuid, pool, name, version, image.image.referenced))
+        await tell(
+            Verifying(
+                event="verifying",
+                uuid=uuid,
+                pool=pool,
+                name=name,
+                version=version,
+                size=image.image.referenced,
+            )
+        )
         try:
             async with self._host.holds.held(uuid, pool, f"{client}, verifying"):
                 found = await self._found(image, tell, record=record)
@@ -147,9 +159,17 @@ class Verifier:
             await self._host.refresh.pool(pool)
             return await self._missing(pool, uuid)
         by = await trio.to_thread.run_sync(self._signer, image)
-        trusted = None if by is None else by.text in self._host.trusted()
-        signed_by = None if by is None else by.name
-        return Verified(uuid, pool, name, version, found.result, found.reason, signed_by, trusted)
+        return Verified(
+            event="verified",
+            uuid=uuid,
+            pool=pool,
+            name=name,
+            version=version,
+            result=found.result,
+            reason=found.reason,
+            signed_by=None if by is None else by.name,
+            trusted=None if by is None else by.text in self._host.trusted(),
+        )
 
     async def _found(self, image: InstalledImage, tell: Tell, *, record: bool) -> Verdict:
         receipt = await trio.to_thread.run_sync(self._host.receipts.read, image.pool, image.uuid)
@@ -183,9 +203,18 @@ class Verifier:
             await trio.sleep(_INTERVAL)
             done = reading.done
             size = max(image.image.referenced, done)
-            name, version = image.text("name"), image.text("version")
-            progress = ImageProgress(image.uuid, name, version, "verifying", done, size, done)
-            await tell(Progress(done, size, reading.rate(), (progress,)))
+            progress = ImageProgress(
+                uuid=image.uuid,
+                name=image.text("name"),
+                version=image.text("version"),
+                phase="verifying",
+                done=done,
+                total=size,
+                received=done,
+                import_id=None,
+            )
+            rate = reading.rate()
+            await tell(Progress(event="progress", done=done, total=size, rate=rate, images=[progress]))
 
     def _compare(self, image: InstalledImage, checked: Checked, record: bool) -> Verdict:
         """Compares an image with its receipt; writes one where there is none, or if `record` is set."""
@@ -230,7 +259,17 @@ class Verifier:
         if manifest is None:
             return None
         name, version = (shown_text(manifest.get(field)) for field in ("name", "version"))
-        return Verified(uuid, pool, name, version, "lost", _LOST)
+        return Verified(
+            event="verified",
+            uuid=uuid,
+            pool=pool,
+            name=name,
+            version=version,
+            result="lost",
+            reason=_LOST,
+            signed_by=None,
+            trusted=None,
+        )
 
     def _lost(self, pool: str, uuid: str) -> dict[str, object] | None:
         """The manifest of an image that should be there and is not.

@@ -6,7 +6,16 @@ bytes ── document.parse ──► JSON ── upgrade ──► v2 ── ru
 docs/manifests.md has a table of what a manifest may be, and what happens then.
 """
 
-from imgstored.manifest.document import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, parse, parse_list
+from imgstored.manifest.document import (
+    MAX_DEPTH,
+    MAX_LIST,
+    MAX_MANIFEST,
+    Damaged,
+    is_larger,
+    parse,
+    parse_entries,
+    parse_list,
+)
 from imgstored.manifest.model import Manifest, ManifestFile, load, unchecked
 from imgstored.manifest.names import check_uuid, in_lower_case
 from imgstored.manifest.rules import Rules
@@ -17,13 +26,16 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_LIST",
     "MAX_MANIFEST",
+    "Damaged",
     "Manifest",
     "ManifestFile",
     "Rules",
     "check_uuid",
     "in_lower_case",
+    "is_larger",
     "load",
     "parse",
+    "parse_entries",
     "parse_list",
     "shown_text",
     "text_of",

@@ -11,6 +11,8 @@ import math
 import re
 from typing import Any, Final
 
+from msgspec import Struct
+
 from imgstored.errors import InvalidManifestError
 
 #: Bytes of one manifest. Tags, the largest field, may have 100 KiB.
@@ -39,6 +41,11 @@ _AROUND: Final = 4
 #: Digits of the largest double, and some; a longer number is not worth reading.
 _MAX_NUMBER: Final = 400
 
+_UUID = re.compile(rb'"uuid"[ \t\r\n]*:[ \t\r\n]*"([0-9a-fA-F-]{36})"')
+
+#: What JSON may have around a value (RFC 8259, 2).
+_BLANK: Final = b" \t\r\n"
+
 #: Bytes that are looked through at a time.
 _PIECE: Final = 1 << 18
 
@@ -46,6 +53,15 @@ _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+#: A string, also one without an end, or a bracket or comma outside strings.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{},]', re.DOTALL)
+
+
+class Damaged(Struct, frozen=True):
+    """An entry of a list that cannot be used."""
+
+    uuid: object  #: as the entry has it, of any type; None where it has none
+    reason: str
 
 
 class _RefusedError(ValueError):
@@ -76,6 +92,39 @@ def parse_list(data: bytes, *, limit: int = MAX_LIST) -> list[Any]:
             f"list of manifests is invalid: {error}", hint="an image server's list is a JSON array, in UTF-8"
         ) from error
     return value
+
+
+def parse_entries(data: bytes, *, limit: int = MAX_LIST) -> list[Any]:
+    """As `parse_list`, but what is wrong with one entry makes only that one a `Damaged`.
+
+    An entry is good if it would also be good by itself: see `check_document`. Raises `InvalidManifestError`
+    where it is not certain where an entry ends (a list that is cut off), and for too many values.
+    """
+    try:
+        entries = parse_list(data, limit=limit)
+        if _is_small(data):
+            return entries
+        return [_checked(entry) for entry in entries]
+    except InvalidManifestError:
+        return _by_entry(data, limit)
+
+
+def is_larger(document: object, limit: int) -> bool:
+    """Whether a decoded document has more than `limit` characters and values together, keys counted."""
+    todo, size = [document], 0
+    while todo and size <= limit:
+        match todo.pop():
+            case str() as text:
+                size += len(text)
+            case dict() as inner:
+                size += sum(map(len, inner))
+                todo.extend(inner.values())
+            case list() as inner:
+                todo.extend(inner)
+            case _:
+                pass
+        size += 1
+    return size > limit
 
 
 def check_document(document: object) -> None:
@@ -123,17 +172,103 @@ def _invalid(why: str) -> InvalidManifestError:
     return InvalidManifestError(f"manifest is invalid: it {why}")
 
 
+def _is_small(data: bytes) -> bool:
+    """Whether no entry of the list in `data` can be too large or too deep for `check_document`."""
+    structure = _structure(_without_escapes(data))
+    if data.count(b'"') + structure.count(b",") + structure.count(b"[") > MAX_MANIFEST_VALUES:
+        return False
+    return _depth_left(structure.replace(b",", b""), MAX_DEPTH - _AROUND + 1) == b""
+
+
+def _checked(entry: object) -> object:
+    try:
+        check_document(entry)
+    except InvalidManifestError as error:
+        return Damaged(entry.get("uuid") if isinstance(entry, dict) else None, _why(error))
+    return entry
+
+
+def _by_entry(data: bytes, limit: int) -> list[Any]:
+    """The list, each entry read by itself. Raises `InvalidManifestError`."""
+    try:
+        if len(data) > limit:
+            raise _RefusedError(f"larger than {limit} bytes")
+        plain = _without_escapes(data)
+        _check_number(plain, _structure(plain))
+        return [_entry(text, depth) for text, depth in _cut(data)]
+    except ValueError as error:
+        raise InvalidManifestError(
+            f"list of manifests is invalid: {error}", hint="an image server's list is a JSON array, in UTF-8"
+        ) from error
+
+
+def _cut(data: bytes) -> list[tuple[bytes, int]]:
+    """The entries of the array in `data` and their depths, by its strings, brackets and commas alone."""
+    text = data.removeprefix(b"\xef\xbb\xbf").strip(_BLANK)
+    if not text.startswith(b"["):
+        raise _RefusedError("not a JSON array")
+    entries: list[tuple[bytes, int]] = []
+    depth = deepest = begin = 0
+    for token in _TOKEN.finditer(text):
+        if begin and depth == 0:
+            raise _RefusedError("not a JSON array")
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+        if depth == 0 or (depth == 1 and token[0] == b","):
+            entries.append((text[begin : token.start()], deepest - 1))
+            deepest = 1
+        elif begin:
+            continue
+        begin = token.end()
+    if depth != 0 or (begin == len(text) and not text.endswith(b"]")):
+        raise _RefusedError("its brackets do not match")
+    if begin != len(text):
+        raise _RefusedError("not a JSON array")
+    return [] if len(entries) == 1 and not entries[0][0].strip(_BLANK) else entries
+
+
+def _entry(text: bytes, depth: int) -> Any:
+    value: Any
+    try:
+        if depth > MAX_DEPTH:
+            raise _RefusedError(f"nested more than {MAX_DEPTH} levels deep")
+        value = _built(text)
+        check_document(value)
+    except InvalidManifestError as error:
+        reason = _why(error)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+        value = _read_leniently(text)
+    else:
+        return value
+    return Damaged(value.get("uuid") if isinstance(value, dict) else None, reason)
+
+
+def _read_leniently(text: bytes) -> Any:
+    """The entry as other programs read it, to know at least which image it is."""
+    try:
+        return _LENIENT.decode(text.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        uuid = _UUID.search(text)
+        return None if uuid is None else {"uuid": uuid[1].decode()}
+
+
+def _why(error: InvalidManifestError) -> str:
+    return error.message.partition(" is invalid: ")[2]
+
+
 def _decode(data: bytes, limit: int) -> Any:
     if len(data) > limit:
         raise _RefusedError(f"larger than {limit} bytes")
     _check_shape(data)
-    value = json.loads(
-        data.decode("utf-8-sig"),
-        object_pairs_hook=_object,
-        parse_int=_integer,
-        parse_float=_number,
-        parse_constant=_constant,
-    )
+    return _built(data)
+
+
+def _built(data: bytes) -> Any:
+    value = _STRICT.decode(data.decode("utf-8-sig"))
     # UTF-8 cannot hold half a character, only an escape can; so most documents need not be looked through.
     if _SURROGATE_ESCAPE.search(data):
         _check_characters(value)
@@ -145,20 +280,32 @@ def _check_shape(data: bytes) -> None:
 
     Up to the point where a document stops being JSON, this sees the same brackets as the decoder does.
     """
-    # Within a string a backslash begins an escape; without escapes each quote begins or ends a string.
-    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if plain.count(b'"') > 4 * MAX_VALUES:
-        raise _RefusedError(f"more than {MAX_VALUES} values")
+    plain = _without_escapes(data)
     structure = _structure(plain)
-    if structure.count(b",") + structure.count(b"[") > MAX_VALUES:
-        raise _RefusedError(f"more than {MAX_VALUES} values")
-    brackets = structure.replace(b",", b"")
-    for _ in range(MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"")  # the innermost level of what is left
+    _check_number(plain, structure)
+    brackets = _depth_left(structure.replace(b",", b""), MAX_DEPTH)
     if b"[]" in brackets:
         raise _RefusedError(f"nested more than {MAX_DEPTH} levels deep")
     if brackets:
         raise _RefusedError("its brackets do not match")
+
+
+def _check_number(plain: bytes, structure: bytes) -> None:
+    """Bounds the number of values."""
+    if plain.count(b'"') > 4 * MAX_VALUES or structure.count(b",") + structure.count(b"[") > MAX_VALUES:
+        raise _RefusedError(f"more than {MAX_VALUES} values")
+
+
+def _depth_left(brackets: bytes, levels: int) -> bytes:
+    """What is left of the brackets without so many levels, from the innermost on."""
+    for _ in range(levels):
+        brackets = brackets.replace(b"[]", b"")
+    return brackets
+
+
+def _without_escapes(data: bytes) -> bytes:
+    """Within a string a backslash begins an escape; without escapes each quote begins or ends a string."""
+    return data.replace(b"\\\\", b"").replace(b'\\"', b"")
 
 
 def _structure(plain: bytes) -> bytes:
@@ -211,3 +358,9 @@ def _check_characters(value: object) -> None:
                 todo.extend(inner)
             case _:
                 pass
+
+
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_number, parse_constant=_constant
+)
+_LENIENT = json.JSONDecoder(parse_int=float)

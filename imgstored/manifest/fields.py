@@ -99,7 +99,7 @@ def one_of(*choices: str) -> Check:
 
 
 def either(first: Check, second: Check) -> Check:
-    """What passes one of the two; the faults are the first one's."""
+    """A check that one of two checks passes; the faults are the first one's."""
 
     def check(field: str, value: Any) -> Iterator[Fault]:
         faults = list(first(field, value))

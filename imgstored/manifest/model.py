@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
@@ -31,6 +31,13 @@ _MAX_ODD: Final = 20
 
 #: JavaScript, and so IMGAPI, rounds larger integers.
 _MAX_EXACT: Final = (1 << 53) - 1
+
+#: Of the types of ZFS images; "other" is whatever its publisher means.
+_DATASETS: Final[Mapping[str, Literal["filesystem", "volume"]]] = {
+    "zone-dataset": "filesystem",
+    "lx-dataset": "filesystem",
+    "zvol": "volume",
+}
 
 #: What Triton's agent writes into the manifest of an image whose file it knows by SHA-256 alone.
 _NO_SHA1: Final = "0" * 40
@@ -71,6 +78,11 @@ class Manifest:
     file: ManifestFile | None  #: None where the image's file comes from elsewhere (`install`)
     #: What was taken though imgadm's own validation refuses it, the first 20 fields, fit to be shown.
     odd: tuple[str, ...] = ()
+
+    @property
+    def dataset(self) -> Literal["filesystem", "volume"] | None:
+        """The kind of dataset that the type means; None where it does not say."""
+        return _DATASETS.get(self.type)
 
 
 def load(document: Mapping[str, Any], *, rules: Rules) -> Manifest:

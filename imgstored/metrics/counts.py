@@ -10,7 +10,6 @@ from msgspec import Struct, field
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 
 from imgstored import __version__
-from imgstored.events.notifications import Resumed
 from imgstored.events.stream import CacheHit, Ended, ImportEvent, Refused, Started, outcome_of
 from imgstored.transfer.limiting import STAGES
 
@@ -95,8 +94,9 @@ class Counts:
             case Started(action):
                 if action.kind != "delete":
                     self._under_way[action] = _UnderWay(time.monotonic())
-            case ImportEvent(_, Resumed(size=size)):
-                self._resumed.inc(size)
+            case ImportEvent(_, document):
+                if document["event"] == "resumed":
+                    self._resumed.inc(document["size"])
             case Ended(action):
                 if action.kind == "delete":
                     self._deletions.labels(event.outcome).inc()

@@ -10,6 +10,7 @@ import structlog
 import trio
 from prometheus_client.exposition import choose_encoder
 
+from imgstored.http.secrets import KNOWN
 from imgstored.httpd.address import UnixAddress, listening
 from imgstored.httpd.message import HttpLimits, Request, Response, text
 from imgstored.httpd.server import HttpServer
@@ -34,6 +35,7 @@ _LIMITS: Final = HttpLimits(
     idle_seconds=5.0,
     silence_seconds=5.0,
     handlers=8,
+    grace=0.25,
 )
 
 
@@ -69,7 +71,8 @@ class Exposition:
         async with self._one_at_a_time:
             await self._state.look()
             self._counts.count_bytes(self._fetched())
-            return kind, encode(self._registry)
+            text = encode(self._registry)
+        return kind, KNOWN.hidden(text.decode()).encode() if KNOWN.may_be_in(text) else text
 
 
 async def serve(

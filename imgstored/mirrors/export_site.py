@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 import trio
+from imgproto.events import Note, Progress
 from msgspec import Struct
 
 from imgstored import __version__
@@ -30,7 +31,6 @@ from imgstored.errors import (
     NotSupportedError,
     UsageError,
 )
-from imgstored.events.notifications import Note, Progress
 from imgstored.host import shortage
 from imgstored.host.durable import replace_file
 from imgstored.host.filesystem import try_flock
@@ -220,8 +220,9 @@ class _Run:
         for image in lacking:
             reporter.tell(
                 Note(
-                    f"the origin of image {image.uuid}, {image.manifest.origin}, is not in the library:"
-                    " hosts need another source for it"
+                    event="note",
+                    text=f"the origin of image {image.uuid}, {image.manifest.origin}, is not in the library:"
+                    " hosts need another source for it",
                 )
             )
         return ordered
@@ -302,7 +303,7 @@ class _Run:
         now = time.monotonic()
         if now - self._reported_at >= _INTERVAL:
             self._reported_at = now
-            reporter.tell(Progress(done=before + done, total=total, rate=0.0))
+            reporter.tell(Progress(event="progress", done=before + done, total=total, rate=0.0, images=[]))
 
     def _datasets(self, documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if self._spec.url is None:
@@ -352,7 +353,12 @@ class _Run:
         """An export without a key leaves a signature of the state before, which clients go on with."""
         with self._folder.below(layout.IMAGES) as folder:
             if layout.POINTER in folder.names():
-                reporter.tell(Note("the site was signed, and its signature is of the state before: --sign"))
+                reporter.tell(
+                    Note(
+                        event="note",
+                        text="the site was signed, and its signature is of the state before: --sign",
+                    )
+                )
 
     def _clean(self, items: Sequence[Item], pages: layout.Pages) -> int:
         """Removes what nothing names any more, once nothing does. Returns how many images."""

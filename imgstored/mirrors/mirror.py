@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
+from imgproto.events import Note, Progress
 from msgspec import Struct
 
 from imgstored.create.job import running
 from imgstored.errors import APIError, ImgstoreError, NotSupportedError, UsageError
-from imgstored.events.notifications import Note, Progress
 from imgstored.http.location import public
 from imgstored.manifest import load
 from imgstored.mirrors.selection import Filter, matching, with_origins
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from imgproto.documents import MirrorDocument, MirrorFailureDocument, NamedDocument
+    from imgproto.events import EventDocument
 
     from imgstored.create.job import Job
-    from imgstored.events.notifications import Event
     from imgstored.library.library import Copy, Library
     from imgstored.manifest import Manifest
     from imgstored.serve.relay import Fetch, Relay
     from imgstored.sources.source_set import SourceSet
 
-    Tell = Callable[[Event], None]
+    Tell = Callable[[EventDocument], None]
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +153,7 @@ class Mirrors:
         self, spec: MirrorSpec, tell: Tell, *, dry_run: bool = False, scheduled: bool = False
     ) -> MirrorDocument:
         assert self._library is not None
-        chosen = await self._choose(spec, tell)
+        chosen, incomplete = await self._choose(spec, tell)
         missing = [image for image in chosen if self._library.get(image.manifest.uuid) is None]
         report: MirrorDocument = {
             "chosen": len(chosen),
@@ -173,29 +173,36 @@ class Mirrors:
         for image in chosen:
             await trio.to_thread.run_sync(self._library.hold, image.manifest.uuid, kind)
         if scheduled:
-            self._last[spec] = frozenset(image.manifest.uuid for image in chosen)
+            uuids = frozenset(image.manifest.uuid for image in chosen)
+            if not incomplete:
+                self._last[spec] = uuids
+            elif spec in self._last:
+                self._last[spec] |= uuids  # what the list lacks may still be there
             if len(self._last) == len(set(self._schedules)):
                 report["released"] = await self._release()
         return report
 
-    async def _choose(self, spec: MirrorSpec, tell: Tell) -> list[_Chosen]:
-        """The server's images that the filter means, each after its origin."""
+    async def _choose(self, spec: MirrorSpec, tell: Tell) -> tuple[list[_Chosen], bool]:
+        """The images that the filter means, each after its origin, and whether the list may lack some."""
         found = await self._sources.available(sources=(spec.url,))
         for problem in found["problems"]:
             # A list of an earlier day would release what is new.
             error = problem["error"]
             raise APIError(error["message"], hint=error["hint"], data=error["data"])
+        for lack in found["incomplete"]:
+            tell(Note(event="note", text=lack["message"]))
         images = await trio.to_thread.run_sync(_loaded, [each["manifest"] for each in found["images"]])
         active = [image for image in images if image.manifest.state == "active"]
         chosen, lacking = with_origins(matching(active, spec.wanted), images)
         for image in lacking:
             tell(
                 Note(
-                    f"the origin of image {image.manifest.uuid}, {image.manifest.origin}, is not on the"
-                    " server: hosts need another source for it"
+                    event="note",
+                    text=f"the origin of image {image.manifest.uuid}, {image.manifest.origin}, is not on the"
+                    " server: hosts need another source for it",
                 )
             )
-        return chosen
+        return chosen, bool(found["incomplete"])
 
     async def _fetch(
         self, spec: MirrorSpec, missing: Sequence[_Chosen], tell: Tell, kind: Copy
@@ -222,7 +229,8 @@ class Mirrors:
                 for image in missing
                 if image.manifest.uuid in done or image.manifest.uuid in fetches
             )
-            return Progress(came, sum(image.size for image in missing), 0.0)
+            total = sum(image.size for image in missing)
+            return Progress(event="progress", done=came, total=total, rate=0.0, images=[])
 
         async with trio.open_nursery() as nursery:
             for image in missing:
@@ -239,7 +247,10 @@ class Mirrors:
     async def _fetch_one(self, spec: MirrorSpec, uuid: str, fetches: dict[str, Fetch], kind: Copy) -> None:
         assert self._relay is not None
         found = await self._sources.find(uuid, active=False, sources=(spec.url,))
-        fetch = fetches[uuid] = self._relay.fetch_found(found, kind=kind)
+        fetch = self._relay.fetch_found(found, kind=kind)
+        if fetch is None:
+            return  # the library has it by now
+        fetches[uuid] = fetch
         await fetch.ended.wait()
         if fetch.failure is not None:
             raise fetch.failure

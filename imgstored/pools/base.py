@@ -65,7 +65,8 @@ class Checked(Struct, frozen=True):
 class Use(Struct, frozen=True):
     """The clones and holds that protect an image from destruction."""
 
-    dependents: tuple[str, ...] = ()  #: as `Pool.dependents` has them
+    #: Names (POOL/…) of what is cloned from the image, also POOL/UUID-partial while that is received.
+    dependents: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()  #: as `Pool.holds` has them
     held: bool = False  #: by tags, or by holds that others have put there
 
@@ -75,6 +76,43 @@ class Space(Struct, frozen=True):
 
     total: int
     available: int
+
+
+class Room(Protocol):
+    """Reserves room for bytes that are to come. Each call may raise `NoSpaceError`, but for `spent`."""
+
+    def expect(self, to_come: int, *, exact: bool = False) -> int:
+        """So many bytes are still to come, and with `exact` no more than that; returns the free bytes."""
+        ...
+
+    def add(self, size: int) -> None:
+        """So many bytes are to come besides what was expected."""
+        ...
+
+    def take(self, size: int) -> None:
+        """Bytes are about to be written."""
+        ...
+
+    def spent(self, size: int) -> None:
+        """Bytes of `take` are written, or will not be."""
+        ...
+
+
+class Boundless:
+    """A room that is never full, for whoever does not share it."""
+
+    def expect(self, to_come: int, *, exact: bool = False) -> int:
+        """Fits."""
+        return to_come
+
+    def add(self, size: int) -> None:
+        """Fits."""
+
+    def take(self, size: int) -> None:
+        """Fits."""
+
+    def spent(self, size: int) -> None:
+        """Nothing to count."""
 
 
 class SourceDataset(Struct, frozen=True):
@@ -125,12 +163,21 @@ class Datasets(Protocol):
         ...
 
 
+#: Room for whoever names none.
+BOUNDLESS: Final = Boundless()
+
+
 class Pool(Protocol):
     """Keeps images. Any call may raise `PoolError`; what else it may raise is said there."""
 
     @property
     def name(self) -> str:
         """The pool's name, as in POOL/UUID."""
+        ...
+
+    @property
+    def storage(self) -> str:
+        """The storage whose room it has, as `host.mounts.storage_of` names it."""
         ...
 
     @property
@@ -172,11 +219,17 @@ class Pool(Protocol):
         """Renames one of those snapshots (a name without `@`) to @final: from now on it is an image."""
         ...
 
+    def damage(self) -> list[str]:
+        """The pool's own files that cannot be used, a sentence each; blocks not even for a moment."""
+        ...
+
     def partials(self) -> list[str]:
         """The images, by uuid, of which a part is received and not published."""
         ...
 
-    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+    def receive(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
         """Receives an image's stream into UUID-partial, and checks all of it.
 
         `blocks` is always the whole stream from its first byte. Where a part of the image is there already,
@@ -185,7 +238,8 @@ class Pool(Protocol):
         next time. The image is complete on return, but not visible until `publish`.
 
         `origin` is the uuid of the published image that an incremental stream builds on; None for a full one.
-        A piece of `blocks` is not used any more once the next one has been asked for.
+        A piece of `blocks` is not used any more once the next one has been asked for. `room` is asked before
+        the pool writes what `blocks` does not bring, such as a copy of the origin.
 
         Raises `StreamError` for a stream that is damaged, cut short, or not an image's, or that is a full one
         though an origin is given; `OriginNotInstalledError` where the origin is not in the pool, or is not
@@ -213,10 +267,6 @@ class Pool(Protocol):
 
         Raises `ImageHasDependentClonesError`, and `PoolError` while anything holds it.
         """
-        ...
-
-    def dependents(self, uuid: str) -> list[str]:
-        """Names (POOL/…) of what is cloned from the image, also POOL/UUID-partial while that is received."""
         ...
 
     def uses(self) -> dict[str, Use]:

@@ -63,7 +63,7 @@ def refuse_dependents(uuid: str, names: list[str]) -> None:
 
 
 def incomplete(uuid: str, pool: str) -> PoolError:
-    """What was to be published is not all there."""
+    """The error where what is to be published is not all there."""
     return PoolError(
         f'image "{uuid}" is not completely in pool "{pool}"', hint="receive the image (again) first"
     )

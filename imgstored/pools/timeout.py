@@ -1,4 +1,9 @@
-"""Calls a pool from trio with a time limit."""
+"""Calls a pool from trio with a time limit.
+
+A question can be abandoned: its thread ends when the pool answers, and nobody needs the answer. A change
+cannot: it may still be made when the pool answers. So whoever waits for one gets an error that says so, or a
+notice.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,19 @@ _Answer = TypeVar("_Answer")
 TIMEOUT: Final = 30.0
 
 
+#: Seconds for a change, which a busy pool may make late.
+CHANGE_TIMEOUT: Final = 120.0
+
+#: Seconds until whoever waits for a change that must end gets a notice.
+NOTICE: Final = 30.0
+
+
+def no_answer(pool: str, hint: str = "") -> PoolError:
+    """The error for whoever waited for a pool; `hint` says what becomes of a change."""
+    more = f"its disks may be gone; of a ZFS pool `zpool status {pool}` says more"
+    return PoolError(f'pool "{pool}" does not answer', hint=f"{hint}; {more}" if hint else more)
+
+
 async def answer(
     pool: str,
     question: Callable[[], _Answer],
@@ -33,7 +51,39 @@ async def answer(
         with trio.fail_after(TIMEOUT if seconds is None else seconds):
             return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=threads)
     except trio.TooSlowError:
-        raise PoolError(
-            f'pool "{pool}" does not answer',
-            hint=f"its disks may be gone; of a ZFS pool `zpool status {pool}` says more",
-        ) from None
+        raise no_answer(pool) from None
+
+
+async def changed(pool: str, change: Callable[[], _Answer], *, threads: trio.CapacityLimiter) -> _Answer:
+    """Makes a change, which blocks, in a thread; returns or raises its result.
+
+    Waits as `answer` does, `CHANGE_TIMEOUT` at most. The error then says that the change may still be made.
+    """
+    try:
+        with trio.fail_after(CHANGE_TIMEOUT):
+            return await trio.to_thread.run_sync(change, abandon_on_cancel=True, limiter=threads)
+    except trio.TooSlowError:
+        raise no_answer(pool, "it may still make the change when it answers") from None
+
+
+async def with_notice(change: Callable[[], _Answer], notice: Callable[[], None]) -> _Answer:
+    """Makes a change, which blocks, in a thread, and waits for its end; returns or raises its result.
+
+    Calls `notice` once the pool has not answered for `NOTICE`.
+    """
+
+    async def give_notice() -> None:
+        await trio.sleep(NOTICE)
+        notice()
+
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_notice)
+        try:
+            result = await trio.to_thread.run_sync(change)
+        except Exception as error:  # noqa: BLE001  (raised below: the nursery would put it into a group)
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result

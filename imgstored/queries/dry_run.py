@@ -9,8 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
+from imgstored import lanes
 from imgstored.errors import ActiveImageNotFoundError, ImgstoreError, NoSpaceError
 from imgstored.http.location import shown
 from imgstored.imports.leftovers import spool_name
@@ -65,7 +64,7 @@ class DryRun:
         images = await self._images(plan)
         missing = [image for image in images if image["state"] == "missing"]
         for image in missing:
-            image["present"] = await trio.to_thread.run_sync(self._present, target.name, image)
+            image["present"] = await lanes.in_thread(self._present, target.name, image)
         sizes = [image["size"] for image in missing]
         known = sum(size or 0 for size in sizes)
         to_come = max(0, known - sum(image["present"] for image in missing))

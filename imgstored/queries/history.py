@@ -2,7 +2,8 @@
 
 SQLite in WAL mode, next to the journal, and bounded. A row is written when an action starts, and completed
 when it ends; the next daemon marks rows that a daemon left unfinished as `interrupted`. When the history
-cannot be written, the log says so, and nothing else stops.
+cannot be written, the log says so, and nothing else stops. Where the disk is full or fails at the start, it
+is opened later, and what happened until then is written down then.
 """
 
 from __future__ import annotations
@@ -12,23 +13,29 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager, closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import structlog
 import trio
 from imgproto.documents import EntryDocument
+from msgspec import Struct
 
+from imgstored import lanes
+from imgstored.errors import PoolError
 from imgstored.events.stream import Ended, Refused, Started, outcome_of
 from imgstored.http.location import shown
-from imgstored.http.secrets import redacted
+from imgstored.http.secrets import KNOWN, redacted
 from imgstored.queries.names import Named
-from imgstored.state.schema import open_database
+from imgstored.state.damage import DAMAGED, Aside
+from imgstored.state.database import Layout, Table, connect_again, fault_of, open_database, suspects_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from imgstored.events.stream import Action, Requester, StoreEvent
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +64,72 @@ CREATE TABLE history (
 CREATE INDEX history_uuid ON history (uuid);
 """
 
+_NOTHING: Final = type(None)
+_TYPES: Final = {
+    "id": (int,),
+    "action": (str,),
+    "uuid": (str,),
+    "name": (str,),
+    "version": (str,),
+    "pool": (str,),
+    "source": (str, _NOTHING),
+    "client": (str,),
+    "uid": (int, _NOTHING),
+    "started_at": (int, float),
+    "bytes": (int, _NOTHING),
+    "seconds": (int, float, _NOTHING),
+    "outcome": (str, _NOTHING),
+    "code": (str, _NOTHING),
+    "message": (str, _NOTHING),
+    "import_id": (str, _NOTHING),
+}
+
+LAYOUT: Final = Layout(
+    _TABLE,
+    {
+        "history": Table(
+            ("id",),
+            lambda row: f"entry {str(row.get('id'))[:20]}",
+            "`imgctl history` does not have it",
+            lambda row: fault_of(row, _TYPES),
+            suspects_of(_TYPES),
+        )
+    },
+    lost="`imgctl history` begins anew",
+    # What an earlier daemon did not see end.
+    then="UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL",
+)
+
+#: Events that are kept for a history that is not open.
+_MAX_PENDING: Final = 2 * MAX_ROWS
+#: Seconds between two tries to open it.
+_PAUSE: Final = 5.0
+
 #: The columns that an entry shows.
 _FIELDS = tuple(EntryDocument.__annotations__)
+
+
+class _Connections(Struct, frozen=True):
+    """The open file. What is done never waits for what is read: readers have their own connection (WAL)."""
+
+    writer: sqlite3.Connection
+    readers: sqlite3.Connection
+
+    @classmethod
+    def to(cls, path: Path, aside: Aside) -> _Connections:
+        """Opens both, or none. Blocks. Raises as `open_database` does."""
+        writer = open_database(path, LAYOUT, aside)
+        try:
+            readers = connect_again(path)
+        except BaseException:
+            writer.close()
+            raise
+        return cls(writer, readers)
+
+    def close(self) -> None:
+        """Closes both."""
+        self.readers.close()
+        self.writer.close()
 
 
 class History:
@@ -67,21 +138,52 @@ class History:
     For trio's thread. Threads do what blocks, one at a time.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens or creates the file, or brings an older one up to date. Raises `ConfigError`."""
-        hint = "move the file away: what was done before is then forgotten"
-        # What an earlier daemon did not see end.
-        interrupted = "UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL"
-        self._db = open_database(path, _TABLE, hint=hint, then=interrupted)
+    def __init__(self, path: Path, aside: Aside | None = None) -> None:
+        """Opens or creates the file, or brings an older one up to date. What is damaged goes to `aside`.
+
+        Raises `ConfigError` where a newer daemon has written it, or it must not be opened.
+        """
+        self._path = path
+        self._aside = aside or Aside(path.parent / DAMAGED)
+        self.fault: PoolError | None = None  #: why it is not open
+        self._opened: _Connections | None = None
+        self._open()
+        self._reading = trio.Lock()
         # Fair: who reads after something has ended finds that written down.
         self._lock = trio.Lock()
-        self._pending: deque[Callable[[], None]] = deque()
+        self._writer = trio.CapacityLimiter(1)
+        self._pending: deque[Callable[[], None]] = deque(maxlen=_MAX_PENDING)
         self._some = trio.Event()
         self._rows: dict[Action, tuple[int, float]] = {}  # of what is under way; when it began
 
     def close(self) -> None:
         """Closes the file. What was not flushed is lost."""
-        self._db.close()
+        if self._opened is not None:
+            self._opened.close()
+
+    def _open(self) -> None:
+        """Opens the file, or says in `fault` why that has to wait. Blocks."""
+        try:
+            self._opened = _Connections.to(self._path, self._aside)
+        except PoolError as error:
+            if self.fault is None or self.fault.message != error.message:
+                log.error("the history waits", error=error.message, hint=error.hint)
+            self.fault = error
+        else:
+            self.fault = None
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        return self._connections().writer
+
+    @property
+    def _readers(self) -> sqlite3.Connection:
+        return self._connections().readers
+
+    def _connections(self) -> _Connections:
+        if self._opened is None:
+            raise sqlite3.OperationalError("it is not open" if self.fault is None else self.fault.message)
+        return self._opened
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -90,8 +192,11 @@ class History:
         try:
             task_status.started()
             while True:
-                await self._some.wait()
+                with trio.move_on_after(float("inf") if self.fault is None else _PAUSE):
+                    await self._some.wait()
                 self._some = trio.Event()
+                if self.fault is not None:
+                    await self._try_again()
                 await self.flush()
         finally:
             with trio.CancelScope(shield=True):
@@ -114,11 +219,11 @@ class History:
         self._some.set()
 
     async def flush(self) -> None:
-        """Returns once everything that was heard before is written down."""
+        """Returns once everything that was heard before is written down, if it can be."""
         async with self._lock:
-            while self._pending:
+            while self._pending and self._opened is not None:
                 try:
-                    await trio.to_thread.run_sync(self._pending[0])
+                    await trio.to_thread.run_sync(self._pending[0], limiter=self._writer)
                 except (
                     sqlite3.Error,
                     ValueError,
@@ -126,6 +231,10 @@ class History:
                 ) as error:  # also a value that sqlite3 does not take
                     log.warning("the history cannot be written", error=str(error))
                 self._pending.popleft()
+
+    async def _try_again(self) -> None:
+        async with self._lock:
+            await trio.to_thread.run_sync(self._open, limiter=self._writer)
 
     def _begin(self, action: Action, requester: Requester, now: float, wall: float) -> None:
         source = None if action.source is None else shown(action.source)
@@ -135,11 +244,11 @@ class History:
             (
                 action.kind,
                 action.uuid,
-                action.name,
-                action.version,
+                KNOWN.hidden(action.name),
+                KNOWN.hidden(action.version),
                 action.pool,
                 source,
-                requester.client,
+                KNOWN.hidden(requester.client),
                 requester.uid,
                 wall,
                 action.import_id,
@@ -167,52 +276,56 @@ class History:
         """The newest `limit` entries, of one image or of all, oldest first; docs/protocol.md's *entry*."""
         where, values = ("", ()) if uuid is None else ("WHERE uuid = ?", (uuid,))
 
-        def read() -> list[tuple[Any, ...]]:
-            return self._db.execute(
+        def read() -> list[EntryDocument]:
+            rows = self._readers.execute(
                 f"SELECT {', '.join(_FIELDS)} FROM history {where} ORDER BY id DESC LIMIT ?",  # noqa: S608  fixed
                 (*values, max(0, min(limit, MAX_ROWS))),
-            ).fetchall()
+            )
+            return [_entry(row) for row in rows][::-1]
 
-        rows = await self._read(read)
-        return [_entry(row) for row in reversed(rows)]
+        return await self._read(read)
 
     async def failures(self, limit: int) -> list[EntryDocument]:
         """The newest entries of what failed, at most `limit`, oldest first."""
 
-        def read() -> list[tuple[Any, ...]]:
-            return self._db.execute(
+        def read() -> list[EntryDocument]:
+            rows = self._readers.execute(
                 f"SELECT {', '.join(_FIELDS)} FROM history"  # noqa: S608  fixed
                 " WHERE outcome = 'failed' ORDER BY id DESC LIMIT ?",
                 (limit,),
-            ).fetchall()
+            )
+            return [_entry(row) for row in rows][::-1]
 
-        return [_entry(row) for row in reversed(await self._read(read))]
+        return await self._read(read)
 
     async def images(self) -> list[Named]:
         """The images that the history is about, with the names that they had last."""
 
-        def read() -> list[tuple[Any, ...]]:
-            return self._db.execute(
+        def read() -> list[Named]:
+            rows = self._readers.execute(
                 "SELECT uuid, name, version FROM history WHERE id IN (SELECT"
                 " coalesce(max(CASE WHEN name != '' THEN id END), max(id)) FROM history GROUP BY uuid)"
-            ).fetchall()
+            )
+            return [Named(*row) for row in rows]
 
-        return [Named(*row) for row in await self._read(read)]
+        return await self._read(read)
 
-    async def _read(self, read: Callable[[], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+    async def _read(self, read: Callable[[], list[T]]) -> list[T]:
         await self.flush()
-        async with self._lock:
+        if self._opened is None:
+            return []  # `fault` says why
+        async with self._reading:
             try:
-                return await trio.to_thread.run_sync(read)
+                return await lanes.in_thread(read)
             except sqlite3.Error as error:
                 log.warning("the history cannot be read", error=str(error))
                 return []
 
 
 @asynccontextmanager
-async def open_history(path: Path) -> AsyncIterator[History]:
+async def open_history(path: Path, aside: Aside | None = None) -> AsyncIterator[History]:
     """Opens the history, writes down what it hears, and closes it. Raises as `History` does."""
-    with closing(History(path)) as history:
+    with closing(History(path, aside)) as history:
         async with trio.open_nursery() as nursery:
             await nursery.start(history.run)
             yield history
@@ -220,5 +333,8 @@ async def open_history(path: Path) -> AsyncIterator[History]:
 
 
 def _entry(row: tuple[Any, ...]) -> EntryDocument:
-    """The row of a query for `_FIELDS`."""
-    return cast("EntryDocument", dict(zip(_FIELDS, row, strict=True)))
+    """The row of a query for `_FIELDS`, without secrets that an earlier daemon did not know."""
+    entry = KNOWN.hidden_in(dict(zip(_FIELDS, row, strict=True)))
+    if entry["message"] is not None:
+        entry["message"] = redacted(entry["message"])
+    return cast("EntryDocument", entry)

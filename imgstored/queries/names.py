@@ -7,7 +7,9 @@ it, what people call another image.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -54,27 +56,46 @@ def named(manifest: Mapping[str, Any]) -> Named:
     return Named(manifest["uuid"], name, version, published_at)
 
 
-def resolve(text: str, candidates: Iterable[Named]) -> Named | None:
+class Candidates:
+    """Images that names could mean, arranged so that each name is looked up, however many there are."""
+
+    def __init__(self, images: Iterable[Named]) -> None:
+        self._by_uuid: dict[str, list[Named]] = {}
+        self._by_name: dict[str, list[Named]] = {}
+        self._by_version: dict[str, list[Named]] = {}  # NAME@VERSION
+        for image in images:
+            self._by_uuid.setdefault(image.uuid, []).append(image)
+            if image.name:
+                self._by_name.setdefault(image.name, []).append(image)
+            if image.name and image.version:
+                self._by_version.setdefault(f"{image.name}@{image.version}", []).append(image)
+        self._uuids = sorted(self._by_uuid)
+
+    def meant(self, text: str) -> Iterator[Named]:
+        """All that the text can mean; one may come twice."""
+        if UUID.fullmatch(text):
+            yield from self._by_uuid.get(text, ())
+            return
+        if _is_prefix(prefix := text.lower()):
+            for uuid in islice(self._uuids, bisect_left(self._uuids, prefix), None):
+                if not uuid.startswith(prefix):
+                    break
+                yield from self._by_uuid[uuid]
+        yield from self._by_name.get(text, ())
+        yield from self._by_version.get(text, ())
+        name, _, version = text.rpartition("@")
+        if name and version == LATEST:
+            yield from _latest(self._by_name.get(name, []))
+
+
+def resolve(text: str, candidates: Candidates | Iterable[Named]) -> Named | None:
     """The only image of `candidates` that the text can mean, or None. Raises `AmbiguousNameError`."""
-    found = {image.uuid: image for image in _meant(text, list(candidates))}
+    if not isinstance(candidates, Candidates):
+        candidates = Candidates(candidates)
+    found = {image.uuid: image for image in candidates.meant(text)}
     if len(found) > 1:
-        raise _ambiguous(text, sorted(found.values(), key=lambda image: (image.name, _published(image))))
+        raise _ambiguous(text, sorted(found.values(), key=lambda image: (image.name, published(image))))
     return next(iter(found.values()), None)
-
-
-def _meant(text: str, candidates: list[Named]) -> Iterator[Named]:
-    if UUID.fullmatch(text):
-        yield from (image for image in candidates if image.uuid == text)
-        return
-    prefix = text.lower()
-    if _is_prefix(prefix):
-        yield from (image for image in candidates if image.uuid.startswith(prefix))
-    for image in candidates:
-        if image.name and (text == image.name or (image.version and text == f"{image.name}@{image.version}")):
-            yield image
-    name, _, version = text.rpartition("@")
-    if name and version == LATEST:
-        yield from _latest([image for image in candidates if image.name == name])
 
 
 def _is_prefix(text: str) -> bool:
@@ -87,11 +108,12 @@ def _is_prefix(text: str) -> bool:
 
 def _latest(images: list[Named]) -> list[Named]:
     """Those that were published last: several, where they were at the same time."""
-    last = max(map(_published, images), default=_NEVER)
-    return [image for image in images if _published(image) == last]
+    last = max(map(published, images), default=_NEVER)
+    return [image for image in images if published(image) == last]
 
 
-def _published(image: Named) -> datetime:
+def published(image: Named) -> datetime:
+    """When it was published; the beginning of time where that is not known."""
     try:
         time = datetime.fromisoformat(image.published_at)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

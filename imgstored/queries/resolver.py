@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from imgstored import lanes
 from imgstored.errors import (
     ActiveImageNotFoundError,
     ImageNotFoundError,
@@ -13,13 +14,14 @@ from imgstored.errors import (
 )
 from imgstored.http.location import shown as without_secrets
 from imgstored.manifest.names import shown
-from imgstored.queries.names import Named, named, resolve
+from imgstored.queries.names import Candidates, Named, named, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from imgproto.documents import JobDocument, NamedDocument
 
+    from imgstored.catalog.aliases import Aliases
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
     from imgstored.queries.history import History
@@ -41,12 +43,14 @@ class Resolver:
         sources: SourceSet,
         history: History,
         jobs: Callable[[], list[JobDocument]],
+        aliases: Aliases,
     ) -> None:
         self._catalog = catalog
         self._refresh = refresh
         self._sources = sources
         self._history = history
         self._jobs = jobs
+        self._aliases = aliases
 
     async def resolve(
         self,
@@ -57,7 +61,7 @@ class Resolver:
         sources: Sequence[str] | None = None,
         channel: str | None = None,
     ) -> list[NamedDocument]:
-        """For each name the one image that it means, as {uuid, name, version}.
+        """For each name or alias the one image that it means, as {uuid, name, version}.
 
         `pool` counts for "installed"; `sources` (URLs that replace the configured ones) and `channel` for
         "available" and "active". Raises `AmbiguousNameError`, and for a name that means nothing the error
@@ -83,7 +87,9 @@ class Resolver:
                 raise UsageError(
                     f'resolve: unknown set of images "{shown(among)}"', hint=f"it may be one of {known}"
                 )
-        return [_first(name, candidates, not_found).as_wire() for name in names]
+        meant = [self._aliases.meaning(name) for name in names]
+        # In a thread: there may be a thousand names, and ten thousand images.
+        return await lanes.in_thread(_resolved, meant, candidates, not_found)
 
     async def _installed(self, pool: str | None) -> _Where:
         name = self._catalog.pool(pool).name
@@ -94,16 +100,20 @@ class Resolver:
     async def _offered(self, sources: Sequence[str] | None, channel: str | None, *, active: bool) -> _Where:
         replaced = None if sources is None else tuple(sources)
         offered = await self._sources.available(replaced, channel)
-        found = [
-            named(image["manifest"])
+        wanted = [
+            image["manifest"]
             for image in offered["images"]
             if not active or image["manifest"].get("state") in (None, "active")
         ]
+        found = await lanes.in_thread(lambda: [*map(named, wanted)])
         missing = [problem for problem in offered["problems"] if "listed_at" not in problem]
         hint = "`imgctl avail` lists the images that the sources have"
         if missing:
             silent = ", ".join(without_secrets(problem["source"]) for problem in missing)
             hint = f"it may be at a source that did not answer: {silent}"
+        elif offered["incomplete"]:
+            reasons = "; ".join(each["message"] for each in offered["incomplete"])
+            hint = f"{reasons}. The uuid of an image finds also what a list lacks"
 
         def not_found(text: str) -> ImgstoreError:
             data = {"problems": offered["problems"]}
@@ -135,7 +145,15 @@ class Resolver:
 _Where = tuple["list[list[Named]]", "Callable[[str], ImgstoreError]"]
 
 
-def _first(name: str, candidates: Sequence[list[Named]], not_found: Callable[[str], ImgstoreError]) -> Named:
+def _resolved(
+    names: Sequence[str], candidates: Sequence[list[Named]], not_found: Callable[[str], ImgstoreError]
+) -> list[NamedDocument]:
+    arranged = [Candidates(some) for some in candidates]
+    found = {name: _first(name, arranged, not_found).as_wire() for name in dict.fromkeys(names)}
+    return [found[name] for name in names]
+
+
+def _first(name: str, candidates: Sequence[Candidates], not_found: Callable[[str], ImgstoreError]) -> Named:
     for some in candidates:
         if (image := resolve(name, some)) is not None:
             return image

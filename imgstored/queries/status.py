@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 from msgspec import Struct, field
 
+from imgstored import lanes
 from imgstored.errors import ConfigError, ImgstoreError, PoolError
 from imgstored.pools.timeout import answer
 from imgstored.pools.zfs.health import health
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from imgproto.documents import (
-        ErrorDocument,
         JobDocument,
         PoolStateDocument,
         SourceStateDocument,
@@ -67,7 +67,9 @@ class Status:
         jobs: Callable[[], list[JobDocument]],
         clients: Callable[[], int],
         warnings: Callable[[], list[WarningDocument]],
+        faults: Callable[[], list[ImgstoreError]] = list,
     ) -> None:
+        """`faults` are what the daemon cannot use of its own files. It blocks briefly."""
         self._daemon = daemon
         self._pools = pools
         self._sources = sources
@@ -75,12 +77,13 @@ class Status:
         self._jobs = jobs
         self._clients = clients
         self._warnings = warnings
+        self._faults = faults
 
     async def status(self) -> StatusDocument:
         """The protocol's *status*."""
         daemon = self._daemon
         pools = await self._pools.all()
-        problems: list[ErrorDocument] = []
+        problems = [fault.as_wire() for fault in await lanes.in_thread(self._faults)]
         sources: list[SourceStateDocument] = []
         try:
             sources = await self._sources.health()
@@ -134,11 +137,13 @@ class PoolStates:
             for probe in self._probes.values():
                 nursery.start_soon(probe.look)
         zfs = [name for name, probe in self._probes.items() if probe.kind == "zfs"]
-        found = await trio.to_thread.run_sync(lambda: {name: self._health(name) for name in zfs})
+        found = await lanes.in_thread(lambda: {name: self._health(name) for name in zfs})
+        images = {name: self._catalog.of_pool(name).values() for name in self._probes}
         return [
             probe.as_wire(
                 health=found.get(name),
-                images=len(self._catalog.of_pool(name)),
+                images=len(images[name]),
+                occupied=sum(image.image.used for image in images[name]),
                 unlisted=self._catalog.unfinished(name),
             )
             for name, probe in self._probes.items()
@@ -178,9 +183,12 @@ class _Probe:
     def _ask(self) -> tuple[Space, list[tuple[str, int]]]:
         return self._pool.space(), sorted(self._pool.incoming().items())
 
-    def as_wire(self, *, health: str | None, images: int, unlisted: Sequence[str]) -> PoolStateDocument:
+    def as_wire(
+        self, *, health: str | None, images: int, occupied: int, unlisted: Sequence[str]
+    ) -> PoolStateDocument:
         """The pool's state as it was last known. Sizes in bytes.
 
+        What an embedded pool uses is what its images occupy: the rest of the disk is not the pool's.
         `unlisted` are the uuids of those that have a snapshot @final, and no manifest yet.
         """
         space, error = self._space, self._error
@@ -190,6 +198,7 @@ class _Probe:
             "state": "ok" if error is None else "failed" if self._thread.available_tokens else "no answer",
             "total": None if space is None else space.total,
             "available": None if space is None else space.available,
+            "used": None if space is None else _used(space) if self.kind == "zfs" else occupied,
             "error": None if error is None else error.as_wire(),
             "health": health,
             "images": images,
@@ -198,6 +207,10 @@ class _Probe:
                 *(_unfinished(uuid, "no manifest", None) for uuid in unlisted),
             ],
         }
+
+
+def _used(space: Space) -> int:
+    return max(0, space.total - space.available)
 
 
 def _unfinished(uuid: str, why: Literal["receiving", "no manifest"], used: int | None) -> UnfinishedDocument:

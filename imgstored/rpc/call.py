@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from msgspec import Struct
 
 from imgstored.errors import NotPermittedError, UsageError
 from imgstored.events.stream import Requester
+from imgstored.host import foreign_files
 from imgstored.rpc.params import printable
 from imgstored.rpc.peer import Access, Peer, check_change
 
@@ -23,6 +23,27 @@ MAX_CLIENT_NAME = 80
 
 #: Sends an event of a request (its id) to the client; waits while too much waits for the client already.
 Notify = Callable[[int, Mapping[str, Any]], Awaitable[None]]
+
+
+#: Returns when a method may run with these parameters, which were checked.
+Turn = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+#: Whether a method asks image servers when it has these parameters.
+Asks = Callable[[Mapping[str, Any]], bool]
+
+
+def never(_: Mapping[str, Any]) -> bool:
+    """For a method that asks no image server."""
+    return False
+
+
+def always(_: Mapping[str, Any]) -> bool:
+    """For a method that asks image servers whatever its parameters."""
+    return True
+
+
+async def _at_once(_: Mapping[str, Any]) -> None:
+    return
 
 
 class PassedFile:
@@ -37,10 +58,10 @@ class PassedFile:
         return descriptor
 
     def close(self) -> None:
-        """Closes the descriptor if nobody took it. A second call does nothing."""
+        """Closes the descriptor soon if nobody took it. A second call does nothing."""
         descriptor = self.take()
         if descriptor is not None:
-            os.close(descriptor)
+            foreign_files.close(descriptor)
 
 
 class Client:
@@ -62,7 +83,10 @@ class Client:
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A request that is being answered. `params` are unchecked, `scope` ends it early."""
+    """A request that is being answered. `params` are unchecked, `scope` ends it early.
+
+    `turn` returns when the method may run with these parameters.
+    """
 
     id: int
     method: str
@@ -71,6 +95,7 @@ class Call:
     access: Access = field(repr=False)
     notify_client: Notify = field(repr=False)
     file: PassedFile | None = field(default=None, repr=False)
+    turn: Turn = field(default=_at_once, repr=False)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope, repr=False)
 
     @property
@@ -101,9 +126,14 @@ class Call:
         """Raises `NotPermittedError` unless the peer may change."""
         check_change(self.peer, self.access)
 
+    @property
+    def is_root(self) -> bool:
+        """Whether the peer is root, or the daemon's own user, who may know all that the daemon knows."""
+        return self.peer.uid in (0, self.access.daemon_uid)
+
     def require_root(self, why: str) -> None:
         """Raises `NotPermittedError` unless the peer is root, or the daemon's own user."""
-        if self.peer.uid not in (0, self.access.daemon_uid):
+        if not self.is_root:
             raise NotPermittedError(
                 f"uid {self.peer.uid} may not {self.method}: it {why}, so only root may",
                 hint="use sudo or pfexec; `imgctl create --raw` needs neither",
@@ -116,6 +146,9 @@ class Method(Struct, frozen=True):
 
     operation: Operation[Any, Any]
     run: Callable[[Any, Call], Awaitable[Any]]
+    large: bool = False  #: its answer may have tens of MiB, and is sent while it is encoded
+    asks: Asks = never  #: whether it asks image servers, with these parameters
+    lasting: bool = False  #: it lasts as long as the client wants
     why_root: str = ""  #: why an operation for root is for root alone: what "it" does, for a message
 
     @property

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from imgstored.host import foreign_files
 from imgstored.rpc.framing import ProtocolError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class ClientSocket:
         files = _descriptors(ancillary)
         if len(files) > 1 or flags & socket.MSG_CTRUNC:
             for file in files:
-                os.close(file)
+                foreign_files.close(file)
             raise ProtocolError(
                 "a descriptor was lost: there was more than one, or the daemon has too many open files",
                 hint="pass one descriptor with a request, in a sendmsg of its own",

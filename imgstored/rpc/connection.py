@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -9,15 +11,26 @@ import trio
 from msgspec import Struct, field
 
 from imgstored.errors import CancelledError, ImgstoreError, UsageError
+from imgstored.rpc.budgets import Own
 from imgstored.rpc.call import Call, Client, Methods, PassedFile
 from imgstored.rpc.dispatch import encode_outcome, perform, stopping
 from imgstored.rpc.framing import READERS_MESSAGE, MessageLimits, ProtocolError
 from imgstored.rpc.outbox import Outbox
-from imgstored.rpc.wire import Decoder, Message, Request, bearer, encode_error, encode_notification
+from imgstored.rpc.wire import (
+    Decoder,
+    Message,
+    Request,
+    bearer,
+    encode_error,
+    encode_in_slices,
+    encode_notification,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgstored.rpc.budgets import Budget
+    from imgstored.rpc.call import Method
     from imgstored.rpc.client_socket import ClientSocket
     from imgstored.rpc.dispatch import Timing
     from imgstored.rpc.peer import Access, Peer
@@ -38,10 +51,14 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     clients: int  #: connections at the same time; a quarter of them is kept for those who may change
     client_requests: int  #: of one connection that are not yet answered
+    user_clients: int  #: connections of one user who may not change
+    user_requests: int  #: requests of one such user, over all connections, that are not yet answered
+    user_watches: int  #: of these, those that last as long as the client wants
     client_idle_seconds: float  #: without a request in flight and without a whole message
     send: float = 20.0  #: for the client to read 64 KiB of what waits for it, or what there is
     stop: float = 2.0  #: for the last answers, when the daemon stops
     outbox: int = 1 << 20  #: bytes that wait for one client before those who produce more have to wait
+    readers_outbox: int = 128 << 10  #: of one client who may not change: it may have many connections
     message: MessageLimits = field(default_factory=MessageLimits)
     readers_message: MessageLimits = READERS_MESSAGE  #: from those who may not change
 
@@ -61,16 +78,19 @@ class Connection:
         methods: Methods,
         access: Access,
         limits: Limits,
+        budget: Budget,
         timing: Timing | None = None,
     ) -> None:
         self._timing = timing
+        self._budget = budget
+        self._own = Own()
         self._socket = client_socket
         self._methods = methods
         self._access = access
         self._limits = limits
         self.client = Client(peer)
         self._decoder = Decoder(limits.message if access.may_change(peer) else limits.readers_message)
-        self._outbox = Outbox(limits.outbox)
+        self._outbox = Outbox(limits.outbox if budget.changer else limits.readers_outbox)
         self._calls: dict[int, Call] = {}
         self._files: dict[int, PassedFile] = {}  # by the start of the message that each belongs to
         self._reading = trio.CancelScope()
@@ -150,13 +170,16 @@ class Connection:
         """Starts one request, or refuses it. Returns what makes the whole connection useless."""
         if not isinstance(message, Request):
             return ProtocolError("a client sends nothing but requests")
+        self._heard()
+        await self._budget.pace()
         if message.id in self._calls:
             return ProtocolError(f"two requests in flight have the id {message.id}")
         file = self._file_for(message)
-        if self._stopping or len(self._calls) >= self._limits.client_requests:
+        method = self._methods.get(message.method)
+        error = stopping() if self._stopping else self._too_many(method)
+        if error is not None:
             if file is not None:
                 file.close()
-            error = stopping() if self._stopping else self._too_many()
             self._heard()
             await self._outbox.wait_for_space()
             self._outbox.put(message.id, encode_error(message.id, error.as_wire()))
@@ -171,8 +194,9 @@ class Connection:
             file=file,
         )
         self._calls[message.id] = call
+        self._budget.begin(method)
         self._heard()
-        requests.start_soon(self._answer, call)
+        requests.start_soon(self._answer, call, method)
         return None
 
     def _file_for(self, request: Request) -> PassedFile | None:
@@ -188,24 +212,58 @@ class Connection:
             f"no request for {self._limits.client_idle_seconds:g} seconds", hint="connect again"
         )
 
-    def _too_many(self) -> UsageError:
-        return UsageError(
-            f"more than {self._limits.client_requests} requests of one connection are in flight",
-            hint="wait for a response first",
-        )
+    def _too_many(self, method: Method | None) -> UsageError | None:
+        """Why one more request is one too many; None if it is not."""
+        limits, budget = self._limits, self._budget
+        of_uid = f"of uid {budget.uid} are in flight"
+        if len(self._calls) >= limits.client_requests:
+            why = f"more than {limits.client_requests} requests of one connection are in flight"
+        elif not budget.changer and budget.requests >= limits.user_requests:
+            why = f"more than {limits.user_requests} requests {of_uid}"
+        elif not budget.changer and method is not None and method.lasting:
+            if budget.watches < limits.user_watches:
+                return None
+            why = f"more than {limits.user_watches} requests `{method.operation.name}` {of_uid}"
+        else:
+            return None
+        return UsageError(why, hint="wait for a response first")
 
-    async def _answer(self, call: Call) -> None:
+    async def _answer(self, call: Call, method: Method | None) -> None:
         try:
-            outcome = await perform(call, self._methods, self._timing)
-            if not self._stopping:
-                await self._outbox.wait_for_space()
-            # Encoded only now: a client that does not read must not pile up answers.
-            self._outbox.put(call.id, encode_outcome(call, outcome))
+            async with AsyncExitStack() as turn:
+                if method is not None:
+                    call.turn = partial(self._turn, turn, method)
+                outcome = await perform(call, self._methods, self._timing)
+                if not self._stopping:
+                    await self._outbox.wait_for_space()
+                # Encoded only now: a client that does not read must not pile up answers.
+                if method is not None and method.large and not isinstance(outcome, ImgstoreError):
+                    await self._stream(call, outcome)
+                else:
+                    self._outbox.put(call.id, encode_outcome(call, outcome))
         finally:
+            self._budget.end(method)
             del self._calls[call.id]
             if call.file is not None:
                 call.file.close()
             self._heard()
+
+    async def _turn(self, stack: AsyncExitStack, method: Method, params: Mapping[str, Any]) -> None:
+        await stack.enter_async_context(self._budget.turn(method, params, self._own))
+
+    async def _stream(self, call: Call, result: Any) -> None:
+        """Encodes a large answer no faster than the client reads it."""
+        stream = self._outbox.open(call.id)
+        try:
+            for piece in encode_in_slices(call.id, result):
+                await stream.put(piece)
+            stream.close()
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            log.exception("an answer cannot be encoded", method=call.method)
+            self._whole.cancel()
+        finally:
+            if not stream.closed:
+                self._outbox.break_off(stream)
 
     def _heard(self) -> None:
         """The silence that is allowed begins now, or when the last request in flight is answered."""
@@ -237,6 +295,7 @@ class Connection:
                 uid=self.client.peer.uid,
                 seconds=self._limits.send,
                 waiting=self._outbox.size,
+                counted=self.client.peer.uid,
             )
             self._whole.cancel()
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from imgstored.errors import CancelledError, ImgstoreError, InternalError, UsageError
+from imgstored import lanes
+from imgstored.errors import CancelledError, ImgstoreError, InternalError, NotPermittedError, UsageError
+from imgstored.host import descriptors
 from imgstored.http.secrets import redacted
 from imgstored.rpc.params import checked, printable
 from imgstored.rpc.wire import encode_error, encode_response
@@ -16,6 +18,7 @@ from imgstored.rpc.wire import encode_error, encode_response
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgstored.lanes import Lane
     from imgstored.rpc.call import Call, Method, Methods
 
 log = structlog.get_logger(__name__)
@@ -91,16 +94,36 @@ async def _run(call: Call, method: Method | None) -> Any:
         if method.operation.who == "root":
             call.require_root(method.why_root)
         params = checked(call.method, method.operation.params, call.params)
-        with call.scope:
+        with call.scope, lanes.bound(_lane(call, method)):
+            await call.turn(params)
             return await method.run(params, call)
         return stopping()
     except ImgstoreError as error:
-        return error
+        return _truthful(error)
     except BaseExceptionGroup as group:
-        return _outcome_of(call, group)
-    except Exception:
+        return _truthful(_outcome_of(call, group))
+    except Exception as error:
         log.exception("a method failed", method=printable(call.method, _SHOWN))
-        return _mistake(call.method)
+        return _truthful(_mistake(call.method), error)
+
+
+def _truthful(outcome: ImgstoreError, cause: BaseException | None = None) -> ImgstoreError:
+    """The error; if a shortage of descriptors is behind it, with that in its words, and what helps."""
+    short = descriptors.shortage_behind(cause or outcome)
+    if short is None:
+        return outcome
+    message = outcome.message
+    if isinstance(outcome, InternalError) or (short.strerror or "") not in message:
+        message = f"the daemon has too many open files: {message}"
+    told = outcome.beside(())
+    told.message, told.hint, told.data = message, descriptors.HINT, dict(outcome.data)
+    return told
+
+
+def _lane(call: Call, method: Method) -> Lane:
+    if method.change:
+        return "changes"
+    return "questions" if call.access.may_change(call.peer) else "strangers"
 
 
 def _outcome_of(call: Call, group: BaseExceptionGroup[BaseException]) -> ImgstoreError:
@@ -140,6 +163,8 @@ def _record(call: Call, method: Method | None, outcome: Any, seconds: float) -> 
     facts: dict[str, Any] = {}
     if change:
         facts = {name: value for name in _LOGGED if (value := _shown(call, name)) is not None}
+        if isinstance(outcome, NotPermittedError):
+            facts["counted"] = call.peer.uid
     (log.info if change else log.debug)(
         "request",
         method=printable(call.method, _SHOWN),

@@ -29,7 +29,6 @@ class Peer(Struct, frozen=True):
     """A process as it was when it connected. `groups` has its primary group and the supplementary ones."""
 
     uid: int
-    gid: int
     pid: int
     groups: frozenset[int]
 
@@ -89,7 +88,7 @@ def peer_of(connected: socket.socket) -> Peer:
 def _linux(connected: socket.socket) -> Peer:
     # struct ucred, unix(7)
     pid, uid, gid = struct.unpack("=iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return Peer(uid, gid, pid, _linux_groups(connected, uid, gid))
+    return Peer(uid, pid, _linux_groups(connected, uid, gid))
 
 
 def _linux_groups(connected: socket.socket, uid: int, gid: int) -> frozenset[int]:
@@ -127,7 +126,7 @@ def _illumos(connected: socket.socket) -> Peer:
         listed = ctypes.POINTER(ctypes.c_uint32)()
         count = libc.ucred_getgroups(credential, ctypes.byref(listed))
         groups = frozenset(listed[index] for index in range(max(count, 0)))
-        return Peer(uid, gid, libc.ucred_getpid(credential), groups | {gid})
+        return Peer(uid, libc.ucred_getpid(credential), groups | {gid})
     finally:
         libc.ucred_free(credential)
 

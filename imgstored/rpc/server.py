@@ -9,6 +9,8 @@ import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, UsageError
+from imgstored.host import descriptors
+from imgstored.rpc.budgets import Budgets
 from imgstored.rpc.client_socket import ClientSocket
 from imgstored.rpc.connection import Connection
 from imgstored.rpc.dispatch import stopping
@@ -19,6 +21,7 @@ from imgstored.rpc.wire import encode_error
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgstored.rpc.budgets import Budget
     from imgstored.rpc.call import Methods
     from imgstored.rpc.connection import Limits
     from imgstored.rpc.dispatch import Timing
@@ -61,7 +64,8 @@ class Server:
         self._limits = limits
         self._access = access_for(group)
         self._lookups = trio.CapacityLimiter(_LOOKUPS)
-        self._connections: dict[Connection, bool] = {}  # whether it may change
+        self._connections: dict[Connection, Budget] = {}
+        self._budgets = Budgets()
         self._arriving = trio.Semaphore(_ARRIVALS)
         self._accepting = trio.CancelScope()
 
@@ -76,7 +80,7 @@ class Server:
         Raises `ConfigError` when another daemon listens there, or the socket cannot be made. On return, and
         when cancelled, the socket's name and all connections are gone.
         """
-        listening = await trio.to_thread.run_sync(self._listen)
+        listening = await trio.to_thread.run_sync(self._listen, limiter=self._lookups)
         try:
             async with trio.open_nursery() as nursery:
                 with self._accepting:
@@ -125,7 +129,7 @@ class Server:
                 self._arriving.release()
             await self._converse(connection, client_socket)
         except ImgstoreError as error:
-            log.info("a connection is refused", error=error.message)
+            log.info("a connection is refused", error=error.message, counted=error.message)
             await _refuse(client_socket, error)
         except Exception:
             # One connection's failure must not end the others.
@@ -139,28 +143,37 @@ class Server:
             # Until it is closed the connection keeps its place.
             await client_socket.close()
         finally:
-            del self._connections[connection]
+            self._budgets.leave(self._connections.pop(connection))
 
     async def _admit(self, client_socket: ClientSocket) -> Connection:
         """A connection that counts from now on. Raises `ImgstoreError` when there is no place for it."""
         peer = await trio.to_thread.run_sync(peer_of, client_socket.raw, limiter=self._lookups)
         changer = self._access.may_change(peer)
-        readers = sum(not other for other in self._connections.values())
+        budget = self._budgets.of(peer.uid, changer=changer)
+        readers = sum(not other.changer for other in self._connections.values())
         if self._accepting.cancel_called:
             raise stopping()
         if len(self._connections) >= self._limits.clients or (
             not changer and readers >= self._limits.readers
         ):
             raise self._full()
+        if not changer and budget.connections >= self._limits.user_clients:
+            raise self._full(peer.uid)
+        if not changer and descriptors.is_reserved(client_socket.raw.fileno()):
+            raise UsageError("the daemon has too many open files", hint=descriptors.HINT)
         if changer:
             client_socket.trust()
-        connection = Connection(client_socket, peer, self._methods, self._access, self._limits, self._timing)
-        self._connections[connection] = changer
+        connection = Connection(
+            client_socket, peer, self._methods, self._access, self._limits, budget, self._timing
+        )
+        self._connections[connection] = budget
+        self._budgets.enter(budget)
         return connection
 
-    def _full(self) -> UsageError:
+    def _full(self, uid: int | None = None) -> UsageError:
+        most = self._limits.clients if uid is None else self._limits.user_clients
         return UsageError(
-            f"too many connections: {self._limits.clients} at most",
+            f"too many connections{'' if uid is None else f' of uid {uid}'}: {most} at most",
             hint="try again later; `limits` in the configuration sets the maximum",
         )
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from imgproto.documents import DoctorDocument
 
+    from imgstored.catalog.aliases import Aliases
     from imgstored.catalog.images import Images
     from imgstored.create.export import Exporter
     from imgstored.create.maker import Maker
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from imgstored.mirrors.mirror import Mirrors
     from imgstored.queries.dry_run import DryRun
     from imgstored.queries.history import History
+    from imgstored.queries.outdated import Outdated
     from imgstored.queries.resolver import Resolver
     from imgstored.queries.status import Status
     from imgstored.queries.usage import Usage
@@ -33,10 +35,12 @@ class Services(Struct, frozen=True):
 
     pools: Sequence[str]
     images: Images
+    aliases: Aliases
     imports: Imports
     sources: SourceSet
     resolver: Resolver
     dry_run: DryRun
+    outdated: Outdated
     usage: Usage
     history: History
     maintenance: Maintenance

@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from imgstored.http.secrets import Allowance
+from imgstored.rpc import gate
 from imgstored.rpc.framing import Framer, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from imgstored.rpc.framing import MessageLimits
 
 _REQUEST, _RESPONSE, _NOTIFICATION = 0, 1, 2
+
+#: Bytes of a large answer that are encoded at once, and elements of an array that are not.
+_SLICE = 64 << 10
+_LONG = 64
 
 #: Request ids are unsigned integers of 32 bits.
 MAX_ID = (1 << 32) - 1
@@ -105,11 +111,6 @@ def bearer(messages: Iterable[Message], unfinished: int | None, since: int) -> i
     return max((start for start in starts if start >= since), default=None)
 
 
-def encode_request(id_: int, method: str, params: Mapping[str, Any]) -> bytes:
-    """A request. Raises what `encode_response` does."""
-    return _packed([_REQUEST, id_, method, [dict(params)]])
-
-
 def encode_response(id_: int, result: Any) -> bytes:
     """The answer to a request.
 
@@ -118,6 +119,37 @@ def encode_response(id_: int, result: Any) -> bytes:
     question marks.
     """
     return _packed([_RESPONSE, id_, None, result])
+
+
+def encode_in_slices(id_: int, result: Any) -> Iterator[bytes]:
+    """`encode_response`'s bytes, in pieces of some 64 KiB. Raises what that does."""
+    packer, allowance = msgpack.Packer(), Allowance()
+    packed = bytearray(packer.pack_array_header(4) + b"".join(map(_pack, (_RESPONSE, id_, None))))
+    for piece in _leaves(packer, result, allowance):
+        packed += piece
+        if len(packed) >= _SLICE:
+            yield bytes(packed)
+            packed.clear()
+    yield bytes(packed)
+
+
+def _leaves(packer: Any, value: Any, allowance: Allowance) -> Iterator[bytes]:
+    """Packs a value, long arrays one element at a time. What is packed at once passes the gate."""
+    if isinstance(value, list):
+        yield packer.pack_array_header(len(value))
+        for element in value:
+            yield from _leaves(packer, element, allowance)
+    elif isinstance(value, dict) and any(map(_is_long, value.values())):
+        yield packer.pack_map_header(len(value))
+        for key, each in value.items():
+            yield gate.encoded(key, _pack, allowance)
+            yield from _leaves(packer, each, allowance)
+    else:
+        yield gate.encoded(value, _pack, allowance)
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > _LONG
 
 
 def encode_error(id_: int | None, error: Mapping[str, Any]) -> bytes:
@@ -131,7 +163,12 @@ def encode_notification(method: str, params: Mapping[str, Any]) -> bytes:
 
 
 def _packed(message: list[Any]) -> bytes:
-    packed: bytes = msgpack.packb(message, use_bin_type=True, unicode_errors="replace", default=_foreign)
+    """Everything that is sent comes by here."""
+    return gate.encoded(message, _pack)
+
+
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="replace", default=_foreign)
     return packed
 
 

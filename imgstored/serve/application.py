@@ -23,10 +23,10 @@ from imgstored.httpd.conditional import answer_with
 from imgstored.httpd.message import JSON, HttpError, OpenFile, Request, Response, json, text
 from imgstored.manifest.names import UUID
 from imgstored.serve.downgrade import as_dataset, file_name
-from imgstored.serve.listing import Query, QueryError, is_active, page, parsed
+from imgstored.serve.listing import Query, QueryError, is_open, page, parsed
 from imgstored.serve.page import Pages
 from imgstored.serve.refusal import RefusalError
-from imgstored.serve.relay import Remote, opened
+from imgstored.serve.relay import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +88,10 @@ class Application:
             ("/datasets/<uuid>/<name>", self._dataset_file),
         ):
             self.route(path, handler)
-        if publishing is not None:
+        if publishing is None:
+            for path in ("/images", "/images/<uuid>", "/images/<uuid>/file", "/images/<uuid>/icon"):
+                self.route(path, _closed, "POST", "PUT", "DELETE")
+        else:
             self.route("/images", publishing.create, "POST")
             self.route("/images/<uuid>", publishing.act, "POST")
             self.route("/images/<uuid>", publishing.delete, "DELETE")
@@ -127,11 +130,11 @@ class Application:
 
     def _page(self, request: Request) -> Response:
         jobs = trio.from_thread.run_sync(self._jobs)
-        return self._pages.list(request, _base(request), self._all(), jobs)
+        return self._pages.list(request, _base(request), self._all(request), jobs)
 
     def _page_of(self, request: Request, uuid: str) -> Response:
         image = self._image(request, uuid)
-        images = {each.uuid: each for each in self._all() if is_active(each.document)}
+        images = {each.uuid: each for each in self._all(request)}
         return self._pages.image(request, _base(request), image, images)
 
     def _style(self, request: Request) -> Response:
@@ -150,7 +153,7 @@ class Application:
         raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", "this server has no channels")
 
     def _list(self, request: Request) -> Response:
-        found = page(self._all(), self._parsed(request))
+        found = page(self._all(request), self._parsed(request))
         body = b"[" + b",".join(image.encoded for image in found) + b"]"
         return Response(HTTPStatus.OK, [("Content-Type", JSON)], [body])
 
@@ -162,14 +165,14 @@ class Application:
     def _may(self, request: Request) -> bool:
         return self._publishing is not None and self._publishing.may(request)
 
-    def _all(self) -> Sequence[LibraryImage | Remote]:
-        """The images of the library, and those of the sources, the oldest first."""
-        images = self._library.images()
-        if self._relay is None:
-            return images
-        here = {image.uuid for image in images}
-        remote = [each for each in trio.from_thread.run(self._relay.listed) if each.uuid not in here]
-        return sorted([*images, *remote], key=_by_date)
+    def _all(self, request: Request) -> Sequence[LibraryImage | Remote]:
+        """The images of the library, and those of the sources, that the client may see, the oldest first."""
+        images: Sequence[LibraryImage | Remote] = self._library.images()
+        if self._relay is not None:
+            here = {image.uuid for image in images}
+            remote = [each for each in trio.from_thread.run(self._relay.listed) if each.uuid not in here]
+            images = sorted([*images, *remote], key=_by_date)
+        return images if self._may(request) else [each for each in images if is_open(each.document)]
 
     def _get(self, request: Request, uuid: str) -> Response:
         image = self._image(request, uuid)
@@ -182,21 +185,30 @@ class Application:
     def _file(self, request: Request, uuid: str) -> Response:
         image = self._image(request, uuid)
         if isinstance(image, Remote):
-            return answer_with(self._coming_file(image), request)
+            coming = self._coming_file(image)
+            if coming is not None:
+                return answer_with(coming, request)
+            image = self._image(request, uuid)  # it has come
+        if isinstance(image, Remote):
+            message = f"the file of image {uuid} did not come; ask again"
+            raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "RemoteSourceError", message)
         fd = self._library.open_file(uuid)
         if fd is None:
             raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no file")
         return answer_with(_open_file(image, fd), request)
 
-    def _coming_file(self, image: Remote) -> OpenFile:
-        """A file that comes from the sources while it is served."""
+    def _coming_file(self, image: Remote) -> OpenFile | None:
+        """A file that comes from the sources while it is served; None if the library has it by now."""
         assert self._relay is not None
         try:
             fetch = trio.from_thread.run(self._relay.fetch, image.uuid)
         except ImgstoreError as error:
             raise _refusal_of(error) from error
+        fd = None if fetch is None else fetch.open()
+        if fetch is None or fd is None:
+            return None  # it has come, or failed, in this moment
         etag = _file_etag(image)
-        return OpenFile(opened(fetch), fetch.size, f'"{etag}"', fetch.began_at, available=fetch.available())
+        return OpenFile(fd, fetch.size, f'"{etag}"', fetch.began_at, available=fetch.available())
 
     def _icon(self, request: Request, uuid: str) -> Response:
         fd = self._library.open_icon(self._image(request, uuid).uuid)
@@ -211,7 +223,7 @@ class Application:
     def _image(self, request: Request, uuid: str) -> LibraryImage | Remote:
         """The image. Raises `RefusalError`, with the reason where this host has the image installed."""
         image = self._library.get(uuid) if UUID.fullmatch(uuid) else None
-        if image is not None and (is_active(image.document) or self._may(request)):
+        if image is not None and (is_open(image.document) or self._may(request)):
             return image
         if image is None and self._relay is not None and UUID.fullmatch(uuid):
             try:
@@ -232,7 +244,7 @@ class Application:
 
     def _datasets(self, request: Request) -> Response:
         base = _base(request)
-        found = page(self._all(), self._parsed(request))
+        found = page(self._all(request), self._parsed(request))
         return json([as_dataset(image.document, base) for image in found])
 
     def _dataset(self, request: Request, uuid: str) -> Response:
@@ -243,6 +255,15 @@ class Application:
         if name != file_name(image.document):
             raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", f"image {uuid} has no such file")
         return self._file(request, uuid)
+
+
+def _closed(request: Request, **_: str) -> Response:
+    """For a server that nobody may publish to."""
+    raise RefusalError(
+        HTTPStatus.FORBIDDEN,
+        "OperatorOnly",
+        "nobody may publish here: the server's configuration has no tokens and no keys",
+    )
 
 
 def _by_date(image: LibraryImage | Remote) -> tuple[str, str]:

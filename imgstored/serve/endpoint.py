@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.errors import ImgstoreError
 from imgstored.httpd.address import listening
 from imgstored.httpd.server import HttpServer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks for files without a digest.
+#: Seconds between two looks for files without a digest, and for what can go.
 _UPKEEP: Final = 60.0
 
 
@@ -52,7 +53,8 @@ class ImageServer:
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listens, and serves until it is cancelled. Raises `ConfigError` where it cannot listen."""
         bound = listening(self._address, key="serve.listen")
-        with bound:
+        # Whoever is out there takes nothing that changes on this host wait for.
+        with bound, lanes.bound("strangers"):
             log.info("serving images", listen=str(self._address), tls=self._secure)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._upkeep)
@@ -61,9 +63,14 @@ class ImageServer:
 
     async def _upkeep(self) -> None:
         limiter = trio.CapacityLimiter(1)
+
+        def keep_up() -> None:
+            self._library.sweep()
+            self._library.digest_missing(trio.from_thread.check_cancelled)
+
         while True:
             try:
-                await trio.to_thread.run_sync(self._library.digest_missing, limiter=limiter)
+                await trio.to_thread.run_sync(keep_up, limiter=limiter)
             except (OSError, ImgstoreError) as error:
                 log.error("the library's upkeep failed", error=str(error))
             await trio.sleep(_UPKEEP)

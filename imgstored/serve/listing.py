@@ -172,8 +172,13 @@ def _text_test(name: str, value: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda document: str(document.get(name, "")) == value
 
 
+def is_open(document: Mapping[str, Any]) -> bool:
+    """Whether everybody may have the image: it is active, and its manifest does not call it private."""
+    return is_active(document) and document.get("public") is not False
+
+
 def is_active(document: Mapping[str, Any]) -> bool:
-    """Whether everybody may see the image."""
+    """Whether the image is in use."""
     return _state(document) == "active"
 
 

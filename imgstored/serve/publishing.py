@@ -15,6 +15,7 @@ import base64
 import binascii
 import hashlib
 import uuid as uuids
+from contextlib import closing
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -36,9 +37,10 @@ from imgstored.manifest.names import UUID
 from imgstored.serve.refusal import RefusalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from imgstored.library.library import Library, LibraryImage
+    from imgstored.serve.relay import Claim
     from imgstored.serve.writers import Writers
 
 log = structlog.get_logger(__name__)
@@ -65,11 +67,11 @@ _MUTABLE: Final = frozenset(
 class Publishing:
     """The handlers of writing requests."""
 
-    def __init__(self, library: Library, writers: Writers, room: Callable[[int], None]) -> None:
-        """`room` is called with bytes that are to come, and may raise `NoSpaceError`."""
+    def __init__(self, library: Library, writers: Writers, claim: Callable[[], Claim]) -> None:
+        """`claim` reserves room in the library."""
         self._library = library
         self._writers = writers
-        self._room = room
+        self._claim = claim
 
     # -- images ----------------------------------------------------------------------------------------------
 
@@ -227,12 +229,16 @@ class Publishing:
             raise _invalid("compression", f"one of {', '.join(_COMPRESSIONS)}")
         if request.body.length == 0:
             raise RefusalError(HTTPStatus.BAD_REQUEST, "Upload", "the file is empty")
-        self._check_room(request.body.length or 0)
         md5 = hashlib.md5(usedforsecurity=False)
         try:
-            with self._library.upload(uuid) as upload:
-                for piece in self._pieces(request):
-                    upload.write(piece)
+            with closing(self._claim()) as room, self._library.upload(uuid) as upload:
+                room.expect(request.body.length or 0)
+                for piece in request.body.pieces(MAX_FILE):
+                    room.take(len(piece))
+                    try:
+                        upload.write(piece)
+                    finally:
+                        room.spent(len(piece))
                     md5.update(piece)
                 _check_upload(request, query, upload.size, upload.sha1, md5.digest())
                 guid = query.get("dataset_guid")
@@ -244,26 +250,12 @@ class Publishing:
             raise RefusalError(
                 HTTPStatus.CONFLICT, "Upload", f"image {uuid} was changed during the upload"
             ) from error
+        except NoSpaceError as error:
+            raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "StorageIsDown", "no room left") from error
         except OSError as error:
             raise _storage(error) from error
         log.info("a file was uploaded by a client", uuid=uuid, writer=who)
         return self._answer(uuid)
-
-    def _pieces(self, request: Request) -> Iterator[bytes]:
-        """The body; looks now and then whether there is still room."""
-        due = 0
-        for piece in request.body.pieces(MAX_FILE):
-            due -= len(piece)
-            if due < 0:
-                self._check_room(len(piece))
-                due = 64 << 20
-            yield piece
-
-    def _check_room(self, size: int) -> None:
-        try:
-            self._room(size)
-        except NoSpaceError as error:
-            raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "StorageIsDown", "no room left") from error
 
     def add_icon(self, request: Request, uuid: str) -> Response:
         """AddImageIcon: a PNG, JPEG or GIF of 128 KiB at most."""

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import structlog
 import trio
 from msgspec import Struct
 
+from imgstored import import_id
 from imgstored.errors import DownloadError, ImageNotFoundError, ImgstoreError
+from imgstored.host import shortage
 from imgstored.manifest import load
+from imgstored.pools.base import Room
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
 from imgstored.transfer.download import Download
 
@@ -45,22 +49,25 @@ _PATIENCE: Final = 1.0
 _REMEMBERED: Final = 30.0
 #: Answers that are remembered.
 _MOST: Final = 1000
+#: Questions to the sources at the same time, of all clients together.
+_QUESTIONS: Final = 16
 
 
 class Fetch:
-    """A file on its way. `available` is for any thread, the rest for trio's."""
+    """A file on its way. `open` and `available` are for any thread, the rest for trio's."""
 
-    def __init__(
-        self, manifest: Manifest, size: int, path: Path, download: Download, *, sha256: str | None = None
-    ) -> None:
+    def __init__(self, manifest: Manifest, size: int, path: Path, *, sha256: str | None = None) -> None:
         self.manifest = manifest
         self.sha256 = sha256  #: of the file, where its source is signed
         self.size = size
         self.path = path
-        self._download = download
         self.kind: Copy = "kept"  #: what it becomes in the library
+        self.begun = trio.Event()  #: clients can open the file
+        self.ended = trio.Event()  #: it has been given to the library, or `failure` is there
+        self._lock = threading.Lock()
+        self._fd = -1
+        self._download: Download | None = None
         self.began_at = time.time()  #: seconds since the epoch
-        self.ended = trio.Event()  #: the library has it, or `failure` is there
         self._verified = False
         self._failure: ImgstoreError | None = None
 
@@ -72,19 +79,39 @@ class Fetch:
     @property
     def done(self) -> int:
         """Bytes that have come."""
-        return self._download.done
+        return 0 if self._download is None else self._download.done
+
+    def begin(self, download: Download) -> None:
+        """Makes the file that the download fills. Blocks. Raises `OSError`."""
+        self._download = download
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(self.path, flags, 0o600)
+
+    def open(self) -> int | None:
+        """A descriptor of the file, wherever it is by now; None once the fetch has ended. Blocks briefly."""
+        with self._lock:
+            return None if self._fd < 0 else os.dup(self._fd)
+
+    def end(self) -> None:
+        """No client begins any more. Blocks."""
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def available(self) -> Callable[[int], int]:
         """What an answer's `Span.available` is, for one client."""
-        generation = self._download.generation
+        download = self._download
+        assert download is not None, "no client has the file before that"
+        generation = download.generation
 
         def available(offset: int) -> int:
-            if self._failure is not None:
-                raise self._failure
             if self._verified:
                 return self.size
-            end = self._download.end_of(offset, _PATIENCE)
-            if self._download.generation != generation:
+            if self._failure is not None:
+                raise self._failure
+            end = download.end_of(offset, _PATIENCE)
+            if download.generation != generation:
                 raise DownloadError("the file changed on its source while it was served")
             return offset if end == offset else max(offset, min(end, self.size - 1))
 
@@ -125,6 +152,14 @@ class _Answer(Struct, frozen=True):
     error: ImgstoreError | None = None
 
 
+class Claim(Room, Protocol):
+    """Room that is reserved until it is given back."""
+
+    def close(self) -> None:
+        """Gives it back."""
+        ...
+
+
 class Relay:
     """The files on their way. For trio's thread."""
 
@@ -135,16 +170,19 @@ class Relay:
         *,
         journal: Callable[[str], RangeJournal],
         limits: Callable[[], DownloadLimits],
-        room: Callable[[int], None],
+        claim: Callable[[], Claim],
         at_a_time: int,
     ) -> None:
-        """`journal` gives the ranges of a spool by its name; `room` is as of `Download`."""
+        """`journal` gives the ranges of a spool by its name; `claim` reserves room in the library."""
         self._sources = sources
         self._library = library
         self._journal = journal
         self._limits = limits
-        self._room = room
+        self._claim = claim
         self._slots = trio.CapacityLimiter(at_a_time)
+        # Threads that wait for bytes: none of those that the bytes need.
+        self._digests = trio.CapacityLimiter(at_a_time)
+        self._questions = trio.CapacityLimiter(_QUESTIONS)
         self._fetches: dict[str, Fetch] = {}
         self._answers: dict[str, _Answer] = {}
         self._list: tuple[float, tuple[Remote, ...]] = (float("-inf"), ())
@@ -179,90 +217,119 @@ class Relay:
     async def _asked(self, uuid: str) -> _Answer:
         assert self._nursery is not None
         try:
-            found = await self._sources.find_shared(uuid, active=True, nursery=self._nursery)
+            async with self._questions:
+                found = await self._sources.find_shared(
+                    uuid, active=True, import_id=import_id.fresh(), nursery=self._nursery
+                )
         except ImgstoreError as error:
             return _Answer(trio.current_time() + _REMEMBERED, error=error)
         return _Answer(trio.current_time() + _REMEMBERED, found)
 
     async def listed(self) -> tuple[Remote, ...]:
-        """The manifests that the sources list, at most half a minute old."""
+        """The manifests that the sources list, at most half a minute old; older where they fail."""
         async with self._listing:
             until, images = self._list
             if until < trio.current_time():
-                found = await self._sources.available()
-                # In a thread: a large list takes a while.
-                manifests = [image["manifest"] for image in found["images"]]
-                images = await trio.to_thread.run_sync(_remotes, manifests)
+                try:
+                    found = await self._sources.available()
+                except ImgstoreError as error:
+                    log.warning("the sources cannot be listed for others", error=error.message)
+                else:
+                    # In a thread: a large list takes a while.
+                    manifests = [image["manifest"] for image in found["images"]]
+                    images = await trio.to_thread.run_sync(_remotes, manifests, limiter=self._questions)
                 self._list = (trio.current_time() + _REMEMBERED, images)
             return images
 
     # -- files -----------------------------------------------------------------------------------------------
 
-    async def fetch(self, uuid: str) -> Fetch:
-        """The file on its way; begins to fetch it if nobody has asked yet. Raises as `find` does."""
+    async def fetch(self, uuid: str) -> Fetch | None:
+        """The file on its way; begins to fetch it if nobody has asked yet. None: the library has it by now.
+
+        Raises as `find` does.
+        """
+        found = None if uuid in self._fetches else await self._find(uuid)
+        # Somebody else may have asked meanwhile.
         running = self._fetches.get(uuid)
+        if running is None:
+            running = None if found is None else self.fetch_found(found)
         if running is not None:
-            return running
-        found = await self._find(uuid)
-        return self.fetch_found(found)
+            await running.begun.wait()
+        return running
 
-    def fetch_found(self, found: Found, *, kind: Copy = "kept") -> Fetch:
-        """The file of an image that was found, on its way; `kind` is what it becomes in the library.
+    def fetch_found(self, found: Found, *, kind: Copy = "kept") -> Fetch | None:
+        """As `fetch`, of an image that was found; `kind` is what it becomes in the library.
 
-        Raises `ImageNotFoundError` where nobody says how large it is.
+        Its clients cannot open it before `begun`. Raises `ImageNotFoundError` where nobody says how large it
+        is.
         """
         uuid = found.manifest.uuid
-        running = self._fetches.get(uuid)  # somebody else may have asked meanwhile
-        if running is not None:
-            if running.kind == "kept":
-                running.kind = kind
-            return running
-        file = found.manifest.file
+        running = self._fetches.get(uuid)
+        if running is None:
+            if self._library.get(uuid) is not None:
+                return None
+            running = self._begin(found)
+        if running.kind == "kept":
+            running.kind = kind
+        return running
+
+    def _begin(self, found: Found) -> Fetch:
+        uuid, file = found.manifest.uuid, found.manifest.file
         if file is None or file.size is None:
             raise ImageNotFoundError(f"the sources do not say how large the file of image {uuid} is")
+        sha256 = None if found.signed is None else found.signed.file
+        path = self._library.spool(uuid)
+        fetch = self._fetches[uuid] = Fetch(found.manifest, file.size, path, sha256=sha256)
         assert self._nursery is not None
-        fetch, download = self._begin(found, file.size)
-        fetch.kind = kind
-        self._fetches[uuid] = fetch
-        self._nursery.start_soon(self._run, fetch, download)
+        self._nursery.start_soon(self._run, fetch, found)
         return fetch
 
-    def _begin(self, found: Found, size: int) -> tuple[Fetch, Download]:
-        uuid = found.manifest.uuid
-        path = self._library.spool(uuid)
-        # It is there from now on, so that clients can open it.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        download = Download(
-            found.locations,
-            size=size,
-            path=path,
-            journal=self._journal(f"_library-{uuid}"),
-            limits=self._limits(),
-            room=self._room,
-            note=lambda text: log.info("a download has trouble", uuid=uuid, trouble=text),
-        )
-        sha256 = None if found.signed is None else found.signed.file
-        return Fetch(found.manifest, size, path, download, sha256=sha256), download
-
-    async def _run(self, fetch: Fetch, download: Download) -> None:
+    async def _run(self, fetch: Fetch, found: Found) -> None:
         """Fetches one file. Another request for it begins anew once this has failed."""
         uuid = fetch.manifest.uuid
         try:
-            async with self._slots:
-                log.info("fetching a file for others", uuid=uuid)
-                await self._transfer(fetch, download)
-        except ImgstoreError as error:
+            claim = await trio.to_thread.run_sync(self._claim)
+            try:
+                download = self._download(found, fetch, claim)
+                await trio.to_thread.run_sync(fetch.begin, download)
+                fetch.begun.set()
+                async with self._slots:
+                    log.info("fetching a file for others", uuid=uuid)
+                    await self._transfer(fetch, download)
+            finally:
+                claim.close()
+        except (ImgstoreError, OSError) as failure:
+            error = failure if isinstance(failure, ImgstoreError) else DownloadError(shortage.why(failure))
             log.warning("a file for others did not come", uuid=uuid, error=error.message)
             fetch.fail(error)
             self._answers[uuid] = _Answer(trio.current_time() + _REMEMBERED, error=error)
             if isinstance(error, WrongFileError):
                 await trio.to_thread.run_sync(self._drop, fetch)
+        except Exception:
+            # One file must not take the server with it.
+            log.exception("a file for others failed by a mistake", uuid=uuid)
+            fetch.fail(DownloadError("a fault of the server"))
         except BaseException:
             fetch.fail(DownloadError("the server is stopping"))
             raise
         finally:
             del self._fetches[uuid]
+            fetch.begun.set()
             fetch.ended.set()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(fetch.end)
+
+    def _download(self, found: Found, fetch: Fetch, claim: Claim) -> Download:
+        uuid = fetch.manifest.uuid
+        return Download(
+            found.locations,
+            size=fetch.size,
+            path=fetch.path,
+            journal=self._journal(f"_library-{uuid}"),
+            limits=self._limits(),
+            room=claim,
+            note=lambda text: log.info("a download has trouble", uuid=uuid, trouble=text),
+        )
 
     async def _transfer(self, fetch: Fetch, download: Download) -> None:
         file = fetch.manifest.file
@@ -274,7 +341,10 @@ class Relay:
             nonlocal failure
             try:
                 digest = Digest(sha256=fetch.sha256 is not None)
-                await trio.to_thread.run_sync(lambda: drain(digested(download.blocks(), expected, digest)))
+                await trio.to_thread.run_sync(
+                    lambda: drain(digested(download.blocks(), expected, digest)),
+                    limiter=self._digests,
+                )
             except ImgstoreError as error:
                 failure = error
                 nursery.cancel_scope.cancel()
@@ -299,9 +369,11 @@ class Relay:
         self._drop(fetch)
 
     def _drop(self, fetch: Fetch) -> None:
-        self._journal(f"_library-{fetch.manifest.uuid}").forget()
-        with suppress(OSError):
+        try:
+            self._journal(f"_library-{fetch.manifest.uuid}").forget()
             fetch.path.unlink(missing_ok=True)
+        except (OSError, ImgstoreError) as error:
+            log.warning("what is left of a fetched file stays", uuid=fetch.manifest.uuid, error=str(error))
 
 
 def _remote(manifest: Manifest) -> Remote:
@@ -316,8 +388,3 @@ def _remotes(documents: Iterable[Mapping[str, Any]]) -> tuple[Remote, ...]:
         with suppress(ImgstoreError):
             found.append(_remote(load(document, rules="import")))
     return tuple(found)
-
-
-def opened(fetch: Fetch) -> int:
-    """A descriptor of the file as far as it has come. Raises `OSError`."""
-    return os.open(fetch.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import http
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from msgspec import Struct
 
 from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
 from imgstored.http.location import shown
-from imgstored.http.secrets import redacted
-from imgstored.manifest import check_uuid, in_lower_case, parse, parse_list, upgrade
+from imgstored.http.secrets import KNOWN, redacted
+from imgstored.manifest import (
+    MAX_MANIFEST,
+    Damaged,
+    check_uuid,
+    in_lower_case,
+    is_larger,
+    parse,
+    parse_entries,
+    upgrade,
+)
 from imgstored.sources.base import Listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from imgstored.http.documents import Document
-
-log = structlog.get_logger(__name__)
 
 #: Characters of a server's own words that are passed on, and how many faults of one request.
 _MAX_TEXT = 300
@@ -56,7 +63,13 @@ def one_object(url: str, body: bytes) -> dict[str, Any]:
 
 
 def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
-    """The manifest of image `uuid`, as served. Raises `APIError`, also for the manifest of another image."""
+    """The manifest of image `uuid`, as served. Raises `APIError`, also for the manifest of another image.
+
+    Raises `InvalidManifestError` where it is that of the image, but damaged.
+    """
+    for entry in _alone(body):
+        if isinstance(entry, Damaged) and in_lower_case(entry.uuid) == uuid:
+            raise damaged_manifest(url, entry.reason)
     manifest = one_object(url, body)
     if in_lower_case(manifest.get("uuid")) != uuid:
         raise APIError(
@@ -66,37 +79,95 @@ def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
     return manifest
 
 
+def damaged_manifest(url: str, reason: str) -> InvalidManifestError:
+    """The error for a manifest of the right image that cannot be used."""
+    return InvalidManifestError(
+        f"manifest is invalid: {_clean(reason)} ({shown(url)})",
+        hint="the manifest is damaged on the server; tell its operator",
+    )
+
+
+def _alone(body: bytes) -> list[Any]:
+    """The manifest, as a list of it would have it."""
+    try:
+        return parse_entries(b"[" + body.removeprefix(b"\xef\xbb\xbf") + b"]")
+    except InvalidManifestError:
+        return []
+
+
+class LeftOut(Struct, frozen=True):
+    """Elements of a list that are no manifests, or damaged ones."""
+
+    damaged: Mapping[str, str] = MappingProxyType({})  #: what is wrong, by uuid
+    nameless: tuple[str, ...] = ()  #: what is wrong with those without a uuid
+
+    def __add__(self, other: LeftOut) -> LeftOut:
+        return LeftOut({**self.damaged, **other.damaged}, self.nameless + other.nameless)
+
+    def words(self, url: str) -> str:
+        """The sentence for people; empty where nothing was left out."""
+        number = len(self.damaged) + len(self.nameless)
+        examples = (*(f"{uuid}: {reason}" for uuid, reason in self.damaged.items()), *self.nameless)
+        if number == 0:
+            return ""
+        if number == 1:
+            return f"1 entry of the list of {shown(url)} is unusable, and left out ({examples[0]})"
+        return (
+            f"{number} entries of the list of {shown(url)} are unusable, and left out (one is {examples[0]})"
+        )
+
+
 class ManifestList(Struct, frozen=True):
     """A list of manifests as served: the first of each uuid, in the server's order."""
 
     by_uuid: dict[str, dict[str, Any]]
-    elements: int  #: of the list, with those that are no manifests
+    left_out: LeftOut
+    elements: int  #: of the list, with those that were left out
+    last: str | None  #: the last uuid in it
 
 
 class Page(Struct, frozen=True):
     """The images of a list, or of one page of it."""
 
     images: list[Listed]
+    uuids: frozenset[str]  #: with those of damaged manifests
+    left_out: LeftOut
     elements: int  #: as the server counts them
+    last: str | None  #: the last uuid in it
 
 
 def read_list(url: str, body: bytes) -> ManifestList:
-    """The manifests of a list; elements that are none are left out. Raises `APIError`."""
+    """The manifests of a list; elements that are none, or damaged, are left out. Raises `APIError`."""
     try:
-        elements = parse_list(body)
+        elements = parse_entries(body)
     except InvalidManifestError as error:
         raise _another_answer(url, "a list of images", body, error) from error
     by_uuid: dict[str, dict[str, Any]] = {}
-    bad = 0
+    damaged: dict[str, str] = {}
+    nameless: list[str] = []
+    last = None
+    # A list may have 64 times as much as a manifest; one element that has cannot be imported anyway.
+    crowded = len(body) > MAX_MANIFEST
     for element in elements:
         uuid = _uuid_of(element)
+        last = uuid or last
+        reason = ""
+        if isinstance(element, Damaged):
+            reason = _clean(element.reason)
+        elif uuid is None:
+            reason = "no manifest with a uuid"
+        elif crowded and is_larger(element, MAX_MANIFEST):
+            reason = f"larger than {MAX_MANIFEST} bytes"
         if uuid is None:
-            bad += 1
+            nameless.append(reason)
+        elif reason:
+            damaged.setdefault(uuid, reason)
         else:
             by_uuid.setdefault(uuid, element if element["uuid"] == uuid else {**element, "uuid": uuid})
-    if bad:
-        log.warning("a source's list has elements that are no manifests", url=shown(url), elements=bad)
-    return ManifestList(by_uuid, len(elements))
+    if last is None and any(isinstance(element, Damaged) for element in elements):
+        no_list = InvalidManifestError(f"list of manifests is invalid: {nameless[0]}")
+        raise _another_answer(url, "a list of images", body, no_list)
+    return ManifestList(by_uuid, LeftOut(damaged, tuple(nameless)), len(elements), last)
 
 
 def _another_answer(url: str, wanted: str, body: bytes, error: InvalidManifestError) -> APIError:
@@ -123,7 +194,13 @@ def displayed(manifests: Iterable[Mapping[str, Any]], source: str) -> list[Liste
 def read_page(url: str, body: bytes, source: str) -> Page:
     """The images of a list, or of one page of it. Raises `APIError`."""
     served = read_list(url, body)
-    return Page(displayed(served.by_uuid.values(), source), served.elements)
+    return Page(
+        displayed(served.by_uuid.values(), source),
+        frozenset(served.by_uuid) | frozenset(served.left_out.damaged),
+        served.left_out,
+        served.elements,
+        served.last,
+    )
 
 
 def _for_display(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -134,10 +211,11 @@ def _for_display(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _uuid_of(element: object) -> str | None:
-    if not isinstance(element, dict):
+    if not isinstance(element, dict | Damaged):
         return None
     try:
-        return check_uuid(in_lower_case(element.get("uuid")))
+        uuid = element.uuid if isinstance(element, Damaged) else element.get("uuid")
+        return check_uuid(in_lower_case(uuid))
     except InvalidUUIDError:
         return None
 
@@ -187,6 +265,6 @@ def _phrase(status: int) -> str:
 
 def _clean(text: str) -> str:
     """One line of printable characters, not too long, without the secrets that a server may repeat."""
-    line = re.sub(r"\s+", " ", redacted(text[: 2 * _MAX_TEXT])).strip()
+    line = re.sub(r"\s+", " ", redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT])).strip()
     line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

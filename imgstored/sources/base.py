@@ -51,7 +51,15 @@ class Source(Protocol):
 
     @property
     def spec(self) -> SourceSpec:
-        """Which server it is."""
+        """The server's spec."""
+        ...
+
+    @property
+    def incomplete(self) -> str | None:
+        """Why the list that was read last may lack images, a sentence; empty where nothing hints at that.
+
+        None before any list was read.
+        """
         ...
 
     async def ping(self) -> None:

@@ -9,12 +9,15 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import structlog
 import trio
 from msgspec import Struct
+from msgspec.structs import replace
 
+from imgstored import lanes
 from imgstored.errors import (
     ImgstoreError,
     InternalError,
@@ -26,6 +29,7 @@ from imgstored.host import shortage
 from imgstored.host.durable import replace_file
 from imgstored.http.documents import fetch_document
 from imgstored.http.location import public, shown
+from imgstored.http.secrets import KNOWN
 from imgstored.manifest import MAX_LIST, check_uuid, parse
 from imgstored.sources.base import Listed
 from imgstored.sources.dsapi import DsapiSource
@@ -36,7 +40,7 @@ from imgstored.sources.spec import identity
 from imgstored.sources.static import StaticSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
     from types import TracebackType
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from imgstored.sources.base import Offer, Source, SourceSpec, SourceType
     from imgstored.sources.search import Answer, Hit
     from imgstored.sources.server import Fetch
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +86,14 @@ def open_source(
     return _KINDS[spec.type](spec, fetch=fetch, limits=limits or AskLimits())
 
 
+class Listing(NamedTuple):
+    """What a source has: its images, why there may be more of them (a sentence), and the problem with it."""
+
+    images: Sequence[Listed]
+    incomplete: str = ""
+    problem: ProblemDocument | None = None
+
+
 class SourceClient:
     """Asks one source. Used from trio's thread."""
 
@@ -98,11 +112,14 @@ class SourceClient:
         self._health = health
         self._lists = lists
         self._now = now
+        self._logged = ""  # why its list is incomplete
+        self._listings: dict[Hashable, SharedAnswer[Listing]] = {}
 
     async def ping(self) -> ImgstoreError | None:
-        """What is wrong with the source; None if it is there."""
+        """Asks the source whether it is there; returns the error if it is not."""
         with self._question() as question:
             await self._source.ping()
+        self._log_incomplete()
         return question.error
 
     async def must_answer(self) -> None:
@@ -116,46 +133,95 @@ class SourceClient:
                 data={"cause": error.as_wire()},
             ) from error
 
-    async def list(self, *, save: bool) -> tuple[Sequence[Listed], ProblemDocument | None]:
-        """The source's images, and the problem with it: {source, error, listed_at?}.
+    async def list(self, *, save: bool) -> Listing:
+        """The source's images, and the problem with it.
 
-        The last good list stands in for one that fails. With `save` a good one becomes the last.
+        The last good list stands in for one that fails. With `save` a good one becomes the last. Who asks
+        while the source is being asked, in the same lane, gets that answer.
         """
+        listing = self._listings.setdefault((save, lanes.current()), SharedAnswer())
+        return await listing.get(partial(self._list, save=save))
+
+    async def _list(self, *, save: bool) -> Listing:
         images: list[Listed] = []
         with self._question() as question:
             images = await self._source.list()
+        self._log_incomplete()
         error = question.error
         if error is None:
+            good = KeptList(images, self._now().isoformat(), self._source.incomplete or "")
             if save:
-                async with self._lists.busy:
-                    await trio.to_thread.run_sync(
-                        self._lists.save, self.spec, images, self._now().isoformat()
-                    )
-            return images, None
+                await self._lists.change(self._lists.save, self.spec, good)
+            return Listing(good.images, good.incomplete)
         log.warning("a source cannot be listed", source=self.spec.url, error=error.message)
         problem: ProblemDocument = {"source": public(self.spec.url), "error": error.as_wire()}
-        async with self._lists.busy:
-            last = await trio.to_thread.run_sync(self._lists.load, self.spec)
+        last = await self._lists.change(self._lists.load, self.spec)
         if last is None:
-            return [], problem
-        return last[0], {**problem, "listed_at": last[1]}
+            return Listing([], "", problem)
+        return Listing(last.images, last.incomplete, {**problem, "listed_at": last.listed_at})
 
     async def last_list(self) -> Sequence[Listed]:
-        """What the source had when it last answered; it is not asked."""
-        last = await trio.to_thread.run_sync(self._lists.load, self.spec)
-        return [] if last is None else last[0]
+        """The images that the source had when it last answered; it is not asked."""
+        last = await self._last()
+        return [] if last is None else last.images
+
+    async def incomplete(self) -> str:
+        """Why the last list of the source may lack images, a sentence; it is not asked."""
+        if self._source.incomplete is not None:
+            return self._source.incomplete
+        last = await self._last()
+        return "" if last is None else last.incomplete
+
+    async def _last(self) -> KeptList | None:
+        return await lanes.in_thread(self._lists.load, self.spec)
 
     async def offer(self, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
-        """What the source says about an image. Errors are returned, so that other sources still count."""
+        """Asks the source about an image. Errors are returned, so that other sources still count."""
         with self._question() as question:
             offer = await self._source.offer(uuid)
-            return None if offer is None else read(offer)
+            self._log_incomplete()
+            if offer is None:
+                return None
+            # What a server quotes there would be in manifests that everybody reads.
+            return read(replace(offer, manifest=KNOWN.hidden_in(offer.manifest)))
         assert question.error is not None
         log.warning("a source failed", source=self.spec.url, uuid=uuid, error=question.error.message)
         return question.error
 
     def _question(self) -> Question:
         return Question(self.spec, self._health)
+
+    def _log_incomplete(self) -> None:
+        """Once for each reason."""
+        incomplete = self._source.incomplete or ""
+        if incomplete not in ("", self._logged):
+            log.warning("a source's list is incomplete", source=self.spec.url, error=incomplete)
+        self._logged = incomplete
+
+
+class SharedAnswer(Generic[T]):
+    """The answer to a question that many ask at once: one of them asks, and the others get what comes."""
+
+    def __init__(self) -> None:
+        self._asking = trio.Lock()
+        self._answers = 0
+        self._wanted_by = 0
+        self._answer: T | None = None
+
+    async def get(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The next answer to come. `ask` raises nothing; where who asks is cancelled, the next one asks."""
+        came = self._answers
+        self._wanted_by += 1
+        try:
+            async with self._asking:
+                if self._answers == came or self._answer is None:
+                    self._answer = await ask()
+                    self._answers += 1
+                return self._answer
+        finally:
+            self._wanted_by -= 1
+            if not self._wanted_by:
+                self._answer = None  # it may be large
 
 
 # -- how it did ----------------------------------------------------------------------------------------------
@@ -188,7 +254,7 @@ class HealthLog:
         self._known: OrderedDict[Hashable, Health] = OrderedDict()
 
     def of(self, spec: SourceSpec) -> Health:
-        """How a source did."""
+        """The health of a source."""
         return self._known.get(_server(spec), Health())
 
     def note(self, spec: SourceSpec, error: ImgstoreError | None) -> None:
@@ -239,25 +305,39 @@ class Question:
 # -- what it had ---------------------------------------------------------------------------------------------
 
 
+class KeptList(Struct, frozen=True):
+    """A good list of a source."""
+
+    images: Sequence[Listed]
+    listed_at: str  #: ISO time
+    incomplete: str = ""  #: why it may lack images
+
+
 class LastLists:
     """A folder with the last good list of each source, for when it does not answer.
 
-    One file a source: `{source, listed_at, manifests}`. All methods block. Hold `busy` while one changes the
-    folder.
+    One file a source: `{source, listed_at, manifests, incomplete}`. All methods block but `change`, which
+    runs one that changes the folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.busy = trio.Lock()
+        # A thread of its own, in no lane: who may change waits for it, too.
+        self._thread = trio.CapacityLimiter(1)
         self._folder = folder
 
-    def save(self, spec: SourceSpec, images: Sequence[Listed], listed_at: str) -> None:
+    async def change(self, method: Callable[..., T], *arguments: object) -> T:
+        """Runs one of the methods in a thread, one at a time."""
+        return await trio.to_thread.run_sync(method, *arguments, limiter=self._thread)
+
+    def save(self, spec: SourceSpec, kept: KeptList) -> None:
         """Writes a list. Errors are only logged: the caller has the list."""
         content = {
             "source": public(spec.url),
-            "listed_at": listed_at,
-            "manifests": [image.manifest for image in images],
+            "listed_at": kept.listed_at,
+            "manifests": [image.manifest for image in kept.images],
+            "incomplete": kept.incomplete,
         }
-        data = json.dumps(content, ensure_ascii=False).encode()
+        data = json.dumps(KNOWN.hidden_in(content), ensure_ascii=False).encode()
         path = self._path(spec)
         try:
             if len(data) > MAX_LIST:
@@ -274,8 +354,8 @@ class LastLists:
                 error=shortage.why(error),
             )
 
-    def load(self, spec: SourceSpec) -> tuple[list[Listed], str] | None:
-        """The last good list and its time (ISO), or None. A file that is damaged is as good as none."""
+    def load(self, spec: SourceSpec) -> KeptList | None:
+        """The last good list, or None. A file that is damaged is as good as none."""
         path = self._path(spec)
         try:
             with path.open("rb") as file:
@@ -309,13 +389,18 @@ class LastLists:
         return self._folder / (name + _SUFFIX)
 
 
-def _read(data: bytes, spec: SourceSpec) -> tuple[list[Listed], str]:
+def _read(data: bytes, spec: SourceSpec) -> KeptList:
     """Raises `InvalidManifestError` or `InvalidUUIDError` unless it is what `save` wrote."""
     content = parse(data, limit=MAX_LIST)
     listed_at, manifests = content.get("listed_at"), content.get("manifests")
     if not isinstance(listed_at, str) or not isinstance(manifests, list):
         raise InvalidManifestError("not a kept list")
-    return [Listed(_named(manifest), spec.url) for manifest in manifests], listed_at
+    incomplete = content.get("incomplete")  # not in lists of older daemons
+    return KeptList(
+        [Listed(_named(manifest), spec.url) for manifest in manifests],
+        listed_at,
+        incomplete if isinstance(incomplete, str) else "",
+    )
 
 
 def _named(manifest: object) -> dict[str, Any]:

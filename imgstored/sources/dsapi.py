@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
+from imgstored import lanes
 from imgstored.manifest import check_uuid, upgrade
 from imgstored.sources.answers import read_page, the_manifest
 from imgstored.sources.base import Listed, Offer
@@ -26,6 +25,11 @@ class DsapiSource:
         self._server = Server(spec, fetch=fetch, below=_DATASETS)
         self._limits = limits
 
+    @property
+    def incomplete(self) -> str | None:
+        """As the contract says."""
+        return self._server.incomplete
+
     async def ping(self) -> None:
         """Returns if the server answers at all: DSAPI says nothing about itself."""
         await self._server.demand(self._server.url("/ping"), self._limits.ping)
@@ -35,7 +39,9 @@ class DsapiSource:
         url = self._server.url(_DATASETS)
         body = await self._server.demand(url, self._limits.listing)
         # In a thread: a large list takes a while to read.
-        return (await trio.to_thread.run_sync(read_page, url, body, self.spec.url)).images
+        page = await lanes.in_thread(read_page, url, body, self.spec.url)
+        self._server.incomplete = page.left_out.words(self.spec.url)
+        return page.images
 
     async def offer(self, uuid: str) -> Offer | None:
         """The image, with its file at the `url` or the `path` that the manifest gives."""

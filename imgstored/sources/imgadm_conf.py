@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from imgstored.errors import ClientError, ConfigError
 from imgstored.host import shortage
 from imgstored.host.durable import replace_file
+from imgstored.http.credentials import of_source
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.spec import check_type, identity, normalised
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from imgstored.sources.spec import Identity
@@ -47,6 +48,10 @@ class ImgadmConf:
             return None
         specs = (self._spec(entry) for entry in entries)
         return [spec for spec in specs if spec is not None]
+
+    def has_secrets(self) -> bool:
+        """Whether a URL in the file has a password or a token. Raises `ConfigError`."""
+        return bool(secrets_in(self._read()))
 
     def add(self, spec: SourceSpec, *, default: SourceSpec | None) -> bool:
         """Adds a source at the end; False where it is there already.
@@ -134,7 +139,10 @@ class ImgadmConf:
         try:
             path = self.path.resolve()  # the file may be a link to where it persists
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            # imgadm runs as root alone, and writes into the file that is there, so this mode stays.
             mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+            if secrets_in(content):
+                mode &= 0o700
             replace_file(path, data, mode=mode)
         except OSError as error:
             raise self._unusable(f"cannot be written: {shortage.why(error)}", hint="") from error
@@ -184,6 +192,17 @@ class ImgadmConf:
 
     def _unusable(self, why: str, *, hint: str = _HINT) -> ConfigError:
         return ConfigError(f'config file "{self.path}" {why}', hint=hint)
+
+
+def secrets_in(content: Mapping[str, Any]) -> set[str]:
+    """The secrets in the file's content: those in URLs, also of sources that only imgadm can ask."""
+    entries = content.get("sources")
+    urls = (
+        [entry.get("url") for entry in entries if isinstance(entry, dict)]
+        if isinstance(entries, list)
+        else []
+    )
+    return {secret for url in urls if isinstance(url, str) for secret in of_source(url)}
 
 
 def _type(entry: Entry) -> Any:

@@ -44,7 +44,7 @@ class Found(Struct, frozen=True):
     source: SourceSpec  #: the one whose manifest it is
     locations: tuple[Location, ...]  #: every source that has this very file, first choice first
     signed: Provenance | None = None  #: who vouches for the image, where that source has keys
-    import_id: str = ""  #: that the search had, for the import that it is for
+    import_id: str = ""  #: of the search's log lines; the import of the image takes it over
 
 
 #: None: the source does not have the image.
@@ -74,7 +74,7 @@ class Search:
         self._answers[place] = answer
 
     def left(self, now: float) -> float | None:
-        """How long to wait for more answers (seconds), 0 for no longer, None for as long as they take."""
+        """The seconds to wait for more answers, 0 for no longer, None for as long as they take."""
         if len(self._answers) == len(self._specs):
             return 0.0
         if self._first_hit is None:

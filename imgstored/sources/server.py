@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from imgstored import __version__
 from imgstored.errors import APIError, ClientError
+from imgstored.http.addresses import Nearness
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Location, origin_of, shown
 from imgstored.manifest import MAX_LIST, MAX_MANIFEST
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: RFC 9110, 10.1.5.
 USER_AGENT = ("User-Agent", f"imgstored/{__version__}")
+
+#: 203: somebody in between has changed the answer, such as a proxy (RFC 9110, 15.3.4).
+_OK = frozenset({200, 203})
 
 #: A file's name is longer nowhere; ZFS and ext4 both end here.
 _MAX_PATH = 255
@@ -67,12 +71,14 @@ class Server:
     ) -> None:
         """`channel` goes with every request; `below` is the part of the URL that may be there or not."""
         self.spec = spec
+        self.incomplete: str | None = None  #: see `Source`
         self._fetch = fetch
         self._headers = (USER_AGENT, ("Accept", "application/json"), *headers)
         self._access = dataclasses.replace(spec.access, insecure=spec.insecure)
         base, parameters = without_query(spec.url)
         self._base = base.removesuffix(below)
         self._parameters = [*parameters, ("channel", channel)] if channel is not None else parameters
+        self._near: Nearness | None = None  # of the farthest that answered for it
 
     def url(self, path: str, parameters: Sequence[tuple[str, str]] = ()) -> str:
         """The URL of something below the server's own; `path` begins with a slash."""
@@ -80,31 +86,41 @@ class Server:
 
     async def get(self, url: str, limits: DocumentLimits) -> bytes | None:
         """A document, or None where the server says that there is none. Raises `ClientError`, `APIError`."""
-        document = await self._fetch(self.location(url), limits=limits, headers=self._headers)
+        document = await self._document(url, limits)
         if document.status == 404:
             return None
-        if document.status != 200:
+        if document.status not in _OK:
             raise failure(url, document)
         return document.body
 
     async def demand(self, url: str, limits: DocumentLimits) -> bytes:
         """A document that must be there. Raises `ClientError`, `APIError`."""
-        document = await self._fetch(self.location(url), limits=limits, headers=self._headers)
-        if document.status != 200:
+        document = await self._document(url, limits)
+        if document.status not in _OK:
             raise failure(url, document)
         return document.body
+
+    async def _document(self, url: str, limits: DocumentLimits) -> Document:
+        document = await self._fetch(self.location(url), limits=limits, headers=self._headers)
+        # The farthest: a name may first lead to the server, and then to an address that it wants us to ask.
+        self._near = document.near if self._near is None else min(self._near, document.near)
+        return document
 
     def location(self, url: str) -> Location:
         """The location of `url`, which is the server's own or named by it.
 
         The headers of the source's settings, which may hold credentials, go to the source's own origin only.
+        Elsewhere it may not send us nearer to this host than it is itself.
         """
-        at_home = origin_of(url) == origin_of(self.spec.url)
-        access = self._access if at_home else self._access.elsewhere()
-        return Location(url, self.spec.url, access, verify_for(self.spec, url))
+        verify = verify_for(self.spec, url)
+        if origin_of(url) == origin_of(self.spec.url):
+            return Location(url, self.spec.url, self._access, verify)
+        near = Nearness.PUBLIC if self._near is None else self._near
+        limit = None if self._access.internal_redirects else near
+        return Location(url, self.spec.url, self._access.elsewhere(), verify, limit)
 
     def file_location(self, manifest: Mapping[str, Any], folder: str) -> Location | None:
-        """Where the first file of a manifest (as served) is: at its `url`, else at its `path` in `folder`.
+        """The location of a manifest's (as served) first file: its `url`, else at its `path` in `folder`.
 
         `folder` is a path below the server's URL. A manifest that names neither, as none of v2 does, has its
         file at `folder`/file. None where there is no file. Raises `APIError` for a name that leads elsewhere.

@@ -15,6 +15,7 @@ import structlog
 import trio
 from msgspec import Struct
 
+from imgstored import lanes
 from imgstored.errors import UntrustedSourceError
 from imgstored.host import shortage
 from imgstored.host.durable import replace_file
@@ -137,6 +138,11 @@ class SignedSource:
         self._answered = float("-inf")
         self._site: _Site | None = None
 
+    @property
+    def incomplete(self) -> str | None:
+        """As the contract says."""
+        return self._server.incomplete
+
     async def ping(self) -> None:
         """Returns if there is a pointer that is believed."""
         await self._state(kept=False)
@@ -147,8 +153,9 @@ class SignedSource:
         listed = site.index.list
         body = await self._get(layout.list_name(listed), listed, self._limits.listing)
         url = self._server.url("/" + layout.list_name(listed))
-        read = await trio.to_thread.run_sync(read_list, url, body)
-        return await trio.to_thread.run_sync(displayed, read.by_uuid.values(), self.spec.url)
+        read = await lanes.in_thread(read_list, url, body)
+        self._server.incomplete = read.left_out.words(self.spec.url)
+        return await lanes.in_thread(displayed, read.by_uuid.values(), self.spec.url)
 
     async def offer(self, uuid: str) -> Offer | None:
         """The image, as the index has it."""
@@ -186,7 +193,7 @@ class SignedSource:
         if data is None:
             self._refuse("it is not signed: there is no " + layout.POINTER)
         try:
-            seen = await trio.to_thread.run_sync(self._seen.of, self.spec.url)
+            seen = await lanes.in_thread(self._seen.of, self.spec.url)
             trusted = believed(data, self._keys, now=self._now(), seen=seen)
         except UntrustedError as error:
             self._refuse(str(error))
@@ -195,9 +202,9 @@ class SignedSource:
         named = trusted.pointer.index
         body = await self._server.demand(self._server.url("/" + layout.index_name(named)), _INDEX)
         try:
-            index = await trio.to_thread.run_sync(checked_index, trusted, body)
+            index = await lanes.in_thread(checked_index, trusted, body)
             # Only now: a pointer to an index that is not there must not keep the site's own next one out.
-            await trio.to_thread.run_sync(
+            await lanes.in_thread(
                 self._seen.note, self.spec.url, trusted.key.text, Seen(trusted.pointer.version, named.sha256)
             )
         except UntrustedError as error:

@@ -15,7 +15,7 @@ import trio
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from imgstored import import_id
+from imgstored import lanes
 from imgstored.errors import (
     ImageNotFoundError,
     ImgstoreError,
@@ -24,7 +24,10 @@ from imgstored.errors import (
     NoSourcesError,
     UsageError,
 )
+from imgstored.http.credentials import of_source
 from imgstored.http.location import public
+from imgstored.http.secrets import KNOWN
+from imgstored.import_id import bound
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.sources.base import Listed, SourceSpec
 from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
@@ -35,7 +38,9 @@ from imgstored.sources.spec import (
     changes,
     check_type,
     each_once,
+    given_back,
     identity,
+    meant,
     normalised,
     others,
     set_elsewhere,
@@ -121,10 +126,9 @@ class SourceSet:
 
     # -- which there are -------------------------------------------------------------------------------------
 
-    def listed(self) -> list[SourceDocument]:
+    async def listed(self) -> list[SourceDocument]:
         """All sources, in order, as {url, type, insecure, channel}. Raises `ConfigError`."""
-        # Reads imgadm's file, a few hundred bytes; imgadm may have changed it meanwhile.
-        return [as_wire(spec) for spec in self._specs()]
+        return [as_wire(spec) for spec in await self._known()]
 
     async def add(self, url: str, kind: str | None, insecure: bool, force: bool) -> AddedDocument:
         """Adds a source (imgapi by default). It must answer first, unless forced.
@@ -133,46 +137,54 @@ class SourceSet:
         """
         spec = SourceSpec(normalised(url), check_type("imgapi" if kind is None else kind, url), insecure)
         added = False
-        if identity(spec) not in map(identity, await trio.to_thread.run_sync(self._specs)):
+        if identity(spec) not in map(identity, await self._known()):
             if not force:
                 await self._new_client(spec).must_answer()
             async with self._writing:
-                added = await trio.to_thread.run_sync(partial(self._conf.add, spec, default=self._default()))
+                added = await lanes.in_thread(partial(self._conf.add, spec, default=self._default()))
         return {"added": added, "source": as_wire(spec)}
 
     async def delete(self, url: str) -> DeletedSourcesDocument:
         """Removes the sources with this URL. Returns {deleted}.
 
-        Raises `ClientError` for what is no URL, `ConfigError` also for a source that is not a client's.
+        The URL may be as those are told it who may not know all of it. Raises `ClientError` for what is no
+        URL, `ConfigError` also for a source that is not a client's, `UsageError` where it may be several.
         """
-        url = normalised(url)
+        url = meant(normalised(url), await self._known())
         if any(spec.url == url for spec in self._configured or ()):
             raise set_elsewhere(url)
         async with self._writing:
-            deleted = await trio.to_thread.run_sync(partial(self._conf.delete, url, default=self._default()))
+            deleted = await lanes.in_thread(partial(self._conf.delete, url, default=self._default()))
         for spec in deleted:
             self._clients.pop(spec, None)
         return {"deleted": [as_wire(spec) for spec in deleted]}
 
     async def replace(
-        self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
+        self,
+        given: Sequence[Mapping[str, Any]],
+        *,
+        before: Sequence[Mapping[str, Any]],
+        force: bool,
+        told: Callable[[str], str] = str,
     ) -> EditedSourcesDocument:
         """Replaces the sources by those given. Each new one must answer first, unless forced.
 
-        `before` is what was listed when somebody began to edit it. Returns {reordered, added, deleted}.
+        `before` is what was listed when somebody began to edit it. `told` is how a URL was listed: one that
+        comes back so stays as it is. Returns {reordered, added, deleted}.
         Raises `UsageError` where that has changed since, `ConfigError` also where one of the configuration is
         left out, and as `add` does.
         """
-        wanted = each_once(spec_of(each) for each in given)
+        known = await self._known()
+        wanted = each_once(given_back([spec_of(each) for each in given], known, told))
         theirs = others(wanted, self._configured or ())
         if not force:
-            for spec in changes(await trio.to_thread.run_sync(self._specs), wanted).added:
+            for spec in changes(known, wanted).added:
                 await self._new_client(spec).must_answer()
         async with self._writing:
-            now = await trio.to_thread.run_sync(self._specs)
-            if [*map(as_wire, now)] != [*before]:
+            now = await self._known()
+            if [{**as_wire(spec), "url": told(spec.url)} for spec in now] != [*before]:
                 raise UsageError("the image sources have changed meanwhile", hint="edit them again")
-            await trio.to_thread.run_sync(partial(self._conf.replace, theirs, default=self._default()))
+            await lanes.in_thread(partial(self._conf.replace, theirs, default=self._default()))
         done = changes(now, wanted)
         for spec in done.deleted:
             self._clients.pop(spec, None)
@@ -182,9 +194,16 @@ class SourceSet:
             "deleted": [*map(as_wire, done.deleted)],
         }
 
+    async def _known(self) -> list[SourceSpec]:
+        """All sources, each once. Raises `ConfigError`."""
+        return await lanes.in_thread(self._specs)
+
     def _specs(self) -> list[SourceSpec]:
-        """All sources, each once. Reads a file. Raises `ConfigError`."""
+        """As `_known`. Blocks: it reads imgadm's file, which imgadm may have changed meanwhile."""
         theirs = self._conf.sources()
+        KNOWN.configure(
+            (secret for spec in theirs or () for secret in of_source(spec.url)), of=str(self._conf.path)
+        )
         if theirs is None:
             theirs = [] if self._configured is not None else [DEFAULT_SOURCE]
         return each_once([*(self._configured or ()), *theirs])
@@ -193,7 +212,7 @@ class SourceSet:
         return DEFAULT_SOURCE if self._configured is None else None
 
     async def _some(self) -> list[SourceSpec]:
-        specs = await trio.to_thread.run_sync(self._specs)
+        specs = await self._known()
         if not specs:
             raise NoSourcesError(
                 "imgadm has no configured sources", hint="`imgctl sources -a URL` adds an image server"
@@ -220,57 +239,71 @@ class SourceSet:
     # -- questions to all of them ----------------------------------------------------------------------------
 
     async def check(self) -> list[CheckedSourceDocument]:
-        """Asks every source whether it is there: {url, type, ok, error}, the error in wire form or None."""
-        specs = await trio.to_thread.run_sync(self._specs)
-        errors = await _fan_out(specs, lambda spec: self._client(spec).ping())
-        wires = [None if error is None else error.as_wire() for error in errors]
+        """Asks every source whether it is there: {url, type, ok, error, incomplete}.
+
+        The error in wire form or None; why the source's last list may lack images, or None.
+        """
+        clients = [self._client(spec) for spec in await self._known()]
+        errors = await _fan_out(clients, lambda client: client.ping())
         return [
-            {"url": public(spec.url), "type": spec.type, "ok": wire is None, "error": wire}
-            for spec, wire in zip(specs, wires, strict=True)
+            {
+                "url": public(client.spec.url),
+                "type": client.spec.type,
+                "ok": error is None,
+                "error": None if error is None else error.as_wire(),
+                "incomplete": await client.incomplete() or None,
+            }
+            for client, error in zip(clients, errors, strict=True)
         ]
 
     async def available(
         self, sources: tuple[str, ...] | None = None, channel: str | None = None
     ) -> AvailableDocument:
-        """What the sources have: {images: [{manifest, source}], problems: [{source, error, listed_at?}]}.
+        """The images of all sources.
 
-        Of an image that several have, the first source's manifest. A source that fails is a problem; with
-        `listed_at`, its last good list stands in. `sources` and `channel` are as of `find`, and so is what is
+        {images: [{manifest, source}], problems: [{source, error, listed_at?}],
+        incomplete: [{source, message}]}. Of an image that several have, the first source's manifest. A source
+        that fails is a problem; with `listed_at`, its last good list stands in. `incomplete` are the lists
+        that may lack images. `sources` and `channel` are as of `find`, and so is what is
         raised for them; otherwise raises `NoSourcesError`, `ConfigError`.
         """
         specs = await self._asked(sources, channel)
         configured = sources is None and channel is None
         answers = await _fan_out(specs, lambda spec: self._client(spec).list(save=configured))
         if configured:
-            async with self._lists.busy:
-                await trio.to_thread.run_sync(self._lists.drop_others, specs)
+            await self._lists.change(self._lists.drop_others, specs)
         images: dict[str, Listed] = {}
-        for listed, _ in answers:
-            for image in listed:
+        for answer in answers:
+            for image in answer.images:
                 images.setdefault(image.manifest["uuid"], image)
         return {
             "images": [
                 {"manifest": dict(image.manifest), "source": public(image.source)}
                 for image in images.values()
             ],
-            "problems": [problem for _, problem in answers if problem is not None],
+            "problems": [answer.problem for answer in answers if answer.problem is not None],
+            "incomplete": [
+                {"source": public(spec.url), "message": answer.incomplete}
+                for spec, answer in zip(specs, answers, strict=True)
+                if answer.incomplete
+            ],
         }
 
     async def health(self) -> list[SourceStateDocument]:
-        """How the sources did of late, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
-        specs = await trio.to_thread.run_sync(self._specs)
+        """The health of the sources, as in the protocol's *status*; none is asked. Raises `ConfigError`."""
+        specs = await self._known()
 
         def saved() -> list[float | None]:
             return [self._lists.saved_at(spec) for spec in specs]
 
         return [
             self._health.of(spec).as_wire(spec, listed_at=listed_at)
-            for spec, listed_at in zip(specs, await trio.to_thread.run_sync(saved), strict=True)
+            for spec, listed_at in zip(specs, await lanes.in_thread(saved), strict=True)
         ]
 
     async def known(self) -> list[KnownDocument]:
         """The images of the last good lists, {uuid, name, version} each; no source is asked."""
-        specs = await trio.to_thread.run_sync(self._specs)
+        specs = await self._known()
         found: dict[str, KnownDocument] = {}
         for spec in specs:
             for image in await self._client(spec).last_list():
@@ -292,18 +325,20 @@ class SourceSet:
         active: bool,
         sources: tuple[str, ...] | None = None,
         channel: str | None = None,
+        import_id: str,
         nursery: trio.Nursery,
     ) -> Found:
         """As `find`. Concurrent callers with the same question share one search, including its error.
 
-        The search runs in `nursery`, which outlives the first caller: others may be waiting, too.
+        The search runs in `nursery`, which outlives the first caller: others may be waiting, too. The log
+        lines of the search have the first caller's `import_id`, and all callers get that with the image.
         """
 
         async def search() -> Found:
-            log.debug("looking for an image", uuid=uuid)
-            found = await self.find(uuid, active=active, sources=sources, channel=channel)
-            # The import that goes on with it takes over the id of the search's lines in the log.
-            return replace(found, import_id=import_id.current() or "")
+            with bound(import_id):
+                log.debug("looking for an image", uuid=uuid)
+                found = await self.find(uuid, active=active, sources=sources, channel=channel)
+            return replace(found, import_id=import_id)
 
         return await self._searches.find((uuid, active, sources, channel), search, nursery)
 
@@ -362,7 +397,7 @@ class SourceSet:
 
     async def _chosen(self, urls: tuple[str, ...]) -> list[SourceSpec]:
         """The sources that a client names. Those that are configured keep their settings."""
-        known = await trio.to_thread.run_sync(self._specs)
+        known = await self._known()
         chosen: list[SourceSpec] = []
         for url in map(normalised, urls):
             chosen += [spec for spec in known if spec.url == url] or [SourceSpec(url)]
@@ -419,7 +454,7 @@ class SharedSearches:
     async def find(
         self, query: Query, search: Callable[[], Awaitable[Found]], nursery: trio.Nursery
     ) -> Found:
-        """What the search for `query` under way finds; `search`, run in `nursery`, where there is none.
+        """Waits for the search for `query`; runs `search` in `nursery` where none is under way.
 
         Raises the search's `ImgstoreError`, or `InternalError` for a mistake in it.
         """
@@ -440,7 +475,7 @@ class SharedSearches:
             flight.error = error
         except Exception:
             log.exception("looking for an image failed", uuid=query[0])
-            flight.error = InternalError("a fault in imgstored", hint="its log has the details")
+            flight.error = InternalError.unexpected()
         finally:
             del self._flights[query]
         # Not reached when the daemon is stopping: then the waiting callers are cancelled, too.

@@ -15,7 +15,7 @@ from imgstored.http.location import origin_of, public, shown
 from imgstored.sources.base import TYPES, SourceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from imgproto.documents import SourceDocument
 
@@ -51,7 +51,7 @@ def channel_of(spec: SourceSpec) -> str | None:
 
 
 def identity(spec: SourceSpec) -> Identity:
-    """What makes two specs the same source."""
+    """The identity of a source: two specs with the same one are one source."""
     return (spec.url, spec.type, spec.insecure, channel_of(spec))
 
 
@@ -138,7 +138,7 @@ class Changes(Struct, frozen=True):
 
 
 def changes(now: Sequence[SourceSpec], wanted: Sequence[SourceSpec]) -> Changes:
-    """What makes one list the other; in neither is a source twice."""
+    """The changes that make one list the other; in neither is a source twice."""
     had, has = [*map(identity, now)], [*map(identity, wanted)]
     return Changes(
         reordered=[each for each in had if each in has] != [each for each in has if each in had],
@@ -162,6 +162,36 @@ def each_once(specs: Iterable[SourceSpec]) -> list[SourceSpec]:
     for spec in specs:
         once.setdefault(identity(spec), spec)
     return [*once.values()]
+
+
+def given_back(
+    wanted: Sequence[SourceSpec], known: Iterable[SourceSpec], told: Callable[[str], str]
+) -> list[SourceSpec]:
+    """The wanted ones; those that are as somebody was told of a known one are that one."""
+    hidden: dict[Identity, list[SourceSpec]] = {}
+    for spec in known:
+        hidden.setdefault(identity(replace(spec, url=told(spec.url))), []).append(spec)
+    found = []
+    for spec in wanted:
+        same = hidden.get(identity(spec))
+        found.append(same.pop(0) if same else spec)
+    return found
+
+
+def meant(url: str, known: Iterable[SourceSpec]) -> str:
+    """The URL of the source that is named by all of its URL, or without what may be secret in it.
+
+    Raises `UsageError` where that may be several.
+    """
+    urls = {spec.url for spec in known}
+    if url in urls:
+        return url
+    hidden = {each for each in urls if public(each) == url}
+    if len(hidden) > 1:
+        raise UsageError(
+            f'{len(hidden)} image sources are shown as "{url}"', hint="root can give the whole URL of one"
+        )
+    return hidden.pop() if hidden else url
 
 
 def set_elsewhere(url: str) -> ConfigError:

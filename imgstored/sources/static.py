@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
+from imgstored import lanes
 from imgstored.errors import APIError, ClientError, ImgstoreError
 from imgstored.manifest import check_uuid, upgrade
-from imgstored.sources.answers import displayed, read_list
+from imgstored.sources.answers import LeftOut, ManifestList, damaged_manifest, displayed, read_list
 from imgstored.sources.base import Listed, Offer
 from imgstored.sources.server import AskLimits, Server
 
@@ -24,7 +25,7 @@ KEPT_SECONDS = 10.0
 #: Where the list may be. A web server may be set up not to have an index, or to make one of its own.
 _PLACES = ("/", "/index.html")
 
-_Manifests = dict[str, dict[str, Any]]
+_NOTHING = ManifestList({}, LeftOut(), 0, None)
 
 
 class StaticSource:
@@ -44,7 +45,12 @@ class StaticSource:
         self._clock = clock
         self._asking = trio.Lock()
         self._answered = float("-inf")  # when the last answer came
-        self._answer: _Manifests | ImgstoreError = {}
+        self._answer: ManifestList | ImgstoreError = _NOTHING
+
+    @property
+    def incomplete(self) -> str | None:
+        """As the contract says."""
+        return self._server.incomplete
 
     async def ping(self) -> None:
         """Returns if there is a list."""
@@ -52,18 +58,21 @@ class StaticSource:
 
     async def list(self) -> list[Listed]:
         """All images, as the list has them at this moment."""
-        manifests = await self._manifests(kept=False)
-        return await trio.to_thread.run_sync(displayed, manifests.values(), self.spec.url)
+        manifests = (await self._manifests(kept=False)).by_uuid
+        return await lanes.in_thread(displayed, manifests.values(), self.spec.url)
 
     async def offer(self, uuid: str) -> Offer | None:
         """The image, with its file at the `url` or the `path` that the manifest gives, or at `UUID/file`."""
         check_uuid(uuid)
-        served = (await self._manifests()).get(uuid)
+        manifests = await self._manifests()
+        served = manifests.by_uuid.get(uuid)
+        if served is None and uuid in manifests.left_out.damaged:
+            raise damaged_manifest(self.spec.url, manifests.left_out.damaged[uuid])
         if served is None:
             return None
         return Offer(upgrade(served), self._server.file_location(served, f"/{uuid}"))
 
-    async def _manifests(self, *, kept: bool = True) -> _Manifests:
+    async def _manifests(self, *, kept: bool = True) -> ManifestList:
         """The list, by uuid, as served. Concurrent callers share one fetch, including its error."""
         came = self._clock()
         async with self._asking:
@@ -78,15 +87,18 @@ class StaticSource:
             raise _anew(self._answer)
         return self._answer
 
-    async def _fetch_list(self) -> _Manifests:
+    async def _fetch_list(self) -> ManifestList:
         first: APIError | None = None
         for place in _PLACES:
             url = self._server.url(place)
             try:
                 body = await self._server.demand(url, self._limits.listing)
-                return (await trio.to_thread.run_sync(read_list, url, body)).by_uuid
+                manifests = await lanes.in_thread(read_list, url, body)
             except APIError as error:
                 first = first or error
+            else:
+                self._server.incomplete = manifests.left_out.words(self.spec.url)
+                return manifests
         assert first is not None
         raise first
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
 import stat
-import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,41 +13,52 @@ import structlog
 from imgstored import __version__
 from imgstored.errors import ConfigError
 from imgstored.host import filesystem, shortage
-from imgstored.host.durable import replace_file
-from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA, schema_of
+from imgstored.state.damage import DAMAGED, Aside
+from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
+from imgstored.state.version import VERSION, read_version, write_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
 
-_VERSION: Final = "version"
-#: The file has some fifty bytes.
-_MAX_VERSION: Final = 4096
+#: A file of its own, and what is lost with it.
+ALIASES: Final = "aliases.json"
+NO_ALIASES: Final = "there are no aliases"
+
+_LOCK: Final = "lock"
 
 _USE_ANOTHER: Final = "start imgstored as root, or name a folder of your own as `state` in its configuration"
 
-#: What is lost with a database, for the log.
-_LOST: Final = {
-    JOURNAL: "unfinished imports begin anew when somebody asks for them",
-    HISTORY: "`imgctl history` begins anew",
+#: Its folders that have nothing but files, and what is lost with one of these.
+_FLAT: Final = {
+    "spool": "what was downloaded is downloaded again",
+    "receipts": "`imgctl verify` has nothing to compare an image with",
+    "lists": "a source that does not answer shows no images",
+    "creating": "what an interrupted `imgctl create` had changed is not undone",
+    "locks": "nothing",
 }
+#: Its other folders, by patterns.
+_FOLDERS: Final = ("pool", "pool-*", "imgadm", "imgadm/images")
 
-#: What a database that was damaged is called from then on, with the time and, if need be, a number.
-ASIDE: Final = ".damaged-"
+#: Where SQLite keeps the number of a database's schema (https://www.sqlite.org/fileformat.html).
+_USER_VERSION: Final = slice(60, 64)
+_SQLITE: Final = b"SQLite format 3\0"
 
 
 @contextmanager
-def owned(state: Path, *, passable: bool = False) -> Iterator[Path]:
+def owned(state: Path, *, passable: bool = False, aside: Aside | None = None) -> Iterator[Path]:
     """The state folder with its `spool`, for this process alone, and no newer than this daemon.
 
-    `passable`: others get through it to what is theirs to read, and see nothing of it. Raises `ConfigError`
-    where it cannot be that; a newer daemon's folder is then as it was.
+    `passable`: others get through it to what is theirs to read, and see nothing of it. What is in the place
+    of something else goes to `aside`. Raises `ConfigError` where it cannot be that; a newer daemon's folder
+    is then as it was.
     """
+    aside = aside or Aside(state / DAMAGED)
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock = _open_lock(state / _LOCK, aside)
     except OSError as error:
         raise _unusable(error, state) from error
     try:
@@ -58,15 +67,72 @@ def owned(state: Path, *, passable: bool = False) -> Iterator[Path]:
         try:
             if passable:
                 state.chmod(stat.S_IMODE(state.stat().st_mode) | 0o011)
-            (state / "spool").mkdir(mode=0o700, exist_ok=True)
-            for name in (JOURNAL, HISTORY):
-                _set_aside_if_damaged(state / name)
-            _write_version(state)
         except OSError as error:
             raise _unusable(error, state) from error
+        _tidy(state, aside)
         yield state
     finally:
         os.close(lock)
+
+
+def _open_lock(path: Path, aside: Aside) -> int:
+    """Raises `OSError`."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        aside.move(path, "it is no regular file", lost="nothing")
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _tidy(state: Path, aside: Aside) -> None:
+    """Makes the folders, writes the version, and moves away what is in the place of something else.
+
+    Raises `ConfigError`, but not for a disk that is full or fails: who needs that folder says so.
+    """
+    steps: list[Callable[[], None]] = [
+        partial(_version, state, aside),
+        partial(write_version, state),
+        partial(_regular, state / ALIASES, NO_ALIASES, aside),
+        *(partial(_folder, state, pattern, aside) for pattern in _FOLDERS),
+        *(partial(_flat, state / name, lost, aside) for name, lost in _FLAT.items()),
+    ]
+    for step in steps:
+        try:
+            step()
+        except OSError as error:
+            if isinstance(error, PermissionError):
+                raise _unusable(error, state) from error
+            log.error("the state folder cannot be tidied up", path=error.filename, error=shortage.why(error))
+
+
+def _version(state: Path, aside: Aside) -> None:
+    """Moves a version away that cannot be read. Raises `OSError`."""
+    _regular(state / VERSION, "nothing", aside)
+    if os.path.lexists(state / VERSION) and not read_version(state).schema:
+        aside.move(state / VERSION, "it cannot be read", lost="nothing")
+
+
+def _folder(state: Path, pattern: str, aside: Aside) -> None:
+    """Moves away what has a folder's name, and is none. Raises `OSError`."""
+    for path in state.glob(pattern):
+        if not path.is_dir():
+            aside.move(path, "it is no folder", lost="what was in it")
+
+
+def _flat(folder: Path, lost: str, aside: Aside) -> None:
+    """A folder that has only files. Raises `OSError`."""
+    # A link to a folder is an operator's.
+    if os.path.lexists(folder) and not folder.is_dir():
+        aside.move(folder, "it is no folder", lost=lost)
+    if folder.name == "spool":
+        folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileNotFoundError):
+        for path in list(folder.iterdir()):
+            _regular(path, lost, aside)
+
+
+def _regular(path: Path, lost: str, aside: Aside) -> None:
+    """Moves away what has a file's name, and is none. Raises `OSError`."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        aside.move(path, "it is no regular file", lost=lost)
 
 
 def _take(lock: int, state: Path) -> None:
@@ -89,80 +155,28 @@ def _take(lock: int, state: Path) -> None:
 
 def refuse_newer(state: Path) -> None:
     """Raises `ConfigError` for a folder of a newer daemon."""
-    schema, maker = _read_version(state)
+    version = read_version(state)
+    schema = version.schema or max(_number(state / name) for name in (JOURNAL, HISTORY))
     if schema > SCHEMA:
+        maker = f"imgstored {version.maker}" if version.maker else "a newer imgstored"
         raise ConfigError(
-            f"state: the folder {state} was made by imgstored {maker} (schema {schema});"
+            f"state: the folder {state} was made by {maker} (schema {schema});"
             f" this is imgstored {__version__}, which knows schema {SCHEMA}",
             hint="start the newer imgstored; or give this one another `state` in its configuration",
         )
 
 
-def _read_version(state: Path) -> tuple[int, str]:
-    """Schema and imgstored's version; 0 where that is not written down, and the databases must tell."""
-    path = state / _VERSION
-    try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(_MAX_VERSION))
-        return int(found["schema"]), str(found["imgstored"])
-    except FileNotFoundError:
-        return 0, ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("the state folder does not say of which version it is", path=str(path), error=str(error))
-        return 0, ""
-
-
-def _write_version(state: Path) -> None:
-    """Raises `OSError`. Before the databases are brought up to date: each has its own number, too."""
-    if _read_version(state) != (SCHEMA, __version__):
-        content = json.dumps({"schema": SCHEMA, "imgstored": __version__}) + "\n"
-        replace_file(state / _VERSION, content.encode(), mode=0o600)
-
-
-def _set_aside_if_damaged(path: Path) -> None:
-    """Renames a broken database, and logs that. Raises `OSError`.
-
-    The daemon starts: a host without images because of a list of what was not finished would be worse.
-    """
-    if not path.exists():
-        return
-    if not path.is_file():
-        raise ConfigError(
-            f"state: {path} is no file",
-            hint="imgstored keeps a database there; move the other file away",
-        )
-    why = _damage(path)
-    if why is None:
-        return
-    aside = path.with_name(f"{path.name}{ASIDE}{int(time.time())}")
-    while aside.exists():
-        aside = aside.with_name(aside.name + "-2")
-    for ending in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + ending)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + ending))
-    log.error(
-        "a database was damaged, and is set aside",
-        path=str(path),
-        why=why,
-        kept=str(aside),
-        lost=_LOST[path.name],
-    )
-
-
-def _damage(path: Path) -> str | None:
-    """The damage of a database; None if there is none, or it cannot be checked now."""
-    try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            schema_of(db)
-            if path.name == JOURNAL:  # which is small; the history is used while it answers
-                found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
-                return None if found == "ok" else found
-    except sqlite3.OperationalError:
-        return None  # the disk, or permissions: who opens it says so
-    except sqlite3.DatabaseError as error:
-        return str(error)
-    return None
+def _number(database: Path) -> int:
+    """The schema of a database, which is not opened; 0 where that cannot be seen."""
+    with suppress(OSError):
+        fd = os.open(database, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            header = os.read(fd, _USER_VERSION.stop)
+        finally:
+            os.close(fd)
+        if header.startswith(_SQLITE):
+            return int.from_bytes(header[_USER_VERSION], "big")
+    return 0
 
 
 def _unusable(error: OSError, state: Path) -> ConfigError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from imgstored.http import gunzip
 from imgstored.http.range_reply import OTHER_FILE, FetchError
 from imgstored.transfer.decompress.sniff import BZIP2_MAGIC, GZIP_MAGIC, XZ_MAGIC, ZSTD_MAGIC
 
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgstored.http.range_reply import RangeReply
-
-#: RFC 9110, 8.4.1.3.
-_GZIP = frozenset({"gzip", "x-gzip"})
-
-#: zlib: a gzip header is expected, and the largest window.
-_WINDOW = 16 + zlib.MAX_WBITS
 
 #: How compressed image files begin; the last is lz4.
 _COMPRESSED = (GZIP_MAGIC, BZIP2_MAGIC, XZ_MAGIC, ZSTD_MAGIC, b"\x04\x22\x4d\x18")
@@ -35,7 +30,7 @@ _MOST_HEAD = 64 << 10
 
 def may_be_added(reply: RangeReply, size: int | None) -> bool:
     """Whether the whole of a file of `size` bytes may come in gzip that is not its own."""
-    return not reply.partial and reply.encoding in _GZIP and size is not None and reply.total != size
+    return not reply.partial and reply.encoding in gunzip.CODINGS and size is not None and reply.total != size
 
 
 class Uncoded:
@@ -44,7 +39,7 @@ class Uncoded:
     def __init__(self, sink: Callable[[memoryview], None], *, certain: bool) -> None:
         """`certain`: the number of bytes proves that the encoding was added."""
         self._sink = sink
-        self._decoder = zlib.decompressobj(_WINDOW)
+        self._decoder = zlib.decompressobj(gunzip.WINDOW)
         self._begun: bytes | None = b""  #: the answer's first bytes, until it is decided; None: decided
         self._added = certain
         if certain:
@@ -83,13 +78,13 @@ class Uncoded:
             data = self._decoder.unconsumed_tail
             if self._decoder.eof:
                 data = self._decoder.unused_data
-                self._decoder = zlib.decompressobj(_WINDOW)
+                self._decoder = zlib.decompressobj(gunzip.WINDOW)
 
 
 def _is_added(begun: bytes) -> bool | None:
     """Whether gzip was put around a compressed file that begins so; None: more bytes are needed."""
     try:
-        head = zlib.decompressobj(_WINDOW).decompress(begun, _HEAD)
+        head = zlib.decompressobj(gunzip.WINDOW).decompress(begun, _HEAD)
     except zlib.error:
         return False
     if len(head) < _HEAD and len(begun) < _MOST_HEAD:

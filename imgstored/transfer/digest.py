@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
@@ -23,13 +23,15 @@ class WrongFileError(DownloadError):
 
 
 class Expected(Struct, frozen=True):
-    """What a manifest says of a file; what is None is not compared."""
+    """The size and checksum of a file in its manifest; None is not compared."""
 
     uuid: str  #: the image's, for messages
     size: int | None = None  #: bytes, compressed
     sha1: str | None = None  #: lower-case hexadecimal
     sha256: str | None = None  #: lower-case hexadecimal
     path: str | None = None  #: the file's, for messages, where it was given rather than downloaded
+    type: str = ""  #: of the image, for messages
+    dataset: Literal["filesystem", "volume"] | None = None  #: what the file's stream makes
 
 
 class Digest:

@@ -22,6 +22,7 @@ from imgstored.http.location import Location, check_headers
 from imgstored.http.range_reply import OTHER_FILE, FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Sink, Timeouts
 from imgstored.http.retry import Backoff
+from imgstored.pools.base import BOUNDLESS
 from imgstored.transfer.coding import Uncoded, may_be_added
 from imgstored.transfer.mirror import (
     ChangedError,
@@ -42,10 +43,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from imgstored.pools.base import Room
     from imgstored.transfer.range_journal import RangeJournal
 
-#: A request that brought this many new bytes before it failed is no sign of a mirror that does not work.
-_PROGRESS = MIN_RANGE
+#: A request that brought this many new bytes before it failed is no sign of a mirror that does not work. One
+#: for the whole file begins at its first byte again, and must be worth that.
+_PROGRESS = 64 << 10
+_PROGRESS_OF_WHOLE = MIN_RANGE
 
 
 #: The hint where a server has sent a part of the file, and then refuses the rest for good.
@@ -108,7 +112,7 @@ class Download:
         path: Path,
         journal: RangeJournal,
         limits: DownloadLimits,
-        room: Callable[[int], None] = _nothing,
+        room: Room = BOUNDLESS,
         note: Callable[[str], None] = _nothing,
         environ: Mapping[str, str] = os.environ,
         chance: Callable[[], float] = random.random,
@@ -116,8 +120,9 @@ class Download:
     ) -> None:
         """`size` is the manifest's, None if it has none; `path` the spool, whose folder exists.
 
-        `room` is called with the bytes still to come before each range, from a worker thread, and may raise
-        `NoSpaceError`. `note` gets sentences for people: retries, mirrors given up.
+        `room` is asked, from worker threads, before the first byte for all that is to come, as far as
+        somebody says how much that is, and for each piece. `note` gets sentences for people: retries, mirrors
+        given up.
         """
         self.watermark = Watermark()
         self.mirrors = [Mirror(location) for location in locations]
@@ -125,13 +130,12 @@ class Download:
         self._size = size
         self._path = path
         self._limits = limits
-        self._room = room
         self._note = note
         self._environ = environ
         self._chance = chance
         self._user_agent = user_agent
         self._addresses = Answered()
-        self._spool = Spool(path, journal, self.watermark)
+        self._spool = Spool(path, journal, self.watermark, room)
         self._requests: dict[int, RangeRequest] = {}
         self._changed = trio.Event()
         self._error: ImgstoreError | None = None
@@ -194,7 +198,8 @@ class Download:
         else:
             self.watermark.finish()
         finally:
-            self._spool.close()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._spool.close)
 
     async def _fetch_all(self) -> None:
         self._plan = RangePlan(
@@ -312,7 +317,7 @@ class Download:
         url = request.mirror.location.url
         validator = spool.validators.get(url) if self._plan.trusts_validators(request.ask.mirror) else None
         try:
-            self._room(max(0, (self.total or 0) - spool.present))
+            spool.reserve()
             check_headers(request.mirror.location.access)
             body = _Body(request, start, stop, plain, validator)
             accept = partial(self._accept, body)
@@ -346,8 +351,11 @@ class Download:
             proven=self._plan.mirrors[request.ask.mirror].proven,
             plain=body.plain,
         )
+        known = spool.size is not None
         if not trio.from_thread.run_sync(self._answered, request, reply):
             raise FetchError("the server stopped serving ranges")
+        if not known:
+            spool.reserve()
         if reply.validator is not None and self._plan.trusts_validators(request.ask.mirror):
             spool.remember(url, reply.validator)
         request.position = reply.start
@@ -397,6 +405,7 @@ class Download:
         """After an answer that was the whole file, maybe of a length that nobody announced."""
         if self._spool.size is None:
             self._spool.settle(request.position)
+            self._spool.reserve()  # which is nothing more
         expected, got = self._spool.size, request.position
         if got != expected:
             raise FetchError(
@@ -439,10 +448,14 @@ class Download:
             lasting=fault.lasting,
             other_size=fault.other_size,
             ranges=fault.ranges,
-            progressed=request.fresh >= _PROGRESS,
+            progressed=self._progressed(request),
             retry_after=fault.retry_after,
         )
         self._note_rest(fault.message, rests)
+
+    def _progressed(self, request: RangeRequest) -> bool:
+        whole = self._plan.brings_whole(request.ask)
+        return request.fresh >= (_PROGRESS_OF_WHOLE if whole else _PROGRESS)
 
     def _note_rest(self, fault: str, rests: float | None) -> None:
         if rests is None:
@@ -458,7 +471,7 @@ class Download:
         if isinstance(what, DifferentError):
             sign = "read bytes" if what.offset < self.watermark.position else "unread bytes"
         changed = f"{request.mirror.url}: the file changed while it was downloaded"
-        reaction = self._plan.differs(request.ask, now, changed, sign, progressed=request.fresh >= _PROGRESS)
+        reaction = self._plan.differs(request.ask, now, changed, sign, progressed=self._progressed(request))
         if reaction == "spoiled":
             self._end(ChangedError(changed, hint="try again: the download starts from the beginning"))
         elif isinstance(reaction, Restart):

@@ -1,4 +1,4 @@
-"""Which stage limits an import, by where its time went recently. Pure."""
+"""Finds the stage that limits an import, by where its time went recently. Pure."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Pace:
         self._last = self._mark = (self.started, 0)
 
     def fault(self, now: float, fetched: int) -> str | None:
-        """What is wrong at `now`, when `fetched` bytes are there, or None. To be asked now and then."""
+        """The mirror's fault at `now`, when `fetched` bytes are there, or None. To be asked now and then."""
         if fetched != self._last[1]:
             self._last = (now, fetched)
         elif now - self._last[0] >= self.silence:
@@ -136,6 +136,9 @@ def check_reply(
         if not reply.partial and proven and not plain:
             # Maybe a page of somebody in between, such as the log-in page of a network.
             raise FetchError(f"{fault}{' (a web page)' if reply.page else ''}", hint=OTHER_FILE, lasting=True)
+        if reply.partial and not proven:
+            # Some write the size of the part instead of the file's: the whole file shows.
+            raise FetchError(fault, hint=OTHER_FILE, lasting=True, ranges=True)
         raise FetchError(fault, hint=OTHER_FILE, other_size=True)
     if not reply.partial and reply.total is None and proven and not plain and reply.page:
         raise FetchError("the server answers with a web page", lasting=True)

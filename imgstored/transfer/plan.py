@@ -1,4 +1,4 @@
-"""Which ranges to ask for next, from whom, and when to give up. Pure: no I/O, no clock, no random numbers.
+"""Decides which range to request next, from whom, and when to give up. Pure: no I/O, clock or chance.
 
 Theory of operation
 -------------------
@@ -27,10 +27,10 @@ the plan passes over those that rest. So a file comes from several mirrors only 
 bad file can be laid at its door.
 
 **Without ranges.** Some servers refuse a request because of its Range header, or answer it with a 206 that
-does not say what it has. Then the request without a Range header decides (`Ask.plain`): at once after a
-refusal by an unproven mirror, after the second unusable 206 in a row, and where a proven mirror would be
-given up because of refusals. From then on the mirror gets no Range header. It is given up when it refuses
-such a request, too.
+does not say what it has, or close the connection. Then the request without a Range header decides
+(`Ask.plain`): at once after a refusal by an unproven mirror, after the second unusable 206 in a row, as the
+last try with an unproven mirror, and where a proven mirror would be given up because of refusals. From then
+on the mirror gets no Range header. It is given up when it refuses such a request, too.
 
 **Whether it is still the same file.** All ranges must be of one file. A mirror shows in three ways that it
 has another one than before: its validator (ETag or date) differs; bytes differ that the consumer has not read
@@ -98,21 +98,20 @@ def range_size_for(size: int) -> int:
 
 
 def range_count(size: int, range_size: int) -> int:
-    """How many ranges a file has; an empty one has none."""
+    """The number of ranges of a file; an empty one has none."""
     return -(-size // range_size)
 
 
 class Ask(Struct, frozen=True):
     """One request to make: the range `index` from `mirror`.
 
-    A hedge asks a second time for a slow range. A plain one has no Range header: it brings the whole file.
+    A plain one has no Range header: it brings the whole file.
     """
 
     number: int
     mirror: int
     index: int
     since: float
-    hedge: bool = False
     plain: bool = False
 
 
@@ -158,7 +157,7 @@ _RULE: Mapping[tuple[Record, Sign], Literal["restart", "go on", "spoiled"]] = {
 
 
 class MirrorState(Struct):
-    """What the plan knows of one mirror."""
+    """The plan's knowledge of one mirror."""
 
     allowed: int  #: requests at a time, in the state `ranges`
     state: Literal["unproven", "ranges", "whole", "given up"] = "unproven"
@@ -226,7 +225,7 @@ class RangePlan:
     # -- what to do ------------------------------------------------------------------------------------------
 
     def next(self, now: float) -> Ask | Wait | Ended:
-        """What a free connection does now."""
+        """The next step of a free connection."""
         if self.file != "sound":
             return Wait()
         if len(self._done) >= self._ranges:
@@ -254,9 +253,9 @@ class RangePlan:
         rests = [max(now, self.mirrors[place].rests_until) for place in left]
         return left[rests.index(min(rests))]
 
-    def _ask(self, place: int, index: int, now: float, *, hedge: bool = False) -> Ask:
+    def _ask(self, place: int, index: int, now: float) -> Ask:
         self._numbers += 1
-        ask = Ask(self._numbers, place, index, now, hedge, self.mirrors[place].plain)
+        ask = Ask(self._numbers, place, index, now, self.mirrors[place].plain)
         self._running[ask.number] = ask
         self.mirrors[place].running.add(ask.number)
         return ask
@@ -271,7 +270,7 @@ class RangePlan:
         if left > 0:
             return Wait(left)
         self._hedged.add(oldest.index)
-        return self._ask(place, oldest.index, now, hedge=True)
+        return self._ask(place, oldest.index, now)
 
     def _slow_after(self) -> float:
         count, total = self._durations
@@ -348,6 +347,8 @@ class RangePlan:
         else:
             final = other_size or (lasting and not mirror.proven)
         patience = self._tries if lasting else min(_UNUSABLE, self._tries)
+        if not ranges and not mirror.proven and self._tries > 1:
+            ranges, patience = True, self._tries - 1
         return self._count(
             ask,
             now,

@@ -15,6 +15,8 @@ from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed
 from imgstored.transfer.digest import Digest, Expected, digested, drain
 from imgstored.transfer.stages import Stages
 from imgstored.transfer.threaded import threaded
+from imgstored.zstream.reader import begin_of
+from imgstored.zstream.records import Objset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,11 +78,6 @@ class Pump:
         """Bytes of the stream that the pool was offered."""
         return self._meter.stream
 
-    @property
-    def sha1(self) -> str:
-        """SHA-1 of what was hashed, in lower-case hexadecimal; after `run`, of the whole file."""
-        return self._digest.sha1
-
     def cancel(self, error: BaseException) -> None:
         """Makes `run` end soon with `error`, wherever it is, unless `receive` itself waits for the pool."""
         with self._lock:
@@ -91,8 +88,8 @@ class Pump:
         """Pumps all of the file to `receive`, and returns what that returned.
 
         Blocks. Raises `DownloadError` when the file is not the one expected, `UncompressionError`,
-        `StreamError` when it goes on after the end of its stream, what `open_blocks` and `receive` raise, and
-        what `cancel` was given. Has no thread left on return.
+        `StreamError` when it is the stream of another kind of dataset or goes on after the stream's end, what
+        `open_blocks` and `receive` raise, and what `cancel` was given. Has no thread left on return.
         """
         if self._verify == "first":
             with self._stages.verifying, self._opened() as blocks:
@@ -124,9 +121,21 @@ class Pump:
 
     def _stream(self, blocks: Blocks) -> Iterator[bytes | memoryview]:
         with closing(decompressed(blocks, self._meter)) as pieces:
-            for piece in pieces:
+            for piece in pieces if self._expected.dataset is None else self._of_its_kind(pieces):
                 self._check()
                 yield piece
+
+    def _of_its_kind(self, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        """The pieces again. Raises `StreamError` for a stream of another kind of dataset than expected."""
+        begin, pieces_again = begin_of(pieces)
+        found = "volume" if begin.objset is Objset.VOLUME else "filesystem"
+        if found != self._expected.dataset:
+            raise StreamError(
+                f"image {self._expected.uuid}: the file is the stream of a {found}, "
+                f'but the manifest\'s type is "{self._expected.type}"',
+                hint="the manifest, or the file, is the wrong one; tell its publisher",
+            )
+        return pieces_again
 
     def _digested(self, blocks: Blocks) -> Blocks:
         """Hashes what is decompressed; a file that was verified before must still be the same."""

@@ -1,4 +1,4 @@
-"""What a journal remembers of a spool, and what a download asks of a journal."""
+"""The memory of a spool's ranges: what a journal has, and what a download asks it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Spooled(Struct, frozen=True):
-    """What a journal knows of a spool."""
+    """The state of a spool in a journal."""
 
     size: int  #: bytes of the whole file
     range_size: int  #: bytes of each range but the last
@@ -40,7 +40,7 @@ class RangeJournal(Protocol):
     """Remembers a spool's ranges. Called from several threads at once."""
 
     def load(self) -> Spooled | None:
-        """What is written down, or None."""
+        """Reads what is written down; None if nothing is."""
         ...
 
     def begin(self, size: int, range_size: int) -> None:
@@ -52,7 +52,7 @@ class RangeJournal(Protocol):
         ...
 
     def remember(self, url: str, validator: str) -> None:
-        """What the server at `url` calls this state of the file."""
+        """Remembers what the server at `url` calls this state of the file."""
         ...
 
     def forget(self) -> None:

@@ -18,6 +18,7 @@ from msgspec import Struct, field
 from imgstored.errors import DownloadError, NoSpaceError
 from imgstored.hashing import Hasher
 from imgstored.host import shortage
+from imgstored.pools.base import BOUNDLESS
 from imgstored.transfer.plan import MAX_RANGE, range_count, range_size_for
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.hashing import Fingerprint
+    from imgstored.pools.base import Room
     from imgstored.transfer.range_journal import RangeJournal, Spooled
     from imgstored.transfer.watermark import Watermark
 
@@ -53,8 +55,11 @@ class _Growing(Struct):
 class Spool:
     """One file's spool. `write` is called from several threads at once; the rest by who runs the download."""
 
-    def __init__(self, path: Path, journal: RangeJournal, watermark: Watermark) -> None:
+    def __init__(
+        self, path: Path, journal: RangeJournal, watermark: Watermark, room: Room = BOUNDLESS
+    ) -> None:
         self._path = path
+        self._room = room
         self._journal = journal
         self._watermark = watermark
         self._fd = -1
@@ -127,6 +132,16 @@ class Spool:
 
     # -- writing ---------------------------------------------------------------------------------------------
 
+    def reserve(self) -> None:
+        """Reserves room for what is to come, if the file's size is known. Raises `NoSpaceError`.
+
+        What once came has its room, whether it still counts as there or comes again.
+        """
+        if self.size is not None:
+            with _spool_errors(self._path):
+                occupied = os.fstat(self._fd).st_blocks * 512
+            self._room.expect(max(0, self.size - occupied), exact=True)
+
     def write(self, offset: int, data: memoryview) -> int:
         """Puts bytes of the file where they belong. Bytes that are there already are compared instead.
 
@@ -176,10 +191,15 @@ class Spool:
         if seen:
             self._compare(offset, data[:seen])
             offset, data = offset + seen, data[seen:]
-        with _spool_errors(self._path):
-            while data:
-                written = os.pwrite(self._fd, data, offset)
-                offset, data = offset + written, data[written:]
+        size = len(data)
+        self._room.take(size)
+        try:
+            with _spool_errors(self._path):
+                while data:
+                    written = os.pwrite(self._fd, data, offset)
+                    offset, data = offset + written, data[written:]
+        finally:
+            self._room.spent(size)
 
     def _compare(self, offset: int, data: memoryview) -> None:
         with _spool_errors(self._path):
@@ -255,7 +275,7 @@ class Spool:
             self._present = 0
 
     def remember(self, url: str, validator: str) -> None:
-        """What the server at `url` calls this state of the file."""
+        """Remembers what the server at `url` calls this state of the file."""
         if self.validators.get(url) != validator:
             self.validators[url] = validator
             if self.size is not None:
@@ -265,7 +285,7 @@ class Spool:
 
     @property
     def ranges(self) -> int:
-        """How many ranges the file has; 1 while its size is not known."""
+        """The number of ranges of the file; 1 while its size is not known."""
         return 1 if self.size is None else range_count(self.size, self.range_size)
 
     @property

@@ -1,4 +1,4 @@
-"""Where an image's time goes, measured where its threads wait.
+"""Measures where an image's time goes: where its threads wait.
 
     network ──► checksum ──► decompress ──► pool
 

@@ -105,7 +105,7 @@ class ThreadedIterator(Generic[T]):
 
 
 def workers_for(limit: int) -> int:
-    """How many units to decode side by side: as many as there are processors, and no more than `limit`."""
+    """The number of units to decode side by side: that of the processors, and no more than `limit`."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(limit, available))
 
@@ -113,7 +113,7 @@ def workers_for(limit: int) -> int:
 def in_parallel(
     units: Iterable[U], work: Callable[[U], Iterator[T]], workers: int, depth: int
 ) -> Iterator[T]:
-    """What `work` makes of each unit, one after another, made by `workers` threads.
+    """Yields what `work` makes of each unit, in order; `workers` threads do the work.
 
     One unit more than there are threads is held, so that none has to wait for it. Each may be `depth` pieces
     of output ahead. Closing the iterator ends all threads; so does an error, which is raised when its unit's

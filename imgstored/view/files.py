@@ -14,7 +14,7 @@ from imgstored.view.plain import PlainFolder
 from imgstored.view.tree import tree_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from imgstored.catalog.catalog import InstalledImage
@@ -36,7 +36,7 @@ class FilesView:
 
     async def run(
         self,
-        images: Iterable[InstalledImage],
+        images: Callable[[], Iterable[InstalledImage]],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -47,7 +47,7 @@ class FilesView:
         """
         try:
             async with self._one_at_a_time:
-                self._tree = tree_of(images, time.time_ns)
+                self._tree = tree_of(images(), time.time_ns)
                 await trio.to_thread.run_sync(self._open, self._tree)
             task_status.started()
             await trio.sleep_forever()

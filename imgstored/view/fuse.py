@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,7 +27,7 @@ from imgstored.view.plain import withdraw
 from imgstored.view.tree import tree_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from imgstored.catalog.catalog import InstalledImage
     from imgstored.host.mounts import Mount
@@ -36,6 +37,10 @@ log = structlog.get_logger(__name__)
 
 #: Seconds for which a stuck mount may keep us from starting.
 _PREPARE_LIMIT = 10.0
+#: Seconds for which a mount that does not answer may keep us from starting.
+_LOOK_LIMIT = 5.0
+#: Seconds between two looks at whether it is still mounted, and before it is mounted again.
+_INTERVAL = 5.0
 #: Seconds after which the kernel may forget when it can.
 _FORGET_LIMIT = 3.0
 #: Seconds for which forgetting that is under way may keep us from stopping.
@@ -47,20 +52,29 @@ _NOTHING_TO_FORGET = frozenset({errno.ENOENT, errno.ENOSYS, errno.ENODEV, errno.
 
 
 class FuseView:
-    """Shows installed images on a mount."""
+    """Shows installed images on a mount, which is put back when somebody else takes it away."""
 
-    kind = "fuse"
     _last: ClassVar[FuseView | None] = None  # the view of this process that was mounted last
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tree: Tree | None = None  # as long as it is shown
+        self._tree: Tree | None = None  # as long as it is to be shown
+        self._mounted = False
+        self._lost = False
+        self._has_session = False  # of pyfuse3, not closed yet
+        self._looked = trio.Event()  # at the mount that there is
         self._running = False
         self._forgetters = trio.CapacityLimiter(_FORGETTERS)
+        self._lookers = trio.CapacityLimiter(1)
+
+    @property
+    def kind(self) -> str:
+        """`fuse`, or `off` while somebody else has unmounted it."""
+        return "off" if self._lost else "fuse"
 
     async def run(
         self,
-        images: Iterable[InstalledImage],
+        images: Callable[[], Iterable[InstalledImage]],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -75,20 +89,40 @@ class FuseView:
             )
         FuseView._last = self
         self._running = True
-        self._tree = tree = tree_of(images, time.time_ns)
+        self._tree = tree = tree_of(images(), time.time_ns)
         try:
-            place = await self._prepare()
-            mount = self._mount(tree, place)
-            log.info("mounted", path=str(place), images=len(tree.root.entries) - 1)
-            try:
-                await self._serve(task_status)
-            finally:
-                self._tree = None
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._unmount, place, mount)
+            await self._show(tree, task_status)
+            while True:
+                self._lost = True
+                await self._put_back(tree)
         finally:
             self._tree = None
-            self._running = False
+            self._running = self._lost = False
+
+    async def _show(self, tree: Tree, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Mounts, and serves until somebody else unmounts it. Raises `ConfigError`."""
+        place = await self._prepare()
+        options = await trio.to_thread.run_sync(_options)
+        mount = self._mount(tree, place, options)
+        log.info("mounted", path=str(place), images=len(tree.root.entries) - 1)
+        try:
+            await self._serve(place, mount, task_status)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._unmount, place, mount)
+
+    async def _put_back(self, tree: Tree) -> None:
+        """Shows it again as soon as that is possible, until it is lost again."""
+        log.warning("the view is mounted no longer; it will be put back", path=str(self._path))
+        why = ""
+        while True:
+            await trio.sleep(_INTERVAL)
+            try:
+                return await self._show(tree)
+            except ConfigError as error:
+                if error.message != why:
+                    log.error("the view cannot be put back yet", why=error.message, hint=error.hint)
+                why = error.message
 
     @property
     def busy(self) -> bool:
@@ -117,10 +151,20 @@ class FuseView:
                 hint=f"is there a mount whose server hangs? Try `umount -l {self._path}` as root",
             ) from None
 
-    def _mount(self, tree: Tree, place: Path) -> Mount | None:
+    def _mount(self, tree: Tree, place: Path, options: set[str]) -> Mount | None:
+        if self._forgetters.borrowed_tokens > 0:
+            raise ConfigError(
+                "a reader holds up the view's last mount",
+                hint="end the program that reads it, or restart imgstored",
+            )
+        if self._has_session:
+            pyfuse3.close(unmount=False)
+            self._has_session = False
         before = set(_fuse_descriptors())
+        self._looked = trio.Event()
         try:
-            pyfuse3.init(Operations(tree), str(place), _options())
+            pyfuse3.init(Operations(tree), str(place), options)
+            self._has_session = self._mounted = True
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot mount on {place}: {error}",
@@ -133,8 +177,11 @@ class FuseView:
         return mounted_at(place)
 
     def _unmount(self, place: Path, mount: Mount | None) -> None:
+        # By its place, so only if nobody else has mounted something there.
+        ours = mount is None or mounted_at(place) == mount
         if self._forgetters.borrowed_tokens == 0:
-            pyfuse3.close(unmount=True)
+            pyfuse3.close(unmount=ours)
+            self._has_session = False
         # pyfuse3 leaves it where the connection to the kernel was broken off from outside.
         if mount is not None and mounted_at(place) == mount:
             try:
@@ -145,29 +192,63 @@ class FuseView:
 
     # -- serving ---------------------------------------------------------------------------------------------
 
-    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _serve(self, place: Path, mount: Mount | None, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
             serving = trio.CancelScope(shield=True)
-            nursery.start_soon(self._answer, serving)
+            ended = trio.Event()
+            nursery.start_soon(self._answer, serving, ended)
             try:
+                await self._look(place)
+                self._lost = False
                 task_status.started()
-                await trio.sleep_forever()
+                await self._wait_for_loss(place, mount, ended)
             finally:
-                self._tree = None
+                self._mounted = False
+                self._looked.set()
                 # Forgetting may need answers of ours to come to an end.
                 with trio.move_on_after(_STOP_LIMIT, shield=True):
                     await self._all_forgotten()
                 serving.cancel()
 
-    async def _answer(self, until: trio.CancelScope) -> None:
+    async def _answer(self, until: trio.CancelScope, ended: trio.Event) -> None:
         try:
             with until:
                 await _main()
-                log.warning("the view was unmounted by somebody else", path=str(self._path))
         except Exception as error:
             # The images are still there for everybody else: no reason for the daemon to end.
             if not _nothing_to_read(error):
                 log.exception("the view has failed", path=str(self._path))
+        finally:
+            ended.set()
+
+    async def _look(self, place: Path) -> None:
+        """Has the kernel ask about the root, before anything can be forgotten."""
+        with trio.move_on_after(_LOOK_LIMIT) as limit:
+            try:
+                await trio.to_thread.run_sync(os.stat, place, abandon_on_cancel=True, limiter=self._lookers)
+            except OSError as error:
+                log.warning("the view does not answer", path=str(place), error=error.strerror or str(error))
+        if limit.cancelled_caught:
+            log.warning("the view does not answer", path=str(place), seconds=_LOOK_LIMIT)
+        self._looked.set()
+
+    async def _wait_for_loss(self, place: Path, mount: Mount | None, ended: trio.Event) -> None:
+        """Waits until it is not mounted any more.
+
+        After `umount -l` the kernel says nothing as long as somebody is still in there.
+        """
+        while not ended.is_set():
+            with trio.move_on_after(_INTERVAL):
+                await ended.wait()
+            if mount is not None and not await self._is_mounted(place, mount):
+                return
+
+    async def _is_mounted(self, place: Path, mount: Mount) -> bool:
+        look = partial(mounted_at, place)
+        try:
+            return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._lookers) == mount
+        except OSError:
+            return True  # as far as we know
 
     async def _all_forgotten(self) -> None:
         """Waits until no thread makes the kernel forget anything."""
@@ -181,6 +262,9 @@ class FuseView:
                 self._forgetters.release_on_behalf_of(token)
 
     async def _forget(self, change: Change) -> None:
+        if not self._mounted:
+            return
+        await self._looked.wait()
         with trio.move_on_after(_FORGET_LIMIT) as limit:
             await trio.to_thread.run_sync(
                 self._make_kernel_forget, change, abandon_on_cancel=True, limiter=self._forgetters
@@ -192,14 +276,14 @@ class FuseView:
 
     def _make_kernel_forget(self, change: Change) -> None:
         for folder, name in change.entries:
-            if self._tree is None:
+            if not self._mounted:
                 return
             try:
                 pyfuse3.invalidate_entry(folder, name)
             except OSError as error:
                 _check(error)
         for folder in change.folders:
-            if self._tree is None:
+            if not self._mounted:
                 return
             try:
                 pyfuse3.invalidate_inode(folder, attr_only=True)

@@ -12,7 +12,7 @@ from imgstored.errors import ConfigError
 from imgstored.view.files import FilesView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from imgstored.catalog.catalog import InstalledImage
@@ -38,11 +38,14 @@ class View(Protocol):
 
     async def run(
         self,
-        images: Iterable[InstalledImage],
+        images: Callable[[], Iterable[InstalledImage]],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Shows the images until cancelled; started when they can be read, or else raises `ConfigError`."""
+        """Shows images until cancelled; started when they can be read, or else raises `ConfigError`.
+
+        `images` gives those that are installed when it is called; `add` and `remove` say what changes then.
+        """
         ...
 
     async def add(self, image: InstalledImage) -> None:
@@ -76,7 +79,7 @@ class NoView:
 
     async def run(
         self,
-        images: Iterable[InstalledImage],
+        images: Callable[[], Iterable[InstalledImage]],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -98,7 +101,6 @@ class _FuseOrFilesView:
         self._fuse = fuse
         self._files = files
         self._view: View | None = None
-        self._images: dict[tuple[str, str], InstalledImage] = {}  # shown as soon as it is known
 
     @property
     def kind(self) -> str:
@@ -107,16 +109,15 @@ class _FuseOrFilesView:
 
     async def run(
         self,
-        images: Iterable[InstalledImage],
+        images: Callable[[], Iterable[InstalledImage]],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Mounts, or writes files where that fails, until cancelled."""
-        self._images = {(image.pool, image.uuid): image for image in images}
         for view in (self._fuse, self._files):
             self._view = view
             try:
-                await view.run(list(self._images.values()), task_status=task_status)
+                await view.run(images, task_status=task_status)
             except ConfigError as error:
                 if view is self._files:
                     raise
@@ -126,13 +127,11 @@ class _FuseOrFilesView:
 
     async def add(self, image: InstalledImage) -> None:
         """Shows an image."""
-        self._images[image.pool, image.uuid] = image
         if self._view is not None:
             await self._view.add(image)
 
     async def remove(self, image: InstalledImage) -> None:
         """Shows an image no longer."""
-        self._images.pop((image.pool, image.uuid), None)
         if self._view is not None:
             await self._view.remove(image)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from imgstored.errors import ConfigError
-from imgstored.host import filesystem, shortage
+from imgstored.host import filesystem, lock_holders, shortage
 from imgstored.manifest.names import UUID
 from imgstored.view import mountpoint
 from imgstored.view.names import is_uuid
@@ -40,8 +40,10 @@ MARKER = b".imgstored"
 _MARKER_TEXT = b"imgstored keeps this folder: it removes what is named by a uuid and is not installed.\n"
 _NEW, _OLD = b".new-", b".old-"
 _NEW_LINK = _NEW + b"link"
+_NEW_MARKER = _NEW + b"marker"
 _TARGET = re.compile(rb"\.\./\.\./" + UUID.pattern.encode())
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PLAIN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PlainFolder:
@@ -103,32 +105,53 @@ class PlainFolder:
     # -- whose it is -----------------------------------------------------------------------------------------
 
     def _claim(self) -> int:
-        try:
-            marker = os.open(MARKER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
-        except FileNotFoundError:
-            found = _listed(self._fd)
-            if found:
-                raise ConfigError(
-                    f"{self._path} is not empty: it has {os.fsdecode(found[0][0])}",
-                    hint="the view needs a folder of its own; empty it, or choose another `view.path`",
-                ) from None
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            marker = os.open(MARKER, flags, 0o644, dir_fd=self._fd)
-            os.write(marker, _MARKER_TEXT)
+        """The marker, open and locked."""
+        replaced = False
+        while True:
+            try:
+                marker = os.open(MARKER, _PLAIN, dir_fd=self._fd)
+            except FileNotFoundError:
+                found = _listed(self._fd)
+                if found:
+                    raise ConfigError(
+                        f"{self._path} is not empty: it has {os.fsdecode(found[0][0])}",
+                        hint="the view needs a folder of its own; empty it, or choose another `view.path`",
+                    ) from None
+                marker = _new_marker(MARKER, self._fd)
+            try:
+                self._lock(marker)
+                if replaced or _is_private(marker):
+                    return marker
+                # Others may have opened it before, and could lock it at any time: another takes its place.
+                if _is_at(MARKER, marker, self._fd):
+                    self._delete(_NEW_MARKER)
+                    os.close(_new_marker(_NEW_MARKER, self._fd))
+                    os.rename(_NEW_MARKER, MARKER, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+                    replaced = True  # not every file system can keep it private
+            except BaseException:
+                os.close(marker)
+                raise
+            os.close(marker)
+
+    def _lock(self, marker: int) -> None:
+        """Locks the marker, unless it is not private, and whoever has its lock may be no imgstored."""
         try:
             filesystem.try_flock(marker)
         except BlockingIOError:
-            os.close(marker)
+            holder = lock_holders.of_flock(marker)
+            if not _is_private(marker) and (holder is None or holder.foreign):
+                log.warning("the view's marker is locked, and is replaced", held_by=str(holder or "unknown"))
+                return
+            by = "" if holder is None else f": {holder} has its lock"
             raise ConfigError(
-                f"another imgstored keeps {self._path}", hint="stop it, or choose another `view.path`"
+                f"another imgstored keeps {self._path}{by}",
+                hint="stop it, or choose another `view.path`",
             ) from None
         except OSError as error:
-            os.close(marker)
             raise ConfigError(
                 f"the view's folder {self._path} cannot be locked: {shortage.why(error)}",
                 hint=f"{filesystem.LOCKS_HINT}; `view.path` names it",
             ) from error
-        return marker
 
     # -- what is there ---------------------------------------------------------------------------------------
 
@@ -328,6 +351,23 @@ def _listed(folder: int) -> list[tuple[bytes, int]]:
     """Names and kinds, links not followed."""
     with os.scandir(folder) as entries:
         return [(os.fsencode(entry.name), entry.stat(follow_symlinks=False).st_mode) for entry in entries]
+
+
+def _new_marker(name: bytes, folder: int) -> int:
+    """Only who may open a file can lock it; so it is for nobody else to read."""
+    marker = os.open(name, _PLAIN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+    os.write(marker, _MARKER_TEXT)
+    return marker
+
+
+def _is_private(file: int) -> bool:
+    """Whether nobody but this user, and root, can open the file, or could ever open it."""
+    found = os.fstat(file)
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _is_at(name: bytes, file: int, folder: int) -> bool:
+    return os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(file))
 
 
 def _is_our_link(name: bytes, folder: int) -> bool:

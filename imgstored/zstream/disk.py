@@ -88,7 +88,7 @@ class Disk(Struct, frozen=True):
     size: int
 
     def extents(self, block_size: int) -> Iterator[tuple[int, bytes]]:
-        """What is on the disk, in order, up to 1 MiB at a time, but for its holes.
+        """Yields the data on the disk, in order, up to 1 MiB at a time, but for its holes.
 
         Each extent begins at a multiple of `block_size`, and ends at one or with the disk. Raises `OSError`,
         and `UsageError` when the disk becomes shorter.
@@ -116,7 +116,7 @@ class Disk(Struct, frozen=True):
 
 
 def data_after(fd: int, offset: int, size: int) -> tuple[int, int]:
-    """Where the next data of a file of `size` bytes begin and end; where nobody tells, all are data.
+    """The start and end of the next data of a file of `size` bytes; where nobody tells, all are data.
 
     Raises `OSError`.
     """
@@ -196,7 +196,7 @@ def _instead(path: str) -> str:
 
 
 def format_of(head: bytes) -> qemu.Format:
-    """What the disk that begins so is. Raises `UsageError` for what has to be unpacked otherwise."""
+    """The format of the disk that begins so. Raises `UsageError` for what has to be unpacked otherwise."""
     for magic, format_ in qemu.MAGICS.items():
         if head.startswith(magic):
             return format_

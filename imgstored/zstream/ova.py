@@ -29,7 +29,7 @@ _UNPACK: Final = "unpack it (`tar -xf FILE`), and give the disk that is to becom
 
 
 class Part(NamedTuple):
-    """Where a file is in the archive, in bytes."""
+    """The place of a file in the archive, in bytes."""
 
     offset: int
     size: int

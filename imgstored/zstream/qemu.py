@@ -39,7 +39,7 @@ _MEMORY: Final = 2 << 30
 _REPORT: Final = 1 << 20
 _WORDS: Final = 1000
 #: Seconds for a report; and for a disk, that many and one for each so many bytes.
-_PATIENCE: Final = 60
+_TIMEOUT: Final = 60
 _SLOWEST: Final = 4 << 20
 
 #: sh's units: KiB of memory, and blocks of 512 bytes of a file. Then the shell becomes the program.
@@ -91,7 +91,7 @@ def unpacked(
             [program, "convert", "-n", "--target-image-opts", node, target],
             fds=(fd, disk.fileno()),
             largest=size,
-            seconds=_PATIENCE + required // _SLOWEST,
+            seconds=_TIMEOUT + required // _SLOWEST,
         )
         yield disk
 
@@ -165,7 +165,7 @@ def _refuse_without_room(fd: int, required: int) -> None:
 
 def _report(command: list[str], fd: int) -> dict[str, Any]:
     """The JSON output of the program."""
-    said = _run(command, fds=(fd,), largest=_REPORT, seconds=_PATIENCE)
+    said = _run(command, fds=(fd,), largest=_REPORT, seconds=_TIMEOUT)
     try:
         return dict(json.loads(said))
     except (ValueError, TypeError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec import Struct, field
 
@@ -27,6 +27,8 @@ from imgstored.zstream.records import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+B = TypeVar("B", bound=Buffer)
 
 _NOT_STATED: Final = (0, 0, 0, 0)
 
@@ -252,7 +254,7 @@ class OutlineReader(StreamReader):
         self._ended = run.ends
 
 
-def begin_of(blocks: Iterator[Buffer]) -> tuple[Begin, Iterator[Buffer]]:
+def begin_of(blocks: Iterator[B]) -> tuple[Begin, Iterator[B | bytes]]:
     """The facts in BEGIN, and all of the blocks again. Raises `StreamError`."""
     head = b""
     for block in blocks:

@@ -54,17 +54,6 @@ class Resumer:
         self._sums = Fletcher4()  # of what was given out, until `_lead` takes over
         self._lead: Sums | None = None  # how much more our sums are than those of the whole stream
         self._matched = (point.object, point.offset) == _START
-        self._given = 0
-
-    @property
-    def offset(self) -> int:
-        """Bytes of the whole stream that were read and verified."""
-        return self._reader.offset
-
-    @property
-    def given(self) -> int:
-        """Bytes of the resuming stream that were given out."""
-        return self._given
 
     def feed(self, piece: Buffer) -> bytes:
         """The bytes that the piece adds to the resuming stream; none in the omitted part."""
@@ -76,9 +65,7 @@ class Resumer:
                 made += self._begin(record)
             elif self._is_wanted(record):
                 made += self._copy(record, sums)
-        result = b"".join(made)
-        self._given += len(result)
-        return result
+        return b"".join(made)
 
     def finish(self) -> None:
         """Says that there are no more pieces. Raises `StreamError` unless the stream was complete."""

@@ -58,11 +58,12 @@ find "$stage$home" -name direct_url.json -delete
 share=$stage/usr/share
 mkdir -p "$stage/usr/bin" "$stage/etc" "$share/doc/imgstore" "$share/zsh"
 ln -s $home/bin/imgctl $home/bin/imgstored "$stage/usr/bin/"
-mv "$stage$home/share/man" "$stage$home/share/bash-completion" "$share/"
+mv "$stage$home/share/man" "$stage$home/share/bash-completion" "$stage$home/share/fish" "$share/"
 mv "$stage$home/share/zsh/site-functions" "$share/zsh/vendor-completions"
 rm -rf "$stage$home/share" "$stage$home/include"
 find "$share/man" -type f -exec gzip -9n {} +
-install -m 644 "$here/imgstored.toml" "$stage/etc/imgstored.toml"
+# Sources may have passwords.
+install -m 600 "$here/imgstored.toml" "$stage/etc/imgstored.toml"
 install -D -m 644 "$root/smf/systemd/imgstored.service" "$stage/usr/lib/systemd/system/imgstored.service"
 install -D -m 644 "$root/smf/systemd/sysusers.d/imgstored.conf" "$stage/usr/lib/sysusers.d/imgstored.conf"
 install -D -m 644 "$root/smf/systemd/tmpfiles.d/imgstored.conf" "$stage/usr/lib/tmpfiles.d/imgstored.conf"

@@ -26,9 +26,10 @@ from imgstored.pools.base import PoolImage
 from imgstored.queries import usage
 from imgstored.queries.names import named, resolve
 from imgstored.rpc.framing import MessageLimits
-from imgstored.rpc.wire import Decoder, Response, encode_request, encode_response
+from imgstored.rpc.wire import Decoder, Response, encode_response
 from imgstored.view.tree import tree_of
 from tests.support.any_manifests import BASE, FIELDS, OTHER, changed, json_values, objects
+from tests.support.messages import encode_request
 from tests.support.odd_manifests import ON_DISK
 
 UUID = BASE["uuid"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from msgspec.structs import replace as msgspec_replace
 
 from imgstored.catalog.receipts import Receipt, Receipts, receipt_of, recorded
 from imgstored.pools.base import Checked, PoolImage
+from imgstored.state.damage import DAMAGED, Aside
 from tests.support.image_site import BASE, ZVOL
 
 if TYPE_CHECKING:
@@ -53,6 +55,21 @@ def test_what_cannot_be_read_says_nothing(receipts: Receipts, tmp_path: Path, co
     assert receipts.read("zones", BASE) is None
     receipts.write("zones", BASE, RECEIPT)
     assert receipts.read("zones", BASE) == RECEIPT
+
+
+def test_a_damaged_one_is_set_aside_and_a_new_one_takes_its_place(tmp_path: Path) -> None:
+    aside = Aside(tmp_path / DAMAGED)
+    receipts = Receipts(tmp_path / "receipts", partial(aside.move, lost="nothing to compare with"))
+    receipts.write("zones", BASE, RECEIPT)
+    receipts.write("zones", ZVOL, RECEIPT)
+    (tmp_path / "receipts" / f"zones-{BASE}.json").write_bytes(b"\xff{")
+    assert receipts.read("zones", BASE) is None
+    assert receipts.read("zones", ZVOL) == RECEIPT
+    (error,) = aside.errors()
+    assert f"zones-{BASE}.json was damaged: " in error.message
+    receipts.write("zones", BASE, RECEIPT)
+    assert receipts.read("zones", BASE) == RECEIPT
+    assert len(aside.found()) == 1
 
 
 def test_an_older_one_is_as_old_as_its_file(receipts: Receipts, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def catalog(tmp_path):
 
 async def exported(catalog, output, uuid, **options):
     async with Exporter(catalog).export(uuid, output[0], client="tests", path="out", **options) as job:
-        events = [event.as_wire() async for event in job]
+        events = [event async for event in job]
         return events, job.result["manifest"]
 
 

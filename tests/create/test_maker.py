@@ -89,8 +89,8 @@ async def made(host, output, *, source=DATASET, fields=FIELDS, maker=None, **opt
     os.ftruncate(output[0], 0)
     async with (maker or host.maker()).create(spec, output[0], client="tests", path="out") as job:
         async for event in job:
-            if event.kind != "progress":
-                events.append(event.as_wire())
+            if event["event"] != "progress":
+                events.append(event)
         return events, job.result["manifest"]
 
 
@@ -180,7 +180,7 @@ async def test_a_client_that_leaves_ends_it(host, output):
         spec = CreateSpec(DATASET, {}, FIELDS, compression="gzip")
         async with host.maker().create(spec, output[0], client="tests", path="out") as job:
             async for event in job:
-                if event.kind == "progress":
+                if event["event"] == "progress":
                     break
     assert host.datasets.snapshots == {}
     assert host.left() == []
@@ -196,7 +196,7 @@ async def test_one_image_at_a_time_of_a_dataset(host, output, tmp_path):
     maker = host.maker()
     async with maker.create(CreateSpec(DATASET, {}, FIELDS), output[0], client="tests", path="out") as job:
         async for event in job:
-            if event.kind == "sending":
+            if event["event"] == "sending":
                 break
         with (tmp_path / "other").open("wb") as other, pytest.raises(UsageError, match="already"):
             await made(host, (other.fileno(), None), maker=maker)

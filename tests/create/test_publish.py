@@ -35,7 +35,7 @@ async def published(image, url, *, specs=(), limits=LIMITS, events=None):
     events = [] if events is None else events
     async with publisher.publish(manifest, fd, url, client="tests", path="web.zfs.gz") as job:
         async for event in job:
-            events.append(event.as_wire())
+            events.append(event)
         return events, job.result
 
 
@@ -138,7 +138,7 @@ async def test_a_client_that_leaves_takes_it_back(image, server):
     with trio.move_on_after(10):
         async with Publisher(tuple).publish(manifest, fd, server.url, client="tests", path="f") as job:
             async for event in job:
-                if event.as_wire().get("step") == "imported":
+                if event.get("step") == "imported":
                     break
     assert server.images == {}
     assert server.steps[-1] == "delete"
@@ -184,12 +184,14 @@ async def test_a_redirect_is_an_error(image, start_faulty):
     assert len(server.requests) == 1
 
 
-def test_the_file_must_be_a_file(image):
+async def test_the_file_must_be_a_file(image):
     manifest, _, _ = image
     reader, writer = os.pipe()
+    publishing = Publisher(tuple).publish(manifest, reader, "http://127.0.0.1:1", client="tests", path="f")
     try:
-        with pytest.raises(ImgstoreError, match="is not a regular file"):
-            Publisher(tuple).publish(manifest, reader, "http://127.0.0.1:1", client="tests", path="f")
+        async with publishing as job:
+            with pytest.raises(ImgstoreError, match="is not a regular file"):
+                await anext(job)
     finally:
         os.close(reader)
         os.close(writer)

@@ -9,6 +9,7 @@ from imgstored.errors import (
     ImageNotFoundError,
     ImageNotInstalledError,
     ImgstoreError,
+    UsageError,
 )
 from imgstored.queries.names import named, resolve
 
@@ -18,11 +19,33 @@ if TYPE_CHECKING:
     from tests.ctl.fake_daemon import FakeSources, FakeStore
 
 
+class FakeAliases:
+    """Aliases in memory."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, str] = {}
+
+    def all(self) -> list[dict[str, str]]:
+        return [{"alias": alias, "uuid": uuid} for alias, uuid in sorted(self.there.items())]
+
+    async def set(self, alias: str, uuid: str) -> str | None:
+        before = self.there.get(alias)
+        self.there[alias] = uuid
+        return before
+
+    async def remove(self, alias: str) -> str:
+        if alias not in self.there:
+            raise UsageError(f'there is no alias "{alias}"')
+        return self.there.pop(alias)
+
+
 class FakeCare:
     """Names are looked up among the images of the fake store and sources. Records what is asked."""
 
-    def __init__(self, store: FakeStore, sources: FakeSources) -> None:
+    def __init__(self, store: FakeStore, sources: FakeSources, aliases: FakeAliases) -> None:
         self._store = store
+        self._aliases = aliases
+        self.old: dict[str, Any] = {"images": [], "problems": []}
         self._sources = sources
         self.asked: list[dict[str, Any]] = []
         self.plans: dict[str, dict[str, Any]] = {}
@@ -39,7 +62,12 @@ class FakeCare:
             "jobs": self._store.underway,
             "history": self.past,
         }[among]
-        return [self._one(name, among, documents) for name in names]
+        meant = [self._aliases.there.get(name, name) for name in names]
+        return [self._one(name, among, documents) for name in meant]
+
+    async def outdated(self, pool: str | None = None) -> dict[str, Any]:
+        self.asked.append({"pool": pool})
+        return self.old
 
     def _one(self, name: str, among: str, documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
         image = resolve(name, [named(document) for document in documents])

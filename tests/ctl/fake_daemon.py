@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, ImgstoreError
-from imgstored.events.notifications import Event, Installed, Installing, Verified
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
-from tests.ctl.fake_care import FakeCare
+from tests.ctl.fake_care import FakeAliases, FakeCare
 from tests.ctl.fake_making import FakeMaking
+from tests.support.events import Installed, Installing
 from tests.support.limits import socket_limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
+
+    from imgproto.events import EventDocument
 
     from imgstored.events.stream import Requester
     from imgstored.rpc.connection import Limits
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 HOLD = "hold"
 
 #: Events, an error that ends the request, or HOLD; a number is a pause in seconds.
-Script = list["Event | ImgstoreError | str | float"]
+Script = list["EventDocument | ImgstoreError | str | float"]
 
 
 class FakeStore:
@@ -45,6 +47,7 @@ class FakeStore:
         self.underway: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
         self.tags: list[str] = []
+        self.held: list[tuple[str, str, str]] = []
         self.begun = threading.Event()
         self.left = threading.Event()
 
@@ -75,7 +78,7 @@ class FakeStore:
     @asynccontextmanager
     async def request(
         self, uuids: Sequence[str], *, requester: Requester, **wish: Any
-    ) -> AsyncIterator[AsyncIterator[Event]]:
+    ) -> AsyncIterator[AsyncIterator[EventDocument]]:
         self.wishes.append({"uuids": list(uuids), "client": requester.client, **wish})
         try:
             yield self._play([step for uuid in uuids for step in self.scripts[uuid]])
@@ -91,7 +94,7 @@ class FakeStore:
         requester: Requester,
         pool: str | None = None,
         path: str = "",
-    ) -> AsyncIterator[AsyncIterator[Event]]:
+    ) -> AsyncIterator[AsyncIterator[EventDocument]]:
         self.files.append((dict(manifest), os.pread(fd, 1 << 20, 0), path))
         uuid, name, version = manifest["uuid"], manifest["name"], manifest["version"]
         events = [Installing(uuid, name, version), Installed(uuid, name, version, from_file=True)]
@@ -101,6 +104,14 @@ class FakeStore:
         self._fail("delete")
         self.images.remove(await self.image(uuid, pool, recursive=False))
 
+    async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
+        await self.image(uuid, pool, recursive=False)
+        self.held.append(("hold", uuid, tag))
+
+    async def release(self, uuid: str, tag: str, pool: str | None) -> None:
+        await self.image(uuid, pool, recursive=False)
+        self.held.append(("release", uuid, tag))
+
     async def holds(self, uuid: str, pool: str | None) -> list[str]:
         return self.tags
 
@@ -108,7 +119,7 @@ class FakeStore:
         return self.underway
 
     @asynccontextmanager
-    async def watch(self, uuid: str | None) -> AsyncIterator[AsyncIterator[Event]]:
+    async def watch(self, uuid: str | None) -> AsyncIterator[AsyncIterator[EventDocument]]:
         try:
             yield self._play(self.scripts[uuid or "watch"])
         finally:
@@ -118,7 +129,7 @@ class FakeStore:
         self._fail("cancel")
         self.cancelled.append(uuid)
 
-    async def _play(self, script: Script) -> AsyncIterator[Event]:
+    async def _play(self, script: Script) -> AsyncIterator[EventDocument]:
         for step in script:
             match step:
                 case ImgstoreError():
@@ -140,7 +151,7 @@ class FakeVerifier:
     """Tells the events that a test puts into it; the results are those of its `Verified`."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[EventDocument] = []
         self.asked: list[dict[str, Any]] = []
 
     async def verify(
@@ -156,8 +167,8 @@ class FakeVerifier:
         results: dict[str, int] = {}
         for event in self.events:
             await tell(event)
-            if isinstance(event, Verified):
-                results[event.result] = results.get(event.result, 0) + 1
+            if event["event"] == "verified":
+                results[event["result"]] = results.get(event["result"], 0) + 1
         return results
 
 
@@ -185,7 +196,7 @@ class FakeSources:
     async def known(self) -> list[dict[str, Any]]:
         return self.remembered
 
-    def listed(self) -> list[dict[str, Any]]:
+    async def listed(self) -> list[dict[str, Any]]:
         return self.specs
 
     async def add(self, url: str, kind: str | None, insecure: bool, force: bool, /) -> dict[str, Any]:
@@ -203,7 +214,12 @@ class FakeSources:
         return {"deleted": deleted}
 
     async def replace(
-        self, given: Sequence[Mapping[str, Any]], *, before: Sequence[Mapping[str, Any]], force: bool
+        self,
+        given: Sequence[Mapping[str, Any]],
+        *,
+        before: Sequence[Mapping[str, Any]],
+        force: bool,
+        told: Callable[[str], str],
     ) -> dict[str, Any]:
         if self.refusal is not None and not force:
             raise self.refusal
@@ -222,24 +238,26 @@ class FakeUpkeep:
     """Tells the events that a test puts into it; `planned` is what could be deleted, `left` what is not."""
 
     def __init__(self) -> None:
-        self.events: list[Event | ImgstoreError] = []
+        self.events: list[EventDocument | ImgstoreError] = []
         self.planned: list[dict[str, Any]] = []
-        self.left: list[Event] = []
+        self.left: list[EventDocument] = []
         self.asked: list[dict[str, Any]] = []
 
     @asynccontextmanager
-    async def update(self, uuids: Sequence[str], *, dry_run: bool) -> AsyncIterator[AsyncIterator[Event]]:
+    async def update(
+        self, uuids: Sequence[str], *, dry_run: bool
+    ) -> AsyncIterator[AsyncIterator[EventDocument]]:
         self.asked.append({"uuids": [*uuids], "dry_run": dry_run})
         yield self._tell()
 
-    async def _tell(self) -> AsyncIterator[Event]:
+    async def _tell(self) -> AsyncIterator[EventDocument]:
         for event in self.events:
             if isinstance(event, ImgstoreError):
                 raise event
             yield event
 
     async def vacuum(
-        self, *, older_than: int | None, keep: int, tell: Callable[[Event], Awaitable[None]]
+        self, *, older_than: int | None, keep: int, tell: Callable[[EventDocument], Awaitable[None]]
     ) -> list[dict[str, Any]]:
         for event in self.left:
             await tell(event)
@@ -287,7 +305,8 @@ class FakeDaemon:
         self.making = FakeMaking()
         self.status = FakeStatus()
         self.doctor = FakeDoctor()
-        self.care = FakeCare(self.store, self.sources)
+        self.aliases = FakeAliases()
+        self.care = FakeCare(self.store, self.sources, self.aliases)
         self._limits = limits or socket_limits()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._run,), name="fake daemon")
@@ -318,10 +337,12 @@ class FakeDaemon:
         services = Services(
             pools=["zones"],
             images=self.store,
+            aliases=self.aliases,
             imports=self.store,
             sources=self.sources,
             resolver=self.care,
             dry_run=self.care,
+            outdated=self.care,
             usage=self.care,
             history=self.care,
             maintenance=self.upkeep,

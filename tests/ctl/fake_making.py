@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -13,15 +14,19 @@ from imgstored.errors import ImgstoreError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from imgproto.events import EventDocument
+
     from imgstored.create.maker import CreateSpec
-    from imgstored.events.notifications import Event
 
 
 class FakeMaking:
-    """`content` goes into the files that are written; text among the events: until the client leaves."""
+    """`content` goes into the files that are written.
+
+    Among the events are also waits: text for one until the client leaves, a path until somebody makes it.
+    """
 
     def __init__(self) -> None:
-        self.events: list[Event | ImgstoreError | str] = []
+        self.events: list[EventDocument | ImgstoreError | str | Path] = []
         self.result: dict[str, Any] = {}
         self.content = b"a stream"
         self.asked: list[Any] = []
@@ -45,11 +50,14 @@ class FakeMaking:
         self.asked.append({"manifest": dict(manifest), "url": url, "file": os.pread(fd, 1 << 20, 0)})
         yield self
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncIterator[EventDocument]:
         for event in self.events:
             if isinstance(event, ImgstoreError):
                 raise event
             if isinstance(event, str):
                 await trio.sleep_forever()
+            elif isinstance(event, Path):
+                while not event.exists():  # noqa: ASYNC110  (another process makes it)
+                    await trio.sleep(0.01)
             else:
                 yield event

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
 
 import imgctl as package
 import pytest
+from imgctl.new_keys import with_new_keys
 
 from imgstored.errors import (
     ActiveImageNotFoundError,
@@ -19,8 +21,8 @@ from imgstored.errors import (
     NoSourcesError,
     UsageError,
 )
-from imgstored.events.notifications import AlreadyInstalled, Importing, Installed, Note, Progress, Resumed
 from tests.ctl.fake_daemon import HOLD
+from tests.support.events import AlreadyInstalled, Importing, Installed, Note, Progress, Resumed
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
 V = "11111111-aaaa-4bbb-8ccc-000000000002"
@@ -40,7 +42,7 @@ def image(**manifest):
 def test_help_names_every_command(imgctl):
     shown = imgctl("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert "    imgctl ensure [OPTIONS] UUID...        import images that are not installed\n" in shown.stdout
+    assert "    imgctl ensure [OPTIONS] IMAGE...       import images that are not installed\n" in shown.stdout
     assert all(len(line) <= 80 for line in shown.stdout.splitlines())
     assert "NAME@latest" in shown.stdout
     assert "NAME@latest" not in imgctl("--help", imgadm=True).stdout
@@ -61,14 +63,17 @@ def test_imgadms_commands_come_first_and_in_its_order(imgctl):
 def test_help_of_a_command(imgctl, arguments):
     shown = imgctl(*arguments)
     assert shown.returncode == 0
-    assert "Usage:\n    imgctl delete [-P POOL] UUID" in shown.stdout
+    assert "Usage:\n    imgctl delete [-P POOL] [-j] IMAGE..." in shown.stdout
     assert "-P, --pool POOL" in shown.stdout
 
 
 def test_help_of_what_is_no_command(imgctl):
     shown = imgctl("help", "bogus")
     assert (shown.returncode, shown.stdout) == (1, "")
-    assert shown.stderr == 'imgctl help: error (UnknownCommand): unknown command: "bogus"\n'
+    assert shown.stderr == (
+        'imgctl help: error (UnknownCommand): unknown command: "bogus"\n'
+        "  hint: `imgctl help` lists the commands\n"
+    )
 
 
 def test_the_version_has_the_name_under_which_it_was_run(imgctl):
@@ -77,10 +82,10 @@ def test_the_version_has_the_name_under_which_it_was_run(imgctl):
 
 
 def test_the_hint_follows_the_error(imgctl):
-    shown = imgctl("info", U)
+    shown = imgctl("get", U)
     assert (shown.returncode, shown.stdout) == (3, "")
     assert shown.stderr == (
-        f'imgctl info: error (ImageNotInstalled): image "{U}" was not found on zpool "zones"\n'
+        f'imgctl get: error (ImageNotInstalled): image "{U}" was not found on zpool "zones"\n'
         f"  hint: `imgctl import {U}` installs it\n"
     )
 
@@ -155,10 +160,11 @@ def test_events_as_json(daemon, imgctl, command):
     daemon.store.scripts[U] = [*events, DownloadError("broken")]
     shown = imgctl("-v", command, "--json", U)
     assert [json.loads(line) for line in shown.stdout.splitlines()] == [
-        json.loads(json.dumps(event.as_wire())) for event in events
+        json.loads(json.dumps(event)) for event in events
     ]
     assert "\x9b" not in shown.stdout
-    assert shown.stderr == f"imgctl {command}: error (DownloadError): broken\n"
+    error = {"code": "DownloadError", "message": "broken", "hint": "", "exit_status": 1, "data": {}}
+    assert json.loads(shown.stderr) == {"error": error}
 
 
 def test_notes_are_for_who_asks(daemon, imgctl):
@@ -182,10 +188,30 @@ def test_jobs(daemon, imgctl):
     }  # fmt: skip
     daemon.store.underway = [job, {**job, "uuid": V, "total": None, "rate": 0.0, "clients": []}]
     lines = imgctl("jobs").stdout.splitlines()
-    assert lines[0].split() == ["UUID", "NAME", "VERSION", "POOL", "PHASE", "DONE", "SIZE", "RATE", "CLIENTS"]
-    assert lines[1].split() == [U, "a", "1", "zones", "downloading", "25%", "120.0MiB", "12.3MiB/s", "2"]
-    assert lines[2].split() == [V, "a", "1", "zones", "downloading", "30.0MiB", "-", "-", "0"]
-    assert json.loads(imgctl("jobs", "-j").stdout) == daemon.store.underway
+    assert lines[0].split() == [
+        "UUID",
+        "NAME",
+        "VERSION",
+        "ZPOOL",
+        "PHASE",
+        "DONE",
+        "SIZE",
+        "RATE",
+        "CLIENTS",
+    ]
+    assert re.split(" {2,}", lines[1]) == [
+        U,
+        "a",
+        "1",
+        "zones",
+        "downloading",
+        "25%",
+        "120.0 MiB",
+        "12.3 MiB/s",
+        "2",
+    ]
+    assert re.split(" {2,}", lines[2]) == [V, "a", "1", "zones", "downloading", "30.0 MiB", "-", "-", "0"]
+    assert json.loads(imgctl("jobs", "-j").stdout) == with_new_keys(daemon.store.underway)
 
 
 def test_cancel(daemon, imgctl):
@@ -252,6 +278,28 @@ def test_sources_check_succeeds_although_some_fail(daemon, imgctl):
     assert json.loads(imgctl("sources", "-c", "-j").stdout) == daemon.sources.checked
 
 
+def test_a_list_that_may_lack_images_is_said(daemon, imgctl):
+    reason = "the list of http://a may be cut\x1b"
+    said = "warning: the list of http://a may be cut\\x1b\n"
+    daemon.sources.checked = [
+        {"url": "http://a", "type": "imgapi", "ok": True, "error": None, "incomplete": reason}
+    ]
+    shown = imgctl("sources", "-c")
+    assert (shown.returncode, shown.stderr) == (0, f"imgctl sources: {said}")
+    daemon.sources.found = {
+        "images": [],
+        "problems": [],
+        "incomplete": [{"source": "http://a", "message": reason}],
+    }
+    shown = imgctl("avail")
+    assert (shown.returncode, shown.stderr) == (0, f"imgctl avail: {said}")
+    # imgadm says nothing of it.
+    for line in (("sources", "-c"), ("avail",)):
+        assert imgctl(*line, imgadm=True).stderr == ""
+    assert "incomplete" in imgctl("sources", "-c", "-j").stdout
+    assert "incomplete" not in imgctl("sources", "-c", "-j", imgadm=True).stdout
+
+
 def test_a_source_with_a_channel(daemon, imgctl):
     source = {"url": URL, "type": "imgapi", "insecure": False, "channel": "dev"}
     daemon.sources.specs = [source]
@@ -274,7 +322,7 @@ def test_hostile_text_steers_no_terminal(daemon, imgctl):
         shown = imgctl(*command)
         assert shown.stdout.replace("\n", "").isprintable()
         assert "é" in shown.stdout
-    assert imgctl("\x1b[31m").stderr.rstrip("\n").isprintable()
+    assert imgctl("\x1b[31m").stderr.replace("\n", "").isprintable()
 
 
 def test_a_terminal_that_cannot_show_a_character(daemon, imgctl):
@@ -357,7 +405,8 @@ def test_install_with_a_bad_manifest(daemon, imgctl, files, content, words):
 def test_install_with_other_arguments(imgctl, files, arguments, message):
     given = [{"MANIFEST": files[0], "FILE": files[1]}.get(word, word) for word in arguments]
     shown = imgctl("install", *given)
-    assert (shown.returncode, shown.stderr) == (1, f"imgctl install: error {message}\n")
+    usage = "  usage: imgctl install [OPTIONS] [-m MANIFEST] -f FILE\n" if "Usage" in message else ""
+    assert (shown.returncode, shown.stderr) == (1, f"imgctl install: error {message}\n{usage}")
 
 
 # -- how it ends ---------------------------------------------------------------------------------------------

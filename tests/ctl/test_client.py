@@ -16,8 +16,8 @@ from imgctl import Client, NotConnectedError, RemoteError
 from imgctl import connection as connection_module
 
 from imgstored.errors import ImageHasDependentClonesError, NoSourcesError
-from imgstored.events.notifications import AlreadyInstalled, Installed, Progress
 from tests.ctl.fake_daemon import HOLD, FakeDaemon
+from tests.support.events import AlreadyInstalled, Installed, Progress
 from tests.support.limits import socket_limits
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_an_import_tells_its_events(daemon, client):
     events: list[dict[str, Any]] = []
     client.import_image(U, pool="tank", sources=["http://s"], channel="dev", on_event=events.append)
     assert [event["event"] for event in events] == ["progress", "installed"]
-    assert events[1] == Installed(U, "base", "1").as_wire()
+    assert events[1] == Installed(U, "base", "1")
     assert daemon.store.wishes == [
         {
             "uuids": [U],

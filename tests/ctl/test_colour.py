@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from imgstored.errors import DownloadError
-from imgstored.events.notifications import AlreadyInstalled, Downloaded, Installed, InstalledMeanwhile
+from tests.support.events import AlreadyInstalled, Downloaded, Installed, InstalledMeanwhile
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
 RED, GREEN, DIM, END = "\x1b[31m", "\x1b[32m", "\x1b[2m", "\x1b[m"

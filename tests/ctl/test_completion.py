@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from imgctl.commands import all_commands, find_command
-from imgctl.shells.words import DYNAMIC, argument_kinds, flags, option_kinds
+from imgctl.commands import SOCKET, all_commands, find_command
+from imgctl.shells.words import DYNAMIC, argument_kinds, flags, option_kinds, place_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,18 +150,82 @@ def test_images_pools_and_files_of_every_command_are_completed(command):
     assert (command.among in {*arguments, further}) == ("UUID" in words or "IMAGE" in words)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize("program", ["imgctl", "imgadm"])
-def test_a_script_is_one_that_its_shell_takes(imgctl, shell, program):
+def test_a_script_is_one_that_its_shell_takes(imgctl, shell, program, tmp_path):
     text = imgctl("completion", shell, imgadm=program == "imgadm").stdout
-    assert subprocess.run([shell, "-n"], input=text, text=True, capture_output=True).stderr == ""
-    assert f"_{program}()" in text
+    (tmp_path / "script").write_text(text)
+    checked = subprocess.run([shell, "-n", tmp_path / "script"], text=True, capture_output=True, timeout=30)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert f" {program}" in text
     assert "@PROGRAM@" not in text
-    assert "@TABLES@" not in text
-    assert all(kind in text for kind in DYNAMIC)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "before", "word"),
+    [
+        ([], "commands", "", ""),
+        (["zst"], "commands", "", "zst"),
+        (["-v", "li"], "commands", "", "li"),
+        (["--so"], "flags", "", "--so"),
+        (["--socket", "/x"], "files", "", "/x"),
+        (["list", "--so"], "flags", "", "--so"),
+        (["list", "--socket=/x"], "files", "--socket=", "/x"),
+        (["get", "-P", "zo"], "pools", "", "zo"),
+        (["get", "--pool=zo"], "pools", "--pool=", "zo"),
+        (["get", "x", "y", ""], "installed", "", ""),
+        (["rm", "x"], "installed", "", "x"),
+        (["hold", "x", "y", ""], "installed", "", ""),
+        (["list", "-o", "uuid,na"], "fields", "uuid,", "na"),
+        (["list", "-s", "uuid,na"], "fields", "uuid,", "na"),
+        (["list", "na"], "filters", "", "na"),
+        (["sources", "-t", ""], "=imgapi dsapi static", "", ""),
+        (["get", "-o", ""], "=json yaml", "", ""),
+        (["vmadm", "create", "-f", ""], "files", "", ""),
+        (["bogus", ""], "", "", ""),
+    ],
+)
+def test_where_a_word_is(line, kind, before, word):
+    place = place_of(line)
+    assert (place.kind, place.before, place.word) == (kind, before, word if kind else "")
+
+
+def test_the_socket_that_is_named_is_asked(host, imgctl, folder):
+    path = imgctl.environment.pop("IMGSTORED_SOCKET")
+    for words in (
+        ["--socket", path, "get", ""],
+        [f"--socket={path}", "get", ""],
+        ["get", "--socket", path, ""],
+    ):
+        assert f"\n{U}\t" in imgctl("__complete", "words", *words).stdout
+    assert imgctl("__complete", "words", "--socket", f"{folder}/none", "get", "").stdout == ":\n"
+
+
+def test_every_command_and_flag_is_completed_with_what_it_is_for(imgctl):
+    names = dict(line.split("\t") for line in imgctl("__complete", "words", "").stdout.splitlines()[1:])
+    assert {command.names[0] for command in all_commands()} <= names.keys()
+    assert {"pull", "rm", "ls", "search"} <= names.keys()
     for command in all_commands():
-        for flag in flags(command):
-            assert f" {flag}" in text or f"={flag}" in text
+        shown = imgctl("__complete", "words", command.names[0], "-").stdout.splitlines()[1:]
+        assert [tuple(line.split("\t")) for line in shown] == flags(command)
+    assert ("--socket", SOCKET.help) in flags(find_command("list"))
+
+
+def test_imgadm_is_offered_what_imgadm_has(imgctl):
+    def words(*line):
+        lines = imgctl("__complete", "words", *line, imgadm=True).stdout.splitlines()[1:]
+        return {line.split("\t")[0] for line in lines}
+
+    assert "rm" not in words("")
+    assert "--socket" not in words("list", "-")
+    assert "--quiet" not in words("list", "-")
+    assert "csv" not in words("list", "-o", "")
+
+
+def test_an_alias_is_a_name_too(host, imgctl):
+    host.aliases.there = {"stable": U}
+    assert imgctl("__complete", "installed", "st").stdout == f"stable\t{U}\n"
+    assert imgctl("__complete", "installed", "st", imgadm=True).stdout == ""
 
 
 def test_a_shell_that_is_not_known(imgctl):
@@ -169,7 +233,8 @@ def test_a_shell_that_is_not_known(imgctl):
     assert shown.returncode == 1
     assert shown.stderr.splitlines() == [
         'imgctl completion: error (Usage): unknown shell: "tcsh"',
-        "  hint: it may be one of bash, zsh",
+        "  usage: imgctl completion bash|zsh|fish",
+        "  hint: it may be one of bash, zsh, fish",
     ]
 
 
@@ -209,14 +274,15 @@ def bash(environment: dict[str, str], line: str, *, program: str = "imgctl") -> 
         ("imgctl import -P ", ["zones"]),
         ("imgctl import --pool=zo", ["zones"]),
         ("imgctl import w", ["web@3"]),
-        ("imgctl hold x ", []),
+        ("imgctl hold x we", []),
         ("imgctl ensure x y w", ["web@3"]),
         ("imgctl sources -d ht", [SOURCE]),
         ("imgctl sources -d https:", [SOURCE.removeprefix("https:")]),
         ("imgctl sources -t i", ["imgapi"]),
         ("imgctl list -o uuid,na", ["uuid,name"]),
+        ("imgctl list -o cs", ["csv"]),
         ("imgctl list na", ["name="]),
-        ("imgctl completion ", ["bash", "zsh"]),
+        ("imgctl completion ", ["bash", "zsh", "fish"]),
         ("imgctl help sou", ["sources"]),
         ("imgctl bogus ", []),
     ],
@@ -309,3 +375,49 @@ def test_zsh_with_the_script_in_its_folder_for_functions(host, environment, fold
     start = f"PS1=; {written}; autoload -Uz compinit; compinit -D -u -d {folder}/dump; echo rea''dy0\n"
     for line, wanted in (("imgctl get base@2\t-x", "get base@2.0 -x"), ("imgctl g\t-x", "get -x")):
         assert wanted in typed(["zsh", "-f", "-i"], environment, [start, line], wanted)
+
+
+# -- fish ----------------------------------------------------------------------------------------------------
+
+
+def fish(environment: dict[str, str], line: str, folder: Path) -> dict[str, str]:
+    """What fish offers at the end of a line, and what it says of each."""
+    code = f"imgctl completion fish | source; complete -C {shlex.quote(line)}"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", code],
+        env={**environment, "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+    offered = (each.partition("\t") for each in done.stdout.splitlines())
+    return {word: meaning for word, _, meaning in offered}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("imgctl zst", ["zstream"]),
+        ("imgctl --sock", ["--socket"]),
+        ("imgctl import --p", ["--pool"]),
+        ("imgctl delete ", ["base@1.0", "base@2.0", U, V]),
+        ("imgctl delete base@2", ["base@2.0"]),
+        ("imgctl import --pool=zo", ["--pool=zones"]),
+        ("imgctl sources -d https:", [SOURCE]),
+        ("imgctl list -o uuid,na", ["uuid,name"]),
+        ("imgctl list na", ["name="]),
+        ("imgctl bogus ", []),
+    ],
+)
+def test_fish(host, environment, folder, line, words):
+    assert sorted(fish(environment, line, folder)) == sorted(words)
+
+
+def test_fish_files_and_meanings(host, environment, folder):
+    (folder / "a.imgmanifest").touch()
+    files = fish(environment, f"imgctl install -m {folder}/a.im", folder)
+    assert [*files] == [f"{folder}/a.imgmanifest"]
+    assert fish(environment, "imgctl get base@1", folder) == {"base@1.0": U}
+    assert fish(environment, "imgctl zst", folder)["zstream"] == find_command("zstream").summary

@@ -166,4 +166,5 @@ def test_an_imgstored_that_fails(alone, does, said):
 
 def test_an_imgstored_that_says_something_else(alone):
     shown = alone("echo 7")
-    assert (shown.returncode, statuses(shown)) == (1, {"daemon": "fail"})
+    # It may also warn that it does not run as root.
+    assert (shown.returncode, statuses(shown)["daemon"]) == (1, "fail")

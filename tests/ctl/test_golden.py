@@ -23,7 +23,7 @@ from imgstored.errors import (
     MinPlatformError,
     SourcePingError,
 )
-from imgstored.events.notifications import (
+from tests.support.events import (
     AlreadyInstalled,
     Downloaded,
     GatheringAncestry,

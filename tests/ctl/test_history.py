@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from imgctl.new_keys import with_new_keys
 from imgctl.plan_text import plan_lines
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -48,20 +49,23 @@ def test_history(daemon, imgctl, past):
     assert shown.returncode == 0
     header, *rows = (line.split("  ") for line in shown.stdout.splitlines())
     assert [word.strip() for word in header if word] == [
-        "WHEN", "ACTION", "UUID", "NAME", "VERSION", "POOL", "SIZE", "TOOK", "OUTCOME", "CLIENT", "SOURCE",
+        "WHEN", "ACTION", "UUID", "NAME", "VERSION", "ZPOOL", "SIZE", "TOOK", "OUTCOME",
     ]  # fmt: skip
     cells = [[cell.strip() for cell in row if cell] for row in rows]
     assert cells[0] == [
-        "2025-06-15T15:06:40", "import", U, "base", "1.0", "zones", "3.0MiB", "1.2s", "installed",
-        "imgctl 1.0 (pid 7), uid 0", "https://images.example.com",
+        "2025-06-15T15:06:40Z", "import", U, "base", "1.0", "zones", "3.0 MiB", "1.2s", "installed",
     ]  # fmt: skip
     assert cells[1][7:9] == ["12.0s", "failed"]
-    assert cells[2][6:] == ["-", "-", "running", "imgctl 1.0 (pid 7)", "-"]
+    assert cells[2][6:] == ["-", "-", "running"]
+    wide = imgctl("history", "-o", "wide").stdout.splitlines()
+    assert wide[0].endswith("  CLIENT                     SOURCE")
+    assert wide[1].endswith("  imgctl 1.0 (pid 7), uid 0  https://images.example.com")
+    assert wide[3].endswith("  imgctl 1.0 (pid 7)         -")
     assert shown.stderr == rf"imgctl history: warning: import of image {V} failed: gone\x1b[2J" + "\n"
 
 
 def test_history_of_one_and_of_some(daemon, imgctl, past):
-    assert json.loads(imgctl("history", "-j").stdout) == daemon.care.past
+    assert json.loads(imgctl("history", "-j").stdout) == with_new_keys(daemon.care.past)
     assert daemon.care.asked[-1] == {"uuid": None, "limit": 20}
     imgctl("history", "-n", "7", "base@1.0")
     assert daemon.care.asked[-2]["among"] == "history"
@@ -119,8 +123,8 @@ def test_a_plan():
         "Free: 20.0 MiB in pool zones, 10.0 MiB for downloads",
     ]
     assert plan_lines(plan(step(U, "under-way"))) == [
-        f"Image {U} (base@1.0) is being imported into pool zones",
-        "Nothing to download",
+        f"Image {U} (base@1.0) is being imported into pool zones already: `imgctl watch` follows it",
+        "Nothing else to download",
     ]
     unknown = plan_lines(plan(step(U), size=None))
     assert unknown[1] == "Would download and install 1 image"
@@ -132,7 +136,7 @@ def test_a_dry_run_prints_its_plan_and_imports_nothing(daemon, imgctl):
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.splitlines() == plan_lines(daemon.care.plans[U])
     assert daemon.care.asked == [{"uuid": U, "pool": "zones", "sources": ["http://a"], "channel": "dev"}]
-    assert json.loads(imgctl("import", "-nj", U).stdout) == daemon.care.plans[U]
+    assert json.loads(imgctl("import", "-nj", U).stdout) == with_new_keys(daemon.care.plans[U])
     assert daemon.store.wishes == []
 
 

@@ -21,9 +21,9 @@ from imgproto.operations import OPERATIONS
 
 from imgstored import errors as daemon_errors
 from imgstored.errors import ImageHeldError
-from imgstored.events.notifications import AlreadyInstalled, Note
 from imgstored.rpc.params import checked
 from tests.support.checked_client import check
+from tests.support.events import AlreadyInstalled, Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +110,10 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "mirror": lambda client, _: client.mirror("u", name="n", os="o", newest=3, dry_run=True),
     "status": lambda client, _: client.status(),
     "doctor": lambda client, _: client.doctor(),
+    "outdated": lambda client, _: client.outdated("p"),
+    "aliases": lambda client, _: client.aliases(),
+    "alias": lambda client, _: client.set_alias("a", U),
+    "unalias": lambda client, _: client.delete_alias("a"),
 }
 #: The methods that have another name than their operation.
 NAMES = {
@@ -122,6 +126,8 @@ NAMES = {
     "sources.set": "set_sources",
     "sources.known": "known_images",
     "vacuum": "vacuum_candidates",
+    "alias": "set_alias",
+    "unalias": "delete_alias",
     "site.export": "export_site",
 }
 #: What methods return that return a part of the result.

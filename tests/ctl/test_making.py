@@ -7,10 +7,9 @@ import signal
 
 import pytest
 
-from imgstored.create.events import Inheriting, Making, ManifestMade, Publishing, Sending
 from imgstored.create.maker import CreateSpec
 from imgstored.errors import NoSpaceError, VmNotStoppedError
-from imgstored.events.notifications import Note, Progress
+from tests.support.events import Inheriting, Making, ManifestMade, Note, Progress, Publishing, Sending
 
 BASE = "11111111-aaaa-4bbb-8ccc-000000000001"
 VM = "55555555-aaaa-4bbb-8ccc-000000000001"
@@ -187,10 +186,10 @@ def test_publish(imgctl, making, there):
     (here / "m").write_text(json.dumps(MANIFEST))
     (here / "f").write_bytes(b"the file")
     making.events = [
-        Publishing("imported", BASE, "test1", "1.0", state="unactivated"),
+        Publishing(BASE, "test1", "1.0", "imported", state="unactivated"),
         Progress(done=1, total=8, rate=0.0),
-        Publishing("file", BASE, "test1", "1.0", compression="gzip"),
-        Publishing("activated", BASE, "test1", "1.0"),
+        Publishing(BASE, "test1", "1.0", "file", compression="gzip"),
+        Publishing(BASE, "test1", "1.0", "activated"),
     ]
     said = imgctl("publish", "-m", "m", "-f", "f", "http://images.example.com", imgadm=True, cwd=here)
     assert (said.returncode, said.stderr) == (0, "")

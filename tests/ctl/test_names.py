@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgstored.events.notifications import AlreadyInstalled
+from tests.support.events import AlreadyInstalled
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
 V = "11111111-aaaa-4bbb-8ccc-000000000002"

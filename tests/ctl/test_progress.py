@@ -12,15 +12,7 @@ from typing import Any
 import pytest
 
 from imgstored.errors import DownloadError
-from imgstored.events.notifications import (
-    Downloaded,
-    ImageProgress,
-    Importing,
-    Installed,
-    Note,
-    Planned,
-    Progress,
-)
+from tests.support.events import Downloaded, ImageProgress, Importing, Installed, Note, Planned, Progress
 from tests.support.without import environment
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -43,10 +35,12 @@ def steps(*middle: Any) -> list[Any]:
     ]
 
 
-def on_terminal(imgctl, *arguments: str, stdout_too: bool = False) -> tuple[int, str, str]:
+def on_terminal(
+    imgctl, *arguments: str, stdout_too: bool = False, columns: int = 100
+) -> tuple[int, str, str]:
     """Runs a command with standard error on a terminal: (status, standard output, what the terminal got)."""
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(ours, (24, 100))
+    termios.tcsetwinsize(ours, (24, columns))
     with os.fdopen(ours, "rb", buffering=0) as terminal:
         running = imgctl.start(*arguments, stderr=theirs, stdout=theirs if stdout_too else subprocess.PIPE)
         os.close(theirs)
@@ -95,7 +89,9 @@ def test_a_bar_with_bytes_rate_and_time_left(daemon, imgctl):
         f"Downloaded image {U} (64.0 MiB)",
         f"Imported image {U} (a@1)",
     ]
-    assert re.search(r"Download 1 image: +50%\|.*\| 32\.0M/64\.0M \[00:0\d<00:0\d, +[\d.]+MB/s\]", shown)
+    assert re.search(
+        r"Download 1 image: +50%\|.*\| 32\.0 MiB of 64\.0 MiB \[00:0\d<00:0\d, +[\d.]+ MiB/s\]", shown
+    )
     assert re.search(r"Installing: 100%\|", shown)
     assert screen(shown) == []
 
@@ -120,8 +116,27 @@ def test_a_size_that_is_not_known_and_a_fresh_start(daemon, imgctl):
     daemon.store.scripts[U] = [progress(5 << 20, total=None), 0.15, progress(1 << 20, total=None), 0.15]
     status, _, shown = on_terminal(imgctl, "import", U)
     assert status == 0
-    assert "Download 1 image: 5.00MB" in shown
-    assert "Download 1 image: 1.00MB" in shown
+    assert "Download 1 image: 5.0 MiB" in shown
+    assert "Download 1 image: 1.0 MiB" in shown
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown_there"),
+    [
+        (100, r"Download 1 image: +50%\|.*\| 32\.0 MiB of 64\.0 MiB \[\d\d:\d\d<"),
+        (60, r"Download 1 image: +50%\|.+\| 32\.0 MiB of 64\.0 MiB, "),
+        (40, r"\r 50%, (\d\d:\d\d|\?) left, 32\.0 MiB of 64\.0 MiB *[\r\n]"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_how_far_it_is_shows_at_any_width(daemon, imgctl, columns, shown_there, encoding):
+    daemon.store.scripts[U] = steps(Installed(U, "a", "1"))
+    imgctl.environment["PYTHONIOENCODING"] = encoding
+    status, _, shown = on_terminal(imgctl, "import", U, columns=columns)
+    assert status == 0
+    assert re.search(shown_there, shown)
+    assert shown.isascii() or encoding == "utf-8"
+    assert all(len(line) <= columns for line in re.split("[\r\n]", shown) if "%" in line)
 
 
 def test_watch_shows_a_bar_while_there_is_something(daemon, imgctl):

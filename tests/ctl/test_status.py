@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imgctl.new_keys import with_new_keys
 from imgctl.status_text import duration, problems, status_lines, top_lines
 
 U, V = "11111111-aaaa-4bbb-8ccc-000000000001", "21111111-aaaa-4bbb-8ccc-000000000002"
@@ -70,8 +71,8 @@ def test_all_is_well_and_quiet():
         "imgstored 1.2.3, pid 77, up 3d4h, 2 clients, 3 images",
         "Configuration: /etc/imgstored.toml; view: fuse (/images)",
         "",
-        "POOL   TYPE  STATE  USED     FREE     TOTAL     IMAGES",
-        "zones  zfs   ok     40.0GiB  60.0GiB  100.0GiB  3",
+        "POOL   TYPE  STATE  USED      FREE      TOTAL      IMAGES",
+        "zones  zfs   ok     40.0 GiB  60.0 GiB  100.0 GiB  3",
         "",
         "SOURCE                      TYPE    STATE  ANSWERED   FAILED  LISTED",
         "https://images.example.com  imgapi  ok     3m10s ago  -       2h ago",
@@ -93,14 +94,14 @@ def test_imports_failures_and_what_needs_attention():
     )
     lines = status_lines(busy, NOW)
     assert "Configuration: none, every key has its default; view: fuse (/images)" in lines
-    assert "tank   zfs   no-answer  -        -        -         3" in lines
+    assert "tank   zfs   no-answer  -         -         -          3" in lines
     at = lines.index("2 imports under way, 1 of them waiting")
     # What is busy comes first.
-    assert [line.split() for line in lines[at + 1 : at + 4]] == [
-        ["UUID", "NAME", "POOL", "PHASE", "DONE", "SIZE", "RATE", "CONNS", "LEFT", "LIMIT", "FROM"],
-        [U, "base@1.0", "zones", "downloading", "25%", "100.0MiB", "5.5MiB/s", "8", "1m23s", "network",
+    assert [re.split(" {2,}", line) for line in lines[at + 1 : at + 4]] == [
+        ["UUID", "NAME", "ZPOOL", "PHASE", "DONE", "SIZE", "RATE", "CONNS", "LEFT", "LIMIT", "FROM"],
+        [U, "base@1.0", "zones", "downloading", "25%", "100.0 MiB", "5.5 MiB/s", "8", "1m23s", "network",
          "https://images.example.com"],
-        [V, "web@1.0", "zones", "waiting", "0B", "-", "-", "0", "-", "turn", "a-file"],
+        [V, "web@1.0", "zones", "waiting", "0 B", "-", "-", "0", "-", "turn", "a-file"],
     ]  # fmt: skip
     assert any(
         line.startswith("http://down") and " failing " in line and " 1d1h ago " in line for line in lines
@@ -119,18 +120,25 @@ def test_imports_failures_and_what_needs_attention():
 def test_a_pool_that_is_not_well():
     ill = status(pools=[{**POOL, "health": "DEGRADED"}])
     assert problems(ill) == ['pool "zones" is DEGRADED (see `zpool status zones`)']
-    assert "zones  zfs   degraded  40.0GiB  60.0GiB  100.0GiB  3" in status_lines(ill, NOW)
+    assert "zones  zfs   degraded  40.0 GiB  60.0 GiB  100.0 GiB  3" in status_lines(ill, NOW)
     line = top_lines(ill, NOW)[1]
     assert (line.text, line.style) == (
-        "zones (degraded): 40.0GiB used, 60.0GiB free, 0 imports",
+        "zones (degraded): 40.0 GiB used, 60.0 GiB free, 0 imports",
         "bad",
     )
     # illumos has no file that says it: that is no fault.
     untold = status(pools=[{**POOL, "health": None}])
     assert problems(untold) == []
-    assert "zones  zfs   ok     40.0GiB  60.0GiB  100.0GiB  3" in status_lines(untold, NOW)
+    assert "zones  zfs   ok     40.0 GiB  60.0 GiB  100.0 GiB  3" in status_lines(untold, NOW)
     # One sentence is enough of a pool that does not answer at all.
     assert len(problems(status(pools=[{**SILENT, "health": "SUSPENDED"}]))) == 1
+
+
+def test_a_pool_in_a_folder_uses_what_its_images_occupy():
+    """The rest of the disk is not the pool's."""
+    embedded = status(pools=[{**POOL, "type": "embedded", "used": 3 << 20}])
+    assert "zones  embedded  ok     3.0 MiB  60.0 GiB  100.0 GiB  3" in status_lines(embedded, NOW)
+    assert top_lines(embedded, NOW)[1].text.startswith("zones: 3.0 MiB used, 60.0 GiB free")
 
 
 def test_what_is_wrong_besides():
@@ -216,13 +224,13 @@ def test_the_exit_status_says_that_something_needs_attention(daemon, imgctl, cha
     daemon.status.looks = [status(**changes)]
     assert imgctl("status").returncode == 1
     shown = imgctl("status", "-j")
-    assert (shown.returncode, json.loads(shown.stdout)) == (1, status(**changes))
+    assert (shown.returncode, json.loads(shown.stdout)) == (1, with_new_keys(status(**changes)))
 
 
 def test_as_json(daemon, imgctl):
     daemon.status.looks = [status(imports=[JOB])]
     shown = imgctl("status", "--json")
-    assert (shown.returncode, json.loads(shown.stdout)) == (0, status(imports=[JOB]))
+    assert (shown.returncode, json.loads(shown.stdout)) == (0, with_new_keys(status(imports=[JOB])))
 
 
 def test_no_daemon(daemon, imgctl):
@@ -255,7 +263,7 @@ def test_what_others_are_at_work_on():
     lines = status_lines(status(pools=[{**POOL, "unfinished": unfinished}]), NOW)
     place = lines.index("Unfinished images of other programs:")
     assert lines[place + 1 : place + 3] == [
-        "  zones/half: being received, 5.0MiB so far",
+        "  zones/half: being received, 5.0 MiB so far",
         "  zones/bare\\x1b: received, but without a manifest (`imgctl update UUID` fetches one)",
     ]
     assert problems(status(pools=[{**POOL, "unfinished": unfinished}])) == []

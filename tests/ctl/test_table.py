@@ -27,6 +27,16 @@ def test_without_the_header_columns_stay_as_wide():
     assert table([{"version": "1", "os": "x"}], ["version", "os"], header=False) == ["1        x"]
 
 
+def test_a_cell_of_a_mebibyte_does_not_widen_all_others():
+    """With 3,000 rows it took 6 GiB."""
+    some = [{"name": "base", "os": "x"} for _ in range(1000)]
+    some[5] = {"name": "n" * (1 << 20), "os": "x"}
+    lines = table(some, ["name", "os"])
+    assert sum(map(len, lines)) < 3 << 20
+    assert lines[6] == "n" * (1 << 20) + "  x"
+    assert lines[7] == "base".ljust(1024) + "  x"
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from imgctl.new_keys import with_new_keys
 from imgctl.status_text import top_lines
 
 from imgstored.errors import InternalError
@@ -41,12 +42,12 @@ def at(seconds: float) -> str:
 def test_a_frame():
     assert text(BUSY) == [
         f"imgstored 1.2.3, pid 77, up 3d4h, 2 clients, 3 images  {at(NOW)}",
-        "zones: 40.0GiB used, 60.0GiB free, 2 imports, 5.5MiB/s, limited by network, turn",
+        "zones: 40.0 GiB used, 60.0 GiB free, 2 imports, 5.5 MiB/s, limited by network, turn",
         "",
-        "IMAGE     NAME      PHASE        DONE  RATE      LEFT   LIMIT    CONNS  SIZE      POOL   FROM",
-        "11111111  base@1.0  downloading  25%   5.5MiB/s  1m23s  network  8      100.0MiB  zones  "
+        "IMAGE     NAME      PHASE        DONE  RATE       LEFT   LIMIT    CONNS  SIZE       ZPOOL  FROM",
+        "11111111  base@1.0  downloading  25%   5.5 MiB/s  1m23s  network  8      100.0 MiB  zones  "
         "https://images.example.com",
-        "21111111  web@1.0   waiting      0B    -         -      turn     0      -         zones  a-file",
+        "21111111  web@1.0   waiting      0 B   -          -      turn     0      -          zones  a-file",
     ]
 
 
@@ -54,8 +55,8 @@ def test_a_line_for_each_pool():
     tank = {**POOL, "name": "tank"}
     lines = text(status(pools=[POOL, tank], imports=[JOB, {**JOB, "uuid": "x", "limits": "pool"}]))
     assert lines[1:3] == [
-        "zones: 40.0GiB used, 60.0GiB free, 2 imports, 11.0MiB/s, limited by network, pool",
-        "tank: 40.0GiB used, 60.0GiB free, 0 imports",
+        "zones: 40.0 GiB used, 60.0 GiB free, 2 imports, 11.0 MiB/s, limited by network, pool",
+        "tank: 40.0 GiB used, 60.0 GiB free, 0 imports",
     ]
 
 
@@ -89,7 +90,9 @@ def test_frames(daemon, imgctl):
 def test_json_lines(daemon, imgctl):
     daemon.status.looks = [status(), BUSY]
     shown = imgctl("top", "-j", "-n", "3", "-d", "0.1")
-    assert [json.loads(line) for line in shown.stdout.splitlines()] == [status(), BUSY, BUSY]
+    assert [json.loads(line) for line in shown.stdout.splitlines()] == [
+        with_new_keys(each) for each in (status(), BUSY, BUSY)
+    ]
 
 
 def test_each_frame_is_written_at_once(daemon, imgctl):
@@ -225,13 +228,14 @@ def test_what_stays_is_not_drawn_again(live, daemon):
 
 
 def test_a_window_that_grows_and_shrinks(live):
-    with live("-d", "3600", size=(24, 60)) as terminal:
+    with live("-d", "3600", size=(24, 36)) as terminal:
         terminal.wait_for("base@1.0")
         time.sleep(0.2)
-        assert b"network" not in terminal.shown
+        assert b"LIMIT" not in terminal.shown
         terminal.resize(40, 150)
         # At once, not with the next frame.
-        terminal.wait_for("network")
+        terminal.wait_for("LIMIT")
+        assert b"PHASE" in terminal.shown
         start, size = len(terminal.shown), 1
         # Where the program is slow, two changes may be one to it.
         while b"network" not in terminal.shown[start:] and size < 200:

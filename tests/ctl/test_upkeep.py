@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgstored.errors import ImageHasDependentClonesError, InvalidManifestError, SourcePingError, UsageError
-from imgstored.events.notifications import (
+from tests.support.events import (
     Left,
     ManifestUpdated,
     NotInSources,
@@ -43,6 +43,12 @@ def planned(*uuids: str) -> list[dict[str, Any]]:
     return [{"uuid": uuid, "zpool": "zones", "name": "base", "version": "1.0"} for uuid in uuids]
 
 
+def occupied(used: dict[str, int]) -> dict[str, Any]:
+    facts = {"name": "base", "version": "1.0", "origin": None, "referenced": 0, "clones": []}
+    images = [{"uuid": uuid, "used": count, **facts} for uuid, count in used.items()]
+    return {"zpool": "zones", "total": 1 << 40, "available": 1 << 39, "images": images}
+
+
 class TestAncestry:
     def test_the_image_comes_first(self, daemon: FakeDaemon, imgctl: Command):
         daemon.store.images = [installed(A), installed(B, origin=A)]
@@ -69,8 +75,8 @@ class TestUpdate:
         daemon.upkeep.events = [
             NotInSources(A),
             ManifestUpdated(B, "zones", URL, None),
-            ManifestUpdated(B, "zones", URL, ("description",)),
-            ManifestUpdated(C, "zones", URL, ("tags", "requirements.brand")),
+            ManifestUpdated(B, "zones", URL, ["description"]),
+            ManifestUpdated(C, "zones", URL, ["tags", "requirements.brand"]),
             SnapshotRenamed(C, "zones", "x"),
             OriginalUnknown(C, "zones"),
         ]
@@ -121,7 +127,9 @@ class TestVacuum:
         )
         assert result.returncode == 0
         assert len(daemon.store.images) == 2
-        assert json.loads(imgctl("vacuum", "-n", "-j").stdout) == planned(A, B)
+        assert json.loads(imgctl("vacuum", "-n", "-j").stdout) == [
+            {**each, "used": None} for each in planned(A, B)
+        ]
 
     def test_what_has_no_manifest_is_named(self, daemon: FakeDaemon, imgctl: Command):
         daemon.store.images = [installed(A)]
@@ -129,7 +137,7 @@ class TestVacuum:
         daemon.upkeep.left = [Left(B, "zones", "no manifest")]
         result = imgctl("vacuum", "-n")
         assert result.stdout == f"Left image {B}: no manifest\n[dry-run] Deleted image {A} (base@1.0)\n"
-        assert json.loads(imgctl("vacuum", "-n", "-j").stdout) == planned(A)
+        assert json.loads(imgctl("vacuum", "-n", "-j").stdout) == [{**planned(A)[0], "used": None}]
         daemon.upkeep.planned = []
         assert imgctl("vacuum").stdout == f"Left image {B}: no manifest\n"
 
@@ -155,6 +163,32 @@ class TestVacuum:
             last = f"Deleted image {A} (base@1.0)" if gone else "Aborting"
             assert terminal.shown.decode().endswith(f"{last}\r\n")
         assert daemon.store.images == ([] if gone else [installed(A)])
+
+    def test_json_is_for_a_dry_run(self, daemon: FakeDaemon, imgctl: Command):
+        daemon.store.images, daemon.upkeep.planned = [installed(A)], planned(A)
+        error = json.loads(imgctl("vacuum", "-fj").stderr)["error"]
+        assert error["message"] == '"-j" needs "-n": it says what would be deleted'
+        assert daemon.store.images == [installed(A)]
+
+    @pytest.mark.parametrize("columns", [100, 40])
+    def test_it_says_what_that_frees(self, daemon: FakeDaemon, imgctl: Command, columns: int):
+        daemon.store.images = [installed(A), installed(B), installed(C)]
+        daemon.upkeep.planned = planned(B, A)
+        daemon.care.pools = [occupied({A: 3 << 20, B: 2 << 20, C: 1 << 30})]
+        assert imgctl("vacuum", "-n").stdout.endswith("\nWould free 5.0 MiB\n")
+        assert [each["used"] for each in json.loads(imgctl("vacuum", "-nj").stdout)] == [2 << 20, 3 << 20]
+        assert "free" not in imgctl("vacuum", "-n", imgadm=True).stdout
+        with Terminal(imgctl.line("vacuum"), imgctl.environment, size=(24, columns)) as terminal:
+            terminal.wait_for("This will free 5.0 MiB.\r\nDelete these 2 images? [y/N] ")
+            terminal.type("y\n")
+            assert terminal.end() == 0
+            assert terminal.shown.decode().endswith("\r\nFreed 5.0 MiB\r\n")
+
+    def test_what_is_not_known_is_not_said(self, daemon: FakeDaemon, imgctl: Command):
+        daemon.store.images = [installed(A), installed(B)]
+        daemon.upkeep.planned = planned(A, B)
+        daemon.care.pools = [occupied({A: 3 << 20})]
+        assert "free" not in imgctl("vacuum", "-n").stdout.lower()
 
     def test_several_are_asked_for_at_once(self, daemon: FakeDaemon, imgctl: Command):
         daemon.upkeep.planned = planned(A, B)
@@ -209,7 +243,6 @@ class TestVacuum:
             (["--older-than", "2"], 'invalid --older-than "2"'),
             (["--older-than", "-2d"], 'invalid --older-than "-2d"'),
             (["--keep", "x"], 'invalid --keep "x"'),
-            (["-j"], '"-j" needs "-n"'),
         ],
     )
     def test_what_makes_no_sense_does_nothing(

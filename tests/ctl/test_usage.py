@@ -47,13 +47,13 @@ def pool(**fields):
 def test_a_tree():
     assert tree_lines(pool(), LINES) == [
         "zones: 60.0 MiB of 100.0 MiB free",
-        "IMAGE                                           NAME          USED     DATA",
-        f"{BASE}            base@1.0   10.0MiB  20.0MiB",
-        f"├── {WEB}        web@1.0     1.0MiB   2.0MiB",
+        "IMAGE                                           NAME           USED      DATA",
+        f"{BASE}            base@1.0   10.0 MiB  20.0 MiB",
+        f"├── {WEB}        web@1.0     1.0 MiB   2.0 MiB",
         "│   └── zones/vm                                (machine)",
-        f"├── {DB}        db@1.0      3.0MiB   6.0MiB",
+        f"├── {DB}        db@1.0      3.0 MiB   6.0 MiB",
         f"└── {MACHINE}  (machine)",
-        f"{LONE}            -           1.2KiB   2.4KiB",
+        f"{LONE}            -           1.2 KiB   2.4 KiB",
     ]
 
 
@@ -156,11 +156,11 @@ def test_du(daemon, imgctl, pools):
     shown = imgctl("du")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.splitlines() == [
-        "UUID                                  NAME  VERSION  ZPOOL  OWN     SHARED   TOTAL    CLONES",
-        f"{BASE}  base  1.0      zones  0B      10.0MiB  10.0MiB  3",
-        f"{DB}  db    1.0      zones  3.0MiB  0B       3.0MiB   0",
-        f"{WEB}  web   1.0      zones  0B      1.0MiB   1.0MiB   1",
-        f"{LONE}  -     -        zones  1.2KiB  0B       1.2KiB   0",
+        "UUID                                  NAME  VERSION  ZPOOL  OWN      SHARED    TOTAL     CLONES",
+        f"{BASE}  base  1.0      zones  0 B      10.0 MiB  10.0 MiB  3",
+        f"{DB}  db    1.0      zones  3.0 MiB  0 B       3.0 MiB   0",
+        f"{WEB}  web   1.0      zones  0 B      1.0 MiB   1.0 MiB   1",
+        f"{LONE}  -     -        zones  1.2 KiB  0 B       1.2 KiB   0",
         "Pool zones: 4 images use 14.0 MiB, 60.0 MiB of 100.0 MiB free",
         "Pool tank: 0 images use 0 B, 60.0 MiB of 100.0 MiB free",
     ]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
+from imgctl.new_keys import with_new_keys
 
-from imgstored.events.notifications import ImageProgress, Progress, Result, Verified, Verifying
+from tests.support.events import ImageProgress, Progress, Verified, Verifying
+
+if TYPE_CHECKING:
+    from imgproto.documents import Result
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
 
@@ -72,10 +77,10 @@ def test_what_is_asked(daemon, imgctl):
 
 
 def test_json_is_an_event_a_line(daemon, imgctl):
-    progress = Progress(1, 5, 0.5, (ImageProgress(UUID, "base", "1.0", "verifying", 1, 5, 1),))
+    progress = Progress(1, 5, 0.5, [ImageProgress(UUID, "base", "1.0", "verifying", 1, 5, 1)])
     daemon.verifier.events = [progress, verified("changed", "why")]
     done = imgctl("verify", "-j")
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events[-1] == json.loads(json.dumps(verified("changed", "why").as_wire()))
+    assert events[-1] == with_new_keys(json.loads(json.dumps(verified("changed", "why"))))
     assert events[0]["event"] == "progress"
     assert done.returncode == 1

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 #: Seconds for one command; what it takes alone is a fraction of one.
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 _STAND_IN = ROOT / "tests" / "support" / "vmadm_stand_in.py"
 
 
@@ -53,7 +53,7 @@ class Sandbox:
                 self.folder / "store",
                 top="" if self._with_source else "sources = []",
                 config=source if self._with_source else "",
-                patience=60,
+                timeout=60,
             )
             stack.enter_context(self.daemon)
             self._lay_out()
@@ -151,7 +151,7 @@ class Sandbox:
         assert self._shell.stdout is not None
         output = self._shell.stdout.fileno()
         read = b""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while True:
             if end := re.search(rf"{mark} (\d+)\n".encode(), read):
                 return read[: end.start()].decode(), int(end[1])

@@ -85,8 +85,7 @@ def test_the_page_of_errors_is_up_to_date():
 def test_the_page_of_events_is_up_to_date_and_has_all_of_the_code():
     assert PAGES["docs/events.md"] == events.page(), "run `python -m docs.make`"
     in_code = re.findall(
-        r'(?m)^    kind: ClassVar\[str\] = "([^"]+)"$',
-        "".join(path.read_text() for path in (ROOT / "imgstored").rglob("*.py")),
+        r'(?m)^    event: Literal\["([^"]+)"\]$', (ROOT / "ctl" / "imgproto" / "events.py").read_text()
     )
     assert sorted(events.kinds()) == sorted(in_code)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgstored import config
-from imgstored.doctor.subject import Subject
+from imgstored.doctor.check import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable

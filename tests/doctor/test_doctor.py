@@ -7,16 +7,16 @@ import time
 import pytest
 import trio
 
-from imgstored.doctor import folders, host, runtime, view
+from imgstored.doctor import folders, host, view
+from imgstored.doctor.check import Finding, size
 from imgstored.doctor.doctor import Doctor
-from imgstored.doctor.finding import Finding, size
 from imgstored.doctor.services import OwnHost
 from imgstored.doctor.services import examined as examined_alone
 from imgstored.pools.embedded import EmbeddedPool
 
 CHECKS = [
     "configuration", "python", "privileges", "descriptors", "state", "space", "pool zones", "sources", "fuse",
-    "view", "imgadm.conf", "manifests", "locks", "partials", "extras",
+    "view", "imgadm.conf", "secrets", "manifests", "locks", "partials", "extras",
 ]  # fmt: skip
 
 
@@ -53,7 +53,7 @@ async def test_a_check_that_breaks_is_told_and_hides_nothing(examined, monkeypat
     def refused(subject):
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr(runtime, "python", broken)
+    monkeypatch.setattr(host, "python", broken)
     monkeypatch.setattr(host, "extras", refused)
     found = await Doctor().examine(examined(top="sources = []"))
     by_check = {finding["check"]: finding for finding in found["findings"]}

@@ -14,6 +14,7 @@ from imgstored.doctor import folders
 from imgstored.imports.journal import Journal
 from imgstored.imports.spec import ImportSpec
 from imgstored.pools.embedded import EmbeddedPool
+from imgstored.state.damage import DAMAGED
 from imgstored.state.schema import JOURNAL
 from tests.support.lock_holder import LockHolder
 from tests.support.streams import real_stream
@@ -57,13 +58,13 @@ def test_a_state_folder_of_a_newer_daemon(examined):
 
 def test_a_database_that_was_set_aside_is_told_until_it_is_removed(examined):
     subject = examined()
-    subject.state.mkdir()
-    aside = subject.state / f"{JOURNAL}.damaged-1795560000"
+    aside = subject.state / DAMAGED / f"{JOURNAL}-1795560000"
+    aside.parent.mkdir(parents=True)
     for path in (aside, aside.with_name(aside.name + "-wal")):
         path.touch()
     finding = only(folders.state(subject))
     assert finding.status == "warn"
-    assert finding.seen == f"a database was damaged: {aside.name}"
+    assert finding.seen == f"damaged, and set aside: {aside.name}"
     aside.unlink()
     assert only(folders.state(subject)).status == "ok"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imgstored.doctor import host, privileges
+from imgstored.doctor import host
 
 ZFS = '[pool]\ntype = "zfs"\n'
 
@@ -52,7 +52,7 @@ def test_privileges(examined, monkeypatch, tmp_path, uid, caps, config, status, 
     text = tmp_path / "proc-status"
     text.write_text(f"Name:\tpython\nCapInh:\t0000000000000000\nCapEff:\t{caps}\n")
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    monkeypatch.setattr(privileges, "_PROCESS", text)
+    monkeypatch.setattr(host, "_PROCESS", text)
     (found,) = host.privileges(examined(config))
     assert found.status == status
     assert said in found.seen
@@ -61,7 +61,7 @@ def test_privileges(examined, monkeypatch, tmp_path, uid, caps, config, status, 
 
 def test_where_there_is_no_proc_root_is_root(examined, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(privileges, "_PROCESS", Path("/nowhere/status"))
+    monkeypatch.setattr(host, "_PROCESS", Path("/nowhere/status"))
     assert statuses(host.privileges(examined(ZFS))) == ["ok"]
 
 

@@ -46,6 +46,14 @@ async def test_one_that_answers_and_one_that_was_stopped(examined, served, start
     assert second.hint
 
 
+async def test_one_whose_list_lacks_images(examined, site, nginx):
+    (site / "index.html").write_text('[{"uuid": "33333333-aaaa-4bbb-8ccc-000000000001"}, {"n": 1e999}]')
+    good, finding = await found(examined(source(nginx.url)))
+    assert (good.status, finding.status) == ("ok", "warn")
+    assert "1 entry of the list of" in finding.seen
+    assert finding.hint
+
+
 async def test_one_of_another_kind(examined, served, nginx):
     (finding,) = await found(examined(source(nginx.url).replace("static", "imgapi")))
     assert finding.status == "fail"

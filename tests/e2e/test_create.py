@@ -8,6 +8,7 @@ import json
 import random
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -181,6 +182,18 @@ def test_what_is_exported_is_the_same_image_elsewhere(daemon, tmp_path):
             here.pop("files")
             assert here == there
             assert guid(daemon, uuid) == guid(other, uuid) == file["dataset_guid"]
+
+
+def test_an_image_goes_to_another_host_through_a_pipe(daemon, tmp_path):
+    daemon.imgctl("import", INCREMENTAL, check=True)
+    with Daemon(tmp_path / "elsewhere") as other:
+        for uuid in (BASE, INCREMENTAL):
+            imgctl = f"{sys.executable} -m imgctl --socket"
+            line = f"{imgctl} {daemon.socket} export -o - {uuid} | {imgctl} {other.socket} install -f -"
+            sent = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=60)
+            assert (sent.returncode, sent.stderr) == (0, b"")
+        for uuid in (BASE, INCREMENTAL):
+            assert guid(daemon, uuid) == guid(other, uuid)
 
 
 def guid(daemon, uuid):

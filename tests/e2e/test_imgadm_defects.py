@@ -66,8 +66,9 @@ def test_a_pool_with_a_digit_in_its_name_is_seen(served, tmp_path):
         assert daemon.imgctl("list", "-H", "-o", "zpool,clones,name").stdout == (
             "tank2  1       base\ntank2  0       incremental\n"
         )
-        deleted = daemon.imgctl("vacuum", "-f").stdout.splitlines()
+        *deleted, freed = daemon.imgctl("vacuum", "-f").stdout.splitlines()
         assert [line.split()[2] for line in deleted] == [INCREMENTAL, BASE]
+        assert freed.startswith("Freed ")
 
 
 def test_siblings_that_share_an_origin_are_both_installed(daemon, served):

@@ -232,3 +232,35 @@ def test_a_dry_run_says_what_does_not_fit(served, tmp_path):
     assert shown.returncode == 1
     assert "error (NoSpace): not enough room in" in shown.stderr
     assert 'not enough room in pool "zones"' in shown.stderr
+
+
+def test_what_is_outdated(daemon, newer):
+    daemon.imgctl("import", "base@1.0.0", check=True)
+    lines = daemon.imgctl("outdated", check=True).stdout.splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [[BASE, "base", "1.0.0"]]
+    (old,) = json.loads(daemon.imgctl("outdated", "-j", check=True).stdout)
+    assert (old["uuid"], old["newer"]["uuid"], old["newer"]["version"]) == (BASE, NEWER, "2.0.0")
+    daemon.imgctl("import", old["newer"]["uuid"], check=True)
+    assert daemon.imgctl("outdated", check=True).stdout == ""
+
+
+def test_an_alias_means_one_image_whatever_servers_call_theirs(daemon, newer, served):
+    assert daemon.imgctl("alias", "web-stable", "base@1.0.0").stdout == (
+        f"Alias web-stable is image {BASE}\n"
+    )
+    assert f"Imported image {BASE}" in daemon.imgctl("import", "web-stable").stdout
+    # A source that has an image of that name takes nothing over.
+    pirate = "66666666-aaaa-4bbb-8ccc-000000000006"
+    served.pages.add({**fixture_manifest(BASE), "uuid": pirate, "name": "web-stable"}, fixture_file(BASE))
+    assert json.loads(daemon.imgctl("show", "web-stable").stdout)["uuid"] == BASE
+    moved = daemon.imgctl("alias", "web-stable", "base@2.0.0").stdout
+    assert moved == f"Alias web-stable is image {NEWER} (it was {BASE})\n"
+    refused = daemon.imgctl("alias", "base", NEWER)
+    assert f'error (Usage): "base" is the name of an installed image, {BASE}' in refused.stderr
+    daemon.stop()
+    daemon.start()
+    assert daemon.imgctl("alias", "-H").stdout.split() == ["web-stable", NEWER, "-", "-"]
+    assert daemon.imgctl("alias", "-d", "web-stable", check=True).stdout == (
+        f"Deleted alias web-stable of image {NEWER}\n"
+    )
+    assert daemon.imgctl("get", "web-stable").returncode == 3

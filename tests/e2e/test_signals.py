@@ -63,6 +63,6 @@ def test_a_signal_during_a_call_of_the_pool_is_the_main_threads(tmp_path, served
         assert not (daemon.folder / "outcome").exists()
         daemon.let_go()
         until((daemon.folder / "outcome").exists)
-        assert daemon.process.wait(timeout=daemon.patience) == 0
+        assert daemon.process.wait(timeout=daemon.timeout) == 0
         importing.communicate(timeout=60)
     assert (daemon.folder / "outcome").read_text() == "1 0"

@@ -41,7 +41,7 @@ class SlowDaemon(Daemon):
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while not self._answers():
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -28,7 +28,7 @@ def refused(do, *arguments):
 refused(os.listdir, state)
 for name in ("journal.sqlite", "journal.sqlite-wal", "history.sqlite", "lock", "version"):
     refused(open, f"{state}/{name}")
-for name in ("spool", "pool", "receipts"):
+for name in ("spool", "pool", "receipts", "locks"):
     refused(os.listdir, f"{state}/{name}")
 """
 

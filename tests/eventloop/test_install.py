@@ -12,7 +12,7 @@ import pytest
 from docs.make.rooms import modules
 
 #: Seconds, however busy the machine is.
-PATIENCE = 60
+TIMEOUT = 60
 
 
 def python(program: str, *arguments: str) -> str:
@@ -22,7 +22,7 @@ def python(program: str, *arguments: str) -> str:
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from imgstored.errors import CancelledError, InternalError
-from imgstored.events.notifications import Note, Progress
 from imgstored.events.request import Request
+from tests.support.events import Note, Progress
 
 
 async def test_events_come_in_order_and_progress_only_the_newest():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from imgstored.errors import CancelledError, DownloadError
-from imgstored.events.notifications import Note, Progress
 from imgstored.events.request import Request
 from imgstored.events.stream import (
     Action,
@@ -17,6 +16,7 @@ from imgstored.events.stream import (
     Started,
     outcome_of,
 )
+from tests.support.events import Note, Progress
 
 CLIENT = Requester("client", 1000)
 

@@ -129,7 +129,7 @@ def zfs_host(folder: Path, *, view: str = "files") -> Iterator[Host]:
             config=f'[[pool]]\ntype = "zfs"\nname = "{POOL}"\n[[pool]]\ntype = "zfs"\nname = "{SECOND}"\n'
             "[limits]\nconnections = 4\ntries = 2\nmin_rate = 0\n",
             view=view,
-            patience=90,
+            timeout=90,
         )
         daemon.log.touch()
         try:

@@ -7,7 +7,7 @@ set -eu
 venv=$(realpath "$1")
 shift
 here=$(dirname "$0")
-[ $# -gt 0 ] || set -- tests/pools/test_zfs.py tests/pools/test_zfs_bindings.py tests/guest
+[ $# -gt 0 ] || set -- tests/pools/zfs tests/guest
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgstored.pools.zfs import ZfsPool
+from imgstored.zstream.reader import begin_of
+from imgstored.zstream.records import Feature
 from tests.e2e.test_on_demand import started, until
 from tests.guest.host import POOL, same_content
 from tests.guest.zpool import Zpool, run
@@ -70,7 +72,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         folder / "store",
         top=f'imgadm = "{folder}/imgadm"\nimgadm_locks = "{folder}/run"\nvmadm = "{vmadm.program}"\n',
         config=f'[pool]\ntype = "zfs"\nname = "{POOL}"\n',
-        patience=90,
+        timeout=90,
     )
     with Zpool(POOL) as pool, daemon:
         yield Host(folder, pool, vmadm, daemon)
@@ -175,6 +177,51 @@ def test_incremental(host: Host, tmp_path: Path) -> None:
     host.did("install", "-m", f"{tmp_path}/{manifest['uuid']}.imgmanifest",
              "-f", f"{tmp_path}/{manifest['uuid']}.zfs.gz")  # fmt: skip
     assert host.pool.guid(manifest["uuid"]) == guids[manifest["uuid"]]
+
+
+@pytest.mark.parametrize("origin_with", [True, False])
+def test_with_large_blocks(host: Host, tmp_path: Path, origin_with: bool) -> None:
+    """What is made and exported can be installed, and images that are based on it too (openzfs/zfs#6224)."""
+    folder = filled(host, "big")
+    if origin_with:
+        run("zfs", "set", "recordsize=1m", f"{POOL}/big")
+        (folder / "large").write_bytes(random.Random(2).randbytes(3 * _MIB))
+    given = ("name=big", "version=1.0.0", "os=smartos")
+    base = host.created(tmp_path / "big", f"{POOL}/big", *given)
+    assert has_large_blocks(tmp_path / "big.zfs") == origin_with
+    same_content(host.pool, f"{base['uuid']}@final", folder)
+
+    run("zfs", "clone", "-o", "recordsize=1m", f"{POOL}/{base['uuid']}@final", f"{POOL}/work")
+    work = host.pool.mountpoint("work")
+    with (work / "random").open("r+b") as file:
+        file.seek(_MIB)
+        file.write(random.Random(3).randbytes(200_000))
+    if origin_with:
+        with (work / "large").open("r+b") as file:
+            file.seek(1_300_000)
+            file.write(random.Random(3).randbytes(200_000))
+    (work / "new").write_bytes(random.Random(4).randbytes(3 * _MIB))
+    child = host.created(tmp_path / "child", "-i", f"{POOL}/work", "name=child", "version=1.0.0")
+    assert has_large_blocks(tmp_path / "child.zfs")
+    same_content(host.pool, f"{child['uuid']}@final", work)
+
+    guids = [host.pool.guid(uuid) for uuid in (base["uuid"], child["uuid"])]
+    for uuid in (base["uuid"], child["uuid"]):
+        host.did("export", "-o", str(tmp_path / uuid), uuid)
+    assert has_large_blocks(tmp_path / f"{base['uuid']}.zfs") == origin_with
+    host.did("verify", "--record", child["uuid"])
+    host.pool.destroy("work")
+    for uuid in (child["uuid"], base["uuid"]):
+        host.did("delete", uuid)
+    for uuid in (base["uuid"], child["uuid"]):
+        host.did("install", "-m", f"{tmp_path}/{uuid}.imgmanifest", "-f", f"{tmp_path}/{uuid}.zfs")
+    assert [host.pool.guid(uuid) for uuid in (base["uuid"], child["uuid"])] == guids
+    same_content(host.pool, f"{base['uuid']}@final", folder)
+
+
+def has_large_blocks(file: Path) -> bool:
+    begin, _ = begin_of(iter([file.read_bytes()]))
+    return Feature.LARGE_BLOCKS in begin.features
 
 
 def test_what_is_refused(host: Host, tmp_path: Path) -> None:

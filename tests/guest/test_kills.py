@@ -150,7 +150,7 @@ def whole_at_any_moment(host: Host) -> set[str]:
     return uuids
 
 
-def settled(host: Host, uuids: set[str]) -> None:
+def check_whole(host: Host, uuids: set[str]) -> None:
     """Asserts that just these images are there, and nothing else of them."""
     assert whole_at_any_moment(host) == uuids
     assert host.pool.names() == sorted(name for uuid in uuids for name in (uuid, f"{uuid}@final"))
@@ -179,7 +179,7 @@ def test_an_import_that_is_killed_ends_whole(host: Host, when: str, step: str, u
     host.daemon.start()
     # Nobody asks again.
     until(lambda: whole_at_any_moment(host) == {uuid} and jobs(host.daemon) == [], seconds=120)
-    settled(host, {uuid})
+    check_whole(host, {uuid})
 
 
 @pytest.mark.parametrize("step", DELETE_STEPS)
@@ -191,7 +191,7 @@ def test_a_deletion_that_is_killed_leaves_all_or_nothing(host: Host, when: str, 
     expected = {uuid} if (when, step) == ("before", "destroy") else set()
     assert whole_at_any_moment(host) == expected
     host.daemon.start()
-    settled(host, expected)
+    check_whole(host, expected)
 
 
 def _begun_or_over(host: Host, clients: Iterable[subprocess.Popen[str]]) -> bool:
@@ -215,10 +215,10 @@ def test_killed_at_any_moment(host: Host) -> None:
         # What was not begun yet is asked for again.
         host.ensure(INCREMENTAL, ZVOL)
         host.idle()
-        settled(host, {BASE, INCREMENTAL, ZVOL})
+        check_whole(host, {BASE, INCREMENTAL, ZVOL})
         with host.daemon.client() as client:
             for uuid in (INCREMENTAL, ZVOL, BASE):
                 client.delete(uuid)
-        settled(host, set())
+        check_whole(host, set())
     run("zpool", "scrub", "-w", POOL)
     assert "errors: No known data errors" in run("zpool", "status", POOL).stdout

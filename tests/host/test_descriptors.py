@@ -89,3 +89,42 @@ def test_a_system_that_refuses_is_a_warning(monkeypatch):
     assert (line["log_level"], line["limit"], line["needed"]) == ("warning", 256, 900)
     assert "LimitNOFILE" in line["hint"]
     assert descriptors.hard_limit() == float("inf")
+
+
+#: Opens files until there are no more, and says at which number the reserve began, and what it found then.
+USES_UP = """
+import errno, os, resource
+from imgstored.host import descriptors
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(os.sys.argv[1]),) * 2)
+first = None
+assert not descriptors.are_scarce()
+try:
+    while True:
+        number = os.open("/dev/null", os.O_RDONLY)
+        if descriptors.is_reserved(number) and first is None:
+            first = number
+            before = descriptors.are_scarce()
+except OSError as error:
+    found = error
+assert before and descriptors.are_scarce()
+try:
+    raise ValueError("config file cannot be read") from found
+except ValueError as error:
+    print(first, descriptors.shortage_behind(error).errno == errno.EMFILE)
+"""
+
+
+@pytest.mark.parametrize(("limit", "first"), [(256, 192), (1024, 896), (4096, 3968)])
+def test_the_last_descriptors_are_known_as_such(limit, first):
+    done = subprocess.run(
+        [sys.executable, "-c", USES_UP, str(limit)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.split(), done.stderr) == ([str(first), "True"], "")
+
+
+def test_an_error_without_a_shortage_is_none_of_it():
+    error = ValueError("x")
+    error.__cause__ = FileNotFoundError(errno.ENOENT, "no such file")
+    assert descriptors.shortage_behind(error) is None
+    error.__context__ = error  # a circle
+    assert descriptors.shortage_behind(error) is None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Seconds, however busy the machine is.
-PATIENCE = 30
+TIMEOUT = 30
 
 
 class Listener:
@@ -31,7 +31,7 @@ class Listener:
         self.address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self._socket.settimeout(PATIENCE)
+        self._socket.settimeout(TIMEOUT)
 
     def close(self) -> None:
         self._socket.close()
@@ -50,7 +50,7 @@ class Listener:
         except BlockingIOError:
             return messages
         finally:
-            self._socket.settimeout(PATIENCE)
+            self._socket.settimeout(TIMEOUT)
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -73,7 +73,7 @@ def test_what_is_said(listener):
     assert state == "RELOADING=1"
     key, value = when.split("=")
     assert key == "MONOTONIC_USEC"
-    assert 0 <= time.monotonic() * 1e6 - int(value) < PATIENCE * 1e6
+    assert 0 <= time.monotonic() * 1e6 - int(value) < TIMEOUT * 1e6
 
 
 def test_without_systemd_nothing_is_said_and_nothing_fails():
@@ -98,7 +98,7 @@ def test_the_environment_is_read_and_then_forgotten(listener):
     assert listener.heard() == "READY=1"
 
     async def main() -> None:
-        with trio.move_on_after(PATIENCE) as scope:
+        with trio.move_on_after(TIMEOUT) as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(notifier.watch)
                 for _ in range(3):
@@ -192,7 +192,7 @@ def test_the_daemon_says_when_it_is_ready_reloading_and_stopping(tmp_path, liste
         assert listener.heard() == "READY=1"
         process.terminate()
         assert listener.heard() == "STOPPING=1"
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
 
 
 def test_the_daemon_gives_signs_of_life_until_it_hangs(tmp_path, listener):
@@ -212,5 +212,5 @@ def test_the_daemon_gives_signs_of_life_until_it_hangs(tmp_path, listener):
 def test_a_start_that_fails_is_never_ready(tmp_path, listener):
     (tmp_path / "state").touch()
     with daemon(tmp_path, listener) as process:
-        assert process.wait(PATIENCE) != 0
+        assert process.wait(TIMEOUT) != 0
         assert listener.waiting() == []

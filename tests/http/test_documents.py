@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import gzip
+import re
+import socket
 import subprocess
 import sys
+import threading
+import zlib
 
 import pytest
 import trio
+import trio.testing
+from msgspec.structs import replace
 
+from imgstored import lanes
 from imgstored.errors import ClientError
+from imgstored.http.addresses import Nearness
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location
 from tests.support.forward_proxy import ForwardProxy
@@ -132,6 +141,78 @@ async def test_gzip_is_decoded_and_nothing_else(start_faulty):
     assert "encoding that was not asked for" in str(error)
 
 
+async def test_an_answer_in_single_bytes_lets_others_have_their_turn(start_faulty):
+    """All of it is there at once, so reading it never waits."""
+    size = 20_000
+
+    def answer(_, wire):
+        chunks = b"1\r\nx\r\n" * size + b"0\r\n\r\n"
+        wire.reply("200 OK", {"Transfer-Encoding": "chunked"}, chunks, length=False)
+
+    server = start_faulty(answer)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        document, _ = await fetch(at(server.url))
+        nursery.cancel_scope.cancel()
+    assert document.body == b"x" * size
+    assert turns > size // 64
+
+
+async def test_an_answer_in_too_many_pieces_is_refused(start_faulty, monkeypatch):
+    monkeypatch.setattr("imgstored.http.gunzip._PIECES", 1000)
+
+    def answer(_, wire):
+        wire.reply("200 OK", {"Transfer-Encoding": "chunked"}, b"1\r\nx\r\n" * 50_000, length=False)
+
+    error, naps = await fetch(at(start_faulty(answer).url))
+    assert error.message.endswith(": the answer comes in too many pieces")
+    assert naps == []
+    gc.collect()
+
+
+async def test_requests_of_what_reads_are_bounded_and_hold_up_no_change(start_faulty):
+    release = threading.Event()
+
+    def answer(request, wire):
+        if request.target == "/held":
+            release.wait(30)
+        wire.reply("200 OK", {}, b"{}")
+
+    server = start_faulty(answer)
+    try:
+        async with trio.open_nursery() as nursery:
+            with lanes.bound("strangers"):
+                for _ in range(100):
+                    nursery.start_soon(fetch, at(f"{server.url}/held"))
+            with trio.fail_after(30):
+                while len(server.requests) < 32:  # noqa: ASYNC110 - what is waited for is in a thread
+                    await trio.sleep(0.01)
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                assert len(server.requests) == 32
+                assert (await fetch(at(f"{server.url}/free")))[0].status == 200
+            release.set()
+    finally:
+        release.set()
+
+
+async def test_the_last_descriptors_are_not_for_what_reads(nginx, site, monkeypatch):
+    (site / "doc").write_text("hello")
+    monkeypatch.setattr("imgstored.host.descriptors.are_scarce", lambda: True)
+    for lane in ("strangers", "questions"):
+        with lanes.bound(lane):
+            error, _ = await fetch(at(f"{nginx.url}/doc"))
+            assert error.message == f"{nginx.url}/doc: the daemon has too many open files"
+    assert (await fetch(at(f"{nginx.url}/doc")))[0].status == 200
+
+
 @pytest.mark.parametrize(
     "encoding", ["UTF-8", "", "aws-chunked", "identity", "gzip", "x-gzip", "utf-8, none"]
 )
@@ -195,12 +276,12 @@ async def test_a_proxy_carries_both_schemes(start_nginx, site):
         assert "wrong" not in str(error)
 
 
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("login", [None, ("u", "p")])
-async def test_a_socks_proxy_carries_both_schemes(start_nginx, site, login):
+async def test_a_socks_proxy_carries_both_schemes(start_nginx, site, login, whole):
     (site / "doc").write_text("hello")
     plain, secure = start_nginx(), start_nginx(tls=True)
-    # httpx2 takes what one read brings for the whole reply.
-    with SocksProxy(login=login, whole=True) as proxy:
+    with SocksProxy(login=login, whole=whole) as proxy:
         for nginx in (plain, secure):
             access = {
                 "proxy": f"socks5://{'u:p@' if login else ''}{proxy.address}",
@@ -211,13 +292,79 @@ async def test_a_socks_proxy_carries_both_schemes(start_nginx, site, login):
         assert proxy.seen == [f"127.0.0.1:{plain.port}", f"127.0.0.1:{secure.port}"]
 
 
-# httpcore2 2.16 leaves the socket of a refused connection to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_a_socks_proxy_that_refuses(nginx):
-    with SocksProxy(refuse=True, whole=True) as proxy:
-        error, _ = await fetch(at(f"{nginx.url}/doc", proxy=f"socks5://{proxy.address}"))
+@pytest.mark.parametrize(("kind", "scheme"), [(ForwardProxy, "http"), (SocksProxy, "socks5")])
+async def test_no_proxy_is_asked_for_what_is_nearer_than_allowed(nginx, site, kind, scheme):
+    (site / "doc").write_text("hello")
+    with kind() as proxy:
+        location = at(f"{nginx.url}/doc", proxy=f"{scheme}://{proxy.address}")
+        error, _ = await fetch(replace(location, limit=Nearness.PUBLIC))
+        assert "leads to an internal address (127.0.0.1)" in str(error)
+        assert proxy.seen == []
+        document, _ = await fetch(replace(location, limit=Nearness.LOOPBACK))
+        assert (document.body, document.near) == (b"hello", Nearness.LOOPBACK)
+        assert len(proxy.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"refuse": True}, r"refuses the connection \(connection not allowed by ruleset\)"),
+        ({"login": ("u", "other")}, "refuses the credentials"),
+    ],
+)
+async def test_a_socks_proxy_that_refuses(nginx, settings, words):
+    with SocksProxy(**settings) as proxy:
+        error, _ = await fetch(at(f"{nginx.url}/doc", proxy=f"socks5://u:{SECRET}@{proxy.address}"))
         gc.collect()
         assert isinstance(error, ClientError)
+        assert re.search(words, error.message)
+        assert SECRET not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (b"", "the proxy closed the connection"),
+        (b"\x05", "the proxy closed the connection"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak SOCKS 5"),
+        (b"\x05\x09", "does not speak SOCKS 5"),
+        (b"\x05\x00\x05\x00\x00\x07", "does not speak SOCKS 5"),
+        (b"\x05\x00\x05\x77\x00\x01" + bytes(6), "does not speak SOCKS 5"),
+    ],
+)
+async def test_what_is_no_socks_proxy(reply, words):
+    """Whatever comes is an error of ours."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(reply)
+                        connection.shutdown(socket.SHUT_WR)
+                        while connection.recv(4096):
+                            pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            port = listening.getsockname()[1]
+            error, _ = await fetch(at("http://127.0.0.1:9/doc", proxy=f"socks5://127.0.0.1:{port}"))
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            await trio.to_thread.run_sync(thread.join)
+    assert isinstance(error, ClientError)
+    assert words in error.message
+
+
+async def test_a_socks_proxy_that_says_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        proxy = f"socks5://127.0.0.1:{listening.getsockname()[1]}"
+        error, _ = await fetch(at("http://127.0.0.1:9/doc", proxy=proxy), connect_seconds=0.1, tries=1)
+    assert isinstance(error, ClientError)
+    assert "no connection within 0.1 s" in error.message
 
 
 async def test_a_bad_header_is_refused_without_being_shown():
@@ -229,3 +376,41 @@ async def test_a_bad_header_is_refused_without_being_shown():
 def test_importing_the_module_does_not_import_httpx2():
     code = "import sys, imgstored.http.documents; sys.exit('httpx2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "first",
+    [*(f"{status} No" for status in (408, 429, 500, 502, 503, 504, 529)), "close", "reset", "cut"],
+)
+async def test_what_passes_is_asked_again(start_faulty, first):
+    def answer(request, wire):
+        if request.number > 1:
+            wire.reply("200 OK", {}, b"hello")
+        elif first == "close":
+            wire.close()
+        elif first == "reset":
+            wire.reset()
+        elif first == "cut":
+            wire.reply("200 OK", {"Content-Length": "10"}, b"hel")
+            wire.close()
+        else:
+            wire.reply(first, {}, b"busy")
+
+    server = start_faulty(answer)
+    document, naps = await fetch(at(f"{server.url}/doc"))
+    assert (document.status, document.body, len(naps)) == (200, b"hello", 1)
+
+
+@pytest.mark.parametrize("word", ["deflate", "br", "zstd", "gzip, br"])
+async def test_an_encoding_that_is_only_named(start_faulty, word):
+    body = gzip.compress(b'["\xc3\xbc"]') if "gzip" in word else b'["\xc3\xbc"]'
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {"Content-Encoding": word}, body))
+    document, _ = await fetch(at(server.url))
+    assert document.body == b'["\xc3\xbc"]'
+
+
+async def test_an_encoding_that_was_not_asked_for(start_faulty):
+    body = zlib.compress(b"hello" * 100)
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {"Content-Encoding": "deflate"}, body))
+    error, _ = await fetch(at(server.url))
+    assert "an encoding that was not asked for ('deflate')" in error.message

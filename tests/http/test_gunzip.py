@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.http.gunzip import Body, NotGzipError, TooLargeError
+from imgstored.http import gunzip
+from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
 
 
 def fed(data: bytes, step: int, *, limit: int = 1 << 20, zipped: bool = True) -> bytes:
@@ -50,3 +51,11 @@ def test_a_bomb_does_not_go_off():
 def test_many_empty_members_are_bounded_by_what_was_taken():
     with pytest.raises(TooLargeError):
         fed(gzip.compress(b"") * 1000, 1 << 16, limit=1000)
+
+
+def test_a_body_in_single_bytes_is_bounded_and_one_in_sound_pieces_is_not(monkeypatch):
+    monkeypatch.setattr(gunzip, "_PIECES", 100)
+    assert fed(bytes(100), 1, zipped=False) == bytes(100)
+    with pytest.raises(TooManyPiecesError):
+        fed(bytes(102), 1, zipped=False)
+    assert len(fed(bytes(1 << 20), 1 << 10, zipped=False)) == 1 << 20

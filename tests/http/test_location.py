@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored.errors import ClientError
+from imgstored.http.addresses import Nearness
 from imgstored.http.location import (
     Access,
     Location,
@@ -45,7 +46,7 @@ FROM = Location("https://images.example/a/b?c=1", "https://images.example", ACCE
     ],
 )
 def test_a_redirect_within_the_origin_keeps_the_headers(target, url):
-    to = redirected(FROM, target)
+    to = redirected(FROM, target, Nearness.PUBLIC)
     assert to.url == url
     assert to.access == ACCESS
     assert to.source == FROM.source
@@ -61,18 +62,20 @@ def test_a_redirect_within_the_origin_keeps_the_headers(target, url):
     ],
 )
 def test_a_redirect_to_another_origin_loses_the_headers_only(target):
-    access = redirected(FROM, target).access
+    access = redirected(FROM, target, Nearness.PUBLIC).access
     assert (access.headers, access.cert_file, access.key_file) == ((), None, None)
     assert (access.ca_file, access.proxy) == (ACCESS.ca_file, ACCESS.proxy)
 
 
 def test_headers_do_not_come_back_with_the_old_origin():
-    back = redirected(redirected(FROM, "https://other.example/"), FROM.url)
+    back = redirected(redirected(FROM, "https://other.example/", Nearness.PUBLIC), FROM.url, Nearness.PUBLIC)
     assert back.access.headers == ()
 
 
 def test_http_may_lead_up_to_https():
-    up = redirected(Location("http://images.example/", "", ACCESS), "https://images.example/")
+    up = redirected(
+        Location("http://images.example/", "", ACCESS), "https://images.example/", Nearness.PUBLIC
+    )
     assert up.url == "https://images.example/"
     assert up.access.headers == ()
 
@@ -99,7 +102,7 @@ def test_http_may_lead_up_to_https():
 )
 def test_a_redirect_elsewhere_is_refused(target, words):
     with pytest.raises(ClientError, match=words) as caught:
-        redirected(FROM, target)
+        redirected(FROM, target, Nearness.PUBLIC)
     assert caught.value.message.startswith("https://images.example/a/b: redirects")
     assert "pw" not in caught.value.message
 
@@ -107,7 +110,7 @@ def test_a_redirect_elsewhere_is_refused(target, words):
 @given(st.text(max_size=200))
 def test_any_target_is_refused_or_leads_to_a_safe_place(target):
     try:
-        to = redirected(FROM, target)
+        to = redirected(FROM, target, Nearness.PUBLIC)
     except ClientError as error:
         assert SECRET not in error.message  # noqa: PT017  both outcomes are sound
         return

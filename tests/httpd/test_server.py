@@ -321,3 +321,28 @@ def test_refusals_are_of_the_application():
     assert status_of(answer) == 418
     assert b"X-Tea: green\r\n" in answer
     assert answer.endswith(b"a teapot\n")
+
+
+def drip(connected):
+    for _ in range(100):
+        connected.sendall(b"a")
+        time.sleep(0.05)
+
+
+def test_a_body_that_drips_is_too_slow():
+    """Bytes count, and not reads."""
+    limits = replace(LIMITS, min_rate=512, rate_seconds=0.3)
+    with serving(echo, limits) as server, server.connect() as connected:
+        connected.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            drip(connected)
+
+
+def test_a_failure_of_the_application_is_answered():
+    def application(request):
+        raise OSError(24, "Too many open files")
+
+    with serving(application) as server:
+        answer = server.say(get())
+    assert status_of(answer) == 503
+    assert b"open files" not in answer

@@ -13,7 +13,11 @@ from msgspec.structs import replace
 from imgstored.catalog import image_locks
 from imgstored.create.export import Exporter
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
-from imgstored.events.notifications import (
+from imgstored.imports import import_
+from imgstored.pools import timeout
+from imgstored.pools.base import Occupant, PoolImage
+from tests.imports.house import TESTER, House, open_house, pages, until
+from tests.support.events import (
     AlreadyInstalled,
     AncestorInstalled,
     Downloaded,
@@ -22,10 +26,6 @@ from imgstored.events.notifications import (
     Note,
     WaitingForLock,
 )
-from imgstored.imports import import_
-from imgstored.pools import timeout
-from imgstored.pools.base import Occupant, PoolImage
-from tests.imports.house import TESTER, House, open_house, pages, until
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 from tests.support.lock_holder import LockHolder, is_free
 from tests.support.other_writer import OtherWriter
@@ -101,7 +101,7 @@ async def told_to_wait(request) -> list[object]:
     events: list[object] = []
     async for event in request:
         events.append(event)
-        if isinstance(event, WaitingForLock):
+        if event["event"] == "waiting-for-lock":
             return events
     raise AssertionError(f"nothing was waited for: {events}")
 
@@ -117,7 +117,7 @@ async def test_an_import_waits_for_imgadm_and_finds_the_image(open_house, other,
                 assert house.pool.partials() == []
                 other.install(BASE)
                 imgadm.release()
-                rest = [event async for event in request if event.kind != "progress"]
+                rest = [event async for event in request if event["event"] != "progress"]
         assert rest == [InstalledMeanwhile(BASE, "base", "1.0.0")]
         assert house.left() == []
         assert house.view.shown == {BASE}
@@ -156,7 +156,7 @@ async def test_a_file_that_imgadm_has_installed_meanwhile_is_no_error(open_house
                 await told_to_wait(request)
                 other.install(ZVOL)
                 imgadm.release()
-                rest = [event async for event in request if event.kind != "progress"]
+                rest = [event async for event in request if event["event"] != "progress"]
         assert rest == [InstalledMeanwhile(ZVOL, "zvol", "1.0.0", from_file=True)]
         assert house.left() == []
 
@@ -168,7 +168,7 @@ async def test_a_child_goes_on_with_the_origin_that_imgadm_has_installed(open_ho
                 await told_to_wait(request)
                 other.install(BASE)
                 imgadm.release()
-                events = [event async for event in request if event.kind != "progress"]
+                events = [event async for event in request if event["event"] != "progress"]
         assert InstalledMeanwhile(BASE, "base", "1.0.0") in events
         assert events[-1] == Installed(INCREMENTAL, "incremental", "1.0.0")
         assert house.catalog.get("zones", INCREMENTAL).origin == BASE
@@ -248,7 +248,7 @@ async def told_of_others(request) -> list[object]:
     events: list[object] = []
     async for event in request:
         events.append(event)
-        if isinstance(event, Note) and "is being received by somebody else" in event.text:
+        if event["event"] == "note" and "is being received by somebody else" in event["text"]:
             return events
     raise AssertionError(f"nobody was waited for: {events}")
 
@@ -266,7 +266,7 @@ async def test_an_import_takes_what_somebody_else_was_receiving(open_house, othe
                 await house.delete(BASE)
             other.install(BASE)
             house.pool.found = None  # only now: the import looks in a thread
-            rest = [event async for event in request if event.kind != "progress"]
+            rest = [event async for event in request if event["event"] != "progress"]
         assert rest == [InstalledMeanwhile(BASE, "base", "1.0.0")]
         assert house.catalog.get("zones", BASE).source == "http://imgadm"
         assert house.left() == []
@@ -278,7 +278,7 @@ async def test_an_import_goes_on_when_what_somebody_else_received_has_gone(open_
         async with house.imports.request([BASE], requester=TESTER) as request:
             await told_of_others(request)
             house.pool.found = None
-            rest = [event async for event in request if event.kind != "progress"]
+            rest = [event async for event in request if event["event"] != "progress"]
         assert rest[-1] == Installed(BASE, "base", "1.0.0")
         assert house.catalog.get("zones", BASE).source != "http://imgadm"
 
@@ -347,7 +347,7 @@ async def test_who_is_faster_at_the_last_moment_is_waited_for(open_house, other)
             await told_of_others(request)
             other.install(BASE)
             house.pool.found = None  # only now: the import looks in a thread
-            rest = [event async for event in request if event.kind != "progress"]
+            rest = [event async for event in request if event["event"] != "progress"]
         assert rest == [InstalledMeanwhile(BASE, "base", "1.0.0")]
         assert len(await house.images.installed()) == 1
         assert other.manifest(BASE).exists()

@@ -27,18 +27,9 @@ from imgstored.errors import (
     PoolError,
     PoolNotFoundError,
     ResumeError,
+    StreamError,
     UncompressionError,
     UsageError,
-)
-from imgstored.events.notifications import (
-    AlreadyInstalled,
-    Downloaded,
-    Held,
-    Importing,
-    Installed,
-    Installing,
-    Note,
-    Planned,
 )
 from imgstored.events.stream import Ended, Refused, Requester
 from imgstored.imports.leftovers import Leftovers
@@ -47,6 +38,14 @@ from imgstored.imports.spec import ImportSpec
 from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
 from tests.imports.house import TESTER, open_house, pages, until
+from tests.support.events import (
+    AlreadyInstalled,
+    Downloaded,
+    Importing,
+    Installed,
+    Installing,
+    Planned,
+)
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 from tests.support.limits import import_limits
 from tests.support.streams import filesystem_stream
@@ -58,10 +57,12 @@ NOWHERE = "99999999-aaaa-4bbb-8ccc-000000000001"
 
 async def test_an_import_tells_its_story_and_leaves_nothing_else(open_house, nginx):
     async with open_house() as house:
-        events = [event for event in await house.all_events(INCREMENTAL) if event.kind != "progress"]
+        events = [event for event in await house.all_events(INCREMENTAL) if event["event"] != "progress"]
         assert events[0] == Importing(INCREMENTAL, "incremental", "1.0.0", nginx.url)
         assert Planned(2, 1_851_100 + 537_128) in events
-        assert {Downloaded(BASE, 1_851_100), Downloaded(INCREMENTAL, 537_128)} < set(events)
+        assert all(
+            event in events for event in (Downloaded(BASE, 1_851_100), Downloaded(INCREMENTAL, 537_128))
+        )
         assert events[-1] == Installed(INCREMENTAL, "incremental", "1.0.0")
         assert events.index(Installed(BASE, "base", "1.0.0")) < len(events) - 1
         assert house.view.shown == {BASE, INCREMENTAL}
@@ -78,8 +79,8 @@ class DoubtfulPool(EmbeddedPool):
 
     refusals = 1
 
-    def receive(self, uuid, blocks, *, origin=None):
-        image = super().receive(uuid, blocks, origin=origin)
+    def receive(self, uuid, blocks, **settings):
+        image = super().receive(uuid, blocks, **settings)
         if self.refusals:
             self.refusals -= 1
             self.abandon(uuid)
@@ -90,7 +91,7 @@ class DoubtfulPool(EmbeddedPool):
 async def test_what_a_pool_cannot_go_on_with_is_received_again_and_not_downloaded_again(open_house, nginx):
     async with open_house(kind=DoubtfulPool) as house:
         events = await house.all_events(ZVOL)
-        notes = [event.text for event in events if isinstance(event, Note)]
+        notes = [event["text"] for event in events if event["event"] == "note"]
         assert notes == ["the kernel refused to go on; receiving it from the beginning"]
         assert house.pool.image(ZVOL) is not None
         assert house.left() == []
@@ -113,7 +114,7 @@ async def test_the_last_who_leaves_ends_the_import(open_house, monkeypatch):
     received, cancelled = trio.Event(), threading.Event()
     whole = EmbeddedPool.receive
 
-    def receive(self, uuid, blocks, *, origin=None):
+    def receive(self, uuid, blocks, **settings):
         """Receives a part, and then waits for the import to be cancelled."""
 
         def slowly():
@@ -122,7 +123,7 @@ async def test_the_last_who_leaves_ends_the_import(open_house, monkeypatch):
                 trio.from_thread.run_sync(received.set)
                 cancelled.wait(10)
 
-        return whole(self, uuid, slowly(), origin=origin)
+        return whole(self, uuid, slowly(), **settings)
 
     monkeypatch.setattr(EmbeddedPool, "receive", receive)
     async with open_house() as house:
@@ -143,7 +144,7 @@ async def test_an_image_is_not_deleted_under_one_that_is_being_cloned_from_it(op
         await house.all_events(BASE)
         async with house.imports.request([INCREMENTAL], requester=TESTER) as request:
             async for event in request:
-                if isinstance(event, Planned):
+                if event["event"] == "plan":
                     with pytest.raises(ImageHasDependentClonesError, match=f"zones/{INCREMENTAL}"):
                         await house.delete(BASE)
         with pytest.raises(ImageHasDependentClonesError):
@@ -243,6 +244,80 @@ async def test_a_file_is_installed_also_when_its_client_has_closed_it(open_house
         assert house.left() == []
 
 
+async def test_a_partial_download_that_becomes_too_old_is_dropped_also_while_it_runs(open_house, monkeypatch):
+    monkeypatch.setattr("imgstored.imports.manager._EXPIRY_INTERVAL", 0.02)
+    monkeypatch.setattr("imgstored.imports.manager.Imports._go_on", _does_not_go_on)
+    kept, dropped, wanted = (f"11111111-aaaa-4bbb-8ccc-{number:012}" for number in (21, 22, 23))
+    async with open_house(limits=import_limits(keep_partial_seconds=1000.0)) as house:
+        for uuid in (kept, dropped, wanted):
+            house.journal.begin(ImportSpec(uuid, "zones"), fixture_manifest(BASE) | {"uuid": uuid})
+            (house.spools / f"zones-{uuid}").write_bytes(b"a part")
+        house.journal.park("zones", kept)
+        house.journal.park("zones", dropped)
+        with house.journal.transaction() as db:
+            db.execute("UPDATE imports SET touched_at = touched_at - 2000 WHERE uuid != ?", (kept,))
+        await until(lambda: not (house.spools / f"zones-{dropped}").exists())
+        await until(lambda: len(house.journal.imports()) == 2)
+        assert {path.name for path in house.spools.iterdir()} == {f"zones-{kept}", f"zones-{wanted}"}
+        # As the configuration says now, after SIGHUP.
+        house.resources.reconfigure(import_limits(keep_partial_seconds=0.0))
+        await until(lambda: [each.spec.uuid for each in house.journal.imports()] == [wanted])
+
+
+async def _does_not_go_on(*_):
+    """In place of an import."""
+
+
+async def test_an_import_that_begins_is_not_taken_for_an_old_one(open_house, monkeypatch):
+    """It waits while old ones are dropped, and is wanted before the next look."""
+    monkeypatch.setattr("imgstored.imports.manager._EXPIRY_INTERVAL", 0.0)
+    async with open_house(limits=import_limits(keep_partial_seconds=0.0)) as house:
+        for _ in range(20):
+            house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
+            house.journal.park("zones", BASE)
+            events = await house.all_events(BASE)
+            assert any(event["event"] == Installed.kind for event in events)
+            await house.delete(BASE)
+        assert house.left() == []
+
+
+@pytest.mark.parametrize("how", ["import", "install"])
+@pytest.mark.parametrize(
+    ("uuid", "type_", "found"),
+    [(ZVOL, "zone-dataset", "volume"), (ZVOL, "lx-dataset", "volume"), (BASE, "zvol", "filesystem")],
+)
+async def test_a_stream_of_another_kind_than_the_manifest_says(open_house, pages, how, uuid, type_, found):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    manifest = fixture_manifest(uuid) | {"uuid": other, "type": type_}
+    pages.add(manifest, fixture_file(uuid))
+    async with open_house() as house:
+        with pytest.raises(StreamError, match=f'stream of a {found}, but the manifest.s type is "{type_}"'):
+            await _installed(house, manifest, uuid, how)
+        assert house.left() == []
+        assert house.catalog.all() == []
+
+
+@pytest.mark.parametrize("how", ["import", "install"])
+@pytest.mark.parametrize(
+    ("uuid", "type_"), [(ZVOL, "other"), (ZVOL, "vm"), (BASE, "other"), (BASE, "lx-dataset"), (BASE, None)]
+)
+async def test_a_type_that_fits_the_stream_or_says_nothing(open_house, pages, how, uuid, type_):
+    other = "11111111-aaaa-4bbb-8ccc-000000000009"
+    manifest = fixture_manifest(uuid) | {"uuid": other, "type": type_}
+    pages.add(manifest, fixture_file(uuid))
+    async with open_house() as house:
+        await _installed(house, manifest, uuid, how)
+        assert [image.uuid for image in house.catalog.all()] == [other]
+
+
+async def _installed(house, manifest, uuid, how):
+    if how == "import":
+        return await house.all_events(manifest["uuid"])
+    with fixture_file(uuid).open("rb") as file:
+        async with house.imports.install(manifest, file.fileno(), requester=TESTER) as request:
+            return [event async for event in request]
+
+
 async def test_a_file_whose_origin_is_not_there_is_refused(open_house):
     async with open_house() as house:
         with fixture_file(INCREMENTAL).open("rb") as file:
@@ -295,13 +370,13 @@ async def test_a_clients_hold_ends_with_it_and_with_a_daemon_that_was_killed(ope
         await house.all_events(BASE)
         async with house.images.holding(BASE, None, client="vm") as request:
             held = await anext(request)
-            assert isinstance(held, Held)
-            assert await house.images.holds(BASE, None) == [held.tag]
+            assert held["event"] == "held"
+            assert await house.images.holds(BASE, None) == [held["tag"]]
             with pytest.raises(ImageHeldError, match="vm"):
                 await house.delete(BASE)
         assert await house.images.holds(BASE, None) == []
         # As a killed daemon leaves it.
-        house.pool.hold(BASE, held.tag)
+        house.pool.hold(BASE, held["tag"])
     async with open_house() as house:
         assert await house.images.holds(BASE, None) == []
 
@@ -382,7 +457,7 @@ async def test_an_origin_that_two_images_share_is_told_of_once(open_house, pages
     async with open_house() as house:
         events = await house.all_events(INCREMENTAL, other)
     assert events.count(Installed(BASE, "base", "1.0.0")) == 1
-    assert sum(isinstance(event, Installed) for event in events) == 3
+    assert sum(event["event"] == "installed" for event in events) == 3
 
 
 async def test_images_that_fail_with_their_origin_give_its_error_once(open_house, pages):
@@ -432,7 +507,7 @@ async def test_who_asks_again_at_once_gets_a_new_import_and_not_the_cancelled_on
     async with open_house() as house:
         async with house.imports.request([BASE], requester=TESTER) as request:
             async for event in request:
-                if isinstance(event, Planned):
+                if event["event"] == "plan":
                     break
         # The last one has left.
         await dropping.wait()
@@ -443,6 +518,6 @@ async def test_who_asks_again_at_once_gets_a_new_import_and_not_the_cancelled_on
             assert [job["uuid"] for job in house.imports.jobs()] == [BASE]
             go_on.set()
             events = [event async for event in request]
-        assert events[-1].uuid == again
-        assert isinstance(events[-1], Installed)
+        assert events[-1]["uuid"] == again
+        assert events[-1]["event"] == "installed"
         assert house.left() == []

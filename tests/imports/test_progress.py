@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from imgstored.events.notifications import ImageProgress
 from imgstored.imports.progress import EVERY, RATE_WINDOW, WINDOW, Gauge, ProgressMeter, Reading, Sample
+from tests.support.events import ImageProgress
 
 
 def sample(done: int = 0, consumed: int = 0, total: int | None = 1000, **spent: Any) -> Sample:
@@ -81,14 +81,14 @@ def image(done: int, total: int | None) -> ImageProgress:
 
 def test_the_rate_is_that_of_the_last_seconds():
     meter = ProgressMeter()
-    assert meter.read([image(0, 1000)], 0.0).rate == 0.0
-    assert meter.read([image(100, 1000)], 1.0).rate == 100.0
+    assert meter.read([image(0, 1000)], 0.0)["rate"] == 0.0
+    assert meter.read([image(100, 1000)], 1.0)["rate"] == 100.0
     # Long after a burst it does not count any more.
     later = 1.0 + RATE_WINDOW + 1
     meter.read([image(100, 1000)], later)
-    assert meter.read([image(100, 1000)], later + 0.5).rate == 0.0
+    assert meter.read([image(100, 1000)], later + 0.5)["rate"] == 0.0
 
 
 def test_a_total_is_unknown_if_one_image_does_not_say():
     progress = ProgressMeter().read([image(1, 10), image(2, None)], 0.0)
-    assert (progress.done, progress.total) == (3, None)
+    assert (progress["done"], progress["total"]) == (3, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+from imgproto.documents import Phase
 
 from imgstored.errors import (
     CancelledError,
@@ -14,7 +15,6 @@ from imgstored.errors import (
     StreamError,
     UncompressionError,
 )
-from imgstored.events.notifications import Phase
 from imgstored.imports.state import KEPT, TRANSITIONS, End, check_transition, end_after, final_phase
 from imgstored.transfer.digest import WrongFileError
 from imgstored.transfer.mirror import ChangedError

@@ -147,8 +147,26 @@ def test_a_damaged_image_costs_that_image_alone(folder, damage):
     keep(library, BASE)
     keep(library, ZVOL)
     damage(folder / BASE)
-    assert [image.uuid for image in opened(folder).images()] == [ZVOL]
-    assert (folder / BASE).exists(), "for people to look at"
+    again = opened(folder)
+    assert [image.uuid for image in again.images()] == [ZVOL]
+    (aside,) = folder.glob(".damaged-*")
+    assert aside.name.startswith(f".damaged-{BASE}"), "for people to look at"
+    # The image can come again, and not all that was ever damaged stays.
+    assert keep(again, BASE)
+    for number in range(20):
+        (folder / f".damaged-{number}").mkdir()
+    again.sweep()
+    assert len(list(folder.glob(".damaged-*"))) == 10
+
+
+def test_whatever_is_in_the_place_of_a_coming_file_is_no_mistake(folder):
+    opened(folder)
+    (folder / f".coming-{BASE}").mkdir()
+    (folder / f".coming-{ZVOL}").write_bytes(b"part")
+    os.utime(folder / f".coming-{BASE}", (1, 1))
+    os.utime(folder / f".coming-{ZVOL}", (1, 1))
+    opened(folder)
+    assert list(folder.iterdir()) == []
 
 
 def test_what_a_crash_left_is_removed(folder):

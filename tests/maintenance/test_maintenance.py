@@ -17,18 +17,16 @@ from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.image_locks import ImageLocks
 from imgstored.catalog.refresh import Refresh
 from imgstored.errors import NoSourcesError, UsageError
-from imgstored.events.notifications import (
-    Left,
-    ManifestUpdated,
-    NotInSources,
-    OriginalUnknown,
-    SnapshotRenamed,
-    UpdateFailed,
-)
 from imgstored.maintenance.maintenance import Maintenance
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.source_set import SourceSet
+from tests.support.events import (
+    Left,
+    ManifestUpdated,
+    NotInSources,
+    SnapshotRenamed,
+)
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, ImageSite, fixture_manifest
 from tests.support.streams import filesystem_stream
 
@@ -36,8 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from imgproto.events import EventDocument
+
     from imgstored.catalog.catalog import InstalledImage
-    from imgstored.events.notifications import Event
     from imgstored.pools.base import PoolImage, Use
     from tests.support.nginx import Nginx
 
@@ -95,7 +94,7 @@ class House:
     view: ShownImages
     folder: Path
     coming: list[str]
-    notified: list[Event] = field(default_factory=list)
+    notified: list[EventDocument] = field(default_factory=list)
 
     def record(self, uuid: str) -> dict[str, Any]:
         read: dict[str, Any] = json.loads(self.file(uuid).read_text())
@@ -109,7 +108,7 @@ class House:
             return [event async for event in events]
 
     async def vacuum(self, *, older_than: int | None = None, keep: int = 0) -> list[str]:
-        async def tell(event: Event) -> None:
+        async def tell(event: EventDocument) -> None:
             self.notified.append(event)
 
         self.notified = []
@@ -165,7 +164,7 @@ class TestUpdate:
         async with open_house(ZVOL, BASE, manifests={ZVOL: old}) as house:
             os.utime(house.file(ZVOL), (1000.0, 1000.0))
             (event,) = await house.update()
-            assert event == ManifestUpdated(ZVOL, "zones", nginx.url, ("description", "tags"))
+            assert event == ManifestUpdated(ZVOL, "zones", nginx.url, ["description", "tags"])
             assert house.record(ZVOL)["manifest"] == fixture_manifest(ZVOL)
             assert house.catalog.get("zones", ZVOL).manifest == fixture_manifest(ZVOL)
             assert house.view.manifests == {ZVOL: fixture_manifest(ZVOL)}
@@ -192,7 +191,7 @@ class TestUpdate:
             assert await house.update() == []
             assert not house.file(BASE).exists()
             (event,) = await house.update(BASE)
-            assert (event.uuid, event.fields) == (BASE, None)
+            assert (event["uuid"], event["fields"]) == (BASE, None)
             assert house.catalog.get("zones", BASE).manifest == fixture_manifest(BASE)
             assert house.view.manifests == {BASE: fixture_manifest(BASE)}
             assert await house.update(BASE) == []
@@ -204,8 +203,8 @@ class TestUpdate:
             house.pool.hidden = {BASE: {"other": 5}}
             house.catalog.remove("zones", BASE)
             before = {path: (path.stat().st_ino, path.read_bytes()) for path in house.folder.rglob("*.json")}
-            kinds = [type(event) for event in await house.update(dry_run=True)]
-            assert kinds == [ManifestUpdated, OriginalUnknown]
+            kinds = [event["event"] for event in await house.update(dry_run=True)]
+            assert kinds == ["manifest-updated", "original-unknown"]
             after = {path: (path.stat().st_ino, path.read_bytes()) for path in house.folder.rglob("*.json")}
             assert before == after
             assert house.pool.hidden == {BASE: {"other": 5}}
@@ -232,18 +231,18 @@ class TestUpdate:
         manifest["files"] = "nonsense"
         pages._write_list()
         async with open_house(BASE, MADE, ZVOL, manifests={ZVOL: None}) as house:
-            events = {event.uuid: event for event in await house.update()}
-            assert isinstance(events[BASE], UpdateFailed)
-            assert events[BASE].error["code"] == "ManifestValidation"
+            events = {event["uuid"]: event for event in await house.update()}
+            assert events[BASE]["event"] == "update-failed"
+            assert events[BASE]["error"]["code"] == "ManifestValidation"
             assert events[MADE] == NotInSources(MADE)
-            assert isinstance(events[ZVOL], ManifestUpdated)
+            assert events[ZVOL]["event"] == "manifest-updated"
 
     async def test_a_file_that_cannot_be_written_is_a_failure_of_that_image(self, open_house):
         async with open_house(ZVOL, manifests={ZVOL: None}) as house:
             (house.folder / "images" / f"zones-{ZVOL}.json.new").mkdir()
             (event,) = await house.update()
-            assert isinstance(event, UpdateFailed)
-            assert "cannot be written" in event.error["message"]
+            assert event["event"] == "update-failed"
+            assert "cannot be written" in event["error"]["message"]
 
     async def test_without_sources_it_ends_at_once(self, open_house):
         async with open_house(ZVOL, BASE, sources=False) as house:
@@ -258,7 +257,7 @@ class TestUpdate:
             house.pool.hidden = {BASE: {"x": 6, "old": 7}}
             house.catalog.remove("zones", BASE)
             events = await house.update()
-            assert [type(event) for event in events] == [ManifestUpdated, SnapshotRenamed]
+            assert [event["event"] for event in events] == ["manifest-updated", "snapshot-renamed"]
             assert events[-1] == SnapshotRenamed(BASE, "zones", "old")
             assert house.pool.hidden == {}
             assert house.catalog.get("zones", BASE).manifest == house.record(BASE)["manifest"]
@@ -269,7 +268,10 @@ class TestUpdate:
             house.pool.hidden = {BASE: {"x": 6}}
             house.catalog.remove("zones", BASE)
             assert await house.update() == []
-            assert [type(event) for event in await house.update(BASE)] == [ManifestUpdated, OriginalUnknown]
+            assert [event["event"] for event in await house.update(BASE)] == [
+                "manifest-updated",
+                "original-unknown",
+            ]
 
     async def test_it_waits_for_who_works_on_the_image(self, open_house):
         async with open_house(ZVOL, manifests={ZVOL: None}) as house:

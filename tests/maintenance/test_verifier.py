@@ -19,12 +19,12 @@ from imgstored.catalog.image_locks import ImageLocks
 from imgstored.catalog.receipts import Receipts, receipt_of
 from imgstored.catalog.refresh import Refresh
 from imgstored.errors import ImageHeldError, ImageNotInstalledError, InvalidUUIDError, PoolNotFoundError
-from imgstored.events.notifications import Event, Note, Progress, Verified, Verifying
 from imgstored.maintenance import verifier
 from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.pools.base import Occupant
 from tests.imports.house import RememberingView, until
 from tests.pools.contract import BASE, IMAGES, INCREMENTAL, OTHER, ZVOL, install
+from tests.support.events import Verified, Verifying
 from tests.support.image_site import fixture_manifest
 from tests.support.lock_holder import LockHolder
 from tests.support.shared_pool import SharedPool
@@ -32,6 +32,8 @@ from tests.support.shared_pool import SharedPool
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from imgproto.events import EventDocument
 
 
 @dataclass
@@ -44,7 +46,7 @@ class House:
     receipts: Receipts
     verifier: Verifier
     busy: bool = False
-    told: list[Event] = field(default_factory=list)
+    told: list[EventDocument] = field(default_factory=list)
 
     def install(self, uuid: str, *, receipt: bool = True) -> None:
         """As the daemon does; or without a receipt, as imgadm does."""
@@ -64,22 +66,22 @@ class House:
 
     async def verify(self, *uuids: str, pool: str | None = None, record: bool = False) -> dict[str, str]:
         """The result of each image, in order."""
-        told: list[Event] = []
+        told: list[EventDocument] = []
 
-        async def tell(event: Event) -> None:
+        async def tell(event: EventDocument) -> None:
             told.append(event)
             self.told.append(event)
 
         counts = await self.verifier.verify(
             list(uuids) or None, pool, client="test", tell=tell, record=record
         )
-        results = {event.uuid: event.result for event in told if isinstance(event, Verified)}
+        results = {event["uuid"]: event["result"] for event in told if event["event"] == "verified"}
         assert sum(counts.values()) == len(results)
         assert all(counts[result] == list(results.values()).count(result) for result in counts)
         return results  # type: ignore[return-value]
 
     def reasons(self) -> list[str]:
-        return [event.reason for event in self.told if isinstance(event, Verified) and event.reason]
+        return [event["reason"] for event in self.told if event["event"] == "verified" and event["reason"]]
 
 
 @pytest.fixture
@@ -265,7 +267,7 @@ async def test_who_leaves_ends_it(house: House, monkeypatch: pytest.MonkeyPatch)
     assert not slow.ended.is_set()
     slow.go.set()
     await happened(slow.ended)
-    assert [event for event in house.told if isinstance(event, Verified)] == []
+    assert [event for event in house.told if event["event"] == "verified"] == []
     assert await house.verify() == {BASE: "ok"}
 
 
@@ -276,10 +278,10 @@ async def test_one_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> N
         nursery.start_soon(house.verify)
         await happened(slow.reading)
         nursery.start_soon(house.verify)
-        await until(lambda: any(isinstance(event, Note) for event in house.told))
-        assert sum(isinstance(event, Verifying) for event in house.told) == 1
+        await until(lambda: any(event["event"] == "note" for event in house.told))
+        assert sum(event["event"] == "verifying" for event in house.told) == 1
         slow.go.set()
-    assert [event.result for event in house.told if isinstance(event, Verified)] == ["ok", "ok"]
+    assert [event["result"] for event in house.told if event["event"] == "verified"] == ["ok", "ok"]
 
 
 async def test_it_tells_how_far_it_is(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,12 +290,12 @@ async def test_it_tells_how_far_it_is(house: House, monkeypatch: pytest.MonkeyPa
     slow = Slow(house.pool, monkeypatch)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.verify)
-        await until(lambda: any(isinstance(event, Progress) for event in house.told))
+        await until(lambda: any(event["event"] == "progress" for event in house.told))
         slow.go.set()
-    progress = next(event for event in house.told if isinstance(event, Progress))
-    assert (progress.images[0].uuid, progress.images[0].phase) == (BASE, "verifying")
-    assert progress.total is not None
-    assert 0 <= progress.done <= progress.total
+    progress = next(event for event in house.told if event["event"] == "progress")
+    assert [(image["uuid"], image["phase"]) for image in progress["images"]] == [(BASE, "verifying")]
+    assert progress["total"] is not None
+    assert 0 <= progress["done"] <= progress["total"]
 
 
 @pytest.mark.alone

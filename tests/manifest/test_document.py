@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored.errors import InvalidManifestError
-from imgstored.manifest import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, parse, parse_list
+from imgstored.manifest import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, Damaged, parse, parse_entries, parse_list
 from imgstored.manifest import document as decoder
 from imgstored.manifest.document import MAX_MANIFEST_VALUES, MAX_VALUES, check_document
 
@@ -173,6 +173,61 @@ def test_a_manifest_fits_into_a_message():
     check_document({"a": [1] * (MAX_MANIFEST_VALUES - 3)})
     with pytest.raises(InvalidManifestError, match="more than 60000 values"):
         check_document({"a": [1] * (MAX_MANIFEST_VALUES - 2)})
+
+
+DAMAGED = [
+    "1e999",
+    '{"a": 1, "a": 2}',
+    "-Infinity",
+    r'["\ud800"]',
+    "[" * 40 + "]" * 40,
+    "{]",
+    "tru",
+    '{"a"}',
+    "",
+]
+
+
+@given(arrays, st.lists(st.tuples(st.integers(0, 6), st.sampled_from(DAMAGED)), min_size=1, max_size=3))
+def test_a_damaged_entry_costs_itself_only(good, damage):
+    entries: list[object] = [*good]
+    texts = [json.dumps(value, ensure_ascii=False) for value in good]
+    for place, text in damage:
+        entries.insert(place, Damaged)
+        texts.insert(place, text)
+    if len(texts) == 1 and not texts[0]:
+        return  # an empty list
+    for data in (f"[{','.join(texts)}]", f"\ufeff \n[ {' , '.join(texts)} ]\t"):
+        read = parse_entries(data.encode())
+        assert [Damaged if isinstance(value, Damaged) else value for value in read] == entries
+
+
+@given(st.binary(max_size=60) | st.text('[]{}",:\\1 ', max_size=60).map(str.encode))
+def test_any_bytes_are_a_list_or_none(data):
+    with contextlib.suppress(InvalidManifestError):
+        assert isinstance(parse_entries(data), list)
+
+
+@given(arrays, st.integers(1, 40))
+def test_a_list_that_is_cut_off_is_none(good, cut):
+    data = json.dumps([*good, "end"]).encode()
+    with pytest.raises(InvalidManifestError):
+        parse_entries(data[: max(0, len(data) - cut)])
+
+
+def test_the_damaged_entry_says_which_image_it_is():
+    texts = ['{"uuid": "x", "n": 1e999}', '{"uuid": ["x"], "n": NaN}', '{"n": NaN}', "NaN", "tru"]
+    read = parse_entries(f"[{','.join(texts)}]".encode())
+    assert [entry.uuid for entry in read] == ["x", ["x"], None, None, None]
+    uuid = "33333333-aaaa-4bbb-8ccc-000000000001"
+    very_deep = '{"uuid" : "%s", "n": %s}' % (uuid, "[" * 50_000 + "]" * 50_000)  # noqa: UP031
+    assert parse_entries(f"[1, {very_deep}]".encode())[1] == Damaged(uuid, "nested more than 32 levels deep")
+
+
+@pytest.mark.parametrize("levels", [28, 29])
+def test_an_entry_may_be_as_deep_as_a_manifest(levels):
+    deep = '{"n":' + "[" * (levels - 1) + "]" * (levels - 1) + "}"
+    assert isinstance(parse_entries(f"[{deep}]".encode())[0], Damaged) == (levels > 28)
 
 
 def test_a_list_must_be_a_list():

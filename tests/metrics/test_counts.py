@@ -7,7 +7,6 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from imgstored.errors import CancelledError, DownloadError, ImageHeldError
-from imgstored.events.notifications import Resumed
 from imgstored.events.stream import (
     Action,
     CacheHit,
@@ -19,6 +18,7 @@ from imgstored.events.stream import (
     outcome_of,
 )
 from imgstored.metrics.counts import OTHER, Counts, WithoutCreated
+from tests.support.events import Resumed
 from tests.support.image_site import BASE
 
 

@@ -22,7 +22,7 @@ MADE = "22222222-aaaa-4bbb-8ccc-000000000002"
 MISSING = "22222222-aaaa-4bbb-8ccc-0000000000ff"
 
 #: Far longer than anything here takes.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class Scraped(dict[tuple[str, ...], float]):
@@ -40,7 +40,7 @@ class Scraper:
         self._url = f"http://127.0.0.1:{port}/metrics"
 
     def __call__(self) -> Scraped:
-        with urllib.request.urlopen(self._url, timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(self._url, timeout=TIMEOUT) as answer:
             text = answer.read().decode()
         return Scraped(
             {
@@ -52,7 +52,7 @@ class Scraper:
 
     def until(self, wanted) -> Scraped:
         """The first scrape that is as wanted."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not wanted(found := self()):
             assert time.monotonic() < deadline, found
             time.sleep(0.05)
@@ -153,7 +153,7 @@ def _asked_for_by_three(tmp_path, url):
         with daemon.client() as client:
             client.cancel(MADE)
         for asker in askers:
-            asker.join(PATIENCE)
+            asker.join(TIMEOUT)
         ended = scrape()
         assert ended["imgstored_imports_under_way", "downloading"] == 0
         assert ended["imgstored_imports_total", "cancelled"] == 1
@@ -164,7 +164,7 @@ def _asked_for_by_three(tmp_path, url):
         assert resumed["imgstored_resumed_bytes_total",] <= ended["imgstored_source_bytes_total", source]
         with daemon.client() as client:
             client.cancel(MADE)
-        again.join(PATIENCE)
+        again.join(TIMEOUT)
 
 
 def test_a_daemon_that_cannot_listen_says_so(tmp_path):

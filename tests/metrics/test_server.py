@@ -14,12 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 import trio
+import trio.testing
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 import imgstored.metrics
 from imgstored.errors import ConfigError
 from imgstored.httpd.address import TcpAddress, UnixAddress
-from imgstored.metrics import open_metrics
+from imgstored.metrics import open_metrics, server
 from imgstored.pools.base import Space
 from imgstored.queries.status import PoolStates
 from tests.support.nginx import free_port
@@ -56,7 +58,8 @@ class Host:
         self.unreadable = False
 
     def of_pool(self, name):
-        return {"zones": [1, 2], "dead": []}[name]
+        image = SimpleNamespace(image=SimpleNamespace(used=7))
+        return {"zones": {"a": image, "b": image}, "dead": {}}[name]
 
     async def health(self):
         if self.unreadable:
@@ -227,14 +230,56 @@ async def test_an_upgrade_to_another_protocol_is_ignored(address, port, host):
         assert (await get(port))[0] == 200
 
 
-@pytest.mark.slow
-async def test_who_connects_and_says_nothing_keeps_others_out_for_seconds_only(address, port, host):
+@pytest.fixture
+def without_end(monkeypatch):
+    """Connections are not ended for being silent, so that nothing depends on how long that takes."""
+    seconds = {"head_seconds": 1000.0, "idle_seconds": 1000.0, "silence_seconds": 1000.0}
+    monkeypatch.setattr(server, "_LIMITS", replace(server._LIMITS, connections=16, **seconds))
+
+
+@pytest.mark.usefixtures("without_end")
+@pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nHost: h\r\n"], ids=["nothing", "half"])
+async def test_who_keeps_the_server_waiting_keeps_others_waiting_no_longer(address, port, host, said):
     async with serving(address, host):
         with ExitStack() as stack:
             for _ in range(40):
-                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(said)
             with trio.fail_after(PATIENCE):
-                assert (await get(port))[0] == 200
+                for _ in range(20):
+                    assert (await get(port))[0] == 200
+
+
+@pytest.mark.usefixtures("without_end")
+async def test_who_waits_for_an_answer_keeps_the_place(address, port, host):
+    host.pools["dead"].answers.clear()  # so that each answer takes some time, and they come one by one
+    answers = []
+
+    async def scrape():
+        answers.append((await get(port))[0])
+
+    async with serving(address, host):
+        with ExitStack() as stack:
+            async with trio.open_nursery() as nursery:
+                for _ in range(12):
+                    nursery.start_soon(scrape)
+                await trio.testing.wait_all_tasks_blocked()
+                for _ in range(40):
+                    stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+    assert answers == [200] * 12
+
+
+@pytest.mark.usefixtures("without_end")
+async def test_who_does_not_read_the_answer_gives_way(address, port, host):
+    """Nor does it keep the daemon from stopping: 16 of them are still there at the end."""
+    host.sources = [{"url": f"https://{at:050000}", "error": None, "answered_at": 1.0} for at in range(200)]
+    async with serving(address, host):
+        with ExitStack() as stack:
+            for _ in range(16):
+                client = stack.enter_context(socket.socket())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.connect(("127.0.0.1", port))
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await get(port, "/healthz"))[0] == 200
 
 
 async def test_who_leaves_in_the_middle_ends_nothing(address, port, host):

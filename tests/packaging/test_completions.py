@@ -25,7 +25,7 @@ fpath=({FOLDER} $fpath)
 autoload -Uz compinit
 compinit -D -u
 print -r -- $_comps[imgctl]
-_describe() {{ print -rl -- ${{(P)4}} }}
+compadd() {{ print -rl -- "${{shown[@]}}" }}
 words=(imgctl comp) CURRENT=2 PREFIX=comp
 _imgctl
 """
@@ -54,6 +54,6 @@ def test_bash():
 def test_zsh():
     function, *words = run("zsh", "-f", "-c", ZSH)
     assert function == "_imgctl"
-    assert any(word.startswith("completion:") for word in words)
+    assert any(word.startswith("completion ") for word in words)
     # Once: the script and this file do not both do it.
     assert len(words) == len(set(words))

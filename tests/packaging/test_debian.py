@@ -11,7 +11,7 @@ import pytest
 
 import imgstored
 from tests.support.overlay import run_over
-from tests.support.packages import PATIENCE, ROOT, build, outside
+from tests.support.packages import ROOT, TIMEOUT, build, outside
 
 EXTRAS = "fuse"
 
@@ -30,7 +30,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return Path(done.stdout.splitlines()[-1])
@@ -64,9 +64,12 @@ def test_what_is_where(package: Path):
         "/usr/share/man/man8/imgstored.8.gz",
         "/usr/share/bash-completion/completions/imgctl",
         "/usr/share/zsh/vendor-completions/_imgctl",
+        "/usr/share/fish/vendor_completions.d/imgctl.fish",
         "/usr/share/doc/imgstore/copyright",
     } <= files
     assert {line[1] for line in lines} == {"root/root"}
+    # Its sources may have passwords.
+    assert [line[0] for line in lines if line[5] == "./etc/imgstored.toml"] == ["-rw-------"]
     # Nothing that another package may have, too: of Python's all is in /opt/imgstore.
     elsewhere = {file for file in files if not file.startswith("/opt/")}
     assert [file for file in elsewhere if file.endswith((".py", ".pyc", ".so"))] == []
@@ -87,6 +90,7 @@ imgstored --config /etc/imgstored.toml 2>/dev/null & daemon=$!
 for _ in $(seq 300); do imgctl list >/dev/null 2>&1 && break; sleep 0.1; done
 imgctl list -H && echo listed
 stat -c '%G %a' /run/imgstored/imgstored.sock
+stat -c 'configuration %a' /etc/imgstored.toml
 ls /images
 # Debian's own packages are found, too, for python3-pyzfs is one.
 /opt/imgstore/bin/python -c 'import pyfuse3, sys; print(*sys.path)' | grep -o /usr/lib/python3/dist-packages
@@ -116,6 +120,7 @@ def test_install_use_upgrade_remove_purge(package: Path, tmp_path: Path):
         "group imgstore",
         "listed",
         "imgstore 666",
+        "configuration 600",
         "by-name",
         "/usr/lib/python3/dist-packages",
         "stopped",

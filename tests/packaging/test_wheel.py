@@ -23,7 +23,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 #: What the wheel needs by itself.
-BASE_PACKAGES = {"trio", "msgpack", "blake3", "httpx2", "h11", "socksio", "msgspec", "structlog", "tqdm"}
+BASE_PACKAGES = {
+    "trio",
+    "msgpack",
+    "blake3",
+    "httpx2",
+    "httpcore2",
+    "h11",
+    "socksio",
+    "msgspec",
+    "structlog",
+    "tqdm",
+}
 #: What the extras bring.
 EXTRAS = ("isal", "numpy", "zstandard", "pyfuse3", "werkzeug", "prometheus_client")
 
@@ -73,6 +84,7 @@ def test_the_wheel_has_both_programs_and_what_belongs_to_them(wheel: Path):
         "share/man/man5/imgstored.toml.5",
         "share/bash-completion/completions/imgctl",
         "share/zsh/site-functions/_imgctl",
+        "share/fish/vendor_completions.d/imgctl.fish",
         "share/imgstore/systemd/imgstored.service",
         "share/imgstore/smf/imgstored.xml",
         "share/imgstore/smf/method/imgstored",

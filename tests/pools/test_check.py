@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
-from imgstored.pools.embedded import EmbeddedPool
+from imgstored.pools.embedded import EmbeddedPool, check
+from imgstored.pools.embedded.notes import ImageNote
+from imgstored.zstream.records import Begin, Feature, Objset, Record, RecordType
 from tests.pools.contract import BASE, INCREMENTAL, ZVOL, Name, install
 from tests.support.streams import StreamWriter, in_pieces
 
@@ -101,6 +104,44 @@ def test_a_real_volume(pool: EmbeddedPool, tmp_path: Path) -> None:
     assert damage(pool, ZVOL) is None
     flip(tmp_path / "pool" / ZVOL / "skeleton.zfs", 700)
     assert damage(pool, ZVOL) is not None
+
+
+def test_very_many_freed_ranges_are_not_kept(tmp_path: Path) -> None:
+    """Each took 231 bytes: 220 MiB for a file of 4.3 MiB."""
+    path = tmp_path / "disk"
+    path.write_bytes(b"")
+    os.truncate(path, SIZE)
+    origin = ImageNote(DISK, 11, None, 0, "volume", 1, volume_size=SIZE, block_size=BLOCK)
+    note = ImageNote(NEXT, 12, DISK, 11, "volume", 1, volume_size=SIZE, block_size=BLOCK)
+    begin = Begin("<", Feature(0), Objset.VOLUME, 12, 11, "")
+    with path.open("rb") as file:
+        disk = check._Disk(begin, note, origin, [file.fileno(), file.fileno()])
+        tracemalloc.start()
+        try:
+            for at in range(10_000):
+                # What is between two of them is as in the origin, so that they cannot be joined.
+                disk.step(Record(RecordType.FREE, b"", b"", 1, 64 * at, 32), lambda: None)
+            used, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        disk.finish(lambda: None)
+    assert used < 100_000
+
+
+def test_a_flipped_bit_between_very_many_freed_ranges(disks: EmbeddedPool, tmp_path: Path) -> None:
+    writer = StreamWriter(guid=13)
+    begin = [writer.begin(objset=3, fromguid=11), writer.object(1, kind=23, block_size=BLOCK)]
+    freed = [writer.free(1, 1024 * at, 512) for at in range(2000)]
+    end = [writer.object(2, kind=24, block_size=512), writer.volume_size(SIZE), writer.end()]
+    other = "33333333-aaaa-4bbb-8ccc-000000000003"
+    disks.receive(other, in_pieces(b"".join([*begin, *freed, *end]), 1 << 20), origin=DISK)
+    disks.publish(other)
+    path = tmp_path / "pool" / other / "disk.raw"
+    for at, why in ((5, "was changed"), (600, "differs from its origin's"), (1_048_576 + 700, "differs")):
+        flip(path, at)
+        assert why in str(damage(disks, other))
+        flip(path, at)
+        assert damage(disks, other) is None
 
 
 @pytest.mark.parametrize(("name", "uuid", "file"), [("base", BASE, "stream.zfs"), ("zvol", ZVOL, "disk.raw")])

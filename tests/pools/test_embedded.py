@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -20,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.errors import ImgstoreError, NoSpaceError, PoolError, StreamError
-from imgstored.pools.embedded import EmbeddedPool, files, receive
+from imgstored.pools.base import Boundless
+from imgstored.pools.embedded import EmbeddedPool, files, notes, receive
 from imgstored.zstream.reader import StreamReader
 from tests.pools.contract import (
     BASE,
@@ -58,6 +60,20 @@ class EmbeddedPools:
 
     def open(self) -> EmbeddedPool:
         return EmbeddedPool("zones", self.folder)
+
+    def resume_point(self, uuid: str) -> int:
+        return resume_point(self.folder, uuid)
+
+
+def resume_point(pool: Path, uuid: str) -> int:
+    """As the checkpoint in the partial's folder says."""
+    try:
+        folder = files.Folder.at(pool / f"{uuid}-partial")
+    except FileNotFoundError:
+        return 0
+    with folder:
+        checkpoint = notes.read_checkpoint(folder, uuid)
+    return 0 if checkpoint is None else checkpoint.reader.offset
 
 
 @pytest.fixture
@@ -322,13 +338,13 @@ def boundaries(stream: bytes) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "every"), [("base", 80), ("incremental", 16), ("zvol", 4)])
-def test_cut_between_records(pool: EmbeddedPool, name: Name, every: int) -> None:
-    stream = real_stream(name)
+def test_cut_between_records(pools: EmbeddedPools, name: Name, every: int) -> None:
+    pool, stream = pools.open(), real_stream(name)
     if name == "incremental":
         install(pool, "base")
     for place in boundaries(stream)[::every]:
         begin(pool, name, place)
-        assert pool.resume_point(IMAGES[name]) == place
+        assert pools.resume_point(IMAGES[name]) == place
         install(pool, name)
         assert sent(pool, IMAGES[name]) == stream
         pool.destroy(IMAGES[name])
@@ -341,7 +357,7 @@ def test_cut_at_any_byte(folders: Path, first: float, second: float) -> None:
     pool = EmbeddedPool("zones", folders / "any")
     for part in (first, second):
         begin(pool, "zvol", int(part * len(stream)))
-        point = pool.resume_point(ZVOL)
+        point = resume_point(folders / "any", ZVOL)
         assert point in (0, *boundaries(stream))
     assert point >= min(int(second * len(stream)), len(stream)) - 9000
     install(pool, "zvol")
@@ -485,7 +501,7 @@ def test_killed_at_every_step(tmp_path: Path, name: Name) -> None:
         pool = EmbeddedPool("zones", folder)
         assert not list(folder.glob(".trash-*"))
         if pool.image(IMAGES[name]) is None:
-            resumed += pool.resume_point(IMAGES[name]) > 0
+            resumed += resume_point(folder, IMAGES[name]) > 0
             install(pool, name)
         else:
             published += 1
@@ -528,10 +544,10 @@ pool.receive({BASE!r}, blocks())
             assert child.stderr.read(count) == b"." * count
             child.kill()
         pool = EmbeddedPool("zones", tmp_path / "pool")
-        assert pool.resume_point(BASE) >= (count - 1) * 100_000 - (1 << 20) - 200_000
+        assert resume_point(tmp_path / "pool", BASE) >= (count - 1) * 100_000 - (1 << 20) - 200_000
         del pool
     pool = EmbeddedPool("zones", tmp_path / "pool")
-    assert pool.resume_point(BASE) > 18_000_000
+    assert resume_point(tmp_path / "pool", BASE) > 18_000_000
     pool.receive(BASE, in_pieces(stream))
     pool.publish(BASE)
     assert sent(pool, BASE) == stream
@@ -584,16 +600,99 @@ def test_garbage_is_left_alone(pools: EmbeddedPools, tmp_path: Path) -> None:
     assert (tmp_path / "pool").is_dir()
 
 
-def test_holds_that_cannot_be_read_hold(pools: EmbeddedPools) -> None:
+@pytest.mark.parametrize(
+    "content", [b"\0", b"", b'{"tags": ["\xff"]}', b"\xff\xfe", b'{"tags": [1]}', b"[" * 9999]
+)
+def test_holds_that_cannot_be_read_hold(pools: EmbeddedPools, content: bytes) -> None:
     pool = pools.open()
     install(pool, "base")
     pool.hold(BASE, "tag")
-    (pools.folder / BASE / "holds.json").write_bytes(b"\0")
+    assert pool.damage() == []
+    (pools.folder / BASE / "holds.json").write_bytes(content)
     pool = pools.open()
+    (said,) = pool.damage()
+    assert f"`imgctl release {BASE} '(unreadable)'`" in said
     with pytest.raises(PoolError, match=r"held: \(unreadable\)"):
         pool.destroy(BASE)
+    # What is added does not hide it, and the file is kept.
+    pool.hold(BASE, "another")
+    pool.hold(BASE, "more")
+    pool.release(BASE, "more")
+    assert (pools.folder / BASE / "holds.json.damaged").read_bytes() == content
+    assert len(pool.damage()) == 1
     pool.release(BASE, "(unreadable)")
+    assert (pool.damage(), pool.holds(BASE)) == ([], ["another"])
+    pool.release(BASE, "another")
     pool.destroy(BASE)
+
+
+@pytest.mark.parametrize("number", ["-1", "1e99", '"x"', "1" + "0" * 400, "null"])
+@pytest.mark.parametrize("field", ["guid", "stream_size", "dataset"])
+def test_a_damaged_image_is_named_until_it_is_replaced(pools: EmbeddedPools, field: str, number: str) -> None:
+    pool = pools.open()
+    install(pool, "zvol")
+    install(pool, "base")
+    note = pools.folder / BASE / "image.json"
+    note.write_text(re.sub(f'"{field}": [0-9]+', f'"{field}": {number}', note.read_text()))
+    pool = pools.open()
+    assert [image.uuid for image in pool.images()] == [ZVOL]
+    assert pool.damage() == [f"image {BASE} is damaged, and left out"]
+    install(pool, "base")
+    assert pool.damage() == []
+    assert len(pools.open().images()) == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_is_in_the_locks_place_is_set_aside(pools: EmbeddedPools, kind: str) -> None:
+    pool = pools.open()
+    install(pool, "base")
+    pool.close()
+    lock = pools.folder / "lock"
+    lock.unlink()
+    {"folder": lock.mkdir, "link": lambda: lock.symlink_to("/dev/zero"), "pipe": lambda: os.mkfifo(lock)}[
+        kind
+    ]()
+    pool = pools.open()
+    assert [image.uuid for image in pool.images()] == [BASE]
+    (said,) = pool.damage()
+    assert said.startswith("lock.damaged-")
+
+
+class _Counted(Boundless):
+    """Has room for so many bytes, and knows what was asked for."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.added = self.written = 0
+
+    def add(self, size: int) -> None:
+        self.added += size
+        if size > self.size:
+            raise NoSpaceError("no room for the copy")
+
+    def spent(self, size: int) -> None:
+        self.written += size
+
+
+def test_a_clone_asks_for_the_room_of_its_copy(pools: EmbeddedPools, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first byte of it; a file system that shares blocks needs none."""
+    monkeypatch.setattr(files, "_cloned", lambda *_: False)
+    pool = pools.open()
+    size = 40 * UNIT
+    records, _ = volume_stream([("write", 0, 20)], size=size, guid=1)
+    pool.receive(BASE, records)
+    pool.publish(BASE)
+    child, _ = volume_stream([], size=size, guid=2, fromguid=1)
+    too_small = _Counted(10 * UNIT)
+    with pytest.raises(NoSpaceError, match="no room for the copy"):
+        pool.receive(ZVOL, child, origin=BASE, room=too_small)
+    assert too_small.written == 0
+    pool.abandon(ZVOL)
+    room = _Counted(size)
+    pool.receive(ZVOL, child, origin=BASE, room=room)
+    pool.publish(ZVOL)
+    assert room.written == 20 * UNIT <= room.added <= size
+    assert sent(pool, ZVOL) == b"".join(child)
 
 
 @pytest.mark.parametrize("file", ["skeleton.zfs", "disk.raw"])

@@ -28,15 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> FakeLzc:
-    return FakeLzc(tmp_path_factory.mktemp("illumos"))
-
-
 @pytest.fixture
-def fake(built: FakeLzc) -> FakeLzc:
-    built.next()
-    return built
+def fake(fake_lzc: FakeLzc) -> FakeLzc:
+    fake_lzc.next()
+    return fake_lzc
 
 
 @pytest.fixture
@@ -92,8 +87,8 @@ CALLS: list[tuple[Callable[[Library], object], list[object]]] = [
         lambda core: received(core, b"", b"zones/o@final"),
         ["lzc_receive_resumable", "zones/a@final", "zones/o@final", "0", "0", "0", PROPERTIES],
     ),
-    (lambda core: sent(core, None), ["lzc_send", "zones/a@final", "(null)", "0"]),
-    (lambda core: sent(core, b"zones/o@final"), ["lzc_send", "zones/a@final", "zones/o@final", "0"]),
+    (lambda core: sent(core, None), ["lzc_send", "zones/a@final", "(null)", "2"]),
+    (lambda core: sent(core, b"zones/o@final"), ["lzc_send", "zones/a@final", "zones/o@final", "2"]),
 ]
 NAMES = [f"{case[0]}-{index}" for index, (_, case) in enumerate(CALLS)]
 

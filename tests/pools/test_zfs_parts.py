@@ -1,10 +1,11 @@
-"""The parts of the ZFS pool that need no ZFS. The rest is tested in the guest: test_zfs.py."""
+"""The parts of the ZFS pool that need no ZFS. The rest is tested in the guest: tests/pools/zfs."""
 
 from __future__ import annotations
 
 import errno
 import importlib
 import os
+import random
 import sys
 import threading
 import time
@@ -29,7 +30,6 @@ from imgstored.pools.zfs.check import check_stream
 from imgstored.pools.zfs.mounts import places
 from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.pools.zfs.properties import DEFAULT, checked, of_kind
-from tests.support.fake_lzc import FakeLzc
 from tests.support.streams import StreamWriter, real_stream
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from imgstored.pools.base import Checked
+    from tests.support.fake_lzc import FakeLzc
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def fake_pyzfs(folder: Path, is_supported: str) -> None:
     ],
 )
 def test_a_pyzfs_that_is_of_no_use_is_not_used(
-    no_module: Path, tmp_path_factory: pytest.TempPathFactory, source: str | None, cause: str
+    no_module: Path, fake_lzc: FakeLzc, source: str | None, cause: str
 ) -> None:
     """It is for another Python, or PyPI's of 2016, or of another OpenZFS than the library."""
     if source is None:
@@ -118,10 +119,9 @@ def test_a_pyzfs_that_is_of_no_use_is_not_used(
     with pytest.raises(PoolError, match=cause):
         lzc._load("zones")
     forgotten()
-    fake = FakeLzc(tmp_path_factory.mktemp("illumos"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "_VERSIONS", (99, 1))
-        patch.setattr(lzc, "BINDINGS", (pyzfs.Pyzfs, fake.open))
+        patch.setattr(lzc, "BINDINGS", (pyzfs.Pyzfs, fake_lzc.open))
         assert lzc._load("zones").name == "libzfs_core.so.1"
 
 
@@ -414,6 +414,14 @@ def test_the_checksum_of_the_data_is_not_that_of_the_stream() -> None:
     assert first not in found
     real = real_stream("base")
     assert content_of(real).content == content_of(bytes(real)).content
+
+
+def test_the_checksum_is_that_of_the_data_whether_large_blocks_stay_whole() -> None:
+    data = random.Random(1).randbytes(1 << 20)
+    split = [(1, start, data[start : start + (128 << 10)]) for start in range(0, len(data), 128 << 10)]
+    whole = content_of(written((1, 0, data))).content
+    assert whole == content_of(written(*split)).content
+    assert whole != content_of(written((1, 0, data[:-1] + b"x"))).content
 
 
 def test_there_is_no_checksum_of_what_is_damaged() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from imgstored.errors import ActiveImageNotFoundError, ImgstoreError
-from imgstored.events.notifications import Note, Planned
 from imgstored.manifest.platform import Platform
 from imgstored.queries.dry_run import DryRun
 from tests.imports.house import TESTER, open_house, pages
@@ -39,14 +38,14 @@ async def test_what_it_says_is_what_is_done(open_house, nginx, installed):
         assert plan["refusals"] == []
         assert house.imports.jobs() == []
         events = await house.all_events(INCREMENTAL)
-        done = [(event.images, event.size) for event in events if isinstance(event, Planned)]
+        done = [(event["images"], event["size"]) for event in events if event["event"] == "plan"]
         assert done == ([(plan["count"], plan["size"])] if missing else [])
 
 
 async def test_what_is_under_way_is_not_counted_again(open_house):
     async with open_house() as house, house.imports.request([BASE], requester=TESTER) as request:
         async for event in request:
-            if isinstance(event, Planned):
+            if event["event"] == "plan":
                 break
         plan = await planned(house, INCREMENTAL)
         top, base = plan["images"]
@@ -94,7 +93,7 @@ async def test_a_volume_that_may_not_fit_is_a_warning_and_the_imports_note(open_
         plan = await planned(house, other)
         assert plan["refusals"] == []
         assert ["it may not fit" in each for each in plan["warnings"]] == [True] * warned
-        notes = [event.text for event in await house.all_events(other) if isinstance(event, Note)]
+        notes = [event["text"] for event in await house.all_events(other) if event["event"] == "note"]
         doubts = [text for text in notes if "may not fit" in text]
         # The free space changes meanwhile.
         assert [text.partition(", and")[0] for text in doubts] == [

@@ -7,15 +7,20 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import pytest
+import trio
 
+from imgstored import lanes
 from imgstored.errors import CancelledError, ClientError, ConfigError, DownloadError, ImageNotFoundError
 from imgstored.events.stream import Action, Ended, Refused, Requester, Started, outcome_of
+from imgstored.http.secrets import KNOWN
 from imgstored.queries import history as module
 from imgstored.queries.history import History, open_history
 from imgstored.queries.names import Named
+from imgstored.state.damage import DAMAGED, Aside
 from tests.imports.house import until
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -216,11 +221,46 @@ def test_nobody_else_may_read_it(history, path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_that_is_none_is_refused_with_what_to_do(path):
+async def test_a_file_that_is_none_is_set_aside(path):
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(ConfigError) as caught:
-        History(path)
-    assert "move the file away" in caught.value.hint
+    aside = Aside(path.parent / DAMAGED)
+    with closing(History(path, aside)) as history:
+        assert await history.entries(None, 10) == []
+    assert [damage.what for damage in aside.found()] == [str(path)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "action = x'ff'",
+        "name = x'00'",
+        "started_at = 'then'",
+        "uid = 'root'",
+        "bytes = x'01'",
+        "seconds = 'x'",
+    ],
+)
+async def test_a_damaged_entry_costs_that_entry(history, path, value):
+    for _ in range(3):
+        await entry_of(history, action("delete"))
+    history.close()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"UPDATE history SET {value} WHERE id = 2")
+    aside = Aside(path.parent / DAMAGED)
+    with closing(History(path, aside)) as again:
+        assert len(await again.entries(None, 10)) == 2
+        await entry_of(again, action("delete"))
+        assert len(await again.entries(None, 10)) == 3
+    assert [damage.what for damage in aside.found()] == ["entry 2 in history"]
+
+
+async def test_text_that_is_none_is_shown_as_far_as_it_can_be(history, path):
+    await entry_of(history, action("delete"))
+    history.close()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE history SET name = cast(x'61ff62' as text)")
+    with closing(History(path)) as again:
+        assert [entry["name"] for entry in await again.entries(None, 10)] == ["a\ufffdb"]
 
 
 async def test_the_file_of_the_first_version_is_read_on(history, path):
@@ -238,3 +278,58 @@ def test_the_file_of_a_newer_daemon_is_refused(history, path):
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(ConfigError, match="schema 99"):
         History(path)
+
+
+async def test_what_an_earlier_daemon_wrote_down_is_told_without_its_secrets(path):
+    """It did not know that the server's words have one."""
+    with closing(History(path)) as history:
+        await entry_of(history, action(), ClientError("x"))
+    with closing(sqlite3.connect(path)) as db:
+        said = "http://h/f: denied: k3y/word, token=abc, http://u:p4ss@h"
+        db.execute("UPDATE history SET message = ?, client = 'k3y%2Fword', name = 'k3y/word'", (said,))
+        db.commit()
+    KNOWN.configure(["k3y/word"])
+    with closing(History(path)) as history:
+        (entry,) = await history.entries(UUID, 1)
+        (failed,) = await history.failures(1)
+    assert entry == failed
+    assert entry["message"] == "http://h/f: denied: (hidden), token=(hidden), http://h"
+    assert (entry["client"], entry["name"]) == ("(hidden)", "(hidden)")
+
+
+async def test_no_secret_is_written_down(path):
+    KNOWN.configure(["k3y/word"])
+    with closing(History(path)) as history:
+        requester = Requester("me k3y/word", 0)
+        await entry_of(
+            history, action(name="k3y/word", version="k3y/word"), ClientError("k3y/word"), requester=requester
+        )
+    assert b"k3y" not in b"".join(each.read_bytes() for each in path.parent.glob(path.name + "*"))
+
+
+async def test_what_is_done_does_not_wait_for_what_is_read(history, monkeypatch):
+    release, reading = threading.Event(), threading.Event()
+    entry = module._entry
+
+    def held(row):
+        reading.set()
+        release.wait(30)
+        return entry(row)
+
+    await entry_of(history, action())
+    monkeypatch.setattr(module, "_entry", held)
+    try:
+        async with trio.open_nursery() as nursery:
+            with lanes.bound("strangers"):
+                for _ in range(20):
+                    nursery.start_soon(history.entries, None, 1)
+            await until(reading.is_set)
+            with trio.fail_after(30):
+                done = begin(history, uuid=OTHER)
+                history.hear(Ended(done, "installed", None, 1))
+                await history.flush()
+            release.set()
+    finally:
+        release.set()
+    monkeypatch.setattr(module, "_entry", entry)
+    assert (await history.entries(OTHER, 1))[0]["outcome"] == "installed"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 
 import pytest
 
+from imgstored.catalog.aliases import Aliases
 from imgstored.catalog.catalog import Catalog, InstalledImage
 from imgstored.catalog.refresh import Refresh
 from imgstored.errors import (
@@ -23,6 +25,7 @@ from imgstored.queries.history import History
 from imgstored.queries.resolver import MAX_NAMES, Resolver
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.source_set import SourceSet
+from imgstored.state.damage import Aside
 from tests.support.image_site import BASE, INCREMENTAL, ImageSite, fixture_manifest
 
 OTHER = "99999999-aaaa-4bbb-8ccc-000000000001"
@@ -62,8 +65,13 @@ def source_set(tmp_path, nginx):
 
 
 @pytest.fixture
-def resolver(catalog, source_set, history, jobs):
-    return Resolver(catalog, Refresh(catalog, None), source_set, history, lambda: jobs)
+def aliases(tmp_path, catalog):
+    return Aliases(tmp_path / "aliases.json", catalog, partial(Aside(tmp_path / "damaged").move, lost=""))
+
+
+@pytest.fixture
+def resolver(catalog, source_set, history, jobs, aliases):
+    return Resolver(catalog, Refresh(catalog, None), source_set, history, lambda: jobs, aliases)
 
 
 def install(catalog, uuid, manifest):
@@ -114,6 +122,16 @@ async def test_a_source_that_does_not_answer_may_have_it(resolver, pages, nginx)
     assert len(caught.value.data["problems"]) == 1
 
 
+async def test_a_list_that_lacks_images_may_lack_it(resolver, pages, site):
+    text = (site / "index.html").read_text()
+    (site / "index.html").write_text(text.rstrip()[:-1] + ', {"n": NaN}]')
+    for among in ("active", "available"):
+        with pytest.raises((ImageNotFoundError, ActiveImageNotFoundError)) as caught:
+            await one(resolver, "nothing", among)
+        assert "1 entry of the list of" in caught.value.hint
+        assert "The uuid" in caught.value.hint
+
+
 async def test_under_way_or_just_installed(resolver, catalog, jobs):
     jobs.append({"uuid": INCREMENTAL, "name": "both", "version": "1", "pool": "zones"})
     install(catalog, BASE, {**fixture_manifest(BASE), "name": "both"})
@@ -145,3 +163,17 @@ async def test_one_of_several_names_that_fails_fails_all(resolver, catalog):
 async def test_what_cannot_be_asked(resolver, names, among):
     with pytest.raises(UsageError):
         await resolver.resolve(names, among)
+
+
+async def test_an_alias_comes_before_every_name(resolver, catalog, aliases):
+    install(catalog, BASE, fixture_manifest(BASE))
+    await aliases.set("stable", BASE)
+    assert await one(resolver, "stable", "installed") == BASE
+    # A server, or another image, that calls itself so takes nothing over.
+    install(catalog, OTHER, {"uuid": OTHER, "name": "stable", "version": "9"})
+    assert await one(resolver, "stable", "installed") == BASE
+    assert await one(resolver, "stable@9", "installed") == OTHER
+    await aliases.set("stable", INCREMENTAL)
+    with pytest.raises(ImageNotInstalledError) as caught:
+        await one(resolver, "stable", "installed")
+    assert INCREMENTAL in caught.value.message

@@ -9,9 +9,10 @@ from contextlib import closing
 import pytest
 import trio
 
-from imgstored.catalog.catalog import Catalog
+from imgstored.catalog.catalog import Catalog, InstalledImage
 from imgstored.errors import DownloadError, PoolError
 from imgstored.events.stream import Action, Ended, Refused, Requester, Started
+from imgstored.pools.base import PoolImage
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs.health import health
 from imgstored.queries.history import History
@@ -87,12 +88,23 @@ async def test_pools_that_answer(catalog, pools):
         "state": "ok",
         "total": space.total,
         "available": pytest.approx(space.available, rel=0.2),
+        "used": 0,  # the disk is full of other things
         "error": None,
         "health": None,
         "images": 0,
         "unfinished": [],
     }
     assert (tank["name"], tank["type"], tank["state"]) == ("tank", "zfs", "ok")
+    assert tank["used"] == tank["total"] - tank["available"]
+
+
+async def test_an_embedded_pool_uses_what_its_images_occupy(catalog):
+    for number, used in ((1, 3 << 20), (2, 4 << 20)):
+        uuid = f"11111111-aaaa-4bbb-8ccc-{number:012}"
+        image = PoolImage(uuid, number, None, "filesystem", used, used)
+        catalog.add(InstalledImage("zones", image, {"uuid": uuid}))
+    zones, _ = await states(catalog).all()
+    assert (zones["images"], zones["used"]) == (2, 7 << 20)
 
 
 async def test_a_pool_that_hangs_is_silent_and_hides_nothing(catalog, pools):

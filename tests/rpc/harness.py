@@ -165,6 +165,13 @@ class Somebody:
             self._process.kill()
 
 
+async def only_open(files: set[str]) -> None:
+    """Returns once this process has these files open and no others: it closes those of clients soon."""
+    with trio.fail_after(60):
+        while open_files() != files:  # noqa: ASYNC110 - other threads close them
+            await trio.sleep(0.01)
+
+
 def open_files() -> set[str]:
     """What this process has open, by number and name."""
     found = set()

@@ -191,11 +191,11 @@ async def test_too_many_in_flight_are_refused_one_by_one(path, daemon, image):
             assert (message[1], code(message)) == (number, "Usage")
             assert "more than 3 requests" in message[2]["message"]
         # Descriptors that came with what was refused are closed, not kept: these two are the connection.
-        assert len(open_files() - before) < 20
+        await until(lambda: len(open_files() - before) < 20)
         daemon.release.set()
         assert min([await client.receive() for _ in range(3)]) == [1, 0, None, "waited"]
         assert await client.call(50, "echo", text="again") == (None, "again")
-    assert open_files() == before
+    await until(lambda: open_files() == before)
 
 
 # -- leaving -------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ async def test_nothing_stays_open(path, daemon, image):
                     await client.raw(b"\xc1" * 10)
                     assert len(await client.rest()) == 1
         await until(lambda: server.connections == 0)
-    assert open_files() == before
+    await until(lambda: open_files() == before)
 
 
 # -- slow and silent clients ---------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ async def test_a_file_is_passed(path, daemon, image):
     async with serving(path, daemon.methods), connecting(path) as client:
         await client.pass_files(request(1, "read"), image)
         assert await client.receive() == [1, 1, None, "the image"]
-    assert open_files() == before
+    await until(lambda: open_files() == before)
 
 
 async def test_a_file_is_passed_where_no_flag_closes_it_on_exec(path, daemon, image, monkeypatch):
@@ -458,8 +458,8 @@ async def test_a_file_for_a_method_that_takes_none_is_closed(path, daemon, image
         for number, method in enumerate(["echo", "nothing", "wait"] * 5):
             await client.pass_files(request(number, method), image)
         await until(lambda: len(daemon.started) == 5)
-        assert len(open_files()) <= here + 1
-    assert open_files() == before
+        await until(lambda: len(open_files()) <= here + 1)
+    await until(lambda: open_files() == before)
 
 
 async def test_two_files_end_the_connection(path, daemon, image):
@@ -469,7 +469,7 @@ async def test_two_files_end_the_connection(path, daemon, image):
         (goodbye,) = await client.rest()
         assert (goodbye[1], code(goodbye)) == (None, "Usage")
         assert "there was more than one" in goodbye[2]["message"]
-    assert open_files() == before
+    await until(lambda: open_files() == before)
     assert daemon.read == []
 
 
@@ -482,7 +482,7 @@ async def test_a_file_whose_message_never_ends_is_closed(path, daemon, image):
         await client.pass_files(request(1, "read")[:4], image)
         assert len(await client.rest()) == 1
         await until(lambda: server.connections == 0)
-    assert open_files() == before
+    await until(lambda: open_files() == before)
 
 
 # -- the daemon stops ----------------------------------------------------------------------------------------
@@ -516,7 +516,7 @@ async def test_stopping_waits_for_nobody_longer_than_the_limit(path, daemon):
             await until(lambda: len(daemon.started) == 10)
             began = trio.current_time()
         assert 0.25 < trio.current_time() - began < 15  # else until `send`, 20 s
-    assert open_files() == before
+    await until(lambda: open_files() == before)
 
 
 class connecting_later:  # noqa: N801 - reads as a function

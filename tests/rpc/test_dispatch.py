@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import msgpack
 import pytest
 import structlog.testing
@@ -7,14 +10,23 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.errors import ImageNotFoundError, ImgstoreError, InternalError, UsageError
+from imgstored import lanes
+from imgstored.errors import (
+    ConfigError,
+    ImageNotFoundError,
+    ImgstoreError,
+    InternalError,
+    PoolError,
+    UsageError,
+)
+from imgstored.host import descriptors
 from imgstored.rpc.call import MAX_CLIENT_NAME, Call, Client, PassedFile
 from imgstored.rpc.dispatch import encode_outcome, perform, stopping
 from imgstored.rpc.peer import Access, Peer
 from tests.rpc import harness
 
-READER = Peer(uid=1000, gid=1000, pid=7, groups=frozenset({1000}))
-ROOT = Peer(uid=0, gid=0, pid=1, groups=frozenset({0}))
+READER = Peer(uid=1000, pid=7, groups=frozenset({1000}))
+ROOT = Peer(uid=0, pid=1, groups=frozenset({0}))
 
 
 async def _nowhere(request, event):
@@ -210,3 +222,57 @@ def test_a_passed_file_is_taken_once(tmp_path):
 def test_without_a_file_there_is_none_to_take():
     with pytest.raises(UsageError, match="no file was passed"):
         call().take_file()
+
+
+# -- a shortage of descriptors -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            ConfigError('config file "/x" cannot be read: Too many open files', hint="correct the file"),
+            'config file "/x" cannot be read: Too many open files',
+        ),
+        (
+            PoolError("it failed", hint="buy a disk"),
+            "the daemon has too many open files: it failed",
+        ),
+        (ValueError("x"), 'the daemon has too many open files: "m" failed because of a fault in imgstored'),
+    ],
+)
+async def test_what_fails_for_want_of_descriptors_says_so(error, message):
+    async def run(_):
+        raise error from OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    outcome = await perform(call(), method(run))
+    assert (outcome.message, outcome.hint) == (message, descriptors.HINT)
+
+
+async def test_what_fails_for_another_reason_keeps_its_hint():
+    async def run(_):
+        raise ConfigError("it is not valid", hint="correct the file") from OSError(
+            errno.ENOENT, "no such file"
+        )
+
+    outcome = await perform(call(), method(run))
+    assert outcome.hint == "correct the file"
+
+
+# -- lanes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("peer", "settings", "lane"),
+    [
+        (READER, {}, "strangers"),
+        (ROOT, {}, "questions"),
+        (ROOT, {"change": True}, "changes"),
+    ],
+)
+async def test_a_request_runs_in_the_lane_of_who_asks_and_of_what(peer, settings, lane):
+    async def run(_):
+        return [lanes.current(), await lanes.in_thread(lanes.current)]
+
+    assert await perform(call(peer=peer), method(run, **settings)) == [lane, lane]
+    assert lanes.current() == "changes"

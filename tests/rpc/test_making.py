@@ -10,15 +10,15 @@ import trio
 
 from imgstored.create.maker import CreateSpec
 from imgstored.errors import NoSpaceError, NotPermittedError
-from imgstored.events.notifications import Note
 from imgstored.mirrors.export_site import SiteSpec
 from imgstored.mirrors.mirror import MirrorSpec
 from imgstored.mirrors.selection import Filter
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.peer import Access, Peer
-from tests.rpc.harness import connecting, open_files, serving
+from tests.rpc.harness import connecting, only_open, open_files, serving
 from tests.rpc.test_methods import UUID, FakeMaking, FakeSources, FakeStore, table
+from tests.support.events import Note
 
 ME = f"pid {os.getpid()}"
 
@@ -101,7 +101,7 @@ async def test_the_file_is_closed_however_it_ends(client, making, file, method):
             await ask(client, file, method, **CALLS[method][0])
     for _ in range(3):
         assert (await ask(client, file, method, nonsense=1))[2]["code"] == "Usage"
-    assert open_files() == here
+    await only_open(here)
     os.fstat(file)
 
 
@@ -133,7 +133,7 @@ async def untold(request, event):
 @pytest.mark.parametrize("method", CALLS)
 async def test_what_is_for_root_only(making, file, method, uid, daemon, allowed):
     """Also the members of the group that may change may not read machines' disks; they may export."""
-    peer = Peer(uid=uid, gid=5, pid=1, groups=frozenset({5}))
+    peer = Peer(uid=uid, pid=1, groups=frozenset({5}))
     asked = Call(
         id=1,
         method=method,

@@ -11,11 +11,11 @@ from imgproto.operations import FEATURES, OPERATIONS
 
 from imgstored import __version__
 from imgstored.errors import ImageNotFoundError, NoSpaceError
-from imgstored.events.notifications import AlreadyInstalled, Note, Progress, Verified
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.bound import MAX_PATH
 from imgstored.rpc.services import Services
-from tests.rpc.harness import connecting, open_files, serving
+from tests.rpc.harness import connecting, only_open, open_files, serving
+from tests.support.events import AlreadyInstalled, Note, Progress, Verified
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
 
@@ -53,6 +53,9 @@ class Recorder:
             await trio.sleep_forever()
 
 
+ADDED = {"added": True, "source": {"answer": "add", "url": "u"}}
+
+
 class FakeSources(Recorder):
     async def available(self):
         return self.note("available")
@@ -63,17 +66,17 @@ class FakeSources(Recorder):
     async def show(self, uuid):
         return self.note("show", uuid)
 
-    def listed(self):
-        return [self.note("listed")]
+    async def listed(self):
+        return [{**self.note("listed"), "url": "u"}]
 
     async def add(self, url, kind, insecure, force, /):
-        return self.note("add", url, kind, insecure, force)
+        return {"added": True, "source": {**self.note("add", url, kind, insecure, force), "url": "u"}}
 
     async def delete(self, url):
-        return self.note("delete", url)
+        return {"deleted": [{**self.note("delete", url), "url": "u"}]}
 
-    async def replace(self, given, *, before, force):
-        return self.note("replace", given, before, force)
+    async def replace(self, given, *, before, force, told):
+        return {**self.note("replace", given, before, force), "added": [{"url": told("u")}], "deleted": []}
 
     async def check(self):
         return [self.note("check")]
@@ -151,6 +154,20 @@ class FakeCare(Recorder):
     async def entries(self, uuid, limit):
         return [self.note("history", uuid, limit)]
 
+    async def outdated(self, pool=None):
+        return self.note("outdated", pool)
+
+    def all(self):
+        return [self.note("aliases")]
+
+    async def set(self, alias, uuid):
+        self.note("alias", alias, uuid)
+        return "before"
+
+    async def remove(self, alias):
+        self.note("unalias", alias)
+        return UUID
+
 
 class FakeMaking(Recorder):
     """A maker, an exporter and a publisher: each plays its events, and writes down what it was given."""
@@ -202,10 +219,12 @@ def table(store, sources, care=None, upkeep=None, making=None):
     services = Services(
         pools=["zones", "tank2"],
         images=store,
+        aliases=care,
         imports=store,
         sources=sources,
         resolver=care,
         dry_run=care,
+        outdated=care,
         usage=care,
         history=care,
         maintenance=upkeep or FakeUpkeep(),
@@ -322,20 +341,20 @@ async def test_each_of_the_stores_methods(client, store, sources, method, params
     [
         ("avail", {}, ("available",), {"answer": "available"}),
         ("show", {"uuid": UUID}, ("show", UUID), {"answer": "show"}),
-        ("sources.list", {}, ("listed",), [{"answer": "listed"}]),
-        ("sources.add", {"url": "u"}, ("add", "u", None, False, False), {"answer": "add"}),
+        ("sources.list", {}, ("listed",), [{"answer": "listed", "url": "u"}]),
+        ("sources.add", {"url": "u"}, ("add", "u", None, False, False), ADDED),
         (
             "sources.add",
             {"url": "u", "type": "dsapi", "insecure": True, "force": True},
             ("add", "u", "dsapi", True, True),
-            {"answer": "add"},
+            ADDED,
         ),
-        ("sources.delete", {"url": "u"}, ("delete", "u"), {"answer": "delete"}),
+        ("sources.delete", {"url": "u"}, ("delete", "u"), {"deleted": [{"answer": "delete", "url": "u"}]}),
         (
             "sources.set",
             {"sources": [{"url": "u"}], "before": [], "force": True},
             ("replace", [{"url": "u"}], [], True),
-            {"answer": "replace"},
+            {"answer": "replace", "added": [{"url": "u"}], "deleted": []},
         ),
         ("sources.check", {}, ("check",), [{"answer": "check"}]),
         ("sources.known", {}, ("known",), [{"answer": "known"}]),
@@ -469,13 +488,24 @@ class TestInstall:
             await self.ask(client, image, manifest={})
         for _ in range(5):
             assert (await self.ask(client, image, manifest="text"))[2]["code"] == "Usage"
-        assert open_files() == here
+        await only_open(here)
         os.fstat(image)
 
     async def test_without_a_file(self, client, store):
         error, _ = await client.call(1, "install", manifest={"uuid": UUID})
         assert error["message"] == "install: no file was passed"
         assert store.calls == []
+
+
+async def test_outdated_and_aliases(path, store, sources):
+    care = FakeCare()
+    async with serving(path, table(store, sources, care)), connecting(path) as client:
+        assert await client.call(1, "outdated", pool="tank2") == (None, {"answer": "outdated"})
+        assert await client.call(2, "aliases") == (None, [{"answer": "aliases"}])
+        _, changed = await client.call(3, "alias", alias="a", uuid=UUID)
+        assert changed == {"alias": "a", "uuid": UUID, "before": "before"}
+        assert await client.call(4, "unalias", alias="a") == (None, {"alias": "a", "uuid": UUID})
+    assert care.calls == [("outdated", "tank2"), ("aliases",), ("alias", "a", UUID), ("unalias", "a")]
 
 
 def test_every_operation_of_the_protocol_has_its_method(store, sources):

@@ -142,3 +142,84 @@ def test_any_order_of_things(steps):
                 assert data in seen or replaced
 
     trio.run(run)
+
+
+# -- messages that come in pieces ----------------------------------------------------------------------------
+
+
+async def test_pieces_stay_together_and_others_come_behind():
+    outbox = Outbox(100)
+    outbox.put(1, b"before")
+    stream = outbox.open(2)
+    await stream.put(b"a")
+    outbox.put(3, b"behind")
+    outbox.put_progress(4, b"50%")
+    await stream.put(b"b")
+    assert [await outbox.take() for _ in range(3)] == [b"before", b"a", b"b"]
+    await stream.put(b"c")
+    stream.close()
+    assert await drained(outbox) == [b"c", b"behind", b"50%"]
+    assert outbox.size == 0
+
+
+async def test_pieces_come_no_faster_than_they_are_taken(autojump_clock):
+    """Nor do those who wait behind keep them from coming, however much that is."""
+    outbox = Outbox(10)
+    stream = outbox.open(1)
+    put = 0
+
+    async def produce() -> None:
+        nonlocal put
+        for _ in range(100):
+            await stream.put(bytes(64 << 10))
+            put += 1
+        stream.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(produce)
+        await trio.testing.wait_all_tasks_blocked()
+        assert put == 4
+        outbox.put(2, bytes(1000))
+        for taken in range(1, 97):
+            await outbox.take()
+            await trio.testing.wait_all_tasks_blocked()
+            assert put == 4 + taken
+    assert [len(data) for data in await drained(outbox)] == [64 << 10] * 4 + [1000]
+
+
+async def test_of_a_message_that_is_broken_off_nothing_is_sent_or_nothing_after_it():
+    outbox = Outbox(100)
+    stream = outbox.open(1)
+    await stream.put(b"half")
+    outbox.put(2, b"next")
+    outbox.break_off(stream)
+    assert await drained(outbox) == [b"next"]
+    outbox = Outbox(100)
+    stream = outbox.open(1)
+    await stream.put(b"half")
+    assert await outbox.take() == b"half"
+    await stream.put(b"more")
+    outbox.put(2, b"next")
+    outbox.break_off(stream)
+    assert await outbox.take() is None
+
+
+async def test_who_takes_waits_for_the_next_piece(autojump_clock):
+    outbox = Outbox(10)
+    taken = []
+
+    async def take() -> None:
+        while (data := await outbox.take()) is not None:
+            taken.append(data)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        stream = outbox.open(1)
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.put(b"a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == [b"a"]
+        outbox.finish()
+        await trio.testing.wait_all_tasks_blocked()
+        stream.close()
+    assert taken == [b"a"]

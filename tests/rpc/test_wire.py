@@ -14,10 +14,11 @@ from imgstored.rpc.wire import (
     Response,
     bearer,
     encode_error,
+    encode_in_slices,
     encode_notification,
-    encode_request,
     encode_response,
 )
+from tests.support.messages import encode_request
 
 LIMITS = MessageLimits()
 
@@ -159,3 +160,27 @@ def test_a_descriptor_belongs_to_the_last_message_that_begins_where_it_came(
     starts, unfinished, since, expected
 ):
     assert bearer([Request(1, "m", {}, start) for start in starts], unfinished, since) == expected
+
+
+# -- large answers in slices ---------------------------------------------------------------------------------
+
+large = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=100) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    max_leaves=200,
+)
+
+
+@given(st.integers(0, MAX_ID), large)
+def test_slices_are_the_same_bytes(id_, result):
+    assert b"".join(encode_in_slices(id_, result)) == encode_response(id_, result)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_slice_is_small_however_large_the_answer_is(wrapped):
+    images = [{"manifest": {"description": "x" * 1000}} for _ in range(5000)]
+    result = {"images": images, "problems": []} if wrapped else images
+    slices = [*encode_in_slices(1, result)]
+    assert b"".join(slices) == encode_response(1, result)
+    assert max(map(len, slices)) < 70_000
+    assert len(slices) > 70

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 METHOD = Path(__file__).parents[2] / "smf" / "method" / "imgstored"
 
 #: Seconds, however busy the machine is.
-PATIENCE = 60
+TIMEOUT = 60
 
 OK, FATAL, CONFIG, NOSMF, PERM = 0, 95, 96, 99, 100
 
@@ -121,7 +121,7 @@ class Smf:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
                 check=False,
             ).returncode
 
@@ -140,7 +140,7 @@ class Smf:
         return file.read_text().splitlines() if file.exists() else []
 
     def await_line(self, words: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while words not in self.log.read_text():
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
@@ -185,7 +185,7 @@ def test_start_refresh_and_stop(smf):
     assert 'log.level = "warning"' in smf.settings.read_text()
 
     assert smf.run("stop") == OK
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -30,7 +30,7 @@ FIXTURES = ROOT / "tests" / "data"
 COMMAND = "/opt/imgstore/bin/imgstored --config /etc/imgstored.toml"
 
 #: Seconds, however busy the machine is.
-PATIENCE = 90
+TIMEOUT = 90
 
 #: What gives a unit a mount namespace of its own (systemd.exec(5)).
 NAMESPACED = re.compile(
@@ -59,7 +59,7 @@ def analyze(*arguments: str | Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -92,13 +92,13 @@ def test_the_group_and_the_folder_are_made(tmp_path):
     subprocess.run(
         ["systemd-sysusers", f"--root={tmp_path}", UNITS / "sysusers.d" / "imgstored.conf"],
         check=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert "imgstore:" in (tmp_path / "etc" / "group").read_text()
     subprocess.run(
         ["systemd-tmpfiles", f"--root={tmp_path}", "--create", UNITS / "tmpfiles.d" / "imgstored.conf"],
         check=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert (tmp_path / "images").stat().st_mode & 0o777 == 0o755
 
@@ -138,7 +138,7 @@ class Systemd:
             "XDG_DATA_HOME": str(folder / "data"),
             "IMGSTORED_SOCKET": "/run/test/s.sock",
             # Else systemctl gives up a manager that has not answered for 25 s.
-            "SYSTEMD_BUS_TIMEOUT": str(PATIENCE),
+            "SYSTEMD_BUS_TIMEOUT": str(TIMEOUT),
         }
         self._process = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", SETUP],
@@ -158,7 +158,7 @@ class Systemd:
     def close(self) -> None:
         self._process.terminate()
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT)
         finally:
             self._process.kill()
 
@@ -181,7 +181,7 @@ class Systemd:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
         if check:
@@ -215,7 +215,7 @@ class Systemd:
 
 
 def await_that(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -283,7 +283,7 @@ class TestRun:
 #: What the receive of a ZFS pool does before it goes into the kernel, and one thing that is forbidden.
 PROBE = """
 import ctypes, os, threading
-from imgstored.pools.zfs.fd_table import unshare_fd_table
+from imgstored.pools.zfs.pipe import unshare_fd_table
 reading, writing = os.pipe()
 kept = []
 thread = threading.Thread(target=lambda: kept.append(unshare_fd_table(reading)))

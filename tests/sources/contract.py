@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -132,6 +133,53 @@ class SourceContract:
         )
         listed = await server.source().list()
         assert [dict(image.manifest) for image in listed] == [fixture_manifest(BASE), odd]
+        source = server.source()
+        await source.list()
+        assert f"{len(bad)} entries of the list of" in (source.incomplete or "")
+
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            ('"n": 1e999', "a number that is too large or too long"),
+            ('"n": ' + "9" * 5000, "a number that is too large or too long"),
+            ('"n": NaN', "NaN is not a JSON number"),
+            (r'"n": "\ud800"', r"half a character \(a lone surrogate\)"),
+            ('"n": ' + "[" * 40 + "]" * 40, "nested more than"),
+            ('"n": ' + "[" * 29 + "]" * 29, "nested more than"),
+            ('"n": ' + "[" * 100_000 + "]" * 100_000, "nested more than"),
+            ('"n": [' + "1," * 70_000 + "1]", "more than 60000 values"),
+            ('"n": 1, "n": 1', "two equal keys"),
+        ],
+        ids=["number", "digits", "nan", "surrogate", "deep", "deep-to-wrap", "very-deep", "values", "keys"],
+    )
+    async def test_a_damaged_manifest_costs_itself_only(
+        self, server: ImageServer, damage: str, reason: str
+    ) -> None:
+        server.add_all()
+        folder = server.folder(UNKNOWN)
+        folder.mkdir(parents=True)
+        damaged = f'{{"v": 2, "uuid": "{UNKNOWN}", {damage}}}'
+        (folder / "manifest.json").write_text(damaged)
+        server.write_list(
+            f"[{json.dumps(fixture_manifest(BASE))}, {damaged}, {json.dumps(fixture_manifest(ZVOL))}]"
+        )
+        source = server.source()
+        assert [image.manifest["uuid"] for image in await source.list()] == [BASE, ZVOL]
+        words = (
+            f"1 entry of the list of {server.nginx.url} is unusable, and left out \\({UNKNOWN}: .*{reason}"
+        )
+        assert re.match(words, source.incomplete or "")
+        assert await source.offer(BASE) is not None
+        with pytest.raises(InvalidManifestError, match=f"manifest is invalid: .*{reason}") as caught:
+            await source.offer(UNKNOWN)
+        assert "tell its operator" in caught.value.hint
+
+    async def test_damage_that_hides_where_an_entry_ends_is_the_lists(self, server: ImageServer) -> None:
+        text = json.dumps([fixture_manifest(BASE), fixture_manifest(ZVOL)])
+        for damaged in (text[:-1], text[:-100], text + "]", text.replace("}", "", 1), text[:-1] + "}"):
+            server.write_list(damaged)
+            with pytest.raises(APIError, match="not a list of images"):
+                await server.source().list()
 
     async def test_a_uuid_in_upper_case_is_the_same_one(self, server: ImageServer) -> None:
         server.add_all()

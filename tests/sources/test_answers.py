@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.errors import APIError, ImgstoreError
 from imgstored.http.documents import Document
+from imgstored.manifest import MAX_MANIFEST
 from imgstored.sources.answers import failure, one_object, read_list, read_page, the_manifest
 from tests.support.image_site import BASE, fixture_manifest
 
@@ -40,6 +42,31 @@ def test_whatever_is_in_a_list_the_images_are_read(elements):
         return
     assert BASE in [image.manifest["uuid"] for image in page.images]
     assert page.elements == len(elements) + 1
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"name": "n" * (2 << 20)}, f"larger than {MAX_MANIFEST} bytes"),
+        ({"tags": {"k" * (2 << 20): 1}}, f"larger than {MAX_MANIFEST} bytes"),
+        ({"x": [0] * 600_000, "name": "n" * 600_000}, "it has more than 60000 values"),
+    ],
+    ids=["text", "key", "values"],
+)
+def test_an_element_that_is_larger_than_a_manifest_may_be_is_left_out(more, reason):
+    """A name of 2 MiB made `imgctl avail` take 6 GiB."""
+    other = "22222222-aaaa-4bbb-8ccc-000000000001"
+    body = json.dumps([fixture_manifest(BASE) | {"uuid": other} | more, fixture_manifest(BASE)]).encode()
+    page = read_page(URL, body, "http://images.example")
+    assert [image.manifest["uuid"] for image in page.images] == [BASE]
+    assert page.elements == 2
+    assert page.left_out.damaged == {other: reason}
+
+
+def test_many_manifests_may_be_larger_than_one():
+    many = [fixture_manifest(BASE) | {"uuid": f"22222222-aaaa-4bbb-8ccc-{at:012}"} for at in range(3000)]
+    assert len(body := json.dumps(many).encode()) > MAX_MANIFEST
+    assert len(read_page(URL, body, "http://images.example").images) == 3000
 
 
 @settings(max_examples=80)

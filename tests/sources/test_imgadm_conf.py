@@ -90,6 +90,32 @@ def test_all_with_the_same_url_are_deleted(conf):
     assert read(conf) == {"sources": entries[2:3]}
 
 
+@pytest.mark.parametrize(
+    ("url", "before", "after"),
+    [
+        ("http://h?channel=dev", None, 0o644),
+        ("http://h?channel=dev", 0o644, 0o644),
+        ("http://h?channel=dev&token=abcdef", None, 0o600),
+        ("http://h?token=abcdef", 0o644, 0o600),
+        ("http://h?token=abcdef", 0o400, 0o400),
+    ],
+)
+def test_with_a_secret_in_it_nobody_else_may_read_it(conf, url, before, after):
+    if before is not None:
+        write(conf, {})
+        conf.path.chmod(before)
+    conf.add(SourceSpec(url), default=None)
+    assert conf.path.stat().st_mode & 0o777 == after
+    assert conf.has_secrets() == ("token" in url)
+
+
+def test_a_secret_of_a_source_that_only_imgadm_asks_counts(conf):
+    write(conf, {"sources": [{"type": "docker", "url": "https://u:passw0rd@docker.io"}]})
+    conf.path.chmod(0o644)
+    conf.add(DEFAULT, default=None)
+    assert conf.path.stat().st_mode & 0o777 == 0o600
+
+
 def test_mode_and_link_of_the_file_stay(conf, tmp_path):
     real = tmp_path / "persistent.conf"
     real.write_text("{}")

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from structlog.testing import capture_logs
 
 from imgstored.errors import APIError, ClientError
 from imgstored.http.documents import Document, DocumentLimits
@@ -105,12 +104,85 @@ async def test_a_full_page_that_cannot_be_turned_is_no_list(start_faulty):
         await opened(start_faulty(answer).url).list()
 
 
-async def test_a_list_that_may_be_cut_is_said(start_faulty):
-    known = images(1000)
-    server = start_faulty(lambda request, wire: wire.reply("200 OK", {}, json.dumps(known).encode()))
-    with capture_logs() as logs:
-        assert len(await opened(server.url).list()) == 1000
-    assert [entry["event"] for entry in logs] == ["a source's list may be cut: it does not know pages"]
+def without_pages(known: list[dict[str, object]], most: int, refusal: str | None = None):
+    """An IMGAPI that gives at most so many images, and ignores or refuses the marker."""
+
+    def answer(request, wire):
+        query = parse_qs(urlsplit(request.target).query)
+        if "marker" in query and refusal is not None:
+            wire.reply(refusal, {}, b"what?")
+        else:
+            wire.reply("200 OK", {}, json.dumps(known[: min(most, int(query["limit"][0]))]).encode())
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("most", "refusal"),
+    [(50, None), (50, "400 Bad Request"), (50, "503 Service Unavailable"), (1000, None)],
+)
+async def test_a_list_that_may_be_cut_is_said(start_faulty, most, refusal):
+    source = opened(start_faulty(without_pages(images(2000), most, refusal)).url)
+    assert len(await source.list()) == most
+    assert source.incomplete == (
+        f"the list of {source.spec.url} may be cut: the server gives {most} images, and no further pages"
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 1500])
+async def test_a_server_that_ignores_how_many_it_is_asked_for_has_given_all(start_faulty, count):
+    known = images(count)
+    source = opened(
+        start_faulty(lambda request, wire: wire.reply("200 OK", {}, json.dumps(known).encode())).url
+    )
+    assert len(await source.list()) == count
+    assert source.incomplete == ""
+
+
+@pytest.mark.parametrize("most", [2, 50, 1000])
+async def test_a_list_that_breaks_off_between_pages_is_no_list(start_faulty, most):
+    """It would be kept as the source's last good one."""
+    pages = served_by_pages(images(3000), most)
+    asked = 0
+
+    def answer(request, wire):
+        nonlocal asked
+        asked += 1
+        if asked > 2:
+            wire.reply("500 Internal Server Error", {}, b"broken")
+        else:
+            pages(request, wire)
+
+    with pytest.raises(APIError, match="broken"):
+        await opened(start_faulty(answer).url).list()
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("places", [{49}, {50}, {48, 49, 50}, {0, 99}, set(range(50, 100))])
+async def test_damaged_manifests_at_the_edges_of_pages_hide_no_others(start_faulty, places, named):
+    known = images(120)
+    texts = [json.dumps(image) for image in known]
+    for place in places:
+        texts[place] = json.dumps({**(known[place] if named else {}), "n": []}).replace("[]", "1e999")
+
+    def answer(request, wire):
+        query = parse_qs(urlsplit(request.target).query)
+        uuids = [image["uuid"] for image in known]
+        start = uuids.index(query["marker"][0]) + 1 if "marker" in query else 0
+        wire.reply("200 OK", {}, f"[{','.join(texts[start : start + 50])}]".encode())
+
+    source = opened(start_faulty(answer).url)
+    listed = {image.manifest["uuid"] for image in await source.list()}
+    if len(places) == 50 and not named:
+        # Nothing of this page says where to go on.
+        assert len(listed) == 50
+        assert "may be cut" in (source.incomplete or "")
+        return
+    assert listed == {image["uuid"] for place, image in enumerate(known) if place not in places}
+    assert "left out" in (source.incomplete or "")
+    if named:
+        number = "1 entry" if len(places) == 1 else f"{len(places)} entries"
+        assert (source.incomplete or "").startswith(f"{number} of the list")
 
 
 @pytest.mark.parametrize(

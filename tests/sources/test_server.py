@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored.errors import APIError
-from imgstored.http.documents import fetch_document
+from imgstored.http.addresses import Nearness
+from imgstored.http.documents import Document, DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location, origin_of
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.server import Server
+from imgstored.sources.server import AskLimits, Server
 from tests.support.image_site import BASE
 
 ACCESS = Access(ca_file="/ca.pem", proxy="http://proxy:3128", headers=(("Authorization", "secret"),))
@@ -114,7 +115,43 @@ def test_credentials_stay_at_home(url, at_home):
     assert location.access == (ACCESS if at_home else Access(ca_file="/ca.pem", proxy="http://proxy:3128"))
 
 
+@pytest.mark.parametrize(
+    ("answers", "allowed", "limit"),
+    [
+        ([], False, Nearness.PUBLIC),
+        ([Nearness.PUBLIC], False, Nearness.PUBLIC),
+        ([Nearness.LOOPBACK], False, Nearness.LOOPBACK),
+        ([Nearness.PRIVATE, Nearness.LOOPBACK], False, Nearness.PRIVATE),
+        ([Nearness.LOOPBACK, Nearness.PUBLIC, Nearness.LOOPBACK], False, Nearness.PUBLIC),
+        ([Nearness.PUBLIC], True, None),
+    ],
+)
+async def test_a_files_url_leads_no_nearer_than_the_server_is(answers, allowed, limit):
+    coming = iter(answers)
+
+    async def fetch(location, *, limits, headers):
+        assert location.limit is None, "its own URL is that of the settings"
+        return Document(200, {}, b"", next(coming))
+
+    spec = SourceSpec("http://images.example", "static", access=Access(internal_redirects=allowed))
+    server = Server(spec, fetch=fetch)
+    for _ in answers:
+        await server.demand(server.url("/"), DocumentLimits())
+    elsewhere = server.file_location({"files": [{"url": "http://127.0.0.1/x"}]}, f"/{BASE}")
+    own = server.file_location({"files": [{"url": "http://images.example:80/x"}]}, f"/{BASE}")
+    assert elsewhere is not None
+    assert own is not None
+    assert (elsewhere.limit, own.limit) == (limit, None)
+
+
 def test_from_http_to_https_is_no_step_down():
     location = located({"url": "https://images.example/x"}, "http://images.example")
     assert location is not None
     assert location.access.headers == ()
+
+
+async def test_an_answer_that_a_proxy_has_changed_is_one(start_faulty):
+    server = start_faulty(lambda request, wire: wire.reply("203 Non-Authoritative Information", {}, b"[]"))
+    asked = Server(SourceSpec(server.url, "static"), fetch=fetch_document)
+    limits = AskLimits().listing
+    assert await asked.demand(asked.url("/"), limits) == await asked.get(asked.url("/"), limits) == b"[]"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from imgstored.errors import (
     ActiveImageNotFoundError,
@@ -20,8 +21,9 @@ from imgstored.errors import (
     InvalidUUIDError,
     NoSourcesError,
     SourcePingError,
+    UsageError,
 )
-from imgstored.http.location import Access
+from imgstored.http.location import Access, public
 from imgstored.sources import client
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.source_set import DEFAULT_SOURCE, SharedSearches, SourceSet
@@ -64,31 +66,36 @@ def published(tmp_path, start_nginx):
     return publish
 
 
-def urls(source_set: SourceSet) -> list[str]:
-    return [source["url"] for source in source_set.listed()]
+async def urls(source_set: SourceSet) -> list[str]:
+    return [source["url"] for source in await source_set.listed()]
 
 
 # -- which there are ---------------------------------------------------------------------------------------
 
 
-def test_the_default_counts_only_where_nothing_is_said(open_set, conf):
-    assert urls(open_set(none=True)) == ["https://images.smartos.org"]
-    assert urls(open_set()) == []
+async def test_the_default_counts_only_where_nothing_is_said(open_set, conf):
+    assert await urls(open_set(none=True)) == ["https://images.smartos.org"]
+    assert await urls(open_set()) == []
     conf.write_text('{"sources": []}')
-    assert urls(open_set(none=True)) == []
+    assert await urls(open_set(none=True)) == []
     conf.write_text("{}")
-    assert urls(open_set(none=True)) == [DEFAULT_SOURCE.url]
+    assert await urls(open_set(none=True)) == [DEFAULT_SOURCE.url]
 
 
-def test_the_configurations_sources_come_first_and_each_once(open_set, conf):
+async def test_the_configurations_sources_come_first_and_each_once(open_set, conf):
     theirs = [{"type": "imgapi", "url": f"http://{host}/"} for host in ("b", "a", "c")]
     conf.write_text(json.dumps({"sources": theirs}))
     access = Access(headers=(("Authorization", "secret"),))
     source_set = open_set(SourceSpec("http://a:80/", access=access), SourceSpec("d"))
-    assert urls(source_set) == ["http://a", "http://d", "http://b", "http://c"]
-    assert source_set.listed()[0] == {"url": "http://a", "type": "imgapi", "insecure": False, "channel": None}
+    assert await urls(source_set) == ["http://a", "http://d", "http://b", "http://c"]
+    assert (await source_set.listed())[0] == {
+        "url": "http://a",
+        "type": "imgapi",
+        "insecure": False,
+        "channel": None,
+    }
     source_set.reconfigure([SourceSpec("http://e?channel=dev", insecure=True)])
-    assert source_set.listed()[0] == {
+    assert (await source_set.listed())[0] == {
         "url": "http://e?channel=dev",
         "type": "imgapi",
         "insecure": True,
@@ -96,7 +103,7 @@ def test_the_configurations_sources_come_first_and_each_once(open_set, conf):
     }
     with pytest.raises(ClientError):
         source_set.reconfigure([SourceSpec("ftp://x")])
-    assert urls(source_set)[0] == "http://e?channel=dev"
+    assert (await urls(source_set))[0] == "http://e?channel=dev"
 
 
 async def test_adding_and_deleting(open_set, conf, published):
@@ -105,20 +112,39 @@ async def test_adding_and_deleting(open_set, conf, published):
     source = {"url": url, "type": "static", "insecure": False, "channel": None}
     assert await source_set.add(f"{url}/", "static", False, False) == {"added": True, "source": source}
     assert await source_set.add(url, "static", False, False) == {"added": False, "source": source}
-    assert urls(source_set) == [DEFAULT_SOURCE.url, url]
+    assert await urls(source_set) == [DEFAULT_SOURCE.url, url]
     assert json.loads(conf.read_text())["sources"][1] == {"type": "static", "url": url}
-    assert urls(open_set(none=True)) == [DEFAULT_SOURCE.url, url]
+    assert await urls(open_set(none=True)) == [DEFAULT_SOURCE.url, url]
     assert await source_set.delete(f"{url}/") == {"deleted": [source]}
     assert await source_set.delete(url) == {"deleted": []}
-    assert urls(source_set) == [DEFAULT_SOURCE.url]
+    assert await urls(source_set) == [DEFAULT_SOURCE.url]
     assert len((await source_set.delete(DEFAULT_SOURCE.url))["deleted"]) == 1
     assert json.loads(conf.read_text()) == {"sources": []}
+
+
+async def test_who_knows_a_url_only_without_its_secrets_edits_and_deletes_it_by_that(open_set, conf):
+    secret = [f"http://h/{name}?token=s3cret-{name}&channel=dev" for name in "ab"]
+    conf.write_text(json.dumps({"sources": [{"type": "imgapi", "url": url} for url in secret]}))
+    source_set = open_set()
+    seen = [{**source, "url": public(source["url"])} for source in await source_set.listed()]
+    edited = [seen[1], {"url": "http://new"}, seen[0]]
+    done = await source_set.replace(edited, before=seen, force=True, told=public)
+    assert (done["reordered"], done["deleted"]) == (True, [])
+    assert await urls(source_set) == [secret[1], "http://new", secret[0]]
+    with pytest.raises(UsageError, match="changed meanwhile"):
+        await source_set.replace(edited, before=seen, force=True)
+    assert [each["url"] for each in (await source_set.delete(seen[0]["url"]))["deleted"]] == [secret[0]]
+    assert await urls(source_set) == [secret[1], "http://new"]
+    await source_set.add(secret[1].replace("s3cret", "other"), None, False, True)
+    with pytest.raises(UsageError, match="2 image sources are shown as"):
+        await source_set.delete(seen[1]["url"])
+    assert len((await source_set.delete(secret[1]))["deleted"]) == 1
 
 
 async def test_where_the_configuration_has_sources_the_default_is_not_added(open_set, conf):
     source_set = open_set(SourceSpec("http://a"))
     assert (await source_set.add("http://b", None, True, True))["added"]
-    assert urls(source_set) == ["http://a", "http://b"]
+    assert await urls(source_set) == ["http://a", "http://b"]
     assert json.loads(conf.read_text()) == {
         "sources": [{"type": "imgapi", "url": "http://b", "insecure": True}]
     }
@@ -134,7 +160,7 @@ async def test_a_source_must_answer_unless_it_is_forced(open_set, conf):
     )
     assert not conf.exists()
     assert (await source_set.add(CLOSED, None, False, True))["added"]
-    assert urls(source_set) == [CLOSED]
+    assert await urls(source_set) == [CLOSED]
 
 
 async def test_what_cannot_be_a_source_is_refused(open_set, conf):
@@ -164,7 +190,7 @@ async def test_imgadms_file_is_not_touched_when_it_is_damaged(open_set, conf):
         with pytest.raises(ConfigError, match="not valid JSON"):
             await use()
     with pytest.raises(ConfigError, match="not valid JSON"):
-        source_set.listed()
+        await source_set.listed()
     assert conf.read_text() == '{"sources": ['
 
 
@@ -179,9 +205,9 @@ async def test_many_may_add_and_delete_at_the_same_time(open_set):
     async with trio.open_nursery() as nursery:
         for number in range(20):
             nursery.start_soon(work, number)
-    assert urls(source_set)[0] == DEFAULT_SOURCE.url
-    assert set(urls(source_set)[1:]) == {f"http://h{number}" for number in range(20)}
-    assert len(urls(source_set)) == 21
+    assert (await urls(source_set))[0] == DEFAULT_SOURCE.url
+    assert set((await urls(source_set))[1:]) == {f"http://h{number}" for number in range(20)}
+    assert len(await urls(source_set)) == 21
 
 
 async def test_nobody_waits_for_a_server_that_somebody_adds(open_set, start_faulty):
@@ -194,7 +220,7 @@ async def test_nobody_waits_for_a_server_that_somebody_adds(open_set, start_faul
         with trio.fail_after(2):
             await source_set.add("http://other", None, False, True)
         nursery.cancel_scope.cancel()
-    assert urls(source_set) == ["http://other"]
+    assert await urls(source_set) == ["http://other"]
 
 
 # -- asking all of them ------------------------------------------------------------------------------------
@@ -248,7 +274,36 @@ async def test_a_source_that_is_down_is_stood_in_for_by_its_last_list(open_set, 
         path.write_text("damaged")
     assert (await open_set(down, spec).available())["images"] == []
     nginx.start()
-    assert (await open_set(spec).available()) == {"images": first["images"], "problems": []}
+    assert (await open_set(spec).available()) == {
+        "images": first["images"],
+        "problems": [],
+        "incomplete": [],
+    }
+
+
+async def test_a_list_that_lacks_images_is_said_and_remembered(open_set, start_faulty):
+    up = True
+    damaged = json.dumps({"uuid": ZVOL, "n": [1]}).replace("[1]", "1e999")
+    body = f"[{json.dumps(fixture_manifest(BASE))}, {damaged}]".encode()
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {}, body) if up else wire.reset())
+    spec = SourceSpec(server.url, "dsapi")
+    said = {
+        "source": server.url,
+        "message": f"1 entry of the list of {server.url} is unusable, and left out"
+        f" ({ZVOL}: a number that is too large or too long)",
+    }
+    assert (await open_set(spec).check())[0]["incomplete"] is None
+    with capture_logs() as logs:
+        source_set = open_set(spec)
+        for _ in range(3):
+            answer = await source_set.available()
+            assert answer["incomplete"] == [said]
+            assert [image["manifest"]["uuid"] for image in answer["images"]] == [BASE]
+    assert [entry["event"] for entry in logs] == ["a source's list is incomplete"]
+    up = False
+    again = open_set(spec)  # as after a restart
+    assert (await again.check())[0]["incomplete"] == said["message"]
+    assert (await again.available())["incomplete"] == [said]
 
 
 async def test_what_is_known_is_of_the_last_lists(open_set, published):
@@ -347,7 +402,7 @@ async def test_a_mistake_of_ours_with_one_source_hides_no_other(tmp_path, conf, 
     def open_source(spec: SourceSpec):
         source = client.open_source(spec)
         if spec.url == CLOSED:
-            source._server = None  # any question ends in AttributeError
+            source._server.url = None  # any question ends in TypeError
         return source
 
     source_set = SourceSet(
@@ -462,7 +517,7 @@ async def test_imports_share_one_search(open_set, start_faulty):
     found: list[object] = []
 
     async def one(nursery: trio.Nursery) -> None:
-        found.append(await source_set.find_shared(BASE, active=True, nursery=nursery))
+        found.append(await source_set.find_shared(BASE, active=True, import_id="a", nursery=nursery))
 
     async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
         for _ in range(5):

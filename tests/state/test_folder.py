@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +15,10 @@ from imgstored.errors import ConfigError
 from imgstored.hashing import BLAKE3
 from imgstored.imports.journal import Journal
 from imgstored.queries.history import History
-from imgstored.state.folder import owned
+from imgstored.state.damage import DAMAGED, MAX_KEPT, Aside, kept
+from imgstored.state.folder import ALIASES, owned
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
+from imgstored.state.version import Version, read_version
 from tests.state.older import BASE, left_behind
 
 OLDER = ["state-1-journal", "state-1-history", "state-2"]
@@ -30,6 +34,11 @@ def opened(state):
     with owned(state) as folder:
         Journal(folder / JOURNAL).close()
         History(folder / HISTORY).close()
+
+
+def written_version(state):
+    assert b'"check"' in (state / "version").read_bytes()
+    return read_version(state)
 
 
 def user_version(path):
@@ -50,7 +59,7 @@ def contents(folder):
 
 def test_a_new_folder_says_of_which_version_it_is(state):
     opened(state)
-    assert json.loads((state / "version").read_text()) == {"schema": SCHEMA, "imgstored": __version__}
+    assert written_version(state) == Version(SCHEMA, __version__, checked=True)
     assert (state / "version").stat().st_mode & 0o777 == 0o600
     assert [user_version(state / name) for name in (JOURNAL, HISTORY)] == [SCHEMA, SCHEMA]
 
@@ -70,7 +79,10 @@ async def test_nothing_is_lost_on_the_way(state):
     left_behind("state-1-history", state)
     journal = Journal(state / JOURNAL)
     (unfinished,) = journal.imports()
-    assert (unfinished.spec.uuid, unfinished.wanted, unfinished.manifest["name"]) == (BASE, True, "base")
+    assert (unfinished.spec.uuid, unfinished.wanted) == (BASE, True)
+    with journal.transaction() as db:
+        ((manifest,),) = db.execute("SELECT manifest FROM imports").fetchall()
+    assert json.loads(manifest)["name"] == "base"
     known = journal.ranges(f"zones-{BASE}").load()
     assert known is not None
     assert [(index, each.algorithm) for index, each in known.fingerprints.items()] == [(0, BLAKE3)]
@@ -82,13 +94,17 @@ async def test_nothing_is_lost_on_the_way(state):
     assert (second["uuid"], second["outcome"]) == (BASE, "interrupted")
 
 
-def test_a_step_that_fails_leaves_the_database_as_it_was(state):
+async def test_a_step_that_fails_leaves_the_database_as_it_was_and_its_rows_go_on(state):
     left_behind("state-1-history", state)
     with closing(sqlite3.connect(state / HISTORY)) as db:
         db.execute("ALTER TABLE history ADD COLUMN import_id TEXT")  # as if somebody had been at it
-    with pytest.raises(ConfigError, match="duplicate column"):
-        History(state / HISTORY)
-    assert user_version(state / HISTORY) == 1
+    aside = Aside(state / DAMAGED)
+    with closing(History(state / HISTORY, aside)) as history:
+        assert [entry["name"] for entry in await history.entries(None, 10)][:1] == ["tiny"]
+    (damage,) = aside.found()
+    assert "duplicate column" in damage.why
+    assert damage.kept is not None
+    assert user_version(damage.kept) == 1
 
 
 def test_a_newer_folder_is_refused_and_left_alone(state):
@@ -120,7 +136,7 @@ def test_a_version_that_cannot_be_read_is_written_anew(state, written):
     left_behind("state-1-history", state)
     (state / "version").write_text(written)
     opened(state)
-    assert json.loads((state / "version").read_text()) == {"schema": SCHEMA, "imgstored": __version__}
+    assert written_version(state) == Version(SCHEMA, __version__, checked=True)
     assert user_version(state / HISTORY) == SCHEMA
 
 
@@ -132,16 +148,31 @@ def test_what_is_damaged_is_kept_aside_and_said(state, name, damage, capsys):
     bad = b"this is not SQLite at all. " * 500 if damage == "no database" else path.read_bytes()[:2000]
     path.write_bytes(bad)
     opened(state)
-    (aside,) = state.glob(f"{name}.damaged-*")
+    (aside,) = kept(state / DAMAGED)
     assert aside.read_bytes() == bad
+    assert aside.name.startswith(name)
     assert user_version(path) == SCHEMA
     said = capsys.readouterr().out
-    assert "a database was damaged, and is set aside" in said
+    assert "something was damaged, and is set aside" in said
     assert str(aside) in said
     # Once more at the same second: neither replaces the other.
     path.write_bytes(bad)
     opened(state)
-    assert len(list(state.glob(f"{name}.damaged-*"))) == 2
+    assert len(kept(state / DAMAGED)) == 2
+
+
+@pytest.mark.parametrize("name", [ALIASES, "version", "receipts/zones.json", "lists/list.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_what_is_in_the_place_of_a_file_is_set_aside(state, name, make):
+    """A pipe would keep the start waiting for whoever writes to it."""
+    opened(state)
+    (state / name).parent.mkdir(exist_ok=True)
+    (state / name).unlink(missing_ok=True)
+    make(state / name)
+    aside = Aside(state / DAMAGED)
+    with owned(state, aside=aside):
+        assert [damage.what for damage in aside.found()] == [str(state / name)]
+        assert name == "version" or not os.path.lexists(state / name)
 
 
 def test_a_journal_with_a_broken_page_is_set_aside(state):
@@ -151,16 +182,22 @@ def test_a_journal_with_a_broken_page_is_set_aside(state):
     data[4096:8192] = b"\xff" * 4096
     path.write_bytes(data)
     opened(state)
-    assert [aside.read_bytes() for aside in state.glob(f"{JOURNAL}.damaged-*")] == [bytes(data)]
+    assert [aside.read_bytes() for aside in kept(state / DAMAGED)] == [bytes(data)]
 
 
-@pytest.mark.parametrize("name", [JOURNAL, HISTORY])
-def test_a_folder_in_a_databases_place_is_named(state, name):
-    (state / name).mkdir(parents=True)
-    with pytest.raises(ConfigError, match=f"{name} is no file"), owned(state):
-        pass
-    with pytest.raises(ConfigError, match=f"{name} cannot be used"):
-        (Journal if name == JOURNAL else History)(state / name)
+def test_what_is_set_aside_is_bounded(tmp_path):
+    aside = Aside(tmp_path / DAMAGED)
+    for number in range(MAX_KEPT + 5):
+        path = tmp_path / "entry"
+        path.mkdir()
+        (path / str(number)).touch()
+        aside.move(path, "it is no file", lost="nothing")
+        aside.copy(f"row {number}", "its uuid is no text", {"uuid": "\udcff", "digest": b"\xff"}, lost="it")
+    there = kept(tmp_path / DAMAGED)
+    assert len(there) == MAX_KEPT
+    # The newest ones, of which this process says what they were; and none of them twice.
+    assert {damage.kept for damage in aside.found()} == {str(path) for path in there}
+    assert json.loads(there[-1].read_text())["row"] == {"uuid": "\udcff", "digest": {"hex": "ff"}}
 
 
 def test_the_folder_is_for_one_daemon(state):

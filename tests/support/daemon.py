@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from imgctl import Client, RemoteError
 
+from tests.support import file_calls
 from tests.support.checked_client import CheckedClient
 from tests.support.waits_by import WAITS_BY, has_epoll
 from tests.support.without import environment
@@ -29,7 +30,7 @@ class Daemon:
     """imgstored as a child process. `folder` keeps its state: another one can go on where it stopped.
 
     `before` is what runs it: a command that ends with `exec "$@"`.
-    `patience` is how many seconds it may take to start, and to stop, on a busy machine. Neither it nor imgctl
+    `timeout` is how many seconds it may take to start, and to stop, on a busy machine. Neither it nor imgctl
     finds the Python packages `without`.
     """
 
@@ -42,19 +43,20 @@ class Daemon:
         top: str = "",
         config: str = "",
         view: str = "files",
-        patience: float = 30,
+        timeout: float = 30,
         before: Sequence[str] = (),
         without: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self._environment = environment(*without) if without else dict(os.environ)
-        self.patience = patience
+        self.timeout = timeout
         #: Words of a command that runs it by exec, as `unshare` does.
         self.before = tuple(before)
         self.socket = folder / "imgstored.sock"
         self.images = folder / "images"
         self.log = folder / "imgstored.log"
         self._dies = folder / "dies"
+        self._file_calls = folder / "file-calls"
         folder.mkdir(exist_ok=True)
         self.images.mkdir(exist_ok=True)
         self.config_file = folder / "imgstored.toml"
@@ -77,22 +79,31 @@ class Daemon:
         if str(self.images) in Path("/proc/mounts").read_text():
             # A daemon that was killed could not.
             subprocess.run(["/usr/bin/fusermount3", "-u", "-z", str(self.images)], check=True)
+        if error is None:
+            self.check_file_calls()
+
+    def check_file_calls(self) -> None:
+        """Fails if it called files in its event loop's thread."""
+        if self._file_calls.exists():
+            calls = self._file_calls.read_text().splitlines()
+            self._file_calls.unlink()
+            raise AssertionError(file_calls.message(calls))
 
     def start(self, *, dies: str | None = None) -> None:
         """Starts, and returns once it answers. With `dies`, as of `die_at`, it can be told where to die."""
-        program = [self.program]
+        program = ["tests.support.watched_daemon"] if self.program == "imgstored" else [self.program]
         if dies is not None:
             program = ["tests.support.crashing_daemon", str(self._dies)]
             self.die_at(dies)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.before, sys.executable, "-m", *program, "--config", str(self.config_file)],
-                env=self._environment,
+                env={**self._environment, file_calls.REPORT: str(self._file_calls)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -118,17 +129,17 @@ class Daemon:
         return self.process.pid
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status. Raises if that takes more than `patience`."""
+        """SIGTERM; returns the exit status. Raises if that takes more than `timeout`."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=self.patience)
+        return self.process.wait(timeout=self.timeout)
 
     def kill(self) -> None:
-        """SIGKILL. Raises, with where in the kernel it is, if it does not end in `patience` seconds."""
+        """SIGKILL. Raises, with where in the kernel it is, if it does not end in `timeout` seconds."""
         assert self.process is not None
         self.process.kill()
         try:
-            self.process.wait(timeout=self.patience)
+            self.process.wait(timeout=self.timeout)
         except subprocess.TimeoutExpired:
             stacks = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stack")]
             raise RuntimeError("imgstored was killed, and does not end:\n" + "\n".join(stacks)) from None

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from imgstored import app
 from imgstored.__main__ import main
+from imgstored.pools.base import BOUNDLESS
 from imgstored.pools.embedded import EmbeddedPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgstored.pools.base import Blocks, PoolImage
+    from imgstored.pools.base import Blocks, PoolImage, Room
 
 FOLDER = Path(sys.argv[1])
 
@@ -42,14 +43,16 @@ def interruptible() -> None:
 class InterruptiblePool(EmbeddedPool):
     """Is in the kernel for as long as the test wants."""
 
-    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+    def receive(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
         def held_up() -> Iterator[bytes | bytearray | memoryview]:
             for number, block in enumerate(blocks):
                 if not number:
                     interruptible()
                 yield block
 
-        return super().receive(uuid, held_up(), origin=origin)
+        return super().receive(uuid, held_up(), origin=origin, room=room)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,10 @@ class LockHolder:
         assert self._process.stdout.readline() == "held\n"
         return self
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def release(self) -> None:
         """Returns once the lock is free."""
         self._process.communicate()

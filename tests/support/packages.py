@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 #: Of one pip: it may have to fetch and to compile, on a machine that does other things, too.
-PATIENCE = 240
+TIMEOUT = 240
 
 
 def build(folder: Path) -> tuple[Path, Path]:
@@ -30,7 +30,7 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 def _run(command: list[str], *, cwd: Path) -> None:
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE, env=outside()
+        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=TIMEOUT, env=outside()
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

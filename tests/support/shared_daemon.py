@@ -65,7 +65,9 @@ class SharedDaemon:
         if daemon is None:
             return
         daemon.die_at("")
-        if not self._as_it_was(daemon):
+        if self._as_it_was(daemon):
+            daemon.check_file_calls()
+        else:
             self._discard()
 
     def _started(self, source: str) -> Daemon:
@@ -100,7 +102,7 @@ class SharedDaemon:
 
 
 def _wait_for_source(daemon: Daemon, url: str) -> None:
-    deadline = time.monotonic() + daemon.patience
+    deadline = time.monotonic() + daemon.timeout
     with daemon.client() as client:
         while [source["url"] for source in client.sources()] != [url]:
             if time.monotonic() > deadline:

@@ -25,7 +25,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 #: Far longer than anything takes.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class Terminal:
@@ -58,13 +58,13 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
         os.close(self._ours)
         os.close(self._theirs)
 
     def wait_for(self, text: str) -> bytes:
         """Reads until it was written, after what was read before; returns all that came meanwhile."""
-        start, deadline = len(self.shown), time.monotonic() + PATIENCE
+        start, deadline = len(self.shown), time.monotonic() + TIMEOUT
         while text.encode() not in self.shown[start:]:
             assert time.monotonic() < deadline, f"{text!r} was not written: {self.shown[start:]!r}"
             self._read(0.1)
@@ -86,7 +86,7 @@ class Terminal:
 
     def end(self) -> int:
         """Waits until the command has ended; returns its exit status, or the signal as a negative number."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"it does not end: {self.shown!r}"
             self._read(0.05)

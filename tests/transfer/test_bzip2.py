@@ -80,6 +80,68 @@ def test_a_flipped_bit_is_noticed(place):
     assert bz2.decompress(bytes(damaged)) == DATA
 
 
+#: Bits on which a stream ends within its last byte, and checksums that end with zeros.
+ENDS = [bz2.compress(some_bytes(size, seed)) for size in range(60) for seed in range(20)]
+
+
+def test_the_zeros_that_end_a_stream():
+    missing = set()
+    for file in ENDS:
+        end = file.rstrip(b"\0")
+        missing.add(len(file) - len(end))
+        assert bzip2.missing_zeros(end[-16:]) == len(file) - len(end)
+        assert bzip2.missing_zeros(end[-16:-12]) is None
+    assert missing >= {0, 1, 4}
+
+
+PIECES = st.one_of(
+    st.sampled_from([bz2.compress(b""), bz2.compress(b"x"), bz2.compress(DATA[:20_000], 1), *ENDS[::100]]),
+    st.sampled_from(
+        [b"\0", bytes(4), bytes(600_000), b"garbage", b"B", b"BZh", b"BZh9", b"BZh0" + bytes(10)]
+    ),
+    st.tuples(st.sampled_from(ENDS), st.integers(0, 40)).map(lambda cut: cut[0][: cut[1]]),
+    st.tuples(st.sampled_from(ENDS), st.integers(0, 13)).map(
+        lambda hit: hit[0][: hit[1]] + bytes([hit[0][hit[1]] ^ 1]) + hit[0][hit[1] + 1 :]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(PIECES, max_size=4), st.sampled_from([1 << 20, 1000]))
+def test_it_takes_and_refuses_what_the_standard_library_does(pieces, size):
+    file = bz2.compress(b"first") + b"".join(pieces)
+    try:
+        expected = decode([file], accelerated=False)
+    except UncompressionError:
+        with nothing_left(), pytest.raises(UncompressionError, match="bzip2 uncompression error"):
+            decode(pieces_of(file, size))
+    else:
+        assert decode(pieces_of(file, size)) == expected
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"x",
+        b"<html>" * 100_000,
+        b"\0\0\0x",
+        b"BZi9" + bz2.compress(DATA, 1)[4:],
+        b"\0" + bz2.compress(b"after zeros"),
+        bz2.compress(b"again") + b"x",
+    ],
+    ids=["a byte", "a page", "zeros and a byte", "damaged second stream", "zeros between", "later"],
+)
+def test_what_the_program_would_pass_over(rest):
+    with nothing_left(), pytest.raises(UncompressionError, match="garbage after the end of a stream"):
+        decode(pieces_of(FILE + rest, 5000))
+
+
+@pytest.mark.parametrize("zeros", [1, 4, 512, 3 << 20])
+def test_padding_at_the_end(zeros):
+    for file in (FILE, bz2.compress(b""), *ENDS[:40]):
+        assert decode(pieces_of(file + bytes(zeros), 100_000)) == decode([file], accelerated=False)
+
+
 def test_what_the_download_raises_passes_through():
     def blocks():
         yield FILE[:20_000]

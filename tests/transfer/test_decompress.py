@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgstored.errors import DownloadError, UncompressionError
-from imgstored.transfer.decompress import Meter, decompressed
-from tests.support.compressed import KINDS, Kind, decode, pieces_of, some_bytes
+from imgstored.transfer.decompress import Meter, decompressed, xz
+from imgstored.transfer.decompress.feed import Feed
+from imgstored.transfer.decompress.meter import PART
+from tests.support.compressed import KINDS, Kind, decode, pieces_of, some_bytes, xz_in_blocks
 from tests.support.limits import decompress_limits
 from tests.support.threads import no_threads_left
 
@@ -112,6 +114,17 @@ def test_padding(kind: Kind, accelerated: bool, zeros: int) -> None:
             decode([file], accelerated=accelerated)
     else:
         assert decode([file], accelerated=accelerated) == SMALL
+
+
+@every_kind
+def test_padding_between_parts(kind: Kind, accelerated: bool) -> None:
+    """Only xz says that there may be any; gzip and bzip2 as programs pass over what follows zeros."""
+    file = kind.compress(SMALL) + bytes(4) + kind.compress(SMALL)
+    if kind.codec == "xz":
+        assert decode([file], accelerated=accelerated) == SMALL + SMALL
+    else:
+        with pytest.raises(UncompressionError, match="garbage"):
+            decode([file], accelerated=accelerated)
 
 
 def test_meter_counts_what_went_in_and_came_out(accelerated: bool) -> None:
@@ -247,6 +260,54 @@ def test_pieces_and_memory_are_bounded(kind: Kind, accelerated: bool) -> None:
     assert largest <= 1 << 20
     # Some units in flight, each a few pieces ahead; and up to three decoders, xz's with 8 MiB each.
     assert peak < len(ZEROS) * 3 // 4
+
+
+@every_kind
+@pytest.mark.parametrize("content", [b"", b"x"])
+def test_parts_with_next_to_nothing_in_them(kind: Kind, accelerated: bool, content: bytes) -> None:
+    """8 MB of empty zstd frames took 16 seconds, and as many tiny xz streams of blocks 20."""
+    seen = 0
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal seen
+        for _ in range(100_000):
+            seen += 1
+            yield kind.compress(content)
+
+    with pytest.raises(UncompressionError, match="too many parts"):
+        decode(blocks(), accelerated=accelerated)
+    assert seen < 5000
+
+
+@every_kind
+def test_many_parts_that_are_worth_it(kind: Kind, accelerated: bool) -> None:
+    limits = decompress_limits(free_steps=100 * PART)
+    data = DATA[:5000]
+    assert decode([kind.compress(data) * 1000], limits, accelerated=accelerated) == data * 1000
+
+
+def test_skippable_zstd_frames_without_end(accelerated: bool) -> None:
+    with pytest.raises(UncompressionError, match="too many parts"):
+        decode([b"\x5a\x2a\x4d\x18" + bytes(4)] * 10_000, accelerated=accelerated)
+
+
+def test_a_zstd_frame_of_empty_blocks(accelerated: bool) -> None:
+    frame = b"\x28\xb5\x2f\xfd" + b"\0\x50" + bytes(3) * 100_000 + b"\1\0\0"
+    with pytest.raises(UncompressionError, match="too many parts"):
+        decode([frame], accelerated=accelerated)
+    small = b"\x28\xb5\x2f\xfd" + b"\0\x50" + bytes(3) * 50_000 + b"\1\0\0"
+    assert decode([small], accelerated=accelerated) == b""
+
+
+def test_tiny_xz_blocks_after_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These are cut out one by one; liblzma by itself takes them in no time."""
+    monkeypatch.setattr("imgstored.transfer.decompress.workers_for", lambda limit: min(limit, 3))
+    units = [next(iter(xz.units(Feed([xz_in_blocks(data)])))) for data in (DATA[:20_000], b"x")]
+    first, tiny = (
+        bytes(unit[12 : -(12 + (int.from_bytes(unit[-8:-4], "little") + 1) * 4)]) for unit in units
+    )
+    with no_threads_left(), pytest.raises(UncompressionError, match="too many parts"):
+        decode([units[0][:12] + first, tiny * 10_000])
 
 
 @pytest.mark.parametrize("name", ["xz", "xz-blocks"])

@@ -6,9 +6,9 @@ import os
 import random
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import trio
@@ -16,22 +16,26 @@ import trio
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
 from imgstored.http.location import Access, Location
 from imgstored.http.retry import Backoff
+from imgstored.pools.base import BOUNDLESS, Boundless, Room
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.limits import download_limits
 from tests.support.memory_journal import MemoryJournal
 from tests.support.nginx import Nginx
+from tests.support.sluice import Sluice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.support.faulty_server import FaultyServer, Request, Wire
+
 MIB = 1 << 20
 SIZE = 8 * MIB + 12345
 RANGES = 9
+#: What has come when a download is stopped in the middle.
+MIDDLE = 2 * MIB
 
-#: nginx rests after each piece that it sends, as long as its rate demands; by default pieces are 2 MiB.
-SMOOTHLY = "sendfile_max_chunk 64k;"
 CONTENT = random.Random(1).randbytes(SIZE)
 OTHER = random.Random(2).randbytes(SIZE)
 
@@ -50,7 +54,7 @@ class Target:
         size: int | None = SIZE,
         connections: int = 4,
         access: Access | None = None,
-        room: Callable[[int], None] = lambda _: None,
+        room: Room = BOUNDLESS,
         environ: dict[str, str] | None = None,
     ) -> Download:
         limits = download_limits(
@@ -92,10 +96,28 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
         yield server
 
 
+class Held(NamedTuple):
+    """nginx, of which so many bytes pass, and the rest when the sluice is opened."""
+
+    nginx: Nginx
+    sluice: Sluice
+
+    @property
+    def url(self) -> str:
+        return self.nginx.url.replace(f":{self.nginx.port}", f":{self.sluice.port}")
+
+
+@contextmanager
+def held_back(folder: Path, after: int, **options: object) -> Iterator[Held]:
+    with served(folder, **options) as nginx, Sluice(nginx.port) as sluice:
+        sluice.hold(after)
+        yield Held(nginx, sluice)
+
+
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[Nginx]:
-    """0.125 s a range."""
-    with served(tmp_path, limit_rate="8m", extra=SMOOTHLY) as server:
+def held(tmp_path: Path) -> Iterator[Held]:
+    """Most of the file passes; of that, each of four connections may have less than a range in its buffer."""
+    with held_back(tmp_path, MIDDLE + 9 * MIB // 2) as server:
         yield server
 
 
@@ -141,16 +163,17 @@ async def test_the_file_comes_in_ranges(nginx: Nginx, target: Target) -> None:
     assert target.notes == []
 
 
-@pytest.mark.alone
-async def test_ranges_come_at_the_same_time(slow: Nginx, target: Target) -> None:
-    times = []
-    for connections in (1, 4):
-        target.path.unlink(missing_ok=True)
-        began = trio.current_time()
-        await target.download(slow.url + "/file", connections=connections).run()
-        times.append(trio.current_time() - began)
-    assert times[1] < 0.6 * times[0]
-    assert len({hit.connection for hit in slow.settled_hits()}) == 1 + 4
+@pytest.mark.parametrize("connections", [1, 4])
+async def test_ranges_come_at_the_same_time(held: Held, target: Target, connections: int) -> None:
+    # The first range comes alone; it shows what kind of server it is.
+    held.sluice.hold(3 * MIB // 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(target.download(held.url + "/file", connections=connections).run)
+        with trio.fail_after(60):
+            await until(lambda: held.sluice.held == connections)
+        held.sluice.open()
+    assert target.there()
+    assert len({hit.connection for hit in held.nginx.settled_hits()}) == connections
 
 
 async def test_one_connection_brings_all_ranges(nginx: Nginx, target: Target) -> None:
@@ -161,8 +184,8 @@ async def test_one_connection_brings_all_ranges(nginx: Nginx, target: Target) ->
     assert starts == [index * MIB for index in range(RANGES)]
 
 
-async def test_the_pump_reads_while_the_file_comes(slow: Nginx, target: Target) -> None:
-    download = target.download(slow.url + "/file", connections=1)
+async def test_the_pump_reads_while_the_file_comes(held: Held, target: Target) -> None:
+    download = target.download(held.url + "/file", connections=1)
     got: list[tuple[int, bool]] = []
 
     def pump() -> bytes:
@@ -170,6 +193,7 @@ async def test_the_pump_reads_while_the_file_comes(slow: Nginx, target: Target) 
         for block in download.blocks():
             got.append((len(block), download.watermark._finished))
             pieces.append(block)
+            held.sluice.open()
         return b"".join(pieces)
 
     async with trio.open_nursery() as nursery:
@@ -229,14 +253,15 @@ async def test_through_the_environments_proxy(nginx: Nginx, target: Target) -> N
 # -- again -------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_there_when_it_was_cancelled_is_not_fetched_again(slow: Nginx, target: Target) -> None:
-    first = target.download(slow.url + "/file")
-    await stop_when(first, lambda: first.done > SIZE // 2)
+async def test_what_was_there_when_it_was_cancelled_is_not_fetched_again(held: Held, target: Target) -> None:
+    first = target.download(held.url + "/file")
+    await stop_when(first, lambda: first.done >= MIDDLE)
+    held.sluice.open()
     assert target.journal.spooled is not None
     complete = len(target.journal.spooled.fingerprints)
     assert complete >= 1
     seen: list[int] = []
-    second = target.download(slow.url + "/file")
+    second = target.download(held.url + "/file")
     await second.run(seen.append)
     assert target.there()
     assert seen == [second.resumed]
@@ -245,10 +270,10 @@ async def test_what_was_there_when_it_was_cancelled_is_not_fetched_again(slow: N
 
 
 async def test_after_a_kill_at_most_one_range_a_connection_is_fetched_again(
-    slow: Nginx, target: Target, tmp_path: Path
+    held: Held, target: Target, tmp_path: Path
 ) -> None:
     # What a process that is killed leaves: its files as they are at that moment, the journal before the data.
-    first = target.download(slow.url + "/file")
+    first = target.download(held.url + "/file")
     left = Target(tmp_path / "left")
     (tmp_path / "left").mkdir()
     had = 0
@@ -259,8 +284,9 @@ async def test_after_a_kill_at_most_one_range_a_connection_is_fetched_again(
         left.journal.spooled = target.journal.load()
         shutil.copy(target.path, left.path)
 
-    await stop_when(first, lambda: first.done > SIZE // 2, die)
-    second = left.download(slow.url + "/file")
+    await stop_when(first, lambda: first.done >= MIDDLE, die)
+    held.sluice.open()
+    second = left.download(held.url + "/file")
     await second.run()
     assert left.there()
     assert fetched(second) <= SIZE - had + 4 * MIB
@@ -288,11 +314,12 @@ async def test_a_journal_without_its_bytes(nginx: Nginx, target: Target) -> None
 
 
 async def test_without_ranges_what_is_there_is_compared(tmp_path: Path, target: Target) -> None:
-    with served(tmp_path, ranges=False, limit_rate="20m", extra=SMOOTHLY) as nginx:
-        first = target.download(nginx.url + "/file")
-        await stop_when(first, lambda: first.done > 3 * MIB)
+    with held_back(tmp_path, 9 * MIB // 2, ranges=False) as held:
+        first = target.download(held.url + "/file")
+        await stop_when(first, lambda: first.done >= 3 * MIB)
+        held.sluice.open()
         inode = target.path.stat().st_ino
-        second = target.download(nginx.url + "/file")
+        second = target.download(held.url + "/file")
         await second.run()
         assert second.resumed >= 2 * MIB
         # All of it came, and the end of it was kept.
@@ -305,26 +332,28 @@ async def test_without_ranges_what_is_there_is_compared(tmp_path: Path, target: 
 async def test_a_file_that_was_replaced_before_a_later_try(
     tmp_path: Path, target: Target, ranges: bool
 ) -> None:
-    with served(tmp_path, ranges=ranges, limit_rate="8m", extra=SMOOTHLY) as nginx:
-        first = target.download(nginx.url + "/file", connections=1)
-        await stop_when(first, lambda: first.done > 3 * MIB)
-        (nginx.root / "file").write_bytes(OTHER)
+    with held_back(tmp_path, 9 * MIB // 2, ranges=ranges) as held:
+        first = target.download(held.url + "/file", connections=1)
+        await stop_when(first, lambda: first.done >= 3 * MIB)
+        held.sluice.open()
+        (held.nginx.root / "file").write_bytes(OTHER)
         with pytest.raises(ChangedError, match="changed while it was downloaded"):
-            await target.download(nginx.url + "/file").run()
+            await target.download(held.url + "/file").run()
         assert target.journal.spooled is None
-        third = target.download(nginx.url + "/file")
+        third = target.download(held.url + "/file")
         await third.run()
         assert third.resumed == 0
         assert target.there(OTHER)
 
 
-async def test_a_file_that_is_replaced_midway_is_never_mixed(slow: Nginx, target: Target) -> None:
-    download = target.download(slow.url + "/file")
+async def test_a_file_that_is_replaced_midway_is_never_mixed(held: Held, target: Target) -> None:
+    download = target.download(held.url + "/file")
 
     async def replace() -> None:
         await until(lambda: download.watermark.position >= MIB)
-        (slow.root / "new").write_bytes(OTHER)
-        (slow.root / "new").rename(slow.root / "file")
+        (held.nginx.root / "new").write_bytes(OTHER)
+        (held.nginx.root / "new").rename(held.nginx.root / "file")
+        held.sluice.open()
 
     with pytest.RaisesGroup(ChangedError):
         async with trio.open_nursery() as nursery:
@@ -334,30 +363,30 @@ async def test_a_file_that_is_replaced_midway_is_never_mixed(slow: Nginx, target
         download.watermark.wait(0)
 
 
-async def test_a_file_of_unstated_size_that_is_replaced_by_a_smaller_one(slow: Nginx, target: Target) -> None:
-    first = target.download(slow.url + "/file", size=None)
-    await stop_when(first, lambda: first.done > SIZE // 2)
-    (slow.root / "file").write_bytes(OTHER[: 2 * MIB])
+async def test_a_file_of_unstated_size_that_is_replaced_by_a_smaller_one(held: Held, target: Target) -> None:
+    first = target.download(held.url + "/file", size=None)
+    await stop_when(first, lambda: first.done >= MIDDLE)
+    held.sluice.open()
+    (held.nginx.root / "file").write_bytes(OTHER[: 2 * MIB])
     with pytest.raises(DownloadError):
-        await target.download(slow.url + "/file", size=None).run()
-    await target.download(slow.url + "/file", size=None).run()
+        await target.download(held.url + "/file", size=None).run()
+    await target.download(held.url + "/file", size=None).run()
     assert target.there(OTHER[: 2 * MIB])
 
 
 # -- several mirrors ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.alone
 async def test_the_next_mirror_takes_over_and_nothing_is_fetched_twice(
-    slow: Nginx, target: Target, tmp_path: Path
+    held: Held, target: Target, tmp_path: Path
 ) -> None:
     (tmp_path / "b").mkdir()
     with served(tmp_path / "b") as other:
-        download = target.download(slow.url + "/file", other.url + "/file")
+        download = target.download(held.url + "/file", other.url + "/file")
 
         async def stop() -> None:
-            await until(lambda: download.done >= SIZE // 2)
-            await trio.to_thread.run_sync(slow.stop)
+            await until(lambda: download.done >= MIDDLE)
+            await trio.to_thread.run_sync(held.sluice.stop)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop)
@@ -365,7 +394,7 @@ async def test_the_next_mirror_takes_over_and_nothing_is_fetched_twice(
         assert target.there()
         assert fetched(download) == SIZE
         first, second = download.mirrors
-        assert first.fetched >= SIZE // 2
+        assert first.fetched >= MIDDLE
         assert second.fetched == sum(hit.bytes_sent for hit in other.settled_hits()) == SIZE - first.fetched
         assert "connection refused" in download._plan.faults()[0]
         assert any("not tried again" in note for note in target.notes)
@@ -405,21 +434,63 @@ async def test_no_mirror_at_all(target: Target) -> None:
 # -- no room -----------------------------------------------------------------------------------------------
 
 
-async def test_the_room_is_watched(nginx: Nginx, target: Target) -> None:
-    asked: list[int] = []
+class Small(Boundless):
+    """Has room for so many bytes, whatever is expected."""
 
-    def room(needed: int) -> None:
-        asked.append(needed)
-        if needed < SIZE // 2:
+    def __init__(self, size: int) -> None:
+        self.expected: list[int] = []
+        self.left = size
+        self.writing = 0
+
+    def expect(self, to_come: int, *, exact: bool = False) -> int:
+        self.expected.append(to_come)
+        return self.left
+
+    def take(self, size: int) -> None:
+        assert self.writing == 0
+        if size > self.left:
             raise NoSpaceError("no room left in the pool")
+        self.writing = size
 
+    def spent(self, size: int) -> None:
+        assert self.writing == size
+        self.left, self.writing = self.left - size, 0
+
+
+async def test_the_room_is_watched(nginx: Nginx, target: Target) -> None:
+    room = Small(SIZE // 2)
     download = target.download(nginx.url + "/file", connections=1, room=room)
     with pytest.raises(NoSpaceError, match="in the pool"):
         await download.run()
-    assert asked[0] == SIZE
-    assert asked == sorted(asked, reverse=True)
+    assert room.expected[0] == SIZE
+    assert room.expected == sorted(room.expected, reverse=True)
+    assert target.path.stat().st_blocks * 512 <= SIZE // 2
     with pytest.raises(NoSpaceError):
         download.watermark.wait(0)
+
+
+@pytest.mark.parametrize("size", [SIZE // 2, SIZE])
+async def test_the_room_is_watched_where_nobody_says_how_much_comes(
+    start_faulty: Callable[..., FaultyServer], target: Target, size: int
+) -> None:
+    """No length, no ranges: bytes that come are all that there is to see."""
+
+    def whole(_request: Request, wire: Wire) -> None:
+        with suppress(OSError):  # a client that has no room hangs up
+            wire.send(b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n" + CONTENT)
+        wire.close()
+
+    server = start_faulty(whole)
+    room = Small(size)
+    download = target.download(server.url + "/file", size=None, connections=1, room=room)
+    if size == SIZE:
+        await download.run()
+        assert room.left == 0
+        assert target.there()
+    else:
+        with pytest.raises(NoSpaceError, match="in the pool"):
+            await download.run()
+        assert target.path.stat().st_blocks * 512 <= size
 
 
 @pytest.fixture
@@ -443,21 +514,15 @@ async def test_a_full_disk(nginx: Nginx, small_disk: Path) -> None:
 
 
 async def test_cancelled_it_leaves_nothing_open(tmp_path: Path, target: Target) -> None:
-    with served(tmp_path, limit_rate="100k", extra=SMOOTHLY) as nginx:
-        before = sockets()
-        download = target.download(nginx.url + "/file")
-        cancelled = 0.0
-
-        def note_time() -> None:
-            nonlocal cancelled
-            assert sockets() > before
-            cancelled = trio.current_time()
-
-        await stop_when(download, lambda: download.done > 0, note_time)
-        assert trio.current_time() - cancelled < 10  # all of it would take more than a minute
-        assert sockets() == before
-        with pytest.raises(CancelledError):
-            download.watermark.wait(0)
+    before = sockets()
+    with held_back(tmp_path, 100_000) as held:
+        download = target.download(held.url + "/file")
+        with trio.fail_after(60):
+            await stop_when(download, lambda: held.sluice.held > 0)
+    # With those of the sluice, all are gone.
+    assert sockets() == before
+    with pytest.raises(CancelledError):
+        download.watermark.wait(0)
 
 
 async def test_cancelled_while_it_checks_what_is_there(nginx: Nginx, target: Target) -> None:

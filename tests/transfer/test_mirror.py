@@ -42,9 +42,16 @@ def test_the_first_answer_says_how_large_the_file_is() -> None:
 
 def test_a_file_of_another_size() -> None:
     with pytest.raises(FetchError, match="expected 999 bytes, the server has 1000") as caught:
-        check(PART, size=999)
+        check_reply(PART, size=999, max_size=5000, validator=None, proven=True)
     assert caught.value.lasting
     assert caught.value.other_size
+
+
+def test_a_part_of_a_file_of_another_size_is_no_proof() -> None:
+    """Some servers write the size of the part as the file's."""
+    with pytest.raises(FetchError, match="expected 999 bytes, the server has 1000") as caught:
+        check(PART, size=999)
+    assert (caught.value.lasting, caught.value.ranges, caught.value.other_size) == (True, True, False)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,29 @@ def refuses_ranges(status: int) -> Answer:  # type: ignore[valid-type]
     return answer
 
 
+def hangs_up_on_ranges(*, reset: bool) -> Answer:  # type: ignore[valid-type]
+    """As some firewalls do."""
+
+    def answer(server: Server, request: Request, wire: Wire) -> None:
+        if "range" not in request.headers:
+            sound(server, request, wire)
+        elif reset:
+            wire.reset()
+        else:
+            wire.close()
+
+    return answer
+
+
+def breaks_off(server: Server, request: Request, wire: Wire) -> None:
+    """Each answer after 100 kB."""
+    start, stop = request.range
+    assert stop is not None
+    head = {"Content-Range": f"bytes {start}-{stop - 1}/{SIZE}", "Content-Length": str(stop - start)}
+    wire.reply("206 Partial Content", head, CONTENT[start : min(stop, start + 100_000)])
+    wire.close()
+
+
 def refuses_later_ranges(server: Server, request: Request, wire: Wire) -> None:
     if request.headers.get("range", "bytes=0-").startswith("bytes=0-"):
         sound(server, request, wire)
@@ -259,6 +282,11 @@ ROWS: dict[str, Row] = {
     # Range
     **{f"range-refused-{status}": Row(refuses_ranges(status), most=2) for status in (400, 401, 403)},
     **{f"range-refused-{status}": Row(refuses_ranges(status), most=2) for status in (405, 416, 501)},
+    **{f"range-refused-{status}": Row(refuses_ranges(status), most=2) for status in (406, 412, 418, 451)},
+    **{f"range-refused-{status}": Row(refuses_ranges(status), most=4) for status in (500, 502, 503)},
+    "hangs-up-on-ranges": Row(hangs_up_on_ranges(reset=False), most=4),
+    "resets-on-ranges": Row(hangs_up_on_ranges(reset=True), most=4),
+    "breaks-off": Row(breaks_off),
     "later-ranges-refused": Row(refuses_later_ranges),
     "refused-without-range-too": Row(refused, "access is refused .403.", "credentials", most=2),
     "one-connection": Row(whole_only_when_one, most=1, limits=ONE),
@@ -271,6 +299,7 @@ ROWS: dict[str, Row] = {
     "range-with-equals-sign": Row(part(head=lambda first, end: f"bytes={first}-{end - 1}/{SIZE}")),
     "range-one-too-high": Row(part(head=one_too_high)),
     "range-one-too-high-in-chunks": Row(part(head=one_too_high, length=False)),
+    "size-of-the-part": Row(part(head=lambda first, end: f"bytes {first}-{end - 1}/{end - first}"), most=2),
     "no-content-range": Row(part(head=lambda first, end: "")),
     "no-content-range-in-chunks": Row(part(head=lambda first, end: "", length=False), most=3),
     "unusable-206": Row(unusable_part, most=3),

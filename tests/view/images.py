@@ -49,7 +49,7 @@ async def running(view: View, images: Iterable[InstalledImage] = ()) -> AsyncIte
     """The view, for the length of the block. What keeps it from starting is raised as it is."""
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(view.run, images)
+            await nursery.start(view.run, lambda: images)
             try:
                 yield
             finally:

@@ -99,7 +99,7 @@ async def test_the_view_starts_without_and_shows_all_once_there_is_room(small, f
     view = FilesView(place)
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:
-            await nursery.start(view.run, IMAGES[:2])
+            await nursery.start(view.run, lambda: IMAGES[:2])
             await view.add(IMAGES[2])
             small.leave(100)
             await view.add(IMAGES[3])

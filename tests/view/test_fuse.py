@@ -37,7 +37,7 @@ from imgstored.view import open_view
 from tests.view.images import image
 async def main():
     async with trio.open_nursery() as nursery:
-        await nursery.start(open_view("fuse", Path(sys.argv[1])).run, [image(1)])
+        await nursery.start(open_view("fuse", Path(sys.argv[1])).run, lambda: [image(1)])
         print("mounted", file=sys.stderr, flush=True)
 trio.run(main)
 """
@@ -130,6 +130,24 @@ async def test_files_of_ours_give_way_to_a_mount_and_come_back(place):
         assert read(place, 1) == image(1).manifest
 
 
+async def test_auto_that_takes_files_shows_what_is_installed_by_then(place, tmp_path, monkeypatch):
+    """An image that comes while the mount is tried is shown, and one that goes is not."""
+    installed = [image(1), image(2)]
+
+    async def fails(*_, **__):
+        installed[:] = [image(2), image(3)]
+        raise ConfigError("it cannot be mounted")
+
+    monkeypatch.setattr(FuseView, "run", fails)
+    view = open_view("auto", place)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(view.run, lambda: installed)
+        assert view.kind == "files"
+        assert [read(place, number)["uuid"] for number in (2, 3)] == [uuid(2), uuid(3)]
+        assert not (place / uuid(1)).exists()
+        nursery.cancel_scope.cancel()
+
+
 async def test_there_is_one_mount_a_process_and_auto_takes_files_then(place, tmp_path):
     async with running(open_view("fuse", place), [image(1)]):
         with pytest.raises(ConfigError, match="has a FUSE mount already"):
@@ -181,6 +199,103 @@ async def test_somebody_else_unmounts_it(place):
         await view.remove(image(1))
         (place / "theirs").touch()
     assert [path.name for path in place.iterdir()] == ["theirs"]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Looks often at whether it is still mounted."""
+    monkeypatch.setattr(fuse, "_INTERVAL", 0.02)
+
+
+async def until(condition):
+    with trio.fail_after(20):
+        while not await aside(condition):  # noqa: ASYNC110 - the kernel or a thread is waited for
+            await trio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+async def test_it_is_put_back(place, used):
+    """Somebody in there keeps the kernel from ending it, and so from telling us."""
+    view = open_view("auto", place)
+    async with running(view, [image(1), image(2)]):
+        sitting = await aside(_sit_down, place / uuid(1)) if used else None
+        if sitting is not None:
+            assert (await aside(sitting.stdout.readline)) == b"in\n"
+        for number in (3, 4):
+            # Something in the folder, so that it stays unmounted until the test goes on.
+            await aside(_unmount_and_block, place)
+            await until(lambda: view.kind == "off")
+            await view.add(image(number))
+            await view.remove(image(number - 2))
+            assert [path.name for path in await aside(list, place.iterdir())] == ["theirs"]
+            (place / "theirs").unlink()
+            await until(lambda: view.kind == "fuse")
+            assert mounted_at(place).kind == "fuse.imgstored"
+            assert await aside(read, place, number) == image(number).manifest
+            assert not await aside((place / uuid(number - 2)).exists)
+            await view.add(image(number + 10))
+            assert await aside(read, place, number + 10) == image(number + 10).manifest
+        if sitting is not None:
+            await aside(sitting.communicate)
+    assert unmounted(place)
+
+
+def _unmount_and_block(place):
+    mountpoint.unmount(place)
+    # If it was put back in between, once more.
+    while True:
+        try:
+            (place / "theirs").touch()
+        except OSError:
+            mountpoint.unmount(place)
+        else:
+            return
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount over it")
+async def test_what_somebody_mounts_over_it_is_left_alone(place):
+    view = open_view("fuse", place)
+    async with running(view, [image(1)]):
+        await aside(_mount_over, place)
+        try:
+            await until(lambda: view.kind == "off")
+            (place / "theirs").write_text("still here")
+            await trio.sleep(0.1)
+            assert (view.kind, (place / "theirs").read_text()) == ("off", "still here")
+        finally:
+            await aside(lambda: subprocess.run(["umount", "-l", place], check=True))
+        await until(lambda: view.kind == "fuse")
+        assert await aside(read, place, 1) == image(1).manifest
+        await aside(_mount_over, place)
+    assert mounted_at(place).kind == "tmpfs"
+
+
+def _mount_over(place):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "over", place], check=True)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_view_that_fails_is_put_back(place, monkeypatch):
+    real, failing = fuse._main, trio.Event()
+
+    async def fails():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(real)
+            await failing.wait()
+            raise RuntimeError("a defect")
+
+    monkeypatch.setattr(fuse, "_main", fails)
+    view = open_view("fuse", place)
+    async with running(view, [image(1)]):
+        assert await aside(read, place, 1) == image(1).manifest
+        monkeypatch.setattr(fuse, "_main", real)
+        failing.set()
+        await until(lambda: view.kind == "off")
+        await until(lambda: view.kind == "fuse")
+        assert await aside(read, place, 1) == image(1).manifest
+    assert unmounted(place)
 
 
 async def test_readers_who_wait_at_the_end_are_let_go(place):
@@ -346,6 +461,87 @@ async def test_the_kernel_answers_again_by_itself(place, monkeypatch):
         for _ in range(20):
             assert await aside(read, place, 1) == image(1).manifest
     assert asked.count(b"manifest.json") == 1
+
+
+# -- the first look ------------------------------------------------------------------------------------------
+
+#: Reads a file until it is there; ends with the number of the first other error.
+PATIENT = """
+import errno, sys
+while True:
+    try:
+        open(sys.argv[1]).close()
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            continue
+        sys.exit(error.errno)
+    break
+"""
+
+
+def _patient_reader(path):
+    somebody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+    return subprocess.Popen([*somebody, sys.executable, "-c", PATIENT, str(path)])
+
+
+async def test_nothing_is_forgotten_during_the_first_look(place, monkeypatch):
+    """The kernel would drop the answer, and with it the permissions of the root: EACCES for all but root."""
+    real, forget = Operations.getattr, pyfuse3.invalidate_inode
+    forgotten = threading.Event()
+
+    async def while_something_changes(self, inode, ctx):
+        if inode == ROOT_INODE and not changed:
+            changed.append(inode)
+            nursery.start_soon(view.add, image(2))
+            await aside(forgotten.wait, 0.5)
+        return await real(self, inode, ctx)
+
+    def noticed(*args, **kwargs):
+        forget(*args, **kwargs)
+        forgotten.set()
+
+    changed = []
+    monkeypatch.setattr(Operations, "getattr", while_something_changes)
+    monkeypatch.setattr(pyfuse3, "invalidate_inode", noticed)
+    view = open_view("fuse", place)
+    async with trio.open_nursery() as nursery, running(view, [image(1)]):
+        reader = _patient_reader(place / uuid(1) / "manifest.json")
+        assert await aside(reader.wait) == 0
+        assert changed
+        await aside(forgotten.wait, 20)
+        assert await aside(read, place, 2) == image(2).manifest
+
+
+async def test_cold_starts(place):
+    """With readers who have waited for it, and changes at once: every second one got EACCES."""
+    for number in range(25):
+        cold = place / str(number)
+        cold.mkdir(parents=True)
+        readers = [_patient_reader(cold / uuid(1) / "manifest.json") for _ in range(2)]
+        view = open_view("fuse", cold)
+        async with running(view, [image(1)]):
+            for other in range(2, 6):
+                await view.add(image(other))
+            assert [await aside(reader.wait) for reader in readers] == [0, 0]
+
+
+async def test_a_mount_that_does_not_answer_at_first_holds_up_nobody_for_long(place, monkeypatch):
+    monkeypatch.setattr(fuse, "_LOOK_LIMIT", 0.05)
+    real, go_on = Operations.getattr, trio.Event()
+
+    async def slow(self, inode, ctx):
+        await go_on.wait()
+        return await real(self, inode, ctx)
+
+    monkeypatch.setattr(Operations, "getattr", slow)
+    view = open_view("fuse", place)
+    with structlog.testing.capture_logs() as logs:
+        async with running(view, [image(1)]):
+            assert any(line["event"] == "the view does not answer" for line in logs)
+            go_on.set()
+            await view.add(image(2))
+            assert await aside(read, place, 2) == image(2).manifest
+    assert unmounted(place)
 
 
 # -- what is missing -----------------------------------------------------------------------------------------

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 
 from imgstored.errors import ConfigError
+from imgstored.host import lock_holders
+from imgstored.view import plain
 from imgstored.view.plain import PlainFolder, withdraw
 from imgstored.view.tree import tree_of
+from tests.support.other_user import LOCK, UID, OtherUser
 from tests.view.images import image, uuid
 
 if TYPE_CHECKING:
@@ -150,6 +156,58 @@ def test_a_folder_that_is_not_ours_is_refused(place):
     assert caught.value.hint
     withdraw(place)
     assert (place / uuid(1)).is_dir()
+
+
+def test_the_marker_is_for_nobody_else_to_lock(place):
+    """Whoever can read a file can lock it, and the next start would find it taken."""
+    PlainFolder(place).close()
+    assert stat.S_IMODE((place / ".imgstored").stat().st_mode) == 0o600
+    if os.geteuid() != UID:
+        with pytest.raises(RuntimeError), OtherUser(place, LOCK, ".imgstored", "flock", "LOCK_EX"):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["LOCK_EX", "LOCK_SH"])
+def test_a_marker_that_all_could_read_is_replaced_whoever_has_its_lock(place, kind):
+    """As imgstored made it once."""
+    synchronise(place, [image(1)])
+    marker = place / ".imgstored"
+    marker.chmod(0o644)
+    for folder in (place, *place.parents[:2]):
+        folder.chmod(0o755)
+    if os.geteuid() == UID:
+        return  # another process of the same user is another imgstored
+    with OtherUser(place, LOCK, ".imgstored", "flock", kind):
+        for _ in range(3):
+            assert synchronise(place, [image(1)]) == []
+            assert stat.S_IMODE(marker.stat().st_mode) == 0o600
+    assert {path.name for path in place.iterdir()} == {".imgstored", "by-name", uuid(1)}
+
+
+def test_where_nobody_tells_who_has_the_lock_it_is_replaced_too(place, monkeypatch):
+    synchronise(place, [])
+    (place / ".imgstored").chmod(0o644)
+    monkeypatch.setattr(lock_holders, "_LOCKS", place / "nosuch")
+    with (place / ".imgstored").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert synchronise(place, [image(1)]) == []
+
+
+def test_a_marker_that_another_imgstored_has_is_never_replaced(place):
+    held = PlainFolder(place)
+    (place / ".imgstored").chmod(0o644)
+    with pytest.raises(ConfigError, match=rf"another imgstored keeps {place}: pid {os.getpid()} \("):
+        PlainFolder(place)
+    held.close()
+    PlainFolder(place).close()
+    assert stat.S_IMODE((place / ".imgstored").stat().st_mode) == 0o600
+
+
+def test_a_file_system_that_keeps_no_permissions_does(place, monkeypatch):
+    monkeypatch.setattr(plain, "_is_private", lambda _: False)
+    assert synchronise(place, [image(1)]) == []
+    with closing(PlainFolder(place)), pytest.raises(ConfigError, match="another imgstored keeps"):
+        PlainFolder(place)
 
 
 def test_a_marker_that_is_a_link_is_no_marker(place, tmp_path):

@@ -18,7 +18,6 @@ import pytest
 import trio
 
 from imgstored.view import open_view
-from tests.support.access import let_everybody_in
 from tests.view.images import image, running, uuid
 
 if TYPE_CHECKING:
@@ -301,7 +300,6 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebod
 
 @as_root
 async def test_writes_are_refused_to_others(view, place):
-    let_everybody_in(place.parent)
     inside = place / uuid(1)
     async with running(view, [image(1, origin=2)]):
         for command in (
@@ -321,7 +319,6 @@ async def test_writes_are_refused_to_others(view, place):
 
 @as_root
 async def test_everybody_may_read(view, place):
-    let_everybody_in(place.parent)
     async with running(view, [image(1)]):
         said = await output(*NOBODY, "cat", place / "by-name" / "base" / "1.1" / "manifest.json")
         assert json.loads(said) == image(1).manifest

@@ -357,7 +357,7 @@ def test_what_qemu_img_may_do(
     path = converted("qcow2")
     program(script)
     if "sleep" in script:
-        monkeypatch.setattr(qemu, "_PATIENCE", 1)
+        monkeypatch.setattr(qemu, "_TIMEOUT", 1)
     with pytest.raises(UsageError, match=message) as caught, open_disk(path):
         pass
     assert caught.value.hint

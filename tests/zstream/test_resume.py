@@ -241,8 +241,7 @@ def test_progress() -> None:
     resumer = Resumer(point_of("base", last.object, last.offset))
     made = b"".join(resumer.feed(piece) for piece in in_pieces(data, 100_000))
     resumer.finish()
-    assert (resumer.offset, resumer.given) == (len(data), len(made))
-    assert len(made) < len(data)
+    assert 0 < len(made) < len(data)
 
 
 def test_memory_is_bounded() -> None:
@@ -398,9 +397,11 @@ def test_another_origin() -> None:
 
 def test_nothing_comes_out_of_another_stream() -> None:
     resumer = Resumer(ResumePoint(1, 0, 7))
+    pieces = in_pieces(stream("small"), 100)
+    made = []
     with pytest.raises(ResumeError):
-        resumer.feed(stream("small"))
-    assert resumer.given == 0
+        made.extend(map(resumer.feed, pieces))
+    assert b"".join(made) == b""
 
 
 @pytest.mark.parametrize(

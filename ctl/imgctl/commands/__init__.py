@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from imgctl.commands.base import GLOBAL_OPTIONS, Command
+from imgctl.commands.base import GLOBAL_OPTIONS, SOCKET, Command
 
-__all__ = ["GLOBAL_OPTIONS", "Command", "all_commands", "find_command"]
+__all__ = ["GLOBAL_OPTIONS", "SOCKET", "Command", "aliases", "all_commands", "command_names", "find_command"]
 
 #: All commands in the order of `help`, and the table of each.
 _PLACES = {
@@ -29,6 +29,9 @@ _PLACES = {
     "publish": "making",
     "ensure": "imports",
     "tree": "maintenance",
+    "info": "images",
+    "outdated": "images",
+    "alias": "images",
     "du": "maintenance",
     "history": "maintenance",
     "hold": "holds",
@@ -55,13 +58,30 @@ _PLACES = {
 #: For shells only, and not in `help`.
 _HIDDEN = {"__complete": "shell"}
 
-_ALIASES = {"?": "help", "available": "avail", "info": "get", "destroy": "delete"}
+_ALIASES = {"?": "help", "available": "avail", "destroy": "delete"}
+
+#: Names that people bring from other tools. Under imgadm's name they are as unknown as they are to imgadm.
+_OTHER_TOOLS = {"pull": "import", "ls": "list", "rm": "delete", "search": "avail"}
+
+#: What imgadm calls so, and imgctl does not.
+_IMGADMS = {"info": "get"}
 
 
-def find_command(name: str) -> Command | None:
-    """The command of that name or alias."""
-    name = _ALIASES.get(name, name)
+def find_command(name: str, *, imgadm: bool = False) -> Command | None:
+    """The command of that name or alias; with `imgadm`, under imgadm's name."""
+    name = (_IMGADMS if imgadm else _OTHER_TOOLS).get(name, _ALIASES.get(name, name))
     return _command(name) if name in _PLACES or name in _HIDDEN else None
+
+
+def aliases(command: Command, *, imgadm: bool = False) -> list[str]:
+    """The other names of a command."""
+    names = [*_ALIASES, *(_IMGADMS if imgadm else _OTHER_TOOLS)]
+    return [name for name in names if find_command(name, imgadm=imgadm) is command]
+
+
+def command_names() -> list[str]:
+    """All names that `find_command` takes, but for those that only shells use."""
+    return [*_PLACES, *_ALIASES, *_OTHER_TOOLS]
 
 
 def all_commands() -> list[Command]:

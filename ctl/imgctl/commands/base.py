@@ -8,7 +8,19 @@ from imgctl.arguments import Option
 class Command:
     """One command. `run` is `module:function` in `imgctl.run`, imported only when the command runs."""
 
-    __slots__ = ("about", "among", "examples", "mixed", "names", "options", "run", "summary", "usage")
+    __slots__ = (
+        "about",
+        "among",
+        "examples",
+        "imgadms_options",
+        "imgadms_usage",
+        "mixed",
+        "names",
+        "options",
+        "run",
+        "summary",
+        "usage",
+    )
 
     def __init__(
         self,
@@ -22,11 +34,13 @@ class Command:
         mixed: bool = True,
         examples: tuple[tuple[str, str], ...] = (),
         among: str = "installed",
+        imgadms_usage: str = "",
     ) -> None:
         """`mixed` False: the arguments after the first belong to another program.
 
         `examples` are command lines without the program, and what each does; `among` is the set of images
-        from which the command takes its argument, as one of `shells.words.DYNAMIC`.
+        from which the command takes its argument, as one of `shells.words.DYNAMIC`. Under imgadm's name
+        an image is named by its uuid alone, and the usage is `imgadms_usage` where that is more different.
         """
         self.names = names
         self.usage = usage
@@ -37,6 +51,16 @@ class Command:
         self.mixed = mixed
         self.examples = examples
         self.among = among
+        self.imgadms_options = options
+        if not all(option.imgadms for option in options):
+            self.imgadms_options = tuple(option for option in options if option.imgadms)
+        self.imgadms_usage = imgadms_usage or usage.replace("IMAGE", "UUID")
+
+    def asks_for_json(self, form: str | None) -> bool:
+        """Whether an argument of `-o` is that form, and not the name of a file."""
+        return form == "json" and any(
+            "-o" in option.flags and option.argument in ("FORM", FORM.argument) for option in self.options
+        )
 
 
 #: The image of the examples.
@@ -44,27 +68,48 @@ IMAGE = "3dbbdcca-2eab-11e8-b925-23bf77789921"
 
 HELP = Option(("-h", "--help"), "", "Show this help.")
 
+#: Also taken after the command, but not under imgadm's name.
+SOCKET = Option(
+    ("--socket",), "PATH", "The socket of imgstored. Default is IMGSTORED_SOCKET, then the system's path."
+)
+
 #: Before the command.
 GLOBAL_OPTIONS = (
     Option(("-h", "--help"), "", "Print help and exit."),
     Option(("--version",), "", "Print version and exit."),
     Option(("-v", "--verbose"), "", "Print the daemon's notes, and all facts of an error."),
     Option(("-E",), "", "On error, emit a structured JSON error object as the last line of stderr output."),
-    Option(
-        ("--socket",),
-        "PATH",
-        "The socket of imgstored. Default is IMGSTORED_SOCKET, then the system's path.",
-    ),
+    SOCKET,
 )
 
 POOL = Option(("-P", "--pool"), "POOL", "The pool. Default is the daemon's.")
 QUIET = Option(("-q", "--quiet"), "", "No progress bar.")
 JSON = Option(("-j", "--json"), "", "JSON output.")
 EVENTS = Option(("-j", "--json"), "", "Print events as JSON, one per line, and nothing else.")
-NO_HEADER = Option(("-H",), "", "Do not print table header row.")
-COLUMNS = Option(
-    ("-o",), "FIELD,...", 'Specify fields (columns) to output. Default is "uuid,name,version,os,type,pub".'
+OUTCOMES = Option(
+    ("-j", "--json"),
+    "",
+    "Print what became of each image as JSON: {name, uuid, outcome, error}.",
+    imgadms=False,
 )
+NO_HEADER = Option(("-H",), "", "Do not print table header row.")
+_FORMS = ' Or a form: "json", "yaml", "csv", "wide"; both as "csv,uuid,name".'
+COLUMNS = Option(
+    ("-o",),
+    "FIELD,...",
+    'Specify fields (columns) to output. Default is "uuid,name,version,os,type,pub".' + _FORMS,
+)
+ANCESTRY_COLUMNS = Option(
+    ("-o",),
+    "FIELD,...",
+    'Specify fields (columns) to output. Default is "uuid,name,version,published".' + _FORMS,
+)
+FORM = Option(("-o",), "FIELD,...", "The fields (columns) to show." + _FORMS)
+DOCUMENT_FORM = Option(("-o",), "FORM", 'The form, "json" or "yaml".', imgadms=False)
+UUIDS = Option(("-q", "--quiet"), "", "Only uuids, one a line.", imgadms=False)
+IS_JSON = Option(("-j", "--json"), "", "The same, with errors as JSON, too.", imgadms=False)
+#: Of a command that lists.
+LISTING = (JSON, FORM, UUIDS, NO_HEADER)
 SORT = Option(("-s",), "FIELD,...", 'Sort on the given fields. Default is "published_at,name".')
 
 FIELDS = """\
@@ -72,6 +117,7 @@ Filters:
     FIELD=VALUE               exact string match
     FIELD=true|false          boolean match
     FIELD=~SUBSTRING          substring match
+    WORD                      the same as name=~WORD; not under the name imgadm
 
 Fields for filtering, "-o" and "-s":
     Any of the manifest fields (see the "-j" output; a filter's may be dotted) plus

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from imgctl.arguments import Option
-from imgctl.commands.base import HELP, JSON, Command
+from imgctl.commands.base import DOCUMENT_FORM, HELP, JSON, Command
 
 COMMANDS = (
     Command(
         ("status",),
-        "status [-j]",
+        "status [-j] [-o FORM]",
         "show the state of the daemon, its pools, sources and imports",
         "status:status",
-        (HELP, JSON),
+        (HELP, JSON, DOCUMENT_FORM),
         "Sends no request to a source, but shows its last answer. The exit status is 1 if\n"
         "a pool or a source needs attention, and 0 if all is well.",
         examples=(

@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
-from imgctl.commands.base import HELP, IMAGE, JSON, POOL, Command
+from imgctl.arguments import Option
+from imgctl.commands.base import HELP, IMAGE, LISTING, OUTCOMES, POOL, Command
 
 COMMANDS = (
     Command(
         ("hold",),
-        "hold [-P POOL] UUID TAG",
+        "hold [-P POOL] [-j] IMAGE... TAG",
         "protect an image from deletion",
         "holds:hold",
-        (HELP, POOL),
+        (HELP, POOL, OUTCOMES),
         examples=((f"hold {IMAGE} golden", 'keep it until "golden" is released'),),
     ),
     Command(
         ("release",),
-        "release [-P POOL] UUID TAG",
+        "release [-P POOL] [-j] IMAGE... TAG",
         "end a hold",
         "holds:release",
-        (HELP, POOL),
+        (HELP, POOL, OUTCOMES),
         examples=((f"release {IMAGE} golden", "end that hold; others stay"),),
     ),
     Command(
         ("holds",),
-        "holds [-P POOL] [-j] UUID",
-        "list the holds of an image",
+        "holds [OPTIONS] [IMAGE]",
+        "list the holds of all images, or of one",
         "holds:holds",
-        (HELP, POOL, JSON),
-        examples=((f"holds {IMAGE}", "the tags that hold it"),),
+        (HELP, Option(POOL.flags, POOL.argument, "Only this pool. Default is all."), *LISTING),
+        examples=(("holds", "all images that are held"), (f"holds {IMAGE}", "the tags that hold it")),
     ),
     Command(
         ("pin",),
-        "pin [-P POOL] UUID",
+        "pin [-P POOL] [-j] IMAGE...",
         "protect an image from deletion and vacuum",
         "holds:pin",
-        (HELP, POOL),
-        "The same as `hold UUID pinned`.",
+        (HELP, POOL, OUTCOMES),
+        "The same as `hold IMAGE pinned`.",
         examples=((f"pin {IMAGE}", "keep it until it is unpinned"),),
     ),
     Command(
         ("unpin",),
-        "unpin [-P POOL] UUID",
+        "unpin [-P POOL] [-j] IMAGE...",
         "remove the pin of an image",
         "holds:unpin",
-        (HELP, POOL),
+        (HELP, POOL, OUTCOMES),
         examples=((f"unpin {IMAGE}", "allow its deletion again"),),
     ),
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from imgctl.arguments import Option
-from imgctl.commands.base import EVENTS, HELP, IMAGE, JSON, NO_HEADER, POOL, QUIET, Command
+from imgctl.commands.base import EVENTS, HELP, IMAGE, LISTING, POOL, QUIET, Command
 
 COMMANDS = (
     Command(
-        ("import",),
-        "import [OPTIONS] UUID",
+        ("import", "pull"),
+        "import [OPTIONS] IMAGE...",
         "import image from a source",
         "imports:import_image",
         (
@@ -33,12 +33,14 @@ COMMANDS = (
         examples=(
             (f"import {IMAGE}", "install it and its origins"),
             (f"import -P tank -S https://images.example.com {IMAGE}", "into another pool, from one server"),
+            ("import base@latest web@1.2", "two images, at the same time"),
         ),
         among="available",
+        imgadms_usage="import [OPTIONS] UUID",
     ),
     Command(
         ("install",),
-        "install [OPTIONS] -m MANIFEST -f FILE",
+        "install [OPTIONS] [-m MANIFEST] -f FILE",
         "import from local image data",
         "imports:install",
         (
@@ -46,14 +48,22 @@ COMMANDS = (
             QUIET,
             POOL,
             Option(("-m",), "MANIFEST", "Path to the image's manifest, in JSON."),
-            Option(("-f",), "FILE", "Path to the image's file."),
+            Option(
+                ("-f",),
+                "FILE",
+                'Path to the image\'s file. "-": standard input; without -m it is what `export -o -` writes.',
+            ),
             EVENTS,
         ),
-        examples=(("install -m web.imgmanifest -f web.zfs.gz", "install from these two files"),),
+        examples=(
+            ("install -m web.imgmanifest -f web.zfs.gz", "install from these two files"),
+            ("install -f - < web.tar", "install what `export -o -` wrote"),
+        ),
+        imgadms_usage="install [OPTIONS] -m MANIFEST -f FILE",
     ),
     Command(
         ("ensure",),
-        "ensure [OPTIONS] UUID...",
+        "ensure [OPTIONS] IMAGE...",
         "import images that are not installed",
         "imports:ensure",
         (HELP, QUIET, POOL, EVENTS),
@@ -63,15 +73,15 @@ COMMANDS = (
     ),
     Command(
         ("jobs",),
-        "jobs [-j]",
+        "jobs [OPTIONS]",
         "list imports under way",
         "imports:jobs",
-        (HELP, JSON, NO_HEADER),
+        (HELP, *LISTING),
         examples=(("jobs", "the progress of each import, and its clients"),),
     ),
     Command(
         ("watch",),
-        "watch [OPTIONS] [UUID]",
+        "watch [OPTIONS] [IMAGE]",
         "follow imports under way",
         "imports:watch",
         (HELP, QUIET, EVENTS),
@@ -84,11 +94,12 @@ COMMANDS = (
     ),
     Command(
         ("cancel",),
-        "cancel UUID",
+        "cancel IMAGE...",
         "cancel an import for all its clients",
         "imports:cancel",
         (HELP,),
         examples=((f"cancel {IMAGE}", "cancel it; the next import resumes its download"),),
         among="jobs",
+        imgadms_usage="cancel UUID",
     ),
 )

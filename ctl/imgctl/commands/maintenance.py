@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from imgctl.arguments import Option
-from imgctl.commands.base import EVENTS, HELP, IMAGE, JSON, NO_HEADER, POOL, QUIET, Command
+from imgctl.commands.base import DOCUMENT_FORM, EVENTS, HELP, IMAGE, JSON, LISTING, POOL, QUIET, Command
 
 _ALL_POOLS = Option(POOL.flags, POOL.argument, "Only this pool. Default is all.")
 
 COMMANDS = (
     Command(
         ("tree",),
-        "tree [-P POOL] [-j]",
+        "tree [-P POOL] [-j] [-o FORM]",
         "show images with their clones as a tree",
         "usage:tree",
-        (HELP, _ALL_POOLS, JSON),
+        (HELP, _ALL_POOLS, JSON, DOCUMENT_FORM),
         "Shows the images of each pool that have no origin, and below each its clones,\n"
         "images and machines. USED is the space of the image alone, DATA the amount of its\n"
         "data including its origins'.",
@@ -21,22 +21,22 @@ COMMANDS = (
     ),
     Command(
         ("du",),
-        "du [-P POOL] [-j] [UUID...]",
+        "du [OPTIONS] [IMAGE...]",
         "show the space that images use",
         "usage:du",
-        (HELP, _ALL_POOLS, JSON, NO_HEADER),
+        (HELP, _ALL_POOLS, *LISTING),
         "OWN is the space that deleting the image would free. SHARED is the space that its\n"
         "clones need, too. TOTAL is both.",
         examples=(("du", "all images, the largest first"), (f"du {IMAGE}", "one image")),
     ),
     Command(
         ("history",),
-        "history [-n N] [-j] [UUID]",
+        "history [OPTIONS] [IMAGE]",
         "list past imports, installations and deletions",
         "history:history",
-        (HELP, Option(("-n",), "N", "The newest N entries. Default is 20."), JSON, NO_HEADER),
+        (HELP, Option(("-n",), "N", "The newest N entries. Default is 20."), *LISTING),
         "Shows who did what, when, from which source, how long it took, and how it ended.\n"
-        "The newest entry comes last.",
+        "The newest entry comes last. `-o wide` adds who asked, and the source.",
         examples=(
             ("history", "the last 20 actions"),
             (f"history -j {IMAGE}", "all actions on one image"),
@@ -45,7 +45,7 @@ COMMANDS = (
     ),
     Command(
         ("verify",),
-        "verify [-q] [-P POOL] [-j] [--strict] [--record] [UUID...]",
+        "verify [-q] [-P POOL] [-j] [--strict] [--record] [IMAGE...]",
         "read images again, and compare them with what was installed",
         "maintenance:verify",
         (
@@ -72,12 +72,13 @@ COMMANDS = (
     ),
     Command(
         ("update",),
-        "update [-n] [UUID...]",
+        "update [-n] [-j] [IMAGE...]",
         "update manifests from the sources",
         "maintenance:update",
         (
             HELP,
             Option(("-n", "--dry-run"), "", "Show the changes, but do not make them."),
+            Option(EVENTS.flags, EVENTS.argument, EVENTS.help, imgadms=False),
         ),
         "Gets the manifests of installed images from the sources, and stores the changes.\n"
         "If an image has no snapshot @final, the right snapshot gets this name, provided\n"
@@ -86,6 +87,7 @@ COMMANDS = (
             ("update -n", "what would change"),
             (f"update {IMAGE}", "one image"),
         ),
+        imgadms_usage="update [-n] [UUID...]",
     ),
     Command(
         ("vacuum",),

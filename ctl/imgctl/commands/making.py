@@ -15,12 +15,9 @@ A VALUE is JSON if it can be, and text otherwise. `name` and `version` are alway
 text, and required, as arguments or in MANIFEST. The new image inherits all other
 fields from the image that SOURCE is a clone of."""
 
-_OUTPUT = Option(
-    ("-o", "--output-template"),
-    "PATH",
-    "The path of the image's files: a folder, or a path without extension. "
-    "Default is NAME-VERSION in the current folder.",
-)
+_PATH = "The path of the image's files: a folder, or a path without extension. "
+_DEFAULT = "Default is NAME-VERSION in the current folder."
+_OUTPUT = Option(("-o", "--output-template"), "PATH", _PATH + _DEFAULT)
 _COMPRESSION = Option(
     ("-c", "--compression"),
     "COMPRESSION",
@@ -88,13 +85,17 @@ COMMANDS = (
     ),
     Command(
         ("export",),
-        "export [OPTIONS] UUID",
-        "write an installed image to files, for another host",
+        "export [OPTIONS] IMAGE...",
+        "write an installed image to files or to a stream, for another host",
         "making:export",
         (
             HELP,
             POOL,
-            _OUTPUT,
+            Option(
+                _OUTPUT.flags,
+                _OUTPUT.argument,
+                _PATH + '"-": standard output, as a tar archive of manifest and file. ' + _DEFAULT,
+            ),
             _COMPRESSION,
             Option(
                 ("--format",),
@@ -107,6 +108,7 @@ COMMANDS = (
         examples=(
             (f"export -o /var/tmp -c gzip {IMAGE}", "its manifest and file"),
             (f"export --format qcow2 {IMAGE}", "its disk"),
+            ("export -c zstd -o - web@1.2 | ssh host imgctl install -f -", "to another host, without files"),
         ),
     ),
 )

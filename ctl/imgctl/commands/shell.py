@@ -11,6 +11,7 @@ pools, sources. For the current shell, or for all new shells:
     source <(imgctl completion bash)
     imgctl completion bash > /etc/bash_completion.d/imgctl
     imgctl completion zsh > /usr/local/share/zsh/site-functions/_imgctl
+    imgctl completion fish > /etc/fish/completions/imgctl.fish
 
 Run under the name imgadm, the script is for imgadm."""
 
@@ -25,7 +26,7 @@ COMMANDS = (
     ),
     Command(
         ("completion",),
-        "completion bash|zsh",
+        "completion bash|zsh|fish",
         "print a script for completion in a shell",
         "completion:script",
         (HELP,),
@@ -34,10 +35,14 @@ COMMANDS = (
     ),
     Command(
         ("__complete",),
-        "__complete KIND [PREFIX]",
+        "__complete words WORD... | KIND [PREFIX]",
         "list the completions of a word",
         "completion:complete",
         (HELP,),
-        examples=(("__complete installed base", 'installed images that start with "base"'),),
+        mixed=False,
+        examples=(
+            ("__complete words get -P zo", "what `get -P zo` can go on with"),
+            ("__complete installed base", 'installed images that start with "base"'),
+        ),
     ),
 )

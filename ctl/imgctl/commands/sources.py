@@ -15,6 +15,7 @@ COMMANDS = (
             HELP,
             Option(("-v", "--verbose"), "", "Verbose output. List source URL and TYPE."),
             Option(("-j", "--json"), "", "List sources as JSON."),
+            Option(("-o",), "FORM", 'The form of the list: "json", "yaml", "csv" or "wide".', imgadms=False),
             Option(("-a",), "URL", "Add a source. It is appended to the list of sources."),
             Option(("-d",), "URL", "Delete a source."),
             Option(("-e",), "", "Edit the sources in $VISUAL, $EDITOR or vi."),

@@ -11,13 +11,14 @@ from imgctl.errors import RemoteError, UsageError
 from imgctl.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import FrameType
     from typing import Any
 
     from imgctl.arguments import Arguments
     from imgctl.client import Client
     from imgctl.session import Session
+    from imgctl.shells.words import Place
 
     #: A word, and what is said about it.
     Candidate = tuple[str, str]
@@ -33,7 +34,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._/][A-Za-z0-9@.+,/:=~_%-]*")
 
 
 def script(session: Session, arguments: Arguments) -> None:
-    """`completion bash|zsh`."""
+    """`completion bash|zsh|fish`."""
     from imgctl.shells.script import SHELLS, completion_script
 
     shell = arguments.one()
@@ -43,31 +44,96 @@ def script(session: Session, arguments: Arguments) -> None:
 
 
 def complete(session: Session, arguments: Arguments) -> int:
-    """`__complete KIND [PREFIX]`: a candidate a line, and what it is after a tab. Silent when it fails."""
+    """`__complete words WORD... | KIND [PREFIX]`: a candidate a line, and what it is after a tab.
+
+    After `words`, the words of a command line up to the one that is typed, the first line says what else the
+    shell is to do (`:files`, `:nospace`, or `:`). Silent when it fails.
+    """
+    if arguments.rest[:1] == ["words"]:
+        return _complete_words(session, arguments.rest[1:])
     kind, prefix = (*arguments.rest, "", "")[:2]
-    if kind not in _KINDS:
+    candidates = _asked(session, kind)
+    if candidates is None:
         return 1
-    try:
-        with _at_most(SECONDS), session.client() as client:
-            candidates = [*_KINDS[kind](client, session.program != "imgadm")]
-    except (RemoteError, OSError):
-        return 1
-    session.say(
-        f"{word}\t{printable(meaning)}"
-        for word, meaning in candidates
-        if word.startswith(prefix) and _PLAIN.fullmatch(word)
-    )
+    _say(session, _plain(candidates), "", prefix)
     return 0
 
 
+def _complete_words(session: Session, words: Sequence[str]) -> int:
+    from imgctl.shells.words import place_of
+
+    place = place_of(words, imgadm=session.is_imgadm)
+    if place.kind == "files":
+        session.say([":files"])
+        return 0
+    if place.kind in _KINDS:
+        session.socket_path = place.socket or session.socket_path
+        candidates = [*_plain(_asked(session, place.kind) or [])]
+    else:
+        candidates = [*_known(session, place)]
+    session.say([":nospace" if place.kind in ("fields", "filters") else ":"])
+    _say(session, candidates, place.before, place.word)
+    return 0
+
+
+def _known(session: Session, place: Place) -> Iterator[Candidate]:
+    """The candidates that nobody has to be asked for."""
+    from imgctl.commands import aliases, all_commands
+    from imgctl.image_rows import FIELDS
+    from imgctl.listing import FORMS
+    from imgctl.shells.words import flags
+
+    if place.kind == "commands":
+        for command in all_commands():
+            names = [*command.names[:1], *aliases(command, imgadm=session.is_imgadm)]
+            yield from ((name, command.summary) for name in names if name[0].isalpha())
+    elif place.kind == "flags":
+        yield from flags(place.command, imgadm=session.is_imgadm)
+    elif place.kind == "fields":
+        yield from ((field, "field") for field in FIELDS)
+        if not session.is_imgadm:
+            yield from ((form, "form") for form in FORMS)
+    elif place.kind == "filters":
+        yield from ((f"{field}=", "filter") for field in FIELDS)
+    else:
+        yield from ((word, "") for word in place.kind.removeprefix("=").split())
+
+
+def _asked(session: Session, kind: str) -> list[Candidate] | None:
+    """What the daemon knows; None where it does not say."""
+    if kind not in _KINDS:
+        return None
+    try:
+        with _at_most(SECONDS), session.client() as client:
+            return [*_KINDS[kind](client, not session.is_imgadm)]
+    except (RemoteError, OSError):
+        return None
+
+
+def _say(session: Session, candidates: Iterable[Candidate], before: str, prefix: str) -> None:
+    session.say(
+        f"{before}{word}\t{printable(meaning)}" for word, meaning in candidates if word.startswith(prefix)
+    )
+
+
+def _plain(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    return ((word, meaning) for word, meaning in candidates if _PLAIN.fullmatch(word))
+
+
 def _installed(client: Client, by_name: bool) -> Iterator[Candidate]:
-    return _images((image.get("manifest") or {} for image in client.list()), by_name)
+    yield from _aliases(client, by_name)
+    yield from _images((image.get("manifest") or {} for image in client.list()), by_name)
 
 
 def _available(client: Client, by_name: bool) -> Iterator[Candidate]:
     # Only where nothing is known yet are the sources worth the wait.
     known = client.known_images()
-    return _images(known or (image["manifest"] for image in client.available()["images"]), by_name)
+    yield from _aliases(client, by_name)
+    yield from _images(known or (image["manifest"] for image in client.available()["images"]), by_name)
+
+
+def _aliases(client: Client, by_name: bool) -> Iterator[Candidate]:
+    return ((each["alias"], each["uuid"]) for each in (client.aliases() if by_name else ()))
 
 
 def _jobs(client: Client, by_name: bool) -> Iterator[Candidate]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from imgctl.commands import GLOBAL_OPTIONS, Command, all_commands, find_command
-from imgctl.errors import CommandError
+from imgctl.cli import unknown_command
+from imgctl.commands import GLOBAL_OPTIONS, Command, aliases, all_commands, find_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,8 @@ _OPTION_COLUMN, _COMMAND_COLUMN, _WIDTH = 26, 43, 80
 
 #: Names of images, which imgadm does not have.
 _NAMES = (
-    "In place of a UUID you may give its beginning (four digits or more), NAME,",
-    "NAME@VERSION or NAME@latest, if that means one image.",
+    "IMAGE is a UUID, its beginning (four digits or more), NAME, NAME@VERSION or",
+    "NAME@latest, if that means one image.",
 )
 
 
@@ -30,9 +30,9 @@ def show_help(session: Session, arguments: Arguments) -> None:
         session.say(overview(session.program))
         return
     name = arguments.one()
-    command = find_command(name)
+    command = find_command(name, imgadm=session.is_imgadm)
     if command is None:
-        raise CommandError("UnknownCommand", f'unknown command: "{name}"')
+        raise unknown_command(session, name)
     session.say(command_help(session.program, command))
 
 
@@ -51,7 +51,9 @@ def overview(program: str) -> list[str]:
         "Commands:",
     ]
     for command in all_commands():
-        lines += _columns(f"    {program} {command.usage}", command.summary, _COMMAND_COLUMN)
+        if find_command(command.names[0], imgadm=program == "imgadm") is not command:
+            continue
+        lines += _columns(f"    {program} {_usage(program, command)}", command.summary, _COMMAND_COLUMN)
     if program != "imgadm":
         lines += ["", *_NAMES]
     return [*lines, "", f"See `{program} help COMMAND` for more details."]
@@ -63,16 +65,21 @@ def command_help(program: str, command: Command) -> list[str]:
         f"{command.summary[:1].upper()}{command.summary[1:]}.",
         "",
         "Usage:",
-        f"    {program} {command.usage}",
+        f"    {program} {_usage(program, command)}",
     ]
-    if len(command.names) > 1:
-        lines += ["", f"Aliases: {', '.join(command.names[1:])}"]
-    lines += ["", "Options:", *_options(command.options)]
+    imgadm = program == "imgadm"
+    if others := aliases(command, imgadm=imgadm):
+        lines += ["", f"Aliases: {', '.join(others)}"]
+    lines += ["", "Options:", *_options(command.imgadms_options if imgadm else command.options)]
     if command.about:
         lines += ["", *command.about.splitlines()]
     if program != "imgadm":  # which knows no names of images, and not all of our commands
         lines += _examples(program, command)
     return lines
+
+
+def _usage(program: str, command: Command) -> str:
+    return command.imgadms_usage if program == "imgadm" else command.usage
 
 
 def _examples(program: str, command: Command) -> list[str]:

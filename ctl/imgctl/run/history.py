@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from time import localtime, strftime
 from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import UsageError
-from imgctl.table import table
-from imgctl.text import size
+from imgctl.listing import Wanted, say_listing
+from imgctl.new_keys import with_new_keys
+from imgctl.text import moment, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,13 +21,12 @@ _COLUMNS = [
     "uuid",
     "name",
     "version",
-    "pool",
+    "zpool",
     "size",
     "took",
     "outcome",
-    "client",
-    "source",
 ]
+_WIDE = ["client", "source"]
 
 #: Entries, where nothing else is said.
 _ENTRIES = 20
@@ -39,29 +38,42 @@ def history(session: Session, arguments: Arguments) -> None:
     uuid = session.uuid(arguments.one(), among="history") if arguments.rest else None
     with session.client() as client:
         entries = client.history(uuid, limit)
-    if arguments.flag("-j"):
-        session.say_json(entries)
+    wanted = Wanted(session, arguments)
+    say_listing(
+        session,
+        wanted,
+        documents=with_new_keys(entries),
+        rows=[history_row(entry) for entry in entries],
+        plain=[_plain_row(entry) for entry in entries],
+        columns=_COLUMNS,
+        wide=_WIDE,
+    )
+    if wanted.form not in ("", "wide") or wanted.only_uuids:
         return
-    session.say(table([history_row(entry) for entry in entries], _COLUMNS, header=not arguments.flag("-H")))
     for entry in entries:
         if entry.get("message") and entry.get("outcome") == "failed":
             session.warn(f"{entry['action']} of image {entry['uuid']} failed: {entry['message']}")
 
 
 def history_row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An *entry* for people: without spaces in a cell but for the client's."""
+    """An *entry* for people."""
     # What no source has had has no name.
     row = {**entry, "name": entry.get("name") or None, "version": entry.get("version") or None}
     started, count, seconds = entry.get("started_at"), entry.get("bytes"), entry.get("seconds")
-    row["when"] = (
-        strftime("%Y-%m-%dT%H:%M:%S", localtime(started)) if isinstance(started, (int, float)) else None
-    )
-    row["size"] = size(count).replace(" ", "") if isinstance(count, int) else None
+    row["when"] = moment(started)
+    row["zpool"] = entry.get("pool")
+    row["size"] = size_cell(count)
     row["took"] = f"{seconds:.1f}s" if isinstance(seconds, (int, float)) else None
     row["outcome"] = entry.get("outcome") or "running"
     uid = entry.get("uid")
     row["client"] = f"{entry.get('client')}, uid {uid}" if uid is not None else entry.get("client")
     return row
+
+
+def _plain_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An *entry* for programs, with the columns that people see, too."""
+    row: dict[str, Any] = with_new_keys(dict(entry))
+    return row | {"when": row.get("started"), "size": entry.get("bytes"), "took": entry.get("seconds")}
 
 
 def _number(text: str | None) -> int:

@@ -1,64 +1,118 @@
-"""`hold`, `release`, `holds`."""
+"""`hold`, `release`, `holds`, `pin`, `unpin`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgctl.errors import UsageError
+from imgctl.listing import Wanted, say_document, say_listing
+from imgctl.run.several import change_each, named, texts_of
 from imgctl.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from imgctl.arguments import Arguments
+    from imgctl.client import Client
     from imgctl.session import Session
+
+_COLUMNS = ["uuid", "name", "version", "zpool", "holds"]
 
 #: The tag of a pin; imgstored knows it, too, for what it says of an image that is held.
 PINNED = "pinned"
 
 
-def hold(session: Session, arguments: Arguments) -> None:
-    """`hold [-P POOL] UUID TAG`."""
-    text, tag = arguments.two()
-    uuid = session.uuid(text, among="installed", pool=arguments.text("-P"))
-    with session.client() as client:
-        client.hold(uuid, tag, pool=arguments.text("-P"))
-    session.say([f"Held image {printable(uuid)} ({printable(tag)})"])
+def hold(session: Session, arguments: Arguments) -> int:
+    """`hold [-P POOL] [-j] IMAGE... TAG`."""
+    texts, tag = _with_tag(arguments)
+    pool = arguments.text("-P")
+    return _each(session, arguments, texts, lambda client, uuid: client.hold(uuid, tag, pool), "held", tag)
 
 
-def release(session: Session, arguments: Arguments) -> None:
-    """`release [-P POOL] UUID TAG`."""
-    text, tag = arguments.two()
-    uuid = session.uuid(text, among="installed", pool=arguments.text("-P"))
-    with session.client() as client:
-        client.release(uuid, tag, pool=arguments.text("-P"))
-    session.say([f"Released image {printable(uuid)} ({printable(tag)})"])
+def release(session: Session, arguments: Arguments) -> int:
+    """`release [-P POOL] [-j] IMAGE... TAG`."""
+    texts, tag = _with_tag(arguments)
+    pool = arguments.text("-P")
+    return _each(
+        session, arguments, texts, lambda client, uuid: client.release(uuid, tag, pool), "released", tag
+    )
 
 
 def holds(session: Session, arguments: Arguments) -> None:
-    """`holds [-P POOL] [-j] UUID`."""
+    """`holds [-P POOL] [-j] [-H] [IMAGE]`."""
+    if not arguments.rest:
+        _list_all(session, arguments)
+        return
     uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         tags = client.holds(uuid, pool=arguments.text("-P"))
-    if arguments.flag("-j"):
-        session.say_json(tags)
+    wanted = Wanted(session, arguments)
+    if wanted.is_document:
+        say_document(session, tags, wanted.form)
     else:
         session.say([printable(tag) for tag in tags])
 
 
-def pin(session: Session, arguments: Arguments) -> None:
-    """`pin [-P POOL] UUID`."""
-    uuid, pool = _pinned(session, arguments)
-    with session.client() as client:
-        client.hold(uuid, PINNED, pool=pool)
-    session.say([f"Pinned image {printable(uuid)}"])
-
-
-def unpin(session: Session, arguments: Arguments) -> None:
-    """`unpin [-P POOL] UUID`."""
-    uuid, pool = _pinned(session, arguments)
-    with session.client() as client:
-        client.release(uuid, PINNED, pool=pool)
-    session.say([f"Unpinned image {printable(uuid)}"])
-
-
-def _pinned(session: Session, arguments: Arguments) -> tuple[str, str | None]:
+def _list_all(session: Session, arguments: Arguments) -> None:
+    """The images that are held."""
     pool = arguments.text("-P")
-    return session.uuid(arguments.one(), among="installed", pool=pool), pool
+    with session.client() as client:
+        if pool is not None and pool not in (pools := client.pools()):
+            raise UsageError(f'unknown pool: "{pool}"', hint=f"the daemon has {', '.join(pools)}")
+        images = client.list(holds=True)
+    held = [
+        {
+            "uuid": image["manifest"]["uuid"],
+            "name": image["manifest"].get("name"),
+            "version": image["manifest"].get("version"),
+            "zpool": image["zpool"],
+            "holds": image.get("holds") or [],
+        }
+        for image in images
+        if image.get("holds") and pool in (None, image["zpool"])
+    ]
+    rows = [{**each, "holds": ", ".join(each["holds"])} for each in held]
+    say_listing(session, Wanted(session, arguments), documents=held, rows=rows, columns=_COLUMNS)
+
+
+def pin(session: Session, arguments: Arguments) -> int:
+    """`pin [-P POOL] [-j] IMAGE...`."""
+    texts, pool = texts_of(session, arguments), arguments.text("-P")
+    return _each(session, arguments, texts, lambda client, uuid: client.hold(uuid, PINNED, pool), "pinned")
+
+
+def unpin(session: Session, arguments: Arguments) -> int:
+    """`unpin [-P POOL] [-j] IMAGE...`."""
+    texts, pool = texts_of(session, arguments), arguments.text("-P")
+    return _each(
+        session, arguments, texts, lambda client, uuid: client.release(uuid, PINNED, pool), "unpinned"
+    )
+
+
+def _each(
+    session: Session,
+    arguments: Arguments,
+    texts: Sequence[str],
+    change: Callable[[Client, str], None],
+    verb: str,
+    tag: str = "",
+) -> int:
+    as_json = arguments.flag("-j")
+    images = named(session, texts, among="installed", pool=arguments.text("-P"), as_json=as_json)
+    with session.client() as client:
+        return change_each(
+            session,
+            images,
+            lambda uuid: change(client, uuid),
+            verb,
+            with_what=f" ({tag})" if tag else "",
+            as_json=as_json,
+        )
+
+
+def _with_tag(arguments: Arguments) -> tuple[Sequence[str], str]:
+    """The images, and the tag, which comes last."""
+    if len(arguments.rest) < 2:
+        raise UsageError(f'incorrect number of args ({len(arguments.rest)}): "{" ".join(arguments.rest)}"')
+    *texts, tag = arguments.rest
+    return texts, tag

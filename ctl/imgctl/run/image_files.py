@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import subprocess
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import CommandError
@@ -21,22 +22,28 @@ _QEMU_IMG = ("/usr/bin/qemu-img", "/opt/local/bin/qemu-img", "/opt/tools/bin/qem
 #: Bytes of a manifest that is indented: `install` reads no more.
 _MAX_INDENTED = 1 << 20
 
+#: A folder need not be readable to be written to; not every system can open one then.
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+
 
 class ImageFile:
     """A new file in a folder, which gets its name, and a manifest beside it, by `keep`, or is gone.
 
-    `target` is a folder, or a path without extension; in a folder it is called as `name` says. Raises
-    `OSError`.
+    `target` is a folder, or a path without extension; in a folder it is called as `name` says. The folder may
+    belong to somebody else, who may do what they like in there at any moment: it is opened once, every file
+    is new, and no link in it is followed. Raises `OSError`.
     """
 
     def __init__(self, target: Path) -> None:
         is_folder = target.is_dir()
         self._folder = target if is_folder else target.parent
         self._given = None if is_folder else target.name
-        self._temporary = self._folder / f".imgctl-{secrets.token_hex(8)}.partial"
         self._prefix, self._suffix = self._given or "image", ""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.descriptor = os.open(self._temporary, flags, 0o666)
+        with ExitStack() as stack:
+            self._in = os.open(self._folder, _FOLDER)
+            stack.callback(os.close, self._in)
+            self._file = stack.enter_context(_NewFile(self._in))
+            self._open = stack.pop_all()
 
     def __enter__(self) -> ImageFile:
         return self
@@ -44,8 +51,12 @@ class ImageFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self.descriptor)
-        self._temporary.unlink(missing_ok=True)
+        self._open.close()
+
+    @property
+    def descriptor(self) -> int:
+        """The image's file, open for reading and writing."""
+        return self._file.descriptor
 
     def name(self, prefix: str, suffix: str) -> None:
         """What it will be called, unless `target` said so. Raises `CommandError` for what is no name."""
@@ -58,12 +69,12 @@ class ImageFile:
     @property
     def path(self) -> str:
         """The image's file."""
-        return str(self._folder / (self._prefix + self._suffix))
+        return str(self._folder / self._name)
 
     @property
     def manifest_path(self) -> str:
         """The manifest's."""
-        return str(self._folder / (self._prefix + ".imgmanifest"))
+        return str(self._folder / self._manifest_name)
 
     @property
     def shown(self) -> str:
@@ -71,16 +82,17 @@ class ImageFile:
         return str(self._folder / self._prefix)
 
     def keep(self, manifest: dict[str, Any] | None) -> None:
-        """The file is whole: gives it its name, and writes the manifest, if there is one, beside it."""
-        self._temporary.replace(self.path)
+        """The file is whole: gives it its name, and writes the manifest, if there is one, beside it.
+
+        Raises `CommandError` if somebody else has put another file in the place of one of them.
+        """
+        self._file.rename(self._name, self.path)
         if manifest is None:
             return
-        new = self._temporary.with_suffix(".manifest")
-        try:
-            new.write_bytes(_written(manifest))
-            new.replace(self.manifest_path)
-        finally:
-            new.unlink(missing_ok=True)
+        with _NewFile(self._in) as new:
+            with os.fdopen(os.dup(new.descriptor), "wb") as file:
+                file.write(written(manifest))
+            new.rename(self._manifest_name, self.manifest_path)
 
     def convert_to_qcow2(self) -> None:
         """Makes a qcow2 of the raw disk that was written. Raises `CommandError`."""
@@ -91,27 +103,91 @@ class ImageFile:
                 "qemu-img, which makes a qcow2 of the disk, is not installed",
                 hint="install it (Debian: qemu-utils; pkgsrc: qemu), or take --format raw",
             )
-        target = self._temporary.with_suffix(".qcow2")
-        # Both formats are said: nothing that is on the disk can make it another.
-        formats = ["-f", "raw", "-O", "qcow2"]
+        raw, target = self._file, self._open.enter_context(_NewFile(self._in))
+        # Both formats are said: nothing that is on the disk can make it another. Both files are those that
+        # are open: their names may mean other files by now.
+        done = subprocess.run(  # noqa: S603 - a fixed program, and descriptors
+            [
+                program,
+                "convert",
+                "-f",
+                "raw",
+                "-O",
+                "qcow2",
+                *(f"/dev/fd/{each.descriptor}" for each in (raw, target)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(raw.descriptor, target.descriptor),
+            cwd="/",
+            check=False,
+        )
+        if done.returncode:
+            why = done.stderr.decode("utf-8", "replace").strip()
+            raise CommandError("InternalError", f"qemu-img failed: {why}")
+        self._file, self._suffix = target, ".qcow2"
+
+    @property
+    def _name(self) -> str:
+        return self._prefix + self._suffix
+
+    @property
+    def _manifest_name(self) -> str:
+        return self._prefix + ".imgmanifest"
+
+
+class _NewFile:
+    """A file that was not there before, under a name that nobody can guess; gone at the end, or renamed.
+
+    `folder` is an open folder. Raises `OSError`.
+    """
+
+    def __init__(self, folder: int) -> None:
+        self._folder = folder
+        self._name: str | None = f".imgctl-{secrets.token_hex(16)}.partial"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.descriptor = os.open(self._name, flags, 0o666, dir_fd=folder)
+
+    def __enter__(self) -> _NewFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            done = subprocess.run(  # noqa: S603 - a fixed program, and paths that begin with a slash
-                [program, "convert", *formats, str(self._temporary.absolute()), str(target.absolute())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                check=False,
-            )
-            if done.returncode:
-                why = done.stderr.decode("utf-8", "replace").strip()
-                raise CommandError("InternalError", f"qemu-img failed: {why}")
-            target.replace(self._temporary)
+            if self._name is not None and self._is_at(self._name):
+                os.unlink(self._name, dir_fd=self._folder)
         finally:
-            target.unlink(missing_ok=True)
-        self._suffix = ".qcow2"
+            os.close(self.descriptor)
+
+    def rename(self, name: str, shown: str) -> None:
+        """Gives it the name, in the place of what has it. Raises `CommandError` if its own is taken."""
+        if self._name is None or not self._is_at(self._name):
+            raise self._replaced(shown)
+        os.rename(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._name = None
+        # Between the look and the renaming there was a moment.
+        if not self._is_at(name):
+            raise self._replaced(shown)
+
+    def _is_at(self, name: str) -> bool:
+        try:
+            there = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self.descriptor))
+
+    @staticmethod
+    def _replaced(shown: str) -> CommandError:
+        return CommandError(
+            "FileSystem",
+            f"somebody else has put another file in the place of {shown}",
+            hint="write it into a folder that only you can write to",
+        )
 
 
-def _written(manifest: dict[str, Any]) -> bytes:
+def written(manifest: dict[str, Any]) -> bytes:
     """As imgadm writes it, without a line end; a very large one is not indented, or `install` refuses it."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
     if len(text) <= _MAX_INDENTED:

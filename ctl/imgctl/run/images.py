@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from imgctl.errors import CommandError
-from imgctl.filters import meets_all, parse_filter
-from imgctl.image_rows import docker_rows, image_row
+from imgctl.errors import CommandError, NotConnectedError, RemoteError
+from imgctl.filters import has_field, meets_all, parse_filter
+from imgctl.image_rows import FIELDS, docker_rows, image_row
+from imgctl.listing import Wanted, document_form, say_document, say_listing, warn_of_unknown
 from imgctl.table import fields, sort_rows, table
 from imgctl.text import error_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from imgproto.documents import ImageDocument, OfferedDocument, ProblemDocument
+    from imgproto.documents import (
+        AvailableDocument,
+        ImageDocument,
+        OfferedDocument,
+        OutdatedDocument,
+        ProblemDocument,
+    )
 
     from imgctl.arguments import Arguments
     from imgctl.filters import Filter
+    from imgctl.run.several import Named
     from imgctl.session import Session
 
 _COLUMNS = ["uuid", "name", "version", "os", "type", "pub"]
+_WIDE = ["zpool", "state", "size", "clones", "source"]
 _SORT = ["published_at", "name"]
 _DOCKER_COLUMNS = ["uuid", "repository", "tag", "image_id", "created"]
 
 
 def list_installed(session: Session, arguments: Arguments) -> None:
     """`list [-j] [-H] [-o FIELDS] [-s FIELDS] [--docker] [FILTERS]`."""
-    filters = [parse_filter(argument) for argument in arguments.rest]
+    filters = _filters(session, arguments)
     with session.client() as client:
         images = client.list(holds=_asks_for_holds(arguments))
     if arguments.flag("--docker"):
@@ -39,33 +48,81 @@ def list_installed(session: Session, arguments: Arguments) -> None:
 
 
 def avail(session: Session, arguments: Arguments) -> None:
-    """`avail`: as `list`. Then says which sources did not answer; fails if one of them has no list."""
-    filters = [parse_filter(argument) for argument in arguments.rest]
+    """`avail`: as `list`. Then says which sources did not answer, and which lists may lack images.
+
+    Fails if a source that did not answer has no list.
+    """
+    filters = _filters(session, arguments)
     with session.client() as client:
         found = client.available()
     _print_images(session, arguments, found["images"], filters)
+    report_problems(session, found)
+
+
+def report_problems(session: Session, found: AvailableDocument | OutdatedDocument) -> None:
+    """Warns of sources that did not answer, and of lists that may lack images.
+
+    Raises the error of the sources that did not answer and have no list either.
+    """
     problems = [problem for problem in found["problems"] if isinstance(problem.get("error"), dict)]
     for problem in problems:
         if problem.get("listed_at"):
             session.warn(f"{_problem_message(problem)}; its images are those of {problem['listed_at']}")
+    if session.program != "imgadm":  # which says nothing of it
+        for each in found.get("incomplete") or ():
+            session.warn(each["message"])
     failed = [problem for problem in problems if not problem.get("listed_at")]
     if failed:
         raise _failure(failed)
 
 
-def show(session: Session, arguments: Arguments) -> None:
-    """`show UUID`."""
-    uuid = session.uuid(arguments.one(), among="available")
+def show(session: Session, arguments: Arguments) -> int:
+    """`show IMAGE...`."""
+    from imgctl.run.several import named, texts_of
+
+    form = document_form(arguments) or "json"
+    images = named(session, texts_of(session, arguments), among="available")
     with session.client() as client:
-        session.say_json(client.show(uuid))
+        return _print_each(session, images, client.show, form)
 
 
-def get(session: Session, arguments: Arguments) -> None:
-    """`get [-P POOL] [-r] UUID`."""
-    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
+def get(session: Session, arguments: Arguments) -> int:
+    """`get [-P POOL] [-r] IMAGE...`."""
+    from imgctl.run.several import named, texts_of
+
+    pool, form = arguments.text("-P"), document_form(arguments) or "json"
+    images = named(session, texts_of(session, arguments), among="installed", pool=pool)
     with session.client() as client:
-        image = client.get(uuid, arguments.text("-P"), recursive=arguments.flag("-r"))
-    session.say_json(_without_clones(image))
+
+        def got(uuid: str) -> dict[str, Any]:
+            return _without_clones(client.get(uuid, pool, recursive=arguments.flag("-r")))
+
+        return _print_each(session, images, got, form)
+
+
+def _print_each(
+    session: Session, images: Sequence[Named], found: Callable[[str], dict[str, Any]], form: str
+) -> int:
+    """Prints one document, or an array of those that there are."""
+    from imgctl.run.several import about, worst
+
+    if len(images) == 1:
+        say_document(session, found(images[0].uuid or ""), form)
+        return 0
+    documents, errors = [], {image: image.error for image in images if image.error is not None}
+    for image in images:
+        if image.uuid is None:
+            continue
+        try:
+            documents.append(found(image.uuid))
+        except NotConnectedError:
+            raise
+        except RemoteError as error:
+            errors[image] = error
+    say_document(session, documents, form)
+    for image, problem in errors.items():
+        session.report(about(image, problem))
+    return worst(errors.values())
 
 
 def ancestry(session: Session, arguments: Arguments) -> None:
@@ -73,20 +130,36 @@ def ancestry(session: Session, arguments: Arguments) -> None:
     uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
         images = client.ancestry(uuid, arguments.text("-P"))
-    if arguments.flag("-j"):
-        session.say_json([_without_clones(image) for image in images])
-        return
-    columns = fields(arguments.texts("-o")) or ["uuid", "name", "version", "published"]
-    rows = [image_row(image) for image in images]
-    session.say(table(rows, columns, header=not arguments.flag("-H")))
+    say_listing(
+        session,
+        Wanted(session, arguments),
+        documents=[_without_clones(image) for image in images],
+        rows=[image_row(image) for image in images],
+        columns=["uuid", "name", "version", "published"],
+        wide=["os", "type", "zpool", "origin"],
+    )
 
 
-def delete(session: Session, arguments: Arguments) -> None:
-    """`delete [-P POOL] UUID`."""
-    uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
+def delete(session: Session, arguments: Arguments) -> int:
+    """`delete [-P POOL] [-j] IMAGE...`. An image goes after its clones, however they are named."""
+    from imgctl.run.several import change_each, named, texts_of
+
+    pool = arguments.text("-P")
+    as_json = arguments.flag("-j")
+    images = named(session, texts_of(session, arguments), among="installed", pool=pool, as_json=as_json)
     with session.client() as client:
-        client.delete(uuid, arguments.text("-P"))
-    session.say([f"Deleted image {uuid}"])
+        return change_each(
+            session,
+            images,
+            lambda uuid: client.delete(uuid, pool),
+            "deleted",
+            as_json=as_json,
+            again_after=("ImageHasDependentClones",),
+        )
+
+
+def _filters(session: Session, arguments: Arguments) -> list[Filter]:
+    return [parse_filter(argument, words=not session.is_imgadm) for argument in arguments.rest]
 
 
 def _asks_for_holds(arguments: Arguments) -> bool:
@@ -109,13 +182,26 @@ def _print_images(
     """Prints those that meet the filters. `-s` is for the table only, as imgadm's."""
     rows = [(image_row(image), image) for image in images]
     chosen = [(row, image) for row, image in rows if meets_all(row, filters)]
-    if arguments.flag("-j"):
-        session.say_json([image for _, image in chosen])
+    _warn_of_unknown_fields(session, arguments, [row for row, _ in rows])
+    wanted = Wanted(session, arguments)
+    if wanted.is_document:
+        say_document(session, [image for _, image in chosen], wanted.form)
         return
-    columns = fields(arguments.texts("-o")) or _COLUMNS
     by = fields(arguments.texts("-s")) or _SORT
     ordered = sort_rows((row for row, _ in chosen), by)
-    session.say(table(ordered, columns, header=not arguments.flag("-H")))
+    say_listing(session, wanted, rows=ordered, columns=_COLUMNS, wide=_WIDE)
+
+
+def _warn_of_unknown_fields(
+    session: Session, arguments: Arguments, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    if session.is_imgadm or not rows:
+        return
+    names = Wanted(session, arguments).columns
+    names += [name.removeprefix("-") for name in fields(arguments.texts("-s"))]
+    paths = [argument.partition("=")[0] for argument in arguments.rest if "=" in argument]
+    names += [path for path in paths if not any(has_field(row, path) for row in rows)]
+    warn_of_unknown(session, names, FIELDS, rows)
 
 
 def _problem_message(problem: ProblemDocument) -> str:

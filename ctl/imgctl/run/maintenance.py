@@ -6,9 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from imgctl import event_text, terminal
-from imgctl.errors import CommandError, UsageError, remote_error
-from imgctl.run.imports import Narrator
-from imgctl.text import printable
+from imgctl.errors import CommandError, NotConnectedError, RemoteError, UsageError, remote_error
+from imgctl.run.imports import Narrator, event_document
+from imgctl.session import json_text
+from imgctl.text import printable, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
 
     from imgctl.arguments import Arguments
+    from imgctl.client import Client
     from imgctl.session import Session
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -25,12 +27,14 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 def update(session: Session, arguments: Arguments) -> int:
     """`update [-n] [UUID...]`. Exit status 1 when an image could not be updated; the others are."""
     uuids = session.uuids(arguments.rest, among="installed")
-    failed = False
+    failed, as_json = False, arguments.flag("-j")
 
     def tell(event: EventDocument) -> None:
         nonlocal failed
-        if event["event"] == "update-failed":
-            failed = True
+        failed = failed or event["event"] == "update-failed"
+        if as_json:
+            print(json_text(event_document(session, event)))
+        elif event["event"] == "update-failed":
             session.report(remote_error(event["error"]))
         elif event["event"] == "original-unknown":
             session.complain(
@@ -65,24 +69,51 @@ def vacuum(session: Session, arguments: Arguments) -> int:
 
     with session.client() as client:
         images = client.vacuum_candidates(older_than=age, keep=keep, on_event=tell)
+        sizes = {} if session.is_imgadm else _sizes(client, images)
         if as_json:
-            session.say_json(images)
+            session.say_json([{**image, "used": sizes.get(_key(image))} for image in images])
             return 0
         session.say(left)
-        if images and not dry_run and not arguments.flag("-f") and not _agreed(session, images):
+        if images and not dry_run and not arguments.flag("-f") and not _agreed(session, images, sizes):
             session.say(["Aborting"])
             return 1
-        for image in images:
-            if dry_run:
-                session.say([f"[dry-run] Deleted image {_called(image)}"])
-                continue
-            try:
-                client.delete(image["uuid"], image["zpool"])
-            except CommandError as error:
-                session.say([f"Error deleting image {_called(image)}: {printable(error.message)}"])
-                raise
-            session.say([f"Deleted image {_called(image)}"])
+        if dry_run:
+            session.say(f"[dry-run] Deleted image {_called(image)}" for image in images)
+        else:
+            _delete(session, client, images)
+    if sizes:
+        session.say([f"{'Would free' if dry_run else 'Freed'} {size(sum(sizes.values()))}"])
     return 0
+
+
+def _delete(session: Session, client: Client, images: Sequence[VacuumDocument]) -> None:
+    """Raises the first error."""
+    for image in images:
+        try:
+            client.delete(image["uuid"], image["zpool"])
+        except CommandError as error:
+            session.say([f"Error deleting image {_called(image)}: {printable(error.message)}"])
+            raise
+        session.say([f"Deleted image {_called(image)}"])
+
+
+def _key(image: VacuumDocument) -> tuple[str, str]:
+    return image["zpool"], image["uuid"]
+
+
+def _sizes(client: Client, images: Sequence[VacuumDocument]) -> dict[tuple[str, str], int]:
+    """The bytes that each deletion frees, as all are deleted; none where a pool does not say."""
+    if not images:
+        return {}
+    try:
+        usages = client.usage()
+    except NotConnectedError:
+        raise
+    except RemoteError:
+        return {}
+    used = {(each["zpool"], image["uuid"]): image["used"] for each in usages for image in each["images"]}
+    keys = [_key(image) for image in images]
+    return {key: used[key] for key in keys} if used.keys() >= {*keys} else {}
 
 
 def verify(session: Session, arguments: Arguments) -> int:
@@ -105,8 +136,10 @@ def _summary(results: Mapping[Result, int]) -> str:
     return f"Verified {count} image{'' if count == 1 else 's'}" + (f": {parts}" if parts else "")
 
 
-def _agreed(session: Session, images: Sequence[VacuumDocument]) -> bool:
+def _agreed(session: Session, images: Sequence[VacuumDocument], sizes: Mapping[tuple[str, str], int]) -> bool:
     session.say(["This will delete the following images:", *(f"    {_called(image)}" for image in images)])
+    if sizes:
+        session.say([f"This will free {size(sum(sizes.values()))}."])
     what = "this image" if len(images) == 1 else f"these {len(images)} images"
     answer = terminal.ask(f"Delete {what}? [y/N] ")
     if answer is None:

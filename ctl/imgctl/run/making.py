@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgctl import making_text
-from imgctl.errors import UsageError
+from imgctl.errors import CommandError, NotConnectedError, UsageError
 from imgctl.run.image_files import ImageFile
 from imgctl.run.imports import MAX_MANIFEST
 from imgctl.run.manifest_file import check_exists, read_manifest
+from imgctl.run.several import named, report_each, texts_of
 from imgctl.session import flush, is_terminal, json_text
 from imgctl.text import printable
 
@@ -48,7 +50,7 @@ def create(session: Session, arguments: Arguments) -> None:
     _refuse_mixed(arguments, is_disk=is_disk)
     with ExitStack() as stack:
         if url is None:
-            target = _target(arguments)
+            target = _target(arguments, imgadm=session.is_imgadm)
         else:
             target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=_room())))
         client = stack.enter_context(session.client()) if url is not None or not is_disk else None
@@ -96,15 +98,38 @@ def publish(session: Session, arguments: Arguments) -> None:
     session.say([_published(manifest, url)])
 
 
-def export(session: Session, arguments: Arguments) -> None:
-    """`export [-P POOL] [-o PATH] [-c COMPRESSION] [--format FORMAT] UUID`."""
-    name, form = arguments.one(), arguments.text("--format") or "stream"
+def export(session: Session, arguments: Arguments) -> int:
+    """`export [-P POOL] [-o PATH] [-c COMPRESSION] [--format FORMAT] IMAGE...`."""
+    texts, form = texts_of(session, arguments), arguments.text("--format") or "stream"
     if form not in ("stream", "raw", "qcow2"):
         raise UsageError(f'invalid --format "{form}": must be one of "stream", "raw", "qcow2"')
     compression = _compression(arguments)
     if form != "stream" and compression != "none":
         raise UsageError("a disk is not compressed: leave out -c, or --format")
-    uuid = session.uuid(name, among="installed", pool=arguments.text("-P"))
+    if arguments.text("-o") == "-":
+        return _export_to_output(session, arguments, texts, form, compression)
+    if len(texts) > 1 and not _target(arguments).is_dir():
+        raise UsageError(f'-o "{arguments.text("-o")}" is no folder, as several images need')
+    images = named(session, texts, among="installed", pool=arguments.text("-P"))
+    if len(images) == 1:
+        _export(session, arguments, images[0].uuid or "", form, compression)
+        return 0
+    errors = {image: image.error for image in images if image.error is not None}
+    for image in images:
+        if image.uuid is None:
+            continue
+        try:
+            _export(session, arguments, image.uuid, form, compression)
+        except NotConnectedError:
+            raise
+        except CommandError as error:
+            errors[image] = error
+    count = len(images) - len(errors)
+    return report_each(session, errors, f"exported {count} image{'' if count == 1 else 's'}")
+
+
+def _export(session: Session, arguments: Arguments, uuid: str, form: str, compression: str) -> None:
+    """One image."""
     with session.client() as client, ImageFile(_target(arguments)) as file:
         with Maker(session, arguments, file, quiet_manifest=True) as tell:
             manifest = client.export(
@@ -124,6 +149,51 @@ def export(session: Session, arguments: Arguments) -> None:
             file.keep(None)
         what = [file.manifest_path, file.path] if form == "stream" else [file.path]
         session.say(f'Exported image {printable(uuid)} to "{printable(path)}"' for path in what)
+
+
+def _export_to_output(
+    session: Session, arguments: Arguments, texts: list[str], form: str, compression: str
+) -> int:
+    """One image on standard output: a stream with its manifest, which `install -f -` reads, or its disk."""
+    if len(texts) > 1:
+        raise UsageError("standard output has room for one image")
+    if is_terminal(sys.stdout):
+        raise UsageError("an image is nothing for a terminal", hint="send it to a program or a file")
+    from imgctl.run import archive
+
+    (image,) = named(session, texts, among="installed", pool=arguments.text("-P"))
+    prefix, suffix = "image", ""
+
+    def tell(event: EventDocument) -> None:
+        nonlocal prefix, suffix
+        if event["event"] == "manifest":
+            prefix, suffix = event["prefix"], event["suffix"]
+        maker(event)
+
+    # A manifest has the size and SHA-1 of the file, and comes first.
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=_room()))
+        client, file = stack.enter_context(session.client()), stack.enter_context(ImageFile(Path(folder)))
+        with Maker(session, arguments, file, quiet_manifest=True) as maker:
+            manifest = client.export(
+                image.uuid or "",
+                file.descriptor,
+                pool=arguments.text("-P"),
+                compression=compression,
+                form="stream" if form == "stream" else "raw",
+                path=file.shown,
+                on_event=tell,
+            )
+        if form == "stream":
+            archive.write(sys.stdout.buffer, manifest, prefix, suffix, file.descriptor)
+            return 0
+        if form == "qcow2":
+            file.convert_to_qcow2()
+        file.keep(None)
+        with Path(file.path).open("rb") as disk:
+            shutil.copyfileobj(disk, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    return 0
 
 
 class Maker:
@@ -248,8 +318,14 @@ def _refuse_mixed(arguments: Arguments, *, is_disk: bool) -> None:
         raise UsageError("--block-size is for a disk, with --raw")
 
 
-def _target(arguments: Arguments) -> Path:
-    return Path(arguments.text("-o") or ".")
+def _target(arguments: Arguments, *, imgadm: bool = False) -> Path:
+    """Raises `CommandError` for a folder, as a slash at the end says, that is not there."""
+    given = arguments.text("-o") or "."
+    if given.endswith("/") and not imgadm and not Path(given).is_dir():
+        raise CommandError(
+            "FileSystem", f'there is no folder "{given}"', hint=f'make it first: `mkdir -p "{given}"`'
+        )
+    return Path(given)
 
 
 def _room() -> str:

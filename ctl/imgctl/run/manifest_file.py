@@ -28,6 +28,11 @@ def read_manifest(path: str, limit: int, *, dated: bool = True) -> dict[str, Any
         data = file.read(limit + 1)
     if len(data) > limit:
         raise _invalid(f"it has more than {limit} bytes")
+    return parse_manifest(data, dated=dated)
+
+
+def parse_manifest(data: bytes, *, dated: bool = True) -> dict[str, Any]:
+    """The manifest in these bytes; as `read_manifest`."""
     try:
         manifest = json.loads(data, parse_constant=_no_number)
     except RecursionError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import UsageError
+from imgctl.listing import FORMS, Wanted, say_document, say_listing
 from imgctl.table import table
 from imgctl.text import printable
 
@@ -29,8 +30,15 @@ def sources(session: Session, arguments: Arguments) -> None:
 
 def _list(session: Session, arguments: Arguments, client: Client) -> None:
     listed = client.sources()
-    if arguments.flag("-j"):
-        session.say_json([{key: value for key, value in source.items() if value} for source in listed])
+    wanted = Wanted(session, arguments)
+    if wanted.columns:
+        raise UsageError(f'invalid form: "{wanted.columns[0]}"', hint=f"it may be {', '.join(FORMS)}")
+    if wanted.is_document:
+        documents = [{key: value for key, value in source.items() if value} for source in listed]
+        say_document(session, documents, wanted.form)
+    elif wanted.form:
+        columns = ["url", "type", "insecure", "channel"]
+        say_listing(session, wanted, rows=listed, columns=columns)
     elif arguments.flag("-v"):
         rows = [{**source, "insecure": source.get("insecure") or None} for source in listed]
         session.say(table(rows, ["url", "type", "insecure"]))
@@ -64,6 +72,7 @@ def _delete(session: Session, arguments: Arguments, client: Client) -> None:
 def _edit(session: Session, arguments: Arguments, client: Client) -> None:
     from imgctl.run.source_editor import edited
 
+    session.usage = ""  # what is wrong from here on is the text
     outcome = edited(session, client, force=arguments.flag("-f"))
     lines = ["Reordered image sources"] if outcome["reordered"] else []
     lines += [f"Added {_described(source)}" for source in outcome["added"]]
@@ -73,12 +82,18 @@ def _edit(session: Session, arguments: Arguments, client: Client) -> None:
 
 def _check(session: Session, arguments: Arguments, client: Client) -> None:
     """Exit status 0 even when some do not answer, as imgadm's."""
-    checked = client.check_sources()
+    checked: list[dict[str, Any]] = [{**source} for source in client.check_sources()]
+    if session.program == "imgadm":  # which says nothing of it
+        for source in checked:
+            source.pop("incomplete", None)
     if arguments.flag("-j"):
         session.say_json(checked)
         return
     rows = [{**source, "error": _message(source.get("error"))} for source in checked]
     session.say(table(rows, ["url", "type", "ok", "error"]))
+    for source in checked:
+        if incomplete := source.get("incomplete"):
+            session.warn(str(incomplete))
 
 
 def _message(error: Any) -> Any:

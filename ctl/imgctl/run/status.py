@@ -8,6 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from imgctl.errors import UsageError
+from imgctl.listing import document_form, say_document
+from imgctl.new_keys import with_new_keys
 from imgctl.session import flush, is_terminal, json_text
 from imgctl.status_text import problems, status_lines, top_lines
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from imgctl.arguments import Arguments
     from imgctl.client import Client
+    from imgctl.fitting import Screen
+    from imgctl.screen import Layout
     from imgctl.session import Session
     from imgctl.status_text import Line
 
@@ -29,12 +33,13 @@ _EVERY, _SHORTEST, _LONGEST = 1.0, 0.1, 3600.0
 def status(session: Session, arguments: Arguments) -> int:
     """`status [-j]`. Status 1 if something needs attention."""
     arguments.none()
+    form = document_form(arguments)
     with session.client(timeout=_TIMEOUT) as client:
         found = client.status()
-    if arguments.flag("-j"):
-        session.say_json(found)
+    if form:
+        say_document(session, with_new_keys(found), form)
     else:
-        session.say(status_lines(found, time.time()))
+        session.say(status_lines(found, time.time(), session.screen))
     return 1 if problems(found) else 0
 
 
@@ -43,7 +48,7 @@ def top(session: Session, arguments: Arguments) -> None:
     arguments.none()
     count, seconds = _count(arguments.text("-n")), _seconds(arguments.text("-d"))
     with session.client(timeout=_TIMEOUT) as client:
-        looks = _Looks(client, count)
+        looks = _Looks(client, count, session.screen)
         if arguments.flag("-j"):
             looks.print_json(seconds)
         elif not _has_screen() or not _on_screen(looks, seconds):
@@ -53,22 +58,29 @@ def top(session: Session, arguments: Arguments) -> None:
 class _Looks:
     """As many frames as the user wants, each from a request of its own: an answer has all, and is small."""
 
-    def __init__(self, client: Client, count: int | None) -> None:
+    def __init__(self, client: Client, count: int | None, screen: Screen | None) -> None:
         self._client = client
+        self._screen = screen
         self._left = count
 
-    def frame(self) -> Sequence[Line] | None:
-        """The next frame; None when there were enough."""
+    def frame(self) -> Layout | None:
+        """The next frame, by the number of columns; None when there were enough."""
         if self._left == 0:
             return None
         if self._left is not None:
             self._left -= 1
-        return top_lines(self._client.status(), time.time())
+        found, now, screen = self._client.status(), time.time(), self._screen
+
+        def layout(columns: int) -> Sequence[Line]:
+            return top_lines(found, now, screen and screen._replace(columns=columns))
+
+        return layout
 
     def print_frames(self, seconds: float) -> None:
         """One after another, with an empty line between them."""
         first = True
-        while (lines := self.frame()) is not None:
+        while (layout := self.frame()) is not None:
+            lines = layout(self._screen.columns if self._screen else 0)
             print("\n".join([*([] if first else [""]), *(line.text for line in lines)]))
             first = False
             self._pause(seconds)
@@ -77,7 +89,7 @@ class _Looks:
         """Each answer as a line."""
         while self._left != 0:
             self._left = None if self._left is None else self._left - 1
-            print(json_text(self._client.status()))
+            print(json_text(with_new_keys(self._client.status())))
             self._pause(seconds)
 
     def _pause(self, seconds: float) -> None:

@@ -6,8 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from imgctl.errors import remote_error
-from imgctl.session import is_terminal
-from imgctl.table import table
+from imgctl.listing import Wanted, document_form, say_document, say_listing
+from imgctl.session import is_terminal, speaks_unicode
 from imgctl.usage_text import ASCII, LINES, du_document, du_rows, forest, pool_summary, readable, tree_lines
 
 if TYPE_CHECKING:
@@ -24,13 +24,14 @@ _COLUMNS = ["uuid", "name", "version", "zpool", "own", "shared", "total", "clone
 def tree(session: Session, arguments: Arguments) -> None:
     """`tree [-P POOL] [-j]`."""
     arguments.none()
+    form = document_form(arguments)
     with session.client() as client:
         pools = client.usage(arguments.text("-P"))
-    if arguments.flag("-j"):
-        session.say_json([forest(pool) for pool in pools])
+    if form:
+        say_document(session, [forest(pool) for pool in pools], form)
     else:
-        strokes = LINES if is_terminal(sys.stdout) and _speaks_unicode() else ASCII
-        blocks = [tree_lines(pool, strokes) for pool in pools if not pool.get("error")]
+        strokes = LINES if is_terminal(sys.stdout) and speaks_unicode() else ASCII
+        blocks = [tree_lines(pool, strokes, session.screen) for pool in pools if not pool.get("error")]
         session.say(line for place, block in enumerate(blocks) for line in (*([""] * (place > 0)), *block))
     _report_silent(session, pools)
 
@@ -41,13 +42,18 @@ def du(session: Session, arguments: Arguments) -> None:
     uuids = session.uuids(arguments.rest, among="installed", pool=pool)
     with session.client() as client:
         pools = client.usage(pool, uuids)
-    if arguments.flag("-j"):
-        session.say_json([du_document(each) for each in pools])
-    else:
-        rows = [readable(row) for each in pools for row in du_rows(each)]
-        session.say(table(rows, _COLUMNS, header=not arguments.flag("-H")))
-        if not arguments.flag("-H"):
-            session.say(pool_summary(each) for each in pools if not each.get("error"))
+    wanted = Wanted(session, arguments)
+    rows = [row for each in pools for row in du_rows(each)]
+    say_listing(
+        session,
+        wanted,
+        documents=[du_document(each) for each in pools],
+        rows=[readable(row) for row in rows],
+        plain=rows,
+        columns=_COLUMNS,
+    )
+    if wanted.header and wanted.form in ("", "wide") and not wanted.only_uuids:
+        session.say(pool_summary(each) for each in pools if not each.get("error"))
     _report_silent(session, pools)
 
 
@@ -58,7 +64,3 @@ def _report_silent(session: Session, pools: Sequence[UsageDocument]) -> None:
         session.warn(error.message)
     if errors:
         raise errors[0]
-
-
-def _speaks_unicode() -> bool:
-    return (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")

@@ -9,7 +9,11 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from imgstored.errors import StreamError
 from imgstored.pools.embedded.files import BLOCK, read_exactly
@@ -21,7 +25,7 @@ from imgstored.zstream.reader import StreamReader
 from imgstored.zstream.volume import Free, Volume, VolumeState, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from imgstored.pools.base import OnRead
     from imgstored.pools.embedded.files import Folder
@@ -71,7 +75,7 @@ class _Check:
         for piece in self._stream.pieces(note.stream_size):
             if note.kind == "volume":
                 for record in self._reader.records(piece):
-                    self._follow(record)
+                    self._follow(record, partial(on_read, done))
             else:
                 self._reader.check(piece)
             done += len(piece)
@@ -83,57 +87,79 @@ class _Check:
         if done != note.stream_size:
             raise StreamError(f"its stream has {done} bytes, and not {note.stream_size}")
         if self._disk is not None:
-            self._disk.finish(on_read, done)
+            self._disk.finish(partial(on_read, done))
 
-    def _follow(self, record: Record) -> None:
+    def _follow(self, record: Record, on_read: Callable[[], None]) -> None:
         if self._disk is None:
             begin = self._reader.begin
             assert begin is not None
             self._disk = _Disk(begin, self._note, self._origin, self._files)
-        self._disk.step(record)
+        self._disk.step(record, on_read)
+
+
+class _Rest(Struct, frozen=True):
+    """A part of a volume's disk that no record wrote."""
+
+    start: int
+    end: int
+    inherited: bool  #: it is as in the origin, and not zeros
 
 
 class _Disk:
-    """The parts of a volume's disk that no record wrote."""
+    """Compares the parts of a volume's disk that no record wrote, in the order of the records.
+
+    Keeps one of them, which the next one may continue: a small file may have very many.
+    """
 
     def __init__(self, begin: Begin, note: ImageNote, origin: ImageNote | None, files: list[int]) -> None:
         self._note = note
         self._files = files  # the disk, and its origin's
         self._volume = Volume(begin.byte_order, fresh_start(begin, origin).volume or VolumeState())
-        self._rest: list[tuple[int, int, bool]] = []  # start, end, whether it is as in the origin
+        self._rest = _Rest(0, 0, inherited=False)
+        size = os.fstat(files[0]).st_size
+        if size != note.volume_size:
+            raise StreamError(f"its disk has {size} bytes, and not {note.volume_size}")
 
-    def step(self, record: Record) -> None:
-        """Raises `StreamError` where the disk, which must be zeros there, is not."""
+    def step(self, record: Record, on_read: Callable[[], None]) -> None:
+        """Raises `StreamError` where the disk before the record is not what it should be."""
         before = self._volume.state.cursor
         match self._volume.step(record):
             case Write(offset, _):
-                self._gap(before, offset)
+                self._gap(before, offset, on_read)
             case Free(offset, end) if self._volume.state.cursor > before:
-                self._gap(before, offset)
-                self._rest.append((max(before, offset), end, False))
+                self._gap(before, offset, on_read)
+                self._add(_Rest(max(before, offset), end, inherited=False), on_read)
             case _:
                 pass
 
-    def finish(self, on_read: OnRead, done: int) -> None:
-        """Reads what is left. Raises as `step` does."""
-        size = os.fstat(self._files[0]).st_size
-        if size != self._note.volume_size:
-            raise StreamError(f"its disk has {size} bytes, and not {self._note.volume_size}")
-        self._gap(self._volume.state.cursor, self._note.volume_size)
-        for start, end, inherited in self._rest:
-            files = self._files if inherited else self._files[:1]
-            for at, stop in _with_data(files, start, min(end, self._note.volume_size)):
-                on_read(done)
-                own, *others = (read_exactly(fd, stop - at, at).ljust(stop - at, b"\0") for fd in files)
-                if own != (others[0] if others else bytes(stop - at)):
-                    what = "differs from its origin's" if inherited else "was changed"
-                    raise StreamError(f"its disk {what} between byte {at} and {stop}")
+    def finish(self, on_read: Callable[[], None]) -> None:
+        """Compares what is left. Raises as `step` does."""
+        self._gap(self._volume.state.cursor, self._note.volume_size, on_read)
+        self._compare(self._rest, on_read)
 
-    def _gap(self, start: int, end: int) -> None:
+    def _gap(self, start: int, end: int, on_read: Callable[[], None]) -> None:
         inherited = min(max(self._volume.state.inherited, start), end)
-        for part in ((start, inherited, True), (inherited, end, False)):
-            if part[0] < part[1]:
-                self._rest.append(part)
+        self._add(_Rest(start, inherited, inherited=True), on_read)
+        self._add(_Rest(inherited, end, inherited=False), on_read)
+
+    def _add(self, rest: _Rest, on_read: Callable[[], None]) -> None:
+        last = self._rest
+        if rest.start >= rest.end:
+            return
+        if (last.end, last.inherited) == (rest.start, rest.inherited):
+            self._rest = replace(last, end=rest.end)
+            return
+        self._compare(last, on_read)
+        self._rest = rest
+
+    def _compare(self, rest: _Rest, on_read: Callable[[], None]) -> None:
+        files = self._files if rest.inherited else self._files[:1]
+        for at, stop in _with_data(files, rest.start, min(rest.end, self._note.volume_size)):
+            on_read()
+            own, *others = (read_exactly(fd, stop - at, at).ljust(stop - at, b"\0") for fd in files)
+            if own != (others[0] if others else bytes(stop - at)):
+                what = "differs from its origin's" if rest.inherited else "was changed"
+                raise StreamError(f"its disk {what} between byte {at} and {stop}")
 
 
 def _open_disk(folder: Folder, stack: ExitStack) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import structlog
 from msgspec import Struct
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 #: Stands for tags that cannot be read: better kept than deleted.
-_UNREADABLE: Final = "(unreadable)"
+UNREADABLE: Final = "(unreadable)"
 
 
 class Installed(Struct):
@@ -48,26 +47,38 @@ class Installed(Struct):
 
 def scan(
     root: Folder, pool: str, *, beside: Collection[str]
-) -> tuple[dict[str, Installed], dict[str, str | None]]:
-    """The published images by uuid, and the origins of those of which a part is there.
+) -> tuple[dict[str, Installed], dict[str, str | None], dict[str, str]]:
+    """The published images by uuid, the origins of those of which a part is there, and what is damaged.
 
     Sweeps up what was half made. `beside` are files that are no images. Raises `OSError`.
     """
     images: dict[str, Installed] = {}
     origins: dict[str, str | None] = {}
+    damage: dict[str, str] = {}
     for name in root.names():
         uuid = name.removesuffix(PARTIAL)
         if name.startswith(TRASH):
             empty_trash(root, name)
         elif UUID.fullmatch(name):
             installed = scan_image(root, pool, name)
-            if installed is not None:
+            if installed is None:
+                damage[name] = f"image {name} is damaged, and left out"
+            else:
                 images[name] = installed
+                if UNREADABLE in installed.holds:
+                    damage[name] = (
+                        f"the holds of image {name} are damaged: it stays until"
+                        f" `imgctl release {name} '{UNREADABLE}'`"
+                    )
         elif name.endswith(PARTIAL) and UUID.fullmatch(uuid):
-            _scan_partial(root, pool, uuid, origins)
+            fault = _scan_partial(root, pool, uuid, origins)
+            if fault is not None:
+                damage[name] = fault
         elif name not in beside:
             log.warning("something in the pool's folder is no image", pool=pool, name=name)
-    return images, origins
+            if ".damaged-" in name:
+                damage[name] = f"{name[:80]} in its folder was in the place of something else"
+    return images, origins, damage
 
 
 def scan_image(root: Folder, pool: str, uuid: str) -> Installed | None:
@@ -87,18 +98,22 @@ def scan_image(root: Folder, pool: str, uuid: str) -> Installed | None:
 def _scan_holds(folder: Folder, pool: str, uuid: str) -> set[str]:
     try:
         return read_holds(folder)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError) as error:  # msgspec's are ValueErrors, and so is text that is no UTF-8
         log.error("cannot read what holds an image", pool=pool, uuid=uuid, error=str(error))
-        return {_UNREADABLE}
+        return {UNREADABLE}
 
 
-def _scan_partial(root: Folder, pool: str, uuid: str, origins: dict[str, str | None]) -> None:
+def _scan_partial(root: Folder, pool: str, uuid: str, origins: dict[str, str | None]) -> str | None:
+    """Notes the origin of a partial, or drops it; returns why it can be neither."""
     try:
         with root.folder(uuid + PARTIAL) as folder:
             checkpoint = read_checkpoint(folder, uuid)
         if checkpoint is None:
+            log.info("a partial image cannot be gone on with, and is dropped", pool=pool, uuid=uuid)
             discard(root, uuid + PARTIAL)
         else:
             origins[uuid] = checkpoint.origin
     except OSError as error:
         log.error("a partial image cannot be read", pool=pool, uuid=uuid, error=str(error))
+        return f"a part of image {uuid} cannot be read: {error.strerror or error}"
+    return None

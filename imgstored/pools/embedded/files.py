@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from imgstored.errors import NoSpaceError, PoolError
 from imgstored.host import filesystem, shortage
+from imgstored.pools.base import BOUNDLESS
 from imgstored.zstream.disk import data_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from imgstored.pools.base import Room
 
 #: Bytes that are read or copied at a time.
 BLOCK = 1 << 20
@@ -166,22 +169,24 @@ def begin_writing_back(fd: int, start: int, size: int) -> None:
         os.posix_fadvise(fd, start, size, os.POSIX_FADV_DONTNEED)
 
 
-def copy_sparsely(source: int, target: int, start: int, end: int) -> None:
+def copy_sparsely(source: int, target: int, start: int, end: int, room: Room = BOUNDLESS) -> None:
     """Copies bytes from start to end to the same place, and leaves holes where there are holes.
 
     `target` has nothing there before. Shares the blocks where the file system can (FICLONE), if it is the
-    whole file. Raises `OSError`.
+    whole file, and else asks for room before the first byte. Raises `OSError`, `NoSpaceError`.
     """
-    size = os.fstat(source).st_size
+    status = os.fstat(source)
+    size = status.st_size
     if start == 0 and end >= size and _cloned(source, target):
         return
     if os.fstat(target).st_size < end:
         os.ftruncate(target, end)
+    room.add(max(0, min(status.st_blocks * 512, min(end, size) - start)))
     position = start
     while position < min(end, size):
         first, hole = data_after(source, position, size)
         position = min(hole, end)
-        _copy(source, target, first, position)
+        _copy(source, target, first, position, room)
 
 
 def _cloned(source: int, target: int) -> bool:
@@ -196,24 +201,30 @@ def _cloned(source: int, target: int) -> bool:
     return True
 
 
-def _copy(source: int, target: int, start: int, end: int) -> None:
+def _copy(source: int, target: int, start: int, end: int, room: Room) -> None:
     copy_in_kernel: Callable[..., int] | None = getattr(os, "copy_file_range", None)
     while start < end:
-        size = min(end - start, 16 * BLOCK)
-        copied = 0
-        if copy_in_kernel is not None:
-            try:
-                copied = copy_in_kernel(source, target, size, start, start)
-            except OSError as error:
-                if error.errno not in _UNABLE:
-                    raise
-                copy_in_kernel = None
-        if not copied:
-            data = read_exactly(source, min(size, BLOCK), start)
-            if not data:
-                return
-            copied = write_all(target, [data], start) - start
-        start += copied
+        size = min(end - start, BLOCK)
+        room.take(size)
+        try:
+            stop = start + size
+            while start < stop:
+                copied = 0
+                if copy_in_kernel is not None:
+                    try:
+                        copied = copy_in_kernel(source, target, stop - start, start, start)
+                    except OSError as error:
+                        if error.errno not in _UNABLE:
+                            raise
+                        copy_in_kernel = None
+                if not copied:
+                    data = read_exactly(source, stop - start, start)
+                    if not data:
+                        return
+                    copied = write_all(target, [data], start) - start
+                start += copied
+        finally:
+            room.spent(size)
 
 
 def punch(fd: int, start: int, end: int) -> None:

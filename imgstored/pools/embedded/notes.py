@@ -6,6 +6,8 @@ there.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -64,9 +66,11 @@ class _Holds(msgspec.Struct, forbid_unknown_fields=True):
 def read_image(folder: Folder) -> ImageNote | None:
     """The note of the image in `folder`; None if it is unreadable."""
     try:
-        return msgspec.json.decode(folder.read(IMAGE, _LIMIT), type=ImageNote)
+        note = msgspec.json.decode(folder.read(IMAGE, _LIMIT), type=ImageNote)
     except (OSError, msgspec.MsgspecError, ValueError):
         return None
+    numbers = (note.guid, note.fromguid, note.stream_size, note.skeleton_size, note.volume_size, note.dataset)
+    return note if all(0 <= number < 1 << 64 for number in numbers) else None
 
 
 def write_image(folder: Folder, note: ImageNote) -> None:
@@ -101,11 +105,20 @@ def write_checkpoint(folder: Folder, checkpoint: Checkpoint) -> None:
 
 
 def read_holds(folder: Folder) -> set[str]:
-    """The tags that hold the image. Raises `OSError` or `msgspec.MsgspecError` where they cannot be read."""
+    """The tags that hold the image. Raises `OSError` or `ValueError` where they cannot be read."""
     try:
         return set(msgspec.json.decode(folder.read(HOLDS, _LIMIT), type=_Holds).tags)
     except FileNotFoundError:
         return set()
+
+
+def keep_holds(folder: Folder) -> None:
+    """Keeps a file that cannot be read beside the one that replaces it, one for each image."""
+    try:
+        read_holds(folder)
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError):
+            os.rename(HOLDS, f"{HOLDS}.damaged", src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
 
 
 def write_holds(folder: Folder, tags: set[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import stat
 import threading
 import weakref
 from contextlib import ExitStack, contextmanager
@@ -18,15 +20,28 @@ from imgstored.errors import (
     StreamError,
 )
 from imgstored.host import filesystem, shortage
+from imgstored.host.mounts import storage_of
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import Blocks, Checked, Datasets, Occupant, OnRead, PoolImage, Space, Use
+from imgstored.pools.base import (
+    BOUNDLESS,
+    Blocks,
+    Checked,
+    Datasets,
+    Occupant,
+    OnRead,
+    PoolImage,
+    Room,
+    Space,
+    Use,
+)
 from imgstored.pools.embedded.check import check_files
-from imgstored.pools.embedded.contents import Installed, scan
+from imgstored.pools.embedded.contents import UNREADABLE, Installed, scan
 from imgstored.pools.embedded.files import Folder, pool_errors
 from imgstored.pools.embedded.notes import (
     CHECKPOINT,
     ImageNote,
     is_whole,
+    keep_holds,
     occupied,
     read_checkpoint,
     read_image,
@@ -62,14 +77,20 @@ class EmbeddedPool:
         with pool_errors(name, "opening it", folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._root = Folder.at(folder)
+            self._storage = storage_of(folder)
             self._close = weakref.finalize(self, os.close, self._root.fd)
             self._occupy()
-            self._images, self._origins = scan(self._root, name, beside={_LOCK})
+            self._images, self._origins, self._damage = scan(self._root, name, beside={_LOCK})
 
     @property
     def name(self) -> str:
         """The pool's name, as in POOL/UUID."""
         return self._name
+
+    @property
+    def storage(self) -> str:
+        """That of the folder's file system."""
+        return self._storage
 
     @property
     def shared(self) -> bool:
@@ -111,6 +132,11 @@ class EmbeddedPool:
         """There is nothing to rename."""
         raise PoolError(f'image "{check_uuid(uuid)}" has no snapshot but @final in pool "{self.name}"')
 
+    def damage(self) -> list[str]:
+        """What was damaged when the pool was opened, and still is."""
+        with self._lock:
+            return list(self._damage.values())
+
     def partials(self) -> list[str]:
         """The images, by uuid, of which a part is received and not published."""
         with self._lock:
@@ -123,11 +149,6 @@ class EmbeddedPool:
                 checkpoint = read_checkpoint(folder, uuid)
             return 0 if checkpoint is None else checkpoint.reader.offset
         return 0
-
-    def dependents(self, uuid: str) -> list[str]:
-        """Names of images that were cloned from the image, and of those that are received as its clones."""
-        with self._lock:
-            return self._dependents(uuid)
 
     def uses(self) -> dict[str, Use]:
         """The clones and holds of each image."""
@@ -152,7 +173,9 @@ class EmbeddedPool:
 
     # -- receiving -------------------------------------------------------------------------------------------
 
-    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+    def receive(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
         """Receives an image's stream into UUID-partial, and checks all of it."""
         check_uuid(uuid)
         with self._lock:
@@ -164,7 +187,7 @@ class EmbeddedPool:
             # From here on the origin cannot be destroyed.
             self._origins[uuid] = origin
         try:
-            note = Receive(self._root, self._name, uuid, origin_note).run(blocks)
+            note = Receive(self._root, self._name, uuid, origin_note, room).run(blocks)
         finally:
             with self._lock, contextlib.suppress(OSError):
                 if self._root.status(uuid + PARTIAL) is None:
@@ -202,6 +225,7 @@ class EmbeddedPool:
                 os.rename(uuid + PARTIAL, uuid, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
                 self._images[uuid] = installed
                 self._origins.pop(uuid, None)
+                self._damage.pop(uuid, None)
             self._root.sync()
         if replaced is not None:
             empty_trash(self._root, replaced)
@@ -280,6 +304,7 @@ class EmbeddedPool:
                 raise ImageHeldError(uuid, sorted(installed.holds))
             trash = set_aside(self._root, uuid)
             del self._images[uuid]
+            self._damage.pop(uuid, None)
         with self._pool_errors(f"deleting image {uuid}"):
             self._root.sync()
         empty_trash(self._root, trash)
@@ -310,8 +335,12 @@ class EmbeddedPool:
             yield tags
             if tags != installed.holds:
                 with self._pool_errors(f"holding image {uuid}"), self._root.folder(uuid) as folder:
+                    if UNREADABLE in installed.holds:
+                        keep_holds(folder)
                     write_holds(folder, tags)
                 installed.holds = tags
+                if UNREADABLE not in tags:
+                    self._damage.pop(uuid, None)
 
     # -- with the lock held ----------------------------------------------------------------------------------
 
@@ -330,6 +359,11 @@ class EmbeddedPool:
 
     def _occupy(self) -> None:
         """Refuses to share the folder with another process. The lock ends with this one."""
+        status = self._root.status(_LOCK)
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            # Nobody has a lock on it, and `scan` deletes nothing that it does not know.
+            aside = f"{_LOCK}.damaged-{secrets.token_hex(4)}"
+            os.rename(_LOCK, aside, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
         fd = self._root.open(_LOCK, os.O_RDWR | os.O_CREAT)
         self._release_lock = weakref.finalize(self, os.close, fd)
         try:

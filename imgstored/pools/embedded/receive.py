@@ -22,6 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from imgstored.errors import ImgstoreError, StreamError
+from imgstored.pools.base import BOUNDLESS
 from imgstored.pools.embedded.files import Folder, pool_errors
 from imgstored.pools.embedded.notes import (
     DISK,
@@ -39,7 +40,7 @@ from imgstored.zstream.records import Begin, Objset, parse_begin
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgstored.pools.base import Blocks
+    from imgstored.pools.base import Blocks, Room
     from imgstored.zstream.fletcher4 import Buffer
 
 log = structlog.get_logger(__name__)
@@ -77,6 +78,7 @@ class Receive(Struct, frozen=True):
     pool: str
     uuid: str
     origin: ImageNote | None
+    room: Room = BOUNDLESS
 
     def run(self, blocks: Blocks) -> ImageNote:
         """Receives all of it. Raises as `Pool.receive` does."""
@@ -85,7 +87,7 @@ class Receive(Struct, frozen=True):
             if start is None or folder is None:
                 folder, start, rest = self._fresh(rest, stack)
             with self._pool_errors():
-                receiver = open_receiver(folder, start, stack)
+                receiver = open_receiver(folder, start, stack, self.room)
             return self._receive(receiver, folder, rest)
 
     # -- where to begin --------------------------------------------------------------------------------------

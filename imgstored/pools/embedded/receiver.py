@@ -18,6 +18,7 @@ from imgstored.zstream.volume import Free, Volume, VolumeState, Write
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from imgstored.pools.base import Room
     from imgstored.pools.embedded.files import Folder
     from imgstored.zstream.fletcher4 import Buffer
 
@@ -51,8 +52,11 @@ class Start(Struct, frozen=True):
     disk: int | None  #: of a volume's origin, open for reading
 
 
-def open_receiver(folder: Folder, start: Start, stack: ExitStack) -> Receiver:
-    """A receiver into `folder`, with files that are open until `stack` is closed. Raises `OSError`."""
+def open_receiver(folder: Folder, start: Start, stack: ExitStack, room: Room) -> Receiver:
+    """A receiver into `folder`, with files that are open until `stack` is closed.
+
+    `room` is asked for a copy of the origin. Raises `OSError`, `NoSpaceError`.
+    """
 
     def opened(name: str) -> int:
         fd = folder.open(name, os.O_RDWR | os.O_CREAT)
@@ -60,7 +64,7 @@ def open_receiver(folder: Folder, start: Start, stack: ExitStack) -> Receiver:
         return fd
 
     if start.begin.objset is Objset.VOLUME:
-        return VolumeReceiver(opened(DISK), opened(SKELETON), start)
+        return VolumeReceiver(opened(DISK), opened(SKELETON), start, room)
     return FilesystemReceiver(opened(STREAM), start)
 
 
@@ -104,7 +108,7 @@ class VolumeReceiver:
     Where the stream does not say what is on the disk, it is as in the origin, or a hole.
     """
 
-    def __init__(self, disk: int, skeleton: int, start: Start) -> None:
+    def __init__(self, disk: int, skeleton: int, start: Start, room: Room) -> None:
         self._disk, self._skeleton = disk, skeleton
         self._start = start
         self._state = start.checkpoint.reader
@@ -115,13 +119,13 @@ class VolumeReceiver:
         self._gathered: list[Buffer] = []
         self._gathered_at = self._gathered_end = 0
         os.ftruncate(skeleton, self._skeleton_size)
-        self._restore(start.disk, self._volume_state)
+        self._restore(start.disk, self._volume_state, room)
 
-    def _restore(self, origin: int | None, state: VolumeState) -> None:
+    def _restore(self, origin: int | None, state: VolumeState, room: Room) -> None:
         """Undoes what was done after the checkpoint; at the start, copies the origin."""
         os.ftruncate(self._disk, min(state.cursor, os.fstat(self._disk).st_size))
         if origin is not None and state.cursor < state.inherited:
-            copy_sparsely(origin, self._disk, state.cursor, state.inherited)
+            copy_sparsely(origin, self._disk, state.cursor, state.inherited, room)
 
     @property
     def checkpoint(self) -> Checkpoint:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: Object, offset and length of a WRITE record.
 _PLACE: Final = struct.Struct("<QQQ")
 
+#: What a larger block is split into where it may not stay whole.
+_BLOCK: Final = 128 << 10
+
 #: A block that is not what was written: EIO, and ECKSUM, which Linux calls EBADE.
 _DAMAGE: Final = {errno.EIO} | {getattr(errno, name) for name in ("EBADE", "ECKSUM") if hasattr(errno, name)}
 
@@ -53,7 +56,7 @@ class Content:
     """A SHA-256 of the data in a stream, and of where that is.
 
     All else of a stream may differ from one `zfs send` of a snapshot to the next: names of datasets in BEGIN,
-    the features of a later OpenZFS, how free space is told.
+    the features of a later OpenZFS, how free space is told, whether large blocks stay whole.
     """
 
     def __init__(self) -> None:
@@ -63,8 +66,11 @@ class Content:
         """Adds the stream's next records."""
         for record in records:
             if record.type is RecordType.WRITE:
-                self._digest.update(_PLACE.pack(record.object, record.offset, record.length))
-                self._digest.update(record.payload)
+                payload = memoryview(record.payload).cast("B")
+                for start in range(0, len(payload), _BLOCK):
+                    piece = payload[start : start + _BLOCK]
+                    self._digest.update(_PLACE.pack(record.object, record.offset + start, len(piece)))
+                    self._digest.update(piece)
 
     def hexdigest(self) -> str:
         """In lower-case hexadecimal."""

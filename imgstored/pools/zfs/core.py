@@ -29,11 +29,11 @@ class Core(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name of the binding, for people."""
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What the calls raise."""
+        """The exceptions that the calls raise."""
 
     def channel_program(
         self,
@@ -52,8 +52,8 @@ class Core(Protocol):
     ) -> None:
         """Receives the stream that comes from `fd`, and keeps what came if it ends early."""
 
-    def send(self, snapshot: bytes, origin: bytes | None, fd: int, *, large_blocks: bool = False) -> None:
-        """Writes the snapshot's stream to `fd`; with `large_blocks` as `zfs send -L`."""
+    def send(self, snapshot: bytes, origin: bytes | None, fd: int) -> None:
+        """Writes the snapshot's stream to `fd`, as `zfs send -L` does."""
 
     def snapshot(self, snapshots: Sequence[bytes], properties: Mapping[bytes, bytes]) -> None:
         """Takes snapshots of one pool, all or none."""

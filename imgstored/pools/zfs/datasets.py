@@ -69,7 +69,7 @@ class ZfsDatasets(Struct, frozen=True):
     lzc: Lzc
 
     def look(self, dataset: str) -> SourceDataset:
-        """What there is to know of a dataset."""
+        """The facts about a dataset."""
         self._check(dataset)
         found = self.lzc.ask(_LOOK, f"looking at {dataset}", dataset=dataset)
         if not found:

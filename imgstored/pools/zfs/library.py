@@ -125,10 +125,10 @@ class Library:
         with self._list(dict(properties)) as given:
             self._check(call, self._call(call, snapshot, given, origin, _FALSE, _FALSE, _int(call, fd)))
 
-    def send(self, snapshot: bytes, origin: bytes | None, fd: int, *, large_blocks: bool = False) -> None:
+    def send(self, snapshot: bytes, origin: bytes | None, fd: int) -> None:
         """See `Core`."""
-        flags = _LARGE_BLOCK if large_blocks else 0
-        self._check("lzc_send", self._call("lzc_send", snapshot, origin, _int("lzc_send", fd), flags))
+        code = self._call("lzc_send", snapshot, origin, _int("lzc_send", fd), _LARGE_BLOCK)
+        self._check("lzc_send", code)
 
     def snapshot(self, snapshots: Sequence[bytes], properties: Mapping[bytes, bytes]) -> None:
         """See `Core`."""

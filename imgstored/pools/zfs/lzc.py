@@ -50,7 +50,7 @@ class Lzc:
 
     @property
     def binding(self) -> str:
-        """What calls the library: `pyzfs`, or the name of the library's file where nothing is in between."""
+        """The binding: `pyzfs`, or the name of the library's file where nothing is in between."""
         return self._core.name
 
     def ask(self, program: str, doing: str, **arguments: str | Mapping[str, str]) -> Any:
@@ -81,15 +81,15 @@ class Lzc:
             self._core.receive_resumable(self._name(snapshot, doing), fd, base, given)
 
     def send(self, snapshot: str, fd: int, doing: str, *, origin: str | None) -> None:
-        """Writes the snapshot's stream to `fd`; with an origin, what differs from that."""
+        """Writes the snapshot's stream to `fd`; with an origin, what differs from that.
+
+        Blocks over 128 KiB stay whole, and the stream says so, if the dataset or its origin has had any: no
+        pool may receive an incremental stream without them onto an origin with them. The kernel makes the
+        stream of any other dataset as if large blocks were not allowed, so that every pool can receive it.
+        """
         base = None if origin is None else self._name(origin, doing)
         with self._pool_errors(doing):
             self._core.send(self._name(snapshot, doing), base, fd)
-
-    def send_large(self, snapshot: str, fd: int, doing: str) -> None:
-        """As `send`, of all of the snapshot, and with large blocks if its dataset has had any."""
-        with self._pool_errors(doing):
-            self._core.send(self._name(snapshot, doing), None, fd, large_blocks=True)
 
     def snapshot(self, snapshots: Sequence[str], doing: str, properties: Mapping[str, str]) -> None:
         """Takes snapshots, all or none, with user properties."""

@@ -1,23 +1,31 @@
 """The pipes to and from the kernel: one thread is in the kernel, and the other moves the bytes.
 
 The kernel's side is only ended by closing ours: it then sees the end of the stream, or a broken pipe. That
-happens when the process is killed, too (`imgstored.pools.zfs.fd_table`).
+happens when the process is killed, too: the thread in the kernel has its own table of open files.
+
+All threads of a process share one table, and it stays open until the last of them is gone. So a thread that
+is in the kernel, waiting for its pipe, keeps our end of that pipe open. SIGKILL should end it nevertheless;
+with OpenZFS 2.1 on Linux 6.1, two receives were seen to sleep on with the signal pending, each waiting for
+the pipe of which it kept the other end open, and the process stayed for ever. With a table that has the
+kernel's end only, ours is closed when all other threads are gone, and the kernel sees the end of the stream.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import select
+import sys
 import threading
 import time
 from contextvars import copy_context
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import PoolError
-from imgstored.pools.zfs.fd_table import unshare_fd_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -31,6 +39,11 @@ CAPACITY: Final = 1 << 20
 #: takes for disks that are gone, and keeps a snapshot while it sends it.
 STALL: Final = 600.0
 
+#: unshare(2), from Linux include/uapi/linux/sched.h; os.unshare is there from Python 3.12 on.
+_CLONE_FILES: Final = 0x400
+_DEVICE: Final = "/dev/zfs"
+_STANDARD: Final = (0, 1, 2)
+
 
 class Inlet:
     """Runs `kernel(fd)` in a thread, and writes to it what that reads from fd."""
@@ -39,7 +52,7 @@ class Inlet:
         self._pool = pool
         reader, self._writer = _pipe()
         os.set_blocking(self._writer, False)
-        self._patience = STALL
+        self._stall = STALL
         self._failures: list[BaseException] = []
         self._thread = _in_kernel(kernel, reader, "zfs receive", self._failures)
 
@@ -66,7 +79,7 @@ class Inlet:
         if self._writer >= 0:
             os.close(self._writer)
             self._writer = -1
-        self._thread.join(self._patience)
+        self._thread.join(self._stall)
         if self._thread.is_alive():
             raise self._stalled()
         return self._failures[0] if self._failures else None
@@ -78,7 +91,7 @@ class Inlet:
             raise self._stalled()
 
     def _stalled(self) -> PoolError:
-        self._patience = 1.0
+        self._stall = 1.0
         return PoolError(
             f'pool "{self._pool}" has taken nothing for {STALL:.0f} seconds',
             hint="see `zpool status`: a pool whose disks are gone waits for them",
@@ -86,7 +99,7 @@ class Inlet:
 
 
 def outlet(pool: str, kernel: Callable[[int], None]) -> Generator[bytes, None, None]:
-    """What `kernel(fd)`, in a thread, writes to fd; then what it failed with is raised.
+    """Yields what `kernel(fd)` writes to fd in a thread; then raises what that failed with.
 
     The thread begins with the first piece. The iterator, once it ends or is closed, waits up to `STALL`
     seconds for the thread; only a kernel that waits for disks that are gone keeps the thread longer. Raises
@@ -193,3 +206,21 @@ def _in_kernel(
     if unshared:
         os.close(fd)
     return thread
+
+
+def unshare_fd_table(fd: int) -> bool:
+    """Gives the calling thread a table of its own, with `fd`, the ZFS device and the standard streams.
+
+    False on systems without unshare(2) (illumos). The thread makes one call into the kernel, and then ends:
+    it closes files only in its own table.
+    """
+    folder = Path("/proc/thread-self/fd")
+    if sys.platform != "linux" or not folder.is_dir() or ctypes.CDLL(None).unshare(_CLONE_FILES):
+        return False
+    for link in list(folder.iterdir()):
+        number = int(link.name)
+        # The one by which the folder was listed is closed already.
+        with contextlib.suppress(OSError):
+            if number != fd and number not in _STANDARD and str(link.readlink()) != _DEVICE:
+                os.close(number)
+    return True

@@ -16,8 +16,9 @@ from imgstored.errors import (
     PoolError,
     ResumeError,
 )
+from imgstored.host.mounts import storage_of_zfs
 from imgstored.manifest import check_uuid
-from imgstored.pools.base import MAX_TAG, Occupant, Use
+from imgstored.pools.base import BOUNDLESS, MAX_TAG, Occupant, Use
 from imgstored.pools.refusals import check_tag, in_the_way, incomplete, refuse_dependents
 from imgstored.pools.zfs import programs
 from imgstored.pools.zfs.check import check_stream
@@ -33,7 +34,7 @@ from imgstored.zstream.token import parse_token
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
 
-    from imgstored.pools.base import Blocks, Checked, OnRead, PoolImage, Space
+    from imgstored.pools.base import Blocks, Checked, OnRead, PoolImage, Room, Space
 
 #: zpoolconcepts(7): a letter, then also digits and these signs.
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
@@ -71,6 +72,11 @@ class ZfsPool:
     def binding(self) -> str:
         """By what libzfs_core is called: `pyzfs`, or the name of the library's file."""
         return self._lzc.binding
+
+    @property
+    def storage(self) -> str:
+        """All datasets of the pool share it."""
+        return storage_of_zfs(self.name)
 
     @property
     def shared(self) -> bool:
@@ -113,6 +119,10 @@ class ZfsPool:
         self._lzc.rename(f"{dataset}@{snapshot}", dataset + FINAL, doing)
         return self._installed(uuid)
 
+    def damage(self) -> list[str]:
+        """None: the pool has no files but ZFS's, of which `PoolStates` tells."""
+        return []
+
     def partials(self) -> list[str]:
         """The images of which a part is received and not published, also those that imgadm is receiving."""
         return programs.partials(self._lzc)
@@ -132,14 +142,8 @@ class ZfsPool:
             return 0 if found.token is None else parse_token(found.token).bytes
         return 0
 
-    def dependents(self, uuid: str) -> list[str]:
-        """Names of clones of any of the image's snapshots, and of datasets below it."""
-        check_uuid(uuid)
-        with self._lock:
-            return self._dependents(uuid).names
-
     def uses(self) -> dict[str, Use]:
-        """What keeps each image from being destroyed; tags are asked for only where something is held."""
+        """The clones and holds that protect each image; tags are asked for only where something is held."""
         with self._lock:
             found = programs.all_dependents(self._lzc)
             return {uuid: self._use(uuid, each) for uuid, each in found.items()}
@@ -149,12 +153,14 @@ class ZfsPool:
         return Use(tuple(self._with_coming(uuid, found.names)), tuple(tags), bool(found.held))
 
     def space(self) -> Space:
-        """How much room the pool's datasets have and take."""
+        """The size of the pool's datasets, and the room for them."""
         return programs.space(self._lzc)
 
     # -- receiving -------------------------------------------------------------------------------------------
 
-    def receive(self, uuid: str, blocks: Blocks, *, origin: str | None = None) -> PoolImage:
+    def receive(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
         """Receives an image's stream into UUID-partial, and checks all of it."""
         check_uuid(uuid)
         with self._registered(uuid, origin):
@@ -258,7 +264,7 @@ class ZfsPool:
         return [tag.removeprefix(_OURS) for tag in tags if tag.startswith(_OURS)]
 
     def datasets(self) -> ZfsDatasets:
-        """What images can be made of."""
+        """The source datasets for new images."""
         return ZfsDatasets(self._lzc)
 
     # -- in common -------------------------------------------------------------------------------------------

@@ -254,7 +254,7 @@ class Dataset(Struct, frozen=True):
 
 
 class Dependents(Struct, frozen=True):
-    """What keeps a dataset from being destroyed."""
+    """The clones and holds that protect a dataset from destruction."""
 
     names: list[str]  #: clones of its snapshots, and datasets below it
     held: list[str]  #: its snapshots that are held
@@ -312,7 +312,7 @@ def space(lzc: Lzc) -> Space:
 
 
 def dependents(lzc: Lzc, name: str, doing: str) -> Dependents:
-    """What is cloned from the dataset or is below it, and what is held."""
+    """Looks for what is cloned from the dataset or is below it, and for held snapshots."""
     found = lzc.ask(_DEPENDENTS, doing, dataset=name)
     return Dependents(_of_others(found["names"]), sorted(found["held"]))
 

@@ -90,9 +90,9 @@ class Pyzfs:
         """See `Core`."""
         self._module.lzc_receive_resumable(snapshot, fd, origin=origin, props=dict(properties))
 
-    def send(self, snapshot: bytes, origin: bytes | None, fd: int, *, large_blocks: bool = False) -> None:
+    def send(self, snapshot: bytes, origin: bytes | None, fd: int) -> None:
         """See `Core`."""
-        self._module.lzc_send(snapshot, origin, fd, ["large_blocks"] if large_blocks else [])
+        self._module.lzc_send(snapshot, origin, fd, ["large_blocks"])
 
     def snapshot(self, snapshots: Sequence[bytes], properties: Mapping[bytes, bytes]) -> None:
         """See `Core`."""

@@ -97,7 +97,9 @@ class Receive(Struct, frozen=True):
         """Asks the kernel to send it, and looks at how that begins: nothing else tells."""
         snapshot, doing = f"{self.lzc.pool}/{origin.uuid}{FINAL}", f"looking at image {origin.uuid}"
         try:
-            with closing(outlet(self.lzc.pool, lambda fd: self.lzc.send_large(snapshot, fd, doing))) as sent:
+            with closing(
+                outlet(self.lzc.pool, lambda fd: self.lzc.send(snapshot, fd, doing, origin=None))
+            ) as sent:
                 begin, _ = begin_of(sent)
         except ImgstoreError as error:
             # Most images have none: what cannot be asked must not keep all incremental ones from coming.

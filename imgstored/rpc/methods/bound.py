@@ -7,8 +7,9 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from imgstored.events.notifications import Event
-from imgstored.rpc.call import Call, Method
+from imgproto.events import EventDocument
+
+from imgstored.rpc.call import Asks, Call, Method, never
 from imgstored.rpc.params import printable
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 #: The events of a request, as long as somebody listens; leaving the block ends the interest.
-Events = AbstractAsyncContextManager[AsyncIterable[Event]]
+Events = AbstractAsyncContextManager[AsyncIterable[EventDocument]]
 
 #: Characters that are kept of the name that a client gives its file.
 MAX_PATH = 1024
@@ -33,26 +34,30 @@ def method(
     operation: Operation[P, R],
     run: Callable[[Services, P, Call], Awaitable[R]],
     *,
+    large: bool = False,
+    asks: Asks = never,
+    lasting: bool = False,
     why_root: str = "",
 ) -> Method:
-    """The method of an operation; `run` takes the operation's parameters and returns its result."""
-    return Method(operation, partial(run, services), why_root)
+    """The method of an operation; `run` takes the operation's parameters and returns its result.
+
+    The others are as of `Method`.
+    """
+    return Method(
+        operation, partial(run, services), large=large, asks=asks, lasting=lasting, why_root=why_root
+    )
 
 
 async def pass_on(call: Call, events: Events) -> None:
     """Sends events to the client until there are no more."""
     async with events as coming:
         async for event in coming:
-            await call.notify(event.as_wire())
+            await call.notify(event)
 
 
-def sender(call: Call) -> Callable[[Event], Awaitable[None]]:
+def sender(call: Call) -> Callable[[EventDocument], Awaitable[None]]:
     """A function that sends an event to the client."""
-
-    async def send(event: Event) -> None:
-        await call.notify(event.as_wire())
-
-    return send
+    return call.notify
 
 
 def file_name(path: str | None) -> str:
@@ -64,5 +69,5 @@ async def done(call: Call, jobs: AbstractAsyncContextManager[Job[T]]) -> T:
     """Sends the job's events; returns what came of it."""
     async with jobs as job:
         async for event in job:
-            await call.notify(event.as_wire())
+            await call.notify(event)
         return job.result

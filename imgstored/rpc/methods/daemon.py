@@ -30,7 +30,7 @@ def methods(services: Services) -> Iterator[Method]:
     yield method(services, op.STATUS, _status)
     # It asks every source, and tells of the host: not for those who may only read.
     yield method(services, op.DOCTOR, _doctor)
-    yield method(services, op.HISTORY, _history)
+    yield method(services, op.HISTORY, _history, large=True)
 
 
 async def _hello(services: Services, params: HelloParams, call: Call) -> HelloDocument:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgproto import operations as op
 
+from imgstored.rpc.call import always
 from imgstored.rpc.methods.bound import method, pass_on, sender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from imgproto.documents import (
+        AliasChange,
+        AliasDocument,
         HoldChange,
         ImageChange,
         ImageDocument,
         ImagesChange,
         NamedDocument,
+        OutdatedDocument,
         Result,
         UsageDocument,
         VacuumDocument,
     )
     from imgproto.params import (
+        AliasParams,
         GetParams,
         HoldParams,
         InstalledParams,
         ListParams,
+        NoParams,
+        OutdatedParams,
         ReleaseParams,
         ResolveParams,
+        UnaliasParams,
         UpdateParams,
         UsageParams,
         VacuumParams,
@@ -39,18 +47,22 @@ if TYPE_CHECKING:
 
 
 def methods(services: Services) -> Iterator[Method]:
-    """`list`, `get`, `ancestry`, `resolve`, `usage`, `delete`, holds, and maintenance."""
-    yield method(services, op.LIST, _list)
+    """`list`, `get`, `ancestry`, `resolve`, `usage`, `outdated`, aliases, `delete`, holds, maintenance."""
+    yield method(services, op.LIST, _list, large=True)
     yield method(services, op.GET, _get)
-    yield method(services, op.ANCESTRY, _ancestry)
-    yield method(services, op.RESOLVE, _resolve)
-    yield method(services, op.USAGE, _usage)
+    yield method(services, op.ANCESTRY, _ancestry, large=True)
+    yield method(services, op.RESOLVE, _resolve, large=True, asks=_asks)
+    yield method(services, op.USAGE, _usage, large=True)
+    yield method(services, op.OUTDATED, _outdated, large=True, asks=always)
+    yield method(services, op.ALIASES, _aliases)
+    yield method(services, op.ALIAS, _alias)
+    yield method(services, op.UNALIAS, _unalias)
     yield method(services, op.DELETE, _delete)
     yield method(services, op.HOLD, _hold)
     yield method(services, op.RELEASE, _release)
     yield method(services, op.HOLDS, _holds)
     yield method(services, op.UPDATE, _update)
-    yield method(services, op.VACUUM, _vacuum)
+    yield method(services, op.VACUUM, _vacuum, large=True)
     # It keeps the disks busy, and images from being deleted: not for those who may only read.
     yield method(services, op.VERIFY, _verify)
 
@@ -71,6 +83,10 @@ async def _ancestry(services: Services, params: InstalledParams, call: Call) -> 
     return await services.images.ancestry(params["uuid"], params.get("pool"))
 
 
+def _asks(params: Mapping[str, Any]) -> bool:
+    return params["among"] in ("available", "active")
+
+
 async def _resolve(services: Services, params: ResolveParams, call: Call) -> list[NamedDocument]:
     if params.get("sources") is not None:
         # Who may only read must not have root's daemon ask servers of their choice.
@@ -86,6 +102,26 @@ async def _resolve(services: Services, params: ResolveParams, call: Call) -> lis
 
 async def _usage(services: Services, params: UsageParams, call: Call) -> list[UsageDocument]:
     return await services.usage.usage(params.get("pool"), params.get("uuids") or [])
+
+
+async def _outdated(services: Services, params: OutdatedParams, call: Call) -> OutdatedDocument:
+    return await services.outdated.outdated(params.get("pool"))
+
+
+# -- what they are called ------------------------------------------------------------------------------------
+
+
+async def _aliases(services: Services, _: NoParams, call: Call) -> list[AliasDocument]:
+    return services.aliases.all()
+
+
+async def _alias(services: Services, params: AliasParams, call: Call) -> AliasChange:
+    alias, uuid = params["alias"], params["uuid"]
+    return {"alias": alias, "uuid": uuid, "before": await services.aliases.set(alias, uuid)}
+
+
+async def _unalias(services: Services, params: UnaliasParams, call: Call) -> AliasDocument:
+    return {"alias": params["alias"], "uuid": await services.aliases.remove(params["alias"])}
 
 
 # -- what keeps them -----------------------------------------------------------------------------------------

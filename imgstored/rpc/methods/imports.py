@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from imgproto import operations as op
 
+from imgstored.host import foreign_files
+from imgstored.rpc.call import always
 from imgstored.rpc.methods.bound import file_name, method, pass_on
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def methods(services: Services) -> Iterator[Method]:
     yield method(services, op.IMPORT, _import)
     yield method(services, op.ENSURE, _ensure)
     yield method(services, op.INSTALL, _install)
-    yield method(services, op.PLAN, _plan)
-    yield method(services, op.JOBS, _jobs)
-    yield method(services, op.WATCH, _watch)
+    yield method(services, op.PLAN, _plan, asks=always)
+    yield method(services, op.JOBS, _jobs, large=True)
+    yield method(services, op.WATCH, _watch, lasting=True)
     yield method(services, op.CANCEL, _cancel)
 
 
@@ -66,7 +67,7 @@ async def _install(services: Services, params: InstallParams, call: Call) -> Ins
         )
         await pass_on(call, request)
     finally:
-        os.close(fd)
+        foreign_files.close(fd)
     return {"uuid": manifest.get("uuid")}
 
 

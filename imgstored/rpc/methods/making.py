@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from imgproto import operations as op
 
 from imgstored.create.maker import CreateSpec
+from imgstored.host import foreign_files
 from imgstored.rpc.methods.bound import done, file_name, method
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def _create(services: Services, params: CreateParams, call: Call) -> MadeD
         job = services.maker.create(spec, fd, client=call.client.name, path=file_name(params.get("path")))
         return await done(call, job)
     finally:
-        os.close(fd)
+        foreign_files.close(fd)
 
 
 async def _export(services: Services, params: ExportParams, call: Call) -> MadeDocument:
@@ -60,7 +60,7 @@ async def _export(services: Services, params: ExportParams, call: Call) -> MadeD
         )
         return await done(call, job)
     finally:
-        os.close(fd)
+        foreign_files.close(fd)
 
 
 async def _publish(services: Services, params: PublishParams, call: Call) -> PublishedDocument:
@@ -75,4 +75,4 @@ async def _publish(services: Services, params: PublishParams, call: Call) -> Pub
         )
         return await done(call, job)
     finally:
-        os.close(fd)
+        foreign_files.close(fd)

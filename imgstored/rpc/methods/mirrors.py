@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from imgproto import operations as op
 
+from imgstored.host import foreign_files
 from imgstored.mirrors.export_site import DEFAULT_DAYS, SiteSpec
 from imgstored.mirrors.mirror import MirrorSpec
 from imgstored.mirrors.selection import Filter
@@ -52,4 +52,4 @@ async def _export_site(services: Services, params: ExportSiteParams, call: Call)
         )
         return await done(call, job)
     finally:
-        os.close(fd)
+        foreign_files.close(fd)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from imgproto import operations as op
 
 from imgstored.http.location import public
+from imgstored.http.secrets import Disclosed
+from imgstored.rpc.call import always
 from imgstored.rpc.methods.bound import method
 
 if TYPE_CHECKING:
@@ -30,14 +32,14 @@ if TYPE_CHECKING:
 
 def methods(services: Services) -> Iterator[Method]:
     """`avail`, `show`, and those that begin with `sources.`."""
-    yield method(services, op.AVAIL, _available)
-    yield method(services, op.SHOW, _show)
+    yield method(services, op.AVAIL, _available, large=True, asks=always)
+    yield method(services, op.SHOW, _show, asks=always)
     yield method(services, op.SOURCES_LIST, _list)
     yield method(services, op.SOURCES_ADD, _add)
     yield method(services, op.SOURCES_DELETE, _delete)
     yield method(services, op.SOURCES_SET, _set)
-    yield method(services, op.SOURCES_CHECK, _check)
-    yield method(services, op.SOURCES_KNOWN, _known)
+    yield method(services, op.SOURCES_CHECK, _check, asks=always)
+    yield method(services, op.SOURCES_KNOWN, _known, large=True)
 
 
 async def _available(services: Services, _: NoParams, call: Call) -> AvailableDocument:
@@ -49,27 +51,35 @@ async def _show(services: Services, params: ImageParams, call: Call) -> Manifest
 
 
 async def _list(services: Services, _: NoParams, call: Call) -> list[SourceDocument]:
-    listed = services.sources.listed()
-    if call.access.may_change(call.peer):
-        return listed
-    # What is in a URL beside the channel may be a secret; who may only read need not know it.
-    return [{**source, "url": public(source["url"])} for source in listed]
+    return _told(call, await services.sources.listed())
+
+
+def _told(call: Call, sources: list[SourceDocument]) -> list[SourceDocument]:
+    """The sources as the client may know them: what is in a URL beside the channel may be a secret."""
+    as_told = Disclosed if call.is_root else public
+    return [{**source, "url": as_told(source["url"])} for source in sources]
 
 
 async def _add(services: Services, params: AddSourceParams, call: Call) -> AddedDocument:
-    return await services.sources.add(
+    done = await services.sources.add(
         params["url"], params.get("type"), bool(params.get("insecure")), bool(params.get("force"))
     )
+    return {**done, "source": _told(call, [done["source"]])[0]}
 
 
 async def _delete(services: Services, params: UrlParams, call: Call) -> DeletedSourcesDocument:
-    return await services.sources.delete(params["url"])
+    done = await services.sources.delete(params["url"])
+    return {"deleted": _told(call, done["deleted"])}
 
 
 async def _set(services: Services, params: SetSourcesParams, call: Call) -> EditedSourcesDocument:
-    return await services.sources.replace(
-        params["sources"], before=params["before"], force=bool(params.get("force"))
+    done = await services.sources.replace(
+        params["sources"],
+        before=params["before"],
+        force=bool(params.get("force")),
+        told=str if call.is_root else public,
     )
+    return {**done, "added": _told(call, done["added"]), "deleted": _told(call, done["deleted"])}
 
 
 async def _check(services: Services, _: NoParams, call: Call) -> list[CheckedSourceDocument]:

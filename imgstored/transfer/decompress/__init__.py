@@ -6,10 +6,8 @@ from collections.abc import Generator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from imgstored.errors import UncompressionError
 from imgstored.transfer.decompress.feed import Feed
+from imgstored.transfer.decompress.meter import DecompressLimits, Meter
 from imgstored.transfer.decompress.serial import BLOCK, decode_serially
 from imgstored.transfer.decompress.sniff import HEAD, codec_of
 from imgstored.transfer.threaded import workers_for
@@ -19,46 +17,9 @@ if TYPE_CHECKING:
 
     from imgstored.pools.base import Blocks
 
+__all__ = ["DecompressLimits", "Meter", "Stream", "decompressed"]
+
 Stream = Generator[bytes | memoryview, None, None]
-
-
-class DecompressLimits(Struct, frozen=True, kw_only=True):
-    """Bounds on decompression. Sizes in bytes. What has no default is configured (`LimitsTable`).
-
-    `decoder_memory` is for an xz decoder, or a zstd frame's window; gzip needs some 100 KiB, bzip2 4 MiB.
-    Where blocks are decoded side by side, each of the `workers` needs it, and holds one block besides.
-    """
-
-    max_image: int  #: of the stream
-    max_ratio: int  #: how many times its compressed size a stream may have
-    decoder_memory: int
-    #: The ratio counts from here on: the start of an image may well be empty.
-    ratio_from: int = 64 << 20
-    workers: int = 4  #: at most; no more than the machine has processors
-
-
-class Meter(Struct):
-    """What went in and came out so far; may be read from any thread."""
-
-    limits: DecompressLimits
-    compressed: int = 0  #: bytes that the decoder was given
-    stream: int = 0  #: bytes that it made of them
-
-    def count(self, produced: int) -> None:
-        """Adds bytes that came out. Raises `UncompressionError` where they are too many."""
-        self.stream += produced
-        limits = self.limits
-        if self.stream > limits.max_image:
-            raise UncompressionError(
-                f"the image is larger than {limits.max_image} bytes when uncompressed",
-                hint="if it is meant to be, raise the limit on uncompressed bytes in the configuration",
-            )
-        if self.stream > limits.ratio_from and self.stream > self.compressed * limits.max_ratio:
-            raise UncompressionError(
-                f"the image file's {self.compressed} bytes so far became {self.stream}: "
-                f"more than {limits.max_ratio} times as many",
-                hint="if it is meant to be, raise the limit on the compression ratio in the configuration",
-            )
 
 
 def decompressed(blocks: Blocks, meter: Meter, *, accelerated: bool = True) -> Stream:
@@ -69,7 +30,7 @@ def decompressed(blocks: Blocks, meter: Meter, *, accelerated: bool = True) -> S
     exceeds the limits of `meter`; what `blocks` raises passes through. Without `accelerated` only the
     standard library decodes, in the caller's thread (but for zstd). Closing the iterator ends its threads.
     """
-    with closing(_decoded(Feed(_counted(blocks, meter)), meter.limits, accelerated=accelerated)) as pieces:
+    with closing(_decoded(Feed(_counted(blocks, meter)), meter, accelerated=accelerated)) as pieces:
         for piece in pieces:
             meter.count(len(piece))
             yield piece
@@ -81,8 +42,9 @@ def _counted(blocks: Blocks, meter: Meter) -> Iterator[bytes | bytearray | memor
         yield block
 
 
-def _decoded(feed: Feed, limits: DecompressLimits, *, accelerated: bool) -> Stream:
+def _decoded(feed: Feed, meter: Meter, *, accelerated: bool) -> Stream:
     """Chooses the decoder; each is loaded when it is first needed."""
+    limits = meter.limits
     workers = workers_for(limits.workers) if accelerated else 1
     match codec_of(feed.peek(HEAD)):
         case "none":
@@ -90,7 +52,7 @@ def _decoded(feed: Feed, limits: DecompressLimits, *, accelerated: bool) -> Stre
         case "gzip":
             from imgstored.transfer.decompress.deflate import gzip_format
 
-            yield from decode_serially(feed, gzip_format(accelerated=accelerated))
+            yield from decode_serially(feed, gzip_format(accelerated=accelerated), meter)
         case "bzip2":
             from imgstored.transfer.decompress import bzip2
 
@@ -98,18 +60,19 @@ def _decoded(feed: Feed, limits: DecompressLimits, *, accelerated: bool) -> Stre
             if program is not None:
                 yield from bzip2.decode_by_program(feed, program, workers)
             else:
-                yield from decode_serially(feed, bzip2.BZIP2)
+                yield from decode_serially(feed, bzip2.BZIP2, meter)
         case "xz":
             from imgstored.transfer.decompress import xz
 
+            form = xz.xz_format(limits.decoder_memory)
             if workers > 1:
-                yield from xz.decode_streams(feed, xz.xz_format(limits.decoder_memory), workers)
+                yield from xz.decode_streams(feed, form, workers, meter)
             else:
-                yield from decode_serially(feed, xz.xz_format(limits.decoder_memory))
+                yield from decode_serially(feed, form, meter)
         case "zstd":
             from imgstored.transfer.decompress.zstd import zstd_format
 
-            yield from decode_serially(feed, zstd_format(limits.decoder_memory))
+            yield from decode_serially(feed, zstd_format(meter), meter)
 
 
 def _as_they_are(feed: Feed) -> Iterator[memoryview]:

@@ -56,6 +56,7 @@ def gzip_format(*, accelerated: bool) -> Format:
         decoder=lambda: Inflate(decompressobj(wbits=_GZIP)),
         errors=(error,),
         padding=1,
+        padding_ends=True,
     )
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from imgstored.errors import UncompressionError
+from imgstored.transfer.decompress.meter import PART
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from imgstored.transfer.decompress.feed import Feed
+    from imgstored.transfer.decompress.meter import Meter
 
 #: Bytes that a decoder may return at a time.
 BLOCK = 1 << 20
@@ -61,11 +63,13 @@ class Format(Struct, frozen=True):
     decoder: Callable[[], Decoder]
     errors: tuple[type[Exception], ...]  #: what the decoder raises for bad input
     padding: int  #: zero bytes may follow a part, in multiples of this; 0 for not at all
+    padding_ends: bool = False  #: nothing but the end may follow the zero bytes
 
 
-def decode_serially(feed: Feed, form: Format) -> Iterator[bytes]:
+def decode_serially(feed: Feed, form: Format, meter: Meter) -> Iterator[bytes]:
     """Decodes all of `feed`. Raises `UncompressionError`."""
     while True:
+        meter.spend(PART)
         yield from decode_part(feed, form)
         if at_end(feed, form):
             return
@@ -97,7 +101,7 @@ def at_end(feed: Feed, form: Format) -> bool:
     if zeros and zeros % form.padding:
         raise corrupt(form.name, f"padding of {zeros} bytes")
     following = feed.peek(8)
-    if following and not form.begins(following):
+    if following and ((zeros and form.padding_ends) or not form.begins(following)):
         raise trailing(form.name, feed.position, feed.peek(_SHOWN))
     return not following
 

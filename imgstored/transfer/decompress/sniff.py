@@ -25,7 +25,7 @@ SKIPPABLE_MAGIC = b"\x50\x2a\x4d\x18"
 
 _BZIP2_LEVELS = frozenset(b"%d" % level for level in range(1, 10))
 _BZIP2_BLOCK = b"\x31\x41\x59\x26\x53\x59"
-_BZIP2_END = b"\x17\x72\x45\x38\x50\x90"
+BZIP2_END = b"\x17\x72\x45\x38\x50\x90"
 _ZFS_MAGIC_AT = 8
 _ZFS_MAGICS = (MAGIC.to_bytes(8, "little"), MAGIC.to_bytes(8, "big"))
 
@@ -65,7 +65,7 @@ def begins_zstd_frame(head: bytes) -> bool:
 
 
 def _bzip2_goes_on(after: bytes) -> bool:
-    return _BZIP2_BLOCK.startswith(after) or _BZIP2_END.startswith(after)
+    return _BZIP2_BLOCK.startswith(after) or BZIP2_END.startswith(after)
 
 
 def _description(head: bytes) -> str:

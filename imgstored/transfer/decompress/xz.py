@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from imgstored.transfer.decompress.feed import Feed
+from imgstored.transfer.decompress.meter import PART, Meter
 from imgstored.transfer.decompress.serial import Format, at_end, corrupt, cut_short, decode_part
 from imgstored.transfer.decompress.sniff import XZ_MAGIC
 from imgstored.transfer.threaded import in_parallel
@@ -37,6 +38,8 @@ _PEEK = _HEADER_SIZE + 2 + 2 * _MAX_INTEGER
 
 #: Larger blocks are decoded as they come: `xz -6 -T` makes blocks of 24 MiB, -7 of 48 MiB.
 MAX_BLOCK = 32 << 20
+#: A stream whose first block is smaller is decoded as it comes: starting threads takes longer than that.
+MIN_BLOCK = 16 << 10
 
 #: Pieces of a block's content that wait to be read: all of it, or only one block would be decoded at a time.
 _DEPTH = 128
@@ -51,15 +54,21 @@ def xz_format(memory: int) -> Format:
     return Format("xz", lambda head: XZ_MAGIC.startswith(head[:6]), decoder, (lzma.LZMAError,), padding=4)
 
 
-def decode_streams(feed: Feed, form: Format, workers: int) -> Iterator[bytes]:
+def decode_streams(feed: Feed, form: Format, workers: int, meter: Meter) -> Iterator[bytes]:
     """Decodes all of `feed`. Raises `UncompressionError`."""
 
     def decode(unit: bytearray) -> Iterator[bytes]:
         return decode_part(Feed([unit]), form)
 
+    def counted() -> Iterator[bytearray]:
+        for unit in units(feed):
+            meter.spend(PART)
+            yield unit
+
     while True:
+        meter.spend(PART)
         if is_divisible(feed.peek(_PEEK)):
-            yield from in_parallel(units(feed), decode, workers, _DEPTH)
+            yield from in_parallel(counted(), decode, workers, _DEPTH)
         else:
             yield from decode_part(feed, form)
         if at_end(feed, form):
@@ -72,7 +81,7 @@ def is_divisible(head: bytes) -> bool:
     if len(head) < _PEEK or not block[0]:
         return False
     sizes = _stated_sizes(block)
-    return sizes is not None and max(sizes) <= MAX_BLOCK
+    return sizes is not None and max(sizes) <= MAX_BLOCK and sizes[1] >= MIN_BLOCK
 
 
 def units(feed: Feed) -> Iterator[bytearray]:

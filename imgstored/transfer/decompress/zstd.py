@@ -8,13 +8,16 @@ than the lengths of headers and blocks.
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
 from imgstored.errors import UncompressionError
 from imgstored.transfer.decompress.serial import Format
 from imgstored.transfer.decompress.sniff import SKIPPABLE_MAGIC, ZSTD_MAGIC, begins_zstd_frame
+
+if TYPE_CHECKING:
+    from imgstored.transfer.decompress.meter import Meter
 
 #: Block_Maximum_Size (RFC 8878, 3.1.1.2.4).
 BLOCK_MAX = 128 << 10
@@ -39,6 +42,7 @@ class FrameWalk(Struct):
     """Follows a frame through its headers. Pure."""
 
     skippable: bool = False
+    blocks: int = 0  #: that have ended
     _at: _At = _At.MAGIC
     _field: bytearray = field(default_factory=bytearray)  #: the part of a header that is there so far
     _left: int = 4  #: bytes until `_at` ends
@@ -63,7 +67,9 @@ class FrameWalk(Struct):
             offset += step
             self._left -= step
             while not self._left and not self.ended:
-                blocks -= self._at is _At.BLOCK
+                if self._at is _At.BLOCK:
+                    blocks -= 1
+                    self.blocks += 1
                 self._next()
         return offset
 
@@ -115,8 +121,9 @@ def _header_rest(descriptor: int) -> int:
 class ZstdFrame:
     """Decodes one frame."""
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: Any, meter: Meter) -> None:
         self._decoder = decoder
+        self._meter = meter
         self._walk = FrameWalk()
         self._input = memoryview(b"")
 
@@ -138,7 +145,9 @@ class ZstdFrame:
     def decompress(self, data: bytes | memoryview, /, max_length: int) -> bytes:
         """As `Decoder.decompress`."""
         self._input = self._input or memoryview(data)
+        before = self._walk.blocks
         taken = self._walk.walk(self._input, max(1, max_length // BLOCK_MAX))
+        self._meter.spend(self._walk.blocks - before)
         piece, self._input = self._input[:taken], self._input[taken:]
         if self._walk.skippable:
             return b""
@@ -153,8 +162,8 @@ def _may_begin(head: bytes) -> bool:
     return any(begins_zstd_frame(head + magic[len(head) :]) for magic in (ZSTD_MAGIC, SKIPPABLE_MAGIC))
 
 
-def zstd_format(window: int) -> Format:
-    """How zstd is decoded here, with windows of at most `window` bytes.
+def zstd_format(meter: Meter) -> Format:
+    """How zstd is decoded here, with windows of at most `decoder_memory` bytes.
 
     Raises `UncompressionError` if the zstandard package is not there.
     """
@@ -167,6 +176,7 @@ def zstd_format(window: int) -> Format:
         ) from error
 
     def decoder() -> ZstdFrame:
-        return ZstdFrame(zstandard.ZstdDecompressor(max_window_size=window).decompressobj())
+        window = meter.limits.decoder_memory
+        return ZstdFrame(zstandard.ZstdDecompressor(max_window_size=window).decompressobj(), meter)
 
     return Format("zstd", _may_begin, decoder, (zstandard.ZstdError, ValueError), padding=0)

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from imgstored import specs
-from imgstored.doctor import runtime
+from imgstored.doctor import host
 from imgstored.errors import ConfigError
 from imgstored.eventloop import trial
 
 
 def test_trio_is_tried(examined):
-    (found,) = runtime.python(examined())
+    (found,) = host.python(examined())
     assert (found.status, sys.executable in found.seen) == ("ok", True)
     assert found.seen.endswith(f"; trio waits by {trial.waits_by()}")
 
@@ -24,7 +24,7 @@ def test_what_failed_is_said(examined, monkeypatch):
         raise ConfigError("trio cannot be imported: ImportError: no", hint="install it")
 
     monkeypatch.setattr(trial, "waits_by", fails)
-    (found,) = runtime.python(examined())
+    (found,) = host.python(examined())
     assert (found.status, found.seen, found.hint) == (
         "fail",
         "trio cannot be imported: ImportError: no",
@@ -35,16 +35,16 @@ def test_what_failed_is_said(examined, monkeypatch):
 @pytest.mark.parametrize(
     ("hard", "status", "said"),
     [
-        (65536, "ok", "65,536 files may be open; 872 are the most at once"),
+        (65536, "ok", "65,536 files may be open; 1,000 are the most at once"),
         (resource.RLIM_INFINITY, "ok", "any number of files may be open"),
-        (871, "warn", "871 files may be open, and 872 may be needed"),
-        (872, "ok", "872 files may be open"),
+        (999, "warn", "999 files may be open, and 1,000 may be needed"),
+        (1000, "ok", "1,000 files may be open"),
     ],
 )
 def test_descriptors(examined, monkeypatch, hard, status, said):
     subject = examined()
-    assert specs.descriptors(subject.settings) == 872
+    assert specs.descriptors(subject.settings) == 1000
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, hard))
-    (found,) = runtime.descriptors(subject)
+    (found,) = host.descriptors(subject)
     assert (found.status, said in found.seen) == (status, True)
     assert bool(found.hint) == (status == "warn")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from imgstored.doctor import host, privileges
+from imgstored.doctor import host
 
 ZFS = '[pool]\ntype = "zfs"\n'
 ALL = ("sys_config", "sys_mount", "sys_fs_import", "file_chown_self")
@@ -46,7 +46,7 @@ def illumos(monkeypatch):
         library = Illumos(*arguments, **facts)
         monkeypatch.setattr(sys, "platform", "sunos5")
         monkeypatch.setattr(os, "geteuid", lambda: 0)
-        monkeypatch.setattr(privileges, "_illumos_libc", lambda: library)
+        monkeypatch.setattr(host, "_illumos_libc", lambda: library)
         return library
 
     return use
@@ -62,7 +62,7 @@ def illumos(monkeypatch):
 )
 def test_illumos(illumos, examined, held, missing):
     library = illumos(held)
-    assert privileges.lacking() == missing
+    assert host.lacking() == missing
     assert library.open == set()
     (found,) = host.privileges(examined(ZFS))
     assert found.status == ("fail" if missing else "ok")
@@ -75,19 +75,19 @@ def test_illumos(illumos, examined, held, missing):
 @pytest.mark.parametrize("facts", [{"refuses": True}, {"full": True}])
 def test_illumos_that_does_not_say(illumos, facts):
     library = illumos((), **facts)
-    assert privileges.lacking() == []
+    assert host.lacking() == []
     assert library.open == set()
 
 
 def test_a_c_library_without_the_functions(monkeypatch):
-    privileges._illumos_libc.cache_clear()
+    host._illumos_libc.cache_clear()
     monkeypatch.setattr(sys, "platform", "sunos5")
-    assert privileges.lacking() == []
+    assert host.lacking() == []
 
 
 def test_a_system_that_is_neither(monkeypatch):
     monkeypatch.setattr(sys, "platform", "freebsd14")
-    assert privileges.lacking() == []
+    assert host.lacking() == []
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_a_system_that_is_neither(monkeypatch):
 )
 def test_a_status_that_is_not_linuxs(monkeypatch, tmp_path, examined, content):
     (tmp_path / "status").write_bytes(content)
-    monkeypatch.setattr(privileges, "_PROCESS", tmp_path / "status")
+    monkeypatch.setattr(host, "_PROCESS", tmp_path / "status")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert privileges.lacking() == []
+    assert host.lacking() == []
     (found,) = host.privileges(examined(ZFS))
     assert found.status == "ok"

@@ -1,6 +1,6 @@
 """Both bindings of libzfs_core on real ZFS, in the guest only: the contract, and the same errors.
 
-What tests/pools/test_zfs.py asks is asked of the binding that a host with pyzfs has.
+The other modules here ask the binding that a host with pyzfs has.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,7 @@ from imgstored.pools.zfs.library import Library
 from imgstored.pools.zfs.pyzfs import Pyzfs
 from tests.pools.contract import BASE, GUIDS, ZVOL, PoolContract, install, pool
 from tests.pools.contract import receive as receive_real
-from tests.pools.test_zfs import FOLDER, RECEIVER, empty, exported, make_pool, run
-from tests.pools.test_zfs import TANK as TANK_OF_OTHERS
+from tests.pools.zfs.commands import FOLDER, empty, exported, make_pool, resume_point, run
 from tests.support.streams import real_stream
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ __all__ = ["pool"]
 #: No pool of another file, which runs at the same time.
 TANK, OTHER, MANY = "tank5", "tank6", "many5"
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 BOTH = pytest.mark.parametrize("binding", [Pyzfs, Library])
 
@@ -61,6 +61,9 @@ class OurPools:
         assert opened.binding == "libzfs_core.so.3"
         return opened
 
+    def resume_point(self, uuid: str) -> int:
+        return resume_point(f"{self.name}/{uuid}-partial")
+
 
 @pytest.fixture
 def pools(disks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[OurPools]:
@@ -81,9 +84,13 @@ def test_killed_in_the_middle(pools: OurPools, tmp_path: Path) -> None:
     """The kernel sees the stream's end when the process is gone, and what it has is not received again."""
     stream = tmp_path / "stream"
     stream.write_bytes(real_stream("base"))
-    ours = "from imgstored.pools.zfs import library, lzc\nlzc.BINDINGS = (library.Library,)\n"
-    script = ours + RECEIVER.replace(repr(TANK_OF_OTHERS), repr(TANK))
-    command = [sys.executable, "-c", script, str(stream), "30", "waiting"]
+    script = (
+        "from imgstored.pools.zfs import library, lzc\n"
+        "from tests.pools.zfs.receiver import main\n"
+        "lzc.BINDINGS = (library.Library,)\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script, TANK, str(stream), "30", "waiting"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as child:
         assert child.stdout is not None
         while child.stdout.read(1) != b".":
@@ -276,8 +283,8 @@ def test_memory_in_proportion_to_the_question(monkeypatch: pytest.MonkeyPatch) -
         Pyzfs()
         core = importlib.import_module("libzfs_core")
         names = [f"{MANY}/22222222-aaaa-4bbb-8ccc-{number:012}".encode() for number in range(299)]
-        for name in names:
-            core.lzc_clone(name, f"{MANY}/{BASE}@final".encode())
+        with ThreadPoolExecutor(50) as threads:
+            list(threads.map(lambda name: core.lzc_clone(name, f"{MANY}/{BASE}@final".encode()), names))
         core.lzc_snapshot([name + b"@final" for name in names])
         given: list[int] = []
         run_program = pool._lzc._core.channel_program
@@ -287,9 +294,9 @@ def test_memory_in_proportion_to_the_question(monkeypatch: pytest.MonkeyPatch) -
             return run_program(*arguments, memory=memory, **options)
 
         monkeypatch.setattr(pool._lzc._core, "channel_program", counted)
-        images = pool.images()
-        assert len(images) == len(pool.images(images)) == len(pool.uses()) == 300
-        assert len(pool.dependents(BASE)) == 299
+        images, uses = pool.images(), pool.uses()
+        assert len(images) == len(pool.images(images)) == len(uses) == 300
+        assert len(uses[BASE].dependents) == 299
         assert set(given) == {1 << 20}
         monkeypatch.setattr(lzc, "_LEAST", 16 << 10)
         pool._lzc._needed.clear()

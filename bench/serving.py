@@ -1,0 +1,250 @@
+"""How fast the image server is: against nginx with the same file, as a rack's cache, in a crowd."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trustme
+
+from bench.listing import fill_manifest
+from bench.ours import Ours, source
+from bench.progress import say
+from bench.table import Row, bounded, compared, seconds
+from bench.timing import in_turn
+from imgstored.library.library import Library
+from imgstored.manifest import load
+from tests.support.nginx import Nginx, free_port
+
+if TYPE_CHECKING:
+    from bench.context import Bench
+
+_MANY_IMAGES = 10_000
+_RACK_CONNECTIONS = 2
+_DAEMONS = 10
+
+
+def serving(bench: Bench) -> list[Row]:
+    """The whole file by one and by eight connections, plain and by TLS, from us and from nginx."""
+    image = bench.inputs.get(bench.gzip)
+    rows: list[Row] = []
+    for tls in (False, True):
+        with ExitStack() as stack:
+            port = free_port()
+            config = _serve(port) + (_certificates(bench.folder("certificates")) if tls else "")
+            folder = bench.folder("server")
+            plain = stack.enter_context(Nginx(bench.folder("nginx"), root=bench.inputs.folder, workers=2))
+            ours = stack.enter_context(Ours(folder, config=source(plain.url) + config))
+            ours.timed_import(image)
+            peer = plain
+            if tls:
+                peer = stack.enter_context(
+                    Nginx(bench.folder("nginx-tls"), root=bench.inputs.folder, workers=2, tls=True)
+                )
+            scheme = "https" if tls else "http"
+            urls = {
+                "ours": f"{scheme}://127.0.0.1:{port}/images/{image.uuid}/file",
+                "nginx": f"{peer.url}/{image.uuid}/file",
+            }
+            for connections in (1, 8):
+                name = f"serve a file{' over TLS' if tls else ''}, {connections} connections"
+                sides = {
+                    side: (lambda url=url, n=connections: _fetched(url, image.size, n))
+                    for side, url in urls.items()
+                }
+                taken = in_turn(name, bench.runs, sides, timeout=bench.scale.quiet_seconds)
+                goal = 1 / 0.7 if tls else 1 / 0.9
+                rows.append(compared(name, taken["ours"], "nginx", taken["nginx"], at_most=round(goal, 2)))
+    return rows
+
+
+def rack(bench: Bench) -> list[Row]:
+    """Ten daemons behind one server, which fetches the image meanwhile; the last one against one alone."""
+    image = bench.inputs.get(bench.gzip)
+    rate = f"{bench.scale.rate}"
+    taken: dict[str, list[float]] = {"one": [], "ten": []}
+    downloads = []
+    for run in range(bench.runs):
+        for name, count in (("one", 1), ("ten", _DAEMONS)):
+            with ExitStack() as stack:
+                upstream = stack.enter_context(
+                    Nginx(bench.folder("nginx"), root=bench.inputs.folder, workers=2, limit_rate=rate)
+                )
+                port = free_port()
+                limits = f"[limits]\nconnections = {_RACK_CONNECTIONS}\n"
+                stack.enter_context(
+                    Ours(
+                        bench.folder("rack"),
+                        config=source(upstream.url) + _serve(port) + "pull = true\n" + limits,
+                    )
+                )
+                hosts = [
+                    stack.enter_context(
+                        Ours(
+                            bench.folder(f"host-{number}"),
+                            config=f'[[sources]]\nurl = "http://127.0.0.1:{port}"\n',
+                        )
+                    )
+                    for number in range(count)
+                ]
+                earlier = _sent(upstream)  # its log has other cases, too
+                began = time.perf_counter()
+                with ThreadPoolExecutor(count) as threads:
+                    list(threads.map(lambda host: host.timed_imgctl("import", image.uuid), hosts))
+                taken[name].append(time.perf_counter() - began)
+                downloads.append((_sent(upstream) - earlier) / image.size)
+        say(f"rack {run + 1}: one {taken['one'][-1]:.2f} s, ten {taken['ten'][-1]:.2f} s")
+    case = (
+        f"{_DAEMONS} daemons behind a server that downloads by {_RACK_CONNECTIONS} connections of"
+        f" {bench.scale.rate / 1e6:g} MB/s; the last one"
+    )
+    row = compared(case, taken["ten"], "one daemon alone", taken["one"], at_most=1.3)
+    once = max(downloads)
+    return [row, Row("its downloads from the source", f"{once:.2f}", goal="1", reached=once < 1.01)]
+
+
+def crowd(bench: Bench) -> list[Row]:
+    """Clients that ask for ranges at random: memory, and whether anybody starves."""
+    image = bench.inputs.get(bench.gzip)
+    port = free_port()
+    with (
+        Nginx(bench.folder("nginx"), root=bench.inputs.folder, workers=2) as upstream,
+        Ours(
+            bench.folder("server"),
+            config=source(upstream.url) + _serve(port) + "client_connections = 1024\n",
+        ) as ours,
+    ):
+        ours.timed_import(image)
+        url = f"http://127.0.0.1:{port}/images/{image.uuid}/file"
+        before = _resident(ours)
+        times, most = _asked_at_random(url, image.size, bench.scale.clients, ours)
+    slowest = max(times) / statistics.median(times)
+    clients = bench.scale.clients
+    return [
+        bounded(f"{clients} clients, ranges at random: memory more", [most - before], "≤ 32 MiB", at_most=32),
+        Row(
+            f"{clients} clients, ranges at random: the slowest client's time",
+            seconds([max(times)]),
+            f"{seconds([statistics.median(times)])} median",
+            f"{slowest:.2f}",
+            "≤ 2",
+            slowest <= 2,
+        ),
+    ]
+
+
+def lists(bench: Bench) -> list[Row]:
+    """ListImages with a library of many images."""
+    images = _MANY_IMAGES if bench.scale.images > 100 else 200
+    folder = bench.folder("library-of-many")
+    shutil.rmtree(folder, ignore_errors=True)
+    library = Library(folder, 1 << 40)
+    library.open()
+    for number in range(images):
+        manifest = load({**fill_manifest(number), "files": []}, rules="create")
+        library.publish(manifest)
+    port = free_port()
+    with Ours(bench.folder("server"), config=f'[library]\npath = "{folder}"\n{_serve(port, keep=False)}'):
+        url = f"http://127.0.0.1:{port}/images"
+        _read(url)
+        whole = [_read(url) for _ in range(20)]
+        marker = fill_manifest(images // 2)["uuid"]
+        part = [_read(f"{url}?limit=100&marker={marker}") for _ in range(20)]
+    shutil.rmtree(folder)
+    return [
+        _at_most(f"`/images` with {images:,} images, the first 1,000", whole, 0.1),
+        _at_most("the same, a page of 100 in the middle", part, 0.01),
+    ]
+
+
+def _sent(server: Nginx) -> int:
+    """Bytes of files, by its access log."""
+    return sum(hit.bytes_sent for hit in server.settled_hits() if hit.path.endswith("/file"))
+
+
+def _at_most(case: str, taken: list[float], goal: float) -> Row:
+    return Row(case, seconds(taken), goal=f"≤ {goal * 1000:g} ms", reached=statistics.median(taken) <= goal)
+
+
+def _serve(port: int, *, keep: bool = True) -> str:
+    kept = "[library]\nkeep_mib = 4096\n" if keep else ""
+    return f'{kept}[serve]\nlisten = "127.0.0.1:{port}"\n'
+
+
+def _certificates(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    (folder / "cert.pem").write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    (folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
+    return f'cert_file = "{folder}/cert.pem"\nkey_file = "{folder}/key.pem"\n'
+
+
+def _fetched(url: str, size: int, connections: int) -> float:
+    """Seconds of so many curls that fetch a part each."""
+    began = time.perf_counter()
+    curls = []
+    for number in range(connections):
+        start, stop = size * number // connections, size * (number + 1) // connections - 1
+        command = ["curl", "-skf", "-o", os.devnull, "-r", f"{start}-{stop}", url]
+        curls.append(subprocess.Popen(command))
+    if any(curl.wait() for curl in curls):
+        raise RuntimeError(f"curl cannot fetch {url}")
+    return time.perf_counter() - began
+
+
+def _asked_at_random(url: str, size: int, clients: int, ours: Ours) -> tuple[list[float], float]:
+    """Seconds of each client for its ranges, and MiB that the daemon had at most meanwhile."""
+    chance = random.Random(1)
+    plans = [[chance.randrange(max(1, size - (1 << 20))) for _ in range(20)] for _ in range(clients)]
+    most, ended = _resident(ours), threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not ended.wait(0.05):
+            most = max(most, _resident(ours))
+
+    def client(starts: list[int]) -> float:
+        began = time.perf_counter()
+        for start in starts:
+            request = urllib.request.Request(url, headers={"Range": f"bytes={start}-{start + (1 << 20) - 1}"})
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                while answer.read(1 << 16):
+                    pass
+        return time.perf_counter() - began
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        with ThreadPoolExecutor(clients) as threads:
+            return list(threads.map(client, plans)), most
+    finally:
+        ended.set()
+        watching.join()
+
+
+def _resident(ours: Ours) -> float:
+    """MiB that the daemon has resident now."""
+    for line in Path(f"/proc/{ours.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("this system does not say how much memory a process has")
+
+
+def _read(url: str) -> float:
+    began = time.perf_counter()
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        body = answer.read()
+    taken = time.perf_counter() - began
+    assert json.loads(body)
+    return taken

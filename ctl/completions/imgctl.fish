@@ -1,0 +1,2 @@
+# Completion of imgctl in fish: the installed imgctl knows its own commands.
+imgctl completion fish | source

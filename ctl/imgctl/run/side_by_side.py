@@ -1,0 +1,103 @@
+"""Imports several images at the same time, each with a client of its own, and tells of them as of one."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from imgctl.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from imgproto.events import EventDocument, Progress
+
+    from imgctl.connection import OnEvent
+    from imgctl.run.several import Named
+
+#: Imports that are asked for at a time; the daemon downloads fewer.
+_AT_ONCE = 8
+
+
+def each_at_once(
+    images: Sequence[Named], import_one: Callable[[str, OnEvent], None], tell: OnEvent
+) -> dict[Named, CommandError]:
+    """Imports each image; returns the errors, in the order of the images.
+
+    All threads tell through one lock. At Ctrl-C they end with this process, and with them what they wanted.
+    """
+    ended: dict[Named, BaseException | None] = {image: image.error for image in images if not image.uuid}
+    ahead = iter([image for image in images if image.uuid])
+    changed = threading.Condition()
+    sums = _Sums(tell)
+
+    def work() -> None:
+        while (image := _next(ahead, changed)) is not None:
+            error: BaseException | None = None
+            try:
+                import_one(image.uuid or "", sums.teller(image.text))
+            except BaseException as raised:  # noqa: BLE001  (raised below, in the thread that waits)
+                error = raised
+            sums.done(image.text)
+            with changed:
+                ended[image] = error
+                changed.notify()
+
+    for _ in range(min(_AT_ONCE, len(images))):
+        threading.Thread(target=work, daemon=True).start()
+    with changed:
+        changed.wait_for(lambda: len(ended) == len(images))
+    errors: dict[Named, CommandError] = {}
+    for image in images:
+        match ended[image]:
+            case None:
+                pass
+            case CommandError() as error:
+                errors[image] = error
+            case other:
+                raise other
+    return errors
+
+
+def _next(ahead: Iterator[Named], lock: threading.Condition) -> Named | None:
+    with lock:
+        return next(ahead, None)
+
+
+class _Sums:
+    """Passes on events one at a time; the progress is that of all imports together."""
+
+    def __init__(self, tell: OnEvent) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._latest: dict[str, Progress] = {}
+
+    def teller(self, text: str) -> OnEvent:
+        """What one import tells."""
+
+        def tell(event: EventDocument) -> None:
+            with self._lock:
+                if event["event"] == "progress":
+                    self._latest[text] = event
+                    event = self._sum(event)
+                self._tell(event)
+
+        return tell
+
+    def done(self, text: str) -> None:
+        """The import has ended: nothing of it is under way."""
+        with self._lock:
+            if (last := self._latest.get(text)) is not None:
+                last["images"] = []
+                self._tell(self._sum(last))
+
+    def _sum(self, latest: Progress) -> Progress:
+        all_ = [*self._latest.values()]
+        totals = [each["total"] for each in all_]
+        return {
+            **latest,
+            "done": sum(each["done"] for each in all_),
+            "total": None if None in totals else sum(total or 0 for total in totals),
+            "rate": sum(each["rate"] for each in all_),
+            "images": [image for each in all_ for image in each["images"]],
+        }

@@ -1,0 +1,135 @@
+"""Aliases: names that the administrator gives images, in one file of the daemon's own state.
+
+An alias means one uuid, whatever names servers give their images: it is looked at before those. It may mean
+an image that is not installed, or not any more.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import msgspec
+import structlog
+import trio
+
+from imgstored.errors import FileSystemError, UsageError
+from imgstored.host import shortage
+from imgstored.host.durable import replace_file
+from imgstored.manifest import check_uuid
+from imgstored.manifest.names import UUID, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from imgproto.documents import AliasDocument
+
+    from imgstored.catalog.catalog import Catalog
+
+log = structlog.get_logger(__name__)
+
+#: A name of its own kind: not what could be the beginning of a uuid, and without the sign before a version.
+_ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+_DIGITS: Final = re.compile(r"[0-9a-fA-F-]{4,}")
+
+#: Aliases that there may be, and bytes of their file.
+MAX_ALIASES: Final = 1000
+_MAX_FILE: Final = 1 << 20
+
+
+Alias = Annotated[str, msgspec.Meta(pattern=rf"^(?:{_ALIAS.pattern})\Z")]
+Uuid = Annotated[str, msgspec.Meta(pattern=rf"^(?:{UUID.pattern})\Z")]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    aliases: dict[Alias, Uuid]
+    format: Literal[1] = 1
+
+
+class Aliases:
+    """The aliases in one file. For trio's thread; what blocks runs in others, one at a time."""
+
+    def __init__(self, path: Path, catalog: Catalog, set_aside: Callable[[Path, str], None]) -> None:
+        """Reads the file. Blocks. There are no aliases if it is damaged.
+
+        `set_aside` takes it then, and why; it may raise `OSError`.
+        """
+        self._path = path
+        self._catalog = catalog
+        self._lock = trio.Lock()
+        self._aliases = _read(path, set_aside)
+
+    def meaning(self, text: str) -> str:
+        """The uuid that an alias means; any other text as it is."""
+        return self._aliases.get(text, text)
+
+    def all(self) -> list[AliasDocument]:
+        """The aliases by their names."""
+        return [{"alias": alias, "uuid": uuid} for alias, uuid in sorted(self._aliases.items())]
+
+    async def set(self, alias: str, uuid: str) -> str | None:
+        """Makes the alias mean an image, on the disk, too; returns the uuid that it meant before.
+
+        Raises `UsageError` for what is no alias, or is the name of an installed image; `InvalidUUIDError`;
+        `FileSystemError`.
+        """
+        check_uuid(uuid)
+        if (
+            alias not in self._aliases
+        ):  # one that is there may get another image, whatever is called so by now
+            self._check(alias)
+        async with self._lock:
+            if alias not in self._aliases and len(self._aliases) >= MAX_ALIASES:
+                raise UsageError(
+                    f"there are {MAX_ALIASES} aliases already", hint="`imgctl alias -d ALIAS` removes one"
+                )
+            before = self._aliases.get(alias)
+            await self._write({**self._aliases, alias: uuid})
+        return before
+
+    async def remove(self, alias: str) -> str:
+        """Removes the alias; returns the uuid that it meant. Raises `UsageError`, `FileSystemError`."""
+        async with self._lock:
+            if (uuid := self._aliases.get(alias)) is None:
+                raise UsageError(
+                    f'there is no alias "{shown(alias)}"', hint="`imgctl alias` lists the aliases"
+                )
+            await self._write({name: each for name, each in self._aliases.items() if name != alias})
+        return uuid
+
+    def _check(self, alias: str) -> None:
+        if not _ALIAS.fullmatch(alias) or _DIGITS.fullmatch(alias):
+            raise UsageError(
+                f'"{shown(alias)}" cannot be an alias',
+                hint="one has a letter and up to 63 letters, digits, dots, underscores and dashes,"
+                " and is not the beginning of a uuid",
+            )
+        for image in self._catalog.all():
+            if image.manifest.get("name") == alias:
+                raise UsageError(
+                    f'"{alias}" is the name of an installed image, {image.uuid}', hint="take another alias"
+                )
+
+    async def _write(self, aliases: dict[str, str]) -> None:
+        content = msgspec.json.format(msgspec.json.encode(_File(aliases))) + b"\n"
+        try:
+            await trio.to_thread.run_sync(lambda: replace_file(self._path, content, mode=0o600))
+        except OSError as error:
+            raise FileSystemError(f"cannot write {self._path}: {shortage.why(error)}") from error
+        self._aliases = aliases
+
+
+def _read(path: Path, set_aside: Callable[[Path, str], None]) -> dict[str, str]:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(_MAX_FILE), type=_File).aliases
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.error("the aliases cannot be read", error=str(error))
+        try:
+            set_aside(path, str(error))
+        except OSError as problem:
+            log.error("they cannot be set aside", error=str(problem))
+        return {}

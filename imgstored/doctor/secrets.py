@@ -1,0 +1,59 @@
+"""Checks who may read the files that have credentials: the daemon's configuration, imgadm's, keys."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgstored.doctor.check import Finding
+from imgstored.errors import ConfigError
+from imgstored.sources.imgadm_conf import ImgadmConf
+from imgstored.specs import secrets
+
+if TYPE_CHECKING:
+    from imgstored.doctor.check import Subject
+
+
+def readers(subject: Subject) -> list[Finding]:
+    """Each file with a password, a token or a key that others than root, or the daemon's user, may read."""
+    files = _files(subject)
+    findings = [found for path, what in files.items() if (found := _open(path, what)) is not None]
+    if findings:
+        return findings
+    seen = f"{len(files)} files have some, for root alone" if files else "no file has any"
+    return [Finding("secrets", "ok", seen)]
+
+
+def _files(subject: Subject) -> dict[Path, str]:
+    """What each of the files has that is secret."""
+    settings = subject.settings
+    files: dict[Path, str] = {}
+    if secrets(settings, {}):
+        files |= dict.fromkeys(subject.files, "credentials of image servers")
+    conf = ImgadmConf(settings.imgadm_folder / "imgadm.conf")
+    try:
+        if conf.has_secrets():
+            files[conf.path] = "credentials of image servers"
+    except ConfigError:
+        pass  # a finding of its own
+    for table in settings.sources or ():
+        if key := table.key_file or table.cert_file:
+            files[Path(key)] = "a private key"
+    return files
+
+
+def _open(path: Path, what: str) -> Finding | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # whoever needs the file says so
+    mode = stat.S_IMODE(status.st_mode)
+    of_others = mode & 0o007 or (mode & 0o070 and status.st_gid not in (0, os.getegid()))
+    foreign = status.st_uid not in (0, os.geteuid())
+    if not of_others and not foreign:
+        return None
+    who = f"uid {status.st_uid}, whose file it is," if foreign else "others"
+    hint = f"`chown root {path}; chmod 600 {path}`, and replace what they may have read"
+    return Finding("secrets", "warn", f"{path} has {what}, and {who} can read it (mode {mode:04o})", hint)

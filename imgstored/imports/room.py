@@ -1,0 +1,237 @@
+"""Room for imports: what they have reserved of the file system of the spool, and of the pools.
+
+A claim is one import's in one place. Bytes are reserved before they come, and count as reserved until they
+are written, when whoever measures the free space sees them. Claims in places with the same storage share its
+room: several imports at once, the spool and the pool. All calls block, and may be made from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from imgstored.errors import NoSpaceError
+from imgstored.host.mounts import storage_of
+from imgstored.manifest.values import whole_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from imgstored.manifest import Manifest
+    from imgstored.pools.base import Pool
+
+_MIB: Final = 1 << 20
+#: Bytes of one claim between two looks at the free space; and what a claim of unknown size reserves ahead at
+#: most, which is also at most a part of what is left.
+_EVERY: Final = 16 << 20
+_PART: Final = 8
+
+
+class Claim:
+    """What one import has reserved in one place; a `pools.base.Room`. To be closed."""
+
+    def __init__(self, ledger: FreeSpace, where: str, storage: str, measure: Callable[[], int]) -> None:
+        self.storage = storage
+        self.reserved = 0  #: bytes that are to come; those that are being written, too
+        self._ledger = ledger
+        self._where = where
+        self._measure = measure
+        self._writing = 0
+        self._exact = False
+        self._came = self._unseen = 0  # bytes, ever and since the last look
+
+    def expect(self, to_come: int, *, exact: bool = False) -> int:
+        """Reserves what is still to come, which is known; returns the free bytes. Raises `NoSpaceError`.
+
+        `exact`: no byte more than that will take room, and bytes may replace others.
+        """
+        with self._ledger.measured(self.storage, self._measure) as (free, pending):
+            others = self._ledger.reserved(self.storage) - self.reserved
+            self._check(free, pending, others, to_come)
+            # What is being written may be there already, and not among what is to come.
+            self.reserved, self._exact, self._unseen = to_come + self._writing, exact, 0
+        return free
+
+    def add(self, size: int) -> None:
+        """Reserves so many bytes more. Raises `NoSpaceError`."""
+        with self._ledger.measured(self.storage, self._measure) as (free, pending):
+            others = self._ledger.reserved(self.storage)
+            self._check(free, pending, others, size)
+            self.reserved += size
+
+    def take(self, size: int) -> None:
+        """Bytes are about to be written. Raises `NoSpaceError` where they, or what is to come, do not fit."""
+        with self._ledger.lock:
+            self._unseen += size
+            covered = self._exact or self.reserved - self._writing >= size
+            if covered and self._unseen < _EVERY:
+                self._begin(size)
+                return
+        with self._ledger.measured(self.storage, self._measure) as (free, pending):
+            lacking = 0 if self._exact else max(0, size - (self.reserved - self._writing))
+            if lacking:
+                others = self._ledger.reserved(self.storage) - self.reserved
+                wanted = self.reserved + lacking
+                self._check(free, pending, others, wanted, more=lacking)
+                left = free - pending - others - wanted - self._ledger.min_free
+                self.reserved = wanted + min(_EVERY, left // _PART)
+            else:
+                # Somebody else may have filled it. Who came first goes on.
+                earlier = self._ledger.reserved(self.storage, before=self)
+                self._check(free, pending, earlier, self.reserved, more=size)
+            self._unseen = 0
+            self._begin(size)
+
+    def spent(self, size: int) -> None:
+        """Bytes of `take` are written, or will not be."""
+        with self._ledger.lock:
+            self._writing -= size
+            self.reserved = max(self._writing, self.reserved - size)
+            self._ledger.written[self.storage] += size
+
+    def close(self) -> None:
+        """Gives back what is reserved."""
+        self._ledger.forget(self)
+
+    def _begin(self, size: int) -> None:
+        self._writing += size
+        self._came += size
+        self.reserved = max(self.reserved, self._writing)
+
+    def _check(self, free: int, pending: int, others: int, wanted: int, *, more: int = 0) -> None:
+        """`more`: of what is wanted, that which came now, after other bytes."""
+        if not wanted or free - pending - others - wanted >= self._ledger.min_free:
+            return
+        what = f"{self._came / _MIB:.1f} MiB came, and more is" if more else f"{wanted / _MIB:.1f} MiB"
+        taken = f", {others / _MIB:.1f} MiB are reserved by imports" if others else ""
+        min_free = self._ledger.min_free
+        raise NoSpaceError(
+            f"not enough room {self._where}: {what} to come, {free / _MIB:.1f} MiB free"
+            f" ({min_free / _MIB:.0f} MiB are kept free{taken})",
+            hint="free space, for example with `imgctl vacuum`",
+            data={"wanted": wanted, "free": free, "min_free": min_free, "reserved": others, "more": more},
+        )
+
+
+class FreeSpace:
+    """The free space of the spool's file system and of the pools, and who has reserved what of it."""
+
+    def __init__(self, folder: Path, min_free: int) -> None:
+        """`folder` is where files are spooled. `min_free` bytes stay free in each place."""
+        self.folder = folder
+        self.min_free = min_free
+        self.lock = threading.Lock()
+        self.written: Counter[str] = Counter()  #: bytes by storage, ever
+        self._claims: list[Claim] = []
+
+    def reconfigure(self, min_free: int) -> None:
+        """Sets how much is to stay free from now on."""
+        self.min_free = min_free
+
+    # -- reserving -------------------------------------------------------------------------------------------
+
+    def claim_spool(self) -> Claim:
+        """A claim in the spool's folder, of nothing yet. Blocks."""
+        return self.claim_folder(self.folder)
+
+    def claim_folder(self, folder: Path) -> Claim:
+        """A claim in another folder for files, of nothing yet. Blocks."""
+        return self._claim(f"in {folder}", storage_of(folder), lambda: _free_in(folder))
+
+    def claim_pool(self, pool: Pool) -> Claim:
+        """A claim in a pool, of nothing yet."""
+        return self._claim(f'in pool "{pool.name}"', pool.storage, lambda: pool.space().available)
+
+    def _claim(self, where: str, storage: str, measure: Callable[[], int]) -> Claim:
+        claim = Claim(self, where, storage, measure)
+        with self.lock:
+            self._claims.append(claim)
+        return claim
+
+    def forget(self, claim: Claim) -> None:
+        """Gives back what a claim has reserved."""
+        with self.lock:
+            self._claims = [each for each in self._claims if each is not claim]
+
+    @contextmanager
+    def measured(self, storage: str, measure: Callable[[], int]) -> Iterator[tuple[int, int]]:
+        """Holds the lock for the block; gives the free bytes, and those that were written while measuring.
+
+        The lock is not held meanwhile: a pool may hang.
+        """
+        before = self.written[storage]
+        free = measure()
+        with self.lock:
+            yield free, self.written[storage] - before
+
+    def reserved(self, storage: str, *, before: Claim | None = None) -> int:
+        """Bytes that claims have reserved, all of them or those before one. For the lock's holder."""
+        found = 0
+        for claim in self._claims:
+            if claim is before:
+                break
+            found += claim.reserved if claim.storage == storage else 0
+        return found
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def free(self) -> int:
+        """Free bytes in the folder."""
+        return _free_in(self.folder)
+
+    def check_spool(self, to_come: int) -> None:
+        """Raises `NoSpaceError` unless `to_come` bytes still fit into the folder."""
+        claim = self.claim_spool()
+        try:
+            claim.expect(to_come)
+        finally:
+            claim.close()
+
+    def check_pool(self, pool: Pool, at_least: int) -> int:
+        """Free bytes of the pool. Raises `NoSpaceError` unless a stream of `at_least` bytes fits."""
+        claim = self.claim_pool(pool)
+        try:
+            return claim.expect(max(1, at_least))
+        finally:
+            claim.close()
+
+    def doubt(self, pool: Pool, manifest: Manifest) -> str | None:
+        """A sentence where the image's volume is larger than the pool's free space.
+
+        That is no refusal: a volume may be sparse, and a pool may compress it.
+        """
+        size = whole_number(manifest.document.get("image_size"))  # MiB
+        if size is None:
+            return None
+        free = (pool.space().available - self.min_free) // _MIB
+        if size <= free:
+            return None
+        return (
+            f"the volume of image {manifest.uuid} has {size} MiB, and pool {pool.name} has"
+            f" {max(0, free)} MiB for it: it may not fit"
+        )
+
+
+def _free_in(folder: Path) -> int:
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def watched(stream: Iterator[bytes | memoryview], claim: Claim, there: int) -> Iterator[bytes | memoryview]:
+    """Yields a stream's pieces to a pool that has its first `there` bytes; those after them take room.
+
+    Raises `NoSpaceError` once the pool is full.
+    """
+    position = 0
+    for piece in stream:
+        position += len(piece)
+        fresh = min(len(piece), max(0, position - there))
+        claim.take(fresh)
+        try:
+            yield piece
+        finally:
+            claim.spent(fresh)
