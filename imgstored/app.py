@@ -40,6 +40,8 @@ from imgstored.library.library import Library
 from imgstored.maintenance.maintenance import Maintenance
 from imgstored.maintenance.verifier import Host, Verifier
 from imgstored.metrics import open_metrics
+from imgstored.mirrors.export_site import SiteExporter
+from imgstored.mirrors.mirror import Mirrors
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
@@ -52,12 +54,16 @@ from imgstored.queries.usage import Usage
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
+from imgstored.serve.relay import Relay
+from imgstored.sources.client import open_source
+from imgstored.sources.signed import SeenVersions
 from imgstored.sources.source_set import SourceSet
 from imgstored.specs import (
     check,
     descriptors,
     import_limits,
     metrics_address,
+    mirror_specs,
     platform,
     secrets,
     serve_address,
@@ -144,6 +150,8 @@ class _Core(Struct, frozen=True):
     aliases: Aliases
     metrics: Metrics | None
     library: Library | None
+    relay: Relay | None
+    mirrors: Mirrors
 
 
 async def _core(
@@ -162,6 +170,7 @@ async def _core(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
+        open_source=partial(open_source, seen=SeenVersions(state / "signed")),
     )
     with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
         await sources.listed()  # tells the gate of the secrets in imgadm's file
@@ -178,6 +187,7 @@ async def _core(
         catalog, journal, state / "spool", view, locks, limits, receipts=receipts, library=library
     )
     imports = Imports(resources, sources, refresh, deletions, events, platform(settings))
+    relay = None if library is None else _relay(settings, library, sources, resources)
     return _Core(
         settings=settings,
         files=files,
@@ -199,12 +209,26 @@ async def _core(
         ),
         metrics=metrics,
         library=library,
+        relay=relay,
+        mirrors=Mirrors(library, sources, relay, mirror_specs(settings)),
+    )
+
+
+def _relay(settings: Config, library: Library, sources: SourceSet, resources: Resources) -> Relay:
+    """What fetches files for the library."""
+    return Relay(
+        sources,
+        library,
+        journal=resources.journal.ranges,
+        limits=lambda: resources.limits.download,
+        claim=lambda: resources.free_space.claim_folder(library.folder),
+        at_a_time=settings.limits.imports,
     )
 
 
 async def _library(settings: Config, catalog: Catalog) -> Library | None:
-    """The library, if it keeps files or the image server needs it, and its folder can be used."""
-    if not settings.library.keep_mib and settings.serve.listen is None:
+    """The library, if it keeps files or something needs it, and its folder can be used."""
+    if not (settings.library.keep_mib or settings.serve.listen or settings.mirror):
         return None
 
     def pinned() -> set[str]:
@@ -241,7 +265,6 @@ def _image_server(core: _Core) -> ImageServer | None:
         from imgstored.serve.endpoint import ImageServer
         from imgstored.serve.page import Job
         from imgstored.serve.publishing import Publishing
-        from imgstored.serve.relay import Relay
         from imgstored.serve.writers import Writers, read_key
     except ImportError as error:
         raise ConfigError(
@@ -259,16 +282,8 @@ def _image_server(core: _Core) -> ImageServer | None:
     def installed(uuid: str) -> bool:
         return any(catalog.find(pool, uuid) is not None for pool in catalog.pools)
 
-    library, resources, relay = core.library, core.resources, None
-    if table.pull:
-        relay = Relay(
-            core.sources,
-            core.library,
-            journal=resources.journal.ranges,
-            limits=lambda: resources.limits.download,
-            claim=lambda: resources.free_space.claim_folder(library.folder),
-            at_a_time=settings.limits.imports,
-        )
+    library, resources = core.library, core.resources
+    relay = core.relay if table.pull else None
     publishing = None
     if table.tokens or table.keys:
         keys = {name: read_key(name, Path(path)) for name, path in table.keys.items()}
@@ -292,7 +307,6 @@ def _image_server(core: _Core) -> ImageServer | None:
         application,
         core.library,
         serve_limits(settings),
-        relay=relay,
         rate=table.rate_mib << 20,
         context=context,
     )
@@ -309,6 +323,7 @@ def _parts(core: _Core) -> Parts:
         imports=core.imports,
         server=_server(core, maker),
         maker=maker,
+        mirrors=core.mirrors,
         metrics=core.metrics,
         image_server=_image_server(core),
     )
@@ -357,7 +372,15 @@ def _server(core: _Core, maker: Maker) -> Server:
 def _services(core: _Core, maker: Maker, status: Status) -> Services:
     """Everything that the socket's methods call."""
     catalog, refresh, sources, imports = core.catalog, core.refresh, core.sources, core.imports
-    host = Host(catalog, core.receipts, core.holds, refresh, core.locks, lambda: bool(imports.jobs()))
+    host = Host(
+        catalog,
+        core.receipts,
+        core.holds,
+        refresh,
+        core.locks,
+        lambda: bool(imports.jobs()),
+        lambda: {key for spec in sources.configured() for key in spec.keys},
+    )
     return Services(
         pools=list(catalog.pools),
         images=core.images,
@@ -374,6 +397,12 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         maker=maker,
         exporter=Exporter(catalog),
         publisher=Publisher(sources.configured),
+        mirrors=core.mirrors,
+        site_exporter=SiteExporter(
+            core.library,
+            core.state / "site.json",
+            installed=lambda: {image.uuid: image.text("name") for image in catalog.all()},
+        ),
         status=status,
         doctor=OwnHost(
             core.settings, core.files, catalog.pools, lambda: core.view.kind, partial(_faults, core)

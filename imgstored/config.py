@@ -104,9 +104,12 @@ class SourceTable(_Table, frozen=True):
     #: also follow redirects, and URLs of files, that lead from this server to an address nearer to this host:
     #: loopback, link-local, private
     internal_redirects: bool = False
+    #: `"static"` only: public keys of minisign, 56 characters each; the daemon then takes from this source
+    #: only what one of them signed (`imgctl export-site --sign`)
+    keys: list[str] = []
     #: `"streaming"`: the pool receives during the download, and shows the image once the checksum matches;
     #: `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
-    #: loopback, and over https with `insecure`; else `"streaming"`
+    #: loopback, over https with `insecure`, and with `keys`; else `"streaming"`
     verify: Literal["streaming", "first"] | None = None
 
 
@@ -162,6 +165,18 @@ class LibraryTable(_Table, frozen=True):
     path: str | None = None  #: the folder; None: `library` in the state folder
 
 
+class MirrorTable(_Table, frozen=True):
+    """`[[mirror]]`: images of another server that the library keeps, whatever `library.keep_mib` says."""
+
+    #: the server: one of `sources`, whose settings count, or an IMGAPI server; required
+    url: str
+    name: str | None = None  #: only images of this name; None: of every name
+    os: str | None = None  #: only images of this operating system; None: of every one
+    newest: Annotated[int, Meta(ge=1)] | None = None  #: only so many of each name, the newest; None: all
+    #: how often: a number and `s`, `m`, `h`, `d` or `w`
+    every: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,6}[smhdw]\Z")] = "1d"
+
+
 class ServeTable(_Table, frozen=True):
     """`[serve]`: the image server, IMGAPI and DSAPI over HTTP, from the library."""
 
@@ -208,6 +223,7 @@ class Config(_Table, frozen=True):
     metrics: MetricsTable = MetricsTable()
     library: LibraryTable = LibraryTable()
     serve: ServeTable = ServeTable()
+    mirror: list[MirrorTable] = []
 
     @property
     def pools(self) -> tuple[PoolTable, ...]:

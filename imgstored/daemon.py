@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from imgstored.imports.manager import Imports
     from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
+    from imgstored.mirrors.mirror import Mirrors
     from imgstored.rpc.server import Server
     from imgstored.serve.endpoint import ImageServer
     from imgstored.sources.source_set import SourceSet
@@ -55,6 +56,7 @@ class Parts(Struct, frozen=True):
     imports: Imports
     server: Server
     maker: Maker
+    mirrors: Mirrors
     metrics: Metrics | None
     image_server: ImageServer | None
 
@@ -65,6 +67,7 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
         await nursery.start(parts.view.run, parts.catalog.all)
         await nursery.start(parts.images.run)
         await nursery.start(parts.imports.run)
+        await nursery.start(parts.mirrors.run)
         if parts.metrics is not None:
             await nursery.start(parts.metrics.serve)
         if parts.image_server is not None:

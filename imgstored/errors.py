@@ -312,6 +312,18 @@ class RefusedError(APIError):
         return {**super().as_wire(), "code": self.name}
 
 
+class UntrustedSourceError(APIError):
+    """A source with `keys` offers what no trusted key signed, or what is out of date (not in imgadm)."""
+
+    code = "UntrustedSource"
+
+
+class KeyFileError(ImgstoreError):
+    """A key for signatures is malformed, or cannot be used (not in imgadm)."""
+
+    code = "KeyFile"
+
+
 class DownloadError(ImgstoreError):
     """The download of an image failed, or its bytes do not match the manifest."""
 

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 
 from imgstored import lanes
 from imgstored.config import keyed_pools
-from imgstored.errors import ClientError, ConfigError
+from imgstored.errors import ClientError, ConfigError, KeyFileError
 from imgstored.http import credentials
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
 from imgstored.httpd.address import TcpAddress, parse_listen
 from imgstored.httpd.message import HttpLimits
 from imgstored.imports.resources import ImportLimits
+from imgstored.mirrors.mirror import MirrorSpec
+from imgstored.mirrors.selection import Filter
 from imgstored.pools.zfs.properties import checked
 from imgstored.rpc.connection import Limits as SocketLimits
+from imgstored.site.trust import keys_of
 from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.spec import normalised
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from imgstored.manifest.platform import Platform
 
 _MIB = 1 << 20
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 #: Open files of the daemon itself: logs, databases, locks, what trio waits by; of the view, of metrics, of
 #: what is made or exported; half of it is spare.
@@ -50,6 +54,7 @@ def check(settings: Config) -> None:
     source_specs(settings)
     metrics_address(settings)
     serve_address(settings)
+    mirror_specs(settings)
     for key, table in keyed_pools(settings):
         try:
             checked(table.properties or {})
@@ -77,6 +82,11 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
             f"sources[{place}]: key_file without cert_file",
             hint="cert_file names the certificate of that key",
         )
+    if table.keys and table.type != "static":
+        raise ConfigError(
+            f'sources[{place}]: keys with the type "{table.type}"',
+            hint='only sites that `imgctl export-site` wrote are signed: `type = "static"`',
+        )
     access = Access(
         ca_file=table.ca_file,
         cert_file=table.cert_file,
@@ -91,7 +101,8 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
         check_headers(access)
         if table.proxy is not None:
             parse_proxy(table.proxy)
-    except ClientError as error:
+        keys_of(table.keys)
+    except (ClientError, KeyFileError) as error:
         raise ConfigError(f"sources[{place}]: {error.message}", hint=error.hint) from error
     return SourceSpec(
         url=url,
@@ -99,6 +110,7 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
         insecure=table.insecure,
         channel=table.channel,
         access=access,
+        keys=tuple(table.keys),
         verify=table.verify,
     )
 
@@ -152,6 +164,19 @@ def serve_address(settings: Config) -> TcpAddress | None:
             f"serve.listen: hosts cannot reach {address}", hint='write an address and a port: "0.0.0.0:8080"'
         )
     return address
+
+
+def mirror_specs(settings: Config) -> tuple[MirrorSpec, ...]:
+    """The mirrors that the daemon keeps up. Raises `ConfigError`."""
+    found = []
+    for place, table in enumerate(settings.mirror):
+        try:
+            url = normalised(table.url)
+        except ClientError as error:
+            raise ConfigError(f"mirror[{place}]: {error.message}", hint=error.hint) from error
+        wanted = Filter(table.name, table.os, table.newest)
+        found.append(MirrorSpec(url, wanted, float(int(table.every[:-1]) * _SECONDS[table.every[-1]])))
+    return tuple(found)
 
 
 def serve_limits(settings: Config) -> HttpLimits:

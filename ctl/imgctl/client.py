@@ -41,11 +41,13 @@ if TYPE_CHECKING:
         KnownDocument,
         MadeDocument,
         ManifestDocument,
+        MirrorDocument,
         NamedDocument,
         OutdatedDocument,
         PlanDocument,
         PublishedDocument,
         Result,
+        SiteDocument,
         SourceDocument,
         StatusDocument,
         UsageDocument,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
         CreateParams,
         EnsureParams,
         ExportParams,
+        ExportSiteParams,
         GetParams,
         HelloParams,
         HistoryParams,
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
         InstalledParams,
         InstallParams,
         ListParams,
+        MirrorParams,
         NoParams,
         OutdatedParams,
         PlanParams,
@@ -545,6 +549,57 @@ class Client(Connection):
             return published
         finally:
             os.close(descriptor)
+
+    # -- sites -----------------------------------------------------------------------------------------------
+
+    def export_site(
+        self,
+        folder: int,
+        names: Iterable[str] = (),
+        *,
+        url: str | None = None,
+        keys: Sequence[str] = (),
+        days: int | None = None,
+        delete: bool = False,
+        path: str | None = None,
+        on_event: OnEvent | None = None,
+    ) -> SiteDocument:
+        """Brings a static site up to date in the folder that is open as `folder`, which stays yours.
+
+        `names` are uuids, NAME, NAME@VERSION or NAME@latest of images of the library; none means all. `keys`
+        are texts of minisign's secret keys without a password, whose signature holds for `days`.
+        """
+        params: ExportSiteParams = {
+            "names": [*names] or None,
+            "url": url,
+            "keys": [*keys] or None,
+            "days": days,
+            "delete": delete or None,
+            "path": path,
+        }
+        done: SiteDocument = self.request("site.export", params, on_event=on_event, file=folder)
+        return done
+
+    def mirror(
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        os: str | None = None,
+        newest: int | None = None,
+        dry_run: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> MirrorDocument:
+        """Keeps images of another server in the library: of a name, of an `os`, the newest of each name."""
+        params: MirrorParams = {
+            "url": url,
+            "name": name,
+            "os": os,
+            "newest": newest,
+            "dry_run": dry_run or None,
+        }
+        done: MirrorDocument = self.request("mirror", params, on_event=on_event)
+        return done
 
     # -- holds -----------------------------------------------------------------------------------------------
 

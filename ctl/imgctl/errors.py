@@ -233,6 +233,14 @@ class APIError(RemoteError, code="APIError"):
     """A server answered with an error, or with an invalid answer."""
 
 
+class UntrustedSourceError(RemoteError, code="UntrustedSource"):
+    """A source with `keys` offers what no trusted key signed, or what is out of date."""
+
+
+class KeyFileError(RemoteError, code="KeyFile"):
+    """A key for signatures is malformed, or cannot be used."""
+
+
 class DownloadError(RemoteError, code="DownloadError"):
     """The download of an image failed, or its bytes do not match the manifest."""
 

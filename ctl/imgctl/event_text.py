@@ -111,7 +111,11 @@ def _renamed(event: Event) -> str:
 
 def _verified(event: Event) -> str:
     reason = f": {_text(event, 'reason')}" if event.get("reason") else ""
-    return f"Image {_image(event)} in {_text(event, 'pool')} is {_text(event, 'result')}{reason}"
+    signed = ""
+    if event.get("signed_by"):
+        doubt = "" if event.get("trusted") else ", a key that no source trusts any more"
+        signed = f" (signed by {_text(event, 'signed_by')}{doubt})"
+    return f"Image {_image(event)} in {_text(event, 'pool')} is {_text(event, 'result')}{reason}{signed}"
 
 
 _LINES: dict[str, Callable[[Event], str]] = {

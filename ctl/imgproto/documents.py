@@ -432,3 +432,45 @@ class PublishedDocument(TypedDict):
 
     uuid: str
     url: str
+
+
+# -- sites and mirrors ---------------------------------------------------------------------------------------
+
+
+class LeftOutDocument(TypedDict):
+    """An image, or a name of the request, that is not in a site; `reason` is for people."""
+
+    image: str
+    name: str
+    reason: str
+
+
+class SiteDocument(TypedDict):
+    """What an export of a site did. `copied` is in bytes; `until` is when the signature ends."""
+
+    images: int
+    new: list[str]
+    linked: int
+    copied: int
+    written: int
+    deleted: int
+    left_out: list[LeftOutDocument]
+    version: int | None
+    until: int | None
+    signed_by: list[str]
+
+
+class MirrorFailureDocument(NamedDocument):
+    """An image that was not mirrored."""
+
+    error: ErrorDocument
+
+
+class MirrorDocument(TypedDict):
+    """What a mirror did: `chosen` images, of which the library has got the `new` ones, of `size` bytes."""
+
+    chosen: int
+    new: list[NamedDocument]
+    size: int
+    failed: list[MirrorFailureDocument]
+    released: list[str]

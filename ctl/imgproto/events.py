@@ -176,13 +176,19 @@ class Verifying(_InPool):
 
 
 class Verified(_InPool):
-    """The result for one image; `reason` says why it is not "ok", for people."""
+    """The result for one image; `reason` says why it is not "ok", for people.
+
+    `signed_by` is the id of the key that vouched for it, if its source had `keys`; `trusted` is whether a
+    source still has that key.
+    """
 
     event: Literal["verified"]
     name: str
     version: str
     result: Result
     reason: str
+    signed_by: str | None
+    trusted: bool | None
 
 
 # -- any of them ---------------------------------------------------------------------------------------------

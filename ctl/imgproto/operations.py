@@ -80,6 +80,10 @@ OUTDATED = Operation("outdated", p.OutdatedParams, d.OutdatedDocument)
 ALIASES = Operation("aliases", p.NoParams, list[d.AliasDocument], announced_as="alias")
 ALIAS = Operation("alias", p.AliasParams, d.AliasChange, "change")
 UNALIAS = Operation("unalias", p.UnaliasParams, d.AliasDocument, "change", announced_as="alias")
+EXPORT_SITE = Operation(
+    "site.export", p.ExportSiteParams, d.SiteDocument, "root", (e.Progress, e.Note), file=True
+)
+MIRROR = Operation("mirror", p.MirrorParams, d.MirrorDocument, "change", (e.Progress, e.Note))
 
 #: All of them by name.
 OPERATIONS: dict[str, Operation[Any, Any]] = {

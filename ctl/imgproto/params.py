@@ -228,3 +228,27 @@ class PublishParams(TypedDict):
     manifest: dict[str, Any]
     url: str
     path: NotRequired[str | None]
+
+
+# -- sites and mirrors ---------------------------------------------------------------------------------------
+
+
+class ExportSiteParams(TypedDict):
+    """All images of the library if no `names`; `keys` are texts of secret keys, `days` how long they hold."""
+
+    names: NotRequired[list[str] | None]
+    url: NotRequired[str | None]
+    keys: NotRequired[list[str] | None]
+    days: NotRequired[int | None]
+    delete: NotRequired[bool | None]
+    path: NotRequired[str | None]
+
+
+class MirrorParams(TypedDict):
+    """`url` is of a configured source, or of an IMGAPI server; `newest` counts images of each name."""
+
+    url: str
+    name: NotRequired[str | None]
+    os: NotRequired[str | None]
+    newest: NotRequired[int | None]
+    dry_run: NotRequired[bool | None]

@@ -77,6 +77,8 @@ def values(type_: Type) -> str:
             return "true or false"
         case inspect.StrType():
             return "text"
+        case inspect.ListType():
+            return "a list of text"
         case inspect.DictType():
             return "a table of text"
     raise TypeError(f"no words for {type_}")

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from imgstored.host.durable import replace_file
 from imgstored.manifest.names import UUID
+from imgstored.site.trust import Provenance  # noqa: TC001  (msgspec reads the types)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,8 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal[1] = 1
     #: SHA-256 of its data as `verify --record` read it, in hexadecimal; see `Checked.content`.
     content: str | msgspec.UnsetType = msgspec.UNSET
+    #: Who vouched for it, if its source has keys.
+    signed: Provenance | msgspec.UnsetType = msgspec.UNSET
     #: Seconds since the epoch; only of an older receipt, as its file has it. Never written.
     written_at: float | msgspec.UnsetType = msgspec.UNSET
 
@@ -57,10 +60,17 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return image.created <= self.written_at
 
 
-def receipt_of(image: PoolImage, stream_size: int | None, origin_guid: int | None) -> Receipt:
+def receipt_of(
+    image: PoolImage,
+    stream_size: int | None,
+    origin_guid: int | None,
+    *,
+    signed: Provenance | None = None,
+) -> Receipt:
     """The receipt of an image as a pool has it."""
     kind: Literal["filesystem", "volume"] = "volume" if image.kind == "volume" else "filesystem"
-    return Receipt(image.guid, kind, stream_size, image.origin, origin_guid, image.dataset)
+    receipt = Receipt(image.guid, kind, stream_size, image.origin, origin_guid, image.dataset)
+    return receipt if signed is None else replace(receipt, signed=signed)
 
 
 def recorded(before: Receipt | None, checked: Checked, origin_guid: int | None) -> Receipt:
@@ -68,7 +78,8 @@ def recorded(before: Receipt | None, checked: Checked, origin_guid: int | None) 
     image = checked.image
     same = before is not None and before.is_of(image) and before.guid == image.guid
     stream_size = before.stream_size if same and before is not None else None
-    receipt = receipt_of(image, stream_size, origin_guid)
+    signed = before.signed if same and before is not None and before.signed is not msgspec.UNSET else None
+    receipt = receipt_of(image, stream_size, origin_guid, signed=signed)
     return receipt if checked.content is None else replace(receipt, content=checked.content)
 
 

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from imgstored.library.library import Library
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Occupant, PoolImage, Room
+    from imgstored.site.trust import Provenance
 
 _Answer = TypeVar("_Answer")
 
@@ -125,8 +126,11 @@ class Import:
         import_id: str,
         origin: Import | None = None,
         source: str | None = None,
+        signed: Provenance | None = None,
     ) -> None:
         """`data` is where the image's file comes from; `source` is its URL for people, None for a local file.
+
+        `signed` is who vouches for the image.
 
         `origin` is the import that brings the image's origin, None where the origin is installed.
         """
@@ -149,6 +153,7 @@ class Import:
         self.finished = trio.Event()
         self.stages = Stages()
         self._data = data
+        self._signed = signed
         self._resources = resources
         self._events = events
         self._pool = resources.catalog.pool(spec.pool)
@@ -562,7 +567,9 @@ class Import:
         if receipts is None or image is None:
             return
         origin = None if image.origin is None else self._pool.image(image.origin)
-        receipt = receipt_of(image, self.received, None if origin is None else origin.guid)
+        receipt = receipt_of(
+            image, self.received, None if origin is None else origin.guid, signed=self._signed
+        )
         try:
             receipts.write(*self.spec.key, receipt)
         except OSError as error:
@@ -777,6 +784,7 @@ class Import:
             self.uuid,
             size=None if file is None else file.size,
             sha1=None if file is None else file.sha1,
+            sha256=None if file is None or self._signed is None else self._signed.file,
             path=path,
             type=manifest.type,
             dataset=manifest.dataset,

@@ -368,11 +368,11 @@ class Imports:
 
     def _import_of(self, spec: ImportSpec, found: Found) -> Import:
         """The import of an image that a source has; its origin's import is in the table, if there is one."""
-        manifest, locations = found.manifest, found.locations
+        manifest, locations, signed = found.manifest, found.locations, found.signed
         origin = manifest.origin
-        if spec.zstream:
+        if spec.zstream and signed is None:
             # Another source may have made another stream of the image.
-            manifest, locations = replace(manifest, file=None), locations[:1]
+            manifest, locations, signed = replace(manifest, file=None), locations[:1], None
         return Import(
             spec.of(manifest.uuid),
             manifest,
@@ -381,6 +381,7 @@ class Imports:
             events=self._events,
             origin=None if origin is None else self._table.get((spec.pool, origin)),
             source=public(found.source.url),
+            signed=signed,
             import_id=found.import_id,
         )
 

@@ -21,13 +21,13 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
-from imgstored.errors import ImgstoreError, InvalidManifestError, NoSpaceError
+from imgstored.errors import DownloadError, ImgstoreError, InvalidManifestError, NoSpaceError
 from imgstored.host import shortage
 from imgstored.host.durable import replace_file
 from imgstored.host.filesystem import sync
@@ -35,7 +35,8 @@ from imgstored.manifest import MAX_MANIFEST, Manifest, Rules, load, parse
 from imgstored.manifest.names import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from io import FileIO
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -53,17 +54,27 @@ _COMING_SECONDS: Final = 7 * 86400.0
 
 _FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
 
-Kind = Literal["kept", "published"]
+#: A copy of what another server has: kept until it is evicted, until no schedule chooses it any more, or for
+#: good.
+Copy = Literal["kept", "scheduled", "mirrored"]
+Kind = Literal[Copy, "published"]
+_COPIES: Final[tuple[Copy, ...]] = get_args(Copy)
 #: Manifests of kept files are as other servers have them; those of published ones were checked strictly here.
-_RULES: Final[dict[Kind, Rules]] = {"kept": "import", "published": "create"}
+_RULES: Final[dict[Kind, Rules]] = {
+    "kept": "import",
+    "scheduled": "import",
+    "mirrored": "import",
+    "published": "create",
+}
 
 
 class Entry(msgspec.Struct, frozen=True):
     """What an image's folder says of itself."""
 
-    kind: Kind  #: kept: a copy of what another server has; published: this server is where it comes from
+    kind: Kind  #: published: this server is where it comes from
     added_at: float  #: seconds since the epoch
     md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
+    sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
     format: Literal[1] = 1
 
 
@@ -135,6 +146,7 @@ class Library:
         self._lock = threading.Lock()  # of what is in memory; never held for long
         self._images: dict[str, LibraryImage] = {}
         self._sorted: tuple[LibraryImage, ...] | None = None
+        self._damaged: set[str] = set()  # whose files need no second look
         self._written: dict[str, float] = {}  # when the use of an entry was last written down
 
     # -- the start -------------------------------------------------------------------------------------------
@@ -238,20 +250,24 @@ class Library:
             with suppress(OSError):
                 os.utime(self.folder / image.uuid / _ENTRY, (now, now))
 
+    def path_of(self, uuid: str) -> Path:
+        """Where an image's file is, to be linked or read, and not to be changed."""
+        return self.folder / uuid / _FILE
+
     def spool(self, uuid: str) -> Path:
         """Where a file for `keep` may come in."""
         return self.folder / f"{_COMING}{uuid}"
 
     # -- changes ---------------------------------------------------------------------------------------------
 
-    def keep(self, manifest: Manifest, file: Path) -> bool:
+    def keep(self, manifest: Manifest, file: Path, *, kind: Copy = "kept") -> bool:
         """Takes a verified file over by renaming it, which must be on the same file system. Whether it did.
 
-        It does not where the library has the image already, or the file alone exceeds the budget. A file on
-        another file system is copied. Raises `OSError`.
+        It does not where the library has the image already, or the file of a kept one alone exceeds the
+        budget. A file on another file system is copied. Raises `OSError`.
         """
         size = file.stat().st_size
-        if size > self.budget or self.get(manifest.uuid) is not None:
+        if (kind == "kept" and size > self.budget) or self.get(manifest.uuid) is not None:
             return False
 
         def take(new: Path) -> None:
@@ -263,7 +279,7 @@ class Library:
                 shutil.copyfile(file, new)
                 file.unlink()
 
-        kept = self._add(manifest, "kept", size, take)
+        kept = self._add(manifest, kind, size, take)
         self.evict()
         return kept
 
@@ -339,9 +355,11 @@ class Library:
             if image.manifest.file is not None:
                 # Never the manifest of one file beside another file, whenever the daemon dies.
                 without = {key: value for key, value in image.document.items() if key != "files"}
-                self._write(image, load(without, rules="create"), 0, replace(image.entry, md5=None))
+                self._write(
+                    image, load(without, rules="create"), 0, replace(image.entry, md5=None, sha256=None)
+                )
             path.rename(self.folder / uuid / _FILE)
-            self._write(image, manifest, size, replace(image.entry, md5=None))
+            self._write(image, manifest, size, replace(image.entry, md5=None, sha256=None))
 
     def set_icon(self, uuid: str, data: bytes | None) -> None:
         """Sets or removes the image's icon. Raises `OSError`."""
@@ -370,6 +388,27 @@ class Library:
             self._images[image.uuid] = new
             self._sorted = None
 
+    def hold(self, uuid: str, kind: Copy) -> None:
+        """Makes a copy stay at least as long as `kind` says. Raises `OSError`."""
+        with self._writing:
+            image = self.get(uuid)
+            if image is None or image.entry.kind == "published":
+                return
+            if _COPIES.index(kind) > _COPIES.index(image.entry.kind):
+                self._write(image, image.manifest, image.size, replace(image.entry, kind=kind))
+
+    def release(self, wanted: Collection[str]) -> list[str]:
+        """Lets those of schedules that are not wanted be evicted; their uuids. Raises `OSError`."""
+        released = []
+        with self._writing:
+            for image in self.images():
+                if image.entry.kind == "scheduled" and image.uuid not in wanted:
+                    self._write(image, image.manifest, image.size, replace(image.entry, kind="kept"))
+                    released.append(image.uuid)
+        if released:
+            self.evict()
+        return released
+
     def remove(self, uuid: str) -> bool:
         """Removes an image; whoever is being served its file gets the rest of it. Whether it was there.
 
@@ -383,36 +422,53 @@ class Library:
             with self._lock:
                 self._images.pop(uuid, None)
                 self._written.pop(uuid, None)
+                self._damaged.discard(uuid)
                 self._sorted = None
         shutil.rmtree(old, ignore_errors=True)
         return True
 
-    def digest_missing(self, check: Callable[[], None] = lambda: None) -> None:
-        """Computes the MD5 of files that have none yet, and writes it down. Takes some seconds a GiB.
+    def digest_missing(self, check: Callable[[], object] = lambda: None) -> None:
+        """Computes the digests of files that have none yet, and writes them down. Takes seconds a GiB.
 
         `check` is called for every block; what it raises ends the call.
         """
         for image in self.images():
-            if image.entry.md5 is None and image.size:
-                try:
-                    self._add_digest(image, check)
-                except OSError as error:
-                    log.error("a file of the library cannot be read", uuid=image.uuid, error=str(error))
+            if not image.size or image.entry.sha256 is not None or image.uuid in self._damaged:
+                continue
+            try:
+                self._add_digest(image, check)
+            except ChangedError:
+                pass  # the next look sees it as it is then
+            except DownloadError as error:
+                self._damaged.add(image.uuid)
+                log.error("a file of the library is damaged", uuid=image.uuid, error=error.message)
+            except OSError as error:
+                log.error("a file of the library cannot be read", uuid=image.uuid, error=str(error))
 
-    def _add_digest(self, image: LibraryImage, check: Callable[[], None]) -> None:
+    def sha256(self, uuid: str, check: Callable[[], object] = lambda: None) -> str:
+        """The SHA-256 of an image's file, in hexadecimal; reads the file if nobody has done so yet.
+
+        `check` is called meanwhile, and may raise. Raises `ChangedError` where the image is not there, or
+        changes meanwhile, `DownloadError` where the file is not that of its manifest, and `OSError`.
+        """
+        image = self.get(uuid)
+        if image is None:
+            raise ChangedError
+        return self._add_digest(image, check) if image.entry.sha256 is None else image.entry.sha256
+
+    def _add_digest(self, image: LibraryImage, check: Callable[[], object]) -> str:
+        """As `sha256`."""
         fd = self._open(image.uuid, _FILE, used=False)
         if fd is None:
-            return
-        md5 = hashlib.md5(usedforsecurity=False)
+            raise ChangedError
         with os.fdopen(fd, "rb", buffering=0) as file:
-            while data := file.read(_BLOCK):
-                check()
-                md5.update(data)
-        entry = replace(image.entry, md5=base64.b64encode(md5.digest()).decode())
+            md5, sha256 = _digests(file, image.manifest, check)
         with self._writing:
             now = self.get(image.uuid)
-            if now is not None and (now.entry, now.etag) == (image.entry, image.etag):
-                self._write(now, now.manifest, now.size, entry)
+            if now is None or (now.entry, now.etag) != (image.entry, image.etag):
+                raise ChangedError
+            self._write(now, now.manifest, now.size, replace(image.entry, md5=md5, sha256=sha256))
+        return sha256
 
     def evict(self) -> list[str]:
         """Removes kept files beyond the budget, the least recently used first; their uuids."""
@@ -460,6 +516,24 @@ def evicted(images: Iterable[LibraryImage], budget: int, pinned: frozenset[str])
             chosen.append(image.uuid)
             over -= image.size
     return chosen
+
+
+def _digests(file: FileIO, manifest: Manifest, check: Callable[[], object]) -> tuple[str, str]:
+    """MD5 in base64 and SHA-256 in hexadecimal. Raises `DownloadError` where the SHA-1 is another one."""
+    sha1, md5 = (hashlib.new(name, usedforsecurity=False) for name in ("sha1", "md5"))
+    sha256 = hashlib.sha256()
+    while data := file.read(_BLOCK):
+        check()
+        for each in (sha1, md5, sha256):
+            each.update(data)
+    expected = None if manifest.file is None else manifest.file.sha1
+    if expected not in (None, sha1.hexdigest()):
+        raise DownloadError(
+            f"the library's file of image {manifest.uuid} is damaged: its SHA-1 is {sha1.hexdigest()},"
+            f" and was {expected}",
+            hint="remove its folder from the library, and restart the daemon",
+        )
+    return base64.b64encode(md5.digest()).decode(), sha256.hexdigest()
 
 
 def _by_date(image: LibraryImage) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 from imgproto.events import ImageProgress, Note, Progress, Verified, Verifying
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from imgstored.catalog.manifest_files import MISSING
 from imgstored.catalog.receipts import receipt_of, recorded
@@ -22,9 +22,10 @@ from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
 from imgstored.host import shortage
 from imgstored.maintenance.verdict import Manifest, Verdict, verdict
 from imgstored.manifest import check_uuid, shown_text
+from imgstored.site.trust import signer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from imgproto.documents import Result
     from imgproto.events import EventDocument
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.receipts import Receipt, Receipts
     from imgstored.catalog.refresh import Refresh
     from imgstored.pools.base import Checked
+    from imgstored.site.minisign import PublicKey
 
     Tell = Callable[[EventDocument], Awaitable[None]]
 
@@ -50,7 +52,10 @@ _LOST = "it is not in the pool any more, and was not deleted by imgstored or img
 
 
 class Host(Struct, frozen=True):
-    """The parts that a verifier works with. `busy` says whether there are imports. For trio's thread."""
+    """The parts that a verifier works with. For trio's thread.
+
+    `busy` says whether there are imports, `trusted` gives the public keys of the sources.
+    """
 
     catalog: Catalog
     receipts: Receipts
@@ -58,6 +63,7 @@ class Host(Struct, frozen=True):
     refresh: Refresh
     locks: ImageLocks
     busy: Callable[[], bool]
+    trusted: Callable[[], Collection[str]] = tuple
 
 
 class Verifier:
@@ -152,6 +158,7 @@ class Verifier:
         except ImageNotInstalledError:
             await self._host.refresh.pool(pool)
             return await self._missing(pool, uuid)
+        by = await trio.to_thread.run_sync(self._signer, image)
         return Verified(
             event="verified",
             uuid=uuid,
@@ -160,6 +167,8 @@ class Verifier:
             version=version,
             result=found.result,
             reason=found.reason,
+            signed_by=None if by is None else by.name,
+            trusted=None if by is None else by.text in self._host.trusted(),
         )
 
     async def _found(self, image: InstalledImage, tell: Tell, *, record: bool) -> Verdict:
@@ -222,6 +231,13 @@ class Verifier:
             self._write(pool, uuid, receipt_of(checked.image, None, origin_guid))
         return found
 
+    def _signer(self, image: InstalledImage) -> PublicKey | None:
+        """Who vouched for an image when it was installed, if the record is of this very one."""
+        receipt = self._host.receipts.read(image.pool, image.uuid)
+        if receipt is None or receipt.signed is UNSET or not receipt.is_of(image.image):
+            return None
+        return signer(receipt.signed) if receipt.guid == image.image.guid else None
+
     def _manifest(self, image: InstalledImage) -> Manifest:
         now = self._host.catalog.with_manifest(image.pool, image.image)
         missing = now.stamp == MISSING
@@ -251,6 +267,8 @@ class Verifier:
             version=version,
             result="lost",
             reason=_LOST,
+            signed_by=None,
+            trusted=None,
         )
 
     def _lost(self, pool: str, uuid: str) -> dict[str, object] | None:

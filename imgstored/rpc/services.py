@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from imgstored.imports.manager import Imports
     from imgstored.maintenance.maintenance import Maintenance
     from imgstored.maintenance.verifier import Verifier
+    from imgstored.mirrors.export_site import SiteExporter
+    from imgstored.mirrors.mirror import Mirrors
     from imgstored.queries.dry_run import DryRun
     from imgstored.queries.history import History
     from imgstored.queries.outdated import Outdated
@@ -46,5 +48,7 @@ class Services(Struct, frozen=True):
     maker: Maker
     exporter: Exporter
     publisher: Publisher
+    site_exporter: SiteExporter
+    mirrors: Mirrors
     status: Status
     doctor: Callable[[], Awaitable[DoctorDocument]]

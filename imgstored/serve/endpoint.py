@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from imgstored.httpd.message import HttpLimits
     from imgstored.library.library import Library
     from imgstored.serve.application import Application
-    from imgstored.serve.relay import Relay
 
 log = structlog.get_logger(__name__)
 
@@ -37,14 +36,12 @@ class ImageServer:
         library: Library,
         limits: HttpLimits,
         *,
-        relay: Relay | None,
         rate: int,
         context: ssl.SSLContext | None,
     ) -> None:
         """`rate` is in bytes a second, 0 without a bound; `context` is of TLS, None without."""
         self._address = address
         self._library = library
-        self._relay = relay
         self._secure = context is not None
         self._server = HttpServer(application, limits, rate=rate, context=context)
 
@@ -61,8 +58,6 @@ class ImageServer:
             log.info("serving images", listen=str(self._address), tls=self._secure)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._upkeep)
-                if self._relay is not None:
-                    await nursery.start(self._relay.run)
                 await nursery.start(self._server.serve, [bound])
                 task_status.started()
 

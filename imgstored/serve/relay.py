@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from imgstored.library.library import Library
+    from imgstored.library.library import Copy, Library
     from imgstored.manifest import Manifest
     from imgstored.sources.search import Found
     from imgstored.sources.source_set import SourceSet
@@ -58,17 +58,30 @@ _QUESTIONS: Final = 16
 class Fetch:
     """A file on its way. `open` and `available` are for any thread, the rest for trio's."""
 
-    def __init__(self, manifest: Manifest, size: int, path: Path) -> None:
+    def __init__(self, manifest: Manifest, size: int, path: Path, *, sha256: str | None = None) -> None:
         self.manifest = manifest
+        self.sha256 = sha256  #: of the file, where its source is signed
         self.size = size
         self.path = path
+        self.kind: Copy = "kept"  #: what it becomes in the library
         self.begun = trio.Event()  #: clients can open the file
+        self.ended = trio.Event()  #: it has been given to the library, or `failure` is there
         self._lock = threading.Lock()
         self._fd = -1
         self._download: Download | None = None
         self.began_at = time.time()  #: seconds since the epoch
         self._verified = False
         self._failure: ImgstoreError | None = None
+
+    @property
+    def failure(self) -> ImgstoreError | None:
+        """Why it did not come."""
+        return self._failure
+
+    @property
+    def done(self) -> int:
+        """Bytes that have come."""
+        return 0 if self._download is None else self._download.done
 
     def begin(self, download: Download) -> None:
         """Makes the file that the download fills. Blocks. Raises `OSError`."""
@@ -241,10 +254,25 @@ class Relay:
         # Somebody else may have asked meanwhile.
         running = self._fetches.get(uuid)
         if running is None:
-            if found is None or self._library.get(uuid) is not None:
+            running = None if found is None else self.fetch_found(found)
+        if running is not None:
+            await running.begun.wait()
+        return running
+
+    def fetch_found(self, found: Found, *, kind: Copy = "kept") -> Fetch | None:
+        """As `fetch`, of an image that was found; `kind` is what it becomes in the library.
+
+        Its clients cannot open it before `begun`. Raises `ImageNotFoundError` where nobody says how large it
+        is.
+        """
+        uuid = found.manifest.uuid
+        running = self._fetches.get(uuid)
+        if running is None:
+            if self._library.get(uuid) is not None:
                 return None
             running = self._begin(found)
-        await running.begun.wait()
+        if running.kind == "kept":
+            running.kind = kind
         return running
 
     def _begin(self, found: Found) -> Fetch:
@@ -253,7 +281,9 @@ class Relay:
             raise ImageNotFoundError(f"the sources do not say how large the file of image {uuid} is")
         if len(self._fetches) >= _MOST_FETCHES:
             raise DownloadError(f"{_MOST_FETCHES} files are on their way already")
-        fetch = self._fetches[uuid] = Fetch(found.manifest, file.size, self._library.spool(uuid))
+        sha256 = None if found.signed is None else found.signed.file
+        path = self._library.spool(uuid)
+        fetch = self._fetches[uuid] = Fetch(found.manifest, file.size, path, sha256=sha256)
         assert self._nursery is not None
         self._nursery.start_soon(self._run, fetch, found)
         return fetch
@@ -289,6 +319,7 @@ class Relay:
         finally:
             del self._fetches[uuid]
             fetch.begun.set()
+            fetch.ended.set()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(fetch.end)
 
@@ -306,14 +337,16 @@ class Relay:
 
     async def _transfer(self, fetch: Fetch, download: Download) -> None:
         file = fetch.manifest.file
-        expected = Expected(fetch.manifest.uuid, size=fetch.size, sha1=None if file is None else file.sha1)
+        sha1 = None if file is None else file.sha1
+        expected = Expected(fetch.manifest.uuid, size=fetch.size, sha1=sha1, sha256=fetch.sha256)
         failure: ImgstoreError | None = None
 
         async def check() -> None:
             nonlocal failure
             try:
+                digest = Digest(sha256=fetch.sha256 is not None)
                 await trio.to_thread.run_sync(
-                    lambda: drain(digested(download.blocks(), expected, Digest())),
+                    lambda: drain(digested(download.blocks(), expected, digest)),
                     limiter=self._digests,
                 )
             except ImgstoreError as error:
@@ -334,7 +367,7 @@ class Relay:
     def _keep(self, fetch: Fetch) -> None:
         """Gives the file to the library, which may have no room for it. Clients have it open."""
         try:
-            self._library.keep(fetch.manifest, fetch.path)
+            self._library.keep(fetch.manifest, fetch.path, kind=fetch.kind)
         except (OSError, ImgstoreError) as error:
             log.warning("a fetched file is not kept", uuid=fetch.manifest.uuid, error=str(error))
         self._drop(fetch)

@@ -11,6 +11,8 @@ from imgstored.http.location import Access, Location, Verify
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgstored.site.trust import Provenance
+
 SourceType = Literal["imgapi", "dsapi", "static"]
 
 #: The types of source that there are, as settings name them.
@@ -25,6 +27,7 @@ class SourceSpec(Struct, frozen=True):
     insecure: bool = False  #: counts; `access.insecure` does not
     channel: str | None = None  #: wins over the one in the URL
     access: Access = field(default_factory=Access)
+    keys: tuple[str, ...] = ()  #: public keys of minisign; if there are any, only what they signed counts
     verify: Verify | None = None  #: None: streaming over TLS and on loopback, first over plain HTTP
 
 
@@ -40,6 +43,7 @@ class Offer(Struct, frozen=True):
 
     manifest: Mapping[str, Any]  #: v2, not validated, but of the uuid that was asked for
     location: Location | None  #: where its first file is; None where the manifest has no file
+    signed: Provenance | None = None  #: who vouches for it, of a source with keys
 
 
 class Source(Protocol):

@@ -35,6 +35,7 @@ from imgstored.sources.base import Listed
 from imgstored.sources.dsapi import DsapiSource
 from imgstored.sources.imgapi import ImgapiSource
 from imgstored.sources.server import AskLimits
+from imgstored.sources.signed import SeenVersions, SignedSource
 from imgstored.sources.spec import identity
 from imgstored.sources.static import StaticSource
 
@@ -70,9 +71,18 @@ _SUFFIX = ".json"
 
 
 def open_source(
-    spec: SourceSpec, *, fetch: Fetch = fetch_document, limits: AskLimits | None = None
+    spec: SourceSpec,
+    *,
+    fetch: Fetch = fetch_document,
+    limits: AskLimits | None = None,
+    seen: SeenVersions | None = None,
 ) -> Source:
-    """The source that `spec` describes; its URL must be in normal form. Nothing is asked yet."""
+    """The source that `spec` describes; its URL must be in normal form. Nothing is asked yet.
+
+    `seen` remembers the versions of signed sites. Raises `KeyFileError` for keys that are none.
+    """
+    if spec.keys:
+        return SignedSource(spec, fetch=fetch, limits=limits or AskLimits(), seen=seen)
     return _KINDS[spec.type](spec, fetch=fetch, limits=limits or AskLimits())
 
 

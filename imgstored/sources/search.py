@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from imgstored.http.location import Location
     from imgstored.manifest import Manifest
+    from imgstored.site.trust import Provenance
     from imgstored.sources.base import SourceSpec
 
 #: Once a source has the image, those that are preferred to it get so long (seconds), …
@@ -33,6 +34,7 @@ class Hit(Struct, frozen=True):
 
     manifest: Manifest
     location: Location | None
+    signed: Provenance | None = None  #: as of `Offer`
 
 
 class Found(Struct, frozen=True):
@@ -41,6 +43,7 @@ class Found(Struct, frozen=True):
     manifest: Manifest
     source: SourceSpec  #: the one whose manifest it is
     locations: tuple[Location, ...]  #: every source that has this very file, first choice first
+    signed: Provenance | None = None  #: who vouches for the image, where that source has keys
     import_id: str = ""  #: of the search's log lines; the import of the image takes it over
 
 
@@ -108,7 +111,8 @@ class Search:
             for place in sorted(hits)
             if place == best or _same_file(hits[place].manifest, manifest)
         ]
-        return Found(manifest, self._specs[best], tuple(each for each in locations if each is not None))
+        there = tuple(each for each in locations if each is not None)
+        return Found(manifest, self._specs[best], there, hits[best].signed)
 
     def _hits(self) -> dict[int, Hit]:
         return {place: answer for place, answer in self._answers.items() if isinstance(answer, Hit)}

@@ -409,7 +409,7 @@ class SourceSet:
 
 
 def _importable(offer: Offer) -> Hit:
-    return Hit(load(offer.manifest, rules="import"), offer.location)
+    return Hit(load(offer.manifest, rules="import"), offer.location, offer.signed)
 
 
 def _as_served(offer: Offer) -> Hit:

@@ -28,6 +28,7 @@ class Expected(Struct, frozen=True):
     uuid: str  #: the image's, for messages
     size: int | None = None  #: bytes, compressed
     sha1: str | None = None  #: lower-case hexadecimal
+    sha256: str | None = None  #: lower-case hexadecimal
     path: str | None = None  #: the file's, for messages, where it was given rather than downloaded
     type: str = ""  #: of the image, for messages
     dataset: Literal["filesystem", "volume"] | None = None  #: what the file's stream makes
@@ -36,11 +37,12 @@ class Expected(Struct, frozen=True):
 class Digest:
     """The size and the SHA-1 of the bytes seen so far, which are added to `hasher`, too, if there is one."""
 
-    def __init__(self, hasher: Hasher | None = None) -> None:
+    def __init__(self, hasher: Hasher | None = None, *, sha256: bool = False) -> None:
         self.size = 0
         # A manifest's SHA-1 tells which bytes are meant; it is no defence against who wrote the manifest.
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._hasher = hasher
+        self._sha256 = hashlib.sha256() if sha256 else None
 
     def update(self, block: bytes | bytearray | memoryview) -> None:
         """Adds the file's next bytes."""
@@ -48,6 +50,13 @@ class Digest:
         self._sha1.update(block)
         if self._hasher is not None:
             self._hasher.update(block)
+        if self._sha256 is not None:
+            self._sha256.update(block)
+
+    @property
+    def sha256(self) -> str | None:
+        """In lower-case hexadecimal; None if nobody wanted it."""
+        return None if self._sha256 is None else self._sha256.hexdigest()
 
     @property
     def sha1(self) -> str:
@@ -58,8 +67,9 @@ class Digest:
 def digested(blocks: Blocks, expected: Expected, digest: Digest) -> Iterator[bytes | bytearray | memoryview]:
     """Passes `blocks` on, and adds them to `digest`.
 
-    Raises `WrongFileError` as soon as they are more than expected, and otherwise at their end, if size or
-    SHA-1 are not those expected: who has not read to the end knows nothing of the file.
+    Raises `WrongFileError` as soon as they are more than expected, and otherwise at their end, if size, SHA-1
+    or SHA-256 (for which `digest` must have been made) are not those expected: who has not read to the end
+    knows nothing of the file.
     """
     for block in blocks:
         digest.update(block)
@@ -70,6 +80,12 @@ def digested(blocks: Blocks, expected: Expected, digest: Digest) -> Iterator[byt
         raise _size_error(expected, digest)
     if expected.sha1 is not None and digest.sha1 != expected.sha1:
         raise _checksum_error(expected, digest)
+    if expected.sha256 is not None and digest.sha256 != expected.sha256:
+        raise WrongFileError(
+            f"image {expected.uuid} file checksum (sha256) error: the signed index says"
+            f' "{expected.sha256}", the downloaded file has "{digest.sha256}"',
+            hint=_TRY_AGAIN,
+        )
 
 
 def drain(blocks: Iterable[bytes | bytearray | memoryview]) -> int:

@@ -59,7 +59,7 @@ class Pump:
         self._meter = Meter(limits)
         # Only a file that is read twice has to be known again.
         self._first = Hasher() if verify == "first" else None
-        self._digest = Digest(self._first)
+        self._digest = Digest(self._first, sha256=expected.sha256 is not None)
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
 
@@ -148,7 +148,7 @@ class Pump:
             yield from digested(blocks, self._expected, self._digest)
             return
         again = Hasher()
-        yield from digested(blocks, self._expected, Digest(again))
+        yield from digested(blocks, self._expected, Digest(again, sha256=self._expected.sha256 is not None))
         if again.fingerprint() != self._first.fingerprint():
             raise DownloadError(
                 f"image {self._expected.uuid}: the downloaded file changed after it was verified",

@@ -350,6 +350,8 @@ class FakeDaemon:
             maker=self.making,
             exporter=self.making,
             publisher=self.making,
+            site_exporter=self.making,
+            mirrors=self.making,
             status=self.status,
             doctor=self.doctor.examine,
         )

@@ -104,6 +104,10 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     ),
     "export": lambda client, _: client.export(U, 7, pool="p", compression="xz", form="raw", path="f"),
     "publish": lambda client, path: client.publish({}, path, "u"),
+    "site.export": lambda client, _: client.export_site(
+        7, ["n"], url="u", keys=["k"], days=3, delete=True, path="f"
+    ),
+    "mirror": lambda client, _: client.mirror("u", name="n", os="o", newest=3, dry_run=True),
     "status": lambda client, _: client.status(),
     "doctor": lambda client, _: client.doctor(),
     "outdated": lambda client, _: client.outdated("p"),
@@ -124,6 +128,7 @@ NAMES = {
     "vacuum": "vacuum_candidates",
     "alias": "set_alias",
     "unalias": "delete_alias",
+    "site.export": "export_site",
 }
 #: What methods return that return a part of the result.
 PARTS: dict[str, Any] = {

@@ -153,6 +153,8 @@ def requests_of(url: str, dead: int) -> dict[str, list[dict[str, Any]]]:
         "sources.delete": [{"url": named}],
         "create": [{"source": "x", "manifest": {"name": HEADER}}],
         "export": [{**image, "path": HEADER}],
+        "site.export": [{"names": [HEADER], "path": HEADER}],
+        "mirror": [{"url": f"{url}/no?token={quote(QUERY, safe='')}"}, {"url": named}],
         "publish": [{"manifest": {**manifest, "uuid": REFUSED}, "url": url}],
         "delete": [image],
         "status": [{}],

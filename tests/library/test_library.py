@@ -9,7 +9,8 @@ import os
 
 import pytest
 
-from imgstored.library.library import Entry, Library, LibraryImage, evicted
+from imgstored.errors import DownloadError
+from imgstored.library.library import ChangedError, Entry, Library, LibraryImage, evicted
 from imgstored.manifest import load
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 
@@ -204,6 +205,45 @@ def test_md5s_are_added_later_and_kept(folder):
     wanted = base64.b64encode(hashlib.md5(fixture_file(BASE).read_bytes()).digest()).decode()
     assert library.get(BASE).entry.md5 == wanted
     assert opened(folder).get(BASE).entry.md5 == wanted
+
+
+def test_the_sha256_is_known_once_somebody_asked(folder):
+    library = opened(folder)
+    keep(library, BASE)
+    wanted = hashlib.sha256(fixture_file(BASE).read_bytes()).hexdigest()
+    assert library.sha256(BASE) == wanted
+    (folder / BASE / "file").unlink()  # it is not read again
+    assert library.sha256(BASE) == wanted
+    with pytest.raises(ChangedError):
+        library.sha256(ZVOL)
+
+
+def test_a_damaged_file_has_no_digests_and_others_do(folder):
+    library = opened(folder)
+    for uuid in (BASE, ZVOL):
+        keep(library, uuid)
+    data = bytearray((folder / BASE / "file").read_bytes())
+    data[0] ^= 1
+    (folder / BASE / "file").write_bytes(data)
+    with pytest.raises(DownloadError, match="damaged"):
+        library.sha256(BASE)
+    library.digest_missing()
+    assert library.get(BASE).entry.sha256 is None
+    assert library.get(ZVOL).entry.sha256 is not None
+
+
+def test_copies_of_schedules_and_of_mirrors_are_not_evicted(folder):
+    library = opened(folder)
+    for uuid, kind in ((BASE, "mirrored"), (ZVOL, "scheduled"), (INCREMENTAL, "kept")):
+        keep(library, uuid)
+        library.hold(uuid, kind)
+    library = opened(folder, budget=0)
+    assert library.evict() == [INCREMENTAL]
+    library.hold(BASE, "kept")
+    assert library.get(BASE).entry.kind == "mirrored"  # it stays at least as long
+    assert library.release({ZVOL}) == []
+    assert library.release(()) == [ZVOL]
+    assert [image.uuid for image in opened(folder).images()] == [BASE]
 
 
 def test_a_link_in_place_of_a_file_is_not_followed(folder, tmp_path):

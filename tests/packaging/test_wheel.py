@@ -98,7 +98,7 @@ def test_the_wheel_has_both_programs_and_what_belongs_to_them(wheel: Path):
     } == BASE_PACKAGES
     (blake3,) = (each for each in needed if each.name == "blake3")
     assert str(blake3.marker) == 'sys_platform != "sunos5"'
-    assert set(metadata.get_all("Provides-Extra")) == {"fuse", "fast", "serve"}
+    assert set(metadata.get_all("Provides-Extra")) == {"fuse", "fast", "serve", "sign"}
     assert scripts.splitlines()[1:3] == ["imgctl = imgctl.cli:main", "imgstored = imgstored.__main__:main"]
     assert any(name.endswith("licenses/LICENSE") for name in names)
     # Type checkers of programs that use `Client` look for these.

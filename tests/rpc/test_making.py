@@ -10,6 +10,9 @@ import trio
 
 from imgstored.create.maker import CreateSpec
 from imgstored.errors import NoSpaceError, NotPermittedError
+from imgstored.mirrors.export_site import SiteSpec
+from imgstored.mirrors.mirror import MirrorSpec
+from imgstored.mirrors.selection import Filter
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.peer import Access, Peer
@@ -50,6 +53,7 @@ CALLS = {
         (CreateSpec("zones/web", {"v": 2}, []), ME, "the file"),
     ),
     "export": ({"uuid": UUID}, (UUID, None, "none", "stream", ME, "the file")),
+    "site.export": ({}, (SiteSpec(), ME, "the file")),
     "publish": ({"manifest": {"v": 2}, "url": "http://a"}, ({"v": 2}, "http://a", ME, "the file")),
 }
 
@@ -66,6 +70,14 @@ async def test_the_least_that_can_be_asked(client, making, file, method):
     assert await client.receive() == [1, 1, None, {"answer": "made"}]
     assert making.calls == [(method, *handed_on)]
     assert making.contents == [b"the file"]
+
+
+async def test_a_mirror(client, making):
+    made = (None, {"answer": "made"})
+    assert await client.call(1, "mirror", url="http://a", name="n", os="o", newest=3, dry_run=True) == made
+    assert await client.call(2, "mirror", url="http://a") == made
+    spec = MirrorSpec("http://a", Filter("n", "o", 3))
+    assert making.calls == [("mirror", spec, ME, True), ("mirror", MirrorSpec("http://a"), ME, False)]
 
 
 async def test_all_that_can_be_asked(client, making, file):
@@ -88,7 +100,7 @@ async def test_the_file_is_closed_however_it_ends(client, making, file, method):
         for _ in range(3):
             await ask(client, file, method, **CALLS[method][0])
     for _ in range(3):
-        assert (await ask(client, file, method))[2]["code"] == "Usage"
+        assert (await ask(client, file, method, nonsense=1))[2]["code"] == "Usage"
     await only_open(here)
     os.fstat(file)
 

@@ -198,6 +198,21 @@ class FakeMaking(Recorder):
         return self.coming()
 
 
+class FakeSites:
+    """A site's exporter, over the same record."""
+
+    def __init__(self, making):
+        self.making = making
+
+    def export(self, spec, fd, *, client, path):
+        return self.making.made("site.export", fd, spec, client, path)
+
+    @asynccontextmanager
+    async def mirror(self, spec, *, client, dry_run):
+        self.making.note("mirror", spec, client, dry_run)
+        yield self.making
+
+
 def table(store, sources, care=None, upkeep=None, making=None):
     """All methods, over services that record how they are called."""
     care, making = care or FakeCare(), making or FakeMaking()
@@ -217,6 +232,8 @@ def table(store, sources, care=None, upkeep=None, making=None):
         maker=making,
         exporter=making,
         publisher=making,
+        site_exporter=FakeSites(making),
+        mirrors=FakeSites(making),
         status=FakeStatus(),
         doctor=FakeDoctor().examine,
     )
@@ -517,6 +534,7 @@ async def test_verify(client, params, pool, results):
     await client.ask(1, "verify", **params)
     (result,) = results
     verified = {"uuid": UUID, "pool": pool, "name": "base", "version": "1.0", "result": result, "reason": ""}
+    verified |= {"signed_by": None, "trusted": None}
     assert await client.receive() == [2, "event", [{"id": 1, "event": "verified", **verified}]]
     assert await client.receive() == [1, 1, None, results]
 

@@ -1,7 +1,8 @@
 """imgstored, killed at a point: `python -m tests.support.crashing_daemon FILE [imgstored's arguments]`.
 
 FILE says which point, or nothing: `before:STEP` or `after:STEP`; the steps are those of an import's and a
-deletion's end, whichever the pool and the view. SIGKILL, so that nothing is tidied up.
+deletion's end, whichever the pool and the view. `site:N`: in the N-th file that an export of a site makes,
+when it is written and has no name yet. SIGKILL, so that nothing is tidied up.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import inspect
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,14 @@ from imgstored.__main__ import main
 from imgstored.catalog.catalog import Catalog
 from imgstored.imports.journal import Journal
 from imgstored.imports.leftovers import Leftovers
+from imgstored.mirrors.folder import Folder
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs import ZfsPool
 from imgstored.view.files import FilesView
 from imgstored.view.fuse import FuseView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _POOLS = (EmbeddedPool, ZfsPool)
 
@@ -63,7 +66,23 @@ def _killing(step: Callable[..., Any], name: str, file: Path) -> Callable[..., A
     return wrapped_async if inspect.iscoroutinefunction(step) else wrapped
 
 
+def _counting(make: Callable[..., Any], file: Path) -> Callable[..., Any]:
+    """`Folder._new`, which dies when the block that writes the N-th file has ended."""
+    made = 0
+
+    @contextmanager
+    def wrapped(folder: Folder, name: str) -> Iterator[int]:
+        nonlocal made
+        made += 1
+        with make(folder, name) as fd:
+            yield fd
+            _die_if(file, f"site:{made}")
+
+    return wrapped
+
+
 if __name__ == "__main__":
+    Folder._new = _counting(Folder._new, Path(sys.argv[1]))  # type: ignore[method-assign]
     for name, (owners, attribute) in (IMPORT_STEPS | DELETE_STEPS).items():
         for owner in owners:
             step = _killing(getattr(owner, attribute), name, Path(sys.argv[1]))

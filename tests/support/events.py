@@ -16,7 +16,9 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "from_file": False,
     "images": [],
     "import_id": None,
+    "signed_by": None,
     "state": None,
+    "trusted": None,
 }
 
 

@@ -86,7 +86,7 @@ def _known(session: Session, place: Place) -> Iterator[Candidate]:
     if place.kind == "commands":
         for command in all_commands():
             names = [*command.names[:1], *aliases(command, imgadm=session.is_imgadm)]
-            yield from ((name, command.summary) for name in names if name.isalpha())
+            yield from ((name, command.summary) for name in names if name[0].isalpha())
     elif place.kind == "flags":
         yield from flags(place.command, imgadm=session.is_imgadm)
     elif place.kind == "fields":

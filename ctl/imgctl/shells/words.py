@@ -177,7 +177,7 @@ def _kind(command: Command | None, name: str) -> str:
     if command is not None and name in _IMAGE:
         return command.among
     if name == "COMMAND" and (command is None or command.mixed):
-        return "=" + " ".join(known for each in all_commands() for known in each.names if known.isalpha())
+        return "=" + " ".join(known for each in all_commands() for known in each.names if known[0].isalpha())
     if "|" in name:
         return "=" + " ".join(word for word in name.split("|") if word.isascii() and word.isalnum())
     return _KINDS.get(name, "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgstored.rpc.methods import daemon, images, imports, making, sources
+from imgstored.rpc.methods import daemon, images, imports, making, mirrors, sources
 
 if TYPE_CHECKING:
     from imgstored.rpc.call import Methods
@@ -15,6 +15,6 @@ def methods(services: Services) -> Methods:
     """All methods."""
     return {
         method.operation.name: method
-        for room in (daemon, images, sources, imports, making)
+        for room in (daemon, images, sources, imports, making, mirrors)
         for method in room.methods(services)
     }

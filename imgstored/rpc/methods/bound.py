@@ -15,10 +15,12 @@ from imgstored.rpc.params import printable
 if TYPE_CHECKING:
     from imgproto.operations import Operation
 
+    from imgstored.create.job import Job
     from imgstored.rpc.services import Services
 
 P = TypeVar("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 #: The events of a request, as long as somebody listens; leaving the block ends the interest.
 Events = AbstractAsyncContextManager[AsyncIterable[EventDocument]]
@@ -61,3 +63,11 @@ def sender(call: Call) -> Callable[[EventDocument], Awaitable[None]]:
 def file_name(path: str | None) -> str:
     """What the client calls its file, as messages may have it."""
     return printable(path or "", MAX_PATH) or "the file"
+
+
+async def done(call: Call, jobs: AbstractAsyncContextManager[Job[T]]) -> T:
+    """Sends the job's events; returns what came of it."""
+    async with jobs as job:
+        async for event in job:
+            await call.notify(event)
+        return job.result

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from imgproto import operations as op
 
 from imgstored.create.maker import CreateSpec
 from imgstored.host import foreign_files
-from imgstored.rpc.methods.bound import file_name, method
+from imgstored.rpc.methods.bound import done, file_name, method
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractAsyncContextManager
 
     from imgproto.documents import MadeDocument, PublishedDocument
     from imgproto.params import CreateParams, ExportParams, PublishParams
 
-    from imgstored.create.job import Job
     from imgstored.rpc.call import Call, Method
     from imgstored.rpc.services import Services
-
-
-T = TypeVar("T")
 
 
 def methods(services: Services) -> Iterator[Method]:
@@ -46,7 +41,7 @@ async def _create(services: Services, params: CreateParams, call: Call) -> MadeD
     fd = call.take_file()
     try:
         job = services.maker.create(spec, fd, client=call.client.name, path=file_name(params.get("path")))
-        return await _done(call, job)
+        return await done(call, job)
     finally:
         foreign_files.close(fd)
 
@@ -63,7 +58,7 @@ async def _export(services: Services, params: ExportParams, call: Call) -> MadeD
             compression=params.get("compression") or "none",
             form=params.get("format") or "stream",
         )
-        return await _done(call, job)
+        return await done(call, job)
     finally:
         foreign_files.close(fd)
 
@@ -78,14 +73,6 @@ async def _publish(services: Services, params: PublishParams, call: Call) -> Pub
             client=call.client.name,
             path=file_name(params.get("path")),
         )
-        return await _done(call, job)
+        return await done(call, job)
     finally:
         foreign_files.close(fd)
-
-
-async def _done(call: Call, jobs: AbstractAsyncContextManager[Job[T]]) -> T:
-    """Sends the job's events; returns what came of it."""
-    async with jobs as job:
-        async for event in job:
-            await call.notify(event)
-        return job.result

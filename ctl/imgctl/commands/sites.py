@@ -1,0 +1,73 @@
+"""Static sites of images, mirrors, and the keys that sign sites."""
+
+from __future__ import annotations
+
+from imgctl.arguments import Option
+from imgctl.commands.base import HELP, QUIET, Command
+
+COMMANDS = (
+    Command(
+        ("export-site",),
+        "export-site [OPTIONS] DIR [IMAGE...]",
+        "write the library's images as a static site",
+        "sites:export_site",
+        (
+            HELP,
+            Option(("--sign",), "KEYFILE", "Sign the site with this secret key. May be given several times."),
+            Option(("--days",), "N", "With --sign: how long the signature holds. Default is 30 days."),
+            Option(("--url",), "URL", "The address of the site, for DSAPI, whose manifests have it."),
+            Option(("--delete",), "", "Remove images from the site that are not among these."),
+            QUIET,
+            Option(("-j", "--json"), "", "Print what was done as JSON."),
+        ),
+        "DIR becomes a folder that any web server can serve to imgctl (-t static URL/images)\n"
+        "and, as docs/serving.md says, to imgadm. IMAGE is a uuid, NAME, NAME@VERSION or\n"
+        "NAME@latest; origins come along. Default is all images of the library. Run again,\n"
+        "it writes only what is new; clients never see half of it.\n"
+        "Hosts with the public key in `keys` of the source take only what is signed.\n"
+        "The exit status is 1 if an image is left out that was asked for, or is damaged.",
+        examples=(
+            ("export-site /srv/www/images", "the whole library"),
+            ("export-site --sign site.key /media/stick base@latest", "signed, the newest image of a name"),
+        ),
+    ),
+    Command(
+        ("keys",),
+        "keys [-j] make|show FILE...",
+        "make and show keys that sign sites",
+        "sites:keys",
+        (HELP, Option(("-j", "--json"), "", "JSON output.")),
+        "`make` writes a new secret key to FILE, without a password, and its public key to\n"
+        "FILE.pub. `show` prints the public key of FILE, which may be of either kind. Both\n"
+        "are minisign's files: `minisign -G` makes keys, too, and `minisign -V` verifies what\n"
+        "is signed. A key with a password is unlocked when it is used.",
+        examples=(
+            ("keys make site.key", "a new key"),
+            ("keys show site.key", "its public key, for `keys` of a source"),
+        ),
+    ),
+    Command(
+        ("mirror",),
+        "mirror [OPTIONS] URL",
+        "keep images of another server in the library",
+        "sites:mirror",
+        (
+            HELP,
+            Option(("--name",), "NAME", "Only images of this name."),
+            Option(("--os",), "OS", "Only images of this operating system."),
+            Option(("--newest",), "N", "Only the N newest images of each name."),
+            Option(("-n", "--dry-run"), "", "Show what would be fetched, but fetch nothing."),
+            QUIET,
+            Option(("-j", "--json"), "", "Print what was done as JSON."),
+        ),
+        "Fetches the original files of active images, and of their origins, that the library\n"
+        "lacks; nothing is installed. URL is a configured source, or an IMGAPI server. The\n"
+        "images stay until they are deleted from the library. A table [[mirror]] of the\n"
+        "configuration does the same on a schedule. What was interrupted goes on where it\n"
+        "was. The exit status is 1 if an image failed; the others are there.",
+        examples=(
+            ("mirror -n --os smartos https://images.smartos.org", "what would be fetched"),
+            ("mirror --name base-64-lts --newest 3 https://images.smartos.org", "the three newest of a name"),
+        ),
+    ),
+)

@@ -1,0 +1,276 @@
+"""Keeps chosen images of other servers in the library: once, for a client, or on a schedule.
+
+    the server's list ──► a filter, and origins ──► what the library lacks ──► Relay ──► the library
+
+A file comes as it does for the image server's clients: parallel ranges, resumed, checked. Mirrored images
+are not evicted. Those that no schedule chooses any more become files like those of imports.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+from imgproto.events import Note, Progress
+from msgspec import Struct
+
+from imgstored.create.job import running
+from imgstored.errors import APIError, ImgstoreError, NotSupportedError, UsageError
+from imgstored.http.location import public
+from imgstored.manifest import load
+from imgstored.mirrors.selection import Filter, matching, with_origins
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from imgproto.documents import MirrorDocument, MirrorFailureDocument, NamedDocument
+    from imgproto.events import EventDocument
+
+    from imgstored.create.job import Job
+    from imgstored.library.library import Copy, Library
+    from imgstored.manifest import Manifest
+    from imgstored.serve.relay import Fetch, Relay
+    from imgstored.sources.source_set import SourceSet
+
+    Tell = Callable[[EventDocument], None]
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two progress events, and between two tries of a schedule that failed.
+_INTERVAL: Final = 0.5
+_RETRY: Final = 600.0
+#: Images that one mirror asks for at the same time; the relay bounds downloads.
+_AT_A_TIME: Final = 16
+
+
+class MirrorSpec(Struct, frozen=True):
+    """Which images of which server."""
+
+    url: str  #: a configured source, whose settings count, or an IMGAPI server
+    wanted: Filter = Filter()
+    every: float = 86400.0  #: seconds, of a schedule
+
+
+class _Chosen(Struct, frozen=True):
+    """An image of a server."""
+
+    manifest: Manifest
+
+    @property
+    def named(self) -> NamedDocument:
+        return {"uuid": self.manifest.uuid, "name": self.manifest.name, "version": self.manifest.version}
+
+    @property
+    def size(self) -> int:
+        return 0 if self.manifest.file is None else self.manifest.file.size or 0
+
+
+class Mirrors:
+    """Mirrors into one library. For trio's thread."""
+
+    def __init__(
+        self,
+        library: Library | None,
+        sources: SourceSet,
+        relay: Relay | None,
+        schedules: Sequence[MirrorSpec] = (),
+    ) -> None:
+        """`relay` is there if the library is."""
+        self._library = library
+        self._sources = sources
+        self._relay = relay
+        self._schedules = schedules
+        self._last: dict[MirrorSpec, frozenset[str]] = {}  # what each schedule chose last
+        self._turn = trio.Lock()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs what fetches files, and the schedules, until it is cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self._relay is not None and self._library is not None:
+                await nursery.start(self._relay.run)
+                if not self._schedules:
+                    with suppress(OSError):
+                        await self._release()
+                for spec in self._schedules:
+                    nursery.start_soon(self._keep_up, spec)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _keep_up(self, spec: MirrorSpec) -> None:
+        """One schedule."""
+        while True:
+            pause = spec.every
+            try:
+                done = await self._mirror(spec, lambda _: None, scheduled=True)
+            except ImgstoreError as error:
+                log.warning("a server cannot be mirrored", url=public(spec.url), error=error.message)
+                pause = min(pause, _RETRY)
+            except Exception:
+                # A mirror must not take the daemon with it.
+                log.exception("mirroring a server failed", url=public(spec.url))
+                pause = min(pause, _RETRY)
+            else:
+                if done["failed"]:
+                    pause = min(pause, _RETRY)
+                log.info(
+                    "mirrored a server",
+                    url=public(spec.url),
+                    chosen=done["chosen"],
+                    new=len(done["new"]),
+                    failed=len(done["failed"]),
+                    released=len(done["released"]),
+                )
+            await trio.sleep(pause)
+
+    def mirror(
+        self, spec: MirrorSpec, *, client: str, dry_run: bool = False
+    ) -> AbstractAsyncContextManager[Job[MirrorDocument]]:
+        """Mirrors once; the job's result is what was done, or with `dry_run` would be.
+
+        What one image fails with is in the result. Raises `NotSupportedError` without a library; the job
+        `APIError`, and what sources raise.
+        """
+        if self._library is None:
+            raise NotSupportedError(
+                "this daemon keeps no original files of images",
+                hint="set `library.keep_mib` or `serve.listen`",
+            )
+        newest = spec.wanted.newest
+        if newest is not None and newest < 1:
+            raise UsageError("at least the newest image of each name")
+
+        async def work(job: Job[MirrorDocument]) -> MirrorDocument:
+            return await self._mirror(spec, job.emit, dry_run=dry_run)
+
+        return running(client, work)
+
+    # -- one run ---------------------------------------------------------------------------------------------
+
+    async def _mirror(
+        self, spec: MirrorSpec, tell: Tell, *, dry_run: bool = False, scheduled: bool = False
+    ) -> MirrorDocument:
+        assert self._library is not None
+        chosen, incomplete = await self._choose(spec, tell)
+        missing = [image for image in chosen if self._library.get(image.manifest.uuid) is None]
+        report: MirrorDocument = {
+            "chosen": len(chosen),
+            "new": [image.named for image in missing],
+            "size": sum(image.size for image in missing),
+            "failed": [],
+            "released": [],
+        }
+        if dry_run:
+            return report
+        kind: Copy = "scheduled" if scheduled else "mirrored"
+        async with self._turn:
+            failed = await self._fetch(spec, missing, tell, kind)
+        report["failed"] = failed
+        lost = {each["uuid"] for each in failed}
+        report["new"] = [image.named for image in missing if image.manifest.uuid not in lost]
+        for image in chosen:
+            await trio.to_thread.run_sync(self._library.hold, image.manifest.uuid, kind)
+        if scheduled:
+            uuids = frozenset(image.manifest.uuid for image in chosen)
+            if not incomplete:
+                self._last[spec] = uuids
+            elif spec in self._last:
+                self._last[spec] |= uuids  # what the list lacks may still be there
+            if len(self._last) == len(set(self._schedules)):
+                report["released"] = await self._release()
+        return report
+
+    async def _choose(self, spec: MirrorSpec, tell: Tell) -> tuple[list[_Chosen], bool]:
+        """The images that the filter means, each after its origin, and whether the list may lack some."""
+        found = await self._sources.available(sources=(spec.url,))
+        for problem in found["problems"]:
+            # A list of an earlier day would release what is new.
+            error = problem["error"]
+            raise APIError(error["message"], hint=error["hint"], data=error["data"])
+        for lack in found["incomplete"]:
+            tell(Note(event="note", text=lack["message"]))
+        images = await trio.to_thread.run_sync(_loaded, [each["manifest"] for each in found["images"]])
+        active = [image for image in images if image.manifest.state == "active"]
+        chosen, lacking = with_origins(matching(active, spec.wanted), images)
+        for image in lacking:
+            tell(
+                Note(
+                    event="note",
+                    text=f"the origin of image {image.manifest.uuid}, {image.manifest.origin}, is not on the"
+                    " server: hosts need another source for it",
+                )
+            )
+        return chosen, bool(found["incomplete"])
+
+    async def _fetch(
+        self, spec: MirrorSpec, missing: Sequence[_Chosen], tell: Tell, kind: Copy
+    ) -> list[MirrorFailureDocument]:
+        """Fetches files, some at a time, as the relay has it. Returns what failed."""
+        failed: dict[str, ImgstoreError] = {}
+        fetches: dict[str, Fetch] = {}
+        done: set[str] = set()
+        limiter = trio.CapacityLimiter(_AT_A_TIME)
+
+        async def one(image: _Chosen) -> None:
+            uuid = image.manifest.uuid
+            try:
+                async with limiter:
+                    await self._fetch_one(spec, uuid, fetches, kind)
+            except ImgstoreError as error:
+                log.warning("an image is not mirrored", uuid=uuid, error=error.message)
+                failed[uuid] = error
+            done.add(uuid)
+
+        def progress() -> Progress:
+            came = sum(
+                image.size if image.manifest.uuid in done else fetches[image.manifest.uuid].done
+                for image in missing
+                if image.manifest.uuid in done or image.manifest.uuid in fetches
+            )
+            total = sum(image.size for image in missing)
+            return Progress(event="progress", done=came, total=total, rate=0.0, images=[])
+
+        async with trio.open_nursery() as nursery:
+            for image in missing:
+                nursery.start_soon(one, image)
+            while len(done) < len(missing):
+                tell(progress())
+                await trio.sleep(_INTERVAL)
+        return [
+            {**image.named, "error": failed[image.manifest.uuid].as_wire()}
+            for image in missing
+            if image.manifest.uuid in failed
+        ]
+
+    async def _fetch_one(self, spec: MirrorSpec, uuid: str, fetches: dict[str, Fetch], kind: Copy) -> None:
+        assert self._relay is not None
+        found = await self._sources.find(uuid, active=False, sources=(spec.url,))
+        fetch = self._relay.fetch_found(found, kind=kind)
+        if fetch is None:
+            return  # the library has it by now
+        fetches[uuid] = fetch
+        await fetch.ended.wait()
+        if fetch.failure is not None:
+            raise fetch.failure
+
+    # -- what is kept ----------------------------------------------------------------------------------------
+
+    async def _release(self) -> list[str]:
+        """What no schedule chooses any more becomes a file like those of imports."""
+        assert self._library is not None
+        wanted: set[str] = set().union(*self._last.values())
+        released = await trio.to_thread.run_sync(self._library.release, wanted)
+        for uuid in released:
+            log.info("an image is not mirrored any more", uuid=uuid)
+        return released
+
+
+def _loaded(documents: Iterable[Mapping[str, Any]]) -> list[_Chosen]:
+    """Those of the manifests that can be used."""
+    found = []
+    for document in documents:
+        with suppress(ImgstoreError):
+            found.append(_Chosen(load(document, rules="import")))
+    return found
