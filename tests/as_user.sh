@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs a command as nobody where root calls it, and as the caller otherwise. What it writes goes to a folder of
-# its own, which is removed.
-# usage: tests/as_user.sh COMMAND...
+# Runs pytest as nobody where root calls it, and as the caller otherwise. What it writes goes to a folder of its
+# own, which is removed.
+# usage: tests/as_user.sh PYTEST [ARGUMENT...]
 set -eu
 
 umask 022
@@ -20,4 +20,4 @@ if [ "$(id -u)" = 0 ]; then
 fi
 # shellcheck disable=SC2086 # words of a command
 $as env HOME="$folder" TMPDIR="$folder" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY="$folder/hypothesis" \
-    PYTEST_ADDOPTS="--basetemp=$folder/t" "$@"
+    "$@" --basetemp="$folder/t"
