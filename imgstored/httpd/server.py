@@ -64,7 +64,6 @@ class HttpServer:
         self._ended = trio.Event()  # a request, or a connection
         self._places = trio.Semaphore(limits.connections)
         self._threads = trio.CapacityLimiter(limits.handlers)
-        self.refused = 0  #: connections of clients that had too many
 
     @property
     def connections(self) -> int:
@@ -108,7 +107,6 @@ class HttpServer:
         self._by_client[client] += 1
         try:
             if self._by_client[client] > self._limits.client_connections:
-                self.refused += 1
                 await _refuse(connected)
                 return
             # A socket that trio does not know any more: threads use it.

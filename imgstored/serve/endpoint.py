@@ -45,11 +45,6 @@ class ImageServer:
         self._secure = context is not None
         self._server = HttpServer(application, limits, rate=rate, context=context)
 
-    @property
-    def connections(self) -> int:
-        """Connections that are open."""
-        return self._server.connections
-
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listens, and serves until it is cancelled. Raises `ConfigError` where it cannot listen."""
         bound = listening(self._address, key="serve.listen")

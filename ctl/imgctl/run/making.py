@@ -143,10 +143,7 @@ def _export(session: Session, arguments: Arguments, uuid: str, form: str, compre
             )
         if form == "qcow2":
             file.convert_to_qcow2()
-        if form == "stream":
-            file.keep(manifest)
-        else:
-            file.keep(None)
+        file.keep(manifest if form == "stream" else None)
         what = [file.manifest_path, file.path] if form == "stream" else [file.path]
         session.say(f'Exported image {printable(uuid)} to "{printable(path)}"' for path in what)
 
