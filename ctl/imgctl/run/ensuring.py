@@ -73,9 +73,11 @@ class _Teller:
         self._lock = threading.Lock()
 
     def __call__(self, event: EventDocument) -> None:
-        if self._terminal is None or event["event"] == "already-installed":
+        if event["event"] == "already-installed":
             return
         with self._lock:
+            if self._terminal is None:
+                return
             if event["event"] == "progress":
                 self._progress(event)
             elif (line := event_text.line(event)) is not None:
@@ -85,8 +87,9 @@ class _Teller:
                     print(line, file=self._terminal, flush=True)
 
     def close(self) -> None:
-        """Removes the bar."""
+        """Removes the bar, and returns once no thread writes any more: Python aborts if it ends meanwhile."""
         with self._lock:
+            self._terminal = None
             if self._bar is not None:
                 self._bar.close()
                 self._bar = None

@@ -45,8 +45,11 @@ def each_at_once(
 
     for _ in range(min(_AT_ONCE, len(images))):
         threading.Thread(target=work, daemon=True).start()
-    with changed:
-        changed.wait_for(lambda: len(ended) == len(images))
+    try:
+        with changed:
+            changed.wait_for(lambda: len(ended) == len(images))
+    finally:
+        sums.silence()
     errors: dict[Named, CommandError] = {}
     for image in images:
         match ended[image]:
@@ -71,12 +74,23 @@ class _Sums:
         self._tell = tell
         self._lock = threading.Lock()
         self._latest: dict[str, Progress] = {}
+        self._silent = False
+
+    def silence(self) -> None:
+        """Returns once nobody tells anything any more.
+
+        Python aborts when it ends while a thread is writing to one of its files.
+        """
+        with self._lock:
+            self._silent = True
 
     def teller(self, text: str) -> OnEvent:
         """What one import tells."""
 
         def tell(event: EventDocument) -> None:
             with self._lock:
+                if self._silent:
+                    return
                 if event["event"] == "progress":
                     self._latest[text] = event
                     event = self._sum(event)
@@ -87,7 +101,7 @@ class _Sums:
     def done(self, text: str) -> None:
         """The import has ended: nothing of it is under way."""
         with self._lock:
-            if (last := self._latest.get(text)) is not None:
+            if not self._silent and (last := self._latest.get(text)) is not None:
                 last["images"] = []
                 self._tell(self._sum(last))
 
