@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import imgctl
@@ -17,14 +16,15 @@ from imgctl import connection as connection_module
 
 from imgstored.errors import ImageHasDependentClonesError, NoSourcesError
 from tests.ctl.fake_daemon import HOLD, FakeDaemon
+from tests.support.descriptors import no_files_left
 from tests.support.events import AlreadyInstalled, Installed, Progress
 from tests.support.limits import socket_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
-DESCRIPTORS = Path("/proc/self/fd")
 V = "11111111-aaaa-4bbb-8ccc-000000000002"
 IMAGE = {"manifest": {"uuid": U, "name": "base"}, "zpool": "zones", "cloneNames": [], "clones": 0}
 
@@ -90,10 +90,9 @@ def test_install_passes_the_open_file(daemon, client, tmp_path):
     file = tmp_path / "image"
     file.write_bytes(b"stream")
     manifest = {"uuid": U, "name": "base", "version": "1"}
-    open_before = len(list(DESCRIPTORS.iterdir()))
-    client.install(manifest, file)
+    with no_files_left():
+        client.install(manifest, file)
     assert daemon.store.files == [(manifest, b"stream", str(file))]
-    assert len(list(DESCRIPTORS.iterdir())) == open_before
 
 
 def test_install_with_a_manifest_that_does_not_fit_in_the_socket_at_once(daemon, client, tmp_path):

@@ -13,7 +13,7 @@ import structlog.testing
 from imgstored.errors import ConfigError
 from imgstored.rpc import listener
 from imgstored.rpc.listener import listen
-from tests.rpc.harness import open_files
+from tests.support.descriptors import open_files
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_closing_removes_the_name_and_keeps_the_lock(path, listening):
     one.close()
     one.close()
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["imgstored.sock.lock"]
-    assert open_files() == before
+    assert open_files() <= before
     listening()
     assert connects(path)
 
@@ -137,7 +137,7 @@ def test_a_second_daemon_is_refused(path, listening):
     before = open_files()
     with pytest.raises(ConfigError, match="another imgstored is listening"):
         listening()
-    assert open_files() == before
+    assert open_files() <= before
     assert connects(path)
 
 
@@ -150,7 +150,7 @@ def test_a_live_socket_of_somebody_else_is_refused(path, listening):
         with pytest.raises(ConfigError, match="another imgstored is listening"):
             listening()
         assert connects(path)
-        assert open_files() == before
+        assert open_files() <= before
 
 
 def test_one_that_is_too_busy_to_accept_is_alive(path, listening, monkeypatch):
@@ -192,7 +192,7 @@ def test_a_name_that_is_too_long(folder):
     with pytest.raises(ConfigError, match="cannot listen") as caught:
         listen(folder / ("x" * 120), mode=0o666, group_gid=None)
     assert "shorter than 100 bytes" in caught.value.hint
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_a_folder_that_cannot_be_made(folder):
@@ -206,7 +206,7 @@ def test_what_fails_after_binding_leaves_nothing(path, monkeypatch):
     with pytest.raises(TypeError):
         listen(path, mode=0o666, group_gid=None)
     assert not path.exists()
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_of_many_that_start_at_once_one_listens(path):

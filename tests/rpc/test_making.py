@@ -16,8 +16,9 @@ from imgstored.mirrors.selection import Filter
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
 from imgstored.rpc.peer import Access, Peer
-from tests.rpc.harness import connecting, only_open, open_files, serving
+from tests.rpc.harness import connecting, only_open, serving
 from tests.rpc.test_methods import UUID, FakeMaking, FakeSources, FakeStore, table
+from tests.support.descriptors import open_files
 from tests.support.events import Note
 
 ME = f"pid {os.getpid()}"

@@ -14,7 +14,8 @@ from imgstored.errors import ImageNotFoundError, NoSpaceError
 from imgstored.rpc.methods import methods
 from imgstored.rpc.methods.bound import MAX_PATH
 from imgstored.rpc.services import Services
-from tests.rpc.harness import connecting, only_open, open_files, serving
+from tests.rpc.harness import connecting, only_open, serving
+from tests.support.descriptors import open_files
 from tests.support.events import AlreadyInstalled, Note, Progress, Verified
 
 UUID = "11111111-aaaa-4bbb-8ccc-000000000001"
