@@ -87,6 +87,11 @@ class Bench:
         return Kind("xz", "xz", ("xz", "-6", "-T2", f"--block-size={self.scale.xz_block}"), self.scale.stream)
 
     @property
+    def zstd(self) -> Kind:
+        """As `zstd` makes it."""
+        return Kind("zstd", "zstd", ("zstd", "-q", "-3"), self.scale.stream)
+
+    @property
     def large(self) -> Kind:
         """Made in a hurry, because it is large."""
         has_isal = importlib.util.find_spec("isal") is not None
