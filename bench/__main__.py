@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "gzip-paced": speed.paced,
     "gzip": speed.gzip,
+    "gzip-busy": speed.gzip_busy,
     "bzip2": speed.bzip2,
     "xz": speed.xz,
+    "zstd": speed.zstd,
     "tls": speed.tls,
     "memory": memory.memory,
     "restart": restart.restart,
