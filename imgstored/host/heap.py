@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: Of malloc.h.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 
 #: Bytes. Larger blocks are mapped each by itself, and so many at the end of the heap are kept.
 _MAPPED: Final = 4 << 20
@@ -24,9 +25,13 @@ _KEPT: Final = 32 << 20
 
 
 def keep_what_is_freed() -> None:
-    """Makes the process keep the memory that it frees, to a bound, until `give_back`."""
+    """Makes the process keep the memory that it frees, to a bound, until `give_back`.
+
+    For the start of the process, before there are threads: each would have a heap of its own to keep.
+    """
     mallopt = _function("mallopt")
     if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, _MAPPED)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
 

@@ -99,7 +99,6 @@ class ImportTable:
     def start(self, started: Import, requester: Requester) -> None:
         """Starts an import. Nobody wants it yet: the caller joins it before the next await."""
         nursery = self.nursery
-        heap.keep_what_is_freed()
         key = started.spec.key
         self._imports[key] = started
         self._gauges[key] = Gauge()
