@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from imgstored.errors import InvalidManifestError
-from imgstored.host.durable import replace_file
-from imgstored.host.filesystem import set_times
+from imgstored.host.filesystem import replace_file, set_times
 from imgstored.manifest import MAX_LIST, in_lower_case, parse
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from msgspec import Struct
 
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 from imgstored.pools.base import PoolImage
 from imgstored.pools.embedded.notes import (
     ImageNote,
