@@ -1,4 +1,4 @@
-"""What every case is handed: sizes, runs, and a folder to work in."""
+"""The context of a case: sizes, runs, and a folder to work in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MB = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much there is to do."""
+    """The sizes and numbers of a run."""
 
     stream: int  #: bytes of the stream of the speed cases
     large: int  #: bytes of the stream for the memory case

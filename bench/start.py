@@ -1,4 +1,4 @@
-"""How long the daemon takes from its exec to its first answer, when there is a lot installed."""
+"""The daemon's time from its exec to its first answer, when there is a lot installed."""
 
 from __future__ import annotations
 
