@@ -60,7 +60,7 @@ _EXTRAS: Final = (
     _Extra("zstandard", False, "images with zstd compression cannot be installed", _FAST, needed=True),
     _Extra("blake3", False, "what was downloaded is hashed by BLAKE2b, more slowly", _BLAKE3),
     _Extra("isal", False, "gzip is decompressed at half the speed", _FAST),
-    _Extra("numpy", False, "checksums of streams take longer", _FAST),
+    _Extra("numpy", False, "checksums of streams take longer where there is no libzfs", _FAST),
     _Extra("msgpack._cmsgpack", False, "long lists take longer to send", _MSGPACK),
     _Extra("tqdm", False, "imgctl shows no progress bar", "pip install tqdm"),
     _Extra("werkzeug", False, "there can be no `metrics` and no `serve`", _SERVE),
