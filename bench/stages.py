@@ -87,7 +87,7 @@ def _rows(bench: Bench, name: str, kind: Kind, *, tls: bool) -> list[Row]:
 
 
 def _summed(threads: dict[str, _Times]) -> dict[str, tuple[float, float]]:
-    """Of each stage, the seconds of processor time, and the share of its life that a thread worked at most."""
+    """Of each stage, the seconds of processor time, and the share of its life that a thread worked."""
     found: dict[str, tuple[float, float]] = dict.fromkeys([*_STAGES.values(), _REST], (0.0, 0.0))
     for each in threads.values():
         ran, waited = each.ran - each.ran_before, each.waited - each.waited_before
