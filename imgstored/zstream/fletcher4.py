@@ -1,7 +1,7 @@
 """Fletcher-4, the checksum of ZFS send streams (OpenZFS module/zcommon/zfs_fletcher.c).
 
 Over 32-bit words w: a += w, b += a, c += b, d += c, all modulo 2**64. The C library of ZFS sums up 50 GB a
-second where it is installed, NumPy 5, and plain Python 0.03; the result is the same.
+second where it is installed, NumPy 3, and plain Python 0.03; the result is the same.
 """
 
 from __future__ import annotations
