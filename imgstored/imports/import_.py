@@ -31,7 +31,7 @@ from imgproto.events import (
 from msgspec import Struct
 
 from imgstored.catalog.catalog import InstalledImage, show
-from imgstored.catalog.image_locks import IMPORT_PATIENCE
+from imgstored.catalog.image_locks import IMPORT_TIMEOUT
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
@@ -323,9 +323,9 @@ class Import:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
             return _Result(End.FAILED, shortage_now)
         free_space = self._resources.free_space
-        doubt = await self._ask(lambda: free_space.doubt(self._pool, self.manifest))
-        if doubt is not None:
-            self._note(doubt)
+        warning = await self._ask(lambda: free_space.warning(self._pool, self.manifest))
+        if warning is not None:
+            self._note(warning)
         spool_room = await trio.to_thread.run_sync(free_space.claim_spool)
         self._claims.append(spool_room)
         attempt = 1
@@ -486,7 +486,7 @@ class Import:
             self._note(f"the lock of image {self.uuid} is held by {holder}")
             self._emit(WaitingForLock(event="waiting-for-lock", uuid=self.uuid))
 
-        held = self._resources.locks.held(self.uuid, on_wait, patience=IMPORT_PATIENCE)
+        held = self._resources.locks.held(self.uuid, on_wait, seconds=IMPORT_TIMEOUT)
         waited = await self._lock.enter_async_context(held)
         self._locked = True
         return await self._wait_for_others(waited=waited)
