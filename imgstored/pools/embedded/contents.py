@@ -42,7 +42,8 @@ class Installed(Struct):
         """As others see it."""
         note = self.note
         size = note.volume_size if note.kind == "volume" else note.stream_size
-        return PoolImage(note.uuid, note.guid, note.origin, note.kind, self.used, size, dataset=note.dataset)
+        kind = "volume" if note.kind == "volume" else "filesystem"
+        return PoolImage(note.uuid, note.guid, note.origin, kind, self.used, size, dataset=note.dataset)
 
 
 def scan(
@@ -89,7 +90,7 @@ def scan_image(root: Folder, pool: str, uuid: str) -> Installed | None:
             if note is None or note.uuid != uuid or not is_whole(folder, note):
                 log.error("an image is damaged, and left out", pool=pool, uuid=uuid)
                 return None
-            return Installed(note, occupied(folder), _scan_holds(folder, pool, uuid))
+            return Installed(note, occupied(folder, note), _scan_holds(folder, pool, uuid))
     except OSError as error:
         log.error("an image cannot be read, and is left out", pool=pool, uuid=uuid, error=str(error))
         return None

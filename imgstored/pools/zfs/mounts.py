@@ -1,13 +1,17 @@
-"""Unmounts an image before it is destroyed: imgadm's `zfs receive` mounts what it receives, ours does not.
+"""Mounts a layer's dataset while it is filled, and unmounts what imgadm's `zfs receive` has mounted.
 
-libzfs_core has no unmounting; this is umount2(2), which Linux and illumos have with the same arguments.
+libzfs_core has no mounting: these are mount(2), whose arguments are different ones on Linux and illumos, and
+umount2(2), whose are the same.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import PoolError
 from imgstored.host.mounts import mounted
@@ -16,6 +20,59 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgstored.host.mounts import Mount
+
+
+#: Linux: MS_NOSUID, MS_NODEV and MS_NOEXEC of sys/mount.h. Nothing in a layer acts while it is unpacked.
+_FLAGS: Final = 2 | 4 | 8
+#: illumos: MS_OPTIONSTR of sys/mount.h, and the length that its libzfs gives to the buffer of options.
+_OPTIONSTR: Final = 0x100
+_MAX_OPTIONS: Final = 1024
+#: Where folders for mounts are made: nobody but root may write there.
+_FOLDER: Final = Path("/var/run")
+
+
+@contextmanager
+def mounted_for_writing(dataset: str, pool: str) -> Iterator[int]:
+    """Mounts a filesystem where nobody but root looks, also one that is readonly; yields a descriptor of it.
+
+    Raises `PoolError`.
+    """
+    folder = _FOLDER / f"imgstored-{dataset.rpartition('/')[2]}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _failed(pool, f"{folder} cannot be made", error.errno or 0) from error
+    try:
+        _mount(dataset, folder, pool)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    finally:
+        unmount(dataset, pool)
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _mount(dataset: str, folder: Path, pool: str) -> None:
+    mount = ctypes.CDLL(None, use_errno=True).mount
+    source, place = dataset.encode(), os.fsencode(folder)
+    if sys.platform == "linux":
+        failed = mount(source, place, b"zfs", ctypes.c_ulong(_FLAGS), b"rw")
+    else:
+        options = ctypes.create_string_buffer(b"rw,nosuid,nodevices,noexec", _MAX_OPTIONS)
+        failed = mount(source, place, _OPTIONSTR, b"zfs", None, 0, options, _MAX_OPTIONS)
+    if failed:
+        raise _failed(pool, f"{dataset} cannot be mounted at {folder}", ctypes.get_errno())
+
+
+def _failed(pool: str, what: str, number: int) -> PoolError:
+    return PoolError(
+        f'pool "{pool}": {what}: {os.strerror(number)}',
+        hint="the daemon unpacks the layers of container images there; may it mount filesystems?",
+        data={"errno": number},
+    )
 
 
 def unmount(dataset: str, pool: str) -> None:
