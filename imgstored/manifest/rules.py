@@ -208,10 +208,9 @@ def _file_given(document: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _zfs_image(document: Mapping[str, Any]) -> Iterator[Fault]:
-    """What a server calls docker or lxd is a layer in tar, or a squashfs."""
-    kind = document.get("type")
-    if kind in ("docker", "lxd"):
-        yield invalid("type", f"{kind} is not a ZFS image")
+    """What a server calls lxd is a squashfs."""
+    if document.get("type") == "lxd":
+        yield invalid("type", "lxd is not a ZFS image")
 
 
 def _number_of_files(document: Mapping[str, Any]) -> Iterator[Fault]:

@@ -176,6 +176,7 @@ _CONDITIONS: Final[dict[str, dict[str, str]]] = {
         "EEXIST": "FilesystemExists",
         "EINVAL": "PropertyInvalid",
         "ZFS_ERR_WRONG_PARENT": "WrongParent",
+        "ZFS_ERR_BADPROP": "PropertyInvalid",
     },
     "lzc_destroy_snaps": _OF_ANY
     | {"EEXIST": "SnapshotIsCloned", "ENOENT": "PoolNotFound", "EBUSY": "SnapshotIsHeld"},

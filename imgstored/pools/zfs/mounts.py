@@ -37,7 +37,7 @@ def mounted_for_writing(dataset: str, pool: str) -> Iterator[int]:
 
     Raises `PoolError`.
     """
-    folder = _FOLDER / f"imgstored-{dataset.rpartition('/')[2]}"
+    folder = _FOLDER / f"imgstored-{dataset.replace('/', '-')}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:

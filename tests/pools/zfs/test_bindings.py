@@ -267,7 +267,12 @@ def test_every_number_means_what_pyzfs_says(call: str, translate: Callable[[Any,
         if ours.message != theirs.message:
             differ.add(number)
     # pyzfs's classes have numbers of their own, and we say the kernel's.
-    assert differ == {"lzc_receive_resumable": {1044}, "lzc_send": {errno.EXDEV}}.get(call, set())
+    properties = {1044}
+    assert differ == {
+        "lzc_create": properties,
+        "lzc_receive_resumable": properties,
+        "lzc_send": {errno.EXDEV},
+    }.get(call, set())
 
 
 # -- lists, and memory ---------------------------------------------------------------------------------------
