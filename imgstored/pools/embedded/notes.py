@@ -19,6 +19,8 @@ from imgstored.zstream.reader import ReaderState  # noqa: TC001  (msgspec reads 
 from imgstored.zstream.volume import VolumeState  # noqa: TC001  (msgspec reads the annotation)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from imgstored.pools.embedded.files import Folder
 
 log = structlog.get_logger(__name__)
@@ -130,22 +132,17 @@ def write_holds(folder: Folder, tags: set[str]) -> None:
     folder.replace(HOLDS, msgspec.json.encode(_Holds(sorted(tags))), durable=True)
 
 
-def occupied(folder: Folder, note: ImageNote | None = None) -> int:
-    """Bytes that the files occupy; a tree's were counted when it was made."""
-    found = (folder.status(name) for name in folder.names())
-    return (0 if note is None else note.tree_used) + sum(
-        status.st_blocks * 512 for status in found if status is not None
-    )
+def occupied(files: Mapping[str, os.stat_result], note: ImageNote | None = None) -> int:
+    """Bytes that files occupy; a tree's were counted when it was made."""
+    return (0 if note is None else note.tree_used) + sum(status.st_blocks * 512 for status in files.values())
 
 
-def is_whole(folder: Folder, note: ImageNote) -> bool:
-    """Whether the files are there in their sizes; of a tree, whether it is there."""
+def is_whole(files: Mapping[str, os.stat_result], note: ImageNote) -> bool:
+    """Whether the files of an image are there in their sizes; of a tree, whether it is there."""
     if note.kind == "tree":
-        status = folder.status(TREE)
-        return status is not None and stat.S_ISDIR(status.st_mode)
+        return TREE in files and stat.S_ISDIR(files[TREE].st_mode)
     if note.kind == "volume":
         sizes = {DISK: note.volume_size, SKELETON: note.skeleton_size}
     else:
         sizes = {STREAM: note.stream_size}
-    found = {name: folder.status(name) for name in sizes}
-    return all(status is not None and status.st_size == sizes[name] for name, status in found.items())
+    return all(name in files and files[name].st_size == size for name, size in sizes.items())

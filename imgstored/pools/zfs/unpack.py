@@ -15,9 +15,9 @@ from msgspec import Struct
 from imgstored.errors import NoSpaceError, PoolError
 from imgstored.host import shortage
 from imgstored.pools.unpacking import unpack_layer
-from imgstored.pools.zfs.mounts import mounted_for_writing, unmount
 from imgstored.pools.zfs.programs import FINAL, PARTIAL, dataset, destroy
 from imgstored.pools.zfs.properties import of_kind
+from imgstored.pools.zfs.system import mounted_for_writing, unmount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -267,12 +267,8 @@ def test_every_number_means_what_pyzfs_says(call: str, translate: Callable[[Any,
         if ours.message != theirs.message:
             differ.add(number)
     # pyzfs's classes have numbers of their own, and we say the kernel's.
-    properties = {1044}
-    assert differ == {
-        "lzc_create": properties,
-        "lzc_receive_resumable": properties,
-        "lzc_send": {errno.EXDEV},
-    }.get(call, set())
+    numbers = {"lzc_create": {1044}, "lzc_receive_resumable": {1044}, "lzc_send": {errno.EXDEV}}
+    assert differ == numbers.get(call, set())
 
 
 # -- lists, and memory ---------------------------------------------------------------------------------------

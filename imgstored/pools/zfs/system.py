@@ -1,7 +1,8 @@
-"""Mounts a layer's dataset while it is filled, and unmounts what imgadm's `zfs receive` has mounted.
+"""Calls that libzfs_core lacks: the health of a pool, and the mounting of datasets.
 
-libzfs_core has no mounting: these are mount(2), whose arguments are different ones on Linux and illumos, and
-umount2(2), whose are the same.
+A call to a suspended pool would hang, so its health is read elsewhere. imgadm's `zfs receive` mounts what it
+receives, so an image is unmounted before it is destroyed; and a container image is mounted while its layer is
+unpacked. umount2(2) is the same on Linux and illumos; mount(2) has other arguments there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgstored.host.mounts import Mount
+
+#: On Linux, a folder for each pool that is imported, with a file `state` of one word.
+_KSTAT: Final = Path("/proc/spl/kstat/zfs")
+
+_LONGEST: Final = 32
+
+
+def health(pool: str, folder: Path = _KSTAT) -> str | None:
+    """`ONLINE`, `DEGRADED`, `SUSPENDED`, …; None where the system does not say."""
+    try:
+        with (folder / pool / "state").open("rb") as file:
+            word = file.read(_LONGEST).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    return word if word.isalpha() and word.isupper() else None
 
 
 #: Linux: MS_NOSUID, MS_NODEV and MS_NOEXEC of sys/mount.h. Nothing in a layer acts while it is unpacked.
