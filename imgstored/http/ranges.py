@@ -116,6 +116,7 @@ class RangeConnection:
         self._http: AbortableConnection | None = None
         self._peer: tuple[Origin, Proxy | None, Nearness | None] | None = None
         self._target = location  # where the last range came from, after redirects
+        self._targets: dict[str, Location] = {}  # the same of other files that were turned to
         self._buffer = memoryview(bytearray(_BUFFER))
 
     def get(
@@ -143,6 +144,14 @@ class RangeConnection:
         except BaseException:
             self._fail()
             raise
+
+    def turn_to(self, location: Location) -> None:
+        """Goes on with another file, on a server of the same access; what can stays connected."""
+        if location.url != self._location.url:
+            if self._target is not self._location:
+                self._targets[self._location.url] = self._target
+            self._location = location
+            self._target = self._targets.pop(location.url, location)
 
     def abort(self, reason: str) -> None:
         """Ends the fetch under way, and every later one, with `FetchError`. Callable from any thread."""

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
 
     from imgstored.events.request import Request
-    from imgstored.http.location import Location, Verify
+    from imgstored.http.location import Location, Part, Verify
     from imgstored.imports.progress import Reading
     from imgstored.imports.resources import Resources
     from imgstored.imports.room import Claim
@@ -393,7 +393,10 @@ class Import:
         )
         download.watermark.waiting = self.stages.waiting
         pump = self._pump_of(
-            download.blocks, download.watermark.fail, self._expected(), _strictest(locations)
+            download.blocks,
+            download.watermark.fail,
+            self._expected(parts=locations[0].parts if locations else ()),
+            _strictest(locations),
         )
         return download, pump
 
@@ -783,13 +786,14 @@ class Import:
         """Asks the pool, which may hang; raises `PoolError` then."""
         return await self._resources.catalog.ask(self.spec.pool, question)
 
-    def _expected(self, *, path: str | None = None) -> Expected:
+    def _expected(self, *, path: str | None = None, parts: Sequence[Part] = ()) -> Expected:
         manifest, file = self.manifest, self.manifest.file
         return Expected(
             self.uuid,
             size=None if file is None else file.size,
             sha1=None if file is None else file.sha1,
             sha256=None if file is None or self._signed is None else self._signed.file,
+            parts=tuple((part.size, part.sha256) for part in parts),
             path=path,
             type=manifest.type,
             dataset=manifest.dataset,

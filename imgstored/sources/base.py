@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from imgstored.site.trust import Provenance
 
-SourceType = Literal["imgapi", "dsapi", "static"]
+SourceType = Literal["imgapi", "dsapi", "static", "oci"]
 
 #: The types of source that there are, as settings name them.
 TYPES: tuple[SourceType, ...] = get_args(SourceType)
@@ -44,6 +44,7 @@ class Offer(Struct, frozen=True):
     manifest: Mapping[str, Any]  #: v2, not validated, but of the uuid that was asked for
     location: Location | None  #: where its first file is; None where the manifest has no file
     signed: Provenance | None = None  #: who vouches for it, of a source with keys
+    others: tuple[Location, ...] = ()  #: further places of the same file
 
 
 class Source(Protocol):

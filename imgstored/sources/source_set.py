@@ -37,6 +37,7 @@ from imgstored.sources.spec import (
     as_wire,
     changes,
     check_type,
+    checked,
     each_once,
     given_back,
     identity,
@@ -45,6 +46,7 @@ from imgstored.sources.spec import (
     others,
     set_elsewhere,
     spec_of,
+    type_for,
 )
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ class SourceSet:
 
         Returns {added, source}. Raises `ClientError` for what is no URL, `ConfigError`, `SourcePingError`.
         """
-        spec = SourceSpec(normalised(url), check_type("imgapi" if kind is None else kind, url), insecure)
+        spec = checked(SourceSpec(normalised(url), check_type(kind or type_for(url), url), insecure))
         added = False
         if identity(spec) not in map(identity, await self._known()):
             if not force:
@@ -399,8 +401,8 @@ class SourceSet:
         """The sources that a client names. Those that are configured keep their settings."""
         known = await self._known()
         chosen: list[SourceSpec] = []
-        for url in map(normalised, urls):
-            chosen += [spec for spec in known if spec.url == url] or [SourceSpec(url)]
+        for url, kind in ((normalised(url), type_for(url)) for url in urls):
+            chosen += [spec for spec in known if spec.url == url] or [SourceSpec(url, kind)]
         if not chosen:
             raise NoSourcesError(
                 "no image source was named", hint="name one, or none to use the configured ones"
@@ -409,7 +411,7 @@ class SourceSet:
 
 
 def _importable(offer: Offer) -> Hit:
-    return Hit(load(offer.manifest, rules="import"), offer.location, offer.signed)
+    return Hit(load(offer.manifest, rules="import"), offer.location, offer.signed, offer.others)
 
 
 def _as_served(offer: Offer) -> Hit:
