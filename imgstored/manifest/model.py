@@ -35,7 +35,6 @@ _MAX_EXACT: Final = (1 << 53) - 1
 _DATASETS: Final[Mapping[str, Literal["filesystem", "volume"]]] = {
     "zone-dataset": "filesystem",
     "lx-dataset": "filesystem",
-    "docker": "filesystem",
     "zvol": "volume",
 }
 

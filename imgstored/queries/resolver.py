@@ -15,6 +15,7 @@ from imgstored.errors import (
 from imgstored.http.location import shown as without_secrets
 from imgstored.manifest.values import shown
 from imgstored.queries.names import Candidates, Named, named, resolve
+from imgstored.sources.container import is_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,6 +89,8 @@ class Resolver:
                     f'resolve: unknown set of images "{shown(among)}"', hint=f"it may be one of {known}"
                 )
         meant = [self._aliases.meaning(name) for name in names]
+        if among in ("available", "active"):
+            candidates = [await self._containers(meant), *candidates]
         # In a thread: there may be a thousand names, and ten thousand images.
         return await lanes.in_thread(_resolved, meant, candidates, not_found)
 
@@ -123,6 +126,15 @@ class Resolver:
             return ImageNotFoundError(f'image "{text}" was not found', hint=hint, data=data)
 
         return [found], not_found
+
+    async def _containers(self, names: Sequence[str]) -> list[Named]:
+        """The images of those names that are container images'."""
+        found = []
+        for name in dict.fromkeys(names):
+            if is_reference(name):
+                image = await self._sources.container(name)
+                found.append(Named(image.uuid, name, image.manifest["version"]))
+        return found
 
     async def _under_way(self) -> _Where:
         # An import that was under way a moment ago may have ended: its image is installed.
