@@ -317,7 +317,8 @@ class EmbeddedPool:
             origin = None if below is None else below.note
         with self._pool_errors(f"checking image {uuid}"):
             damaged = check_files(self._root, installed.note, origin, on_read)
-        return Checked(installed.image, installed.note.stream_size, damaged)
+        size = None if installed.note.kind == "tree" else installed.note.stream_size
+        return Checked(installed.image, size, damaged)
 
     def destroy(self, uuid: str) -> None:
         """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
