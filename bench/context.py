@@ -36,7 +36,7 @@ class Scale:
 FULL = Scale(
     stream=600 * _MB,
     large=4000 * _MB,
-    windows=200 * _MB,
+    windows=100 * _MB,
     xz_block=24 << 20,
     rate=20 * _MB,
     restart_rate=5 * _MB,

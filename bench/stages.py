@@ -126,6 +126,5 @@ def _look(path: Path, threads: dict[str, _Times], *, new: bool) -> None:
         times.ran_before, times.waited_before = ran, waited
     times.ran, times.waited, times.until = ran, waited, now
     name = (path / "comm").read_text()
-    # A thread of trio has another name for each call that it does: the first that counts here stays.
-    if times.stage == _REST:
-        times.stage = next((stage for start, stage in _STAGES.items() if name.startswith(start)), _REST)
+    # A thread of trio has another name for each call, and a new thread that of whoever started it.
+    times.stage = next((stage for start, stage in _STAGES.items() if name.startswith(start)), times.stage)
