@@ -79,7 +79,11 @@ def summary(rows: Rows) -> str:
     """The README's rows: the first of each case with a goal, against imgadm's way if there is one."""
     first = {row[0]: row for row in reversed(rows["bench"])}
     lines = ["| what | ours | measured against | goal |", "| --- | --- | --- | --- |"]
+    # What is measured in several ways is named before a bracket, and shown once.
+    shown = {row[0].partition(" (")[0]: row[0] for row in reversed(rows["bench"])}
     for case in dict.fromkeys(row[0] for row in rows["bench"]):
+        if shown[case.partition(" (")[0]] != case:
+            continue
         _, ours, peer, ratio, goal, verdict = first[case]
         if not goal:
             continue
