@@ -101,9 +101,16 @@ class CancelledError(ImgstoreError):
 
 
 class ConfigError(ImgstoreError):
-    """The configuration cannot be used."""
+    """The configuration cannot be used; `data["others"]` has further faults of it."""
 
     code = "ConfigError"
+
+    def all_faults(self) -> list[ConfigError]:
+        """Itself, and those that are beside it, each alone."""
+        alone = ConfigError(self.message, hint=self.hint)
+        alone.__cause__ = self.__cause__
+        others = self.data.get("others", ())
+        return [alone, *(ConfigError(other["message"], hint=other["hint"]) for other in others)]
 
 
 # -- images and manifests ------------------------------------------------------------------------------------

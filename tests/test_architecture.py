@@ -20,6 +20,7 @@ PURE = (
     "maintenance/vacuum",
     "maintenance/verdict",
     "create/manifest",
+    "config_text",
     "errors",
     "http/credentials",
     "http/location",
