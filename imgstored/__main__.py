@@ -103,11 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(errors: Sequence[ImgstoreError]) -> int:
     """Says what is wrong, with what to do about each; returns the status of the first."""
     from imgstored.http.secrets import redacted
+    from imgstored.log import is_journal
 
+    priority = "<3>" if is_journal(sys.stderr, os.environ) else ""
     with suppress(OSError):  # the status says enough where standard error takes nothing
         for error in errors:
-            hint = f"hint: {error.hint}\n" if error.hint else ""
-            sys.stderr.write(redacted(f"imgstored: error ({error.code}): {error.message}\n{hint}"))
+            hint = f"{priority}hint: {error.hint}\n" if error.hint else ""
+            said = redacted(f"imgstored: error ({error.code}): {error.message}\n{hint}")
+            sys.stderr.write(f"{priority}{said}")
     return exit_status(errors[0])
 
 

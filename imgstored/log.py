@@ -7,6 +7,7 @@ and looked through for secrets. A warning that is said again and again is said e
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -50,6 +51,12 @@ _MINUTE: Final = 60.0
 _KEPT: Final = 10
 _SHOWN: Final = ("event", "pool", "source", "uuid", "error")
 
+#: The priorities of sd-daemon(3) and syslog(3).
+_PRIORITIES: Final = {
+    "debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2,
+}  # fmt: skip
+_NOTICE: Final = 5
+
 _WARNINGS: Final = frozenset({"warning", "error", "critical", "exception"})
 
 
@@ -74,12 +81,34 @@ def set_up(table: LogTable) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _recent,
             _in_order,
-            rendering,
+            _Prioritised(rendering) if is_journal(written_to, os.environ) else rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, table.level.upper())),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(written_to))),
         cache_logger_on_first_use=False,
     )
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a stream goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+class _Prioritised:
+    """Renders as another one, with the priority of each line before it, which the journal takes off."""
+
+    def __init__(self, rendering: Processor) -> None:
+        self._rendering = rendering
+
+    def __call__(self, logger: WrappedLogger, name: str, line: EventDict) -> str:
+        """The lines of one event."""
+        priority = f"<{_PRIORITIES.get(str(line.get('level')), _NOTICE)}>"
+        rendered = str(self._rendering(logger, name, line))
+        return "\n".join(priority + each for each in rendered.split("\n"))
 
 
 class _Lossy:
