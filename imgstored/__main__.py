@@ -105,7 +105,7 @@ def _failed(errors: Sequence[ImgstoreError]) -> int:
     from imgstored.http.secrets import redacted
     from imgstored.log import is_journal
 
-    priority = "<3>" if is_journal(sys.stderr, os.environ) else ""
+    priority = "<3>" if is_journal() else ""
     with suppress(OSError):  # the status says enough where standard error takes nothing
         for error in errors:
             hint = f"{priority}hint: {error.hint}\n" if error.hint else ""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from contextlib import suppress
+from functools import cache
 from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
@@ -81,7 +82,7 @@ def set_up(table: LogTable) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _recent,
             _in_order,
-            _Prioritised(rendering) if is_journal(written_to, os.environ) else rendering,
+            _Prioritised(rendering) if is_journal() else rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, table.level.upper())),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(written_to))),
@@ -89,13 +90,14 @@ def set_up(table: LogTable) -> None:
     )
 
 
-def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether a stream goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM)."""
+@cache
+def is_journal() -> bool:
+    """Whether standard error goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM), as it stays."""
     try:
-        found = os.fstat(stream.fileno())
-    except (OSError, ValueError):
+        found = os.fstat(2)
+    except OSError:
         return False
-    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 class _Prioritised:

@@ -49,12 +49,13 @@ def test_in_the_journal_each_line_has_its_priority(form):
     """As a service has it: standard error is the stream that JOURNAL_STREAM names."""
     told = (
         "import os\n"
+        "log.is_journal.cache_clear()\n"
         "found = os.fstat(2)\n"
         "os.environ['JOURNAL_STREAM'] = f'{found.st_dev}:{found.st_ino}'\n"
         "log.set_up(LogTable(format=sys.argv[1], level='debug'))\n"
         "logger.debug('a')\nlogger.info('b')\nlogger.warning('c')\nlogger.critical('d')\n"
         "try:\n    1 / 0\nexcept ZeroDivisionError:\n    logger.exception('e')\n"
-        "os.environ['JOURNAL_STREAM'] = '1:1'\n"
+        "os.environ['JOURNAL_STREAM'] = '1:1'\nlog.is_journal.cache_clear()\n"
         "log.set_up(LogTable(format=sys.argv[1], level='debug'))\n"
         "logger.error('of no journal')\n"
     )

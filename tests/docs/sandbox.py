@@ -34,9 +34,10 @@ _STAND_IN = ROOT / "tests" / "support" / "vmadm_stand_in.py"
 
 
 class Sandbox:
-    """A session. `with_source`: the daemon has the image server that the documents name."""
+    """A session. `with_source`: the daemon has the image server that the documents name (`images`)."""
 
-    def __init__(self, folder: Path, *, with_source: bool) -> None:
+    def __init__(self, folder: Path, *, with_source: bool, images: str = "http://images.example.com") -> None:
+        self._images = images
         self.folder = folder
         self._with_source = with_source
         self._stack = ExitStack()
@@ -94,7 +95,7 @@ class Sandbox:
     def _in_place_of(self, site: str, imgapi: str) -> dict[str, str]:
         store = self.daemon.folder
         return {
-            "http://images.example.com": site,
+            self._images: site,
             "http://imgapi.example.com": imgapi,
             "http://down.example.com": "http://127.0.0.1:9",
             "/run/imgstored/imgstored.sock": str(self.daemon.socket),

@@ -16,7 +16,7 @@ from imgctl.arguments import parse
 from imgctl.commands import GLOBAL_OPTIONS, all_commands, find_command
 
 from imgstored.config import parse as parse_configuration
-from tests.docs.pages import NO_SOURCE, PAGES, ROOT, Block, Command, blocks, commands, matches
+from tests.docs.pages import NO_SOURCE, PAGES, ROOT, Block, Command, blocks, commands, matches, server_of
 from tests.docs.sandbox import Sandbox
 
 #: Why a block may be not run. Where something else runs the same, that test is named, too: "REASON; TEST".
@@ -56,7 +56,9 @@ def test_a_pages_session(page: str):
     with (
         # Below a short path: that of a socket has 107 bytes.
         tempfile.TemporaryDirectory(prefix="docs-") as folder,
-        Sandbox(Path(folder), with_source=NO_SOURCE not in PAGES[page]) as sandbox,
+        Sandbox(
+            Path(folder), with_source=NO_SOURCE not in PAGES[page], images=server_of(PAGES[page])
+        ) as sandbox,
     ):
         for block in blocks(page):
             if block.reason is not None:
