@@ -51,7 +51,7 @@ def test_it_builds_without_a_dead_link_and_without_anything_from_elsewhere(tmp_p
     assert 'src="site/iframe-worker.js"' in first
     copied = [html.unescape(each) for each in re.findall(r' data-copy="([^"]*)"', first)]
     assert len(copied) == sum(block.language == "console" for block in blocks("docs/first-session.md"))
-    assert copied[1].splitlines() == [
+    assert copied[2].splitlines() == [
         "imgctl avail",
         "imgctl avail os=linux -o uuid,name",
         "imgctl import --dry-run incremental",

@@ -41,7 +41,7 @@ def create(session: Session, arguments: Arguments) -> None:
     source, *fields = arguments.rest
     if arguments.text("-o") is not None and arguments.text("-p") is not None:
         raise UsageError("cannot specify both -o,--output-template and -p,--publish")
-    compression, depth = _compression(arguments), _depth(arguments)
+    compression, depth = compression_of(arguments), _depth(arguments)
     manifest = _given_manifest(arguments.text("-m"))
     script = _script(arguments.text("-s"))
     url = arguments.text("-p")
@@ -51,7 +51,9 @@ def create(session: Session, arguments: Arguments) -> None:
         if url is None:
             target = _target(arguments, imgadm=session.is_imgadm)
         else:
-            target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=_room())))
+            target = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
+            )
         client = stack.enter_context(session.client()) if url is not None or not is_disk else None
         file = stack.enter_context(ImageFile(target))
         with Maker(session, arguments, file) as tell:
@@ -102,7 +104,7 @@ def export(session: Session, arguments: Arguments) -> int:
     texts, form = texts_of(session, arguments), arguments.text("--format") or "stream"
     if form not in ("stream", "raw", "qcow2"):
         raise UsageError(f'invalid --format "{form}": must be one of "stream", "raw", "qcow2"')
-    compression = _compression(arguments)
+    compression = compression_of(arguments)
     if form != "stream" and compression != "none":
         raise UsageError("a disk is not compressed: leave out -c, or --format")
     if arguments.text("-o") == "-":
@@ -168,7 +170,7 @@ def _export_to_output(
 
     # A manifest has the size and SHA-1 of the file, and comes first.
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=_room()))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
         client, file = stack.enter_context(session.client()), stack.enter_context(ImageFile(Path(folder)))
         with Maker(session, arguments, file, quiet_manifest=True) as maker:
             manifest = client.export(
@@ -263,7 +265,8 @@ class Maker:
         flush(sys.stdout)
 
 
-def _compression(arguments: Arguments) -> str:
+def compression_of(arguments: Arguments) -> str:
+    """What `-c` says. Raises `UsageError`."""
     given = arguments.text("-c") or "none"
     compression = _ALSO.get(given, given)
     if compression not in _COMPRESSIONS:
@@ -324,7 +327,7 @@ def _target(arguments: Arguments, *, imgadm: bool = False) -> Path:
     return Path(given)
 
 
-def _room() -> str:
+def temporary_folder() -> str:
     """The folder for files that are only published: they may be too large for /tmp."""
     return os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  (a folder of its own is made in it)
 
