@@ -1,4 +1,4 @@
-"""What mkdocs calls while it makes the site: where pages are, where links lead, what is copied."""
+"""Hooks of mkdocs: the places of the pages, the targets of links out of them, what is copied of a session."""
 
 from __future__ import annotations
 

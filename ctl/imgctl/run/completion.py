@@ -100,7 +100,7 @@ def _known(session: Session, place: Place) -> Iterator[Candidate]:
 
 
 def _asked(session: Session, kind: str) -> list[Candidate] | None:
-    """What the daemon knows; None where it does not say."""
+    """The daemon's answer; None if there is none."""
     if kind not in _KINDS or (session.socket_path or "").startswith("ssh://"):
         return None  # who types a word waits for no other host
     try:
