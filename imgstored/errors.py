@@ -146,9 +146,11 @@ class ImageNotInstalledError(ImgstoreError):
     code = "ImageNotInstalled"
     exit_status = 3
 
-    def __init__(self, uuid: str, pool: str) -> None:
+    def __init__(self, uuid: str, pool: str, hint: str | None = None) -> None:
+        """`hint` None is what installs it."""
         super().__init__(
-            f'image "{uuid}" was not found on zpool "{pool}"', hint=f"`imgctl import {uuid}` installs it"
+            f'image "{uuid}" was not found on zpool "{pool}"',
+            hint=f"`imgctl import {uuid}` installs it" if hint is None else hint,
         )
 
 
@@ -359,7 +361,9 @@ class PoolError(ImgstoreError):
 
 
 class PoolNotFoundError(PoolError):
-    """The daemon has no such pool."""
+    """The daemon has no such pool (imgadm: InternalError)."""
+
+    code = "PoolNotFound"
 
 
 class ImageHeldError(PoolError):

@@ -56,10 +56,11 @@ def fitted(
     columns = [*zip(*lines, strict=True)]
     widths = [max(map(cells, column)) for column in columns]
     count = len(columns)
-    while (limits := _limits(widths[:count], names, screen)) is None and may_drop and count > 2:
+    floors = [_floor(column, name) for column, name in zip(columns, names, strict=False)]
+    while (limits := _limits(widths[:count], floors, names, screen)) is None and may_drop and count > 2:
         count -= 1
     if limits is None:  # no line can fit
-        limits = [min(width, _floor(name)) for width, name in zip(widths, names, strict=False)][:count]
+        limits = [min(pair) for pair in zip(widths, floors, strict=False)][:count]
     cut_columns = [
         [cut(text, limit, "" if _is_uuid(name) else screen.ellipsis) for text in column]
         for column, name, limit in zip(columns, names, limits, strict=False)
@@ -72,15 +73,17 @@ def fitted(
     return [[*line] for line in zip(*padded, last, strict=True)]
 
 
-def _limits(widths: Sequence[int], names: Sequence[str], screen: Screen) -> list[int] | None:
+def _limits(
+    widths: Sequence[int], floors: Sequence[int], names: Sequence[str], screen: Screen
+) -> list[int] | None:
     """The cells of each column; None where they do not fit."""
     room = screen.columns - _GAP * (len(widths) - 1)
     if sum(widths) <= room:
         return [*widths]
     for uuids_are_short in (False, True):
         lowest = [
-            width if _is_uuid(name) and not uuids_are_short else min(width, _floor(name))
-            for width, name in zip(widths, names, strict=False)
+            width if _is_uuid(name) and not uuids_are_short else min(width, floor)
+            for width, floor, name in zip(widths, floors, names, strict=False)
         ]
         if sum(lowest) <= room:
             return _shared(widths, lowest, room, names)
@@ -101,8 +104,14 @@ def _shared(widths: Sequence[int], lowest: Sequence[int], room: int, names: Sequ
     return limits
 
 
-def _floor(name: str) -> int:
-    return _DIGITS if _is_uuid(name) else _SHORTEST
+def _floor(column: Sequence[str], name: str) -> int:
+    """The cells that a column keeps. What is left of a uuid stands for that one alone."""
+    if not _is_uuid(name):
+        return _SHORTEST
+    uuids = {*column}
+    return next(
+        (digits for digits in range(_DIGITS, 36) if len({uuid[:digits] for uuid in uuids}) == len(uuids)), 36
+    )
 
 
 def _is_uuid(name: str) -> bool:

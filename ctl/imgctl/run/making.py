@@ -15,7 +15,7 @@ from imgctl.errors import CommandError, NotConnectedError, UsageError
 from imgctl.run.image_files import ImageFile, check_exists, read_manifest
 from imgctl.run.imports import MAX_MANIFEST
 from imgctl.run.several import named, report_each, texts_of
-from imgctl.session import flush, is_terminal, json_text
+from imgctl.session import flush, is_terminal, json_text, standard_output
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def _export_to_output(
         raise UsageError("an image is nothing for a terminal", hint="send it to a program or a file")
     from imgctl.run import archive
 
+    out = standard_output()
     (image,) = named(session, texts, among="installed", pool=arguments.text("-P"))
     prefix, suffix = "image", ""
 
@@ -183,14 +184,14 @@ def _export_to_output(
                 on_event=tell,
             )
         if form == "stream":
-            archive.write(sys.stdout.buffer, manifest, prefix, suffix, file.descriptor)
+            archive.write(out, manifest, prefix, suffix, file.descriptor)
             return 0
         if form == "qcow2":
             file.convert_to_qcow2()
         file.keep(None)
         with Path(file.path).open("rb") as disk:
-            shutil.copyfileobj(disk, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+            shutil.copyfileobj(disk, out)
+        out.flush()
     return 0
 
 
