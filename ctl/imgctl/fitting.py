@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from unicodedata import category, east_asian_width
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 #: Between two columns.
 _GAP = 2
 #: Cells that a column of text keeps, and digits of a uuid.
 _SHORTEST, _DIGITS = 12, 8
+#: Columns of times, and the cells of one.
+_TIMES, _TIME = ("when", "published", "published_at", "since"), 20
 
 
 class Screen(NamedTuple):
@@ -55,10 +57,15 @@ def fitted(
     """The cells of all lines, padded but for the last, so that a line fits if that is possible at all."""
     columns = [*zip(*lines, strict=True)]
     widths = [max(map(cells, column)) for column in columns]
-    count = len(columns)
-    floors = [_floor(column, name) for column, name in zip(columns, names, strict=False)]
-    while (limits := _limits(widths[:count], floors, names, screen)) is None and may_drop and count > 2:
-        count -= 1
+    limits: list[int] | None = None
+    # Uuids that are told apart only near their ends leave no room for anything else: then names do it.
+    for apart in (True, False):
+        count = len(columns)
+        floors = [_floor(column, name, apart=apart) for column, name in zip(columns, names, strict=False)]
+        while (limits := _limits(widths[:count], floors, names, screen)) is None and may_drop and count > 2:
+            count -= 1
+        if limits is not None:
+            break
     if limits is None:  # no line can fit
         limits = [min(pair) for pair in zip(widths, floors, strict=False)][:count]
     cut_columns = [
@@ -104,13 +111,18 @@ def _shared(widths: Sequence[int], lowest: Sequence[int], room: int, names: Sequ
     return limits
 
 
-def _floor(column: Sequence[str], name: str) -> int:
-    """The cells that a column keeps. What is left of a uuid stands for that one alone."""
+def _floor(column: Sequence[str], name: str, *, apart: bool) -> int:
+    """The cells that a column keeps: half a time is none; with `apart`, each uuid is told from the others."""
     if not _is_uuid(name):
-        return _SHORTEST
-    uuids = {*column}
+        return _TIME if name.lower() in _TIMES else _SHORTEST
+    return digits(column) if apart else _DIGITS
+
+
+def digits(uuids: Iterable[str]) -> int:
+    """The characters of their beginnings, eight at least, that still tell these uuids apart."""
+    uuids = {*uuids}
     return next(
-        (digits for digits in range(_DIGITS, 36) if len({uuid[:digits] for uuid in uuids}) == len(uuids)), 36
+        (count for count in range(_DIGITS, 36) if len({uuid[:count] for uuid in uuids}) == len(uuids)), 36
     )
 
 

@@ -24,8 +24,10 @@ from tests.support.daemon import Daemon
 from tests.support.image_site import DATA, ImageSite
 from tests.support.imgapi import WritableImgapi
 from tests.support.nginx import Nginx
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 #: Seconds for one command; what it takes alone is a fraction of one.
@@ -107,8 +109,10 @@ class Sandbox:
             "/tmp": f"{self.folder}/tmp",
         }
 
-    def _start_shell(self, stack: ExitStack) -> None:
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of whatever is run."""
+        return {
             "PATH": f"{self.folder}/bin:{Path(sys.prefix, 'bin')}:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
@@ -123,10 +127,25 @@ class Sandbox:
             "https_proxy": "http://127.0.0.1:9",
             "no_proxy": "127.0.0.1,localhost",
         }
+
+    def on_terminal(self, command: str, columns: int, environment: Mapping[str, str]) -> str:
+        """Runs a line on a terminal of so many columns; returns all that it wrote there."""
+        shell = [
+            "/bin/bash",
+            "--noprofile",
+            "--norc",
+            "-c",
+            f"cd '{self.folder}/work'; {self._put_in(command)}",
+        ]
+        with Terminal(shell, {**self.environment, **environment}, size=(40, columns)) as terminal:
+            terminal.end()
+        return self._put_back(terminal.shown.decode("utf-8", "backslashreplace"))
+
+    def _start_shell(self, stack: ExitStack) -> None:
         self._shell = subprocess.Popen(
             ["/bin/bash", "--noprofile", "--norc"],
             cwd=self.folder / "work",
-            env=environment,
+            env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

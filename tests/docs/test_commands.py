@@ -173,3 +173,19 @@ def test_imgctl_has_every_command_and_option_that_is_named(page: str):
 )
 def test_what_may_differ(shown: str, printed: str, same: bool):
     assert matches(shown, printed) is same
+
+
+@pytest.mark.parametrize("page", ["docs/expectations.md"])
+def test_commands_within_a_table_exist_with_their_options(page: str):
+    """What stands in the column of ours is a command line that imgctl takes."""
+    found = re.findall(r"`imgctl ([^`|]+)`", PAGES[page])
+    assert len(found) > 30
+    for line in found:
+        words = shlex.split(line)
+        rest = parse(GLOBAL_OPTIONS, words, mixed=False).rest
+        if not rest or rest[0].isupper():
+            continue
+        command = find_command(rest[0])
+        assert command is not None, line
+        if command.mixed:
+            parse(command.options, rest[1:])
