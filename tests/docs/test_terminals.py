@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import re
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from docs.make.recording import Frame, moving, screen, thinned
-from tests.docs import terminals
+from tests.docs import film, terminals
 from tests.docs.pages import matches
 
 
@@ -58,3 +60,23 @@ def test_a_recording_has_each_frame_for_its_time():
     style = "".join(each.text or "" for each in picture.iter("{http://www.w3.org/2000/svg}style"))
     assert "#f0{animation:k0 5.00s step-end infinite}" in style
     assert "prefers-reduced-motion" in style
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_recording_is_of_what_imgctl_says(tmp_path):
+    """The picture's last frame is the session as it goes today; how far the first import came is chance."""
+    frames = film.filmed(tmp_path)
+    now = list(frames[-1].lines)
+    shown = [html.unescape(line) for line in film.texts(film.PICTURE.read_text())]
+    first, second = (lines.index("$ imgctl import web") + 1 for lines in (shown, now))
+
+    def sure(lines: list[str], start: int) -> list[str]:
+        """Without the bar that Ctrl-C ended, and how much there was already."""
+        again = lines.index("$ imgctl import web", start)
+        rest = [re.sub(r"[\d.]+ MiB of", "... MiB of", line) for line in lines[again:]]
+        return [*lines[: start + 3], *rest]
+
+    assert sure(shown, first) == sure(now, second), "run `python -m tests.docs.film`"
+    assert any(line.startswith("Resuming image") for line in shown)
+    assert len(frames) > 10
