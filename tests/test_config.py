@@ -168,7 +168,7 @@ def test_all_faults_of_all_files_are_named_at_once_with_their_lines(tmp_path):
     said = {fault.message: fault.hint for fault in caught.value.all_faults()}
     assert said[f"{first}:2: unknown key: limts"].startswith("did you mean `limits`? There are: state, ")
     assert said[f"{first}:12: sources[1].type: invalid enum value 'imgpi'"] == (
-        "did you mean `imgapi`? There are: dsapi, imgapi, static"
+        "did you mean `imgapi`? There are: dsapi, imgapi, oci, static"
     )
     assert said[f"{second}:2: view.mode: invalid enum value 'fues'"].startswith("did you mean `fuse`?")
     assert {message.split(": ")[0] for message in said} == {
