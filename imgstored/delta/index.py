@@ -136,6 +136,27 @@ def is_external(kind: int, length: int, inline: int) -> bool:
     return length >= inline and kind in _DATA
 
 
+def decompressed(frame: Buffer, plain: int | None = None) -> bytes:
+    """The content of one frame of a file, of `plain` bytes, or of as many as the frame says.
+
+    Raises `IndexFaultError` for anything else.
+    """
+    try:
+        import zstandard
+    except ImportError as error:
+        raise IndexFaultError("this installation cannot read zstd") from error
+    decompressor: Any = zstandard.ZstdDecompressor()
+    try:
+        # What a frame says of its size is what is allocated for it.
+        stated = zstandard.frame_content_size(frame)
+        if stated != (stated if plain is None else plain) or not 0 < stated <= MAX_FRAME:
+            raise IndexFaultError("a frame of the file has not the size that the index has")
+        content: bytes = decompressor.decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise IndexFaultError(f"a frame of the file cannot be decompressed: {error}") from error
+    return content
+
+
 def parse_index(data: Buffer, *, file_size: int | None = None) -> Index:
     """Reads an index, of which views are kept. `file_size` is what its file must have.
 

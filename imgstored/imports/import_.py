@@ -489,7 +489,8 @@ class Import:
         finally:
             slots.release()
         self.enter("receiving")
-        self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=download.done))
+        size = download.done if self._delta is None else self._delta.to_fetch or 0
+        self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=size))
 
     # -- into the pool ---------------------------------------------------------------------------------------
 

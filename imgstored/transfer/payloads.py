@@ -18,15 +18,15 @@ import time
 from bisect import bisect_right
 from contextlib import ExitStack, closing
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from msgspec import Struct, field
 
 from imgstored.delta.assemble import assembled
-from imgstored.delta.index import MAX_FRAME, Index, IndexFaultError, hash_of, is_external
+from imgstored.delta.index import Index, IndexFaultError, decompressed, hash_of, is_external
 from imgstored.delta.known import Extent, Known
-from imgstored.errors import ImgstoreError, UncompressionError
+from imgstored.errors import ImgstoreError
 from imgstored.transfer.spool import BLOCK, open_private, spool_errors
 from imgstored.zstream.reader import StreamReader
 
@@ -238,7 +238,7 @@ class PayloadSpool:
                 continue
             start = index.file_at[frame] - extent.start
             plain = index.stream_at[frame + 1] - index.stream_at[frame]
-            content = memoryview(_decompressed(view[start : index.file_at[frame + 1] - extent.start], plain))
+            content = memoryview(decompressed(view[start : index.file_at[frame + 1] - extent.start], plain))
             self._take_frame(content, numbers, index.stream_at[frame])
         self._advance()
 
@@ -384,23 +384,3 @@ class _Ahead:
             self._block = memoryview(block)[missing:]
             missing -= len(parts[-1])
         return b"".join(parts)
-
-
-def _decompressed(frame: memoryview, plain: int) -> bytes:
-    """The content of one frame, which must have `plain` bytes."""
-    try:
-        import zstandard
-    except ImportError as error:
-        raise UncompressionError("this installation cannot read zstd") from error
-    assert plain <= MAX_FRAME
-    decompressor: Any = zstandard.ZstdDecompressor()
-    try:
-        # What a frame says of its size is what is allocated for it.
-        if zstandard.frame_content_size(frame) not in (-1, plain):
-            raise IndexFaultError("a frame of the file has not the size that the index has")
-        content: bytes = decompressor.decompress(frame, max_output_size=plain, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise IndexFaultError(f"a frame of the file cannot be decompressed: {error}") from error
-    if len(content) != plain:
-        raise IndexFaultError("a frame of the file has not the size that the index has")
-    return content

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 
-from tests.e2e.conftest import gated
+from tests.e2e.conftest import gated, static_source
 from tests.e2e.test_on_demand import jobs, started, until
-from tests.support.deltas import NEW, OLD, files, indexed, publish, tree, upgraded
+from tests.e2e.test_site import export, host
+from tests.support.daemon import Daemon
+from tests.support.deltas import NEW, OLD, files, indexed, manifest_of, publish, tree, upgraded
+from tests.support.image_site import BASE
+from tests.support.nginx import Nginx
 
 CONTENTS = files(300)
 NEW_STREAM = tree(upgraded(CONTENTS), guid=12)
@@ -42,3 +49,48 @@ def test_after_kill_9_a_delta_goes_on_where_it_was(served, gate, tmp_path, made)
         assert gate.given - before <= fetch - len(file) // 16 + 2 * 65536
         daemon.imgctl("export", NEW, "-o", str(tmp_path / "out"), check=True)
     assert (tmp_path / "out.zfs").read_bytes() == NEW_STREAM
+
+
+def without_index(manifest):
+    """As a server has it that knows nothing of indexes."""
+    (file,) = manifest["files"]
+    return {**manifest, "files": [{name: file[name] for name in ("sha1", "size", "compression")}]}
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_site_that_is_exported_has_indexes(served, tmp_path, made, signed):
+    """Of the files that can have one; hosts with and without keys take deltas from it."""
+    for uuid, each in made.items():
+        served.pages.add(without_index(manifest_of(each, uuid)), each.file)
+    www, arguments, keys = tmp_path / "www", [], []
+    with Daemon(
+        tmp_path / "maker", config=static_source(served.url) + "[library]\nkeep_mib = 100\n"
+    ) as maker:
+        if signed:
+            maker.imgctl("keys", "make", str(tmp_path / "key"), check=True)
+            arguments = ["--sign", str(tmp_path / "key")]
+            keys = [(tmp_path / "key.pub").read_text().splitlines()[1]]
+        for uuid in (OLD, NEW, BASE):
+            maker.imgctl("import", uuid, check=True)
+        export(maker, www, *arguments)
+        images = www / "images"
+        for uuid in (OLD, NEW):
+            index = (images / uuid / "file.index").read_bytes()
+            assert index == made[uuid].index
+            (file,) = json.loads((images / uuid / "index.html").read_bytes())["files"]
+            assert file["index"] == {"sha256": hashlib.sha256(index).hexdigest(), "size": len(index)}
+        assert not (images / BASE / "file.index").exists()
+        assert "file.index" in (www / "SHA256SUMS").read_text()
+        assert export(maker, www, *arguments)["written"] == 0
+    with Nginx(tmp_path / "nginx", root=www) as nginx:
+        url, more = nginx.url + "/images", "[limits]\n" + DELTAS
+        with host(tmp_path / "other", url=url, type_="static", more=more, keys=keys) as other:
+            other.imgctl("import", OLD, check=True)
+            plan = other.imgctl("import", "--dry-run", NEW, check=True).stdout
+            assert f"of it only what image {OLD} (tree@1) lacks" in plan
+            told = other.imgctl("-v", "import", NEW, check=True)
+            assert f"the rest is in image {OLD} (tree@1)" in told.stderr
+            other.imgctl("export", NEW, "-o", str(tmp_path / "out"), check=True)
+        assert (tmp_path / "out.zfs").read_bytes() == NEW_STREAM
+        sent = sum(hit.bytes_sent for hit in nginx.settled_hits() if hit.path == f"/images/{NEW}/file")
+        assert 0 < sent < 0.4 * len(made[NEW].file)
