@@ -76,7 +76,7 @@ _EXPIRY_INTERVAL: Final = 3600.0
 _AFTER_RESTART: Final = Requester("imgstored (after a restart)")
 
 
-class Imports:
+class ImportManager:
     """All imports of the daemon. `run` must be running for one to be requested."""
 
     def __init__(
@@ -117,7 +117,7 @@ class Imports:
             nursery.start_soon(self._expire)
 
     async def _left_unfinished(self) -> list[ImportSpec] | None:
-        """What goes on, once all else is swept up; None while there is no journal that says so."""
+        """The imports to resume, once all else is swept up; None while there is no journal that says so."""
         journal, keep = self._resources.journal, self._resources.limits.keep_partial_seconds
         try:
             if not await trio.to_thread.run_sync(journal.open):
@@ -133,7 +133,7 @@ class Imports:
 
     @property
     def fault(self) -> ImgstoreError | None:
-        """Why imports wait, or None."""
+        """The reason why imports wait, or None."""
         return self._fault or self._resources.journal.fault
 
     def _check_journal(self) -> None:

@@ -32,7 +32,7 @@ _PART: Final = 8
 
 
 class Claim:
-    """What one import has reserved in one place; a `pools.base.Room`. To be closed."""
+    """The bytes that one import has reserved in one place; a `pools.base.Room`. To be closed."""
 
     def __init__(self, ledger: FreeSpace, where: str, storage: str, measure: Callable[[], int]) -> None:
         self.storage = storage

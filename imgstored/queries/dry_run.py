@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
-    from imgstored.imports.manager import Imports
+    from imgstored.imports.manager import ImportManager
     from imgstored.imports.plan import Plan, Step
     from imgstored.imports.resources import Resources
     from imgstored.pools.base import Pool
@@ -36,7 +36,12 @@ class DryRun:
     """Answers `plan`. For trio's thread."""
 
     def __init__(
-        self, catalog: Catalog, refresh: Refresh, sources: SourceSet, imports: Imports, resources: Resources
+        self,
+        catalog: Catalog,
+        refresh: Refresh,
+        sources: SourceSet,
+        imports: ImportManager,
+        resources: Resources,
     ) -> None:
         self._catalog = catalog
         self._refresh = refresh
