@@ -103,10 +103,18 @@ class Delta:
     @property
     def words(self) -> str:
         """What is fetched, for people; once it is known."""
+        return f"fetching {self._told('is')}"
+
+    @property
+    def remark(self) -> str | None:
+        """What was fetched, for the history; None where nothing was."""
+        return None if self.to_fetch is None else f"fetched {self._told('was')}"
+
+    def _told(self, verb: str) -> str:
         name, version = self.basis.text("name"), self.basis.text("version")
         return (
-            f"fetching {(self.to_fetch or 0) / 1e6:.1f} of {self.index.file_size / 1e6:.1f} MB:"
-            f" the rest is in image {self.basis.uuid} ({name}@{version})"
+            f"{(self.to_fetch or 0) / 1e6:.1f} of {self.index.file_size / 1e6:.1f} MB:"
+            f" the rest {verb} in image {self.basis.uuid} ({name}@{version})"
         )
 
 

@@ -707,6 +707,7 @@ class Import:
                 self.done,
                 self.fetched,
                 tuple(self.stages.seconds().items()),
+                None if self._delta is None else self._delta.remark,
             )
         )
         if self.origin is not None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import pytest
+import zstandard
 
+from imgstored.delta.index import parse_index
 from tests.e2e.conftest import gated, static_source
 from tests.e2e.test_on_demand import jobs, started, until
 from tests.e2e.test_site import export, host
@@ -14,6 +18,7 @@ from tests.support.daemon import Daemon
 from tests.support.deltas import NEW, OLD, files, indexed, manifest_of, publish, tree, upgraded
 from tests.support.image_site import BASE
 from tests.support.nginx import Nginx
+from tests.support.streams import real_stream
 
 CONTENTS = files(300)
 NEW_STREAM = tree(upgraded(CONTENTS), guid=12)
@@ -90,7 +95,56 @@ def test_a_site_that_is_exported_has_indexes(served, tmp_path, made, signed):
             assert f"of it only what image {OLD} (tree@1) lacks" in plan
             told = other.imgctl("-v", "import", NEW, check=True)
             assert f"the rest is in image {OLD} (tree@1)" in told.stderr
+            entries = json.loads(other.imgctl("history", "-j", NEW, check=True).stdout)
+            assert entries[-1]["message"].endswith(f"the rest was in image {OLD} (tree@1)")
+            assert entries[-1]["code"] is None
             other.imgctl("export", NEW, "-o", str(tmp_path / "out"), check=True)
         assert (tmp_path / "out.zfs").read_bytes() == NEW_STREAM
         sent = sum(hit.bytes_sent for hit in nginx.settled_hits() if hit.path == f"/images/{NEW}/file")
         assert 0 < sent < 0.4 * len(made[NEW].file)
+
+
+def test_what_is_exported_with_an_index(daemon, tmp_path):
+    """The index is a file of its own, which fits the image's file; without zstd there is none."""
+    daemon.imgctl("import", BASE, check=True)
+    told = daemon.imgctl(
+        "export", BASE, "-c", "zstd", "--index", "-o", str(tmp_path / "out"), check=True
+    ).stdout
+    assert f'Exported image {BASE} to "{tmp_path}/out.zfs.index"' in told
+    manifest = json.loads((tmp_path / "out.imgmanifest").read_bytes())
+    file, index = (tmp_path / f"out.zfs.{suffix}" for suffix in ("zst", "index"))
+    check_fits(manifest, file.read_bytes(), index.read_bytes(), real_stream("base"))
+    # Whole, it is installed as any other.
+    daemon.imgctl("delete", BASE, check=True)
+    daemon.imgctl("install", "-m", str(tmp_path / "out.imgmanifest"), "-f", str(file), check=True)
+    for wrong in (["-c", "gzip"], [], ["-c", "zstd", "-o", "-"]):
+        done = daemon.imgctl("export", BASE, "--index", *wrong)
+        assert (done.returncode, done.stdout) == (1, ""), done.stderr
+
+
+def test_an_image_of_a_disk_has_an_index(tmp_path):
+    """`create --raw` needs no daemon."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"".join(files(40)).ljust(2 << 20, b"\0"))
+    told = subprocess.run(
+        [
+            *(sys.executable, "-m", "imgctl", "create", "--raw", "-c", "zstd", "--index"),
+            *("-o", str(tmp_path / "out"), str(disk), "name=disk", "version=1", "os=linux"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    manifest = json.loads((tmp_path / "out.imgmanifest").read_bytes())
+    file, index = (tmp_path / f"out.zvol.{suffix}" for suffix in ("zst", "index"))
+    stream = zstandard.ZstdDecompressor().stream_reader(file.read_bytes(), read_across_frames=True).read()
+    check_fits(manifest, file.read_bytes(), index.read_bytes(), stream)
+
+
+def check_fits(manifest, file, index, stream):
+    (described,) = manifest["files"]
+    assert described["size"] == len(file)
+    assert described["sha1"] == hashlib.sha1(file, usedforsecurity=False).hexdigest()
+    assert described["index"] == {"sha256": hashlib.sha256(index).hexdigest(), "size": len(index)}
+    assert parse_index(index, file_size=len(file)).sha256 == hashlib.sha256(stream).hexdigest()
