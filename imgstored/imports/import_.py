@@ -371,7 +371,9 @@ class Import:
         """A delta, if one is worth trying. What is odd about its index is no reason to fail."""
         deltas, delta = Deltas(self.spec, self.manifest, self._resources), None
         try:
-            delta = await deltas.begin(locations, room)
+            if self.manifest.file is not None and self.manifest.file.index is not None:
+                async with self._resources.download_slots:
+                    delta = await deltas.begin(locations, room)
         except (DownloadError, NoSpaceError) as error:
             log.warning("no delta", uuid=self.uuid, error=error.message)
             self._note(f"{error.message}; fetching the whole file")

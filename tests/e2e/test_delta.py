@@ -104,6 +104,32 @@ def test_a_site_that_is_exported_has_indexes(served, tmp_path, made, signed):
         assert 0 < sent < 0.4 * len(made[NEW].file)
 
 
+def test_an_index_that_is_not_the_signed_one(served, tmp_path, made):
+    """Who has the web server of a signed site can put another index there: it costs the whole file."""
+    for uuid, each in made.items():
+        served.pages.add(without_index(manifest_of(each, uuid)), each.file)
+    www = tmp_path / "www"
+    with Daemon(
+        tmp_path / "maker", config=static_source(served.url) + "[library]\nkeep_mib = 100\n"
+    ) as maker:
+        maker.imgctl("keys", "make", str(tmp_path / "key"), check=True)
+        for uuid in (OLD, NEW):
+            maker.imgctl("import", uuid, check=True)
+        export(maker, www, "--sign", str(tmp_path / "key"))
+    index = www / "images" / NEW / "file.index"
+    index.chmod(0o644)
+    index.write_bytes(made[OLD].index.ljust(len(made[NEW].index), b"x")[: len(made[NEW].index)])
+    keys = [(tmp_path / "key.pub").read_text().splitlines()[1]]
+    with Nginx(tmp_path / "nginx", root=www) as nginx:
+        url, more = nginx.url + "/images", "[limits]\n" + DELTAS
+        with host(tmp_path / "other", url=url, type_="static", more=more, keys=keys) as other:
+            other.imgctl("import", OLD, check=True)
+            told = other.imgctl("-v", "import", NEW, check=True)
+            assert "the index is not the one that the manifest names; fetching the whole file" in told.stderr
+        sent = sum(hit.bytes_sent for hit in nginx.settled_hits() if hit.path == f"/images/{NEW}/file")
+        assert sent == len(made[NEW].file)
+
+
 def test_what_is_exported_with_an_index(daemon, tmp_path):
     """The index is a file of its own, which fits the image's file; without zstd there is none."""
     daemon.imgctl("import", BASE, check=True)

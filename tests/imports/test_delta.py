@@ -8,7 +8,8 @@ import pytest
 
 from imgstored.delta.index import hash_of, parse_index
 from imgstored.delta.known import Known
-from imgstored.errors import UncompressionError
+from imgstored.errors import StreamError, UncompressionError
+from imgstored.library.library import Library
 from imgstored.zstream.reader import StreamReader
 from tests.imports.house import open_house, pages
 from tests.support.deltas import NEW, OLD, Indexed, files, indexed, publish, tree, upgraded
@@ -95,6 +96,44 @@ async def test_an_odd_index_costs_a_whole_file_and_nothing_else(open_house, ngin
         assert b"".join(house.pool.send(NEW)) == NEW_STREAM
         assert house.left() == []
     assert any("fetching the whole file" in note for note in notes(events))
+
+
+async def test_what_a_delta_left_is_swept_up_with_its_import(open_house, site_of_two):
+    """Files of no import; those of one that may go on stay."""
+    async with open_house() as house:
+        for name in (f"zones-{OLD}.index", f"zones-{NEW}.payloads", "zones-other.payloads"):
+            (house.spools / name).write_bytes(b"x")
+    async with open_house() as house:
+        assert house.left() == ["zones-other.payloads"]
+
+
+async def test_a_delta_that_may_not_go_on_leaves_nothing_behind(open_house, nginx, site_of_two, made):
+    """What it had put into the pool nobody has verified."""
+    async with open_house(limits=ALWAYS) as house:
+        await house.all_events(OLD)
+        (house.spools / f"zones-{NEW}.payloads").write_bytes(b"x" * 1000)
+        (house.spools / f"zones-{NEW}.payloads").chmod(0o600)
+        with pytest.raises(StreamError):
+            house.pool.receive(NEW, [OLD_STREAM[:200_000]])
+        assert house.pool.partials() == [NEW]
+        house.resources.reconfigure(import_limits(deltas="never"))
+        await house.all_events(NEW)
+        assert b"".join(house.pool.send(NEW)) == NEW_STREAM
+        assert house.left() == []
+    assert sent(nginx, NEW) == (len(made[NEW].file), 0)
+
+
+async def test_a_host_that_keeps_files_for_others_fetches_them_whole(
+    open_house, nginx, site_of_two, made, tmp_path
+):
+    async with open_house(limits=ALWAYS) as house:
+        library = Library(tmp_path / "library", 1 << 30)
+        library.open()
+        house.resources.library = library
+        await house.all_events(OLD)
+        await house.all_events(NEW)
+        assert {image.uuid for image in library.images()} == {OLD, NEW}
+    assert sent(nginx, NEW) == (len(made[NEW].file), 0)
 
 
 def fetched_frames(made):
