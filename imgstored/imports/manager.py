@@ -35,7 +35,8 @@ from imgstored.events.request import Request
 from imgstored.events.stream import Action, CacheHit, Refused, Requester
 from imgstored.http.location import public
 from imgstored.import_id import fresh
-from imgstored.imports.import_ import FromFile, Import
+from imgstored.imports.import_ import Import
+from imgstored.imports.local_file import FromFile
 from imgstored.imports.plan import Plan
 from imgstored.imports.spec import ImportSpec
 from imgstored.imports.table import ImportTable

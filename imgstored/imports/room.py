@@ -199,7 +199,7 @@ class FreeSpace:
         finally:
             claim.close()
 
-    def doubt(self, pool: Pool, manifest: Manifest) -> str | None:
+    def warning(self, pool: Pool, manifest: Manifest) -> str | None:
         """A sentence where the image's volume is larger than the pool's free space.
 
         That is no refusal: a volume may be sparse, and a pool may compress it.

@@ -157,8 +157,8 @@ class DryRun:
         manifests = [step.found.manifest for step in plan.steps if step.found is not None]
 
         def look() -> list[str]:
-            doubts = (self._resources.free_space.doubt(pool, manifest) for manifest in manifests)
-            return [doubt for doubt in doubts if doubt is not None]
+            warnings = (self._resources.free_space.warning(pool, manifest) for manifest in manifests)
+            return [each for each in warnings if each is not None]
 
         return await self._catalog.ask(pool.name, look)
 
