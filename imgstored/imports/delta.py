@@ -175,6 +175,8 @@ class Deltas:
         assert file.size is not None
         if resources.library is not None:
             return "the library keeps the original file"
+        if any(location.parts for location in locations):
+            return "a registry has no index"
         if file.index.size > MAX_INDEX:
             return "its index is too large"
         if resources.journal.ranges(self._name).load() is not None:
