@@ -363,10 +363,13 @@ class Catalog:
     def reconcile(self, pool: str, uuid: str) -> None:
         """Drops the manifest of an image that was about to come or to go, if the image is not there.
 
-        The caller must hold the image lock. A manifest without a mark stays. Raises `PoolError`.
+        And with it the receipt. The caller must hold the image lock. A manifest without a mark stays. Raises
+        `PoolError`, `OSError`.
         """
         if self._files.is_marked(pool, uuid):
             if self.pools[pool].image(uuid) is None:
+                if self._receipts is not None:
+                    self._receipts.forget(pool, uuid)
                 self._files.forget(pool, uuid)
             self._files.unmark(pool, uuid)
 

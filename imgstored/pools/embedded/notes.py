@@ -28,6 +28,8 @@ HOLDS: Final = "holds.json"
 STREAM: Final = "stream.zfs"
 DISK: Final = "disk.raw"
 SKELETON: Final = "skeleton.zfs"
+#: The names of an image's files.
+FILES: Final = frozenset({IMAGE, HOLDS, STREAM, DISK, SKELETON})
 
 #: No such file is larger, in bytes.
 _LIMIT: Final = 1 << 20
