@@ -14,7 +14,7 @@ USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources librar
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs kills bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -68,6 +68,10 @@ test-zfs: $(STAMP) ## the tests on real ZFS alone
 # The same as a part of `make test`, which may run where there can be no guest; CI sets IMGSTORE_ZFS=required.
 zfs: $(STAMP)
 	IMGSTORE_ZFS=$${IMGSTORE_ZFS:-optional} tests/guest/run.sh $(VENV)
+
+# In a folder in memory. docs/reliability.md has what was reached.
+kills: $(STAMP) ## kill -9 at named points and random moments, N times (10000)
+	$(BIN)/python -m tests.proofs.kills $(or $(N),10000)
 
 bench: $(STAMP) ## figures: our speed, and that of others
 	$(BIN)/python -m bench

@@ -19,6 +19,7 @@ from imgstored.catalog.manifest_files import ManifestFiles
 from imgstored.catalog.receipts import Receipts
 from imgstored.errors import ImgstoreError
 from imgstored.host import lock_holders
+from imgstored.host.durable import NEW
 from imgstored.manifest.names import UUID
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs import ZfsPool
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 #: An image of a pool: (pool, uuid).
 Key = tuple[str, str]
 
-#: What a file is called before it is renamed to its name.
-_NEW: Final = ".new"
 _LOCK: Final = "lock"
 
 
@@ -165,7 +164,7 @@ def _folders(state: Path) -> list[Path]:
 
 
 def _half_written(folders: Iterable[Path]) -> list[str]:
-    return [str(folder / name) for folder in folders for name in _names(folder) if name.endswith(_NEW)]
+    return [str(folder / name) for folder in folders for name in _names(folder) if name.endswith(NEW)]
 
 
 def _names(folder: Path) -> list[str]:

@@ -376,11 +376,12 @@ class Catalog:
     def sweep(self, locks: ImageLocks) -> None:
         """Reconciles what an earlier daemon left pending, except where somebody else is at work now."""
         for pool in self.pools:
-            for uuid in self._files.marked(pool):
+            for uuid in sorted({*self._files.marked(pool), *self._files.half_written(pool)}):
                 try:
                     with locks.tried(uuid) as ours:
                         if ours:
                             log.info("tidying up an image's manifest", pool=pool, uuid=uuid)
+                            self._files.tidy(pool, uuid)
                             self.reconcile(pool, uuid)
                         else:
                             log.info("somebody is at work on an image", pool=pool, uuid=uuid)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from imgstored.errors import InvalidManifestError
-from imgstored.host.durable import replace_file
+from imgstored.host.durable import NEW, replace_file
 from imgstored.host.filesystem import set_times
 from imgstored.manifest import MAX_LIST, in_lower_case, parse
 from imgstored.manifest.names import UUID
@@ -126,7 +126,7 @@ class ManifestFiles:
     def forget(self, pool: str, uuid: str) -> None:
         """Removes an image's file, and what a crash left of writing it. Raises `OSError`."""
         path = self._path(pool, uuid)
-        path.with_name(path.name + ".new").unlink(missing_ok=True)
+        path.with_name(path.name + NEW).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
     def mark(self, pool: str, uuid: str) -> None:
@@ -150,6 +150,17 @@ class ManifestFiles:
         names = (path.name.removesuffix(_MARK) for path in self._folder.glob(f"{pool}-*.json{_MARK}"))
         uuids = (name.removeprefix(f"{pool}-").removesuffix(".json") for name in names)
         return [uuid for uuid in uuids if UUID.fullmatch(uuid)]
+
+    def half_written(self, pool: str) -> list[str]:
+        """The uuids of images of which a file, or its mark, was not written to its end."""
+        names = (path.name.removesuffix(NEW) for path in self._folder.glob(f"{pool}-*.json*{NEW}"))
+        uuids = {name.removesuffix(_MARK).removeprefix(f"{pool}-").removesuffix(".json") for name in names}
+        return sorted(uuid for uuid in uuids if UUID.fullmatch(uuid))
+
+    def tidy(self, pool: str, uuid: str) -> None:
+        """Removes what was not written to its end; nobody else writes it meanwhile. Raises `OSError`."""
+        for path in (self._path(pool, uuid), self._marked(pool, uuid)):
+            path.with_name(path.name + NEW).unlink(missing_ok=True)
 
     def _path(self, pool: str, uuid: str) -> Path:
         return self._folder / f"{pool}-{uuid}.json"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from imgstored.host.filesystem import set_mode, sync
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+#: The end of a file's name before it is renamed to its own.
+NEW: Final = ".new"
 
 
 def replace_file(path: Path, data: bytes, *, mode: int) -> None:
@@ -17,7 +21,7 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
     Raises `OSError`. One writer of a path at a time. Where the file system cannot sync, or keeps no
     permissions, the file is written all the same.
     """
-    new = path.with_name(path.name + ".new")
+    new = path.with_name(path.name + NEW)
     # Never through a link that lies in wait, nor into a file that somebody has open.
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -36,3 +40,14 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
         sync(folder)
     finally:
         os.close(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a process that died in `replace_file` left in a folder that is this process's alone.
+
+    Does nothing where there is no folder. Raises `OSError`.
+    """
+    with suppress(FileNotFoundError):
+        for path in list(folder.glob(f"*{NEW}")):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ import structlog
 from msgspec.structs import replace
 
 from imgstored.errors import DownloadError, ImgstoreError, InvalidManifestError, NoSpaceError
-from imgstored.host import shortage
+from imgstored.host import durable, shortage
 from imgstored.host.durable import replace_file
 from imgstored.host.filesystem import sync
 from imgstored.manifest import MAX_MANIFEST, Manifest, Rules, load, parse
@@ -163,6 +163,7 @@ class Library:
             elif UUID.fullmatch(path.name):
                 try:
                     image = read_image(path)
+                    durable.sweep(path)
                 except (OSError, ImgstoreError, msgspec.MsgspecError) as error:
                     log.error("an image of the library is set aside", path=str(path), error=str(error))
                     path.rename(self.folder / f"{_DAMAGED}{path.name}-{secrets.token_hex(4)}")

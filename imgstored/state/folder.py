@@ -12,7 +12,7 @@ import structlog
 
 from imgstored import __version__
 from imgstored.errors import ConfigError
-from imgstored.host import filesystem, shortage
+from imgstored.host import durable, filesystem, shortage
 from imgstored.state.damage import DAMAGED, Aside
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
 from imgstored.state.version import VERSION, read_version, write_version
@@ -93,6 +93,7 @@ def _tidy(state: Path, aside: Aside) -> None:
         partial(_regular, state / ALIASES, NO_ALIASES, aside),
         *(partial(_folder, state, pattern, aside) for pattern in _FOLDERS),
         *(partial(_flat, state / name, lost, aside) for name, lost in _FLAT.items()),
+        *(partial(durable.sweep, folder) for folder in (state, *(state / name for name in _FLAT))),
     ]
     for step in steps:
         try:

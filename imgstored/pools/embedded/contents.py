@@ -62,7 +62,7 @@ def scan(
             if sweep:
                 empty_trash(root, name)
         elif UUID.fullmatch(name):
-            installed = scan_image(root, pool, name)
+            installed = scan_image(root, pool, name, sweep=sweep)
             if installed is not None:
                 images[name] = installed
             fault = _fault_of_image(name, installed)
@@ -93,10 +93,12 @@ def _fault_of_other(pool: str, name: str) -> dict[str, str]:
     return {}
 
 
-def scan_image(root: Folder, pool: str, uuid: str) -> Installed | None:
+def scan_image(root: Folder, pool: str, uuid: str, *, sweep: bool = False) -> Installed | None:
     """The published image, or None, with a line in the log, where it is damaged or cannot be read."""
     try:
         with root.folder(uuid) as folder:
+            if sweep:
+                folder.sweep()
             note = read_image(folder)
             if note is None or note.uuid != uuid or not is_whole(folder, note):
                 log.error("an image is damaged, and left out", pool=pool, uuid=uuid)
