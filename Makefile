@@ -14,7 +14,7 @@ USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources librar
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs kills bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts faults bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -72,6 +72,12 @@ zfs: $(STAMP)
 # In a folder in memory. docs/reliability.md has what was reached.
 kills: $(STAMP) ## kill -9 at named points and random moments, N times (10000)
 	$(BIN)/python -m tests.proofs.kills $(or $(N),10000)
+
+cuts: $(STAMP) ## power cuts on a file system that forgets what was not synced, N of them (10000)
+	$(BIN)/python -m tests.proofs.cuts $(or $(N),10000)
+
+faults: $(STAMP) ## fail each call of the disk, of each operation, once
+	$(BIN)/python -m tests.proofs.faults
 
 bench: $(STAMP) ## figures: our speed, and that of others
 	$(BIN)/python -m bench

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from imgstored.errors import InvalidManifestError
-from imgstored.host.durable import NEW, replace_file
+from imgstored.host.durable import NEW, make_folder, remove_file, replace_file
 from imgstored.host.filesystem import set_times
 from imgstored.manifest import MAX_LIST, in_lower_case, parse
 from imgstored.manifest.names import UUID
@@ -59,7 +59,7 @@ class ManifestFiles:
 
     def prepare(self) -> None:
         """Makes the folder where it is not there. Raises `OSError`."""
-        self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_folder(self._folder, mode=0o755)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -124,10 +124,10 @@ class ManifestFiles:
             return MISSING
 
     def forget(self, pool: str, uuid: str) -> None:
-        """Removes an image's file, and what a crash left of writing it. Raises `OSError`."""
+        """Removes an image's file for good, and what a crash left of it. Raises `OSError`."""
         path = self._path(pool, uuid)
         path.with_name(path.name + NEW).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        remove_file(path)
 
     def mark(self, pool: str, uuid: str) -> None:
         """Marks an image's file as pending; the mark survives a power cut."""

@@ -1,4 +1,8 @@
-"""Replaces small files so that whoever reads, also after a power cut, finds the old or the new one whole."""
+"""Files and folders that survive a power cut: small files are replaced, so that one finds the old or the new.
+
+A file system may bring names to the disk in another order than they were made, and the files in a folder
+without the folder. So each step that another one builds on is synced before that.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,34 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_folder(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file, if it is there, and it is gone from the disk when this returns. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path, *, mode: int) -> None:
+    """Makes a folder that is not there, and those above it; it is on the disk when this returns.
+
+    Its name is synced also where it is there: who made it may have died before. Raises `OSError`.
+    """
+    missing = [path]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for each in reversed(missing):
+        # Whoever may not read the folder above cannot sync it.
+        with suppress(PermissionError):
+            sync_folder(each.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Brings the names in a folder to the disk. Raises `OSError`."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sync(folder)
     finally:

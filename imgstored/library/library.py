@@ -156,7 +156,7 @@ class Library:
 
         Raises `OSError` where the folder cannot be used.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(self.folder, mode=0o700)
         for path in self.folder.iterdir():
             if path.name.startswith((_NEW, _OLD)):
                 _remove(path)
@@ -297,7 +297,7 @@ class Library:
                 with self._lock:
                     self._images[manifest.uuid] = image
                     self._sorted = None
-            _sync_folder(self.folder)
+            durable.sync_folder(self.folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
         return True
@@ -408,6 +408,9 @@ class Library:
                 self._written.pop(uuid, None)
                 self._damaged.discard(uuid)
                 self._sorted = None
+        # The name goes from the disk first, and then what is behind it.
+        with suppress(OSError):
+            durable.sync_folder(self.folder)
         shutil.rmtree(old, ignore_errors=True)
         return True
 
@@ -624,14 +627,6 @@ def _copy(blocks: Iterable[bytes | bytearray | memoryview], new: Path, size: int
 
 def _sync_file(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        sync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sync(fd)
     finally:

@@ -57,7 +57,7 @@ def owned(state: Path, *, passable: bool = False, aside: Aside | None = None) ->
     """
     aside = aside or Aside(state / DAMAGED)
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(state, mode=0o700)
         lock = _open_lock(state / _LOCK, aside)
     except OSError as error:
         raise _unusable(error, state) from error

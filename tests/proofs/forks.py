@@ -19,13 +19,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import TracebackType
 
+_NO_SYNC = "--no-sync"
+
 
 class Forks:
-    """The process. `fork` starts a daemon, and returns its pid."""
+    """The process. `fork` starts a daemon, and returns its pid.
+
+    `syncs` is False for daemons that believe that they sync, and do not: what is to be found then is found.
+    """
+
+    def __init__(self, *, syncs: bool = True) -> None:
+        self._syncs = syncs
 
     def __enter__(self) -> Forks:
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.proofs.forks"],
+            [sys.executable, "-m", "tests.proofs.forks", *([] if self._syncs else [_NO_SYNC])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
@@ -191,6 +199,8 @@ def _warm_up() -> None:
     from tests.proofs import fail_points
 
     fail_points.install()
+    if _NO_SYNC in sys.argv:
+        os.fsync = lambda fd: None  # type: ignore[assignment]
     # What is there now is shared by all children: their collectors need not look at it.
     gc.collect()
     gc.freeze()

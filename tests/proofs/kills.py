@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+from imgctl.errors import NotConnectedError
+
 from tests.proofs.fail_points import POINTS, REACHED, SYSCALL, Armed
 from tests.proofs.forks import Daemon, Forks
 from tests.proofs.model import BrokenPromiseError, Operation, World
@@ -89,12 +91,23 @@ class Kills:
             if self.missed % 10 and operation.name != "leave":
                 return False  # nothing has happened that is not seen after the next kill
         try:
-            self.world.check()
+            self._check()
         except BrokenPromiseError as error:
             raise BrokenPromiseError(
                 f"{operation}, killed at {point or 'any moment'} {count}: {error}"
             ) from error
         return killed
+
+    def _check(self) -> None:
+        """Looks whether all holds. It may only now be seen that the daemon died after all."""
+        try:
+            self.world.check()
+        except NotConnectedError:
+            if not self.daemon.died(10):
+                raise
+            self.kills["unseen"] += 1
+            self.daemon.start()
+            self.world.check()
 
     def _chosen(self, name: str) -> tuple[str, int]:
         """Where to die in an operation of that name; "" is at any moment.

@@ -20,6 +20,7 @@ from imgstored.errors import (
     StreamError,
 )
 from imgstored.host import filesystem, shortage
+from imgstored.host.durable import make_folder
 from imgstored.host.mounts import storage_of
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import (
@@ -79,7 +80,7 @@ class EmbeddedPool:
         self._lock = threading.Lock()
         with pool_errors(name, "opening it", folder):
             if not read_only:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(folder, mode=0o700)
             self._root = Folder.at(folder)
             self._storage = storage_of(folder)
             self._close = weakref.finalize(self, os.close, self._root.fd)
