@@ -19,7 +19,6 @@ PURE = (
     "maintenance/differences",
     "queries/names",
     "maintenance/vacuum",
-    "maintenance/verdict",
     "create/manifest",
     "errors",
     "http/credentials",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgstored.catalog.manifest_files import MISSING
-from imgstored.maintenance.verdict import Manifest, verdict
+from imgstored.maintenance.differences import Manifest, verdict
 
 if TYPE_CHECKING:
     from imgstored.catalog.manifest_files import ManifestFiles

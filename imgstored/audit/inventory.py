@@ -19,8 +19,8 @@ from imgstored.catalog.manifest_files import ManifestFiles
 from imgstored.catalog.receipts import Receipts
 from imgstored.errors import ImgstoreError
 from imgstored.host import lock_holders
-from imgstored.host.durable import NEW
-from imgstored.manifest.names import UUID
+from imgstored.host.filesystem import NEW
+from imgstored.manifest.values import UUID
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs import ZfsPool
 from imgstored.state.damage import DAMAGED, kept

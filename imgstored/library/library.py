@@ -28,11 +28,10 @@ import structlog
 from msgspec.structs import replace
 
 from imgstored.errors import DownloadError, ImgstoreError, InvalidManifestError, NoSpaceError
-from imgstored.host import durable, shortage
-from imgstored.host.durable import replace_file
-from imgstored.host.filesystem import sync
+from imgstored.host import filesystem, shortage
+from imgstored.host.filesystem import replace_file, sync
 from imgstored.manifest import MAX_MANIFEST, Manifest, Rules, load, parse
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -156,14 +155,14 @@ class Library:
 
         Raises `OSError` where the folder cannot be used.
         """
-        durable.make_folder(self.folder, mode=0o700)
+        filesystem.make_folder(self.folder, mode=0o700)
         for path in self.folder.iterdir():
             if path.name.startswith((_NEW, _OLD)):
                 _remove(path)
             elif UUID.fullmatch(path.name):
                 try:
                     image = read_image(path)
-                    durable.sweep(path)
+                    filesystem.sweep(path)
                 except (OSError, ImgstoreError, msgspec.MsgspecError) as error:
                     log.error("an image of the library is set aside", path=str(path), error=str(error))
                     path.rename(self.folder / f"{_DAMAGED}{path.name}-{secrets.token_hex(4)}")
@@ -297,7 +296,7 @@ class Library:
                 with self._lock:
                     self._images[manifest.uuid] = image
                     self._sorted = None
-            durable.sync_folder(self.folder)
+            filesystem.sync_folder(self.folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
         return True
@@ -410,7 +409,7 @@ class Library:
                 self._sorted = None
         # The name goes from the disk first, and then what is behind it.
         with suppress(OSError):
-            durable.sync_folder(self.folder)
+            filesystem.sync_folder(self.folder)
         shutil.rmtree(old, ignore_errors=True)
         return True
 

@@ -12,10 +12,9 @@ import structlog
 
 from imgstored import __version__
 from imgstored.errors import ConfigError
-from imgstored.host import durable, filesystem, shortage
+from imgstored.host import filesystem, shortage
 from imgstored.state.damage import DAMAGED, Aside
-from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
-from imgstored.state.version import VERSION, read_version, write_version
+from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA, VERSION, read_version, write_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,7 +56,7 @@ def owned(state: Path, *, passable: bool = False, aside: Aside | None = None) ->
     """
     aside = aside or Aside(state / DAMAGED)
     try:
-        durable.make_folder(state, mode=0o700)
+        filesystem.make_folder(state, mode=0o700)
         lock = _open_lock(state / _LOCK, aside)
     except OSError as error:
         raise _unusable(error, state) from error
@@ -93,7 +92,7 @@ def _tidy(state: Path, aside: Aside) -> None:
         partial(_regular, state / ALIASES, NO_ALIASES, aside),
         *(partial(_folder, state, pattern, aside) for pattern in _FOLDERS),
         *(partial(_flat, state / name, lost, aside) for name, lost in _FLAT.items()),
-        *(partial(durable.sweep, folder) for folder in (state, *(state / name for name in _FLAT))),
+        *(partial(filesystem.sweep, folder) for folder in (state, *(state / name for name in _FLAT))),
     ]
     for step in steps:
         try:

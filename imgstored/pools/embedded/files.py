@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from imgstored.errors import NoSpaceError, PoolError
 from imgstored.host import filesystem, shortage
-from imgstored.host.durable import NEW
+from imgstored.host.filesystem import NEW
 from imgstored.pools.base import BOUNDLESS
 from imgstored.zstream.disk import data_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from imgstored.pools.base import Room
@@ -94,9 +94,9 @@ class Folder:
         if durable:
             self.sync()
 
-    def sweep(self) -> None:
-        """Removes what a process that died in `replace` left."""
-        for name in self.names():
+    def sweep(self, names: Iterable[str]) -> None:
+        """Removes what a process that died in `replace` left; `names` are those in the folder."""
+        for name in names:
             if name.endswith(NEW):
                 with contextlib.suppress(IsADirectoryError, PermissionError):
                     os.unlink(name, dir_fd=self.fd)
@@ -107,6 +107,15 @@ class Folder:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
+
+    def statuses(self) -> dict[str, os.stat_result]:
+        """The status of each file in the folder, by name."""
+        found: dict[str, os.stat_result] = {}
+        with os.scandir(self.fd) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    found[entry.name] = entry.stat(follow_symlinks=False)
+        return found
 
     def names(self) -> list[str]:
         """The names in the folder."""
