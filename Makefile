@@ -14,7 +14,7 @@ USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources librar
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts faults bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts faults fuzz bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -79,6 +79,11 @@ cuts: $(STAMP) ## power cuts on a file system that forgets what was not synced, 
 faults: $(STAMP) ## fail each call of the disk, of each operation, once
 	$(BIN)/python -m tests.proofs.faults
 
+# By coverage, with what tests/fuzz.lock has; the inputs at which something fails are in build/fuzz.
+fuzz: $(STAMP) ## fuzz all that takes bytes from outside, SECONDS (60) each
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r tests/fuzz.lock
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+
 bench: $(STAMP) ## figures: our speed, and that of others
 	$(BIN)/python -m bench
 
@@ -95,6 +100,7 @@ docs: $(STAMP) ## the pages in docs/ as a site, in build/site
 lock: $(STAMP) ## the versions that everything is tested with, into tests/requirements.lock and tests/tools.lock
 	$(UV_LOCK) --all-extras --group dev --output-file tests/requirements.lock pyproject.toml
 	$(UV_LOCK) --constraint tests/requirements.lock --group tools --output-file tests/tools.lock
+	$(UV_LOCK) --constraint tests/requirements.lock --group fuzz --output-file tests/fuzz.lock
 
 dist: $(STAMP) ## sdist and wheel, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist
