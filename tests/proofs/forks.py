@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _NO_SYNC = "--no-sync"
+
+#: What a daemon imports, and what that imports when it is needed.
+_MODULES = (
+    "httpx2",
+    "isal.isal_zlib",
+    "numpy",
+    "imgstored.app",
+    "imgstored.doctor.doctor",
+    "imgstored.serve.application",
+    "imgstored.serve.endpoint",
+    "imgstored.serve.page",
+    "imgstored.serve.publishing",
+    "imgstored.serve.writers",
+    "imgstored.transfer.decompress.deflate",
+)
 
 
 class Forks:
@@ -192,11 +208,10 @@ def _fork(asked: dict[str, Any]) -> int:
 
 def _warm_up() -> None:
     """Imports all that a daemon imports, some of it late."""
-    import httpx2  # noqa: F401
-    import isal.isal_zlib  # noqa: F401
-    import numpy as np  # noqa: F401
-
     from tests.proofs import fail_points
+
+    for module in _MODULES:
+        import_module(module)
 
     fail_points.install()
     if _NO_SYNC in sys.argv:
