@@ -14,7 +14,7 @@ USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources librar
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts faults fuzz bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -83,6 +83,9 @@ faults: $(STAMP) ## fail each call of the disk, of each operation, once
 fuzz: $(STAMP) ## fuzz all that takes bytes from outside, SECONDS (60) each
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r tests/fuzz.lock
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+
+load: $(STAMP) ## thousands of connections, images, and installations that leave nothing behind
+	$(BIN)/python -m tests.proofs.load
 
 bench: $(STAMP) ## figures: our speed, and that of others
 	$(BIN)/python -m bench

@@ -79,13 +79,20 @@ def _made(uuid: str, stream: bytes, number: int) -> Made:
 @contextmanager
 def image_server(folder: Path) -> Iterator[str]:
     """The URL of an nginx that has the images."""
+    with running_nginx(folder) as nginx:
+        yield nginx.url
+
+
+@contextmanager
+def running_nginx(folder: Path) -> Iterator[Nginx]:
+    """An nginx that has the images, and may be stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     pages = ImageSite(folder / "site")
     for uuid in IMAGES:
         pages.add(made()[uuid].manifest, made()[uuid].file)
     with Nginx(folder / "nginx", root=pages.folder) as nginx:
-        yield nginx.url
+        yield nginx
 
 
 @dataclass(frozen=True)
