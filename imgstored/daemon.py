@@ -17,7 +17,7 @@ from imgstored import __version__, config, log
 from imgstored.errors import ImgstoreError
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.secrets import KNOWN
-from imgstored.specs import descriptors, import_limits, secrets, socket_limits, source_specs
+from imgstored.specs import descriptors, import_limits, registry_specs, secrets, socket_limits, source_specs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
     from imgstored.mirrors.mirror import Mirrors
+    from imgstored.registry.client import Registries
     from imgstored.rpc.server import Server
     from imgstored.serve.endpoint import ImageServer
     from imgstored.sources.source_set import SourceSet
@@ -51,6 +52,7 @@ class Parts(Struct, frozen=True):
     catalog: Catalog
     view: View
     resources: Resources
+    registries: Registries
     sources: SourceSet
     images: Images
     imports: ImportManager
@@ -127,10 +129,12 @@ async def _signals(
 async def _reload(files: Sequence[Path], parts: Parts) -> None:
     try:
         settings = await trio.to_thread.run_sync(config.load, *files)
+        registries = registry_specs(settings)
         parts.sources.reconfigure(source_specs(settings))
     except ImgstoreError as error:
         logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
         return
+    parts.registries.configure(registries)
     parts.resources.reconfigure(import_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
     KNOWN.configure(secrets(settings, os.environ))
