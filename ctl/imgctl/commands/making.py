@@ -42,6 +42,8 @@ _COMPRESSION = Option(
     'One of "none" (the default), "gzip", "bzip2", "xz" or "zstd".',
 )
 
+_INDEX = Option(("--index",), "", "With -c zstd: write an index beside the file, for deltas.")
+
 COMMANDS = (
     Command(
         ("create",),
@@ -57,6 +59,7 @@ COMMANDS = (
             ),
             _OUTPUT,
             _COMPRESSION,
+            _INDEX,
             Option(
                 ("-i", "--incremental"),
                 "",
@@ -115,6 +118,7 @@ COMMANDS = (
                 _PATH + '"-": standard output, as a tar archive of manifest and file. ' + _DEFAULT,
             ),
             _COMPRESSION,
+            _INDEX,
             Option(
                 ("--format",),
                 "FORMAT",
