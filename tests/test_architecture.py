@@ -21,6 +21,7 @@ PURE = (
     "maintenance/vacuum",
     "create/frames",
     "create/manifest",
+    "config_text",
     "errors",
     "http/credentials",
     "http/location",
