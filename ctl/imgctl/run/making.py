@@ -320,7 +320,7 @@ def _refuse_mixed(arguments: Arguments, *, is_disk: bool) -> None:
     for flag in ("-i", "-s", "--max-origin-depth"):
         if is_disk and arguments.flag(flag):
             raise UsageError(f"{flag} is not for a disk")
-    _refuse_index(arguments, _compression(arguments))
+    _refuse_index(arguments, compression_of(arguments))
     if arguments.flag("--block-size") and not is_disk:
         raise UsageError("--block-size is for a disk, with --raw")
 
