@@ -15,6 +15,7 @@ TEXT = (ROOT / "docs" / "architecture.md").read_text()
 
 #: Modules that take bytes or values and return values, so that a test or a fuzzer can drive them directly.
 PURE = (
+    "audit/orphans",
     "delta/*",
     "maintenance/differences",
     "queries/names",

@@ -44,6 +44,7 @@ from imgstored.errors import (
     VmNotStoppedError,
 )
 from imgstored.host import shortage
+from imgstored.host.filesystem import make_folder, replace_file
 from imgstored.manifest.values import UUID, shown
 
 if TYPE_CHECKING:
@@ -295,9 +296,8 @@ class Maker:
         }
         note = self._notes / f"{mark}.json"
         try:
-            self._notes.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with note.open("x") as file:
-                json.dump(undo, file)
+            make_folder(self._notes, mode=0o700)
+            replace_file(note, json.dumps(undo).encode(), mode=0o600)
         except OSError as error:
             kind = NoSpaceError if shortage.is_full(error) else FileSystemError
             raise kind(

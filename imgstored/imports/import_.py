@@ -670,8 +670,10 @@ class Import:
         with trio.CancelScope(shield=True):
             try:
                 await with_notice(drop, self._note_no_answer)
-            except Exception:
+            except ImgstoreError as error:
                 # The import's own error says more; what stays is swept up by the next start.
+                log.error("what an import left cannot be removed", uuid=self.uuid, error=error.message)
+            except Exception:
                 log.exception("what an import left cannot be removed", uuid=self.uuid)
 
     def _cancellation(self) -> CancelledError:
