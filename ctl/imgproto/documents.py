@@ -272,7 +272,10 @@ class OutdatedDocument(TypedDict):
 
 
 class JobDocument(TypedDict):
-    """An import under way. `rate` is in compressed bytes a second, `eta` in seconds."""
+    """An import under way. `rate` is in compressed bytes a second, `eta` in seconds.
+
+    `fraction` says how far the slowest stage is, from 0 to 1, which is an installed image.
+    """
 
     uuid: str
     name: str
@@ -285,6 +288,7 @@ class JobDocument(TypedDict):
     rate: float
     limits: Limit | None
     eta: float | None
+    fraction: float | None
     connections: int
     source: str | None
     clients: list[str]

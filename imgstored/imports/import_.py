@@ -709,6 +709,8 @@ class Import:
     @property
     def total(self) -> int | None:
         """Compressed bytes of the file, None where nobody says."""
+        if self._total is None and self._download is not None:
+            return self._download.total
         return self._total
 
     @property
@@ -732,8 +734,9 @@ class Import:
             total[source] = total.get(source, 0) + mirror.fetched
         return total
 
-    def progress(self) -> ImageProgress:
-        """The progress of the import, for watchers."""
+    def progress(self, reading: Reading | None) -> ImageProgress:
+        """The progress of the import, for watchers; without a reading it has ended."""
+        installed = 1.0 if self.phase == "installed" else None
         return ImageProgress(
             uuid=self.uuid,
             name=self.manifest.name,
@@ -743,12 +746,19 @@ class Import:
             total=self.total,
             received=self.received,
             import_id=self.import_id,
+            fraction=installed if reading is None else reading.fraction,
+            eta=None if reading is None else reading.eta,
+            rate=0.0 if reading is None else reading.rate,
+            limits=None if reading is None else reading.limits,
+            kept=0 if self._download is None else self._download.kept,
         )
 
     def sample(self) -> Sample:
         """A sample of the progress, and of the time that each stage took so far."""
         consumed = 0 if self._pump is None else self._pump.consumed
-        return Sample(self.done, consumed, self.total, self.stages.seconds())
+        came = self.done if isinstance(self._data, FromFile) else sum(self.fetched.values())
+        first = self._pump is not None and self._pump.verifies_first
+        return Sample(self.done, came, consumed, self.total, self.stages.seconds(), first)
 
     def as_job(self, reading: Reading) -> JobDocument:
         """The *job* of the protocol."""
@@ -770,6 +780,7 @@ class Import:
             "rate": reading.rate,
             "limits": reading.limits,
             "eta": reading.eta,
+            "fraction": reading.fraction,
         }
 
     # -- small things ----------------------------------------------------------------------------------------
