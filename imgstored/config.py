@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from imgproto.events import NumberedName  # noqa: TC002  msgspec looks at it
 from msgspec import Meta
 
 from imgstored.errors import ConfigError
@@ -177,6 +178,17 @@ class MirrorTable(_Table, frozen=True):
     every: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,6}[smhdw]\Z")] = "1d"
 
 
+class HookTable(_Table, frozen=True):
+    """`[[hook]]`: a program that the daemon runs when something happens."""
+
+    #: the program, an absolute path that only root can change, and its arguments; it gets the event as JSON
+    #: on standard input; required
+    run: Annotated[list[str], Meta(min_length=1, max_length=100)]
+    #: the events that it is run for; None: all of them
+    on: Annotated[list[NumberedName], Meta(min_length=1)] | None = None
+    seconds: Seconds = 60.0  #: time that one run may take before the daemon ends it
+
+
 class ServeTable(_Table, frozen=True):
     """`[serve]`: the image server, IMGAPI and DSAPI over HTTP, from the library."""
 
@@ -224,6 +236,7 @@ class Config(_Table, frozen=True):
     library: LibraryTable = LibraryTable()
     serve: ServeTable = ServeTable()
     mirror: list[MirrorTable] = []
+    hook: Annotated[list[HookTable], Meta(max_length=64)] = []
 
     @property
     def pools(self) -> tuple[PoolTable, ...]:
@@ -349,6 +362,7 @@ def _check_paths(config: Config) -> None:
         "socket.path": config.socket.path,
         "view.path": config.view.path,
         "view.link": config.view.link or None,
+        **{f"hook[{place}].run": table.run[0] for place, table in enumerate(config.hook)},
     }
     for key, path in paths.items():
         if path is not None and (not path.startswith("/") or "\0" in path):

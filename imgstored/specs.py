@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from imgstored import lanes
 from imgstored.config import keyed_pools
 from imgstored.errors import ClientError, ConfigError, KeyFileError
+from imgstored.hooks.hooks import HookSpec
 from imgstored.http import credentials
 from imgstored.http.location import Access, check_headers
 from imgstored.http.proxy import parse_proxy
@@ -55,6 +56,7 @@ def check(settings: Config) -> None:
     metrics_address(settings)
     serve_address(settings)
     mirror_specs(settings)
+    hook_specs(settings)
     for key, table in keyed_pools(settings):
         try:
             checked(table.properties or {})
@@ -177,6 +179,16 @@ def mirror_specs(settings: Config) -> tuple[MirrorSpec, ...]:
         wanted = Filter(table.name, table.os, table.newest)
         found.append(MirrorSpec(url, wanted, float(int(table.every[:-1]) * _SECONDS[table.every[-1]])))
     return tuple(found)
+
+
+def hook_specs(settings: Config) -> tuple[HookSpec, ...]:
+    """The programs that are run when something happens. Raises `ConfigError`."""
+    for place, table in enumerate(settings.hook):
+        if any("\0" in word for word in table.run):
+            raise ConfigError(f"hook[{place}].run: no word may have a NUL", hint="write each word as it is")
+    return tuple(
+        HookSpec(tuple(table.run), frozenset(table.on or ()), table.seconds) for table in settings.hook
+    )
 
 
 def serve_limits(settings: Config) -> HttpLimits:

@@ -21,6 +21,7 @@ PURE = (
     "maintenance/verdict",
     "create/manifest",
     "errors",
+    "events/numbered",
     "http/credentials",
     "http/location",
     "manifest/*",

@@ -130,6 +130,10 @@ class AmbiguousNameError(RemoteError, code="AmbiguousName"):
     """Several images have the name; `data["candidates"]` lists them."""
 
 
+class EventsGoneError(RemoteError, code="EventsGone"):
+    """No event of that number is kept; `data` has `since`, `oldest` and `newest`."""
+
+
 class NotPermittedError(RemoteError, code="NotPermitted"):
     """The user may read but not change."""
 

@@ -277,6 +277,64 @@ class Publishing(_Named):
     compression: str | None
 
 
+# -- what happens in the store, with numbers -----------------------------------------------------------------
+
+#: The names of numbered events, which hooks are for, too.
+NumberedName = Literal[
+    "daemon-started",
+    "daemon-stopping",
+    "import-started",
+    "downloading",
+    "receiving",
+    "installing",
+    "installed",
+    "import-failed",
+    "import-cancelled",
+    "import-interrupted",
+    "deleted",
+    "delete-failed",
+    "held",
+    "released",
+    "pinned",
+    "unpinned",
+    "source-down",
+    "source-up",
+    "mirrored",
+    "mirror-failed",
+    "events-lost",
+]
+
+
+class NumberedEvent(TypedDict):
+    """Something that happened in the store. Numbers grow, also over restarts; `at` is ISO time.
+
+    Of an image there are `uuid`, `name`, `version`, `pool`; of who wanted it `client`, and `uid` if that is
+    not the daemon itself; of a failure `code` and `message`. `source` is a URL without secrets, `bytes` are
+    compressed ones that were there at the end. `version` and `pid` are the daemon's own where it starts or
+    stops; `new` and `failed` count the images of a mirror, `lost` events that could not be written down.
+    """
+
+    number: int
+    at: str
+    event: NumberedName
+    uuid: NotRequired[str]
+    name: NotRequired[str]
+    version: NotRequired[str]
+    pool: NotRequired[str]
+    source: NotRequired[str]
+    import_id: NotRequired[str]
+    client: NotRequired[str]
+    uid: NotRequired[int]
+    tag: NotRequired[str]
+    bytes: NotRequired[int]
+    new: NotRequired[int]
+    failed: NotRequired[int]
+    lost: NotRequired[int]
+    pid: NotRequired[int]
+    code: NotRequired[str]
+    message: NotRequired[str]
+
+
 #: What the daemon sends of imports and of what is installed.
 StoreEventDocument: TypeAlias = (
     AlreadyInstalled

@@ -40,8 +40,18 @@ from imgstored.errors import (
     NoSpaceError,
     PoolError,
     ResumeError,
+    StoppingError,
 )
-from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
+from imgstored.events.stream import (
+    Action,
+    Ended,
+    EventStream,
+    ImportEvent,
+    PhaseChanged,
+    Requester,
+    Started,
+    outcome_of,
+)
 from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
@@ -150,6 +160,7 @@ class Import:
         self.started_at = time.time()  #: seconds since the epoch
         self.phase: Phase = "waiting"
         self.error: ImgstoreError | None = None
+        self.written = trio.Event()  #: the journal has it: it goes on after a restart, whatever happens
         self.finished = trio.Event()
         self.stages = Stages()
         self._data = data
@@ -301,6 +312,7 @@ class Import:
         """Changes the phase. The only place that does. Raises `ValueError` for a wrong transition."""
         check_transition(self.phase, phase)
         self.phase = phase
+        self._events.publish(PhaseChanged(self.action, phase))
 
     # -- from a local file -----------------------------------------------------------------------------------
 
@@ -326,6 +338,7 @@ class Import:
         journal = self._resources.journal
         async with self._resources.beginning:
             await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+        self.written.set()
         shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
@@ -638,7 +651,7 @@ class Import:
     def _cancellation(self) -> CancelledError:
         if self._scope.cancelled_caught:
             return CancelledError(f'the import of image "{self.uuid}" ended: {self._cancelled_because}')
-        return CancelledError("imgstored is stopping", hint="the import resumes when it is back")
+        return StoppingError(hint="the import resumes when it is back")
 
     def _finish(self, result: _Result, stopping: bool) -> None:
         """Publishes the end, and wakes everybody who waits for it."""
@@ -659,6 +672,7 @@ class Import:
         )
         if self.origin is not None:
             self.origin.leave(self)
+        self.written.set()
         self.finished.set()
 
     def _announcement(self, result: _Result) -> EventDocument:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgstored import import_id
-from imgstored.errors import CancelledError
+from imgstored.errors import StoppingError
 from imgstored.events.request import PROGRESS_INTERVAL, Request
 from imgstored.imports.progress import EVERY, USUAL, Gauge, Reading, summed_up
 
@@ -51,15 +51,18 @@ class ImportTable:
         """Starts no more imports. Imports that end from now on keep what they have, and go on next time."""
         self._stopping = True
 
+    def __len__(self) -> int:
+        return len(self._imports)
+
     @property
     def nursery(self) -> trio.Nursery:
-        """The nursery of work that outlives a request. Raises `CancelledError` while there is none."""
+        """The nursery of work that outlives a request. Raises `StoppingError` while there is none."""
         if self._nursery is None or self._stopping:
-            raise CancelledError("imgstored is stopping", hint="try again in a moment")
+            raise StoppingError
         return self._nursery
 
     def check_running(self) -> None:
-        """Raises `CancelledError` where no import can be started."""
+        """Raises `StoppingError` where no import can be started."""
         _ = self.nursery
 
     # -- the imports -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 
 from imgstored import __version__
-from imgstored.events.stream import CacheHit, Ended, ImportEvent, Refused, Started, outcome_of
+from imgstored.events.stream import CacheHit, Ended, HookEnded, ImportEvent, Refused, Started, outcome_of
 from imgstored.transfer.limiting import STAGES
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Counts:
             "cache_hits", "Requests that needed no download: installed, or already under way.", "kind"
         )
         self._deletions = counter("deletions", "Deletions that have ended.", "outcome")
+        self._hooks = counter("hook_runs", "Runs of hooks that have ended.", "program", "outcome")
         self._requests = seconds(
             "rpc_request", "From a request to its answer.", _OF_REQUESTS, "method", "outcome"
         )
@@ -104,6 +105,8 @@ class Counts:
                     self._ended(event)
             case Refused(_, _, error):
                 self._count_outcome(outcome_of(error, "installed"), error)
+            case HookEnded(program, outcome):
+                self._hooks.labels(program, outcome).inc()
             case CacheHit(kind):
                 self._hits.labels(kind).inc()
 
