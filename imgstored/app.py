@@ -77,7 +77,7 @@ from imgstored.specs import (
 from imgstored.state.damage import DAMAGED, Aside
 from imgstored.state.folder import ALIASES, NO_ALIASES, owned
 from imgstored.state.schema import EVENTS, HISTORY, JOURNAL
-from imgstored.view import link, open_view
+from imgstored.view import mountpoint, open_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,7 +180,9 @@ async def _core(
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
     if settings.view.link and settings.view.mode != "off":
-        await trio.to_thread.run_sync(link.make, Path(settings.view.link), Path(settings.view.path))
+        await trio.to_thread.run_sync(
+            mountpoint.make_link, Path(settings.view.link), Path(settings.view.path)
+        )
     events = EventStream()
     locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog, events)
     sources = SourceSet(

@@ -44,7 +44,7 @@ from imgstored.errors import (
     VmNotStoppedError,
 )
 from imgstored.host import shortage
-from imgstored.manifest.names import UUID, shown
+from imgstored.manifest.values import UUID, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from imgstored.errors import ClientError
-from imgstored.http.causes import cause_of, certificate_refused, named
 from imgstored.http.dial import (
     AbortableConnection,
     AbortableSocket,
@@ -24,6 +23,7 @@ from imgstored.http.dial import (
     Resolve,
     resolve_blocking,
 )
+from imgstored.http.failures import cause_of, certificate_refused, named
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,

@@ -20,7 +20,7 @@ from imgstored.catalog.manifest_files import MISSING
 from imgstored.catalog.receipts import receipt_of, recorded
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
 from imgstored.host import shortage
-from imgstored.maintenance.verdict import Manifest, Verdict, verdict
+from imgstored.maintenance.differences import Manifest, Verdict, verdict
 from imgstored.manifest import check_uuid, shown_text
 from imgstored.site.trust import signer
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from imgstored.errors import AmbiguousNameError
 from imgstored.manifest import shown_text
-from imgstored.manifest.names import UUID, shown
+from imgstored.manifest.values import UUID, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -18,8 +18,7 @@ from msgspec import Struct
 from imgstored.errors import ConfigError, NoSpaceError, PoolError
 from imgstored.host import shortage
 from imgstored.state.damage import PARTS, Aside
-from imgstored.state.schema import SCHEMA, schema_of, take_steps
-from imgstored.state.version import read_version
+from imgstored.state.schema import SCHEMA, read_version, schema_of, take_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

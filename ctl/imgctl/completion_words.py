@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgctl.commands import GLOBAL_OPTIONS, SOCKET, all_commands, find_command
-from imgctl.image_rows import FIELDS
+from imgctl.image_fields import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
