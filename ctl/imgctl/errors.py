@@ -232,8 +232,10 @@ class NotConnectedError(ClientError):
 
     record_name = "NotConnectedError"
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, lost: bool = False) -> None:
+        """`lost`: there was a connection, and the daemon closed it."""
         super().__init__("ClientError", message, hint)
+        self.lost = lost
 
 
 class APIError(RemoteError, code="APIError"):

@@ -29,6 +29,48 @@ def abort(message: str) -> str:
     return f"Aborting ({paragraph(message)})"
 
 
+def numbered_line(event: Event) -> str:
+    """A numbered event for people: its number, time, name, and what it is about."""
+    at = str(event.get("at"))
+    moment = f"{at[:19]}Z" if len(at) > 19 else at
+    head = f"{_text(event, 'number'):>6}  {printable(moment)}  {_text(event, 'event'):<18}"
+    return f"{head}{_about(event)}".rstrip()
+
+
+def _about(event: Event) -> str:
+    words = []
+    if event.get("uuid"):
+        name = "@".join(printable(event[key]) for key in ("name", "version") if event.get(key))
+        words.append(f"{name} {_text(event, 'uuid')}" if name else _text(event, "uuid"))
+        if event.get("pool"):
+            words.append(f"in {_text(event, 'pool')}")
+    elif event.get("pid"):
+        words.append(f"imgstored {_text(event, 'version')}, pid {_text(event, 'pid')}")
+    if event.get("source"):
+        words.append(f"{'from ' if event.get('uuid') else ''}{_text(event, 'source')}")
+    if event.get("tag") and event.get("event") in ("held", "released"):
+        words.append(f"tag {_text(event, 'tag')}")
+    if (count := _size(event, "bytes")) is not None:
+        words.append(count)
+    if event.get("event") in ("mirrored", "mirror-failed"):
+        words.append(f"{_text(event, 'new')} new, {_text(event, 'failed')} failed")
+    if event.get("lost"):
+        words.append(f"{_text(event, 'lost')} events could not be written down")
+    if event.get("client"):
+        words.append(f"by {_text(event, 'client')}")
+    line = " ".join(words)
+    return f"{line}: {printable(event['message'])}" if event.get("message") else line
+
+
+def kept(progress: Event | None) -> str:
+    """What is kept of the images of a request that ends early."""
+    known = [image for image in (progress or {}).get("images") or () if image.get("phase") != "installed"]
+    if not known or any("kept" not in image for image in known):
+        return "what was downloaded is kept"
+    count = sum(image["kept"] for image in known)
+    return f"{size(count)} kept" if count else "nothing was downloaded yet"
+
+
 def bar_label(progress: Event) -> str:
     """What a progress bar is about at this `progress` event."""
     images: Sequence[Mapping[str, Any]] = progress.get("images") or []

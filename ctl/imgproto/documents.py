@@ -156,6 +156,12 @@ class UsageDocument(TypedDict):
     error: NotRequired[ErrorDocument]
 
 
+class EventsDocument(TypedDict):
+    """The number of the newest event; 0 where there was none."""
+
+    newest: int
+
+
 class EntryDocument(TypedDict):
     """One thing that was done: an entry of the history."""
 

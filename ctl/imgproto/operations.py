@@ -85,7 +85,7 @@ EXPORT_SITE = Operation(
 )
 MIRROR = Operation("mirror", p.MirrorParams, d.MirrorDocument, "change", (e.Progress, e.Note))
 
-EVENTS = Operation("events", p.EventsParams, type(None), events=(e.NumberedEvent,))
+EVENTS = Operation("events", p.EventsParams, d.EventsDocument, events=(e.NumberedEvent,))
 
 #: All of them by name.
 OPERATIONS: dict[str, Operation[Any, Any]] = {

@@ -98,7 +98,7 @@ def run(
             check()
             if talk.go_on(_LOOK):
                 process.stdin.close()
-        talk.go_on(0)
+        talk.finish()
         return Run(process.returncode, talk.words)
     finally:
         _end(process)
@@ -141,12 +141,18 @@ class _Talk:
             poll.register(self._stdin, select.POLLOUT)
         if self._stderr is not None:
             poll.register(self._stderr, select.POLLIN)
+        written = False
         for fd, _ in poll.poll(seconds * 1000):
             if fd == self._stderr:
                 self._read(fd)
             elif fd == self._stdin:
-                return self._write(fd)
-        return False
+                written = self._write(fd)
+        return written
+
+    def finish(self) -> None:
+        """Reads what the program left."""
+        while self._stderr is not None and self._read(self._stderr):
+            pass
 
     def _write(self, fd: int) -> bool:
         try:
@@ -160,11 +166,14 @@ class _Talk:
         self._stdin = None
         return True
 
-    def _read(self, fd: int) -> None:
+    def _read(self, fd: int) -> bool:
+        """Whether there may be more: what it started may write on, and is not waited for."""
         try:
             data = os.read(fd, _PIECE)
         except BlockingIOError:
-            return
+            return False
         if not data:
             self._stderr = None
-        self._said += data[: max(0, 4 * _WORDS - len(self._said))]
+        room = 4 * _WORDS - len(self._said)
+        self._said += data[: max(0, room)]
+        return len(data) > 0 and room > 0

@@ -89,6 +89,10 @@ class _Waiting:
         self.scope = trio.CancelScope()
         self.error = ""
 
+    def failed(self, error: ImgstoreError) -> None:
+        """It is tried again."""
+        self.error = error.message
+
 
 class Imports:
     """All imports of the daemon. `run` must be running for one to be requested."""
@@ -564,7 +568,7 @@ class Imports:
                 if not await self._is_unfinished(spec):
                     log.warning("gave up an unfinished import", uuid=spec.uuid, error=error.message)
                     return
-                waiting.error = error.message
+                waiting.failed(error)
                 log.warning("an unfinished import waits", uuid=spec.uuid, error=error.message, seconds=pause)
             else:
                 return

@@ -96,6 +96,11 @@ class EventLog(Ledger):
         """Calls `listener` with each event that is written down from now on, in trio's thread."""
         self._listeners.append(listener)
 
+    @property
+    def newest(self) -> int:
+        """The number of the newest event, 0 where there was none."""
+        return self._last
+
     # -- writing ---------------------------------------------------------------------------------------------
 
     def hear(self, event: StoreEvent) -> None:

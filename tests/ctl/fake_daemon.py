@@ -92,6 +92,8 @@ class FakeStore:
         async with self.request(uuids, requester=requester, detach=True, **wish) as events:
             yield events
 
+    newest = 0
+
     async def follow(self, since: int | None, *, on: bool) -> AsyncGenerator[Any, None]:
         """The numbered events of the script "events" after `since`."""
         self.wishes.append({"since": since, "on": on})

@@ -66,8 +66,10 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "get": lambda client, _: client.get(U, "p", recursive=True),
     "avail": lambda client, _: client.available(),
     "show": lambda client, _: client.show(U),
-    "import": lambda client, _: client.import_image(U, pool="p", sources=["s"], channel="c", zstream=True),
-    "ensure": lambda client, _: client.ensure([U], pool="p"),
+    "import": lambda client, _: client.import_image(
+        U, pool="p", sources=["s"], channel="c", zstream=True, detach=True
+    ),
+    "ensure": lambda client, _: client.ensure([U], pool="p", detach=True),
     "install": lambda client, path: client.install({}, path, pool="p"),
     "delete": lambda client, _: client.delete(U, "p"),
     "jobs": lambda client, _: client.jobs(),
@@ -113,6 +115,7 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "aliases": lambda client, _: client.aliases(),
     "alias": lambda client, _: client.set_alias("a", U),
     "unalias": lambda client, _: client.delete_alias("a"),
+    "events": lambda client, _: [*client.events(3)],
 }
 #: The methods that have another name than their operation.
 NAMES = {
@@ -135,6 +138,7 @@ PARTS: dict[str, Any] = {
     "create": documents.ManifestDocument,
     "export": documents.ManifestDocument,
     "watch": Iterator[events.EventDocument],
+    "events": Iterator[events.NumberedEvent],
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 import trio
 
 from imgstored.errors import ConfigError
@@ -110,15 +111,20 @@ async def test_each_hook_gets_its_events_in_order(folder):
 
 
 async def test_a_failure_is_logged_and_counted_and_the_next_event_comes(folder):
-    text = 'echo "it\033[31m is\nbroken" >&2; test $IMGSTORED_EVENT_NUMBER = 2\n'
+    text = 'printf "it\\033[31m is\\nbroken" >&2; test $IMGSTORED_EVENT_NUMBER = 21\n'
 
     async def work(hooks, running):
-        hooks.hear(event(1))
-        hooks.hear(event(2))
-        await running.until(lambda: len(running.ended) == 2)
-        assert running.ended == ["failed", "ok"]
+        for number in range(22):
+            hooks.hear(event(number))
+        await running.until(lambda: len(running.ended) == 22)
+        assert running.ended == ["failed"] * 21 + ["ok"]
 
-    await with_hooks(work, HookSpec((folder.program(text),)))
+    with structlog.testing.capture_logs() as logged:
+        await with_hooks(work, HookSpec((folder.program(text),)))
+    said = [line for line in logged if line["event"] == "a hook failed"]
+    assert [(line["number"], line["status"], line["said"]) for line in said] == [
+        (number, 1, "it?[31m is broken") for number in range(21)
+    ]
 
 
 @pytest.mark.parametrize("trap", ["", "trap '' TERM"])

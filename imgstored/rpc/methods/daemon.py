@@ -15,7 +15,13 @@ from imgstored.rpc.methods.bound import method
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgproto.documents import DoctorDocument, EntryDocument, HelloDocument, StatusDocument
+    from imgproto.documents import (
+        DoctorDocument,
+        EntryDocument,
+        EventsDocument,
+        HelloDocument,
+        StatusDocument,
+    )
     from imgproto.params import EventsParams, HelloParams, HistoryParams, NoParams
 
     from imgstored.rpc.call import Call, Method
@@ -66,10 +72,11 @@ async def _history(services: Services, params: HistoryParams, call: Call) -> lis
     return await services.history.entries(params.get("uuid"), DEFAULT_ENTRIES if limit is None else limit)
 
 
-async def _events(services: Services, params: EventsParams, call: Call) -> None:
+async def _events(services: Services, params: EventsParams, call: Call) -> EventsDocument:
     since, follow = params.get("since"), params.get("follow")
     if since is not None and since < 0:
         raise UsageError(f"events: no event has the number {since}", hint="0 means all that are kept")
     async with aclosing(services.event_log.follow(since, on=follow is not False)) as events:
         async for event in events:
             await call.notify(event)
+    return {"newest": services.event_log.newest}
