@@ -35,7 +35,7 @@ from imgstored.host.descriptors import raise_limit
 from imgstored.http.lookups import Lookups
 from imgstored.http.secrets import KNOWN
 from imgstored.imports.journal import Journal
-from imgstored.imports.manager import Imports
+from imgstored.imports.manager import ImportManager
 from imgstored.imports.resources import Resources
 from imgstored.library.library import Library
 from imgstored.maintenance.maintenance import Maintenance
@@ -152,7 +152,7 @@ class _Core(Struct, frozen=True):
     aside: Aside
     sources: SourceSet
     resources: Resources
-    imports: Imports
+    imports: ImportManager
     images: Images
     aliases: Aliases
     metrics: Metrics | None
@@ -208,7 +208,7 @@ async def _core(
     resources = Resources(
         catalog, journal, state / "spool", view, locks, limits, receipts=receipts, library=library
     )
-    imports = Imports(resources, sources, refresh, deletions, events, platform(settings))
+    imports = ImportManager(resources, sources, refresh, deletions, events, platform(settings))
     relay = None if library is None else _relay(settings, library, sources, resources)
     return _Core(
         settings=settings,
@@ -240,7 +240,7 @@ async def _core(
 
 
 def _relay(settings: Config, library: Library, sources: SourceSet, resources: Resources) -> Relay:
-    """What fetches files for the library."""
+    """The relay that fetches files for the library."""
     return Relay(
         sources,
         library,
@@ -440,7 +440,7 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
 
 
 def _faults(core: _Core) -> list[ImgstoreError]:
-    """What waits until the disk has room again, and what was found damaged. Blocks briefly."""
+    """Faults of the daemon's own files: a full disk, and damage that was found. Blocks briefly."""
     waiting = [
         fault for fault in (core.imports.fault, core.history.fault, core.event_log.fault) if fault is not None
     ]

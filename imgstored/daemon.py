@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from imgstored.events.stream import EventStream
     from imgstored.hooks.hooks import Hooks
     from imgstored.host.notify import Notifier
-    from imgstored.imports.manager import Imports
+    from imgstored.imports.manager import ImportManager
     from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
     from imgstored.mirrors.mirror import Mirrors
@@ -57,7 +57,7 @@ class Parts(Struct, frozen=True):
     resources: Resources
     sources: SourceSet
     images: Images
-    imports: Imports
+    imports: ImportManager
     server: Server
     maker: Maker
     mirrors: Mirrors

@@ -35,7 +35,7 @@ def close(word: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """What was perhaps meant, as a question; empty where nothing looks like the word."""
+    """The question "did you mean"; empty if no known word looks like this one."""
     found = " or ".join(f'"{printable(each)}"' for each in close(word, known))
     return f"did you mean {found}?" if found else ""
 

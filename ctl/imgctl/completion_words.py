@@ -68,7 +68,7 @@ def flags(command: Command | None, *, imgadm: bool = False) -> list[tuple[str, s
 
 
 class Place(NamedTuple):
-    """Where on a command line the word is that is typed. `kind` is of its candidates."""
+    """The place of the typed word on a command line. `kind` is that of its candidates."""
 
     kind: str
     command: Command | None

@@ -25,7 +25,7 @@ def line(event: Event) -> str | None:
 
 
 def abort(message: str) -> str:
-    """What imgadm prints when an import ends early, before the error."""
+    """The line that imgadm prints before the error when an import ends early."""
     return f"Aborting ({paragraph(message)})"
 
 
@@ -72,7 +72,7 @@ def kept(progress: Event | None) -> str:
 
 
 def bar_label(progress: Event) -> str:
-    """What a progress bar is about at this `progress` event."""
+    """The label of the progress bar at this `progress` event."""
     images: Sequence[Mapping[str, Any]] = progress.get("images") or []
     if images and all(image.get("phase") == "verifying" for image in images):
         return "Verifying"

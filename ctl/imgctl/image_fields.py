@@ -56,7 +56,7 @@ def image_row(image: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def docker_rows(images: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What `list --docker` shows of rows of docker images: heads only, a row a tag.
+    """The rows of `list --docker`, made of rows of docker images: heads only, one row per tag.
 
     How imgadm words `created` is not known; ours is the time of publishing.
     """

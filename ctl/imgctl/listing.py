@@ -23,7 +23,7 @@ FORMS = ("json", "yaml", "csv", "wide")
 
 
 class Wanted:
-    """What a command line asks a listing for. `columns` is empty where no field is named."""
+    """The form and the fields of a listing on a command line. `columns` is empty if no field is named."""
 
     __slots__ = ("columns", "form", "header", "only_uuids")
 

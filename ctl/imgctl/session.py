@@ -25,7 +25,7 @@ RED, GREEN, DIM = "31", "32", "2"
 
 
 class Session:
-    """What a command is given. `program` is the name under which it reports errors."""
+    """The context of a command. `program` is the name under which it reports errors."""
 
     def __init__(self, program: str) -> None:
         self.program = program

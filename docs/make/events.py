@@ -15,8 +15,8 @@ from typing import (
 )
 
 from imgproto.events import (
+    CreationEventDocument,
     ImageProgress,
-    MakingEventDocument,
     NumberedEvent,
     NumberedName,
     StoreEventDocument,
@@ -52,7 +52,7 @@ def page() -> str:
         f"\n## {title}\n\n{_TABLE}{''.join(map(_row, get_args(events)))}"
         for title, events in (
             ("Imports and what is installed", StoreEventDocument),
-            ("Creating images", MakingEventDocument),
+            ("Creating images", CreationEventDocument),
         )
     )
     names = ", ".join(f"`{name}`" for name in get_args(NumberedName))
@@ -65,7 +65,7 @@ def page() -> str:
 
 def kinds() -> list[str]:
     """The names of all events of the page."""
-    return [_name(event) for event in (*get_args(StoreEventDocument), *get_args(MakingEventDocument))]
+    return [_name(event) for event in (*get_args(StoreEventDocument), *get_args(CreationEventDocument))]
 
 
 def _name(event: Any) -> str:

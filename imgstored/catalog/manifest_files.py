@@ -109,7 +109,7 @@ class ManifestFiles:
             set_times(path, before.st_atime_ns, before.st_mtime_ns)
 
     def written_at(self, pool: str, uuid: str) -> float | None:
-        """When an image was installed, in seconds since the epoch; None where there is no file."""
+        """The time of an image's installation, in seconds since the epoch; None if there is no file."""
         try:
             return self._path(pool, uuid).stat().st_mtime
         except OSError:

@@ -257,7 +257,7 @@ async def _break_off(pieces: AsyncIterator[bytes]) -> None:
 
 
 def cause_in(error: Exception, limits: DocumentLimits) -> str:
-    """Why a request failed, in words; nothing in them comes from our own headers."""
+    """The cause of a failed request in words, none of which comes from our own headers."""
     import httpx2
 
     if isinstance(error, httpx2.ConnectTimeout):

@@ -65,7 +65,7 @@ _EXPIRED = frozenset({400, 401, 403, 404, 410})
 
 
 class _RememberedRefusedError(Exception):
-    """Where the file's URL led before gives nothing any more."""
+    """The server to which the file's URL led before refuses the file now."""
 
 
 class Timeouts(Struct, frozen=True):

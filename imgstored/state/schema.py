@@ -61,7 +61,7 @@ def _hashes_have_names(db: sqlite3.Connection) -> None:
 
 
 def _shortages_are_remembered(db: sqlite3.Connection) -> None:
-    """What an image took of a pool that had no room for it is known since then."""
+    """The journal has known since then how much an image took of a pool that had no room for it."""
     db.execute("ALTER TABLE imports ADD COLUMN needed INTEGER NOT NULL DEFAULT 0")
 
 
@@ -105,7 +105,7 @@ _MAX_SIZE: Final = 4096
 
 
 class Version(Struct, frozen=True):
-    """What the file says; schema 0 where it says nothing, and the databases must tell."""
+    """The contents of the file; schema 0 if it says nothing: then the databases have the number."""
 
     schema: int
     maker: str
@@ -113,7 +113,7 @@ class Version(Struct, frozen=True):
 
 
 def read_version(state: Path) -> Version:
-    """What the file says. Never raises."""
+    """Reads the file. Never raises."""
     path = state / VERSION
     try:
         # Non-blocking, so that a FIFO in its place does not hang the daemon.

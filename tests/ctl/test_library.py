@@ -6,9 +6,9 @@ import os
 import pydoc
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 import trio
@@ -23,9 +23,6 @@ from imgstored.errors import ImageHeldError
 from imgstored.rpc.params import checked
 from tests.support.checked_client import check
 from tests.support.events import AlreadyInstalled, Note
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CTL = Path(__file__).parents[2] / "ctl"
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -48,7 +45,8 @@ class Recording(Client):
         return dict.fromkeys(keys)
 
     def exchange(self, method: str, params: Any, file: int | None) -> Any:
-        yield self.asked.append((method, params, file))
+        self.asked.append((method, params, file))
+        yield Note("")
 
     def _another(self) -> Client:
         return self
@@ -170,7 +168,7 @@ def test_a_hold_without_a_tag():
 def test_a_method_returns_what_the_protocol_says(name):
     scope = {**vars(documents), **vars(events), **vars(params_module), "Any": Any, "os": os, "Images": str}
     scope |= {"Iterable": Iterable, "Iterator": Iterator, "Mapping": Mapping, "Sequence": Sequence}
-    scope |= {"OnEvent": Any, "Listed": list}
+    scope |= {"Callable": Callable, "OnEvent": Any, "Listed": list}
     method = getattr(Client, NAMES.get(name, name))
     returned = get_type_hints(method, scope)["return"]
     assert returned in (type(None), PARTS.get(name, OPERATIONS[name].result))

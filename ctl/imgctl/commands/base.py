@@ -106,7 +106,7 @@ ANCESTRY_COLUMNS = Option(
 )
 FORM = Option(("-o",), "FIELD,...", "The fields (columns) to show." + _FORMS)
 DOCUMENT_FORM = Option(("-o",), "FORM", 'The form, "json" or "yaml".', imgadms=False)
-UUIDS = Option(("-q", "--quiet"), "", "Only uuids, one a line.", imgadms=False)
+UUIDS = Option(("-q", "--quiet"), "", "Only uuids, one per line.", imgadms=False)
 IS_JSON = Option(("-j", "--json"), "", "The same, with errors as JSON, too.", imgadms=False)
 #: Of a command that lists.
 LISTING = (JSON, FORM, UUIDS, NO_HEADER)

@@ -100,7 +100,7 @@ def _known(session: Session, place: Place) -> Iterator[Candidate]:
 
 
 def _asked(session: Session, kind: str) -> list[Candidate] | None:
-    """What the daemon knows; None where it does not say."""
+    """The daemon's answer; None if there is none."""
     if kind not in _KINDS:
         return None
     try:

@@ -60,7 +60,7 @@ class ImageFile:
         return self._file.descriptor
 
     def name(self, prefix: str, suffix: str) -> None:
-        """What it will be called, unless `target` said so. Raises `CommandError` for what is no name."""
+        """Sets the final name, unless `target` has it. Raises `CommandError` for an invalid one."""
         if "/" in prefix + suffix or "\0" in prefix + suffix or len(prefix) > 240:
             raise CommandError(
                 "FileSystem", f'a file cannot have the name "{prefix}{suffix}"', "name it with -o"

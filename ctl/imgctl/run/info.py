@@ -42,7 +42,7 @@ def _facts(client: Client, uuid: str, pool: str | None) -> Facts:
 
 
 def _installation(entries: Sequence[EntryDocument], pool: str) -> EntryDocument | None:
-    """How the image that is there came to be; None if nobody knows, as after a deletion."""
+    """The installation of the image that is there; None if it is unknown, as after a deletion."""
     for entry in reversed(entries):
         if entry["pool"] == pool and entry["outcome"] in ("installed", "deleted"):
             return entry if entry["outcome"] == "installed" else None
@@ -54,7 +54,7 @@ _NAMED = 8
 
 
 class Facts(NamedTuple):
-    """What is known of one installed image. `installed` is None where imgstored did not install it."""
+    """The facts about one installed image. `installed` is None where imgstored did not install it."""
 
     image: ImageDocument
     used: UsedDocument | None

@@ -6,7 +6,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from imgctl.errors import CommandError
-from imgctl.text import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +68,7 @@ def each_at_once(
 def _too_long(image: Named, seconds: float | None) -> CommandError:
     return CommandError(
         "TimedOut",
-        f"image {image.text} is not installed after {duration(seconds)}",
+        f"image {image.text} is not installed after {seconds or 0:g} seconds",
         "its import goes on if anybody wants it: `imgctl jobs`",
         TIMED_OUT,
     )
@@ -102,7 +101,7 @@ class _Sums:
             self._silent = True
 
     def teller(self, text: str) -> OnEvent:
-        """What one import tells."""
+        """The listener for the events of one import."""
 
         def tell(event: EventDocument) -> None:
             with self._lock:

@@ -80,7 +80,7 @@ def _again(session: Session, error: CommandError) -> bool:
 
 
 HEADER = """\
-# Image sources, one a line; the first that has an image is asked first:
+# Image sources, one per line; the first that has an image is asked first:
 #     URL [TYPE [OPTION,...]]
 # TYPE is imgapi (the default), dsapi or static; OPTION is insecure or channel=NAME.
 """

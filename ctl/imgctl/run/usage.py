@@ -63,7 +63,7 @@ def du(session: Session, arguments: Arguments) -> None:
 
 
 def _report_silent(session: Session, pools: Sequence[UsageDocument]) -> None:
-    """What is known was printed; a pool that did not answer is an error all the same."""
+    """Raises the error of a pool that did not answer, after the others were printed."""
     errors = [remote_error(pool["error"]) for pool in pools if isinstance(pool.get("error"), dict)]
     for error in errors[1:]:
         session.warn(error.message)
@@ -72,7 +72,7 @@ def _report_silent(session: Session, pools: Sequence[UsageDocument]) -> None:
 
 
 class Strokes(NamedTuple):
-    """What a tree is drawn with."""
+    """The strokes of a tree."""
 
     branch: str
     last: str

@@ -130,7 +130,7 @@ _DISKS = ("disks", "add_disks", "update_disks")
 
 
 class Payload(enum.Enum):
-    """Where the payload is, if it is in no file."""
+    """The place of a payload that is in no file."""
 
     NONE = "none"  #: the command takes none
     STDIN = "stdin"
@@ -147,7 +147,7 @@ def payload_of(arguments: Sequence[str]) -> Payload | str:
 
 
 def _file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """What `-f` says, as nopt reads it; and what is no option of it."""
+    """The value of `-f`, as nopt reads it, and the other words."""
     path: str | None = None
     rest, words = [], iter(arguments)
     for word in words:

@@ -133,7 +133,7 @@ class EmbeddedPool:
         raise PoolError(f'image "{check_uuid(uuid)}" has no snapshot but @final in pool "{self.name}"')
 
     def damage(self) -> list[str]:
-        """What was damaged when the pool was opened, and still is."""
+        """The damage that was found when the pool was opened, as far as it is still there."""
         with self._lock:
             return list(self._damage.values())
 
