@@ -135,7 +135,7 @@ class LimitsTable(_Table, frozen=True):
     user_clients: Positive = 64
     #: requests in flight of one user that may only read, over all connections
     user_requests: Positive = 128
-    user_watches: Positive = 32  #: of these, requests `watch`
+    user_watches: Positive = 32  #: of these, requests `watch` and `events`
     client_idle_seconds: Seconds = 600.0  #: time without a request before the daemon closes a connection
 
 

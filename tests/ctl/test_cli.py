@@ -505,7 +505,7 @@ def test_wait_until_the_time_is_over(daemon, imgctl):
     daemon.store.scripts |= {U: [HOLD], V: [Installed(V, "b", "1")]}
     late = imgctl("wait", "-t", "0.5", U, V)
     assert late.returncode == 124
-    assert f"error (TimedOut): image {U} is not installed after 0.5 seconds" in late.stderr
+    assert f"error (TimedOut): image {U} is not installed after 0.5 s" in late.stderr
     assert "1 image installed, 1 failed" in late.stdout + late.stderr
 
 

@@ -187,7 +187,7 @@ def test_a_signal_that_ends_it_leaves_the_terminal_in_order(live, number):
 
 
 def test_a_daemon_that_goes_is_waited_for(live, daemon):
-    with live("-d", "0.1") as terminal:
+    with live("-d", "0.1", environment={"IMGCTL_RECONNECT": ""}) as terminal:
         terminal.wait_for("base@1.0")
         daemon.stop()
         terminal.wait_for("imgstored is away")

@@ -38,7 +38,7 @@ def names(events: list[dict[str, Any]]) -> list[str]:
 def following(daemon: Daemon, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-m", "imgctl", "events", *arguments],
-        env={**os.environ, "IMGSTORED_SOCKET": str(daemon.socket)},
+        env={**os.environ, "IMGSTORED_SOCKET": str(daemon.socket), "IMGCTL_RECONNECT": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

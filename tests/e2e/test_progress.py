@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.conftest import gated, made_image, static_source
 from tests.e2e.test_on_demand import jobs, until
 from tests.e2e.test_status import SlowDaemon
-from tests.support.terminal import Terminal
+from tests.support.terminal import Terminal, screen
 
 if TYPE_CHECKING:
     from tests.support.daemon import Daemon
@@ -31,7 +31,8 @@ CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def terminal(daemon: Daemon, *arguments: str, columns: int = 100, **environment: str) -> Terminal:
-    settings = {**os.environ, "IMGSTORED_SOCKET": str(daemon.socket), "LC_ALL": "C.UTF-8", **environment}
+    settings = {**os.environ, "IMGSTORED_SOCKET": str(daemon.socket), "LC_ALL": "C.UTF-8"}
+    settings |= {"IMGCTL_RECONNECT": "", **environment}  # as where nobody sets it
     return Terminal([sys.executable, "-m", "imgctl", *arguments], settings, size=(24, columns))
 
 
@@ -39,24 +40,6 @@ def lines(shown: bytes) -> list[str]:
     """Each line that was drawn, also over another one."""
     text = CONTROLS.sub("", shown.decode())
     return [line.rstrip() for line in re.split(r"[\r\n]", text) if line.strip()]
-
-
-def screen(shown: bytes) -> list[str]:
-    """What stays on the screen, as far as carriage returns, new lines and cursor-ups decide that."""
-    rows, row, column = [""], 0, 0
-    for piece in re.split(r"(\r|\n|\x1b\[[0-9;?]*[A-Za-z])", shown.decode()):
-        if piece == "\r":
-            column = 0
-        elif piece == "\n":
-            row += 1
-            rows += [""] * (row + 1 - len(rows))
-        elif piece == "\x1b[A":
-            row -= 1
-        elif not piece.startswith("\x1b"):
-            line = rows[row].ljust(column)
-            rows[row] = line[:column] + piece + line[column + len(piece) :]
-            column += len(piece)
-    return [line.rstrip() for line in rows if line.strip()]
 
 
 def percents(shown: bytes, name: str) -> list[int]:

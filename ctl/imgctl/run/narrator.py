@@ -45,6 +45,7 @@ class Narrator:
         self._resumes = resumes and not session.is_imgadm
         self._progress: Progress | None = None
         self._lines: set[str] = set()
+        self._note = ""  # the last one: several requests may have the same to say
         self.there: set[str] = set()  #: uuids of images that are installed, as far as was told
 
     def __enter__(self) -> Narrator:
@@ -76,7 +77,8 @@ class Narrator:
         if event["event"] == "progress":
             self._show_progress(event)
         elif event["event"] == "note":
-            if self._has_notes:
+            again, self._note = event["text"] == self._note, event["text"]
+            if self._has_notes and not (again and not self._session.is_imgadm):
                 self._print(f"{self._session.program}: note: {printable(event['text'])}", sys.stderr)
         elif (line := event_text.line(event)) is not None:
             self._importing = self._importing or event["event"] == "importing"

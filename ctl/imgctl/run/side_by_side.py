@@ -68,7 +68,7 @@ def each_at_once(
 def _too_long(image: Named, seconds: float | None) -> CommandError:
     return CommandError(
         "TimedOut",
-        f"image {image.text} is not installed after {seconds or 0:g} seconds",
+        f"image {image.text} is not installed after {seconds or 0:g} s",
         "its import goes on if anybody wants it: `imgctl jobs`",
         TIMED_OUT,
     )
