@@ -78,14 +78,15 @@ def _recorded(folder: Path) -> Iterator[str]:
         with _terminal(daemon, "wait", "web", "db") as shown:
             shown.end()
             yield _block(shown, nginx, "imgctl wait web db", last=1)
-        with _terminal(daemon, "events", "--since", "0", "--no-follow") as shown:
+        with _terminal(daemon, "events", "--since", "0", "--no-follow", columns=132) as shown:
             shown.end()
             yield "\n## What happened"
             yield _block(shown, nginx, "imgctl events --since 0 --no-follow")
 
 
 def _terminal(daemon: Daemon, *arguments: str, columns: int = 100, **environment: str) -> Terminal:
-    settings = {**os.environ, "IMGSTORED_SOCKET": str(daemon.socket), "LC_ALL": "C.UTF-8", **environment}
+    settings = {**os.environ, "IMGSTORED_SOCKET": str(daemon.socket), "LC_ALL": "C.UTF-8"}
+    settings |= {"IMGCTL_RECONNECT": "", **environment}
     return Terminal([sys.executable, "-m", "imgctl", *arguments], settings, size=(24, columns))
 
 
