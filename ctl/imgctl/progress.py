@@ -10,6 +10,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, TextIO
 
+from imgctl.event_text import bar_label
 from imgctl.fitting import cells, cut
 from imgctl.text import duration, printable, rate_cell, size
 
@@ -58,10 +59,29 @@ _WAITS = {
 }
 
 
+def shown(
+    before: Bar | Bars | None, progress: Progress, terminal: TextIO, *, bytes_only: bool = False
+) -> Bar | Bars:
+    """What shows a request's progress, which it does now; `before` is what showed it before.
+
+    imgadm's bar counts bytes; an older daemon says nothing else, and so does one that verifies.
+    """
+    if bytes_only or "fraction" not in progress:
+        bar = before if isinstance(before, Bar) else Bar(terminal)
+        bar.show(bar_label(progress), progress["done"], progress["total"])
+        return bar
+    encoding = (getattr(terminal, "encoding", None) or "").lower()
+    bars = (
+        before if isinstance(before, Bars) else Bars(terminal, "…" if encoding.startswith("utf") else "...")
+    )
+    bars.show(progress)
+    return bars
+
+
 class Bars:
     """Lines on a terminal, which `close` removes."""
 
-    def __init__(self, terminal: TextIO, *, ellipsis: str = "...") -> None:
+    def __init__(self, terminal: TextIO, ellipsis: str) -> None:
         self._terminal = terminal
         self._ellipsis = ellipsis
         self._lines: list[tqdm[Any]] = []

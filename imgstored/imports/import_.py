@@ -152,7 +152,8 @@ class Import:
         self.started_at = time.time()  #: seconds since the epoch
         self.phase: Phase = "waiting"
         self.error: ImgstoreError | None = None
-        self.written = trio.Event()  #: the journal has it: it goes on after a restart, whatever happens
+        #: The journal has it: it goes on after a restart. Of a client's file there is nothing to write down.
+        self.written = trio.Event()
         self.finished = trio.Event()
         self.stages = Stages()
         self._data = data
@@ -309,6 +310,7 @@ class Import:
     # -- from a local file -----------------------------------------------------------------------------------
 
     async def _from_file(self, given: FromFile) -> _Result:
+        self.written.set()
         file = LocalFile(given.fd, given.path)
         await file.look()
         expected = self._expected(path=given.path)

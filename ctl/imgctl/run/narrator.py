@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from imgctl import event_text
 from imgctl.errors import CommandError
 from imgctl.listing import with_new_keys
-from imgctl.session import GREEN, flush, is_terminal, json_text, speaks_unicode
+from imgctl.session import GREEN, flush, is_terminal, json_text
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -96,17 +96,9 @@ class Narrator:
             if self._bar is not None:
                 self._bar.clear()
             return
-        from imgctl.progress import Bar, Bars
+        from imgctl.progress import shown
 
-        # imgadm's bar counts bytes; an older daemon says nothing else, and so does one that verifies.
-        if self._session.is_imgadm or "fraction" not in event:
-            if not isinstance(self._bar, Bar):
-                self._bar = Bar(sys.stderr)
-            self._bar.show(event_text.bar_label(event), event["done"], event["total"])
-            return
-        if not isinstance(self._bar, Bars):
-            self._bar = Bars(sys.stderr, ellipsis="…" if speaks_unicode() else "...")
-        self._bar.show(event)
+        self._bar = shown(self._bar, event, sys.stderr, bytes_only=self._session.is_imgadm)
 
     def _print(self, line: str, stream: TextIO) -> None:
         if self._bar is not None:
