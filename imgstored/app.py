@@ -53,6 +53,7 @@ from imgstored.queries.outdated import Outdated
 from imgstored.queries.resolver import Resolver
 from imgstored.queries.status import Daemon, PoolStates, Status
 from imgstored.queries.usage import Usage
+from imgstored.registry.client import Registries
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
@@ -68,6 +69,7 @@ from imgstored.specs import (
     metrics_address,
     mirror_specs,
     platform,
+    registry_specs,
     secrets,
     serve_address,
     serve_limits,
@@ -150,6 +152,7 @@ class _Core(Struct, frozen=True):
     receipts: Receipts
     history: History
     aside: Aside
+    registries: Registries
     sources: SourceSet
     resources: Resources
     imports: ImportManager
@@ -185,11 +188,12 @@ async def _core(
         )
     events = EventStream()
     locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog, events)
+    registries = Registries(registry_specs(settings))
     sources = SourceSet(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
-        open_source=partial(open_source, seen=SeenVersions(state / "signed")),
+        open_source=partial(open_source, seen=SeenVersions(state / "signed"), registries=registries),
         changed=lambda url, error: events.publish(SourceChanged(url, error)),
     )
     with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
@@ -222,6 +226,7 @@ async def _core(
         receipts=receipts,
         history=history,
         aside=aside,
+        registries=registries,
         sources=sources,
         resources=resources,
         imports=imports,
@@ -343,6 +348,7 @@ def _parts(core: _Core) -> Parts:
         catalog=core.catalog,
         view=core.view,
         resources=core.resources,
+        registries=core.registries,
         sources=core.sources,
         images=core.images,
         imports=core.imports,

@@ -88,9 +88,10 @@ class SourceTable(_Table, frozen=True):
     """`[[sources]]`: an image server."""
 
     url: str  #: the server's address; required
-    #: `"imgapi"`, `"dsapi"`, or `"static"`: a folder whose index is a JSON array of manifests, with files at
-    #: `URL/UUID/PATH`
-    type: Literal["imgapi", "dsapi", "static"] = "imgapi"
+    #: `"imgapi"`, `"dsapi"`; `"static"`: a folder whose index is a JSON array of manifests, with files at
+    #: `URL/UUID/PATH`; `"oci"`: a repository of an OCI registry; None: `"oci"` for `oci://HOST/PATH`, else
+    #: `"imgapi"`
+    type: Literal["imgapi", "dsapi", "static", "oci"] | None = None
     insecure: bool = False  #: do not verify the server's certificate
     channel: str | None = None  #: the channel of an IMGAPI server; None: none
     ca_file: str | None = None  #: PEM file of the authorities to trust instead; None: the system's
@@ -112,6 +113,30 @@ class SourceTable(_Table, frozen=True):
     #: `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
     #: loopback, over https with `insecure`, and with `keys`; else `"streaming"`
     verify: Literal["streaming", "first"] | None = None
+
+
+class RegistryTable(_Table, frozen=True):
+    """`[[registries]]`: how to reach an OCI registry, for sources of the type `"oci"` and for publishing."""
+
+    host: str  #: the registry, `host` or `host:port`; required
+    ca_file: str | None = None  #: PEM file of the authorities to trust instead; None: the system's
+    #: PEM file of a client's certificate and the intermediate certificates, for this very host; None: none
+    cert_file: str | None = None
+    key_file: str | None = None  #: PEM file of its key, without a passphrase; None: in `cert_file`
+    insecure: bool = False  #: do not verify the registry's certificate
+    #: as of a source; None: `https_proxy`, `http_proxy`, `no_proxy` of the environment
+    proxy: str | None = None
+    #: file with the login, in the form of Docker's `config.json` (`auths`); no program that it names is run;
+    #: None: no login
+    auth_file: str | None = None
+    #: the host that may get the login for a token, beside the registry's own; None: none, or `auth.docker.io`
+    #: for Docker Hub
+    token_server: str | None = None
+    #: URLs of servers with the same repositories, asked first: replicas, pull-through caches; each may have a
+    #: table of its own
+    mirrors: list[str] = []
+    #: also follow redirects, and token servers, that lead from the registry to an address nearer to this host
+    internal_redirects: bool = False
 
 
 class LimitsTable(_Table, frozen=True):
@@ -229,6 +254,7 @@ class Config(_Table, frozen=True):
     pool: PoolTable | Annotated[list[PoolTable], Meta(min_length=1)] = PoolTable()
     socket: SocketTable = SocketTable()
     view: ViewTable = ViewTable()
+    registries: list[RegistryTable] = []
     sources: list[SourceTable] | None = None  #: None: imgadm's, and its default where it has none
     limits: LimitsTable = LimitsTable()
     log: LogTable = LogTable()

@@ -18,7 +18,15 @@ from imgstored.errors import ImgstoreError
 from imgstored.events.stream import DaemonChanged
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.secrets import KNOWN
-from imgstored.specs import descriptors, hook_specs, import_limits, secrets, socket_limits, source_specs
+from imgstored.specs import (
+    descriptors,
+    hook_specs,
+    import_limits,
+    registry_specs,
+    secrets,
+    socket_limits,
+    source_specs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     from imgstored.metrics.endpoint import Metrics
     from imgstored.mirrors.mirror import Mirrors
     from imgstored.queries.event_log import EventLog
+    from imgstored.registry.client import Registries
     from imgstored.rpc.server import Server
     from imgstored.serve.endpoint import ImageServer
     from imgstored.sources.source_set import SourceSet
@@ -55,6 +64,7 @@ class Parts(Struct, frozen=True):
     catalog: Catalog
     view: View
     resources: Resources
+    registries: Registries
     sources: SourceSet
     images: Images
     imports: ImportManager
@@ -139,10 +149,12 @@ async def _signals(
 async def _reload(files: Sequence[Path], parts: Parts) -> None:
     try:
         settings = await trio.to_thread.run_sync(config.load, *files)
+        registries = registry_specs(settings)
         parts.sources.reconfigure(source_specs(settings))
     except ImgstoreError as error:
         logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
         return
+    parts.registries.configure(registries)
     parts.resources.reconfigure(import_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
     parts.hooks.reconfigure(hook_specs(settings))

@@ -38,7 +38,7 @@ _KINDS = {
     "FIELD,...": "fields",
     "FILTERS": "filters",
     "FIELD=VALUE": "filters",
-    "TYPE": "=imgapi dsapi static",
+    "TYPE": "=imgapi dsapi static oci",
     "COMPRESSION": "=none gzip bzip2 xz zstd",
 }
 

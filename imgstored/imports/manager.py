@@ -270,7 +270,10 @@ class ImportManager:
             check_uuid(uuid)
         name = self._catalog.pool(pool).name
         replaced = None if sources is None else tuple(sources)
-        return [ImportSpec(uuid, name, replaced, channel, zstream) for uuid in dict.fromkeys(uuids)]
+        place = self._sources.containers.place
+        return [
+            ImportSpec(uuid, name, replaced or place(uuid), channel, zstream) for uuid in dict.fromkeys(uuids)
+        ]
 
     @asynccontextmanager
     async def install(
