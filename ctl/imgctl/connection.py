@@ -137,7 +137,7 @@ class Connection:
 
         Notes say so. The first connection is not waited for.
         """
-        from imgctl.patience import Patience, is_lost
+        from imgctl.patience import BACK, Patience, is_lost
 
         self.connect()
         patience = None if self._reconnect is None else Patience(self._reconnect)
@@ -150,7 +150,7 @@ class Connection:
                 lost = error
             yield {"event": "note", "text": patience.lost(lost)}
             patience.wait(lost, self.connect)
-            yield {"event": "note", "text": "imgstored is back"}
+            yield {"event": "note", "text": BACK}
 
     def _ask(
         self,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Seconds for which imgctl waits, unless IMGCTL_RECONNECT says otherwise: a system starts anew what stopped.
 _SECONDS = 120.0
 
+#: What a note says when the daemon is back: it tells all from the beginning then.
+BACK = "imgstored is back"
+
 #: A daemon that went away so often within so many seconds is not waited for any more.
 _LOSSES, _WITHIN = 5, 60.0
 #: Seconds between two tries, at first and at most.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from imgctl import event_text
 from imgctl.errors import CommandError
 from imgctl.listing import with_new_keys
+from imgctl.patience import BACK
 from imgctl.session import GREEN, flush, is_terminal, json_text
 from imgctl.text import printable
 
@@ -45,6 +46,7 @@ class Narrator:
         self._resumes = resumes and not session.is_imgadm
         self._progress: Progress | None = None
         self._lines: set[str] = set()
+        self._told_again = False  # since the daemon was restarted
         self._note = ""  # the last one: several requests may have the same to say
         self.there: set[str] = set()  #: uuids of images that are installed, as far as was told
 
@@ -78,12 +80,13 @@ class Narrator:
             self._show_progress(event)
         elif event["event"] == "note":
             again, self._note = event["text"] == self._note, event["text"]
+            self._told_again = self._told_again or event["text"] == BACK
             if self._has_notes and not (again and not self._session.is_imgadm):
                 self._print(f"{self._session.program}: note: {printable(event['text'])}", sys.stderr)
         elif (line := event_text.line(event)) is not None:
             self._importing = self._importing or event["event"] == "importing"
-            if line in self._lines and not self._session.is_imgadm:
-                return  # the daemon was restarted, and tells all of it again
+            if line in self._lines and self._told_again:
+                return
             self._lines.add(line)
             if event["event"] in _THERE:
                 line = self._session.painted(line, GREEN, sys.stdout)
