@@ -16,7 +16,7 @@ from imgctl.errors import (
 from imgctl.listing import Wanted, say_listing, with_new_keys
 from imgctl.run.narrator import Narrator
 from imgctl.run.several import Named, about, change_each, named, report_each, texts_of, worst
-from imgctl.session import is_terminal
+from imgctl.session import is_terminal, standard_input
 from imgctl.text import duration, error_line, is_uuid, printable, rate_cell, share_cell, size_cell
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def _install_from_input(session: Session, arguments: Arguments, manifest_path: s
     from imgctl.run import archive
     from imgctl.run.image_files import check_exists, read_manifest
 
-    source = sys.stdin.buffer
+    source = standard_input()
     if manifest_path is None:
         manifest = archive.read_manifest(source, MAX_MANIFEST)
     else:
@@ -309,4 +309,6 @@ def job_row(job: Mapping[str, Any]) -> dict[str, Any]:
     row["rate"] = rate_cell(rate)
     row["clients"] = len(clients) if isinstance(clients, list) else None
     row["left"] = duration(job.get("eta"))
+    delta = job.get("delta")
+    row["delta"] = None if not isinstance(delta, dict) else delta.get("uuid")
     return row
