@@ -12,7 +12,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import __version__, log
+from imgstored import __version__, lanes, log
 from imgstored.catalog.aliases import Aliases
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.deletions import Deletions
@@ -161,10 +161,10 @@ async def _core(
     unknown = "`imgctl verify` has nothing to compare the image with"
     receipts = Receipts(state / "receipts", partial(aside.move, lost=unknown))
     catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images", receipts)
-    await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
+    await lanes.in_thread(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
     if settings.view.link and settings.view.mode != "off":
-        await trio.to_thread.run_sync(link.make, Path(settings.view.link), Path(settings.view.path))
+        await lanes.in_thread(link.make, Path(settings.view.link), Path(settings.view.path), kind="view")
     locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog)
     sources = SourceSet(
         source_specs(settings),
@@ -204,7 +204,7 @@ async def _core(
         resources=resources,
         imports=imports,
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
-        aliases=await trio.to_thread.run_sync(
+        aliases=await lanes.in_thread(
             Aliases, state / ALIASES, catalog, partial(aside.move, lost=NO_ALIASES)
         ),
         metrics=metrics,
@@ -242,7 +242,7 @@ async def _library(settings: Config, catalog: Catalog) -> Library | None:
 
     library = Library(settings.library_folder, settings.library.keep_mib << 20, pinned=pinned)
     try:
-        await trio.to_thread.run_sync(library.open)
+        await lanes.in_thread(library.open, kind="library")
     except OSError as error:
         # What the daemon is there for does not need it.
         logger.error(
@@ -429,7 +429,7 @@ async def open_pools(settings: Config) -> dict[str, Pool]:
             pools[table.name] = await _open_zfs(table)
         else:
             folder = settings.pool_folder(table)
-            pools[table.name] = await trio.to_thread.run_sync(EmbeddedPool, table.name, folder)
+            pools[table.name] = await lanes.in_thread(EmbeddedPool, table.name, folder)
     return pools
 
 

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import __version__, config, log
+from imgstored import __version__, config, lanes, log
 from imgstored.errors import ImgstoreError
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.secrets import KNOWN
@@ -86,7 +87,9 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
             )
             nursery.start_soon(notifier.watch)
             nursery.start_soon(_warm_up)
-            nursery.start_soon(trio.to_thread.run_sync, parts.maker.recover)
+            nursery.start_soon(
+                partial(trio.to_thread.run_sync, parts.maker.recover, limiter=trio.CapacityLimiter(1))
+            )
             # Whoever hears that we are ready may send one at once.
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
                 notifier.ready()
@@ -101,9 +104,10 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
 
 async def _warm_up() -> None:
     """Imports what takes long to import: the start does not wait for it, nor does the first image."""
+    limiter = trio.CapacityLimiter(1)
     for module in _LARGE_MODULES:
         try:
-            await trio.to_thread.run_sync(import_module, module, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(import_module, module, abandon_on_cancel=True, limiter=limiter)
         except ImportError:
             pass  # optional
         except Exception as error:  # noqa: BLE001 (whatever it is, the daemon can do without)
@@ -126,7 +130,7 @@ async def _signals(
 
 async def _reload(files: Sequence[Path], parts: Parts) -> None:
     try:
-        settings = await trio.to_thread.run_sync(config.load, *files)
+        settings = await lanes.in_thread(config.load, *files)
         parts.sources.reconfigure(source_specs(settings))
     except ImgstoreError as error:
         logger.error("the configuration stays as it was", error=error.message, hint=error.hint)

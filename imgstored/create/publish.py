@@ -238,7 +238,7 @@ async def _content(
             if trio.current_time() - reported_at >= PROGRESS_INTERVAL:
                 reported_at = trio.current_time()
                 job.emit(Progress(event="progress", done=done, total=file.size, rate=0.0, images=[]))
-        await trio.to_thread.run_sync(sha1.update, block)
+        await trio.to_thread.run_sync(sha1.update, block, limiter=thread)
         last = block
     if sha1.hexdigest() != described.sha1:
         raise UploadError(

@@ -30,6 +30,7 @@ from imgproto.events import (
 )
 from msgspec import Struct
 
+from imgstored import lanes
 from imgstored.catalog.catalog import InstalledImage, show
 from imgstored.catalog.image_locks import IMPORT_PATIENCE
 from imgstored.catalog.receipts import receipt_of
@@ -50,7 +51,6 @@ from imgstored.imports.progress import Sample
 from imgstored.imports.room import watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
-from imgstored.pools.timeout import with_notice
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
@@ -293,7 +293,7 @@ class Import:
         taken = min(self.received, max(0, self._free_before - left) + more)
         journal = self._resources.journal
         try:
-            await trio.to_thread.run_sync(journal.found_needed, *self.spec.key, taken)
+            await lanes.in_thread(journal.found_needed, *self.spec.key, taken)
         except ImgstoreError as failure:
             log.error("a shortage cannot be written down", uuid=self.uuid, error=failure.message)
 
@@ -325,7 +325,7 @@ class Import:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
         async with self._resources.beginning:
-            await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+            await lanes.in_thread(journal.begin, self.spec, self.manifest.document)
         shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
@@ -334,7 +334,7 @@ class Import:
         doubt = await self._ask(lambda: free_space.doubt(self._pool, self.manifest))
         if doubt is not None:
             self._note(doubt)
-        spool_room = await trio.to_thread.run_sync(free_space.claim_spool)
+        spool_room = await lanes.in_thread(free_space.claim_spool)
         self._claims.append(spool_room)
         attempt = 1
         while True:
@@ -540,7 +540,9 @@ class Import:
         self.enter("installing")
         try:
             with self.stages.publishing, trio.CancelScope(shield=True):
-                image = await with_notice(self._commit, self._note_no_answer)
+                image = await self._resources.catalog.finish(
+                    self.spec.pool, self._commit, self._note_no_answer
+                )
                 self._resources.catalog.add(image)
                 await show(self._resources.view, image)
         except PoolError:
@@ -591,7 +593,7 @@ class Import:
             else:
                 spool = self._resources.spools / spool_name(*self.spec.key)
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(library.keep, self.manifest, spool)
+                    await lanes.in_thread(library.keep, self.manifest, spool, kind="library")
         except (OSError, ImgstoreError) as error:
             log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
         except Exception:
@@ -630,7 +632,7 @@ class Import:
         drop = partial(self._resources.leftovers.drop, *self.spec.key, KEPT[end], locked=self._locked)
         with trio.CancelScope(shield=True):
             try:
-                await with_notice(drop, self._note_no_answer)
+                await self._resources.catalog.finish(self.spec.pool, drop, self._note_no_answer)
             except Exception:
                 # The import's own error says more; what stays is swept up by the next start.
                 log.exception("what an import left cannot be removed", uuid=self.uuid)

@@ -16,6 +16,7 @@ import trio
 from imgproto.events import Note, Progress
 from msgspec import Struct
 
+from imgstored import lanes
 from imgstored.create.job import running
 from imgstored.errors import APIError, ImgstoreError, NotSupportedError, UsageError
 from imgstored.http.location import public
@@ -171,7 +172,7 @@ class Mirrors:
         lost = {each["uuid"] for each in failed}
         report["new"] = [image.named for image in missing if image.manifest.uuid not in lost]
         for image in chosen:
-            await trio.to_thread.run_sync(self._library.hold, image.manifest.uuid, kind)
+            await lanes.in_thread(self._library.hold, image.manifest.uuid, kind, kind="library")
         if scheduled:
             uuids = frozenset(image.manifest.uuid for image in chosen)
             if not incomplete:
@@ -191,7 +192,7 @@ class Mirrors:
             raise APIError(error["message"], hint=error["hint"], data=error["data"])
         for lack in found["incomplete"]:
             tell(Note(event="note", text=lack["message"]))
-        images = await trio.to_thread.run_sync(_loaded, [each["manifest"] for each in found["images"]])
+        images = await lanes.in_thread(_loaded, [each["manifest"] for each in found["images"]])
         active = [image for image in images if image.manifest.state == "active"]
         chosen, lacking = with_origins(matching(active, spec.wanted), images)
         for image in lacking:
@@ -261,7 +262,7 @@ class Mirrors:
         """What no schedule chooses any more becomes a file like those of imports."""
         assert self._library is not None
         wanted: set[str] = set().union(*self._last.values())
-        released = await trio.to_thread.run_sync(self._library.release, wanted)
+        released = await lanes.in_thread(self._library.release, wanted, kind="library")
         for uuid in released:
             log.info("an image is not mirrored any more", uuid=uuid)
         return released

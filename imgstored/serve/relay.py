@@ -22,7 +22,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import import_id
+from imgstored import import_id, lanes
 from imgstored.errors import DownloadError, ImageNotFoundError, ImgstoreError
 from imgstored.host import shortage
 from imgstored.manifest import load
@@ -292,10 +292,10 @@ class Relay:
         """Fetches one file. Another request for it begins anew once this has failed."""
         uuid = fetch.manifest.uuid
         try:
-            claim = await trio.to_thread.run_sync(self._claim)
+            claim = await lanes.in_thread(self._claim, kind="library")
             try:
                 download = self._download(found, fetch, claim)
-                await trio.to_thread.run_sync(fetch.begin, download)
+                await lanes.in_thread(fetch.begin, download, kind="library")
                 fetch.begun.set()
                 async with self._slots:
                     log.info("fetching a file for others", uuid=uuid)
@@ -308,7 +308,7 @@ class Relay:
             fetch.fail(error)
             self._answers[uuid] = _Answer(trio.current_time() + _REMEMBERED, error=error)
             if isinstance(error, WrongFileError):
-                await trio.to_thread.run_sync(self._drop, fetch)
+                await lanes.in_thread(self._drop, fetch, kind="library")
         except Exception:
             # One file must not take the server with it.
             log.exception("a file for others failed by a mistake", uuid=uuid)
@@ -321,7 +321,7 @@ class Relay:
             fetch.begun.set()
             fetch.ended.set()
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(fetch.end)
+                await lanes.in_thread(fetch.end, kind="library")
 
     def _download(self, found: Found, fetch: Fetch, claim: Claim) -> Download:
         uuid = fetch.manifest.uuid
@@ -362,7 +362,7 @@ class Relay:
         if failure is not None:
             raise failure
         fetch.finish()
-        await trio.to_thread.run_sync(self._keep, fetch)
+        await lanes.in_thread(self._keep, fetch, kind="library")
 
     def _keep(self, fetch: Fetch) -> None:
         """Gives the file to the library, which may have no room for it. Clients have it open."""

@@ -18,6 +18,7 @@ from imgproto.operations import OPERATIONS
 
 from tests.e2e.conftest import static_source
 from tests.e2e.test_on_demand import until
+from tests.e2e.test_threads import LanedDaemon
 from tests.support.access import let_everybody_in
 from tests.support.crowd import Crowd
 from tests.support.daemon import CHAIN_TOP, ZVOL, Daemon
@@ -166,12 +167,6 @@ def test_what_is_refused_thousands_of_times_takes_a_few_lines(daemon):
         for _ in range(500):
             client.call("hello", client="tests", protocol=1)
     assert daemon.log.read_text().count("\n") - before < 20
-
-
-class LanedDaemon(Daemon):
-    """Fails requests that read and take a thread of trio's own."""
-
-    program = "tests.support.laned_daemon"
 
 
 @pytest.mark.slow
