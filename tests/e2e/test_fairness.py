@@ -23,6 +23,7 @@ from tests.support.access import let_everybody_in
 from tests.support.crowd import Crowd
 from tests.support.daemon import CHAIN_TOP, ZVOL, Daemon
 from tests.support.faulty_server import FaultyServer
+from tests.support.flood import Flood
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -94,6 +95,28 @@ def test_a_crowd_of_one_user_takes_little_memory_and_holds_up_nobody(daemon, met
         assert resident(daemon.pid) - before < 150
         assert busy < 8 * alone + 5
     assert "a method failed" not in daemon.log.read_text()
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_a_user_who_connects_all_the_time_holds_up_nobody(daemon):
+    let_everybody_in(daemon.folder)
+    with daemon.client() as client:
+        client.call("hello", client="tests", protocol=1)
+
+    def seconds() -> float:
+        began = time.monotonic()
+        for _ in range(10):
+            with daemon.client() as client:
+                client.call("hello", client="tests", protocol=1)
+        return time.monotonic() - began
+
+    alone = seconds()
+    with Flood(daemon.socket):
+        # When each connection got a thread or two, before it was refused: 10 to 20 s.
+        assert seconds() < 20 * alone + 5
+    until(lambda: "connects too often" in daemon.log.read_text())
+    assert daemon.log.read_text().count("connects too often") < 30
 
 
 @pytest.mark.alone
