@@ -43,7 +43,7 @@ from imgstored.errors import (
     ResumeError,
 )
 from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
-from imgstored.host import foreign_files, shortage
+from imgstored.host import descriptors, foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import LocalFile
@@ -276,12 +276,10 @@ class Import:
                 "not installed", uuid=self.uuid, error=error.message, code=error.code, dropped=dropped
             )
             return _Result(end, error)
-        except Exception:
+        except Exception as error:
             # One import must not take the daemon with it.
             log.exception("an import failed by a mistake", uuid=self.uuid)
-            message = f'the import of image "{self.uuid}" failed because of a fault in imgstored'
-            hint = "the daemon's log has the details; please report it"
-            return _Result(End.FAILED, InternalError(message, hint=hint))
+            return _Result(End.FAILED, _mistake(self.uuid, error))
         return result
 
     async def _remember_shortage(self, error: NoSpaceError) -> None:
@@ -806,6 +804,19 @@ class Import:
 def _strictest(locations: Sequence[Location]) -> Verify:
     """How to verify bytes that may come from any of the locations."""
     return "first" if any(location.verify == "first" for location in locations) else "streaming"
+
+
+def _mistake(uuid: str, error: Exception) -> InternalError:
+    """What the clients of an import hear that failed by something else than an error of ours."""
+    if descriptors.shortage_behind(error) is not None:
+        mistake = InternalError(f'the import of image "{uuid}" cannot go on', hint=descriptors.HINT)
+    else:
+        mistake = InternalError(
+            f'the import of image "{uuid}" failed because of a fault in imgstored',
+            hint="the daemon's log has the details; please report it",
+        )
+    mistake.__cause__ = error
+    return mistake
 
 
 def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:

@@ -64,7 +64,7 @@ class Resources:
         self.download_slots = trio.CapacityLimiter(limits.imports)
         # A receive needs no download slot once its bytes are there, and must not take one from a download.
         self.receive_slots = trio.CapacityLimiter(2 * limits.imports)
-        self.free_space = FreeSpace(spools, limits.min_free)
+        self.free_space = FreeSpace(spools, limits.min_free, catalog.pools.values())
         self.reconfigure(limits)
 
     def reconfigure(self, limits: ImportLimits) -> None:
