@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Ranges of one request. Each costs a head of its own.
 _MAX_RANGES: Final = 64
+_NO_BYTES: Final = re.compile(r"[ \t]*-0+[ \t]*", re.ASCII)
 
 
 def answer_with(file: OpenFile, request: Request) -> Response:
@@ -101,7 +103,10 @@ def _range_holds(headers: Mapping[str, str], etag: str, modified: int) -> bool:
 
 def _ranges(value: str | None, size: int) -> list[tuple[int, int]] | None:
     """Offsets [start, stop) of what is asked for; None: everything; empty: nothing of it exists."""
-    parsed = parse_range_header(value)
+    wanted = _with_bytes(value)
+    if wanted == "bytes=" != value:
+        return []
+    parsed = parse_range_header(wanted)
     if parsed is None or parsed.units != "bytes" or len(parsed.ranges) > _MAX_RANGES:
         return None
     found = []
@@ -111,6 +116,15 @@ def _ranges(value: str | None, size: int) -> list[tuple[int, int]] | None:
             found.append((start, size if stop is None else min(stop, size)))
     # Whoever asks for more than there is gets each byte once.
     return None if sum(stop - start for start, stop in found) > size else found
+
+
+def _with_bytes(value: str | None) -> str | None:
+    """A Range header without "the last 0 bytes", which no file has, and are no mistake (RFC 9110, 14.1.2)."""
+    if value is None or "-0" not in value:
+        return value
+    unit, _, ranges = value.partition("=")
+    wanted = [each for each in ranges.split(",") if not _NO_BYTES.fullmatch(each)]
+    return f"{unit}={','.join(wanted)}"
 
 
 def _several(

@@ -16,7 +16,8 @@ import trio
 import trio.lowlevel
 
 from imgstored.errors import ConfigError
-from imgstored.host import shortage
+from imgstored.host import descriptors, shortage
+from imgstored.httpd.address import counted_as
 from imgstored.httpd.connection import Connection
 from imgstored.httpd.pace import Pace
 
@@ -100,18 +101,23 @@ class HttpServer:
                 self._places.release()
                 raise
             client = address[0] if isinstance(address, tuple) else "unix"
-            nursery.start_soon(self._converse, connected, client)
+            # The last ones are for what changes on this host.
+            allowed = not descriptors.is_reserved(connected.fileno())
+            nursery.start_soon(self._converse, connected, client, allowed)
 
-    async def _converse(self, connected: trio.socket.SocketType, client: str) -> None:
+    async def _converse(self, connected: trio.socket.SocketType, client: str, allowed: bool) -> None:
         """Has a client's requests answered until it leaves."""
-        self._by_client[client] += 1
+        counts_as = counted_as(client)
+        self._by_client[counts_as] += 1
         try:
-            if self._by_client[client] > self._limits.client_connections:
+            if not allowed or self._by_client[counts_as] > self._limits.client_connections:
                 await _refuse(connected)
                 return
             # A socket that trio does not know any more: threads use it.
             plain = _detached(connected)
-            connection = Connection(plain, client, self._application, self._limits, self._pace, self._context)
+            connection = Connection(
+                plain, client, counts_as, self._application, self._limits, self._pace, self._context
+            )
             try:
                 with trio.CancelScope() as scope:
                     self._open[connection] = scope
@@ -126,9 +132,9 @@ class HttpServer:
             connected.close()
             self._places.release()
             self._wake()
-            self._by_client[client] -= 1
-            if not self._by_client[client]:
-                del self._by_client[client]
+            self._by_client[counts_as] -= 1
+            if not self._by_client[counts_as]:
+                del self._by_client[counts_as]
 
     def _wake(self) -> None:
         self._ended.set()
