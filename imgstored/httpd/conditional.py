@@ -47,7 +47,7 @@ def _answer(file: OpenFile, request: Request) -> Response:
         return Response(status, headers, close=file.close)
     kind = ("Content-Type", file.kind)
     ranges = None
-    if request.method == "GET" and _range_holds(request.headers, file.etag, modified):
+    if request.method == "GET" and _range_holds(request.headers, file, modified):
         ranges = _ranges(request.headers.get("range"), file.size)
     if ranges is None:
         headers = [kind, *headers, *file.headers]
@@ -87,18 +87,18 @@ def _date(value: str | None) -> datetime | None:
         return None
 
 
-def _range_holds(headers: Mapping[str, str], etag: str, modified: int) -> bool:
+def _range_holds(headers: Mapping[str, str], file: OpenFile, modified: int) -> bool:
     """Whether the client's part is of this very file, so that it may go on with a range."""
     condition = headers.get("if-range")
     if condition is None:
-        return True
+        return not file.only_if_range
     try:
         wanted = parse_if_range_header(condition)
     except (OverflowError, ValueError):  # a date that no clock has
         return False
     if wanted.date is not None:
-        return modified == wanted.date.timestamp()
-    return not condition.startswith("W/") and wanted.etag == etag.strip('"')
+        return not file.only_if_range and modified == wanted.date.timestamp()
+    return not condition.startswith("W/") and wanted.etag == file.etag.strip('"')
 
 
 def _ranges(value: str | None, size: int) -> list[tuple[int, int]] | None:

@@ -119,6 +119,8 @@ class OpenFile(Struct):
     headers: Sequence[tuple[str, str]] = ()  #: of an answer with the whole file
     available: Callable[[int], int] | None = None  #: as in `Span`
     released: Callable[[], None] | None = None  #: called after the file was closed
+    #: Other bytes were once given out as this file: a range is for who shows, by If-Range, to have these.
+    only_if_range: bool = False
 
     def close(self) -> None:
         """Closes the file, once."""

@@ -4,6 +4,7 @@
     FOLDER/UUID/file            the compressed stream, whose size and SHA-1 the manifest has
     FOLDER/UUID/icon            optional
     FOLDER/UUID/entry.json      `Entry`; its time of change is when the file was last served
+    FOLDER/.spoilt-UUID         how often wrong bytes were given out as the image's file
 
 An image appears by one rename of its folder, and goes by one. Files that were only kept are evicted, the
 least recently used first, when they exceed the budget; those that were published here never are. All methods
@@ -51,6 +52,9 @@ _MAX_DAMAGED: Final = 10
 #: Files that are still coming, and seconds after which one that nobody asked for again is removed.
 _COMING = ".coming-"
 _COMING_SECONDS: Final = 7 * 86400.0
+#: How often wrong bytes were given out as a file, as long as a client may still have a part of them.
+_SPOILT: Final = ".spoilt-"
+_SPOILT_SECONDS: Final = 30 * 86400.0
 
 _FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
 
@@ -75,6 +79,7 @@ class Entry(msgspec.Struct, frozen=True):
     added_at: float  #: seconds since the epoch
     md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
     sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
+    spoilt: int = 0  #: how often wrong bytes had been given out as the file, before this one came
     format: Literal[1] = 1
 
 
@@ -176,6 +181,9 @@ class Library:
         for path in self.folder.glob(f"{_COMING}*"):
             if path.lstat().st_mtime < time.time() - _COMING_SECONDS:
                 _remove(path)
+        for path in self.folder.glob(f"{_SPOILT}*"):
+            if path.lstat().st_mtime < time.time() - _SPOILT_SECONDS:
+                _remove(path)
         damaged = sorted(self.folder.glob(f"{_DAMAGED}*"), key=lambda path: path.lstat().st_mtime)
         for path in damaged[:-_MAX_DAMAGED]:
             _remove(path)
@@ -258,6 +266,18 @@ class Library:
         """Where a file for `keep` may come in."""
         return self.folder / f"{_COMING}{uuid}"
 
+    def spoilt(self, uuid: str) -> int:
+        """How often wrong bytes were given out as the image's file. Raises `OSError`."""
+        try:
+            text = (self.folder / f"{_SPOILT}{uuid}").read_bytes()[:20]
+        except FileNotFoundError:
+            return 0
+        return int(text) if text.isdigit() else 1
+
+    def spoil(self, uuid: str, times: int) -> None:
+        """Remembers that wrong bytes were given out, so many times in all. Raises `OSError`."""
+        replace_file(self.folder / f"{_SPOILT}{uuid}", str(times).encode(), mode=0o600)
+
     # -- changes ---------------------------------------------------------------------------------------------
 
     def keep(self, manifest: Manifest, file: Path, *, kind: Copy = "kept") -> bool:
@@ -296,7 +316,8 @@ class Library:
 
     def _add(self, manifest: Manifest, kind: Kind, size: int, take: Callable[[Path], None] | None) -> bool:
         """Adds an image, with the file that `take` puts at a path. False if the uuid is taken by now."""
-        image = _image(manifest, Entry(kind, time.time()), size, icon=False, used_at=time.time())
+        entry = Entry(kind, time.time(), spoilt=self.spoilt(manifest.uuid))
+        image = _image(manifest, entry, size, icon=False, used_at=time.time())
         new = self.folder / f"{_NEW}{manifest.uuid}-{secrets.token_hex(4)}"
         new.mkdir(mode=0o700)
         try:

@@ -255,6 +255,8 @@ class Mirrors:
         await fetch.ended.wait()
         if fetch.failure is not None:
             raise fetch.failure
+        if fetch.unkept is not None:
+            raise fetch.unkept
 
     # -- what is kept ----------------------------------------------------------------------------------------
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from tests.e2e.conftest import gated, made_image, static_source
 from tests.support.daemon import Daemon
+from tests.support.faulty_server import FaultyServer
+from tests.support.full import small
 from tests.support.http_server import PATIENCE
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_manifest
 
@@ -129,6 +134,56 @@ def test_a_schedule_keeps_up_and_lets_go(tmp_path, several):
     with Daemon(tmp_path / "keeper", config=static_source(several.url) + ROOM) as daemon:
         # Without a schedule its images are files like others.
         until(lambda: kinds(daemon) == {UUIDS[3]: "mirrored", UUIDS[4]: "kept"})
+
+
+def test_an_incomplete_list_lets_nothing_go(tmp_path, several):
+    """The other server's list is cut: what it lacks may still be there."""
+    listed = [each for each in several.pages.manifests if each["uuid"] in UUIDS]
+    known = {each["uuid"]: each for each in listed}
+    cut = threading.Event()
+    asked = []
+
+    def answer(request, wire):
+        url = urlsplit(request.target)
+        if url.path == "/ping":
+            return wire.reply("200 OK", {}, b'{"ping": "pong", "imgapi": true}')
+        if url.path == "/images":
+            # The newer half of it, and no further pages.
+            limit = int(parse_qs(url.query)["limit"][0])
+            body = listed[2:][: min(2, limit)] if cut.is_set() else listed[:limit]
+            asked.append(cut.is_set())
+            return wire.reply("200 OK", {}, json.dumps(body).encode())
+        _, _, uuid, *rest = url.path.split("/")
+        if rest:
+            return wire.part((several.pages.folder / uuid / "file").read_bytes(), request)
+        return wire.reply("200 OK", {}, json.dumps(known[uuid]).encode())
+
+    with FaultyServer(answer) as server:
+        table = f'[[mirror]]\nurl = "{server.url}"\nname = "app"\nevery = "1s"\n'
+        source = static_source(server.url).replace("static", "imgapi")
+        with Daemon(tmp_path / "keeper", config=source + table) as daemon:
+            until(lambda: library(daemon) == UUIDS[:4])
+            cut.set()
+            until(lambda: asked.count(True) > 6)
+            assert library(daemon) == UUIDS[:4]
+            assert set(kinds(daemon).values()) == {"scheduled"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_what_the_library_cannot_keep_has_failed(tmp_path, served):
+    """There is room for the file while it comes, and none for what goes with it."""
+    manifest, file = made_image(LARGE, size=2 * MIB)
+    served.pages.add(manifest, file)
+    with small(tmp_path / "disk", 8 * MIB) as folder:
+        config = static_source(served.url) + f'[library]\nkeep_mib = 1\npath = "{folder}/library"\n'
+        with Daemon(tmp_path / "keeper", config=config + "[limits]\nmin_free_mib = 1\n") as daemon:
+            taken = folder / "library" / LARGE
+            taken.write_bytes(b"in the way of the folder")
+            done = mirror(daemon, "--name", manifest["name"], served.url, status=1)
+            assert (done["new"], [each["uuid"] for each in done["failed"]]) == ([], [LARGE])
+            assert "the library cannot keep the file" in done["failed"][0]["error"]["message"]
+            taken.unlink()
+            assert len(mirror(daemon, "--name", manifest["name"], served.url)["new"]) == 1
 
 
 def kinds(daemon):

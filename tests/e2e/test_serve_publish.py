@@ -18,6 +18,7 @@ from tests.support.nginx import free_port
 
 TOKEN = "a-token-that-nobody-guesses"
 MIB = 1 << 20
+MISSING = "11111111-aaaa-4bbb-8ccc-0000000000ff"
 
 
 class Server:
@@ -89,6 +90,11 @@ def test_nobody_sees_an_image_before_it_is_active(server):
         assert server.ask("GET", path, token=None)[0] == 404
     assert server.ask("GET", "/images?state=all", token=None)[1] == []
     assert [each["uuid"] for each in server.ask("GET", "/images?state=all")[1]] == [BASE]
+    # Nor whether there is one: as a marker it is like any uuid of no image.
+    refused = server.ask("GET", f"/images?marker={BASE}", token=None)
+    assert refused[0] == 422
+    missing = server.ask("GET", f"/images?marker={MISSING}", token=None)
+    assert json.dumps(refused).replace(BASE, MISSING) == json.dumps(missing)
     assert server.ask("POST", f"/images/{BASE}?action=activate")[1]["code"] == "NoActivationNoFile"
     assert server.ask("PUT", f"/images/{BASE}/file?compression=gzip", file)[0] == 200
     assert server.ask("GET", f"/images/{BASE}/file", token=None)[0] == 404
