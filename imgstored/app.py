@@ -166,11 +166,13 @@ async def _core(
     if settings.view.link and settings.view.mode != "off":
         await lanes.in_thread(link.make, Path(settings.view.link), Path(settings.view.path), kind="view")
     locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog)
+    library = await _library(settings, catalog)
     sources = SourceSet(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
         open_source=partial(open_source, seen=SeenVersions(state / "signed")),
+        copied=lambda uuid: None if library is None else library.copied_from(uuid),
     )
     with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
         await sources.listed()  # tells the gate of the secrets in imgadm's file
@@ -182,7 +184,6 @@ async def _core(
     refresh = Refresh(catalog, view)
     deletions = Deletions(catalog, locks, view, events, receipts=receipts)
     limits = import_limits(settings)
-    library = await _library(settings, catalog)
     resources = Resources(
         catalog, journal, state / "spool", view, locks, limits, receipts=receipts, library=library
     )

@@ -11,6 +11,7 @@ the image. An import has imgadm's lock of its image from before the pool's first
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import AsyncExitStack, closing
 from functools import partial
@@ -36,6 +37,7 @@ from imgstored.catalog.image_locks import IMPORT_PATIENCE
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
+    DownloadError,
     ImgstoreError,
     InternalError,
     NoSpaceError,
@@ -255,7 +257,7 @@ class Import:
             if isinstance(self._data, FromFile):
                 result = await self._from_file(self._data)
             else:
-                result = await self._from_sources(self._data)
+                result = await self._from_library() or await self._from_sources(self._data)
             if result.end is End.INSTALLED:
                 result = await self._publish()
             if result.image is not None:
@@ -302,7 +304,7 @@ class Import:
 
     # -- from a local file -----------------------------------------------------------------------------------
 
-    async def _from_file(self, given: FromFile) -> _Result:
+    async def _from_file(self, given: FromFile, verify: Verify = "first") -> _Result:
         file = LocalFile(given.fd, given.path)
         await file.look()
         expected = self._expected(path=given.path)
@@ -313,9 +315,43 @@ class Import:
                 hint="the manifest belongs to another file",
             )
         self._total = file.size
-        self._pump = self._pump_of(file.blocks, file.fail, expected, "first")
+        self._pump = self._pump_of(file.blocks, file.fail, expected, verify)
         self.enter("receiving")
         return await self._receive(self._pump, at_least=file.size)
+
+    # -- from the library ------------------------------------------------------------------------------------
+
+    async def _from_library(self) -> _Result | None:
+        """Receives the file that is kept here; None where there is none, or one that is not the image's."""
+        library = self._resources.library
+        if library is None or not library.has_file_of(self.manifest):
+            return None
+        fd = await lanes.in_thread(library.open_file, self.uuid, kind="library")
+        if fd is None:
+            return None
+        journal = self._resources.journal
+        try:
+            async with self._resources.beginning:
+                await lanes.in_thread(journal.begin, self.spec, self.manifest.document)
+            log.info("its file is in the library", uuid=self.uuid)
+            self._note("its file is in the library: nothing is downloaded")
+            return await self._from_file(FromFile(fd, "the library's file"), "streaming")
+        except (DownloadError, *WRONG_BYTES_ERRORS) as error:
+            if isinstance(error, NoSpaceError):
+                raise
+            log.error("a file of the library is damaged", uuid=self.uuid, error=error.message)
+            self._note(f"the library's file cannot be used: {error.message}")
+            await self._drop(End.WRONG_BYTES)
+            await lanes.in_thread(library.set_aside, self.uuid, kind="library")
+            if not self._data:
+                raise DownloadError(
+                    f"the library's file of image {self.uuid} is damaged: {error.message}",
+                    hint="try again: it was set aside, and the next import asks the sources",
+                ) from error
+            return None
+        finally:
+            with trio.CancelScope(shield=True):
+                await lanes.in_thread(os.close, fd, kind="library")
 
     # -- from sources ----------------------------------------------------------------------------------------
 
@@ -581,7 +617,7 @@ class Import:
     async def _keep_original(self) -> None:
         """Gives the library the file as it came. The image is installed, whether that works or not."""
         library = self._resources.library
-        if library is None:
+        if library is None or library.has_file_of(self.manifest):
             return
         try:
             if isinstance(self._data, FromFile):
@@ -591,7 +627,9 @@ class Import:
             else:
                 spool = self._resources.spools / spool_name(*self.spec.key)
                 with trio.CancelScope(shield=True):
-                    await lanes.in_thread(library.keep, self.manifest, spool, kind="library")
+                    await lanes.in_thread(
+                        partial(library.keep, self.manifest, spool, source=self.action.source), kind="library"
+                    )
         except (OSError, ImgstoreError) as error:
             log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
         except Exception:

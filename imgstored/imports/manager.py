@@ -514,6 +514,7 @@ class Imports:
             channel=spec.channel,
             import_id=log_id,
             nursery=self._table.nursery,
+            copies=not spec.zstream,
         )
 
 

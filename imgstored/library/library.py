@@ -79,6 +79,7 @@ class Entry(msgspec.Struct, frozen=True):
     added_at: float  #: seconds since the epoch
     md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
     sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
+    source: str | None = None  #: the URL of where a copy came from, for people; None: a file of a client
     spoilt: int = 0  #: how often wrong bytes had been given out as the file, before this one came
     format: Literal[1] = 1
 
@@ -280,11 +281,27 @@ class Library:
 
     # -- changes ---------------------------------------------------------------------------------------------
 
-    def keep(self, manifest: Manifest, file: Path, *, kind: Copy = "kept") -> bool:
+    def copied_from(self, uuid: str) -> tuple[Manifest, str] | None:
+        """The manifest of a copy whose file is here, and the URL that it came from."""
+        image = self.get(uuid)
+        if image is None or image.entry.kind == "published" or image.entry.source is None or not image.size:
+            return None
+        return image.manifest, image.entry.source
+
+    def has_file_of(self, manifest: Manifest) -> bool:
+        """Whether the image's very file is here, by the manifest's size and SHA-1."""
+        image, file = self.get(manifest.uuid), manifest.file
+        ours = None if image is None else image.manifest.file
+        if file is None or ours is None or file.sha1 is None or image is None or not image.size:
+            return False
+        return (file.sha1, file.size) == (ours.sha1, ours.size)
+
+    def keep(self, manifest: Manifest, file: Path, *, kind: Copy = "kept", source: str | None = None) -> bool:
         """Takes a verified file over by renaming it, which must be on the same file system. Whether it did.
 
         It does not where the library has the image already, or the file of a kept one alone exceeds the
-        budget. A file on another file system is copied. Raises `OSError`.
+        budget. A file on another file system is copied. `source` is the URL that it came from, for people.
+        Raises `OSError`.
         """
         size = file.stat().st_size
         if (kind == "kept" and size > self.budget) or self.get(manifest.uuid) is not None:
@@ -299,7 +316,7 @@ class Library:
                 shutil.copyfile(file, new)
                 file.unlink()
 
-        kept = self._add(manifest, kind, size, take)
+        kept = self._add(manifest, kind, size, take, source=source)
         self.evict()
         return kept
 
@@ -314,9 +331,17 @@ class Library:
         self.evict()
         return True
 
-    def _add(self, manifest: Manifest, kind: Kind, size: int, take: Callable[[Path], None] | None) -> bool:
+    def _add(
+        self,
+        manifest: Manifest,
+        kind: Kind,
+        size: int,
+        take: Callable[[Path], None] | None,
+        *,
+        source: str | None = None,
+    ) -> bool:
         """Adds an image, with the file that `take` puts at a path. False if the uuid is taken by now."""
-        entry = Entry(kind, time.time(), spoilt=self.spoilt(manifest.uuid))
+        entry = Entry(kind, time.time(), source=source, spoilt=self.spoilt(manifest.uuid))
         image = _image(manifest, entry, size, icon=False, used_at=time.time())
         new = self.folder / f"{_NEW}{manifest.uuid}-{secrets.token_hex(4)}"
         new.mkdir(mode=0o700)
@@ -447,6 +472,19 @@ class Library:
                 self._sorted = None
         shutil.rmtree(old, ignore_errors=True)
         return True
+
+    def set_aside(self, uuid: str) -> None:
+        """Takes a copy out that is damaged; it is kept for people to look at. Raises `OSError`."""
+        with self._writing:
+            image = self.get(uuid)
+            if image is None or image.entry.kind == "published":
+                return
+            (self.folder / uuid).rename(self.folder / f"{_DAMAGED}{uuid}-{secrets.token_hex(4)}")
+            with self._lock:
+                self._images.pop(uuid, None)
+                self._written.pop(uuid, None)
+                self._damaged.discard(uuid)
+                self._sorted = None
 
     def digest_missing(self, check: Callable[[], object] = lambda: None) -> None:
         """Computes the digests of files that have none yet, and writes them down. Takes seconds a GiB.

@@ -25,6 +25,7 @@ from msgspec import Struct
 from imgstored import import_id, lanes
 from imgstored.errors import DownloadError, FileSystemError, ImageNotFoundError, ImgstoreError
 from imgstored.host import shortage
+from imgstored.http.location import public
 from imgstored.manifest import load
 from imgstored.pools.base import Room
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
@@ -58,8 +59,17 @@ _QUESTIONS: Final = 16
 class Fetch:
     """A file on its way. `open` and `available` are for any thread, the rest for trio's."""
 
-    def __init__(self, manifest: Manifest, size: int, path: Path, *, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        size: int,
+        path: Path,
+        *,
+        source: str | None = None,
+        sha256: str | None = None,
+    ) -> None:
         self.manifest = manifest
+        self.source = source  #: the URL of where it comes from, for people
         self.unkept: ImgstoreError | None = None  #: why the library does not have it, though it came
         self.sha256 = sha256  #: of the file, where its source is signed
         self.size = size
@@ -302,7 +312,9 @@ class Relay:
             raise DownloadError(f"{_MOST_FETCHES} files are on their way already")
         sha256 = None if found.signed is None else found.signed.file
         path = self._library.spool(uuid)
-        fetch = self._fetches[uuid] = Fetch(found.manifest, file.size, path, sha256=sha256)
+        fetch = self._fetches[uuid] = Fetch(
+            found.manifest, file.size, path, source=public(found.source.url), sha256=sha256
+        )
         assert self._nursery is not None
         self._nursery.start_soon(self._run, fetch, found)
         return fetch
@@ -415,7 +427,7 @@ class Relay:
         uuid = fetch.manifest.uuid
         self._note_spoilt(fetch, wrong=False)
         try:
-            self._library.keep(fetch.manifest, fetch.path, kind=fetch.kind)
+            self._library.keep(fetch.manifest, fetch.path, kind=fetch.kind, source=fetch.source)
         except OSError as error:
             fetch.unkept = FileSystemError(f"the library cannot keep the file: {shortage.why(error)}")
         except ImgstoreError as error:
