@@ -103,7 +103,7 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
         path="f",
     ),
     "export": lambda client, _: client.export(U, 7, pool="p", compression="xz", form="raw", path="f"),
-    "publish": lambda client, path: client.publish({}, path, "u"),
+    "publish": lambda client, path: client.publish({}, path, "u", token="t"),
     "site.export": lambda client, _: client.export_site(
         7, ["n"], url="u", keys=["k"], days=3, delete=True, path="f"
     ),

@@ -81,6 +81,37 @@ def test_imgctl_publishes_and_another_host_imports(tmp_path, server):
         assert reader.imgctl("verify").returncode == 0
 
 
+def test_a_token_comes_from_a_file_or_the_environment(tmp_path, server, monkeypatch):
+    manifest, token = tmp_path / "manifest.json", tmp_path / "token"
+    manifest.write_text(json.dumps(fixture_manifest(BASE)))
+    with Daemon(tmp_path / "author") as author:
+
+        def publish(*words):
+            file = str(fixture_file(BASE))
+            return author.imgctl("publish", "-m", str(manifest), "-f", file, *words, server.url)
+
+        refused = publish()
+        assert refused.returncode == 1
+        assert "(UnauthorizedError)" in refused.stderr
+        assert "--token-file" in refused.stderr
+        token.write_text("another-token-of-the-tests-9876543210\n")
+        refused = publish("--token-file", str(token))
+        assert "(UnauthorizedError)" in refused.stderr
+        for text in ("", "two words\n", "\xff" * 20):
+            token.write_text(text)
+            refused = publish("--token-file", str(token))
+            assert "(Usage)" in refused.stderr
+        assert "(Usage)" in publish("--token-file", str(tmp_path / "missing")).stderr
+        token.write_text(f"{TOKEN}\n")
+        done = publish("--token-file", str(token))
+        assert done.returncode == 0, done.stderr
+        assert server.ask("DELETE", f"/images/{BASE}")[0] == 204
+        author.environment["IMGCTL_TOKEN"] = TOKEN
+        assert publish().returncode == 0
+        assert TOKEN not in author.log.read_text()
+        assert "another-token" not in author.log.read_text()
+
+
 def test_nobody_sees_an_image_before_it_is_active(server):
     manifest = fixture_manifest(BASE)
     file = fixture_file(BASE).read_bytes()
