@@ -79,6 +79,8 @@ from imgstored.view import link, open_view
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imgproto.documents import LibraryStateDocument, ServerStateDocument
+
     from imgstored.config import Config, PoolTable
     from imgstored.host.notify import Notifier
     from imgstored.metrics.endpoint import Metrics
@@ -315,6 +317,7 @@ def _image_server(core: _Core) -> ImageServer | None:
 
 def _parts(core: _Core) -> Parts:
     maker = Maker(core.catalog, Vmadm(core.settings.vmadm), core.state / "creating")
+    image_server = _image_server(core)
     return Parts(
         catalog=core.catalog,
         view=core.view,
@@ -322,16 +325,39 @@ def _parts(core: _Core) -> Parts:
         sources=core.sources,
         images=core.images,
         imports=core.imports,
-        server=_server(core, maker),
+        server=_server(core, maker, image_server),
         maker=maker,
         mirrors=core.mirrors,
         metrics=core.metrics,
-        image_server=_image_server(core),
+        image_server=image_server,
     )
 
 
-def _server(core: _Core, maker: Maker) -> Server:
+def _library_state(core: _Core) -> LibraryStateDocument | None:
+    """The library in the protocol's *status*."""
+    library, relay = core.library, core.relay
+    if library is None:
+        return None
+    return {
+        "path": str(library.folder),
+        "images": len(library.images()),
+        "size": library.size,
+        "kept": library.kept_size,
+        "budget": library.budget,
+        "evicted": library.evicted,
+        "evicted_bytes": library.evicted_bytes,
+        "fetching": 0 if relay is None else relay.fetching,
+        "fetched": 0 if relay is None else relay.fetched,
+        "fetched_bytes": 0 if relay is None else relay.fetched_bytes,
+    }
+
+
+def _server(core: _Core, maker: Maker, image_server: ImageServer | None) -> Server:
     """Wires what the socket offers, and what the metrics read."""
+
+    def image_server_state() -> ServerStateDocument | None:
+        return None if image_server is None else image_server.state()
+
     settings, catalog, imports = core.settings, core.catalog, core.imports
     states = PoolStates(catalog, {table.name: table.type for table in settings.pools})
     status = Status(
@@ -349,6 +375,8 @@ def _server(core: _Core, maker: Maker) -> Server:
         clients=lambda: server.connections,
         warnings=log.recent_warnings,
         faults=partial(_faults, core),
+        library=partial(_library_state, core),
+        server=image_server_state,
     )
     server = Server(
         Path(settings.socket.path),
@@ -366,6 +394,8 @@ def _server(core: _Core, maker: Maker) -> Server:
             fetched=imports.fetched,
             clients=lambda: server.connections,
             view=lambda: core.view.kind,
+            library=partial(_library_state, core),
+            server=image_server_state,
         )
     return server
 

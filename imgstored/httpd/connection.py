@@ -114,6 +114,7 @@ class Connection:
         self._pace = pace
         self._context = context
         self._secure = False
+        self.sent = 0  #: bytes of answers
         self.idle = False  #: it waits for a request, of which nothing has come
         #: Since when the server waits for the client (`time.monotonic`), None while the client waits.
         self.waits_since: float | None = time.monotonic()
@@ -328,6 +329,8 @@ class Connection:
                 self._pace.wait(turn, size, self._check_connection)
                 sent = send(part.fd, offset, size)
                 offset += sent
+                # TLS counts what it writes by itself.
+                self.sent += 0 if self._secure else sent
                 rate.moved(sent)
 
     def _check_connection(self) -> None:
@@ -383,6 +386,7 @@ class Connection:
         while left:
             sent = self._socket.send(left[:_READ], flags) if flags else self._socket.send(left[:_READ])
             rate.moved(sent)
+            self.sent += sent
             left = left[sent:]
 
     def _linger(self) -> bool:

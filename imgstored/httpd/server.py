@@ -63,6 +63,9 @@ class HttpServer:
         self._by_client: Counter[str] = Counter()
         self._open: dict[Connection, trio.CancelScope] = {}
         self._ended = trio.Event()  # a request, or a connection
+        self._sent_before = 0  # bytes of connections that have ended
+        self.requests = 0  #: since the start, those that wait for a thread, too
+        self.refused = 0  #: connections that were turned away
         self._places = trio.Semaphore(limits.connections)
         self._threads = trio.CapacityLimiter(limits.handlers)
 
@@ -70,6 +73,11 @@ class HttpServer:
     def connections(self) -> int:
         """Connections that are open."""
         return sum(self._by_client.values())
+
+    @property
+    def sent(self) -> int:
+        """Bytes of answers, since the start."""
+        return self._sent_before + sum(connection.sent for connection in self._open)
 
     async def serve(
         self,
@@ -111,6 +119,7 @@ class HttpServer:
         self._by_client[counts_as] += 1
         try:
             if not allowed or self._by_client[counts_as] > self._limits.client_connections:
+                self.refused += 1
                 await _refuse(connected)
                 return
             # A socket that trio does not know any more: threads use it.
@@ -124,7 +133,8 @@ class HttpServer:
                     while await self._is_asked(connection) and await self._answered(connection):
                         connection.waits_since = time.monotonic()
             finally:
-                self._open.pop(connection, None)
+                if self._open.pop(connection, None) is not None:
+                    self._sent_before += connection.sent
                 connection.close()
         except Exception:  # one client's connection must not end the daemon
             log.exception("a connection failed by a mistake", client=client)
@@ -180,6 +190,7 @@ class HttpServer:
         """Whether another request may follow. When it is cancelled, the thread has come back on return."""
         again = begun = ended = False
         connection.waits_since = None  # while it waits for a thread
+        self.requests += 1
 
         def answer() -> bool:
             nonlocal begun

@@ -853,8 +853,10 @@ def _mistake(uuid: str, error: Exception) -> InternalError:
             f'the import of image "{uuid}" failed because of a fault in imgstored',
             hint="the daemon's log has the details; please report it",
         )
-    mistake.__cause__ = error
-    return mistake
+    try:
+        raise mistake from error
+    except InternalError as raised:
+        return raised
 
 
 def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:

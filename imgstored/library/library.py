@@ -153,6 +153,7 @@ class Library:
         self._images: dict[str, LibraryImage] = {}
         self._sorted: tuple[LibraryImage, ...] | None = None
         self._damaged: set[str] = set()  # whose files need no second look
+        self.evicted = self.evicted_bytes = 0  #: since the start; written by whoever evicts
         self._written: dict[str, float] = {}  # when the use of an entry was last written down
 
     # -- the start -------------------------------------------------------------------------------------------
@@ -224,6 +225,11 @@ class Library:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(image.size for image in self.images())
+
+    @property
+    def kept_size(self) -> int:
+        """Bytes of the files that the budget is for."""
+        return sum(image.size for image in self.images() if image.entry.kind == "kept")
 
     def open_file(self, uuid: str) -> int | None:
         """A descriptor of the image's file, which the caller closes; None where there is none."""
@@ -540,6 +546,7 @@ class Library:
         except ImgstoreError as error:
             log.warning("nothing is evicted: nobody knows what is pinned", error=error.message)
             return []
+        sizes = {image.uuid: image.size for image in images}
         chosen = evicted(images, self.budget, pinned | _origins(images))
         for uuid in chosen:
             try:
@@ -548,6 +555,9 @@ class Library:
                 log.error("a kept file cannot be evicted", uuid=uuid, error=shortage.why(error))
                 continue
             log.info("a kept file was evicted", uuid=uuid, budget=self.budget)
+            with self._lock:
+                self.evicted += 1
+                self.evicted_bytes += sizes[uuid]
         return chosen
 
 

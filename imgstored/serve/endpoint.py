@@ -15,6 +15,8 @@ from imgstored.httpd.server import HttpServer
 if TYPE_CHECKING:
     import ssl
 
+    from imgproto.documents import ServerStateDocument
+
     from imgstored.httpd.address import TcpAddress
     from imgstored.httpd.message import HttpLimits
     from imgstored.library.library import Library
@@ -44,6 +46,17 @@ class ImageServer:
         self._library = library
         self._secure = context is not None
         self._server = HttpServer(application, limits, rate=rate, context=context)
+
+    def state(self) -> ServerStateDocument:
+        """The protocol's *status* of it."""
+        return {
+            "listen": str(self._address),
+            "tls": self._secure,
+            "connections": self._server.connections,
+            "requests": self._server.requests,
+            "sent_bytes": self._server.sent,
+            "refused": self._server.refused,
+        }
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listens, and serves until it is cancelled. Raises `ConfigError` where it cannot listen."""
