@@ -77,15 +77,19 @@ from imgstored.state.schema import HISTORY, JOURNAL
 from imgstored.view import link, open_view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import ssl
+    from collections.abc import Callable, Sequence
 
     from imgproto.documents import LibraryStateDocument, ServerStateDocument
 
     from imgstored.config import Config, PoolTable
     from imgstored.host.notify import Notifier
+    from imgstored.httpd.address import TcpAddress
+    from imgstored.httpd.message import HttpLimits
     from imgstored.metrics.endpoint import Metrics
     from imgstored.pools.base import Pool
     from imgstored.queries.history import History
+    from imgstored.serve.application import Application
     from imgstored.serve.endpoint import ImageServer
     from imgstored.view import View
 
@@ -259,13 +263,39 @@ async def _library(settings: Config, catalog: Catalog) -> Library | None:
 
 def _image_server(core: _Core) -> ImageServer | None:
     """The image server, if the configuration says where it listens. Raises `ConfigError`."""
-    settings, address = core.settings, serve_address(core.settings)
-    if address is None or core.library is None:
+    serving = _serving(core, core.settings)
+    if serving is None or core.library is None:
+        return None
+    from imgstored.serve.endpoint import ImageServer
+
+    return ImageServer(
+        serving.address,
+        serving.application,
+        core.library,
+        serving.limits,
+        rate=serving.rate,
+        context=serving.context,
+    )
+
+
+class _Serving(Struct, frozen=True):
+    """What the image server is made of, as the configuration has it."""
+
+    address: TcpAddress
+    application: Application
+    limits: HttpLimits
+    rate: int
+    context: ssl.SSLContext | None
+
+
+def _serving(core: _Core, settings: Config) -> _Serving | None:
+    """None where nothing is to be served. Blocks: it reads keys. Raises `ConfigError`."""
+    address, library, resources = serve_address(settings), core.library, core.resources
+    if address is None or library is None:
         return None
     try:
         from imgstored.httpd.server import server_context
         from imgstored.serve.application import Application
-        from imgstored.serve.endpoint import ImageServer
         from imgstored.serve.page import Job
         from imgstored.serve.publishing import Publishing
         from imgstored.serve.writers import Writers, read_key
@@ -285,13 +315,12 @@ def _image_server(core: _Core) -> ImageServer | None:
     def installed(uuid: str) -> bool:
         return any(catalog.find(pool, uuid) is not None for pool in catalog.pools)
 
-    library, resources = core.library, core.resources
     relay = core.relay if table.pull else None
     publishing = None
     if table.tokens or table.keys:
         keys = {name: read_key(name, Path(path)) for name, path in table.keys.items()}
         publishing = Publishing(
-            core.library,
+            library,
             Writers(table.tokens, keys),
             lambda: resources.free_space.claim_folder(library.folder),
         )
@@ -302,17 +331,36 @@ def _image_server(core: _Core) -> ImageServer | None:
             for each in core.imports.jobs()
         ]
 
-    application = Application(
-        core.library, installed=installed, relay=relay, publishing=publishing, jobs=jobs
-    )
-    return ImageServer(
-        address,
-        application,
-        core.library,
-        serve_limits(settings),
-        rate=table.rate_mib << 20,
-        context=context,
-    )
+    application = Application(library, installed=installed, relay=relay, publishing=publishing, jobs=jobs)
+    return _Serving(address, application, serve_limits(settings), table.rate_mib << 20, context)
+
+
+async def _served_anew(core: _Core, image_server: ImageServer | None, settings: Config) -> Callable[[], None]:
+    """What has the image server and the mirrors be as a changed configuration has them.
+
+    Raises `ConfigError` where that is wrong; nothing has changed then.
+    """
+    mirrors = mirror_specs(settings)
+    serving = await lanes.in_thread(_serving, core, settings)
+
+    def change() -> None:
+        core.mirrors.reconfigure(mirrors)
+        if image_server is None or serving is None:
+            if (image_server is None) == (settings.serve.listen is not None):
+                logger.warning("a restart turns the image server on or off", listen=settings.serve.listen)
+            return
+        try:
+            image_server.reconfigure(
+                serving.address,
+                serving.application,
+                serving.limits,
+                rate=serving.rate,
+                context=serving.context,
+            )
+        except ConfigError as error:
+            logger.error("the image server stays as it was", error=error.message, hint=error.hint)
+
+    return change
 
 
 def _parts(core: _Core) -> Parts:
@@ -330,6 +378,7 @@ def _parts(core: _Core) -> Parts:
         mirrors=core.mirrors,
         metrics=core.metrics,
         image_server=image_server,
+        served_anew=partial(_served_anew, core, image_server),
     )
 
 

@@ -21,11 +21,12 @@ from imgstored.http.secrets import KNOWN
 from imgstored.specs import descriptors, import_limits, secrets, socket_limits, source_specs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.images import Images
+    from imgstored.config import Config
     from imgstored.create.maker import Maker
     from imgstored.host.notify import Notifier
     from imgstored.imports.manager import Imports
@@ -60,6 +61,7 @@ class Parts(Struct, frozen=True):
     mirrors: Mirrors
     metrics: Metrics | None
     image_server: ImageServer | None
+    served_anew: Callable[[Config], Awaitable[Callable[[], None]]]  #: takes over `[serve]`, `[[mirror]]`
 
 
 async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
@@ -131,6 +133,7 @@ async def _signals(
 async def _reload(files: Sequence[Path], parts: Parts) -> None:
     try:
         settings = await lanes.in_thread(config.load, *files)
+        serve = await parts.served_anew(settings)
         parts.sources.reconfigure(source_specs(settings))
     except ImgstoreError as error:
         logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
@@ -138,6 +141,7 @@ async def _reload(files: Sequence[Path], parts: Parts) -> None:
     parts.resources.reconfigure(import_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
     KNOWN.configure(secrets(settings, os.environ))
+    serve()
     log.set_up(settings.log)
     raise_limit(descriptors(settings))
     logger.info("read the configuration again", files=[str(file) for file in files])

@@ -32,6 +32,10 @@ class Pace:
         self._turns: dict[str, threading.Lock] = {}
         self._users: Counter[str] = Counter()
 
+    def set_rate(self, rate: int) -> None:
+        """Sets the bound from now on; of what is on its way, too."""
+        self._rate = rate
+
     @property
     def bounded(self) -> bool:
         """Whether there is a bound."""
@@ -56,14 +60,15 @@ class Pace:
 
         Raises what `check` does, which is called from time to time.
         """
-        if not self._rate:
+        rate = self._rate
+        if not rate:
             return
         while not turn.acquire(timeout=_LOOK):
             check()
         try:
             with self._lock:
                 at = max(time.monotonic(), self._next)
-                self._next = at + size / self._rate
+                self._next = at + size / rate
             # Bounded by the number of clients: each has one piece before this one.
             while (left := at - time.monotonic()) > 0:
                 time.sleep(min(left, _LOOK))

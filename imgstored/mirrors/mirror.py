@@ -19,6 +19,7 @@ from msgspec import Struct
 from imgstored import lanes
 from imgstored.create.job import running
 from imgstored.errors import APIError, ImgstoreError, NotSupportedError, UsageError
+from imgstored.host import shortage
 from imgstored.http.location import public
 from imgstored.manifest import load
 from imgstored.mirrors.selection import Filter, matching, with_origins
@@ -83,7 +84,9 @@ class Mirrors:
         self._library = library
         self._sources = sources
         self._relay = relay
-        self._schedules = schedules
+        self._schedules = tuple(dict.fromkeys(schedules))
+        self._running: dict[MirrorSpec, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
         self._last: dict[MirrorSpec, frozenset[str]] = {}  # what each schedule chose last
         self._turn = trio.Lock()
 
@@ -95,13 +98,49 @@ class Mirrors:
                 if not self._schedules:
                     with suppress(OSError):
                         await self._release()
-                for spec in self._schedules:
-                    nursery.start_soon(self._keep_up, spec)
+                self._nursery = nursery
+                self._start()
             task_status.started()
             await trio.sleep_forever()
 
-    async def _keep_up(self, spec: MirrorSpec) -> None:
-        """One schedule."""
+    def reconfigure(self, schedules: Sequence[MirrorSpec]) -> None:
+        """Keeps up these schedules from now on. What only others had chosen is let go."""
+        before, self._schedules = self._schedules, tuple(dict.fromkeys(schedules))
+        if self._nursery is None:
+            if schedules:
+                log.warning("mirrors begin with the daemon's next start: it has no library yet")
+            return
+        gone = set(before) - set(self._schedules)
+        for spec in gone:
+            self._last.pop(spec, None)
+            self._running.pop(spec).cancel()
+        self._start()
+        if gone:
+            self._nursery.start_soon(self._let_go)
+
+    def _start(self) -> None:
+        """Starts the schedules that do not run yet."""
+        assert self._nursery is not None
+        for spec in self._schedules:
+            if spec not in self._running:
+                self._running[spec] = scope = trio.CancelScope()
+                self._nursery.start_soon(self._keep_up, spec, scope)
+
+    async def _let_go(self) -> None:
+        """Lets go of what no schedule chooses, as soon as each has chosen."""
+        if len(self._last) < len(self._schedules):
+            return  # the last of them does it
+        try:
+            await self._release()
+        except OSError as error:
+            log.error("the library cannot be written", error=shortage.why(error))
+
+    async def _keep_up(self, spec: MirrorSpec, scope: trio.CancelScope) -> None:
+        """One schedule, until it is cancelled."""
+        with scope:
+            await self._keep_up_to_date(spec)
+
+    async def _keep_up_to_date(self, spec: MirrorSpec) -> None:
         while True:
             pause = spec.every
             try:
@@ -179,7 +218,7 @@ class Mirrors:
                 self._last[spec] = uuids
             elif spec in self._last:
                 self._last[spec] |= uuids  # what the list lacks may still be there
-            if len(self._last) == len(set(self._schedules)):
+            if len(self._last) == len(self._schedules):
                 report["released"] = await self._release()
         return report
 

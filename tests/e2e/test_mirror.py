@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from urllib.parse import parse_qs, urlsplit
@@ -184,6 +185,28 @@ def test_what_the_library_cannot_keep_has_failed(tmp_path, served):
             assert "the library cannot keep the file" in done["failed"][0]["error"]["message"]
             taken.unlink()
             assert len(mirror(daemon, "--name", manifest["name"], served.url)["new"]) == 1
+
+
+def test_schedules_come_and_go_with_the_configuration(tmp_path, several):
+    table = f'[[mirror]]\nurl = "{several.url}"\nname = "app"\nevery = "1s"\nnewest = '
+    config = static_source(several.url) + ROOM
+    with Daemon(tmp_path / "keeper", config=config + table + "1\n") as daemon:
+        until(lambda: library(daemon) == [UUIDS[3]])
+
+        def reload(old, new):
+            text = daemon.config_file.read_text()
+            assert old in text
+            daemon.config_file.write_text(text.replace(old, new))
+            os.kill(daemon.pid, signal.SIGHUP)
+
+        reload("newest = 1", "newest = 3")
+        until(lambda: library(daemon) == UUIDS[1:4])
+        until(lambda: set(kinds(daemon).values()) == {"scheduled"})
+        reload("newest = 3", "newest = 2")
+        until(lambda: kinds(daemon).get(UUIDS[1]) == "kept")
+        assert {kinds(daemon)[uuid] for uuid in UUIDS[2:4]} == {"scheduled"}
+        reload(table + "2\n", "")
+        until(lambda: set(kinds(daemon).values()) == {"kept"})
 
 
 def kinds(daemon):

@@ -6,11 +6,14 @@ import base64
 import hashlib
 import http.client
 import json
+import os
+import signal
 import socket
 import time
 
 import pytest
 
+from tests.e2e.test_on_demand import until
 from tests.support.daemon import Daemon
 from tests.support.http_server import PATIENCE, everything
 from tests.support.image_site import BASE, INCREMENTAL, fixture_file, fixture_manifest
@@ -285,3 +288,49 @@ def test_a_token_that_can_be_guessed_is_refused_at_the_start(tmp_path):
     config = '[serve]\nlisten = "127.0.0.1:1"\ntokens = { ci = "short" }\n'
     with pytest.raises(RuntimeError, match=r"serve\.tokens\.ci: shorter than 16"):
         Daemon(tmp_path / "server", config=config).start()
+
+
+def test_a_changed_configuration_counts_at_once(tmp_path, server):
+    """Tokens, the address, and a fault, which changes nothing; what is under way goes on."""
+    config, log = server.daemon.config_file, server.daemon.log
+    text = config.read_text()
+    server.publish(BASE)
+    kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    kept.connect()
+    slow = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    slow.sendall(f"GET /images/{BASE}/file HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    begun = slow.recv(1000)
+
+    def reload(new, event):
+        count = log.read_text().count(event)
+        config.write_text(new)
+        os.kill(server.daemon.pid, signal.SIGHUP)
+        until(lambda: log.read_text().count(event) > count)
+
+    other = "another-token-of-the-tests-9876543210"
+    reload(text.replace(TOKEN, other), "read the configuration again")
+    # The token that was taken away counts no longer, on a connection of before neither.
+    kept.request("DELETE", f"/images/{BASE}", headers={"Authorization": f"Bearer {TOKEN}"})
+    answer = kept.getresponse()
+    assert (answer.status, json.loads(answer.read())["code"]) == (401, "UnauthorizedError")
+    assert server.ask("POST", f"/images/{BASE}?action=disable", token=other)[0] == 200
+    assert server.ask("POST", f"/images/{BASE}?action=enable", token=other)[0] == 200
+    reload(text.replace(TOKEN, "short"), "the configuration stays as it was")
+    assert server.ask("POST", f"/images/{BASE}?action=enable", token=other)[0] == 200
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        reload(text.replace(str(server.port), str(port)), "the image server stays as it was")
+        assert server.ask("GET", "/ping", token=None)[0] == 200
+    before, moved = server.port, free_port()
+    reload(text.replace(str(server.port), str(moved)), "read the configuration again")
+    server.port = moved
+    assert server.ask("GET", "/ping", token=None)[0] == 200
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", before), timeout=PATIENCE)
+    # Who was connected has the rest.
+    body = begun.partition(b"\r\n\r\n")[2]
+    while len(body) < fixture_manifest(BASE)["files"][0]["size"]:
+        body += slow.recv(1 << 20)
+    assert body == fixture_file(BASE).read_bytes()
+    for each in (slow, kept):
+        each.close()
