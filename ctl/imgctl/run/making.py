@@ -116,7 +116,9 @@ def _token(arguments: Arguments) -> str | None:
             with Path(path).open("rb") as file:
                 data = file.read(_MAX_TOKEN)
     except OSError as error:
-        raise UsageError(f"the token's file {printable(path)} cannot be read: {error.strerror}") from error
+        raise UsageError(
+            f"the token's file {printable(path)} cannot be read: {error.strerror or error}"
+        ) from error
     token = data.decode("ascii", "replace").strip()
     if not token or not token.isprintable() or " " in token or "\ufffd" in token:
         raise UsageError(f"there is no token in {printable(path)}: one word of ASCII is expected")
