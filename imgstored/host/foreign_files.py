@@ -85,8 +85,8 @@ class ForeignFile:
     def __call__(self, call: Callable[[int], T], *, seconds: float | None = None) -> T:
         """What `call` returns or raises, which is given the descriptor. Blocks.
 
-        Raises `TimeoutError` after `SILENCE`, or other `seconds`, without an answer, what `fail` was given, and what `check`
-        raises; the file is of no use after that.
+        Raises `TimeoutError` after `SILENCE`, or other `seconds`, without an answer, what `fail` was given,
+        and what `check` raises; the file is of no use after that.
         """
         seconds = SILENCE if seconds is None else seconds
         deadline = time.monotonic() + seconds
