@@ -83,7 +83,7 @@ class ForeignFile:
             self._released.append(fd)
 
     def __call__(self, call: Callable[[int], T], *, seconds: float | None = None) -> T:
-        """What `call` returns or raises, which is given the descriptor. Blocks.
+        """Calls `call` with the descriptor; returns or raises what it does. Blocks.
 
         Raises `TimeoutError` after `SILENCE`, or other `seconds`, without an answer, what `fail` was given,
         and what `check` raises; the file is of no use after that.

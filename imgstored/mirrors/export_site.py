@@ -32,7 +32,7 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.host import shortage
-from imgstored.host.durable import replace_file
+from imgstored.host.filesystem import replace_file
 from imgstored.host.foreign_files import ForeignFile
 from imgstored.library.library import ChangedError
 from imgstored.mirrors.folder import Folder
