@@ -44,8 +44,10 @@ log = structlog.get_logger(__name__)
 #: Seconds between two progress events, and between two tries of a schedule that failed.
 _INTERVAL: Final = 0.5
 _RETRY: Final = 600.0
-#: Images that one mirror asks for at the same time; the relay bounds downloads.
-_AT_A_TIME: Final = 16
+#: Images of one server at the same time: its mirrors are to leave most places to others.
+_AT_A_TIME: Final = 4
+#: Notes of one kind that a client gets.
+_MAX_NOTES: Final = 20
 
 
 class MirrorSpec(Struct, frozen=True):
@@ -88,7 +90,7 @@ class Mirrors:
         self._running: dict[MirrorSpec, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._last: dict[MirrorSpec, frozenset[str]] = {}  # what each schedule chose last
-        self._turn = trio.Lock()
+        self._places: dict[str, trio.CapacityLimiter] = {}  # by the URL of a server
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Runs what fetches files, and the schedules, until it is cancelled."""
@@ -195,6 +197,7 @@ class Mirrors:
         assert self._library is not None
         chosen, incomplete = await self._choose(spec, tell)
         missing = [image for image in chosen if self._library.get(image.manifest.uuid) is None]
+        others = [image for image in chosen if self._is_another(image)]
         report: MirrorDocument = {
             "chosen": len(chosen),
             "new": [image.named for image in missing],
@@ -205,12 +208,15 @@ class Mirrors:
         if dry_run:
             return report
         kind: Copy = "scheduled" if scheduled else "mirrored"
-        async with self._turn:
-            failed = await self._fetch(spec, missing, tell, kind)
-        report["failed"] = failed
+        failed = await self._fetch(spec, missing, tell, kind)
+        report["failed"] = failed + [
+            {**image.named, "error": _another(image.manifest.uuid).as_wire()} for image in others
+        ]
         lost = {each["uuid"] for each in failed}
         report["new"] = [image.named for image in missing if image.manifest.uuid not in lost]
         for image in chosen:
+            if image in others:
+                continue
             await lanes.in_thread(self._library.hold, image.manifest.uuid, kind, kind="library")
         if scheduled:
             uuids = frozenset(image.manifest.uuid for image in chosen)
@@ -222,6 +228,15 @@ class Mirrors:
                 report["released"] = await self._release()
         return report
 
+    def _is_another(self, image: _Chosen) -> bool:
+        """Whether the library has another file under the image's uuid."""
+        assert self._library is not None
+        there = self._library.get(image.manifest.uuid)
+        ours, theirs = None if there is None else there.manifest.file, image.manifest.file
+        if ours is None or theirs is None or None in (ours.sha1, theirs.sha1):
+            return False
+        return (ours.sha1, ours.size) != (theirs.sha1, theirs.size)
+
     async def _choose(self, spec: MirrorSpec, tell: Tell) -> tuple[list[_Chosen], bool]:
         """The images that the filter means, each after its origin, and whether the list may lack some."""
         found = await self._sources.available(sources=(spec.url,))
@@ -231,10 +246,9 @@ class Mirrors:
             raise APIError(error["message"], hint=error["hint"], data=error["data"])
         for lack in found["incomplete"]:
             tell(Note(event="note", text=lack["message"]))
-        images = await lanes.in_thread(_loaded, [each["manifest"] for each in found["images"]])
-        active = [image for image in images if image.manifest.state == "active"]
-        chosen, lacking = with_origins(matching(active, spec.wanted), images)
-        for image in lacking:
+        manifests = [each["manifest"] for each in found["images"]]
+        chosen, lacking = await lanes.in_thread(_chosen, manifests, spec.wanted)
+        for image in lacking[:_MAX_NOTES]:
             tell(
                 Note(
                     event="note",
@@ -251,17 +265,20 @@ class Mirrors:
         failed: dict[str, ImgstoreError] = {}
         fetches: dict[str, Fetch] = {}
         done: set[str] = set()
-        limiter = trio.CapacityLimiter(_AT_A_TIME)
+        # A server that is slow, however long, keeps no other one waiting.
+        limiter = self._places.setdefault(spec.url, trio.CapacityLimiter(_AT_A_TIME))
+        left = iter(missing)
 
-        async def one(image: _Chosen) -> None:
-            uuid = image.manifest.uuid
-            try:
-                async with limiter:
-                    await self._fetch_one(spec, uuid, fetches, kind)
-            except ImgstoreError as error:
-                log.warning("an image is not mirrored", uuid=uuid, error=error.message)
-                failed[uuid] = error
-            done.add(uuid)
+        async def some() -> None:
+            for image in left:
+                uuid = image.manifest.uuid
+                try:
+                    async with limiter:
+                        await self._fetch_one(spec, uuid, fetches, kind)
+                except ImgstoreError as error:
+                    log.warning("an image is not mirrored", uuid=uuid, error=error.message)
+                    failed[uuid] = error
+                done.add(uuid)
 
         def progress() -> Progress:
             came = sum(
@@ -273,8 +290,8 @@ class Mirrors:
             return Progress(event="progress", done=came, total=total, rate=0.0, images=[])
 
         async with trio.open_nursery() as nursery:
-            for image in missing:
-                nursery.start_soon(one, image)
+            for _ in range(_AT_A_TIME):
+                nursery.start_soon(some)
             while len(done) < len(missing):
                 tell(progress())
                 await trio.sleep(_INTERVAL)
@@ -307,6 +324,20 @@ class Mirrors:
         for uuid in released:
             log.info("an image is not mirrored any more", uuid=uuid)
         return released
+
+
+def _another(uuid: str) -> ImgstoreError:
+    return APIError(
+        f"the library has another file of image {uuid}",
+        hint="a uuid is one file for ever: ask who published the image; or take it out of the library",
+    )
+
+
+def _chosen(documents: Iterable[Mapping[str, Any]], wanted: Filter) -> tuple[list[_Chosen], list[_Chosen]]:
+    """As `with_origins`, of the active images that are wanted. For a thread: a list may be very long."""
+    images = _loaded(documents)
+    active = [image for image in images if image.manifest.state == "active"]
+    return with_origins(matching(active, wanted), images)
 
 
 def _loaded(documents: Iterable[Mapping[str, Any]]) -> list[_Chosen]:

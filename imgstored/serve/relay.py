@@ -52,6 +52,8 @@ _REMEMBERED: Final = 30.0
 _MOST: Final = 1000
 #: Files on their way at the same time, those that wait for a slot, too. Each has a descriptor or more.
 _MOST_FETCHES: Final = 64
+#: Sources without a file on its way that are remembered.
+_IDLE_SOURCES: Final = 32
 #: Questions to the sources at the same time, of all clients together.
 _QUESTIONS: Final = 16
 
@@ -203,9 +205,10 @@ class Relay:
         self._journal = journal
         self._limits = limits
         self._claim = claim
-        self._slots = trio.CapacityLimiter(at_a_time)
+        self._at_a_time = at_a_time
+        self._slots: dict[str | None, trio.CapacityLimiter] = {}  # by source: a slow one holds up no other
         # Threads that wait for bytes: none of those that the bytes need.
-        self._digests = trio.CapacityLimiter(at_a_time)
+        self._digests = trio.CapacityLimiter(_MOST_FETCHES)
         self._questions = trio.CapacityLimiter(_QUESTIONS)
         self._fetches: dict[str, Fetch] = {}
         self._answers: dict[str, _Answer] = {}
@@ -328,7 +331,7 @@ class Relay:
                 download = self._download(found, fetch, claim)
                 await lanes.in_thread(self._open, fetch, download, kind="library")
                 fetch.begun.set()
-                async with self._slots:
+                async with self._slots_of(fetch.source):
                     log.info("fetching a file for others", uuid=uuid)
                     began = trio.current_time()
                     await self._transfer(fetch, download)
@@ -356,6 +359,12 @@ class Relay:
             fetch.ended.set()
             with trio.CancelScope(shield=True):
                 await lanes.in_thread(fetch.end, kind="library")
+
+    def _slots_of(self, source: str | None) -> trio.CapacityLimiter:
+        idle = [each for each, slots in self._slots.items() if not slots.borrowed_tokens]
+        for each in idle[:-_IDLE_SOURCES]:
+            del self._slots[each]
+        return self._slots.setdefault(source, trio.CapacityLimiter(self._at_a_time))
 
     def _open(self, fetch: Fetch, download: Download) -> None:
         fetch.begin(download, self._library.spoilt(fetch.manifest.uuid))

@@ -170,6 +170,56 @@ def test_an_incomplete_list_lets_nothing_go(tmp_path, several):
             assert set(kinds(daemon).values()) == {"scheduled"}
 
 
+def test_a_server_that_sends_nothing_holds_up_no_other(tmp_path, several):
+    """All of its places are taken, as long as it likes; other mirrors, and hosts that pull, have theirs."""
+    listed = [
+        {**each, "uuid": f"22222222-aaaa-4bbb-8ccc-0000000009{number:02}", "name": "slow"}
+        for number, each in enumerate([several.pages.manifests[-1]] * 12)
+    ]
+    known = {each["uuid"]: each for each in listed}
+    release, asked = threading.Event(), []
+
+    def answer(request, wire):
+        path = urlsplit(request.target).path
+        if path == "/ping":
+            return wire.reply("200 OK", {}, b'{"ping": "pong", "imgapi": true}')
+        if path == "/images":
+            return wire.reply("200 OK", {}, json.dumps(listed).encode())
+        _, _, uuid, *rest = path.split("/")
+        if not rest:
+            return wire.reply("200 OK", {}, json.dumps(known[uuid]).encode())
+        asked.append(uuid)
+        release.wait(PATIENCE)
+        return wire.close()
+
+    with FaultyServer(answer) as server:
+        sources = static_source(several.url) + static_source(server.url).replace("static", "imgapi")
+        table = f'[[mirror]]\nurl = "{server.url}"\nevery = "1h"\n'
+        limits = "[limits]\nimports = 1\n"
+        try:
+            with Daemon(tmp_path / "keeper", config=sources + LIBRARY + table + limits) as daemon:
+                until(lambda: asked)
+                done = mirror(daemon, "--name", "app", several.url)
+                assert len(done["new"]) == 4
+                release.set()
+        finally:
+            release.set()
+
+
+def test_another_file_under_the_uuid_is_named_and_stays(keeper, several):
+    mirror(keeper, "--name", "app", several.url)
+    before = (keeper.folder / "state" / "library" / UUIDS[1] / "file").read_bytes()
+    several.pages.manifests[:] = [each for each in several.pages.manifests if each["uuid"] != UUIDS[1]]
+    manifest, file = made_image(UUIDS[1], size=MIB, seed=77, name="app", version="1.1.0")
+    several.pages.add(manifest, file)
+    keeper.stop()  # it has the list
+    keeper.start()
+    done = mirror(keeper, "--name", "app", several.url, status=1)
+    assert (done["new"], [each["uuid"] for each in done["failed"]]) == ([], [UUIDS[1]])
+    assert "another file" in done["failed"][0]["error"]["message"]
+    assert (keeper.folder / "state" / "library" / UUIDS[1] / "file").read_bytes() == before
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_what_the_library_cannot_keep_has_failed(tmp_path, served):
     """There is room for the file while it comes, and none for what goes with it."""
