@@ -155,8 +155,7 @@ def _put(folder: int, name: str, data: bytes) -> bool:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
-            set_mode(fd, 0o644)
-            sync(fd)
+            _finish(fd)
         finally:
             os.close(fd)
         os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -201,12 +200,17 @@ def _content(folder: int, name: str, limit: int) -> bytes | None:
         return file.read(limit)
 
 
+def _finish(fd: int) -> None:
+    """Gives a new file its permissions, and brings it to the disk, before it gets its name."""
+    set_mode(fd, 0o644)
+    sync(fd)
+
+
 def _complete(target: int, wanted: os.stat_result) -> None:
-    """Gives a copy its time and permissions, and brings it to the disk."""
+    """Finishes a copy, with its time."""
     with suppress(OSError):
         os.utime(target, ns=(wanted.st_atime_ns, wanted.st_mtime_ns))
-    set_mode(target, 0o644)
-    sync(target)
+    _finish(target)
 
 
 def _linked(folder: int, name: str, source: Path, wanted: os.stat_result) -> bool:
