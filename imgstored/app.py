@@ -51,9 +51,11 @@ from imgstored.queries.outdated import Outdated
 from imgstored.queries.resolver import Resolver
 from imgstored.queries.status import Daemon, PoolStates, Status
 from imgstored.queries.usage import Usage
+from imgstored.registry.client import Registries
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
+from imgstored.serve import check_packages
 from imgstored.serve.relay import Relay
 from imgstored.sources.client import open_source
 from imgstored.sources.signed import SeenVersions
@@ -65,6 +67,7 @@ from imgstored.specs import (
     metrics_address,
     mirror_specs,
     platform,
+    registry_specs,
     secrets,
     serve_address,
     serve_limits,
@@ -149,6 +152,7 @@ class _Core(Struct, frozen=True):
     receipts: Receipts
     history: History
     aside: Aside
+    registries: Registries
     sources: SourceSet
     resources: Resources
     imports: ImportManager
@@ -175,11 +179,12 @@ async def _core(
         )
     locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog)
     library = await _library(settings, catalog)
+    registries = Registries(registry_specs(settings))
     sources = SourceSet(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
-        open_source=partial(open_source, seen=SeenVersions(state / "signed")),
+        open_source=partial(open_source, seen=SeenVersions(state / "signed"), registries=registries),
         copied=lambda uuid: None if library is None else library.copied_from(uuid),
     )
     with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
@@ -209,6 +214,7 @@ async def _core(
         receipts=receipts,
         history=history,
         aside=aside,
+        registries=registries,
         sources=sources,
         resources=resources,
         imports=imports,
@@ -295,17 +301,12 @@ def _serving(core: _Core, settings: Config) -> _Serving | None:
     address, library, resources = serve_address(settings), core.library, core.resources
     if address is None or library is None:
         return None
-    try:
-        from imgstored.httpd.server import server_context
-        from imgstored.serve.application import Application
-        from imgstored.serve.page import Job
-        from imgstored.serve.publishing import Publishing
-        from imgstored.serve.writers import Writers, read_key
-    except ImportError as error:
-        raise ConfigError(
-            f"serve.listen: the Python package {error.name} is not installed",
-            hint="`pip install 'imgstore[serve]'` installs it; or leave out the key",
-        ) from error
+    check_packages()
+    from imgstored.httpd.server import server_context
+    from imgstored.serve.application import Application
+    from imgstored.serve.page import Job
+    from imgstored.serve.publishing import Publishing
+    from imgstored.serve.writers import Writers, read_key
 
     table = settings.serve
     context = None
@@ -372,6 +373,7 @@ def _parts(core: _Core) -> Parts:
         catalog=core.catalog,
         view=core.view,
         resources=core.resources,
+        registries=core.registries,
         sources=core.sources,
         images=core.images,
         imports=core.imports,

@@ -18,7 +18,7 @@ from imgstored import __version__, config, lanes, log
 from imgstored.errors import ImgstoreError
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.secrets import KNOWN
-from imgstored.specs import descriptors, import_limits, secrets, socket_limits, source_specs
+from imgstored.specs import descriptors, import_limits, registry_specs, secrets, socket_limits, source_specs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
     from imgstored.mirrors.mirror import Mirrors
+    from imgstored.registry.client import Registries
     from imgstored.rpc.server import Server
     from imgstored.serve.endpoint import ImageServer
     from imgstored.sources.source_set import SourceSet
@@ -53,6 +54,7 @@ class Parts(Struct, frozen=True):
     catalog: Catalog
     view: View
     resources: Resources
+    registries: Registries
     sources: SourceSet
     images: Images
     imports: ImportManager
@@ -133,11 +135,13 @@ async def _signals(
 async def _reload(files: Sequence[Path], parts: Parts) -> None:
     try:
         settings = await lanes.in_thread(config.load, *files)
+        registries = registry_specs(settings)
         serve = await parts.served_anew(settings)
         parts.sources.reconfigure(source_specs(settings))
     except ImgstoreError as error:
         logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
         return
+    parts.registries.configure(registries)
     parts.resources.reconfigure(import_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
     KNOWN.configure(secrets(settings, os.environ))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from imgstored import lanes
-from imgstored.config import keyed_pools
+from imgstored.config import keyed_pools, raise_all
 from imgstored.errors import ClientError, ConfigError, KeyFileError
 from imgstored.http import credentials
-from imgstored.http.location import Access, check_headers
+from imgstored.http.location import Access, check_headers, origin_of, shown
 from imgstored.http.proxy import parse_proxy
 from imgstored.httpd.address import TcpAddress, parse_listen
 from imgstored.httpd.message import HttpLimits
@@ -16,18 +18,21 @@ from imgstored.imports.resources import ImportLimits
 from imgstored.mirrors.mirror import MirrorSpec
 from imgstored.mirrors.selection import Filter
 from imgstored.pools.zfs.properties import checked
+from imgstored.registry.client import RegistrySpec
+from imgstored.registry.reference import api_url, check_plain
 from imgstored.rpc.connection import Limits as SocketLimits
 from imgstored.site.trust import keys_of
 from imgstored.smartos import parse_platform, running
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.spec import normalised
+from imgstored.sources.spec import checked as checked_source
+from imgstored.sources.spec import normalised, type_for
 from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from imgstored.config import Config, LimitsTable, SourceTable
+    from imgstored.config import Config, LimitsTable, MirrorTable, PoolTable, RegistryTable, SourceTable
     from imgstored.httpd.address import UnixAddress
     from imgstored.manifest.platform import Platform
 
@@ -49,17 +54,33 @@ _MIN_TOKEN = 16
 
 
 def check(settings: Config) -> None:
-    """Raises `ConfigError` for what can be seen to be wrong without starting."""
-    platform(settings)
-    source_specs(settings)
-    metrics_address(settings)
-    serve_address(settings)
-    mirror_specs(settings)
-    for key, table in keyed_pools(settings):
-        try:
-            checked(table.properties or {})
-        except ConfigError as error:
-            raise ConfigError(f"{key}.properties: {error.message}", hint=error.hint) from error
+    """Raises `ConfigError` for what can be seen to be wrong without starting; others are beside the first."""
+    checks: list[Callable[[], object]] = [
+        partial(platform, settings),
+        partial(registry_specs, settings),
+        *(partial(_source_spec, place, table) for place, table in enumerate(settings.sources or ())),
+        partial(metrics_address, settings),
+        partial(serve_address, settings),
+        *(partial(_mirror_spec, place, table) for place, table in enumerate(settings.mirror)),
+        *(partial(_properties, key, table) for key, table in keyed_pools(settings)),
+    ]
+    raise_all(error for each in checks for error in faults_of(each))
+
+
+def faults_of(check: Callable[[], object]) -> list[ConfigError]:
+    """The faults for which a check raises `ConfigError`."""
+    try:
+        check()
+    except ConfigError as error:
+        return [error]
+    return []
+
+
+def _properties(key: str, table: PoolTable) -> None:
+    try:
+        checked(table.properties or {})
+    except ConfigError as error:
+        raise ConfigError(f"{key}.properties: {error.message}", hint=error.hint) from error
 
 
 def platform(settings: Config) -> Platform | None:
@@ -82,9 +103,10 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
             f"sources[{place}]: key_file without cert_file",
             hint="cert_file names the certificate of that key",
         )
-    if table.keys and table.type != "static":
+    kind = table.type or type_for(table.url)
+    if table.keys and kind != "static":
         raise ConfigError(
-            f'sources[{place}]: keys with the type "{table.type}"',
+            f'sources[{place}]: keys with the type "{kind}"',
             hint='only sites that `imgctl export-site` wrote are signed: `type = "static"`',
         )
     access = Access(
@@ -102,16 +124,63 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
         if table.proxy is not None:
             parse_proxy(table.proxy)
         keys_of(table.keys)
+        spec = checked_source(
+            SourceSpec(
+                url=url,
+                type=kind,
+                insecure=table.insecure,
+                channel=table.channel,
+                access=access,
+                keys=tuple(table.keys),
+                verify=table.verify,
+            )
+        )
     except (ClientError, KeyFileError) as error:
         raise ConfigError(f"sources[{place}]: {error.message}", hint=error.hint) from error
-    return SourceSpec(
-        url=url,
-        type=table.type,
-        insecure=table.insecure,
-        channel=table.channel,
-        access=access,
-        keys=tuple(table.keys),
-        verify=table.verify,
+    return spec
+
+
+def registry_specs(settings: Config) -> tuple[RegistrySpec, ...]:
+    """How to reach registries. Raises `ConfigError`."""
+    found: dict[str, RegistrySpec] = {}
+    for place, table in enumerate(settings.registries):
+        try:
+            spec = _registry_spec(table)
+        except ClientError as error:
+            raise ConfigError(f"registries[{place}]: {error.message}", hint=error.hint) from error
+        if found.setdefault(spec.host, spec) is not spec:
+            raise ConfigError(
+                f"registries[{place}]: {spec.host} has a table already", hint="put both into one table"
+            )
+    return tuple(found.values())
+
+
+def _registry_spec(table: RegistryTable) -> RegistrySpec:
+    """Raises `ClientError`."""
+    if table.key_file is not None and table.cert_file is None:
+        raise ClientError("key_file without cert_file", hint="cert_file names the certificate of that key")
+    if table.proxy is not None:
+        parse_proxy(table.proxy)
+    for mirror in table.mirrors:
+        origin = origin_of(mirror)
+        check_plain(origin)
+        if urlsplit(mirror).path.strip("/"):
+            raise ClientError(
+                f"the mirror {shown(mirror)} has a path", hint="a mirror is https://HOST or https://HOST:PORT"
+            )
+    return RegistrySpec(
+        host=origin_of(api_url(table.host.lower())).authority,
+        access=Access(
+            ca_file=table.ca_file,
+            cert_file=table.cert_file,
+            key_file=table.key_file,
+            insecure=table.insecure,
+            internal_redirects=table.internal_redirects,
+            proxy=table.proxy,
+        ),
+        auth_file=table.auth_file,
+        token_server=table.token_server,
+        mirrors=tuple(f"{origin_of(each).scheme}://{origin_of(each).authority}" for each in table.mirrors),
     )
 
 
@@ -122,6 +191,9 @@ def secrets(settings: Config, environ: Mapping[str, str]) -> set[str]:
         found |= credentials.of_headers(table.headers) | credentials.of_source(table.url)
         if table.proxy is not None:
             found |= credentials.of_proxy(table.proxy)
+    for registry in settings.registries:
+        if registry.proxy is not None:
+            found |= credentials.of_proxy(registry.proxy)
     return found | set(settings.serve.tokens.values())
 
 
@@ -168,15 +240,16 @@ def serve_address(settings: Config) -> TcpAddress | None:
 
 def mirror_specs(settings: Config) -> tuple[MirrorSpec, ...]:
     """The mirrors that the daemon keeps up. Raises `ConfigError`."""
-    found = []
-    for place, table in enumerate(settings.mirror):
-        try:
-            url = normalised(table.url)
-        except ClientError as error:
-            raise ConfigError(f"mirror[{place}]: {error.message}", hint=error.hint) from error
-        wanted = Filter(table.name, table.os, table.newest)
-        found.append(MirrorSpec(url, wanted, float(int(table.every[:-1]) * _SECONDS[table.every[-1]])))
-    return tuple(found)
+    return tuple(_mirror_spec(place, table) for place, table in enumerate(settings.mirror))
+
+
+def _mirror_spec(place: int, table: MirrorTable) -> MirrorSpec:
+    try:
+        url = normalised(table.url)
+    except ClientError as error:
+        raise ConfigError(f"mirror[{place}]: {error.message}", hint=error.hint) from error
+    wanted = Filter(table.name, table.os, table.newest)
+    return MirrorSpec(url, wanted, float(int(table.every[:-1]) * _SECONDS[table.every[-1]]))
 
 
 def serve_limits(settings: Config) -> HttpLimits:

@@ -1,7 +1,8 @@
 """Compresses a stream on all processors, in bounded memory.
 
 A file is cut into blocks that are compressed side by side: gzip members, bzip2 and xz streams, one after
-another. Every program that reads these formats reads them so. zstd cuts by itself.
+another. Every program that reads these formats reads them so. zstd compresses one frame after another, with
+all processors each: a frame has whole records of the stream, so that it can be a layer in a registry.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
+from imgstored.create.frames import in_frames
 from imgstored.errors import UsageError
 from imgstored.transfer.threaded import workers_for
 
@@ -31,6 +33,10 @@ _MEMORY: Final = 1 << 30
 _GZIP_LEVEL: Final = 6
 _XZ_PRESET: Final = 6
 _ZSTD_LEVEL: Final = 9
+
+#: Bytes of the stream in a frame of zstd, up to the end of a record: a layer in a registry, which transfers
+#: well, and few enough that a changed image shares most of them.
+FRAME: Final = 64 * _MIB
 
 
 class _Method(Struct, frozen=True):
@@ -94,10 +100,16 @@ def _cut(blocks: Iterable[Buffer], size: int) -> Iterator[bytes]:
 
 def _zstd(blocks: Iterable[Buffer], workers: int) -> Iterator[bytes]:
     compressor: Any = _zstd_compressor(workers)
-    for block in blocks:
+    frames, is_new = 0, True
+    for block, ends in in_frames(blocks, FRAME):
         if piece := compressor.compress(block):
             yield piece
-    yield compressor.flush()
+        is_new = False
+        if ends:
+            yield compressor.flush()
+            compressor, frames, is_new = _zstd_compressor(workers), frames + 1, True
+    if not is_new or not frames:
+        yield compressor.flush()
 
 
 def _zstd_compressor(workers: int) -> Any:

@@ -15,10 +15,11 @@ from imgstored.errors import ImgstoreError
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import public
 from imgstored.manifest import MAX_LIST, MAX_MANIFEST
+from imgstored.registry.client import Registries
 from imgstored.sources.client import open_source
 from imgstored.sources.server import AskLimits
 from imgstored.sources.source_set import SourceSet
-from imgstored.specs import source_specs
+from imgstored.specs import registry_specs, source_specs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,7 +91,12 @@ async def sources(subject: Subject) -> list[Finding]:
             source_specs(subject.settings),
             imgadm_conf=subject.settings.imgadm_folder / "imgadm.conf",
             lists=subject.state / "lists",
-            open_source=partial(open_source, fetch=answers.fetch, limits=limits),
+            open_source=partial(
+                open_source,
+                fetch=answers.fetch,
+                limits=limits,
+                registries=Registries(registry_specs(subject.settings), fetch=answers.fetch),
+            ),
         )
         listed, checked = await source_set.listed(), await source_set.check()
     except ImgstoreError as error:

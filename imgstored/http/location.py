@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from msgspec import Struct
@@ -55,6 +55,30 @@ class Access:
         return dataclasses.replace(self, headers=(), cert_file=None, key_file=None)
 
 
+class Authorization(Protocol):
+    """Credentials that a server asks for, and that expire. For requests to one origin, from any thread."""
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What is sent with a request now."""
+        ...
+
+    def renew(self, challenge: str, sent: tuple[tuple[str, str], ...], near: Nearness) -> bool:
+        """Answers a 401 with its WWW-Authenticate header; False where nothing is to be sent but what was.
+
+        `near` is the nearness of the server. Blocks, in a thread of trio's. Raises `ClientError`, `APIError`,
+        `ConfigError`.
+        """
+        ...
+
+
+class Part(Struct, frozen=True):
+    """A part of a file that a server has as a file of its own."""
+
+    url: str
+    size: int  #: bytes
+    sha256: str | None = None  #: lower-case hexadecimal
+
+
 class Location(Struct, frozen=True):
     """One place that has an image's file."""
 
@@ -64,6 +88,9 @@ class Location(Struct, frozen=True):
     verify: Verify = "streaming"
     #: Its address may not be nearer to this host than that: a server gave its URL. None: it may be any.
     limit: Nearness | None = None
+    authorization: Authorization | None = None  #: for the origin of `url`, beside the access's headers
+    #: The parts that are the file, one after another, all of the origin of `url`. None: the file is at `url`.
+    parts: tuple[Part, ...] = ()
 
 
 class Origin(Struct, frozen=True):
@@ -152,7 +179,13 @@ def redirected(location: Location, target: str, near: Nearness) -> Location:
             hint="the server's configuration is unsafe; use another source",
         )
     access = location.access if new == old else location.access.elsewhere()
-    return replace(location, url=url, access=access, limit=None if access.internal_redirects else near)
+    return replace(
+        location,
+        url=url,
+        access=access,
+        limit=None if access.internal_redirects else near,
+        authorization=location.authorization if new == old else None,
+    )
 
 
 def _encoded(target: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from imgstored.errors import ClientError
+from imgstored.errors import APIError, ClientError, ConfigError
 from imgstored.http.dial import (
     AbortableConnection,
     AbortableSocket,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import ssl
 
     from imgstored.http.addresses import Nearness
+    from imgstored.http.location import Authorization
 
 #: Takes the bytes of a body as they come. The memory is reused after it returns.
 Sink = Callable[[memoryview], None]
@@ -62,6 +63,9 @@ _HAND_OVER_SECONDS = 0.05
 
 #: Statuses by which a signed URL that has expired is refused.
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
+
+
+_UNAUTHORIZED = 401
 
 
 class _RememberedRefusedError(Exception):
@@ -112,6 +116,7 @@ class RangeConnection:
         self._http: AbortableConnection | None = None
         self._peer: tuple[Origin, Proxy | None, Nearness | None] | None = None
         self._target = location  # where the last range came from, after redirects
+        self._targets: dict[str, Location] = {}  # the same of other files that were turned to
         self._buffer = memoryview(bytearray(_BUFFER))
 
     def get(
@@ -140,6 +145,14 @@ class RangeConnection:
             self._fail()
             raise
 
+    def turn_to(self, location: Location) -> None:
+        """Goes on with another file, on a server of the same access; what can stays connected."""
+        if location.url != self._location.url:
+            if self._target is not self._location:
+                self._targets[self._location.url] = self._target
+            self._location = location
+            self._target = self._targets.pop(location.url, location)
+
     def abort(self, reason: str) -> None:
         """Ends the fetch under way, and every later one, with `FetchError`. Callable from any thread."""
         self._abortable.abort(reason)
@@ -156,17 +169,23 @@ class RangeConnection:
     # -- one request -----------------------------------------------------------------------------------------
 
     def _get(self, asked: _Asked, validator: str | None, accept: Accept) -> RangeReply:
-        at, remembered = self._target, self._target is not self._location
-        for _ in range(MAX_REDIRECTS + 1):
+        at, remembered, renewed = self._target, self._target is not self._location, False
+        redirects = 0
+        while redirects <= MAX_REDIRECTS:
             self._abortable.check()
+            granted = () if at.authorization is None else at.authorization.headers()
             try:
-                response = self._ask(at, asked, validator)
+                response = self._ask(at, asked, validator, granted)
             except ConnectionError as error:
                 if at is self._target and remembered and self._abortable.aborted is None:
                     raise _RememberedRefusedError from error
                 raise
             if response.status in _EXPIRED and remembered:
                 raise _RememberedRefusedError
+            if response.status == _UNAUTHORIZED and at.authorization is not None and not renewed:
+                renewed = True
+                if self._renewed(at.authorization, response, granted):
+                    continue
             if response.status not in REDIRECTS:
                 break
             try:
@@ -176,6 +195,7 @@ class RangeConnection:
                 raise FetchError(error.message, hint=error.hint, lasting=True) from error
             # The body of a redirect is not worth reading, and may be endless.
             self._disconnect()
+            redirects += 1
         else:
             raise FetchError(f"redirects more than {MAX_REDIRECTS} times", lasting=True)
         reply = read_reply(response.status, response.headers.items(), *(asked or (0, None)))
@@ -184,13 +204,34 @@ class RangeConnection:
         self._target = at
         return reply
 
-    def _ask(self, at: Location, asked: _Asked, validator: str | None) -> http.client.HTTPResponse:
+    def _renewed(
+        self,
+        authorization: Authorization,
+        refused: http.client.HTTPResponse,
+        sent: tuple[tuple[str, str], ...],
+    ) -> bool:
+        """Whether there are other credentials than those that were refused."""
+        challenge = ", ".join(refused.headers.get_all("www-authenticate") or ())
+        try:
+            assert self._http is not None
+            renewed = authorization.renew(challenge, sent, self._http.near)
+        except (ClientError, APIError, ConfigError) as error:
+            # A token server may be down for a moment.
+            lasting = isinstance(error, ConfigError) or error.data.get("status") in _EXPIRED
+            raise FetchError(error.message, hint=error.hint, lasting=lasting) from error
+        if renewed:
+            self._disconnect()
+        return renewed
+
+    def _ask(
+        self, at: Location, asked: _Asked, validator: str | None, granted: tuple[tuple[str, str], ...]
+    ) -> http.client.HTTPResponse:
         announce(at)
         origin, proxy = origin_of(at.url), proxy_for(at, self._environ)
         reused = self._http is not None and self._peer == (origin, proxy, at.limit)
         if not reused:
             self._disconnect()
-        headers = self._request_headers(at, origin, proxy, asked, validator)
+        headers = [*self._request_headers(at, origin, proxy, asked, validator), *granted]
         target = request_target(at.url)
         if proxy is not None and not proxy.socks and not origin.tls:
             target = f"{origin.scheme}://{origin.authority}{target}"

@@ -11,6 +11,7 @@ the image. An import has imgadm's lock of its image from before the pool's first
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from contextlib import AsyncExitStack
@@ -58,6 +59,7 @@ from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
 from imgstored.transfer.pump import Pump
 from imgstored.transfer.stages import Stages
+from imgstored.zstream.records import HEADER_SIZE, byte_order_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
 
     from imgstored.events.request import Request
-    from imgstored.http.location import Location, Verify
+    from imgstored.http.location import Location, Part, Verify
     from imgstored.imports.progress import Reading
     from imgstored.imports.resources import Resources
     from imgstored.imports.room import Claim
@@ -417,7 +419,10 @@ class Import:
         )
         download.watermark.waiting = self.stages.waiting
         pump = self._pump_of(
-            download.blocks, download.watermark.fail, self._expected(), _strictest(locations)
+            download.blocks,
+            download.watermark.fail,
+            self._expected(parts=locations[0].parts if locations else ()),
+            _strictest(locations),
         )
         return download, pump
 
@@ -484,9 +489,12 @@ class Import:
         def receive(stream: Iterator[bytes | memoryview]) -> PoolImage:
             there = self._reserve(at_least)
             room = self._pool_room
-            return self._pool.receive(
-                self.uuid, watched(stream, room, there), origin=self.manifest.origin, room=room
-            )
+            arrive = self._pool.receive
+            if self.manifest.type == "docker":
+                # An image server has the layer; an image that was exported is a stream, as every other is.
+                is_stream, stream = _begins_stream(stream)
+                arrive = self._pool.receive if is_stream else self._pool.unpack
+            return arrive(self.uuid, watched(stream, room, there), origin=self.manifest.origin, room=room)
 
         failure: ImgstoreError | None = None
         async with trio.open_nursery() as nursery:
@@ -793,13 +801,14 @@ class Import:
         """Asks the pool, which may hang; raises `PoolError` then."""
         return await self._resources.catalog.ask(self.spec.pool, question)
 
-    def _expected(self, *, path: str | None = None) -> Expected:
+    def _expected(self, *, path: str | None = None, parts: Sequence[Part] = ()) -> Expected:
         manifest, file = self.manifest, self.manifest.file
         return Expected(
             self.uuid,
             size=None if file is None else file.size,
             sha1=None if file is None else file.sha1,
             sha256=None if file is None or self._signed is None else self._signed.file,
+            parts=tuple((part.size, part.sha256) for part in parts),
             path=path,
             type=manifest.type,
             dataset=manifest.dataset,
@@ -841,6 +850,14 @@ def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
     if isinstance(error, ChangedError) or download.resumed:
         return [mirror.location for mirror in download.mirrors]
     return [mirror.location for mirror in download.mirrors if not mirror.fetched]
+
+
+def _begins_stream(
+    blocks: Iterator[bytes | memoryview],
+) -> tuple[bool, Iterator[bytes | memoryview]]:
+    """Whether it is a ZFS send stream; and all of the blocks again."""
+    first = next(blocks, b"")
+    return byte_order_of(first[:HEADER_SIZE]) is not None, itertools.chain([first], blocks)
 
 
 async def _cancel_with_us(pump: Pump) -> None:

@@ -15,6 +15,7 @@ from imgstored.errors import (
 from imgstored.http.location import shown as without_secrets
 from imgstored.manifest.values import shown
 from imgstored.queries.names import Candidates, Named, named, resolve
+from imgstored.sources.container import is_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,8 +77,12 @@ class Resolver:
         match among:
             case "installed":
                 candidates, not_found = await self._installed(pool)
+            case "available" | "active" if all(map(is_reference, names)):
+                candidates, not_found = await self._containers(names)
             case "available" | "active":
                 candidates, not_found = await self._offered(sources, channel, active=among == "active")
+                containers, _ = await self._containers(names)
+                candidates = [*containers, *candidates]
             case "jobs":
                 candidates, not_found = await self._under_way()
             case "history":
@@ -88,6 +93,11 @@ class Resolver:
                     f'resolve: unknown set of images "{shown(among)}"', hint=f"it may be one of {known}"
                 )
         meant = [self._aliases.meaning(name) for name in names]
+        if among == "installed":
+            there = {image.uuid for image in candidates[0]}
+            for alias, uuid in zip(names, meant, strict=True):
+                if alias != uuid and uuid not in there:
+                    raise _stale(alias, uuid, self._catalog.pool(pool).name)
         # In a thread: there may be a thousand names, and ten thousand images.
         return await lanes.in_thread(_resolved, meant, candidates, not_found)
 
@@ -124,6 +134,14 @@ class Resolver:
 
         return [found], not_found
 
+    async def _containers(self, names: Sequence[str]) -> _Where:
+        """The images of those names that are container images'; they exist, or this raises."""
+        found = []
+        for name in filter(is_reference, dict.fromkeys(names)):
+            image = await self._sources.container(name)
+            found.append(Named(image.uuid, name, image.manifest["version"]))
+        return [found], lambda text: ImageNotFoundError(f'image "{text}" was not found')
+
     async def _under_way(self) -> _Where:
         # An import that was under way a moment ago may have ended: its image is installed.
         installed = [_of_document(image.uuid, image.manifest) for image in self._catalog.all()]
@@ -139,6 +157,15 @@ class Resolver:
             )
 
         return [await self._history.images()], not_found
+
+
+def _stale(alias: str, uuid: str, pool: str) -> ImageNotInstalledError:
+    """The error of an alias whose image is gone: the uuid alone would say nothing to who typed the alias."""
+    hint = (
+        f'the alias "{alias}" means image {uuid}, which is not installed: `imgctl import {uuid}` installs it,'
+        f" `imgctl alias -d {alias}` removes the alias"
+    )
+    return ImageNotInstalledError(alias, pool, hint)
 
 
 #: Candidates, the second of which count where none of the first is meant, and the error where none is.

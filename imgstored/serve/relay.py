@@ -405,7 +405,14 @@ class Relay:
     async def _transfer(self, fetch: Fetch, download: Download) -> None:
         file = fetch.manifest.file
         sha1 = None if file is None else file.sha1
-        expected = Expected(fetch.manifest.uuid, size=fetch.size, sha1=sha1, sha256=fetch.sha256)
+        parts = download.mirrors[0].location.parts if download.mirrors else ()
+        expected = Expected(
+            fetch.manifest.uuid,
+            size=fetch.size,
+            sha1=sha1,
+            sha256=fetch.sha256,
+            parts=tuple((part.size, part.sha256) for part in parts),
+        )
         failure: ImgstoreError | None = None
 
         async def check() -> None:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from imgstored.site.trust import Provenance
 
-SourceType = Literal["imgapi", "dsapi", "static"]
+SourceType = Literal["imgapi", "dsapi", "static", "oci", "docker"]
 
-#: The types of source that there are, as settings name them.
-TYPES: tuple[SourceType, ...] = get_args(SourceType)
+#: The types of source that there are, as settings name them; `docker` is one container image, by its name.
+TYPES: tuple[SourceType, ...] = tuple(kind for kind in get_args(SourceType) if kind != "docker")
 
 
 class SourceSpec(Struct, frozen=True):
@@ -44,6 +44,7 @@ class Offer(Struct, frozen=True):
     manifest: Mapping[str, Any]  #: v2, not validated, but of the uuid that was asked for
     location: Location | None  #: where its first file is; None where the manifest has no file
     signed: Provenance | None = None  #: who vouches for it, of a source with keys
+    others: tuple[Location, ...] = ()  #: further places of the same file
 
 
 class Source(Protocol):

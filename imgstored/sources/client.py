@@ -31,9 +31,12 @@ from imgstored.http.documents import fetch_document
 from imgstored.http.location import public, shown
 from imgstored.http.secrets import KNOWN
 from imgstored.manifest import MAX_LIST, check_uuid, parse
+from imgstored.registry.client import Registries
 from imgstored.sources.base import Listed
+from imgstored.sources.container import ContainerSource
 from imgstored.sources.dsapi import DsapiSource
 from imgstored.sources.imgapi import ImgapiSource
+from imgstored.sources.oci import OciSource
 from imgstored.sources.server import AskLimits
 from imgstored.sources.signed import SeenVersions, SignedSource
 from imgstored.sources.spec import identity
@@ -76,13 +79,20 @@ def open_source(
     fetch: Fetch = fetch_document,
     limits: AskLimits | None = None,
     seen: SeenVersions | None = None,
+    registries: Registries | None = None,
 ) -> Source:
     """The source that `spec` describes; its URL must be in normal form. Nothing is asked yet.
 
-    `seen` remembers the versions of signed sites. Raises `KeyFileError` for keys that are none.
+    `registries` are those of the settings. `seen` remembers the versions of signed sites. Raises
+    `KeyFileError` for keys that are none.
     """
     if spec.keys:
         return SignedSource(spec, fetch=fetch, limits=limits or AskLimits(), seen=seen)
+    registries = registries or Registries(fetch=fetch)
+    if spec.type == "docker":
+        return ContainerSource(spec, registries=registries)
+    if spec.type == "oci":
+        return OciSource(spec, registries=registries, limits=limits or AskLimits())
     return _KINDS[spec.type](spec, fetch=fetch, limits=limits or AskLimits())
 
 

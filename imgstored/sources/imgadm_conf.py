@@ -15,7 +15,7 @@ from imgstored.host import shortage
 from imgstored.host.filesystem import replace_file
 from imgstored.http.credentials import of_source
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.spec import check_type, identity, normalised
+from imgstored.sources.spec import check_type, checked, identity, normalised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -169,6 +169,7 @@ class ImgadmConf:
             check_type(_type(entry), entry["url"])
             try:
                 normalised(entry["url"])
+                checked(self._spec_of(entry))
             except ClientError as error:
                 raise self._unusable(f"is not valid: {error.message}") from error
 

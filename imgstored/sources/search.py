@@ -35,6 +35,7 @@ class Hit(Struct, frozen=True):
     manifest: Manifest
     location: Location | None
     signed: Provenance | None = None  #: as of `Offer`
+    others: tuple[Location, ...] = ()  #: as of `Offer`
 
 
 class Found(Struct, frozen=True):
@@ -107,9 +108,10 @@ class Search:
         best = min(hits)
         manifest = hits[best].manifest
         locations = [
-            hits[place].location
+            location
             for place in sorted(hits)
             if place == best or _same_file(hits[place].manifest, manifest)
+            for location in (hits[place].location, *hits[place].others)
         ]
         there = tuple(each for each in locations if each is not None)
         return Found(manifest, self._specs[best], there, hits[best].signed)

@@ -29,14 +29,17 @@ from imgstored.http.location import public
 from imgstored.http.secrets import KNOWN
 from imgstored.import_id import bound
 from imgstored.manifest import check_uuid, load, unchecked
+from imgstored.registry.reference import CONTAINER
 from imgstored.sources.base import Listed, SourceSpec
 from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
+from imgstored.sources.container import ContainerImages, ContainerSource
 from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.sources.search import Answer, Found, Hit, Search
 from imgstored.sources.spec import (
     as_wire,
     changes,
     check_type,
+    checked,
     each_once,
     given_back,
     identity,
@@ -45,6 +48,7 @@ from imgstored.sources.spec import (
     others,
     set_elsewhere,
     spec_of,
+    type_for,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     )
 
     from imgstored.manifest import Manifest
+    from imgstored.registry.containers import LayerImage
     from imgstored.sources.base import Offer, Source
 
 S = TypeVar("S")
@@ -117,6 +122,7 @@ class SourceSet:
         self._health = HealthLog()
         self._clients: OrderedDict[SourceSpec, SourceClient] = OrderedDict()
         self._searches = SharedSearches()
+        self.containers = ContainerImages()  #: where those are that were asked for by name
         self.reconfigure(configured)
 
     def reconfigure(self, configured: Sequence[SourceSpec] | None) -> None:
@@ -141,7 +147,7 @@ class SourceSet:
 
         Returns {added, source}. Raises `ClientError` for what is no URL, `ConfigError`, `SourcePingError`.
         """
-        spec = SourceSpec(normalised(url), check_type("imgapi" if kind is None else kind, url), insecure)
+        spec = checked(SourceSpec(normalised(url), check_type(kind or type_for(url), url), insecure))
         added = False
         if identity(spec) not in map(identity, await self._known()):
             if not force:
@@ -322,6 +328,21 @@ class SourceSet:
                 found.setdefault(manifest["uuid"], brief)
         return [*found.values()]
 
+    # -- container images ------------------------------------------------------------------------------------
+
+    async def container(self, name: str) -> LayerImage:
+        """The image of a container image's uppermost layer, by a reference as people write it.
+
+        From now on an import of it takes it from there, the same image even if the tag moves on. Raises
+        `ClientError` for what is no reference, `ImageNotFoundError`, `APIError`, `NotSupportedError`.
+        """
+        url = normalised(f"{CONTAINER}{name.removeprefix(CONTAINER)}")
+        source = self._open_source(SourceSpec(url, "docker"))
+        assert isinstance(source, ContainerSource)
+        image, pinned = await source.top()
+        self.containers.remember(image.uuid, pinned)
+        return image
+
     # -- searches --------------------------------------------------------------------------------------------
 
     async def find_shared(
@@ -426,8 +447,8 @@ class SourceSet:
         """The sources that a client names. Those that are configured keep their settings."""
         known = await self._known()
         chosen: list[SourceSpec] = []
-        for url in map(normalised, urls):
-            chosen += [spec for spec in known if spec.url == url] or [SourceSpec(url)]
+        for url, kind in ((normalised(url), type_for(url)) for url in urls):
+            chosen += [spec for spec in known if spec.url == url] or [SourceSpec(url, kind)]
         if not chosen:
             raise NoSourcesError(
                 "no image source was named", hint="name one, or none to use the configured ones"
@@ -436,7 +457,7 @@ class SourceSet:
 
 
 def _importable(offer: Offer) -> Hit:
-    return Hit(load(offer.manifest, rules="import"), offer.location, offer.signed)
+    return Hit(load(offer.manifest, rules="import"), offer.location, offer.signed, offer.others)
 
 
 def _as_served(offer: Offer) -> Hit:

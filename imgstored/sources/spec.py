@@ -12,6 +12,8 @@ from msgspec.structs import replace
 
 from imgstored.errors import ClientError, ConfigError, UsageError
 from imgstored.http.location import origin_of, public, shown
+from imgstored.registry.artifact import REPOSITORY
+from imgstored.registry.reference import CONTAINER, parse_reference, repository_of, web_url
 from imgstored.sources.base import TYPES, SourceSpec
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ def normalised(url: str) -> str:
 
     A scheme's own port is dropped, a query kept. Raises `ClientError` for what is no URL of a web server.
     """
-    text = url if _SCHEME.match(url) else f"http://{url}"
+    if url.startswith(CONTAINER):
+        return f"{CONTAINER}{parse_reference(url.removeprefix(CONTAINER))}"
+    text = web_url(url) if _SCHEME.match(url) else f"http://{url}"
     origin = origin_of(text)
     parts = urlsplit(text)
     if "#" in text:
@@ -41,6 +45,20 @@ def normalised(url: str) -> str:
             f"{shown(text)}: a source's URL has no fragment", hint="leave out what follows the #"
         )
     return urlunsplit((origin.scheme, origin.authority, parts.path.rstrip("/"), parts.query, ""))
+
+
+def type_for(url: str) -> SourceType:
+    """The type of a source of which only the URL is known."""
+    if url.startswith(CONTAINER):
+        return "docker"
+    return "oci" if url.startswith("oci://") else "imgapi"
+
+
+def checked(spec: SourceSpec) -> SourceSpec:
+    """The spec. Raises `ClientError` for one of a type that its URL cannot be of."""
+    if spec.type == "oci":
+        repository_of(spec.url, REPOSITORY)
+    return spec
 
 
 def channel_of(spec: SourceSpec) -> str | None:
@@ -119,10 +137,11 @@ def check_type(kind: str, url: str) -> SourceType:
 
 def spec_of(wire: Mapping[str, Any]) -> SourceSpec:
     """The source that a client means. Raises `UsageError`, `ConfigError`, and `ClientError` for its URL."""
-    url, kind, channel = wire.get("url"), wire.get("type") or "imgapi", wire.get("channel") or None
+    url, channel = wire.get("url"), wire.get("channel") or None
+    kind = wire.get("type") or type_for(str(url))
     if not isinstance(url, str) or not isinstance(kind, str) or not isinstance(channel, str | None):
         raise UsageError("an image source is {url, type, insecure, channel}; only its url is needed")
-    spec = SourceSpec(normalised(url), check_type(kind, url), wire.get("insecure") is True)
+    spec = checked(SourceSpec(normalised(url), check_type(kind, url), wire.get("insecure") is True))
     return spec if channel == channel_of(spec) else replace(spec, channel=channel)
 
 

@@ -29,8 +29,10 @@ class Expected(Struct, frozen=True):
     size: int | None = None  #: bytes, compressed
     sha1: str | None = None  #: lower-case hexadecimal
     sha256: str | None = None  #: lower-case hexadecimal
+    #: The file's parts, one after another: size, and SHA-256 in lower-case hexadecimal or None.
+    parts: tuple[tuple[int, str | None], ...] = ()
     path: str | None = None  #: the file's, for messages, where it was given rather than downloaded
-    type: str = ""  #: of the image, for messages
+    type: str = ""  #: of the image; a file of the type docker may be a layer
     dataset: Literal["filesystem", "volume"] | None = None  #: what the file's stream makes
 
 
@@ -71,8 +73,10 @@ def digested(blocks: Blocks, expected: Expected, digest: Digest) -> Iterator[byt
     or SHA-256 (for which `digest` must have been made) are not those expected: who has not read to the end
     knows nothing of the file.
     """
+    parts = _PartDigests(expected)
     for block in blocks:
         digest.update(block)
+        parts.update(block)
         if expected.size is not None and digest.size > expected.size:
             raise _size_error(expected, digest)
         yield block
@@ -86,6 +90,41 @@ def digested(blocks: Blocks, expected: Expected, digest: Digest) -> Iterator[byt
             f' "{expected.sha256}", the downloaded file has "{digest.sha256}"',
             hint=_TRY_AGAIN,
         )
+
+
+class _PartDigests:
+    """The SHA-256 of each part of the file. Raises `WrongFileError` where a part ends that is another one."""
+
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
+        self._parts = iter([part for part in expected.parts if part[0]])
+        self._place = 0
+        self._next()
+
+    def _next(self) -> None:
+        self._left, self._sha256 = next(self._parts, (0, None))
+        self._hasher = hashlib.sha256()
+
+    def update(self, block: bytes | bytearray | memoryview) -> None:
+        view = memoryview(block)
+        while view and self._left:
+            if self._sha256 is not None:
+                self._hasher.update(view[: self._left])
+            step = min(len(view), self._left)
+            self._left -= step
+            view = view[step:]
+            if not self._left:
+                self._end()
+
+    def _end(self) -> None:
+        if self._sha256 is not None and self._hasher.hexdigest() != self._sha256:
+            raise WrongFileError(
+                f"image {self._expected.uuid} file checksum (sha256) error: layer {self._place + 1} is"
+                f' "{self._hasher.hexdigest()}", and the registry calls it "{self._sha256}"',
+                hint=_TRY_AGAIN,
+            )
+        self._place += 1
+        self._next()
 
 
 def drain(blocks: Iterable[bytes | bytearray | memoryview]) -> int:

@@ -36,6 +36,7 @@ from imgstored.transfer.mirror import (
     check_reply,
     failure,
 )
+from imgstored.transfer.parts import PartsConnection
 from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Restart, Sign, Wait
 from imgstored.transfer.spool import DifferentError, Spool, blocks
 from imgstored.transfer.watermark import Watermark
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.pools.base import Room
+    from imgstored.transfer.mirror import Connection
     from imgstored.transfer.range_journal import RangeJournal
 
 #: A request that brought this many new bytes before it failed is no sign of a mirror that does not work. One
@@ -235,7 +237,7 @@ class Download:
 
     async def _connection(self) -> None:
         """One of the connections: does what the plan says until there is nothing left to do."""
-        connection: tuple[int, RangeConnection] | None = None
+        connection: tuple[int, Connection] | None = None
         try:
             while True:
                 step = self._plan.next(trio.current_time())
@@ -256,13 +258,12 @@ class Download:
             if connection is not None:
                 connection[1].close()
 
-    def _other(
-        self, connection: tuple[int, RangeConnection] | None, place: int
-    ) -> tuple[int, RangeConnection]:
+    def _other(self, connection: tuple[int, Connection] | None, place: int) -> tuple[int, Connection]:
         if connection is not None:
             connection[1].close()
         mirror = self.mirrors[place]
-        fresh = RangeConnection(
+        kind = PartsConnection if len(mirror.location.parts) > 1 else RangeConnection
+        fresh: Connection = kind(
             mirror.location,
             timeouts=Timeouts(self._limits.connect_seconds, self._limits.silence_seconds),
             environ=self._environ,
@@ -275,7 +276,7 @@ class Download:
 
     # -- one request -----------------------------------------------------------------------------------------
 
-    async def _do(self, ask: Ask, connection: RangeConnection) -> bool:
+    async def _do(self, ask: Ask, connection: Connection) -> bool:
         """Makes one request, and tells the plan what became of it. False if the connection is used up."""
         request = RangeRequest(ask, self.mirrors[ask.mirror], connection)
         self._requests[ask.number] = request

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from imgstored.http.ranges import RangeConnection
+    from imgstored.transfer.parts import PartsConnection
     from imgstored.transfer.plan import Ask
+
+    #: What fetches ranges of a mirror's file.
+    Connection = RangeConnection | PartsConnection
 
 
 class ChangedError(DownloadError):
@@ -75,7 +79,7 @@ class RangeRequest(Struct, eq=False):
 
     ask: Ask
     mirror: Mirror
-    connection: RangeConnection
+    connection: Connection
     fetched: int = 0  #: bytes that came; written by the request's thread
     fresh: int = 0  #: bytes of the file that were not there yet; likewise
     position: int = 0  #: offset in the file behind the last byte that came; likewise

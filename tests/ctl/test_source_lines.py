@@ -19,7 +19,7 @@ words = st.from_regex(r"[A-Za-z0-9:/._?=&-]{1,30}", fullmatch=True)
 sources = st.builds(
     source,
     words,
-    st.sampled_from(["imgapi", "dsapi", "static"]),
+    st.sampled_from(["imgapi", "dsapi", "static", "oci"]),
     insecure=st.booleans(),
     channel=st.none() | st.from_regex(r"[a-z][a-z0-9_-]{0,10}", fullmatch=True),
 )

@@ -136,7 +136,7 @@ DIFFERENT = {
     "sources-a-badtype": Difference(
         "imgadm's list of types is an error of its own (without a code), and this one says which there are",
         r'imgadm sources: error \(ConfigError\): type "bogus" for source url "http://[0-9.]+:8080" is '
-        r'invalid: must be one of "imgapi", "dsapi", "static"\n',
+        r'invalid: must be one of "imgapi", "dsapi", "static", "oci"\n',
     ),
     "sources-a-badurl": Difference(
         f"{_WORDS}, which has a scheme",

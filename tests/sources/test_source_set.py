@@ -168,7 +168,8 @@ async def test_what_cannot_be_a_source_is_refused(open_set, conf):
     with pytest.raises(ConfigError) as caught:
         await source_set.add("http://h", "docker", False, True)
     assert caught.value.message == (
-        'type "docker" for source url "http://h" is invalid: must be one of "imgapi", "dsapi", "static"'
+        'type "docker" for source url "http://h" is invalid: '
+        'must be one of "imgapi", "dsapi", "static", "oci"'
     )
     with pytest.raises(ClientError):
         await source_set.add("http://user:pw@h", None, False, True)

@@ -23,7 +23,8 @@ COMMANDS = (
             Option(
                 ("-t", "--type"),
                 "TYPE",
-                'The type of an added source: "imgapi" (the default), "dsapi" or "static".',
+                'The type of an added source: "imgapi" (the default), "dsapi", "static", or "oci" (the'
+                " default for oci://HOST/PATH).",
             ),
             Option(("-k", "--insecure"), "", "Do not check the added source's TLS certificate."),
             Option(("-f", "--force"), "", "Add a source without a ping check."),
@@ -31,6 +32,7 @@ COMMANDS = (
         examples=(
             ("sources -v", "all sources, with their types"),
             ("sources -a https://images.example.com -t dsapi", "add one"),
+            ("sources -a oci://registry.example.com/images", "add a repository of an OCI registry"),
             ("sources -e", "add, remove and reorder them in an editor"),
             ("sources -c", "check whether each one answers"),
         ),

@@ -6,12 +6,12 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from imgctl.errors import CommandError, UsageError, timestamp
+from imgctl.session import standard_input
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -208,7 +208,7 @@ def read_manifest(path: str, limit: int, *, dated: bool = True) -> dict[str, Any
     The path "-" is standard input. Raises `CommandError` (InvalidManifest) for what is no JSON object, and
     `OSError`.
     """
-    with nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
+    with nullcontext(standard_input()) if path == "-" else Path(path).open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise _invalid(f"it has more than {limit} bytes")

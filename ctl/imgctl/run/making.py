@@ -15,7 +15,7 @@ from imgctl.errors import CommandError, NotConnectedError, UsageError
 from imgctl.run.image_files import ImageFile, check_exists, read_manifest
 from imgctl.run.imports import MAX_MANIFEST
 from imgctl.run.several import named, report_each, texts_of
-from imgctl.session import flush, is_terminal, json_text
+from imgctl.session import flush, is_terminal, json_text, standard_output
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def create(session: Session, arguments: Arguments) -> None:
     source, *fields = arguments.rest
     if arguments.text("-o") is not None and arguments.text("-p") is not None:
         raise UsageError("cannot specify both -o,--output-template and -p,--publish")
-    compression, depth = _compression(arguments), _depth(arguments)
+    compression, depth = compression_of(arguments), _depth(arguments)
     manifest = _given_manifest(arguments.text("-m"))
     script = _script(arguments.text("-s"))
     url = arguments.text("-p")
@@ -56,7 +56,9 @@ def create(session: Session, arguments: Arguments) -> None:
         if url is None:
             target = _target(arguments, imgadm=session.is_imgadm)
         else:
-            target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=_room())))
+            target = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
+            )
         client = stack.enter_context(session.client()) if url is not None or not is_disk else None
         file = stack.enter_context(ImageFile(target))
         with Maker(session, arguments, file) as tell:
@@ -129,7 +131,7 @@ def export(session: Session, arguments: Arguments) -> int:
     texts, form = texts_of(session, arguments), arguments.text("--format") or "stream"
     if form not in ("stream", "raw", "qcow2"):
         raise UsageError(f'invalid --format "{form}": must be one of "stream", "raw", "qcow2"')
-    compression = _compression(arguments)
+    compression = compression_of(arguments)
     if form != "stream" and compression != "none":
         raise UsageError("a disk is not compressed: leave out -c, or --format")
     if arguments.text("-o") == "-":
@@ -184,6 +186,7 @@ def _export_to_output(
         raise UsageError("an image is nothing for a terminal", hint="send it to a program or a file")
     from imgctl.run import archive
 
+    out = standard_output()
     (image,) = named(session, texts, among="installed", pool=arguments.text("-P"))
     prefix, suffix = "image", ""
 
@@ -195,7 +198,7 @@ def _export_to_output(
 
     # A manifest has the size and SHA-1 of the file, and comes first.
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=_room()))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
         client, file = stack.enter_context(session.client()), stack.enter_context(ImageFile(Path(folder)))
         with Maker(session, arguments, file, quiet_manifest=True) as maker:
             manifest = client.export(
@@ -208,14 +211,14 @@ def _export_to_output(
                 on_event=tell,
             )
         if form == "stream":
-            archive.write(sys.stdout.buffer, manifest, prefix, suffix, file.descriptor)
+            archive.write(out, manifest, prefix, suffix, file.descriptor)
             return 0
         if form == "qcow2":
             file.convert_to_qcow2()
         file.keep(None)
         with Path(file.path).open("rb") as disk:
-            shutil.copyfileobj(disk, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+            shutil.copyfileobj(disk, out)
+        out.flush()
     return 0
 
 
@@ -290,7 +293,8 @@ class Maker:
         flush(sys.stdout)
 
 
-def _compression(arguments: Arguments) -> str:
+def compression_of(arguments: Arguments) -> str:
+    """What `-c` says. Raises `UsageError`."""
     given = arguments.text("-c") or "none"
     compression = _ALSO.get(given, given)
     if compression not in _COMPRESSIONS:
@@ -351,7 +355,7 @@ def _target(arguments: Arguments, *, imgadm: bool = False) -> Path:
     return Path(given)
 
 
-def _room() -> str:
+def temporary_folder() -> str:
     """The folder for files that are only published: they may be too large for /tmp."""
     return os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  (a folder of its own is made in it)
 

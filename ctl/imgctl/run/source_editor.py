@@ -82,7 +82,7 @@ def _again(session: Session, error: CommandError) -> bool:
 HEADER = """\
 # Image sources, one per line; the first that has an image is asked first:
 #     URL [TYPE [OPTION,...]]
-# TYPE is imgapi (the default), dsapi or static; OPTION is insecure or channel=NAME.
+# TYPE is imgapi (the default), dsapi, static or oci; OPTION is insecure or channel=NAME.
 """
 
 
@@ -108,7 +108,8 @@ def _line(source: Mapping[str, Any]) -> str:
 def _source(words: list[str]) -> dict[str, Any]:
     if len(words) > 3:
         raise UsageError(f"not an image source: {' '.join(words)}", "a line is URL [TYPE [OPTION,...]]")
-    url, kind, options = [*words, *("", "imgapi", "")[len(words) :]]
+    url, kind, options = [*words, *("", "", "")[len(words) :]]
+    kind = kind or ("oci" if url.startswith("oci://") else "imgapi")
     source: dict[str, Any] = {"url": url, "type": kind, "insecure": False, "channel": None}
     for option in options.split(",") if options else ():
         name, _, value = option.partition("=")

@@ -1,0 +1,1 @@
+"""OCI registries: references, documents, authentication, and a client for pulling and pushing."""

@@ -1,0 +1,129 @@
+"""Repositories of OCI registries that have images of ours, as `imgctl publish` puts them there."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from imgstored import lanes
+from imgstored.errors import APIError, InvalidManifestError
+from imgstored.http.location import shown
+from imgstored.manifest import check_uuid, upgrade
+from imgstored.registry.artifact import (
+    INDEX_TAG,
+    REPOSITORY,
+    file_layers,
+    is_uuid,
+    list_in,
+    list_layer,
+)
+from imgstored.registry.documents import ImageManifest, Index
+from imgstored.registry.reference import repository_of
+from imgstored.sources.answers import LeftOut, ManifestList, displayed, read_list, the_manifest
+from imgstored.sources.base import Listed, Offer
+from imgstored.sources.spec import verify_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgstored.registry.client import Fetched, Registries
+    from imgstored.sources.base import SourceSpec
+    from imgstored.sources.server import AskLimits
+
+#: Images that are asked for one by one, because the list lacks them: how many at a time, and in all.
+_AT_A_TIME: Final = 8
+_MAX_UNLISTED: Final = 1000
+
+
+class OciSource:
+    """A repository: its tags that are uuids are its images; its list, if there is one, spares questions."""
+
+    def __init__(self, spec: SourceSpec, *, registries: Registries, limits: AskLimits) -> None:
+        self.spec = spec
+        self.incomplete: str | None = None  #: as the contract says
+        self._limits = limits
+        url, path = repository_of(spec.url, REPOSITORY)
+        access = dataclasses.replace(spec.access, insecure=spec.insecure)
+        self._repository = registries.repository(url, path, access=access, source=spec.url)
+
+    async def ping(self) -> None:
+        """Returns if the registry answers, and lets us see the repository, which may be empty."""
+        await self._repository.ping()
+        await self._repository.tags()
+
+    async def list(self) -> list[Listed]:
+        """All images that have a tag."""
+        tags = [tag for tag in await self._repository.tags() if is_uuid(tag)]
+        listed = await self._list()
+        tagged = frozenset(tags)
+        there = {uuid: manifest for uuid, manifest in listed.by_uuid.items() if uuid in tagged}
+        unlisted = sorted(tagged - listed.by_uuid.keys() - listed.left_out.damaged.keys())
+        found, left_out = await self._ask_each(unlisted[:_MAX_UNLISTED])
+        words = (listed.left_out + left_out).words(self.spec.url)
+        if len(unlisted) > _MAX_UNLISTED:
+            words = f"{len(unlisted) - _MAX_UNLISTED} images of {shown(self.spec.url)} are in no list of it"
+        self.incomplete = words
+        return await lanes.in_thread(displayed, [*there.values(), *found], self.spec.url)
+
+    async def offer(self, uuid: str) -> Offer | None:
+        """The image, with its layers as one file."""
+        check_uuid(uuid)
+        fetched = await self._repository.document(uuid)
+        if fetched is None:
+            return None
+        manifest = await self._manifest(fetched, uuid)
+        layers = file_layers(fetched)
+        if not layers or not manifest.get("files"):
+            return Offer(upgrade(manifest), None)
+        verify = verify_for(self.spec, self.spec.url)
+        path = f"/v2/{self._repository.path}/manifests/{fetched.digest}"
+        first, *others = self._repository.locations(layers, verify=verify, url=path)
+        return Offer(upgrade(manifest), first, others=tuple(others))
+
+    async def _manifest(self, fetched: Fetched, uuid: str) -> dict[str, Any]:
+        """The image's own manifest. Raises `InvalidManifestError` too."""
+        file_layers(fetched)
+        assert isinstance(fetched.document, ImageManifest)
+        config = fetched.document.config
+        body = await self._repository.blob(config, limits=self._limits.manifest)
+        return the_manifest(self._repository.own.url + self._repository.blob_path(config.digest), body, uuid)
+
+    async def _list(self) -> ManifestList:
+        """The list; empty where the repository has none."""
+        index = await self._repository.document(INDEX_TAG, limits=self._limits.listing)
+        listed = list_in(index.document) if index is not None and isinstance(index.document, Index) else None
+        if listed is None:
+            return ManifestList({}, LeftOut(), 0, None)
+        fetched = await self._repository.document(listed.digest)
+        layer = None
+        if fetched is not None and isinstance(fetched.document, ImageManifest):
+            layer = list_layer(fetched.document)
+        if layer is None:
+            raise APIError(
+                f"{shown(self._repository.url)}: the list of the repository is not there",
+                hint="`imgctl publish` writes it anew",
+            )
+        body = await self._repository.blob(layer, limits=self._limits.listing)
+        return await lanes.in_thread(read_list, self.spec.url, body)
+
+    async def _ask_each(self, uuids: Sequence[str]) -> tuple[Sequence[dict[str, Any]], LeftOut]:
+        """The manifests of images that are in no list; those that cannot be used are left out."""
+        limiter = trio.CapacityLimiter(_AT_A_TIME)
+        found: dict[str, dict[str, Any]] = {}
+        damaged: dict[str, str] = {}
+
+        async def ask(uuid: str) -> None:
+            async with limiter:
+                try:
+                    fetched = await self._repository.document(uuid)
+                    if fetched is not None:
+                        found[uuid] = await self._manifest(fetched, uuid)
+                except (APIError, InvalidManifestError) as error:
+                    damaged[uuid] = error.message
+
+        async with trio.open_nursery() as nursery:
+            for uuid in uuids:
+                nursery.start_soon(ask, uuid)
+        return [found[uuid] for uuid in uuids if uuid in found], LeftOut(damaged)
