@@ -54,10 +54,16 @@ def argument_parser() -> argparse.ArgumentParser:
         help="print the configuration that holds as TOML, with the file and line of each value, and exit",
     )
     parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="with --check: read every image to its end, and look for what belongs to nothing; changes"
+        " nothing, and may run beside a daemon",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="with --show: as JSON; with --check: also look at the host, its pools and sources, and print"
-        " what was found as JSON",
+        " what was found as JSON; with --deep: print what that found as JSON",
     )
     parser.add_argument(
         "--detach",
@@ -78,10 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from imgstored import config
 
     try:
+        if arguments.deep:
+            return _audit(arguments.config, check=arguments.check, as_json=arguments.json)
         if arguments.check and arguments.json:
             return _examine(arguments.config)
         from imgstored.eventloop import trial
+        from imgstored.host import heap
 
+        heap.keep_what_is_freed()
         trial.waits_by()
         settings = config.load(*arguments.config)
         if arguments.check:
@@ -189,6 +199,25 @@ def _examine(files: Sequence[Path]) -> int:
         log.set_up(LogTable(level="error"))
         found = examined(files)
     sys.stdout.write(json.dumps(found) + "\n")
+    return int(any(finding["status"] == "fail" for finding in found["findings"]))
+
+
+def _audit(files: Sequence[Path], *, check: bool, as_json: bool) -> int:
+    """Runs `--check --deep`; returns 1 if something is not whole. Raises `ConfigError`."""
+    if not check:
+        raise ConfigError("--deep goes with --check", hint="`imgstored --check --deep`")
+    from imgstored import log
+    from imgstored.audit.audit import audited
+    from imgstored.config import LogTable
+    from imgstored.http.secrets import KNOWN
+
+    log.set_up(LogTable(level="error"))
+    found: DoctorDocument = KNOWN.hidden_in(audited(files))
+    for finding in () if as_json else found["findings"]:
+        hint = f"\n      hint: {finding['hint']}" if finding["hint"] else ""
+        sys.stdout.write(f"{finding['status']:4}  {finding['check']}: {finding['seen']}{hint}\n")
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
     return int(any(finding["status"] == "fail" for finding in found["findings"]))
 
 

@@ -151,6 +151,9 @@ class LimitsTable(_Table, frozen=True):
     max_ratio: Positive = 500  #: maximum ratio of uncompressed to compressed bytes
     decoder_memory_mib: Positive = 96  #: MiB of one xz decoder, or of one zstd window
     keep_partial_days: NotNegative = 7  #: days before the daemon drops an unfinished download
+    #: `"auto"`: of an image with an index, fetch only what an installed image of the same name lacks, where
+    #: that is probably faster; `"always"`: wherever that is possible; `"never"`: fetch whole files
+    deltas: Literal["auto", "always", "never"] = "auto"
     #: connections to the socket; a quarter is reserved for users who can make changes
     clients: Annotated[int, Meta(ge=4, le=65536)] = 256
     client_requests: Positive = 64  #: requests in flight of one connection

@@ -271,6 +271,7 @@ def import_limits(settings: Config) -> ImportLimits:
         keep_partial_seconds=limits.keep_partial_days * 86400.0,
         download=download_limits(limits),
         decompress=decompress_limits(limits),
+        deltas=limits.deltas,
     )
 
 

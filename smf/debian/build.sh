@@ -49,7 +49,7 @@ extras=${EXTRAS-$("$python" -c 'import sys, tomllib
 print(*tomllib.load(open(sys.argv[1], "rb"))["project"]["optional-dependencies"], sep=",")' "$root/pyproject.toml")}
 printf 'imgstore[%s] @ file://%s --hash=sha256:%s\n' "$extras" "$wheel" "$(sha256sum "$wheel" | cut -d' ' -f1)" >"$work/requirements"
 "$venv/bin/pip" --python "$python" install --quiet --no-compile --require-hashes --requirement "$work/requirements" \
-    --constraint "$root/tests/requirements.lock" --build-constraint "$root/tests/tools.lock"
+    --report "$work/report" --constraint "$root/tests/requirements.lock" --build-constraint "$root/tests/tools.lock"
 # Only now: pip would have taken what the building machine has for installed.
 sed -i 's/^include-system-site-packages = .*/include-system-site-packages = true/; /^command = /d' "$stage$home/pyvenv.cfg"
 find "$stage$home/bin" ! -type d ! -name 'python*' ! -name imgctl ! -name imgstored -delete
@@ -95,6 +95,7 @@ printf 'imgstore (%s) stable; urgency=medium\n\n  * changelog.gz says what is ne
     "$package_version" "$maintainer" "$(LC_ALL=C date -u -R -r "$root/CHANGELOG.md")" |
     gzip -9nc >"$share/doc/imgstore/changelog.Debian.gz"
 install -m 644 "$here/copyright" "$share/doc/imgstore/copyright"
+"$python" "$root/smf/sbom.py" imgstore "$version" "$work/report" >"$share/doc/imgstore/sbom.cdx.json"
 
 # -- what dpkg is told ---------------------------------------------------------------------------------------
 

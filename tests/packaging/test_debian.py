@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,29 @@ def test_nobody_maintains_nothing(tmp_path: Path):
     assert "who maintains the package? Set DEBFULLNAME and DEBEMAIL" in done.stderr
 
 
+def test_its_bill_of_materials(package: Path):
+    """What is in it, each with the hash of the file that was installed: one of those in the lock."""
+    packed = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        name = "./usr/share/doc/imgstore/sbom.cdx.json"
+        file = tar.extractfile(name)
+        assert file is not None
+        found = json.loads(file.read())
+        inside = {each.name for each in tar if each.name.endswith(".dist-info")}
+    assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.5")
+    assert found["metadata"]["component"]["version"] == imgstored.__version__
+    lock = (ROOT / "tests" / "requirements.lock").read_text()
+    components = {each["name"].lower(): each for each in found["components"]}
+    assert {"trio", "msgpack", "httpx2", "pyfuse3"} <= components.keys()
+    assert len(inside) == len(components) + 1  # imgstore's own
+    for name, each in components.items():
+        assert f"{name.replace('_', '-')}=={each['version']}" in lock
+        assert each["purl"] == f"pkg:pypi/{name.replace('_', '-')}@{each['version']}"
+        (digest,) = each["hashes"]
+        assert digest["alg"] == "SHA-256"
+        assert digest["content"] in lock
+
+
 def test_what_is_where(package: Path):
     lines = [line.split(maxsplit=5) for line in dpkg_deb("-c", package).splitlines()]
     files = {line[5].split(" -> ")[0].removeprefix(".") for line in lines}
@@ -95,6 +121,7 @@ def test_what_is_where(package: Path):
         "/usr/share/zsh/vendor-completions/_imgctl",
         "/usr/share/fish/vendor_completions.d/imgctl.fish",
         "/usr/share/doc/imgstore/copyright",
+        "/usr/share/doc/imgstore/sbom.cdx.json",
     } <= files
     assert {line[1] for line in lines} == {"root/root"}
     # Its sources may have passwords.

@@ -47,6 +47,8 @@ _COMPRESSION = Option(
     'One of "none" (the default), "gzip", "bzip2", "xz" or "zstd".',
 )
 
+_INDEX = Option(("--index",), "", "With -c zstd: write an index beside the file, for deltas.")
+
 COMMANDS = (
     Command(
         ("create",),
@@ -62,6 +64,7 @@ COMMANDS = (
             ),
             _OUTPUT,
             _COMPRESSION,
+            _INDEX,
             Option(
                 ("-i", "--incremental"),
                 "",
@@ -122,6 +125,7 @@ COMMANDS = (
                 _PATH + '"-": standard output, as a tar archive of manifest and file. ' + _DEFAULT,
             ),
             _COMPRESSION,
+            _INDEX,
             Option(
                 ("--format",),
                 "FORMAT",

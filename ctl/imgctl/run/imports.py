@@ -285,4 +285,6 @@ def job_row(job: Mapping[str, Any]) -> dict[str, Any]:
     row["rate"] = rate_cell(rate)
     row["clients"] = len(clients) if isinstance(clients, list) else None
     row["left"] = duration(job.get("eta"))
+    delta = job.get("delta")
+    row["delta"] = None if not isinstance(delta, dict) else delta.get("uuid")
     return row

@@ -74,12 +74,14 @@ def create(session: Session, arguments: Arguments) -> None:
                     manifest,
                     fields=fields,
                     compression=compression,
+                    index=arguments.flag("--index"),
                     incremental=arguments.flag("-i"),
                     max_origin_depth=depth,
                     script=script,
                     path=file.shown,
                     on_event=tell,
                 )
+        made = file.take_index(made, keep=url is None)
         session.say([f'Saving manifest to "{printable(file.manifest_path)}"'])
         file.keep(made)
         if url is not None and client is not None:
@@ -134,6 +136,7 @@ def export(session: Session, arguments: Arguments) -> int:
     compression = compression_of(arguments)
     if form != "stream" and compression != "none":
         raise UsageError("a disk is not compressed: leave out -c, or --format")
+    _refuse_index(arguments, compression)
     if arguments.text("-o") == "-":
         return _export_to_output(session, arguments, texts, form, compression)
     if len(texts) > 1 and not _target(arguments).is_dir():
@@ -165,14 +168,17 @@ def _export(session: Session, arguments: Arguments, uuid: str, form: str, compre
                 file.descriptor,
                 pool=arguments.text("-P"),
                 compression=compression,
+                index=arguments.flag("--index"),
                 form="stream" if form == "stream" else "raw",
                 path=file.shown,
                 on_event=tell,
             )
+        manifest = file.take_index(manifest)
         if form == "qcow2":
             file.convert_to_qcow2()
         file.keep(manifest if form == "stream" else None)
         what = [file.manifest_path, file.path] if form == "stream" else [file.path]
+        what += [file.index_path] if arguments.flag("--index") else []
         session.say(f'Exported image {printable(uuid)} to "{printable(path)}"' for path in what)
 
 
@@ -341,8 +347,15 @@ def _refuse_mixed(arguments: Arguments, *, is_disk: bool) -> None:
     for flag in ("-i", "-s", "--max-origin-depth"):
         if is_disk and arguments.flag(flag):
             raise UsageError(f"{flag} is not for a disk")
+    _refuse_index(arguments, compression_of(arguments))
     if arguments.flag("--block-size") and not is_disk:
         raise UsageError("--block-size is for a disk, with --raw")
+
+
+def _refuse_index(arguments: Arguments, compression: str) -> None:
+    """Raises `UsageError` for an index of what cannot have one, or that has no place."""
+    if arguments.flag("--index") and (compression != "zstd" or arguments.text("-o") == "-"):
+        raise UsageError("--index is for files, with -c zstd")
 
 
 def _target(arguments: Arguments, *, imgadm: bool = False) -> Path:
