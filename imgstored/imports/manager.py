@@ -341,7 +341,7 @@ class ImportManager:
         for key in waiting:
             if not any(each.spec.key == key for each in imports):
                 self._waiting[key].scope.cancel()
-                await trio.to_thread.run_sync(self._resources.journal.park, *key)
+                await lanes.in_thread(self._resources.journal.park, *key)
         if not imports and waiting:
             return
         if not imports:
