@@ -14,7 +14,7 @@ USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources librar
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ $(STAMP): pyproject.toml tests/setup.sh tests/requirements.lock tests/tools.lock
 
 demo: $(STAMP) ## the main job with real parts, each command and what it says
 	$(BIN)/python -m tests.demo
+
+demo-server: $(STAMP) ## an image server with three images at 127.0.0.1:8480, for docs/first-session.md, until Ctrl-C
+	$(BIN)/python -m tests.demo --serve
 
 test: lint types unit unit-poll unit-user zfs ## all that must hold: lint, types, all tests, and real ZFS in a guest if there can be one
 

@@ -78,10 +78,11 @@ class CreateSpec(Struct, frozen=True):
     incremental: bool = False
     max_origin_depth: int | None = None
     script: str | None = None  #: prepares the machine
+    index: bool = False  #: the file has an index, for deltas
 
     def check(self) -> None:
         """Raises `UsageError` for what makes no sense whatever the source is."""
-        check_compression(self.compression)
+        check_compression(self.compression, index=self.index)
         depth = self.max_origin_depth
         if depth is not None and depth < 2:
             raise UsageError(f'invalid max-origin-depth "{depth}": must be greater than 1')
@@ -168,7 +169,8 @@ class Maker:
             reporter.tell(Sending(event="sending"))
             origin = manifest.get("origin")
             sent = of.datasets.send(of.dataset.name, origin)
-            pour(sent, compression, output, reporter, of.dataset.size if origin is None else None)
+            total = of.dataset.size if origin is None else None
+            pour(sent, compression, output, reporter, total, index=spec.index)
         log.info("made an image", uuid=manifest["uuid"], of=of.dataset.name, size=output.size)
         return {"manifest": {**manifest, "files": [output.described(compression)]}}
 

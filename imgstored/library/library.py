@@ -3,6 +3,7 @@
     FOLDER/UUID/manifest.json   the manifest, v2
     FOLDER/UUID/file            the compressed stream, whose size and SHA-1 the manifest has
     FOLDER/UUID/icon            optional
+    FOLDER/UUID/index-SHA256    the index of the file with that hash; empty if it cannot have one
     FOLDER/UUID/entry.json      `Entry`; its time of change is when the file was last served
 
 An image appears by one rename of its folder, and goes by one. Files that were only kept are evicted, the
@@ -52,6 +53,7 @@ _COMING = ".coming-"
 _COMING_SECONDS: Final = 7 * 86400.0
 
 _FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
+_INDEX: Final = "index-"
 
 #: A copy of what another server has: kept until it is evicted, until no schedule chooses it any more, or for
 #: good.
@@ -236,6 +238,30 @@ class Library:
     def path_of(self, uuid: str) -> Path:
         """Where an image's file is, to be linked or read, and not to be changed."""
         return self.folder / uuid / _FILE
+
+    def index(self, uuid: str, sha256: str, make: Callable[[int], bytes | None]) -> bytes | None:
+        """The index of an image's file, whose SHA-256 is given; None if it cannot have one.
+
+        `make` makes it of the open file if nobody has. Raises what that does, `ChangedError`, and `OSError`.
+        """
+        path = self.folder / uuid / f"{_INDEX}{sha256}"
+        try:
+            return path.read_bytes() or None
+        except FileNotFoundError:
+            pass
+        fd = self._open(uuid, _FILE, used=False)
+        if fd is None:
+            raise ChangedError
+        try:
+            made = make(fd)
+        finally:
+            os.close(fd)
+        with self._writing:
+            now = self.get(uuid)
+            if now is None or now.entry.sha256 != sha256:
+                raise ChangedError
+            replace_file(path, made or b"", mode=0o600)
+        return made
 
     def spool(self, uuid: str) -> Path:
         """Where a file for `keep` may come in."""
