@@ -89,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check and arguments.json:
             return _examine(arguments.config)
         from imgstored.eventloop import trial
+        from imgstored.host import heap
 
+        heap.keep_what_is_freed()
         trial.waits_by()
         settings = config.load(*arguments.config)
         if arguments.check:

@@ -65,7 +65,8 @@ _EXTRAS: Final = (
     _Extra(
         "numpy",
         False,
-        "an import into an embedded pool takes 6 times as long, and `verify` 14 times",
+        "an import into an embedded pool takes 6 times as long, and `verify` 14 times, where there is no"
+        " libzfs",
         _FAST,
         missed=True,
     ),
