@@ -184,6 +184,10 @@ class ImageHasDependentClonesError(RemoteError, code="ImageHasDependentClones"):
     """The image has clones; `data["dependents"]` names the datasets."""
 
 
+class LayerError(RemoteError, code="LayerError"):
+    """A container image's layer is no good tar, or leads out of the image."""
+
+
 class PoolNotFoundError(RemoteError, code="PoolNotFound"):
     """The daemon has no such pool."""
 
