@@ -137,6 +137,10 @@ class AmbiguousNameError(RemoteError, code="AmbiguousName"):
     """Several images have the name; `data["candidates"]` lists them."""
 
 
+class EventsGoneError(RemoteError, code="EventsGone"):
+    """No event of that number is kept; `data` has `since`, `oldest` and `newest`."""
+
+
 class NotPermittedError(RemoteError, code="NotPermitted"):
     """The user may read but not change."""
 
@@ -240,8 +244,10 @@ class NotConnectedError(ClientError):
 
     record_name = "NotConnectedError"
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, lost: bool = False) -> None:
+        """`lost`: there was a connection, and the daemon closed it."""
         super().__init__("ClientError", message, hint)
+        self.lost = lost
 
 
 class APIError(RemoteError, code="APIError"):

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from imgstored.create.job import running
 from imgstored.errors import APIError, ImgstoreError, NotSupportedError, UsageError
+from imgstored.events.stream import Mirrored
 from imgstored.http.location import public
 from imgstored.manifest import load
 from imgstored.mirrors.selection import Filter, matching, with_origins
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
 
     from imgstored.create.job import Job
+    from imgstored.events.stream import EventStream
     from imgstored.library.library import Copy, Library
     from imgstored.manifest import Manifest
     from imgstored.serve.relay import Fetch, Relay
@@ -77,8 +79,10 @@ class Mirrors:
         sources: SourceSet,
         relay: Relay | None,
         schedules: Sequence[MirrorSpec] = (),
+        events: EventStream | None = None,
     ) -> None:
         """`relay` is there if the library is."""
+        self._events = events
         self._library = library
         self._sources = sources
         self._relay = relay
@@ -151,6 +155,24 @@ class Mirrors:
 
     async def _mirror(
         self, spec: MirrorSpec, tell: Tell, *, dry_run: bool = False, scheduled: bool = False
+    ) -> MirrorDocument:
+        """Mirrors, and publishes the end. Raises as `mirror` says."""
+        url = public(spec.url)
+        try:
+            report = await self._mirrored(spec, tell, dry_run=dry_run, scheduled=scheduled)
+        except ImgstoreError as error:
+            self._publish(Mirrored(url, error=error))
+            raise
+        if not dry_run:
+            self._publish(Mirrored(url, len(report["new"]), len(report["failed"])))
+        return report
+
+    def _publish(self, event: Mirrored) -> None:
+        if self._events is not None:
+            self._events.publish(event)
+
+    async def _mirrored(
+        self, spec: MirrorSpec, tell: Tell, *, dry_run: bool, scheduled: bool
     ) -> MirrorDocument:
         assert self._library is not None
         chosen, incomplete = await self._choose(spec, tell)
