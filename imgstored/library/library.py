@@ -617,7 +617,8 @@ def examined(folder: Path) -> Iterator[tuple[str, str | None]]:
 def _fault_of(folder: Path) -> str | None:
     try:
         image = read_image(folder, tidy=False)
-        unknown = {path.name for path in folder.iterdir()} - {_FILE, _MANIFEST, _ICON, _ENTRY}
+        names = {path.name for path in folder.iterdir()} - {_FILE, _MANIFEST, _ICON, _ENTRY}
+        unknown = {name for name in names if not name.startswith(_INDEX) or name.endswith(filesystem.NEW)}
         if unknown:
             return f"{min(unknown)} in it is nothing of the library's"
         if image.size:
