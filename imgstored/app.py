@@ -52,6 +52,7 @@ from imgstored.queries.resolver import Resolver
 from imgstored.queries.status import Daemon, PoolStates, Status
 from imgstored.queries.usage import Usage
 from imgstored.registry.client import Registries
+from imgstored.registry.push import Uploads
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
@@ -61,6 +62,7 @@ from imgstored.sources.signed import SeenVersions
 from imgstored.sources.source_set import SourceSet
 from imgstored.specs import (
     check,
+    decompress_limits,
     descriptors,
     import_limits,
     metrics_address,
@@ -146,6 +148,7 @@ class _Core(Struct, frozen=True):
     history: History
     aside: Aside
     registries: Registries
+    uploads: Uploads
     sources: SourceSet
     resources: Resources
     imports: Imports
@@ -170,6 +173,8 @@ async def _core(
         await trio.to_thread.run_sync(link.make, Path(settings.view.link), Path(settings.view.path))
     locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog)
     registries = Registries(registry_specs(settings))
+    uploads = Uploads(state / "uploads")
+    await trio.to_thread.run_sync(uploads.sweep)
     sources = SourceSet(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
@@ -205,6 +210,7 @@ async def _core(
         history=history,
         aside=aside,
         registries=registries,
+        uploads=uploads,
         sources=sources,
         resources=resources,
         imports=imports,
@@ -402,7 +408,12 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         verifier=Verifier(host),
         maker=maker,
         exporter=Exporter(catalog),
-        publisher=Publisher(sources.configured),
+        publisher=Publisher(
+            sources.configured,
+            registries=core.registries,
+            uploads=core.uploads,
+            decompress=decompress_limits(core.settings.limits),
+        ),
         mirrors=core.mirrors,
         site_exporter=SiteExporter(
             core.library,

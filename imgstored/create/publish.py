@@ -1,6 +1,6 @@
-"""Publishes an image to an IMGAPI server: the manifest, the file, then the activation.
+"""Publishes an image: to a registry (`push`), or to an IMGAPI server.
 
-Whatever fails before that is taken back.
+To the latter goes the manifest, the file, then the activation. Whatever fails before that is taken back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import trio
 from imgproto.events import Note, Progress, Publishing
 
 from imgstored.create.job import running
+from imgstored.create.push import ImagePush
 from imgstored.errors import ClientError, ImgstoreError, InvalidManifestError, RefusedError, UploadError
 from imgstored.events.request import PROGRESS_INTERVAL
 from imgstored.http.credentials import of_source
@@ -24,8 +25,12 @@ from imgstored.http.secrets import KNOWN
 from imgstored.http.upload import Body, in_pieces, send
 from imgstored.imports.local_file import LocalFile
 from imgstored.manifest import load, parse
+from imgstored.registry.artifact import REPOSITORY
+from imgstored.registry.client import Registries
+from imgstored.registry.push import Uploads
+from imgstored.registry.reference import repository_of
 from imgstored.sources.answers import failure, one_object
-from imgstored.sources.spec import normalised, with_query
+from imgstored.sources.spec import normalised, type_for, with_query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -36,7 +41,9 @@ if TYPE_CHECKING:
     from imgstored.create.job import Job
     from imgstored.http.documents import Document
     from imgstored.manifest import Manifest, ManifestFile
+    from imgstored.registry.client import Repository
     from imgstored.sources.base import SourceSpec
+    from imgstored.transfer.decompress.meter import DecompressLimits
 
 log = structlog.get_logger(__name__)
 
@@ -50,10 +57,20 @@ class Publisher:
     """Publishes to any server; one that is among `configured()` is spoken to as its spec says."""
 
     def __init__(
-        self, configured: Callable[[], Sequence[SourceSpec]], limits: DocumentLimits = LIMITS
+        self,
+        configured: Callable[[], Sequence[SourceSpec]],
+        limits: DocumentLimits = LIMITS,
+        *,
+        registries: Registries | None = None,
+        uploads: Uploads | None = None,
+        decompress: DecompressLimits | None = None,
     ) -> None:
+        """`registries` are those of the settings; `uploads` remembers what was begun there."""
         self._configured = configured
         self._limits = limits
+        self._registries = registries or Registries()
+        self._uploads = uploads or Uploads()
+        self._decompress = decompress
 
     def publish(
         self, manifest: Mapping[str, Any], fd: int, url: str, *, client: str, path: str
@@ -69,7 +86,11 @@ class Publisher:
                 hint="`files` has one element, with size, compression, and a sha1 that is not all zeros; "
                 "`imgctl export` writes such a manifest",
             )
-        server = _Server(normalised(url), self._configured(), self._limits)
+        is_registry = type_for(url) == "oci" or any(
+            spec.type == "oci" and spec.url == normalised(url) for spec in self._configured()
+        )
+        repository = self._repository(url) if is_registry else None
+        server = None if is_registry else _Server(normalised(url), self._configured(), self._limits)
 
         async def work(job: Job[PublishedDocument]) -> PublishedDocument:
             assert loaded.file is not None
@@ -81,11 +102,36 @@ class Publisher:
                     f"{path} is {file.size} bytes",
                     hint="the manifest belongs to another file",
                 )
-            await _published(job, server, loaded, loaded.file, file)
-            log.info("published an image", uuid=loaded.uuid, server=server.shown)
-            return {"uuid": loaded.uuid, "url": server.shown}
+            if server is None:
+                assert repository is not None
+                push = ImagePush(repository, self._uploads, loaded, file, fd)
+                shown_url = await self._pushed(job, push, loaded, loaded.file)
+            else:
+                await _published(job, server, loaded, loaded.file, file)
+                shown_url = server.shown
+            log.info("published an image", uuid=loaded.uuid, server=shown_url)
+            return {"uuid": loaded.uuid, "url": shown_url}
 
         return running(client, work)
+
+    def _repository(self, url: str) -> Repository:
+        """The repository that is meant. Raises `ClientError`."""
+        registry, path = repository_of(normalised(url), REPOSITORY)
+        return self._registries.repository(
+            registry, path, access=_access(normalised(url), self._configured())
+        )
+
+    async def _pushed(
+        self, job: Job[PublishedDocument], push: ImagePush, manifest: Manifest, described: ManifestFile
+    ) -> str:
+        """Publishes into a registry. Returns the repository's URL."""
+        await push.repository.ping()
+        layers = await push.cut(described, self._decompress)
+        await push.push_layers(job, layers)
+        job.emit(_did("file", manifest, compression=described.compression))
+        await push.push_image(layers)
+        job.emit(_did("activated", manifest))
+        return push.repository.url
 
 
 async def _published(
