@@ -43,17 +43,17 @@ types: $(STAMP) ## mypy, strict
 # Most tests wait more than they work. Those that measure time run alone, and fail if they fail three times in a row:
 # another guest of this machine may take the processor at any moment.
 unit: $(STAMP) ## all tests but those in the guest
-	$(BIN)/pytest -n 4 --dist worksteal -m 'not alone'
+	tests/run.sh $(VENV) -n 4 --dist worksteal -m 'not alone'
 	$(BIN)/pytest -m alone -p pytest_rerunfailures --reruns 2
 
 # What waits, once more: without epoll, and on a platform that trio does not know, child processes included.
 unit-poll: $(STAMP) ## what waits, with the stand-in for kqueue that illumos needs, in place of epoll
-	IMGSTORE_TESTS_WAIT_BY=poll PYTHONPATH=$(CURDIR)/tests/support/illumos $(BIN)/pytest -n 4 --dist worksteal \
-		-m 'not alone' $(POLL_TESTS)
+	IMGSTORE_TESTS_WAIT_BY=poll PYTHONPATH=$(CURDIR)/tests/support/illumos tests/run.sh $(VENV) -n 4 --dist worksteal \
+		-m 'not alone' -- $(POLL_TESTS)
 
 # Once more as a user who is not root, who may not do all that tests do, such as mounting: those are skipped there.
 unit-user: $(STAMP) ## what a daemon of an ordinary user does, as one
-	tests/as_user.sh $(BIN)/pytest -q -p no:cacheprovider -n 4 --dist worksteal -m 'not alone' $(USER_TESTS)
+	tests/as_user.sh tests/run.sh $(VENV) -q -n 4 --dist worksteal -m 'not alone' -- $(USER_TESTS)
 
 # Without those that measure time, which coverage would make wrong.
 coverage: $(STAMP) ## which lines the tests reach, room by room; fails below the floor in pyproject.toml

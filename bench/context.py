@@ -1,4 +1,4 @@
-"""What every case is handed: sizes, runs, and a folder to work in."""
+"""The context of a case: sizes, runs, and a folder to work in."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _MB = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much there is to do."""
+    """The sizes and numbers of a run."""
 
     stream: int  #: bytes of the stream of the speed cases
     large: int  #: bytes of the stream for the memory case
     xz_block: int  #: bytes of an xz block; 24 MiB is what `xz -T2 -6` makes of itself
     rate: int  #: bytes a second of a connection, in the case with a limit
     restart_rate: int  #: the same while the daemon is killed
-    images: int  #: installed, for `imgctl list`
+    images: int  #: installed, for `imgctl list` and a start
+    many_images: int  #: installed, for a start
     clients: int
     starts: int  #: runs of `imgctl list`, for each run that is asked for
     wakes: int  #: of a task that waits, for a median
@@ -38,6 +39,7 @@ FULL = Scale(
     rate=20 * _MB,
     restart_rate=5 * _MB,
     images=1000,
+    many_images=10_000,
     clients=200,
     starts=5,
     wakes=2000,
@@ -51,6 +53,7 @@ QUICK = Scale(
     rate=20 * _MB,
     restart_rate=1 * _MB,
     images=20,
+    many_images=40,
     clients=20,
     starts=1,
     wakes=20,

@@ -22,7 +22,7 @@ _SPACE = uuid.UUID("7d3b2e1a-5c0f-4a52-9d0e-52d0a8c0f1b6")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How an input is made. `compress` is a command that reads the stream and writes the file."""
+    """The recipe of an input. `compress` is a command that reads the stream and writes the file."""
 
     name: str
     compression: str
@@ -53,7 +53,7 @@ class Input:
         return int(self.manifest["files"][0]["size"])
 
     def url(self, server: str) -> str:
-        """Where the file is on a server of the served folder."""
+        """The file's URL on a server of the served folder."""
         return f"{server}/{self.uuid}/file"
 
 

@@ -1,4 +1,4 @@
-"""How long `imgctl list` takes when there is a lot to list."""
+"""The time of `imgctl list` when there is a lot to list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory the daemon needs for a large image."""
+"""The memory that the daemon needs for a large image."""
 
 from __future__ import annotations
 

@@ -33,6 +33,9 @@ def source(url: str, *, ca: Path | None = None) -> str:
 class Ours(Daemon):
     """imgstored with its default limits, and unless `config` says otherwise an embedded pool."""
 
+    #: Without the watch for file calls that the daemons of tests have: it takes time at each of them.
+    program = "imgstored.__main__"
+
     def __init__(
         self, folder: Path, *, config: str = "", keep: bool = False, timeout: float = 15, view: str = "off"
     ) -> None:

@@ -1,4 +1,4 @@
-"""What people do without imgstored, as shell pipelines. `cat > OUT`, on the same disk, receives."""
+"""The ways without imgstored, as shell pipelines. `cat > OUT`, on the same disk, receives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is going on, on standard error: the table alone is on standard output."""
+"""Progress on standard error: the table alone is on standard output."""
 
 from __future__ import annotations
 

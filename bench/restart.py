@@ -1,4 +1,4 @@
-"""What kill -9 costs: bytes that are fetched a second time."""
+"""The cost of kill -9: bytes that are fetched a second time."""
 
 from __future__ import annotations
 

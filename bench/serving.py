@@ -1,4 +1,4 @@
-"""How fast the image server is: against nginx with the same file, as a rack's cache, in a crowd."""
+"""The speed of the image server: against nginx with the same file, as a rack's cache, in a crowd."""
 
 from __future__ import annotations
 

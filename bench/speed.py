@@ -1,4 +1,4 @@
-"""How long an import takes, against the programs that people use without it."""
+"""The time of an import, against the programs that people use without imgstored."""
 
 from __future__ import annotations
 

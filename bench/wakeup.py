@@ -1,4 +1,4 @@
-"""How long trio takes to wake the task of one connection while many others wait: poll against epoll.
+"""The time in which trio wakes the task of one connection while many others wait: poll against epoll.
 
 `python -m bench.wakeup CONNECTIONS WAKES` is one side: it prints the median in seconds.
 """

@@ -51,7 +51,7 @@ _PIPELINE = (
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much there is to do."""
+    """The sizes and numbers of a run."""
 
     mib: int  #: of files in the image
     rate: int  #: bytes a second of a connection, in the case with a limit

@@ -34,7 +34,7 @@ from imgstored.host.descriptors import raise_limit
 from imgstored.http.lookups import Lookups
 from imgstored.http.secrets import KNOWN
 from imgstored.imports.journal import Journal
-from imgstored.imports.manager import Imports
+from imgstored.imports.manager import ImportManager
 from imgstored.imports.resources import Resources
 from imgstored.library.library import Library
 from imgstored.maintenance.maintenance import Maintenance
@@ -78,7 +78,7 @@ from imgstored.specs import (
 from imgstored.state.damage import DAMAGED, Aside
 from imgstored.state.folder import ALIASES, NO_ALIASES, owned
 from imgstored.state.schema import HISTORY, JOURNAL
-from imgstored.view import link, open_view
+from imgstored.view import mountpoint, open_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +151,7 @@ class _Core(Struct, frozen=True):
     uploads: Uploads
     sources: SourceSet
     resources: Resources
-    imports: Imports
+    imports: ImportManager
     images: Images
     aliases: Aliases
     metrics: Metrics | None
@@ -170,7 +170,9 @@ async def _core(
     await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
     if settings.view.link and settings.view.mode != "off":
-        await trio.to_thread.run_sync(link.make, Path(settings.view.link), Path(settings.view.path))
+        await trio.to_thread.run_sync(
+            mountpoint.make_link, Path(settings.view.link), Path(settings.view.path)
+        )
     locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog)
     registries = Registries(registry_specs(settings))
     uploads = Uploads(state / "uploads")
@@ -195,7 +197,7 @@ async def _core(
     resources = Resources(
         catalog, journal, state / "spool", view, locks, limits, receipts=receipts, library=library
     )
-    imports = Imports(resources, sources, refresh, deletions, events, platform(settings))
+    imports = ImportManager(resources, sources, refresh, deletions, events, platform(settings))
     relay = None if library is None else _relay(settings, library, sources, resources)
     return _Core(
         settings=settings,
@@ -226,7 +228,7 @@ async def _core(
 
 
 def _relay(settings: Config, library: Library, sources: SourceSet, resources: Resources) -> Relay:
-    """What fetches files for the library."""
+    """The relay that fetches files for the library."""
     return Relay(
         sources,
         library,
@@ -428,7 +430,7 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
 
 
 def _faults(core: _Core) -> list[ImgstoreError]:
-    """What waits until the disk has room again, and what was found damaged. Blocks briefly."""
+    """Faults of the daemon's own files: a full disk, and damage that was found. Blocks briefly."""
     waiting = [fault for fault in (core.imports.fault, core.history.fault) if fault is not None]
     damaged = [
         DamagedError(f'pool "{name}": {what}', hint="check the disk; `imgctl import` replaces an image")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.images import Images
     from imgstored.create.maker import Maker
     from imgstored.host.notify import Notifier
-    from imgstored.imports.manager import Imports
+    from imgstored.imports.manager import ImportManager
     from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
     from imgstored.mirrors.mirror import Mirrors
@@ -55,7 +55,7 @@ class Parts(Struct, frozen=True):
     registries: Registries
     sources: SourceSet
     images: Images
-    imports: Imports
+    imports: ImportManager
     server: Server
     maker: Maker
     mirrors: Mirrors

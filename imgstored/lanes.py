@@ -1,4 +1,4 @@
-"""Lanes: whom a piece of work is for. Each lane has threads and requests to servers of its own.
+"""Lanes: the kind of client that a piece of work serves. Each has threads and requests to servers of its own.
 
 So a change never waits for a thread that a question has, nor root for one that has a stranger's. A task is in
 the lane of its parent, and so is a thread of trio's. What is in no lane is the daemon's own work, a change.

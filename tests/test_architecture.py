@@ -18,7 +18,6 @@ PURE = (
     "maintenance/differences",
     "queries/names",
     "maintenance/vacuum",
-    "maintenance/verdict",
     "create/frames",
     "create/manifest",
     "errors",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from imgstored.host import durable
+from imgstored.host import filesystem
 from imgstored.sources import imgadm_conf
 from tests.support import file_calls
 
@@ -94,7 +94,7 @@ async def test_a_module_that_is_imported_is_no_matter(module):
 
 async def test_what_a_test_calls_by_itself_is_no_matter(module, tmp_path):
     module["plain"](tmp_path)
-    durable.replace_file(tmp_path / "file", b"x", mode=0o600)
+    filesystem.replace_file(tmp_path / "file", b"x", mode=0o600)
     await trio.to_thread.run_sync(os.stat, tmp_path)
     assert file_calls.found == []
 

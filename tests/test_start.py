@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import uuid
 from pathlib import Path
 
 import pytest
 
-from imgstored.pools.embedded import EmbeddedPool
 from tests.support.daemon import Daemon
-from tests.support.image_site import BASE, fixture_manifest
-from tests.support.streams import filesystem_stream, in_pieces
+from tests.support.many_images import stock
 
 IMAGES = 1000
-NAMES = [str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))) for number in range(IMAGES)]
-
-
-def stocked(state: Path) -> None:
-    """A thousand images in the pool of a daemon that has stopped: one that was received, and copies of it."""
-    pool = EmbeddedPool("zones", state / "pool")
-    pool.receive(NAMES[0], in_pieces(filesystem_stream(size=1000, seed=1)))
-    pool.publish(NAMES[0])
-    pool.close()
-    first = state / "pool" / NAMES[0]
-    note = json.loads((first / "image.json").read_text())
-    manifests = state / "imgadm" / "images"
-    manifests.mkdir(parents=True)
-    for number, name in enumerate(NAMES):
-        folder = state / "pool" / name
-        if number:
-            shutil.copytree(first, folder)
-            (folder / "image.json").write_text(json.dumps({**note, "uuid": name}))
-        manifest = {
-            **fixture_manifest(BASE),
-            "uuid": name,
-            "name": f"base-{number % 40}",
-            "version": f"{number}.0",
-        }
-        record = {"manifest": manifest, "zpool": "zones"}
-        (manifests / f"zones-{name}.json").write_text(json.dumps(record, indent=2))
 
 
 def processor_seconds(pid: int) -> float:
@@ -53,7 +22,7 @@ def processor_seconds(pid: int) -> float:
 @pytest.mark.alone
 @pytest.mark.parametrize("view", ["off", "files", "fuse"])
 def test_a_start_with_a_thousand_images_is_short(tmp_path, view):
-    stocked(tmp_path / "store" / "state")
+    stock(tmp_path / "store" / "state", IMAGES)
     daemon = Daemon(tmp_path / "store", view=view, timeout=60)
     used = []
     for _ in range(4):  # the first compiles, and writes the files of the view

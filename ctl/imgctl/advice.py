@@ -1,4 +1,4 @@
-"""What was perhaps meant by a word that is not known. Pure: no I/O.
+"""Suggestions for a word that was mistyped, or a name that no image has.
 
 Imported only where something went wrong: difflib takes longer to import than a listing takes to run.
 """
@@ -6,12 +6,17 @@ Imported only where something went wrong: difflib takes longer to import than a 
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from imgctl.text import printable
+from imgctl.errors import RemoteError
+from imgctl.text import is_uuid, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from imgproto.params import Among
+
+    from imgctl.client import Client
 
 #: Characters of a word beyond which nobody mistyped it: the comparison takes the square of them.
 _LONGEST = 100
@@ -30,7 +35,7 @@ def close(word: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """What was perhaps meant, as a question; empty where nothing looks like the word."""
+    """The question "did you mean"; empty if no known word looks like this one."""
     found = " or ".join(f'"{printable(each)}"' for each in close(word, known))
     return f"did you mean {found}?" if found else ""
 
@@ -38,3 +43,56 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def hint(word: str, known: Iterable[str], otherwise: str) -> str:
     """The question, where there is one, and what helps in any case."""
     return " ".join(filter(None, (did_you_mean(word, known), otherwise)))
+
+
+_NOT_THERE = ("ImageNotInstalled", "ImageNotFound", "ActiveImageNotFound")
+
+
+def advised(client: Client, error: RemoteError, texts: Sequence[str], among: Among) -> RemoteError:
+    """The error with a better hint, where one of the texts is a name that nothing has."""
+    text = next((text for text in texts if f'"{printable(text)}"' in error.message), None)
+    if text is None or is_uuid(text) or error.code not in _NOT_THERE:
+        return error
+    try:
+        hint = _better_hint(client, text, among)
+    except RemoteError:
+        hint = None
+    if hint is None:
+        return error
+    return type(error)(error.code, error.message, hint, error.exit_status, error.data)
+
+
+def _better_hint(client: Client, text: str, among: Among) -> str | None:
+    """None: the daemon's own hint is as good."""
+    if among in ("available", "active"):
+        found = did_you_mean(text, _names(client.known_images(), text))
+        return found or None
+    there: Iterable[Mapping[str, Any]] = client.jobs() if among == "jobs" else _installed(client)
+    aliases = [each["alias"] for each in client.aliases()]
+    if found := did_you_mean(text, [*aliases, *_names(there, text)]):
+        return found
+    if among == "jobs":
+        return "`imgctl jobs` lists the imports under way"
+    if among != "installed":
+        return None
+    known = client.known_images()
+    if any(str(image["uuid"]).startswith(text) for image in known) or text in _names(known, text):
+        return None
+    offered = did_you_mean(text, _names(known, text))
+    return (
+        f"{offered} (a source has that)"
+        if offered
+        else ("`imgctl list` lists the installed images, and `imgctl avail` those of the sources")
+    )
+
+
+def _installed(client: Client) -> Iterator[Mapping[str, Any]]:
+    return (image.get("manifest") or {} for image in client.list())
+
+
+def _names(images: Iterable[Mapping[str, Any]], text: str) -> list[str]:
+    """The images' names, with their versions if the text has one."""
+    named = [image for image in images if image.get("name")]
+    if "@" in text:
+        return [f"{image['name']}@{image.get('version')}" for image in named]
+    return [str(image["name"]) for image in named]

@@ -31,7 +31,7 @@ class Option:
 
 
 class Arguments:
-    """What was given. An option is asked for by any of its flags; the last one of several counts."""
+    """The parsed arguments. Any flag of an option finds it; the last one of several counts."""
 
     def __init__(self, options: Sequence[Option], given: Sequence[tuple[str, str]], rest: list[str]) -> None:
         self._options = options

@@ -23,7 +23,7 @@ _PASSED_ON = (
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended: `status` is as of os.waitpid."""
+    """The end of a program: `status` is as of os.waitpid."""
 
     status: int
 

@@ -97,7 +97,7 @@ if TYPE_CHECKING:
 
 
 class Client(Connection):
-    """What imgstored does, with one method for each operation of the protocol.
+    """A connection to imgstored, with one method for each operation of the protocol.
 
     Images: `image` is a uuid, at least four digits of its beginning, NAME, NAME@VERSION or NAME@latest. A
     full uuid costs nothing; for a name the daemon is asked first. A name that means several images raises
@@ -158,7 +158,7 @@ class Client(Connection):
         return images
 
     def available(self) -> AvailableDocument:
-        """What the sources have, and which of them did not answer."""
+        """The images of the sources, and the sources that did not answer."""
         params: NoParams = {}
         found: AvailableDocument = self.request("avail", params)
         return found
@@ -241,7 +241,7 @@ class Client(Connection):
         return removed
 
     def usage(self, pool: str | None = None, images: Images = ()) -> Listed[UsageDocument]:
-        """What images (all, if none are named) occupy, and how they are related, for each pool."""
+        """The space and the relations of images (all, if none are named), for each pool."""
         params: UsageParams = {
             "pool": pool,
             "uuids": self.uuids(images, among="installed", pool=pool) or None,
@@ -250,7 +250,7 @@ class Client(Connection):
         return listed
 
     def history(self, image: str | None = None, limit: int | None = None) -> Listed[EntryDocument]:
-        """What was done, the newest `limit` entries (100 if None), oldest first."""
+        """Past actions: the newest `limit` entries (100 if None), oldest first."""
         params: HistoryParams = {
             "uuid": None if image is None else self._uuid(image, "history"),
             "limit": limit,
@@ -271,13 +271,13 @@ class Client(Connection):
         return self.hello()["pools"]
 
     def status(self) -> StatusDocument:
-        """How the daemon, its pools, sources and imports are."""
+        """The state of the daemon, its pools, sources and imports."""
         params: NoParams = {}
         found: StatusDocument = self.request("status", params)
         return found
 
     def doctor(self) -> DoctorDocument:
-        """What keeps the host from having its images. Asks every source."""
+        """Problems that keep the host from having its images. Asks every source."""
         params: NoParams = {}
         found: DoctorDocument = self.request("doctor", params)
         return found
@@ -310,7 +310,7 @@ class Client(Connection):
         return outcome["deleted"]
 
     def known_images(self) -> Listed[KnownDocument]:
-        """What the sources had when they were last listed; none is asked."""
+        """The images that the sources had when they were last listed; no source is asked."""
         params: NoParams = {}
         known: Listed[KnownDocument] = self.request("sources.known", params)
         return known
@@ -371,7 +371,7 @@ class Client(Connection):
         sources: Iterable[str] | None = None,
         channel: str | None = None,
     ) -> PlanDocument:
-        """What `import_image` would do."""
+        """The plan of `import_image`, which is not carried out."""
         given = None if sources is None else _several(sources)
         params: PlanParams = {
             "uuid": self._uuid(image, "active", sources=given, channel=channel),

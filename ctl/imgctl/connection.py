@@ -38,7 +38,7 @@ _REQUEST, _RESPONSE, _NOTIFICATION = 0, 1, 2
 
 
 def default_socket() -> str:
-    """Where the daemon listens, unless IMGSTORED_SOCKET says otherwise."""
+    """The daemon's socket, unless IMGSTORED_SOCKET names another."""
     folder = "/var/run" if sys.platform.startswith("sunos") else "/run"
     return os.environ.get("IMGSTORED_SOCKET") or f"{folder}/imgstored/imgstored.sock"
 

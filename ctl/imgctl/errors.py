@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, ClassVar
 
+#: bunyan's level "error".
+_LEVEL = 50
+
 
 class CommandError(Exception):
     """The base of all errors that the user sees in imgadm's form.
@@ -290,3 +293,41 @@ class UploadError(RemoteError, code="UploadError"):
 
 class FileSystemError(RemoteError, code="FileSystem"):
     """The daemon cannot read or write a file that a client passed."""
+
+
+def error_record(program: str, error: CommandError) -> dict[str, Any]:
+    """The record of an error for programs: what `imgadm -E` prints, in bunyan's form.
+
+    `err.code` and `err.message` are imgadm's; `err.hint` and `err.data` are added.
+    """
+    import os
+    import socket
+    import uuid
+
+    described = {
+        "message": error.message,
+        "name": error.record_name,
+        "stack": error.message,
+        "code": error.code,
+        "hint": error.hint,
+        "exit_status": error.exit_status,
+        "data": error.data,
+    }
+    return {
+        "name": program,
+        "req_id": os.environ.get("REQ_ID") or str(uuid.uuid4()),
+        "hostname": socket.gethostname(),
+        "pid": os.getpid(),
+        "level": _LEVEL,
+        "err": {key: value for key, value in described.items() if value not in ("", {})},
+        "msg": error.message,
+        "time": timestamp(),
+        "v": 0,
+    }
+
+
+def timestamp() -> str:
+    """The current time as JavaScript writes it: UTC with milliseconds."""
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

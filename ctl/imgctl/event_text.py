@@ -1,6 +1,7 @@
-"""The lines about an import, in imgadm's words. Pure: no I/O.
+"""Lines about imports, their plans, and the creation and publication of images. Pure: no I/O.
 
-The events and their fields are those of docs/protocol.md. An event that is not known has no line.
+The words are imgadm's where it has the same line. The events and their fields are those of docs/protocol.md.
+An event that is not known has no line.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from imgctl.text import paragraph, printable, size
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from imgproto.documents import PlanDocument, PlannedDocument
+
     Event = Mapping[str, Any]
 
 
@@ -22,12 +25,12 @@ def line(event: Event) -> str | None:
 
 
 def abort(message: str) -> str:
-    """What imgadm prints when an import ends early, before the error."""
+    """The line that imgadm prints before the error when an import ends early."""
     return f"Aborting ({paragraph(message)})"
 
 
 def bar_label(progress: Event) -> str:
-    """What a progress bar is about at this `progress` event."""
+    """The label of the progress bar at this `progress` event."""
     images: Sequence[Mapping[str, Any]] = progress.get("images") or []
     if images and all(image.get("phase") == "verifying" for image in images):
         return "Verifying"
@@ -136,3 +139,64 @@ _LINES: dict[str, Callable[[Event], str]] = {
     "snapshot-renamed": _renamed,
     "left": lambda event: f"Left image {_text(event, 'uuid')}: {_text(event, 'reason')}",
 }
+
+_MAKING = {
+    "vm-stopping": "Stopping VM {} to snapshot it",
+    "vm-snapshotting": 'Snapshotting VM "{}" to @imgadm-create-pre-prepare',
+    "vm-starting": "Preparing VM {} (starting it)",
+    "prepare-running": "Prepare script is running",
+    "prepare-succeeded": "Prepare script succeeded",
+    "prepare-timeout": "Timeout waiting for prepare-image script to signal it started",
+    "prepare-stopped": "Prepare script stopped VM {}",
+    "final-moved": 'Moving existing @final snapshot out of the way to "{}"',
+    "snapshotting": 'Snapshotting to "{}"',
+    "vm-rolling-back": "Rollback VM {} to pre-prepare snapshot (cleanup)",
+    "vm-restarting": "Restarting VM {} (cleanup)",
+}
+
+
+def making_line(event: Event, file: str) -> str | None:
+    """The line of an event about a new image; None where there is none. `file` is the image's file."""
+    text = {field: printable(value) for field, value in event.items()}
+    match event.get("event"):
+        case "inheriting":
+            return f"Inheriting from origin image {text['uuid']} ({text['name']} {text['version']})"
+        case "making":
+            sentence = _MAKING.get(text["step"])
+            return None if sentence is None else sentence.format(text["what"])
+        case "publishing" if event.get("step") == "imported":
+            of = f"{text['name']}, {text['version']}, state={text['state']}"
+            return f"Imported image {text['uuid']} ({of})"
+        case "publishing" if event.get("step") == "file":
+            compression = text["compression"]
+            return f'Added file "{printable(file)}" (compression "{compression}") to image {text["uuid"]}'
+        case "publishing" if event.get("step") == "activated":
+            return f"Activated image {text['uuid']}"
+        case _:
+            return None
+
+
+def plan_lines(plan: PlanDocument) -> list[str]:
+    """A line for each image, then how much is to come, and how much room there is."""
+    pool, count, room = printable(plan["pool"]), plan["count"], plan["room"]
+    lines = [_step_line(image, pool) for image in plan["images"]]
+    if not count:
+        under_way = any(image["state"] == "under-way" for image in plan["images"])
+        return [*lines, "Nothing else to download" if under_way else "Nothing to download"]
+    known = "" if plan["size"] is None else f" ({size(plan['size'])})"
+    lines.append(f"Would download and install {count} image{'' if count == 1 else 's'}{known}")
+    if plan["size"] is not None and plan["to_come"] < plan["size"]:
+        lines.append(f"Of that {size(plan['size'] - plan['to_come'])} are there from an earlier try")
+    lines.append(f"Free: {size(room['pool'])} in pool {pool}, {size(room['spool'])} for downloads")
+    return lines
+
+
+def _step_line(image: PlannedDocument, pool: str) -> str:
+    called = f"{printable(image['uuid'])} ({printable(image['name'])}@{printable(image['version'])})"
+    if image["state"] == "installed":
+        return f"Image {called} is already installed in pool {pool}"
+    if image["state"] == "under-way":
+        return f"Image {called} is being imported into pool {pool} already: `imgctl watch` follows it"
+    count = image["size"]
+    known = "size not known" if count is None else size(count)
+    return f'Would import {called} from "{printable(image["source"])}": {known}'

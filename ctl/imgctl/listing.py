@@ -1,4 +1,4 @@
-"""Listings in the form that is asked for: a table, JSON, YAML, CSV, or uuids alone.
+"""The output of commands: lists as a table, JSON, YAML, CSV or uuids alone, and documents as JSON or YAML.
 
 `-o` takes fields and forms, also both (`-o csv,uuid,name`). imgadm has fields only.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from imgctl.errors import CommandError, UsageError
 from imgctl.table import cell, fields, table
-from imgctl.text import printable
+from imgctl.text import moment, printable
 
 TYPE_CHECKING = False
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from typing import Any
@@ -22,7 +23,7 @@ FORMS = ("json", "yaml", "csv", "wide")
 
 
 class Wanted:
-    """What a command line asks a listing for. `columns` is empty where no field is named."""
+    """The form and the fields of a listing on a command line. `columns` is empty if no field is named."""
 
     __slots__ = ("columns", "form", "header", "only_uuids")
 
@@ -126,3 +127,23 @@ def _say_csv(rows: Sequence[Row], columns: Sequence[str], *, header: bool) -> No
         writer.writerow([printable(column) for column in columns])
     for row in rows:
         writer.writerow(["" if row.get(column) is None else cell(row[column]) for column in columns])
+
+
+def with_new_keys(value: Any) -> Any:
+    """The document with the same keys as all others: `zpool` for each `pool`, and times as text.
+
+    The daemon's documents call a pool `pool` or `zpool`, and give times in seconds since the epoch, or as
+    text. Here each `pool` is also `zpool`, and next to each `started_at` in seconds there is `started`, as
+    manifests write times. The old keys stay for a release. Manifests stay as their source wrote them.
+    """
+    if isinstance(value, list):
+        return [with_new_keys(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    document = {key: each if key == "manifest" else with_new_keys(each) for key, each in value.items()}
+    if isinstance(document.get("pool"), str):
+        document.setdefault("zpool", document["pool"])
+    for key, each in value.items():
+        if key.endswith("_at") and (text := moment(each)) is not None:
+            document.setdefault(key.removesuffix("_at"), text)
+    return document

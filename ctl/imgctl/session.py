@@ -25,7 +25,7 @@ RED, GREEN, DIM = "31", "32", "2"
 
 
 class Session:
-    """What a command is given. `program` is the name under which it reports errors."""
+    """The context of a command. `program` is the name under which it reports errors."""
 
     def __init__(self, program: str) -> None:
         self.program = program
@@ -132,7 +132,7 @@ class Session:
             error = in_imgadms_words(error, self.command)
             error.hint = "" if error.code == "Option" else error.hint
         if self.structured_errors:
-            from imgctl.error_record import error_record
+            from imgctl.errors import error_record
 
             self.complain(json_text(error_record(self.program, error)))
             return
@@ -146,7 +146,7 @@ class Session:
 
 
 def _advised(client: Client, error: RemoteError, texts: Sequence[str], among: Among) -> RemoteError:
-    from imgctl.unknown_names import advised
+    from imgctl.advice import advised
 
     return advised(client, error, texts, among)
 

@@ -33,7 +33,7 @@ class ErrorDocument(TypedDict):
 
 
 class HelloDocument(TypedDict):
-    """What a client gets to know of the daemon. `pool` is the first of `pools`, the default."""
+    """The daemon's answer to a client's greeting. `pool` is the first of `pools`, the default."""
 
     protocol: int
     server: str
@@ -53,7 +53,7 @@ class FindingDocument(TypedDict):
 
 
 class DoctorDocument(TypedDict):
-    """What keeps a host from having its images. `running`: whether the daemon has looked itself."""
+    """Problems that keep a host from having its images. `running`: whether the daemon has looked itself."""
 
     version: str
     running: bool
@@ -64,7 +64,7 @@ class DoctorDocument(TypedDict):
 
 
 class ChildrenDocument(TypedDict):
-    """What exists of an installed image: names of snapshots and of clones."""
+    """The children of an installed image: names of snapshots and of clones."""
 
     snapshots: list[str]
     clones: list[str]
@@ -135,7 +135,7 @@ class VacuumDocument(TypedDict):
 
 
 class UsedDocument(TypedDict):
-    """What one image occupies: `used` by itself, `referenced` with its origin's data."""
+    """The space of one image: `used` by itself, `referenced` with its origin's data."""
 
     uuid: str
     name: str | None
@@ -147,7 +147,7 @@ class UsedDocument(TypedDict):
 
 
 class UsageDocument(TypedDict):
-    """What the images of one pool occupy. With an `error` the pool does not answer."""
+    """The space of the images of one pool. With an `error` the pool does not answer."""
 
     zpool: str
     total: int | None
@@ -202,7 +202,7 @@ class DeletedSourcesDocument(TypedDict):
 
 
 class EditedSourcesDocument(TypedDict):
-    """What became of an edited list of sources."""
+    """The changes of an edited list of sources."""
 
     reordered: bool
     added: list[SourceDocument]
@@ -220,7 +220,7 @@ class CheckedSourceDocument(TypedDict):
 
 
 class SourceStateDocument(TypedDict):
-    """How a source did since the daemon's start; `listed_at` is the age of the list that stands in for it."""
+    """A source since the daemon's start; `listed_at` is the age of the list that stands in for it."""
 
     url: str
     type: str
@@ -246,14 +246,14 @@ class ProblemDocument(TypedDict):
 
 
 class IncompleteDocument(TypedDict):
-    """Why a source's list may lack images, as a sentence."""
+    """The reason why a source's list may lack images, as a sentence."""
 
     source: str
     message: str
 
 
 class AvailableDocument(TypedDict):
-    """What the sources have."""
+    """The images of the sources."""
 
     images: list[OfferedDocument]
     problems: list[ProblemDocument]
@@ -314,7 +314,7 @@ class RoomDocument(TypedDict):
 
 
 class PlanDocument(TypedDict):
-    """What an import would do: `count` images are missing, of which `to_come` of `size` bytes are to come."""
+    """The plan of an import: `count` images are missing, of which `to_come` of `size` bytes are to come."""
 
     uuid: str
     pool: str
@@ -339,7 +339,7 @@ class UnfinishedDocument(TypedDict):
 
 
 class PoolStateDocument(TypedDict):
-    """How a pool is. `health` is ZFS's word, None where the system does not say it.
+    """The state of a pool. `health` is ZFS's word, None where the system does not say it.
 
     `used` is what all of a ZFS pool uses, and of an embedded pool what its images occupy.
     """
@@ -446,7 +446,7 @@ class LeftOutDocument(TypedDict):
 
 
 class SiteDocument(TypedDict):
-    """What an export of a site did. `copied` is in bytes; `until` is when the signature ends."""
+    """The result of an export of a site. `copied` is in bytes; `until` is when the signature ends."""
 
     images: int
     new: list[str]
@@ -467,7 +467,7 @@ class MirrorFailureDocument(NamedDocument):
 
 
 class MirrorDocument(TypedDict):
-    """What a mirror did: `chosen` images, of which the library has got the `new` ones, of `size` bytes."""
+    """The result of a mirror: `chosen` images; the library has got the `new` ones, of `size` bytes."""
 
     chosen: int
     new: list[NamedDocument]

@@ -242,7 +242,7 @@ class ManifestMade(TypedDict):
     suffix: str
 
 
-class Making(TypedDict):
+class CreationStep(TypedDict):
     """A step starts or ends. `what` is its machine or snapshot."""
 
     event: Literal["making"]
@@ -291,9 +291,9 @@ StoreEventDocument: TypeAlias = (
     | Note
 )
 #: What it sends while it makes an image.
-MakingEventDocument: TypeAlias = Inheriting | ManifestMade | Making | Sending | Publishing
+CreationEventDocument: TypeAlias = Inheriting | ManifestMade | CreationStep | Sending | Publishing
 
-EventDocument: TypeAlias = StoreEventDocument | MakingEventDocument
+EventDocument: TypeAlias = StoreEventDocument | CreationEventDocument
 
 #: What an operation may send: classes of `EventDocument`.
 Events: TypeAlias = tuple[Any, ...]
@@ -315,4 +315,4 @@ OF_IMPORTS: Events = (
 )
 OF_UPDATES: Events = (NotInSources, ManifestUpdated, SnapshotRenamed, OriginalUnknown, UpdateFailed)
 OF_VERIFICATIONS: Events = (Verifying, Verified, Progress, Note)
-OF_MAKING: Events = (Inheriting, ManifestMade, Making, Sending, Progress, Note)
+OF_CREATION: Events = (Inheriting, ManifestMade, CreationStep, Sending, Progress, Note)

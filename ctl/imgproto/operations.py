@@ -67,7 +67,7 @@ VACUUM = Operation("vacuum", p.VacuumParams, list[d.VacuumDocument], events=(e.L
 SOURCES_SET = Operation("sources.set", p.SetSourcesParams, d.EditedSourcesDocument, "change")
 SOURCES_KNOWN = Operation("sources.known", p.NoParams, list[d.KnownDocument])
 VERIFY = Operation("verify", p.VerifyParams, dict[d.Result, int], "change", e.OF_VERIFICATIONS)
-CREATE = Operation("create", p.CreateParams, d.MadeDocument, "root", e.OF_MAKING, file=True)
+CREATE = Operation("create", p.CreateParams, d.MadeDocument, "root", e.OF_CREATION, file=True)
 EXPORT = Operation(
     "export", p.ExportParams, d.MadeDocument, "change", (e.ManifestMade, e.Sending, e.Progress), file=True
 )

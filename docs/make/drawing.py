@@ -22,7 +22,7 @@ _LOOK = (
 
 
 def mark(text: str) -> str:
-    """What the picture of a text has in it."""
+    """The mark in the picture of a text."""
     return f"<!-- of {hashlib.sha256(text.encode()).hexdigest()[:16]} -->"
 
 

@@ -14,7 +14,7 @@ from typing import (
     is_typeddict,
 )
 
-from imgproto.events import ImageProgress, MakingEventDocument, StoreEventDocument
+from imgproto.events import CreationEventDocument, ImageProgress, StoreEventDocument
 from imgproto.operations import OPERATIONS
 
 _HEAD = """\
@@ -37,7 +37,7 @@ def page() -> str:
         f"\n## {title}\n\n{_TABLE}{''.join(map(_row, get_args(events)))}"
         for title, events in (
             ("Imports and what is installed", StoreEventDocument),
-            ("Creating images", MakingEventDocument),
+            ("Creating images", CreationEventDocument),
         )
     )
     image = f"{_sentence(ImageProgress)} Fields: {_fields(ImageProgress)}."
@@ -48,7 +48,7 @@ def page() -> str:
 
 def kinds() -> list[str]:
     """The names of all events of the page."""
-    return [_name(event) for event in (*get_args(StoreEventDocument), *get_args(MakingEventDocument))]
+    return [_name(event) for event in (*get_args(StoreEventDocument), *get_args(CreationEventDocument))]
 
 
 def _name(event: Any) -> str:

@@ -76,7 +76,7 @@ def table(rows: Rows, bench: str) -> str:
 
 
 def summary(rows: Rows) -> str:
-    """What the README shows: the first row of each case with a goal, against imgadm's way if there is one."""
+    """The README's rows: the first of each case with a goal, against imgadm's way if there is one."""
     first = {row[0]: row for row in reversed(rows["bench"])}
     lines = ["| what | ours | measured against | goal |", "| --- | --- | --- | --- |"]
     for case in dict.fromkeys(row[0] for row in rows["bench"]):
@@ -116,7 +116,7 @@ def plot(rows: Rows, bench: str) -> str:
 
 
 def _subject(row: list[str]) -> tuple[str, str]:
-    """A row's case, and whom it is measured against."""
+    """A row's case, and its peer."""
     return row[0], re.sub(r"[\d.]+ (?:µs|ms|s)(?: \([^)]*\))?", "", row[2]).strip()
 
 

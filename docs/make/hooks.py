@@ -1,4 +1,4 @@
-"""What mkdocs calls while it makes the site: where the pages are, and where links out of them go."""
+"""Hooks of mkdocs: the places of the pages, and the targets of links out of them."""
 
 from __future__ import annotations
 

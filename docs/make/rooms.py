@@ -1,4 +1,4 @@
-"""Which room of imgstored imports which, from the code; and the picture of it."""
+"""The imports between the rooms of imgstored, from the code, and the picture of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imports(tree: ast.Module, *, running: bool = False) -> set[str]:
-    """What a module imports, by full names; with `running` without what only the type checker needs."""
+    """The imports of a module by full names; with `running`, without those that only types need."""
     skipped = {
         id(node)
         for each in ast.walk(tree)

@@ -127,7 +127,7 @@ def _default(field: Field) -> str:
 
 @cache
 def _comments() -> dict[tuple[str, str], str]:
-    """What `#:` says of each attribute, above it or behind it, by class and name."""
+    """The `#:` comment of each attribute, above it or behind it, by class and name."""
     source = Path(config.__file__).read_text(encoding="utf-8")
     lines = source.splitlines()
     found: dict[tuple[str, str], str] = {}

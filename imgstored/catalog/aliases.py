@@ -15,9 +15,9 @@ import trio
 
 from imgstored.errors import FileSystemError, UsageError
 from imgstored.host import shortage
-from imgstored.host.durable import replace_file
+from imgstored.host.filesystem import replace_file
 from imgstored.manifest import check_uuid
-from imgstored.manifest.names import UUID, shown
+from imgstored.manifest.values import UUID, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

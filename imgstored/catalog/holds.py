@@ -126,12 +126,17 @@ class Holds:
 
     def sweep(self) -> None:
         """Releases the holds of an earlier daemon's clients, which are gone. Blocks."""
-        for image in self._catalog.all():
-            pool = self._catalog.pool(image.pool)
+        for name, pool in self._catalog.pools.items():
             try:
-                for tag in pool.holds(image.uuid):
-                    if tag.startswith(CLIENT_TAG):
-                        pool.release(image.uuid, tag)
+                uses = pool.uses()
             except ImgstoreError as error:
-                # Such as a disk that is full: the image stays held, and the next start tries again.
-                log.error("a client's hold stays", uuid=image.uuid, pool=image.pool, error=error.message)
+                log.error("the holds of clients stay", pool=name, error=error.message)
+                continue
+            for uuid, use in uses.items():
+                try:
+                    for tag in use.tags:
+                        if tag.startswith(CLIENT_TAG):
+                            pool.release(uuid, tag)
+                except ImgstoreError as error:
+                    # Such as a disk that is full: the image stays held, and the next start tries again.
+                    log.error("a client's hold stays", uuid=uuid, pool=name, error=error.message)

@@ -39,10 +39,10 @@ _PAUSE: Final = 0.25
 _ANNOUNCE_AFTER: Final = 1.0
 
 #: Seconds that a change of an installed image waits, and an import: imgadm may be at one for hours.
-PATIENCE: Final = 60.0
-IMPORT_PATIENCE: Final = 6 * 3600.0
+TIMEOUT: Final = 60.0
+IMPORT_TIMEOUT: Final = 6 * 3600.0
 #: Seconds that a lock is waited for which imgadm does not have: another user's, or a read lock.
-_FOREIGN_PATIENCE: Final = 15.0
+_FOREIGN_TIMEOUT: Final = 15.0
 
 #: Locks that are tried at the same time: each try takes a moment, unless their file system does not answer.
 _THREADS: Final = 8
@@ -81,11 +81,11 @@ class ImageLocks:
         uuid: str,
         on_wait: Callable[[str], None] | None = None,
         *,
-        patience: float = PATIENCE,
+        seconds: float = TIMEOUT,
     ) -> AsyncIterator[bool]:
         """Holds an image's lock for the block; gives whether it had to wait for it.
 
-        Waits up to `patience` seconds, less for a lock that cannot be imgadm's, and can be cancelled;
+        Waits up to `seconds`, less for a lock that cannot be imgadm's, and can be cancelled;
         `on_wait` is called once, with who has the lock, if it takes more than a second. Those of this process
         take turns in the order in which they came. Raises `ImageLockedError` where that was too long,
         `ConfigError` where there can be no lock file, or no lock of it for ten seconds, `PoolError` where
@@ -95,7 +95,7 @@ class ImageLocks:
         ticket = object()
         queue.append(ticket)
         try:
-            waited = await self._wait(_Wait(uuid, patience, on_wait), lambda: queue[0] is ticket)
+            waited = await self._wait(_Wait(uuid, seconds, on_wait), lambda: queue[0] is ticket)
             try:
                 yield waited
             finally:
@@ -195,10 +195,10 @@ class ImageLocks:
 class _Wait:
     """One wait for a lock: who has it, whether that is said, and for how long it goes on."""
 
-    def __init__(self, uuid: str, patience: float, on_wait: Callable[[str], None] | None) -> None:
+    def __init__(self, uuid: str, seconds: float, on_wait: Callable[[str], None] | None) -> None:
         self.uuid = uuid
         self.waited = False
-        self._patience = patience
+        self._seconds = seconds
         self._on_wait = on_wait
         self._began = trio.current_time()
         self._holder: Holder | None = None
@@ -221,7 +221,7 @@ class _Wait:
         holder = self._holder if first else None
         # imgadm takes write locks only, and runs as root.
         wrong = holder is not None and (holder.foreign or holder.shared)
-        if taken > (min(_FOREIGN_PATIENCE, self._patience) if wrong else self._patience):
+        if taken > (min(_FOREIGN_TIMEOUT, self._seconds) if wrong else self._seconds):
             log.warning("gave up waiting for an image's lock", uuid=self.uuid, held_by=who, seconds=taken)
             raise ImageLockedError(
                 f'image "{self.uuid}" is locked: {path} is held by {who}',

@@ -12,19 +12,18 @@ import json
 import os
 import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from imgstored.errors import InvalidManifestError
-from imgstored.host.durable import replace_file
-from imgstored.host.filesystem import set_times
+from imgstored.host.filesystem import replace_file, set_times
 from imgstored.manifest import MAX_LIST, in_lower_case, parse
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 log = structlog.get_logger(__name__)
 
@@ -68,16 +67,16 @@ class ManifestFiles:
 
         The log says which file is missing, damaged or too large; the file is left as it is.
         """
-        path = self._path(pool, uuid)
+        path = self._place(pool, uuid)
         try:
-            stamp = _stamp(path.stat())
+            stamp = _stamp(os.stat(path))  # noqa: PTH116 - a `Path` for each image makes a start longer
             if stamp == known:
                 return None
             record = parse(_content(path), limit=_MAX_FILE)
         except FileNotFoundError:
             if known == MISSING:
                 return None
-            log.warning("image without a manifest", pool=pool, uuid=uuid, path=str(path))
+            log.warning("image without a manifest", pool=pool, uuid=uuid, path=path)
             return Record({"uuid": uuid}, None, MISSING)
         except OSError as error:
             _report(pool, uuid, path, error.strerror or str(error))
@@ -110,7 +109,7 @@ class ManifestFiles:
             set_times(path, before.st_atime_ns, before.st_mtime_ns)
 
     def written_at(self, pool: str, uuid: str) -> float | None:
-        """When an image was installed, in seconds since the epoch; None where there is no file."""
+        """The time of an image's installation, in seconds since the epoch; None if there is no file."""
         try:
             return self._path(pool, uuid).stat().st_mtime
         except OSError:
@@ -151,8 +150,11 @@ class ManifestFiles:
         uuids = (name.removeprefix(f"{pool}-").removesuffix(".json") for name in names)
         return [uuid for uuid in uuids if UUID.fullmatch(uuid)]
 
+    def _place(self, pool: str, uuid: str) -> str:
+        return f"{self._folder}/{pool}-{uuid}.json"
+
     def _path(self, pool: str, uuid: str) -> Path:
-        return self._folder / f"{pool}-{uuid}.json"
+        return Path(self._place(pool, uuid))
 
     def _marked(self, pool: str, uuid: str) -> Path:
         path = self._path(pool, uuid)
@@ -163,7 +165,7 @@ def _stamp(status: os.stat_result) -> Stamp:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
-def _content(path: Path) -> bytes:
+def _content(path: str) -> bytes:
     """At most one byte more than is allowed. Never waits, as for a named pipe."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
@@ -174,7 +176,7 @@ def _content(path: Path) -> bytes:
         return file.read(min(status.st_size, _MAX_FILE) + 1)
 
 
-def _manifest(record: Mapping[str, Any], pool: str, uuid: str, path: Path) -> dict[str, Any]:
+def _manifest(record: Mapping[str, Any], pool: str, uuid: str, path: str) -> dict[str, Any]:
     """The image's manifest of what a file has, with whatever types; the uuid only where it has none."""
     manifest = record.get("manifest")
     if not isinstance(manifest, dict) or in_lower_case(manifest.get("uuid")) != uuid:
@@ -183,5 +185,5 @@ def _manifest(record: Mapping[str, Any], pool: str, uuid: str, path: Path) -> di
     return {**manifest, "uuid": uuid}
 
 
-def _report(pool: str, uuid: str, path: Path, why: str) -> None:
-    log.error("cannot read an image's manifest", pool=pool, uuid=uuid, path=str(path), error=why)
+def _report(pool: str, uuid: str, path: str, why: str) -> None:
+    log.error("cannot read an image's manifest", pool=pool, uuid=uuid, path=path, error=why)

@@ -15,8 +15,8 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from imgstored.host.durable import replace_file
-from imgstored.manifest.names import UUID
+from imgstored.host.filesystem import replace_file
+from imgstored.manifest.values import UUID
 from imgstored.site.trust import Provenance  # noqa: TC001  (msgspec reads the types)
 
 if TYPE_CHECKING:

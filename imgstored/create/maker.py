@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
-from imgproto.events import Inheriting, Making, ManifestMade, Sending
+from imgproto.events import CreationStep, Inheriting, ManifestMade, Sending
 from msgspec import Struct
 
 from imgstored.create.job import MAX_JOBS, in_thread, running
@@ -44,7 +44,7 @@ from imgstored.errors import (
     VmNotStoppedError,
 )
 from imgstored.host import shortage
-from imgstored.manifest.names import UUID, shown
+from imgstored.manifest.values import UUID, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -257,8 +257,8 @@ class Maker:
         try:
             moved = of.datasets.freeze(name, mark)
             if moved is not None:
-                reporter.tell(Making(event="making", step="final-moved", what=moved))
-            reporter.tell(Making(event="making", step="snapshotting", what=f"{name}@final"))
+                reporter.tell(CreationStep(event="making", step="final-moved", what=moved))
+            reporter.tell(CreationStep(event="making", step="snapshotting", what=f"{name}@final"))
             yield
         finally:
             of.datasets.thaw(name, mark)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from imgproto.events import Making
+from imgproto.events import CreationStep
 from msgspec import Struct
 
 from imgstored.errors import ImgstoreError, PrepareImageDidNotRunError, PrepareImageError
@@ -48,7 +48,7 @@ class Preparation(Struct, frozen=True):
     vmadm: Vmadm
     machine: Machine  #: as it was before
     datasets: Datasets
-    tell: Callable[[Making], None]
+    tell: Callable[[CreationStep], None]
     check: Callable[[], None]  #: raises when nobody wants the image any more
     timeouts: Timeouts = Timeouts()
 
@@ -157,4 +157,4 @@ class Preparation(Struct, frozen=True):
         )
 
     def _tell(self, step: MakingStep) -> None:
-        self.tell(Making(event="making", step=step, what=self.machine.uuid))
+        self.tell(CreationStep(event="making", step=step, what=self.machine.uuid))

@@ -184,7 +184,7 @@ def _holders() -> dict[int, str]:
 
 
 def unusable(folder: Path) -> str | None:
-    """Why we could not write there, or make it."""
+    """The reason why the daemon cannot write into a folder, or make it; None if it can."""
     place = nearest(folder)
     if not place.is_dir():
         return f"{place} is no folder"

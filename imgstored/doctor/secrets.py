@@ -27,7 +27,7 @@ def readers(subject: Subject) -> list[Finding]:
 
 
 def _files(subject: Subject) -> dict[Path, str]:
-    """What each of the files has that is secret."""
+    """The kind of secret in each file."""
     settings = subject.settings
     files: dict[Path, str] = {}
     if secrets(settings, {}):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from imgstored.doctor.check import Finding
 from imgstored.doctor.folders import few_inodes, nearest, unusable
 from imgstored.host.mounts import holding, mounted, mounted_at
-from imgstored.view import link, mountpoint
+from imgstored.view import mountpoint
 from imgstored.view.plain import MARKER
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _link(subject: Subject) -> list[Finding]:
     if table.mode == "off" or not table.link:
         return []
     try:
-        found = link.state_of(Path(table.link), Path(table.path))
+        found = mountpoint.link_state(Path(table.link), Path(table.path))
     except OSError as error:
         return [Finding("view", "warn", f"{table.link}: {error.strerror or error}", _OTHER_LINK)]
     if found == "taken":

@@ -1,7 +1,7 @@
-"""Calls that not every file system has: locks, the sync of a folder, permissions.
+"""Locks, permissions, the sync of files and folders, and durable files, on any file system.
 
-Network and virtual file systems lack some of them. What only makes files safer is done without; a lock is
-not, and the error says so in one sentence.
+Network and virtual file systems lack some of the calls. The daemon does without a call that only makes files
+safer. It does not do without a lock, and the error says so in one sentence.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 log = structlog.get_logger(__name__)
 
@@ -103,3 +104,30 @@ def set_times(path: str | os.PathLike[str], accessed_ns: int, modified_ns: int) 
     except OSError as error:
         if error.errno not in UNABLE:
             raise
+
+
+def replace_file(path: Path, data: bytes, *, mode: int) -> None:
+    """Writes `data` beside `path` and renames it there; it is on the disk when this returns.
+
+    Raises `OSError`. One writer of a path at a time. Where the file system cannot sync, or keeps no
+    permissions, the file is written all the same.
+    """
+    new = path.with_name(path.name + ".new")
+    # Never through a link that lies in wait, nor into a file that somebody has open.
+    new.unlink(missing_ok=True)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            set_mode(fd, mode)
+            sync(fd)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync(folder)
+    finally:
+        os.close(folder)

@@ -77,7 +77,7 @@ class ForeignFile:
             self._changed.notify_all()
 
     def __call__(self, call: Callable[[int], T]) -> T:
-        """What `call` returns or raises, which is given the descriptor. Blocks.
+        """Calls `call` with the descriptor; returns or raises what it does. Blocks.
 
         Raises `TimeoutError` after `SILENCE` seconds without an answer, what `fail` was given, and what
         `check` raises; the file is of no use after that.

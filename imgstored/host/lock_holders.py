@@ -1,4 +1,4 @@
-"""Who has the lock of an open file that this process wants, as far as the system tells.
+"""The holder of a file lock that this process wants, as far as the system tells.
 
 Anybody who may open a file may lock it: a read lock needs no more than a file that can be read.
 """

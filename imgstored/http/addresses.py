@@ -1,4 +1,4 @@
-"""How near to this host an address is, and whether somebody may send us there. Pure.
+"""The nearness of addresses to this host, which limits where a server may send us. Pure.
 
 A server on the internet must not have the daemon ask what only this host, or its network, can reach: such a
 service trusts who can reach it, and everybody would read its answer.
@@ -15,7 +15,7 @@ from imgstored.errors import ClientError
 
 
 class Nearness(IntEnum):
-    """How near an address is: the greater, the fewer others can reach it."""
+    """The nearness of an address: the greater, the fewer others can reach it."""
 
     PUBLIC = 0
     PRIVATE = 1

@@ -1,4 +1,4 @@
-"""What is secret in the settings of a source, in a URL, and in a proxy's URL. Pure."""
+"""The secrets in the settings of a source, in a URL, and in a proxy's URL. Pure."""
 
 from __future__ import annotations
 

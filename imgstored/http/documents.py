@@ -20,7 +20,14 @@ from imgstored.errors import ClientError
 from imgstored.host import descriptors
 from imgstored.http import gunzip
 from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_of_host
-from imgstored.http.causes import cause_of, certificate_refused, named
+from imgstored.http.failures import (
+    TRANSIENT_STATUSES,
+    Backoff,
+    cause_of,
+    certificate_refused,
+    named,
+    retry_after,
+)
 from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
 from imgstored.http.location import (
     MAX_REDIRECTS,
@@ -32,7 +39,6 @@ from imgstored.http.location import (
     shown,
 )
 from imgstored.http.proxy import Proxy, proxy_for
-from imgstored.http.retry import TRANSIENT_STATUSES, Backoff, retry_after
 from imgstored.http.secrets import announce, redacted
 from imgstored.http.tls import tls_context
 
@@ -251,7 +257,7 @@ async def _break_off(pieces: AsyncIterator[bytes]) -> None:
 
 
 def cause_in(error: Exception, limits: DocumentLimits) -> str:
-    """Why a request failed, in words; nothing in them comes from our own headers."""
+    """The cause of a failed request in words, none of which comes from our own headers."""
     import httpx2
 
     if isinstance(error, httpx2.ConnectTimeout):

@@ -1,4 +1,4 @@
-"""Where a file is, and what a request for it may carry. Pure: no I/O."""
+"""The location of a file, and what a request for it may carry. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9._~:-]+")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to reach one server. Secrets are kept out of `repr`, and so out of logs."""
+    """The means to reach one server. Secrets are kept out of `repr`, and so out of logs."""
 
     ca_file: str | None = None  #: PEM file of the authorities to trust instead of the system's
     cert_file: str | None = None  #: PEM file of a client's certificate, sent to the server's own origin only
@@ -154,7 +154,7 @@ def check_headers(access: Access) -> None:
 
 
 def redirected(location: Location, target: str, near: Nearness) -> Location:
-    """Where a redirect from `location` to `target`, a Location header's value, leads.
+    """The location to which a redirect from `location` leads; `target` is the Location header's value.
 
     `near` is the nearness of the server that says so: it may send us to none that is nearer, unless the
     source's settings allow it. Headers, which may hold credentials, stay with the origin that they were meant

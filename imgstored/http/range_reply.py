@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from imgstored.errors import DownloadError
-from imgstored.http.retry import TRANSIENT_STATUSES, retry_after
+from imgstored.http.failures import TRANSIENT_STATUSES, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from imgstored.errors import APIError, ClientError, ConfigError
-from imgstored.http.causes import cause_of, certificate_refused, named
 from imgstored.http.dial import (
     AbortableConnection,
     AbortableSocket,
@@ -24,6 +23,7 @@ from imgstored.http.dial import (
     Resolve,
     resolve_blocking,
 )
+from imgstored.http.failures import cause_of, certificate_refused, named
 from imgstored.http.location import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -69,7 +69,7 @@ _UNAUTHORIZED = 401
 
 
 class _RememberedRefusedError(Exception):
-    """Where the file's URL led before gives nothing any more."""
+    """The server to which the file's URL led before refuses the file now."""
 
 
 class Timeouts(Struct, frozen=True):

@@ -64,7 +64,7 @@ class Disclosed(str):
 
 
 class Allowance:
-    """How many characters of suspicious texts are looked at in one value; the others are hidden whole."""
+    """The characters of suspicious texts that are looked at in one value; others are hidden whole."""
 
     def __init__(self) -> None:
         self._left = _MOST_IN_ALL

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class SocksTransport(httpx2.AsyncBaseTransport):
-    """What `httpx2.AsyncHTTPTransport` does, over connections that the proxy makes."""
+    """`httpx2.AsyncHTTPTransport` over connections that the proxy makes."""
 
     def __init__(self, proxy: Proxy, context: ssl.SSLContext | None) -> None:
         """`context` is for https."""

@@ -12,7 +12,7 @@ the image. An import has imgadm's lock of its image from before the pool's first
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -31,7 +31,7 @@ from imgproto.events import (
 from msgspec import Struct
 
 from imgstored.catalog.catalog import InstalledImage, show
-from imgstored.catalog.image_locks import IMPORT_PATIENCE
+from imgstored.catalog.image_locks import IMPORT_TIMEOUT
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
@@ -45,13 +45,13 @@ from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Req
 from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.leftovers import spool_name
-from imgstored.imports.local_file import LocalFile
+from imgstored.imports.local_file import FromFile, LocalFile, keep_copy
 from imgstored.imports.progress import Sample
 from imgstored.imports.room import watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
 from imgstored.pools.timeout import with_notice
-from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested
+from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
 from imgstored.transfer.pump import Pump
@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     from imgstored.imports.resources import Resources
     from imgstored.imports.room import Claim
     from imgstored.imports.spec import ImportSpec
-    from imgstored.library.library import Library
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Occupant, PoolImage, Room
     from imgstored.site.trust import Provenance
@@ -90,13 +89,6 @@ _UNSETTLED: Final = 15.0
 
 #: Attempts of one import, each of which begins again with another mirror, or in the pool.
 _MAX_ATTEMPTS = 4
-
-
-class FromFile(Struct, frozen=True):
-    """An image file that a client has opened. The import closes `fd`; `path` is for messages."""
-
-    fd: int
-    path: str
 
 
 class _Result(Struct, frozen=True):
@@ -331,9 +323,9 @@ class Import:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
             return _Result(End.FAILED, shortage_now)
         free_space = self._resources.free_space
-        doubt = await self._ask(lambda: free_space.doubt(self._pool, self.manifest))
-        if doubt is not None:
-            self._note(doubt)
+        warning = await self._ask(lambda: free_space.warning(self._pool, self.manifest))
+        if warning is not None:
+            self._note(warning)
         spool_room = await trio.to_thread.run_sync(free_space.claim_spool)
         self._claims.append(spool_room)
         attempt = 1
@@ -497,7 +489,7 @@ class Import:
             self._note(f"the lock of image {self.uuid} is held by {holder}")
             self._emit(WaitingForLock(event="waiting-for-lock", uuid=self.uuid))
 
-        held = self._resources.locks.held(self.uuid, on_wait, patience=IMPORT_PATIENCE)
+        held = self._resources.locks.held(self.uuid, on_wait, seconds=IMPORT_TIMEOUT)
         waited = await self._lock.enter_async_context(held)
         self._locked = True
         return await self._wait_for_others(waited=waited)
@@ -588,8 +580,14 @@ class Import:
             return
         try:
             if isinstance(self._data, FromFile):
+                assert self._pump is not None
+                read = Expected(
+                    self.uuid, size=self._pump.compressed, sha1=self._pump.sha1, path=self._data.path
+                )
                 # A thread as long as the file's disk takes, so one of those that such a file had before.
-                copy = partial(self._copy_original, library, self._data)
+                copy = partial(
+                    keep_copy, self._data, library, self.manifest, read, self._resources.free_space
+                )
                 await trio.to_thread.run_sync(copy, limiter=self._resources.receive_slots)
             else:
                 spool = self._resources.spools / spool_name(*self.spec.key)
@@ -599,27 +597,6 @@ class Import:
             log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
         except Exception:
             log.exception("the original file is not kept", uuid=self.uuid)
-
-    def _copy_original(self, library: Library, given: FromFile) -> None:
-        """Copies a client's file, which may have changed, and whose disk may be gone. Ends when cancelled.
-
-        Raises `OSError`, `DownloadError`, `NoSpaceError`.
-        """
-        assert self._pump is not None
-        size = self._pump.compressed
-        expected = Expected(self.uuid, size=size, sha1=self._pump.sha1, path=given.path)
-        file = LocalFile(given.fd, given.path, check=trio.from_thread.check_cancelled)
-        room = self._resources.free_space.claim_folder(library.folder)
-
-        def reserved(blocks: Iterator[bytes]) -> Iterator[bytes | memoryview]:
-            room.expect(size)
-            yield from watched(blocks, room, 0)
-
-        try:
-            with closing(file.blocks()) as blocks:
-                library.copy(self.manifest, digested(reserved(blocks), expected, Digest()), size)
-        finally:
-            room.close()
 
     async def _take_over(self, image: InstalledImage) -> None:
         """Lists the image of somebody else, and needs none of its own."""

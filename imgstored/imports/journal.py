@@ -24,7 +24,7 @@ from msgspec import Struct
 from imgstored.errors import NoSpaceError, PoolError
 from imgstored.hashing import Fingerprint
 from imgstored.imports.spec import ImportSpec
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 from imgstored.state.damage import DAMAGED, Aside
 from imgstored.state.database import Layout, Row, Table, failure, fault_of, open_database
 from imgstored.transfer.range_journal import Spooled

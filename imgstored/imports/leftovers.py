@@ -14,7 +14,7 @@ import structlog
 
 from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
 from imgstored.host import shortage
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
     from pathlib import Path

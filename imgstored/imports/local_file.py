@@ -1,21 +1,37 @@
-"""An image file that a client has opened, as the input of an import."""
+"""An image file that a client has opened: the input of an import, and its copy for the library."""
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import Struct
 
 from imgstored.errors import DownloadError, UsageError
 from imgstored.host.foreign_files import ForeignFile
+from imgstored.imports.room import watched
+from imgstored.transfer.digest import Digest, digested
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
+
+    from imgstored.imports.room import FreeSpace
+    from imgstored.library.library import Library
+    from imgstored.manifest import Manifest
+    from imgstored.transfer.digest import Expected
 
 _BLOCK = 1 << 20
+
+
+class FromFile(Struct, frozen=True):
+    """An image file that a client has opened. The import closes `fd`; `path` is for messages."""
+
+    fd: int
+    path: str
 
 
 class LocalFile:
@@ -73,6 +89,30 @@ class LocalFile:
                     yield block
         except OSError as error:
             raise DownloadError(f"{self.path} cannot be read: {error.strerror or error}") from error
+
+
+def keep_copy(
+    given: FromFile, library: Library, manifest: Manifest, expected: Expected, free_space: FreeSpace
+) -> None:
+    """Copies a client's file, which may have changed, and whose disk may be gone, into the library.
+
+    For a thread of trio's; ends when the caller is cancelled. Raises `OSError`, `DownloadError` or
+    `NoSpaceError`.
+    """
+    assert expected.size is not None
+    size = expected.size
+    file = LocalFile(given.fd, given.path, check=trio.from_thread.check_cancelled)
+    room = free_space.claim_folder(library.folder)
+
+    def reserved(blocks: Iterator[bytes]) -> Iterator[bytes | memoryview]:
+        room.expect(size)
+        yield from watched(blocks, room, 0)
+
+    try:
+        with closing(file.blocks()) as blocks:
+            library.copy(manifest, digested(reserved(blocks), expected, Digest()), size)
+    finally:
+        room.close()
 
 
 def _read(offset: int, fd: int) -> bytes:

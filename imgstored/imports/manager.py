@@ -35,7 +35,8 @@ from imgstored.events.request import Request
 from imgstored.events.stream import Action, CacheHit, Refused, Requester
 from imgstored.http.location import public
 from imgstored.import_id import fresh
-from imgstored.imports.import_ import FromFile, Import
+from imgstored.imports.import_ import Import
+from imgstored.imports.local_file import FromFile
 from imgstored.imports.plan import Plan
 from imgstored.imports.spec import ImportSpec
 from imgstored.imports.table import ImportTable
@@ -76,7 +77,7 @@ _EXPIRY_INTERVAL: Final = 3600.0
 _AFTER_RESTART: Final = Requester("imgstored (after a restart)")
 
 
-class Imports:
+class ImportManager:
     """All imports of the daemon. `run` must be running for one to be requested."""
 
     def __init__(
@@ -117,7 +118,7 @@ class Imports:
             nursery.start_soon(self._expire)
 
     async def _left_unfinished(self) -> list[ImportSpec] | None:
-        """What goes on, once all else is swept up; None while there is no journal that says so."""
+        """The imports to resume, once all else is swept up; None while there is no journal that says so."""
         journal, keep = self._resources.journal, self._resources.limits.keep_partial_seconds
         try:
             if not await trio.to_thread.run_sync(journal.open):
@@ -133,7 +134,7 @@ class Imports:
 
     @property
     def fault(self) -> ImgstoreError | None:
-        """Why imports wait, or None."""
+        """The reason why imports wait, or None."""
         return self._fault or self._resources.journal.fault
 
     def _check_journal(self) -> None:

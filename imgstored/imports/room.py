@@ -32,7 +32,7 @@ _PART: Final = 8
 
 
 class Claim:
-    """What one import has reserved in one place; a `pools.base.Room`. To be closed."""
+    """The bytes that one import has reserved in one place; a `pools.base.Room`. To be closed."""
 
     def __init__(self, ledger: FreeSpace, where: str, storage: str, measure: Callable[[], int]) -> None:
         self.storage = storage
@@ -199,7 +199,7 @@ class FreeSpace:
         finally:
             claim.close()
 
-    def doubt(self, pool: Pool, manifest: Manifest) -> str | None:
+    def warning(self, pool: Pool, manifest: Manifest) -> str | None:
         """A sentence where the image's volume is larger than the pool's free space.
 
         That is no refusal: a volume may be sparse, and a pool may compress it.

@@ -29,10 +29,9 @@ from msgspec.structs import replace
 
 from imgstored.errors import DownloadError, ImgstoreError, InvalidManifestError, NoSpaceError
 from imgstored.host import shortage
-from imgstored.host.durable import replace_file
-from imgstored.host.filesystem import sync
+from imgstored.host.filesystem import replace_file, sync
 from imgstored.manifest import MAX_MANIFEST, Manifest, Rules, load, parse
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

@@ -20,7 +20,7 @@ from imgstored.catalog.manifest_files import MISSING
 from imgstored.catalog.receipts import receipt_of, recorded
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
 from imgstored.host import shortage
-from imgstored.maintenance.verdict import Manifest, Verdict, verdict
+from imgstored.maintenance.differences import Manifest, Verdict, verdict
 from imgstored.manifest import check_uuid, shown_text
 from imgstored.site.trust import signer
 
@@ -119,7 +119,7 @@ class Verifier:
         return [(pool, uuid) for pool in pools for uuid in self._host.receipts.uuids(pool)]
 
     def _with_origins(self, pool: str, uuids: Sequence[str], known: set[Key]) -> list[Key]:
-        """What an image has of its origin is read with the origin, which comes before it."""
+        """Adds the origins, each before its clones: the data of an origin is read with the origin."""
         keys: dict[Key, None] = {}
         for uuid in uuids:
             if (pool, check_uuid(uuid)) not in known:
@@ -232,7 +232,7 @@ class Verifier:
         return found
 
     def _signer(self, image: InstalledImage) -> PublicKey | None:
-        """Who vouched for an image when it was installed, if the record is of this very one."""
+        """The signer of an image at its installation, if the record is of this very image."""
         receipt = self._host.receipts.read(image.pool, image.uuid)
         if receipt is None or receipt.signed is UNSET or not receipt.is_of(image.image):
             return None

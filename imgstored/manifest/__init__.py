@@ -17,10 +17,9 @@ from imgstored.manifest.document import (
     parse_list,
 )
 from imgstored.manifest.model import Manifest, ManifestFile, load, unchecked
-from imgstored.manifest.names import check_uuid, in_lower_case
 from imgstored.manifest.rules import Rules
 from imgstored.manifest.upgrade import upgrade
-from imgstored.manifest.values import shown_text, text_of
+from imgstored.manifest.values import check_uuid, in_lower_case, shown_text, text_of
 
 __all__ = [
     "MAX_DEPTH",

@@ -297,8 +297,10 @@ def _check_number(plain: bytes, structure: bytes) -> None:
 
 
 def _depth_left(brackets: bytes, levels: int) -> bytes:
-    """What is left of the brackets without so many levels, from the innermost on."""
+    """The brackets that are left without so many levels, from the innermost on."""
     for _ in range(levels):
+        if not brackets:
+            break
         brackets = brackets.replace(b"[]", b"")
     return brackets
 

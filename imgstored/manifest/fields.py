@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from imgstored.manifest.names import UUID, shown
+from imgstored.manifest.values import UUID, shown
 
 #: IMGAPI's names (its documentation, "Errors").
 FaultCode = Literal["MissingParameter", "Invalid"]

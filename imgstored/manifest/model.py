@@ -10,10 +10,9 @@ from msgspec import Struct
 
 from imgstored.errors import ManifestValidationError
 from imgstored.manifest.document import check_document
-from imgstored.manifest.names import in_lower_case
 from imgstored.manifest.rules import Rules, faults
 from imgstored.manifest.upgrade import upgrade
-from imgstored.manifest.values import shown_text, whole_number
+from imgstored.manifest.values import in_lower_case, shown_text, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from imgstored.errors import InvalidManifestError
-from imgstored.manifest.names import shown
-from imgstored.manifest.values import number
+from imgstored.manifest.values import number, shown
 
 #: Fields of v1 that v2 has no use for.
 _DROPPED: Final = frozenset(

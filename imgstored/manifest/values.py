@@ -1,5 +1,6 @@
-"""Values of a manifest as imgadm, a JavaScript program, reads them: any of them as text, some as numbers.
+"""Values of a manifest: uuids, and any value as text or as a number.
 
+The last two are as imgadm, a JavaScript program, reads values.
 Sources: ECMAScript's ToString and ToNumber, as far as values from JSON go.
 """
 
@@ -7,7 +8,36 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final
+from typing import Any, Final
+
+from imgstored.errors import InvalidUUIDError
+
+#: As imgadm has it: lower case only, no particular version or variant of RFC 9562.
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+#: Characters of foreign text that a message shows.
+_MAX_QUOTED = 64
+
+
+def check_uuid(text: object) -> str:
+    """The text, if it is a uuid; otherwise raises `InvalidUUIDError`."""
+    if isinstance(text, str) and UUID.fullmatch(text):
+        return text
+    raise InvalidUUIDError(shown(text) if isinstance(text, str) else f"({type(text).__name__})")
+
+
+def in_lower_case(value: Any) -> Any:
+    """A uuid that a manifest writes in upper case, in lower case (RFC 9562, 4); any other value as it is."""
+    if isinstance(value, str) and value.isascii() and UUID.fullmatch(lower := value.lower()):
+        return lower
+    return value
+
+
+def shown(text: str) -> str:
+    """The text for messages: one line, nothing that a terminal would obey, and not too long."""
+    short = text if len(text) <= _MAX_QUOTED else text[: _MAX_QUOTED - 1] + "…"
+    return "".join(character if character.isprintable() else "?" for character in short)
+
 
 #: Characters of one field that events, logs and lists show: IMGAPI's longest name.
 MAX_SHOWN: Final = 1024

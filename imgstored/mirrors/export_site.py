@@ -32,8 +32,7 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.host import shortage
-from imgstored.host.durable import replace_file
-from imgstored.host.filesystem import try_flock
+from imgstored.host.filesystem import replace_file, try_flock
 from imgstored.library.library import ChangedError
 from imgstored.mirrors.folder import Folder
 from imgstored.mirrors.selection import by_names, with_origins

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
-    from imgstored.imports.manager import Imports
+    from imgstored.imports.manager import ImportManager
     from imgstored.imports.plan import Plan, Step
     from imgstored.imports.resources import Resources
     from imgstored.pools.base import Pool
@@ -35,7 +35,12 @@ class DryRun:
     """Answers `plan`. For trio's thread."""
 
     def __init__(
-        self, catalog: Catalog, refresh: Refresh, sources: SourceSet, imports: Imports, resources: Resources
+        self,
+        catalog: Catalog,
+        refresh: Refresh,
+        sources: SourceSet,
+        imports: ImportManager,
+        resources: Resources,
     ) -> None:
         self._catalog = catalog
         self._refresh = refresh
@@ -139,8 +144,8 @@ class DryRun:
         manifests = [step.found.manifest for step in plan.steps if step.found is not None]
 
         def look() -> list[str]:
-            doubts = (self._resources.free_space.doubt(pool, manifest) for manifest in manifests)
-            return [doubt for doubt in doubts if doubt is not None]
+            warnings = (self._resources.free_space.warning(pool, manifest) for manifest in manifests)
+            return [each for each in warnings if each is not None]
 
         return await self._catalog.ask(pool.name, look)
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from imgstored.errors import AmbiguousNameError
 from imgstored.manifest import shown_text
-from imgstored.manifest.names import UUID, shown
+from imgstored.manifest.values import UUID, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -113,7 +113,7 @@ def _latest(images: list[Named]) -> list[Named]:
 
 
 def published(image: Named) -> datetime:
-    """When it was published; the beginning of time where that is not known."""
+    """The time of its publication; the beginning of time if that is unknown."""
     try:
         time = datetime.fromisoformat(image.published_at)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -13,7 +13,7 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.http.location import shown as without_secrets
-from imgstored.manifest.names import shown
+from imgstored.manifest.values import shown
 from imgstored.queries.names import Candidates, Named, named, resolve
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from imgstored import lanes
 from imgstored.errors import ConfigError, ImgstoreError, PoolError
 from imgstored.pools.timeout import answer
-from imgstored.pools.zfs.health import health
+from imgstored.pools.zfs.system import health
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -21,10 +21,10 @@ from msgspec.structs import replace
 from imgstored import lanes
 from imgstored.errors import APIError, ClientError, UploadError
 from imgstored.host import shortage
-from imgstored.host.durable import replace_file
+from imgstored.host.filesystem import replace_file
 from imgstored.http.documents import DocumentLimits
+from imgstored.http.failures import TRANSIENT_STATUSES, Backoff
 from imgstored.http.location import origin_of, redirected, shown
-from imgstored.http.retry import TRANSIENT_STATUSES, Backoff
 from imgstored.http.upload import Body, in_pieces, send
 from imgstored.registry.auth import scope_of
 from imgstored.registry.client import refusal

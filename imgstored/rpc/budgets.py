@@ -79,11 +79,11 @@ class Budget:
         return Turn(self, method, own)
 
     def asking_limiters(self, own: Own, *, large: bool) -> list[trio.CapacityLimiter]:
-        """What a method takes that asks servers, in this order."""
+        """The limiters of a method that asks servers, in the order in which it takes them."""
         return [own.asking, self._asking] if large else [self._asking]
 
     def large_limiters(self, own: Own) -> list[trio.CapacityLimiter]:
-        """What a large answer takes, in this order, and after the others."""
+        """The limiters of a large answer, in the order in which it takes them, after the others."""
         return [own.large, self._large] if self.changer else [own.large, self._large, self._all_large]
 
     async def rest(self) -> None:

@@ -211,7 +211,7 @@ class Connection:
         )
 
     def _too_many(self, method: Method | None) -> UsageError | None:
-        """Why one more request is one too many; None if it is not."""
+        """The reason to refuse one more request; None if there is none."""
         limits, budget = self._limits, self._budget
         of_uid = f"of uid {budget.uid} are in flight"
         if len(self._calls) >= limits.client_requests:

@@ -115,9 +115,9 @@ def _truthful(outcome: ImgstoreError, cause: BaseException | None = None) -> Img
     message = outcome.message
     if isinstance(outcome, InternalError) or (short.strerror or "") not in message:
         message = f"the daemon has too many open files: {message}"
-    told = outcome.beside(())
-    told.message, told.hint, told.data = message, descriptors.HINT, dict(outcome.data)
-    return told
+    answer = outcome.beside(())
+    answer.message, answer.hint, answer.data = message, descriptors.HINT, dict(outcome.data)
+    return answer
 
 
 def _lane(call: Call, method: Method) -> Lane:

@@ -1,4 +1,4 @@
-"""Where messages begin and end in a stream of MessagePack, found without building them. Pure: no I/O.
+"""The bounds of messages in a stream of MessagePack, found without building them. Pure: no I/O.
 
 msgpack's own `Unpacker` finds them too, but builds as it goes: 4 MiB of empty arrays become 300 MiB of
 objects, an array's declared length is allocated at once at each of up to 1024 levels, and `max_buffer_size`
@@ -41,7 +41,7 @@ class ProtocolError(UsageError):
 
 
 class Header(Struct, frozen=True):
-    """What the first byte of a value says."""
+    """The meaning of the first byte of a value."""
 
     kind: Kind
     content: int = 0  #: bytes after the first byte, or values of an array, or pairs of a map
@@ -122,7 +122,7 @@ class Framer:
 
     @property
     def unfinished(self) -> int | None:
-        """Where a message begins of which only a part is there."""
+        """The beginning of a message of which only a part is there."""
         return self._base if self._buffer else None
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:

@@ -28,7 +28,7 @@ _IN_USE_HINT = "stop it first, or give this one another socket.path"
 
 
 class Identity(Struct, frozen=True):
-    """Which file it is, whatever it is called."""
+    """The identity of a file, whatever its name."""
 
     device: int
     inode: int

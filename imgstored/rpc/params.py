@@ -38,7 +38,7 @@ _WORDS: dict[Any, str] = {
 
 
 def printable(text: str, limit: int) -> str:
-    """What a client wrote, fit for a log or a terminal: its first `limit` characters that can be printed."""
+    """A client's text, fit for a log or a terminal: its first `limit` characters that can be printed."""
     return "".join(islice(filter(str.isprintable, text), limit)).strip()
 
 

@@ -34,7 +34,7 @@ class Peer(Struct, frozen=True):
 
 
 class Access(Struct, frozen=True):
-    """Who may change: root, the user that the daemon runs as, and a group's members if there is a group."""
+    """The users who may change: root, the daemon's own, and the members of a group if there is one."""
 
     daemon_uid: int
     group: str | None = None

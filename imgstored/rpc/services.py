@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from imgstored.create.export import Exporter
     from imgstored.create.maker import Maker
     from imgstored.create.publish import Publisher
-    from imgstored.imports.manager import Imports
+    from imgstored.imports.manager import ImportManager
     from imgstored.maintenance.maintenance import Maintenance
     from imgstored.maintenance.verifier import Verifier
     from imgstored.mirrors.export_site import SiteExporter
@@ -36,7 +36,7 @@ class Services(Struct, frozen=True):
     pools: Sequence[str]
     images: Images
     aliases: Aliases
-    imports: Imports
+    imports: ImportManager
     sources: SourceSet
     resolver: Resolver
     dry_run: DryRun

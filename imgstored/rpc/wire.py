@@ -79,7 +79,7 @@ class Decoder:
 
     @property
     def unfinished(self) -> int | None:
-        """Where a message begins of which only a part is there."""
+        """The beginning of a message of which only a part is there."""
         return self._framer.unfinished
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
@@ -153,7 +153,7 @@ def _is_long(value: Any) -> bool:
 
 
 def encode_error(id_: int | None, error: Mapping[str, Any]) -> bytes:
-    """What was wrong with a request, or with the connection. Raises what `encode_response` does."""
+    """Encodes the error of a request, or of the connection. Raises what `encode_response` does."""
     return _packed([_RESPONSE, id_, dict(error), None])
 
 

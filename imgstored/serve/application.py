@@ -22,7 +22,7 @@ from imgstored import __version__
 from imgstored.errors import ActiveImageNotFoundError, ImageNotFoundError, ImgstoreError
 from imgstored.httpd.conditional import answer_with
 from imgstored.httpd.message import JSON, HttpError, OpenFile, Request, Response, json, text
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 from imgstored.serve.downgrade import as_dataset, file_name
 from imgstored.serve.listing import Query, QueryError, is_open, page, parsed
 from imgstored.serve.page import Pages

@@ -33,7 +33,7 @@ from imgstored.host import shortage
 from imgstored.httpd.message import JSON, Request, Response
 from imgstored.library.library import ChangedError
 from imgstored.manifest import MAX_MANIFEST, Manifest, load, parse
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 from imgstored.serve.refusal import RefusalError
 
 if TYPE_CHECKING:

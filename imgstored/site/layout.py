@@ -53,7 +53,7 @@ Uuid = Annotated[str, Meta(pattern=rf"^{_UUID}\Z")]
 
 
 class Hashed(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which bytes are meant."""
+    """The hash and the size that identify bytes."""
 
     sha256: Sha256
     size: Size
@@ -80,7 +80,7 @@ class Index(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Pointer(Struct, frozen=True):
-    """What a pointer's trusted comment says. Times in seconds since the epoch."""
+    """The contents of a pointer's trusted comment. Times in seconds since the epoch."""
 
     version: int
     until: int
@@ -131,7 +131,7 @@ class Pages(Struct, frozen=True):
 
 
 def hashed(data: bytes) -> Hashed:
-    """What identifies bytes."""
+    """The identity of bytes."""
     return Hashed(hashlib.sha256(data).hexdigest(), len(data))
 
 

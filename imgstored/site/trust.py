@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class UntrustedError(Exception):
-    """Why something is not believed; its text is for people."""
+    """The reason why something is not believed; its text is for people."""
 
 
 class Seen(Struct, frozen=True):
@@ -117,7 +117,7 @@ def checked_index(trusted: Trusted, data: bytes) -> Index:
 
 
 class Provenance(Struct, frozen=True):
-    """Who vouched for an image, as it is kept beside it."""
+    """The signer of an image, as it is kept beside the image."""
 
     key: str  #: the public key's text
     signature: str  #: the pointer's four lines

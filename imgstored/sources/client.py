@@ -26,7 +26,7 @@ from imgstored.errors import (
     SourcePingError,
 )
 from imgstored.host import shortage
-from imgstored.host.durable import replace_file
+from imgstored.host.filesystem import replace_file
 from imgstored.http.documents import fetch_document
 from imgstored.http.location import public, shown
 from imgstored.http.secrets import KNOWN

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgstored.errors import ClientError, ConfigError
 from imgstored.host import shortage
-from imgstored.host.durable import replace_file
+from imgstored.host.filesystem import replace_file
 from imgstored.http.credentials import of_source
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.spec import check_type, checked, identity, normalised

@@ -18,7 +18,7 @@ from msgspec import Struct
 from imgstored import lanes
 from imgstored.errors import UntrustedSourceError
 from imgstored.host import shortage
-from imgstored.host.durable import replace_file
+from imgstored.host.filesystem import replace_file
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import shown
 from imgstored.manifest import check_uuid, upgrade

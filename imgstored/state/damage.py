@@ -1,4 +1,4 @@
-"""What was damaged in the state folder: kept aside in its folder `damaged`, and named for whoever asks.
+"""Damaged files of the state folder: kept aside in its folder `damaged`, and listed.
 
 Damage costs what is damaged, and nothing else: a start goes on without it. All calls block, and may be made
 from any thread.
@@ -55,7 +55,7 @@ class Aside:
         self._found: list[Damage] = []
 
     def found(self) -> list[Damage]:
-        """What this process has found."""
+        """The damage that this process has found."""
         with self._lock:
             return list(self._found)
 
@@ -139,7 +139,7 @@ def look_at(folder: Path) -> str:
 
 
 def kept(folder: Path) -> list[Path]:
-    """What is in such a folder, the oldest first; nothing where there is none, or it cannot be read."""
+    """The contents of such a folder, the oldest first; nothing if it does not exist or cannot be read."""
     try:
         with os.scandir(folder) as entries:
             found = [

@@ -18,8 +18,7 @@ from msgspec import Struct
 from imgstored.errors import ConfigError, NoSpaceError, PoolError
 from imgstored.host import shortage
 from imgstored.state.damage import PARTS, Aside
-from imgstored.state.schema import SCHEMA, schema_of, take_steps
-from imgstored.state.version import read_version
+from imgstored.state.schema import SCHEMA, read_version, schema_of, take_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -256,7 +255,7 @@ def _read(db: sqlite3.Connection, name: str, which: str) -> Iterator[dict[str, A
 
 
 def _salvaged(path: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]:
-    """What can be read of a damaged database: each table from its beginning, and then from its end."""
+    """The readable rows of a damaged database: each table from its beginning, and then from its end."""
     found: dict[str, list[dict[str, Any]]] = {}
     # What SQLite says may quote damaged bytes, which Python cannot decode.
     unreadable = (sqlite3.Error, UnicodeDecodeError)
@@ -296,7 +295,7 @@ def _new(layout: Layout) -> sqlite3.Connection:
 
 
 def fault_of(row: Row, types: Mapping[str, tuple[type, ...]]) -> str | None:
-    """Why values are not of these types; None if they are. Text must be text that can be written."""
+    """The reason why values are not of these types; None if they are. It must be possible to write a text."""
     for column, allowed in types.items():
         value = row.get(column)
         if not isinstance(value, allowed):

@@ -14,8 +14,7 @@ from imgstored import __version__
 from imgstored.errors import ConfigError
 from imgstored.host import filesystem, shortage
 from imgstored.state.damage import DAMAGED, Aside
-from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
-from imgstored.state.version import VERSION, read_version, write_version
+from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA, VERSION, read_version, write_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

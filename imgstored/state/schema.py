@@ -1,17 +1,29 @@
-"""The schema of the state folder, and the migrations between versions. One number for the whole folder.
+"""The schema of the state folder, its migrations, and the file `version`. One number for the whole folder.
 
-It is written in the file `version`, so that a newer folder is refused, with the version that wrote it, before
-anything in it is touched; and in each database (`PRAGMA user_version`), where a step's change and its
-number are one transaction.
+The number is in the file `version`, so that a newer folder is refused, with the version that wrote it, before
+anything in it is touched; the file has a checksum, so that a damaged one is not taken for that of a newer
+imgstored. The number is also in each database (`PRAGMA user_version`), where a step's change and its number
+are one transaction. All calls block.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import json
+import os
+import stat
+import zlib
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import structlog
+from msgspec import Struct
+
+from imgstored import __version__
+from imgstored.host.filesystem import replace_file
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
+    from pathlib import Path
 
 #: Raised with every change of what is in the folder that an older daemon would not understand.
 SCHEMA = 4
@@ -49,7 +61,7 @@ def _hashes_have_names(db: sqlite3.Connection) -> None:
 
 
 def _shortages_are_remembered(db: sqlite3.Connection) -> None:
-    """What an image took of a pool that had no room for it is known since then."""
+    """The journal has known since then how much an image took of a pool that had no room for it."""
     db.execute("ALTER TABLE imports ADD COLUMN needed INTEGER NOT NULL DEFAULT 0")
 
 
@@ -83,3 +95,57 @@ def take_steps(db: sqlite3.Connection, name: str, found: int) -> None:
             db.execute("ROLLBACK")
             raise
         db.execute("COMMIT")
+
+
+log = structlog.get_logger(__name__)
+
+VERSION: Final = "version"
+#: The file has some eighty bytes.
+_MAX_SIZE: Final = 4096
+
+
+class Version(Struct, frozen=True):
+    """The contents of the file; schema 0 if it says nothing: then the databases have the number."""
+
+    schema: int
+    maker: str
+    checked: bool  #: whether it has a checksum, which older ones do not
+
+
+def read_version(state: Path) -> Version:
+    """Reads the file. Never raises."""
+    path = state / VERSION
+    try:
+        # Non-blocking, so that a FIFO in its place does not hang the daemon.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return Version(0, "", checked=False)
+            return _parsed(file.read(_MAX_SIZE))
+    except FileNotFoundError:
+        return Version(0, "", checked=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        log.warning("the state folder does not say of which version it is", path=str(path), error=str(error))
+        return Version(0, "", checked=False)
+
+
+def _parsed(content: bytes) -> Version:
+    """Raises `ValueError`, `KeyError`, `TypeError`, `AttributeError` or `RecursionError` for what is none."""
+    found = json.loads(content)
+    schema, maker, check = found["schema"], str(found["imgstored"]), found.get("check")
+    if not isinstance(schema, int) or schema < 1:
+        raise ValueError(f"its schema is {str(schema)[:20]}")
+    if check is not None and check != _check(schema, maker):
+        raise ValueError("its checksum is another")
+    return Version(schema, maker, check is not None)
+
+
+def write_version(state: Path) -> None:
+    """Writes what this imgstored is, unless it is there already. Raises `OSError`."""
+    if read_version(state) != Version(SCHEMA, __version__, checked=True):
+        content = {"schema": SCHEMA, "imgstored": __version__, "check": _check(SCHEMA, __version__)}
+        replace_file(state / VERSION, (json.dumps(content) + "\n").encode(), mode=0o600)
+
+
+def _check(schema: int, maker: str) -> str:
+    return f"{zlib.crc32(f'{schema} {maker}'.encode(errors='replace')):08x}"

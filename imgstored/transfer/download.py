@@ -18,10 +18,10 @@ from msgspec import Struct, field
 
 from imgstored.errors import CancelledError, ClientError, ImgstoreError, InternalError
 from imgstored.http.dial import Answered
+from imgstored.http.failures import Backoff
 from imgstored.http.location import Location, check_headers
 from imgstored.http.range_reply import OTHER_FILE, FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Sink, Timeouts
-from imgstored.http.retry import Backoff
 from imgstored.pools.base import BOUNDLESS
 from imgstored.transfer.coding import Uncoded, may_be_added
 from imgstored.transfer.mirror import (

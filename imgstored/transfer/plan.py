@@ -68,7 +68,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, field
 
-from imgstored.http.retry import Backoff
+from imgstored.http.failures import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Set

@@ -1,6 +1,9 @@
-"""The mount point of the view: what is mounted there, whether it is dead; unmounting. All calls block.
+"""The mount point of the view, and the link to it. All calls block.
 
 A FUSE daemon that was killed leaves a dead mount behind, on which every call fails with ENOTCONN.
+
+The view cannot be mounted everywhere: SmartOS makes `/` anew in memory at each boot, with few inodes. There
+the view is elsewhere, and `/images` is a symbolic link to it, which each start makes again.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
 from imgstored.errors import ConfigError
-from imgstored.host import signals
+from imgstored.host import shortage, signals
 from imgstored.host.mounts import mounted_at
 
 log = structlog.get_logger(__name__)
@@ -119,3 +123,40 @@ def _is_dead(place: Path) -> bool:
     except OSError as error:
         return error.errno in DEAD
     return False
+
+
+def link_state(link: Path, view: Path) -> Literal["ours", "absent", "taken"]:
+    """Whether the link leads to the view, is not there, or something else is there. Raises `OSError`."""
+    if os.path.normpath(link) == os.path.normpath(view):
+        return "ours"
+    try:
+        there = os.readlink(link)  # noqa: PTH115 - as it is written, not as a path
+    except FileNotFoundError:
+        return "absent"
+    except OSError:
+        os.lstat(link)
+        return "taken"  # no link
+    leads_to = os.path.normpath(os.path.join(os.path.dirname(link), there))  # noqa: PTH118, PTH120
+    return "ours" if leads_to == os.path.normpath(view) else "taken"
+
+
+def make_link(link: Path, view: Path) -> None:
+    """Makes the link unless it is there. What is in its place is left alone. Never raises; logs instead.
+
+    The view need not be there yet. Blocks briefly.
+    """
+    try:
+        if link_state(link, view) == "absent":
+            link.symlink_to(view)
+            log.info("linked", link=str(link), view=str(view))
+        if link_state(link, view) == "taken":
+            log.warning(
+                "the link to the view is not made: something else is in its place",
+                link=str(link),
+                view=str(view),
+                hint="remove it, or set `view.link` to another path or to none",
+            )
+    except OSError as error:
+        log.warning(
+            "the link to the view cannot be made", link=str(link), view=str(view), why=shortage.why(error)
+        )

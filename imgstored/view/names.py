@@ -18,7 +18,7 @@ import hashlib
 import re
 import unicodedata
 
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 
 #: POSIX's NAME_MAX on every file system that matters, in bytes.
 MAX_COMPONENT = 255

@@ -22,7 +22,7 @@ import structlog
 
 from imgstored.errors import ConfigError
 from imgstored.host import filesystem, lock_holders, shortage
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 from imgstored.view import mountpoint
 from imgstored.view.names import is_uuid
 from imgstored.view.tree import BY_NAME, File, Folder, Link, Tree
@@ -86,12 +86,13 @@ class PlainFolder:
         """Makes the whole folder what the tree is. What fails is logged; `ConfigError` if all of it does."""
         try:
             with self._inner(BY_NAME, make=True) as by_name:
-                ours = self._found_images() + self._found_links(by_name)
+                images, links = self._found_images(), self._found_links(by_name)
         except OSError as error:
             raise _unusable(self._path, error) from error
-        gone = [path for path in ours if tree.at(path) is None]
+        gone = [path for path in (*images, *links) if tree.at(path) is None]
         there = [(name,) for name in tree.root.entries if name != BY_NAME]
-        self.update(tree, [*reversed(gone), *there, *_links(tree)])
+        others = [path for path, link in _links(tree).items() if links.get(path) != link.target]
+        self.update(tree, [*reversed(gone), *there, *others])
 
     def disown(self) -> None:
         """Removes all that is ours, and the marker. What fails, or is not empty then, is left."""
@@ -158,25 +159,26 @@ class PlainFolder:
     def _found_images(self) -> list[TreePath]:
         """Our images; sweeps up what a crash has left."""
         found: list[TreePath] = []
-        for name, mode in _listed(self._fd):
+        for name, is_folder in _listed(self._fd):
             if name.startswith((_NEW, _OLD)):
                 self._delete(name)
-            elif stat.S_ISDIR(mode) and is_uuid(os.fsdecode(name)):
+            elif is_folder and is_uuid(os.fsdecode(name)):
                 found.append((name,))
             elif name not in {MARKER, BY_NAME}:
                 log.warning("left alone in the view's folder", path=self._name(name))
         return found
 
-    def _found_links(self, by_name: int) -> list[TreePath]:
-        found: list[TreePath] = []
-        for name, mode in _listed(by_name):
-            if not stat.S_ISDIR(mode):
+    def _found_links(self, by_name: int) -> dict[TreePath, bytes]:
+        """Our links, and the target of each."""
+        found: dict[TreePath, bytes] = {}
+        for name, is_folder in _listed(by_name):
+            if not is_folder:
                 log.warning("left alone in the view's folder", path=self._name(BY_NAME, name))
                 continue
             with _inner(by_name, name) as folder:
-                for version, _ in _listed(folder):
-                    if _is_our_link(version, folder):
-                        found.append((BY_NAME, name, version))
+                for version in _names(folder):
+                    if (target := _target_of(version, folder)) is not None:
+                        found[BY_NAME, name, version] = target
                     else:
                         log.warning(
                             "left alone in the view's folder", path=self._name(BY_NAME, name, version)
@@ -186,7 +188,7 @@ class PlainFolder:
     def _is_current(self, name: bytes, wanted: Folder) -> bool:
         try:
             with self._inner(name) as folder:
-                return {name for name, _ in _listed(folder)} == set(wanted.entries) and all(
+                return _names(folder) == wanted.entries.keys() and all(
                     _is_same(entry.name, entry.node, folder) for entry in wanted.entries.values()
                 )
         except OSError:
@@ -281,7 +283,7 @@ class PlainFolder:
         try:
             with self._inner(by_name) as outer:
                 with _inner(outer, name) as folder:
-                    if _is_our_link(version, folder):
+                    if _target_of(version, folder) is not None:
                         os.unlink(version, dir_fd=folder)
                 os.rmdir(name, dir_fd=outer)
         except FileNotFoundError:
@@ -347,10 +349,14 @@ def _inner(outer: int, name: bytes, *, make: bool = False) -> Iterator[int]:
         os.close(folder)
 
 
-def _listed(folder: int) -> list[tuple[bytes, int]]:
-    """Names and kinds, links not followed."""
+def _listed(folder: int) -> list[tuple[bytes, bool]]:
+    """Each name in a folder, and whether it is a folder's; links are not followed."""
     with os.scandir(folder) as entries:
-        return [(os.fsencode(entry.name), entry.stat(follow_symlinks=False).st_mode) for entry in entries]
+        return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+
+
+def _names(folder: int) -> set[bytes]:
+    return {os.fsencode(name) for name in os.listdir(folder)}
 
 
 def _new_marker(name: bytes, folder: int) -> int:
@@ -370,11 +376,13 @@ def _is_at(name: bytes, file: int, folder: int) -> bool:
     return os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(file))
 
 
-def _is_our_link(name: bytes, folder: int) -> bool:
+def _target_of(name: bytes, folder: int) -> bytes | None:
+    """The target of a link of ours; None for anything else."""
     try:
-        return _TARGET.fullmatch(os.readlink(name, dir_fd=folder)) is not None
+        target = os.readlink(name, dir_fd=folder)
     except OSError:
-        return False
+        return None
+    return target if _TARGET.fullmatch(target) else None
 
 
 def _is_same(name: bytes, node: Node, folder: int) -> bool:
@@ -382,13 +390,15 @@ def _is_same(name: bytes, node: Node, folder: int) -> bool:
         return os.readlink(name, dir_fd=folder) == node.target
     assert isinstance(node, File)
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    with os.fdopen(fd, "rb") as file:
-        found = os.fstat(fd)
+    try:
+        found, content = os.fstat(fd), node.content
         return (
             found.st_mode == stat.S_IFREG | 0o444
-            and found.st_size == len(node.content)
-            and file.read(len(node.content) + 1) == node.content
+            and found.st_size == len(content)
+            and os.pread(fd, len(content) + 1, 0) == content
         )
+    finally:
+        os.close(fd)
 
 
 def _write(name: bytes, content: bytes, folder: int) -> None:
@@ -398,12 +408,13 @@ def _write(name: bytes, content: bytes, folder: int) -> None:
         os.fchmod(fd, 0o444)  # whatever the umask
 
 
-def _links(tree: Tree) -> list[TreePath]:
+def _links(tree: Tree) -> dict[TreePath, Link]:
     by_name = tree.at((BY_NAME,))
     assert isinstance(by_name, Folder)
-    return [
-        (BY_NAME, name, version)
+    return {
+        (BY_NAME, name, version): link.node
         for name, entry in by_name.entries.items()
         if isinstance(entry.node, Folder)
-        for version in entry.node.entries
-    ]
+        for version, link in entry.node.entries.items()
+        if isinstance(link.node, Link)
+    }

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from imgctl.filters import meets_all, parse_filter
-from imgctl.image_rows import docker_rows, image_row
+from imgctl.image_fields import docker_rows, image_row, meets_all, parse_filter
+from imgctl.run.usage import ASCII, du_rows, tree_lines
 from imgctl.table import sort_rows, table
-from imgctl.usage_text import ASCII, du_rows, tree_lines
 
 from imgstored.catalog.catalog import InstalledImage, as_wire
 from imgstored.catalog.manifest_files import ManifestFiles

@@ -197,7 +197,7 @@ def test_a_file_is_read_again_only_when_it_has_changed(folder, monkeypatch):
     whole = manifest_files._content
 
     def content(path):
-        reads.append(path.name)
+        reads.append(path.rpartition("/")[2])
         return whole(path)
 
     monkeypatch.setattr(manifest_files, "_content", content)

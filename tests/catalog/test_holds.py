@@ -8,8 +8,8 @@ import pytest
 
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.holds import Holds
-from imgstored.errors import UsageError
-from imgstored.pools.base import MAX_TAG
+from imgstored.errors import PoolError, UsageError
+from imgstored.pools.base import MAX_TAG, Use
 from imgstored.pools.embedded import EmbeddedPool
 from tests.pools.contract import BASE, INCREMENTAL, ZVOL, install
 
@@ -65,3 +65,35 @@ async def test_all_of_them(catalog: Catalog) -> None:
         ("tank2", ZVOL): ("x",),
     }
     assert ("zones", INCREMENTAL) in tags
+
+
+def test_a_start_releases_the_holds_of_clients_by_one_question_to_each_pool(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zones, tank2 = catalog.pool("zones"), catalog.pool("tank2")
+    for pool, uuid in ((zones, BASE), (zones, INCREMENTAL), (tank2, ZVOL)):
+        pool.hold(uuid, "client:1 imgctl")
+        pool.hold(uuid, "golden")
+
+    def holds(pool: EmbeddedPool, uuid: str) -> list[str]:
+        raise AssertionError("a question for each image: on ZFS a system call each")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EmbeddedPool, "holds", holds)
+        Holds(catalog).sweep()
+    assert [zones.holds(BASE), zones.holds(INCREMENTAL), tank2.holds(ZVOL)] == [["golden"]] * 3
+
+
+def test_a_pool_that_fails_keeps_no_other_from_being_swept(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zones, tank2 = catalog.pool("zones"), catalog.pool("tank2")
+    zones.hold(BASE, "client:1 imgctl")
+    tank2.hold(ZVOL, "client:1 imgctl")
+
+    def uses() -> dict[str, Use]:
+        raise PoolError('pool "zones" does not answer')
+
+    monkeypatch.setattr(zones, "uses", uses)
+    Holds(catalog).sweep()
+    assert (zones.holds(BASE), tank2.holds(ZVOL)) == (["client:1 imgctl"], [])

@@ -142,14 +142,14 @@ async def test_a_lock_that_cannot_be_imgadms_is_not_waited_for_as_long(locks, fo
     """Anybody can take a read lock of a file that all may read, and a write lock waits for that."""
     monkeypatch.setattr(image_locks, "_PAUSE", 0.01)
     monkeypatch.setattr(image_locks, "_ANNOUNCE_AFTER", 0.05)
-    monkeypatch.setattr(image_locks, "_FOREIGN_PATIENCE", 0.2)
+    monkeypatch.setattr(image_locks, "_FOREIGN_TIMEOUT", 0.2)
     told: list[str] = []
     with (
         OtherUser(folder, LOCK, imgadms.name, "lockf", "LOCK_SH") as other,
         trio.fail_after(30),
         pytest.raises(ImageLockedError, match=f"is held by pid {other.pid} ") as refused,
     ):
-        async with locks.held(BASE, told.append, patience=3600):
+        async with locks.held(BASE, told.append, seconds=3600):
             pytest.fail("it was not free")
     assert told == [str(refused.value).rpartition("held by ")[2]]
     assert refused.value.data == {"pid": other.pid}
@@ -161,11 +161,11 @@ async def test_a_lock_that_cannot_be_imgadms_is_not_waited_for_as_long(locks, fo
 
 async def test_imgadm_is_waited_for_up_to_a_limit(locks, folder, monkeypatch):
     monkeypatch.setattr(image_locks, "_PAUSE", 0.01)
-    monkeypatch.setattr(image_locks, "_FOREIGN_PATIENCE", 0.0)
+    monkeypatch.setattr(image_locks, "_FOREIGN_TIMEOUT", 0.0)
     with LockHolder(folder, BASE) as imgadm, trio.fail_after(30):
         began = trio.current_time()
         with pytest.raises(ImageLockedError, match=f"is held by pid {imgadm.pid} ") as refused:
-            async with locks.held(BASE, patience=0.3):
+            async with locks.held(BASE, seconds=0.3):
                 pytest.fail("it was not free")
     assert trio.current_time() - began > 0.3
     assert "try again" in refused.value.hint
@@ -176,7 +176,7 @@ async def test_who_waits_for_another_request_waits_up_to_a_limit(locks, monkeypa
     expected = pytest.raises(ImageLockedError, match="another request of this imgstored")
     async with locks.held(BASE):
         with trio.fail_after(30), expected:
-            async with locks.held(BASE, patience=0.1):
+            async with locks.held(BASE, seconds=0.1):
                 pytest.fail("it was not free")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import imgctl as package
 import pytest
-from imgctl.new_keys import with_new_keys
+from imgctl.listing import with_new_keys
 
 from imgstored.errors import (
     ActiveImageNotFoundError,

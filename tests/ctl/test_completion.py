@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from imgctl.commands import SOCKET, all_commands, find_command
-from imgctl.shells.words import DYNAMIC, argument_kinds, flags, option_kinds, place_of
+from imgctl.completion_words import DYNAMIC, argument_kinds, flags, option_kinds, place_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from imgctl.fitting import Screen, cells, cut
+from imgctl.run.usage import LINES, tree_lines
 from imgctl.table import table
-from imgctl.usage_text import LINES, tree_lines
 
 from tests.ctl.test_status import JOB as BUSY_JOB
 from tests.ctl.test_status import status

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from imgctl.commands import all_commands, find_command
-from imgctl.listing import yaml_text
-from imgctl.new_keys import with_new_keys
+from imgctl.listing import with_new_keys, yaml_text
 
 from imgstored.errors import DownloadError, InvalidManifestError
 from tests.support.events import ManifestUpdated, UpdateFailed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from imgctl.new_keys import with_new_keys
-from imgctl.plan_text import plan_lines
+from imgctl.event_text import plan_lines
+from imgctl.listing import with_new_keys
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
 V = "11111111-aaaa-4bbb-8ccc-000000000002"

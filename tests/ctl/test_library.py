@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import pytest
 import trio
 from imgctl import Client, errors
-from imgctl.error_record import error_record
-from imgctl.errors import RemoteError, remote_error
+from imgctl.errors import RemoteError, error_record, remote_error
 from imgproto import documents, events
 from imgproto import params as params_module
 from imgproto.operations import OPERATIONS

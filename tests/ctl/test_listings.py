@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from imgctl.commands import all_commands
 from imgctl.commands.base import IS_JSON, OUTCOMES
-from imgctl.new_keys import with_new_keys
+from imgctl.listing import with_new_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

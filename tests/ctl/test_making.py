@@ -9,7 +9,7 @@ import pytest
 
 from imgstored.create.maker import CreateSpec
 from imgstored.errors import NoSpaceError, VmNotStoppedError
-from tests.support.events import Inheriting, Making, ManifestMade, Note, Progress, Publishing, Sending
+from tests.support.events import CreationStep, Inheriting, ManifestMade, Note, Progress, Publishing, Sending
 
 BASE = "11111111-aaaa-4bbb-8ccc-000000000001"
 VM = "55555555-aaaa-4bbb-8ccc-000000000001"
@@ -43,18 +43,18 @@ Saving manifest to "test1-1.0.imgmanifest"
 EVENTS = [
     Inheriting(BASE, "base", "9"),
     NAMED,
-    Making("vm-stopping", VM),
-    Making("vm-snapshotting", VM),
-    Making("vm-starting", VM),
-    Making("prepare-running", VM),
-    Making("prepare-succeeded", VM),
-    Making("prepare-stopped", VM),
-    Making("final-moved", f"zones/{VM}@final-5"),
-    Making("snapshotting", f"zones/{VM}@final"),
+    CreationStep("vm-stopping", VM),
+    CreationStep("vm-snapshotting", VM),
+    CreationStep("vm-starting", VM),
+    CreationStep("prepare-running", VM),
+    CreationStep("prepare-succeeded", VM),
+    CreationStep("prepare-stopped", VM),
+    CreationStep("final-moved", f"zones/{VM}@final-5"),
+    CreationStep("snapshotting", f"zones/{VM}@final"),
     Sending(),
     Progress(done=4, total=8, rate=0.0),
-    Making("vm-rolling-back", VM),
-    Making("vm-restarting", VM),
+    CreationStep("vm-rolling-back", VM),
+    CreationStep("vm-restarting", VM),
 ]
 
 

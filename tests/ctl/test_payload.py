@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imgctl.payload import Payload, images_of, payload_of
+from imgctl.run.vmadm import Payload, images_of, payload_of
 
 A, B, C = (f"11111111-aaaa-4bbb-8ccc-00000000000{number}" for number in range(3))
 

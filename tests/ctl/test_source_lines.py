@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from imgctl.errors import UsageError
-from imgctl.source_lines import parse_text, text_of
+from imgctl.run.source_editor import parse_text, text_of
 
 
 def source(url: str, kind: str = "imgapi", **fields: object) -> dict[str, object]:

@@ -32,7 +32,7 @@ def modules(code: str) -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize("run", ["completion", "help", "images", "imports", "sources", "status", "zstream"])
+@pytest.mark.parametrize("run", ["completion", "help", "images", "imports", "sources", "status", "programs"])
 def test_it_imports_the_standard_library_and_msgpack(run):
     loaded = {name.partition(".")[0] for name in modules(f"import imgctl.cli, imgctl.run.{run}")}
     ours = {"__main__", "imgctl", "imgproto", "msgpack", "cython_runtime"}

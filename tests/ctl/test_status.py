@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imgctl.new_keys import with_new_keys
+from imgctl.listing import with_new_keys
 from imgctl.status_text import duration, problems, status_lines, top_lines
 
 U, V = "11111111-aaaa-4bbb-8ccc-000000000001", "21111111-aaaa-4bbb-8ccc-000000000002"

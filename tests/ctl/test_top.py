@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from imgctl.new_keys import with_new_keys
+from imgctl.listing import with_new_keys
 from imgctl.status_text import top_lines
 
 from imgstored.errors import InternalError

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imgctl.usage_text import ASCII, LINES, du_document, forest, pool_summary, tree_lines
+from imgctl.run.usage import ASCII, LINES, du_document, forest, pool_summary, tree_lines
 
 MIB = 1 << 20
 BASE, WEB, DB, LONE = (f"{number}1111111-aaaa-4bbb-8ccc-000000000001" for number in (1, 2, 3, 4))

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from imgctl.new_keys import with_new_keys
+from imgctl.listing import with_new_keys
 
 from tests.support.events import ImageProgress, Progress, Verified, Verifying
 

@@ -13,8 +13,8 @@ trap 'rm -rf "$results"' EXIT
 
 status=0
 "$here/boot.sh" "$venv" "$results" env IMGSTORE_GUEST=1 PYTHONUNBUFFERED=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis \
-    "$venv/bin/python" -m pytest -n 2 --dist loadfile -p no:cacheprovider -p tests.guest.at_once --tb=short -v --color=no --durations=25 \
-    -o timeout=300 --basetemp=/tmp/pytest "$@" || status=$?
+    tests/run.sh "$venv" -n 2 --dist loadfile -p tests.guest.at_once --tb=short -v --color=no --durations=25 \
+    -o timeout=300 --basetemp=/tmp/pytest -- "$@" || status=$?
 case $status in
     0) ;;
     77)

@@ -18,7 +18,7 @@ from imgstored.catalog.refresh import Refresh
 from imgstored.errors import PoolNotFoundError
 from imgstored.events.stream import EventStream, Requester
 from imgstored.imports.journal import Journal
-from imgstored.imports.manager import Imports
+from imgstored.imports.manager import ImportManager
 from imgstored.imports.resources import Resources
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.base import SourceSpec
@@ -59,7 +59,7 @@ class House:
     """Running imports, and what they stand on."""
 
     images: Images
-    imports: Imports
+    imports: ImportManager
     resources: Resources
     sources: SourceSet
     refresh: Refresh
@@ -123,7 +123,7 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
         refresh = Refresh(catalog, view, every=every)
         deletions = Deletions(catalog, locks, view, events)
         resources = Resources(catalog, journal, spools, view, locks, limits or import_limits())
-        imports = Imports(resources, source_set, refresh, deletions, events, platform)
+        imports = ImportManager(resources, source_set, refresh, deletions, events, platform)
         images = Images(catalog, refresh, deletions, Holds(catalog), imports.cloned_from)
         try:
             async with trio.open_nursery() as nursery:

@@ -18,8 +18,7 @@ from imgstored.hashing import BLAKE2B, BLAKE3, Fingerprint
 from imgstored.imports.journal import Journal
 from imgstored.imports.spec import ImportSpec
 from imgstored.state.damage import DAMAGED, Aside
-from imgstored.state.schema import SCHEMA
-from imgstored.state.version import write_version
+from imgstored.state.schema import SCHEMA, write_version
 from tests.state.older import BASE, left_behind
 
 UUID = "44444444-aaaa-4bbb-8ccc-000000000001"

@@ -286,7 +286,7 @@ async def test_a_file_that_is_installed_is_copied_for_the_library(open_house, mo
 
 async def test_a_partial_download_that_becomes_too_old_is_dropped_also_while_it_runs(open_house, monkeypatch):
     monkeypatch.setattr("imgstored.imports.manager._EXPIRY_INTERVAL", 0.02)
-    monkeypatch.setattr("imgstored.imports.manager.Imports._go_on", _does_not_go_on)
+    monkeypatch.setattr("imgstored.imports.manager.ImportManager._go_on", _does_not_go_on)
     kept, dropped, wanted = (f"11111111-aaaa-4bbb-8ccc-{number:012}" for number in (21, 22, 23))
     async with open_house(limits=import_limits(keep_partial_seconds=1000.0)) as house:
         for uuid in (kept, dropped, wanted):

@@ -27,9 +27,9 @@ from imgstored.host.mounts import Mount
 from imgstored.pools.base import PoolImage
 from imgstored.pools.zfs import ZfsPool, faults, library, lzc, pipe, programs, pyzfs
 from imgstored.pools.zfs.check import check_stream
-from imgstored.pools.zfs.mounts import places
 from imgstored.pools.zfs.pipe import Inlet, outlet
 from imgstored.pools.zfs.properties import DEFAULT, checked, of_kind
+from imgstored.pools.zfs.system import places
 from tests.support.streams import StreamWriter, real_stream
 
 if TYPE_CHECKING:

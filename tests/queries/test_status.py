@@ -14,7 +14,7 @@ from imgstored.errors import DownloadError, PoolError
 from imgstored.events.stream import Action, Ended, Refused, Requester, Started
 from imgstored.pools.base import PoolImage
 from imgstored.pools.embedded import EmbeddedPool
-from imgstored.pools.zfs.health import health
+from imgstored.pools.zfs.system import health
 from imgstored.queries.history import History
 from imgstored.queries.status import FAILURES, TIMEOUT, Daemon, PoolStates, Status
 from imgstored.sources.base import SourceSpec

@@ -17,8 +17,7 @@ from imgstored.imports.journal import Journal
 from imgstored.queries.history import History
 from imgstored.state.damage import DAMAGED, MAX_KEPT, Aside, kept
 from imgstored.state.folder import ALIASES, owned
-from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA
-from imgstored.state.version import Version, read_version
+from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA, Version, read_version
 from tests.state.older import BASE, left_behind
 
 OLDER = ["state-1-journal", "state-1-history", "state-2"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from imgstored import app
 from imgstored.__main__ import main
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.embedded.contents import scan_image
 

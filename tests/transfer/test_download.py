@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
+from imgstored.http.failures import Backoff
 from imgstored.http.location import Access, Location
-from imgstored.http.retry import Backoff
 from imgstored.pools.base import BOUNDLESS, Boundless, Room
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError

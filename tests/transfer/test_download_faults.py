@@ -14,8 +14,8 @@ import trio
 from msgspec.structs import replace
 
 from imgstored.errors import DownloadError
+from imgstored.http.failures import Backoff
 from imgstored.http.location import Access, Location
-from imgstored.http.retry import Backoff
 from imgstored.transfer import plan
 from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download, DownloadLimits

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from imgstored.errors import DownloadError
 from imgstored.http.location import Location, Part
 from imgstored.http.range_reply import FetchError, RangeReply
-from imgstored.http.retry import Backoff
+from imgstored.http.failures import Backoff
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
 from imgstored.transfer.download import Download
 from imgstored.transfer.parts import PartsConnection

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstored.http.retry import Backoff
+from imgstored.http.failures import Backoff
 from imgstored.transfer import plan as plan_module
 from imgstored.transfer.plan import (
     MAX_RANGE,

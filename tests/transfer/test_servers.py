@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from imgstored import specs
 from imgstored.config import LimitsTable
 from imgstored.errors import DownloadError
+from imgstored.http.failures import Backoff
 from imgstored.http.location import Access, Location
-from imgstored.http.retry import Backoff
 from imgstored.transfer.download import Download
 from tests.support.faulty_server import FaultyServer, Request, Wire
 from tests.support.limits import download_limits

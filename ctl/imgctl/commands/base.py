@@ -39,7 +39,7 @@ class Command:
         """`mixed` False: the arguments after the first belong to another program.
 
         `examples` are command lines without the program, and what each does; `among` is the set of images
-        from which the command takes its argument, as one of `shells.words.DYNAMIC`. Under imgadm's name
+        from which the command takes its argument, as one of `completion_words.DYNAMIC`. Under imgadm's name
         an image is named by its uuid alone, and the usage is `imgadms_usage` where that is more different.
         """
         self.names = names
@@ -106,7 +106,7 @@ ANCESTRY_COLUMNS = Option(
 )
 FORM = Option(("-o",), "FIELD,...", "The fields (columns) to show." + _FORMS)
 DOCUMENT_FORM = Option(("-o",), "FORM", 'The form, "json" or "yaml".', imgadms=False)
-UUIDS = Option(("-q", "--quiet"), "", "Only uuids, one a line.", imgadms=False)
+UUIDS = Option(("-q", "--quiet"), "", "Only uuids, one per line.", imgadms=False)
 IS_JSON = Option(("-j", "--json"), "", "The same, with errors as JSON, too.", imgadms=False)
 #: Of a command that lists.
 LISTING = (JSON, FORM, UUIDS, NO_HEADER)

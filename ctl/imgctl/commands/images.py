@@ -1,4 +1,4 @@
-"""Available and installed images."""
+"""Available and installed images, and the holds on them."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ COMMANDS = (
         ("outdated",),
         "outdated [OPTIONS]",
         "list installed images of which a source has a newer version",
-        "outdated:outdated",
+        "images:outdated",
         (HELP, Option(POOL.flags, POOL.argument, "Only this pool. Default is all."), *LISTING),
         "Asks all sources. An image counts as newer if it has the same name, os and type,\n"
         "can be imported, was published later, and is not installed in that pool.",
@@ -154,5 +154,46 @@ COMMANDS = (
             ("delete web@1.0 base@1.0", "a clone and its origin, in whatever order"),
         ),
         imgadms_usage="delete [-P POOL] UUID",
+    ),
+    Command(
+        ("hold",),
+        "hold [-P POOL] [-j] IMAGE... TAG",
+        "protect an image from deletion",
+        "holds:hold",
+        (HELP, POOL, OUTCOMES),
+        examples=((f"hold {IMAGE} golden", 'keep it until "golden" is released'),),
+    ),
+    Command(
+        ("release",),
+        "release [-P POOL] [-j] IMAGE... TAG",
+        "end a hold",
+        "holds:release",
+        (HELP, POOL, OUTCOMES),
+        examples=((f"release {IMAGE} golden", "end that hold; others stay"),),
+    ),
+    Command(
+        ("holds",),
+        "holds [OPTIONS] [IMAGE]",
+        "list the holds of all images, or of one",
+        "holds:holds",
+        (HELP, Option(POOL.flags, POOL.argument, "Only this pool. Default is all."), *LISTING),
+        examples=(("holds", "all images that are held"), (f"holds {IMAGE}", "the tags that hold it")),
+    ),
+    Command(
+        ("pin",),
+        "pin [-P POOL] [-j] IMAGE...",
+        "protect an image from deletion and vacuum",
+        "holds:pin",
+        (HELP, POOL, OUTCOMES),
+        "The same as `hold IMAGE pinned`.",
+        examples=((f"pin {IMAGE}", "keep it until it is unpinned"),),
+    ),
+    Command(
+        ("unpin",),
+        "unpin [-P POOL] [-j] IMAGE...",
+        "remove the pin of an image",
+        "holds:unpin",
+        (HELP, POOL, OUTCOMES),
+        examples=((f"unpin {IMAGE}", "allow its deletion again"),),
     ),
 )

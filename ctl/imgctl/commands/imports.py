@@ -1,9 +1,18 @@
-"""Imports: begin, watch and end them."""
+"""Imports: begin, watch and end them; also before vmadm runs."""
 
 from __future__ import annotations
 
 from imgctl.arguments import Option
 from imgctl.commands.base import EVENTS, HELP, IMAGE, LISTING, POOL, QUIET, Command
+
+_VMADM = """\
+`create`, `validate`, `update` and `reprovision` first install the `image_uuid` of
+the payload (-f FILE, or standard input) and of each disk, if they are missing, into
+the `zpool` of the payload or the disk. Nobody can delete these images until vmadm
+has ended. If an image cannot be installed, vmadm does not run. Other commands of
+vmadm just run. Payload, arguments, output and exit status are vmadm's own.
+
+IMGCTL_VMADM names a program to run in place of /usr/sbin/vmadm, such as a wrapper."""
 
 COMMANDS = (
     Command(
@@ -101,5 +110,18 @@ COMMANDS = (
         examples=((f"cancel {IMAGE}", "cancel it; the next import resumes its download"),),
         among="jobs",
         imgadms_usage="cancel UUID",
+    ),
+    Command(
+        ("vmadm",),
+        "vmadm COMMAND [ARGS...]",
+        "run vmadm, once its images are installed",
+        "vmadm:vmadm",
+        (HELP,),
+        _VMADM,
+        mixed=False,
+        examples=(
+            ("vmadm create -f web.json", "create a machine, and import its image if it is missing"),
+            ("vmadm validate create -f web.json", "check whether vmadm could create it"),
+        ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Creating, exporting and publishing images."""
+"""Creating, exporting and publishing images, and their send streams."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ and compressed files are refused; the error says what to do.
 A VALUE is JSON if it can be, and text otherwise. `name` and `version` are always
 text, and required, as arguments or in MANIFEST. The new image inherits all other
 fields from the image that SOURCE is a clone of."""
+
+_ZSTREAM = """\
+Commands:
+    resume --token TOKEN [FILE]   write the stream that continues an interrupted
+                                  `zfs receive -s` of FILE
+    token TOKEN                   show the contents of a receive token, as JSON
+    check [FILE]                  verify every checksum of a stream, and show
+                                  its header, as JSON
+    write --name NAME DISK        write the stream of a volume with the contents
+                                  of DISK
+
+FILE is a plain (not compressed) ZFS send stream; default is standard input.
+`zstream COMMAND -h` shows all options. No daemon is needed. To continue an
+interrupted receive:
+
+    zfs receive -s POOL/DATASET < FILE                        # interrupted
+    token=$(zfs get -H -o value receive_resume_token POOL/DATASET)
+    imgctl zstream resume --token $token FILE | zfs receive -s POOL/DATASET"""
 
 _PATH = "The path of the image's files: a folder, or a path without extension. "
 _DEFAULT = "Default is NAME-VERSION in the current folder."
@@ -123,5 +141,15 @@ COMMANDS = (
             (f"export --format qcow2 {IMAGE}", "its disk"),
             ("export -c zstd -o - web@1.2 | ssh host imgctl install -f -", "to another host, without files"),
         ),
+    ),
+    Command(
+        ("zstream",),
+        "zstream COMMAND [ARGS...]",
+        "check, resume or make send streams",
+        "programs:zstream",
+        (HELP,),
+        _ZSTREAM,
+        mixed=False,
+        examples=(("zstream check disk.zfs", "verify every checksum of a stream"),),
     ),
 )

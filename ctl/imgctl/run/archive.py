@@ -12,8 +12,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 from imgctl.errors import CommandError
-from imgctl.run.image_files import written
-from imgctl.run.manifest_file import parse_manifest
+from imgctl.run.image_files import parse_manifest, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

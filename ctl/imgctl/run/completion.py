@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from imgctl.arguments import Arguments
     from imgctl.client import Client
+    from imgctl.completion_words import Place
     from imgctl.session import Session
-    from imgctl.shells.words import Place
 
     #: A word, and what is said about it.
     Candidate = tuple[str, str]
@@ -35,7 +35,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._/][A-Za-z0-9@.+,/:=~_%-]*")
 
 def script(session: Session, arguments: Arguments) -> None:
     """`completion bash|zsh|fish`."""
-    from imgctl.shells.script import SHELLS, completion_script
+    from imgctl.completion_scripts import SHELLS, completion_script
 
     shell = arguments.one()
     if shell not in SHELLS:
@@ -60,7 +60,7 @@ def complete(session: Session, arguments: Arguments) -> int:
 
 
 def _complete_words(session: Session, words: Sequence[str]) -> int:
-    from imgctl.shells.words import place_of
+    from imgctl.completion_words import place_of
 
     place = place_of(words, imgadm=session.is_imgadm)
     if place.kind == "files":
@@ -79,9 +79,9 @@ def _complete_words(session: Session, words: Sequence[str]) -> int:
 def _known(session: Session, place: Place) -> Iterator[Candidate]:
     """The candidates that nobody has to be asked for."""
     from imgctl.commands import aliases, all_commands
-    from imgctl.image_rows import FIELDS
+    from imgctl.completion_words import flags
+    from imgctl.image_fields import FIELDS
     from imgctl.listing import FORMS
-    from imgctl.shells.words import flags
 
     if place.kind == "commands":
         for command in all_commands():
@@ -100,7 +100,7 @@ def _known(session: Session, place: Place) -> Iterator[Candidate]:
 
 
 def _asked(session: Session, kind: str) -> list[Candidate] | None:
-    """What the daemon knows; None where it does not say."""
+    """The daemon's answer; None if there is none."""
     if kind not in _KINDS:
         return None
     try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import UsageError
-from imgctl.listing import Wanted, say_listing
-from imgctl.new_keys import with_new_keys
+from imgctl.listing import Wanted, say_listing, with_new_keys
 from imgctl.text import moment, size_cell
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The output files of an image, under another name until they are complete."""
+"""The files of images on the client's side: manifests to read, and image files to write."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 import os
 import secrets
 import subprocess
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+import sys
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from imgctl.errors import CommandError
+from imgctl.errors import CommandError, UsageError, timestamp
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
 #: Where systems have it (Debian; pkgsrc in a SmartOS zone and in its global one). Never looked up in PATH.
@@ -59,7 +60,7 @@ class ImageFile:
         return self._file.descriptor
 
     def name(self, prefix: str, suffix: str) -> None:
-        """What it will be called, unless `target` said so. Raises `CommandError` for what is no name."""
+        """Sets the final name, unless `target` has it. Raises `CommandError` for an invalid one."""
         if "/" in prefix + suffix or "\0" in prefix + suffix or len(prefix) > 240:
             raise CommandError(
                 "FileSystem", f'a file cannot have the name "{prefix}{suffix}"', "name it with -o"
@@ -193,3 +194,45 @@ def written(manifest: dict[str, Any]) -> bytes:
     if len(text) <= _MAX_INDENTED:
         return text
     return json.dumps(manifest, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def check_exists(what: str, path: str) -> None:
+    """Raises imgadm's `UsageError` when there is nothing at the path."""
+    if not Path(path).exists():
+        raise UsageError(f'{what} path does not exist: "{path}"')
+
+
+def read_manifest(path: str, limit: int, *, dated: bool = True) -> dict[str, Any]:
+    """The manifest in a file of at most `limit` bytes; `dated`: with `published_at`, now if it has none.
+
+    The path "-" is standard input. Raises `CommandError` (InvalidManifest) for what is no JSON object, and
+    `OSError`.
+    """
+    with nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise _invalid(f"it has more than {limit} bytes")
+    return parse_manifest(data, dated=dated)
+
+
+def parse_manifest(data: bytes, *, dated: bool = True) -> dict[str, Any]:
+    """The manifest in these bytes; as `read_manifest`."""
+    try:
+        manifest = json.loads(data, parse_constant=_no_number)
+    except RecursionError:
+        raise _invalid("it is nested too deeply") from None
+    except ValueError as error:
+        raise _invalid(str(error)) from error
+    if not isinstance(manifest, dict):
+        raise _invalid("it is not a JSON object")
+    if dated and manifest.get("published_at") is None:
+        manifest["published_at"] = timestamp()
+    return manifest
+
+
+def _invalid(why: str) -> CommandError:
+    return CommandError("InvalidManifest", f"manifest is invalid: {why}")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,15 +1,15 @@
-"""`list`, `avail`, `show`, `get`, `ancestry`, `delete`."""
+"""`list`, `avail`, `outdated`, `show`, `get`, `ancestry`, `delete`."""
 
 from __future__ import annotations
 
 from imgctl.errors import CommandError, NotConnectedError, RemoteError
-from imgctl.filters import has_field, meets_all, parse_filter
-from imgctl.image_rows import FIELDS, docker_rows, image_row
+from imgctl.image_fields import FIELDS, docker_rows, has_field, image_row, meets_all, parse_filter
 from imgctl.listing import Wanted, document_form, say_document, say_listing, warn_of_unknown
 from imgctl.table import fields, sort_rows, table
 from imgctl.text import error_line
 
 TYPE_CHECKING = False
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
         AvailableDocument,
         ImageDocument,
         OfferedDocument,
+        OldDocument,
         OutdatedDocument,
         ProblemDocument,
     )
 
     from imgctl.arguments import Arguments
-    from imgctl.filters import Filter
+    from imgctl.image_fields import Filter
     from imgctl.run.several import Named
     from imgctl.session import Session
 
 _COLUMNS = ["uuid", "name", "version", "os", "type", "pub"]
 _WIDE = ["zpool", "state", "size", "clones", "source"]
 _SORT = ["published_at", "name"]
+_OUTDATED_COLUMNS = ["uuid", "name", "version", "zpool", "newer", "newer_uuid", "source"]
 _DOCKER_COLUMNS = ["uuid", "repository", "tag", "image_id", "created"]
 
 
@@ -74,6 +76,28 @@ def report_problems(session: Session, found: AvailableDocument | OutdatedDocumen
     failed = [problem for problem in problems if not problem.get("listed_at")]
     if failed:
         raise _failure(failed)
+
+
+def outdated(session: Session, arguments: Arguments) -> None:
+    """`outdated [-P POOL] [-j] [-H]`. Then warns of sources and lists, as `avail` does."""
+    arguments.none()
+    with session.client() as client:
+        found = client.outdated(arguments.text("-P"))
+    say_listing(
+        session,
+        Wanted(session, arguments),
+        documents=found["images"],
+        rows=[outdated_row(image) for image in found["images"]],
+        columns=_OUTDATED_COLUMNS,
+        wide=["published_at"],
+    )
+    report_problems(session, found)
+
+
+def outdated_row(image: OldDocument) -> dict[str, Any]:
+    """An image and its newer version in one row."""
+    newer = image["newer"]
+    return {**image, "newer": newer["version"], "newer_uuid": newer["uuid"], "source": newer["source"]}
 
 
 def show(session: Session, arguments: Arguments) -> int:

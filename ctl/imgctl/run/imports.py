@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from imgctl import event_text
 from imgctl.errors import CommandError, NotConnectedError, UsageError, remote_error
-from imgctl.listing import Wanted, say_listing
-from imgctl.new_keys import with_new_keys
-from imgctl.plan_text import plan_lines
+from imgctl.listing import Wanted, say_listing, with_new_keys
 from imgctl.run.several import about, change_each, named, report_each, texts_of, worst
 from imgctl.session import GREEN, flush, is_terminal, json_text
 from imgctl.text import duration, error_line, is_uuid, printable, rate_cell, size_cell
@@ -101,7 +99,7 @@ def install(session: Session, arguments: Arguments) -> None:
         raise UsageError("-m <manifest> is required")
     if file_path is None:
         raise UsageError("-f <file> is required")
-    from imgctl.run.manifest_file import check_exists, read_manifest
+    from imgctl.run.image_files import check_exists, read_manifest
 
     check_exists("manifest", manifest_path)
     check_exists("file", file_path)
@@ -121,7 +119,7 @@ def _install_from_input(session: Session, arguments: Arguments, manifest_path: s
     import tempfile
 
     from imgctl.run import archive
-    from imgctl.run.manifest_file import check_exists, read_manifest
+    from imgctl.run.image_files import check_exists, read_manifest
 
     source = sys.stdin.buffer
     if manifest_path is None:
@@ -203,7 +201,7 @@ def _plan_each(
 def _show_plan(session: Session, plan: PlanDocument, *, as_json: bool) -> None:
     """Says it, but for JSON. Raises the error that would refuse the import; prints any others as warnings."""
     if not as_json:
-        session.say(plan_lines(plan))
+        session.say(event_text.plan_lines(plan))
         for warning in plan.get("warnings", ()):  # an older daemon has none
             session.warn(printable(warning))
     refusals = [remote_error(error) for error in plan["refusals"]]

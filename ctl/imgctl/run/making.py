@@ -10,11 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgctl import making_text
+from imgctl import event_text
 from imgctl.errors import CommandError, NotConnectedError, UsageError
-from imgctl.run.image_files import ImageFile
+from imgctl.run.image_files import ImageFile, check_exists, read_manifest
 from imgctl.run.imports import MAX_MANIFEST
-from imgctl.run.manifest_file import check_exists, read_manifest
 from imgctl.run.several import named, report_each, texts_of
 from imgctl.session import flush, is_terminal, json_text
 from imgctl.text import printable
@@ -57,7 +56,7 @@ def create(session: Session, arguments: Arguments) -> None:
         file = stack.enter_context(ImageFile(target))
         with Maker(session, arguments, file) as tell:
             if is_disk:
-                from imgctl.run.raw_disk import make
+                from imgctl.run.programs import make
 
                 made = make(session, file, source, manifest, fields, compression, arguments, tell)
             else:
@@ -259,7 +258,7 @@ class Maker:
         elif event["event"] == "sending":
             if not self._quiet_manifest:
                 self._print(f'Sending image file to "{printable(self._path)}"')
-        elif (line := making_text.line(event, self._path)) is not None:
+        elif (line := event_text.making_line(event, self._path)) is not None:
             self._print(line)
 
     @property

@@ -125,7 +125,7 @@ def _tried(
 
 
 def _outcome(image: Named, error: CommandError | None, verb: str) -> dict[str, Any]:
-    """What programs are told of one image."""
+    """The outcome of one image for programs."""
     outcome = {"name": image.text, "uuid": image.uuid, "outcome": verb if error is None else "failed"}
     return outcome if error is None else {**outcome, "error": error.as_wire()}
 

@@ -85,7 +85,7 @@ class _Sums:
             self._silent = True
 
     def teller(self, text: str) -> OnEvent:
-        """What one import tells."""
+        """The listener for the events of one import."""
 
         def tell(event: EventDocument) -> None:
             with self._lock:

@@ -8,8 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from imgctl.errors import UsageError
-from imgctl.listing import document_form, say_document
-from imgctl.new_keys import with_new_keys
+from imgctl.listing import document_form, say_document, with_new_keys
 from imgctl.session import flush, is_terminal, json_text
 from imgctl.status_text import problems, status_lines, top_lines
 

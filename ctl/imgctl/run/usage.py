@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgctl.errors import remote_error
 from imgctl.listing import Wanted, document_form, say_document, say_listing
 from imgctl.session import is_terminal, speaks_unicode
-from imgctl.usage_text import ASCII, LINES, du_document, du_rows, forest, pool_summary, readable, tree_lines
+from imgctl.table import width
+from imgctl.text import printable, size, size_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from imgproto.documents import UsageDocument
+    from imgproto.documents import UsageDocument, UsedDocument
 
     from imgctl.arguments import Arguments
+    from imgctl.fitting import Screen
     from imgctl.session import Session
+
+    Document = Mapping[str, Any]
 
 _COLUMNS = ["uuid", "name", "version", "zpool", "own", "shared", "total", "clones"]
 
@@ -58,9 +63,186 @@ def du(session: Session, arguments: Arguments) -> None:
 
 
 def _report_silent(session: Session, pools: Sequence[UsageDocument]) -> None:
-    """What is known was printed; a pool that did not answer is an error all the same."""
+    """Raises the error of a pool that did not answer, after the others were printed."""
     errors = [remote_error(pool["error"]) for pool in pools if isinstance(pool.get("error"), dict)]
     for error in errors[1:]:
         session.warn(error.message)
     if errors:
         raise errors[0]
+
+
+class Strokes(NamedTuple):
+    """The strokes of a tree."""
+
+    branch: str
+    last: str
+    pass_by: str
+    space: str
+
+
+LINES = Strokes("├── ", "└── ", "│   ", "    ")
+ASCII = Strokes("|-- ", "`-- ", "|   ", "    ")
+
+#: Characters of an image's name and version that the tree shows, and keeps on a narrow screen.
+_MAX_NAME, _SHORT_NAME = 48, 12
+
+#: A uuid alone, of which the beginning is kept.
+_UUID = re.compile(r"(?<![/\w])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+
+
+# -- the tree ------------------------------------------------------------------------------------------------
+
+
+def forest(pool: UsageDocument) -> dict[str, Any]:
+    """The pool with its images as trees: each with its `children`, and `machines` for what else is cloned."""
+    images = {str(image["uuid"]): image for image in pool["images"]}
+    children: dict[str, list[str]] = {}
+    roots = []
+    for uuid, image in images.items():
+        if image.get("origin") in images:
+            children.setdefault(str(image["origin"]), []).append(uuid)
+        else:
+            roots.append(uuid)
+    nodes = {uuid: _node(image, str(pool["zpool"]), images) for uuid, image in images.items()}
+    for origin, uuids in children.items():
+        nodes[origin]["children"] = [nodes[uuid] for uuid in uuids]
+    facts = {key: value for key, value in pool.items() if key != "images"}
+    return {**facts, "images": [nodes[uuid] for uuid in roots]}
+
+
+def _node(image: UsedDocument, pool: str, images: Mapping[str, UsedDocument]) -> dict[str, Any]:
+    ours = {f"{pool}/{uuid}" for uuid in images}
+    clones = [str(name) for name in image.get("clones") or ()]
+    facts = {key: value for key, value in image.items() if key != "clones"}
+    return {**facts, "machines": [name for name in clones if name not in ours], "children": []}
+
+
+def tree_lines(pool: UsageDocument, strokes: Strokes, screen: Screen | None = None) -> list[str]:
+    """The pool's line, and a line for each image and each machine's clone, in columns that fit a screen."""
+    trunk = forest(pool)
+    rows = [
+        (
+            prefix + str(node.get("uuid") or node["machine"]),
+            _called(node),
+            _bytes(node, "used"),
+            _bytes(node, "referenced"),
+        )
+        for prefix, node in _walk(trunk["images"], strokes)
+    ]
+    if not rows:
+        return [_pool_line(pool)]
+    rows.insert(0, ("IMAGE", "NAME", "USED", "DATA"))
+    if screen is not None:
+        rows = _narrower(rows, screen)
+    left, name, used, data = (width(column) for column in zip(*rows, strict=True))
+    return [
+        _pool_line(pool),
+        *(f"{row[0]:<{left}}  {row[1]:<{name}}  {row[2]:>{used}}  {row[3]:>{data}}".rstrip() for row in rows),
+    ]
+
+
+def _narrower(rows: list[tuple[str, str, str, str]], screen: Screen) -> list[tuple[str, str, str, str]]:
+    """Cuts names, then uuids to their beginning; leaves out DATA, then cuts the first column."""
+    from imgctl.fitting import cut
+
+    left, name, *sizes = (max(map(len, column)) for column in zip(*rows, strict=True))
+    room, least = screen.columns - sum(sizes) - 6, min(name, _SHORT_NAME)
+    if left + least > room:
+        rows = [(_UUID.sub(r"\1", image), called, used, data) for image, called, used, data in rows]
+        left = max(len(row[0]) for row in rows)
+    if _SHORT_NAME + least > room:
+        rows = [(image, called, used, "") for image, called, used, _ in rows]
+        room += sizes[1] + 2
+    left = min(left, max(room - least, _SHORT_NAME))
+    name = max(room - left, least)
+    return [
+        (cut(image, left, screen.ellipsis), cut(called, name, screen.ellipsis), used, data)
+        for image, called, used, data in rows
+    ]
+
+
+def _walk(roots: Sequence[Document], strokes: Strokes) -> Iterator[tuple[str, Document]]:
+    """Each node with what is drawn before it. Without recursion: nobody says how deep a tree is."""
+    stack: list[tuple[str, str, Document]] = [("", "", root) for root in reversed(roots)]
+    while stack:
+        drawn, below, node = stack.pop()
+        yield drawn, node
+        under = [*node.get("children", ()), *({"machine": name} for name in node.get("machines", ()))]
+        for place, child in reversed(list(enumerate(under))):
+            last = place == len(under) - 1
+            stack.append(
+                (
+                    below + (strokes.last if last else strokes.branch),
+                    below + (strokes.space if last else strokes.pass_by),
+                    child,
+                )
+            )
+
+
+def _called(node: Document) -> str:
+    if "machine" in node:
+        return "(machine)"
+    name = "@".join(printable(node[key]) for key in ("name", "version") if node.get(key)) or "-"
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 3] + "..."
+
+
+# -- space -------------------------------------------------------------------------------------------------
+
+
+def du_rows(pool: UsageDocument) -> list[dict[str, Any]]:
+    """A row for each image, the largest first. Sizes in bytes.
+
+    `own` is what deleting it would free, `shared` what is cloned from it stands on, `total` both.
+    """
+    rows = []
+    for image in pool["images"]:
+        used, cloned = int(image.get("used") or 0), bool(image.get("clones"))
+        rows.append(
+            {
+                "uuid": image["uuid"],
+                "name": image.get("name"),
+                "version": image.get("version"),
+                "zpool": pool["zpool"],
+                "own": 0 if cloned else used,
+                "shared": used if cloned else 0,
+                "total": used,
+                "clones": len(image.get("clones") or ()),
+            }
+        )
+    return sorted(rows, key=lambda row: -row["total"])
+
+
+def du_document(pool: UsageDocument) -> dict[str, Any]:
+    """The pool with these rows, and their sums."""
+    rows = du_rows(pool)
+    facts = {key: value for key, value in pool.items() if key != "images"}
+    sums = {field: sum(row[field] for row in rows) for field in ("own", "shared")}
+    return {**facts, **sums, "used": sum(row["total"] for row in rows), "images": rows}
+
+
+def readable(row: Document) -> dict[str, Any]:
+    """A row for people."""
+    return {**row, **{field: size(row[field]) for field in ("own", "shared", "total")}}
+
+
+def pool_summary(pool: UsageDocument) -> str:
+    """One line: the space that the images of a pool use, and the free space."""
+    used = sum(int(image.get("used") or 0) for image in pool["images"])
+    count = len(pool["images"])
+    images = "1 image uses" if count == 1 else f"{count} images use"
+    return f"Pool {printable(pool['zpool'])}: {images} {size(used)}, {_free(pool)}"
+
+
+def _bytes(node: Document, field: str) -> str:
+    return "" if "machine" in node else size_cell(node.get(field)) or "-"
+
+
+def _pool_line(pool: UsageDocument) -> str:
+    return f"{printable(pool['zpool'])}: {_free(pool)}"
+
+
+def _free(pool: UsageDocument) -> str:
+    available, total = pool.get("available"), pool.get("total")
+    if not isinstance(available, int) or not isinstance(total, int):
+        return "free space unknown"
+    return f"{size(available)} of {size(total)} free"

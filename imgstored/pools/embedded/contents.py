@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from msgspec import Struct
 
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 from imgstored.pools.base import PoolImage
 from imgstored.pools.embedded.notes import (
+    HOLDS,
     ImageNote,
     is_whole,
     occupied,
@@ -85,11 +86,12 @@ def scan_image(root: Folder, pool: str, uuid: str) -> Installed | None:
     """The published image, or None, with a line in the log, where it is damaged or cannot be read."""
     try:
         with root.folder(uuid) as folder:
-            note = read_image(folder)
-            if note is None or note.uuid != uuid or not is_whole(folder, note):
+            note, files = read_image(folder), folder.statuses()
+            if note is None or note.uuid != uuid or not is_whole(files, note):
                 log.error("an image is damaged, and left out", pool=pool, uuid=uuid)
                 return None
-            return Installed(note, occupied(folder), _scan_holds(folder, pool, uuid))
+            holds = _scan_holds(folder, pool, uuid) if HOLDS in files else set()
+            return Installed(note, occupied(files), holds)
     except OSError as error:
         log.error("an image cannot be read, and is left out", pool=pool, uuid=uuid, error=str(error))
         return None

@@ -100,6 +100,15 @@ class Folder:
         except FileNotFoundError:
             return None
 
+    def statuses(self) -> dict[str, os.stat_result]:
+        """The status of each file in the folder, by name."""
+        found: dict[str, os.stat_result] = {}
+        with os.scandir(self.fd) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    found[entry.name] = entry.stat(follow_symlinks=False)
+        return found
+
     def names(self) -> list[str]:
         """The names in the folder."""
         with os.scandir(self.fd) as entries:

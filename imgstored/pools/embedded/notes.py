@@ -18,6 +18,8 @@ from imgstored.zstream.reader import ReaderState  # noqa: TC001  (msgspec reads 
 from imgstored.zstream.volume import VolumeState  # noqa: TC001  (msgspec reads the annotation)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from imgstored.pools.embedded.files import Folder
 
 log = structlog.get_logger(__name__)
@@ -126,17 +128,15 @@ def write_holds(folder: Folder, tags: set[str]) -> None:
     folder.replace(HOLDS, msgspec.json.encode(_Holds(sorted(tags))), durable=True)
 
 
-def occupied(folder: Folder) -> int:
-    """Bytes that the files occupy."""
-    found = (folder.status(name) for name in folder.names())
-    return sum(status.st_blocks * 512 for status in found if status is not None)
+def occupied(files: Mapping[str, os.stat_result]) -> int:
+    """Bytes that files occupy."""
+    return sum(status.st_blocks * 512 for status in files.values())
 
 
-def is_whole(folder: Folder, note: ImageNote) -> bool:
-    """Whether the files are there in their sizes."""
+def is_whole(files: Mapping[str, os.stat_result], note: ImageNote) -> bool:
+    """Whether the files of an image are there in their sizes."""
     if note.kind == "volume":
         sizes = {DISK: note.volume_size, SKELETON: note.skeleton_size}
     else:
         sizes = {STREAM: note.stream_size}
-    found = {name: folder.status(name) for name in sizes}
-    return all(status is not None and status.st_size == sizes[name] for name, status in found.items())
+    return all(name in files and files[name].st_size == size for name, size in sizes.items())

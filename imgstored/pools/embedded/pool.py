@@ -133,7 +133,7 @@ class EmbeddedPool:
         raise PoolError(f'image "{check_uuid(uuid)}" has no snapshot but @final in pool "{self.name}"')
 
     def damage(self) -> list[str]:
-        """What was damaged when the pool was opened, and still is."""
+        """The damage that was found when the pool was opened, as far as it is still there."""
         with self._lock:
             return list(self._damage.values())
 
@@ -153,8 +153,9 @@ class EmbeddedPool:
     def uses(self) -> dict[str, Use]:
         """The clones and holds of each image."""
         with self._lock:
+            dependents = self._dependents()
             return {
-                uuid: Use(tuple(self._dependents(uuid)), tuple(sorted(image.holds)), bool(image.holds))
+                uuid: Use(tuple(dependents.get(uuid, ())), tuple(sorted(image.holds)), bool(image.holds))
                 for uuid, image in self._images.items()
             }
 
@@ -243,7 +244,7 @@ class EmbeddedPool:
                 note is None
                 or checkpoint is None
                 or not checkpoint.reader.ended
-                or not is_whole(folder, note)
+                or not is_whole(folder.statuses(), note)
             ):
                 raise incomplete(uuid, self._name)
             for name in folder.names():
@@ -254,7 +255,7 @@ class EmbeddedPool:
                     os.close(fd)
             os.unlink(CHECKPOINT, dir_fd=folder.fd)
             folder.sync()
-            return Installed(note, occupied(folder), set())
+            return Installed(note, occupied(folder.statuses()), set())
 
     # -- what can be done with an image ----------------------------------------------------------------------
 
@@ -299,7 +300,7 @@ class EmbeddedPool:
         check_uuid(uuid)
         with self._lock, self._pool_errors(f"deleting image {uuid}"):
             installed = self._installed(uuid)
-            refuse_dependents(uuid, self._dependents(uuid))
+            refuse_dependents(uuid, self._dependents().get(uuid, []))
             if installed.holds:
                 raise ImageHeldError(uuid, sorted(installed.holds))
             trash = set_aside(self._root, uuid)
@@ -350,10 +351,15 @@ class EmbeddedPool:
             raise ImageNotInstalledError(uuid, self._name)
         return installed
 
-    def _dependents(self, uuid: str) -> list[str]:
-        clones = [each.note.uuid for each in self._images.values() if each.note.origin == uuid]
-        partials = [partial + PARTIAL for partial, origin in self._origins.items() if origin == uuid]
-        return [f"{self._name}/{clone}" for clone in sorted(clones) + sorted(partials)]
+    def _dependents(self) -> dict[str, list[str]]:
+        """The names of the clones of each image that has some: installed ones first, then partials."""
+        found: dict[str, list[str]] = {}
+        clones = sorted((each.note.uuid, each.note.origin) for each in self._images.values())
+        partials = sorted((partial + PARTIAL, origin) for partial, origin in self._origins.items())
+        for name, origin in clones + partials:
+            if origin is not None:
+                found.setdefault(origin, []).append(f"{self._name}/{name}")
+        return found
 
     # -- when it is opened -----------------------------------------------------------------------------------
 
@@ -380,7 +386,7 @@ class EmbeddedPool:
 
     def _used(self, name: str) -> int:
         with self._pool_errors("reading an image"), self._root.folder(name) as folder:
-            return occupied(folder)
+            return occupied(folder.statuses())
 
     def _pool_errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
         return pool_errors(self._name, doing, self._root.fd)

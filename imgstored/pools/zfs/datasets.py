@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from imgstored.errors import PoolError, UsageError
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 from imgstored.pools.base import SourceDataset
 from imgstored.pools.zfs.pipe import outlet
 from imgstored.pools.zfs.programs import CREATING, FINAL

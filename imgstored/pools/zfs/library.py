@@ -176,7 +176,7 @@ class Library:
         return number
 
     def _change(self, name: str, *arguments: Any) -> dict[bytes, Tree]:
-        """What a call of several names says of those that it left out. Raises the first one's error."""
+        """Makes a call with several names. Raises the error of the first name that it left out."""
         with self._result() as result:
             number = self._call(name, *arguments, ctypes.byref(result))
             said = self._read(result)

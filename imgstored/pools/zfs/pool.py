@@ -24,11 +24,11 @@ from imgstored.pools.zfs import programs
 from imgstored.pools.zfs.check import check_stream
 from imgstored.pools.zfs.datasets import ZfsDatasets
 from imgstored.pools.zfs.lzc import Lzc
-from imgstored.pools.zfs.mounts import unmount
 from imgstored.pools.zfs.pipe import outlet
 from imgstored.pools.zfs.programs import FINAL, PARTIAL
 from imgstored.pools.zfs.properties import DEFAULT, checked
 from imgstored.pools.zfs.receive import Receive
+from imgstored.pools.zfs.system import unmount
 from imgstored.zstream.token import parse_token
 
 if TYPE_CHECKING:

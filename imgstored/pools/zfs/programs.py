@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from imgstored.manifest.names import UUID
+from imgstored.manifest.values import UUID
 from imgstored.pools.base import PoolImage, Space
 from imgstored.pools.zfs.faults import failed_with
 
@@ -267,7 +267,7 @@ def dataset(lzc: Lzc, name: str, doing: str) -> Dataset | None:
 
 
 def images(lzc: Lzc, known: Iterable[PoolImage]) -> list[PoolImage]:
-    """All POOL/UUID with a snapshot @final, but those that imgadm is told to ignore, or made an image of."""
+    """All POOL/UUID with @final, except those that imgadm ignores or has made an image of."""
     before = {f"{lzc.pool}/{image.uuid}": image for image in known}
     # As text: a program gets no integer of 64 bits without a sign.
     guids = {name: str(_signed(image.guid)) for name, image in before.items()}
@@ -378,7 +378,7 @@ def _clones(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _of_others(names: Iterable[str]) -> list[str]:
-    """What keeps a dataset from being destroyed; what was cut into it goes with it."""
+    """The dependents that keep a dataset from being destroyed; what was cut into it goes with it."""
     return sorted(name for name in names if not name.endswith(CUT))
 
 

@@ -61,7 +61,7 @@ def sender(call: Call) -> Callable[[EventDocument], Awaitable[None]]:
 
 
 def file_name(path: str | None) -> str:
-    """What the client calls its file, as messages may have it."""
+    """The client's name for its file, fit for messages."""
     return printable(path or "", MAX_PATH) or "the file"
 
 

@@ -1,4 +1,4 @@
-"""Which image sources there are, and what they have."""
+"""The image sources, and the images that they have."""
 
 from __future__ import annotations
 

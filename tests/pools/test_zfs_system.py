@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgstored.pools.zfs.health import health
+from imgstored.pools.zfs.system import health
 
 if TYPE_CHECKING:
     from pathlib import Path

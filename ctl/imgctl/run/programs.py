@@ -1,12 +1,11 @@
-"""`create --raw`: runs imgstored's program for disks, which needs no daemon, with the user's rights."""
+"""Programs of imgstored that need no daemon: `create --raw` and `zstream` run them with the user's rights."""
 
 from __future__ import annotations
 
-import json
-import subprocess
+import os
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from imgctl.errors import CommandError, remote_error
 
@@ -32,14 +31,10 @@ def make(
     on_event: OnEvent,
 ) -> dict[str, Any]:
     """Makes the image of a disk into the file; returns its manifest. Raises `CommandError`."""
-    if not sys.executable or find_spec(_PACKAGE) is None:
-        raise CommandError(
-            "NotInstalled",
-            f"the Python that runs {session.program} ({sys.executable or 'unknown'}) has no {_PACKAGE}",
-            hint="`create --raw` is a part of imgstored: install the package imgstore for that Python",
-        )
-    # -P: never from the folder we happen to be in.
-    command = [sys.executable, "-P", "-m", f"{_PACKAGE}.create", "--output", str(file.descriptor)]
+    import json
+    import subprocess
+
+    command = [*_program(session, "create", "create --raw"), "--output", str(file.descriptor)]
     command += ["--path", file.shown, "--compression", compression]
     if (block_size := arguments.text("--block-size")) is not None:
         command += ["--block-size", block_size]
@@ -74,3 +69,24 @@ def make(
         child.terminate()
         status = child.wait()
     raise CommandError("InternalError", f"the program that creates the image exited with status {status}")
+
+
+def zstream(session: Session, arguments: Arguments) -> NoReturn:
+    """`zstream COMMAND [ARGS...]`: becomes that program.
+
+    So its streams, its exit status, and what a signal does to it are its own.
+    """
+    command = [*_program(session, "zstream", "zstream"), *arguments.rest]
+    os.execv(sys.executable, command)  # noqa: S606 - there is to be no shell
+
+
+def _program(session: Session, module: str, command: str) -> list[str]:
+    """The beginning of the command line. Raises `CommandError` if this Python has no imgstored."""
+    if not sys.executable or find_spec(_PACKAGE) is None:
+        raise CommandError(
+            "NotInstalled",
+            f"the Python that runs {session.program} ({sys.executable or 'unknown'}) has no {_PACKAGE}",
+            hint=f"`{command}` is a part of imgstored: install the package imgstore for that Python",
+        )
+    # -P: never from the current folder.
+    return [sys.executable, "-P", "-m", f"{_PACKAGE}.{module}"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgctl.commands import GLOBAL_OPTIONS, SOCKET, all_commands, find_command
-from imgctl.image_rows import FIELDS
+from imgctl.image_fields import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ def flags(command: Command | None, *, imgadm: bool = False) -> list[tuple[str, s
 
 
 class Place(NamedTuple):
-    """Where on a command line the word is that is typed. `kind` is of its candidates."""
+    """The place of the typed word on a command line. `kind` is that of its candidates."""
 
     kind: str
     command: Command | None

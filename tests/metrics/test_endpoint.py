@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import imgstored.metrics
 from imgstored.errors import ConfigError
 from imgstored.httpd.address import TcpAddress, UnixAddress
-from imgstored.metrics import open_metrics, server
+from imgstored.metrics import endpoint, open_metrics
 from imgstored.pools.base import Space
 from imgstored.queries.status import PoolStates
 from tests.support.nginx import free_port
@@ -234,7 +234,7 @@ async def test_an_upgrade_to_another_protocol_is_ignored(address, port, host):
 def without_end(monkeypatch):
     """Connections are not ended for being silent, so that nothing depends on how long that takes."""
     seconds = {"head_seconds": 1000.0, "idle_seconds": 1000.0, "silence_seconds": 1000.0}
-    monkeypatch.setattr(server, "_LIMITS", replace(server._LIMITS, connections=16, **seconds))
+    monkeypatch.setattr(endpoint, "_LIMITS", replace(endpoint._LIMITS, connections=16, **seconds))
 
 
 @pytest.mark.usefixtures("without_end")

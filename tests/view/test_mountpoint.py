@@ -7,12 +7,12 @@ import os
 import pytest
 from structlog.testing import capture_logs
 
-from imgstored.view import link
+from imgstored.view import mountpoint
 
 
 def made(place, view):
     with capture_logs() as logs:
-        link.make(place, view)
+        mountpoint.make_link(place, view)
     return [entry["event"] for entry in logs]
 
 

@@ -1,13 +1,16 @@
-"""Unmounts an image before it is destroyed: imgadm's `zfs receive` mounts what it receives, ours does not.
+"""Calls that libzfs_core lacks: the health of a pool, and the unmounting of a dataset.
 
-libzfs_core has no unmounting; this is umount2(2), which Linux and illumos have with the same arguments.
+A call to a suspended pool would hang, so its health is read elsewhere. imgadm's `zfs receive` mounts what it
+receives, so an image is unmounted before it is destroyed: by umount2(2), which Linux and illumos have with
+the same arguments.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from imgstored.errors import PoolError
 from imgstored.host.mounts import mounted
@@ -16,6 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgstored.host.mounts import Mount
+
+#: On Linux, a folder for each pool that is imported, with a file `state` of one word.
+_KSTAT: Final = Path("/proc/spl/kstat/zfs")
+
+_LONGEST: Final = 32
+
+
+def health(pool: str, folder: Path = _KSTAT) -> str | None:
+    """`ONLINE`, `DEGRADED`, `SUSPENDED`, …; None where the system does not say."""
+    try:
+        with (folder / pool / "state").open("rb") as file:
+            word = file.read(_LONGEST).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    return word if word.isalpha() and word.isupper() else None
 
 
 def unmount(dataset: str, pool: str) -> None:

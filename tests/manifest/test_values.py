@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from imgstored.errors import InvalidUUIDError
 from imgstored.manifest import check_uuid
-from imgstored.manifest.names import shown
+from imgstored.manifest.values import shown
 
 UUID = "01b2c898-945f-11e1-a523-af1afbe22822"
 
