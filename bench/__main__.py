@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import clients, listing, memory, restart, serving, speed, start, wakeup
+from bench import clients, listing, memory, registry, restart, serving, speed, start, wakeup
 from bench.context import FULL, QUICK, Bench
 from bench.machine import described
 from bench.progress import say
@@ -28,6 +28,8 @@ _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "bzip2": speed.bzip2,
     "xz": speed.xz,
     "tls": speed.tls,
+    "registry": registry.registry,
+    "registry-paced": registry.paced,
     "memory": memory.memory,
     "restart": restart.restart,
     "list": listing.listing,

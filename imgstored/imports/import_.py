@@ -29,6 +29,7 @@ from imgproto.events import (
     WaitingForLock,
 )
 from msgspec import Struct
+from msgspec.structs import replace
 
 from imgstored.catalog.catalog import InstalledImage, show
 from imgstored.catalog.image_locks import IMPORT_TIMEOUT
@@ -330,6 +331,7 @@ class Import:
         self._claims.append(spool_room)
         attempt = 1
         while True:
+            locations = self._reusing(locations, layers=attempt == 1)
             self._download, self._pump = download, pump = self._pipeline(locations, spool_room)
             try:
                 return await self._transfer(download, pump)
@@ -340,7 +342,8 @@ class Import:
                 log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
                 self._note(f"{error.message}; receiving it from the beginning")
             except WRONG_BYTES_ERRORS as error:
-                locations = _worth_asking(download, error)
+                if not any(part.path for location in locations for part in location.parts):
+                    locations = _worth_asking(download, error)
                 if not locations or attempt == _MAX_ATTEMPTS:
                     raise
                 log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
@@ -348,6 +351,21 @@ class Import:
                 await self._drop(End.WRONG_BYTES)
             self._fetched_before = dict(self.fetched)
             attempt += 1
+
+    def _reusing(self, locations: Sequence[Location], *, layers: bool) -> list[Location]:
+        """The locations; of their parts, those that are in files of the library are read there.
+
+        Not when something was wrong before: then all of it comes from the server.
+        """
+        library = self._resources.library
+        wanted = {part.sha256 for location in locations for part in location.parts if part.sha256}
+        there = library.layers(wanted) if layers and library is not None and wanted else {}
+
+        def known(part: Part) -> Part:
+            path, offset = there.get(part.sha256 or "", (None, 0))
+            return replace(part, path=None if path is None else str(path), offset=offset)
+
+        return [replace(each, parts=tuple(map(known, each.parts))) for each in locations]
 
     def _known_shortage(self) -> NoSpaceError | None:
         """The error where an earlier try found out that the image needs more room than there is. Blocks."""
@@ -592,7 +610,9 @@ class Import:
             else:
                 spool = self._resources.spools / spool_name(*self.spec.key)
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(library.keep, self.manifest, spool)
+                    layers = () if self._download is None else self._download.layers
+                    keep = partial(library.keep, self.manifest, spool, layers=layers)
+                    await trio.to_thread.run_sync(keep)
         except (OSError, ImgstoreError) as error:
             log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
         except Exception:

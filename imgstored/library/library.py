@@ -74,6 +74,8 @@ class Entry(msgspec.Struct, frozen=True):
     added_at: float  #: seconds since the epoch
     md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
     sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
+    #: The layers that the file had in a registry, one after another: size, and SHA-256 in hexadecimal.
+    layers: tuple[tuple[int, str], ...] = ()
     format: Literal[1] = 1
 
 
@@ -259,9 +261,28 @@ class Library:
 
     # -- changes ---------------------------------------------------------------------------------------------
 
-    def keep(self, manifest: Manifest, file: Path, *, kind: Copy = "kept") -> bool:
+    def layers(self, digests: Collection[str]) -> dict[str, tuple[Path, int]]:
+        """Where these layers of registries are, by SHA-256 in hexadecimal: a file, and the offset in it."""
+        found: dict[str, tuple[Path, int]] = {}
+        for image in self.images():
+            offset = 0
+            for size, digest in image.entry.layers:
+                if digest in digests:
+                    found[digest] = (self.path_of(image.uuid), offset)
+                offset += size
+        return found
+
+    def keep(
+        self,
+        manifest: Manifest,
+        file: Path,
+        *,
+        kind: Copy = "kept",
+        layers: tuple[tuple[int, str], ...] = (),
+    ) -> bool:
         """Takes a verified file over by renaming it, which must be on the same file system. Whether it did.
 
+        `layers` are as of `Entry`.
         It does not where the library has the image already, or the file of a kept one alone exceeds the
         budget. A file on another file system is copied. Raises `OSError`.
         """
@@ -278,7 +299,7 @@ class Library:
                 shutil.copyfile(file, new)
                 file.unlink()
 
-        kept = self._add(manifest, kind, size, take)
+        kept = self._add(manifest, kind, size, take, layers)
         self.evict()
         return kept
 
@@ -293,9 +314,18 @@ class Library:
         self.evict()
         return True
 
-    def _add(self, manifest: Manifest, kind: Kind, size: int, take: Callable[[Path], None] | None) -> bool:
+    def _add(
+        self,
+        manifest: Manifest,
+        kind: Kind,
+        size: int,
+        take: Callable[[Path], None] | None,
+        layers: tuple[tuple[int, str], ...] = (),
+    ) -> bool:
         """Adds an image, with the file that `take` puts at a path. False if the uuid is taken by now."""
-        image = _image(manifest, Entry(kind, time.time()), size, icon=False, used_at=time.time())
+        image = _image(
+            manifest, Entry(kind, time.time(), layers=layers), size, icon=False, used_at=time.time()
+        )
         new = self.folder / f"{_NEW}{manifest.uuid}-{secrets.token_hex(4)}"
         new.mkdir(mode=0o700)
         try:

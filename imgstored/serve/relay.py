@@ -83,6 +83,11 @@ class Fetch:
         """Bytes that have come."""
         return 0 if self._download is None else self._download.done
 
+    @property
+    def layers(self) -> tuple[tuple[int, str], ...]:
+        """Of the file, where it came from a registry, as the library keeps them."""
+        return () if self._download is None else self._download.layers
+
     def begin(self, download: Download) -> None:
         """Makes the file that the download fills. Blocks. Raises `OSError`."""
         self._download = download
@@ -338,13 +343,12 @@ class Relay:
     async def _transfer(self, fetch: Fetch, download: Download) -> None:
         file = fetch.manifest.file
         sha1 = None if file is None else file.sha1
-        parts = download.mirrors[0].location.parts if download.mirrors else ()
         expected = Expected(
             fetch.manifest.uuid,
             size=fetch.size,
             sha1=sha1,
             sha256=fetch.sha256,
-            parts=tuple((part.size, part.sha256) for part in parts),
+            parts=download.layers,
         )
         failure: ImgstoreError | None = None
 
@@ -374,7 +378,7 @@ class Relay:
     def _keep(self, fetch: Fetch) -> None:
         """Gives the file to the library, which may have no room for it. Clients have it open."""
         try:
-            self._library.keep(fetch.manifest, fetch.path, kind=fetch.kind)
+            self._library.keep(fetch.manifest, fetch.path, kind=fetch.kind, layers=fetch.layers)
         except (OSError, ImgstoreError) as error:
             log.warning("a fetched file is not kept", uuid=fetch.manifest.uuid, error=str(error))
         self._drop(fetch)
