@@ -148,7 +148,6 @@ class _Core(Struct, frozen=True):
     history: History
     aside: Aside
     registries: Registries
-    uploads: Uploads
     sources: SourceSet
     resources: Resources
     imports: ImportManager
@@ -158,6 +157,7 @@ class _Core(Struct, frozen=True):
     library: Library | None
     relay: Relay | None
     mirrors: Mirrors
+    publisher: Publisher
 
 
 async def _core(
@@ -175,13 +175,19 @@ async def _core(
         )
     locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog)
     registries = Registries(registry_specs(settings))
-    uploads = Uploads(state / "uploads")
-    await trio.to_thread.run_sync(uploads.sweep)
     sources = SourceSet(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
         open_source=partial(open_source, seen=SeenVersions(state / "signed"), registries=registries),
+    )
+    uploads = Uploads(state / "uploads")
+    await trio.to_thread.run_sync(uploads.sweep)
+    publisher = Publisher(
+        sources.configured,
+        registries=registries,
+        uploads=uploads,
+        decompress=decompress_limits(settings.limits),
     )
     with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
         await sources.listed()  # tells the gate of the secrets in imgadm's file
@@ -212,7 +218,6 @@ async def _core(
         history=history,
         aside=aside,
         registries=registries,
-        uploads=uploads,
         sources=sources,
         resources=resources,
         imports=imports,
@@ -223,7 +228,8 @@ async def _core(
         metrics=metrics,
         library=library,
         relay=relay,
-        mirrors=Mirrors(library, sources, relay, mirror_specs(settings)),
+        mirrors=Mirrors(library, sources, relay, mirror_specs(settings), publisher=publisher),
+        publisher=publisher,
     )
 
 
@@ -410,12 +416,7 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         verifier=Verifier(host),
         maker=maker,
         exporter=Exporter(catalog),
-        publisher=Publisher(
-            sources.configured,
-            registries=core.registries,
-            uploads=core.uploads,
-            decompress=decompress_limits(core.settings.limits),
-        ),
+        publisher=core.publisher,
         mirrors=core.mirrors,
         site_exporter=SiteExporter(
             core.library,

@@ -474,3 +474,4 @@ class MirrorDocument(TypedDict):
     size: int
     failed: list[MirrorFailureDocument]
     released: list[str]
+    copied: NotRequired[list[NamedDocument]]

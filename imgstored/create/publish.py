@@ -16,11 +16,18 @@ from imgproto.events import Note, Progress, Publishing
 
 from imgstored.create.job import running
 from imgstored.create.push import ImagePush
-from imgstored.errors import ClientError, ImgstoreError, InvalidManifestError, RefusedError, UploadError
+from imgstored.errors import (
+    ClientError,
+    ImgstoreError,
+    InvalidManifestError,
+    RefusedError,
+    UploadError,
+    UsageError,
+)
 from imgstored.events.request import PROGRESS_INTERVAL
 from imgstored.http.credentials import of_source
 from imgstored.http.documents import DocumentLimits
-from imgstored.http.location import Access, Location, origin_of
+from imgstored.http.location import Access, Location, origin_of, public
 from imgstored.http.secrets import KNOWN
 from imgstored.http.upload import Body, in_pieces, send
 from imgstored.imports.local_file import LocalFile
@@ -86,11 +93,9 @@ class Publisher:
                 hint="`files` has one element, with size, compression, and a sha1 that is not all zeros; "
                 "`imgctl export` writes such a manifest",
             )
-        is_registry = type_for(url) == "oci" or any(
-            spec.type == "oci" and spec.url == normalised(url) for spec in self._configured()
-        )
-        repository = self._repository(url) if is_registry else None
-        server = None if is_registry else _Server(normalised(url), self._configured(), self._limits)
+        repository = self._repository(url) if self._is_registry(url) else None
+        known = self._configured()
+        server = _Server(normalised(url), known, self._limits) if repository is None else None
 
         async def work(job: Job[PublishedDocument]) -> PublishedDocument:
             assert loaded.file is not None
@@ -113,6 +118,34 @@ class Publisher:
             return {"uuid": loaded.uuid, "url": shown_url}
 
         return running(client, work)
+
+    async def copy_into(self, url: str, manifest: Manifest, fd: int, path: str, job: Job[Any]) -> bool:
+        """Gives a registry an image as another server has it; False if the repository has it already.
+
+        Raises as `publish` and its job do.
+        """
+        repository = self._repository(url)
+        await repository.ping()
+        if manifest.file is None or await repository.document(manifest.uuid) is not None:
+            return False
+        file = LocalFile(fd, path, check=trio.from_thread.check_cancelled)
+        await file.look()
+        push = ImagePush(repository, self._uploads, manifest, file, fd)
+        layers = await push.cut(manifest.file, self._decompress)
+        await push.push_layers(job, layers)
+        await push.push_image(layers)
+        log.info("copied an image", uuid=manifest.uuid, registry=repository.url)
+        return True
+
+    def require_registry(self, url: str) -> None:
+        """Raises `UsageError` for what is no registry, and `ClientError` for one that is not reached so."""
+        if not self._is_registry(url):
+            raise UsageError(f"{public(url)} is not a registry", hint="name one as oci://HOST/PATH")
+        self._repository(url)
+
+    def _is_registry(self, url: str) -> bool:
+        known = (spec for spec in self._configured() if spec.type == "oci")
+        return type_for(url) == "oci" or any(spec.url == normalised(url) for spec in known)
 
     def _repository(self, url: str) -> Repository:
         """The repository that is meant. Raises `ClientError`."""

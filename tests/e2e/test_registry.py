@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from imgstored.registry import artifact
-from tests.e2e.conftest import made_image
+from tests.e2e.conftest import made_image, static_source
 from tests.e2e.test_on_demand import started
 from tests.sources.test_oci import put_image
 from tests.support.daemon import Daemon
@@ -186,6 +186,26 @@ def test_skopeo_copies_it_and_imgctl_imports_the_copy(registry, tmp_path):
         with Daemon(tmp_path / "two", config=source(f"oci://{other.host}")) as daemon:
             daemon.imgctl("import", INCREMENTAL, MADE, check=True)
             assert daemon.imgctl("verify", check=True).stdout.endswith("Verified 3 images: 3 ok\n")
+
+
+def test_images_are_mirrored_into_a_registry_and_from_it(registry, served, tmp_path):
+    library = "[library]\nkeep_mib = 1000\n"
+    there = f"oci://{registry.host}/copies"
+    with Daemon(tmp_path / "one", config=static_source(served.url) + library) as daemon:
+        said = daemon.imgctl("mirror", "-q", "--to", there, served.url, check=True).stdout
+        assert said.count("Copied image") == 3
+        again = daemon.imgctl("mirror", "-q", "--to", there, served.url, check=True).stdout
+        assert again.count("Copied image") == 0
+    child = json.loads(registry.request("GET", f"/v2/copies/manifests/{INCREMENTAL}").content)
+    assert "subject" in child
+    with Daemon(tmp_path / "two", config=source("http://127.0.0.1:1") + library) as daemon:
+        said = daemon.imgctl("mirror", "-q", "--name", "incremental", there, check=True).stdout
+        assert said.count("Mirrored image") == 2
+        kept = tmp_path / "two/state/library" / INCREMENTAL / "file"
+        assert kept.read_bytes() == fixture_file(INCREMENTAL).read_bytes()
+        refused = daemon.imgctl("mirror", "-q", "--to", served.url, there)
+        assert "is not a registry" in refused.stderr
+        assert refused.returncode == 1
 
 
 @pytest.mark.slow
