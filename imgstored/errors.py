@@ -347,6 +347,12 @@ class ResumeError(StreamError):
     """A receive token is malformed, or belongs to another stream; the stream itself may be valid."""
 
 
+class LayerError(ImgstoreError):
+    """A container image's layer is no good tar, or leads out of the image (imgadm: InternalError)."""
+
+    code = "LayerError"
+
+
 class PoolError(ImgstoreError):
     """The pool refused a request, or failed."""
 

@@ -6,10 +6,12 @@ safer. It does not do without a lock, and the error says so in one sentence.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import functools
 import os
+import sys
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -76,6 +78,17 @@ def sync(fd: int) -> None:
             raise
         # EBADF is also the answer to a descriptor that is not open; then this raises, too.
         _cannot_sync(os.fstat(fd).st_dev, os.strerror(error.errno))
+
+
+def sync_all(fd: int) -> None:
+    """Brings all of the file system of an open file to the disk: for many small files, faster than each."""
+    if sys.platform == "linux":
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+        if syncfs(fd):
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+    else:
+        os.sync()
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ the image. An import has imgadm's lock of its image from before the pool's first
 
 from __future__ import annotations
 
+import itertools
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -57,6 +58,7 @@ from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
 from imgstored.transfer.pump import Pump
 from imgstored.transfer.stages import Stages
+from imgstored.zstream.records import HEADER_SIZE, byte_order_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -471,9 +473,12 @@ class Import:
         def receive(stream: Iterator[bytes | memoryview]) -> PoolImage:
             there = self._reserve(at_least)
             room = self._pool_room
-            return self._pool.receive(
-                self.uuid, watched(stream, room, there), origin=self.manifest.origin, room=room
-            )
+            arrive = self._pool.receive
+            if self.manifest.type == "docker":
+                # An image server has the layer; an image that was exported is a stream, as every other is.
+                is_stream, stream = _begins_stream(stream)
+                arrive = self._pool.receive if is_stream else self._pool.unpack
+            return arrive(self.uuid, watched(stream, room, there), origin=self.manifest.origin, room=room)
 
         failure: ImgstoreError | None = None
         async with trio.open_nursery() as nursery:
@@ -812,6 +817,14 @@ def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
     if isinstance(error, ChangedError) or download.resumed:
         return [mirror.location for mirror in download.mirrors]
     return [mirror.location for mirror in download.mirrors if not mirror.fetched]
+
+
+def _begins_stream(
+    blocks: Iterator[bytes | memoryview],
+) -> tuple[bool, Iterator[bytes | memoryview]]:
+    """Whether it is a ZFS send stream; and all of the blocks again."""
+    first = next(blocks, b"")
+    return byte_order_of(first[:HEADER_SIZE]) is not None, itertools.chain([first], blocks)
 
 
 async def _cancel_with_us(pump: Pump) -> None:

@@ -198,7 +198,10 @@ class ImportManager:
             check_uuid(uuid)
         name = self._catalog.pool(pool).name
         replaced = None if sources is None else tuple(sources)
-        specs = [ImportSpec(uuid, name, replaced, channel, zstream) for uuid in dict.fromkeys(uuids)]
+        place = self._sources.containers.place
+        specs = [
+            ImportSpec(uuid, name, replaced or place(uuid), channel, zstream) for uuid in dict.fromkeys(uuids)
+        ]
         async with self._import(specs, requester) as request:
             yield request
 

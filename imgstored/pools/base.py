@@ -247,6 +247,16 @@ class Pool(Protocol):
         """
         ...
 
+    def unpack(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
+        """Makes UUID-partial of a container image's layer, on top of the image that has those below it.
+
+        `blocks` is all of the uncompressed layer, a tar. What an earlier call left is dropped: a layer is
+        unpacked as a whole. Else as `receive`, but that it raises `LayerError` instead of `StreamError`.
+        """
+        ...
+
     def resume_point(self, uuid: str) -> int:
         """The bytes of the stream that are safe in UUID-partial; 0 when there is none."""
         ...

@@ -64,7 +64,8 @@ class DryRun:
         check_uuid(uuid)
         target = self._catalog.pool(pool)
         await self._refresh.pool(target.name)
-        spec = ImportSpec(uuid, target.name, None if sources is None else tuple(sources), channel)
+        replaced = self._sources.containers.place(uuid) if sources is None else tuple(sources)
+        spec = ImportSpec(uuid, target.name, replaced, channel)
         plan = self._imports.plan(spec)
         images = await self._images(plan)
         missing = [image for image in images if image["state"] == "missing"]

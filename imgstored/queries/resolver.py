@@ -15,6 +15,7 @@ from imgstored.errors import (
 from imgstored.http.location import shown as without_secrets
 from imgstored.manifest.values import shown
 from imgstored.queries.names import Candidates, Named, named, resolve
+from imgstored.sources.container import is_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,8 +77,12 @@ class Resolver:
         match among:
             case "installed":
                 candidates, not_found = await self._installed(pool)
+            case "available" | "active" if all(map(is_reference, names)):
+                candidates, not_found = await self._containers(names)
             case "available" | "active":
                 candidates, not_found = await self._offered(sources, channel, active=among == "active")
+                containers, _ = await self._containers(names)
+                candidates = [*containers, *candidates]
             case "jobs":
                 candidates, not_found = await self._under_way()
             case "history":
@@ -123,6 +128,14 @@ class Resolver:
             return ImageNotFoundError(f'image "{text}" was not found', hint=hint, data=data)
 
         return [found], not_found
+
+    async def _containers(self, names: Sequence[str]) -> _Where:
+        """The images of those names that are container images'; they exist, or this raises."""
+        found = []
+        for name in filter(is_reference, dict.fromkeys(names)):
+            image = await self._sources.container(name)
+            found.append(Named(image.uuid, name, image.manifest["version"]))
+        return [found], lambda text: ImageNotFoundError(f'image "{text}" was not found')
 
     async def _under_way(self) -> _Where:
         # An import that was under way a moment ago may have ended: its image is installed.

@@ -32,6 +32,8 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _MAX_NAME: Final = 255
 
 _SCHEME: Final = "oci://"
+#: What is before a reference to a container image where a URL is wanted.
+CONTAINER: Final = "docker://"
 
 
 class Reference(Struct, frozen=True):

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from imgstored.site.trust import Provenance
 
-SourceType = Literal["imgapi", "dsapi", "static", "oci"]
+SourceType = Literal["imgapi", "dsapi", "static", "oci", "docker"]
 
-#: The types of source that there are, as settings name them.
-TYPES: tuple[SourceType, ...] = get_args(SourceType)
+#: The types of source that there are, as settings name them; `docker` is one container image, by its name.
+TYPES: tuple[SourceType, ...] = tuple(kind for kind in get_args(SourceType) if kind != "docker")
 
 
 class SourceSpec(Struct, frozen=True):

@@ -33,6 +33,7 @@ from imgstored.http.secrets import KNOWN
 from imgstored.manifest import MAX_LIST, check_uuid, parse
 from imgstored.registry.client import Registries
 from imgstored.sources.base import Listed
+from imgstored.sources.container import ContainerSource
 from imgstored.sources.dsapi import DsapiSource
 from imgstored.sources.imgapi import ImgapiSource
 from imgstored.sources.oci import OciSource
@@ -87,8 +88,10 @@ def open_source(
     """
     if spec.keys:
         return SignedSource(spec, fetch=fetch, limits=limits or AskLimits(), seen=seen)
+    registries = registries or Registries(fetch=fetch)
+    if spec.type == "docker":
+        return ContainerSource(spec, registries=registries)
     if spec.type == "oci":
-        registries = registries or Registries(fetch=fetch)
         return OciSource(spec, registries=registries, limits=limits or AskLimits())
     return _KINDS[spec.type](spec, fetch=fetch, limits=limits or AskLimits())
 

@@ -29,8 +29,10 @@ from imgstored.http.location import public
 from imgstored.http.secrets import KNOWN
 from imgstored.import_id import bound
 from imgstored.manifest import check_uuid, load, unchecked
+from imgstored.registry.reference import CONTAINER
 from imgstored.sources.base import Listed, SourceSpec
 from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
+from imgstored.sources.container import ContainerImages, ContainerSource
 from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.sources.search import Answer, Found, Hit, Search
 from imgstored.sources.spec import (
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
         SourceStateDocument,
     )
 
+    from imgstored.registry.containers import LayerImage
     from imgstored.sources.base import Offer, Source
 
 S = TypeVar("S")
@@ -113,6 +116,7 @@ class SourceSet:
         self._health = HealthLog()
         self._clients: OrderedDict[SourceSpec, SourceClient] = OrderedDict()
         self._searches = SharedSearches()
+        self.containers = ContainerImages()  #: where those are that were asked for by name
         self.reconfigure(configured)
 
     def reconfigure(self, configured: Sequence[SourceSpec] | None) -> None:
@@ -317,6 +321,21 @@ class SourceSet:
                 }
                 found.setdefault(manifest["uuid"], brief)
         return [*found.values()]
+
+    # -- container images ------------------------------------------------------------------------------------
+
+    async def container(self, name: str) -> LayerImage:
+        """The image of a container image's uppermost layer, by a reference as people write it.
+
+        From now on an import of it takes it from there, the same image even if the tag moves on. Raises
+        `ClientError` for what is no reference, `ImageNotFoundError`, `APIError`, `NotSupportedError`.
+        """
+        url = normalised(f"{CONTAINER}{name.removeprefix(CONTAINER)}")
+        source = self._open_source(SourceSpec(url, "docker"))
+        assert isinstance(source, ContainerSource)
+        image, pinned = await source.top()
+        self.containers.remember(image.uuid, pinned)
+        return image
 
     # -- searches --------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from imgstored.errors import ClientError, ConfigError, UsageError
 from imgstored.http.location import origin_of, public, shown
 from imgstored.registry.artifact import REPOSITORY
-from imgstored.registry.reference import repository_of, web_url
+from imgstored.registry.reference import CONTAINER, parse_reference, repository_of, web_url
 from imgstored.sources.base import TYPES, SourceSpec
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def normalised(url: str) -> str:
 
     A scheme's own port is dropped, a query kept. Raises `ClientError` for what is no URL of a web server.
     """
+    if url.startswith(CONTAINER):
+        return f"{CONTAINER}{parse_reference(url.removeprefix(CONTAINER))}"
     text = web_url(url) if _SCHEME.match(url) else f"http://{url}"
     origin = origin_of(text)
     parts = urlsplit(text)
@@ -47,6 +49,8 @@ def normalised(url: str) -> str:
 
 def type_for(url: str) -> SourceType:
     """The type of a source of which only the URL is known."""
+    if url.startswith(CONTAINER):
+        return "docker"
     return "oci" if url.startswith("oci://") else "imgapi"
 
 

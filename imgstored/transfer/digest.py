@@ -32,7 +32,7 @@ class Expected(Struct, frozen=True):
     #: The file's parts, one after another: size, and SHA-256 in lower-case hexadecimal or None.
     parts: tuple[tuple[int, str | None], ...] = ()
     path: str | None = None  #: the file's, for messages, where it was given rather than downloaded
-    type: str = ""  #: of the image, for messages
+    type: str = ""  #: of the image; a file of the type docker may be a layer
     dataset: Literal["filesystem", "volume"] | None = None  #: what the file's stream makes
 
 

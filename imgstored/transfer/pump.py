@@ -125,7 +125,8 @@ class Pump:
         return result
 
     def _stream(self, blocks: Blocks) -> Iterator[bytes | memoryview]:
-        with closing(decompressed(blocks, self._meter)) as pieces:
+        layer = self._expected.type == "docker"
+        with closing(decompressed(blocks, self._meter, layer=layer)) as pieces:
             for piece in pieces if self._expected.dataset is None else self._of_its_kind(pieces):
                 self._check()
                 yield piece

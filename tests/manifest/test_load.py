@@ -480,13 +480,17 @@ def test_lxd_may_have_two_files(base):
     assert faulty({**base, "type": "lxd", "files": [FILE] * 3}, "create") == [("files", "Invalid")]
 
 
-@pytest.mark.parametrize("kind", ["docker", "lxd"])
-def test_a_server_of_containers_has_no_zfs_images(base, kind):
-    (fault,) = errors({**base, "type": kind}, "import")
-    assert fault == {"field": "type", "code": "Invalid", "message": f"{kind} is not a ZFS image"}
-    # `imgadm create` gives an image of a docker machine its type, and a ZFS stream.
-    assert errors({**base, "type": kind}, "create") == []
-    assert errors({**base, "type": kind}, "install") == []
+def test_what_a_server_calls_lxd_is_no_zfs_image(base):
+    (fault,) = errors({**base, "type": "lxd"}, "import")
+    assert fault == {"field": "type", "code": "Invalid", "message": "lxd is not a ZFS image"}
+    assert errors({**base, "type": "lxd"}, "create") == []
+    assert errors({**base, "type": "lxd"}, "install") == []
+
+
+@pytest.mark.parametrize("rules", ["import", "create", "install"])
+def test_a_container_image(base, rules):
+    """A server has its layer; `imgadm create` makes a stream of a docker machine, and gives it the type."""
+    assert errors({**base, "type": "docker"}, rules) == []
 
 
 @pytest.mark.parametrize("files", [None, []])

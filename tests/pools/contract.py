@@ -28,6 +28,8 @@ from tests.support.streams import in_pieces, real_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from imgstored.pools.base import Blocks, Pool, PoolImage
 
@@ -55,6 +57,10 @@ class Pools(Protocol):
 
     def resume_point(self, uuid: str) -> int:
         """The bytes of the stream that are safe in UUID-partial; 0 if there is none. Asks the disk itself."""
+        ...
+
+    def tree(self, uuid: str) -> AbstractContextManager[Path]:
+        """The files of a container image that is published, by what the disk itself has."""
         ...
 
 

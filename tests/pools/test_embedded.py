@@ -20,7 +20,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstored.errors import ImgstoreError, NoSpaceError, PoolError, StreamError
+from imgstored.errors import (
+    ImgstoreError,
+    NoSpaceError,
+    NotSupportedError,
+    OriginNotInstalledError,
+    PoolError,
+    StreamError,
+)
 from imgstored.pools.base import Boundless
 from imgstored.pools.embedded import EmbeddedPool, files, notes, receive
 from imgstored.zstream.reader import StreamReader
@@ -41,6 +48,9 @@ from tests.pools.contract import (
     sent,
 )
 from tests.pools.contract import receive as receive_real
+from tests.pools.layer_contract import BOTTOM, TOP, LayerContract, unpack
+from tests.pools.layer_contract import install as install_layer
+from tests.support.layers import file as layer_file
 from tests.support.streams import StreamWriter, filesystem_stream, in_pieces, real_stream, stream_of
 
 if TYPE_CHECKING:
@@ -64,6 +74,10 @@ class EmbeddedPools:
     def resume_point(self, uuid: str) -> int:
         return resume_point(self.folder, uuid)
 
+    @contextmanager
+    def tree(self, uuid: str) -> Iterator[Path]:
+        yield self.folder / uuid / "tree"
+
 
 def resume_point(pool: Path, uuid: str) -> int:
     """As the checkpoint in the partial's folder says."""
@@ -83,6 +97,10 @@ def pools(tmp_path: Path) -> EmbeddedPools:
 
 class TestContract(PoolContract):
     """What every pool must do."""
+
+
+class TestLayers(LayerContract):
+    """What every pool must do with container images."""
 
 
 # -- what is kept --------------------------------------------------------------------------------------------
@@ -822,3 +840,50 @@ def test_copies_keep_their_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     finally:
         os.close(source)
         os.close(target)
+
+
+# -- container images ----------------------------------------------------------------------------------------
+
+
+def test_a_changed_tree_is_found(pools: EmbeddedPools) -> None:
+    pool = pools.open()
+    install_layer(pool, BASE, BOTTOM)
+    tree = pools.folder / BASE / "tree"
+    changes: list[Callable[[], object]] = [
+        lambda: (tree / "etc/motd").write_bytes(b"hacked!"),
+        lambda: (tree / "etc/motd").chmod(0o666),
+        lambda: (tree / "etc/new").touch(),
+        lambda: (tree / "bin/bash").unlink(),
+    ]
+    for change in changes:
+        change()
+        checked = pool.check(BASE, lambda _read: None)
+        assert checked.damaged == "its tree is not what its layers made"
+        pool.destroy(BASE)
+        install_layer(pool, BASE, BOTTOM)
+        assert pool.check(BASE, lambda _read: None).damaged is None
+    shutil.rmtree(tree)
+    assert pool.check(BASE, lambda _read: None).damaged
+    assert pools.open().images() == []
+
+
+def test_a_container_image_has_no_stream(pool: EmbeddedPool) -> None:
+    install_layer(pool, BASE, BOTTOM)
+    with pytest.raises(NotSupportedError, match="is a container image"):
+        pool.send(BASE)
+
+
+def test_a_layer_on_an_image_that_has_none(pool: EmbeddedPool) -> None:
+    install(pool, "base")
+    with pytest.raises(OriginNotInstalledError, match="is no container image"):
+        unpack(pool, INCREMENTAL, TOP, origin=BASE)
+
+
+def test_a_layer_costs_what_it_changes_where_blocks_can_be_shared(pools: EmbeddedPools) -> None:
+    """And elsewhere no more than all of it."""
+    pool = pools.open()
+    size = 8 << 20
+    install_layer(pool, BASE, [layer_file("big", random.Random(1).randbytes(size))])
+    image = install_layer(pool, INCREMENTAL, [layer_file("small")], origin=BASE)
+    assert image.referenced == size + 1
+    assert image.used <= size + (1 << 20)

@@ -61,6 +61,14 @@ CALLS: list[tuple[Callable[[Library], object], list[object]]] = [
     ),
     (lambda core: core.destroy_snapshots([b"zones/a@x"]), ["lzc_destroy_snaps", "0", {b"zones/a@x": None}]),
     (
+        lambda core: core.create(b"zones/a", PROPERTIES),
+        ["lzc_create", "zones/a", "2", "(null)", "0", PROPERTIES],
+    ),
+    (
+        lambda core: core.clone(b"zones/a", b"zones/o@final", PROPERTIES),
+        ["lzc_clone", "zones/a", "zones/o@final", PROPERTIES],
+    ),
+    (
         lambda core: core.rollback_to(b"zones/a", b"zones/a@x"),
         ["lzc_rollback_to", "zones/a", "zones/a@x"],
     ),
@@ -344,6 +352,11 @@ MEANINGS: list[tuple[str, str, type[ImgstoreError], str]] = [
     ("lzc_channel_program_nosync", "ECHRNG", PoolError, "ZCPRuntimeError"),
     ("lzc_channel_program_nosync", "EROFS", PoolError, "read-only"),
     ("lzc_channel_program_nosync", "EAGAIN", PoolError, "suspended"),
+    ("lzc_clone", "EEXIST", PoolError, "a dataset of that name"),
+    ("lzc_clone", "ENOENT", PoolError, "is missing"),
+    ("lzc_create", "EEXIST", PoolError, "a dataset of that name"),
+    ("lzc_create", "ZFS_ERR_WRONG_PARENT", PoolError, "a volume"),
+    ("lzc_create", "ENOSPC", NoSpaceError, "no room left"),
     ("lzc_destroy_snaps", "EBUSY", PoolError, "busy"),
     ("lzc_destroy_snaps", "EEXIST", PoolError, "has clones"),
     ("lzc_get_holds", "ENOTSUP", PoolError, "needs a feature"),

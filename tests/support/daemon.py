@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -141,8 +142,7 @@ class Daemon:
         try:
             self.process.wait(timeout=self.timeout)
         except subprocess.TimeoutExpired:
-            stacks = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stack")]
-            raise RuntimeError("imgstored was killed, and does not end:\n" + "\n".join(stacks)) from None
+            raise RuntimeError(f"imgstored was killed, and does not end:\n{threads_of(self.pid)}") from None
 
     def client(self) -> Client:
         """A client that fails for what is not as the protocol says."""
@@ -160,3 +160,14 @@ class Daemon:
             check=check,
             timeout=timeout,
         )
+
+
+def threads_of(pid: int) -> str:
+    """Each thread of a process: its name, state and signals, and where in the kernel it is."""
+    wanted = ("Name:", "State:", "SigPnd:", "ShdPnd:", "SigBlk:")
+    shown = []
+    for task in sorted(Path(f"/proc/{pid}/task").iterdir()):
+        with contextlib.suppress(OSError):
+            status = [line for line in (task / "status").read_text().splitlines() if line.startswith(wanted)]
+            shown.append(f"{task.name} {' '.join(status)}\n{(task / 'stack').read_text()}")
+    return "\n".join(shown)

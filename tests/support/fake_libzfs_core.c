@@ -99,6 +99,22 @@ lzc_get_holds(const char *snapshot, nvlist_t **holds)
 }
 
 int
+lzc_clone(const char *filesystem, const char *origin, nvlist_t *properties)
+{
+	fake_say("lzc_clone %s %s", filesystem, origin);
+	fake_say_list(properties);
+	return (ends(NULL));
+}
+
+int
+lzc_create(const char *filesystem, int type, nvlist_t *properties, uint8_t *key, unsigned int key_length)
+{
+	fake_say("lzc_create %s %d %s %u", filesystem, type, key == NULL ? "(null)" : "key", key_length);
+	fake_say_list(properties);
+	return (ends(NULL));
+}
+
+int
 lzc_rename(const char *source, const char *target)
 {
 	fake_say("lzc_rename %s %s", source, target);
@@ -141,8 +157,6 @@ lzc_receive_resumable(const char *snapshot, nvlist_t *properties, const char *or
 MUST_NOT(libzfs_core_fini)
 MUST_NOT(lzc_bookmark)
 MUST_NOT(lzc_change_key)
-MUST_NOT(lzc_clone)
-MUST_NOT(lzc_create)
 MUST_NOT(lzc_destroy)
 MUST_NOT(lzc_destroy_bookmarks)
 MUST_NOT(lzc_exists)

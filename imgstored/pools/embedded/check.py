@@ -20,6 +20,7 @@ from imgstored.pools.embedded.files import BLOCK, read_exactly
 from imgstored.pools.embedded.notes import DISK
 from imgstored.pools.embedded.receiver import fresh_start
 from imgstored.pools.embedded.stored import open_stream
+from imgstored.pools.embedded.trees import check_tree
 from imgstored.zstream.disk import data_after
 from imgstored.zstream.reader import StreamReader
 from imgstored.zstream.volume import Free, Volume, VolumeState, Write
@@ -44,6 +45,10 @@ def check_files(root: Folder, note: ImageNote, origin: ImageNote | None, on_read
     `origin` is the image that it was cloned from, `on_read` is called as in `Pool.check`.
     """
     try:
+        if note.kind == "tree":
+            with root.folder(note.uuid) as folder:
+                check_tree(folder, note, on_read)
+            return None
         with ExitStack() as stack:
             _Check(root, note, origin, stack).run(on_read)
     except StreamError as error:

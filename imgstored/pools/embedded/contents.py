@@ -43,7 +43,8 @@ class Installed(Struct):
         """As others see it."""
         note = self.note
         size = note.volume_size if note.kind == "volume" else note.stream_size
-        return PoolImage(note.uuid, note.guid, note.origin, note.kind, self.used, size, dataset=note.dataset)
+        kind = "volume" if note.kind == "volume" else "filesystem"
+        return PoolImage(note.uuid, note.guid, note.origin, kind, self.used, size, dataset=note.dataset)
 
 
 def scan(
@@ -91,7 +92,7 @@ def scan_image(root: Folder, pool: str, uuid: str) -> Installed | None:
                 log.error("an image is damaged, and left out", pool=pool, uuid=uuid)
                 return None
             holds = _scan_holds(folder, pool, uuid) if HOLDS in files else set()
-            return Installed(note, occupied(files), holds)
+            return Installed(note, occupied(files, note), holds)
     except OSError as error:
         log.error("an image cannot be read, and is left out", pool=pool, uuid=uuid, error=str(error))
         return None

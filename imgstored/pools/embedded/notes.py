@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -30,6 +31,7 @@ HOLDS: Final = "holds.json"
 STREAM: Final = "stream.zfs"
 DISK: Final = "disk.raw"
 SKELETON: Final = "skeleton.zfs"
+TREE: Final = "tree"
 
 #: No such file is larger, in bytes.
 _LIMIT: Final = 1 << 20
@@ -42,11 +44,13 @@ class ImageNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guid: int
     origin: str | None
     fromguid: int
-    kind: Literal["filesystem", "volume"]
-    stream_size: int
+    kind: Literal["filesystem", "volume", "tree"]  #: a tree is a container image, and has no stream
+    stream_size: int  #: of a tree, bytes of its files
     skeleton_size: int = 0
     volume_size: int = 0
     block_size: int = 0  #: of a volume
+    tree_used: int = 0  #: bytes that a tree occupies
+    tree_hash: str = ""  #: algorithm:hexadecimal digest of all that is in a tree
     dataset: int = 0  #: made by chance for each receive; 0 in an older file
     format: Literal[1] = 1
 
@@ -128,13 +132,15 @@ def write_holds(folder: Folder, tags: set[str]) -> None:
     folder.replace(HOLDS, msgspec.json.encode(_Holds(sorted(tags))), durable=True)
 
 
-def occupied(files: Mapping[str, os.stat_result]) -> int:
-    """Bytes that files occupy."""
-    return sum(status.st_blocks * 512 for status in files.values())
+def occupied(files: Mapping[str, os.stat_result], note: ImageNote | None = None) -> int:
+    """Bytes that files occupy; a tree's were counted when it was made."""
+    return (0 if note is None else note.tree_used) + sum(status.st_blocks * 512 for status in files.values())
 
 
 def is_whole(files: Mapping[str, os.stat_result], note: ImageNote) -> bool:
-    """Whether the files of an image are there in their sizes."""
+    """Whether the files of an image are there in their sizes; of a tree, whether it is there."""
+    if note.kind == "tree":
+        return TREE in files and stat.S_ISDIR(files[TREE].st_mode)
     if note.kind == "volume":
         sizes = {DISK: note.volume_size, SKELETON: note.skeleton_size}
     else:

@@ -55,10 +55,11 @@ from imgstored.pools.embedded.receive import (
     set_aside,
 )
 from imgstored.pools.embedded.stored import open_stream
+from imgstored.pools.embedded.unpack import Unpack
 from imgstored.pools.refusals import check_tag, damaged, incomplete, refuse_dependents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 _LOCK: Final = "lock"
@@ -178,6 +179,21 @@ class EmbeddedPool:
         self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
     ) -> PoolImage:
         """Receives an image's stream into UUID-partial, and checks all of it."""
+        return self._arrive(
+            uuid, origin, lambda note: Receive(self._root, self._name, uuid, note, room).run(blocks)
+        )
+
+    def unpack(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
+        """Unpacks a container image's layer into UUID-partial, on a copy of what is below it."""
+        return self._arrive(
+            uuid, origin, lambda note: Unpack(self._root, self._name, uuid, note, room).run(blocks)
+        )
+
+    def _arrive(
+        self, uuid: str, origin: str | None, run: Callable[[ImageNote | None], ImageNote]
+    ) -> PoolImage:
         check_uuid(uuid)
         with self._lock:
             if uuid in self._images:
@@ -188,12 +204,12 @@ class EmbeddedPool:
             # From here on the origin cannot be destroyed.
             self._origins[uuid] = origin
         try:
-            note = Receive(self._root, self._name, uuid, origin_note, room).run(blocks)
+            note = run(origin_note)
         finally:
             with self._lock, contextlib.suppress(OSError):
                 if self._root.status(uuid + PARTIAL) is None:
                     self._origins.pop(uuid, None)
-        return Installed(note, self._used(uuid + PARTIAL), set()).image
+        return Installed(note, self._used(uuid + PARTIAL, note), set()).image
 
     def _origin_note(self, uuid: str, origin: str | None) -> ImageNote | None:
         if origin is None:
@@ -240,6 +256,9 @@ class EmbeddedPool:
             raise incomplete(uuid, self._name) from None
         with folder:
             note, checkpoint = read_image(folder), read_checkpoint(folder, uuid)
+            if note is not None and note.kind == "tree" and is_whole(folder.statuses(), note):
+                filesystem.sync_all(folder.fd)
+                return Installed(note, occupied(folder.statuses(), note), set())
             if (
                 note is None
                 or checkpoint is None
@@ -263,6 +282,11 @@ class EmbeddedPool:
         """The image's stream, as it was received."""
         with self._lock:
             note = self._installed(uuid).note
+        if note.kind == "tree":
+            raise NotSupportedError(
+                f'image "{uuid}" is a container image, of which pool "{self._name}" has no stream',
+                hint="export it from a ZFS pool, or copy it with a registry's tools, such as `skopeo`",
+            )
         return self._sent(note)
 
     def _sent(self, note: ImageNote) -> Iterator[bytes]:
@@ -293,7 +317,8 @@ class EmbeddedPool:
             origin = None if below is None else below.note
         with self._pool_errors(f"checking image {uuid}"):
             damaged = check_files(self._root, installed.note, origin, on_read)
-        return Checked(installed.image, installed.note.stream_size, damaged)
+        size = None if installed.note.kind == "tree" else installed.note.stream_size
+        return Checked(installed.image, size, damaged)
 
     def destroy(self, uuid: str) -> None:
         """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
@@ -384,9 +409,9 @@ class EmbeddedPool:
                 hint=filesystem.LOCKS_HINT,
             ) from error
 
-    def _used(self, name: str) -> int:
+    def _used(self, name: str, note: ImageNote) -> int:
         with self._pool_errors("reading an image"), self._root.folder(name) as folder:
-            return occupied(folder.statuses())
+            return occupied(folder.statuses(), note)
 
     def _pool_errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
         return pool_errors(self._name, doing, self._root.fd)

@@ -55,6 +55,12 @@ class Core(Protocol):
     def send(self, snapshot: bytes, origin: bytes | None, fd: int) -> None:
         """Writes the snapshot's stream to `fd`, as `zfs send -L` does."""
 
+    def create(self, filesystem: bytes, properties: Mapping[bytes, int | bytes]) -> None:
+        """Makes an empty filesystem."""
+
+    def clone(self, filesystem: bytes, origin: bytes, properties: Mapping[bytes, int | bytes]) -> None:
+        """Makes a filesystem that begins as a snapshot."""
+
     def snapshot(self, snapshots: Sequence[bytes], properties: Mapping[bytes, bytes]) -> None:
         """Takes snapshots of one pool, all or none."""
 

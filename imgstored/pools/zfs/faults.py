@@ -168,6 +168,16 @@ _PROGRAM: Final = {
 _CONDITIONS: Final[dict[str, dict[str, str]]] = {
     "lzc_channel_program": _OF_ANY | _PROGRAM,
     "lzc_channel_program_nosync": _OF_ANY | _PROGRAM,
+    "lzc_clone": _OF_ANY
+    | {"ENOENT": "DatasetNotFound", "EEXIST": "FilesystemExists", "EINVAL": "PropertyInvalid"},
+    "lzc_create": _OF_ANY
+    | {
+        "ENOENT": "ParentNotFound",
+        "EEXIST": "FilesystemExists",
+        "EINVAL": "PropertyInvalid",
+        "ZFS_ERR_WRONG_PARENT": "WrongParent",
+        "ZFS_ERR_BADPROP": "PropertyInvalid",
+    },
     "lzc_destroy_snaps": _OF_ANY
     | {"EEXIST": "SnapshotIsCloned", "ENOENT": "PoolNotFound", "EBUSY": "SnapshotIsHeld"},
     "lzc_get_holds": _OF_ANY | {"ENOENT": "SnapshotNotFound", "ENOTSUP": "FeatureNotSupported"},

@@ -45,6 +45,8 @@ _CORE: Final[_Signatures] = {
     "libzfs_core_init": (),
     "lzc_channel_program": (_TEXT, _TEXT, _U64, _U64, _LIST, _OUT),
     "lzc_channel_program_nosync": (_TEXT, _TEXT, _U64, _U64, _LIST, _OUT),
+    "lzc_clone": (_TEXT, _TEXT, _LIST),
+    "lzc_create": (_TEXT, _INT, _LIST, ctypes.c_void_p, ctypes.c_uint),
     "lzc_destroy_snaps": (_LIST, _INT, _OUT),
     "lzc_get_holds": (_TEXT, _OUT),
     "lzc_hold": (_LIST, _INT, _OUT),
@@ -68,6 +70,9 @@ _SLEEP: Final = 0
 _FALSE: Final = 0
 #: LZC_SEND_FLAG_LARGE_BLOCK of `enum lzc_send_flags`, in illumos and OpenZFS.
 _LARGE_BLOCK: Final = 1 << 1
+#: LZC_DATSET_TYPE_ZFS of `enum lzc_dataset_type`, and the length of a wrapping key that there is not.
+_FILESYSTEM: Final = 2
+_NO_KEY: Final = 0
 #: No descriptor whose closing would release a hold.
 _NO_CLEANUP: Final = -1
 #: The key of a result's list under which the kernel counts the errors that it left out.
@@ -129,6 +134,17 @@ class Library:
         """See `Core`."""
         code = self._call("lzc_send", snapshot, origin, _int("lzc_send", fd), _LARGE_BLOCK)
         self._check("lzc_send", code)
+
+    def create(self, filesystem: bytes, properties: Mapping[bytes, int | bytes]) -> None:
+        """See `Core`."""
+        with self._list(dict(properties)) as given:
+            code = self._call("lzc_create", filesystem, _FILESYSTEM, given, None, _NO_KEY)
+            self._check("lzc_create", code)
+
+    def clone(self, filesystem: bytes, origin: bytes, properties: Mapping[bytes, int | bytes]) -> None:
+        """See `Core`."""
+        with self._list(dict(properties)) as given:
+            self._check("lzc_clone", self._call("lzc_clone", filesystem, origin, given))
 
     def snapshot(self, snapshots: Sequence[bytes], properties: Mapping[bytes, bytes]) -> None:
         """See `Core`."""

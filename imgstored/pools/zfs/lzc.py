@@ -80,6 +80,19 @@ class Lzc:
         with self._pool_errors(doing):
             self._core.receive_resumable(self._name(snapshot, doing), fd, base, given)
 
+    def create(
+        self, filesystem: str, doing: str, *, origin: str | None, properties: Mapping[str, int | str]
+    ) -> None:
+        """Makes a filesystem: an empty one, or a clone of a snapshot."""
+        given = {_text(name): _value(value) for name, value in properties.items()}
+        name = self._name(filesystem, doing)
+        base = None if origin is None else self._name(origin, doing)
+        with self._pool_errors(doing):
+            if base is None:
+                self._core.create(name, given)
+            else:
+                self._core.clone(name, base, given)
+
     def send(self, snapshot: str, fd: int, doing: str, *, origin: str | None) -> None:
         """Writes the snapshot's stream to `fd`; with an origin, what differs from that.
 

@@ -29,6 +29,7 @@ from imgstored.pools.zfs.programs import FINAL, PARTIAL
 from imgstored.pools.zfs.properties import DEFAULT, checked
 from imgstored.pools.zfs.receive import Receive
 from imgstored.pools.zfs.system import unmount
+from imgstored.pools.zfs.unpack import Unpack, drop_partial
 from imgstored.zstream.token import parse_token
 
 if TYPE_CHECKING:
@@ -168,6 +169,15 @@ class ZfsPool:
             origin_image = self._origin(uuid, origin)
             return Receive(self._lzc, uuid, origin_image, self._properties).run(blocks)
 
+    def unpack(
+        self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
+    ) -> PoolImage:
+        """Unpacks a container image's layer into UUID-partial, a clone of what is below it."""
+        check_uuid(uuid)
+        with self._registered(uuid, origin):
+            self._refuse_existing(uuid)
+            return Unpack(self._lzc, uuid, self._origin(uuid, origin), self._properties, room).run(blocks)
+
     @contextmanager
     def _registered(self, uuid: str, origin: str | None) -> Iterator[None]:
         """`destroy` refuses the origin while the block lasts. The block checks that the origin is there."""
@@ -200,7 +210,7 @@ class ZfsPool:
     def abandon(self, uuid: str) -> None:
         """Drops UUID-partial, if there is one."""
         check_uuid(uuid)
-        programs.destroy(self._lzc, self._dataset(uuid) + PARTIAL, f"dropping a part of image {uuid}")
+        drop_partial(self._lzc, uuid)
 
     def publish(self, uuid: str) -> PoolImage:
         """Makes a completely received image visible: the rename of its dataset is the commit."""

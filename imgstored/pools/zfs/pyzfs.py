@@ -26,6 +26,8 @@ _SYSTEM_FOLDER: Final = Path("/usr/lib/python3/dist-packages")
 _CALLS: Final = (
     "lzc_channel_program",
     "lzc_channel_program_nosync",
+    "lzc_clone",
+    "lzc_create",
     "lzc_destroy_snaps",
     "lzc_get_holds",
     "lzc_hold",
@@ -93,6 +95,14 @@ class Pyzfs:
     def send(self, snapshot: bytes, origin: bytes | None, fd: int) -> None:
         """See `Core`."""
         self._module.lzc_send(snapshot, origin, fd, ["large_blocks"])
+
+    def create(self, filesystem: bytes, properties: Mapping[bytes, int | bytes]) -> None:
+        """See `Core`."""
+        self._module.lzc_create(filesystem, "zfs", dict(properties))
+
+    def clone(self, filesystem: bytes, origin: bytes, properties: Mapping[bytes, int | bytes]) -> None:
+        """See `Core`."""
+        self._module.lzc_clone(filesystem, origin, dict(properties))
 
     def snapshot(self, snapshots: Sequence[bytes], properties: Mapping[bytes, bytes]) -> None:
         """See `Core`."""

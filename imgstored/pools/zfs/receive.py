@@ -21,8 +21,9 @@ from msgspec import Struct
 from imgstored.errors import ImgstoreError, PoolError, ResumeError, StreamError
 from imgstored.pools.refusals import refuse_other_origin, small_blocks
 from imgstored.pools.zfs.pipe import Inlet, outlet
-from imgstored.pools.zfs.programs import FINAL, PARTIAL, Dataset, dataset, destroy
+from imgstored.pools.zfs.programs import FINAL, PARTIAL, Dataset, dataset
 from imgstored.pools.zfs.properties import of_kind
+from imgstored.pools.zfs.unpack import drop_partial
 from imgstored.zstream.reader import OutlineReader, StreamReader, begin_of
 from imgstored.zstream.records import Begin, Feature, Objset
 from imgstored.zstream.resume import Resumer, refuse_other_stream
@@ -188,7 +189,7 @@ class Receive(Struct, frozen=True):
         return dataset(self.lzc, self._name, self._doing)
 
     def _drop(self) -> None:
-        destroy(self.lzc, self._name, f"dropping a part of image {self.uuid}")
+        drop_partial(self.lzc, self.uuid)
 
     @property
     def _name(self) -> str:

@@ -1,14 +1,16 @@
-"""Calls that libzfs_core lacks: the health of a pool, and the unmounting of a dataset.
+"""Calls that libzfs_core lacks: the health of a pool, and the mounting of datasets.
 
 A call to a suspended pool would hang, so its health is read elsewhere. imgadm's `zfs receive` mounts what it
-receives, so an image is unmounted before it is destroyed: by umount2(2), which Linux and illumos have with
-the same arguments.
+receives, so an image is unmounted before it is destroyed; and a container image is mounted while its layer is
+unpacked. umount2(2) is the same on Linux and illumos; mount(2) has other arguments there.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +36,59 @@ def health(pool: str, folder: Path = _KSTAT) -> str | None:
     except OSError:
         return None
     return word if word.isalpha() and word.isupper() else None
+
+
+#: Linux: MS_NOSUID, MS_NODEV and MS_NOEXEC of sys/mount.h. Nothing in a layer acts while it is unpacked.
+_FLAGS: Final = 2 | 4 | 8
+#: illumos: MS_OPTIONSTR of sys/mount.h, and the length that its libzfs gives to the buffer of options.
+_OPTIONSTR: Final = 0x100
+_MAX_OPTIONS: Final = 1024
+#: Where folders for mounts are made: nobody but root may write there.
+_FOLDER: Final = Path("/var/run")
+
+
+@contextmanager
+def mounted_for_writing(dataset: str, pool: str) -> Iterator[int]:
+    """Mounts a filesystem where nobody but root looks, also one that is readonly; yields a descriptor of it.
+
+    Raises `PoolError`.
+    """
+    folder = _FOLDER / f"imgstored-{dataset.replace('/', '-')}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _failed(pool, f"{folder} cannot be made", error.errno or 0) from error
+    try:
+        _mount(dataset, folder, pool)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    finally:
+        unmount(dataset, pool)
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _mount(dataset: str, folder: Path, pool: str) -> None:
+    mount = ctypes.CDLL(None, use_errno=True).mount
+    source, place = dataset.encode(), os.fsencode(folder)
+    if sys.platform == "linux":
+        failed = mount(source, place, b"zfs", ctypes.c_ulong(_FLAGS), b"rw")
+    else:
+        options = ctypes.create_string_buffer(b"rw,nosuid,nodevices,noexec", _MAX_OPTIONS)
+        failed = mount(source, place, _OPTIONSTR, b"zfs", None, 0, options, _MAX_OPTIONS)
+    if failed:
+        raise _failed(pool, f"{dataset} cannot be mounted at {folder}", ctypes.get_errno())
+
+
+def _failed(pool: str, what: str, number: int) -> PoolError:
+    return PoolError(
+        f'pool "{pool}": {what}: {os.strerror(number)}',
+        hint="the daemon unpacks the layers of container images there; may it mount filesystems?",
+        data={"errno": number},
+    )
 
 
 def unmount(dataset: str, pool: str) -> None:

@@ -8,6 +8,7 @@ from imgproto import operations as op
 
 from imgstored.rpc.call import always
 from imgstored.rpc.methods.bound import method, pass_on, sender
+from imgstored.sources.container import is_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -88,7 +89,7 @@ def _asks(params: Mapping[str, Any]) -> bool:
 
 
 async def _resolve(services: Services, params: ResolveParams, call: Call) -> list[NamedDocument]:
-    if params.get("sources") is not None:
+    if params.get("sources") is not None or (_asks(params) and any(map(is_reference, params["names"]))):
         # Who may only read must not have root's daemon ask servers of their choice.
         call.require_change()
     return await services.resolver.resolve(

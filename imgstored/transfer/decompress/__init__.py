@@ -22,15 +22,17 @@ __all__ = ["DecompressLimits", "Meter", "Stream", "decompressed"]
 Stream = Generator[bytes | memoryview, None, None]
 
 
-def decompressed(blocks: Blocks, meter: Meter, *, accelerated: bool = True) -> Stream:
+def decompressed(blocks: Blocks, meter: Meter, *, accelerated: bool = True, layer: bool = False) -> Stream:
     """The stream in the image file `blocks`, in pieces of some 1 MiB at most.
 
     Its content says what it is compressed with. `blocks` is always read to its end before the stream
     ends. Raises `UncompressionError` for a file that is no image file, is damaged, goes on after its end, or
     exceeds the limits of `meter`; what `blocks` raises passes through. Without `accelerated` only the
-    standard library decodes, in the caller's thread (but for zstd). Closing the iterator ends its threads.
+    standard library decodes, in the caller's thread (but for zstd). With `layer`, what is in the file may be
+    a container image's layer. Closing the iterator ends its threads.
     """
-    with closing(_decoded(Feed(_counted(blocks, meter)), meter, accelerated=accelerated)) as pieces:
+    feed = Feed(_counted(blocks, meter))
+    with closing(_decoded(feed, meter, accelerated=accelerated, layer=layer)) as pieces:
         for piece in pieces:
             meter.count(len(piece))
             yield piece
@@ -42,11 +44,11 @@ def _counted(blocks: Blocks, meter: Meter) -> Iterator[bytes | bytearray | memor
         yield block
 
 
-def _decoded(feed: Feed, meter: Meter, *, accelerated: bool) -> Stream:
+def _decoded(feed: Feed, meter: Meter, *, accelerated: bool, layer: bool) -> Stream:
     """Chooses the decoder; each is loaded when it is first needed."""
     limits = meter.limits
     workers = workers_for(limits.workers) if accelerated else 1
-    match codec_of(feed.peek(HEAD)):
+    match codec_of(feed.peek(HEAD), layer=layer):
         case "none":
             yield from _as_they_are(feed)
         case "gzip":

@@ -1,7 +1,8 @@
 """Detection of a file's compression by its first bytes. Pure.
 
 Magic numbers: RFC 1952, 2.3.1 (gzip); bzip2's decompress.c; The .xz File Format 1.2.0, 2.1.1.1; RFC 8878,
-3.1.1 (zstd); OpenZFS include/sys/zfs_ioctl.h (a BEGIN record has DMU_BACKUP_MAGIC at byte 8).
+3.1.1 (zstd); OpenZFS include/sys/zfs_ioctl.h (a BEGIN record has DMU_BACKUP_MAGIC at byte 8); POSIX, pax,
+"ustar Header Block".
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from imgstored.zstream.records import MAGIC
 
 Codec = Literal["none", "gzip", "bzip2", "xz", "zstd"]
 
-#: How many bytes `codec_of` looks at; also enough to tell what a wrong file is.
-HEAD = 64
+#: How many bytes `codec_of` looks at: the header of a tar's first entry.
+HEAD = 512
 
 GZIP_MAGIC = b"\x1f\x8b\x08"
 BZIP2_MAGIC = b"BZh"
@@ -29,6 +30,9 @@ BZIP2_END = b"\x17\x72\x45\x38\x50\x90"
 _ZFS_MAGIC_AT = 8
 _ZFS_MAGICS = (MAGIC.to_bytes(8, "little"), MAGIC.to_bytes(8, "big"))
 
+_TAR_MAGIC_AT = 257
+_TAR_MAGIC = b"ustar"
+
 _LOOKS_LIKE = (
     (b"<!doctype html", "an HTML page"),
     (b"<html", "an HTML page"),
@@ -40,8 +44,11 @@ _LOOKS_LIKE = (
 )
 
 
-def codec_of(head: bytes) -> Codec:
-    """How the file that begins with `head` is compressed. Raises `UncompressionError` for other files."""
+def codec_of(head: bytes, *, layer: bool = False) -> Codec:
+    """How the file that begins with `head` is compressed. Raises `UncompressionError` for other files.
+
+    With `layer`, it may be a tar, or empty, as a layer is that changes nothing.
+    """
     if head.startswith(GZIP_MAGIC):
         return "gzip"
     if head.startswith(BZIP2_MAGIC) and head[3:4] in _BZIP2_LEVELS and _bzip2_goes_on(head[4:10]):
@@ -51,6 +58,8 @@ def codec_of(head: bytes) -> Codec:
     if begins_zstd_frame(head):
         return "zstd"
     if head[_ZFS_MAGIC_AT : _ZFS_MAGIC_AT + 8] in _ZFS_MAGICS:
+        return "none"
+    if layer and (head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC) or not any(head)):
         return "none"
     raise UncompressionError(
         f"the image file is {_description(head)}; expected a ZFS stream, plain or compressed with gzip, "

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgstored.zstream.token import parse_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Where the disks of pools are, and where pools are mounted.
 FOLDER = Path("/tmp/zfs")
@@ -74,6 +79,17 @@ def device(name: str) -> Path:
             return path
         time.sleep(0.1)
     raise AssertionError(f"{path} does not appear")
+
+
+@contextmanager
+def mounted_tree(dataset: str) -> Iterator[Path]:
+    """The files of a container image's snapshot @final."""
+    with tempfile.TemporaryDirectory() as place:
+        run("mount", "-t", "zfs", f"{dataset}@final", place)
+        try:
+            yield Path(place, "root")
+        finally:
+            run("umount", place)
 
 
 def resume_point(name: str) -> int:

@@ -6,6 +6,7 @@ Modules run at the same time, so each has pools of its own names.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,12 @@ import pytest
 
 from imgstored.pools.zfs import ZfsPool, pipe
 from tests.pools.contract import pool
-from tests.pools.zfs.commands import empty, make_pool, resume_point, run
+from tests.pools.zfs.commands import empty, make_pool, mounted_tree, resume_point, run
 from tests.pools.zfs.made_streams import make_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 __all__ = ["pool"]
 
@@ -35,6 +37,11 @@ class ZfsPools:
 
     def resume_point(self, uuid: str) -> int:
         return resume_point(f"{self.name}/{uuid}-partial")
+
+    @contextmanager
+    def tree(self, uuid: str) -> Iterator[Path]:
+        with mounted_tree(f"{self.name}/{uuid}") as tree:
+            yield tree
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ from imgstored.pools.zfs.library import Library
 from imgstored.pools.zfs.pyzfs import Pyzfs
 from tests.pools.contract import BASE, GUIDS, ZVOL, PoolContract, install, pool
 from tests.pools.contract import receive as receive_real
-from tests.pools.zfs.commands import FOLDER, empty, exported, make_pool, resume_point, run
+from tests.pools.layer_contract import LayerContract
+from tests.pools.zfs.commands import FOLDER, empty, exported, make_pool, mounted_tree, resume_point, run
 from tests.support.streams import real_stream
 
 if TYPE_CHECKING:
@@ -64,12 +66,21 @@ class OurPools:
     def resume_point(self, uuid: str) -> int:
         return resume_point(f"{self.name}/{uuid}-partial")
 
+    @contextmanager
+    def tree(self, uuid: str) -> Iterator[Path]:
+        with mounted_tree(f"{self.name}/{uuid}") as tree:
+            yield tree
+
 
 @pytest.fixture
 def pools(disks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[OurPools]:
     monkeypatch.setattr(lzc, "BINDINGS", (Library,))
     yield OurPools()
     empty(TANK)
+
+
+class TestLayersWithoutPyzfs(LayerContract):
+    """What every pool must do with container images."""
 
 
 class TestContractWithoutPyzfs(PoolContract):
@@ -222,6 +233,8 @@ TRANSLATED: list[tuple[str, Callable[[Any, int], object]]] = [
         "lzc_destroy_snaps",
         lambda told, n: told.lzc_destroy_snaps_translate_errors(n, {}, [b"zones/a@x"], False),
     ),
+    ("lzc_clone", lambda told, n: told.lzc_clone_translate_error(n, b"zones/a", b"zones/o@x", {})),
+    ("lzc_create", lambda told, n: told.lzc_create_translate_error(n, b"zones/a", 2, {})),
     ("lzc_get_holds", lambda told, n: told.lzc_get_holds_translate_error(n, b"zones/a@x")),
     ("lzc_hold", lambda told, n: told.lzc_hold_translate_errors(n, {}, {b"zones/a@x": b"tag"}, -1)),
     (
@@ -254,7 +267,8 @@ def test_every_number_means_what_pyzfs_says(call: str, translate: Callable[[Any,
         if ours.message != theirs.message:
             differ.add(number)
     # pyzfs's classes have numbers of their own, and we say the kernel's.
-    assert differ == {"lzc_receive_resumable": {1044}, "lzc_send": {errno.EXDEV}}.get(call, set())
+    numbers = {"lzc_create": {1044}, "lzc_receive_resumable": {1044}, "lzc_send": {errno.EXDEV}}
+    assert differ == numbers.get(call, set())
 
 
 # -- lists, and memory ---------------------------------------------------------------------------------------

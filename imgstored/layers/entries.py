@@ -1,0 +1,283 @@
+"""The entries of a layer: a tar of what the layer adds to those below it, and whiteouts for what it removes.
+
+The form is that of the OCI's image specification (layer.md). A layer is hostile: names are split into
+components here, and `..` is refused, so that nothing above this module meets a path. Reads from the layer
+only; what an entry does to a tree is decided in `tree`.
+"""
+
+from __future__ import annotations
+
+import enum
+import io
+import math
+import tarfile
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
+
+from msgspec import Struct
+
+from imgstored.errors import LayerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from tarfile import TarFile
+    from typing import Self
+
+#: Entries of one layer; a distribution with all its packages has some 500,000.
+MAX_ENTRIES: Final = 1 << 20
+#: Bytes of all that describes one entry, as the reference implementations limit it (Go's archive/tar).
+MAX_HEADER: Final = 1 << 20
+#: Headers that belong to one entry: a long name, a long link, attributes, and some of each kind of tar.
+MAX_CHAIN: Final = 8
+#: Bytes of a name and of a path; Linux and illumos have these limits.
+MAX_NAME: Final = 255
+MAX_PATH: Final = 4095
+#: Folders within each other.
+MAX_DEPTH: Final = 128
+#: Bytes of the value of an extended attribute; Linux's limit.
+MAX_ATTRIBUTE: Final = 64 << 10
+
+_WHITEOUT: Final = b".wh."
+_OPAQUE: Final = b".wh..wh..opq"
+#: Other names that begin so are notes of AUFS to itself.
+_AUFS: Final = b".wh..wh."
+#: Where a tar of PAX has extended attributes, as Go, GNU tar and bsdtar write them.
+_ATTRIBUTE: Final = "SCHILY.xattr."
+#: chown(2) takes this as "leave it".
+_NO_ID: Final = (1 << 32) - 1
+#: Seconds: times after the year 2486 are taken for damage, and are 0 as those before 1970 are.
+_MAX_TIME: Final = 1 << 34
+_BLOCK: Final = 512
+
+_DAMAGED: Final = "import it again; if that fails too, whoever published the image has to mend it"
+
+
+class Kind(enum.Enum):
+    """What an entry is."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    SYMLINK = "symbolic link"
+    HARD_LINK = "hard link"
+    FIFO = "FIFO"
+    CHARACTER = "character device"
+    BLOCK = "block device"
+    WHITEOUT = "whiteout"  #: removes `path` as the layers below have it
+    OPAQUE = "opaque"  #: removes all that the layers below have in the folder `path`
+
+
+Path = tuple[bytes, ...]
+
+
+class Entry(Struct, frozen=True):
+    """One entry of a layer."""
+
+    path: Path  #: the components of its path from the layer's root; () is the root
+    kind: Kind
+    mode: int = 0o755  #: permissions, with setuid, setgid and sticky
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0  #: nanoseconds since the epoch
+    size: int = 0  #: bytes of a file
+    target: bytes = b""  #: of a symbolic link, as it is written
+    linked: Path = ()  #: the path that a hard link is another name of
+    device: tuple[int, int] = (0, 0)  #: major and minor number
+    attributes: Mapping[str, bytes] = {}  #: extended attributes
+
+
+class Readable(Protocol):
+    """An uncompressed layer, from front to back."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+        ...
+
+
+def entries(layer: Readable) -> Iterator[tuple[Entry, Readable | None]]:
+    """Yields the entries in order; the contents of a file can be read until the next entry is asked for.
+
+    An empty layer has no entries. Raises `LayerError` for a layer that is damaged, cut short, or beyond a
+    limit; the contents raise it, too.
+    """
+    reader = _Reader(layer)
+    try:
+        with tarfile.open(
+            None, "r|", reader, tarinfo=reader.info, encoding="utf-8", errors="surrogateescape"
+        ) as tar:
+            for number, member in enumerate(tar):
+                if number >= MAX_ENTRIES:
+                    raise _damaged(f"it has more than {MAX_ENTRIES} entries")
+                entry = _entry(member)
+                if entry is not None:
+                    yield entry, _contents(tar, member) if entry.kind is Kind.FILE else None
+                # tarfile keeps what it has read, to find it again.
+                cast("Any", tar).members.clear()
+    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        if reader.size:
+            raise _damaged(str(error)) from error
+
+
+def components(path: bytes) -> Path:
+    """The components of a path in a layer, from the layer's root. Raises `LayerError`.
+
+    A leading slash means the root, too, as in what `tar -P` writes.
+    """
+    parts = tuple(part for part in path.split(b"/") if part not in (b"", b"."))
+    if len(path) > MAX_PATH or len(parts) > MAX_DEPTH or any(len(part) > MAX_NAME for part in parts):
+        raise _damaged(f"the path {_shown(path)} is too long")
+    if b".." in parts or b"\0" in path:
+        raise _damaged(f"the path {_shown(path)} leads out of the image")
+    return parts
+
+
+class _Reader(io.RawIOBase):
+    """Bounds what tarfile reads for one entry's headers, which it keeps in memory."""
+
+    def __init__(self, layer: Readable) -> None:
+        self._layer = layer
+        self._headers = 0
+        self._chain = 0
+        self.size = 0
+        reader = self
+
+        class Info(tarfile.TarInfo):
+            """An entry whose headers are bounded."""
+
+            @classmethod
+            def fromtarfile(cls, tarfile: TarFile) -> Self:
+                with reader.headers():
+                    return super().fromtarfile(tarfile)
+
+        self.info = Info
+
+    def read(self, size: int = -1) -> bytes:
+        """What tarfile asks for: 10 KiB at a time."""
+        data = self._layer.read(size)
+        self.size += len(data)
+        if self._chain:
+            self._headers += len(data)
+            if self._headers > MAX_HEADER:
+                raise _damaged(f"an entry has more than {MAX_HEADER >> 20} MiB of headers")
+        return data
+
+    @contextmanager
+    def headers(self) -> Iterator[None]:
+        """One entry's headers are being read; those that describe another header are within it."""
+        if not self._chain:
+            self._headers = 0
+        self._chain += 1
+        try:
+            if self._chain > MAX_CHAIN:
+                raise _damaged(f"an entry has more than {MAX_CHAIN} headers")
+            yield
+        finally:
+            self._chain -= 1
+
+
+def _entry(member: tarfile.TarInfo) -> Entry | None:
+    """The entry; None for what concerns no file. Raises `LayerError`."""
+    path = components(_bytes(member.name))
+    if any(part.startswith(_AUFS) and part != _OPAQUE for part in path):
+        return None
+    if path and path[-1].startswith(_WHITEOUT):
+        return _whiteout(path)
+    kind = _KINDS.get(member.type)
+    if kind is None or (not path and kind is not Kind.FOLDER):
+        raise _damaged(f"it has an entry of the unknown type {member.type!r}, {_shown(_bytes(member.name))}")
+    target = _bytes(member.linkname)
+    if kind is Kind.SYMLINK and not (0 < len(target) <= MAX_PATH and b"\0" not in target):
+        raise _damaged(f"the symbolic link {_shown(_bytes(member.name))} has no target")
+    linked = components(target) if kind is Kind.HARD_LINK else ()
+    if kind is Kind.HARD_LINK and not linked:
+        raise _damaged(f"the hard link {_shown(_bytes(member.name))} has no target")
+    if not (0 <= member.uid < _NO_ID and 0 <= member.gid < _NO_ID and member.size >= 0):
+        raise _damaged(f"{_shown(_bytes(member.name))} has an impossible owner or size")
+    return Entry(
+        path=path,
+        kind=kind,
+        mode=member.mode & 0o7777,
+        uid=member.uid,
+        gid=member.gid,
+        mtime=_nanoseconds(member),
+        size=member.size if kind is Kind.FILE else 0,
+        target=target if kind is Kind.SYMLINK else b"",
+        linked=linked,
+        device=(member.devmajor, member.devminor),
+        attributes=_attributes(member.pax_headers),
+    )
+
+
+_KINDS: Final = {
+    tarfile.REGTYPE: Kind.FILE,
+    tarfile.AREGTYPE: Kind.FILE,
+    tarfile.CONTTYPE: Kind.FILE,
+    tarfile.GNUTYPE_SPARSE: Kind.FILE,
+    tarfile.DIRTYPE: Kind.FOLDER,
+    tarfile.SYMTYPE: Kind.SYMLINK,
+    tarfile.LNKTYPE: Kind.HARD_LINK,
+    tarfile.FIFOTYPE: Kind.FIFO,
+    tarfile.CHRTYPE: Kind.CHARACTER,
+    tarfile.BLKTYPE: Kind.BLOCK,
+}
+
+
+def _whiteout(path: Path) -> Entry:
+    name = path[-1]
+    if name == _OPAQUE:
+        return Entry(path[:-1], Kind.OPAQUE)
+    hidden = name.removeprefix(_WHITEOUT)
+    if hidden in (b"", b".", b".."):
+        raise _damaged(f"the whiteout {_shown(b'/'.join(path))} names no file")
+    return Entry((*path[:-1], hidden), Kind.WHITEOUT)
+
+
+def _nanoseconds(member: tarfile.TarInfo) -> int:
+    if not math.isfinite(member.mtime) or not 0 <= member.mtime < _MAX_TIME:
+        return 0
+    # tarfile makes a floating-point number of it, which has no nanoseconds.
+    return int(Decimal(member.pax_headers.get("mtime", member.mtime)) * 1_000_000_000)
+
+
+def _attributes(headers: Mapping[str, str]) -> dict[str, bytes]:
+    found = {}
+    for key, value in headers.items():
+        if key.startswith(_ATTRIBUTE):
+            data = _bytes(value)
+            if len(data) > MAX_ATTRIBUTE or "\0" in key:
+                raise _damaged("an extended attribute is too long")
+            found[key.removeprefix(_ATTRIBUTE)] = data
+    return found
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+class _Contents:
+    """The contents of one file: what tarfile raises becomes `LayerError`."""
+
+    def __init__(self, contents: IO[bytes]) -> None:
+        self._contents = contents
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end. Raises `LayerError`."""
+        try:
+            return self._contents.read(size)
+        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+            raise _damaged(str(error)) from error
+
+
+def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Readable:
+    contents = tar.extractfile(member)
+    assert contents is not None, "it is a file"
+    return _Contents(contents)
+
+
+def _shown(path: bytes) -> str:
+    text = path[:200].decode("utf-8", "backslashreplace")
+    return '"' + "".join(char if char.isprintable() else "?" for char in text) + '"'
+
+
+def _damaged(reason: str) -> LayerError:
+    return LayerError(f"the layer cannot be unpacked: {reason}", hint=_DAMAGED)

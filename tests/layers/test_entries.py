@@ -1,0 +1,187 @@
+"""Layers as they come from outside: every form of tar, and hostile ones."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstored.errors import LayerError
+from imgstored.layers import entries as form
+from imgstored.layers.entries import Entry, Kind, components, entries
+from tests.support.layers import member, tar_of
+
+
+def read(data: bytes) -> list[tuple[Entry, bytes]]:
+    return [
+        (entry, contents.read(1 << 20) if contents else b"") for entry, contents in entries(io.BytesIO(data))
+    ]
+
+
+def only(data: bytes) -> Entry:
+    [(entry, _)] = read(data)
+    return entry
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_each_kind_in_each_form(form):
+    data = tar_of(
+        (member("etc/", tarfile.DIRTYPE, mode=0o1777, uid=3, gid=4, mtime=5), b""),
+        (member("./etc/passwd", mode=0o4755, uid=7, gid=8, mtime=9), b"root"),
+        (member("/etc/link", tarfile.SYMTYPE, linkname="../../x"), b""),
+        (member("etc/hard", tarfile.LNKTYPE, linkname="./etc/passwd"), b""),
+        (member("dev/null", tarfile.CHRTYPE, devmajor=1, devminor=3), b""),
+        (member("dev/disk", tarfile.BLKTYPE, devmajor=8, devminor=0), b""),
+        (member("run/pipe", tarfile.FIFOTYPE), b""),
+        form=form,
+    )
+    second = 1_000_000_000
+    assert read(data) == [
+        (Entry((b"etc",), Kind.FOLDER, 0o1777, 3, 4, 5 * second), b""),
+        (Entry((b"etc", b"passwd"), Kind.FILE, 0o4755, 7, 8, 9 * second, 4), b"root"),
+        (Entry((b"etc", b"link"), Kind.SYMLINK, 0o644, target=b"../../x"), b""),
+        (Entry((b"etc", b"hard"), Kind.HARD_LINK, 0o644, linked=(b"etc", b"passwd")), b""),
+        (Entry((b"dev", b"null"), Kind.CHARACTER, 0o644, device=(1, 3)), b""),
+        (Entry((b"dev", b"disk"), Kind.BLOCK, 0o644, device=(8, 0)), b""),
+        (Entry((b"run", b"pipe"), Kind.FIFO, 0o644), b""),
+    ]
+
+
+def test_attributes_and_parts_of_seconds():
+    headers = {"SCHILY.xattr.user.a": "b", "SCHILY.xattr.security.capability": "\x01\udcff", "comment": "x"}
+    entry = only(tar_of((member("a", mtime=1.5, pax_headers=headers), b"")))
+    assert entry.attributes == {"user.a": b"b", "security.capability": b"\x01\xff"}
+    assert entry.mtime == 1_500_000_000
+
+
+def test_names_that_are_no_text_and_long_ones():
+    assert only(tar_of((member("\udcff"), b""), form=tarfile.GNU_FORMAT)).path == (b"\xff",)
+    long = "/".join(["x" * 200] * 20)
+    for with_long in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        assert len(only(tar_of((member(long), b""), form=with_long)).path) == 20
+
+
+def test_whiteouts():
+    found = read(
+        tar_of(
+            (member("a/.wh.b"), b""),
+            (member("a/.wh..wh..opq"), b""),
+            (member(".wh..wh.plnk/1.2"), b""),
+            (member("a/.wh..wh.aufs"), b""),
+            (member(".wh..hidden"), b""),
+        )
+    )
+    assert [(entry.kind, entry.path) for entry, _ in found] == [
+        (Kind.WHITEOUT, (b"a", b"b")),
+        (Kind.OPAQUE, (b"a",)),
+        (Kind.WHITEOUT, (b".hidden",)),
+    ]
+
+
+def test_an_empty_layer():
+    assert read(b"") == read(tar_of()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../etc/passwd", "leads out of the image"),
+        ("a/../../b", "leads out of the image"),
+        ("a/..", "leads out of the image"),
+        ("/../x", "leads out of the image"),
+        ("a/.wh...", "names no file"),
+        ("a/.wh.", "names no file"),
+        ("x" * 256, "too long"),
+        ("/".join("x" * 2050), "too long"),
+        ("/".join(["x"] * 129), "too long"),
+        (".", "unknown type"),
+    ],
+)
+def test_names_that_are_refused(name, message):
+    with pytest.raises(LayerError, match=message):
+        read(tar_of((member(name), b"")))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        member("a", tarfile.SYMTYPE, linkname=""),
+        member("a", tarfile.LNKTYPE, linkname="../b"),
+        member("a", tarfile.LNKTYPE, linkname="/"),
+        member("a", b"V"),
+        member("a", uid=-1),
+        member("a", uid=0xFFFFFFFF),
+        member("a", gid=1 << 40),
+    ],
+    ids=lambda info: f"{info.type!r} {info.linkname} {info.uid} {info.gid}",
+)
+def test_entries_that_are_refused(bad):
+    with pytest.raises(LayerError):
+        read(tar_of((bad, b""), form=tarfile.GNU_FORMAT))
+
+
+def test_times_that_are_none():
+    for value in (float("nan"), float("inf"), -1.0, 1e300):
+        assert only(tar_of((member("a", pax_headers={"mtime": str(value)}), b""))).mtime == 0
+
+
+def test_headers_are_bounded():
+    huge = tar_of((member("a", pax_headers={"comment": "x" * (2 << 20)}), b""))
+    with pytest.raises(LayerError, match="more than 1 MiB of headers"):
+        read(huge)
+    # Headers that describe headers, without an end.
+    pax = tar_of((member("a", pax_headers={"comment": "x"}), b""))[:1024]
+    with pytest.raises(LayerError, match="more than 8 headers"):
+        read(pax * 2000)
+
+
+def test_a_negative_size_ends(monkeypatch):
+    data = tar_of((member("a", pax_headers={"size": "-1024"}), b"x" * 600), (member("b"), b""))
+    with pytest.raises(LayerError):
+        read(data)
+
+
+def test_so_many_entries_and_no_more(monkeypatch):
+    monkeypatch.setattr(form, "MAX_ENTRIES", 3)
+    three = [(member(str(number)), b"") for number in range(3)]
+    assert len(read(tar_of(*three))) == 3
+    with pytest.raises(LayerError, match="more than 3 entries"):
+        read(tar_of(*three, (member("4"), b"")))
+
+
+def test_one_that_is_cut_short():
+    data = tar_of((member("a"), b"x" * 5000))
+    for end in (100, 512, 600, 3000, 5500):
+        with pytest.raises(LayerError):
+            read(data[:end])
+
+
+@given(st.binary(max_size=1500), st.integers(0, 3000), st.integers(0, 3000))
+def test_whatever_comes(noise, begin, end):
+    """Bytes put into a good layer: entries or `LayerError`, and no path that leads out."""
+    good = tar_of(
+        (member("a/b", pax_headers={"SCHILY.xattr.user.x": "y"}), b"abc" * 100),
+        (member("c", tarfile.LNKTYPE, linkname="a/b"), b""),
+    )
+    data = good[:begin] + noise + good[min(begin, end) :]
+    try:
+        found = read(data)
+    except LayerError:
+        return
+    for entry, contents in found:
+        assert b".." not in entry.path + entry.linked
+        assert len(contents) <= max(entry.size, 0)
+
+
+@given(st.binary(max_size=300))
+def test_components_never_lead_out(path):
+    try:
+        parts = components(path)
+    except LayerError:
+        return
+    assert all(
+        part and b"/" not in part and b"\0" not in part and part not in (b".", b"..") for part in parts
+    )
