@@ -15,6 +15,9 @@ CASES = [
     "bzip2, unlimited",
     "xz of several blocks, unlimited",
     "gzip over TLS, unlimited",
+    "from a registry, in layers of zstd, unlimited",
+    "from a registry, one layer of gzip, unlimited",
+    "from a registry, in layers of zstd, 20 MB/s a connection",
     "daemon's peak memory",
     "kill -9 at half",
     "kill -9 at 90 %",
@@ -27,14 +30,14 @@ CASES = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(640)
 def test_the_quick_bench_has_a_row_for_every_case_and_leaves_nothing_running(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--work", str(tmp_path)],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=380,
+        timeout=620,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
