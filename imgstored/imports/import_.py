@@ -37,6 +37,7 @@ from imgstored.catalog.image_locks import IMPORT_TIMEOUT
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
+    DownloadError,
     ImgstoreError,
     InternalError,
     NoSpaceError,
@@ -46,6 +47,7 @@ from imgstored.errors import (
 from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
 from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
+from imgstored.imports.delta import Delta, Deltas
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import FromFile, LocalFile, keep_copy
 from imgstored.imports.progress import Sample
@@ -73,7 +75,7 @@ if TYPE_CHECKING:
     from imgstored.imports.room import Claim
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
-    from imgstored.pools.base import Occupant, PoolImage, Room
+    from imgstored.pools.base import Blocks, Occupant, PoolImage, Room
     from imgstored.site.trust import Provenance
 
 _Answer = TypeVar("_Answer")
@@ -160,6 +162,7 @@ class Import:
         self._lock = AsyncExitStack()  # holds the image's lock until the import has ended
         self._locked = False
         self._download: Download | None = None
+        self._delta: Delta | None = None
         self._pump: Pump | None = None
         self._fetched_before: dict[str, int] = {}  # by downloads before this one
         self._received: PoolImage | None = None
@@ -332,6 +335,7 @@ class Import:
         spool_room = await trio.to_thread.run_sync(free_space.claim_spool)
         self._claims.append(spool_room)
         attempt = 1
+        self._delta = await self._begin_delta(locations, spool_room)
         while True:
             locations = self._reusing(locations, layers=attempt == 1)
             self._download, self._pump = download, pump = self._pipeline(locations, spool_room)
@@ -343,14 +347,19 @@ class Import:
                     raise
                 log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
                 self._note(f"{error.message}; receiving it from the beginning")
-            except WRONG_BYTES_ERRORS as error:
-                if not any(part.path for location in locations for part in location.parts):
-                    locations = _worth_asking(download, error)
-                if not locations or attempt == _MAX_ATTEMPTS:
+            except (*WRONG_BYTES_ERRORS, NoSpaceError) as error:
+                shortage_elsewhere = isinstance(error, NoSpaceError) and download.failure is not error
+                if self._delta is not None and not shortage_elsewhere:
+                    await self._end_delta(error)
+                elif isinstance(error, NoSpaceError):
                     raise
-                log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
-                self._note(f"{error.message}; beginning anew with {public(locations[0].source)}")
-                await self._drop(End.WRONG_BYTES)
+                else:
+                    locations = _worth_asking(download, error)
+                    if not locations or attempt == _MAX_ATTEMPTS:
+                        raise
+                    log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
+                    self._note(f"{error.message}; beginning anew with {public(locations[0].source)}")
+                    await self._drop(End.WRONG_BYTES)
             self._fetched_before = dict(self.fetched)
             attempt += 1
 
@@ -368,6 +377,30 @@ class Import:
             return replace(part, path=None if path is None else str(path), offset=offset)
 
         return [replace(each, parts=tuple(map(known, each.parts))) for each in locations]
+
+    async def _begin_delta(self, locations: Sequence[Location], room: Room) -> Delta | None:
+        """A delta, if one is worth trying. What is odd about its index is no reason to fail."""
+        deltas, delta = Deltas(self.spec, self.manifest, self._resources), None
+        try:
+            # What a registry has is in layers, which are shared already, and has no index beside it.
+            in_layers = any(location.parts for location in locations)
+            if self.manifest.file is not None and self.manifest.file.index is not None and not in_layers:
+                async with self._resources.download_slots:
+                    delta = await deltas.begin(locations, room)
+        except (DownloadError, NoSpaceError) as error:
+            log.warning("no delta", uuid=self.uuid, error=error.message)
+            self._note(f"{error.message}; fetching the whole file")
+        self._fetched_before = deltas.fetched
+        if delta is None and await trio.to_thread.run_sync(deltas.is_left):
+            await self._drop(End.WRONG_BYTES)
+        return delta
+
+    async def _end_delta(self, error: ImgstoreError) -> None:
+        """Gives a delta up. What the pool received of it nobody has verified."""
+        log.warning("a delta is given up", uuid=self.uuid, error=error.message)
+        self._note(f"{error.message}; fetching the whole file")
+        self._delta = None
+        await self._drop(End.WRONG_BYTES)
 
     def _known_shortage(self) -> NoSpaceError | None:
         """The error where an earlier try found out that the image needs more room than there is. Blocks."""
@@ -392,6 +425,16 @@ class Import:
             log.info("a download has trouble", uuid=self.uuid, trouble=text)
             self._note(text)
 
+        if self._delta is not None:
+            download = self._delta.download(locations, spool_room, note)
+            pump = self._pump_of(
+                self._delta.stream,
+                download.watermark.fail,
+                self._expected_of(self._delta),
+                _strictest(locations),
+            )
+            download.watermark.waiting = self.stages.waiting
+            return download, pump
         download = Download(
             locations,
             size=None if file is None else file.size,
@@ -439,7 +482,12 @@ class Import:
         slots = self._resources.download_slots
 
         def opened(present: int) -> None:
-            if present:
+            if self._delta is not None:
+                log.info(
+                    "a delta", uuid=self.uuid, basis=self._delta.basis.uuid, fetching=self._delta.to_fetch
+                )
+                self._note(self._delta.words)
+            elif present:
                 log.info("resuming", uuid=self.uuid, present=present, total=download.total)
                 self._emit(Resumed(event="resumed", uuid=self.uuid, size=present, total=download.total))
 
@@ -449,11 +497,18 @@ class Import:
             self.enter("downloading")
             download.watermark.begin()
             await self._ask(partial(self._reserve, download.total or 0))
+            began = time.monotonic()
             await download.run(opened)
+            if self._delta is None:
+                fetched = {
+                    origin_of(each.location.source).authority: each.fetched for each in download.mirrors
+                }
+                self._resources.rates.note_link(fetched, time.monotonic() - began)
         finally:
             slots.release()
         self.enter("receiving")
-        self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=download.done))
+        size = download.done if self._delta is None else self._delta.to_fetch or 0
+        self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=size))
 
     # -- into the pool ---------------------------------------------------------------------------------------
 
@@ -636,8 +691,10 @@ class Import:
         with trio.CancelScope(shield=True):
             try:
                 await with_notice(drop, self._note_no_answer)
-            except Exception:
+            except ImgstoreError as error:
                 # The import's own error says more; what stays is swept up by the next start.
+                log.error("what an import left cannot be removed", uuid=self.uuid, error=error.message)
+            except Exception:
                 log.exception("what an import left cannot be removed", uuid=self.uuid)
 
     def _cancellation(self) -> CancelledError:
@@ -660,6 +717,7 @@ class Import:
                 self.done,
                 self.fetched,
                 tuple(self.stages.seconds().items()),
+                None if self._delta is None else self._delta.remark,
             )
         )
         if self.origin is not None:
@@ -775,6 +833,7 @@ class Import:
             "rate": reading.rate,
             "limits": reading.limits,
             "eta": reading.eta,
+            "delta": None if self._delta is None else self._delta.document(),
         }
 
     # -- small things ----------------------------------------------------------------------------------------
@@ -796,9 +855,20 @@ class Import:
             dataset=manifest.dataset,
         )
 
+    def _expected_of(self, delta: Delta) -> Expected:
+        """The stream, which no manifest describes, but an index that the manifest names."""
+        index, manifest = delta.index, self.manifest
+        return Expected(
+            self.uuid,
+            size=index.stream_size,
+            sha256=index.sha256,
+            type=manifest.type,
+            dataset=manifest.dataset,
+        )
+
     def _pump_of(
         self,
-        open_blocks: Callable[[], Iterator[bytes]],
+        open_blocks: Callable[[], Blocks],
         release: Callable[[BaseException], None],
         expected: Expected,
         verify: Verify,
@@ -814,7 +884,8 @@ def _strictest(locations: Sequence[Location]) -> Verify:
 
 def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
     """The mirrors that may have the image: all of them where it is not certain which one sent wrong bytes."""
-    if isinstance(error, ChangedError) or download.resumed:
+    reused = any(part.path for mirror in download.mirrors for part in mirror.location.parts)
+    if isinstance(error, ChangedError) or download.resumed or reused:
         return [mirror.location for mirror in download.mirrors]
     return [mirror.location for mirror in download.mirrors if not mirror.fetched]
 
