@@ -28,7 +28,8 @@ from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
 from imgstored.doctor.services import OwnHost
 from imgstored.errors import PINNED, ConfigError, DamagedError, ImgstoreError
-from imgstored.events.stream import EventStream
+from imgstored.events.stream import EventStream, SourceChanged
+from imgstored.hooks.hooks import Hooks
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.lookups import Lookups
@@ -46,6 +47,7 @@ from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.queries.dry_run import DryRun
+from imgstored.queries.event_log import open_event_log
 from imgstored.queries.history import open_history
 from imgstored.queries.outdated import Outdated
 from imgstored.queries.resolver import Resolver
@@ -65,6 +67,7 @@ from imgstored.specs import (
     check,
     decompress_limits,
     descriptors,
+    hook_specs,
     import_limits,
     metrics_address,
     mirror_specs,
@@ -78,7 +81,7 @@ from imgstored.specs import (
 )
 from imgstored.state.damage import DAMAGED, Aside
 from imgstored.state.folder import ALIASES, NO_ALIASES, owned
-from imgstored.state.schema import HISTORY, JOURNAL
+from imgstored.state.schema import EVENTS, HISTORY, JOURNAL
 from imgstored.view import mountpoint, open_view
 
 if TYPE_CHECKING:
@@ -88,6 +91,7 @@ if TYPE_CHECKING:
     from imgstored.host.notify import Notifier
     from imgstored.metrics.endpoint import Metrics
     from imgstored.pools.base import Pool
+    from imgstored.queries.event_log import EventLog
     from imgstored.queries.history import History
     from imgstored.serve.endpoint import ImageServer
     from imgstored.view import View
@@ -125,8 +129,11 @@ async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> 
     with owned(Path(settings.state), passable=settings.view_in_state, aside=aside) as state:
         journal = Journal(state / JOURNAL, aside)
         try:
-            async with open_history(state / HISTORY, aside) as history:
-                core = await _core(settings, files, state, journal, history, aside)
+            async with (
+                open_history(state / HISTORY, aside) as history,
+                open_event_log(state / EVENTS, aside) as event_log,
+            ):
+                core = await _core(settings, files, state, journal, history, event_log, aside)
                 await run(_parts(core), files, timer, notifier)
         finally:
             journal.close()
@@ -159,10 +166,19 @@ class _Core(Struct, frozen=True):
     relay: Relay | None
     mirrors: Mirrors
     publisher: Publisher
+    events: EventStream
+    event_log: EventLog
+    hooks: Hooks
 
 
 async def _core(
-    settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History, aside: Aside
+    settings: Config,
+    files: Sequence[Path],
+    state: Path,
+    journal: Journal,
+    history: History,
+    event_log: EventLog,
+    aside: Aside,
 ) -> _Core:
     """Opens what there is. Raises `ConfigError`, `PoolError`."""
     unknown = "`imgctl verify` has nothing to compare the image with"
@@ -174,13 +190,15 @@ async def _core(
         await trio.to_thread.run_sync(
             mountpoint.make_link, Path(settings.view.link), Path(settings.view.path)
         )
-    locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog)
+    events = EventStream()
+    locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog, events)
     registries = Registries(registry_specs(settings))
     sources = SourceSet(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
         open_source=partial(open_source, seen=SeenVersions(state / "signed"), registries=registries),
+        changed=lambda url, error: events.publish(SourceChanged(url, error)),
     )
     uploads = Uploads(state / "uploads")
     await trio.to_thread.run_sync(uploads.sweep)
@@ -193,8 +211,10 @@ async def _core(
     with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
         await sources.listed()  # tells the gate of the secrets in imgadm's file
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
-    events = EventStream()
     events.subscribe(history.hear, flush=history.flush)
+    events.subscribe(event_log.hear)
+    hooks = Hooks(hook_specs(settings), events.publish, {"IMGSTORED_SOCKET": settings.socket.path})
+    event_log.subscribe(hooks.hear)
     if metrics is not None:
         events.subscribe(metrics.counts.hear)
     refresh = Refresh(catalog, view)
@@ -229,8 +249,11 @@ async def _core(
         metrics=metrics,
         library=library,
         relay=relay,
-        mirrors=Mirrors(library, sources, relay, mirror_specs(settings), publisher=publisher),
+        mirrors=Mirrors(library, sources, relay, mirror_specs(settings), events, publisher=publisher),
         publisher=publisher,
+        events=events,
+        event_log=event_log,
+        hooks=hooks,
     )
 
 
@@ -340,6 +363,9 @@ def _parts(core: _Core) -> Parts:
         server=_server(core, maker),
         maker=maker,
         mirrors=core.mirrors,
+        events=core.events,
+        event_log=core.event_log,
+        hooks=core.hooks,
         metrics=core.metrics,
         image_server=_image_server(core),
     )
@@ -408,6 +434,7 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         dry_run=DryRun(catalog, refresh, sources, imports, core.resources),
         usage=Usage(catalog, refresh),
         history=core.history,
+        event_log=core.event_log,
         maintenance=Maintenance(catalog, sources, core.locks, core.view, refresh, imports.cloned_from),
         verifier=Verifier(host),
         maker=maker,
@@ -428,7 +455,9 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
 
 def _faults(core: _Core) -> list[ImgstoreError]:
     """Faults of the daemon's own files: a full disk, and damage that was found. Blocks briefly."""
-    waiting = [fault for fault in (core.imports.fault, core.history.fault) if fault is not None]
+    waiting = [
+        fault for fault in (core.imports.fault, core.history.fault, core.event_log.fault) if fault is not None
+    ]
     damaged = [
         DamagedError(f'pool "{name}": {what}', hint="check the disk; `imgctl import` replaces an image")
         for name, pool in core.catalog.pools.items()

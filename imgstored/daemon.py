@@ -16,9 +16,18 @@ from msgspec import Struct
 
 from imgstored import __version__, config, log
 from imgstored.errors import ImgstoreError
+from imgstored.events.stream import DaemonChanged
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.secrets import KNOWN
-from imgstored.specs import descriptors, import_limits, registry_specs, secrets, socket_limits, source_specs
+from imgstored.specs import (
+    descriptors,
+    hook_specs,
+    import_limits,
+    registry_specs,
+    secrets,
+    socket_limits,
+    source_specs,
+)
 from imgstored.zstream.fletcher4 import load_arithmetic
 
 if TYPE_CHECKING:
@@ -28,11 +37,14 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.images import Images
     from imgstored.create.maker import Maker
+    from imgstored.events.stream import EventStream
+    from imgstored.hooks.hooks import Hooks
     from imgstored.host.notify import Notifier
     from imgstored.imports.manager import ImportManager
     from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
     from imgstored.mirrors.mirror import Mirrors
+    from imgstored.queries.event_log import EventLog
     from imgstored.registry.client import Registries
     from imgstored.rpc.server import Server
     from imgstored.serve.endpoint import ImageServer
@@ -61,6 +73,9 @@ class Parts(Struct, frozen=True):
     server: Server
     maker: Maker
     mirrors: Mirrors
+    events: EventStream
+    event_log: EventLog
+    hooks: Hooks
     metrics: Metrics | None
     image_server: ImageServer | None
 
@@ -68,6 +83,7 @@ class Parts(Struct, frozen=True):
 async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
     """Serves until a signal ends it; `timer` starts then."""
     async with trio.open_nursery() as nursery:
+        await nursery.start(parts.hooks.run)
         await nursery.start(parts.view.run, parts.catalog.all)
         await nursery.start(parts.images.run)
         await nursery.start(parts.imports.run)
@@ -88,6 +104,7 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
                 view=parts.view.kind,
                 pid=os.getpid(),
             )
+            parts.events.publish(DaemonChanged(True, __version__, os.getpid()))
             nursery.start_soon(notifier.watch)
             nursery.start_soon(_warm_up)
             nursery.start_soon(trio.to_thread.run_sync, parts.maker.recover)
@@ -97,9 +114,12 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
                 await _signals(received, files, parts, notifier)
             notifier.stopping()
             timer.start()
+            parts.events.publish(DaemonChanged(False, __version__, os.getpid()))
+            await parts.event_log.flush()
             parts.imports.stop()
             parts.server.stop()
         # Every client has its last answer.
+        await parts.hooks.stop()
         nursery.cancel_scope.cancel()
 
 
@@ -141,6 +161,7 @@ async def _reload(files: Sequence[Path], parts: Parts) -> None:
     parts.registries.configure(registries)
     parts.resources.reconfigure(import_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
+    parts.hooks.reconfigure(hook_specs(settings))
     KNOWN.configure(secrets(settings, os.environ))
     log.set_up(settings.log)
     raise_limit(descriptors(settings))

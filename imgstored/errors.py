@@ -100,6 +100,21 @@ class CancelledError(ImgstoreError):
     code = "Cancelled"
 
 
+class StoppingError(CancelledError):
+    """The daemon is stopping; `data["stopping"]` is true: the client may ask the next daemon."""
+
+    def __init__(
+        self, message: str = "imgstored is stopping", *, hint: str = "try again in a moment"
+    ) -> None:
+        super().__init__(message, hint=hint, data={"stopping": True})
+
+
+class EventsGoneError(ImgstoreError):
+    """No event of that number is kept; `data` has `since`, `oldest` and `newest` (not in imgadm)."""
+
+    code = "EventsGone"
+
+
 class ConfigError(ImgstoreError):
     """The configuration cannot be used; `data["others"]` has further faults of it."""
 

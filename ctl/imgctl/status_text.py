@@ -10,7 +10,7 @@ from time import localtime, strftime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgctl.table import table
-from imgctl.text import duration, moment, printable, rate_cell, size, size_cell
+from imgctl.text import duration, moment, printable, rate_cell, share_cell, size, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,6 +100,11 @@ def top_lines(status: StatusDocument, now: float, screen: Screen | None = None) 
     columns = _NARROW_TOP_COLUMNS if narrow else _TOP_COLUMNS
     first, *rest = table([_import_row(job) for job in _busy_first(jobs)], columns, screen=screen)
     return [*lines, Line(first, "columns"), *map(Line, rest)]
+
+
+def away_lines(notice: str, screen: Screen | None = None) -> list[Line]:
+    """The frame while the daemon is away."""
+    return _wrapped(Line(notice, "bad"), screen)
 
 
 def _wrapped(line: Line, screen: Screen | None) -> list[Line]:
@@ -237,7 +242,7 @@ def _import_row(job: Document) -> dict[str, Any]:
         "name": _name(job),
         "zpool": job.get("pool"),
         "phase": job.get("phase"),
-        "done": f"{100 * done // total}%" if isinstance(done, int) and total else size_cell(done),
+        "done": share_cell(job.get("fraction"), done, total),
         "size": size_cell(total),
         "rate": rate_cell(rate),
         "conns": job.get("connections"),

@@ -156,6 +156,12 @@ class UsageDocument(TypedDict):
     error: NotRequired[ErrorDocument]
 
 
+class EventsDocument(TypedDict):
+    """The number of the newest event; 0 where there was none."""
+
+    newest: int
+
+
 class EntryDocument(TypedDict):
     """One thing that was done: an entry of the history."""
 
@@ -284,7 +290,10 @@ class DeltaDocument(TypedDict):
 
 
 class JobDocument(TypedDict):
-    """An import under way. `rate` is in compressed bytes a second, `eta` in seconds."""
+    """An import under way. `rate` is in compressed bytes a second, `eta` in seconds.
+
+    `fraction` says how far the slowest stage is, from 0 to 1, which is an installed image.
+    """
 
     uuid: str
     name: str
@@ -297,6 +306,7 @@ class JobDocument(TypedDict):
     rate: float
     limits: Limit | None
     eta: float | None
+    fraction: float | None
     connections: int
     source: str | None
     clients: list[str]

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from imgstored.errors import CancelledError, ImageHasDependentClonesError, ImgstoreError, InternalError
+from imgstored.errors import (
+    CancelledError,
+    ImageHasDependentClonesError,
+    ImgstoreError,
+    InternalError,
+    StoppingError,
+)
 from imgstored.events.stream import Action, Ended, EventStream, Started, outcome_of
 from imgstored.host import shortage
 from imgstored.pools import timeout
@@ -108,7 +114,7 @@ class Deletions:
                     data={"dependents": dependents},
                 )
             if self._nursery is None:
-                raise CancelledError("imgstored is stopping", hint="try again in a moment")
+                raise StoppingError
             deletion = self._under_way[key] = _Deletion()
             self._nursery.start_soon(self._carry_out, image, requester, deletion, stack.pop_all())
         await deletion.wait(pool)

@@ -43,8 +43,18 @@ from imgstored.errors import (
     NoSpaceError,
     PoolError,
     ResumeError,
+    StoppingError,
 )
-from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
+from imgstored.events.stream import (
+    Action,
+    Ended,
+    EventStream,
+    ImportEvent,
+    PhaseChanged,
+    Requester,
+    Started,
+    outcome_of,
+)
 from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.delta import Delta, Deltas
@@ -147,6 +157,8 @@ class Import:
         self.started_at = time.time()  #: seconds since the epoch
         self.phase: Phase = "waiting"
         self.error: ImgstoreError | None = None
+        #: The journal has it: it goes on after a restart. Of a client's file there is nothing to write down.
+        self.written = trio.Event()
         self.finished = trio.Event()
         self.stages = Stages()
         self._data = data
@@ -299,10 +311,12 @@ class Import:
         """Changes the phase. The only place that does. Raises `ValueError` for a wrong transition."""
         check_transition(self.phase, phase)
         self.phase = phase
+        self._events.publish(PhaseChanged(self.action, phase))
 
     # -- from a local file -----------------------------------------------------------------------------------
 
     async def _from_file(self, given: FromFile) -> _Result:
+        self.written.set()
         file = LocalFile(given.fd, given.path)
         await file.look()
         expected = self._expected(path=given.path)
@@ -324,6 +338,7 @@ class Import:
         journal = self._resources.journal
         async with self._resources.beginning:
             await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+        self.written.set()
         shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
@@ -700,7 +715,7 @@ class Import:
     def _cancellation(self) -> CancelledError:
         if self._scope.cancelled_caught:
             return CancelledError(f'the import of image "{self.uuid}" ended: {self._cancelled_because}')
-        return CancelledError("imgstored is stopping", hint="the import resumes when it is back")
+        return StoppingError(hint="the import resumes when it is back")
 
     def _finish(self, result: _Result, stopping: bool) -> None:
         """Publishes the end, and wakes everybody who waits for it."""
@@ -722,6 +737,7 @@ class Import:
         )
         if self.origin is not None:
             self.origin.leave(self)
+        self.written.set()
         self.finished.set()
 
     def _announcement(self, result: _Result) -> EventDocument:
@@ -772,6 +788,8 @@ class Import:
     @property
     def total(self) -> int | None:
         """Compressed bytes of the file, None where nobody says."""
+        if self._total is None and self._download is not None:
+            return self._download.total
         return self._total
 
     @property
@@ -795,8 +813,9 @@ class Import:
             total[source] = total.get(source, 0) + mirror.fetched
         return total
 
-    def progress(self) -> ImageProgress:
-        """The progress of the import, for watchers."""
+    def progress(self, reading: Reading | None) -> ImageProgress:
+        """The progress of the import, for watchers; without a reading it has ended."""
+        installed = 1.0 if self.phase == "installed" else None
         return ImageProgress(
             uuid=self.uuid,
             name=self.manifest.name,
@@ -806,12 +825,19 @@ class Import:
             total=self.total,
             received=self.received,
             import_id=self.import_id,
+            fraction=installed if reading is None else reading.fraction,
+            eta=None if reading is None else reading.eta,
+            rate=0.0 if reading is None else reading.rate,
+            limits=None if reading is None else reading.limits,
+            kept=0 if self._download is None else self._download.kept,
         )
 
     def sample(self) -> Sample:
         """A sample of the progress, and of the time that each stage took so far."""
         consumed = 0 if self._pump is None else self._pump.consumed
-        return Sample(self.done, consumed, self.total, self.stages.seconds())
+        came = self.done if isinstance(self._data, FromFile) else sum(self.fetched.values())
+        first = self._pump is not None and self._pump.verifies_first
+        return Sample(self.done, came, consumed, self.total, self.stages.seconds(), first)
 
     def as_job(self, reading: Reading) -> JobDocument:
         """The *job* of the protocol."""
@@ -833,6 +859,7 @@ class Import:
             "rate": reading.rate,
             "limits": reading.limits,
             "eta": reading.eta,
+            "fraction": reading.fraction,
             "delta": None if self._delta is None else self._delta.document(),
         }
 

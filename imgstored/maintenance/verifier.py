@@ -153,7 +153,7 @@ class Verifier:
             )
         )
         try:
-            async with self._host.holds.held(uuid, pool, f"{client}, verifying"):
+            async with self._host.holds.held(uuid, pool, f"{client}, verifying", told=False):
                 found = await self._found(image, tell, record=record)
         except ImageNotInstalledError:
             await self._host.refresh.pool(pool)

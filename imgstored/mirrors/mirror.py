@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from imgstored.create.job import running
 from imgstored.errors import APIError, ImgstoreError, NotSupportedError, UsageError
+from imgstored.events.stream import Mirrored
 from imgstored.host import foreign_files
 from imgstored.http.location import public
 from imgstored.manifest import load
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from imgstored.create.job import Job
     from imgstored.create.publish import Publisher
+    from imgstored.events.stream import EventStream
     from imgstored.library.library import Copy, Library
     from imgstored.manifest import Manifest
     from imgstored.serve.relay import Fetch, Relay
@@ -80,11 +82,13 @@ class Mirrors:
         sources: SourceSet,
         relay: Relay | None,
         schedules: Sequence[MirrorSpec] = (),
+        events: EventStream | None = None,
         *,
         publisher: Publisher | None = None,
     ) -> None:
         """`relay` is there if the library is; `publisher` gives images to registries."""
         self._publisher = publisher
+        self._events = events
         self._library = library
         self._sources = sources
         self._relay = relay
@@ -167,6 +171,30 @@ class Mirrors:
         dry_run: bool = False,
         scheduled: bool = False,
         job: Job[MirrorDocument] | None = None,
+    ) -> MirrorDocument:
+        """Mirrors, and publishes the end. Raises as `mirror` says."""
+        url = public(spec.url)
+        try:
+            report = await self._mirrored(spec, tell, dry_run=dry_run, scheduled=scheduled, job=job)
+        except ImgstoreError as error:
+            self._publish(Mirrored(url, error=error))
+            raise
+        if not dry_run:
+            self._publish(Mirrored(url, len(report["new"]), len(report["failed"])))
+        return report
+
+    def _publish(self, event: Mirrored) -> None:
+        if self._events is not None:
+            self._events.publish(event)
+
+    async def _mirrored(
+        self,
+        spec: MirrorSpec,
+        tell: Tell,
+        *,
+        dry_run: bool,
+        scheduled: bool,
+        job: Job[MirrorDocument] | None,
     ) -> MirrorDocument:
         assert self._library is not None
         chosen, incomplete = await self._choose(spec, tell)

@@ -31,7 +31,7 @@ from imgstored.import_id import bound
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.registry.reference import CONTAINER
 from imgstored.sources.base import Listed, SourceSpec
-from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
+from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source, unheard
 from imgstored.sources.container import ContainerImages, ContainerSource
 from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.sources.search import Answer, Found, Hit, Search
@@ -103,17 +103,19 @@ class SourceSet:
         lists: Path,
         open_source: Callable[[SourceSpec], Source] = open_source,
         now: Callable[[], datetime] = _utc_now,
+        changed: Callable[[str, ImgstoreError | None], None] = unheard,
     ) -> None:
         """`configured` is None where the configuration says nothing: imgadm's default may then count.
 
-        `lists` is a folder for copies of the sources' lists. Raises `ClientError` for a URL that is none.
+        `lists` is a folder for copies of the sources' lists; `changed` is as of `HealthLog`. Raises
+        `ClientError` for a URL that is none.
         """
         self._conf = ImgadmConf(imgadm_conf)
         self._writing = trio.Lock()
         self._open_source = open_source
         self._now = now
         self._lists = LastLists(lists)
-        self._health = HealthLog()
+        self._health = HealthLog(changed=changed)
         self._clients: OrderedDict[SourceSpec, SourceClient] = OrderedDict()
         self._searches = SharedSearches()
         self.containers = ContainerImages()  #: where those are that were asked for by name

@@ -174,6 +174,11 @@ class Download:
         return self._spool.present
 
     @property
+    def kept(self) -> int:
+        """Bytes that a later download need not fetch, if this one ends now."""
+        return self._spool.kept
+
+    @property
     def connections(self) -> int:
         """Requests that are under way."""
         return len(self._requests)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from imgstored.events.stream import HookEnded
 from imgstored.metrics.counts import Counts, WithoutCreated
 from imgstored.metrics.state import PHASES, State
 from imgstored.transfer.limiting import STAGES
@@ -37,6 +38,7 @@ async def families():
     counts.request("list", "ok", 1.0)
     counts._failures.labels("NoSpace").inc()
     counts._bytes.labels("h").inc()
+    counts.hear(HookEnded("/bin/true", "ok"))
     await state.look()
     return {_name(family): family for family in WithoutCreated(counts.registry).collect()}
 

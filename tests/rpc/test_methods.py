@@ -228,6 +228,7 @@ def table(store, sources, care=None, upkeep=None, making=None):
         outdated=care,
         usage=care,
         history=care,
+        event_log=care,
         maintenance=upkeep or FakeUpkeep(),
         verifier=FakeVerifier(),
         maker=making,
