@@ -233,7 +233,7 @@ class ServeTable(_Table, frozen=True):
     #: signatures; needs the Python package cryptography
     keys: dict[str, str] = {}
     connections: Annotated[int, Meta(ge=1, le=65536)] = 512  #: connections at the same time
-    client_connections: Positive = 64  #: connections of one address at the same time
+    client_connections: Positive = 64  #: connections of one address, or one /64 of IPv6, at the same time
     rate_mib: NotNegative = 0  #: MiB per second of all files, shared fairly among clients; 0: no bound
 
 

@@ -14,7 +14,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import __version__, config, log
+from imgstored import __version__, config, lanes, log
 from imgstored.errors import ImgstoreError
 from imgstored.events.stream import DaemonChanged
 from imgstored.host.descriptors import raise_limit
@@ -31,11 +31,12 @@ from imgstored.specs import (
 from imgstored.zstream.fletcher4 import load_arithmetic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.images import Images
+    from imgstored.config import Config
     from imgstored.create.maker import Maker
     from imgstored.events.stream import EventStream
     from imgstored.hooks.hooks import Hooks
@@ -78,6 +79,7 @@ class Parts(Struct, frozen=True):
     hooks: Hooks
     metrics: Metrics | None
     image_server: ImageServer | None
+    served_anew: Callable[[Config], Awaitable[Callable[[], None]]]  #: takes over `[serve]`, `[[mirror]]`
 
 
 async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
@@ -107,7 +109,9 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
             parts.events.publish(DaemonChanged(True, __version__, os.getpid()))
             nursery.start_soon(notifier.watch)
             nursery.start_soon(_warm_up)
-            nursery.start_soon(trio.to_thread.run_sync, parts.maker.recover)
+            nursery.start_soon(
+                partial(trio.to_thread.run_sync, parts.maker.recover, limiter=trio.CapacityLimiter(1))
+            )
             # Whoever hears that we are ready may send one at once.
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
                 notifier.ready()
@@ -127,9 +131,10 @@ async def _warm_up() -> None:
     """Loads what takes long to load: the start does not wait for it, nor does the first image."""
     loads: dict[str, Callable[[], object]] = {"checksums of streams": load_arithmetic}
     loads |= {module: partial(import_module, module) for module in _LARGE_MODULES}
+    limiter = trio.CapacityLimiter(1)
     for name, load in loads.items():
         try:
-            await trio.to_thread.run_sync(load, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(load, abandon_on_cancel=True, limiter=limiter)
         except ImportError:
             pass  # optional
         except Exception as error:  # noqa: BLE001 (whatever it is, the daemon can do without)
@@ -152,8 +157,9 @@ async def _signals(
 
 async def _reload(files: Sequence[Path], parts: Parts) -> None:
     try:
-        settings = await trio.to_thread.run_sync(config.load, *files)
+        settings = await lanes.in_thread(config.load, *files)
         registries = registry_specs(settings)
+        serve = await parts.served_anew(settings)
         parts.sources.reconfigure(source_specs(settings))
     except ImgstoreError as error:
         logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
@@ -163,6 +169,7 @@ async def _reload(files: Sequence[Path], parts: Parts) -> None:
     parts.server.reconfigure(socket_limits(settings))
     parts.hooks.reconfigure(hook_specs(settings))
     KNOWN.configure(secrets(settings, os.environ))
+    serve()
     log.set_up(settings.log)
     raise_limit(descriptors(settings))
     logger.info("read the configuration again", files=[str(file) for file in files])

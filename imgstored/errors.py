@@ -41,6 +41,8 @@ class ImgstoreError(Exception):
         distinct = [other for other in dict.fromkeys(others) if other is not self]
         copied = self.__class__.__new__(self.__class__, *self.args)
         copied.__dict__.update(self.__dict__)
+        # What led to it stays known: a shortage, say, whose own hint helps more.
+        copied.__cause__, copied.__context__ = self.__cause__, self.__context__
         copied.data = {**self.data, "others": [other.as_wire() for other in distinct]}
         return copied
 

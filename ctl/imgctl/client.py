@@ -588,9 +588,13 @@ class Client(Connection):
         file_path: str | os.PathLike[str],
         url: str,
         *,
+        token: str | None = None,
         on_event: OnEvent | None = None,
     ) -> PublishedDocument:
-        """Gives an image to an IMGAPI server. Raises `OSError` if there is no such file."""
+        """Gives an image to an IMGAPI server, with a token if it wants one.
+
+        Raises `OSError` if there is no such file.
+        """
         descriptor = os.open(file_path, _READ)
         try:
             params: PublishParams = {
@@ -598,6 +602,8 @@ class Client(Connection):
                 "url": url,
                 "path": os.fsdecode(file_path),
             }
+            if token is not None:
+                params["token"] = token
             published: PublishedDocument = self.request("publish", params, on_event=on_event, file=descriptor)
             return published
         finally:

@@ -388,6 +388,32 @@ class WarningDocument(TypedDict):
     text: str
 
 
+class LibraryStateDocument(TypedDict):
+    """The files that the daemon keeps for other hosts. Sizes in bytes; counts are since its start."""
+
+    path: str
+    images: int
+    size: int
+    kept: int  #: of these bytes, those that may be evicted
+    budget: int  #: for those
+    evicted: int  #: files
+    evicted_bytes: int
+    fetching: int  #: files on their way for other hosts
+    fetched: int
+    fetched_bytes: int
+
+
+class ServerStateDocument(TypedDict):
+    """The image server. Counts are since the daemon's start."""
+
+    listen: str
+    tls: bool
+    connections: int  #: now
+    requests: int
+    sent_bytes: int
+    refused: int  #: connections that were turned away
+
+
 class StatusDocument(TypedDict):
     """The state of the daemon. `uptime` is in seconds; `images`, `clients` and `waiting` are counts."""
 
@@ -407,6 +433,8 @@ class StatusDocument(TypedDict):
     failures: list[EntryDocument]
     warnings: list[WarningDocument]
     problems: list[ErrorDocument]
+    library: NotRequired[LibraryStateDocument | None]
+    server: NotRequired[ServerStateDocument | None]
 
 
 # -- what changed --------------------------------------------------------------------------------------------

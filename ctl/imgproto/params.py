@@ -237,10 +237,11 @@ class ExportParams(TypedDict):
 
 
 class PublishParams(TypedDict):
-    """The server's URL and the manifest of the file that the client passes."""
+    """The server's URL, the manifest of the file that the client passes, and a token for the server."""
 
     manifest: dict[str, Any]
     url: str
+    token: NotRequired[str | None]
     path: NotRequired[str | None]
 
 

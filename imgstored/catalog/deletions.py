@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.errors import (
     CancelledError,
     ImageHasDependentClonesError,
@@ -156,10 +158,10 @@ class Deletions:
             await self._events.flush()
 
     async def _remove(self, image: InstalledImage) -> None:
-        pending = await trio.to_thread.run_sync(self._destroy, image)
+        pending = await self._catalog.finish(image.pool, partial(self._destroy, image))
         self._catalog.remove(image.pool, image.uuid)
         await self._view.remove(image)
-        await trio.to_thread.run_sync(self._forget, image, pending)
+        await lanes.in_thread(self._forget, image, pending)
         log.info("deleted", uuid=image.uuid, pool=image.pool)
 
     def _destroy(self, image: InstalledImage) -> Stamp | None:

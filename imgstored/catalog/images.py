@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 from imgproto.events import Held
 
+from imgstored import lanes
 from imgstored.catalog.catalog import as_wire, as_wires
 from imgstored.catalog.holds import NOBODY
 from imgstored.manifest import check_uuid
@@ -44,7 +45,7 @@ class Images:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follows what others change, until it is cancelled; begins with the holds of an earlier daemon."""
-        await trio.to_thread.run_sync(self._holds.sweep)
+        await lanes.in_thread(self._holds.sweep)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._deletions.run)
             task_status.started()

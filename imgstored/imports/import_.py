@@ -12,6 +12,7 @@ the image. An import has imgadm's lock of its image from before the pool's first
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -32,6 +33,7 @@ from imgproto.events import (
 from msgspec import Struct
 from msgspec.structs import replace
 
+from imgstored import lanes
 from imgstored.catalog.catalog import InstalledImage, show
 from imgstored.catalog.image_locks import IMPORT_TIMEOUT
 from imgstored.catalog.receipts import receipt_of
@@ -55,7 +57,7 @@ from imgstored.events.stream import (
     Started,
     outcome_of,
 )
-from imgstored.host import foreign_files, shortage
+from imgstored.host import descriptors, foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.delta import Delta, Deltas
 from imgstored.imports.leftovers import spool_name
@@ -64,7 +66,6 @@ from imgstored.imports.progress import Sample
 from imgstored.imports.room import watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
-from imgstored.pools.timeout import with_notice
 from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
@@ -265,7 +266,7 @@ class Import:
             if isinstance(self._data, FromFile):
                 result = await self._from_file(self._data)
             else:
-                result = await self._from_sources(self._data)
+                result = await self._from_library() or await self._from_sources(self._data)
             if result.end is End.INSTALLED:
                 result = await self._publish()
             if result.image is not None:
@@ -286,12 +287,10 @@ class Import:
                 "not installed", uuid=self.uuid, error=error.message, code=error.code, dropped=dropped
             )
             return _Result(end, error)
-        except Exception:
+        except Exception as error:
             # One import must not take the daemon with it.
             log.exception("an import failed by a mistake", uuid=self.uuid)
-            message = f'the import of image "{self.uuid}" failed because of a fault in imgstored'
-            hint = "the daemon's log has the details; please report it"
-            return _Result(End.FAILED, InternalError(message, hint=hint))
+            return _Result(End.FAILED, _mistake(self.uuid, error))
         return result
 
     async def _remember_shortage(self, error: NoSpaceError) -> None:
@@ -303,7 +302,7 @@ class Import:
         taken = min(self.received, max(0, self._free_before - left) + more)
         journal = self._resources.journal
         try:
-            await trio.to_thread.run_sync(journal.found_needed, *self.spec.key, taken)
+            await lanes.in_thread(journal.found_needed, *self.spec.key, taken)
         except ImgstoreError as failure:
             log.error("a shortage cannot be written down", uuid=self.uuid, error=failure.message)
 
@@ -315,7 +314,7 @@ class Import:
 
     # -- from a local file -----------------------------------------------------------------------------------
 
-    async def _from_file(self, given: FromFile) -> _Result:
+    async def _from_file(self, given: FromFile, verify: Verify = "first") -> _Result:
         self.written.set()
         file = LocalFile(given.fd, given.path)
         await file.look()
@@ -327,9 +326,43 @@ class Import:
                 hint="the manifest belongs to another file",
             )
         self._total = file.size
-        self._pump = self._pump_of(file.blocks, file.fail, expected, "first")
+        self._pump = self._pump_of(file.blocks, file.fail, expected, verify)
         self.enter("receiving")
         return await self._receive(self._pump, at_least=file.size)
+
+    # -- from the library ------------------------------------------------------------------------------------
+
+    async def _from_library(self) -> _Result | None:
+        """Receives the file that is kept here; None where there is none, or one that is not the image's."""
+        library = self._resources.library
+        if library is None or not library.has_file_of(self.manifest):
+            return None
+        fd = await lanes.in_thread(library.open_file, self.uuid, kind="library")
+        if fd is None:
+            return None
+        journal = self._resources.journal
+        try:
+            async with self._resources.beginning:
+                await lanes.in_thread(journal.begin, self.spec, self.manifest.document)
+            log.info("its file is in the library", uuid=self.uuid)
+            self._note("its file is in the library: nothing is downloaded")
+            return await self._from_file(FromFile(fd, "the library's file"), "streaming")
+        except (DownloadError, *WRONG_BYTES_ERRORS) as error:
+            if isinstance(error, NoSpaceError):
+                raise
+            log.error("a file of the library is damaged", uuid=self.uuid, error=error.message)
+            self._note(f"the library's file cannot be used: {error.message}")
+            await self._drop(End.WRONG_BYTES)
+            await lanes.in_thread(library.set_aside, self.uuid, kind="library")
+            if not self._data:
+                raise DownloadError(
+                    f"the library's file of image {self.uuid} is damaged: {error.message}",
+                    hint="try again: it was set aside, and the next import asks the sources",
+                ) from error
+            return None
+        finally:
+            with trio.CancelScope(shield=True):
+                await lanes.in_thread(os.close, fd, kind="library")
 
     # -- from sources ----------------------------------------------------------------------------------------
 
@@ -337,7 +370,7 @@ class Import:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
         async with self._resources.beginning:
-            await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+            await lanes.in_thread(journal.begin, self.spec, self.manifest.document)
         self.written.set()
         shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
@@ -347,7 +380,7 @@ class Import:
         warning = await self._ask(lambda: free_space.warning(self._pool, self.manifest))
         if warning is not None:
             self._note(warning)
-        spool_room = await trio.to_thread.run_sync(free_space.claim_spool)
+        spool_room = await lanes.in_thread(free_space.claim_spool)
         self._claims.append(spool_room)
         attempt = 1
         self._delta = await self._begin_delta(locations, spool_room)
@@ -406,7 +439,7 @@ class Import:
             log.warning("no delta", uuid=self.uuid, error=error.message)
             self._note(f"{error.message}; fetching the whole file")
         self._fetched_before = deltas.fetched
-        if delta is None and await trio.to_thread.run_sync(deltas.is_left):
+        if delta is None and await lanes.in_thread(deltas.is_left):
             await self._drop(End.WRONG_BYTES)
         return delta
 
@@ -628,7 +661,9 @@ class Import:
         self.enter("installing")
         try:
             with self.stages.publishing, trio.CancelScope(shield=True):
-                image = await with_notice(self._commit, self._note_no_answer)
+                image = await self._resources.catalog.finish(
+                    self.spec.pool, self._commit, self._note_no_answer
+                )
                 self._resources.catalog.add(image)
                 await show(self._resources.view, image)
         except PoolError:
@@ -669,7 +704,7 @@ class Import:
     async def _keep_original(self) -> None:
         """Gives the library the file as it came. The image is installed, whether that works or not."""
         library = self._resources.library
-        if library is None:
+        if library is None or library.has_file_of(self.manifest):
             return
         try:
             if isinstance(self._data, FromFile):
@@ -686,8 +721,10 @@ class Import:
                 spool = self._resources.spools / spool_name(*self.spec.key)
                 with trio.CancelScope(shield=True):
                     layers = () if self._download is None else self._download.layers
-                    keep = partial(library.keep, self.manifest, spool, layers=layers)
-                    await trio.to_thread.run_sync(keep)
+                    keep = partial(
+                        library.keep, self.manifest, spool, layers=layers, source=self.action.source
+                    )
+                    await lanes.in_thread(keep, kind="library")
         except (OSError, ImgstoreError) as error:
             log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
         except Exception:
@@ -705,7 +742,7 @@ class Import:
         drop = partial(self._resources.leftovers.drop, *self.spec.key, KEPT[end], locked=self._locked)
         with trio.CancelScope(shield=True):
             try:
-                await with_notice(drop, self._note_no_answer)
+                await self._resources.catalog.finish(self.spec.pool, drop, self._note_no_answer)
             except ImgstoreError as error:
                 # The import's own error says more; what stays is swept up by the next start.
                 log.error("what an import left cannot be removed", uuid=self.uuid, error=error.message)
@@ -907,6 +944,21 @@ class Import:
 def _strictest(locations: Sequence[Location]) -> Verify:
     """How to verify bytes that may come from any of the locations."""
     return "first" if any(location.verify == "first" for location in locations) else "streaming"
+
+
+def _mistake(uuid: str, error: Exception) -> InternalError:
+    """What the clients of an import hear that failed by something else than an error of ours."""
+    if descriptors.shortage_behind(error) is not None:
+        mistake = InternalError(f'the import of image "{uuid}" cannot go on', hint=descriptors.HINT)
+    else:
+        mistake = InternalError(
+            f'the import of image "{uuid}" failed because of a fault in imgstored',
+            hint="the daemon's log has the details; please report it",
+        )
+    try:
+        raise mistake from error
+    except InternalError as raised:
+        return raised
 
 
 def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:

@@ -25,6 +25,7 @@ from imgproto.events import (
     Planned,
 )
 
+from imgstored import lanes
 from imgstored.errors import (
     ImageNotInstalledError,
     ImgstoreError,
@@ -141,9 +142,9 @@ class ImportManager:
         """The imports to resume, once all else is swept up; None while there is no journal that says so."""
         journal, keep = self._resources.journal, self._resources.limits.keep_partial_seconds
         try:
-            if not await trio.to_thread.run_sync(journal.open):
+            if not await lanes.in_thread(journal.open):
                 return None
-            unfinished = await trio.to_thread.run_sync(self._resources.leftovers.sweep, keep)
+            unfinished = await lanes.in_thread(self._resources.leftovers.sweep, keep, kind="spools")
         except ImgstoreError as error:
             if self._fault is None or self._fault.message != error.message:
                 log.error("imports wait", error=error.message, hint=error.hint)
@@ -172,7 +173,7 @@ class ImportManager:
             try:
                 async with resources.beginning:
                     keep = resources.limits.keep_partial_seconds
-                    await trio.to_thread.run_sync(resources.leftovers.expire, keep)
+                    await lanes.in_thread(resources.leftovers.expire, keep, kind="spools")
             except (ImgstoreError, OSError) as error:
                 log.error("old partial downloads cannot be dropped", error=str(error))
 
@@ -340,7 +341,7 @@ class ImportManager:
         for key in waiting:
             if not any(each.spec.key == key for each in imports):
                 self._waiting[key].scope.cancel()
-                await trio.to_thread.run_sync(self._resources.journal.park, *key)
+                await lanes.in_thread(self._resources.journal.park, *key)
         if not imports and waiting:
             return
         if not imports:
@@ -582,7 +583,7 @@ class ImportManager:
     async def _is_unfinished(self, spec: ImportSpec) -> bool:
         """Whether the journal has the import as wanted; True while it cannot be asked."""
         try:
-            unfinished = await trio.to_thread.run_sync(self._resources.journal.imports)
+            unfinished = await lanes.in_thread(self._resources.journal.imports)
         except ImgstoreError as error:
             log.error("the journal cannot be read", error=error.message, hint=error.hint)
             return True
@@ -616,6 +617,7 @@ class ImportManager:
             channel=spec.channel,
             import_id=log_id,
             nursery=self._table.nursery,
+            copies=not spec.zstream,
         )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgstored import import_id
+from imgstored import import_id, lanes
 from imgstored.errors import StoppingError
 from imgstored.events.request import PROGRESS_INTERVAL, Request
 from imgstored.host import heap
@@ -136,7 +136,7 @@ class ImportTable:
             if not self._imports:
                 self._some = trio.Event()
                 if self._nursery is not None:
-                    self._nursery.start_soon(trio.to_thread.run_sync, heap.give_back)
+                    self._nursery.start_soon(lanes.in_thread, heap.give_back)
 
     async def _sample(self) -> None:
         """Takes a sample of each import every second, while there are any."""

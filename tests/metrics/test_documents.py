@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from imgproto.documents import LibraryStateDocument, ServerStateDocument
 
 from imgstored.events.stream import HookEnded
 from imgstored.metrics.counts import Counts, WithoutCreated
@@ -18,6 +19,10 @@ TEXT = (DOCS / "metrics.md").read_text()
 RULES = yaml.safe_load((DOCS / "prometheus-alerts.yml").read_text())["groups"][0]["rules"]
 
 JOB = {"phase": "waiting", "limits": None, "rate": 0.0}
+
+
+LIBRARY = dict.fromkeys(LibraryStateDocument.__annotations__, 1)
+SERVER = dict.fromkeys(ServerStateDocument.__annotations__, 1)
 
 
 class Everything:
@@ -33,7 +38,15 @@ class Everything:
 async def families():
     """All metrics, each with a sample of every kind."""
     counts = Counts()
-    state = State(Everything(), Everything(), jobs=lambda: [JOB], clients=lambda: 1, view=lambda: "fuse")
+    state = State(
+        Everything(),
+        Everything(),
+        jobs=lambda: [JOB],
+        clients=lambda: 1,
+        view=lambda: "fuse",
+        library=lambda: LIBRARY,
+        server=lambda: SERVER,
+    )
     counts.registry.register(state)
     counts.request("list", "ok", 1.0)
     counts._failures.labels("NoSpace").inc()
