@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import clients, listing, memory, restart, serving, speed, stages, start, wakeup
+from bench import clients, listing, memory, registry, restart, serving, speed, stages, start, wakeup
 from bench.context import FULL, QUICK, Bench
 from bench.machine import described
 from bench.progress import say
@@ -30,6 +30,8 @@ _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "xz": speed.xz,
     "zstd": speed.zstd,
     "tls": speed.tls,
+    "registry": registry.registry,
+    "registry-paced": registry.paced,
     "stages": stages.stages,
     "memory": memory.memory,
     "restart": restart.restart,

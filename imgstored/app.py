@@ -54,6 +54,7 @@ from imgstored.queries.resolver import Resolver
 from imgstored.queries.status import Daemon, PoolStates, Status
 from imgstored.queries.usage import Usage
 from imgstored.registry.client import Registries
+from imgstored.registry.push import Uploads
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
@@ -64,6 +65,7 @@ from imgstored.sources.signed import SeenVersions
 from imgstored.sources.source_set import SourceSet
 from imgstored.specs import (
     check,
+    decompress_limits,
     descriptors,
     hook_specs,
     import_limits,
@@ -169,6 +171,7 @@ class _Core(Struct, frozen=True):
     library: Library | None
     relay: Relay | None
     mirrors: Mirrors
+    publisher: Publisher
     events: EventStream
     event_log: EventLog
     hooks: Hooks
@@ -204,6 +207,14 @@ async def _core(
         open_source=partial(open_source, seen=SeenVersions(state / "signed"), registries=registries),
         changed=lambda url, error: events.publish(SourceChanged(url, error)),
         copied=lambda uuid: None if library is None else library.copied_from(uuid),
+    )
+    uploads = Uploads(state / "uploads")
+    await trio.to_thread.run_sync(uploads.sweep)
+    publisher = Publisher(
+        sources.configured,
+        registries=registries,
+        uploads=uploads,
+        decompress=decompress_limits(settings.limits),
     )
     with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
         await sources.listed()  # tells the gate of the secrets in imgadm's file
@@ -245,7 +256,8 @@ async def _core(
         metrics=metrics,
         library=library,
         relay=relay,
-        mirrors=Mirrors(library, sources, relay, mirror_specs(settings), events),
+        mirrors=Mirrors(library, sources, relay, mirror_specs(settings), events, publisher=publisher),
+        publisher=publisher,
         events=events,
         event_log=event_log,
         hooks=hooks,
@@ -507,7 +519,7 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         verifier=Verifier(host),
         maker=maker,
         exporter=Exporter(catalog),
-        publisher=Publisher(sources.configured),
+        publisher=core.publisher,
         mirrors=core.mirrors,
         site_exporter=SiteExporter(
             core.library,

@@ -247,7 +247,8 @@ def mirror_specs(settings: Config) -> tuple[MirrorSpec, ...]:
 
 def _mirror_spec(place: int, table: MirrorTable) -> MirrorSpec:
     try:
-        url = normalised(table.url)
+        url = table.url if type_for(table.url) == "oci" else normalised(table.url)
+        normalised(url)
     except ClientError as error:
         raise ConfigError(f"mirror[{place}]: {error.message}", hint=error.hint) from error
     wanted = Filter(table.name, table.os, table.newest)

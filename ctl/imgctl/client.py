@@ -646,15 +646,20 @@ class Client(Connection):
         name: str | None = None,
         os: str | None = None,
         newest: int | None = None,
+        to: str | None = None,
         dry_run: bool = False,
         on_event: OnEvent | None = None,
     ) -> MirrorDocument:
-        """Keeps images of another server in the library: of a name, of an `os`, the newest of each name."""
+        """Keeps images of another server in the library: of a name, of an `os`, the newest of each name.
+
+        `to` is a registry that gets them, too.
+        """
         params: MirrorParams = {
             "url": url,
             "name": name,
             "os": os,
             "newest": newest,
+            "to": to,
             "dry_run": dry_run or None,
         }
         done: MirrorDocument = self.request("mirror", params, on_event=on_event)

@@ -526,3 +526,4 @@ class MirrorDocument(TypedDict):
     size: int
     failed: list[MirrorFailureDocument]
     released: list[str]
+    copied: NotRequired[list[NamedDocument]]

@@ -260,9 +260,13 @@ class ExportSiteParams(TypedDict):
 
 
 class MirrorParams(TypedDict):
-    """`url` is of a configured source, or of an IMGAPI server; `newest` counts images of each name."""
+    """`url` is of a configured source, or of an IMGAPI server; `newest` counts images of each name.
+
+    `to` is a registry that gets the images, too; for root alone.
+    """
 
     url: str
+    to: NotRequired[str | None]
     name: NotRequired[str | None]
     os: NotRequired[str | None]
     newest: NotRequired[int | None]

@@ -1,6 +1,6 @@
-"""Publishes an image to an IMGAPI server: the manifest, the file, then the activation.
+"""Publishes an image: to a registry (`push`), or to an IMGAPI server.
 
-Whatever fails before that is taken back.
+To the latter goes the manifest, the file, then the activation. Whatever fails before that is taken back.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import trio
 from imgproto.events import Note, Progress, Publishing
 
 from imgstored.create.job import running
+from imgstored.create.push import ImagePush
 from imgstored.errors import (
     ClientError,
     ImgstoreError,
@@ -29,13 +30,17 @@ from imgstored.errors import (
 from imgstored.events.request import PROGRESS_INTERVAL
 from imgstored.http.credentials import of_headers, of_source
 from imgstored.http.documents import DocumentLimits
-from imgstored.http.location import Access, Location, origin_of
+from imgstored.http.location import Access, Location, origin_of, public
 from imgstored.http.secrets import KNOWN
 from imgstored.http.upload import Body, in_pieces, send
 from imgstored.imports.local_file import LocalFile
 from imgstored.manifest import load, parse
+from imgstored.registry.artifact import REPOSITORY
+from imgstored.registry.client import Registries
+from imgstored.registry.push import Uploads
+from imgstored.registry.reference import repository_of
 from imgstored.sources.answers import failure, one_object
-from imgstored.sources.spec import normalised, with_query
+from imgstored.sources.spec import normalised, type_for, with_query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -46,7 +51,9 @@ if TYPE_CHECKING:
     from imgstored.create.job import Job
     from imgstored.http.documents import Document
     from imgstored.manifest import Manifest, ManifestFile
+    from imgstored.registry.client import Repository
     from imgstored.sources.base import SourceSpec
+    from imgstored.transfer.decompress.meter import DecompressLimits
 
 log = structlog.get_logger(__name__)
 
@@ -63,10 +70,20 @@ class Publisher:
     """Publishes to any server; one that is among `configured()` is spoken to as its spec says."""
 
     def __init__(
-        self, configured: Callable[[], Sequence[SourceSpec]], limits: DocumentLimits = LIMITS
+        self,
+        configured: Callable[[], Sequence[SourceSpec]],
+        limits: DocumentLimits = LIMITS,
+        *,
+        registries: Registries | None = None,
+        uploads: Uploads | None = None,
+        decompress: DecompressLimits | None = None,
     ) -> None:
+        """`registries` are those of the settings; `uploads` remembers what was begun there."""
         self._configured = configured
         self._limits = limits
+        self._registries = registries or Registries()
+        self._uploads = uploads or Uploads()
+        self._decompress = decompress
 
     def publish(
         self,
@@ -89,7 +106,9 @@ class Publisher:
                 hint="`files` has one element, with size, compression, and a sha1 that is not all zeros; "
                 "`imgctl export` writes such a manifest",
             )
-        server = _Server(normalised(url), self._configured(), self._limits, token=token)
+        repository = self._repository(url) if self._is_registry(url) else None
+        known = self._configured()
+        server = _Server(normalised(url), known, self._limits, token=token) if repository is None else None
 
         async def work(job: Job[PublishedDocument]) -> PublishedDocument:
             assert loaded.file is not None
@@ -101,11 +120,64 @@ class Publisher:
                     f"{path} is {file.size} bytes",
                     hint="the manifest belongs to another file",
                 )
-            await _published(job, server, loaded, loaded.file, file)
-            log.info("published an image", uuid=loaded.uuid, server=server.shown)
-            return {"uuid": loaded.uuid, "url": server.shown}
+            if server is None:
+                assert repository is not None
+                push = ImagePush(repository, self._uploads, loaded, file, fd)
+                shown_url = await self._pushed(job, push, loaded, loaded.file)
+            else:
+                await _published(job, server, loaded, loaded.file, file)
+                shown_url = server.shown
+            log.info("published an image", uuid=loaded.uuid, server=shown_url)
+            return {"uuid": loaded.uuid, "url": shown_url}
 
         return running(client, work)
+
+    async def copy_into(self, url: str, manifest: Manifest, fd: int, path: str, job: Job[Any]) -> bool:
+        """Gives a registry an image as another server has it; False if the repository has it already.
+
+        Raises as `publish` and its job do.
+        """
+        repository = self._repository(url)
+        await repository.ping()
+        if manifest.file is None or await repository.document(manifest.uuid) is not None:
+            return False
+        file = LocalFile(fd, path, check=trio.from_thread.check_cancelled)
+        await file.look()
+        push = ImagePush(repository, self._uploads, manifest, file, fd)
+        layers = await push.cut(manifest.file, self._decompress)
+        await push.push_layers(job, layers)
+        await push.push_image(layers)
+        log.info("copied an image", uuid=manifest.uuid, registry=repository.url)
+        return True
+
+    def require_registry(self, url: str) -> None:
+        """Raises `UsageError` for what is no registry, and `ClientError` for one that is not reached so."""
+        if not self._is_registry(url):
+            raise UsageError(f"{public(url)} is not a registry", hint="name one as oci://HOST/PATH")
+        self._repository(url)
+
+    def _is_registry(self, url: str) -> bool:
+        known = (spec for spec in self._configured() if spec.type == "oci")
+        return type_for(url) == "oci" or any(spec.url == normalised(url) for spec in known)
+
+    def _repository(self, url: str) -> Repository:
+        """The repository that is meant. Raises `ClientError`."""
+        registry, path = repository_of(normalised(url), REPOSITORY)
+        return self._registries.repository(
+            registry, path, access=_access(normalised(url), self._configured())
+        )
+
+    async def _pushed(
+        self, job: Job[PublishedDocument], push: ImagePush, manifest: Manifest, described: ManifestFile
+    ) -> str:
+        """Publishes into a registry. Returns the repository's URL."""
+        await push.repository.ping()
+        layers = await push.cut(described, self._decompress)
+        await push.push_layers(job, layers)
+        job.emit(_did("file", manifest, compression=described.compression))
+        await push.push_image(layers)
+        job.emit(_did("activated", manifest))
+        return push.repository.url
 
 
 async def _published(

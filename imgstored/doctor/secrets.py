@@ -41,6 +41,11 @@ def _files(subject: Subject) -> dict[Path, str]:
     for table in settings.sources or ():
         if key := table.key_file or table.cert_file:
             files[Path(key)] = "a private key"
+    for registry in settings.registries:
+        if key := registry.key_file or registry.cert_file:
+            files[Path(key)] = "a private key"
+        if registry.auth_file is not None:
+            files[Path(registry.auth_file)] = "logins at registries"
     return files
 
 

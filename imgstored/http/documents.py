@@ -150,7 +150,7 @@ async def _get(
                 headers=[("Accept-Encoding", "gzip"), *headers, *at.access.headers],
             ) as response,
         ):
-            near = _near(response, at, environ)
+            near = near_of(response, at, environ)
             return replace(await read_answer(response, limits.max_bytes, url), near=near)
     except (httpx2.NetworkError, httpx2.ConnectTimeout, httpx2.RemoteProtocolError) as error:
         kind = ClientError if certificate_refused(error) else _NoAnswerError
@@ -189,7 +189,7 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
     )
 
 
-def _near(response: httpx2.Response, at: Location, environ: Mapping[str, str]) -> Nearness:
+def near_of(response: httpx2.Response, at: Location, environ: Mapping[str, str]) -> Nearness:
     """Of the server that answers: by the address at the other end, or behind a proxy by its name."""
     if proxy_for(at, environ) is not None:
         return nearness_of_host(origin_of(at.url).host)

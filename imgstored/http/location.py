@@ -77,6 +77,9 @@ class Part(Struct, frozen=True):
     url: str
     size: int  #: bytes
     sha256: str | None = None  #: lower-case hexadecimal
+    #: A file on this host that has the same bytes, from `offset` on; None: none is known.
+    path: str | None = None
+    offset: int = 0
 
 
 class Location(Struct, frozen=True):

@@ -158,6 +158,11 @@ class RangeConnection:
         self._abortable.abort(reason)
 
     @property
+    def ended(self) -> str | None:
+        """Why `abort` was called; None if it was not."""
+        return self._abortable.aborted
+
+    @property
     def aborted(self) -> bool:
         """Whether `abort` was called."""
         return self._abortable.aborted is not None

@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 
 import trio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from imgstored.errors import ClientError
-from imgstored.http.documents import Document, DocumentLimits, cause_in, open_client, read_answer
+from imgstored.http.documents import (
+    Document,
+    DocumentLimits,
+    cause_in,
+    near_of,
+    open_client,
+    read_answer,
+)
 from imgstored.http.location import Location, check_headers, shown
 from imgstored.http.secrets import announce
 
@@ -69,7 +77,8 @@ async def send(
                     timeout=httpx2.Timeout(limits.silence_seconds, read=None, connect=limits.connect_seconds),
                 ) as response,
             ):
-                return await read_answer(response, limits.max_bytes, url)
+                near = near_of(response, location, environ)
+                return replace(await read_answer(response, limits.max_bytes, url), near=near)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise ClientError(f"{url}: {cause_in(error, limits)}") from error
     raise ClientError(f"{url}: no answer within {limits.total_seconds:g} s")

@@ -31,6 +31,7 @@ from imgproto.events import (
     WaitingForLock,
 )
 from msgspec import Struct
+from msgspec.structs import replace
 
 from imgstored import lanes
 from imgstored.catalog.catalog import InstalledImage, show
@@ -384,6 +385,7 @@ class Import:
         attempt = 1
         self._delta = await self._begin_delta(locations, spool_room)
         while True:
+            locations = self._reusing(locations, layers=attempt == 1)
             self._download, self._pump = download, pump = self._pipeline(locations, spool_room)
             try:
                 return await self._transfer(download, pump)
@@ -409,11 +411,28 @@ class Import:
             self._fetched_before = dict(self.fetched)
             attempt += 1
 
+    def _reusing(self, locations: Sequence[Location], *, layers: bool) -> list[Location]:
+        """The locations; of their parts, those that are in files of the library are read there.
+
+        Not when something was wrong before: then all of it comes from the server.
+        """
+        library = self._resources.library
+        wanted = {part.sha256 for location in locations for part in location.parts if part.sha256}
+        there = library.layers(wanted) if layers and library is not None and wanted else {}
+
+        def known(part: Part) -> Part:
+            path, offset = there.get(part.sha256 or "", (None, 0))
+            return replace(part, path=None if path is None else str(path), offset=offset)
+
+        return [replace(each, parts=tuple(map(known, each.parts))) for each in locations]
+
     async def _begin_delta(self, locations: Sequence[Location], room: Room) -> Delta | None:
         """A delta, if one is worth trying. What is odd about its index is no reason to fail."""
         deltas, delta = Deltas(self.spec, self.manifest, self._resources), None
         try:
-            if self.manifest.file is not None and self.manifest.file.index is not None:
+            # What a registry has is in layers, which are shared already, and has no index beside it.
+            in_layers = any(location.parts for location in locations)
+            if self.manifest.file is not None and self.manifest.file.index is not None and not in_layers:
                 async with self._resources.download_slots:
                     delta = await deltas.begin(locations, room)
         except (DownloadError, NoSpaceError) as error:
@@ -701,9 +720,11 @@ class Import:
             else:
                 spool = self._resources.spools / spool_name(*self.spec.key)
                 with trio.CancelScope(shield=True):
-                    await lanes.in_thread(
-                        partial(library.keep, self.manifest, spool, source=self.action.source), kind="library"
+                    layers = () if self._download is None else self._download.layers
+                    keep = partial(
+                        library.keep, self.manifest, spool, layers=layers, source=self.action.source
                     )
+                    await lanes.in_thread(keep, kind="library")
         except (OSError, ImgstoreError) as error:
             log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
         except Exception:
@@ -942,7 +963,8 @@ def _mistake(uuid: str, error: Exception) -> InternalError:
 
 def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
     """The mirrors that may have the image: all of them where it is not certain which one sent wrong bytes."""
-    if isinstance(error, ChangedError) or download.resumed:
+    reused = any(part.path for mirror in download.mirrors for part in mirror.location.parts)
+    if isinstance(error, ChangedError) or download.resumed or reused:
         return [mirror.location for mirror in download.mirrors]
     return [mirror.location for mirror in download.mirrors if not mirror.fetched]
 

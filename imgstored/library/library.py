@@ -80,6 +80,8 @@ class Entry(msgspec.Struct, frozen=True):
     added_at: float  #: seconds since the epoch
     md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
     sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
+    #: The layers that the file had in a registry, one after another: size, and SHA-256 in hexadecimal.
+    layers: tuple[tuple[int, str], ...] = ()
     source: str | None = None  #: the URL of where a copy came from, for people; None: a file of a client
     spoilt: int = 0  #: how often wrong bytes had been given out as the file, before this one came
     format: Literal[1] = 1
@@ -296,6 +298,17 @@ class Library:
 
     # -- changes ---------------------------------------------------------------------------------------------
 
+    def layers(self, digests: Collection[str]) -> dict[str, tuple[Path, int]]:
+        """Where these layers of registries are, by SHA-256 in hexadecimal: a file, and the offset in it."""
+        found: dict[str, tuple[Path, int]] = {}
+        for image in self.images():
+            offset = 0
+            for size, digest in image.entry.layers:
+                if digest in digests:
+                    found[digest] = (self.path_of(image.uuid), offset)
+                offset += size
+        return found
+
     def copied_from(self, uuid: str) -> tuple[Manifest, str] | None:
         """The manifest of a copy whose file is here, and the URL that it came from."""
         image = self.get(uuid)
@@ -311,9 +324,18 @@ class Library:
             return False
         return (file.sha1, file.size) == (ours.sha1, ours.size)
 
-    def keep(self, manifest: Manifest, file: Path, *, kind: Copy = "kept", source: str | None = None) -> bool:
+    def keep(
+        self,
+        manifest: Manifest,
+        file: Path,
+        *,
+        kind: Copy = "kept",
+        source: str | None = None,
+        layers: tuple[tuple[int, str], ...] = (),
+    ) -> bool:
         """Takes a verified file over by renaming it, which must be on the same file system. Whether it did.
 
+        `layers` are as of `Entry`.
         It does not where the library has the image already, or the file of a kept one alone exceeds the
         budget. A file on another file system is copied. `source` is the URL that it came from, for people.
         Raises `OSError`.
@@ -331,7 +353,7 @@ class Library:
                 shutil.copyfile(file, new)
                 file.unlink()
 
-        kept = self._add(manifest, kind, size, take, source=source)
+        kept = self._add(manifest, kind, size, take, source=source, layers=layers)
         self.evict()
         return kept
 
@@ -354,9 +376,10 @@ class Library:
         take: Callable[[Path], None] | None,
         *,
         source: str | None = None,
+        layers: tuple[tuple[int, str], ...] = (),
     ) -> bool:
         """Adds an image, with the file that `take` puts at a path. False if the uuid is taken by now."""
-        entry = Entry(kind, time.time(), source=source, spoilt=self.spoilt(manifest.uuid))
+        entry = Entry(kind, time.time(), source=source, spoilt=self.spoilt(manifest.uuid), layers=layers)
         image = _image(manifest, entry, size, icon=False, used_at=time.time())
         new = self.folder / f"{_NEW}{manifest.uuid}-{secrets.token_hex(4)}"
         new.mkdir(mode=0o700)

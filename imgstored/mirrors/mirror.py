@@ -20,7 +20,7 @@ from imgstored import lanes
 from imgstored.create.job import running
 from imgstored.errors import APIError, ImgstoreError, NotSupportedError, UsageError
 from imgstored.events.stream import Mirrored
-from imgstored.host import shortage
+from imgstored.host import foreign_files, shortage
 from imgstored.http.location import public
 from imgstored.manifest import load
 from imgstored.mirrors.selection import Filter, matching, with_origins
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
 
     from imgstored.create.job import Job
+    from imgstored.create.publish import Publisher
     from imgstored.events.stream import EventStream
     from imgstored.library.library import Copy, Library
     from imgstored.manifest import Manifest
@@ -58,6 +59,7 @@ class MirrorSpec(Struct, frozen=True):
     url: str  #: a configured source, whose settings count, or an IMGAPI server
     wanted: Filter = Filter()
     every: float = 86400.0  #: seconds, of a schedule
+    to: str | None = None  #: a registry that gets all of them, too
 
 
 class _Chosen(Struct, frozen=True):
@@ -84,8 +86,11 @@ class Mirrors:
         relay: Relay | None,
         schedules: Sequence[MirrorSpec] = (),
         events: EventStream | None = None,
+        *,
+        publisher: Publisher | None = None,
     ) -> None:
-        """`relay` is there if the library is."""
+        """`relay` is there if the library is; `publisher` gives images to registries."""
+        self._publisher = publisher
         self._events = events
         self._library = library
         self._sources = sources
@@ -188,20 +193,30 @@ class Mirrors:
         if newest is not None and newest < 1:
             raise UsageError("at least the newest image of each name")
 
+        if spec.to is not None:
+            assert self._publisher is not None
+            self._publisher.require_registry(spec.to)
+
         async def work(job: Job[MirrorDocument]) -> MirrorDocument:
-            return await self._mirror(spec, job.emit, dry_run=dry_run)
+            return await self._mirror(spec, job.emit, dry_run=dry_run, job=job)
 
         return running(client, work)
 
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _mirror(
-        self, spec: MirrorSpec, tell: Tell, *, dry_run: bool = False, scheduled: bool = False
+        self,
+        spec: MirrorSpec,
+        tell: Tell,
+        *,
+        dry_run: bool = False,
+        scheduled: bool = False,
+        job: Job[MirrorDocument] | None = None,
     ) -> MirrorDocument:
         """Mirrors, and publishes the end. Raises as `mirror` says."""
         url = public(spec.url)
         try:
-            report = await self._mirrored(spec, tell, dry_run=dry_run, scheduled=scheduled)
+            report = await self._mirrored(spec, tell, dry_run=dry_run, scheduled=scheduled, job=job)
         except ImgstoreError as error:
             self._publish(Mirrored(url, error=error))
             raise
@@ -214,7 +229,13 @@ class Mirrors:
             self._events.publish(event)
 
     async def _mirrored(
-        self, spec: MirrorSpec, tell: Tell, *, dry_run: bool, scheduled: bool
+        self,
+        spec: MirrorSpec,
+        tell: Tell,
+        *,
+        dry_run: bool,
+        scheduled: bool,
+        job: Job[MirrorDocument] | None,
     ) -> MirrorDocument:
         assert self._library is not None
         chosen, incomplete = await self._choose(spec, tell)
@@ -248,6 +269,8 @@ class Mirrors:
                 self._last[spec] |= uuids  # what the list lacks may still be there
             if len(self._last) == len(self._schedules):
                 report["released"] = await self._release()
+        if spec.to is not None and job is not None:
+            await self._copy_on(spec.to, chosen, report, job)
         return report
 
     def _is_another(self, image: _Chosen) -> bool:
@@ -335,6 +358,28 @@ class Mirrors:
             raise fetch.failure
         if fetch.unkept is not None:
             raise fetch.unkept
+
+    async def _copy_on(
+        self, url: str, chosen: Sequence[_Chosen], report: MirrorDocument, job: Job[MirrorDocument]
+    ) -> None:
+        """Gives a registry all images that were chosen, each after its origin, and that it lacks."""
+        assert self._library is not None
+        assert self._publisher is not None
+        report["copied"] = []
+        for image in chosen:
+            uuid = image.manifest.uuid
+            fd = await trio.to_thread.run_sync(self._library.open_file, uuid)
+            if fd is None:
+                continue  # it did not come, which is in the report
+            try:
+                path = str(self._library.path_of(uuid))
+                if await self._publisher.copy_into(url, image.manifest, fd, path, job):
+                    report["copied"].append(image.named)
+            except ImgstoreError as error:
+                log.warning("an image is not copied", uuid=uuid, error=error.message)
+                report["failed"].append({**image.named, "error": error.as_wire()})
+            finally:
+                foreign_files.close(fd)
 
     # -- what is kept ----------------------------------------------------------------------------------------
 

@@ -70,9 +70,16 @@ class Layer(Struct, frozen=True):
 
 
 def image_manifest(
-    manifest: Mapping[str, Any], config: Descriptor, layers: Sequence[Layer], file_name: str
+    manifest: Mapping[str, Any],
+    config: Descriptor,
+    layers: Sequence[Layer],
+    file_name: str,
+    origin: Descriptor | None = None,
 ) -> ImageManifest:
-    """The image manifest of an image. `file_name` is what its file is called where somebody fetches it."""
+    """The image manifest of an image. `file_name` is what its file is called where somebody fetches it.
+
+    `origin` is the image manifest of its origin, if that is in the same repository.
+    """
     several = len(layers) > 1
     width = len(str(len(layers) - 1))
     described_layers = [
@@ -91,6 +98,7 @@ def image_manifest(
         artifact_type=IMAGE,
         config=config,
         layers=described_layers or [described(EMPTY_JSON, EMPTY)],
+        subject=None if origin is None else Descriptor(origin.media_type, origin.digest, origin.size),
         annotations=_annotations(manifest),
     )
 

@@ -142,8 +142,12 @@ class Endpoint:
     ) -> Document:
         location = self.location(path, granted)
         document = await self._fetch(location, limits=limits, headers=(_USER_AGENT, *headers))
-        self._near = document.near if self._near is None else min(self._near, document.near)
+        self.heard(document)
         return document
+
+    def heard(self, answer: Document) -> None:
+        """Notes how near the server is that answered."""
+        self._near = answer.near if self._near is None else min(self._near, answer.near)
 
 
 class _Renewed:

@@ -98,6 +98,11 @@ class Fetch:
         return 0 if self._download is None else self._download.done
 
     @property
+    def layers(self) -> tuple[tuple[int, str], ...]:
+        """Of the file, where it came from a registry, as the library keeps them."""
+        return () if self._download is None else self._download.layers
+
+    @property
     def spoilt(self) -> int:
         """How often bytes were given out as the file that do not count any more."""
         return self._spoilt + (0 if self._download is None else self._download.generation)
@@ -405,13 +410,12 @@ class Relay:
     async def _transfer(self, fetch: Fetch, download: Download) -> None:
         file = fetch.manifest.file
         sha1 = None if file is None else file.sha1
-        parts = download.mirrors[0].location.parts if download.mirrors else ()
         expected = Expected(
             fetch.manifest.uuid,
             size=fetch.size,
             sha1=sha1,
             sha256=fetch.sha256,
-            parts=tuple((part.size, part.sha256) for part in parts),
+            parts=download.layers,
         )
         failure: ImgstoreError | None = None
 
@@ -443,7 +447,9 @@ class Relay:
         uuid = fetch.manifest.uuid
         self._note_spoilt(fetch, wrong=False)
         try:
-            self._library.keep(fetch.manifest, fetch.path, kind=fetch.kind, source=fetch.source)
+            self._library.keep(
+                fetch.manifest, fetch.path, kind=fetch.kind, source=fetch.source, layers=fetch.layers
+            )
         except OSError as error:
             fetch.unkept = FileSystemError(f"the library cannot keep the file: {shortage.why(error)}")
         except ImgstoreError as error:

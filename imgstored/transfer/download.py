@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from imgstored.http.location import Part
     from imgstored.pools.base import Room
     from imgstored.transfer.mirror import Connection
     from imgstored.transfer.payloads import PayloadSpool
@@ -156,6 +157,17 @@ class Download:
     def total(self) -> int | None:
         """Bytes of the file; None while nobody has stated its size."""
         return self._size if self._spool.size is None else self._spool.size
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the file, as the first mirror has it."""
+        return self.mirrors[0].location.parts if self.mirrors else ()
+
+    @property
+    def layers(self) -> tuple[tuple[int, str], ...]:
+        """The size and the SHA-256 of each part, in lower-case hexadecimal; none where one is not known."""
+        known = tuple((part.size, part.sha256) for part in self.parts if part.sha256 is not None)
+        return known if len(known) == len(self.parts) else ()
 
     @property
     def done(self) -> int:
@@ -273,8 +285,8 @@ class Download:
         if connection is not None:
             connection[1].close()
         mirror = self.mirrors[place]
-        kind = PartsConnection if len(mirror.location.parts) > 1 else RangeConnection
-        fresh: Connection = kind(
+        in_parts = len(mirror.location.parts) > 1
+        fresh: Connection = (partial(PartsConnection, reused=mirror.reuse) if in_parts else RangeConnection)(
             mirror.location,
             timeouts=Timeouts(self._limits.connect_seconds, self._limits.silence_seconds),
             environ=self._environ,

@@ -68,6 +68,10 @@ class Mirror:
             self._context = self._context or tls_context(self.location.access)
             return self._context
 
+    def reuse(self, there: int) -> None:
+        """Takes back what was counted although it was on this host."""
+        self.count(-there)
+
     def count(self, fetched: int) -> None:
         """Adds to `fetched`."""
         with self._lock:

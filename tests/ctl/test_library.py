@@ -109,7 +109,7 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "site.export": lambda client, _: client.export_site(
         7, ["n"], url="u", keys=["k"], days=3, delete=True, path="f"
     ),
-    "mirror": lambda client, _: client.mirror("u", name="n", os="o", newest=3, dry_run=True),
+    "mirror": lambda client, _: client.mirror("u", name="n", os="o", newest=3, to="r", dry_run=True),
     "status": lambda client, _: client.status(),
     "doctor": lambda client, _: client.doctor(),
     "outdated": lambda client, _: client.outdated("p"),

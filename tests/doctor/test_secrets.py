@@ -63,3 +63,21 @@ def test_imgadms_file_and_keys(examined, tmp_path):
     conf.chmod(0o600)
     key.chmod(0o400)
     assert only(secrets.readers(subject)).seen == "2 files have some, for root alone"
+
+
+def test_logins_and_keys_of_registries(examined, tmp_path):
+    key, logins = tmp_path / "key.pem", tmp_path / "logins.json"
+    for file in (key, logins):
+        file.touch()
+        file.chmod(0o644)
+    subject = examined(
+        f'[[registries]]\nhost = "r.example"\ncert_file = "/absent"\nkey_file = "{key}"\n'
+        f'auth_file = "{logins}"\n'
+    )
+    assert {finding.seen.split(",")[0] for finding in secrets.readers(subject)} == {
+        f"{key} has a private key",
+        f"{logins} has logins at registries",
+    }
+    logins.chmod(0o600)
+    key.chmod(0o600)
+    assert only(secrets.readers(subject)).status == "ok"

@@ -21,6 +21,7 @@ import trustme
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from imgstored.registry.documents import ACCEPT
 from tests.support.nginx import free_port
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class DockerRegistry:
         request = urllib.request.Request(urllib.parse.urljoin(self.url, path), body, method=method)
         if kind:
             request.add_header("Content-Type", kind)
-        request.add_header("Accept", "*/*")
+        request.add_header("Accept", ACCEPT)
         request.add_header("Authorization", self._authorization(path))
         context = ssl.create_default_context(cafile=str(self.ca_file)) if self.tls else None
         if context is not None and self.clients:

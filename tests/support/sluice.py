@@ -36,6 +36,12 @@ class Sluice:
         with self._state:
             return self._held
 
+    @property
+    def left(self) -> int | None:
+        """Bytes that pass yet; None: all."""
+        with self._state:
+            return self._left
+
     def hold(self, after: int = 0) -> None:
         """From now on so many bytes of the server pass, and then none."""
         with self._state:

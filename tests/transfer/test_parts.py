@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from imgstored.errors import DownloadError
 from imgstored.http.failures import Backoff
@@ -101,6 +102,24 @@ async def test_a_server_without_ranges_is_asked_for_whole_parts(start_nginx, sit
     assert (tmp_path / "spool").read_bytes() == CONTENT
     # Before it was known to have no ranges, it was asked for some.
     assert sum(mirror.fetched for mirror in one.mirrors) < 2 * len(CONTENT)
+
+
+async def test_parts_that_are_here_are_not_fetched(nginx, site, tmp_path):
+    content = pieces()
+    write(site, content)
+    (tmp_path / "here").write_bytes(b"before" + content[5] + content[7])
+    there = location(nginx.url, content)
+    parts = [*there.parts]
+    parts[5] = replace(parts[5], path=str(tmp_path / "here"), offset=6)
+    parts[7] = replace(parts[7], path=str(tmp_path / "here"), offset=6 + len(content[5]))
+    parts[0] = replace(parts[0], path=str(tmp_path / "gone"))
+    parts[4] = replace(parts[4], path=str(tmp_path / "here"), offset=1 << 30)
+    for place in (5, 7):
+        (site / f"part-{place}").unlink()
+    one = download(tmp_path, replace(there, parts=tuple(parts)))
+    await one.run()
+    assert (tmp_path / "spool").read_bytes() == CONTENT
+    assert sum(mirror.fetched for mirror in one.mirrors) == len(CONTENT) - len(content[5]) - len(content[7])
 
 
 async def test_another_place_takes_over(nginx, start_nginx, site, tmp_path):

@@ -97,11 +97,14 @@ COMMANDS = (
     ),
     Command(
         ("publish",),
-        "publish [OPTIONS] -m MANIFEST -f FILE URL",
+        "publish [OPTIONS] -m MANIFEST -f FILE URL | IMAGE URL",
         "publish an image to an image repo",
         "making:publish",
         (
             HELP,
+            Option(
+                POOL.flags, "POOL", "The pool of an installed IMAGE. Default is the daemon's.", imgadms=False
+            ),
             Option(("-m",), "MANIFEST", "Path to the image's manifest, in JSON."),
             Option(("-f",), "FILE", "Path to the image's file."),
             _TOKEN,
@@ -109,7 +112,17 @@ COMMANDS = (
         ),
         examples=(
             ("publish -m web.imgmanifest -f web.zfs.gz https://images.example.com", "to an IMGAPI server"),
+            (
+                "publish -m web.imgmanifest -f web.zfs.gz oci://registry.example.com/images",
+                "to a repository of an OCI registry",
+            ),
+            ("publish web@1.0.0 oci://registry.example.com/images", "an installed image, in layers"),
         ),
+        about=(
+            "A server gets the file as it is; an installed IMAGE is sent as `imgctl export -c zstd` writes"
+            " it. A registry, oci://HOST/PATH, gets a file of zstd in layers; what was cut off goes on."
+        ),
+        imgadms_usage="publish [OPTIONS] -m MANIFEST -f FILE URL",
     ),
     Command(
         ("export",),

@@ -87,6 +87,7 @@ COMMANDS = (
             Option(("--name",), "NAME", "Only images of this name."),
             Option(("--os",), "OS", "Only images of this operating system."),
             Option(("--newest",), "N", "Only the N newest images of each name."),
+            Option(("--to",), "URL", "Also copy the images into a registry, oci://HOST/PATH."),
             Option(("-n", "--dry-run"), "", "Show what would be fetched, but fetch nothing."),
             QUIET,
             Option(("-j", "--json"), "", "Print what was done as JSON."),
@@ -98,6 +99,10 @@ COMMANDS = (
         "was. The exit status is 1 if an image failed; the others are there.",
         examples=(
             ("mirror -n --os smartos https://images.smartos.org", "what would be fetched"),
+            (
+                "mirror --to oci://registry.example.com/images oci://other.example.com/images",
+                "from one registry into another",
+            ),
             ("mirror --name base-64-lts --newest 3 https://images.smartos.org", "the three newest of a name"),
         ),
     ),

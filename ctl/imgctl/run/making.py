@@ -91,7 +91,14 @@ def create(session: Session, arguments: Arguments) -> None:
 
 
 def publish(session: Session, arguments: Arguments) -> None:
-    """`publish [-q] -m MANIFEST -f FILE URL`."""
+    """`publish [-q] -m MANIFEST -f FILE URL | [-P POOL] IMAGE URL`."""
+    if (
+        not session.is_imgadm
+        and len(arguments.rest) == 2
+        and not (arguments.text("-m") or arguments.text("-f"))
+    ):
+        _publish_installed(session, arguments, *arguments.rest)
+        return
     url = arguments.one()
     manifest_path, file_path = arguments.text("-m"), arguments.text("-f")
     if manifest_path is None:
@@ -105,6 +112,27 @@ def publish(session: Session, arguments: Arguments) -> None:
     with session.client() as client, Maker(session, arguments, file_path) as tell:
         client.publish(manifest, file_path, url, token=token, on_event=tell)
     session.say([_published(manifest, url)])
+
+
+def _publish_installed(session: Session, arguments: Arguments, text: str, url: str) -> None:
+    """An installed image: its stream, compressed with zstd, which a registry gets in layers."""
+    (image,) = named(session, [text], among="installed", pool=arguments.text("-P"))
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
+        client, file = stack.enter_context(session.client()), stack.enter_context(ImageFile(Path(folder)))
+        with Maker(session, arguments, file, quiet_manifest=True) as tell:
+            made = client.export(
+                image.uuid or "",
+                file.descriptor,
+                pool=arguments.text("-P"),
+                compression="zstd",
+                path=file.shown,
+                on_event=tell,
+            )
+        file.keep(made)
+        with Maker(session, arguments, file) as tell:
+            client.publish(made, file.path, url, on_event=tell)
+        session.say([_published(made, url)])
 
 
 def _token(arguments: Arguments) -> str | None:

@@ -83,7 +83,7 @@ def keys(session: Session, arguments: Arguments) -> None:
 
 
 def mirror(session: Session, arguments: Arguments) -> int:
-    """`mirror [--name NAME] [--os OS] [--newest N] [-n] URL`. Exit status 1 when an image failed."""
+    """`mirror [--name NAME] [--os OS] [--newest N] [--to URL] [-n] URL`; exit status 1: an image failed."""
     url, newest = arguments.one(), arguments.text("--newest")
     if newest is not None and (not newest.isascii() or not newest.isdigit() or not int(newest[:9]) >= 1):
         raise UsageError(f'invalid --newest "{newest}": must be a number above 0')
@@ -94,6 +94,7 @@ def mirror(session: Session, arguments: Arguments) -> int:
             name=arguments.text("--name"),
             os=arguments.text("--os"),
             newest=None if newest is None else int(newest[:9]),
+            to=arguments.text("--to"),
             dry_run=dry_run,
             on_event=tell,
         )
@@ -103,6 +104,7 @@ def mirror(session: Session, arguments: Arguments) -> int:
         prefix, verb = ("[dry-run] ", "Mirror") if dry_run else ("", "Mirrored")
         session.say(
             [f"{prefix}{verb} image {_called(each)}" for each in done["new"]]
+            + [f"Copied image {_called(each)}" for each in done.get("copied", [])]
             + [
                 f"Error mirroring image {_called(each)}: {printable(each['error']['message'])}"
                 for each in done["failed"]

@@ -29,9 +29,12 @@ def methods(services: Services) -> Iterator[Method]:
 
 
 async def _mirror(services: Services, params: MirrorParams, call: Call) -> MirrorDocument:
+    to = params.get("to")
+    if to is not None:
+        call.require_root("may use the credentials of a registry")
     wanted = Filter(params.get("name"), params.get("os"), params.get("newest"))
     job = services.mirrors.mirror(
-        MirrorSpec(params["url"], wanted), client=call.client.name, dry_run=bool(params.get("dry_run"))
+        MirrorSpec(params["url"], wanted, to=to), client=call.client.name, dry_run=bool(params.get("dry_run"))
     )
     return await done(call, job)
 

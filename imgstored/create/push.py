@@ -1,0 +1,204 @@
+"""Publishes an image into a repository of an OCI registry: layers, then its manifest, then the lists.
+
+Until the manifest is there, nobody sees anything of the image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+from imgproto.events import Progress
+
+from imgstored.create.layers import Cutter
+from imgstored.create.manifest import file_prefix, file_suffix
+from imgstored.errors import APIError, DownloadError, UploadError
+from imgstored.events.request import PROGRESS_INTERVAL
+from imgstored.host.foreign_files import ForeignFile
+from imgstored.http.documents import DocumentLimits
+from imgstored.manifest import MAX_LIST, parse_entries
+from imgstored.registry import artifact
+from imgstored.registry.documents import EMPTY, EMPTY_JSON, ImageManifest, Index
+from imgstored.registry.push import Pusher
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgstored.create.job import Job
+    from imgstored.imports.local_file import LocalFile
+    from imgstored.manifest import Manifest, ManifestFile
+    from imgstored.registry.artifact import Layer
+    from imgstored.registry.client import Fetched, Repository
+    from imgstored.registry.documents import Descriptor
+    from imgstored.registry.push import Uploads
+    from imgstored.transfer.decompress.meter import DecompressLimits
+
+log = structlog.get_logger(__name__)
+
+#: Layers that are pushed at a time.
+_AT_A_TIME: Final = 4
+_BLOCK: Final = 1 << 20
+
+
+class ImagePush:
+    """One publication. `fd` is the file, which stays its owner's."""
+
+    def __init__(
+        self, repository: Repository, uploads: Uploads, manifest: Manifest, file: LocalFile, fd: int
+    ) -> None:
+        self.repository = repository
+        self._pusher = Pusher(repository, uploads)
+        self._manifest = manifest
+        self._file = file
+        self._fd = fd
+        self._there: dict[str, int] = {}  # bytes of each layer
+        self._reported_at = 0.0
+
+    async def cut(self, described: ManifestFile, limits: DecompressLimits | None) -> Sequence[Layer]:
+        """The file's layers; without `limits`, the file as it is.
+
+        Raises `UploadError` if the file is not what the manifest says.
+        """
+        cutter = Cutter(str(described.compression), limits)
+        blocks = self._file.blocks()
+        thread = trio.CapacityLimiter(1)
+        while (block := await trio.to_thread.run_sync(next, blocks, None, limiter=thread)) is not None:
+            await trio.to_thread.run_sync(cutter.feed, block, limiter=thread)
+        for what, said, found in (
+            ("size", described.size, cutter.size),
+            ("checksum (sha1)", described.sha1, cutter.sha1),
+        ):
+            if said != found:
+                raise UploadError(
+                    f'image file {what} error: manifest says "{said}", {self._file.path} is "{found}"',
+                    hint="the manifest belongs to another file",
+                )
+        return cutter.layers()
+
+    async def push_layers(self, job: Job[Any], layers: Sequence[Layer]) -> None:
+        """Pushes the layers that are not there."""
+        limiter = trio.CapacityLimiter(_AT_A_TIME)
+        thread = trio.CapacityLimiter(1)
+        failures: list[Exception] = []
+
+        with ForeignFile(self._fd, check=trio.from_thread.check_cancelled) as file:
+
+            async def read(start: int, offset: int, size: int) -> bytes:
+                try:
+                    wanted = partial(_pread, start + offset, size)
+                    return await trio.to_thread.run_sync(file, wanted, limiter=thread)
+                except OSError as error:
+                    raise DownloadError(
+                        f"{self._file.path} cannot be read: {error.strerror or error}"
+                    ) from error
+
+            async def push(start: int, layer: Layer) -> None:
+                def told(there: int) -> None:
+                    self._there[layer.digest] = there
+                    self._tell(job)
+
+                try:
+                    async with limiter:
+                        await self._pusher.blob(layer.digest, layer.size, partial(read, start), told=told)
+                except Exception as error:  # noqa: BLE001  (raised below: the nursery would put it into a group)
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
+
+            async with trio.open_nursery() as nursery:
+                start = 0
+                for layer in layers:
+                    nursery.start_soon(push, start, layer)
+                    start += layer.size
+        if failures:
+            raise failures[0]
+
+    def _tell(self, job: Job[Any]) -> None:
+        now = trio.current_time()
+        if now - self._reported_at >= PROGRESS_INTERVAL:
+            self._reported_at = now
+            done = sum(self._there.values())
+            job.emit(Progress(event="progress", done=done, total=self._file.size, rate=0.0, images=[]))
+
+    async def push_image(self, layers: Sequence[Layer]) -> Descriptor:
+        """Pushes the image's manifest: from now on the image is there. Then the lists."""
+        document = dict(self._manifest.document)
+        compression = None if self._manifest.file is None else self._manifest.file.compression
+        config = await self._pusher.small_blob(_json(document), artifact.MANIFEST)
+        if not layers:
+            await self._pusher.small_blob(EMPTY_JSON, EMPTY)
+        name = file_prefix(document) + file_suffix(document, str(compression))
+        subject = await self._origin()
+        image = artifact.image_manifest(document, config, layers, name, subject)
+        tags = artifact.tags_of(document)
+        if await self._is_older(image, tags[2:]):
+            tags = tags[:2]
+        descriptor = await self._pusher.document(image, tags)
+        await self._list(document, descriptor)
+        return descriptor
+
+    async def _origin(self) -> Descriptor | None:
+        """The origin's image manifest, if the repository has it: it then lists what is built on it."""
+        origin = self._manifest.origin
+        found = None if origin is None else await self.repository.document(origin)
+        return None if found is None else found.descriptor
+
+    async def _is_older(self, image: ImageManifest, latest: Sequence[str]) -> bool:
+        """Whether what is there as the latest is newer."""
+        for tag in latest:
+            found = await self.repository.document(tag)
+            if found is not None and isinstance(found.document, ImageManifest):
+                there = found.document.annotations.get(artifact.CREATED, "")
+                return there > image.annotations.get(artifact.CREATED, "")
+        return False
+
+    async def _list(self, manifest: Mapping[str, Any], descriptor: Descriptor) -> None:
+        """Adds the image to the repository's list and index. Readers go by tags, so races are harmless."""
+        index = await self.repository.document(artifact.INDEX_TAG)
+        before = index.document if index is not None and isinstance(index.document, Index) else None
+        entries = await self._entries(index)
+        listed = [each for each in entries if each.get("uuid") != manifest["uuid"]]
+        body = _json([*listed, manifest])
+        while len(body) > MAX_LIST and listed:
+            del listed[: len(listed) // 2 + 1]  # those that are not in it are asked for one by one
+            body = _json([*listed, manifest])
+        config = await self._pusher.small_blob(EMPTY_JSON, EMPTY)
+        layer = await self._pusher.small_blob(body, artifact.LIST_JSON)
+        made = await self._pusher.document(artifact.list_manifest(config, layer))
+        await self._pusher.document(artifact.index_with(before, [descriptor], made), [artifact.INDEX_TAG])
+
+    async def _entries(self, index: Fetched | None) -> list[dict[str, Any]]:
+        """The manifests of the repository's list; none where it has no list that can be read."""
+        if index is None or not isinstance(index.document, Index):
+            return []
+        listed = artifact.list_in(index.document)
+        if listed is None:
+            return []
+        try:
+            fetched = await self.repository.document(listed.digest)
+            if fetched is None or not isinstance(fetched.document, ImageManifest):
+                return []
+            layer = artifact.list_layer(fetched.document)
+            if layer is None:
+                return []
+            limits = DocumentLimits(max_bytes=MAX_LIST, total_seconds=60.0)
+            body = await self.repository.blob(layer, limits=limits)
+            entries = await trio.to_thread.run_sync(parse_entries, body)
+        except APIError as error:
+            log.warning("the list of a repository is written anew", error=error.message)
+            return []
+        return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+
+
+def _pread(offset: int, size: int, fd: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    if len(data) != size:
+        raise OSError("the file has become shorter")
+    return data
