@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Pool
+    from imgstored.transfer.pump import Pieces
 
 _MIB: Final = 1 << 20
 #: Bytes of one claim between two looks at the free space; and what a claim of unknown size reserves ahead at
@@ -221,7 +222,7 @@ def _free_in(folder: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def watched(stream: Iterator[bytes | memoryview], claim: Claim, there: int) -> Iterator[bytes | memoryview]:
+def watched(stream: Pieces, claim: Claim, there: int) -> Pieces:
     """Yields a stream's pieces to a pool that has its first `there` bytes; those after them take room.
 
     Raises `NoSpaceError` once the pool is full.

@@ -20,7 +20,7 @@ from msgspec import Struct
 from imgstored.errors import LayerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from tarfile import TarFile
     from typing import Self
 
@@ -92,6 +92,30 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end."""
         ...
+
+
+class PieceReader:
+    """The pieces of a layer as a file that is read from front to back."""
+
+    def __init__(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end. Raises what the pieces raise."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = memoryview(piece).cast("B")
+        found, self._rest = bytes(self._rest[:size]), self._rest[size:]
+        return found
+
+    def drain(self) -> None:
+        """Takes what follows the end of the archive, so that all of the file is hashed."""
+        self._rest = memoryview(b"")
+        for _ in self._pieces:
+            pass
 
 
 def entries(layer: Readable) -> Iterator[tuple[Entry, Readable | None]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imgstored.http.retry import Backoff
+from imgstored.http.failures import Backoff
 
 from imgstored.errors import DownloadError
 from imgstored.http.location import Location, Part
