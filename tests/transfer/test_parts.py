@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imgstored.http.failures import Backoff
 
 from imgstored.errors import DownloadError
+from imgstored.http.failures import Backoff
 from imgstored.http.location import Location, Part
 from imgstored.http.range_reply import FetchError, RangeReply
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
