@@ -77,8 +77,12 @@ class Resolver:
         match among:
             case "installed":
                 candidates, not_found = await self._installed(pool)
+            case "available" | "active" if all(map(is_reference, names)):
+                candidates, not_found = await self._containers(names)
             case "available" | "active":
                 candidates, not_found = await self._offered(sources, channel, active=among == "active")
+                containers, _ = await self._containers(names)
+                candidates = [*containers, *candidates]
             case "jobs":
                 candidates, not_found = await self._under_way()
             case "history":
@@ -89,8 +93,6 @@ class Resolver:
                     f'resolve: unknown set of images "{shown(among)}"', hint=f"it may be one of {known}"
                 )
         meant = [self._aliases.meaning(name) for name in names]
-        if among in ("available", "active"):
-            candidates = [await self._containers(meant), *candidates]
         # In a thread: there may be a thousand names, and ten thousand images.
         return await lanes.in_thread(_resolved, meant, candidates, not_found)
 
@@ -127,14 +129,13 @@ class Resolver:
 
         return [found], not_found
 
-    async def _containers(self, names: Sequence[str]) -> list[Named]:
-        """The images of those names that are container images'."""
+    async def _containers(self, names: Sequence[str]) -> _Where:
+        """The images of those names that are container images'; they exist, or this raises."""
         found = []
-        for name in dict.fromkeys(names):
-            if is_reference(name):
-                image = await self._sources.container(name)
-                found.append(Named(image.uuid, name, image.manifest["version"]))
-        return found
+        for name in filter(is_reference, dict.fromkeys(names)):
+            image = await self._sources.container(name)
+            found.append(Named(image.uuid, name, image.manifest["version"]))
+        return [found], lambda text: ImageNotFoundError(f'image "{text}" was not found')
 
     async def _under_way(self) -> _Where:
         # An import that was under way a moment ago may have ended: its image is installed.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from imgproto.events import EventDocument
+
 LAYERS = [owned(*BOTTOM), owned(*TOP)]
 
 
@@ -99,8 +101,13 @@ def test_a_tag_that_moves_on_means_the_old_image_for_an_import_under_way(
     """Killed and started again, the daemon goes on with the digest that the tag had."""
     image = push(registry, "moving", "1", [owned(file("big", random.Random(1).randbytes(30_000_000)))])
     name = f"{registry.host}/moving:1"
+
+    def killing(event: EventDocument) -> None:
+        if event["event"] == "progress" and any(image["done"] for image in event["images"]):
+            daemon.kill()
+
     with daemon.client() as client, pytest.raises(NotConnectedError):
-        client.ensure(name, on_event=lambda event: event["event"] == "progress" and daemon.kill())
+        client.ensure(name, on_event=killing)
     push(registry, "moving", "1", [owned(file("new"))])
     daemon.start()
     with daemon.client() as client:
