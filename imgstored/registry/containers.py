@@ -146,9 +146,20 @@ def _facts(url: str, config: bytes) -> _Facts:
         moment(found.get("created")),
         architecture if isinstance(architecture, str) else "",
         comment[:_MAX_DESCRIPTION] if isinstance(comment, str) else "",
-        {key: (inner or {}).get(key) for key in _CONFIG},
+        _config(url, inner or {}),
         diff_ids,
     )
+
+
+def _config(url: str, inner: dict[str, Any]) -> dict[str, Any]:
+    """What starts the image's program: programs of root read it in the manifest."""
+    found = {key: inner.get(key) for key in _CONFIG}
+    for key, value in found.items():
+        kind = str if key == "WorkingDir" else list
+        texts = value if isinstance(value, list) else ()
+        if not isinstance(value, kind | None) or not all(isinstance(each, str) for each in texts):
+            raise _damaged(url, f"{key} in its config is of another kind")
+    return found
 
 
 def _manifest(
