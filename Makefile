@@ -14,7 +14,7 @@ USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources librar
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo test check lint types unit unit-poll unit-user coverage zfs test-zfs bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ $(STAMP): pyproject.toml tests/setup.sh tests/requirements.lock tests/tools.lock
 
 demo: $(STAMP) ## the main job with real parts, each command and what it says
 	$(BIN)/python -m tests.demo
+
+demo-server: $(STAMP) ## an image server with three images at 127.0.0.1:8480, for docs/first-session.md, until Ctrl-C
+	$(BIN)/python -m tests.demo --serve
 
 test: lint types unit unit-poll unit-user zfs ## all that must hold: lint, types, all tests, and real ZFS in a guest if there can be one
 
@@ -69,6 +72,24 @@ test-zfs: $(STAMP) ## the tests on real ZFS alone
 zfs: $(STAMP)
 	IMGSTORE_ZFS=$${IMGSTORE_ZFS:-optional} tests/guest/run.sh $(VENV)
 
+# In a folder in memory. docs/reliability.md has what was reached.
+kills: $(STAMP) ## kill -9 at named points and random moments, N times (10000)
+	$(BIN)/python -m tests.proofs.kills $(or $(N),10000)
+
+cuts: $(STAMP) ## power cuts on a file system that forgets what was not synced, N of them (10000)
+	$(BIN)/python -m tests.proofs.cuts $(or $(N),10000)
+
+faults: $(STAMP) ## fail each call of the disk, of each operation, once
+	$(BIN)/python -m tests.proofs.faults
+
+# By coverage, with what tests/fuzz.lock has; the inputs at which something fails are in build/fuzz.
+fuzz: $(STAMP) ## fuzz all that takes bytes from outside, SECONDS (60) each
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r tests/fuzz.lock
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+
+load: $(STAMP) ## thousands of connections, images, and installations that leave nothing behind
+	$(BIN)/python -m tests.proofs.load
+
 bench: $(STAMP) ## figures: our speed, and that of others
 	$(BIN)/python -m bench
 
@@ -85,6 +106,7 @@ docs: $(STAMP) ## the pages in docs/ as a site, in build/site
 lock: $(STAMP) ## the versions that everything is tested with, into tests/requirements.lock and tests/tools.lock
 	$(UV_LOCK) --all-extras --group dev --output-file tests/requirements.lock pyproject.toml
 	$(UV_LOCK) --constraint tests/requirements.lock --group tools --output-file tests/tools.lock
+	$(UV_LOCK) --constraint tests/requirements.lock --group fuzz --output-file tests/fuzz.lock
 
 dist: $(STAMP) ## sdist and wheel, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist

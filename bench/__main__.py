@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import clients, listing, memory, restart, serving, speed, start, wakeup
+from bench import clients, listing, memory, restart, serving, speed, stages, start, wakeup
 from bench.context import FULL, QUICK, Bench
 from bench.machine import described
 from bench.progress import say
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "gzip-paced": speed.paced,
     "gzip": speed.gzip,
+    "gzip-busy": speed.gzip_busy,
     "bzip2": speed.bzip2,
     "xz": speed.xz,
+    "zstd": speed.zstd,
     "tls": speed.tls,
+    "stages": stages.stages,
     "memory": memory.memory,
     "restart": restart.restart,
     "list": listing.listing,

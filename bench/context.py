@@ -21,6 +21,7 @@ class Scale:
 
     stream: int  #: bytes of the stream of the speed cases
     large: int  #: bytes of the stream for the memory case
+    windows: int  #: bytes of the streams that are compressed with large windows
     xz_block: int  #: bytes of an xz block; 24 MiB is what `xz -T2 -6` makes of itself
     rate: int  #: bytes a second of a connection, in the case with a limit
     restart_rate: int  #: the same while the daemon is killed
@@ -35,6 +36,7 @@ class Scale:
 FULL = Scale(
     stream=600 * _MB,
     large=4000 * _MB,
+    windows=100 * _MB,
     xz_block=24 << 20,
     rate=20 * _MB,
     restart_rate=5 * _MB,
@@ -49,6 +51,7 @@ FULL = Scale(
 QUICK = Scale(
     stream=8 * _MB,
     large=24 * _MB,
+    windows=8 * _MB,
     xz_block=1 << 20,
     rate=20 * _MB,
     restart_rate=1 * _MB,
@@ -90,8 +93,23 @@ class Bench:
         return Kind("xz", "xz", ("xz", "-6", "-T2", f"--block-size={self.scale.xz_block}"), self.scale.stream)
 
     @property
+    def zstd(self) -> Kind:
+        """As `zstd` makes it."""
+        return Kind("zstd", "zstd", ("zstd", "-q", "-3"), self.scale.stream)
+
+    @property
     def large(self) -> Kind:
         """Made in a hurry, because it is large."""
         has_isal = importlib.util.find_spec("isal") is not None
         hurried = (sys.executable, "-m", "isal.igzip", "-1", "-c") if has_isal else ("gzip", "-1", "-n")
         return Kind("large", "gzip", hurried, self.scale.large)
+
+    @property
+    def xz_window(self) -> Kind:
+        """With the largest dictionary that `xz -9` has: 64 MiB."""
+        return Kind("xz-9", "xz", ("xz", "-9", "-T1"), self.scale.windows)
+
+    @property
+    def zstd_window(self) -> Kind:
+        """With the largest window of zstd that is allowed by default: 64 MiB."""
+        return Kind("zstd-long", "zstd", ("zstd", "-q", "--long=26"), self.scale.windows)

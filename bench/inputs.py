@@ -48,6 +48,16 @@ class Input:
         return str(self.manifest["uuid"])
 
     @property
+    def compression(self) -> str:
+        """As the manifest names it."""
+        return str(self.manifest["files"][0]["compression"])
+
+    @property
+    def sha1(self) -> str:
+        """Of the compressed file, in hexadecimal."""
+        return str(self.manifest["files"][0]["sha1"])
+
+    @property
     def size(self) -> int:
         """Bytes of the compressed file."""
         return int(self.manifest["files"][0]["size"])

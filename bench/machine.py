@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,12 +14,16 @@ _PROGRAMS = {
     "curl": ["curl", "--version"],
     "aria2": ["aria2c", "--version"],
     "gzip": ["gzip", "--version"],
+    "igzip": ["igzip", "--version"],
+    "pigz": ["pigz", "--version"],
+    "rapidgzip": [str(Path(sys.executable).parent / "rapidgzip"), "--version"],
+    "zstd": ["zstd", "--version"],
     "bzip2": ["bzip2", "--help"],
     "lbzip2": ["lbzip2", "--version"],
     "xz": ["xz", "--version"],
     "nginx": ["/usr/sbin/nginx", "-v"],
 }
-_PACKAGES = ("isal", "numpy", "blake3", "msgpack", "trio")
+_PACKAGES = ("isal", "numpy", "zstandard", "blake3", "msgpack", "trio")
 
 
 def described(work: Path, load: float) -> str:
@@ -58,10 +63,10 @@ def _package(name: str) -> str:
 
 
 def _version(command: list[str]) -> str:
-    """The first word of what a program says that begins with a digit."""
+    """The first version in what a program says."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     except FileNotFoundError:
         return "not installed"
     words = (done.stdout + done.stderr).replace("/", " ").replace(",", " ").split()
-    return next((word for word in words if word[0].isdigit()), "?")
+    return next((word.lstrip("v") for word in words if word.lstrip("v")[:1].isdigit()), "?")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from imgproto.documents import DoctorDocument, FindingDocument
 
+    from imgstored.config import Config
+
 #: Why a folder, a file or a socket cannot be used today, and can be tomorrow: no fault of the configuration.
 _MAY_PASS = {
     errno.EADDRINUSE, errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOLCK,
@@ -42,12 +44,26 @@ def argument_parser() -> argparse.ArgumentParser:
         help="TOML; without it, every key has its default. May be given again: what a later file says holds",
     )
     parser.add_argument(
-        "--check", action="store_true", help="read the configuration, say what is wrong, and exit"
+        "--check",
+        action="store_true",
+        help="read the configuration, say what would keep the daemon from starting, and exit",
+    )
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="print the configuration that holds as TOML, with the file and line of each value, and exit",
+    )
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="with --check: read every image to its end, and look for what belongs to nothing; changes"
+        " nothing, and may run beside a daemon",
     )
     parser.add_argument(
         "--json",
         action="store_true",
-        help="with --check: also look at the host, its pools and sources, and print what was found as JSON",
+        help="with --show: as JSON; with --check: also look at the host, its pools and sources, and print"
+        " what was found as JSON; with --deep: print what that found as JSON",
     )
     parser.add_argument(
         "--detach",
@@ -68,17 +84,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from imgstored import config
 
     try:
+        if arguments.deep:
+            return _audit(arguments.config, check=arguments.check, as_json=arguments.json)
         if arguments.check and arguments.json:
             return _examine(arguments.config)
         from imgstored.eventloop import trial
+        from imgstored.host import heap
 
+        heap.keep_what_is_freed()
         trial.waits_by()
         settings = config.load(*arguments.config)
         if arguments.check:
-            from imgstored.specs import check
-
-            check(settings)
-            return 0
+            return _check(settings)
+        if arguments.show:
+            return _show(settings, arguments.config, as_json=arguments.json)
         waiting = _in_background() if arguments.detach else None
         # Nearly all that a start makes stays: to look for garbage in it only makes the start longer.
         gc.disable()
@@ -87,13 +106,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         serve(settings, arguments.config, Notifier.of(os.environ, waiting=waiting))
     except ImgstoreError as error:
-        from imgstored.http.secrets import redacted
-
-        hint = f"hint: {error.hint}\n" if error.hint else ""
-        with suppress(OSError):  # the status says enough where standard error takes nothing
-            sys.stderr.write(redacted(f"imgstored: error ({error.code}): {error.message}\n{hint}"))
-        return exit_status(error)
+        return _failed(error.all_faults() if isinstance(error, ConfigError) else [error])
     return 0
+
+
+def _failed(errors: Sequence[ImgstoreError]) -> int:
+    """Says what is wrong, with what to do about each; returns the status of the first."""
+    from imgstored.http.secrets import redacted
+    from imgstored.log import is_journal
+
+    priority = "<3>" if is_journal() else ""
+    with suppress(OSError):  # the status says enough where standard error takes nothing
+        for error in errors:
+            hint = f"{priority}hint: {error.hint}\n" if error.hint else ""
+            said = redacted(f"imgstored: error ({error.code}): {error.message}\n{hint}")
+            sys.stderr.write(f"{priority}{said}")
+    return exit_status(errors[0])
+
+
+def _show(settings: Config, files: Sequence[Path], *, as_json: bool) -> int:
+    """Prints the configuration that holds, without its secrets."""
+    from imgstored import effective
+    from imgstored.http.secrets import KNOWN
+    from imgstored.specs import secrets
+
+    KNOWN.configure(secrets(settings, os.environ))
+    values = effective.effective(settings, files)
+    lines = [json.dumps(effective.document(values))] if as_json else effective.toml(values)
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    return 0
+
+
+def _check(settings: Config) -> int:
+    """Names all that would keep a daemon of these settings from starting, as far as it shows now."""
+    from imgstored import preflight
+    from imgstored.specs import check, faults_of
+
+    wrong = [fault for error in faults_of(lambda: check(settings)) for fault in error.all_faults()]
+    found = [*wrong, *preflight.faults(settings), *preflight.pool_faults(settings)]
+    return _failed(found) if found else 0
 
 
 def _open_standard_files() -> None:
@@ -148,6 +199,25 @@ def _examine(files: Sequence[Path]) -> int:
         log.set_up(LogTable(level="error"))
         found = examined(files)
     sys.stdout.write(json.dumps(found) + "\n")
+    return int(any(finding["status"] == "fail" for finding in found["findings"]))
+
+
+def _audit(files: Sequence[Path], *, check: bool, as_json: bool) -> int:
+    """Runs `--check --deep`; returns 1 if something is not whole. Raises `ConfigError`."""
+    if not check:
+        raise ConfigError("--deep goes with --check", hint="`imgstored --check --deep`")
+    from imgstored import log
+    from imgstored.audit.audit import audited
+    from imgstored.config import LogTable
+    from imgstored.http.secrets import KNOWN
+
+    log.set_up(LogTable(level="error"))
+    found: DoctorDocument = KNOWN.hidden_in(audited(files))
+    for finding in () if as_json else found["findings"]:
+        hint = f"\n      hint: {finding['hint']}" if finding["hint"] else ""
+        sys.stdout.write(f"{finding['status']:4}  {finding['check']}: {finding['seen']}{hint}\n")
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
     return int(any(finding["status"] == "fail" for finding in found["findings"]))
 
 

@@ -55,6 +55,7 @@ from imgstored.registry.client import Registries
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
+from imgstored.serve import check_packages
 from imgstored.serve.relay import Relay
 from imgstored.sources.client import open_source
 from imgstored.sources.signed import SeenVersions
@@ -266,18 +267,13 @@ def _image_server(core: _Core) -> ImageServer | None:
     settings, address = core.settings, serve_address(core.settings)
     if address is None or core.library is None:
         return None
-    try:
-        from imgstored.httpd.server import server_context
-        from imgstored.serve.application import Application
-        from imgstored.serve.endpoint import ImageServer
-        from imgstored.serve.page import Job
-        from imgstored.serve.publishing import Publishing
-        from imgstored.serve.writers import Writers, read_key
-    except ImportError as error:
-        raise ConfigError(
-            f"serve.listen: the Python package {error.name} is not installed",
-            hint="`pip install 'imgstore[serve]'` installs it; or leave out the key",
-        ) from error
+    check_packages()
+    from imgstored.httpd.server import server_context
+    from imgstored.serve.application import Application
+    from imgstored.serve.endpoint import ImageServer
+    from imgstored.serve.page import Job
+    from imgstored.serve.publishing import Publishing
+    from imgstored.serve.writers import Writers, read_key
 
     table = settings.serve
     context = None

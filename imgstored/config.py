@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tomllib
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from imgstored.config_text import MANUAL, faults, lines
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 _ON_ILLUMOS = sys.platform.startswith("sunos")
 
@@ -152,6 +151,9 @@ class LimitsTable(_Table, frozen=True):
     max_ratio: Positive = 500  #: maximum ratio of uncompressed to compressed bytes
     decoder_memory_mib: Positive = 96  #: MiB of one xz decoder, or of one zstd window
     keep_partial_days: NotNegative = 7  #: days before the daemon drops an unfinished download
+    #: `"auto"`: of an image with an index, fetch only what an installed image of the same name lacks, where
+    #: that is probably faster; `"always"`: wherever that is possible; `"never"`: fetch whole files
+    deltas: Literal["auto", "always", "never"] = "auto"
     #: connections to the socket; a quarter is reserved for users who can make changes
     clients: Annotated[int, Meta(ge=4, le=65536)] = 256
     client_requests: Positive = 64  #: requests in flight of one connection
@@ -296,73 +298,86 @@ class Config(_Table, frozen=True):
 def load(*paths: Path) -> Config:
     """Reads the files: what a later one says holds, table by table. Raises `ConfigError` that names the file.
 
-    Each must be right by itself, but for what concerns more than one key.
+    Each must be right by itself, but for what concerns more than one key. The error has all other faults of
+    all files beside it.
     """
     document: dict[str, Any] = {}
+    found: list[ConfigError] = []
     for path in paths:
-        with _named(path):
-            own = _document(path)
-            _converted(own)
-        document = _merged(document, own)
-    with _named(*paths):
+        try:
+            text = _read(path)
+            own = _toml(text)
+        except ConfigError as error:
+            found.append(_of_file(error, [path]))
+            continue
+        found += [_of_file(fault, [path], lines(text)) for fault in faults(own, Config)]
+        document = merged(document, own)
+    raise_all(found)
+    try:
         return _checked(document)
+    except ConfigError as error:
+        raise_all(_of_file(each, paths) for each in error.all_faults())
+        raise
+
+
+def keyed_files(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
+    """The line of each key, by file. Raises `ConfigError` for a file that cannot be read."""
+    return {str(path): lines(_read(path)) for path in paths}
 
 
 def parse(text: str) -> Config:
-    """Reads TOML. Raises `ConfigError` that names the key."""
+    """Reads TOML. Raises `ConfigError` that names the key, with all others beside it."""
     return _checked(_toml(text))
 
 
-@contextmanager
-def _named(*paths: Path) -> Iterator[None]:
-    """Adds the names of the files to a `ConfigError`."""
-    try:
-        yield
-    except ConfigError as error:
-        names = " with ".join(map(str, paths))
-        raise ConfigError(f"{names}: {error.message}", hint=error.hint) from error.__cause__
+def raise_all(found: Iterable[ConfigError]) -> None:
+    """Raises the first of some faults, with the others beside it; nothing where there is none."""
+    for first in (errors := [*found])[:1]:
+        raise (first.beside(errors[1:]) if errors[1:] else first) from first.__cause__
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _of_file(fault: ConfigError, paths: Sequence[Path], numbers: dict[str, int] | None = None) -> ConfigError:
+    """The fault with the names of the files, and its line."""
+    number = (numbers or {}).get(str(fault.data.get("key")))
+    names = " with ".join(map(str, paths)) + ("" if number is None else f":{number}")
+    named = ConfigError(f"{names}: {fault.message}" if names else fault.message, hint=fault.hint)
+    named.__cause__ = fault.__cause__
+    return named
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         cause = (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"cannot be read: {cause}", hint="name the file with --config") from error
-    return _toml(text)
 
 
 def _toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not TOML: {error}", hint="see docs/configuration.md") from error
+        hint = f'texts have quotes: `key = "text"`; {MANUAL}'
+        raise ConfigError(f"not TOML: {error}", hint=hint) from error
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """The keys of both; of two tables again those of both, else `above` holds."""
-    merged = below | above
+    both = below | above
     for key in below.keys() & above.keys():
         if isinstance(below[key], dict) and isinstance(above[key], dict):
-            merged[key] = _merged(below[key], above[key])
-    return merged
-
-
-def _converted(document: dict[str, Any]) -> Config:
-    try:
-        return msgspec.convert(document, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_said(str(error)), hint="docs/configuration.md lists all keys") from error
+            both[key] = merged(below[key], above[key])
+    return both
 
 
 def _checked(document: dict[str, Any]) -> Config:
-    config = _converted(document)
-    _check_paths(config)
-    _check_pools(config)
+    raise_all(faults(document, Config))
+    config = msgspec.convert(document, Config)
+    raise_all([*_path_faults(config), *_pool_faults(config)])
     return config
 
 
-def _check_paths(config: Config) -> None:
+def _path_faults(config: Config) -> Iterator[ConfigError]:
     paths: dict[str, Any] = {
         "state": config.state,
         "imgadm": config.imgadm,
@@ -378,7 +393,7 @@ def _check_paths(config: Config) -> None:
     }
     for key, path in paths.items():
         if path is not None and (not path.startswith("/") or "\0" in path):
-            raise ConfigError(
+            yield ConfigError(
                 f"{key}: not an absolute path: {path!r}",
                 hint="give an absolute path: the daemon has no working folder",
             )
@@ -391,42 +406,29 @@ def keyed_pools(config: Config) -> list[tuple[str, PoolTable]]:
     return [(f"pool[{place}]", table) for place, table in enumerate(config.pool)]
 
 
-def _check_pools(config: Config) -> None:
-    """Checks that each pool has only keys of its type, and a name and a folder of its own."""
+def _pool_faults(config: Config) -> Iterator[ConfigError]:
+    """What is wrong with the pools: each has only keys of its type, and a name and a folder of its own."""
     pools = keyed_pools(config)
     for key, table in pools:
         other = "properties" if table.type == "embedded" else "path"
         if getattr(table, other) is not None:
-            raise ConfigError(
+            yield ConfigError(
                 f'{key}.{other}: a pool of type "{table.type}" has no such key',
-                hint="docs/configuration.md lists the keys of each type",
+                hint="`man imgstored.toml` lists the keys of each type",
             )
-    names = Counter(table.name for _, table in pools)
-    for key, table in pools:
-        if names[table.name] > 1:
-            raise ConfigError(
-                f'{key}.name: {names[table.name]} pools are named "{table.name}"',
-                hint="give each pool a `name` of its own",
+    names = [table.name for _, table in pools]
+    for name, times in Counter(names).items():
+        if times > 1:
+            key = pools[names.index(name)][0]
+            yield ConfigError(
+                f'{key}.name: {times} pools are named "{name}"', hint="give each pool a `name` of its own"
             )
     embedded = [(key, table) for key, table in pools if table.type == "embedded"]
-    folders = {key: os.path.normpath(config.pool_folder(table)) for key, table in embedded}
-    for key, folder in folders.items():
-        if sum(folder == other for other in folders.values()) > 1:
-            raise ConfigError(
+    folders = [(key, os.path.normpath(config.pool_folder(table))) for key, table in embedded]
+    for folder, times in Counter(folder for _, folder in folders).items():
+        if times > 1:
+            key = next(key for key, other in folders if other == folder)
+            yield ConfigError(
                 f"{key}.path: another pool has the folder {folder}, too",
                 hint="give each embedded pool a `path` of its own",
             )
-
-
-def _said(message: str) -> str:
-    """The message of msgspec, with the key first: `limits.tries: expected int, got str`."""
-    match = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", message, re.DOTALL)
-    assert match is not None
-    what, where = match[1].replace("`", ""), match[2] or ""
-    unknown = re.fullmatch(r"Object contains unknown field (.*)", what)
-    if unknown:
-        return f"unknown key: {where + '.' if where else ''}{unknown[1]}"
-    missing = re.fullmatch(r"Object missing required field (.*)", what)
-    if missing:
-        return f"missing key: {where + '.' if where else ''}{missing[1]}"
-    return f"{where or 'the file'}: {what[:1].lower()}{what[1:]}"

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,10 @@ from imgstored.errors import ImgstoreError
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.secrets import KNOWN
 from imgstored.specs import descriptors, import_limits, registry_specs, secrets, socket_limits, source_specs
+from imgstored.zstream.fletcher4 import load_arithmetic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from imgstored.catalog.catalog import Catalog
@@ -43,7 +45,7 @@ logger = structlog.get_logger(__name__)
 _STOP_SECONDS = 4.5
 
 #: What an import needs, where it is installed.
-_LARGE_MODULES = ("numpy", "isal.isal_zlib", "httpx2")
+_LARGE_MODULES = ("isal.isal_zlib", "httpx2")
 
 
 class Parts(Struct, frozen=True):
@@ -102,15 +104,17 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
 
 
 async def _warm_up() -> None:
-    """Imports what takes long to import: the start does not wait for it, nor does the first image."""
-    for module in _LARGE_MODULES:
+    """Loads what takes long to load: the start does not wait for it, nor does the first image."""
+    loads: dict[str, Callable[[], object]] = {"checksums of streams": load_arithmetic}
+    loads |= {module: partial(import_module, module) for module in _LARGE_MODULES}
+    for name, load in loads.items():
         try:
-            await trio.to_thread.run_sync(import_module, module, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(load, abandon_on_cancel=True)
         except ImportError:
             pass  # optional
         except Exception as error:  # noqa: BLE001 (whatever it is, the daemon can do without)
-            # For want of descriptors or memory, say. Whoever needs the module tries again, and says so.
-            logger.info("a module cannot be imported yet", module=module, error=str(error))
+            # For want of descriptors or memory, say. Whoever needs it tries again, and says so.
+            logger.info("a part cannot be loaded yet", part=name, error=str(error))
 
 
 async def _signals(

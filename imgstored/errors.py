@@ -101,9 +101,16 @@ class CancelledError(ImgstoreError):
 
 
 class ConfigError(ImgstoreError):
-    """The configuration cannot be used."""
+    """The configuration cannot be used; `data["others"]` has further faults of it."""
 
     code = "ConfigError"
+
+    def all_faults(self) -> list[ConfigError]:
+        """Itself, and those that are beside it, each alone."""
+        alone = ConfigError(self.message, hint=self.hint)
+        alone.__cause__ = self.__cause__
+        others = self.data.get("others", ())
+        return [alone, *(ConfigError(other["message"], hint=other["hint"]) for other in others)]
 
 
 # -- images and manifests ------------------------------------------------------------------------------------
@@ -139,9 +146,11 @@ class ImageNotInstalledError(ImgstoreError):
     code = "ImageNotInstalled"
     exit_status = 3
 
-    def __init__(self, uuid: str, pool: str) -> None:
+    def __init__(self, uuid: str, pool: str, hint: str | None = None) -> None:
+        """`hint` None is what installs it."""
         super().__init__(
-            f'image "{uuid}" was not found on zpool "{pool}"', hint=f"`imgctl import {uuid}` installs it"
+            f'image "{uuid}" was not found on zpool "{pool}"',
+            hint=f"`imgctl import {uuid}` installs it" if hint is None else hint,
         )
 
 
@@ -358,7 +367,9 @@ class PoolError(ImgstoreError):
 
 
 class PoolNotFoundError(PoolError):
-    """The daemon has no such pool."""
+    """The daemon has no such pool (imgadm: InternalError)."""
+
+    code = "PoolNotFound"
 
 
 class ImageHeldError(PoolError):

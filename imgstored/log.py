@@ -7,11 +7,13 @@ and looked through for secrets. A warning that is said again and again is said e
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
 from collections import OrderedDict, deque
 from contextlib import suppress
+from functools import cache
 from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
@@ -50,6 +52,12 @@ _MINUTE: Final = 60.0
 _KEPT: Final = 10
 _SHOWN: Final = ("event", "pool", "source", "uuid", "error")
 
+#: The priorities of sd-daemon(3) and syslog(3).
+_PRIORITIES: Final = {
+    "debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2,
+}  # fmt: skip
+_NOTICE: Final = 5
+
 _WARNINGS: Final = frozenset({"warning", "error", "critical", "exception"})
 
 
@@ -74,12 +82,35 @@ def set_up(table: LogTable) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _recent,
             _in_order,
-            rendering,
+            _Prioritised(rendering) if is_journal() else rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, table.level.upper())),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(written_to))),
         cache_logger_on_first_use=False,
     )
+
+
+@cache
+def is_journal() -> bool:
+    """Whether standard error goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM), as it stays."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+class _Prioritised:
+    """Renders as another one, with the priority of each line before it, which the journal takes off."""
+
+    def __init__(self, rendering: Processor) -> None:
+        self._rendering = rendering
+
+    def __call__(self, logger: WrappedLogger, name: str, line: EventDict) -> str:
+        """The lines of one event."""
+        priority = f"<{_PRIORITIES.get(str(line.get('level')), _NOTICE)}>"
+        rendered = str(self._rendering(logger, name, line))
+        return "\n".join(priority + each for each in rendered.split("\n"))
 
 
 class _Lossy:

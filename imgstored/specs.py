@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from imgstored import lanes
-from imgstored.config import keyed_pools
+from imgstored.config import keyed_pools, raise_all
 from imgstored.errors import ClientError, ConfigError, KeyFileError
 from imgstored.http import credentials
 from imgstored.http.location import Access, check_headers, origin_of, shown
@@ -29,9 +30,9 @@ from imgstored.transfer.decompress import DecompressLimits
 from imgstored.transfer.download import DownloadLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from imgstored.config import Config, LimitsTable, RegistryTable, SourceTable
+    from imgstored.config import Config, LimitsTable, MirrorTable, PoolTable, RegistryTable, SourceTable
     from imgstored.httpd.address import UnixAddress
     from imgstored.manifest.platform import Platform
 
@@ -53,18 +54,33 @@ _MIN_TOKEN = 16
 
 
 def check(settings: Config) -> None:
-    """Raises `ConfigError` for what can be seen to be wrong without starting."""
-    platform(settings)
-    registry_specs(settings)
-    source_specs(settings)
-    metrics_address(settings)
-    serve_address(settings)
-    mirror_specs(settings)
-    for key, table in keyed_pools(settings):
-        try:
-            checked(table.properties or {})
-        except ConfigError as error:
-            raise ConfigError(f"{key}.properties: {error.message}", hint=error.hint) from error
+    """Raises `ConfigError` for what can be seen to be wrong without starting; others are beside the first."""
+    checks: list[Callable[[], object]] = [
+        partial(platform, settings),
+        partial(registry_specs, settings),
+        *(partial(_source_spec, place, table) for place, table in enumerate(settings.sources or ())),
+        partial(metrics_address, settings),
+        partial(serve_address, settings),
+        *(partial(_mirror_spec, place, table) for place, table in enumerate(settings.mirror)),
+        *(partial(_properties, key, table) for key, table in keyed_pools(settings)),
+    ]
+    raise_all(error for each in checks for error in faults_of(each))
+
+
+def faults_of(check: Callable[[], object]) -> list[ConfigError]:
+    """The faults for which a check raises `ConfigError`."""
+    try:
+        check()
+    except ConfigError as error:
+        return [error]
+    return []
+
+
+def _properties(key: str, table: PoolTable) -> None:
+    try:
+        checked(table.properties or {})
+    except ConfigError as error:
+        raise ConfigError(f"{key}.properties: {error.message}", hint=error.hint) from error
 
 
 def platform(settings: Config) -> Platform | None:
@@ -224,15 +240,16 @@ def serve_address(settings: Config) -> TcpAddress | None:
 
 def mirror_specs(settings: Config) -> tuple[MirrorSpec, ...]:
     """The mirrors that the daemon keeps up. Raises `ConfigError`."""
-    found = []
-    for place, table in enumerate(settings.mirror):
-        try:
-            url = normalised(table.url)
-        except ClientError as error:
-            raise ConfigError(f"mirror[{place}]: {error.message}", hint=error.hint) from error
-        wanted = Filter(table.name, table.os, table.newest)
-        found.append(MirrorSpec(url, wanted, float(int(table.every[:-1]) * _SECONDS[table.every[-1]])))
-    return tuple(found)
+    return tuple(_mirror_spec(place, table) for place, table in enumerate(settings.mirror))
+
+
+def _mirror_spec(place: int, table: MirrorTable) -> MirrorSpec:
+    try:
+        url = normalised(table.url)
+    except ClientError as error:
+        raise ConfigError(f"mirror[{place}]: {error.message}", hint=error.hint) from error
+    wanted = Filter(table.name, table.os, table.newest)
+    return MirrorSpec(url, wanted, float(int(table.every[:-1]) * _SECONDS[table.every[-1]]))
 
 
 def serve_limits(settings: Config) -> HttpLimits:
@@ -254,6 +271,7 @@ def import_limits(settings: Config) -> ImportLimits:
         keep_partial_seconds=limits.keep_partial_days * 86400.0,
         download=download_limits(limits),
         decompress=decompress_limits(limits),
+        deltas=limits.deltas,
     )
 
 

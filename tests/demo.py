@@ -3,13 +3,17 @@
 nginx on loopback is the image server, the daemon has an embedded pool in a temporary folder, and the
 view is a FUSE mount (or plain files where this machine has no FUSE). Exits non-zero at the first step
 that goes wrong, and leaves nothing running or mounted.
+
+`make demo-server` is only the image server, which stays until Ctrl-C: docs/first-session.md uses it.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,7 +90,29 @@ def main_job(daemon: Daemon, url: str) -> None:
     expect(show(daemon, "imgctl list") == "", "something is still installed")
 
 
+def serve(port: int) -> int:
+    """The image server alone, until it is interrupted."""
+    with tempfile.TemporaryDirectory(prefix="imgstore-demo-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        site = ImageSite(folder / "site")
+        site.add_fixtures()
+        with Nginx(folder / "nginx", root=site.folder, port=port) as nginx:
+            print(f"three images at {nginx.url} (type static), until Ctrl-C", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                signal.pause()
+    print("stopped")
+    return 0
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.demo", description="The main job with real parts.")
+    parser.add_argument("--serve", action="store_true", help="only the image server, until Ctrl-C")
+    parser.add_argument("--port", type=int, default=8480, help="where it listens, on loopback (8480)")
+    arguments = parser.parse_args()
+    if arguments.serve:
+        return serve(arguments.port)
     with tempfile.TemporaryDirectory(prefix="imgstore-demo-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)

@@ -15,11 +15,14 @@ TEXT = (ROOT / "docs" / "architecture.md").read_text()
 
 #: Modules that take bytes or values and return values, so that a test or a fuzzer can drive them directly.
 PURE = (
+    "audit/orphans",
+    "delta/*",
     "maintenance/differences",
     "queries/names",
     "maintenance/vacuum",
     "create/frames",
     "create/manifest",
+    "config_text",
     "errors",
     "http/credentials",
     "http/location",
@@ -41,6 +44,7 @@ PURE = (
     "site/trust",
     "sources/spec",
     "specs",
+    "imports/delta_choice",
     "imports/plan",
     "imports/progress",
     "imports/spec",
@@ -55,6 +59,7 @@ PURE = (
     "zstream/reader",
     "zstream/records",
     "zstream/resume",
+    "zstream/seal",
     "zstream/token",
     "zstream/volume",
     "zstream/write",

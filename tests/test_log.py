@@ -44,6 +44,29 @@ def said(told: str, form: str = "json") -> str:
     return done.stderr
 
 
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_in_the_journal_each_line_has_its_priority(form):
+    """As a service has it: standard error is the stream that JOURNAL_STREAM names."""
+    told = (
+        "import os\n"
+        "log.is_journal.cache_clear()\n"
+        "found = os.fstat(2)\n"
+        "os.environ['JOURNAL_STREAM'] = f'{found.st_dev}:{found.st_ino}'\n"
+        "log.set_up(LogTable(format=sys.argv[1], level='debug'))\n"
+        "logger.debug('a')\nlogger.info('b')\nlogger.warning('c')\nlogger.critical('d')\n"
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    logger.exception('e')\n"
+        "os.environ['JOURNAL_STREAM'] = '1:1'\nlog.is_journal.cache_clear()\n"
+        "log.set_up(LogTable(format=sys.argv[1], level='debug'))\n"
+        "logger.error('of no journal')\n"
+    )
+    *lines, last = said(told, form).splitlines()
+    assert [line[:3] for line in lines[:4]] == ["<7>", "<6>", "<4>", "<2>"]
+    # A traceback of several lines is of one priority, not only its first line.
+    assert {line[:3] for line in lines[4:]} == {"<3>"}
+    assert (len(lines) > 5) == (form == "human")
+    assert not last.startswith("<")
+
+
 def cleaned(**facts: object) -> dict[str, object]:
     return dict(clean(None, "info", {"event": "x", **facts}))
 

@@ -270,7 +270,7 @@ def test_the_file_that_is_wrong_is_named(tmp_path):
     below, above = tmp_path / "below.toml", tmp_path / "above.toml"
     below.write_text('state = "/a"\n')
     above.write_text("state = 1\n")
-    with pytest.raises(ConfigError, match=f"^{above}: state: expected"):
+    with pytest.raises(ConfigError, match=f"^{above}:1: state: expected"):
         config.load(below, above)
     above.write_text('pool.path = "/p"\n')
     below.write_text('pool.type = "zfs"\n')
@@ -289,7 +289,7 @@ def test_the_daemon_reads_all_files_again(tmp_path):
     try:
         above.write_text('log.level = "shout"\n')
         os.kill(pid, signal.SIGHUP)
-        await_line(log, f"{above}: log.level: ")
+        await_line(log, f"{above}:1: log.level: ")
         above.write_text('log.level = "warning"\n')
         os.kill(pid, signal.SIGHUP)
     finally:

@@ -69,6 +69,8 @@ def _better_hint(client: Client, text: str, among: Among) -> str | None:
         return found or None
     there: Iterable[Mapping[str, Any]] = client.jobs() if among == "jobs" else _installed(client)
     aliases = [each["alias"] for each in client.aliases()]
+    if text in aliases:
+        return None  # the daemon says what it means, and that this is gone
     if found := did_you_mean(text, [*aliases, *_names(there, text)]):
         return found
     if among == "jobs":

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from imgctl import __version__
 from imgctl.arguments import Arguments, parse
-from imgctl.commands import GLOBAL_OPTIONS, SOCKET, find_command
+from imgctl.commands import GLOBAL_OPTIONS, IMGADMS_GLOBAL_OPTIONS, SOCKET, find_command
 from imgctl.errors import CommandError
 from imgctl.session import Session, flush
 
@@ -58,10 +58,14 @@ def _reported(session: Session, argv: Sequence[str]) -> int:
 
 
 def _run(session: Session, argv: Sequence[str]) -> int | None:
-    given = parse(GLOBAL_OPTIONS, argv, mixed=False)
+    given = parse(IMGADMS_GLOBAL_OPTIONS if session.is_imgadm else GLOBAL_OPTIONS, argv, mixed=False)
     session.verbose = given.flag("-v") or os.environ.get("IMGADM_LOG_LEVEL") in ("debug", "trace")
     session.structured_errors = given.flag("-E")
     session.socket_path = given.text("--socket")
+    if (host := given.text("--host")) is not None:
+        from imgctl.ssh import Host
+
+        session.socket_path = Host(host + (session.socket_path or "")).url
     if given.flag("--version"):
         session.say([f"{session.program} {__version__}"])
         return 0

@@ -480,6 +480,7 @@ class Client(Connection):
         *,
         fields: Sequence[str] = (),
         compression: str | None = None,
+        index: bool = False,
         incremental: bool = False,
         max_origin_depth: int | None = None,
         script: str | None = None,
@@ -489,13 +490,15 @@ class Client(Connection):
         """Makes an image of a stopped machine (its uuid) or a dataset (POOL/NAME); returns its manifest.
 
         `file` is the descriptor of an empty file to write it to, which stays yours. `fields` are
-        `field=value`, as on the command line; they replace the manifest's.
+        `field=value`, as on the command line; they replace the manifest's. With `index`, the file's index is
+        behind it, as long as the manifest says.
         """
         params: CreateParams = {
             "source": source,
             "manifest": dict(manifest),
             "fields": [*fields],
             "compression": compression,
+            "index": index or None,
             "incremental": incremental or None,
             "max_origin_depth": max_origin_depth,
             "script": script,
@@ -511,18 +514,20 @@ class Client(Connection):
         *,
         pool: str | None = None,
         compression: str | None = None,
+        index: bool = False,
         form: str | None = None,
         path: str | None = None,
         on_event: OnEvent | None = None,
     ) -> ManifestDocument:
         """Writes an installed image to an empty file; returns the manifest that goes with it.
 
-        `form` is "stream", or "raw" for the disk of a volume.
+        `form` is "stream", or "raw" for the disk of a volume. `index` as of `create`.
         """
         params: ExportParams = {
             "uuid": self._installed(image, pool),
             "pool": pool,
             "compression": compression,
+            "index": index or None,
             "format": form,
             "path": path,
         }

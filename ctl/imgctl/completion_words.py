@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgctl.commands import GLOBAL_OPTIONS, SOCKET, all_commands, find_command
+from imgctl.commands import GLOBAL_OPTIONS, IMGADMS_GLOBAL_OPTIONS, SOCKET, all_commands, find_command
 from imgctl.image_fields import FIELDS
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def option_kinds(command: Command | None) -> Iterator[tuple[tuple[str, ...], str
 def options_of(command: Command | None, *, imgadm: bool = False) -> Sequence[Option]:
     """The options that may be typed. None: those before a command."""
     if command is None:
-        return GLOBAL_OPTIONS
+        return IMGADMS_GLOBAL_OPTIONS if imgadm else GLOBAL_OPTIONS
     if imgadm or not command.mixed:
         return command.imgadms_options if imgadm else command.options
     return (*command.options, SOCKET)
@@ -87,13 +87,13 @@ def place_of(words: Sequence[str], *, imgadm: bool = False) -> Place:
     for each in typed:
         kinds = _with_argument(command, imgadm=imgadm)
         if waiting is not None:
-            socket = each if waiting == "--socket" else socket
+            socket = _socket(waiting, each) or socket
             waiting = None
         elif each.startswith("-") and each != "-":
             flag, equals, value = each.partition("=")
-            if equals and flag == "--socket":
-                socket = value
-            elif not equals and flag in kinds:
+            if equals:
+                socket = _socket(flag, value) or socket
+            elif flag in kinds:
                 waiting = flag
         elif command is None and not unknown:
             command = find_command(each, imgadm=imgadm)
@@ -101,6 +101,13 @@ def place_of(words: Sequence[str], *, imgadm: bool = False) -> Place:
         else:
             count += 1
     return _place(command, word, socket, waiting, count, unknown=unknown, imgadm=imgadm)
+
+
+def _socket(flag: str, value: str) -> str | None:
+    """The socket that an option names."""
+    if flag in ("-H", "--host"):
+        return f"ssh://{value.removeprefix('ssh://')}"
+    return value if flag == "--socket" else None
 
 
 def _place(

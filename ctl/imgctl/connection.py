@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from imgproto.events import EventDocument
 
+    from imgctl.ssh import Bridge
+
     OnEvent: TypeAlias = Callable[[EventDocument], None]
 
 #: Bytes of one message from the daemon: a list of all images of a large server has some ten MiB.
@@ -46,6 +48,8 @@ def default_socket() -> str:
 class Connection:
     """Connects when it is first needed, or on entering `with`; not for several threads at once.
 
+    `socket_path` is a path, or `ssh://[USER@]HOST[:PORT]` for the daemon of another host, by the user's ssh.
+
     All methods raise `RemoteError` when the daemon refuses or fails, and its kind `NotConnectedError` when
     there is no daemon or it breaks off. `Client` says the rest.
     """
@@ -57,6 +61,7 @@ class Connection:
         self._name = name or f"imgctl.Client {imgctl.__version__} (pid {os.getpid()})"
         self._timeout = timeout
         self._socket: socket.socket | None = None
+        self._bridge: Bridge | None = None  # to another host
         self._unpacker = _unpacker()
         self._unfinished = 0  # bytes that came since the last whole message
         self._id = 0
@@ -77,7 +82,14 @@ class Connection:
             return
         self.close()
         self._unpacker, self._unfinished = _unpacker(), 0
-        self._socket = _connected(self.socket_path, HELLO_SECONDS)
+        if self.socket_path.startswith("ssh://"):
+            from imgctl.ssh import Bridge
+
+            # It may ask for a password: who types it takes longer than a daemon.
+            self._bridge = Bridge(self.socket_path)
+            self._socket = self._bridge.socket
+        else:
+            self._socket = connected_to(self.socket_path, HELLO_SECONDS)
         self._ask("hello", {"client": self._name, "protocol": PROTOCOL_VERSION})
         # Only the answer to hello is a matter of moments.
         self._socket.settimeout(self._timeout)
@@ -85,8 +97,11 @@ class Connection:
     def close(self) -> None:
         """Ends the connection and all interest in imports. A second call does nothing."""
         connected, self._socket = self._socket, None
+        bridge, self._bridge = self._bridge, None
         if connected is not None:
             connected.close()
+        if bridge is not None:
+            bridge.close()
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -105,6 +120,12 @@ class Connection:
         """The result of a method that has events, or takes a descriptor (`file`; the caller closes it)."""
         if self._asking:
             raise RuntimeError("this client has a request in flight; use another Client")
+        if file is not None and self.socket_path.startswith("ssh://"):
+            raise InvalidArgumentError(
+                "InvalidArgument",
+                "the daemon of another host cannot open files of this one",
+                hint="`imgctl copy IMAGE HOST` copies an image; or run imgctl there",
+            )
         self.connect()
         return self._ask(method, params, on_event, file)
 
@@ -220,6 +241,8 @@ class Connection:
         return self._socket
 
     def _lost(self, error: OSError | None) -> NotConnectedError:
+        if self._bridge is not None and not isinstance(error, TimeoutError):
+            return self._bridge.ended()
         if isinstance(error, TimeoutError):
             return NotConnectedError(
                 f"imgstored at {self.socket_path} did not answer in time", hint="its log may say why"
@@ -272,7 +295,8 @@ def _is_readable(connected: socket.socket, seconds: float) -> bool:
     return bool(ready.poll(seconds * 1000))
 
 
-def _connected(path: str, seconds: float) -> socket.socket:
+def connected_to(path: str, seconds: float) -> socket.socket:
+    """A connection to the daemon's socket. Raises `NotConnectedError`."""
     deadline = time.monotonic() + seconds
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

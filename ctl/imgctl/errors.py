@@ -100,7 +100,7 @@ def in_imgadms_words(error: CommandError, command: str) -> CommandError:
     What an image server refuses has the name that the server gave it, and what cannot be reached that of the
     system's error. Only `avail` says ClientError for the latter.
     """
-    code = error.code
+    code = _IMGADMS_CODES.get(error.code, error.code)
     if code in ("APIError", "DownloadError"):
         code = _text(error.data.get("server_code")) or code
     if code in ("ClientError", "DownloadError") and command not in ("avail", "available"):
@@ -108,6 +108,10 @@ def in_imgadms_words(error: CommandError, command: str) -> CommandError:
     if code == error.code:
         return error
     return CommandError(code, error.message, error.hint, error.exit_status, error.data)
+
+
+#: What imgadm has no name of its own for.
+_IMGADMS_CODES = {"PoolNotFound": "InternalError"}
 
 
 def _text(value: object) -> str:
@@ -178,6 +182,10 @@ class OriginNotInstalledError(RemoteError, code="OriginNotInstalled"):
 
 class ImageHasDependentClonesError(RemoteError, code="ImageHasDependentClones"):
     """The image has clones; `data["dependents"]` names the datasets."""
+
+
+class PoolNotFoundError(RemoteError, code="PoolNotFound"):
+    """The daemon has no such pool."""
 
 
 class ImageHeldError(RemoteError, code="ImageHeld"):

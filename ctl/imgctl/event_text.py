@@ -199,4 +199,9 @@ def _step_line(image: PlannedDocument, pool: str) -> str:
         return f"Image {called} is being imported into pool {pool} already: `imgctl watch` follows it"
     count = image["size"]
     known = "size not known" if count is None else size(count)
-    return f'Would import {called} from "{printable(image["source"])}": {known}'
+    line = f'Would import {called} from "{printable(image["source"])}": {known}'
+    delta = image.get("delta")
+    if delta is None:
+        return line
+    basis = f"{printable(delta['uuid'])} ({printable(delta['name'])}@{printable(delta['version'])})"
+    return f"{line}, of it only what image {basis} lacks"

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from unicodedata import category, east_asian_width
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 #: Between two columns.
 _GAP = 2
 #: Cells that a column of text keeps, and digits of a uuid.
 _SHORTEST, _DIGITS = 12, 8
+#: Columns of times, and the cells of one.
+_TIMES, _TIME = ("when", "published", "published_at", "since"), 20
 
 
 class Screen(NamedTuple):
@@ -55,11 +57,17 @@ def fitted(
     """The cells of all lines, padded but for the last, so that a line fits if that is possible at all."""
     columns = [*zip(*lines, strict=True)]
     widths = [max(map(cells, column)) for column in columns]
-    count = len(columns)
-    while (limits := _limits(widths[:count], names, screen)) is None and may_drop and count > 2:
-        count -= 1
+    limits: list[int] | None = None
+    # Uuids that are told apart only near their ends leave no room for anything else: then names do it.
+    for apart in (True, False):
+        count = len(columns)
+        floors = [_floor(column, name, apart=apart) for column, name in zip(columns, names, strict=False)]
+        while (limits := _limits(widths[:count], floors, names, screen)) is None and may_drop and count > 2:
+            count -= 1
+        if limits is not None:
+            break
     if limits is None:  # no line can fit
-        limits = [min(width, _floor(name)) for width, name in zip(widths, names, strict=False)][:count]
+        limits = [min(pair) for pair in zip(widths, floors, strict=False)][:count]
     cut_columns = [
         [cut(text, limit, "" if _is_uuid(name) else screen.ellipsis) for text in column]
         for column, name, limit in zip(columns, names, limits, strict=False)
@@ -72,15 +80,17 @@ def fitted(
     return [[*line] for line in zip(*padded, last, strict=True)]
 
 
-def _limits(widths: Sequence[int], names: Sequence[str], screen: Screen) -> list[int] | None:
+def _limits(
+    widths: Sequence[int], floors: Sequence[int], names: Sequence[str], screen: Screen
+) -> list[int] | None:
     """The cells of each column; None where they do not fit."""
     room = screen.columns - _GAP * (len(widths) - 1)
     if sum(widths) <= room:
         return [*widths]
     for uuids_are_short in (False, True):
         lowest = [
-            width if _is_uuid(name) and not uuids_are_short else min(width, _floor(name))
-            for width, name in zip(widths, names, strict=False)
+            width if _is_uuid(name) and not uuids_are_short else min(width, floor)
+            for width, floor, name in zip(widths, floors, names, strict=False)
         ]
         if sum(lowest) <= room:
             return _shared(widths, lowest, room, names)
@@ -101,8 +111,19 @@ def _shared(widths: Sequence[int], lowest: Sequence[int], room: int, names: Sequ
     return limits
 
 
-def _floor(name: str) -> int:
-    return _DIGITS if _is_uuid(name) else _SHORTEST
+def _floor(column: Sequence[str], name: str, *, apart: bool) -> int:
+    """The cells that a column keeps: half a time is none; with `apart`, each uuid is told from the others."""
+    if not _is_uuid(name):
+        return _TIME if name.lower() in _TIMES else _SHORTEST
+    return digits(column) if apart else _DIGITS
+
+
+def digits(uuids: Iterable[str]) -> int:
+    """The characters of their beginnings, eight at least, that still tell these uuids apart."""
+    uuids = {*uuids}
+    return next(
+        (count for count in range(_DIGITS, 36) if len({uuid[:count] for uuid in uuids}) == len(uuids)), 36
+    )
 
 
 def _is_uuid(name: str) -> bool:

@@ -102,6 +102,20 @@ def yaml_text(document: Any) -> str:
     return text
 
 
+def refuse_unknown(names: Sequence[str], known: Collection[str], rows: Sequence[Row]) -> None:
+    """Raises `UsageError` where no field of a listing is there: it would be nothing but dashes."""
+    if not names or any(name in known or any(name in row for row in rows) for name in names):
+        return
+    from imgctl import advice
+
+    has = dict.fromkeys([*FORMS, *known, *(name for row in rows for name in row)])
+    question = advice.did_you_mean(names[0], has)
+    forms = f"a form is one of {', '.join(FORMS)}; `imgctl help list` lists the fields"
+    raise UsageError(
+        f'no image has the field "{names[0]}", nor is it a form', hint=f"{question} {forms}".strip()
+    )
+
+
 def warn_of_unknown(
     session: Session, names: Iterable[str], known: Collection[str], rows: Sequence[Row]
 ) -> None:

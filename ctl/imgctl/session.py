@@ -11,7 +11,7 @@ from imgctl.text import HELPING, error_text, printable, safe_json
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any, TextIO
+    from typing import Any, BinaryIO, TextIO
 
     from imgproto.params import Among
 
@@ -167,6 +167,20 @@ def flush(stream: TextIO | None) -> None:
     """Writes what waits; a program may be started without the stream."""
     if stream is not None:
         stream.flush()
+
+
+def standard_input() -> BinaryIO:
+    """Standard input, as bytes. Raises `UsageError` where whoever started us has closed it."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed")
+    return sys.stdin.buffer
+
+
+def standard_output() -> BinaryIO:
+    """Standard output, as bytes. Raises `UsageError` where whoever started us has closed it."""
+    if sys.stdout is None:
+        raise UsageError("standard output is closed", hint="send it to a program or a file")
+    return sys.stdout.buffer
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -271,6 +271,18 @@ class OutdatedDocument(TypedDict):
 # -- imports -------------------------------------------------------------------------------------------------
 
 
+class DeltaDocument(TypedDict):
+    """The installed image that has the rest of a file, of which only `fetch` bytes are fetched.
+
+    None: nobody knows how many before the installed image is read.
+    """
+
+    uuid: str
+    name: str
+    version: str
+    fetch: int | None
+
+
 class JobDocument(TypedDict):
     """An import under way. `rate` is in compressed bytes a second, `eta` in seconds."""
 
@@ -291,6 +303,7 @@ class JobDocument(TypedDict):
     started_at: float
     error: str | None
     import_id: str
+    delta: DeltaDocument | None
 
 
 class PlannedDocument(TypedDict):
@@ -304,6 +317,7 @@ class PlannedDocument(TypedDict):
     source: str | None
     size: int | None
     present: int
+    delta: DeltaDocument | None
 
 
 class RoomDocument(TypedDict):

@@ -206,6 +206,7 @@ class CreateParams(TypedDict):
     manifest: dict[str, Any]
     fields: NotRequired[list[str] | None]
     compression: NotRequired[str | None]
+    index: NotRequired[bool | None]
     incremental: NotRequired[bool | None]
     max_origin_depth: NotRequired[int | None]
     script: NotRequired[str | None]
@@ -218,6 +219,7 @@ class ExportParams(TypedDict):
     uuid: str
     pool: NotRequired[str | None]
     compression: NotRequired[str | None]
+    index: NotRequired[bool | None]
     format: NotRequired[str | None]
     path: NotRequired[str | None]
 

@@ -6,6 +6,8 @@ import hashlib
 import re
 import subprocess
 
+from docs.make.dark import with_dark
+
 #: The same for all pictures; also readable where a page is dark.
 _LOOK = (
     "-Gfontname=Helvetica,Arial,sans-serif",
@@ -38,4 +40,4 @@ def drawn(text: str) -> str:
     )
     svg = re.sub(r"<!--.*?-->\n?", "", done.stdout, flags=re.DOTALL)
     body = svg[svg.index("<svg") :]
-    return f"{mark(text)}\n{body}"
+    return f"{mark(text)}\n{with_dark(body)}"

@@ -79,16 +79,25 @@ def table(rows: Rows, bench: str) -> str:
 
 
 def summary(rows: Rows) -> str:
-    """The README's rows: the first of each case with a goal, against imgadm's way if there is one."""
+    """The README's rows: the first of each case that meets a goal, and how many others do not.
+
+    Each is against imgadm's way if there is one.
+    """
     first = {row[0]: row for row in reversed(rows["bench"])}
     lines = ["| what | ours | measured against | goal |", "| --- | --- | --- | --- |"]
+    missed: list[str] = []
     for case in dict.fromkeys(row[0] for row in rows["bench"]):
         _, ours, peer, ratio, goal, verdict = first[case]
         if not goal:
             continue
+        if verdict != "ok":
+            missed.append(case)
+            continue
         theirs = re.sub(r" \([^)]*\)", "", peer)
         against = f"{theirs}: {ratio}" if peer else ""
         lines.append(f"| {case} | {re.sub(r' [(][^)]*[)]', '', ours)} | {against} | {goal} {verdict} |")
+    if missed:
+        lines.append(f"| {len(missed)} goals are **missed**: {', '.join(missed)} | | | |")
     return "\n".join(lines)
 
 

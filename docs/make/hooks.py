@@ -1,8 +1,9 @@
-"""Hooks of mkdocs: the places of the pages, and the targets of links out of them."""
+"""Hooks of mkdocs: the places of the pages, the targets of links out of them, what is copied of a session."""
 
 from __future__ import annotations
 
 import re
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,38 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         return f"{words} (`{path}`)" if words.strip("`/") not in path else f"`{path}`"
 
     return re.sub(r"(?<!!)\[([^\]]+)\]\((\.\./[^)]+)\)", named, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Adds what is copied of a session, its commands alone, and the column of each cell of a table."""
+    html = re.sub(
+        r'<div class="language-console highlight">(.*?)</div>', _with_commands, html, flags=re.DOTALL
+    )
+    return re.sub(r"<table>.*?</table>", _with_columns, html, flags=re.DOTALL)
+
+
+def typed(session: str) -> str:
+    """The commands of a session, without prompts and without what they print."""
+    return "\n".join(line[2:] for line in session.splitlines() if re.match(r"[$>]( |$)", line))
+
+
+def _with_commands(found: re.Match[str]) -> str:
+    session = unescape(re.sub(r"<[^>]*>", "", found[1]))
+    return f'<div class="language-console highlight" data-copy="{escape(typed(session))}">{found[1]}</div>'
+
+
+def _with_columns(found: re.Match[str]) -> str:
+    """A narrow screen shows no header: the third and later cells name their columns themselves."""
+    names = [unescape(re.sub(r"<[^>]*>", "", cell)) for cell in re.findall(r"<th[^>]*>(.*?)</th>", found[0])]
+
+    def row(cells: re.Match[str]) -> str:
+        columns = iter(names)
+
+        def cell(opening: re.Match[str]) -> str:
+            name = next(columns, "")
+            first = bool(names) and name == names[0]
+            return opening[0] if first or not name else f'<td data-column="{escape(name)}"{opening[1]}>'
+
+        return re.sub(r"<td([^>]*)>", cell, cells[0])
+
+    return re.sub(r"<tr>.*?</tr>", row, found[0], flags=re.DOTALL)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
+from docs.make.dark import with_dark
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -37,7 +39,7 @@ def bars(title: str, groups: Mapping[str, Sequence[Bar]]) -> str:
             body += _bar(bar, top, scale)
             top += _BAR + 4
         top += _GAP
-    return "\n".join([*_head(title, top), *body, "</svg>", ""])
+    return with_dark("\n".join([*_head(title, top), *body, "</svg>", ""]))
 
 
 def curves(title: str, along: str, lines: Mapping[str, Sequence[float]], most: float) -> str:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from docs.make import commands, errors, events, figures, rooms
+from docs.make import commands, dashboard, errors, events, figures, rooms
 from docs.make.configuration import configuration
 from docs.make.drawing import drawn, mark
 from docs.man.pages import pages
@@ -24,6 +24,7 @@ def texts() -> None:
     _change(_DOCS / "configuration.md", configuration)
     for name, module in (("commands", commands), ("errors", errors), ("events", events)):
         _write(_DOCS / f"{name}.md", module.page())
+    _write(_DOCS / "grafana-dashboard.json", dashboard.dashboard())
     for name, page in pages().items():
         _write(_DOCS / "man" / name, page)
 

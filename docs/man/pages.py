@@ -39,7 +39,8 @@ _CONFIGURATION = Path(__file__).parents[1] / "configuration.md"
 
 #: The variables that imgctl looks at.
 ENVIRONMENT = {
-    "IMGSTORED_SOCKET": "Where imgstored listens, unless `--socket` says so.",
+    "IMGCTL_SSH": "The command for ssh, with options if need be, for `-H` and `copy`. Default is `ssh`.",
+    "IMGSTORED_SOCKET": "Where imgstored listens, unless `--socket` says so; also `ssh://HOST`.",
     "NO_COLOR": "Set to anything: no colour. There is none either where the output is no terminal.",
     "TERM": "The kind of terminal; none that is `dumb` gets colour.",
     "COLUMNS": "The columns of the terminal that tables fit, if it is not to be asked.",

@@ -363,21 +363,25 @@ class Catalog:
     def reconcile(self, pool: str, uuid: str) -> None:
         """Drops the manifest of an image that was about to come or to go, if the image is not there.
 
-        The caller must hold the image lock. A manifest without a mark stays. Raises `PoolError`.
+        And with it the receipt. The caller must hold the image lock. A manifest without a mark stays. Raises
+        `PoolError`, `OSError`.
         """
         if self._files.is_marked(pool, uuid):
             if self.pools[pool].image(uuid) is None:
+                if self._receipts is not None:
+                    self._receipts.forget(pool, uuid)
                 self._files.forget(pool, uuid)
             self._files.unmark(pool, uuid)
 
     def sweep(self, locks: ImageLocks) -> None:
         """Reconciles what an earlier daemon left pending, except where somebody else is at work now."""
         for pool in self.pools:
-            for uuid in self._files.marked(pool):
+            for uuid in sorted({*self._files.marked(pool), *self._files.half_written(pool)}):
                 try:
                     with locks.tried(uuid) as ours:
                         if ours:
                             log.info("tidying up an image's manifest", pool=pool, uuid=uuid)
+                            self._files.tidy(pool, uuid)
                             self.reconcile(pool, uuid)
                         else:
                             log.info("somebody is at work on an image", pool=pool, uuid=uuid)

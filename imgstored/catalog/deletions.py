@@ -169,9 +169,10 @@ class Deletions:
     def _forget(self, image: InstalledImage, pending: Stamp | None) -> None:
         """Removes the manifest and the receipt of an image that is gone. Blocks."""
         try:
-            self._catalog.forget_manifest(image.pool, image.uuid, pending)
+            # The manifest's mark goes last: where it is left, the next start finishes this.
             if self._receipts is not None:
                 self._receipts.forget(image.pool, image.uuid)
+            self._catalog.forget_manifest(image.pool, image.uuid, pending)
         except OSError as error:
             # The image is deleted all the same. The next start finds the manifest's mark, and tidies up.
             log.warning(

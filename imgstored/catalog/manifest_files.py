@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from imgstored.errors import InvalidManifestError
-from imgstored.host.filesystem import replace_file, set_times
+from imgstored.host.filesystem import NEW, make_folder, remove_file, replace_file, set_times
 from imgstored.manifest import MAX_LIST, in_lower_case, parse
 from imgstored.manifest.values import UUID
 
@@ -58,7 +58,7 @@ class ManifestFiles:
 
     def prepare(self) -> None:
         """Makes the folder where it is not there. Raises `OSError`."""
-        self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_folder(self._folder, mode=0o755)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -123,10 +123,10 @@ class ManifestFiles:
             return MISSING
 
     def forget(self, pool: str, uuid: str) -> None:
-        """Removes an image's file, and what a crash left of writing it. Raises `OSError`."""
+        """Removes an image's file for good, and what a crash left of it. Raises `OSError`."""
         path = self._path(pool, uuid)
-        path.with_name(path.name + ".new").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        path.with_name(path.name + NEW).unlink(missing_ok=True)
+        remove_file(path)
 
     def mark(self, pool: str, uuid: str) -> None:
         """Marks an image's file as pending; the mark survives a power cut."""
@@ -149,6 +149,17 @@ class ManifestFiles:
         names = (path.name.removesuffix(_MARK) for path in self._folder.glob(f"{pool}-*.json{_MARK}"))
         uuids = (name.removeprefix(f"{pool}-").removesuffix(".json") for name in names)
         return [uuid for uuid in uuids if UUID.fullmatch(uuid)]
+
+    def half_written(self, pool: str) -> list[str]:
+        """The uuids of images of which a file, or its mark, was not written to its end."""
+        names = (path.name.removesuffix(NEW) for path in self._folder.glob(f"{pool}-*.json*{NEW}"))
+        uuids = {name.removesuffix(_MARK).removeprefix(f"{pool}-").removesuffix(".json") for name in names}
+        return sorted(uuid for uuid in uuids if UUID.fullmatch(uuid))
+
+    def tidy(self, pool: str, uuid: str) -> None:
+        """Removes what was not written to its end; nobody else writes it meanwhile. Raises `OSError`."""
+        for path in (self._path(pool, uuid), self._marked(pool, uuid)):
+            path.with_name(path.name + NEW).unlink(missing_ok=True)
 
     def _place(self, pool: str, uuid: str) -> str:
         return f"{self._folder}/{pool}-{uuid}.json"

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from imgstored.host.filesystem import replace_file
+from imgstored.host.filesystem import make_folder, remove_file, replace_file
 from imgstored.manifest.values import UUID
 from imgstored.site.trust import Provenance  # noqa: TC001  (msgspec reads the types)
 
@@ -93,7 +93,7 @@ class Receipts:
 
     def write(self, pool: str, uuid: str, receipt: Receipt) -> None:
         """Writes a receipt, which survives a power cut once this returns. Raises `OSError`."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(self._folder, mode=0o700)
         content = msgspec.json.format(msgspec.json.encode(receipt)) + b"\n"
         replace_file(self._path(pool, uuid), content, mode=0o600)
 
@@ -115,8 +115,8 @@ class Receipts:
             return None
 
     def forget(self, pool: str, uuid: str) -> None:
-        """Deletes the receipt of an image that was deleted. Raises `OSError`."""
-        self._path(pool, uuid).unlink(missing_ok=True)
+        """Deletes the receipt of an image that was deleted; it does not come back. Raises `OSError`."""
+        remove_file(self._path(pool, uuid))
 
     def uuids(self, pool: str) -> list[str]:
         """The images of a pool of which there are receipts."""

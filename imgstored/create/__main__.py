@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgproto.events import ManifestMade, Note, Progress, Sending
 
-from imgstored.create.compress import compressed
 from imgstored.create.manifest import (
     Source,
     check_compression,
@@ -29,7 +28,7 @@ from imgstored.create.manifest import (
     given_fields,
     new_manifest,
 )
-from imgstored.create.output import Output, write_all
+from imgstored.create.output import Output, write_compressed
 from imgstored.errors import FileSystemError, ImgstoreError
 from imgstored.host import shortage
 from imgstored.manifest import parse
@@ -71,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=int, required=True, metavar="FD", help="the image's file, empty")
     parser.add_argument("--path", default="the file", help="what that is called, for messages")
     parser.add_argument("--compression", default="none")
+    parser.add_argument("--index", action="store_true", help="write its index behind the file")
     parser.add_argument("--block-size", type=int, default=DEFAULT_BLOCK_SIZE, metavar="BYTES")
     parser.add_argument("--as-raw", action="store_true", help="take DISK as it is, whatever it looks like")
     parser.add_argument("disk", metavar="DISK")
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _make(arguments: argparse.Namespace) -> dict[str, Any]:
     given = parse(sys.stdin.buffer.read(_GIVEN + 1), limit=_GIVEN)
-    compression = check_compression(arguments.compression)
+    compression = check_compression(arguments.compression, index=arguments.index)
     check_block_size(arguments.block_size)
     fields = given_fields(given["manifest"], given["fields"])
     with (
@@ -105,7 +105,7 @@ def _make(arguments: argparse.Namespace) -> dict[str, Any]:
             block_size=arguments.block_size,
         )
         stream = volume_stream(volume, _watched(disk, arguments.block_size))
-        write_all(compressed(stream, compression), output, lambda: None)
+        write_compressed(stream, compression, output, lambda: None, index=arguments.index)
     file = {**output.described(compression), "dataset_guid": str(volume.guid)}
     return {"manifest": {**manifest, "files": [file]}}
 

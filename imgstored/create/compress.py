@@ -10,20 +10,25 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
 
 from imgstored.create.frames import in_frames
+from imgstored.delta.build import FrameCutter
 from imgstored.errors import UsageError
 from imgstored.transfer.threaded import workers_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from imgstored.delta.build import IndexBuilder
+
 Buffer = bytes | bytearray | memoryview
+T = TypeVar("T")
 
 _MIB: Final = 1 << 20
 #: Bytes that all threads together may take.
@@ -70,11 +75,16 @@ def compressed(blocks: Iterable[Buffer], compression: str, workers: int = 64) ->
 
 
 def _side_by_side(blocks: Iterable[Buffer], method: _Method, workers: int) -> Iterator[bytes]:
-    running: deque[Future[bytes]] = deque()
+    return _in_order(_cut(blocks, method.block), method.compress, workers)
+
+
+def _in_order(blocks: Iterable[bytes], work: Callable[[bytes], T], workers: int) -> Iterator[T]:
+    """What `work` makes of each block; `workers` threads do it."""
+    running: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="compress") as executor:
         try:
-            for block in _cut(blocks, method.block):
-                running.append(executor.submit(method.compress, block))
+            for block in blocks:
+                running.append(executor.submit(work, block))
                 if len(running) > workers:
                     yield running.popleft().result()
             while running:
@@ -98,8 +108,36 @@ def _cut(blocks: Iterable[Buffer], size: int) -> Iterator[bytes]:
         yield bytes(waiting)
 
 
+def compressed_with_index(
+    blocks: Iterable[Buffer], builder: IndexBuilder, workers: int = 64
+) -> Iterator[Buffer]:
+    """The blocks of a stream in frames of zstd, each of whole records; `builder` gets what an index needs.
+
+    Closing the iterator ends all threads; `blocks` is not closed. Raises `UsageError` where zstd is not
+    there, what `builder` raises, and what `blocks` raises.
+    """
+    local = threading.local()
+    _zstd_compressor(0)  # raises here and not in a thread
+
+    def compress(content: bytes) -> tuple[bytes, int]:
+        if not hasattr(local, "compressor"):
+            local.compressor = _zstd_compressor(0)
+        return local.compressor.compress(content), len(content)
+
+    for frame, size in _in_order(_contents(blocks, builder), compress, workers_for(workers)):
+        builder.frame(len(frame), size)
+        yield frame
+
+
+def _contents(blocks: Iterable[Buffer], builder: IndexBuilder) -> Iterator[bytes]:
+    cutter = FrameCutter()
+    for block in blocks:
+        yield from cutter.feed(builder.feed(block))
+    yield from cutter.finish()
+
+
 def _zstd(blocks: Iterable[Buffer], workers: int) -> Iterator[bytes]:
-    compressor: Any = _zstd_compressor(workers)
+    compressor: Any = _zstd_compressor(workers).compressobj()
     frames, is_new = 0, True
     for block, ends in in_frames(blocks, FRAME):
         if piece := compressor.compress(block):
@@ -107,7 +145,7 @@ def _zstd(blocks: Iterable[Buffer], workers: int) -> Iterator[bytes]:
         is_new = False
         if ends:
             yield compressor.flush()
-            compressor, frames, is_new = _zstd_compressor(workers), frames + 1, True
+            compressor, frames, is_new = _zstd_compressor(workers).compressobj(), frames + 1, True
     if not is_new or not frames:
         yield compressor.flush()
 
@@ -120,4 +158,4 @@ def _zstd_compressor(workers: int) -> Any:
             "this installation cannot compress with zstd",
             hint='install the Python package "zstandard" where imgstored is installed, or use another -c',
         ) from error
-    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=workers, write_checksum=True).compressobj()
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=workers, write_checksum=True)

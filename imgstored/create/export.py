@@ -45,16 +45,17 @@ class Exporter:
         path: str,
         pool: str | None = None,
         compression: str = "none",
+        index: bool = False,
         form: str = "stream",
     ) -> AbstractAsyncContextManager[Job[MadeDocument]]:
         """Writes an image into the file open as `fd`, an empty one; the job's result is `{manifest}`.
 
         `form`: "stream" is what `install` takes; "raw", of a volume, the disk with holes where it is zeros,
-        of which the manifest says nothing.
+        of which the manifest says nothing. With `index`, the file's index comes behind it.
         """
         pool = self._catalog.pool(pool).name
         image = self._catalog.get(pool, check_uuid(uuid))
-        compression = check_compression(compression)
+        compression = check_compression(compression, index=index)
         if form not in FORMATS:
             raise UsageError(f'invalid format "{form[:40]}": must be one of "stream", "raw"')
         if form == "raw" and (compression != "none" or image.image.kind != "volume"):
@@ -66,7 +67,7 @@ class Exporter:
             )
         manifest = restoring(image.manifest, uuid=image.uuid, origin=image.origin)
         write = (
-            partial(self._stream, image, manifest, compression)
+            partial(self._stream, image, manifest, compression, index)
             if form == "stream"
             else partial(self._raw, image)
         )
@@ -85,6 +86,7 @@ class Exporter:
         image: InstalledImage,
         manifest: dict[str, Any],
         compression: str,
+        index: bool,
         output: Output,
         reporter: Reporter,
     ) -> MadeDocument:
@@ -93,7 +95,7 @@ class Exporter:
         reporter.tell(Sending(event="sending"))
         sent = self._catalog.pool(image.pool).send(image.uuid)
         total = image.image.referenced if image.origin is None else None
-        pour(sent, compression, output, reporter, total)
+        pour(sent, compression, output, reporter, total, index=index)
         # As a string, which also those can read whose numbers have 53 bits.
         file = {**output.described(compression), "dataset_guid": str(image.image.guid)}
         return {"manifest": {**manifest, "files": [file]}}

@@ -44,6 +44,7 @@ from imgstored.errors import (
     VmNotStoppedError,
 )
 from imgstored.host import shortage
+from imgstored.host.filesystem import make_folder, replace_file
 from imgstored.manifest.values import UUID, shown
 
 if TYPE_CHECKING:
@@ -77,10 +78,11 @@ class CreateSpec(Struct, frozen=True):
     incremental: bool = False
     max_origin_depth: int | None = None
     script: str | None = None  #: prepares the machine
+    index: bool = False  #: the file has an index, for deltas
 
     def check(self) -> None:
         """Raises `UsageError` for what makes no sense whatever the source is."""
-        check_compression(self.compression)
+        check_compression(self.compression, index=self.index)
         depth = self.max_origin_depth
         if depth is not None and depth < 2:
             raise UsageError(f'invalid max-origin-depth "{depth}": must be greater than 1')
@@ -167,7 +169,8 @@ class Maker:
             reporter.tell(Sending(event="sending"))
             origin = manifest.get("origin")
             sent = of.datasets.send(of.dataset.name, origin)
-            pour(sent, compression, output, reporter, of.dataset.size if origin is None else None)
+            total = of.dataset.size if origin is None else None
+            pour(sent, compression, output, reporter, total, index=spec.index)
         log.info("made an image", uuid=manifest["uuid"], of=of.dataset.name, size=output.size)
         return {"manifest": {**manifest, "files": [output.described(compression)]}}
 
@@ -293,9 +296,8 @@ class Maker:
         }
         note = self._notes / f"{mark}.json"
         try:
-            self._notes.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with note.open("x") as file:
-                json.dump(undo, file)
+            make_folder(self._notes, mode=0o700)
+            replace_file(note, json.dumps(undo).encode(), mode=0o600)
         except OSError as error:
             kind = NoSpaceError if shortage.is_full(error) else FileSystemError
             raise kind(

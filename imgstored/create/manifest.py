@@ -236,8 +236,11 @@ def file_suffix(manifest: Mapping[str, Any], compression: str) -> str:
     return (".zvol" if manifest.get("type") == "zvol" else ".zfs") + COMPRESSIONS[compression]
 
 
-def check_compression(compression: str) -> str:
-    """The compression, if it is one; otherwise raises `UsageError`. "gz" and "bz2" are imgadm's, too."""
+def check_compression(compression: str, *, index: bool = False) -> str:
+    """The compression, if it is one; otherwise raises `UsageError`. "gz" and "bz2" are imgadm's, too.
+
+    `index`: the file is to have an index, which not every compression can have.
+    """
     known = {"gz": "gzip", "bz2": "bzip2"}.get(compression, compression)
     if known not in COMPRESSIONS:
         names = ", ".join(f'"{name}"' for name in COMPRESSIONS)
@@ -245,4 +248,6 @@ def check_compression(compression: str) -> str:
             f'invalid -c,--compression "{compression[:_SHOWN]}": must be one of {names}',
             hint="gzip is read everywhere, zstd is quickest",
         )
+    if index and known != "zstd":
+        raise UsageError(f'a file that is compressed by "{known}" has no index', hint="use -c zstd")
     return known

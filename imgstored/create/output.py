@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from imgstored.create.compress import compressed
+from imgstored.create.compress import compressed, compressed_with_index
+from imgstored.delta.build import IndexBuilder
 from imgstored.errors import FileSystemError, NoSpaceError, UsageError
 from imgstored.host import shortage
 from imgstored.host.foreign_files import ForeignFile
@@ -35,6 +36,7 @@ class Output:
         """Raises `UsageError` for anything but an empty regular file that may be written."""
         self.path = path
         self.size = 0  #: bytes written
+        self._index: dict[str, Any] | None = None
         # A manifest's SHA-1 tells which bytes are meant.
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         try:
@@ -93,9 +95,15 @@ class Output:
             return NoSpaceError(f"there is no room left for {self.path}", hint="write it to another place")
         return FileSystemError(f"{self.path} cannot be written: {error.strerror or error}")
 
+    def append_index(self, index: bytes) -> None:
+        """Writes the file's index behind it, from where the client takes it. Raises as `write` does."""
+        self.put(index, self.size)
+        self._index = {"sha256": hashlib.sha256(index).hexdigest(), "size": len(index)}
+
     def described(self, compression: str) -> dict[str, Any]:
         """The file as a manifest has it."""
-        return {"sha1": self._sha1.hexdigest(), "size": self.size, "compression": compression}
+        file = {"sha1": self._sha1.hexdigest(), "size": self.size, "compression": compression}
+        return file if self._index is None else {**file, "index": self._index}
 
 
 def _write(view: memoryview, offset: int, fd: int) -> None:
@@ -119,13 +127,41 @@ def closed(*streams: Iterable[Buffer]) -> Iterator[None]:
 
 
 def pour(
-    sent: Iterable[Buffer], compression: str, output: Output, reporter: Reporter, total: int | None
+    sent: Iterable[Buffer],
+    compression: str,
+    output: Output,
+    reporter: Reporter,
+    total: int | None,
+    *,
+    index: bool = False,
 ) -> None:
-    """Writes a stream of about `total` bytes, compressed. It has ended when this has, however that ends."""
-    watched = reporter.watched(sent, total)
-    pieces = compressed(watched, compression)
-    with closed(sent, watched, pieces):
-        write_all(pieces, output, reporter.check)
+    """Writes a stream of about `total` bytes, compressed. It has ended when this has, however that ends.
+
+    With `index`, the file's index comes behind it.
+    """
+    with closed(sent):
+        watched = reporter.watched(sent, total)
+        write_compressed(watched, compression, output, reporter.check, index=index)
+
+
+def write_compressed(
+    blocks: Iterable[Buffer],
+    compression: str,
+    output: Output,
+    check: Callable[[], None],
+    *,
+    index: bool = False,
+) -> None:
+    """Writes a stream, compressed, and with `index` its index behind it; closes `blocks`.
+
+    `check` is called before each piece, and may raise.
+    """
+    builder = IndexBuilder() if index else None
+    pieces = compressed(blocks, compression) if builder is None else compressed_with_index(blocks, builder)
+    with closed(blocks, pieces):
+        write_all(pieces, output, check)
+    if builder is not None:
+        output.append_index(builder.finish())
 
 
 def write_all(blocks: Iterable[Buffer], output: Output, check: Callable[[], None]) -> None:

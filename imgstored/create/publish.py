@@ -161,7 +161,7 @@ class _Server:
 
     async def import_image(self, manifest: Manifest) -> dict[str, Any]:
         """AdminImportImage: the image is there, without its file, and not active."""
-        data = json.dumps(manifest.document, separators=(",", ":")).encode()
+        data = json.dumps(_without_index(manifest.document), separators=(",", ":")).encode()
         body = Body(in_pieces(data), len(data), "application/json")
         return await self._asked("POST", f"/images/{manifest.uuid}", [("action", "import")], body)
 
@@ -196,6 +196,12 @@ class _Server:
         if not 200 <= document.status < 300:
             raise _refusal(self._base, document)
         return document
+
+
+def _without_index(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest without the index of its file: a server has none, or makes its own."""
+    files = [{key: value for key, value in file.items() if key != "index"} for file in document["files"]]
+    return {**document, "files": files}
 
 
 def _refusal(url: str, document: Document) -> ImgstoreError:

@@ -63,6 +63,7 @@ class Doctor:
         blocking = self._in_thread
         return [
             Check("configuration", blocking(host.configuration)),
+            Check("start", blocking(host.start)),
             Check("python", blocking(host.python)),
             Check("privileges", blocking(host.privileges)),
             Check("descriptors", blocking(host.descriptors)),

@@ -69,6 +69,7 @@ class Ended(Struct, frozen=True):
     size: int | None = None  #: compressed bytes that were there
     fetched: Mapping[str, int] = field(default_factory=dict)  #: bytes from the network, by source
     stages: tuple[tuple[str, float], ...] = ()  #: each stage, and the seconds spent in it
+    remark: str | None = None  #: what was special about it, a sentence
 
 
 class Refused(Struct, frozen=True):

@@ -2,6 +2,9 @@
 
 Network and virtual file systems lack some of the calls. The daemon does without a call that only makes files
 safer. It does not do without a lock, and the error says so in one sentence.
+
+After a power cut names may be on the disk in another order than they were made, and the files in a folder
+without the folder. So each step that another one builds on is synced before that.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import fcntl
 import functools
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -26,6 +30,9 @@ log = structlog.get_logger(__name__)
 UNABLE: Final = frozenset(
     {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM}
 )
+
+#: The end of a file's name before it is renamed to its own.
+NEW: Final = ".new"
 
 #: The answers about a lock that somebody else has. POSIX leaves EAGAIN or EACCES to the system.
 _LOCKED: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
@@ -125,7 +132,7 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
     Raises `OSError`. One writer of a path at a time. Where the file system cannot sync, or keeps no
     permissions, the file is written all the same.
     """
-    new = path.with_name(path.name + ".new")
+    new = path.with_name(path.name + NEW)
     # Never through a link that lies in wait, nor into a file that somebody has open.
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -139,8 +146,46 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_folder(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file, if it is there, and it is gone from the disk when this returns. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path, *, mode: int) -> None:
+    """Makes a folder that is not there, and those above it; it is on the disk when this returns.
+
+    Its name is synced also where it is there: who made it may have died before. Raises `OSError`.
+    """
+    missing = [path]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for each in reversed(missing):
+        # Whoever may not read the folder above cannot sync it.
+        with suppress(PermissionError):
+            sync_folder(each.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Brings the names in a folder to the disk. Raises `OSError`."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sync(folder)
     finally:
         os.close(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a process that died in `replace_file` left in a folder that is this process's alone.
+
+    Does nothing where there is no folder. Raises `OSError`.
+    """
+    with suppress(FileNotFoundError):
+        for path in list(folder.glob(f"*{NEW}")):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)

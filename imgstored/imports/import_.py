@@ -36,6 +36,7 @@ from imgstored.catalog.image_locks import IMPORT_TIMEOUT
 from imgstored.catalog.receipts import receipt_of
 from imgstored.errors import (
     CancelledError,
+    DownloadError,
     ImgstoreError,
     InternalError,
     NoSpaceError,
@@ -45,6 +46,7 @@ from imgstored.errors import (
 from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
 from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
+from imgstored.imports.delta import Delta, Deltas
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import FromFile, LocalFile, keep_copy
 from imgstored.imports.progress import Sample
@@ -73,7 +75,7 @@ if TYPE_CHECKING:
     from imgstored.imports.room import Claim
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
-    from imgstored.pools.base import Occupant, PoolImage, Room
+    from imgstored.pools.base import Blocks, Occupant, PoolImage, Room
     from imgstored.site.trust import Provenance
     from imgstored.transfer.pump import Pieces
 
@@ -163,12 +165,13 @@ class Import:
         self._lock = AsyncExitStack()  # holds the image's lock until the import has ended
         self._locked = False
         self._download: Download | None = None
+        self._delta: Delta | None = None
         self._pump: Pump | None = None
         self._fetched_before: dict[str, int] = {}  # by downloads before this one
         self._converted = not isinstance(data, FromFile) and any(each.contents != "image" for each in data)
         self._received: PoolImage | None = None
         self._pool_room: Claim  # while it runs
-        self._disk_room: Claim  # while it runs, where it converts
+        self._disk_room: Claim  # while it runs, of what a disk becomes before it is a stream
         self._claims: list[Claim] = []
         self._free_before = 0  # bytes of the pool, before it got anything of the image
 
@@ -334,13 +337,11 @@ class Import:
         warning = await self._ask(lambda: free_space.warning(self._pool, self.manifest))
         if warning is not None:
             self._note(warning)
-        spool_room = await trio.to_thread.run_sync(free_space.claim_spool)
-        self._claims.append(spool_room)
-        if self._converted:
-            # The download says how much it takes, to the byte; a disk takes what is on it besides.
-            self._disk_room = await trio.to_thread.run_sync(free_space.claim_spool)
-            self._claims.append(self._disk_room)
+        spool_room = await self._claim_spool()
+        # The download says how much it takes, to the byte; a disk takes what is on it besides.
+        self._disk_room = await self._claim_spool()
         attempt = 1
+        self._delta = await self._begin_delta(locations, spool_room)
         while True:
             self._download, self._pump = download, pump = self._pipeline(locations, spool_room)
             try:
@@ -351,15 +352,48 @@ class Import:
                     raise
                 log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
                 self._note(f"{error.message}; receiving it from the beginning")
-            except WRONG_BYTES_ERRORS as error:
-                locations = _worth_asking(download, error)
-                if not locations or attempt == _MAX_ATTEMPTS:
+            except (*WRONG_BYTES_ERRORS, NoSpaceError) as error:
+                shortage_elsewhere = isinstance(error, NoSpaceError) and download.failure is not error
+                if self._delta is not None and not shortage_elsewhere:
+                    await self._end_delta(error)
+                elif isinstance(error, NoSpaceError):
                     raise
-                log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
-                self._note(f"{error.message}; beginning anew with {public(locations[0].source)}")
-                await self._drop(End.WRONG_BYTES)
+                else:
+                    locations = _worth_asking(download, error)
+                    if not locations or attempt == _MAX_ATTEMPTS:
+                        raise
+                    log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
+                    self._note(f"{error.message}; beginning anew with {public(locations[0].source)}")
+                    await self._drop(End.WRONG_BYTES)
             self._fetched_before = dict(self.fetched)
             attempt += 1
+
+    async def _claim_spool(self) -> Claim:
+        claim = await trio.to_thread.run_sync(self._resources.free_space.claim_spool)
+        self._claims.append(claim)
+        return claim
+
+    async def _begin_delta(self, locations: Sequence[Location], room: Room) -> Delta | None:
+        """A delta, if one is worth trying. What is odd about its index is no reason to fail."""
+        deltas, delta = Deltas(self.spec, self.manifest, self._resources), None
+        try:
+            if self.manifest.file is not None and self.manifest.file.index is not None:
+                async with self._resources.download_slots:
+                    delta = await deltas.begin(locations, room)
+        except (DownloadError, NoSpaceError) as error:
+            log.warning("no delta", uuid=self.uuid, error=error.message)
+            self._note(f"{error.message}; fetching the whole file")
+        self._fetched_before = deltas.fetched
+        if delta is None and await trio.to_thread.run_sync(deltas.is_left):
+            await self._drop(End.WRONG_BYTES)
+        return delta
+
+    async def _end_delta(self, error: ImgstoreError) -> None:
+        """Gives a delta up. What the pool received of it nobody has verified."""
+        log.warning("a delta is given up", uuid=self.uuid, error=error.message)
+        self._note(f"{error.message}; fetching the whole file")
+        self._delta = None
+        await self._drop(End.WRONG_BYTES)
 
     def _known_shortage(self) -> NoSpaceError | None:
         """The error where an earlier try found out that the image needs more room than there is. Blocks."""
@@ -384,6 +418,16 @@ class Import:
             log.info("a download has trouble", uuid=self.uuid, trouble=text)
             self._note(text)
 
+        if self._delta is not None:
+            download = self._delta.download(locations, spool_room, note)
+            pump = self._pump_of(
+                self._delta.stream,
+                download.watermark.fail,
+                self._expected_of(self._delta),
+                _strictest(locations),
+            )
+            download.watermark.waiting = self.stages.waiting
+            return download, pump
         download = Download(
             locations,
             size=None if file is None else file.size,
@@ -448,7 +492,12 @@ class Import:
         slots = self._resources.download_slots
 
         def opened(present: int) -> None:
-            if present:
+            if self._delta is not None:
+                log.info(
+                    "a delta", uuid=self.uuid, basis=self._delta.basis.uuid, fetching=self._delta.to_fetch
+                )
+                self._note(self._delta.words)
+            elif present:
                 log.info("resuming", uuid=self.uuid, present=present, total=download.total)
                 self._emit(Resumed(event="resumed", uuid=self.uuid, size=present, total=download.total))
 
@@ -458,11 +507,18 @@ class Import:
             self.enter("downloading")
             download.watermark.begin()
             await self._ask(partial(self._reserve, download.total or 0))
+            began = time.monotonic()
             await download.run(opened)
+            if self._delta is None:
+                fetched = {
+                    origin_of(each.location.source).authority: each.fetched for each in download.mirrors
+                }
+                self._resources.rates.note_link(fetched, time.monotonic() - began)
         finally:
             slots.release()
         self.enter("receiving")
-        self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=download.done))
+        size = download.done if self._delta is None else self._delta.to_fetch or 0
+        self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=size))
 
     # -- into the pool ---------------------------------------------------------------------------------------
 
@@ -650,8 +706,10 @@ class Import:
         with trio.CancelScope(shield=True):
             try:
                 await with_notice(drop, self._note_no_answer)
-            except Exception:
+            except ImgstoreError as error:
                 # The import's own error says more; what stays is swept up by the next start.
+                log.error("what an import left cannot be removed", uuid=self.uuid, error=error.message)
+            except Exception:
                 log.exception("what an import left cannot be removed", uuid=self.uuid)
 
     def _cancellation(self) -> CancelledError:
@@ -674,6 +732,7 @@ class Import:
                 self.done,
                 self.fetched,
                 tuple(self.stages.seconds().items()),
+                None if self._delta is None else self._delta.remark,
             )
         )
         if self.origin is not None:
@@ -789,6 +848,7 @@ class Import:
             "rate": reading.rate,
             "limits": reading.limits,
             "eta": reading.eta,
+            "delta": None if self._delta is None else self._delta.document(),
         }
 
     # -- small things ----------------------------------------------------------------------------------------
@@ -810,9 +870,20 @@ class Import:
             dataset=manifest.dataset,
         )
 
+    def _expected_of(self, delta: Delta) -> Expected:
+        """The stream, which no manifest describes, but an index that the manifest names."""
+        index, manifest = delta.index, self.manifest
+        return Expected(
+            self.uuid,
+            size=index.stream_size,
+            sha256=index.sha256,
+            type=manifest.type,
+            dataset=manifest.dataset,
+        )
+
     def _pump_of(
         self,
-        open_blocks: Callable[[], Iterator[bytes]],
+        open_blocks: Callable[[], Blocks],
         release: Callable[[BaseException], None],
         expected: Expected,
         verify: Verify,

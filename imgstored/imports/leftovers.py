@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -29,6 +29,10 @@ log = structlog.get_logger(__name__)
 
 #: What `spool_name` makes.
 _SPOOL_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9._-]*-{UUID.pattern}")
+
+#: What a delta has beside the spool, by what follows its name.
+INDEX: Final = ".index"
+PAYLOADS: Final = ".payloads"
 
 
 def spool_name(pool: str, uuid: str) -> str:
@@ -93,14 +97,15 @@ class Leftovers:
         self._journal.ranges(name).forget()
 
     def _remove_spool(self, name: str) -> None:
-        path = self._spools / name
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise PoolError(
-                f"{path} cannot be removed: {shortage.why(error)}",
-                hint="look at the file system of the daemon's state folder",
-            ) from error
+        for suffix in ("", INDEX, PAYLOADS):
+            path = self._spools / (name + suffix)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise PoolError(
+                    f"{path} cannot be removed: {shortage.why(error)}",
+                    hint="look at the file system of the daemon's state folder",
+                ) from error
 
     def sweep(self, keep_seconds: float) -> list[ImportSpec]:
         """Drops what belongs to no import that goes on or may go on; returns the specs of those that go on.
@@ -175,10 +180,11 @@ class Leftovers:
                 f"{self._spools} cannot be made: {shortage.why(error)}",
                 hint="free space on the file system of the daemon's state folder",
             ) from error
-        for path in self._spools.iterdir():
-            if path.name not in kept and _SPOOL_NAME.fullmatch(path.name):
-                log.info("dropping a spool that belongs to no import", name=path.name)
+        there = (path.name.removesuffix(INDEX).removesuffix(PAYLOADS) for path in self._spools.iterdir())
+        for name in set(there) - kept:
+            if _SPOOL_NAME.fullmatch(name):
+                log.info("dropping a spool that belongs to no import", name=name)
                 try:
-                    self._remove_spool(path.name)
+                    self._remove_spool(name)
                 except PoolError as error:
-                    log.error("a spool cannot be dropped", name=path.name, error=error.message)
+                    log.error("a spool cannot be dropped", name=name, error=error.message)

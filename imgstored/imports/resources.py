@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 from msgspec import Struct
 
+from imgstored.imports.delta_choice import Rates
 from imgstored.imports.leftovers import Leftovers
 from imgstored.imports.room import FreeSpace
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import Catalog, View
     from imgstored.catalog.image_locks import ImageLocks
     from imgstored.catalog.receipts import Receipts
+    from imgstored.imports.delta_choice import Policy
     from imgstored.imports.journal import Journal
     from imgstored.library.library import Library
     from imgstored.transfer.decompress import DecompressLimits
@@ -33,6 +35,7 @@ class ImportLimits(Struct, frozen=True):
     keep_partial_seconds: float
     download: DownloadLimits
     decompress: DecompressLimits
+    deltas: Policy = "auto"
 
 
 class Resources:
@@ -64,6 +67,7 @@ class Resources:
         self.download_slots = trio.CapacityLimiter(limits.imports)
         # A receive needs no download slot once its bytes are there, and must not take one from a download.
         self.receive_slots = trio.CapacityLimiter(2 * limits.imports)
+        self.rates = Rates()
         self.free_space = FreeSpace(spools, limits.min_free)
         self.reconfigure(limits)
 

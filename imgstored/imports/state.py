@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from imgstored.delta.index import IndexFaultError
 from imgstored.errors import CancelledError, ImgstoreError, NoSpaceError, StreamError, UncompressionError
 from imgstored.transfer.digest import WrongFileError
 from imgstored.transfer.mirror import ChangedError
@@ -103,7 +104,13 @@ KEPT: Final[Mapping[End, Kept]] = {
 }
 
 #: What came is not the image: another mirror may have it.
-WRONG_BYTES_ERRORS: Final = (WrongFileError, ChangedError, UncompressionError, StreamError)
+WRONG_BYTES_ERRORS: Final = (
+    WrongFileError,
+    ChangedError,
+    IndexFaultError,
+    UncompressionError,
+    StreamError,
+)
 
 
 def end_after(error: ImgstoreError, *, local_file: bool, done: int, by_download: bool = False) -> End:

@@ -9,6 +9,7 @@ import trio
 from imgstored import import_id
 from imgstored.errors import CancelledError
 from imgstored.events.request import PROGRESS_INTERVAL, Request
+from imgstored.host import heap
 from imgstored.imports.progress import EVERY, Gauge, ProgressMeter
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class ImportTable:
             del self._imports[running.spec.key], self._gauges[running.spec.key]
             if not self._imports:
                 self._some = trio.Event()
+                if self._nursery is not None:
+                    self._nursery.start_soon(trio.to_thread.run_sync, heap.give_back)
 
     async def _sample(self) -> None:
         """Takes a sample of each import every second, while there are any."""

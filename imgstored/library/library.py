@@ -3,6 +3,7 @@
     FOLDER/UUID/manifest.json   the manifest, v2
     FOLDER/UUID/file            the compressed stream, whose size and SHA-1 the manifest has
     FOLDER/UUID/icon            optional
+    FOLDER/UUID/index-SHA256    the index of the file with that hash; empty if it cannot have one
     FOLDER/UUID/entry.json      `Entry`; its time of change is when the file was last served
 
 An image appears by one rename of its folder, and goes by one. Files that were only kept are evicted, the
@@ -28,7 +29,7 @@ import structlog
 from msgspec.structs import replace
 
 from imgstored.errors import DownloadError, ImgstoreError, InvalidManifestError, NoSpaceError
-from imgstored.host import shortage
+from imgstored.host import filesystem, shortage
 from imgstored.host.filesystem import replace_file, sync
 from imgstored.manifest import MAX_MANIFEST, Manifest, Rules, load, parse
 from imgstored.manifest.values import UUID
@@ -52,6 +53,7 @@ _COMING = ".coming-"
 _COMING_SECONDS: Final = 7 * 86400.0
 
 _FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
+_INDEX: Final = "index-"
 
 #: A copy of what another server has: kept until it is evicted, until no schedule chooses it any more, or for
 #: good.
@@ -155,13 +157,14 @@ class Library:
 
         Raises `OSError` where the folder cannot be used.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        filesystem.make_folder(self.folder, mode=0o700)
         for path in self.folder.iterdir():
             if path.name.startswith((_NEW, _OLD)):
                 _remove(path)
             elif UUID.fullmatch(path.name):
                 try:
-                    image = self._read(path)
+                    image = read_image(path)
+                    filesystem.sweep(path)
                 except (OSError, ImgstoreError, msgspec.MsgspecError) as error:
                     log.error("an image of the library is set aside", path=str(path), error=str(error))
                     path.rename(self.folder / f"{_DAMAGED}{path.name}-{secrets.token_hex(4)}")
@@ -178,23 +181,6 @@ class Library:
         damaged = sorted(self.folder.glob(f"{_DAMAGED}*"), key=lambda path: path.lstat().st_mtime)
         for path in damaged[:-_MAX_DAMAGED]:
             _remove(path)
-
-    def _read(self, folder: Path) -> LibraryImage:
-        encoded = _limited(folder / _MANIFEST)
-        entry = msgspec.json.decode(_limited(folder / _ENTRY), type=Entry)
-        manifest = load(parse(encoded), rules=_RULES[entry.kind])
-        if manifest.uuid != folder.name:
-            raise InvalidManifestError(f"the manifest is of image {manifest.uuid}")
-        file = folder / _FILE
-        if manifest.file is None and entry.kind == "published":
-            # The daemon died between the end of an upload and the change of the manifest.
-            file.unlink(missing_ok=True)
-        size = file.stat().st_size if file.exists() else 0
-        if manifest.file is not None and manifest.file.size not in (None, size):
-            raise InvalidManifestError(f"the file has {size} bytes, the manifest says {manifest.file.size}")
-        return _image(
-            manifest, entry, size, icon=(folder / _ICON).exists(), used_at=(folder / _ENTRY).stat().st_mtime
-        )
 
     # -- what is there ---------------------------------------------------------------------------------------
 
@@ -252,6 +238,30 @@ class Library:
     def path_of(self, uuid: str) -> Path:
         """Where an image's file is, to be linked or read, and not to be changed."""
         return self.folder / uuid / _FILE
+
+    def index(self, uuid: str, sha256: str, make: Callable[[int], bytes | None]) -> bytes | None:
+        """The index of an image's file, whose SHA-256 is given; None if it cannot have one.
+
+        `make` makes it of the open file if nobody has. Raises what that does, `ChangedError`, and `OSError`.
+        """
+        path = self.folder / uuid / f"{_INDEX}{sha256}"
+        try:
+            return path.read_bytes() or None
+        except FileNotFoundError:
+            pass
+        fd = self._open(uuid, _FILE, used=False)
+        if fd is None:
+            raise ChangedError
+        try:
+            made = make(fd)
+        finally:
+            os.close(fd)
+        with self._writing:
+            now = self.get(uuid)
+            if now is None or now.entry.sha256 != sha256:
+                raise ChangedError
+            replace_file(path, made or b"", mode=0o600)
+        return made
 
     def spool(self, uuid: str) -> Path:
         """Where a file for `keep` may come in."""
@@ -312,7 +322,7 @@ class Library:
                 with self._lock:
                     self._images[manifest.uuid] = image
                     self._sorted = None
-            _sync_folder(self.folder)
+            filesystem.sync_folder(self.folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
         return True
@@ -423,6 +433,9 @@ class Library:
                 self._written.pop(uuid, None)
                 self._damaged.discard(uuid)
                 self._sorted = None
+        # The name goes from the disk first, and then what is behind it.
+        with suppress(OSError):
+            filesystem.sync_folder(self.folder)
         shutil.rmtree(old, ignore_errors=True)
         return True
 
@@ -489,6 +502,65 @@ class Library:
                 continue
             log.info("a kept file was evicted", uuid=uuid, budget=self.budget)
         return chosen
+
+
+def read_image(folder: Path, *, tidy: bool = True) -> LibraryImage:
+    """The image in a folder. With `tidy`, removes what a daemon that died left in it.
+
+    Raises `OSError`, `msgspec.MsgspecError`, and `InvalidManifestError` for what is not as it should be.
+    """
+    encoded = _limited(folder / _MANIFEST)
+    entry = msgspec.json.decode(_limited(folder / _ENTRY), type=Entry)
+    manifest = load(parse(encoded), rules=_RULES[entry.kind])
+    if manifest.uuid != folder.name:
+        raise InvalidManifestError(f"the manifest is of image {manifest.uuid}")
+    file = folder / _FILE
+    if manifest.file is None and entry.kind == "published" and tidy:
+        # The daemon died between the end of an upload and the change of the manifest.
+        file.unlink(missing_ok=True)
+    size = file.stat().st_size if file.exists() else 0
+    if manifest.file is not None and manifest.file.size not in (None, size):
+        raise InvalidManifestError(f"the file has {size} bytes, the manifest says {manifest.file.size}")
+    return _image(
+        manifest, entry, size, icon=(folder / _ICON).exists(), used_at=(folder / _ENTRY).stat().st_mtime
+    )
+
+
+def examined(folder: Path) -> Iterator[tuple[str, str | None]]:
+    """Reads all of a library's folder: each name in it, and what is wrong with it. Changes nothing.
+
+    A file that is still to come is wrong only when nobody waits for it any more. Raises `OSError`.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((_NEW, _OLD)):
+            yield path.name, "it is half made, or half removed"
+        elif path.name.startswith(_DAMAGED):
+            yield path.name, "it was damaged, and set aside"
+        elif path.name.startswith(_COMING):
+            late = path.lstat().st_mtime < time.time() - _COMING_SECONDS
+            yield path.name, "nobody has asked for it again" if late else None
+        elif UUID.fullmatch(path.name):
+            yield path.name, _fault_of(path)
+        else:
+            yield path.name, "it is nothing of the library's"
+
+
+def _fault_of(folder: Path) -> str | None:
+    try:
+        image = read_image(folder, tidy=False)
+        unknown = {path.name for path in folder.iterdir()} - {_FILE, _MANIFEST, _ICON, _ENTRY}
+        if unknown:
+            return f"{min(unknown)} in it is nothing of the library's"
+        if image.size:
+            with (folder / _FILE).open("rb", buffering=0) as file:
+                _, sha256 = _digests(file, image.manifest, lambda: None)
+            if image.entry.sha256 not in (None, sha256):
+                return f"its file has the SHA-256 {sha256}, and had {image.entry.sha256}"
+    except ImgstoreError as error:
+        return error.message
+    except (OSError, msgspec.MsgspecError) as error:
+        return str(error)
+    return None
 
 
 def _origins(images: Iterable[LibraryImage]) -> frozenset[str]:
@@ -580,14 +652,6 @@ def _copy(blocks: Iterable[bytes | bytearray | memoryview], new: Path, size: int
 
 def _sync_file(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        sync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sync(fd)
     finally:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 
 from imgstored.errors import ManifestValidationError
 from imgstored.manifest.document import check_document
@@ -48,6 +49,13 @@ _HINTS: Final[Mapping[Rules, str]] = {
 }
 
 
+class FileIndex(Struct, frozen=True):
+    """The index beside the image's file."""
+
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    size: Annotated[int, Meta(ge=1, le=1 << 40)]  #: bytes
+
+
 class ManifestFile(Struct, frozen=True):
     """The image's file."""
 
@@ -56,6 +64,7 @@ class ManifestFile(Struct, frozen=True):
     sha1: str | None
     compression: str | None  #: mostly gzip, bzip2, xz, zstd or none; the file itself says what it is
     dataset_guid: int | None  #: of the snapshot in the stream; None also where it may have been rounded
+    index: FileIndex | None = None  #: None also where it is not one
     sha256: str | None = None  #: lower-case hexadecimal; of a file in a registry
 
 
@@ -180,8 +189,17 @@ def _file(document: Mapping[str, Any], rules: Rules) -> ManifestFile | None:
         sha1.lower() if sha1 else None,
         compression if isinstance(compression, str) and compression else None,
         _guid(first.get("dataset_guid")),
+        _index(first.get("index")),
         sha256_of(first),
     )
+
+
+def _index(value: object) -> FileIndex | None:
+    """What is odd is no reason to refuse the image: its file needs no index."""
+    try:
+        return msgspec.convert(value, FileIndex)
+    except msgspec.ValidationError:
+        return None
 
 
 def _guid(value: object) -> int | None:

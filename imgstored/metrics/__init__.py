@@ -25,6 +25,14 @@ def open_metrics(address: TcpAddress | UnixAddress | None, *, mode: int, group: 
     """
     if address is None:
         return None
+    check_packages()
+    from imgstored.metrics.endpoint import Metrics
+
+    return Metrics(address, mode=mode, group=group)
+
+
+def check_packages() -> None:
+    """Raises `ConfigError` where what they are made with is not installed."""
     for package in _NEEDED:
         try:
             import_module(package)
@@ -33,6 +41,3 @@ def open_metrics(address: TcpAddress | UnixAddress | None, *, mode: int, group: 
                 f"metrics.listen: the Python package {package} is not installed",
                 hint="`pip install 'imgstore[serve]'` installs it; or leave out the key",
             ) from error
-    from imgstored.metrics.endpoint import Metrics
-
-    return Metrics(address, mode=mode, group=group)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct, field
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 
-from imgstored import __version__
+from imgstored import __version__, errors
+from imgstored.errors import ImgstoreError
 from imgstored.events.stream import CacheHit, Ended, ImportEvent, Refused, Started, outcome_of
 from imgstored.transfer.limiting import STAGES
 
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from imgstored.errors import ImgstoreError
     from imgstored.events.stream import Action, Outcome, StoreEvent
 
 OUTCOMES: Final = ("installed", "failed", "cancelled", "interrupted")
+
+#: What an import can fail with.
+CODES: Final = frozenset(
+    each.code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, ImgstoreError)
+)
 
 #: The first sources have labels of their own; the others share one.
 _MAX_SOURCES: Final = 50
@@ -79,6 +84,8 @@ class Counts:
         """Starts all known series at 0, because a later first value shows no growth."""
         for outcome in OUTCOMES:
             self._imports.labels(outcome)
+        for code in CODES:
+            self._failures.labels(code)
         for stage in STAGES:
             self._stages.labels(stage)
         for kind in ("installed", "joined"):

@@ -22,6 +22,7 @@ from imgproto.events import Note, Progress
 from msgspec import Struct
 
 from imgstored import __version__
+from imgstored.create.file_index import index_of
 from imgstored.create.job import in_thread, running
 from imgstored.errors import (
     DownloadError,
@@ -282,6 +283,7 @@ class _Run:
         except DownloadError as error:
             self._leave_out(image.uuid, error.message)
             return None
+        index = self._library.index(image.uuid, sha256, lambda fd: index_of(fd, lambda: report(0)))
         with folder.below(image.uuid) as own:
             own.tidy()
             copied = own.place(layout.FILE, self._library.path_of(image.uuid), report)
@@ -290,12 +292,18 @@ class _Run:
                 if icon is not None:
                     with os.fdopen(icon, "rb") as file:
                         own.put(layout.ICON, file.read())
+            if index is not None:
+                own.put(layout.INDEX, index)
+            elif layout.INDEX in own.names():
+                own.remove(layout.INDEX)
             own.sync()
         if copied is not None:
             self._new.append(image.uuid)
             self._copied += copied
             self._linked += copied == 0
-        return Item(image.uuid, image.encoded, layout.Hashed(sha256, image.size))
+        described = None if index is None else hashed(index)
+        manifest = _with_index(image, described)
+        return Item(image.uuid, manifest, layout.Hashed(sha256, image.size), described)
 
     def _report(self, reporter: Reporter, before: int, total: int, done: int) -> None:
         reporter.check()
@@ -381,6 +389,18 @@ class _Run:
                     if layout.is_uuid(name) and name not in here:
                         folder.remove(name)
         return deleted
+
+
+def _with_index(image: LibraryImage, index: layout.Hashed | None) -> bytes:
+    """The manifest as the site has it: with the index that lies beside the file there, or with none."""
+    files = image.document.get("files")
+    first = files[0] if isinstance(files, list) and files and isinstance(files[0], dict) else {}
+    if index is None and "index" not in first:
+        return image.encoded
+    described = {name: value for name, value in first.items() if name != "index"}
+    if index is not None:
+        described["index"] = {"sha256": index.sha256, "size": index.size}
+    return msgspec.json.encode({**image.document, "files": [described]})
 
 
 def _clean_hashed(folder: Folder, keep: set[str], now: float) -> None:

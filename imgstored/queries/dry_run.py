@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from imgstored import lanes
 from imgstored.errors import ActiveImageNotFoundError, ImgstoreError, NoSpaceError
 from imgstored.http.location import shown
+from imgstored.imports.delta import Deltas, delta_document
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.spec import ImportSpec
 from imgstored.manifest import check_uuid
@@ -19,7 +20,7 @@ from imgstored.manifest import check_uuid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproto.documents import PlanDocument, PlannedDocument, RoomDocument
+    from imgproto.documents import DeltaDocument, PlanDocument, PlannedDocument, RoomDocument
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.refresh import Refresh
@@ -71,6 +72,9 @@ class DryRun:
         missing = [image for image in images if image["state"] == "missing"]
         for image in missing:
             image["present"] = await lanes.in_thread(self._present, target.name, image)
+        for step, image in zip(plan.steps, images, strict=True):
+            if step.found is not None:
+                image["delta"] = await self._delta(spec, step.found)
         sizes = [image["size"] for image in missing]
         known = sum(size or 0 for size in sizes)
         to_come = max(0, known - sum(image["present"] for image in missing))
@@ -140,6 +144,15 @@ class DryRun:
         ends = ((index + 1) * spooled.range_size for index in spooled.comparable())
         return sum(min(end, spooled.size) - (end - spooled.range_size) for end in ends)
 
+    async def _delta(self, spec: ImportSpec, found: Found) -> DeltaDocument | None:
+        """The installed image that an import would take a part of the file from. How much shows only then."""
+        if not found.locations:
+            return None
+        basis = await Deltas(spec.of(found.manifest.uuid), found.manifest, self._resources).basis(
+            found.locations
+        )
+        return None if basis is None else delta_document(basis)
+
     async def _warnings(self, plan: Plan, pool: Pool) -> list[str]:
         """Doubts whether the images fit, as an import would note them. Raises `PoolError`."""
         manifests = [step.found.manifest for step in plan.steps if step.found is not None]
@@ -196,4 +209,5 @@ def _image(
         "source": source,
         "size": size,
         "present": present,
+        "delta": None,
     }

@@ -58,7 +58,7 @@ CREATE TABLE history (
     bytes INTEGER,                      -- of the image's file
     seconds REAL,                       -- that it took; NULL: not ended, or interrupted
     outcome TEXT,                       -- NULL: not ended
-    code TEXT, message TEXT,            -- of the error
+    code TEXT, message TEXT,            -- of the error; or what was special about a success
     import_id TEXT                      -- in every line that the log has of it
 );
 CREATE INDEX history_uuid ON history (uuid);
@@ -264,7 +264,8 @@ class History:
             return  # its beginning could not be written
         error = ended.error
         code = None if error is None else error.code
-        message = None if error is None else redacted(error.message)[:_MAX_MESSAGE]
+        said = ended.remark if error is None else error.message
+        message = None if said is None else redacted(said)[:_MAX_MESSAGE]
         self._db.execute(
             "UPDATE history SET outcome = ?, bytes = ?, seconds = ?, code = ?, message = ? WHERE id = ?",
             (ended.outcome, ended.size, round(now - began, 3), code, message, row),

@@ -93,6 +93,11 @@ class Resolver:
                     f'resolve: unknown set of images "{shown(among)}"', hint=f"it may be one of {known}"
                 )
         meant = [self._aliases.meaning(name) for name in names]
+        if among == "installed":
+            there = {image.uuid for image in candidates[0]}
+            for alias, uuid in zip(names, meant, strict=True):
+                if alias != uuid and uuid not in there:
+                    raise _stale(alias, uuid, self._catalog.pool(pool).name)
         # In a thread: there may be a thousand names, and ten thousand images.
         return await lanes.in_thread(_resolved, meant, candidates, not_found)
 
@@ -152,6 +157,15 @@ class Resolver:
             )
 
         return [await self._history.images()], not_found
+
+
+def _stale(alias: str, uuid: str, pool: str) -> ImageNotInstalledError:
+    """The error of an alias whose image is gone: the uuid alone would say nothing to who typed the alias."""
+    hint = (
+        f'the alias "{alias}" means image {uuid}, which is not installed: `imgctl import {uuid}` installs it,'
+        f" `imgctl alias -d {alias}` removes the alias"
+    )
+    return ImageNotInstalledError(alias, pool, hint)
 
 
 #: Candidates, the second of which count where none of the first is meant, and the error where none is.

@@ -9,7 +9,7 @@ from imgstored.errors import ImageNotInstalledError, ImgstoreError
 from imgstored.manifest import check_uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from imgproto.documents import UsageDocument, UsedDocument
 
@@ -49,8 +49,15 @@ class Usage:
             # It must not hide what the others have.
             return {"zpool": name, "total": None, "available": None, "images": [], "error": error.as_wire()}
         clones = self._catalog.clones()
+        there = self._catalog.of_pool(name)
+        shared = self._catalog.pool(name).shared
         images = [
-            _as_wire(image, used.get(image.uuid, image.image.used), clones.get((name, image.uuid), []))
+            _as_wire(
+                image,
+                used.get(image.uuid, image.image.used),
+                image.image.referenced if shared else _data(image, there),
+                clones.get((name, image.uuid), []),
+            )
             for image in self._catalog.all()
             if image.pool == name and (not wanted or image.uuid in wanted)
         ]
@@ -62,7 +69,20 @@ def _measured(pool: Pool) -> tuple[Space, dict[str, int]]:
     return pool.space(), {image.uuid: image.used for image in pool.images()}
 
 
-def _as_wire(image: InstalledImage, used: int, clones: list[str]) -> UsedDocument:
+def _data(image: InstalledImage, there: Mapping[str, InstalledImage]) -> int:
+    """The bytes of its data where a pool keeps streams: one that is incremental needs its origins', too."""
+    data, met = image.image.referenced, {image.uuid}
+    while image.image.kind != "volume":
+        origin = there.get(image.origin or "")
+        if origin is None or origin.uuid in met:
+            break
+        image = origin
+        met.add(image.uuid)
+        data += image.image.referenced
+    return data
+
+
+def _as_wire(image: InstalledImage, used: int, referenced: int, clones: list[str]) -> UsedDocument:
     name, version = (
         None if image.manifest.get(key) is None else image.text(key) for key in ("name", "version")
     )
@@ -72,6 +92,6 @@ def _as_wire(image: InstalledImage, used: int, clones: list[str]) -> UsedDocumen
         "version": version,
         "origin": image.origin,
         "used": used,
-        "referenced": image.image.referenced,
+        "referenced": referenced,
         "clones": clones,
     }

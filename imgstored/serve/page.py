@@ -184,12 +184,13 @@ def _shown(job: Job) -> dict[str, Any]:
 def _bytes(size: object) -> str:
     if not isinstance(size, int):
         return "–"
-    amount, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024:
-            break
-        amount, unit = amount / 1024, larger
-    return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+    if size < 1024:
+        return f"{size} B"
+    # Cut, and not rounded, as imgctl and imgadm say it.
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min((size.bit_length() - 1) // 10, len(units) - 1)
+    tenths = size * 10 >> 10 * power
+    return f"{tenths // 10}.{tenths % 10} {units[power]}"
 
 
 def _link(q: str, place: int) -> str:

@@ -4,6 +4,7 @@
     images/index.html        the list: an array of manifests
     images/UUID/index.html   a manifest
     images/UUID/file         the image's file
+    images/UUID/file.index   of a file that can have one (docs/deltas.md); the manifest has its SHA-256
     images/UUID/icon         optional
     images/UUID/manifest-SHA256.json, images/list-SHA256.json
                              manifest and list once more, by their hashes, if the site is signed
@@ -34,6 +35,7 @@ POINTER: Final = "site.minisig"
 #: What the list and a manifest are called, so that a web server gives them for the folder.
 PAGE: Final = "index.html"
 FILE: Final = "file"
+INDEX: Final = "file.index"
 ICON: Final = "icon"
 
 #: Bytes of an index: 50,000 images.
@@ -119,6 +121,7 @@ class Item(Struct, frozen=True):
     uuid: str
     manifest: bytes  #: JSON
     file: Hashed
+    index: Hashed | None = None  #: of the file's index, which the manifest names
 
 
 class Pages(Struct, frozen=True):
@@ -174,6 +177,7 @@ def pages(
         lists[f"datasets/{PAGE}"] = _json(list(datasets))
     sums = {path: hashed(data).sha256 for path, data in manifests.items()}
     sums |= {f"{IMAGES}/{item.uuid}/{FILE}": item.file.sha256 for item in items}
+    sums |= {f"{IMAGES}/{item.uuid}/{INDEX}": item.index.sha256 for item in items if item.index is not None}
     lists["SHA256SUMS"] = "".join(f"{sums[path]}  {path}\n" for path in sorted(sums)).encode()
     named = {}
     if signed:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgstored.errors import ClientError, ConfigError
 from imgstored.host import shortage
-from imgstored.host.filesystem import replace_file
+from imgstored.host.filesystem import make_folder, replace_file
 from imgstored.http.credentials import of_source
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.spec import check_type, checked, identity, normalised
@@ -138,7 +138,7 @@ class ImgadmConf:
         data = json.dumps(content, indent=2).encode()
         try:
             path = self.path.resolve()  # the file may be a link to where it persists
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make_folder(path.parent, mode=0o755)
             # imgadm runs as root alone, and writes into the file that is there, so this mode stays.
             mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
             if secrets_in(content):

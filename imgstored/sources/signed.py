@@ -18,7 +18,7 @@ from msgspec import Struct
 from imgstored import lanes
 from imgstored.errors import UntrustedSourceError
 from imgstored.host import shortage
-from imgstored.host.filesystem import replace_file
+from imgstored.host.filesystem import make_folder, replace_file
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import shown
 from imgstored.manifest import check_uuid, upgrade
@@ -93,7 +93,7 @@ class SeenVersions:
             new = dict(list(new.items())[:_MAX_KEYS])
             if self._folder is not None:
                 try:
-                    self._folder.mkdir(mode=0o700, exist_ok=True)
+                    make_folder(self._folder, mode=0o700)
                     replace_file(self._path(url), msgspec.json.encode(new), mode=0o600)
                 except OSError as error:
                     raise UntrustedError(

@@ -56,7 +56,7 @@ def owned(state: Path, *, passable: bool = False, aside: Aside | None = None) ->
     """
     aside = aside or Aside(state / DAMAGED)
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        filesystem.make_folder(state, mode=0o700)
         lock = _open_lock(state / _LOCK, aside)
     except OSError as error:
         raise _unusable(error, state) from error
@@ -92,6 +92,7 @@ def _tidy(state: Path, aside: Aside) -> None:
         partial(_regular, state / ALIASES, NO_ALIASES, aside),
         *(partial(_folder, state, pattern, aside) for pattern in _FOLDERS),
         *(partial(_flat, state / name, lost, aside) for name, lost in _FLAT.items()),
+        *(partial(filesystem.sweep, folder) for folder in (state, *(state / name for name in _FLAT))),
     ]
     for step in steps:
         try:

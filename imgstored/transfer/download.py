@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from imgstored.pools.base import Room
     from imgstored.transfer.mirror import Connection
+    from imgstored.transfer.payloads import PayloadSpool
     from imgstored.transfer.range_journal import RangeJournal
 
 #: A request that brought this many new bytes before it failed is no sign of a mirror that does not work. One
@@ -119,8 +120,11 @@ class Download:
         environ: Mapping[str, str] = os.environ,
         chance: Callable[[], float] = random.random,
         user_agent: str = "imgstored",
+        spool: Callable[[Watermark], PayloadSpool] | None = None,
     ) -> None:
         """`size` is the manifest's, None if it has none; `path` the spool, whose folder exists.
+
+        `spool` makes another one for a part of the file, from which `blocks` must not be read.
 
         `room` is asked, from worker threads, before the first byte for all that is to come, as far as
         somebody says how much that is, and for each piece. `note` gets sentences for people: retries, mirrors
@@ -137,7 +141,9 @@ class Download:
         self._chance = chance
         self._user_agent = user_agent
         self._addresses = Answered()
-        self._spool = Spool(path, journal, self.watermark, room)
+        self._spool: Spool | PayloadSpool = (
+            Spool(path, journal, self.watermark, room) if spool is None else spool(self.watermark)
+        )
         self._requests: dict[int, RangeRequest] = {}
         self._changed = trio.Event()
         self._error: ImgstoreError | None = None

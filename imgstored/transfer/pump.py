@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Pieces of the stream (of 1 MiB at most) that wait to be received.
-_DEPTH = 4
+_DEPTH = 10
 
 #: Blocks of the file (of 1 MiB at most) that wait to be decompressed.
 _BLOCKS = 2

@@ -81,9 +81,9 @@ class Spool:
         is hashed; what it raises ends the call. The watermark advances meanwhile. Raises `DownloadError` if
         the path is not a regular file of ours, and `NoSpaceError`.
         """
-        self._fd = _open_private(self._path)
+        self._fd = open_private(self._path)
         known = self._journal.load()
-        with _spool_errors(self._path):
+        with spool_errors(self._path):
             length = os.fstat(self._fd).st_size
             if known is not None and known.is_plausible(size, length):
                 self._take_over(known, check)
@@ -120,7 +120,7 @@ class Spool:
             raise DifferentError(size)
         self._clear()
         self.size, self.range_size = size, range_size_for(size)
-        with _spool_errors(self._path):
+        with spool_errors(self._path):
             os.ftruncate(self._fd, size)
         self._journal.begin(size, self.range_size)
 
@@ -138,7 +138,7 @@ class Spool:
         What once came has its room, whether it still counts as there or comes again.
         """
         if self.size is not None:
-            with _spool_errors(self._path):
+            with spool_errors(self._path):
                 occupied = os.fstat(self._fd).st_blocks * 512
             self._room.expect(max(0, self.size - occupied), exact=True)
 
@@ -194,7 +194,7 @@ class Spool:
         size = len(data)
         self._room.take(size)
         try:
-            with _spool_errors(self._path):
+            with spool_errors(self._path):
                 while data:
                     written = os.pwrite(self._fd, data, offset)
                     offset, data = offset + written, data[written:]
@@ -202,7 +202,7 @@ class Spool:
             self._room.spent(size)
 
     def _compare(self, offset: int, data: memoryview) -> None:
-        with _spool_errors(self._path):
+        with spool_errors(self._path):
             if os.pread(self._fd, len(data), offset) != data:
                 raise DifferentError(offset)
 
@@ -241,7 +241,7 @@ class Spool:
             [len(self._fingerprints) * self.range_size, *(part.position for part in parts.values())]
         ):
             raise DifferentError(size)
-        with _spool_errors(self._path):
+        with spool_errors(self._path):
             os.ftruncate(self._fd, size)
         self.size = size
         self._fingerprints |= {index: part.hasher.fingerprint() for index, part in parts.items()}
@@ -351,12 +351,12 @@ def blocks(path: Path, watermark: Watermark) -> Iterator[bytes]:
     offset = 0
     if watermark.wait(0) == 0:
         return
-    with _spool_errors(path):
+    with spool_errors(path):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         while (position := watermark.wait(offset)) > offset:
             while offset < position:
-                with _spool_errors(path):
+                with spool_errors(path):
                     data = os.pread(fd, min(BLOCK, position - offset), offset)
                 if not data:
                     raise DownloadError(f"the spool {path} was cut short while it was read")
@@ -366,10 +366,10 @@ def blocks(path: Path, watermark: Watermark) -> Iterator[bytes]:
         os.close(fd)
 
 
-def _open_private(path: Path) -> int:
+def open_private(path: Path) -> int:
     """Opens the spool so that nobody else can read it, or lead it elsewhere by a link."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with _spool_errors(path):
+    with spool_errors(path):
         # Non-blocking, so that a FIFO in its place does not hang the daemon.
         fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
     status = os.fstat(fd)
@@ -380,7 +380,7 @@ def _open_private(path: Path) -> int:
             hint="another program wrote to the daemon's folder; inspect the file and remove it",
         )
     try:
-        with _spool_errors(path):
+        with spool_errors(path):
             # Also one that is there already; where nobody else may read it, there is nothing to change.
             if status.st_mode & 0o077:
                 os.fchmod(fd, 0o600)
@@ -391,7 +391,7 @@ def _open_private(path: Path) -> int:
 
 
 @contextmanager
-def _spool_errors(path: Path) -> Iterator[None]:
+def spool_errors(path: Path) -> Iterator[None]:
     """Turns the file system's errors into ours."""
     try:
         yield

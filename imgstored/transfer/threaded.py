@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from imgstored.host import threads
 from imgstored.transfer.stages import ThreadTimes
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class ThreadedIterator(Generic[T]):
             wait([self._outcome])
 
     def _run(self) -> None:
+        threads.show_name()
         with self._times.running, ExitStack() as stack:
             stack.callback(self._end)
             stack.callback(getattr(self._upstream, "close", lambda: None))

@@ -137,8 +137,16 @@ class _FuseOrFilesView:
 
 
 def _fuse_view(path: Path) -> FuseView:
+    check_fuse()
+    from imgstored.view.fuse import FuseView
+
+    return FuseView(path)
+
+
+def check_fuse() -> None:
+    """Raises `ConfigError` where there can be no mount: without pyfuse3, or without the device."""
     try:
-        from imgstored.view.fuse import FuseView  # not everybody has pyfuse3
+        import pyfuse3  # noqa: F401 - not everybody has it
     except ImportError as error:
         raise ConfigError(f"FUSE is not possible here: {error}", hint=_WHAT_TO_INSTALL) from error
     try:
@@ -148,4 +156,3 @@ def _fuse_view(path: Path) -> FuseView:
             f"FUSE is not possible here: /dev/fuse: {error.strerror or error}",
             hint=f"`modprobe fuse`, or give the container /dev/fuse; {_WHAT_TO_INSTALL}",
         ) from error
-    return FuseView(path)

@@ -32,11 +32,6 @@ B = TypeVar("B", bound=Buffer)
 
 _NOT_STATED: Final = (0, 0, 0, 0)
 
-#: A payload of this size is summed by itself, and smaller records together up to the size of a window:
-#: measured with NumPy, where a call costs about as much as 16 KiB.
-_LARGE = 64 << 10
-_WINDOW = 128 << 10
-
 
 class ReaderState(Struct, frozen=True):
     """The position of a reader between two records; a later reader may continue from it."""
@@ -206,28 +201,12 @@ class StreamReader:
         self._ended = True
 
     def _sum(self, run: _Run, bounds: list[int]) -> None:
-        """Adds the records, many small ones or one large one at a time."""
-        data = run.data
-        summed, headers = bounds[0], []
-        for start, end in itertools.pairwise(bounds):
-            headers.append(start)
-            payload = start + HEADER_SIZE
-            if end - payload >= _LARGE:
-                run.sums.extend(self._compare(data, summed, payload, headers))
-                self._fletcher.update(data[payload:end])
-                self._offset += end - payload
-            elif end - summed >= _WINDOW or end == bounds[-1]:
-                run.sums.extend(self._compare(data, summed, end, headers))
-            else:
-                continue
-            summed, headers = end, []
-
-    def _compare(self, data: memoryview, start: int, end: int, headers: list[int]) -> list[Sums]:
-        """Adds `data` from start to end, and compares what the headers in it state. Returns what is right."""
+        """Adds the records, and compares what their headers state."""
         assert self._begin is not None
-        order = self._begin.byte_order
+        data, order, start = run.data, self._begin.byte_order, bounds[0]
+        headers = bounds[:-1]
         places = [header + CHECKED_SIZE - start for header in headers]
-        sums = self._fletcher.update_noting(data[start:end], places)
+        sums = self._fletcher.update_noting(data[start : bounds[-1]], places)
         # BEGIN states none: its last field is where the checksum would be.
         first = 1 if self._offset == 0 else 0
         for header, right in zip(headers[first:], sums[first:], strict=True):
@@ -239,8 +218,8 @@ class StreamReader:
                     f"the checksum of the {name} record at byte {position} of the stream is wrong",
                     hint=DAMAGED,
                 )
-        self._offset += end - start
-        return sums
+        self._offset += bounds[-1] - start
+        run.sums.extend(sums)
 
 
 class OutlineReader(StreamReader):

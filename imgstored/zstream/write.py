@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from imgstored.errors import UsageError
-from imgstored.zstream.fletcher4 import Buffer, Fletcher4, Sums, combine
+from imgstored.zstream.fletcher4 import Buffer
 from imgstored.zstream.records import CHECKED_SIZE, HEADER_SIZE, MAGIC, Objset, RecordType
+from imgstored.zstream.seal import UNSEALED, Sealer
 from imgstored.zstream.volume import DISK, MAX_VOLUME, MICRO_ZAP, PROPERTIES, TO_THE_END, ZAP_CHUNK
 
 if TYPE_CHECKING:
@@ -42,9 +43,6 @@ _ZAP_SIZE: Final = 512
 _DNODES: Final = 32
 
 _MASK: Final = (1 << 64) - 1
-_ZERO: Final = (0, 0, 0, 0)
-#: Where a record's own checksum goes, until it is known.
-_UNSUMMED: Final = bytes(HEADER_SIZE - CHECKED_SIZE)
 
 _MAX_NAME: Final = 255
 _COMPONENT: Final = r"[A-Za-z0-9_.:-]+"
@@ -156,7 +154,7 @@ class _Writer:
 
     def __init__(self, guid: int) -> None:
         self._guid = guid
-        self._fletcher = Fletcher4("<")
+        self._sealer = Sealer("<")
         self._parts: list[Buffer] = []
         self._places: list[int] = []  # where in these the records' own checksums go
         self.size = 0  #: bytes of records that were not taken yet
@@ -195,46 +193,17 @@ class _Writer:
 
     def end(self) -> None:
         """Ends the stream. The caller must have taken all earlier bytes: END has their checksum."""
-        self._add(RecordType.END, struct.pack("<4QQ", *self._fletcher.sums, self._guid))
+        self._add(RecordType.END, struct.pack("<4QQ", *self._sealer.sums, self._guid))
 
     def _add(self, kind: RecordType, body: bytes, payload: Buffer = b"") -> None:
         header = (struct.pack("<II", kind, 0) + body).ljust(CHECKED_SIZE, b"\0")
         self._places.append(self.size + CHECKED_SIZE)
-        self._parts += (header, _UNSUMMED, payload)
+        self._parts += (header, UNSEALED, payload)
         self.size += HEADER_SIZE + len(payload)
 
     def take(self) -> bytearray:
-        """The records that were made since it was called last, now with their checksums.
-
-        A checksum is of all before it, so of the earlier ones, too. All is summed as if these were zeros; how
-        much the true sums lead depends on the checksums and on how many bytes follow, not on which.
-        """
+        """The records that were made since it was called last, now with their checksums."""
         made = bytearray().join(self._parts)
-        noted = self._fletcher.update_noting(made, self._places)
-        lead, last = _ZERO, 0
-        for place, sums in zip(self._places, noted, strict=True):
-            lead = combine(lead, (place - last) // 4, _ZERO)
-            stated = struct.pack("<4Q", *_plus(sums, lead))
-            last = place + len(stated)
-            made[place:last] = stated
-            lead = _after(lead, stated)
-        lead = combine(lead, (len(made) - last) // 4, _ZERO)
-        self._fletcher.sums = _plus(self._fletcher.sums, lead)
+        self._sealer.seal(made, self._places)
         self._parts, self._places, self.size = [], [], 0
         return made
-
-
-def _after(lead: Sums, stated: bytes) -> Sums:
-    """The lead after words that were summed as zeros."""
-    a, b, c, d = lead
-    for word in struct.unpack("<8I", stated):
-        a += word
-        b += a
-        c += b
-        d += c
-    return a & _MASK, b & _MASK, c & _MASK, d & _MASK
-
-
-def _plus(sums: Sums, lead: Sums) -> Sums:
-    a, b, c, d = ((one + other) & _MASK for one, other in zip(sums, lead, strict=True))
-    return a, b, c, d

@@ -90,7 +90,7 @@ def test_it_is_listed_in_any_columns_order_and_choice(manifest, places, part):
 @given(manifest=manifests)
 @with_every_odd_one()
 def test_it_is_in_the_tree_of_what_images_occupy(manifest):
-    image = usage._as_wire(installed(manifest), 5, [])
+    image = usage._as_wire(installed(manifest), 5, 6, [])
     pool = {"zpool": "zones", "total": 1 << 30, "available": 1 << 20, "images": [image]}
     assert all(map(str.isprintable, tree_lines(pool, ASCII)))
     assert all(map(str.isprintable, table(du_rows(pool), ["uuid", "name", "version", "own"])))

@@ -290,12 +290,12 @@ def test_a_full_backlog_is_waited_for(folder):
         waiting.connect(path)
         later = threading.Timer(0.2, lambda: listening.accept()[0].close())
         later.start()
-        connected = connection_module._connected(path, 5)
+        connected = connection_module.connected_to(path, 5)
         connected.close()
         later.join()
         # That one still stands in line, as nobody accepted it.
         with pytest.raises(NotConnectedError, match="temporarily unavailable"):
-            connection_module._connected(path, 0.1)
+            connection_module.connected_to(path, 0.1)
 
 
 @contextmanager

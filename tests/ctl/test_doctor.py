@@ -117,7 +117,7 @@ def test_a_configuration_that_is_wrong(imgctl, folder, file):
     file.write_text("stat = 1\n")
     shown = imgctl("--socket", str(folder / "none.sock"), "doctor", "--config", str(file))
     assert shown.returncode == 1
-    assert f"fail  configuration  {file}: unknown key: stat" in shown.stdout
+    assert f"fail  configuration  {file}:1: unknown key: stat" in shown.stdout
 
 
 @pytest.fixture

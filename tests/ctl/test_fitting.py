@@ -221,3 +221,12 @@ def test_top_shows_how_far_it_is(host: FakeDaemon, imgctl: Command, columns: int
     assert {"DONE", "LEFT", "RATE"} <= set(header.split())
     assert {"25%", "1m23s", "5.5"} <= set(row.split())
     assert any("5.5 MiB/s" in line for line in lines[:-2])
+
+
+def test_what_is_left_of_a_uuid_stands_for_one_image():
+    alike = [{"uuid": f"3dbbdcca-2eab-11e8-b925-23bf777899{end}", "name": "x" * 60} for end in ("20", "21")]
+    lines = table(alike, ["uuid", "name"], screen=Screen(60))
+    assert {line.split()[0] for line in lines[1:]} == {row["uuid"] for row in alike}
+    # One that is alone, or listed twice, needs no more than its first digits.
+    once = table([ROWS[0], ROWS[0]], COLUMNS, screen=Screen(60))
+    assert {line.split()[0] for line in once[1:]} == {U[:8]}

@@ -96,12 +96,15 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
         {},
         fields=["a=b"],
         compression="xz",
+        index=True,
         incremental=True,
         max_origin_depth=3,
         script="s",
         path="f",
     ),
-    "export": lambda client, _: client.export(U, 7, pool="p", compression="xz", form="raw", path="f"),
+    "export": lambda client, _: client.export(
+        U, 7, pool="p", compression="xz", index=True, form="raw", path="f"
+    ),
     "publish": lambda client, path: client.publish({}, path, "u"),
     "site.export": lambda client, _: client.export_site(
         7, ["n"], url="u", keys=["k"], days=3, delete=True, path="f"

@@ -163,7 +163,7 @@ def scalars(value: object) -> Iterator[object]:
 
 
 #: Looked at in a file of its own.
-ELSEWHERE = {"doctor", "export-site", "info", "keys", "mirror"}
+ELSEWHERE = {"config", "doctor", "export-site", "info", "keys", "mirror"}
 
 
 def test_every_listing_is_looked_at():

@@ -131,6 +131,7 @@ def test_without_a_daemon_nothing_more_is_tried(daemon: FakeDaemon, imgctl: Comm
 )
 def test_holds_of_several(daemon: FakeDaemon, imgctl: Command, images, line: list[str], verb: str):
     command, *tag = line
+    daemon.store.tags = ["TAG", "pinned"]
     shown = imgctl(command, "base", "web", "nosuch", *tag)
     after = " (TAG)" if tag else ""
     assert shown.stdout.splitlines() == [

@@ -21,6 +21,15 @@ PAGES = {
 NO_SOURCE = "<!-- session: no source -->"
 
 
+#: Where `make demo-server` listens.
+DEMO_SERVER = "http://127.0.0.1:8480"
+
+
+def server_of(text: str) -> str:
+    """The image server that a page names."""
+    return DEMO_SERVER if DEMO_SERVER in text else "http://images.example.com"
+
+
 class Block(NamedTuple):
     """A block of code, with where it begins (1 is the first line), and why it is not run."""
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.docs.pages import NO_SOURCE, PAGES, ROOT, blocks, commands, matches
+from tests.docs.pages import NO_SOURCE, PAGES, ROOT, blocks, commands, matches, server_of
 from tests.docs.sandbox import Sandbox
 
 
@@ -18,7 +18,7 @@ def recorded(page: str) -> str:
     text = PAGES[page]
     with (
         tempfile.TemporaryDirectory(prefix="docs-") as folder,
-        Sandbox(Path(folder), with_source=NO_SOURCE not in text) as sandbox,
+        Sandbox(Path(folder), with_source=NO_SOURCE not in text, images=server_of(text)) as sandbox,
     ):
         for block in blocks(page):
             if block.reason is not None or block.language != "console":

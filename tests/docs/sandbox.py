@@ -24,8 +24,10 @@ from tests.support.daemon import Daemon
 from tests.support.image_site import DATA, ImageSite
 from tests.support.imgapi import WritableImgapi
 from tests.support.nginx import Nginx
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 #: Seconds for one command; what it takes alone is a fraction of one.
@@ -34,9 +36,10 @@ _STAND_IN = ROOT / "tests" / "support" / "vmadm_stand_in.py"
 
 
 class Sandbox:
-    """A session. `with_source`: the daemon has the image server that the documents name."""
+    """A session. `with_source`: the daemon has the image server that the documents name (`images`)."""
 
-    def __init__(self, folder: Path, *, with_source: bool) -> None:
+    def __init__(self, folder: Path, *, with_source: bool, images: str = "http://images.example.com") -> None:
+        self._images = images
         self.folder = folder
         self._with_source = with_source
         self._stack = ExitStack()
@@ -94,7 +97,7 @@ class Sandbox:
     def _in_place_of(self, site: str, imgapi: str) -> dict[str, str]:
         store = self.daemon.folder
         return {
-            "http://images.example.com": site,
+            self._images: site,
             "http://imgapi.example.com": imgapi,
             "http://down.example.com": "http://127.0.0.1:9",
             "/run/imgstored/imgstored.sock": str(self.daemon.socket),
@@ -106,8 +109,10 @@ class Sandbox:
             "/tmp": f"{self.folder}/tmp",
         }
 
-    def _start_shell(self, stack: ExitStack) -> None:
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of whatever is run."""
+        return {
             "PATH": f"{self.folder}/bin:{Path(sys.prefix, 'bin')}:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
@@ -122,10 +127,25 @@ class Sandbox:
             "https_proxy": "http://127.0.0.1:9",
             "no_proxy": "127.0.0.1,localhost",
         }
+
+    def on_terminal(self, command: str, columns: int, environment: Mapping[str, str]) -> str:
+        """Runs a line on a terminal of so many columns; returns all that it wrote there."""
+        shell = [
+            "/bin/bash",
+            "--noprofile",
+            "--norc",
+            "-c",
+            f"cd '{self.folder}/work'; {self._put_in(command)}",
+        ]
+        with Terminal(shell, {**self.environment, **environment}, size=(40, columns)) as terminal:
+            terminal.end()
+        return self._put_back(terminal.shown.decode("utf-8", "backslashreplace"))
+
+    def _start_shell(self, stack: ExitStack) -> None:
         self._shell = subprocess.Popen(
             ["/bin/bash", "--noprofile", "--norc"],
             cwd=self.folder / "work",
-            env=environment,
+            env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -16,7 +16,7 @@ from imgctl.arguments import parse
 from imgctl.commands import GLOBAL_OPTIONS, all_commands, find_command
 
 from imgstored.config import parse as parse_configuration
-from tests.docs.pages import NO_SOURCE, PAGES, ROOT, Block, Command, blocks, commands, matches
+from tests.docs.pages import NO_SOURCE, PAGES, ROOT, Block, Command, blocks, commands, matches, server_of
 from tests.docs.sandbox import Sandbox
 
 #: Why a block may be not run. Where something else runs the same, that test is named, too: "REASON; TEST".
@@ -56,7 +56,9 @@ def test_a_pages_session(page: str):
     with (
         # Below a short path: that of a socket has 107 bytes.
         tempfile.TemporaryDirectory(prefix="docs-") as folder,
-        Sandbox(Path(folder), with_source=NO_SOURCE not in PAGES[page]) as sandbox,
+        Sandbox(
+            Path(folder), with_source=NO_SOURCE not in PAGES[page], images=server_of(PAGES[page])
+        ) as sandbox,
     ):
         for block in blocks(page):
             if block.reason is not None:
@@ -171,3 +173,19 @@ def test_imgctl_has_every_command_and_option_that_is_named(page: str):
 )
 def test_what_may_differ(shown: str, printed: str, same: bool):
     assert matches(shown, printed) is same
+
+
+@pytest.mark.parametrize("page", ["docs/expectations.md"])
+def test_commands_within_a_table_exist_with_their_options(page: str):
+    """What stands in the column of ours is a command line that imgctl takes."""
+    found = re.findall(r"`imgctl ([^`|]+)`", PAGES[page])
+    assert len(found) > 30
+    for line in found:
+        words = shlex.split(line)
+        rest = parse(GLOBAL_OPTIONS, words, mixed=False).rest
+        if not rest or rest[0].isupper():
+            continue
+        command = find_command(rest[0])
+        assert command is not None, line
+        if command.mixed:
+            parse(command.options, rest[1:])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from docs.make import commands, errors, events, figures, rooms
 from docs.make.drawing import mark
 from imgstored.imports.state import KEPT, TRANSITIONS, End, Kept
-from tests.docs.pages import PAGES, ROOT
+from tests.docs.pages import PAGES, ROOT, blocks
 
 PICTURES = ROOT / "docs" / "pictures"
 FIGURES = figures.read((ROOT / "docs" / "figures.json").read_text())
@@ -43,6 +45,52 @@ def test_it_builds_without_a_dead_link_and_without_anything_from_elsewhere(tmp_p
         for one, other in loaded:
             assert not (one or other).startswith(("http:", "https:", "//")), f"{made.name}: {one or other}"
     assert not list(tmp_path.rglob("*.py"))
+    # The search works where the site is opened as files: the index is in a script, and no worker is needed.
+    assert (tmp_path / "search" / "search_index.js").read_text().startswith("var __index = {")
+    first = (tmp_path / "first-session.html").read_text()
+    assert 'src="site/iframe-worker.js"' in first
+    copied = [html.unescape(each) for each in re.findall(r' data-copy="([^"]*)"', first)]
+    assert len(copied) == sum(block.language == "console" for block in blocks("docs/first-session.md"))
+    assert copied[2].splitlines() == [
+        "imgctl avail",
+        "imgctl avail os=linux -o uuid,name",
+        "imgctl import --dry-run incremental",
+    ]
+    assert '<td data-column="meaning">' in (tmp_path / "configuration.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_search_works_without_a_server(tmp_path):
+    """In a real browser, which lets a page that is a file start no worker."""
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "-q", "-f", "docs/mkdocs.yml", "-d", tmp_path / "site"],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        timeout=110,
+        check=True,
+    )
+    page = f"file://{tmp_path}/site/index.html?q=receive_resume_token"
+    browser = [
+        "chromium",
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}/profile",
+    ]
+    done = subprocess.run(
+        [*browser, "--virtual-time-budget=20000", "--dump-dom", page],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    found = re.findall(r'<a href="([^"]*)" class="md-search-result__link"', done.stdout)
+    assert any("architecture.html" in link or "zstream-resume.html" in link for link in found), found
+
+
+def test_what_is_copied_are_the_commands_alone():
+    hooks = runpy.run_path(str(ROOT / "docs" / "make" / "hooks.py"))
+    session = "$ cat > f <<END\n> a\n>\n> b\n> END\nprinted\n$ imgctl list\n"
+    assert hooks["typed"](session) == "cat > f <<END\na\n\nb\nEND\nimgctl list"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -106,6 +154,7 @@ def test_the_plots_are_of_these_figures(bench):
     svg = (PICTURES / f"{bench}.svg").read_text()
     assert svg == figures.plot(FIGURES, bench), "run `python -m docs.make`"
     drawn = ET.fromstring(svg)
+    assert_dark(svg)
     measured = sum(" s" in row[1] and " s" in row[2] for row in FIGURES[bench])
     bars = [each for each in drawn if each.tag.endswith("rect") and each.get("x")]
     assert len(bars) > measured
@@ -151,6 +200,14 @@ def test_a_picture_is_of_its_text(source):
     svg = source.with_suffix(".svg").read_text()
     assert mark(source.read_text()) in svg, "run `python -m docs.make`"
     ET.fromstring(svg)
+    assert_dark(svg)
+
+
+def assert_dark(svg: str) -> None:
+    """Each colour of the ground and of text has another one where a page is dark."""
+    rules = svg.partition("<style>@media (prefers-color-scheme: dark)")[2].partition("</style>")[0]
+    for each in {*re.findall(r'<text[^>]* (fill="[^"]*")', svg), 'fill="white"'}:
+        assert f"[{each}]" in rules, each
 
 
 def test_the_picture_of_the_phases_has_the_transitions_of_the_code():

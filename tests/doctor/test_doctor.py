@@ -15,8 +15,8 @@ from imgstored.doctor.services import examined as examined_alone
 from imgstored.pools.embedded import EmbeddedPool
 
 CHECKS = [
-    "configuration", "python", "privileges", "descriptors", "state", "space", "pool zones", "sources", "fuse",
-    "view", "imgadm.conf", "secrets", "manifests", "locks", "partials", "extras",
+    "configuration", "start", "python", "privileges", "descriptors", "state", "space", "pool zones",
+    "sources", "fuse", "view", "imgadm.conf", "secrets", "manifests", "locks", "partials", "extras",
 ]  # fmt: skip
 
 

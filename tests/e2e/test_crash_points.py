@@ -7,6 +7,7 @@ import pytest
 from tests.e2e.test_bad_input import leftovers
 from tests.e2e.test_on_demand import jobs, started, until
 from tests.e2e.test_restart import whole_or_nothing
+from tests.support.audited import faults
 from tests.support.crashing_daemon import DELETE_STEPS, IMPORT_STEPS
 from tests.support.image_site import BASE
 
@@ -35,6 +36,7 @@ def test_an_import_that_is_killed_ends_whole(daemon, when, step):
     whole_or_nothing(daemon)
     until(lambda: whole_or_nothing(daemon) == {BASE} and jobs(daemon) == [], seconds=30)
     assert sorted(leftovers(daemon)) == [f"imgadm/images/zones-{BASE}.json", f"pool/{BASE}"]
+    assert faults(daemon) == []
 
     daemon.imgctl("delete", BASE, check=True)
     assert leftovers(daemon) == []
@@ -48,3 +50,4 @@ def test_a_deletion_that_is_killed_leaves_all_or_nothing(daemon, when, step):
     there = whole_or_nothing(daemon)
     assert there == ({BASE} if (when, step) == ("before", "destroy") else set())
     assert len(leftovers(daemon)) == 2 * len(there)
+    assert faults(daemon) == []

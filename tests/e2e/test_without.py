@@ -12,6 +12,7 @@ import pytest
 
 from imgstored.hashing import BLAKE2B
 from imgstored.imports.journal import Journal
+from imgstored.zstream.fletcher4 import library
 from tests.e2e.conftest import made_image, static_source
 from tests.e2e.test_on_demand import jobs, started, until
 from tests.support.compressed import zstd
@@ -49,7 +50,8 @@ def test_the_main_job(served, tmp_path, without):
     stream = filesystem_stream(size=4 * MIB, seed=5)
     add_zstd(served.pages, stream)
     config = static_source(served.url)
-    with Daemon(tmp_path / "store", config=config, view="auto", without=without) as daemon:
+    # Where ZFS's own library sums up, NumPy is not loaded.
+    with Daemon(tmp_path / "store", config=config, view="auto", without=[*without, "libzfs"]) as daemon:
         imported = daemon.imgctl("import", INCREMENTAL)  # xz, and its origin gzip
         assert (imported.returncode, imported.stderr) == (0, "")
         assert imported.stdout.endswith(f"Imported image {INCREMENTAL} (incremental@1.0.0)\n")
@@ -91,6 +93,12 @@ def test_the_main_job(served, tmp_path, without):
         assert daemon.imgctl("list").stdout == ""
         assert "Traceback" not in daemon.log.read_text()
         assert daemon.stop() == 0
+
+
+def test_numpy_is_not_loaded_where_zfs_has_its_library(served, tmp_path):
+    with Daemon(tmp_path / "store", config=static_source(served.url)) as daemon:
+        daemon.imgctl("import", BASE, check=True)
+        assert ("numpy" in mapped(daemon.pid)) == (library() is None)
 
 
 def add_zstd(pages, stream: bytes) -> None:

@@ -176,4 +176,5 @@ async def test_an_alias_comes_before_every_name(resolver, catalog, aliases):
     await aliases.set("stable", INCREMENTAL)
     with pytest.raises(ImageNotInstalledError) as caught:
         await one(resolver, "stable", "installed")
-    assert INCREMENTAL in caught.value.message
+    assert 'image "stable"' in caught.value.message
+    assert f'the alias "stable" means image {INCREMENTAL}, which is not installed' in caught.value.hint

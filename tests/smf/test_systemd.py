@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.image_site import ImageSite
+from tests.support.nginx import Nginx
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -70,6 +73,30 @@ def analyze(*arguments: str | Path) -> str:
 def test_systemd_has_nothing_to_say_against_the_unit(tmp_path, dropins):
     unit = installed(tmp_path, f"{sys.executable} -m imgstored", *dropins)
     assert analyze("verify", "--man=no", unit) == ""
+
+
+#: The units of upkeep, and their programs.
+UPKEEP = {
+    "imgstored-update": "/opt/imgstore/bin/imgctl update",
+    "imgstored-vacuum": "/opt/imgstore/bin/imgctl vacuum --force --older-than 30d --keep 2",
+}
+
+
+def installed_upkeep(folder: Path, name: str) -> Path:
+    """A unit of upkeep with its timer, with this checkout's imgctl."""
+    text = (UNITS / f"{name}.service").read_text()
+    assert text.count(f"ExecStart={UPKEEP[name]}\n") == 1
+    unit = folder / f"{name}.service"
+    unit.write_text(text.replace("/opt/imgstore/bin/imgctl", f"{sys.executable} -m imgctl"))
+    shutil.copy(UNITS / f"{name}.timer", folder)
+    return unit
+
+
+@pytest.mark.parametrize("name", UPKEEP)
+def test_systemd_has_nothing_to_say_against_the_timers(tmp_path, name):
+    installed(tmp_path, f"{sys.executable} -m imgstored")
+    unit = installed_upkeep(tmp_path, name)
+    assert analyze("verify", "--man=no", unit, unit.with_suffix(".timer")) == ""
 
 
 @pytest.mark.parametrize(("dropins", "bound"), [([], 3.9), ([NO_FUSE], 2.2)])
@@ -278,6 +305,36 @@ class TestRun:
         assert systemd.systemctl("stop", "imgstored") == 0
         assert (systemd.shown("Result"), systemd.shown("ExecMainStatus")) == ("success", "0")
         assert systemd.run("findmnt", "/run/test/images", check=False).stdout == ""
+
+
+class TestUpkeep:
+    pytestmark = by_root
+
+    def test_the_timers_services_run_beside_the_daemon_and_not_without_it(self, systemd, tmp_path):
+        units = systemd.run_folder / "manager/systemd/user"
+        for name in UPKEEP:
+            unit = installed_upkeep(units, name)
+            (units / f"{unit.name}.d").mkdir()
+            (units / f"{unit.name}.d" / "here.conf").write_text(
+                f"[Service]\nBindReadOnlyPaths={ROOT} {Path(sys.prefix).resolve()}\n"
+                f"PassEnvironment=IMGSTORED_SOCKET\nStandardError=append:/run/test/log\n"
+                f"StandardOutput=append:/run/test/log\n"
+            )
+        assert systemd.systemctl("daemon-reload") == 0
+        assert systemd.systemctl("start", "imgstored-vacuum.service") != 0
+        site = ImageSite(tmp_path / "site")
+        site.add_fixtures()
+        with Nginx(tmp_path / "nginx", root=site.folder) as nginx:
+            source = f'[[sources]]\nurl = "{nginx.url}"\ntype = "static"\n'
+            systemd.configure(f'view.mode = "off"\n{source}')
+            assert systemd.systemctl("start", "imgstored") == 0, systemd.told()
+            base = FIXTURES / "base"
+            systemd.imgctl("install", "-m", f"{base}.imgmanifest", "-f", f"{base}.zfs.gz")
+            for name in UPKEEP:
+                assert systemd.systemctl("start", f"{name}.service") == 0, systemd.told()
+                assert systemd.systemctl("start", f"{name}.timer") == 0, systemd.told()
+        # What was installed a moment ago is no older than 30 days.
+        assert len(systemd.imgctl("list", "-H", "-o", "uuid").split()) == 1
 
 
 #: What the receive of a ZFS pool does before it goes into the kernel, and one thing that is forbidden.

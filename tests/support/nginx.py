@@ -96,11 +96,13 @@ class Nginx:
         extra: str = "",
         http: str = "",
         clients: bool = False,
+        port: int = 0,
     ) -> None:
+        """`port` 0 is a free one."""
         self.folder = folder
         self.root = root
         self.tls = tls
-        self.port = 0
+        self.port = port
         self.ca_file = folder / "ca.pem"
         self._workers = workers
         self._locations = dict(locations or {})

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from imgctl.commands.base import GLOBAL_OPTIONS, SOCKET, Command
+from imgctl.commands.base import GLOBAL_OPTIONS, IMGADMS_GLOBAL_OPTIONS, SOCKET, Command
 
-__all__ = ["GLOBAL_OPTIONS", "SOCKET", "Command", "aliases", "all_commands", "command_names", "find_command"]
+__all__ = [
+    "GLOBAL_OPTIONS",
+    "IMGADMS_GLOBAL_OPTIONS",
+    "SOCKET",
+    "Command",
+    "aliases",
+    "all_commands",
+    "command_names",
+    "find_command",
+]
 
 #: All commands in the order of `help`, and the table of each.
 _PLACES = {
@@ -41,6 +50,7 @@ _PLACES = {
     "unpin": "images",
     "verify": "maintenance",
     "export": "making",
+    "copy": "making",
     "export-site": "servers",
     "keys": "servers",
     "mirror": "servers",
@@ -51,12 +61,13 @@ _PLACES = {
     "status": "daemon",
     "top": "daemon",
     "doctor": "daemon",
+    "config": "daemon",
     "zstream": "making",
     "completion": "shell",
 }
 
 #: For shells only, and not in `help`.
-_HIDDEN = {"__complete": "shell"}
+_HIDDEN = {"__complete": "shell", "__bridge": "shell"}
 
 _ALIASES = {"?": "help", "available": "avail", "destroy": "delete"}
 

@@ -79,8 +79,17 @@ GLOBAL_OPTIONS = (
     Option(("--version",), "", "Print version and exit."),
     Option(("-v", "--verbose"), "", "Print the daemon's notes, and all facts of an error."),
     Option(("-E",), "", "On error, emit a structured JSON error object as the last line of stderr output."),
+    Option(
+        ("-H", "--host"),
+        "HOST",
+        "The daemon of another host, by ssh: [ssh://][USER@]HOST[:PORT].",
+        imgadms=False,
+    ),
     SOCKET,
 )
+
+#: The same under imgadm's name.
+IMGADMS_GLOBAL_OPTIONS = tuple(option for option in GLOBAL_OPTIONS if option.imgadms)
 
 POOL = Option(("-P", "--pool"), "POOL", "The pool. Default is the daemon's.")
 QUIET = Option(("-q", "--quiet"), "", "No progress bar.")

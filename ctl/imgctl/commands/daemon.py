@@ -63,4 +63,27 @@ COMMANDS = (
             ("doctor --config /etc/imgstored.toml", "why does the daemon not start?"),
         ),
     ),
+    Command(
+        ("config",),
+        "config show|check [-j] [--config FILE]",
+        "show the configuration that holds, or check it",
+        "config:config",
+        (
+            HELP,
+            Option(JSON.flags, JSON.argument, "With show: as JSON, {key, value, from}."),
+            Option(
+                ("--config",),
+                "FILE",
+                "Default is the running daemon's, or else the system's. May be given again.",
+            ),
+        ),
+        "`show` prints TOML with every key, and the file and line of each value, or that it\n"
+        "is a default. Secrets are hidden. `check` names all that would keep a daemon from\n"
+        "starting: faults of the file, and what the host lacks. Both read the files as they\n"
+        "are now (`imgstored --show`, `--check`), and need the right to read them.",
+        examples=(
+            ("config show", "all keys, with where each value is from"),
+            ("config check --config /etc/imgstored.toml", "before a restart"),
+        ),
+    ),
 )

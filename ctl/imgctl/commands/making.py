@@ -42,6 +42,8 @@ _COMPRESSION = Option(
     'One of "none" (the default), "gzip", "bzip2", "xz" or "zstd".',
 )
 
+_INDEX = Option(("--index",), "", "With -c zstd: write an index beside the file, for deltas.")
+
 COMMANDS = (
     Command(
         ("create",),
@@ -57,6 +59,7 @@ COMMANDS = (
             ),
             _OUTPUT,
             _COMPRESSION,
+            _INDEX,
             Option(
                 ("-i", "--incremental"),
                 "",
@@ -115,6 +118,7 @@ COMMANDS = (
                 _PATH + '"-": standard output, as a tar archive of manifest and file. ' + _DEFAULT,
             ),
             _COMPRESSION,
+            _INDEX,
             Option(
                 ("--format",),
                 "FORMAT",
@@ -127,6 +131,20 @@ COMMANDS = (
             (f"export -o /var/tmp -c gzip {IMAGE}", "its manifest and file"),
             (f"export --format qcow2 {IMAGE}", "its disk"),
             ("export -c zstd -o - web@1.2 | ssh host imgctl install -f -", "to another host, without files"),
+        ),
+    ),
+    Command(
+        ("copy",),
+        "copy [-P POOL] [-c COMPRESSION] [-q] IMAGE... HOST",
+        "copy installed images to another host, by ssh",
+        "copy:copy",
+        (HELP, POOL, _COMPRESSION, QUIET),
+        "HOST is [USER@]HOST[:PORT], as for `imgctl -H`, with imgctl and a running imgstored.\n"
+        "Origins that HOST lacks are copied first; what is there is not copied again. The\n"
+        "images go as `export -o -` writes them, through ssh, and are installed there.",
+        examples=(
+            ("copy web@1.2.0 root@web2", "an image and its origins"),
+            (f"copy -c zstd {IMAGE} web2:2222", "compressed on the way, and installed compressed"),
         ),
     ),
     Command(

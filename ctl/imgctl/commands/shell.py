@@ -45,4 +45,13 @@ COMMANDS = (
             ("__complete installed base", 'installed images that start with "base"'),
         ),
     ),
+    Command(
+        ("__bridge",),
+        "__bridge",
+        "connect standard input and output with the daemon's socket",
+        "bridge:bridge",
+        (HELP,),
+        "What `imgctl -H` runs on the other host.",
+        examples=(("__bridge", "for an imgctl at the other end of ssh"),),
+    ),
 )

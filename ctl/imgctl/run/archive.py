@@ -9,13 +9,26 @@ from __future__ import annotations
 import os
 import tarfile
 import time
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from imgctl.errors import CommandError
 from imgctl.run.image_files import parse_manifest, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class Output(Protocol):
+    """What an archive is written to."""
+
+    def write(self, data: bytes, /) -> int:
+        """Writes all of it."""
+        ...
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        ...
+
 
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 1 << 20
@@ -26,7 +39,7 @@ _LONGEST = 90
 _REST = 1 << 20
 
 
-def write(out: IO[bytes], manifest: dict[str, Any], prefix: str, suffix: str, descriptor: int) -> None:
+def write(out: Output, manifest: dict[str, Any], prefix: str, suffix: str, descriptor: int) -> None:
     """Writes the archive of a manifest and the file that is open as `descriptor`. Raises `OSError`."""
     if len(os.fsencode(prefix + suffix)) > _LONGEST:
         prefix = str(manifest.get("uuid"))
@@ -71,7 +84,7 @@ def _told_size(manifest: dict[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _write_header(out: IO[bytes], name: str, size: int) -> None:
+def _write_header(out: Output, name: str, size: int) -> None:
     header = tarfile.TarInfo(name)
     header.size, header.mode, header.mtime = size, 0o644, int(time.time())
     out.write(header.tobuf(tarfile.GNU_FORMAT, errors="surrogateescape"))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 60.0
 
 #: Where the services' configuration is, unless another one is named; the second is what SMF's properties say.
-_FILES = ("/etc/imgstored.toml", "/var/run/imgstored-default.toml")
+FILES = ("/etc/imgstored.toml", "/var/run/imgstored-default.toml")
 
 _FIELDS = ("check", "status", "seen", "hint")
 
@@ -57,7 +57,8 @@ def _with_daemon(client: Client, file: str | None) -> Iterator[Finding]:
             yield from _asked(client)
     except NotConnectedError as error:
         yield _no_daemon(client.socket_path, error)
-        yield from _alone(file)
+        if not client.socket_path.startswith("ssh://"):  # this host's state says nothing of another one
+            yield from _alone(file)
 
 
 def _greeted(client: Client) -> Iterator[Finding]:
@@ -97,12 +98,12 @@ def _alone(file: str | None) -> Iterator[Finding]:
     import json
     import subprocess
 
-    program = _program()
+    program = program_of_daemon()
     if program is None:
         hint = "install it, or put it into PATH: without it, this host cannot be looked at"
         yield _finding("imgstored", "fail", "the program imgstored is not installed here", hint)
         return
-    files = [file] if file is not None else [path for path in _FILES if os.path.exists(path)]  # noqa: PTH110
+    files = [file] if file is not None else [path for path in FILES if os.path.exists(path)]  # noqa: PTH110
     command = [program, "--check", "--json", *(word for path in files for word in ("--config", path))]
     try:
         done = subprocess.run(  # noqa: S603 - our own daemon's program
@@ -122,7 +123,7 @@ def _alone(file: str | None) -> Iterator[Finding]:
         yield from _read(found)
 
 
-def _program() -> str | None:
+def program_of_daemon() -> str | None:
     """The program `imgstored` of the same installation, or of PATH."""
     import shutil
 

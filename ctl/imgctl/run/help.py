@@ -6,7 +6,14 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from imgctl.cli import unknown_command
-from imgctl.commands import GLOBAL_OPTIONS, Command, aliases, all_commands, find_command
+from imgctl.commands import (
+    GLOBAL_OPTIONS,
+    IMGADMS_GLOBAL_OPTIONS,
+    Command,
+    aliases,
+    all_commands,
+    find_command,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +53,7 @@ def overview(program: str) -> list[str]:
         f"    {program} help COMMAND",
         "",
         "Options:",
-        *_options(GLOBAL_OPTIONS),
+        *_options(IMGADMS_GLOBAL_OPTIONS if program == "imgadm" else GLOBAL_OPTIONS),
         "",
         "Commands:",
     ]

@@ -34,7 +34,7 @@ def release(session: Session, arguments: Arguments) -> int:
     texts, tag = _with_tag(arguments)
     pool = arguments.text("-P")
     return _each(
-        session, arguments, texts, lambda client, uuid: client.release(uuid, tag, pool), "released", tag
+        session, arguments, texts, lambda client, uuid: _released(client, uuid, tag, pool), "released", tag
     )
 
 
@@ -85,15 +85,24 @@ def unpin(session: Session, arguments: Arguments) -> int:
     """`unpin [-P POOL] [-j] IMAGE...`."""
     texts, pool = texts_of(session, arguments), arguments.text("-P")
     return _each(
-        session, arguments, texts, lambda client, uuid: client.release(uuid, PINNED, pool), "unpinned"
+        session, arguments, texts, lambda client, uuid: _released(client, uuid, PINNED, pool), "unpinned"
     )
+
+
+def _released(client: Client, uuid: str, tag: str, pool: str | None) -> str | None:
+    """Ends a hold; returns what is to be said where there was none, which is no error."""
+    there = tag in client.holds(uuid, pool=pool)
+    client.release(uuid, tag, pool)
+    if there:
+        return None
+    return f"Image {printable(uuid)} was not " + ("pinned" if tag == PINNED else f"held ({printable(tag)})")
 
 
 def _each(
     session: Session,
     arguments: Arguments,
     texts: Sequence[str],
-    change: Callable[[Client, str], None],
+    change: Callable[[Client, str], str | None],
     verb: str,
     tag: str = "",
 ) -> int:

@@ -6,12 +6,12 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from imgctl.errors import CommandError, UsageError, timestamp
+from imgctl.session import standard_input
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,6 +22,8 @@ _QEMU_IMG = ("/usr/bin/qemu-img", "/opt/local/bin/qemu-img", "/opt/tools/bin/qem
 
 #: Bytes of a manifest that is indented: `install` reads no more.
 _MAX_INDENTED = 1 << 20
+
+_PIECE = 1 << 20
 
 #: A folder need not be readable to be written to; not every system can open one then.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
@@ -82,6 +84,32 @@ class ImageFile:
         """For the daemon's messages, as long as the name is not known."""
         return str(self._folder / self._prefix)
 
+    @property
+    def index_path(self) -> str:
+        """The index's."""
+        return str(self._folder / self._index_name)
+
+    def take_index(self, manifest: dict[str, Any], *, keep: bool = True) -> dict[str, Any]:
+        """Makes a file of its own of the index that is behind the image's file, if the manifest names one.
+
+        Returns the manifest, without the index if that is not to be kept.
+        """
+        (described,) = manifest.get("files") or [{}]
+        if "index" not in described:
+            return manifest
+        size, left = described["size"], described["index"]["size"]
+        if keep:
+            with _NewFile(self._in) as new:
+                while left and (piece := os.pread(self._file.descriptor, min(_PIECE, left), size)):
+                    with os.fdopen(os.dup(new.descriptor), "wb", buffering=0) as file:
+                        file.write(piece)
+                    size, left = size + len(piece), left - len(piece)
+                new.rename(self._index_name, self.index_path)
+        os.ftruncate(self._file.descriptor, described["size"])
+        if keep:
+            return manifest
+        return {**manifest, "files": [{key: value for key, value in described.items() if key != "index"}]}
+
     def keep(self, manifest: dict[str, Any] | None) -> None:
         """The file is whole: gives it its name, and writes the manifest, if there is one, beside it.
 
@@ -132,6 +160,10 @@ class ImageFile:
     @property
     def _name(self) -> str:
         return self._prefix + self._suffix
+
+    @property
+    def _index_name(self) -> str:
+        return self._name.removesuffix(".zst") + ".index"
 
     @property
     def _manifest_name(self) -> str:
@@ -208,7 +240,7 @@ def read_manifest(path: str, limit: int, *, dated: bool = True) -> dict[str, Any
     The path "-" is standard input. Raises `CommandError` (InvalidManifest) for what is no JSON object, and
     `OSError`.
     """
-    with nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
+    with nullcontext(standard_input()) if path == "-" else Path(path).open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise _invalid(f"it has more than {limit} bytes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from imgctl.errors import CommandError, NotConnectedError, RemoteError
 from imgctl.image_fields import FIELDS, docker_rows, has_field, image_row, meets_all, parse_filter
-from imgctl.listing import Wanted, document_form, say_document, say_listing, warn_of_unknown
+from imgctl.listing import Wanted, document_form, refuse_unknown, say_document, say_listing, warn_of_unknown
 from imgctl.table import fields, sort_rows, table
 from imgctl.text import error_line
 
@@ -222,6 +222,7 @@ def _warn_of_unknown_fields(
     if session.is_imgadm or not rows:
         return
     names = Wanted(session, arguments).columns
+    refuse_unknown(names, FIELDS, rows)
     names += [name.removeprefix("-") for name in fields(arguments.texts("-s"))]
     paths = [argument.partition("=")[0] for argument in arguments.rest if "=" in argument]
     names += [path for path in paths if not any(has_field(row, path) for row in rows)]

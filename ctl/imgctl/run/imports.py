@@ -9,7 +9,7 @@ from imgctl import event_text
 from imgctl.errors import CommandError, NotConnectedError, UsageError, remote_error
 from imgctl.listing import Wanted, say_listing, with_new_keys
 from imgctl.run.several import about, change_each, named, report_each, texts_of, worst
-from imgctl.session import GREEN, flush, is_terminal, json_text
+from imgctl.session import GREEN, flush, is_terminal, json_text, standard_input
 from imgctl.text import duration, error_line, is_uuid, printable, rate_cell, size_cell
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _install_from_input(session: Session, arguments: Arguments, manifest_path: s
     from imgctl.run import archive
     from imgctl.run.image_files import check_exists, read_manifest
 
-    source = sys.stdin.buffer
+    source = standard_input()
     if manifest_path is None:
         manifest = archive.read_manifest(source, MAX_MANIFEST)
     else:
@@ -285,4 +285,6 @@ def job_row(job: Mapping[str, Any]) -> dict[str, Any]:
     row["rate"] = rate_cell(rate)
     row["clients"] = len(clients) if isinstance(clients, list) else None
     row["left"] = duration(job.get("eta"))
+    delta = job.get("delta")
+    row["delta"] = None if not isinstance(delta, dict) else delta.get("uuid")
     return row

@@ -15,7 +15,7 @@ from imgctl.errors import CommandError, NotConnectedError, UsageError
 from imgctl.run.image_files import ImageFile, check_exists, read_manifest
 from imgctl.run.imports import MAX_MANIFEST
 from imgctl.run.several import named, report_each, texts_of
-from imgctl.session import flush, is_terminal, json_text
+from imgctl.session import flush, is_terminal, json_text, standard_output
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def create(session: Session, arguments: Arguments) -> None:
     source, *fields = arguments.rest
     if arguments.text("-o") is not None and arguments.text("-p") is not None:
         raise UsageError("cannot specify both -o,--output-template and -p,--publish")
-    compression, depth = _compression(arguments), _depth(arguments)
+    compression, depth = compression_of(arguments), _depth(arguments)
     manifest = _given_manifest(arguments.text("-m"))
     script = _script(arguments.text("-s"))
     url = arguments.text("-p")
@@ -51,7 +51,9 @@ def create(session: Session, arguments: Arguments) -> None:
         if url is None:
             target = _target(arguments, imgadm=session.is_imgadm)
         else:
-            target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=_room())))
+            target = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
+            )
         client = stack.enter_context(session.client()) if url is not None or not is_disk else None
         file = stack.enter_context(ImageFile(target))
         with Maker(session, arguments, file) as tell:
@@ -67,12 +69,14 @@ def create(session: Session, arguments: Arguments) -> None:
                     manifest,
                     fields=fields,
                     compression=compression,
+                    index=arguments.flag("--index"),
                     incremental=arguments.flag("-i"),
                     max_origin_depth=depth,
                     script=script,
                     path=file.shown,
                     on_event=tell,
                 )
+        made = file.take_index(made, keep=url is None)
         session.say([f'Saving manifest to "{printable(file.manifest_path)}"'])
         file.keep(made)
         if url is not None and client is not None:
@@ -102,9 +106,10 @@ def export(session: Session, arguments: Arguments) -> int:
     texts, form = texts_of(session, arguments), arguments.text("--format") or "stream"
     if form not in ("stream", "raw", "qcow2"):
         raise UsageError(f'invalid --format "{form}": must be one of "stream", "raw", "qcow2"')
-    compression = _compression(arguments)
+    compression = compression_of(arguments)
     if form != "stream" and compression != "none":
         raise UsageError("a disk is not compressed: leave out -c, or --format")
+    _refuse_index(arguments, compression)
     if arguments.text("-o") == "-":
         return _export_to_output(session, arguments, texts, form, compression)
     if len(texts) > 1 and not _target(arguments).is_dir():
@@ -136,14 +141,17 @@ def _export(session: Session, arguments: Arguments, uuid: str, form: str, compre
                 file.descriptor,
                 pool=arguments.text("-P"),
                 compression=compression,
+                index=arguments.flag("--index"),
                 form="stream" if form == "stream" else "raw",
                 path=file.shown,
                 on_event=tell,
             )
+        manifest = file.take_index(manifest)
         if form == "qcow2":
             file.convert_to_qcow2()
         file.keep(manifest if form == "stream" else None)
         what = [file.manifest_path, file.path] if form == "stream" else [file.path]
+        what += [file.index_path] if arguments.flag("--index") else []
         session.say(f'Exported image {printable(uuid)} to "{printable(path)}"' for path in what)
 
 
@@ -157,6 +165,7 @@ def _export_to_output(
         raise UsageError("an image is nothing for a terminal", hint="send it to a program or a file")
     from imgctl.run import archive
 
+    out = standard_output()
     (image,) = named(session, texts, among="installed", pool=arguments.text("-P"))
     prefix, suffix = "image", ""
 
@@ -168,7 +177,7 @@ def _export_to_output(
 
     # A manifest has the size and SHA-1 of the file, and comes first.
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=_room()))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
         client, file = stack.enter_context(session.client()), stack.enter_context(ImageFile(Path(folder)))
         with Maker(session, arguments, file, quiet_manifest=True) as maker:
             manifest = client.export(
@@ -181,14 +190,14 @@ def _export_to_output(
                 on_event=tell,
             )
         if form == "stream":
-            archive.write(sys.stdout.buffer, manifest, prefix, suffix, file.descriptor)
+            archive.write(out, manifest, prefix, suffix, file.descriptor)
             return 0
         if form == "qcow2":
             file.convert_to_qcow2()
         file.keep(None)
         with Path(file.path).open("rb") as disk:
-            shutil.copyfileobj(disk, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+            shutil.copyfileobj(disk, out)
+        out.flush()
     return 0
 
 
@@ -263,7 +272,8 @@ class Maker:
         flush(sys.stdout)
 
 
-def _compression(arguments: Arguments) -> str:
+def compression_of(arguments: Arguments) -> str:
+    """What `-c` says. Raises `UsageError`."""
     given = arguments.text("-c") or "none"
     compression = _ALSO.get(given, given)
     if compression not in _COMPRESSIONS:
@@ -310,8 +320,15 @@ def _refuse_mixed(arguments: Arguments, *, is_disk: bool) -> None:
     for flag in ("-i", "-s", "--max-origin-depth"):
         if is_disk and arguments.flag(flag):
             raise UsageError(f"{flag} is not for a disk")
+    _refuse_index(arguments, compression_of(arguments))
     if arguments.flag("--block-size") and not is_disk:
         raise UsageError("--block-size is for a disk, with --raw")
+
+
+def _refuse_index(arguments: Arguments, compression: str) -> None:
+    """Raises `UsageError` for an index of what cannot have one, or that has no place."""
+    if arguments.flag("--index") and (compression != "zstd" or arguments.text("-o") == "-"):
+        raise UsageError("--index is for files, with -c zstd")
 
 
 def _target(arguments: Arguments, *, imgadm: bool = False) -> Path:
@@ -324,7 +341,7 @@ def _target(arguments: Arguments, *, imgadm: bool = False) -> Path:
     return Path(given)
 
 
-def _room() -> str:
+def temporary_folder() -> str:
     """The folder for files that are only published: they may be too large for /tmp."""
     return os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  (a folder of its own is made in it)
 

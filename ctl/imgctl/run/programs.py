@@ -38,6 +38,8 @@ def make(
     command += ["--path", file.shown, "--compression", compression]
     if (block_size := arguments.text("--block-size")) is not None:
         command += ["--block-size", block_size]
+    if arguments.flag("--index"):
+        command.append("--index")
     if arguments.flag("--as-raw"):
         command.append("--as-raw")
     child = subprocess.Popen(  # noqa: S603 - our own Python; the disk's name is an argument after --

@@ -79,14 +79,16 @@ def change_each(
 ) -> int:
     """Changes each image, and says so with `verb` ("deleted"); returns the worst exit status.
 
-    An image that is refused with a code of `again_after` is tried again after others were changed. With
-    `as_json` the outcomes are a JSON array. Raises the error of the only image, and `NotConnectedError`.
+    `change` may return a line to say instead. An image that is refused with a code of `again_after` is tried
+    again after others were changed. With `as_json` the outcomes are a JSON array. Raises the error of the
+    only image, and `NotConnectedError`.
     """
 
     def change_one(uuid: str) -> None:
-        change(uuid)
+        said = change(uuid)
         if not as_json:
-            session.say([f"{verb.capitalize()} {what} {printable(uuid)}{printable(with_what)}"])
+            done = f"{verb.capitalize()} {what} {printable(uuid)}{printable(with_what)}"
+            session.say([said if isinstance(said, str) else done])
 
     errors = _tried(images, change_one, again_after)
     if as_json:

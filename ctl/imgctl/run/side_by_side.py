@@ -75,6 +75,7 @@ class _Sums:
         self._lock = threading.Lock()
         self._latest: dict[str, Progress] = {}
         self._silent = False
+        self._told: set[str] = set()
 
     def silence(self) -> None:
         """Returns once nobody tells anything any more.
@@ -94,6 +95,10 @@ class _Sums:
                 if event["event"] == "progress":
                     self._latest[text] = event
                     event = self._sum(event)
+                elif (fact := repr(sorted(event.items(), key=lambda item: item[0]))) in self._told:
+                    return  # of an origin that several images share
+                else:
+                    self._told.add(fact)
                 self._tell(event)
 
         return tell

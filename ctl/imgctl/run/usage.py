@@ -87,7 +87,7 @@ ASCII = Strokes("|-- ", "`-- ", "|   ", "    ")
 _MAX_NAME, _SHORT_NAME = 48, 12
 
 #: A uuid alone, of which the beginning is kept.
-_UUID = re.compile(r"(?<![/\w])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+_UUID = re.compile(r"(?<![/\w])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
 # -- the tree ------------------------------------------------------------------------------------------------
@@ -143,12 +143,16 @@ def tree_lines(pool: UsageDocument, strokes: Strokes, screen: Screen | None = No
 
 def _narrower(rows: list[tuple[str, str, str, str]], screen: Screen) -> list[tuple[str, str, str, str]]:
     """Cuts names, then uuids to their beginning; leaves out DATA, then cuts the first column."""
-    from imgctl.fitting import cut
+    from imgctl.fitting import cut, digits
 
     left, name, *sizes = (max(map(len, column)) for column in zip(*rows, strict=True))
     room, least = screen.columns - sum(sizes) - 6, min(name, _SHORT_NAME)
     if left + least > room:
-        rows = [(_UUID.sub(r"\1", image), called, used, data) for image, called, used, data in rows]
+        count = digits(found[0] for image, *_ in rows if (found := _UUID.search(image)))
+        rows = [
+            (_UUID.sub(lambda found: found[0][:count], image), called, used, data)
+            for image, called, used, data in rows
+        ]
         left = max(len(row[0]) for row in rows)
     if _SHORT_NAME + least > room:
         rows = [(image, called, used, "") for image, called, used, _ in rows]

@@ -10,6 +10,7 @@ from msgspec import Struct
 from imgstored.manifest.values import UUID
 from imgstored.pools.base import PoolImage
 from imgstored.pools.embedded.notes import (
+    FILES,
     HOLDS,
     ImageNote,
     is_whole,
@@ -48,11 +49,11 @@ class Installed(Struct):
 
 
 def scan(
-    root: Folder, pool: str, *, beside: Collection[str]
+    root: Folder, pool: str, *, beside: Collection[str], sweep: bool = True
 ) -> tuple[dict[str, Installed], dict[str, str | None], dict[str, str]]:
     """The published images by uuid, the origins of those of which a part is there, and what is damaged.
 
-    Sweeps up what was half made. `beside` are files that are no images. Raises `OSError`.
+    With `sweep`, sweeps up what was half made. `beside` are files that are no images. Raises `OSError`.
     """
     images: dict[str, Installed] = {}
     origins: dict[str, str | None] = {}
@@ -60,34 +61,48 @@ def scan(
     for name in root.names():
         uuid = name.removesuffix(PARTIAL)
         if name.startswith(TRASH):
-            empty_trash(root, name)
+            if sweep:
+                empty_trash(root, name)
         elif UUID.fullmatch(name):
-            installed = scan_image(root, pool, name)
-            if installed is None:
-                damage[name] = f"image {name} is damaged, and left out"
-            else:
+            installed = scan_image(root, pool, name, sweep=sweep)
+            if installed is not None:
                 images[name] = installed
-                if UNREADABLE in installed.holds:
-                    damage[name] = (
-                        f"the holds of image {name} are damaged: it stays until"
-                        f" `imgctl release {name} '{UNREADABLE}'`"
-                    )
+            fault = _fault_of_image(name, installed)
+            if fault is not None:
+                damage[name] = fault
         elif name.endswith(PARTIAL) and UUID.fullmatch(uuid):
-            fault = _scan_partial(root, pool, uuid, origins)
+            fault = _scan_partial(root, pool, uuid, origins, sweep=sweep)
             if fault is not None:
                 damage[name] = fault
         elif name not in beside:
-            log.warning("something in the pool's folder is no image", pool=pool, name=name)
-            if ".damaged-" in name:
-                damage[name] = f"{name[:80]} in its folder was in the place of something else"
+            damage |= _fault_of_other(pool, name)
     return images, origins, damage
 
 
-def scan_image(root: Folder, pool: str, uuid: str) -> Installed | None:
+def _fault_of_image(uuid: str, found: Installed | None) -> str | None:
+    if found is None:
+        return f"image {uuid} is damaged, and left out"
+    if UNREADABLE in found.holds:
+        return f"the holds of image {uuid} are damaged: it stays until `imgctl release {uuid} '{UNREADABLE}'`"
+    return None
+
+
+def _fault_of_other(pool: str, name: str) -> dict[str, str]:
+    """What is damaged about something that is no image, by its name."""
+    log.warning("something in the pool's folder is no image", pool=pool, name=name)
+    if ".damaged-" in name:
+        return {name: f"{name[:80]} in its folder was in the place of something else"}
+    return {}
+
+
+def scan_image(root: Folder, pool: str, uuid: str, *, sweep: bool = False) -> Installed | None:
     """The published image, or None, with a line in the log, where it is damaged or cannot be read."""
     try:
         with root.folder(uuid) as folder:
-            note, files = read_image(folder), folder.statuses()
+            files = folder.statuses()
+            if sweep:
+                folder.sweep(files)
+            note = read_image(folder)
             if note is None or note.uuid != uuid or not is_whole(files, note):
                 log.error("an image is damaged, and left out", pool=pool, uuid=uuid)
                 return None
@@ -106,12 +121,16 @@ def _scan_holds(folder: Folder, pool: str, uuid: str) -> set[str]:
         return {UNREADABLE}
 
 
-def _scan_partial(root: Folder, pool: str, uuid: str, origins: dict[str, str | None]) -> str | None:
+def _scan_partial(
+    root: Folder, pool: str, uuid: str, origins: dict[str, str | None], *, sweep: bool
+) -> str | None:
     """Notes the origin of a partial, or drops it; returns why it can be neither."""
     try:
         with root.folder(uuid + PARTIAL) as folder:
             checkpoint = read_checkpoint(folder, uuid)
-        if checkpoint is None:
+        if checkpoint is None and not sweep:
+            origins[uuid] = None
+        elif checkpoint is None:
             log.info("a partial image cannot be gone on with, and is dropped", pool=pool, uuid=uuid)
             discard(root, uuid + PARTIAL)
         else:
@@ -120,3 +139,20 @@ def _scan_partial(root: Folder, pool: str, uuid: str, origins: dict[str, str | N
         log.error("a partial image cannot be read", pool=pool, uuid=uuid, error=str(error))
         return f"a part of image {uuid} cannot be read: {error.strerror or error}"
     return None
+
+
+def strays(root: Folder, *, beside: Collection[str]) -> list[str]:
+    """The names in the folder, and in its images, that are part of neither an image nor a partial, sorted.
+
+    Raises `OSError`.
+    """
+    found = []
+    for name in root.names():
+        if UUID.fullmatch(name):
+            with root.folder(name) as folder:
+                found += [f"{name}/{each}" for each in folder.names() if each not in FILES]
+        elif name not in beside and not (
+            name.endswith(PARTIAL) and UUID.fullmatch(name.removesuffix(PARTIAL))
+        ):
+            found.append(name)
+    return sorted(found)

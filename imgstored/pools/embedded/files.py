@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from imgstored.errors import NoSpaceError, PoolError
 from imgstored.host import filesystem, shortage
+from imgstored.host.filesystem import NEW
 from imgstored.pools.base import BOUNDLESS
 from imgstored.zstream.disk import data_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from imgstored.pools.base import Room
@@ -81,7 +82,7 @@ class Folder:
 
     def replace(self, name: str, content: bytes, *, durable: bool = False) -> None:
         """Puts a file there in one step. `durable`: it also survives a power cut once this returns."""
-        new = f"{name}.new"
+        new = f"{name}{NEW}"
         fd = self.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             write_all(fd, [content], 0)
@@ -92,6 +93,13 @@ class Folder:
         os.replace(new, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         if durable:
             self.sync()
+
+    def sweep(self, names: Iterable[str]) -> None:
+        """Removes what a process that died in `replace` left; `names` are those in the folder."""
+        for name in names:
+            if name.endswith(NEW):
+                with contextlib.suppress(IsADirectoryError, PermissionError):
+                    os.unlink(name, dir_fd=self.fd)
 
     def status(self, name: str) -> os.stat_result | None:
         """The status of the file of that name; None if there is none."""

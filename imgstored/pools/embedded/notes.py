@@ -32,6 +32,8 @@ STREAM: Final = "stream.zfs"
 DISK: Final = "disk.raw"
 SKELETON: Final = "skeleton.zfs"
 TREE: Final = "tree"
+#: The names of an image's files, and of its folder.
+FILES: Final = frozenset({IMAGE, HOLDS, STREAM, DISK, SKELETON, TREE})
 
 #: No such file is larger, in bytes.
 _LIMIT: Final = 1 << 20

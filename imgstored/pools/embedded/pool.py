@@ -35,7 +35,7 @@ from imgstored.pools.base import (
     Use,
 )
 from imgstored.pools.embedded.check import check_files
-from imgstored.pools.embedded.contents import UNREADABLE, Installed, scan
+from imgstored.pools.embedded.contents import UNREADABLE, Installed, scan, strays
 from imgstored.pools.embedded.files import Folder, pool_errors
 from imgstored.pools.embedded.notes import (
     CHECKPOINT,
@@ -71,17 +71,23 @@ _MAX_TAGS: Final = 1000
 class EmbeddedPool:
     """Images in a folder that no other process uses at the same time. See `imgstored.pools.base.Pool`."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        """Opens the pool, makes it where it is not there, and sweeps up what was half made."""
+    def __init__(self, name: str, folder: Path, *, read_only: bool = False) -> None:
+        """Opens the pool, makes it where it is not there, and sweeps up what was half made.
+
+        `read_only`: looks at what is there, changes nothing, and leaves the pool to whoever has it.
+        """
         self._name = name
         self._lock = threading.Lock()
         with pool_errors(name, "opening it", folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not read_only:
+                filesystem.make_folder(folder, mode=0o700)
             self._root = Folder.at(folder)
             self._storage = storage_of(folder)
             self._close = weakref.finalize(self, os.close, self._root.fd)
-            self._occupy()
-            self._images, self._origins, self._damage = scan(self._root, name, beside={_LOCK})
+            if not read_only:
+                self._occupy()
+            found = scan(self._root, name, beside={_LOCK}, sweep=not read_only)
+            self._images, self._origins, self._damage = found
 
     @property
     def name(self) -> str:
@@ -137,6 +143,11 @@ class EmbeddedPool:
         """The damage that was found when the pool was opened, as far as it is still there."""
         with self._lock:
             return list(self._damage.values())
+
+    def strays(self) -> list[str]:
+        """What is in the folder, and is part of neither an image nor a partial: names relative to it."""
+        with self._pool_errors("looking at its folder"):
+            return strays(self._root, beside={_LOCK})
 
     def partials(self) -> list[str]:
         """The images, by uuid, of which a part is received and not published."""

@@ -34,6 +34,7 @@ async def _create(services: Services, params: CreateParams, call: Call) -> MadeD
         manifest=params["manifest"],
         fields=params.get("fields") or [],
         compression=params.get("compression") or "none",
+        index=bool(params.get("index")),
         incremental=bool(params.get("incremental")),
         max_origin_depth=params.get("max_origin_depth"),
         script=params.get("script"),
@@ -56,6 +57,7 @@ async def _export(services: Services, params: ExportParams, call: Call) -> MadeD
             path=file_name(params.get("path")),
             pool=params.get("pool"),
             compression=params.get("compression") or "none",
+            index=bool(params.get("index")),
             form=params.get("format") or "stream",
         )
         return await done(call, job)

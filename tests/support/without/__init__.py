@@ -12,7 +12,7 @@ VARIABLE = "IMGSTORE_TESTS_WITHOUT"
 def environment(*packages: str) -> dict[str, str]:
     """This process's environment, in which a Python and all that it starts has none of the packages.
 
-    A name with a dot is a part of a package, as `msgpack._cmsgpack`.
+    A name with a dot is a part of a package, as `msgpack._cmsgpack`. `libzfs` is ZFS's C library.
     """
     folders = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {

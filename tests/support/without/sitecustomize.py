@@ -1,7 +1,7 @@
 """Python runs this as it starts, if its folder is in PYTHONPATH: what the environment names cannot be found.
 
 Every finder is asked through one that finds nothing of these names. So `import` raises what it does where a
-package is not installed, and `importlib.util.find_spec` returns None.
+package is not installed, and `importlib.util.find_spec` returns None. The name `libzfs` hides the C library.
 """
 
 from __future__ import annotations
@@ -31,3 +31,16 @@ class _Without:
 
 if _names := frozenset(os.environ.get("IMGSTORE_TESTS_WITHOUT", "").split()):
     sys.meta_path[:] = [_Without(finder, _names) for finder in sys.meta_path]
+
+if "libzfs" in _names:
+    import ctypes
+
+    class _CDLL(ctypes.CDLL):
+        """As of a system without the library."""
+
+        def __init__(self, name: str | None, *arguments: Any, **options: Any) -> None:
+            if name is not None and name.startswith("libzfs.so"):
+                raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+            super().__init__(name, *arguments, **options)
+
+    ctypes.CDLL = _CDLL  # type: ignore[misc]

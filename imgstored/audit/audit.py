@@ -1,0 +1,157 @@
+"""`imgstored --check --deep`: reads every image to its end, and looks for what belongs to nothing.
+
+It changes nothing, and may run beside a daemon. What comes and goes by the daemon's work is then looked at
+twice, and only what stays is told.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from imgstored import __version__, config, specs
+from imgstored.audit.images import fault_of
+from imgstored.audit.inventory import errors_of, opened, taken
+from imgstored.audit.orphans import orphans
+from imgstored.catalog.manifest_files import ManifestFiles
+from imgstored.catalog.receipts import Receipts
+from imgstored.doctor.check import Finding, size
+from imgstored.doctor.folders import some
+from imgstored.errors import ImageNotInstalledError, ImgstoreError
+from imgstored.http.secrets import KNOWN
+from imgstored.library.library import examined
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from imgproto.documents import DoctorDocument
+
+    from imgstored.audit.orphans import Orphan
+    from imgstored.config import Config
+    from imgstored.pools.base import Pool
+
+#: Seconds between two looks at what a daemon may be at work on. Each of its steps is shorter.
+PAUSE: Final = 2.0
+
+
+def audited(files: Sequence[Path], *, pause: float = PAUSE) -> DoctorDocument:
+    """The findings for the host that these files configure. Blocks as long as it takes to read all images.
+
+    Raises `ConfigError`.
+    """
+    settings = config.load(*files)
+    specs.check(settings)
+    KNOWN.configure(specs.secrets(settings, os.environ))
+    running, findings = examine(settings, pause=pause)
+    found: DoctorDocument = {
+        "version": __version__,
+        "running": running,
+        "findings": [finding.as_wire() for finding in findings],
+    }
+    return found
+
+
+def examine(settings: Config, *, pause: float = PAUSE) -> tuple[bool, list[Finding]]:
+    """Whether a daemon runs, and what was found. Blocks."""
+    if not Path(settings.state).exists():
+        return False, [Finding("state", "ok", f"{settings.state} does not exist yet: there is nothing")]
+    findings: list[Finding] = []
+    pools = _opened(settings, findings)
+    for name, pool in pools.items():
+        findings += _images(name, pool, settings)
+    findings += _library(settings)
+    try:
+        running, left = _settled(settings, pause)
+    except (ImgstoreError, OSError) as error:
+        return False, [*findings, Finding("leftovers", "fail", *errors_of(error))]
+    return running, findings + _told(left)
+
+
+def _opened(settings: Config, findings: list[Finding]) -> dict[str, Pool]:
+    """The pools that can be looked at; why others cannot goes to `findings`."""
+    pools = {}
+    for table in settings.pools:
+        try:
+            pools[table.name] = opened(settings, table)
+        except (ImgstoreError, OSError) as error:
+            findings.append(Finding(f"pool {table.name}", "fail", *errors_of(error)))
+    return pools
+
+
+def _images(name: str, pool: Pool, settings: Config) -> Iterator[Finding]:
+    """Reads each image of a pool."""
+    check = f"images of {name}"
+    receipts = Receipts(Path(settings.state) / "receipts")
+    files = ManifestFiles(settings.imgadm_folder / "images")
+    read = bytes_read = 0
+    try:
+        images = sorted(pool.images(), key=lambda image: image.uuid)
+    except ImgstoreError as error:
+        yield Finding(check, "fail", error.message, error.hint)
+        return
+    for image in images:
+        try:
+            fault = fault_of(name, pool, image.uuid, receipts, files)
+        except ImageNotInstalledError:
+            continue  # somebody has deleted it meanwhile
+        except ImgstoreError as error:
+            yield Finding(check, "fail", f"{image.uuid}: {error.message}", error.hint)
+            continue
+        read, bytes_read = read + 1, bytes_read + image.referenced
+        if fault is not None:
+            status, seen = fault
+            hint = "`imgctl verify` says the same; delete it, and import it again"
+            yield Finding(check, status, f"{image.uuid}: {seen}", hint)
+    yield Finding(check, "ok", f"{read} read to the end, {size(bytes_read)}")
+
+
+def _library(settings: Config) -> Iterator[Finding]:
+    """Reads each file of the library."""
+    folder = settings.library_folder
+    if not folder.exists():
+        return
+    found = 0
+    try:
+        for name, fault in examined(folder):
+            found += 1
+            if fault is not None:
+                hint = "the next start removes or sets aside what is no image; remove a damaged one's folder"
+                yield Finding("library", "fail", f"{name}: {fault}", hint)
+    except OSError as error:
+        yield Finding("library", "fail", *errors_of(error))
+        return
+    yield Finding("library", "ok", f"{found} in {folder}, read to the end")
+
+
+def _settled(settings: Config, pause: float) -> tuple[bool, list[Orphan]]:
+    """What belongs to nothing; beside a daemon, what still does after a pause. Raises as `taken` does."""
+
+    def look() -> tuple[bool, list[Orphan]]:
+        # Opened again each time: a pool that is only looked at knows what was there when it was opened.
+        found = taken(settings, _opened(settings, []))
+        return found.running, orphans(found)
+
+    running, left = look()
+    if running and left:
+        time.sleep(pause)
+        _, again = look()
+        left = [orphan for orphan in left if orphan in again]
+    return running, left
+
+
+def _told(left: Sequence[Orphan]) -> list[Finding]:
+    """One finding a kind."""
+    kinds: Mapping[str, list[Orphan]] = {}
+    kinds = {orphan.what: [each for each in left if each.what == orphan.what] for orphan in left}
+    found = [
+        Finding(
+            "leftovers",
+            each[0].severity,
+            f"{len(each)} {what}: {some(one.name for one in each)}",
+            each[0].hint,
+        )
+        for what, each in kinds.items()
+    ]
+    return found or [Finding("leftovers", "ok", "nothing that belongs to nothing")]

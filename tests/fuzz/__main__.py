@@ -1,0 +1,99 @@
+"""Fuzzes by coverage, with atheris: `python -m tests.fuzz [OPTIONS] TARGET…`; without a target, all in turn.
+
+Each runs in a process of its own, so that a crash of an extension is seen, too. An input at which a target
+fails is in the folder `found`; a file in tests/fuzz/found/TARGET/ is run by the tests from then on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> int:
+    """Returns 1 if a target failed."""
+    from tests.fuzz.targets import TARGETS
+
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("--runs", type=int, default=0, help="inputs of each target; 0: no bound")
+    parser.add_argument("--seconds", type=int, default=60, help="of each target; 0: no bound")
+    parser.add_argument(
+        "--corpus", type=Path, default=None, help="a folder that keeps what reached something"
+    )
+    parser.add_argument(
+        "--report", type=Path, default=None, help="a JSON file to which the figures are added"
+    )
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments, rest = parser.parse_known_args()
+    if arguments.one:
+        _fuzz(arguments.targets[0], rest)
+    with tempfile.TemporaryDirectory(prefix="imgstore-fuzz-") as folder:
+        corpus = arguments.corpus or Path(folder)
+        results = [
+            _run(name, corpus / name, arguments.runs, arguments.seconds)
+            for name in arguments.targets or TARGETS
+        ]
+    if arguments.report is not None:
+        _add(arguments.report, results)
+    return int(any(result["failed"] for result in results))
+
+
+def _run(name: str, corpus: Path, runs: int, seconds: int) -> dict[str, Any]:
+    corpus.mkdir(parents=True, exist_ok=True)
+    found = Path("build/fuzz") / name
+    found.mkdir(parents=True, exist_ok=True)
+    options = [f"-artifact_prefix={found}/", "-timeout=20", "-rss_limit_mb=1024", "-print_final_stats=1"]
+    options += [f"-max_total_time={seconds}"] if seconds else []
+    options += [f"-atheris_runs={runs}"] if runs else []
+    began = time.monotonic()
+    command = [sys.executable, "-m", "tests.fuzz", "--one", name, *options, "-max_len=4096", str(corpus)]
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace"
+    )
+    counts = re.findall(r"stat::number_of_executed_units: +(\d+)", done.stderr)
+    counts = counts or re.findall(r"^#(\d+)\t", done.stderr, re.MULTILINE)
+    inputs = int(counts[-1]) if counts else 0
+    took = round(time.monotonic() - began)
+    print(f"{name}: {inputs} inputs in {took} s, status {done.returncode}", flush=True)
+    if done.returncode:
+        print(done.stderr[-4000:])
+    return {"target": name, "inputs": inputs, "seconds": took, "failed": done.returncode != 0}
+
+
+def _add(report: Path, results: list[dict[str, Any]]) -> None:
+    """Adds figures to those of earlier runs."""
+    known: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
+    for result in results:
+        before = known.setdefault(result["target"], {"inputs": 0, "seconds": 0, "failed": 0})
+        for key in ("inputs", "seconds", "failed"):
+            before[key] += result[key]
+    report.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def _fuzz(name: str, options: list[str]) -> None:
+    """In a process of its own; never returns."""
+    import atheris
+
+    with atheris.instrument_imports(include=["imgstored", "imgproto"]):
+        from tests.fuzz.targets import TARGETS
+    target = TARGETS[name]
+    corpus = Path(options[-1])
+    for number, seed in enumerate(target.seeds()):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    atheris.Setup([sys.argv[0], *options], target.run)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

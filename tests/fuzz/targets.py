@@ -1,0 +1,538 @@
+"""What the fuzzers give their inputs to. A target takes bytes, and raises only for a fault of ours.
+
+Some compare two ways to the same answer: in one piece and in many, there and back.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import socket
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import imgproto.operations
+import msgpack
+import msgspec
+from imgproto.operations import Operation
+
+from imgstored import config, specs
+from imgstored.errors import ImgstoreError, ResumeError, StreamError, UsageError
+from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
+from imgstored.http.location import Access, Location, redirected
+from imgstored.http.range_reply import read_reply
+from imgstored.httpd.conditional import answer_with
+from imgstored.httpd.connection import Connection
+from imgstored.httpd.message import HttpLimits, OpenFile, Request, Response
+from imgstored.httpd.message import json as answer_json
+from imgstored.httpd.pace import Pace
+from imgstored.manifest import load, parse, parse_list, upgrade
+from imgstored.rpc.framing import MessageLimits, ProtocolError
+from imgstored.rpc.params import checked
+from imgstored.rpc.wire import Decoder
+from imgstored.rpc.wire import Request as Call
+from imgstored.site.layout import Hashed, Pointer, hashed, parse_index, parse_pointer
+from imgstored.site.minisign import KeyFileError, SecretKey, parse_public_key, parse_signatures, signed
+from imgstored.site.trust import UntrustedError, believed, checked_index
+from imgstored.sources.answers import read_list, read_page, the_manifest
+from imgstored.transfer.decompress import DecompressLimits, Meter, decompressed
+from imgstored.zstream.nvlist import pack, unpack, unpack_tree
+from imgstored.zstream.reader import StreamReader
+from imgstored.zstream.records import byte_order_of
+from imgstored.zstream.resume import resume
+from imgstored.zstream.token import ResumePoint, parse_token
+from imgstored.zstream.volume import Volume, VolumeState
+from imgstored.zstream.write import MIN_BLOCK_SIZE, NewVolume, volume_stream
+from tests.support.image_site import DATA, INCREMENTAL, ZVOL, fixture_manifest
+from tests.support.streams import StreamWriter
+from tests.support.tokens import as_values, token_around, token_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+#: Bytes of an input. What is larger is cut.
+MAX_INPUT: Final = 1 << 16
+
+_MESSAGE: Final = MessageLimits(size=1 << 14, depth=16, values=1 << 10)
+_DECOMPRESS: Final = DecompressLimits(
+    max_image=4 << 20, max_ratio=1000, decoder_memory=16 << 20, ratio_from=1 << 20, workers=1
+)
+_HTTP: Final = HttpLimits(connections=1, client_connections=1)
+_URL: Final = "https://images.example.com/images"
+_UUID: Final = "11111111-aaaa-4bbb-8ccc-000000000001"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One fuzzer. `seeds` are inputs to begin with; `modules` are those whose coverage counts."""
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], Sequence[bytes]]
+    modules: tuple[str, ...]
+
+
+class Fields:
+    """Takes values out of an input, as many as one likes: behind its end there are zeros."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+    def bytes(self, size: int) -> bytes:
+        taken = self._data[self._at : self._at + size]
+        self._at += size
+        return taken
+
+    def number(self, most: int) -> int:
+        """A number from 0 to `most`."""
+        size = (most.bit_length() + 7) // 8
+        return int.from_bytes(self.bytes(size), "little") % (most + 1)
+
+    def one(self, choices: Sequence[Any]) -> Any:
+        return choices[self.number(len(choices) - 1)]
+
+
+def in_pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+# -- the socket ----------------------------------------------------------------------------------------------
+
+
+@cache
+def _shapes() -> dict[str, Any]:
+    found = vars(imgproto.operations).values()
+    return {each.name: each.params for each in found if isinstance(each, Operation)}
+
+
+def rpc(data: bytes) -> None:
+    """Messages: whole and in pieces there are the same ones, or the same error."""
+    if data:
+        size, data = data[0] % 16 + 1, data[1:]
+        whole, parts = _messages([data]), _messages(in_pieces(data, size))
+        assert repr(whole) == repr(parts), "in pieces it is another message"
+        for message in whole[0]:
+            if isinstance(message, Call) and message.method in _shapes():
+                with suppress(UsageError):
+                    checked(message.method, _shapes()[message.method], message.params)
+
+
+def _messages(pieces: list[bytes]) -> tuple[list[Any], str | None]:
+    decoder, found = Decoder(_MESSAGE), []
+    for piece in pieces:
+        try:
+            # What comes before an error in the same piece is lost with the connection.
+            found += decoder.feed(piece)
+        except ProtocolError as error:
+            return [], error.message
+    return found, None
+
+
+def _rpc_seeds() -> list[bytes]:
+    messages = [[0, number, name, [{}]] for number, name in enumerate(_shapes())]
+    messages += [[0, 1, "import", [{"uuid": _UUID, "pool": None}]], [2, "notify", [{"a": [1, 2.5, b"x"]}]]]
+    return [b"\x03" + msgpack.packb(message) for message in messages]
+
+
+# -- manifests and lists -------------------------------------------------------------------------------------
+
+
+def manifest(data: bytes) -> None:
+    """Manifests of all versions. What was loaded is loaded again, and the same."""
+    with suppress(ImgstoreError):
+        document = upgrade(parse(data))
+        for rules in ("import", "create"):
+            with suppress(ImgstoreError):
+                loaded = load(document, rules=rules)
+                again = load(parse(msgspec.json.encode(loaded.document)), rules=rules)
+                assert again.document == loaded.document
+    with suppress(ImgstoreError):
+        parse_list(data)
+
+
+def _manifest_seeds() -> list[bytes]:
+    one = fixture_manifest(ZVOL)
+    old = {
+        "name": "old",
+        "version": "1.0",
+        "type": "zone-dataset",
+        "uuid": _UUID,
+        "os": "smartos",
+        "published_at": "2012-01-01T00:00:00Z",
+        "creator_uuid": _UUID,
+        "vendor_uuid": _UUID,
+        "files": [{"path": "a.zfs.bz2", "sha1": "0" * 40, "size": 5, "url": "http://a/b"}],
+    }
+    found = [one, fixture_manifest(INCREMENTAL), old, {**one, "requirements": {"networks": [{"name": "a"}]}}]
+    return [json.dumps(each).encode() for each in found]
+
+
+def answers(data: bytes) -> None:
+    """Documents of image servers."""
+    for read in (
+        lambda: read_list(_URL, data),
+        lambda: read_page(_URL, data, _URL),
+        lambda: the_manifest(_URL, data, _UUID),
+    ):
+        with suppress(ImgstoreError):
+            read()
+
+
+def _answer_seeds() -> list[bytes]:
+    whole = b"[" + b",".join(_manifest_seeds()) + b"]"
+    return [whole, b'{"code":"ResourceNotFound","message":"no"}', b"<!DOCTYPE html><html>", b"[]"]
+
+
+# -- streams -------------------------------------------------------------------------------------------------
+
+
+def stream(data: bytes) -> None:
+    """A stream as it is: whole and in pieces it is the same."""
+    fields = Fields(data)
+    size = fields.number(500) + 1
+    rest = fields.bytes(MAX_INPUT)
+    # Of two faults in one piece any may be told.
+    assert (_read([rest]) == "sound") == (_read(in_pieces(rest, size)) == "sound")
+
+
+def _read(pieces: list[bytes]) -> str:
+    reader = StreamReader()
+    try:
+        for piece in pieces:
+            reader.check(piece)
+        reader.finish()
+    except StreamError as error:
+        return error.message
+    return "sound"
+
+
+def _stream_seeds() -> list[bytes]:
+    whole = gzip.decompress((DATA / "base.zfs.gz").read_bytes())
+    return [b"\xff\x00" + whole[:3000], b"\x20\x00" + b"".join(records(b"\x01\x02\x03\x04" * 50, 0))]
+
+
+def records(data: bytes, volume: int) -> list[bytes]:
+    """Records of a stream, with right checksums, whatever they say."""
+    fields = Fields(data)
+    writer = StreamWriter(fields.one("<>"), guid=1 + fields.number(3))
+    found = [writer.begin(objset=2 + volume, fromguid=fields.number(1), features=fields.number(0xFFFF))]
+    while fields.left > 0 and len(found) < 60:
+        number, size = fields.number(3), fields.number(4096)
+        match fields.number(9):
+            case 0:
+                found.append(writer.object(number, kind=fields.number(30), block_size=size * 8))
+            case 1:
+                found.append(writer.freeobjects(number, size))
+            case 2 | 3:
+                payload = _words(fields.bytes(size))
+                found.append(writer.write(number, fields.number(1 << 40), payload, kind=fields.number(30)))
+            case 4:
+                found.append(writer.free(number, fields.number(1 << 64), fields.number((1 << 64) - 1)))
+            case 5:
+                found.append(writer.spill(number, _words(fields.bytes(size))))
+            case 6:
+                found.append(writer.write_embedded(number, fields.number(1 << 40), size, fields.bytes(112)))
+            case 7:
+                found.append(writer.volume_size(fields.number((1 << 64) - 1)))
+            case _:
+                kind, body = fields.number(12), fields.bytes(272)
+                payload = _words(fields.bytes(size))
+                found.append(writer.record(kind, body, payload, first=fields.number(1 << 31)))
+    return [*found, writer.end()]
+
+
+def _words(payload: bytes) -> bytes:
+    """A payload of whole words, as all in a stream are."""
+    return payload.ljust(len(payload) + -len(payload) % 8, b"\0")
+
+
+def volume(data: bytes) -> None:
+    """Records with right checksums, to what makes a disk of them: offsets and sizes stay within bounds."""
+    reader, machine = StreamReader(), None
+    with suppress(StreamError, struct.error, OverflowError):
+        made = records(data, 1)
+        for piece in made:
+            for record in reader.records(piece):
+                machine = machine or Volume(byte_order_of(made[0][:312]) or "<", VolumeState())
+                machine.step(record)
+        if machine is not None:
+            reader.finish()
+            assert 0 <= machine.finish() <= 1 << 62
+
+
+def rewriter(data: bytes) -> None:
+    """A stream that goes on at any point: it is refused, or what is made of it is a sound stream."""
+    fields = Fields(data)
+    point = ResumePoint(
+        fields.number(3),
+        fields.number(1 << 20),
+        1 + fields.number(3),
+        fromguid=fields.number(1),
+        byte_order=fields.one("<>"),
+    )
+    size = fields.number(600) + 1
+    with suppress(ResumeError, StreamError, struct.error, OverflowError):
+        whole = b"".join(records(fields.bytes(MAX_INPUT), 0))
+        reader = StreamReader(resuming=True)
+        for piece in resume(in_pieces(whole, size), point):
+            try:
+                reader.check(piece)
+            except StreamError as error:
+                raise AssertionError(f"what was made is not sound: {error.message}") from error
+
+
+def writer(data: bytes) -> None:
+    """Streams of disks: the reader takes each, and the disk is the same."""
+    fields = Fields(data)
+    block = MIN_BLOCK_SIZE << fields.number(2)
+    blocks = fields.number(40) + 1
+    extents, at = [], 0
+    while fields.left > 0 and at < blocks:
+        at += fields.number(3)
+        size = min(fields.number(3 * block), (blocks - at) * block)
+        if size > 0:
+            extents.append((at * block, fields.bytes(size).ljust(size, b"\0")))
+        at += -(-max(size, 1) // block)
+    new = NewVolume("zones/disk@final", blocks * block, 1 + fields.number(1 << 20), 0, block)
+    expected = bytearray(new.size)
+    for offset, content in extents:
+        expected[offset : offset + len(content)] = content
+    reader, machine, disk = StreamReader(), None, bytearray(new.size)
+    for piece in volume_stream(new, extents):
+        for record in reader.records(piece):
+            machine = machine or Volume("<", VolumeState())
+            step = machine.step(record)
+            if step is not None and hasattr(step, "payload"):
+                disk[step.offset : step.offset + len(step.payload)] = step.payload
+    reader.finish()
+    assert machine is not None
+    assert machine.finish() == new.size
+    assert disk == expected
+
+
+def token(data: bytes) -> None:
+    """Receive tokens: text, and any payload with the right checksum."""
+    with suppress(ResumeError):
+        parse_token(data.decode("latin-1"))
+    with suppress(ResumeError):
+        parse_token(token_around("<" if data[:1] < b"\x80" else ">", data[1:2000]))
+    with suppress(ResumeError):
+        compressed = data[:2000]
+        words = struct.unpack(f"<{len(compressed) // 4}I", compressed[: len(compressed) // 4 * 4])
+        parse_token(f"1-{sum(words):x}-{len(compressed):x}-{compressed.hex()}")
+
+
+def _token_seeds() -> list[bytes]:
+    text = token_of(object=2, offset=8192, toguid=7, bytes=99, fromguid=3, flags=("compressok",))
+    return [text.encode(), zlib.compress(b"x" * 50), b"\0" + as_values({"object": 1, "toname": "a@b"}, "<")]
+
+
+def nvlist(data: bytes) -> None:
+    """Packed lists: what is read and packed again is read the same."""
+    with suppress(StreamError):
+        order, _ = unpack(data)
+        tree = unpack_tree(data)
+        assert unpack_tree(pack(tree, order)) == tree
+    with suppress(StreamError):
+        unpack_tree(data)
+
+
+def _nvlist_seeds() -> list[bytes]:
+    return [as_values({"object": 1, "offset": 2, "toname": "a@b", "embedok": True}, order) for order in "<>"]
+
+
+def image_file(data: bytes) -> None:
+    """Image files of all formats: bounded, and the same by the standard library alone."""
+    results = []
+    for accelerated in (True, False):
+        meter, total = Meter(_DECOMPRESS), 0
+        try:
+            for piece in decompressed(iter(in_pieces(data, 700)), meter, accelerated=accelerated):
+                total += len(piece)
+                assert len(piece) <= 4 << 20
+            results.append(("whole", total))
+        except ImgstoreError:
+            results.append(("refused", 0))
+        assert total <= _DECOMPRESS.max_image
+    assert results[0] == results[1], f"accelerated: {results[0]}, else {results[1]}"
+
+
+def _file_seeds() -> list[bytes]:
+    import bz2
+    import lzma
+
+    import zstandard
+
+    plain = b"image" * 400 + os.urandom(0) + bytes(range(256))
+    found = [gzip.compress(plain), bz2.compress(plain), lzma.compress(plain)]
+    return [*found, zstandard.compress(plain), plain, gzip.compress(b"") + gzip.compress(plain)]
+
+
+# -- HTTP ----------------------------------------------------------------------------------------------------
+
+
+def http_answer(data: bytes) -> None:
+    """Heads of answers to requests for ranges, redirects, and compressed documents."""
+    fields = Fields(data)
+    status, start = fields.one((200, 206, 301, 403, 404, 416, 429, 503)), fields.number(1 << 20)
+    stop = None if fields.number(1) else start + 1 + fields.number(1 << 20)
+    rest = fields.bytes(MAX_INPUT)
+    lines = [line.partition(":") for line in rest.decode("latin-1").split("\n")]
+    with suppress(ImgstoreError):
+        reply = read_reply(
+            status, [(name, value.strip()) for name, _, value in islice(lines, 60)], start, stop
+        )
+        assert reply.start >= 0
+        assert reply.stop is None or reply.stop >= reply.start
+        assert not reply.partial or reply.start == start
+    with suppress(ImgstoreError):
+        redirected(Location(_URL, _URL, Access()), rest.decode("latin-1"), lambda *_: True)
+    body = Body(1 << 16, gzip=bool(fields.number(1)))
+    with suppress(NotGzipError, TooLargeError, TooManyPiecesError):
+        for piece in in_pieces(rest, 97):
+            body.feed(piece)
+        assert len(body.finish()) <= 1 << 16
+
+
+def _answer_head_seeds() -> list[bytes]:
+    head = b'Content-Range: bytes 5-9/100\nContent-Length: 5\nETag: "a"\nContent-Encoding: gzip\n'
+    return [
+        b"\x01\x05\0\0\0\x04\0\0" + head,
+        b"\0" * 8 + b"Content-Length: 7\nLocation: /x",
+        gzip.compress(b"a" * 99),
+    ]
+
+
+def http_request(data: bytes) -> None:
+    """Requests to the image server, over a socket: each is answered, or the connection ends."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.settimeout(10)
+        # What does not fit into the socket is not sent.
+        theirs.setblocking(False)
+        with suppress(OSError):
+            theirs.send(data[: 16 << 10])
+        theirs.shutdown(socket.SHUT_WR)
+        connection = Connection(ours, "fuzz", _application, _HTTP, Pace(0), None)
+        for _ in range(50):
+            if not connection.serve_one():
+                break
+        else:
+            raise AssertionError("it never ends")
+        answer = b""
+        with suppress(OSError):
+            answer = theirs.recv(1 << 16)
+        assert not answer or answer.startswith(b"HTTP/1.1 "), answer[:99]
+        assert b"500 Internal" not in answer[:60], answer[:2000]
+
+
+def _application(request: Request) -> Response:
+    """Reads what there is to read, and serves ranges of a file."""
+    if request.method in ("PUT", "POST"):
+        size = sum(len(piece) for piece in request.body.pieces(1 << 14))
+        return answer_json({"size": size, "path": request.path[:99]})
+    fd = os.open(_file(), os.O_RDONLY)
+    return answer_with(OpenFile(fd, 5000, '"etag"', 1_700_000_000.0), request)
+
+
+@cache
+def _file() -> str:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(prefix="imgstore-fuzz-", delete=False) as file:
+        file.write(bytes(5000))
+    import atexit
+
+    atexit.register(lambda: Path(file.name).unlink(missing_ok=True))
+    return file.name
+
+
+def _request_seeds() -> list[bytes]:
+    get = b"GET /images/%s/file HTTP/1.1\r\nHost: a\r\n" % _UUID.encode()
+    return [
+        get + b'Range: bytes=0-99,200-299,-5\r\nIf-None-Match: "x", W/"etag"\r\n\r\n',
+        get + b"If-Range: Tue, 14 Nov 2023 22:13:20 GMT\r\nRange: bytes=5-\r\n\r\n" + get + b"\r\n",
+        b"PUT /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a\r\nhello\r\n0\r\nX: y\r\n\r\n",
+        b"POST /a?b=c HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
+        b"HEAD http://b/x HTTP/1.0\r\n\r\n",
+    ]
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def configuration(data: bytes) -> None:
+    """Configurations: read and checked, or an error that names the key."""
+    with suppress(ImgstoreError):
+        specs.check(config.parse(data.decode("utf-8", "replace")))
+
+
+def _configuration_seeds() -> list[bytes]:
+    pages = [Path("smf/debian/imgstored.toml").read_bytes()] if Path("smf").is_dir() else []
+    text = (
+        'state = "/a"\n[[sources]]\nurl = "https://a/b"\ntype = "imgapi"\nheaders = {a = "b"}\n[limits]\n'
+        'connections = 4\n[[pool]]\nname = "zones"\ntype = "embedded"\npath = "/b"\n[serve]\n'
+        'listen = "127.0.0.1:80"\ntokens = {a = "b"}\n[[mirror]]\nurl = "https://a"\nevery = "1d"\n'
+        '[view]\nmode = "off"\n[log]\nlevel = "info"\n[socket]\nmode = 0o660\n'
+    )
+    return [*pages, text.encode()]
+
+
+_KEY: Final = SecretKey(b"\1" * 8, b"\2" * 32)
+
+
+def index(data: bytes) -> None:
+    """What a signed site says: signatures, pointers, keys, the index."""
+    text = data.decode("utf-8", "replace")
+    with suppress(KeyFileError):
+        parse_public_key(text)
+    with suppress(UntrustedError, ValueError):
+        parse_pointer(text)
+    with suppress(UntrustedError, ValueError, msgspec.MsgspecError):
+        parse_index(data)
+    with suppress(UntrustedError, KeyFileError, ValueError):
+        parse_signatures(data)
+    # As the owner of the key signed it: with any comment, and with the right one.
+    for comment in (text.split("\n", 1)[0], Pointer(7, 2_000_000_000, hashed(data)).comment):
+        with suppress(UntrustedError, ValueError):
+            made = signed(_KEY, data, comment).text().encode()
+            trusted = believed(made, [_KEY.public], now=0.0, seen={})
+            checked_index(trusted, data)
+
+
+def _index_seeds() -> list[bytes]:
+    some = {"sha256": "0" * 64, "size": 5}
+    image = {"uuid": _UUID, "manifest": some, "file": some}
+    one = {"format": 1, "images": [image, {**image, "uuid": ZVOL}], "list": some}
+    found = [json.dumps(one).encode()]
+    found.append(Pointer(7, 2_000_000_000, Hashed("0" * 64, 5)).comment.encode())
+    return [*found, _KEY.public.file().encode(), signed(_KEY, b"x", "comment").text().encode()]
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "rpc": Target(rpc, _rpc_seeds, ("imgstored.rpc",)),
+    "manifest": Target(manifest, _manifest_seeds, ("imgstored.manifest",)),
+    "answers": Target(answers, _answer_seeds, ("imgstored.sources.answers", "imgstored.manifest")),
+    "stream": Target(stream, _stream_seeds, ("imgstored.zstream",)),
+    "volume": Target(volume, lambda: [bytes(range(200)), b"\x02" * 60], ("imgstored.zstream",)),
+    "rewriter": Target(rewriter, lambda: [bytes(range(200)), b"\x02" * 60], ("imgstored.zstream",)),
+    "writer": Target(writer, lambda: [bytes(range(250)), b"\x01" * 60], ("imgstored.zstream",)),
+    "token": Target(token, _token_seeds, ("imgstored.zstream",)),
+    "nvlist": Target(nvlist, _nvlist_seeds, ("imgstored.zstream",)),
+    "image-file": Target(image_file, _file_seeds, ("imgstored.transfer",)),
+    "http-answer": Target(http_answer, _answer_head_seeds, ("imgstored.http",)),
+    "http-request": Target(http_request, _request_seeds, ("imgstored.httpd",)),
+    "configuration": Target(configuration, _configuration_seeds, ("imgstored.config", "imgstored.specs")),
+    "index": Target(index, _index_seeds, ("imgstored.site",)),
+}

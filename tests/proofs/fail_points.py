@@ -1,0 +1,179 @@
+"""Named points, before and after each durable action, at which a daemon of the tests dies.
+
+They are put into the classes from outside, by name: the daemon itself has nothing of them. `Armed` says, in
+shared memory, at which point a running daemon dies, and the how-many-th time that it comes there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import mmap
+import os
+import signal
+import struct
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from imgstored.catalog.manifest_files import ManifestFiles
+from imgstored.catalog.receipts import Receipts
+from imgstored.imports.journal import FileRanges, Journal
+from imgstored.imports.leftovers import Leftovers
+from imgstored.library.library import Library
+from imgstored.pools.embedded import EmbeddedPool, notes, pool, receive
+from imgstored.pools.embedded.receiver import FilesystemReceiver, VolumeReceiver
+from imgstored.transfer.spool import Spool
+from imgstored.view.files import FilesView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+#: By name: where the function is, in each place that calls it by that name, and its attribute there.
+POINTS: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
+    "spool-write": ((Spool,), "_put"),
+    "spool-size": ((Spool,), "begin"),
+    "spool-drop": ((Leftovers,), "_remove_spool"),
+    "journal-begin": ((Journal,), "begin"),
+    "journal-park": ((Journal,), "park"),
+    "journal-end": ((Journal,), "end"),
+    "journal-spool": ((FileRanges,), "begin"),
+    "journal-range": ((FileRanges,), "record"),
+    "journal-forget": ((FileRanges,), "forget"),
+    "receive": ((EmbeddedPool,), "receive"),
+    "receive-piece": ((FilesystemReceiver, VolumeReceiver), "take"),
+    "receive-checkpoint": ((receive,), "write_checkpoint"),
+    "receive-note": ((receive,), "write_image"),
+    "manifest-mark": ((ManifestFiles,), "mark"),
+    "manifest-write": ((ManifestFiles,), "write"),
+    "manifest-unmark": ((ManifestFiles,), "unmark"),
+    "manifest-forget": ((ManifestFiles,), "forget"),
+    "receipt-write": ((Receipts,), "write"),
+    "receipt-forget": ((Receipts,), "forget"),
+    "publish": ((EmbeddedPool,), "publish"),
+    "publish-settled": ((EmbeddedPool,), "_settled"),
+    "view-add": ((FilesView,), "add"),
+    "view-remove": ((FilesView,), "remove"),
+    "destroy": ((EmbeddedPool,), "destroy"),
+    "set-aside": ((pool, receive), "set_aside"),
+    "empty-trash": ((pool, receive), "empty_trash"),
+    "abandon": ((EmbeddedPool,), "abandon"),
+    "hold": ((EmbeddedPool,), "hold"),
+    "hold-write": ((pool,), "write_holds"),
+    "release": ((EmbeddedPool,), "release"),
+    "library-keep": ((Library,), "keep"),
+    "library-add": ((Library,), "_add"),
+    "library-change": ((Library,), "_write"),
+    "library-upload": ((Library,), "take_upload"),
+    "library-evict": ((Library,), "evict"),
+    "library-remove": ((Library,), "remove"),
+    "library-hold": ((Library,), "hold"),
+}
+
+_KEEPS: Final = ("library-keep", "library-add", "library-evict", "library-remove")
+#: The points that operations of clients come to, by the names of these.
+REACHED: Final[dict[str, tuple[str, ...]]] = {
+    "import": (
+        "spool-write", "spool-size", "spool-drop", "journal-begin", "journal-end", "journal-spool",
+        "journal-range", "journal-forget", "receive", "receive-piece", "receive-checkpoint", "receive-note",
+        "manifest-mark", "manifest-write", "manifest-unmark", "receipt-write", "publish", "publish-settled",
+        "view-add", *_KEEPS,
+    ),
+    "leave": ("journal-begin", "journal-park", "abandon"),
+    "delete": (
+        "manifest-mark", "manifest-forget", "manifest-unmark", "receipt-forget", "destroy", "set-aside",
+        "empty-trash", "view-remove",
+    ),
+    "hold": ("hold", "hold-write"),
+    "release": ("release", "hold-write"),
+    "publish": ("library-add", "library-upload", "library-change"),
+    "unpublish": ("library-remove",),
+    "mirror": ("library-hold", *_KEEPS),
+}  # fmt: skip
+
+#: Calls of the system that change a file system, counted together as the point `syscall`.
+CALLS: Final = (
+    "rename", "replace", "unlink", "remove", "mkdir", "rmdir", "link", "fsync", "ftruncate", "pwrite",
+    "pwritev", "utime", "chmod", "fchmod",
+)  # fmt: skip
+SYSCALL: Final = "syscall"
+
+_FORM: Final = struct.Struct("@Q40sQ")
+
+
+class Armed:
+    """The memory that tells a daemon where to die; `path` is of a file, which is made."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(mmap.PAGESIZE))
+        self.path = path
+        self._memory = _mapped(path)
+        self._turn = 0
+
+    def at(self, point: str, count: int = 1) -> None:
+        """Dies at a point, `before:NAME` or `after:NAME`, the so-many-th time; "" is nowhere."""
+        self._turn += 1
+        _FORM.pack_into(self._memory, 0, self._turn, point.encode(), count)
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+_memory: mmap.mmap | None = None
+_lock = threading.Lock()
+_turn = 0
+_passed = 0
+
+
+def listen(path: Path) -> None:
+    """From now on this process dies where the memory says."""
+    global _memory
+    _memory = _mapped(path)
+
+
+def install() -> None:
+    """Puts the points in their places. Nothing dies before `listen`."""
+    assert notes.write_holds is pool.write_holds
+    for name, (owners, attribute) in POINTS.items():
+        for owner in owners:
+            setattr(owner, attribute, _watched(getattr(owner, attribute), name))
+    for call in CALLS:
+        setattr(os, call, _watched(getattr(os, call), SYSCALL))
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        return mmap.mmap(fd, mmap.PAGESIZE)
+    finally:
+        os.close(fd)
+
+
+def _reach(point: str) -> None:
+    global _turn, _passed
+    if _memory is None:
+        return
+    turn, at, count = _FORM.unpack_from(_memory, 0)
+    if at.rstrip(b"\0").decode() != point:
+        return
+    with _lock:
+        if turn != _turn:
+            _turn, _passed = turn, 0
+        _passed += 1
+        if _passed == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watched(step: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        _reach(f"before:{name}")
+        result = step(*arguments, **named)
+        _reach(f"after:{name}")
+        return result
+
+    async def wrapped_async(*arguments: Any, **named: Any) -> Any:
+        _reach(f"before:{name}")
+        result = await step(*arguments, **named)
+        _reach(f"after:{name}")
+        return result
+
+    return wrapped_async if inspect.iscoroutinefunction(step) else wrapped

@@ -1,0 +1,204 @@
+"""Fails the N-th change of the disk, for every N: `python -m tests.proofs.faults [OPTIONS]`.
+
+A daemon works on a file system (`recording`) of which one call fails, once, with EIO, ENOSPC or EINTR: of an
+import, a deletion, a hold, a publication, and SQLite's. The client gets an error that is for people, or what
+it asked for; the daemon goes on; and after a restart all promises hold, and nothing is left over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import errno
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.proofs.forks import Daemon, Forks
+from tests.proofs.model import GONE, THERE, BrokenPromiseError, World
+from tests.proofs.recording import Mounted, Recorder
+from tests.proofs.world import CLONE, FIRST, IMAGES, LARGE, SMALL, VOLUME, image_server, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tests.proofs.model import Operation
+    from tests.proofs.recording import Change
+
+ERRORS: Final = (errno.EIO, errno.ENOSPC, errno.EINTR)
+#: What fails: names of operations, and of what.
+OPERATIONS: Final = (
+    ("import", SMALL),
+    ("import", CLONE),
+    ("import", LARGE),
+    ("import", VOLUME),
+    ("hold", SMALL),
+    ("release", SMALL),
+    ("publish", FIRST),
+    ("unpublish", FIRST),
+    ("delete", CLONE),
+    ("delete", LARGE),
+)
+_INVERSE: Final = {
+    "import": "delete",
+    "delete": "import",
+    "hold": "release",
+    "release": "hold",
+    "publish": "unpublish",
+    "unpublish": "publish",
+}
+#: More changes than any operation makes.
+_END: Final = 2000
+
+
+class Fault:
+    """Fails the N-th change from now on, once."""
+
+    def __init__(self, number: int, code: int) -> None:
+        self.left = number
+        self.code = code
+        self.failed: Change | None = None
+
+    def __call__(self, change: Change) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.failed = change
+            raise OSError(self.code, "a fault of the disk")
+
+
+class Faults:
+    """Operations of one daemon after another, on one disk."""
+
+    def __init__(self, folder: Path, url: str, forks: Forks) -> None:
+        self.recorder = Recorder()
+        self.mounted = Mounted(self.recorder, folder / "disk")
+        self._made = settings(folder / "host", url, folder / "disk" / "state")
+        self._made.write()
+        self.world = World(self._made, random.Random(0))
+        self.daemon = Daemon(forks, self._made.folder)
+        self.count: collections.Counter[str] = collections.Counter()
+
+    def __enter__(self) -> Faults:
+        self.mounted.__enter__()
+        self.daemon.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.daemon.close()
+        self.mounted.__exit__(None, None, None)
+
+    def each(self, name: str, uuid: str, code: int, numbers: Iterable[int]) -> None:
+        """Fails each of these changes of an operation, until it makes no more of them."""
+        for number in numbers:
+            if not self.turn(name, uuid, code, number):
+                return
+
+    def turn(self, name: str, uuid: str, code: int, number: int) -> bool:
+        """One operation of which one change fails. Whether it made so many. Raises `BrokenPromiseError`."""
+        operation = self._prepared(name, uuid)
+        what = f"{operation}, {errno.errorcode[code]} of change {number}"
+        fault = Fault(number, code)
+        self.recorder.fault = fault
+        self.world.asked(operation)
+        try:
+            failure = self.world.attempt(operation)
+        finally:
+            self.recorder.fault = lambda change: None
+        what = f"{what} ({fault.failed.call if fault.failed else 'none'})"
+        if failure is None:
+            self.world.done(operation)
+        elif fault.failed is None or "fault in imgstored" in failure:
+            raise BrokenPromiseError(f"{what}: {failure}")
+        if self.daemon.died(0):
+            raise BrokenPromiseError(f"{what}: the daemon died")
+        self._look_at_log(what)
+        self.daemon.kill()
+        self._drop_copies()
+        self.daemon.start()
+        try:
+            self.world.check()
+        except BrokenPromiseError as error:
+            raise BrokenPromiseError(f"{what}: {error}") from error
+        if fault.failed is not None:
+            self.count[f"{name} {errno.errorcode[code]}"] += 1
+        return fault.failed is not None
+
+    def _look_at_log(self, what: str) -> None:
+        text = self.daemon.log.read_text()
+        if "Traceback" in text:
+            raise BrokenPromiseError(f"{what}: {text[text.index('Traceback') - 500 :][:4000]}")
+
+    def _drop_copies(self) -> None:
+        """Each import gives the library its file anew."""
+        for uuid in IMAGES:
+            shutil.rmtree(self._made.state / "library" / uuid, ignore_errors=True)
+
+    def _prepared(self, name: str, uuid: str) -> Operation:
+        """The operation, once it makes sense."""
+        for _ in range(8):
+            there = [each for each in self.world.sensible() if each.uuid == uuid]
+            found = next((each for each in there if each.name == name), None)
+            if found is not None:
+                return found
+            self._do(self._before(name, uuid))
+        raise AssertionError(f"{name} {uuid} never makes sense")
+
+    def _before(self, name: str, uuid: str) -> Operation:
+        """What has to be done first."""
+        model = self.world.model
+        if name == "import" and uuid == SMALL and model.holds[SMALL] == THERE:
+            wanted = "release", SMALL
+        elif name == "import" and uuid == SMALL and model.images[CLONE] == THERE:
+            wanted = "delete", CLONE
+        elif name in ("hold", "release") and model.images[uuid] == GONE:
+            wanted = "import", uuid
+        else:
+            wanted = _INVERSE[name], uuid
+        return next(each for each in self.world.sensible() if (each.name, each.uuid) == wanted)
+
+    def _do(self, operation: Operation) -> None:
+        self.world.asked(operation)
+        failure = self.world.attempt(operation)
+        if failure is not None:
+            raise BrokenPromiseError(f"{operation} failed: {failure}")
+        self.world.done(operation)
+
+
+def all_of(faults: Faults, codes: Iterable[int] = ERRORS, *, step: int = 1) -> Iterator[str]:
+    """Fails each change of each operation with each error, or every `step`-th; says what is done."""
+    for name, uuid in OPERATIONS:
+        for code in codes:
+            faults.each(name, uuid, code, range(1, _END, step))
+            yield f"{name} {uuid[-1]} {errno.errorcode[code]}"
+
+
+def main() -> int:
+    """Returns 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.proofs.faults", description=__doc__)
+    parser.add_argument("--step", type=int, default=1)
+    parser.add_argument("--report", type=Path, default=None, help="a JSON file with the figures")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="imgstore-faults-", dir="/dev/shm"))
+    began, broken = time.monotonic(), None
+    with image_server(folder / "server") as url, Forks() as forks, Faults(folder, url, forks) as faults:
+        try:
+            for done in all_of(faults, step=arguments.step):
+                print(f"{done}: {sum(faults.count.values())} faults so far", flush=True)
+        except BrokenPromiseError as error:
+            broken = str(error)
+            print(broken)
+    if arguments.report is not None:
+        seconds = round(time.monotonic() - began)
+        figures = {"faults": dict(faults.count), "seconds": seconds, "broken": broken}
+        arguments.report.write_text(json.dumps(figures, indent=1) + "\n")
+    shutil.rmtree(folder)
+    return int(broken is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

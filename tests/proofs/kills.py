@@ -1,0 +1,211 @@
+"""kill -9 at named points and at random moments, again and again: `python -m tests.proofs.kills [OPTIONS] N`.
+
+One daemon after another works on one state folder, and dies. After each start all that clients were told must
+hold, all imports end, and `imgstored --check --deep` finds nothing. Ends with status 1 at the first fault,
+and says the seed, and where the folder is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from imgctl.errors import NotConnectedError
+
+from tests.proofs.fail_points import POINTS, REACHED, SYSCALL, Armed
+from tests.proofs.forks import Daemon, Forks
+from tests.proofs.model import BrokenPromiseError, Operation, World
+from tests.proofs.world import image_server, settings
+
+#: Seconds that an operation may take on a busy machine.
+_PATIENCE = 120.0
+#: A kill at a random moment comes within so many seconds after the request.
+_MOMENT = 0.12
+
+
+class Kills:
+    """A run on one folder."""
+
+    def __init__(self, folder: Path, url: str, forks: Forks, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.armed = Armed(folder / "armed")
+        made = settings(folder / "host", url)
+        made.write()
+        self.world = World(made, self.dice)
+        self.daemon = Daemon(forks, made.folder, armed=self.armed.path)
+        self.kills: collections.Counter[str] = collections.Counter()
+        self.missed = 0
+        self._reached: dict[str, set[str]] = collections.defaultdict(set)  # points, by operation
+        self._calls: dict[str, float] = collections.defaultdict(lambda: 60.0)  # of the system
+
+    @property
+    def count(self) -> int:
+        return sum(self.kills.values())
+
+    def begin(self) -> None:
+        self.daemon.start()
+
+    def close(self) -> None:
+        self.daemon.close()
+        self.armed.close()
+
+    def turn(self, operation: Operation | None = None, point: str | None = None, count: int = 1) -> bool:
+        """Asks for something, and kills the daemon meanwhile; then all must hold. Whether it was killed."""
+        operation = operation or self.world.next()
+        if point is None:
+            point, count = self._chosen(operation.name)
+        if point:
+            self.armed.at(point, count)
+        failures: list[str | None] = []
+        self.world.asked(operation)
+        thread = threading.Thread(target=lambda: failures.append(self.world.attempt(operation)))
+        thread.start()
+        killed = (
+            self._killed_at_any_moment(thread) if not point else self._killed_at_a_point(thread, failures)
+        )
+        thread.join(_PATIENCE)
+        if operation.name == "leave" and not killed:
+            killed = self.daemon.died(0.3)  # what it tidies up when the client is gone
+        self.armed.at("")
+        killed = killed or self.daemon.died(0.01)
+        if not failures:
+            raise BrokenPromiseError(f"{operation} does not end ({point})")
+        if failures[0] is None:
+            self.world.done(operation)
+        elif not killed:
+            raise BrokenPromiseError(f"{operation} failed: {failures[0]}")
+        self._learn(operation.name, point, killed=killed)
+        if killed:
+            self.kills[point or "any moment"] += 1
+            self.daemon.start()
+        else:
+            self.missed += 1
+            if self.missed % 10 and operation.name != "leave":
+                return False  # nothing has happened that is not seen after the next kill
+        try:
+            self._check()
+        except BrokenPromiseError as error:
+            raise BrokenPromiseError(
+                f"{operation}, killed at {point or 'any moment'} {count}: {error}"
+            ) from error
+        return killed
+
+    def _check(self) -> None:
+        """Looks whether all holds. It may only now be seen that the daemon died after all."""
+        try:
+            self.world.check()
+        except NotConnectedError:
+            if not self.daemon.died(10):
+                raise
+            self.kills["unseen"] += 1
+            self.daemon.start()
+            self.world.check()
+
+    def _chosen(self, name: str) -> tuple[str, int]:
+        """Where to die in an operation of that name; "" is at any moment.
+
+        Mostly where such an operation has come before.
+        """
+        kind = self.dice.random()
+        side = self.dice.choice(("before", "after"))
+        if kind < 0.4:
+            known = self._reached[name]
+            learned = len(known) > 2 and self.dice.random() < 0.8
+            point = self.dice.choice(sorted(known) if learned else list(POINTS))
+            return f"{side}:{point}", self.dice.choice((1, 1, 1, 2, 3))
+        if kind < 0.75:
+            return f"{side}:{SYSCALL}", self.dice.randint(1, int(self._calls[name]))
+        return "", 0
+
+    def _learn(self, name: str, point: str, *, killed: bool) -> None:
+        if point.endswith(SYSCALL):
+            self._calls[name] = max(4.0, self._calls[name] * (1.1 if killed else 0.9))
+        elif killed and point:
+            self._reached[name].add(point.partition(":")[2])
+
+    def _killed_at_any_moment(self, thread: threading.Thread) -> bool:
+        thread.join(self.dice.uniform(0, _MOMENT))
+        self.daemon.kill()
+        return True
+
+    def _killed_at_a_point(self, thread: threading.Thread, failures: list[str | None]) -> bool:
+        """Whether it dies before the request has ended, or right after."""
+        deadline = time.monotonic() + _PATIENCE
+        while thread.is_alive() and time.monotonic() < deadline:
+            if self.daemon.died(0.005):
+                return True
+        thread.join(_PATIENCE)
+        # A client may hear of its death before its parent does.
+        return self.daemon.died(10 if failures and failures[0] else 0.005)
+
+
+def each_point(kills: Kills, turns: int = 1000) -> set[str]:
+    """Dies at each point, before and after; returns those that no operation came to in so many turns."""
+    left = {f"{side}:{name}" for name in POINTS for side in ("before", "after")}
+    while left and (turns := turns - 1):
+        operation = kills.world.next()
+        here = sorted(point for point in left if point.partition(":")[2] in REACHED.get(operation.name, ()))
+        point = kills.dice.choice(here) if here else "before:nothing"
+        if kills.turn(operation, point):
+            left.discard(point)
+    return left
+
+
+def main() -> int:
+    """Returns 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.proofs.kills", description=__doc__)
+    parser.add_argument("kills", type=int)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where the state is; /dev/shm, if there is one"
+    )
+    parser.add_argument("--report", type=Path, default=None, help="a JSON file with the figures so far")
+    arguments = parser.parse_args()
+    seed = random.randrange(1 << 32) if arguments.seed is None else arguments.seed
+    base = arguments.folder or (Path("/dev/shm") if Path("/dev/shm").is_dir() else None)
+    folder = Path(tempfile.mkdtemp(prefix="imgstore-kills-", dir=base))
+    began, fault = time.monotonic(), None
+    with image_server(folder / "server") as url, Forks() as forks:
+        kills = Kills(folder, url, forks, seed)
+        kills.begin()
+        try:
+            while kills.count < arguments.kills:
+                if kills.turn() and kills.count % 100 == 0:
+                    _report(kills, seed, began, arguments.report)
+        except (BrokenPromiseError, RuntimeError) as error:
+            fault = f"{type(error).__name__}: {error}"
+        finally:
+            kills.close()
+    _report(kills, seed, began, arguments.report, fault)
+    if fault is not None:
+        print(f"broken after {kills.count} kills, seed {seed}, folder {folder}: {fault}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+def _report(kills: Kills, seed: int, began: float, report: Path | None, fault: str | None = None) -> None:
+    seconds = time.monotonic() - began
+    figures = {
+        "kills": kills.count,
+        "seed": seed,
+        "seconds": round(seconds),
+        "missed": kills.missed,
+        "broken": fault,
+        "at": dict(sorted(kills.kills.items())),
+    }
+    print(f"{kills.count} kills in {seconds:.0f} s, {kills.missed} turns without one", flush=True)
+    if report is not None:
+        report.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""A small world: an image server with small images of each kind, and the configuration of a daemon for it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.support.image_site import ZVOL, ImageSite, fixture_manifest
+from tests.support.nginx import Nginx, free_port
+from tests.support.streams import filesystem_stream, guid_of, random_content, stream_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+TOKEN: Final = "a-token-of-the-proofs"
+
+#: A full image, one that is cloned from it, one in several ranges, and a volume; and two that are published.
+SMALL, CLONE, LARGE, VOLUME, FIRST, SECOND = (
+    f"33333333-aaaa-4bbb-8ccc-00000000000{number}" for number in range(1, 7)
+)
+IMAGES: Final = (SMALL, CLONE, LARGE, VOLUME)
+PUBLISHED: Final = (FIRST, SECOND)
+#: MiB of files that the library keeps: fewer than all of them, so that some are evicted.
+_KEEP: Final = 2
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image as a server has it."""
+
+    manifest: Mapping[str, Any]
+    file: bytes
+
+
+@cache
+def made() -> dict[str, Made]:
+    """All images by their uuids."""
+    streams = {
+        SMALL: filesystem_stream(size=200 << 10, seed=1),
+        CLONE: filesystem_stream(size=100 << 10, seed=2, fromguid=guid_of(1)),
+        LARGE: filesystem_stream(size=1900 << 10, seed=3),
+        VOLUME: b"".join(stream_of(random_content(160 << 10, 4), guid=guid_of(4), objset="volume")),
+        FIRST: filesystem_stream(size=64 << 10, seed=5),
+        SECOND: filesystem_stream(size=128 << 10, seed=6),
+    }
+    return {uuid: _made(uuid, stream, number) for number, (uuid, stream) in enumerate(streams.items())}
+
+
+def _made(uuid: str, stream: bytes, number: int) -> Made:
+    file = gzip.compress(stream, compresslevel=1, mtime=0)
+    manifest: dict[str, Any] = {
+        "v": 2,
+        "owner": "00000000-0000-0000-0000-000000000000",
+        "state": "active",
+        "disabled": False,
+        "public": True,
+        "type": "zone-dataset",
+        "os": "smartos",
+    }
+    if uuid == VOLUME:
+        manifest = fixture_manifest(ZVOL) | {"image_size": 1}
+    if uuid == CLONE:
+        manifest["origin"] = SMALL
+    manifest |= {
+        "uuid": uuid,
+        "name": f"image-{number}",
+        "version": "1.0.0",
+        "published_at": f"2026-11-24T00:00:0{number}.000Z",
+        "files": [{"sha1": hashlib.sha1(file).hexdigest(), "size": len(file), "compression": "gzip"}],
+    }
+    return Made(manifest, file)
+
+
+@contextmanager
+def image_server(folder: Path) -> Iterator[str]:
+    """The URL of an nginx that has the images."""
+    with running_nginx(folder) as nginx:
+        yield nginx.url
+
+
+@contextmanager
+def running_nginx(folder: Path) -> Iterator[Nginx]:
+    """An nginx that has the images, and may be stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)
+    pages = ImageSite(folder / "site")
+    for uuid in IMAGES:
+        pages.add(made()[uuid].manifest, made()[uuid].file)
+    with Nginx(folder / "nginx", root=pages.folder) as nginx:
+        yield nginx
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a daemon has what it has. The port is that of its image server."""
+
+    folder: Path
+    state: Path
+    url: str
+    port: int
+
+    def write(self) -> Path:
+        """The file of its configuration."""
+        file = self.folder / "imgstored.toml"
+        images = self.folder / "images"
+        images.mkdir(exist_ok=True)
+        file.write_text(
+            f'state = "{self.state}"\n'
+            f'[socket]\npath = "{self.folder}/sock"\n'
+            f'[view]\nmode = "files"\npath = "{images}"\n'
+            f"[limits]\nmin_free_mib = 1\n"
+            f"[library]\nkeep_mib = {_KEEP}\n"
+            f'[serve]\nlisten = "127.0.0.1:{self.port}"\ntokens = {{ proofs = "{TOKEN}" }}\n'
+            f'[[sources]]\nurl = "{self.url}"\ntype = "static"\n'
+        )
+        return file
+
+
+def settings(folder: Path, url: str, state: Path | None = None) -> Settings:
+    """The settings of a daemon in a folder, which is made; its state is elsewhere if that is said."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Settings(folder, state or folder / "state", url, free_port())
