@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from imgproto.events import EventDocument
+
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
@@ -117,14 +119,18 @@ def test_a_disk_is_found_by_the_digest_that_its_tag_had(
     content = raw_disk(raw, size=64 << 20)
     layer = tar_of(file("disk/vm.img", content))
     digest = push_container_disk(registry, "vm", "1", layer)
+
+    def kill_once_bytes_came(event: EventDocument) -> None:
+        # Before that, the journal may not have the import yet.
+        if event["event"] == "progress" and event["done"]:
+            daemon.kill()
+
     with daemon.client() as client, pytest.raises(NotConnectedError):
-        client.ensure(
-            f"{registry.host}/vm:1", on_event=lambda event: event["event"] == "progress" and daemon.kill()
-        )
+        client.ensure(f"{registry.host}/vm:1", on_event=kill_once_bytes_came)
     push_container_disk(registry, "vm", "1", tar_of(file("disk/vm.img", b"another one")))
     daemon.start()
     with daemon.client() as client:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not client.list():
             assert time.monotonic() < deadline
             time.sleep(0.05)
