@@ -12,7 +12,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import __version__, log
+from imgstored import __version__, lanes, log
 from imgstored.catalog.aliases import Aliases
 from imgstored.catalog.catalog import Catalog
 from imgstored.catalog.deletions import Deletions
@@ -28,7 +28,8 @@ from imgstored.create.vmadm import Vmadm
 from imgstored.daemon import Parts, leaves_after, run
 from imgstored.doctor.services import OwnHost
 from imgstored.errors import PINNED, ConfigError, DamagedError, ImgstoreError
-from imgstored.events.stream import EventStream
+from imgstored.events.stream import EventStream, SourceChanged
+from imgstored.hooks.hooks import Hooks
 from imgstored.host import shortage, signals
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.lookups import Lookups
@@ -46,6 +47,7 @@ from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.timeout import answer
 from imgstored.pools.zfs import ZfsPool
 from imgstored.queries.dry_run import DryRun
+from imgstored.queries.event_log import open_event_log
 from imgstored.queries.history import open_history
 from imgstored.queries.outdated import Outdated
 from imgstored.queries.resolver import Resolver
@@ -63,6 +65,7 @@ from imgstored.sources.source_set import SourceSet
 from imgstored.specs import (
     check,
     descriptors,
+    hook_specs,
     import_limits,
     metrics_address,
     mirror_specs,
@@ -76,17 +79,24 @@ from imgstored.specs import (
 )
 from imgstored.state.damage import DAMAGED, Aside
 from imgstored.state.folder import ALIASES, NO_ALIASES, owned
-from imgstored.state.schema import HISTORY, JOURNAL
+from imgstored.state.schema import EVENTS, HISTORY, JOURNAL
 from imgstored.view import mountpoint, open_view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from imgproto.documents import LibraryStateDocument, ServerStateDocument
 
     from imgstored.config import Config, PoolTable
     from imgstored.host.notify import Notifier
+    from imgstored.httpd.address import TcpAddress
+    from imgstored.httpd.message import HttpLimits
     from imgstored.metrics.endpoint import Metrics
     from imgstored.pools.base import Pool
+    from imgstored.queries.event_log import EventLog
     from imgstored.queries.history import History
+    from imgstored.serve.application import Application
     from imgstored.serve.endpoint import ImageServer
     from imgstored.view import View
 
@@ -123,8 +133,11 @@ async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> 
     with owned(Path(settings.state), passable=settings.view_in_state, aside=aside) as state:
         journal = Journal(state / JOURNAL, aside)
         try:
-            async with open_history(state / HISTORY, aside) as history:
-                core = await _core(settings, files, state, journal, history, aside)
+            async with (
+                open_history(state / HISTORY, aside) as history,
+                open_event_log(state / EVENTS, aside) as event_log,
+            ):
+                core = await _core(settings, files, state, journal, history, event_log, aside)
                 await run(_parts(core), files, timer, notifier)
         finally:
             journal.close()
@@ -156,40 +169,54 @@ class _Core(Struct, frozen=True):
     library: Library | None
     relay: Relay | None
     mirrors: Mirrors
+    events: EventStream
+    event_log: EventLog
+    hooks: Hooks
 
 
 async def _core(
-    settings: Config, files: Sequence[Path], state: Path, journal: Journal, history: History, aside: Aside
+    settings: Config,
+    files: Sequence[Path],
+    state: Path,
+    journal: Journal,
+    history: History,
+    event_log: EventLog,
+    aside: Aside,
 ) -> _Core:
     """Opens what there is. Raises `ConfigError`, `PoolError`."""
     unknown = "`imgctl verify` has nothing to compare the image with"
     receipts = Receipts(state / "receipts", partial(aside.move, lost=unknown))
     catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images", receipts)
-    await trio.to_thread.run_sync(_load, catalog, settings.imgadm_folder)
+    await lanes.in_thread(_load, catalog, settings.imgadm_folder)
     view = open_view(settings.view.mode, Path(settings.view.path))
     if settings.view.link and settings.view.mode != "off":
-        await trio.to_thread.run_sync(
-            mountpoint.make_link, Path(settings.view.link), Path(settings.view.path)
+        await lanes.in_thread(
+            mountpoint.make_link, Path(settings.view.link), Path(settings.view.path), kind="view"
         )
-    locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog)
+    events = EventStream()
+    locks, holds = ImageLocks(settings.imgadm_locks_folder), Holds(catalog, events)
+    library = await _library(settings, catalog)
     registries = Registries(registry_specs(settings))
     sources = SourceSet(
         source_specs(settings),
         imgadm_conf=settings.imgadm_folder / "imgadm.conf",
         lists=state / "lists",
         open_source=partial(open_source, seen=SeenVersions(state / "signed"), registries=registries),
+        changed=lambda url, error: events.publish(SourceChanged(url, error)),
+        copied=lambda uuid: None if library is None else library.copied_from(uuid),
     )
     with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
         await sources.listed()  # tells the gate of the secrets in imgadm's file
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
-    events = EventStream()
     events.subscribe(history.hear, flush=history.flush)
+    events.subscribe(event_log.hear)
+    hooks = Hooks(hook_specs(settings), events.publish, {"IMGSTORED_SOCKET": settings.socket.path})
+    event_log.subscribe(hooks.hear)
     if metrics is not None:
         events.subscribe(metrics.counts.hear)
     refresh = Refresh(catalog, view)
     deletions = Deletions(catalog, locks, view, events, receipts=receipts)
     limits = import_limits(settings)
-    library = await _library(settings, catalog)
     resources = Resources(
         catalog, journal, state / "spool", view, locks, limits, receipts=receipts, library=library
     )
@@ -212,13 +239,16 @@ async def _core(
         resources=resources,
         imports=imports,
         images=Images(catalog, refresh, deletions, holds, imports.cloned_from),
-        aliases=await trio.to_thread.run_sync(
+        aliases=await lanes.in_thread(
             Aliases, state / ALIASES, catalog, partial(aside.move, lost=NO_ALIASES)
         ),
         metrics=metrics,
         library=library,
         relay=relay,
-        mirrors=Mirrors(library, sources, relay, mirror_specs(settings)),
+        mirrors=Mirrors(library, sources, relay, mirror_specs(settings), events),
+        events=events,
+        event_log=event_log,
+        hooks=hooks,
     )
 
 
@@ -250,7 +280,7 @@ async def _library(settings: Config, catalog: Catalog) -> Library | None:
 
     library = Library(settings.library_folder, settings.library.keep_mib << 20, pinned=pinned)
     try:
-        await trio.to_thread.run_sync(library.open)
+        await lanes.in_thread(library.open, kind="library")
     except OSError as error:
         # What the daemon is there for does not need it.
         logger.error(
@@ -264,13 +294,39 @@ async def _library(settings: Config, catalog: Catalog) -> Library | None:
 
 def _image_server(core: _Core) -> ImageServer | None:
     """The image server, if the configuration says where it listens. Raises `ConfigError`."""
-    settings, address = core.settings, serve_address(core.settings)
-    if address is None or core.library is None:
+    serving = _serving(core, core.settings)
+    if serving is None or core.library is None:
+        return None
+    from imgstored.serve.endpoint import ImageServer
+
+    return ImageServer(
+        serving.address,
+        serving.application,
+        core.library,
+        serving.limits,
+        rate=serving.rate,
+        context=serving.context,
+    )
+
+
+class _Serving(Struct, frozen=True):
+    """What the image server is made of, as the configuration has it."""
+
+    address: TcpAddress
+    application: Application
+    limits: HttpLimits
+    rate: int
+    context: ssl.SSLContext | None
+
+
+def _serving(core: _Core, settings: Config) -> _Serving | None:
+    """None where nothing is to be served. Blocks: it reads keys. Raises `ConfigError`."""
+    address, library, resources = serve_address(settings), core.library, core.resources
+    if address is None or library is None:
         return None
     check_packages()
     from imgstored.httpd.server import server_context
     from imgstored.serve.application import Application
-    from imgstored.serve.endpoint import ImageServer
     from imgstored.serve.page import Job
     from imgstored.serve.publishing import Publishing
     from imgstored.serve.writers import Writers, read_key
@@ -285,13 +341,12 @@ def _image_server(core: _Core) -> ImageServer | None:
     def installed(uuid: str) -> bool:
         return any(catalog.find(pool, uuid) is not None for pool in catalog.pools)
 
-    library, resources = core.library, core.resources
     relay = core.relay if table.pull else None
     publishing = None
     if table.tokens or table.keys:
         keys = {name: read_key(name, Path(path)) for name, path in table.keys.items()}
         publishing = Publishing(
-            core.library,
+            library,
             Writers(table.tokens, keys),
             lambda: resources.free_space.claim_folder(library.folder),
         )
@@ -302,21 +357,41 @@ def _image_server(core: _Core) -> ImageServer | None:
             for each in core.imports.jobs()
         ]
 
-    application = Application(
-        core.library, installed=installed, relay=relay, publishing=publishing, jobs=jobs
-    )
-    return ImageServer(
-        address,
-        application,
-        core.library,
-        serve_limits(settings),
-        rate=table.rate_mib << 20,
-        context=context,
-    )
+    application = Application(library, installed=installed, relay=relay, publishing=publishing, jobs=jobs)
+    return _Serving(address, application, serve_limits(settings), table.rate_mib << 20, context)
+
+
+async def _served_anew(core: _Core, image_server: ImageServer | None, settings: Config) -> Callable[[], None]:
+    """What has the image server and the mirrors be as a changed configuration has them.
+
+    Raises `ConfigError` where that is wrong; nothing has changed then.
+    """
+    mirrors = mirror_specs(settings)
+    serving = await lanes.in_thread(_serving, core, settings)
+
+    def change() -> None:
+        core.mirrors.reconfigure(mirrors)
+        if image_server is None or serving is None:
+            if (image_server is None) == (settings.serve.listen is not None):
+                logger.warning("a restart turns the image server on or off", listen=settings.serve.listen)
+            return
+        try:
+            image_server.reconfigure(
+                serving.address,
+                serving.application,
+                serving.limits,
+                rate=serving.rate,
+                context=serving.context,
+            )
+        except ConfigError as error:
+            logger.error("the image server stays as it was", error=error.message, hint=error.hint)
+
+    return change
 
 
 def _parts(core: _Core) -> Parts:
     maker = Maker(core.catalog, Vmadm(core.settings.vmadm), core.state / "creating")
+    image_server = _image_server(core)
     return Parts(
         catalog=core.catalog,
         view=core.view,
@@ -325,16 +400,43 @@ def _parts(core: _Core) -> Parts:
         sources=core.sources,
         images=core.images,
         imports=core.imports,
-        server=_server(core, maker),
+        server=_server(core, maker, image_server),
         maker=maker,
         mirrors=core.mirrors,
+        events=core.events,
+        event_log=core.event_log,
+        hooks=core.hooks,
         metrics=core.metrics,
-        image_server=_image_server(core),
+        image_server=image_server,
+        served_anew=partial(_served_anew, core, image_server),
     )
 
 
-def _server(core: _Core, maker: Maker) -> Server:
+def _library_state(core: _Core) -> LibraryStateDocument | None:
+    """The library in the protocol's *status*."""
+    library, relay = core.library, core.relay
+    if library is None:
+        return None
+    return {
+        "path": str(library.folder),
+        "images": len(library.images()),
+        "size": library.size,
+        "kept": library.kept_size,
+        "budget": library.budget,
+        "evicted": library.evicted,
+        "evicted_bytes": library.evicted_bytes,
+        "fetching": 0 if relay is None else relay.fetching,
+        "fetched": 0 if relay is None else relay.fetched,
+        "fetched_bytes": 0 if relay is None else relay.fetched_bytes,
+    }
+
+
+def _server(core: _Core, maker: Maker, image_server: ImageServer | None) -> Server:
     """Wires what the socket offers, and what the metrics read."""
+
+    def image_server_state() -> ServerStateDocument | None:
+        return None if image_server is None else image_server.state()
+
     settings, catalog, imports = core.settings, core.catalog, core.imports
     states = PoolStates(catalog, {table.name: table.type for table in settings.pools})
     status = Status(
@@ -352,6 +454,8 @@ def _server(core: _Core, maker: Maker) -> Server:
         clients=lambda: server.connections,
         warnings=log.recent_warnings,
         faults=partial(_faults, core),
+        library=partial(_library_state, core),
+        server=image_server_state,
     )
     server = Server(
         Path(settings.socket.path),
@@ -369,6 +473,8 @@ def _server(core: _Core, maker: Maker) -> Server:
             fetched=imports.fetched,
             clients=lambda: server.connections,
             view=lambda: core.view.kind,
+            library=partial(_library_state, core),
+            server=image_server_state,
         )
     return server
 
@@ -396,6 +502,7 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         dry_run=DryRun(catalog, refresh, sources, imports, core.resources),
         usage=Usage(catalog, refresh),
         history=core.history,
+        event_log=core.event_log,
         maintenance=Maintenance(catalog, sources, core.locks, core.view, refresh, imports.cloned_from),
         verifier=Verifier(host),
         maker=maker,
@@ -416,7 +523,9 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
 
 def _faults(core: _Core) -> list[ImgstoreError]:
     """Faults of the daemon's own files: a full disk, and damage that was found. Blocks briefly."""
-    waiting = [fault for fault in (core.imports.fault, core.history.fault) if fault is not None]
+    waiting = [
+        fault for fault in (core.imports.fault, core.history.fault, core.event_log.fault) if fault is not None
+    ]
     damaged = [
         DamagedError(f'pool "{name}": {what}', hint="check the disk; `imgctl import` replaces an image")
         for name, pool in core.catalog.pools.items()
@@ -433,7 +542,7 @@ async def open_pools(settings: Config) -> dict[str, Pool]:
             pools[table.name] = await _open_zfs(table)
         else:
             folder = settings.pool_folder(table)
-            pools[table.name] = await trio.to_thread.run_sync(EmbeddedPool, table.name, folder)
+            pools[table.name] = await lanes.in_thread(EmbeddedPool, table.name, folder)
     return pools
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from imgproto.events import NumberedName  # noqa: TC002  msgspec looks at it
 from msgspec import Meta
 
 from imgstored.config_text import MANUAL, faults, lines
@@ -161,7 +162,7 @@ class LimitsTable(_Table, frozen=True):
     user_clients: Positive = 64
     #: requests in flight of one user that may only read, over all connections
     user_requests: Positive = 128
-    user_watches: Positive = 32  #: of these, requests `watch`
+    user_watches: Positive = 32  #: of these, requests `watch` and `events`
     client_idle_seconds: Seconds = 600.0  #: time without a request before the daemon closes a connection
 
 
@@ -204,6 +205,17 @@ class MirrorTable(_Table, frozen=True):
     every: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,6}[smhdw]\Z")] = "1d"
 
 
+class HookTable(_Table, frozen=True):
+    """`[[hook]]`: a program that the daemon runs when something happens."""
+
+    #: the program, an absolute path that only root can change, and its arguments; it gets the event as JSON
+    #: on standard input; required
+    run: Annotated[list[str], Meta(min_length=1, max_length=100)]
+    #: the events that it is run for; None: all of them
+    on: Annotated[list[NumberedName], Meta(min_length=1)] | None = None
+    seconds: Seconds = 60.0  #: time that one run may take before the daemon ends it
+
+
 class ServeTable(_Table, frozen=True):
     """`[serve]`: the image server, IMGAPI and DSAPI over HTTP, from the library."""
 
@@ -221,7 +233,7 @@ class ServeTable(_Table, frozen=True):
     #: signatures; needs the Python package cryptography
     keys: dict[str, str] = {}
     connections: Annotated[int, Meta(ge=1, le=65536)] = 512  #: connections at the same time
-    client_connections: Positive = 64  #: connections of one address at the same time
+    client_connections: Positive = 64  #: connections of one address, or one /64 of IPv6, at the same time
     rate_mib: NotNegative = 0  #: MiB per second of all files, shared fairly among clients; 0: no bound
 
 
@@ -252,6 +264,7 @@ class Config(_Table, frozen=True):
     library: LibraryTable = LibraryTable()
     serve: ServeTable = ServeTable()
     mirror: list[MirrorTable] = []
+    hook: Annotated[list[HookTable], Meta(max_length=64)] = []
 
     @property
     def pools(self) -> tuple[PoolTable, ...]:
@@ -390,6 +403,7 @@ def _path_faults(config: Config) -> Iterator[ConfigError]:
         "socket.path": config.socket.path,
         "view.path": config.view.path,
         "view.link": config.view.link or None,
+        **{f"hook[{place}].run": table.run[0] for place, table in enumerate(config.hook)},
     }
     for key, path in paths.items():
         if path is not None and (not path.startswith("/") or "\0" in path):

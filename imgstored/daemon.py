@@ -14,25 +14,38 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import __version__, config, log
+from imgstored import __version__, config, lanes, log
 from imgstored.errors import ImgstoreError
+from imgstored.events.stream import DaemonChanged
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.secrets import KNOWN
-from imgstored.specs import descriptors, import_limits, registry_specs, secrets, socket_limits, source_specs
+from imgstored.specs import (
+    descriptors,
+    hook_specs,
+    import_limits,
+    registry_specs,
+    secrets,
+    socket_limits,
+    source_specs,
+)
 from imgstored.zstream.fletcher4 import load_arithmetic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.images import Images
+    from imgstored.config import Config
     from imgstored.create.maker import Maker
+    from imgstored.events.stream import EventStream
+    from imgstored.hooks.hooks import Hooks
     from imgstored.host.notify import Notifier
     from imgstored.imports.manager import ImportManager
     from imgstored.imports.resources import Resources
     from imgstored.metrics.endpoint import Metrics
     from imgstored.mirrors.mirror import Mirrors
+    from imgstored.queries.event_log import EventLog
     from imgstored.registry.client import Registries
     from imgstored.rpc.server import Server
     from imgstored.serve.endpoint import ImageServer
@@ -61,13 +74,18 @@ class Parts(Struct, frozen=True):
     server: Server
     maker: Maker
     mirrors: Mirrors
+    events: EventStream
+    event_log: EventLog
+    hooks: Hooks
     metrics: Metrics | None
     image_server: ImageServer | None
+    served_anew: Callable[[Config], Awaitable[Callable[[], None]]]  #: takes over `[serve]`, `[[mirror]]`
 
 
 async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
     """Serves until a signal ends it; `timer` starts then."""
     async with trio.open_nursery() as nursery:
+        await nursery.start(parts.hooks.run)
         await nursery.start(parts.view.run, parts.catalog.all)
         await nursery.start(parts.images.run)
         await nursery.start(parts.imports.run)
@@ -88,18 +106,24 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
                 view=parts.view.kind,
                 pid=os.getpid(),
             )
+            parts.events.publish(DaemonChanged(True, __version__, os.getpid()))
             nursery.start_soon(notifier.watch)
             nursery.start_soon(_warm_up)
-            nursery.start_soon(trio.to_thread.run_sync, parts.maker.recover)
+            nursery.start_soon(
+                partial(trio.to_thread.run_sync, parts.maker.recover, limiter=trio.CapacityLimiter(1))
+            )
             # Whoever hears that we are ready may send one at once.
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
                 notifier.ready()
                 await _signals(received, files, parts, notifier)
             notifier.stopping()
             timer.start()
+            parts.events.publish(DaemonChanged(False, __version__, os.getpid()))
+            await parts.event_log.flush()
             parts.imports.stop()
             parts.server.stop()
         # Every client has its last answer.
+        await parts.hooks.stop()
         nursery.cancel_scope.cancel()
 
 
@@ -107,9 +131,10 @@ async def _warm_up() -> None:
     """Loads what takes long to load: the start does not wait for it, nor does the first image."""
     loads: dict[str, Callable[[], object]] = {"checksums of streams": load_arithmetic}
     loads |= {module: partial(import_module, module) for module in _LARGE_MODULES}
+    limiter = trio.CapacityLimiter(1)
     for name, load in loads.items():
         try:
-            await trio.to_thread.run_sync(load, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(load, abandon_on_cancel=True, limiter=limiter)
         except ImportError:
             pass  # optional
         except Exception as error:  # noqa: BLE001 (whatever it is, the daemon can do without)
@@ -132,8 +157,9 @@ async def _signals(
 
 async def _reload(files: Sequence[Path], parts: Parts) -> None:
     try:
-        settings = await trio.to_thread.run_sync(config.load, *files)
+        settings = await lanes.in_thread(config.load, *files)
         registries = registry_specs(settings)
+        serve = await parts.served_anew(settings)
         parts.sources.reconfigure(source_specs(settings))
     except ImgstoreError as error:
         logger.error("the configuration stays as it was", error=error.message, hint=error.hint)
@@ -141,7 +167,9 @@ async def _reload(files: Sequence[Path], parts: Parts) -> None:
     parts.registries.configure(registries)
     parts.resources.reconfigure(import_limits(settings))
     parts.server.reconfigure(socket_limits(settings))
+    parts.hooks.reconfigure(hook_specs(settings))
     KNOWN.configure(secrets(settings, os.environ))
+    serve()
     log.set_up(settings.log)
     raise_limit(descriptors(settings))
     logger.info("read the configuration again", files=[str(file) for file in files])

@@ -41,6 +41,8 @@ class ImgstoreError(Exception):
         distinct = [other for other in dict.fromkeys(others) if other is not self]
         copied = self.__class__.__new__(self.__class__, *self.args)
         copied.__dict__.update(self.__dict__)
+        # What led to it stays known: a shortage, say, whose own hint helps more.
+        copied.__cause__, copied.__context__ = self.__cause__, self.__context__
         copied.data = {**self.data, "others": [other.as_wire() for other in distinct]}
         return copied
 
@@ -98,6 +100,21 @@ class CancelledError(ImgstoreError):
     """A client cancelled the import, or the daemon is stopping (not in imgadm)."""
 
     code = "Cancelled"
+
+
+class StoppingError(CancelledError):
+    """The daemon is stopping; `data["stopping"]` is true: the client may ask the next daemon."""
+
+    def __init__(
+        self, message: str = "imgstored is stopping", *, hint: str = "try again in a moment"
+    ) -> None:
+        super().__init__(message, hint=hint, data={"stopping": True})
+
+
+class EventsGoneError(ImgstoreError):
+    """No event of that number is kept; `data` has `since`, `oldest` and `newest` (not in imgadm)."""
+
+    code = "EventsGone"
 
 
 class ConfigError(ImgstoreError):

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from imgstored import lanes
 from imgstored.config import keyed_pools, raise_all
 from imgstored.errors import ClientError, ConfigError, KeyFileError
+from imgstored.hooks.hooks import HookSpec
 from imgstored.http import credentials
 from imgstored.http.location import Access, check_headers, origin_of, shown
 from imgstored.http.proxy import parse_proxy
@@ -62,6 +63,7 @@ def check(settings: Config) -> None:
         partial(metrics_address, settings),
         partial(serve_address, settings),
         *(partial(_mirror_spec, place, table) for place, table in enumerate(settings.mirror)),
+        partial(hook_specs, settings),
         *(partial(_properties, key, table) for key, table in keyed_pools(settings)),
     ]
     raise_all(error for each in checks for error in faults_of(each))
@@ -250,6 +252,16 @@ def _mirror_spec(place: int, table: MirrorTable) -> MirrorSpec:
         raise ConfigError(f"mirror[{place}]: {error.message}", hint=error.hint) from error
     wanted = Filter(table.name, table.os, table.newest)
     return MirrorSpec(url, wanted, float(int(table.every[:-1]) * _SECONDS[table.every[-1]]))
+
+
+def hook_specs(settings: Config) -> tuple[HookSpec, ...]:
+    """The programs that are run when something happens. Raises `ConfigError`."""
+    for place, table in enumerate(settings.hook):
+        if any("\0" in word for word in table.run):
+            raise ConfigError(f"hook[{place}].run: no word may have a NUL", hint="write each word as it is")
+    return tuple(
+        HookSpec(tuple(table.run), frozenset(table.on or ()), table.seconds) for table in settings.hook
+    )
 
 
 def serve_limits(settings: Config) -> HttpLimits:

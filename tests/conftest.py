@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Most tests that end a daemon want to see what becomes of its clients, and not that they wait for another.
+os.environ.setdefault("IMGCTL_RECONNECT", "0")
+
 # How long one example takes says more about what else the machine does than about the code.
 settings.register_profile("quick", deadline=None, max_examples=25)
 # CI says of a change whether it broke something; what it did not break is found by all other runs.

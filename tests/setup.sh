@@ -5,7 +5,7 @@ set -eu
 
 venv=$1
 python=${PYTHON:-/usr/bin/python3}
-packages="fuse3 libfuse3-dev pkg-config gcc libc6-dev dpkg-dev python3-dev python3-venv nginx-light curl xz-utils bzip2 lbzip2 zstd isal pigz aria2 openssl zsh fish groff-base mandoc qemu-utils libxml2-utils shellcheck ksh93u+m systemd chromium minisign docker-registry skopeo prometheus openssh-server"
+packages="fuse3 libfuse3-dev pkg-config gcc libc6-dev dpkg-dev python3-dev python3-venv nginx-light curl xz-utils bzip2 lbzip2 zstd isal pigz aria2 openssl zsh fish groff-base mandoc qemu-utils libxml2-utils shellcheck ksh93u+m systemd chromium minisign docker-registry skopeo prometheus openssh-server wrk"
 
 say() { printf '==> %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -18,7 +18,7 @@ if command -v dpkg-query >/dev/null 2>&1; then
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
     done
 else
-    for program in fusermount3 pkg-config cc nginx curl xz bzip2 lbzip2 zstd igzip pigz aria2c openssl zsh fish groff mandoc qemu-img xmllint shellcheck ksh93 systemd-analyze dpkg-shlibdeps chromium minisign docker-registry skopeo prometheus sshd; do
+    for program in fusermount3 pkg-config cc nginx curl xz bzip2 lbzip2 zstd igzip pigz aria2c openssl zsh fish groff mandoc qemu-img xmllint shellcheck ksh93 systemd-analyze dpkg-shlibdeps chromium minisign docker-registry skopeo prometheus sshd wrk; do
         PATH=$PATH:/usr/sbin command -v $program >/dev/null 2>&1 || missing="$missing $program"
     done
     [ -z "$missing" ] || die "this is not Debian; install these yourself, then run make again:$missing (and libfuse3's headers)"

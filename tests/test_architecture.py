@@ -24,6 +24,7 @@ PURE = (
     "create/manifest",
     "config_text",
     "errors",
+    "events/numbered",
     "http/credentials",
     "http/location",
     "manifest/*",

@@ -22,7 +22,7 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, TypeAlias
 
     from imgproto.documents import (
@@ -53,13 +53,14 @@ if TYPE_CHECKING:
         UsageDocument,
         VacuumDocument,
     )
-    from imgproto.events import EventDocument
+    from imgproto.events import EventDocument, NumberedEvent
     from imgproto.params import (
         AddSourceParams,
         AliasParams,
         Among,
         CreateParams,
         EnsureParams,
+        EventsParams,
         ExportParams,
         ExportSiteParams,
         GetParams,
@@ -114,6 +115,10 @@ class Client(Connection):
     `NotConnectedError` is raised. None, the default, waits as long as it takes. Progress counts as a sign of
     life. To connect, and to say hello, takes 30 seconds at most, whatever the limit.
 
+    Restarts: with `reconnect`, `import_image`, `ensure`, `watch` and `events` go on when the daemon was
+    restarted within so many seconds, and their events have notes that say so. They give up when it was lost
+    five times in a minute. None, the default, raises `NotConnectedError` at once.
+
     Closing: `close`, or the end of the `with` block, ends the connection, and with it the interest in imports
     that nobody else wants. The next call connects again; so does one after the daemon was restarted. Leaving
     a request early (an exception out of `on_event`, Ctrl-C) closes the connection, too. A client that is not
@@ -129,8 +134,9 @@ class Client(Connection):
         name: str | None = None,
         timeout: float | None = None,
         names: bool = True,
+        reconnect: float | None = None,
     ) -> None:
-        super().__init__(socket_path, name=name, timeout=timeout)
+        super().__init__(socket_path, name=name, timeout=timeout, reconnect=reconnect)
         self._names = names
 
     # -- images ----------------------------------------------------------------------------------------------
@@ -282,6 +288,31 @@ class Client(Connection):
         found: DoctorDocument = self.request("doctor", params)
         return found
 
+    def events(
+        self, since: int | None = None, *, follow: bool = True, on_note: Callable[[str], None] | None = None
+    ) -> Iterator[NumberedEvent]:
+        """What happens in the store, without end, or with `follow` False what has happened.
+
+        `since` is the number of the last event that is known, 0 for all that are kept; without it the events
+        come from now on. Raises `EventsGoneError` where those after `since` are not kept any more. `on_note`
+        gets sentences about a daemon that went away. Has a connection of its own, which closes when the
+        iterator does.
+        """
+        params: EventsParams = {"since": since, "follow": False}
+        with self._another() as own:
+            if since is None:
+                # So that nothing is missed, should the daemon go away before the first event.
+                params["since"] = own.request("events", params)["newest"]
+            params["follow"] = follow
+            for event in own.lasting("events", lambda: params):
+                if event["event"] == "note":
+                    if on_note is not None:
+                        on_note(event["text"])
+                    continue
+                numbered: NumberedEvent = event  # type: ignore[assignment]  # of this method
+                params["since"] = numbered["number"]
+                yield numbered
+
     # -- sources ---------------------------------------------------------------------------------------------
 
     def sources(self) -> Listed[SourceDocument]:
@@ -347,11 +378,13 @@ class Client(Connection):
         sources: Iterable[str] | None = None,
         channel: str | None = None,
         zstream: bool = False,
+        detach: bool = False,
         on_event: OnEvent | None = None,
     ) -> None:
         """Returns when the image and its ancestry are installed. `sources` replace the configured ones.
 
-        With `zstream`, what the sources send is taken as it is: no size and no checksum is compared.
+        With `zstream`, what the sources send is taken as it is: no size and no checksum is compared. With
+        `detach` it returns once the import has begun, which goes on without the client.
         """
         given = None if sources is None else _several(sources)
         params: ImportParams = {
@@ -360,8 +393,9 @@ class Client(Connection):
             "sources": given,
             "channel": channel,
             "zstream": zstream or None,
+            "detach": detach or None,
         }
-        self.request("import", params, on_event=on_event)
+        self._repeatable("import", params, on_event)
 
     def plan(
         self,
@@ -382,10 +416,24 @@ class Client(Connection):
         plan: PlanDocument = self.request("plan", params)
         return plan
 
-    def ensure(self, images: Images, *, pool: str | None = None, on_event: OnEvent | None = None) -> None:
-        """Returns when the image, or all of several, are installed; at once when they are."""
-        params: EnsureParams = {"uuids": self.uuids(images, among="active"), "pool": pool}
-        self.request("ensure", params, on_event=on_event)
+    def ensure(
+        self,
+        images: Images,
+        *,
+        pool: str | None = None,
+        detach: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        """Returns when the image, or all of several, are installed; at once when they are.
+
+        With `detach` it returns once their imports have begun.
+        """
+        params: EnsureParams = {
+            "uuids": self.uuids(images, among="active"),
+            "pool": pool,
+            "detach": detach or None,
+        }
+        self._repeatable("ensure", params, on_event)
 
     def install(
         self,
@@ -420,7 +468,7 @@ class Client(Connection):
         """
         with self._another() as own:
             params: WatchParams = {"uuid": None if image is None else own._uuid(image, "jobs")}  # noqa: SLF001
-            yield from own.exchange("watch", params, None)
+            yield from own.lasting("watch", lambda: params)
 
     def cancel(self, image: str) -> None:
         """Ends an import for all who want it; what is downloaded serves the next one."""
@@ -540,9 +588,13 @@ class Client(Connection):
         file_path: str | os.PathLike[str],
         url: str,
         *,
+        token: str | None = None,
         on_event: OnEvent | None = None,
     ) -> PublishedDocument:
-        """Gives an image to an IMGAPI server. Raises `OSError` if there is no such file."""
+        """Gives an image to an IMGAPI server, with a token if it wants one.
+
+        Raises `OSError` if there is no such file.
+        """
         descriptor = os.open(file_path, _READ)
         try:
             params: PublishParams = {
@@ -550,6 +602,8 @@ class Client(Connection):
                 "url": url,
                 "path": os.fsdecode(file_path),
             }
+            if token is not None:
+                params["token"] = token
             published: PublishedDocument = self.request("publish", params, on_event=on_event, file=descriptor)
             return published
         finally:
@@ -656,7 +710,7 @@ class Client(Connection):
         return self._uuid(image, "installed", pool=pool)
 
     def _another(self) -> Client:
-        return Client(self.socket_path, name=self._name, names=self._names)
+        return Client(self.socket_path, name=self._name, names=self._names, reconnect=self._reconnect)
 
 
 def _several(texts: Images) -> list[str]:

@@ -13,7 +13,7 @@ import msgpack
 from imgproto import PROTOCOL_VERSION
 
 import imgctl
-from imgctl.errors import InvalidArgumentError, NotConnectedError, remote_error
+from imgctl.errors import InvalidArgumentError, NotConnectedError, RemoteError, remote_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,8 +55,14 @@ class Connection:
     """
 
     def __init__(
-        self, socket_path: str | None = None, *, name: str | None = None, timeout: float | None = None
+        self,
+        socket_path: str | None = None,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        reconnect: float | None = None,
     ) -> None:
+        self._reconnect = reconnect
         self.socket_path = socket_path or default_socket()
         self._name = name or f"imgctl.Client {imgctl.__version__} (pid {os.getpid()})"
         self._timeout = timeout
@@ -128,6 +134,44 @@ class Connection:
             )
         self.connect()
         return self._ask(method, params, on_event, file)
+
+    def _repeatable(self, method: str, params: Mapping[str, object], on_event: OnEvent | None) -> Any:
+        """As `request`, of what can be asked again: with `reconnect` it is, when the daemon is back."""
+        if self._asking:
+            raise RuntimeError("this client has a request in flight; use another Client")
+        asking = self.lasting(method, lambda: params)
+        try:
+            while True:
+                try:
+                    event = next(asking)
+                except StopIteration as end:
+                    return end.value
+                if on_event is not None:
+                    on_event(event)
+        finally:
+            asking.close()
+
+    def lasting(
+        self, method: str, params: Callable[[], Mapping[str, object]]
+    ) -> Generator[EventDocument, None, Any]:
+        """Yields the events, returns the result. With `reconnect`, asks again when the daemon is back.
+
+        Notes say so. The first connection is not waited for.
+        """
+        from imgctl.patience import BACK, Patience, is_lost
+
+        self.connect()
+        patience = None if self._reconnect is None else Patience(self._reconnect)
+        while True:
+            try:
+                return (yield from self.exchange(method, params(), None))
+            except RemoteError as error:
+                if patience is None or not is_lost(error):
+                    raise
+                lost = error
+            yield {"event": "note", "text": patience.lost(lost)}
+            patience.wait(lost, self.connect)
+            yield {"event": "note", "text": BACK}
 
     def _ask(
         self,
@@ -251,6 +295,7 @@ class Connection:
         return NotConnectedError(
             f"imgstored at {self.socket_path} closed the connection{why}",
             hint="imports resume when it is back; try again then",
+            lost=True,
         )
 
 

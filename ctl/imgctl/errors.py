@@ -137,6 +137,10 @@ class AmbiguousNameError(RemoteError, code="AmbiguousName"):
     """Several images have the name; `data["candidates"]` lists them."""
 
 
+class EventsGoneError(RemoteError, code="EventsGone"):
+    """No event of that number is kept; `data` has `since`, `oldest` and `newest`."""
+
+
 class NotPermittedError(RemoteError, code="NotPermitted"):
     """The user may read but not change."""
 
@@ -182,6 +186,10 @@ class OriginNotInstalledError(RemoteError, code="OriginNotInstalled"):
 
 class ImageHasDependentClonesError(RemoteError, code="ImageHasDependentClones"):
     """The image has clones; `data["dependents"]` names the datasets."""
+
+
+class LayerError(RemoteError, code="LayerError"):
+    """A container image's layer is no good tar, or leads out of the image."""
 
 
 class PoolNotFoundError(RemoteError, code="PoolNotFound"):
@@ -236,8 +244,10 @@ class NotConnectedError(ClientError):
 
     record_name = "NotConnectedError"
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, lost: bool = False) -> None:
+        """`lost`: there was a connection, and the daemon closed it."""
         super().__init__("ClientError", message, hint)
+        self.lost = lost
 
 
 class APIError(RemoteError, code="APIError"):

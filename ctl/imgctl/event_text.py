@@ -29,6 +29,53 @@ def abort(message: str) -> str:
     return f"Aborting ({paragraph(message)})"
 
 
+def numbered_line(event: Event, *, short: bool = False) -> str:
+    """A numbered event for people: its number, time, name, and what it is about; with `short` uuids."""
+    at = str(event.get("at"))
+    moment = f"{at[:19]}Z" if len(at) > 19 else at
+    head = f"{_text(event, 'number'):>6}  {printable(moment)}  {_text(event, 'event'):<18}"
+    return f"{head}{_about(event, short=short)}".rstrip()
+
+
+def _about(event: Event, *, short: bool) -> str:
+    words = [_who(event, short=short)]
+    if event.get("tag") and event.get("event") in ("held", "released"):
+        words.append(f"tag {_text(event, 'tag')}")
+    if (count := _size(event, "bytes")) is not None:
+        words.append(count)
+    if event.get("event") in ("mirrored", "mirror-failed"):
+        words.append(f"{_text(event, 'new')} new, {_text(event, 'failed')} failed")
+    if event.get("message"):
+        words[-1] += f": {printable(event['message'])}"
+    if event.get("uuid") and event.get("source"):
+        words.append(f"from {_text(event, 'source')}")
+    if event.get("client"):
+        words.append(f"by {_text(event, 'client')}")
+    return " ".join(words)
+
+
+def _who(event: Event, *, short: bool) -> str:
+    if event.get("uuid"):
+        name = "@".join(printable(event[key]) for key in ("name", "version") if event.get(key))
+        uuid = _text(event, "uuid")[: 8 if short else None]
+        place = f" in {_text(event, 'pool')}" if event.get("pool") else ""
+        return f"{name} {uuid}{place}" if name else f"{uuid}{place}"
+    if event.get("pid"):
+        return f"imgstored {_text(event, 'version')}, pid {_text(event, 'pid')}"
+    if event.get("lost"):
+        return f"{_text(event, 'lost')} events could not be written down"
+    return _text(event, "source")
+
+
+def kept(progress: Event | None) -> str:
+    """What is kept of the images of a request that ends early."""
+    known = [image for image in (progress or {}).get("images") or () if image.get("phase") != "installed"]
+    if not known or any("kept" not in image for image in known):
+        return "what was downloaded is kept"
+    count = sum(image["kept"] for image in known)
+    return f"{size(count)} kept" if count else "nothing was downloaded yet"
+
+
 def bar_label(progress: Event) -> str:
     """The label of the progress bar at this `progress` event."""
     images: Sequence[Mapping[str, Any]] = progress.get("images") or []

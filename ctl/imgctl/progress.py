@@ -1,14 +1,18 @@
-"""The progress bar of a request: bytes, rate and time left, below the lines about events.
+"""Progress bars on a terminal, below the lines about events.
 
-Without the package tqdm there are only the lines.
+`Bar` counts bytes, as imgadm does. `Bars` has a line for each image under way and one for all of them, with
+what the daemon says of their slowest stage. Without the package tqdm there are only the lines.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, TextIO
 
-from imgctl.text import size
+from imgctl.event_text import bar_label
+from imgctl.fitting import cells, cut
+from imgctl.text import duration, printable, rate_cell, size
 
 try:
     from tqdm import tqdm
@@ -21,7 +25,10 @@ else:
     tqdm.set_lock(threading.RLock())
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
+
+    from imgproto.events import ImageProgress, Progress
 
 #: What there is room for in a terminal of at least so many columns.
 _FORMS = (
@@ -31,6 +38,166 @@ _FORMS = (
 )
 #: The same where nobody knows how much is to come.
 _FORMS_WITHOUT_TOTAL = ((56, "{desc}: {amount} [{elapsed}, {speed}]"), (0, "{amount}, {speed}"))
+
+
+#: The columns of a terminal from which on there is a bar, and from which on there are bytes and rate.
+_WITH_BAR, _WITH_BYTES = 56, 79
+#: Images that have a line of their own; lines of the terminal that are left free.
+_MAX_LINES, _FREE_LINES = 8, 4
+
+#: The steps of a bar.
+_SCALE = 10_000
+
+#: What an image waits for, where that is not the network.
+_WAITS = {
+    "turn": "waits for its turn",
+    "origin": "waits for its origin",
+    "lock": "waits for a lock",
+    "checksum": "checksum",
+    "decompress": "decompressing",
+    "pool": "pool",
+}
+
+
+def shown(
+    before: Bar | Bars | None, progress: Progress, terminal: TextIO, *, bytes_only: bool = False
+) -> Bar | Bars:
+    """What shows a request's progress, which it does now; `before` is what showed it before.
+
+    imgadm's bar counts bytes; an older daemon says nothing else, and so does one that verifies.
+    """
+    if bytes_only or "fraction" not in progress:
+        bar = before if isinstance(before, Bar) else Bar(terminal)
+        bar.show(bar_label(progress), progress["done"], progress["total"])
+        return bar
+    encoding = (getattr(terminal, "encoding", None) or "").lower()
+    bars = (
+        before if isinstance(before, Bars) else Bars(terminal, "…" if encoding.startswith("utf") else "...")
+    )
+    bars.show(progress)
+    return bars
+
+
+class Bars:
+    """Lines on a terminal, which `close` removes."""
+
+    def __init__(self, terminal: TextIO, ellipsis: str) -> None:
+        self._terminal = terminal
+        self._ellipsis = ellipsis
+        self._lines: list[tqdm[Any]] = []
+
+    def show(self, progress: Progress) -> None:
+        """Draws what is under way of a request."""
+        if not HAS_BAR:
+            return
+        columns, rows = _size(self._terminal)
+        lines = [
+            (fraction, _form(facts, columns, self._ellipsis))
+            for fraction, facts in _facts(progress, min(_MAX_LINES, max(1, rows - _FREE_LINES)))
+        ]
+        while len(self._lines) > len(lines):
+            self._lines.pop().close()
+        for place, (fraction, form) in enumerate(lines):
+            if place == len(self._lines):
+                self._lines.append(_line(self._terminal, place, form))
+            line = self._lines[place]
+            line.bar_format, line.n = form, int(_SCALE * (fraction or 0.0))
+            line.refresh()
+
+    def print_above(self, line: str, stream: TextIO) -> None:
+        """Prints a line; the bars move down."""
+        if self._lines:
+            tqdm.write(line, file=stream)
+        else:
+            print(line, file=stream)
+
+    def clear(self) -> None:
+        """Removes the lines until the next `show`."""
+        while self._lines:
+            self._lines.pop().close()
+
+    def close(self) -> None:
+        """Removes the lines."""
+        self.clear()
+
+
+def _line(terminal: TextIO, place: int, form: str) -> tqdm[Any]:
+    return tqdm(
+        total=_SCALE,
+        position=place,
+        leave=False,
+        mininterval=0,
+        dynamic_ncols=True,
+        bar_format=form,
+        file=terminal,
+    )
+
+
+def _size(terminal: TextIO) -> tuple[int, int]:
+    try:
+        columns, rows = os.get_terminal_size(terminal.fileno())
+    except (OSError, ValueError):
+        return 80, 24
+    return columns or 80, rows or 24
+
+
+def _facts(progress: Progress, most: int) -> list[tuple[float | None, dict[str, str]]]:
+    """What each line says: the images that are under way, and all of the request."""
+    under_way = [image for image in progress["images"] if image["phase"] != "installed"]
+    shown = sorted(under_way, key=lambda image: image["phase"] == "waiting")
+    if len(under_way) > most:
+        shown = shown[: most - 1]
+    lines = [(image.get("fraction"), _of_image(image)) for image in shown]
+    count = len(progress["images"])
+    if count > 1:
+        lines.append(
+            (progress.get("fraction"), {**_common(progress), "name": f"{count} images", "waits": ""})
+        )
+    return lines
+
+
+def _of_image(image: ImageProgress) -> dict[str, str]:
+    name = printable(image["name"]) + (f"@{printable(image['version'])}" if image["version"] else "")
+    waits = _WAITS.get(image.get("limits") or "", "")
+    if image["phase"] in ("waiting", "installing") and not waits:
+        waits = image["phase"]
+    return {**_common(image), "name": name, "waits": waits}
+
+
+def _common(facts: Mapping[str, Any]) -> dict[str, str]:
+    fraction, total = facts.get("fraction"), facts["total"]
+    left = duration(facts.get("eta"))
+    return {
+        # Not rounded: 100 % is an installed image.
+        "percent": "  ?%" if fraction is None else f"{int(100 * fraction):3d}%",
+        "amount": size(facts["done"]) + (f" of {size(total)}" if total else ""),
+        "rate": rate_cell(facts.get("rate")) or "",
+        "left": f"{left} left" if left else "",
+        "known": "" if fraction is None else "yes",
+    }
+
+
+def _form(facts: Mapping[str, str], columns: int, ellipsis: str) -> str:
+    """The line for so many columns, as a format of tqdm's, which puts in the bar."""
+    if columns >= _WITH_BYTES:
+        said, room = [facts["amount"], facts["rate"], facts["left"], facts["waits"]], 24
+    elif columns >= _WITH_BAR:
+        said, room = [facts["left"] or facts["waits"]], 20
+    else:
+        said, room = (
+            [facts["left"], facts["waits"] if not facts["left"] else facts["rate"]],
+            max(8, columns // 2 - 6),
+        )
+    tail = ", ".join(each for each in said if each)
+    name = cut(facts["name"], room, ellipsis)
+    name = (
+        (name + " " * (room - cells(name)) if columns >= _WITH_BAR else name)
+        .replace("{", "{{")
+        .replace("}", "}}")
+    )
+    if columns >= _WITH_BAR and facts["known"]:
+        return f"{name} {facts['percent']}|{{bar}}| {tail}"
+    return f"{name} {facts['percent']}{', ' if tail else ''}{tail}"
 
 
 class Bar:

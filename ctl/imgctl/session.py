@@ -56,14 +56,22 @@ class Session:
             return None
         return Screen(columns, "…" if speaks_unicode() else "...") if columns > 0 else None
 
-    def client(self, timeout: float | None = None) -> Client:
-        """A client that is not connected yet; `timeout` as of `Connection`."""
+    def client(self, timeout: float | None = None, *, patient: bool = False) -> Client:
+        """A client that is not connected yet; `timeout` as of `Connection`.
+
+        A `patient` one goes on when the daemon was restarted, but not for imgadm, which had no daemon.
+        """
         from imgctl import __version__
         from imgctl.client import Client
 
         name = f"{self.program} {__version__} (pid {os.getpid()})"
         # imgadm knew uuids only.
-        return Client(self.socket_path, name=name, timeout=timeout, names=not self.is_imgadm)
+        names, reconnect = not self.is_imgadm, None
+        if patient and not self.is_imgadm:
+            from imgctl.patience import seconds
+
+            reconnect = seconds()
+        return Client(self.socket_path, name=name, timeout=timeout, names=names, reconnect=reconnect)
 
     def uuid(
         self,

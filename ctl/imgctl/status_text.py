@@ -10,7 +10,7 @@ from time import localtime, strftime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgctl.table import table
-from imgctl.text import duration, moment, printable, rate_cell, size, size_cell
+from imgctl.text import duration, moment, printable, rate_cell, share_cell, size, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +76,7 @@ def status_lines(status: StatusDocument, now: float, screen: Screen | None = Non
         )
         or ["No sources: `imgctl sources -a URL` adds an image server."],
         _imports(status, screen),
+        serving_lines(status),
         _unfinished(status.get("pools") or ()),
         _failures(status.get("failures") or ()),
         _warnings(status.get("warnings") or ()),
@@ -100,6 +101,11 @@ def top_lines(status: StatusDocument, now: float, screen: Screen | None = None) 
     columns = _NARROW_TOP_COLUMNS if narrow else _TOP_COLUMNS
     first, *rest = table([_import_row(job) for job in _busy_first(jobs)], columns, screen=screen)
     return [*lines, Line(first, "columns"), *map(Line, rest)]
+
+
+def away_lines(notice: str, screen: Screen | None = None) -> list[Line]:
+    """The frame while the daemon is away."""
+    return _wrapped(Line(notice, "bad"), screen)
 
 
 def _wrapped(line: Line, screen: Screen | None) -> list[Line]:
@@ -134,6 +140,46 @@ def _imports(status: StatusDocument, screen: Screen | None) -> list[str]:
     waiting = status.get("waiting") or 0
     title = f"{_count(len(jobs), 'import')} under way" + (f", {waiting} of them waiting" if waiting else "")
     return [title, *table([_import_row(job) for job in _busy_first(jobs)], _IMPORT_COLUMNS, screen=screen)]
+
+
+def serving_lines(status: StatusDocument) -> list[str]:
+    """The library and the image server, where there are any: what they keep, and what they have sent."""
+    server = status.get("server")
+    lines = library_lines(status)
+    if server:
+        refused, requests = server.get("refused"), _count(server.get("requests"), "request")
+        lines.append(
+            f"Image server at {printable(server.get('listen'))}{' (TLS)' if server.get('tls') else ''}:"
+            f" {_count(server.get('connections'), 'connection')}, {requests},"
+            f" {_bytes(server.get('sent_bytes'))} sent"
+            + (f", {_count(refused, 'connection')} turned away" if refused else "")
+        )
+    return lines
+
+
+def library_lines(status: StatusDocument) -> list[str]:
+    """The library, if there is one: the files that it keeps, and their budget."""
+    library = status.get("library")
+    if not library:
+        return []
+    lines = []
+    evicted = library.get("evicted")
+    lines.append(
+        f"Library: {_count(library.get('images'), 'image')} of {_bytes(library.get('size'))}, of which"
+        f" {_bytes(library.get('kept'))} of {_bytes(library.get('budget'))} may be evicted"
+        + (f"; {_count(evicted, 'file')} evicted ({_bytes(library.get('evicted_bytes'))})" if evicted else "")
+        + f" ({printable(library.get('path'))})"
+    )
+    if library.get("fetching") or library.get("fetched"):
+        lines.append(
+            f"For other hosts: {_count(library.get('fetched'), 'file')} fetched"
+            f" ({_bytes(library.get('fetched_bytes'))}), {printable(library.get('fetching'))} on their way"
+        )
+    return lines
+
+
+def _bytes(amount: Any) -> str:
+    return size_cell(amount) or "-"
 
 
 def _unfinished(pools: Sequence[PoolStateDocument]) -> list[str]:
@@ -237,7 +283,7 @@ def _import_row(job: Document) -> dict[str, Any]:
         "name": _name(job),
         "zpool": job.get("pool"),
         "phase": job.get("phase"),
-        "done": f"{100 * done // total}%" if isinstance(done, int) and total else size_cell(done),
+        "done": share_cell(job.get("fraction"), done, total),
         "size": size_cell(total),
         "rate": rate_cell(rate),
         "conns": job.get("connections"),

@@ -57,6 +57,17 @@ def rate_cell(bytes_a_second: object) -> str | None:
     return f"{size(int(bytes_a_second))}/s"
 
 
+def share_cell(fraction: object, done: object, total: object) -> str | None:
+    """How far an import is, in percent: never 100 before it is installed. An older daemon says bytes only."""
+    if isinstance(fraction, (int, float)):
+        return f"{int(100 * fraction)}%"
+    return (
+        f"{100 * done // total}%"
+        if isinstance(done, int) and isinstance(total, int) and total
+        else size_cell(done)
+    )
+
+
 def moment(seconds: object) -> str | None:
     """Seconds since the epoch in the form of manifests; None where they are none."""
     if not isinstance(seconds, (int, float)):

@@ -156,6 +156,12 @@ class UsageDocument(TypedDict):
     error: NotRequired[ErrorDocument]
 
 
+class EventsDocument(TypedDict):
+    """The number of the newest event; 0 where there was none."""
+
+    newest: int
+
+
 class EntryDocument(TypedDict):
     """One thing that was done: an entry of the history."""
 
@@ -284,7 +290,10 @@ class DeltaDocument(TypedDict):
 
 
 class JobDocument(TypedDict):
-    """An import under way. `rate` is in compressed bytes a second, `eta` in seconds."""
+    """An import under way. `rate` is in compressed bytes a second, `eta` in seconds.
+
+    `fraction` says how far the slowest stage is, from 0 to 1, which is an installed image.
+    """
 
     uuid: str
     name: str
@@ -297,6 +306,7 @@ class JobDocument(TypedDict):
     rate: float
     limits: Limit | None
     eta: float | None
+    fraction: float | None
     connections: int
     source: str | None
     clients: list[str]
@@ -378,6 +388,32 @@ class WarningDocument(TypedDict):
     text: str
 
 
+class LibraryStateDocument(TypedDict):
+    """The files that the daemon keeps for other hosts. Sizes in bytes; counts are since its start."""
+
+    path: str
+    images: int
+    size: int
+    kept: int  #: of these bytes, those that may be evicted
+    budget: int  #: for those
+    evicted: int  #: files
+    evicted_bytes: int
+    fetching: int  #: files on their way for other hosts
+    fetched: int
+    fetched_bytes: int
+
+
+class ServerStateDocument(TypedDict):
+    """The image server. Counts are since the daemon's start."""
+
+    listen: str
+    tls: bool
+    connections: int  #: now
+    requests: int
+    sent_bytes: int
+    refused: int  #: connections that were turned away
+
+
 class StatusDocument(TypedDict):
     """The state of the daemon. `uptime` is in seconds; `images`, `clients` and `waiting` are counts."""
 
@@ -397,6 +433,8 @@ class StatusDocument(TypedDict):
     failures: list[EntryDocument]
     warnings: list[WarningDocument]
     problems: list[ErrorDocument]
+    library: NotRequired[LibraryStateDocument | None]
+    server: NotRequired[ServerStateDocument | None]
 
 
 # -- what changed --------------------------------------------------------------------------------------------

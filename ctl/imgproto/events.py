@@ -4,9 +4,9 @@ The daemon builds them, and the client gets them: this is their only description
 same event, so nobody changes one. A daemon that is newer than this package may send others.
 """
 
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
-from imgproto.documents import ErrorDocument, ManifestDocument, Phase, Result
+from imgproto.documents import ErrorDocument, Limit, ManifestDocument, Phase, Result
 
 #: The steps of making an image.
 MakingStep = Literal[
@@ -197,7 +197,9 @@ class Verified(_InPool):
 class ImageProgress(_Named):
     """The progress of one image: `done` of `total` compressed bytes, `received` bytes in the pool.
 
-    `import_id` is None where nothing is imported.
+    `import_id` is None where nothing is imported. `fraction` says how far the image is, from 0 to 1: its
+    slowest stage counts, and 1 is an installed image. `eta` is in seconds, `rate` in compressed bytes that
+    came a second of late, `limits` the stage that it waits for. `kept` bytes stay if the import ends now.
     """
 
     phase: Phase
@@ -205,16 +207,26 @@ class ImageProgress(_Named):
     total: int | None
     received: int
     import_id: str | None
+    fraction: NotRequired[float | None]
+    eta: NotRequired[float | None]
+    rate: NotRequired[float]
+    limits: NotRequired[Limit | None]
+    kept: NotRequired[int]
 
 
 class Progress(TypedDict):
-    """The progress of all images of one request. `rate` is the recent compressed bytes per second."""
+    """The progress of all images of one request. `rate` is the recent compressed bytes per second.
+
+    `fraction` and `eta` are as those of an image, of all of them.
+    """
 
     event: Literal["progress"]
     done: int
     total: int | None
     rate: float
     images: list[ImageProgress]
+    fraction: NotRequired[float | None]
+    eta: NotRequired[float | None]
 
 
 class Note(TypedDict):
@@ -263,6 +275,64 @@ class Publishing(_Named):
     step: Literal["imported", "file", "activated"]
     state: str | None
     compression: str | None
+
+
+# -- what happens in the store, with numbers -----------------------------------------------------------------
+
+#: The names of numbered events, which hooks are for, too.
+NumberedName = Literal[
+    "daemon-started",
+    "daemon-stopping",
+    "import-started",
+    "downloading",
+    "receiving",
+    "installing",
+    "installed",
+    "import-failed",
+    "import-cancelled",
+    "import-interrupted",
+    "deleted",
+    "delete-failed",
+    "held",
+    "released",
+    "pinned",
+    "unpinned",
+    "source-down",
+    "source-up",
+    "mirrored",
+    "mirror-failed",
+    "events-lost",
+]
+
+
+class NumberedEvent(TypedDict):
+    """Something that happened in the store. Numbers grow, also over restarts; `at` is ISO time.
+
+    Of an image there are `uuid`, `name`, `version`, `pool`; of who wanted it `client`, and `uid` if that is
+    not the daemon itself; of a failure `code` and `message`. `source` is a URL without secrets, `bytes` are
+    compressed ones that were there at the end. `version` and `pid` are the daemon's own where it starts or
+    stops; `new` and `failed` count the images of a mirror, `lost` events that could not be written down.
+    """
+
+    number: int
+    at: str
+    event: NumberedName
+    uuid: NotRequired[str]
+    name: NotRequired[str]
+    version: NotRequired[str]
+    pool: NotRequired[str]
+    source: NotRequired[str]
+    import_id: NotRequired[str]
+    client: NotRequired[str]
+    uid: NotRequired[int]
+    tag: NotRequired[str]
+    bytes: NotRequired[int]
+    new: NotRequired[int]
+    failed: NotRequired[int]
+    lost: NotRequired[int]
+    pid: NotRequired[int]
+    code: NotRequired[str]
+    message: NotRequired[str]
 
 
 #: What the daemon sends of imports and of what is installed.

@@ -85,6 +85,8 @@ EXPORT_SITE = Operation(
 )
 MIRROR = Operation("mirror", p.MirrorParams, d.MirrorDocument, "change", (e.Progress, e.Note))
 
+EVENTS = Operation("events", p.EventsParams, d.EventsDocument, events=(e.NumberedEvent,))
+
 #: All of them by name.
 OPERATIONS: dict[str, Operation[Any, Any]] = {
     each.name: each for each in [*globals().values()] if isinstance(each, Operation)

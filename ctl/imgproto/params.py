@@ -170,16 +170,21 @@ class PlanParams(TypedDict):
 
 
 class ImportParams(PlanParams):
-    """With `zstream`, no size and no checksum of the manifest is compared."""
+    """With `zstream`, no size and no checksum of the manifest is compared.
+
+    With `detach` the answer comes once the import has begun, and it goes on without the client.
+    """
 
     zstream: NotRequired[bool | None]
+    detach: NotRequired[bool | None]
 
 
 class EnsureParams(TypedDict):
-    """The images to have."""
+    """The images to have; `detach` is as of `import`."""
 
     uuids: list[str]
     pool: NotRequired[str | None]
+    detach: NotRequired[bool | None]
 
 
 class InstallParams(TypedDict):
@@ -194,6 +199,13 @@ class WatchParams(TypedDict):
     """All imports if nothing else is said."""
 
     uuid: NotRequired[str | None]
+
+
+class EventsParams(TypedDict):
+    """The events after number `since`, 0 for all, or those to come. `follow` (true) waits for more."""
+
+    since: NotRequired[int | None]
+    follow: NotRequired[bool | None]
 
 
 # -- making images -------------------------------------------------------------------------------------------
@@ -225,10 +237,11 @@ class ExportParams(TypedDict):
 
 
 class PublishParams(TypedDict):
-    """The server's URL and the manifest of the file that the client passes."""
+    """The server's URL, the manifest of the file that the client passes, and a token for the server."""
 
     manifest: dict[str, Any]
     url: str
+    token: NotRequired[str | None]
     path: NotRequired[str | None]
 
 

@@ -14,7 +14,13 @@ from typing import (
     is_typeddict,
 )
 
-from imgproto.events import CreationEventDocument, ImageProgress, StoreEventDocument
+from imgproto.events import (
+    CreationEventDocument,
+    ImageProgress,
+    NumberedEvent,
+    NumberedName,
+    StoreEventDocument,
+)
 from imgproto.operations import OPERATIONS
 
 _HEAD = """\
@@ -25,6 +31,15 @@ While {operations} run,
 the fields below. Commands with `--json`, such as `imgctl import --json`, print the same maps, one per line,
 without `id`. Later versions may add names and fields: ignore those that you do not know. This page is made
 from the code.
+"""
+_NUMBERED = """
+## Numbered events
+
+What the operation `events` and `imgctl events` give, and hooks get: {said}
+
+Names: {names}.
+
+Fields, those that the event has: {fields}.
 """
 _TABLE = "| event | when | fields |\n| --- | --- | --- |\n"
 
@@ -40,6 +55,8 @@ def page() -> str:
             ("Creating images", CreationEventDocument),
         )
     )
+    names = ", ".join(f"`{name}`" for name in get_args(NumberedName))
+    shapes += _NUMBERED.format(said=_sentence(NumberedEvent), names=names, fields=_fields(NumberedEvent))
     image = f"{_sentence(ImageProgress)} Fields: {_fields(ImageProgress)}."
     said = f"\n## *image* of `progress`\n\n{image}\n"
     *most, last = (f"`{name}`" for name, each in OPERATIONS.items() if each.events)

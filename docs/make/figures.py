@@ -86,7 +86,11 @@ def summary(rows: Rows) -> str:
     first = {row[0]: row for row in reversed(rows["bench"])}
     lines = ["| what | ours | measured against | goal |", "| --- | --- | --- | --- |"]
     missed: list[str] = []
+    # What is measured in several ways is named before a bracket, and shown once.
+    shown = {row[0].partition(" (")[0]: row[0] for row in reversed(rows["bench"])}
     for case in dict.fromkeys(row[0] for row in rows["bench"]):
+        if shown[case.partition(" (")[0]] != case:
+            continue
         _, ours, peer, ratio, goal, verdict = first[case]
         if not goal:
             continue

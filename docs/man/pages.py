@@ -49,6 +49,8 @@ ENVIRONMENT = {
     "IMGCTL_VMADM": "The program that `imgctl vmadm` runs, instead of `/usr/sbin/vmadm`.",
     "TMPDIR": "Where files are written that are only published. Default is `/var/tmp`.",
     "IMGADM_LOG_LEVEL": "Set to `debug` or `trace`, it counts as `-v`, as with imgadm.",
+    "IMGCTL_RECONNECT": "Seconds for which `import`, `ensure`, `wait`, `watch`, `top` and `events` wait "
+    "for a daemon that is restarted; default is 120, and 0 ends them at once.",
     "REQ_ID": "What `-E` calls the request; default is a random uuid.",
 }
 

@@ -20,6 +20,7 @@ from imgstored.catalog.receipts import Receipts
 from imgstored.errors import ImgstoreError
 from imgstored.host import lock_holders
 from imgstored.host.filesystem import NEW
+from imgstored.imports.leftovers import INDEX, PAYLOADS
 from imgstored.manifest.values import UUID
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs import ZfsPool
@@ -87,7 +88,7 @@ def taken(settings: Config, pools: Mapping[str, Pool]) -> Inventory:
         running=_runs(state),
         pools={name: _in_pool(pool) for name, pool in pools.items()},
         journal=_in_journal(state),
-        spools=frozenset(_names(state / "spool")),
+        spools=frozenset(name.removesuffix(INDEX).removesuffix(PAYLOADS) for name in _names(state / "spool")),
         receipts=frozenset(
             (name, uuid) for name in pools for uuid in Receipts(state / "receipts").uuids(name)
         ),

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.errors import FileSystemError, UsageError
 from imgstored.host import shortage
 from imgstored.host.filesystem import replace_file
@@ -114,7 +115,7 @@ class Aliases:
     async def _write(self, aliases: dict[str, str]) -> None:
         content = msgspec.json.format(msgspec.json.encode(_File(aliases))) + b"\n"
         try:
-            await trio.to_thread.run_sync(lambda: replace_file(self._path, content, mode=0o600))
+            await lanes.in_thread(lambda: replace_file(self._path, content, mode=0o600))
         except OSError as error:
             raise FileSystemError(f"cannot write {self._path}: {shortage.why(error)}") from error
         self._aliases = aliases

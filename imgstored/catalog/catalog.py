@@ -23,7 +23,7 @@ from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError, PoolNotFoundError
 from imgstored.host import shortage
 from imgstored.manifest import shown_text
-from imgstored.pools.timeout import answer, changed
+from imgstored.pools.timeout import answer, changed, with_notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,6 +51,8 @@ _Answer = TypeVar("_Answer")
 #: Questions of one lane to one pool at the same time. A pool that does not answer keeps their threads in the
 #: kernel.
 _MAX_QUESTIONS: Final = 4
+#: Changes in one pool at the same time whose end is waited for.
+_MAX_CHANGES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ class Catalog:
         self._images: dict[Key, InstalledImage] = {}
         self._noting: list[set[Key]] = []
         self._threads: dict[tuple[str, str], trio.CapacityLimiter] = {}  # by pool and lane
+        self._finishers: dict[str, trio.CapacityLimiter] = {}  # by pool
 
     # -- in memory -------------------------------------------------------------------------------------------
 
@@ -153,6 +156,17 @@ class Catalog:
         Raises `PoolError` after a timeout; the change may then still be made.
         """
         return await changed(pool, change, threads=self._threads_of(pool))
+
+    async def finish(
+        self, pool: str, change: Callable[[], _Answer], notice: Callable[[], None] = lambda: None
+    ) -> _Answer:
+        """Makes a change in a pool by `change`, which blocks, and waits for its end, however late that is.
+
+        It waits for no question, and for nothing of another pool. Calls `notice` once the pool has not
+        answered for a while.
+        """
+        threads = self._finishers.setdefault(pool, trio.CapacityLimiter(_MAX_CHANGES))
+        return await with_notice(change, notice, threads=threads)
 
     def _threads_of(self, pool: str) -> trio.CapacityLimiter:
         """The threads for a pool, of the caller's lane."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from imgstored.errors import CancelledError, ImageHasDependentClonesError, ImgstoreError, InternalError
+from imgstored import lanes
+from imgstored.errors import (
+    CancelledError,
+    ImageHasDependentClonesError,
+    ImgstoreError,
+    InternalError,
+    StoppingError,
+)
 from imgstored.events.stream import Action, Ended, EventStream, Started, outcome_of
 from imgstored.host import shortage
 from imgstored.pools import timeout
@@ -108,7 +116,7 @@ class Deletions:
                     data={"dependents": dependents},
                 )
             if self._nursery is None:
-                raise CancelledError("imgstored is stopping", hint="try again in a moment")
+                raise StoppingError
             deletion = self._under_way[key] = _Deletion()
             self._nursery.start_soon(self._carry_out, image, requester, deletion, stack.pop_all())
         await deletion.wait(pool)
@@ -150,10 +158,10 @@ class Deletions:
             await self._events.flush()
 
     async def _remove(self, image: InstalledImage) -> None:
-        pending = await trio.to_thread.run_sync(self._destroy, image)
+        pending = await self._catalog.finish(image.pool, partial(self._destroy, image))
         self._catalog.remove(image.pool, image.uuid)
         await self._view.remove(image)
-        await trio.to_thread.run_sync(self._forget, image, pending)
+        await lanes.in_thread(self._forget, image, pending)
         log.info("deleted", uuid=image.uuid, pool=image.pool)
 
     def _destroy(self, image: InstalledImage) -> Stamp | None:

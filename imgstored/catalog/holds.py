@@ -12,18 +12,23 @@ import structlog
 import trio
 
 from imgstored.errors import ImgstoreError, PoolError, UsageError
+from imgstored.events.stream import HoldChanged, Requester
 from imgstored.pools.base import MAX_TAG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from imgstored.catalog.catalog import Catalog, Key
+    from imgstored.catalog.catalog import Catalog, InstalledImage, Key
+    from imgstored.events.stream import EventStream
     from imgstored.pools.base import Pool
 
 log = structlog.get_logger(__name__)
 
 #: The prefix of clients' tags. The next daemon releases those of a daemon that was killed.
 CLIENT_TAG = "client:"
+
+#: Holds by whom nobody says.
+NOBODY = Requester("imgstored")
 
 
 class _Hold:
@@ -60,11 +65,12 @@ class _Hold:
 class Holds:
     """The pools' holds; the pools keep them, also over a restart. Blocking calls are made in threads."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, events: EventStream | None = None) -> None:
         self._catalog = catalog
+        self._events = events
         self._numbers = itertools.count(1)
 
-    async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
+    async def hold(self, uuid: str, tag: str, pool: str | None, requester: Requester = NOBODY) -> None:
         """Keeps an image until the tag is released. Holding twice is no error."""
         if tag.startswith(CLIENT_TAG):
             raise UsageError(
@@ -73,12 +79,14 @@ class Holds:
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
         await self._catalog.change(image.pool, partial(self._catalog.pool(image.pool).hold, uuid, tag))
         log.info("held", uuid=uuid, pool=image.pool, tag=tag)
+        self._tell(image, tag, requester, held=True)
 
-    async def release(self, uuid: str, tag: str, pool: str | None) -> None:
+    async def release(self, uuid: str, tag: str, pool: str | None, requester: Requester = NOBODY) -> None:
         """Ends a hold. Releasing a tag that is not there is no error."""
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
         await self._catalog.change(image.pool, partial(self._catalog.pool(image.pool).release, uuid, tag))
         log.info("released", uuid=uuid, pool=image.pool, tag=tag)
+        self._tell(image, tag, requester, held=False)
 
     async def tags(self, uuid: str, pool: str | None) -> list[str]:
         """The tags that hold an image, sorted."""
@@ -95,8 +103,10 @@ class Holds:
         return found
 
     @asynccontextmanager
-    async def held(self, uuid: str, pool: str | None, client: str) -> AsyncIterator[str]:
-        """Keeps an image as long as the block lasts; gives the tag.
+    async def held(
+        self, uuid: str, pool: str | None, client: str, *, uid: int | None = None, told: bool = True
+    ) -> AsyncIterator[str]:
+        """Keeps an image as long as the block lasts; gives the tag. Unless `told`, there are no events.
 
         Raises `PoolError` if the pool does not answer; the image is then released once it does.
         """
@@ -111,11 +121,22 @@ class Holds:
                 if hold.give_up():
                     await self._release(hold)
                 raise
+        requester = Requester(client, uid)
+        if told:
+            self._tell(image, tag, requester, held=True)
         try:
             yield tag
         finally:
             with trio.CancelScope(shield=True):
                 await self._release(hold)
+            if told:
+                self._tell(image, tag, requester, held=False)
+
+    def _tell(self, image: InstalledImage, tag: str, requester: Requester, *, held: bool) -> None:
+        """Publishes that a tag holds an image, or does not any more."""
+        if self._events is not None:
+            names = image.text("name"), image.text("version")
+            self._events.publish(HoldChanged(held, tag, image.uuid, *names, image.pool, requester))
 
     async def _release(self, hold: _Hold) -> None:
         """Releases the image. If its pool does not answer, its thread does so later, or the next daemon."""

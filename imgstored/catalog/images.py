@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import trio
 from imgproto.events import Held
 
+from imgstored import lanes
 from imgstored.catalog.catalog import as_wire, as_wires
+from imgstored.catalog.holds import NOBODY
 from imgstored.manifest import check_uuid
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Images:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follows what others change, until it is cancelled; begins with the holds of an earlier daemon."""
-        await trio.to_thread.run_sync(self._holds.sweep)
+        await lanes.in_thread(self._holds.sweep)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._deletions.run)
             task_status.started()
@@ -86,13 +88,13 @@ class Images:
 
     # -- holding ---------------------------------------------------------------------------------------------
 
-    async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
+    async def hold(self, uuid: str, tag: str, pool: str | None, requester: Requester = NOBODY) -> None:
         """Keeps an image from being deleted, by anybody, until the tag is released."""
-        await self._holds.hold(uuid, tag, await self._fresh(uuid, pool))
+        await self._holds.hold(uuid, tag, await self._fresh(uuid, pool), requester)
 
-    async def release(self, uuid: str, tag: str, pool: str | None) -> None:
+    async def release(self, uuid: str, tag: str, pool: str | None, requester: Requester = NOBODY) -> None:
         """Ends a hold."""
-        await self._holds.release(uuid, tag, await self._fresh(uuid, pool))
+        await self._holds.release(uuid, tag, await self._fresh(uuid, pool), requester)
 
     async def holds(self, uuid: str, pool: str | None) -> list[str]:
         """The tags that hold an image, sorted."""
@@ -100,11 +102,12 @@ class Images:
 
     @asynccontextmanager
     async def holding(
-        self, uuid: str, pool: str | None, *, client: str
+        self, uuid: str, pool: str | None, *, requester: Requester
     ) -> AsyncIterator[AsyncIterator[Held]]:
         """Keeps an image from being deleted as long as the block lasts; gives its events."""
         name = await self._fresh(uuid, pool)
-        async with self._holds.held(uuid, name, client) as tag, aclosing(_held(uuid, tag)) as events:
+        held = self._holds.held(uuid, name, requester.client, uid=requester.uid)
+        async with held as tag, aclosing(_held(uuid, tag)) as events:
             yield events
 
     async def _fresh(self, uuid: str, pool: str | None) -> str:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from dataclasses import replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,9 +18,16 @@ import trio
 from imgproto.events import Note, Progress, Publishing
 
 from imgstored.create.job import running
-from imgstored.errors import ClientError, ImgstoreError, InvalidManifestError, RefusedError, UploadError
+from imgstored.errors import (
+    ClientError,
+    ImgstoreError,
+    InvalidManifestError,
+    RefusedError,
+    UploadError,
+    UsageError,
+)
 from imgstored.events.request import PROGRESS_INTERVAL
-from imgstored.http.credentials import of_source
+from imgstored.http.credentials import of_headers, of_source
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Access, Location, origin_of
 from imgstored.http.secrets import KNOWN
@@ -43,6 +53,9 @@ log = structlog.get_logger(__name__)
 #: A server that has the whole file may look through it before it answers.
 LIMITS: Final = DocumentLimits(max_bytes=4 << 20, silence_seconds=60.0, total_seconds=600.0)
 
+#: What RFC 6750 lets a token be, and any other word: it becomes a header.
+_TOKEN: Final = re.compile(r"[!-~]{1,4096}", re.ASCII)
+
 _HEADERS: Final = (("Accept", "application/json"), ("Accept-Version", "~2"))
 
 
@@ -56,7 +69,14 @@ class Publisher:
         self._limits = limits
 
     def publish(
-        self, manifest: Mapping[str, Any], fd: int, url: str, *, client: str, path: str
+        self,
+        manifest: Mapping[str, Any],
+        fd: int,
+        url: str,
+        *,
+        client: str,
+        path: str,
+        token: str | None = None,
     ) -> AbstractAsyncContextManager[Job[PublishedDocument]]:
         """Publishes the image whose file is open as `fd`. The job's result is `{uuid, url}`.
 
@@ -69,7 +89,7 @@ class Publisher:
                 hint="`files` has one element, with size, compression, and a sha1 that is not all zeros; "
                 "`imgctl export` writes such a manifest",
             )
-        server = _Server(normalised(url), self._configured(), self._limits)
+        server = _Server(normalised(url), self._configured(), self._limits, token=token)
 
         async def work(job: Job[PublishedDocument]) -> PublishedDocument:
             assert loaded.file is not None
@@ -146,12 +166,22 @@ def _check_file(answer: Mapping[str, Any], described: ManifestFile) -> None:
 class _Server:
     """IMGAPI's methods that change something (its documentation, docs/index.md in sdc-imgapi)."""
 
-    def __init__(self, url: str, specs: Sequence[SourceSpec], limits: DocumentLimits) -> None:
+    def __init__(
+        self, url: str, specs: Sequence[SourceSpec], limits: DocumentLimits, *, token: str | None
+    ) -> None:
+        """A `token` counts for more than what the configuration has for the server."""
         KNOWN.learn(of_source(url))
         parts = urlsplit(url)
         self._base = parts._replace(query="").geturl()
         self._query = parse_qsl(parts.query, keep_blank_values=True)
         self._access = _access(url, specs)
+        if token is not None:
+            if not _TOKEN.fullmatch(token):
+                raise UsageError("the token is none", hint="a token has no spaces and no line breaks")
+            headers = {"Authorization": f"Bearer {token}"}
+            KNOWN.learn(of_headers(headers))
+            others = [each for each in self._access.headers if each[0].lower() != "authorization"]
+            self._access = replace(self._access, headers=(*others, *headers.items()))
         self._limits = limits
 
     @property
@@ -207,6 +237,10 @@ def _without_index(document: Mapping[str, Any]) -> dict[str, Any]:
 def _refusal(url: str, document: Document) -> ImgstoreError:
     """The server's error, by the server's own name for it where that is one."""
     error = failure(url, document)
+    if document.status == HTTPStatus.UNAUTHORIZED:
+        error.hint = (
+            "give a token: `imgctl publish --token-file FILE`, or `headers` of a source with the server's URL"
+        )
     try:
         name = parse(document.body).get("code")
     except InvalidManifestError:
@@ -244,7 +278,7 @@ async def _content(
             if trio.current_time() - reported_at >= PROGRESS_INTERVAL:
                 reported_at = trio.current_time()
                 job.emit(Progress(event="progress", done=done, total=file.size, rate=0.0, images=[]))
-        await trio.to_thread.run_sync(sha1.update, block)
+        await trio.to_thread.run_sync(sha1.update, block, limiter=thread)
         last = block
     if sha1.hexdigest() != described.sha1:
         raise UploadError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from imgstored import config, specs
+from imgstored import config, lanes, specs
 from imgstored.config import Config
 from imgstored.doctor.check import Subject
 from imgstored.errors import ImgstoreError
@@ -49,8 +49,8 @@ class OwnHost:
         async with self._one_at_a_time:
             if self._doctor is None:
                 self._doctor = _doctor()
-            settings = await trio.to_thread.run_sync(_loaded, self._files, self._settings)
-            faults = await trio.to_thread.run_sync(self._faults)
+            settings = await lanes.in_thread(_loaded, self._files, self._settings)
+            faults = await lanes.in_thread(self._faults)
             subject = Subject(settings, self._files, self._pools, self._view(), tuple(faults))
             return await self._doctor.examine(subject)
 

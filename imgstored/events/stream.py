@@ -1,9 +1,10 @@
 """The one stream of what happens in the store: each subscriber hears each event once, in order.
 
-    imports, deletions ──► EventStream.publish ──► requests that follow an import, history, metrics
+    imports, deletions, holds ──►                          ──► requests that follow an import, history,
+    sources, mirrors, the daemon ──► EventStream.publish  ──► metrics, the numbered events, hooks
 
 An action (an import, an installation, a deletion) has exactly one `Started` and one `Ended`; in between come
-its `ImportEvent`s. An import that ends before it starts has one `Refused` instead.
+its `ImportEvent`s and `PhaseChanged`. An import that ends before it starts has one `Refused` instead.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from imgstored.errors import CancelledError, ImgstoreError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgproto.documents import Phase
     from imgproto.events import EventDocument
 
 log = structlog.get_logger(__name__)
@@ -87,7 +89,74 @@ class CacheHit(Struct, frozen=True):
     action: None = None
 
 
-StoreEvent = Started | ImportEvent | Ended | Refused | CacheHit
+class PhaseChanged(Struct, frozen=True):
+    """An import has entered a phase in which it is under way."""
+
+    action: Action
+    phase: Phase
+
+
+class HoldChanged(Struct, frozen=True):
+    """A tag holds an image from now on, or no longer does."""
+
+    held: bool
+    tag: str
+    uuid: str
+    name: str
+    version: str
+    pool: str
+    requester: Requester
+    action: None = None
+
+
+class SourceChanged(Struct, frozen=True):
+    """A source that did not answer does again, or one fails that did not; `url` is for people."""
+
+    url: str
+    error: ImgstoreError | None
+    action: None = None
+
+
+class Mirrored(Struct, frozen=True):
+    """A server was mirrored, or could not be: `new` images came, `failed` did not. `url` is for people."""
+
+    url: str
+    new: int = 0
+    failed: int = 0
+    error: ImgstoreError | None = None
+    action: None = None
+
+
+class DaemonChanged(Struct, frozen=True):
+    """The daemon is ready, or it is stopping."""
+
+    running: bool
+    version: str
+    pid: int
+    action: None = None
+
+
+class HookEnded(Struct, frozen=True):
+    """A hook's program has ended, or an event was dropped for it."""
+
+    program: str
+    outcome: Literal["ok", "failed", "timeout", "refused", "dropped"]
+    action: None = None
+
+
+StoreEvent = (
+    Started
+    | ImportEvent
+    | PhaseChanged
+    | Ended
+    | Refused
+    | CacheHit
+    | HoldChanged
+    | SourceChanged
+    | Mirrored
+    | DaemonChanged
+    | HookEnded
+)
 Listener = Callable[[StoreEvent], None]
 
 

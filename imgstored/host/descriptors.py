@@ -47,13 +47,18 @@ def are_scarce() -> bool:
 
 def shortage_behind(error: BaseException) -> OSError | None:
     """The shortage of descriptors that led to an error, if one did."""
-    cause: BaseException | None = error
+    causes = [error]
     for _ in range(_CAUSES):
+        if not causes:
+            return None
+        cause = causes.pop()
         if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
             return cause
-        if cause is None:
-            return None
-        cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, BaseExceptionGroup):
+            causes += cause.exceptions
+        further = cause.__cause__ or cause.__context__
+        if further is not None:
+            causes.append(further)
     return None
 
 

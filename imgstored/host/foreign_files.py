@@ -48,6 +48,7 @@ class ForeignFile:
         self._answer: Callable[[], object] | None = None
         self._failure: BaseException | None = None
         self._ended = False
+        self._released: list[int] = []  # descriptors that a call which was given up may still use
         try:
             self._fd = os.dup(fd)
         except BaseException:
@@ -76,20 +77,26 @@ class ForeignFile:
             self._failure = self._failure or error
             self._changed.notify_all()
 
-    def __call__(self, call: Callable[[int], T]) -> T:
+    def release(self, fd: int) -> None:
+        """Closes another descriptor of that disk once no call is under way that may use it. Never waits."""
+        with self._changed:
+            self._released.append(fd)
+
+    def __call__(self, call: Callable[[int], T], *, seconds: float | None = None) -> T:
         """Calls `call` with the descriptor; returns or raises what it does. Blocks.
 
-        Raises `TimeoutError` after `SILENCE` seconds without an answer, what `fail` was given, and what
-        `check` raises; the file is of no use after that.
+        Raises `TimeoutError` after `SILENCE`, or other `seconds`, without an answer, what `fail` was given,
+        and what `check` raises; the file is of no use after that.
         """
-        deadline = time.monotonic() + SILENCE
+        seconds = SILENCE if seconds is None else seconds
+        deadline = time.monotonic() + seconds
         with self._changed:
             self._refuse_failed()
             self._question = call
             self._changed.notify_all()
             while self._answer is None:
                 if time.monotonic() > deadline:
-                    self._failure = TimeoutError(f"its disk has not answered for {SILENCE:.0f} seconds")
+                    self._failure = TimeoutError(f"its disk has not answered for {seconds:.0f} seconds")
                     raise self._failure
                 self._changed.wait(_PAUSE)
                 self._refuse_failed()
@@ -108,15 +115,23 @@ class ForeignFile:
     def _work(self) -> None:
         try:
             while (question := self._next()) is not None:
+                self._close_released()
                 answer = _answer_of(question, self._fd)
                 with self._changed:
                     self._answer = answer
                     self._changed.notify_all()
                 del question, answer
         finally:
-            with suppress(OSError):
-                os.close(self._fd)
+            self.release(self._fd)
+            self._close_released()
             _free.release()
+
+    def _close_released(self) -> None:
+        with self._changed:
+            released, self._released = self._released, []
+        for fd in released:
+            with suppress(OSError):
+                os.close(fd)
 
     def _next(self) -> Callable[[int], object] | None:
         with self._changed:

@@ -60,6 +60,19 @@ def parse_listen(text: str, *, key: str, example: str) -> TcpAddress | UnixAddre
     return TcpAddress(str(address), int(match[3]))
 
 
+def counted_as(client: str) -> str:
+    """Whom an IP address counts as for limits: of IPv6 its /64, all of which one host may have."""
+    if ":" not in client:
+        return client
+    try:
+        address = ipaddress.IPv6Address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, 64), strict=False))
+
+
 def listening(address: TcpAddress, *, key: str) -> socket.socket:
     """A socket that listens there. Raises `ConfigError` where none can."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET

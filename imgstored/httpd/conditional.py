@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Ranges of one request. Each costs a head of its own.
 _MAX_RANGES: Final = 64
+_NO_BYTES: Final = re.compile(r"[ \t]*-0+[ \t]*", re.ASCII)
 
 
 def answer_with(file: OpenFile, request: Request) -> Response:
@@ -45,7 +47,7 @@ def _answer(file: OpenFile, request: Request) -> Response:
         return Response(status, headers, close=file.close)
     kind = ("Content-Type", file.kind)
     ranges = None
-    if request.method == "GET" and _range_holds(request.headers, file.etag, modified):
+    if request.method == "GET" and _range_holds(request.headers, file, modified):
         ranges = _ranges(request.headers.get("range"), file.size)
     if ranges is None:
         headers = [kind, *headers, *file.headers]
@@ -85,23 +87,26 @@ def _date(value: str | None) -> datetime | None:
         return None
 
 
-def _range_holds(headers: Mapping[str, str], etag: str, modified: int) -> bool:
+def _range_holds(headers: Mapping[str, str], file: OpenFile, modified: int) -> bool:
     """Whether the client's part is of this very file, so that it may go on with a range."""
     condition = headers.get("if-range")
     if condition is None:
-        return True
+        return not file.only_if_range
     try:
         wanted = parse_if_range_header(condition)
     except (OverflowError, ValueError):  # a date that no clock has
         return False
     if wanted.date is not None:
-        return modified == wanted.date.timestamp()
-    return not condition.startswith("W/") and wanted.etag == etag.strip('"')
+        return not file.only_if_range and modified == wanted.date.timestamp()
+    return not condition.startswith("W/") and wanted.etag == file.etag.strip('"')
 
 
 def _ranges(value: str | None, size: int) -> list[tuple[int, int]] | None:
     """Offsets [start, stop) of what is asked for; None: everything; empty: nothing of it exists."""
-    parsed = parse_range_header(value)
+    wanted = _with_bytes(value)
+    if wanted == "bytes=" != value:
+        return []
+    parsed = parse_range_header(wanted)
     if parsed is None or parsed.units != "bytes" or len(parsed.ranges) > _MAX_RANGES:
         return None
     found = []
@@ -111,6 +116,15 @@ def _ranges(value: str | None, size: int) -> list[tuple[int, int]] | None:
             found.append((start, size if stop is None else min(stop, size)))
     # Whoever asks for more than there is gets each byte once.
     return None if sum(stop - start for start, stop in found) > size else found
+
+
+def _with_bytes(value: str | None) -> str | None:
+    """A Range header without "the last 0 bytes", which no file has, and are no mistake (RFC 9110, 14.1.2)."""
+    if value is None or "-0" not in value:
+        return value
+    unit, _, ranges = value.partition("=")
+    wanted = [each for each in ranges.split(",") if not _NO_BYTES.fullmatch(each)]
+    return f"{unit}={','.join(wanted)}"
 
 
 def _several(

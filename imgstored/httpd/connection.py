@@ -99,19 +99,22 @@ class Connection:
         self,
         connected: socket.socket,
         address: str,
+        counts_as: str,
         application: Application,
         limits: HttpLimits,
         pace: Pace,
         context: ssl.SSLContext | None,
     ) -> None:
-        """Takes the socket over. `context` is of TLS, None without."""
+        """Takes the socket over. `context` is of TLS, None without; `counts_as` is whom its bytes are for."""
         self._socket = connected
         self._address = address
+        self._counts_as = counts_as
         self._application = application
         self._limits = limits
         self._pace = pace
         self._context = context
         self._secure = False
+        self.sent = 0  #: bytes of answers
         self.idle = False  #: it waits for a request, of which nothing has come
         #: Since when the server waits for the client (`time.monotonic`), None while the client waits.
         self.waits_since: float | None = time.monotonic()
@@ -160,6 +163,9 @@ class Connection:
             return self._linger()
         if head is None:
             return False
+        if _is_ambiguous(head):
+            self._send(None, text(HTTPStatus.BAD_REQUEST, "the length of the request is ambiguous"))
+            return self._linger()
         request = self._request(head)
         response = self._answer(request)
         self.waits_since = time.monotonic()
@@ -294,7 +300,7 @@ class Connection:
             self._write((start or b"") + (body or b""))
         else:
             self._write(start, more=True)
-            with self._pace.client(self._address) as turn:
+            with self._pace.client(self._counts_as) as turn:
                 for part in parts:
                     self._send_part(part, turn)
         self._http.send(h11.EndOfMessage())
@@ -320,10 +326,19 @@ class Connection:
             while offset < stop:
                 most = PIECE if self._pace.bounded else _TLS_PIECE if self._secure else _SLICE
                 size = min(stop - offset, most)
-                self._pace.wait(turn, size)
+                self._pace.wait(turn, size, self._check_connection)
                 sent = send(part.fd, offset, size)
                 offset += sent
+                # TLS counts what it writes by itself.
+                self.sent += 0 if self._secure else sent
                 rate.moved(sent)
+
+    def _check_connection(self) -> None:
+        """Raises `_Gone` if the connection has ended, by either side."""
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        if poll.poll(0):
+            raise _Gone("the client left while it waited for its turn")
 
     def _check_client(self) -> None:
         """Raises `_Gone` if the client has closed the connection, while there is nothing to send to it."""
@@ -371,6 +386,7 @@ class Connection:
         while left:
             sent = self._socket.send(left[:_READ], flags) if flags else self._socket.send(left[:_READ])
             rate.moved(sent)
+            self.sent += sent
             left = left[sent:]
 
     def _linger(self) -> bool:
@@ -389,6 +405,14 @@ class Connection:
         except OSError:
             pass  # the client is gone
         return False
+
+
+def _is_ambiguous(head: h11.Request) -> bool:
+    """Whether a proxy before us may have seen another end of the request (RFC 9112, 6.1 and 6.3)."""
+    names = {name for name, _ in head.headers}
+    if b"transfer-encoding" not in names:
+        return False
+    return b"content-length" in names or head.http_version < b"1.1"
 
 
 class _Placeholder:

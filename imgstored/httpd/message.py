@@ -20,7 +20,7 @@ class HttpLimits(Struct, frozen=True):
     """Bounds on what a client may take. Sizes in bytes, times in seconds."""
 
     connections: int  #: at a time, of all clients
-    client_connections: int  #: at a time, of one address
+    client_connections: int  #: at a time, of one IPv4 address, or one IPv6 network of 64 bits
     head: int = 16 << 10
     head_seconds: float = 10.0  #: for the whole head of a request, and for the TLS handshake
     idle_seconds: float = 30.0  #: between two requests
@@ -119,6 +119,8 @@ class OpenFile(Struct):
     headers: Sequence[tuple[str, str]] = ()  #: of an answer with the whole file
     available: Callable[[int], int] | None = None  #: as in `Span`
     released: Callable[[], None] | None = None  #: called after the file was closed
+    #: Other bytes were once given out as this file: a range is for who shows, by If-Range, to have these.
+    only_if_range: bool = False
 
     def close(self) -> None:
         """Closes the file, once."""

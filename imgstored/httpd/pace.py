@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: Bytes that are sent between two looks at the clock.
 PIECE: Final = 1 << 18
+#: Seconds of a wait between two looks whether the client is still there.
+_LOOK: Final = 0.25
 
 
 class Pace:
@@ -29,6 +31,10 @@ class Pace:
         self._next = 0.0
         self._turns: dict[str, threading.Lock] = {}
         self._users: Counter[str] = Counter()
+
+    def set_rate(self, rate: int) -> None:
+        """Sets the bound from now on; of what is on its way, too."""
+        self._rate = rate
 
     @property
     def bounded(self) -> bool:
@@ -49,13 +55,23 @@ class Pace:
                 if not self._users[address]:
                     del self._users[address], self._turns[address]
 
-    def wait(self, turn: threading.Lock, size: int) -> None:
-        """Waits until `size` bytes, a few hundred KiB at most, may be sent."""
-        if not self._rate:
+    def wait(self, turn: threading.Lock, size: int, check: Callable[[], None] = lambda: None) -> None:
+        """Waits until `size` bytes, a few hundred KiB at most, may be sent.
+
+        Raises what `check` does, which is called from time to time.
+        """
+        rate = self._rate
+        if not rate:
             return
-        with turn:
+        while not turn.acquire(timeout=_LOOK):
+            check()
+        try:
             with self._lock:
                 at = max(time.monotonic(), self._next)
-                self._next = at + size / self._rate
+                self._next = at + size / rate
             # Bounded by the number of clients: each has one piece before this one.
-            time.sleep(max(0.0, at - time.monotonic()))
+            while (left := at - time.monotonic()) > 0:
+                time.sleep(min(left, _LOOK))
+                check()
+        finally:
+            turn.release()

@@ -16,7 +16,8 @@ import trio
 import trio.lowlevel
 
 from imgstored.errors import ConfigError
-from imgstored.host import shortage
+from imgstored.host import descriptors, shortage
+from imgstored.httpd.address import counted_as
 from imgstored.httpd.connection import Connection
 from imgstored.httpd.pace import Pace
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.httpd.connection import Application
-    from imgstored.httpd.message import HttpLimits
+    from imgstored.httpd.message import HttpLimits, Request, Response
 
 log = structlog.get_logger(__name__)
 
@@ -62,13 +63,23 @@ class HttpServer:
         self._by_client: Counter[str] = Counter()
         self._open: dict[Connection, trio.CancelScope] = {}
         self._ended = trio.Event()  # a request, or a connection
-        self._places = trio.Semaphore(limits.connections)
+        self._sent_before = 0  # bytes of connections that have ended
+        self.requests = 0  #: since the start, those that wait for a thread, too
+        self.refused = 0  #: connections that were turned away
+        self._taken = 0  # places of connections
+        self._accepting: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
         self._threads = trio.CapacityLimiter(limits.handlers)
 
     @property
     def connections(self) -> int:
         """Connections that are open."""
         return sum(self._by_client.values())
+
+    @property
+    def sent(self) -> int:
+        """Bytes of answers, since the start."""
+        return self._sent_before + sum(connection.sent for connection in self._open)
 
     async def serve(
         self,
@@ -78,57 +89,103 @@ class HttpServer:
     ) -> None:
         """Serves clients of the listening sockets until it is cancelled. The caller closes the sockets."""
         async with trio.open_nursery() as nursery:
-            for each in sockets:
-                each.setblocking(False)
-                nursery.start_soon(self._accept, trio.socket.from_stdlib_socket(each), nursery)
+            self._nursery = nursery
+            self.accept_from(sockets)
             task_status.started()
+            await trio.sleep_forever()
+
+    def accept_from(self, sockets: Sequence[socket.socket]) -> None:
+        """Accepts connections from these sockets in place of those before. Who is connected stays."""
+        assert self._nursery is not None
+        if self._accepting is not None:
+            self._accepting.cancel()
+        self._accepting = scope = trio.CancelScope()
+        for each in sockets:
+            each.setblocking(False)
+        self._nursery.start_soon(self._accept_all, sockets, scope, self._nursery)
+
+    def reconfigure(
+        self, application: Application, limits: HttpLimits, *, rate: int, context: ssl.SSLContext | None
+    ) -> None:
+        """Uses these from now on, as the constructor has them; TLS for new connections."""
+        self._application, self._limits, self._context = application, limits, context
+        self._pace.set_rate(rate)
+        self._threads.total_tokens = limits.handlers
+        self._wake()
+
+    async def _accept_all(
+        self, sockets: Sequence[socket.socket], scope: trio.CancelScope, serving: trio.Nursery
+    ) -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                for each in sockets:
+                    nursery.start_soon(self._accept, trio.socket.from_stdlib_socket(each), serving)
+
+    def _answer(self, request: Request) -> Response:
+        """By the application as it is now: who is connected keeps no rights that were taken away."""
+        return self._application(request)
+
+    def _has_place(self) -> bool:
+        return self._taken < self._limits.connections
 
     async def _accept(self, listening: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
             await trio.lowlevel.wait_readable(listening)
             # Others wait in the kernel.
-            await self._make_way(lambda: self._places.value > 0)
-            await self._places.acquire()
+            await self._make_way(self._has_place)
+            while not self._has_place():
+                await self._ended.wait()
+            self._taken += 1
             try:
                 connected, address = await listening.accept()
             except OSError as error:
-                self._places.release()
+                self._leave()
                 log.warning("no HTTP connection can be accepted for now", error=shortage.why(error))
                 await trio.sleep(_PAUSE)
                 continue
             except BaseException:
-                self._places.release()
+                self._leave()
                 raise
             client = address[0] if isinstance(address, tuple) else "unix"
-            nursery.start_soon(self._converse, connected, client)
+            # The last ones are for what changes on this host.
+            allowed = not descriptors.is_reserved(connected.fileno())
+            nursery.start_soon(self._converse, connected, client, allowed)
 
-    async def _converse(self, connected: trio.socket.SocketType, client: str) -> None:
+    async def _converse(self, connected: trio.socket.SocketType, client: str, allowed: bool) -> None:
         """Has a client's requests answered until it leaves."""
-        self._by_client[client] += 1
+        counts_as = counted_as(client)
+        self._by_client[counts_as] += 1
         try:
-            if self._by_client[client] > self._limits.client_connections:
+            if not allowed or self._by_client[counts_as] > self._limits.client_connections:
+                self.refused += 1
                 await _refuse(connected)
                 return
             # A socket that trio does not know any more: threads use it.
             plain = _detached(connected)
-            connection = Connection(plain, client, self._application, self._limits, self._pace, self._context)
+            connection = Connection(
+                plain, client, counts_as, self._answer, self._limits, self._pace, self._context
+            )
             try:
                 with trio.CancelScope() as scope:
                     self._open[connection] = scope
                     while await self._is_asked(connection) and await self._answered(connection):
                         connection.waits_since = time.monotonic()
             finally:
-                self._open.pop(connection, None)
+                if self._open.pop(connection, None) is not None:
+                    self._sent_before += connection.sent
                 connection.close()
         except Exception:  # one client's connection must not end the daemon
             log.exception("a connection failed by a mistake", client=client)
         finally:
             connected.close()
-            self._places.release()
-            self._wake()
-            self._by_client[client] -= 1
-            if not self._by_client[client]:
-                del self._by_client[client]
+            self._leave()
+            self._by_client[counts_as] -= 1
+            if not self._by_client[counts_as]:
+                del self._by_client[counts_as]
+
+    def _leave(self) -> None:
+        self._taken -= 1
+        self._wake()
 
     def _wake(self) -> None:
         self._ended.set()
@@ -174,6 +231,7 @@ class HttpServer:
         """Whether another request may follow. When it is cancelled, the thread has come back on return."""
         again = begun = ended = False
         connection.waits_since = None  # while it waits for a thread
+        self.requests += 1
 
         def answer() -> bool:
             nonlocal begun

@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
-import trio
 from msgspec.structs import replace
 
+from imgstored import lanes
 from imgstored.delta.index import MAX_INDEX, IndexFaultError, parse_index
 from imgstored.http.location import origin_of
 from imgstored.imports.delta_choice import Facts, against, basis_of, index_url
@@ -164,7 +164,7 @@ class Deltas:
         if basis is None:
             self.why = "no image of this name is installed"
         else:
-            self.why = await trio.to_thread.run_sync(self._against, basis, locations)
+            self.why = await lanes.in_thread(self._against, basis, locations, kind="spools")
         return basis if self.why is None else None
 
     def _against(self, basis: InstalledImage, locations: Sequence[Location]) -> str | None:
@@ -198,7 +198,7 @@ class Deltas:
         assert file is not None
         assert file.index is not None
         read = partial(_index_in, path, file.index.sha256, file.size)
-        index = await trio.to_thread.run_sync(read)
+        index = await lanes.in_thread(read, kind="spools")
         if index is not None:
             return index
         limits = self._resources.limits.download
@@ -218,7 +218,7 @@ class Deltas:
                 source = origin_of(mirror.location.source).authority
                 self.fetched[source] = self.fetched.get(source, 0) + mirror.fetched
         self._resources.rates.note_link(self.fetched, time.monotonic() - began)
-        index = await trio.to_thread.run_sync(read)
+        index = await lanes.in_thread(read, kind="spools")
         if index is None:
             raise IndexFaultError("the index is not the one that the manifest names")
         return index

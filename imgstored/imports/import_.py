@@ -12,6 +12,7 @@ the image. An import has imgadm's lock of its image from before the pool's first
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -31,6 +32,7 @@ from imgproto.events import (
 )
 from msgspec import Struct
 
+from imgstored import lanes
 from imgstored.catalog.catalog import InstalledImage, show
 from imgstored.catalog.image_locks import IMPORT_TIMEOUT
 from imgstored.catalog.receipts import receipt_of
@@ -42,9 +44,19 @@ from imgstored.errors import (
     NoSpaceError,
     PoolError,
     ResumeError,
+    StoppingError,
 )
-from imgstored.events.stream import Action, Ended, EventStream, ImportEvent, Requester, Started, outcome_of
-from imgstored.host import foreign_files, shortage
+from imgstored.events.stream import (
+    Action,
+    Ended,
+    EventStream,
+    ImportEvent,
+    PhaseChanged,
+    Requester,
+    Started,
+    outcome_of,
+)
+from imgstored.host import descriptors, foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.delta import Delta, Deltas
 from imgstored.imports.leftovers import spool_name
@@ -53,7 +65,6 @@ from imgstored.imports.progress import Sample
 from imgstored.imports.room import watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
-from imgstored.pools.timeout import with_notice
 from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.disk import DiskConversion
 from imgstored.transfer.download import Download
@@ -150,6 +161,8 @@ class Import:
         self.started_at = time.time()  #: seconds since the epoch
         self.phase: Phase = "waiting"
         self.error: ImgstoreError | None = None
+        #: The journal has it: it goes on after a restart. Of a client's file there is nothing to write down.
+        self.written = trio.Event()
         self.finished = trio.Event()
         self.stages = Stages()
         self._data = data
@@ -258,7 +271,7 @@ class Import:
             if isinstance(self._data, FromFile):
                 result = await self._from_file(self._data)
             else:
-                result = await self._from_sources(self._data)
+                result = await self._from_library() or await self._from_sources(self._data)
             if result.end is End.INSTALLED:
                 result = await self._publish()
             if result.image is not None:
@@ -279,12 +292,10 @@ class Import:
                 "not installed", uuid=self.uuid, error=error.message, code=error.code, dropped=dropped
             )
             return _Result(end, error)
-        except Exception:
+        except Exception as error:
             # One import must not take the daemon with it.
             log.exception("an import failed by a mistake", uuid=self.uuid)
-            message = f'the import of image "{self.uuid}" failed because of a fault in imgstored'
-            hint = "the daemon's log has the details; please report it"
-            return _Result(End.FAILED, InternalError(message, hint=hint))
+            return _Result(End.FAILED, _mistake(self.uuid, error))
         return result
 
     async def _remember_shortage(self, error: NoSpaceError) -> None:
@@ -296,7 +307,7 @@ class Import:
         taken = min(self.received, max(0, self._free_before - left) + more)
         journal = self._resources.journal
         try:
-            await trio.to_thread.run_sync(journal.found_needed, *self.spec.key, taken)
+            await lanes.in_thread(journal.found_needed, *self.spec.key, taken)
         except ImgstoreError as failure:
             log.error("a shortage cannot be written down", uuid=self.uuid, error=failure.message)
 
@@ -304,10 +315,12 @@ class Import:
         """Changes the phase. The only place that does. Raises `ValueError` for a wrong transition."""
         check_transition(self.phase, phase)
         self.phase = phase
+        self._events.publish(PhaseChanged(self.action, phase))
 
     # -- from a local file -----------------------------------------------------------------------------------
 
-    async def _from_file(self, given: FromFile) -> _Result:
+    async def _from_file(self, given: FromFile, verify: Verify = "first") -> _Result:
+        self.written.set()
         file = LocalFile(given.fd, given.path)
         await file.look()
         expected = self._expected(path=given.path)
@@ -318,9 +331,43 @@ class Import:
                 hint="the manifest belongs to another file",
             )
         self._total = file.size
-        self._pump = self._pump_of(file.blocks, file.fail, expected, "first")
+        self._pump = self._pump_of(file.blocks, file.fail, expected, verify)
         self.enter("receiving")
         return await self._receive(self._pump, at_least=file.size)
+
+    # -- from the library ------------------------------------------------------------------------------------
+
+    async def _from_library(self) -> _Result | None:
+        """Receives the file that is kept here; None where there is none, or one that is not the image's."""
+        library = self._resources.library
+        if library is None or not library.has_file_of(self.manifest):
+            return None
+        fd = await lanes.in_thread(library.open_file, self.uuid, kind="library")
+        if fd is None:
+            return None
+        journal = self._resources.journal
+        try:
+            async with self._resources.beginning:
+                await lanes.in_thread(journal.begin, self.spec, self.manifest.document)
+            log.info("its file is in the library", uuid=self.uuid)
+            self._note("its file is in the library: nothing is downloaded")
+            return await self._from_file(FromFile(fd, "the library's file"), "streaming")
+        except (DownloadError, *WRONG_BYTES_ERRORS) as error:
+            if isinstance(error, NoSpaceError):
+                raise
+            log.error("a file of the library is damaged", uuid=self.uuid, error=error.message)
+            self._note(f"the library's file cannot be used: {error.message}")
+            await self._drop(End.WRONG_BYTES)
+            await lanes.in_thread(library.set_aside, self.uuid, kind="library")
+            if not self._data:
+                raise DownloadError(
+                    f"the library's file of image {self.uuid} is damaged: {error.message}",
+                    hint="try again: it was set aside, and the next import asks the sources",
+                ) from error
+            return None
+        finally:
+            with trio.CancelScope(shield=True):
+                await lanes.in_thread(os.close, fd, kind="library")
 
     # -- from sources ----------------------------------------------------------------------------------------
 
@@ -328,7 +375,8 @@ class Import:
         """Downloads and receives; tries again elsewhere when what came was not the image."""
         journal = self._resources.journal
         async with self._resources.beginning:
-            await trio.to_thread.run_sync(journal.begin, self.spec, self.manifest.document)
+            await lanes.in_thread(journal.begin, self.spec, self.manifest.document)
+        self.written.set()
         shortage_now = await self._ask(self._known_shortage)
         if shortage_now is not None:
             log.warning("not installed", uuid=self.uuid, error=shortage_now.message, code=shortage_now.code)
@@ -369,7 +417,7 @@ class Import:
             attempt += 1
 
     async def _claim_spool(self) -> Claim:
-        claim = await trio.to_thread.run_sync(self._resources.free_space.claim_spool)
+        claim = await lanes.in_thread(self._resources.free_space.claim_spool)
         self._claims.append(claim)
         return claim
 
@@ -384,7 +432,7 @@ class Import:
             log.warning("no delta", uuid=self.uuid, error=error.message)
             self._note(f"{error.message}; fetching the whole file")
         self._fetched_before = deltas.fetched
-        if delta is None and await trio.to_thread.run_sync(deltas.is_left):
+        if delta is None and await lanes.in_thread(deltas.is_left):
             await self._drop(End.WRONG_BYTES)
         return delta
 
@@ -623,7 +671,9 @@ class Import:
         self.enter("installing")
         try:
             with self.stages.publishing, trio.CancelScope(shield=True):
-                image = await with_notice(self._commit, self._note_no_answer)
+                image = await self._resources.catalog.finish(
+                    self.spec.pool, self._commit, self._note_no_answer
+                )
                 self._resources.catalog.add(image)
                 await show(self._resources.view, image)
         except PoolError:
@@ -671,8 +721,8 @@ class Import:
     async def _keep_original(self) -> None:
         """Gives the library the file as it came. The image is installed, whether that works or not."""
         library = self._resources.library
-        if library is None or self._converted:
-            return  # what came is not what other hosts can install
+        if library is None or self._converted or library.has_file_of(self.manifest):
+            return  # what came of a registry's disk is not what other hosts can install
         try:
             if isinstance(self._data, FromFile):
                 assert self._pump is not None
@@ -687,7 +737,9 @@ class Import:
             else:
                 spool = self._resources.spools / spool_name(*self.spec.key)
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(library.keep, self.manifest, spool)
+                    await lanes.in_thread(
+                        partial(library.keep, self.manifest, spool, source=self.action.source), kind="library"
+                    )
         except (OSError, ImgstoreError) as error:
             log.warning("the original file is not kept", uuid=self.uuid, error=str(error))
         except Exception:
@@ -705,7 +757,7 @@ class Import:
         drop = partial(self._resources.leftovers.drop, *self.spec.key, KEPT[end], locked=self._locked)
         with trio.CancelScope(shield=True):
             try:
-                await with_notice(drop, self._note_no_answer)
+                await self._resources.catalog.finish(self.spec.pool, drop, self._note_no_answer)
             except ImgstoreError as error:
                 # The import's own error says more; what stays is swept up by the next start.
                 log.error("what an import left cannot be removed", uuid=self.uuid, error=error.message)
@@ -715,7 +767,7 @@ class Import:
     def _cancellation(self) -> CancelledError:
         if self._scope.cancelled_caught:
             return CancelledError(f'the import of image "{self.uuid}" ended: {self._cancelled_because}')
-        return CancelledError("imgstored is stopping", hint="the import resumes when it is back")
+        return StoppingError(hint="the import resumes when it is back")
 
     def _finish(self, result: _Result, stopping: bool) -> None:
         """Publishes the end, and wakes everybody who waits for it."""
@@ -737,6 +789,7 @@ class Import:
         )
         if self.origin is not None:
             self.origin.leave(self)
+        self.written.set()
         self.finished.set()
 
     def _announcement(self, result: _Result) -> EventDocument:
@@ -787,6 +840,8 @@ class Import:
     @property
     def total(self) -> int | None:
         """Compressed bytes of the file, None where nobody says."""
+        if self._total is None and self._download is not None:
+            return self._download.total
         return self._total
 
     @property
@@ -810,8 +865,9 @@ class Import:
             total[source] = total.get(source, 0) + mirror.fetched
         return total
 
-    def progress(self) -> ImageProgress:
-        """The progress of the import, for watchers."""
+    def progress(self, reading: Reading | None) -> ImageProgress:
+        """The progress of the import, for watchers; without a reading it has ended."""
+        installed = 1.0 if self.phase == "installed" else None
         return ImageProgress(
             uuid=self.uuid,
             name=self.manifest.name,
@@ -821,12 +877,19 @@ class Import:
             total=self.total,
             received=self.received,
             import_id=self.import_id,
+            fraction=installed if reading is None else reading.fraction,
+            eta=None if reading is None else reading.eta,
+            rate=0.0 if reading is None else reading.rate,
+            limits=None if reading is None else reading.limits,
+            kept=0 if self._download is None else self._download.kept,
         )
 
     def sample(self) -> Sample:
         """A sample of the progress, and of the time that each stage took so far."""
         consumed = 0 if self._pump is None else self._pump.consumed
-        return Sample(self.done, consumed, self.total, self.stages.seconds())
+        came = self.done if isinstance(self._data, FromFile) else sum(self.fetched.values())
+        first = self._pump is not None and self._pump.verifies_first
+        return Sample(self.done, came, consumed, self.total, self.stages.seconds(), first)
 
     def as_job(self, reading: Reading) -> JobDocument:
         """The *job* of the protocol."""
@@ -848,6 +911,7 @@ class Import:
             "rate": reading.rate,
             "limits": reading.limits,
             "eta": reading.eta,
+            "fraction": reading.fraction,
             "delta": None if self._delta is None else self._delta.document(),
         }
 
@@ -904,6 +968,21 @@ class Import:
 def _strictest(locations: Sequence[Location]) -> Verify:
     """How to verify bytes that may come from any of the locations."""
     return "first" if any(location.verify == "first" for location in locations) else "streaming"
+
+
+def _mistake(uuid: str, error: Exception) -> InternalError:
+    """What the clients of an import hear that failed by something else than an error of ours."""
+    if descriptors.shortage_behind(error) is not None:
+        mistake = InternalError(f'the import of image "{uuid}" cannot go on', hint=descriptors.HINT)
+    else:
+        mistake = InternalError(
+            f'the import of image "{uuid}" failed because of a fault in imgstored',
+            hint="the daemon's log has the details; please report it",
+        )
+    try:
+        raise mistake from error
+    except InternalError as raised:
+        return raised
 
 
 def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:

@@ -21,14 +21,16 @@ from imgproto.events import (
     GatheringAncestry,
     Importing,
     Installing,
+    Note,
     Planned,
 )
 
+from imgstored import lanes
 from imgstored.errors import (
-    CancelledError,
     ImageNotInstalledError,
     ImgstoreError,
     OriginNotInstalledError,
+    StoppingError,
     UsageError,
 )
 from imgstored.events.request import Request
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
     from imgproto.documents import JobDocument
 
-    from imgstored.catalog.catalog import InstalledImage
+    from imgstored.catalog.catalog import InstalledImage, Key
     from imgstored.catalog.deletions import Deletions
     from imgstored.catalog.refresh import Refresh
     from imgstored.events.stream import EventStream
@@ -62,10 +64,15 @@ log = structlog.get_logger(__name__)
 
 #: Images that one request may name.
 MAX_IMAGES: Final = 1000
+#: Imports under way with which one may begin that nobody waits for.
+MAX_DETACHED: Final = 1000
 
 #: Seconds until an unfinished import is tried again while no source answers: at first, and at most.
 _FIRST_PAUSE: Final = 5.0
 _LAST_PAUSE: Final = 600.0
+
+#: Seconds between two looks whether such an import has begun.
+_WAITING_PAUSE: Final = 0.2
 
 #: Seconds between two tries to open a journal for which there was no room.
 _JOURNAL_PAUSE: Final = 3.0
@@ -75,6 +82,18 @@ _EXPIRY_INTERVAL: Final = 3600.0
 
 #: Requests the imports that an earlier daemon did not finish.
 _AFTER_RESTART: Final = Requester("imgstored (after a restart)")
+
+
+class _Waiting:
+    """An import of an earlier daemon, until this one has brought it to an end; `error` is why not yet."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.error = ""
+
+    def failed(self, error: ImgstoreError) -> None:
+        """It is tried again."""
+        self.error = error.message
 
 
 class ImportManager:
@@ -97,6 +116,7 @@ class ImportManager:
         self._events = events
         self._platform = platform
         self._table = ImportTable(events)
+        self._waiting: dict[Key, _Waiting] = {}  # what an earlier daemon left, until it has ended
         self._swept = False  # what an earlier daemon left
         self._fault: ImgstoreError | None = None
 
@@ -114,6 +134,7 @@ class ImportManager:
                 await trio.sleep(_JOURNAL_PAUSE)
                 unfinished = await self._left_unfinished()
             for spec in unfinished:
+                self._waiting[spec.key] = _Waiting()
                 nursery.start_soon(self._go_on, spec)
             nursery.start_soon(self._expire)
 
@@ -121,9 +142,9 @@ class ImportManager:
         """The imports to resume, once all else is swept up; None while there is no journal that says so."""
         journal, keep = self._resources.journal, self._resources.limits.keep_partial_seconds
         try:
-            if not await trio.to_thread.run_sync(journal.open):
+            if not await lanes.in_thread(journal.open):
                 return None
-            unfinished = await trio.to_thread.run_sync(self._resources.leftovers.sweep, keep)
+            unfinished = await lanes.in_thread(self._resources.leftovers.sweep, keep, kind="spools")
         except ImgstoreError as error:
             if self._fault is None or self._fault.message != error.message:
                 log.error("imports wait", error=error.message, hint=error.hint)
@@ -152,7 +173,7 @@ class ImportManager:
             try:
                 async with resources.beginning:
                     keep = resources.limits.keep_partial_seconds
-                    await trio.to_thread.run_sync(resources.leftovers.expire, keep)
+                    await lanes.in_thread(resources.leftovers.expire, keep, kind="spools")
             except (ImgstoreError, OSError) as error:
                 log.error("old partial downloads cannot be dropped", error=str(error))
 
@@ -190,6 +211,58 @@ class ImportManager:
         With `zstream` the sources' files are streams as they are now, of which the manifests say nothing.
         Raises `UsageError`, `InvalidUUIDError`, `PoolNotFoundError`.
         """
+        specs = self._specs(uuids, pool, sources, channel, zstream=zstream)
+        async with self._import(specs, requester) as request:
+            yield request
+
+    @asynccontextmanager
+    async def detached(
+        self,
+        uuids: Sequence[str],
+        *,
+        requester: Requester,
+        pool: str | None = None,
+        sources: Sequence[str] | None = None,
+        channel: str | None = None,
+        zstream: bool = False,
+    ) -> AsyncIterator[Request]:
+        """As `request`, but the events end as soon as the imports are written down, and these go on.
+
+        Nobody who leaves ends them, nor a restart: `cancel` does. Raises `UsageError` also where too many
+        imports are under way.
+        """
+        specs = self._specs(uuids, pool, sources, channel, zstream=zstream)
+        if len(self._table) + len(specs) > MAX_DETACHED:
+            raise UsageError(
+                f"{len(self._table)} imports are under way",
+                hint=f"at most {MAX_DETACHED} may go on by themselves: wait for some, or cancel them",
+            )
+
+        async def work(request: Request) -> None:
+            await self._refresh.pool(specs[0].pool)
+            for spec in specs:
+                wanted = await self._want(request, spec, requester)
+                if wanted is None:
+                    continue
+                # Nobody has this token, and so nobody leaves with it.
+                wanted.join(object(), f"{requester.client}, detached")
+                await wanted.written.wait()
+                if wanted.error is not None:
+                    raise wanted.error
+
+        async with self._running(requester.client, work) as request:
+            yield request
+
+    def _specs(
+        self,
+        uuids: Sequence[str],
+        pool: str | None,
+        sources: Sequence[str] | None,
+        channel: str | None,
+        *,
+        zstream: bool,
+    ) -> list[ImportSpec]:
+        """What is to be imported. Raises `UsageError`, `InvalidUUIDError`, `PoolNotFoundError`."""
         if not 0 < len(uuids) <= MAX_IMAGES:
             raise UsageError(
                 f"{len(uuids)} images are named", hint=f"name at least one, and at most {MAX_IMAGES}"
@@ -199,11 +272,9 @@ class ImportManager:
         name = self._catalog.pool(pool).name
         replaced = None if sources is None else tuple(sources)
         place = self._sources.containers.place
-        specs = [
+        return [
             ImportSpec(uuid, name, replaced or place(uuid), channel, zstream) for uuid in dict.fromkeys(uuids)
         ]
-        async with self._import(specs, requester) as request:
-            yield request
 
     @asynccontextmanager
     async def install(
@@ -239,7 +310,7 @@ class ImportManager:
             if uuid is None:
                 await self._table.follow_all(request)
                 return
-            imports = self._table.of_image(uuid)
+            imports = await self._imports_of(uuid, request)
             if not imports and not self._installed_anywhere(uuid):
                 raise ImageNotInstalledError(uuid, self._catalog.pool(None).name)
             for each in imports:
@@ -249,10 +320,30 @@ class ImportManager:
         async with self._running("", work) as request:
             yield request
 
+    async def _imports_of(self, uuid: str, request: Request) -> list[Import]:
+        """The imports of an image, once those of an earlier daemon have begun."""
+        told = ""
+        while not (imports := self._table.of_image(uuid)):
+            waiting = next((each for key, each in self._waiting.items() if key[1] == uuid), None)
+            if waiting is None or self._installed_anywhere(uuid):
+                break
+            if waiting.error not in ("", told):
+                told = waiting.error
+                request.emit(Note(event="note", text=f"the import waits, and is tried again: {told}"))
+            await trio.sleep(_WAITING_PAUSE)
+        return imports
+
     async def cancel(self, uuid: str) -> None:
-        """Cancels an image's imports, whoever wants them."""
+        """Cancels an image's imports, whoever wants them, also those that wait to be tried again."""
         check_uuid(uuid)
         imports = self._table.of_image(uuid)
+        waiting = [key for key in self._waiting if key[1] == uuid]
+        for key in waiting:
+            if not any(each.spec.key == key for each in imports):
+                self._waiting[key].scope.cancel()
+                await lanes.in_thread(self._resources.journal.park, *key)
+        if not imports and waiting:
+            return
         if not imports:
             if self._installed_anywhere(uuid):
                 raise UsageError(
@@ -294,7 +385,7 @@ class ImportManager:
                     await request.run(lambda: work(request))
             finally:
                 self._table.let_go(request)
-                request.end(CancelledError("imgstored is stopping", hint="it resumes when it is back"))
+                request.end(StoppingError(hint="it resumes when it is back"))
                 ended.set()
 
         self._table.nursery.start_soon(serve)
@@ -463,6 +554,14 @@ class ImportManager:
 
         It gives up once the journal does not have the import as wanted any more.
         """
+        waiting = self._waiting[spec.key]
+        try:
+            with waiting.scope:
+                await self._try_to_go_on(spec, waiting)
+        finally:
+            del self._waiting[spec.key]
+
+    async def _try_to_go_on(self, spec: ImportSpec, waiting: _Waiting) -> None:
         log.info("going on with an unfinished import", uuid=spec.uuid, pool=spec.pool)
         pause = _FIRST_PAUSE
         while True:
@@ -474,6 +573,7 @@ class ImportManager:
                 if not await self._is_unfinished(spec):
                     log.warning("gave up an unfinished import", uuid=spec.uuid, error=error.message)
                     return
+                waiting.failed(error)
                 log.warning("an unfinished import waits", uuid=spec.uuid, error=error.message, seconds=pause)
             else:
                 return
@@ -483,7 +583,7 @@ class ImportManager:
     async def _is_unfinished(self, spec: ImportSpec) -> bool:
         """Whether the journal has the import as wanted; True while it cannot be asked."""
         try:
-            unfinished = await trio.to_thread.run_sync(self._resources.journal.imports)
+            unfinished = await lanes.in_thread(self._resources.journal.imports)
         except ImgstoreError as error:
             log.error("the journal cannot be read", error=error.message, hint=error.hint)
             return True
@@ -517,6 +617,7 @@ class ImportManager:
             channel=spec.channel,
             import_id=log_id,
             nursery=self._table.nursery,
+            copies=not spec.zstream,
         )
 
 

@@ -68,7 +68,7 @@ class Resources:
         # A receive needs no download slot once its bytes are there, and must not take one from a download.
         self.receive_slots = trio.CapacityLimiter(2 * limits.imports)
         self.rates = Rates()
-        self.free_space = FreeSpace(spools, limits.min_free)
+        self.free_space = FreeSpace(spools, limits.min_free, catalog.pools.values())
         self.reconfigure(limits)
 
     def reconfigure(self, limits: ImportLimits) -> None:

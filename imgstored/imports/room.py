@@ -1,8 +1,9 @@
 """Room for imports: what they have reserved of the file system of the spool, and of the pools.
 
 A claim is one import's in one place. Bytes are reserved before they come, and count as reserved until they
-are written, when whoever measures the free space sees them. Claims in places with the same storage share its
-room: several imports at once, the spool and the pool. All calls block, and may be made from any thread.
+are written, when whoever measures the free space sees them; of a pool that sees them later, until it has
+been waited for. Claims in places with the same storage share its room: several imports at once, the spool and
+the pool. All calls block, and may be made from any thread.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from imgstored.errors import NoSpaceError
 from imgstored.host.mounts import storage_of
 from imgstored.manifest.values import whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Pool
     from imgstored.transfer.pump import Pieces
+
+_Result = TypeVar("_Result")
 
 _MIB: Final = 1 << 20
 #: Bytes of one claim between two looks at the free space; and what a claim of unknown size reserves ahead at
@@ -50,19 +52,24 @@ class Claim:
 
         `exact`: no byte more than that will take room, and bytes may replace others.
         """
-        with self._ledger.measured(self.storage, self._measure) as (free, pending):
+
+        def reserve(free: int, pending: int) -> int:
             others = self._ledger.reserved(self.storage) - self.reserved
             self._check(free, pending, others, to_come)
             # What is being written may be there already, and not among what is to come.
             self.reserved, self._exact, self._unseen = to_come + self._writing, exact, 0
-        return free
+            return free
+
+        return self._ledger.measured(self.storage, self._measure, reserve)
 
     def add(self, size: int) -> None:
         """Reserves so many bytes more. Raises `NoSpaceError`."""
-        with self._ledger.measured(self.storage, self._measure) as (free, pending):
-            others = self._ledger.reserved(self.storage)
-            self._check(free, pending, others, size)
+
+        def reserve(free: int, pending: int) -> None:
+            self._check(free, pending, self._ledger.reserved(self.storage), size)
             self.reserved += size
+
+        self._ledger.measured(self.storage, self._measure, reserve)
 
     def take(self, size: int) -> None:
         """Bytes are about to be written. Raises `NoSpaceError` where they, or what is to come, do not fit."""
@@ -72,7 +79,8 @@ class Claim:
             if covered and self._unseen < _EVERY:
                 self._begin(size)
                 return
-        with self._ledger.measured(self.storage, self._measure) as (free, pending):
+
+        def look(free: int, pending: int) -> None:
             lacking = 0 if self._exact else max(0, size - (self.reserved - self._writing))
             if lacking:
                 others = self._ledger.reserved(self.storage) - self.reserved
@@ -86,6 +94,8 @@ class Claim:
                 self._check(free, pending, earlier, self.reserved, more=size)
             self._unseen = 0
             self._begin(size)
+
+        self._ledger.measured(self.storage, self._measure, look)
 
     def spent(self, size: int) -> None:
         """Bytes of `take` are written, or will not be."""
@@ -121,13 +131,15 @@ class Claim:
 class FreeSpace:
     """The free space of the spool's file system and of the pools, and who has reserved what of it."""
 
-    def __init__(self, folder: Path, min_free: int) -> None:
-        """`folder` is where files are spooled. `min_free` bytes stay free in each place."""
+    def __init__(self, folder: Path, min_free: int, pools: Iterable[Pool] = ()) -> None:
+        """`folder` is where files are spooled. `min_free` bytes stay free there, and in each pool."""
         self.folder = folder
         self.min_free = min_free
         self.lock = threading.Lock()
         self.written: Counter[str] = Counter()  #: bytes by storage, ever
         self._claims: list[Claim] = []
+        self._lagging = {pool.storage: pool for pool in pools if pool.lags}
+        self._seen: Counter[str] = Counter()  # of `written`: what whoever measures has seen for sure
 
     def reconfigure(self, min_free: int) -> None:
         """Sets how much is to stay free from now on."""
@@ -158,16 +170,31 @@ class FreeSpace:
         with self.lock:
             self._claims = [each for each in self._claims if each is not claim]
 
-    @contextmanager
-    def measured(self, storage: str, measure: Callable[[], int]) -> Iterator[tuple[int, int]]:
-        """Holds the lock for the block; gives the free bytes, and those that were written while measuring.
+    def measured(
+        self, storage: str, measure: Callable[[], int], act: Callable[[int, int], _Result]
+    ) -> _Result:
+        """Calls `act` with the free bytes, and those that were written and may not be among these.
 
-        The lock is not held meanwhile: a pool may hang.
+        It holds the lock, which the measuring does not: a pool may hang. If it raises `NoSpaceError`, it is
+        called again once all that was written has been seen: few of these bytes may have taken room.
         """
-        before = self.written[storage]
-        free = measure()
+        while True:
+            before = self.written[storage]
+            free = measure()
+            with self.lock:
+                lag = before - self._seen[storage] if storage in self._lagging else 0
+                try:
+                    return act(free, lag + self.written[storage] - before)
+                except NoSpaceError:
+                    if not lag:
+                        raise
+            self._settle(storage)
+
+    def _settle(self, storage: str) -> None:
+        written = self.written[storage]
+        self._lagging[storage].settle()
         with self.lock:
-            yield free, self.written[storage] - before
+            self._seen[storage] = max(self._seen[storage], written)
 
     def reserved(self, storage: str, *, before: Claim | None = None) -> int:
         """Bytes that claims have reserved, all of them or those before one. For the lock's holder."""

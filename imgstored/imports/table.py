@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgstored import import_id
-from imgstored.errors import CancelledError
+from imgstored import import_id, lanes
+from imgstored.errors import StoppingError
 from imgstored.events.request import PROGRESS_INTERVAL, Request
 from imgstored.host import heap
-from imgstored.imports.progress import EVERY, Gauge, ProgressMeter
+from imgstored.imports.progress import EVERY, USUAL, Gauge, Reading, summed_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from imgproto.documents import JobDocument
+    from imgproto.events import ImageProgress
 
     from imgstored.catalog.catalog import Key
     from imgstored.events.stream import Action, EventStream, Requester
@@ -32,6 +33,7 @@ class ImportTable:
         self._events = events
         self._imports: dict[Key, Import] = {}
         self._gauges: dict[Key, Gauge] = {}
+        self._taking: dict[str, float] = {}  # seconds that each pool's last import took for a byte
         self._some = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._stopping = False
@@ -50,15 +52,18 @@ class ImportTable:
         """Starts no more imports. Imports that end from now on keep what they have, and go on next time."""
         self._stopping = True
 
+    def __len__(self) -> int:
+        return len(self._imports)
+
     @property
     def nursery(self) -> trio.Nursery:
-        """The nursery of work that outlives a request. Raises `CancelledError` while there is none."""
+        """The nursery of work that outlives a request. Raises `StoppingError` while there is none."""
         if self._nursery is None or self._stopping:
-            raise CancelledError("imgstored is stopping", hint="try again in a moment")
+            raise StoppingError
         return self._nursery
 
     def check_running(self) -> None:
-        """Raises `CancelledError` where no import can be started."""
+        """Raises `StoppingError` where no import can be started."""
         _ = self.nursery
 
     # -- the imports -----------------------------------------------------------------------------------------
@@ -87,10 +92,24 @@ class ImportTable:
 
     def jobs(self) -> list[JobDocument]:
         """All imports as the protocol's *job*."""
-        now = trio.current_time()
-        return [
-            each.as_job(self._gauges[key].read(each.sample(), now)) for key, each in self._imports.items()
-        ]
+        return [each.as_job(self._reading(each)) for each in self._imports.values()]
+
+    def progress(self, each: Import) -> ImageProgress:
+        """The progress of an import, which may have ended."""
+        return each.progress(None if each.finished.is_set() else self._reading(each))
+
+    def _reading(self, each: Import) -> Reading:
+        """What the gauge of an import says, which waits for its origin, which may wait for its own."""
+        waits: float | None = 0.0
+        reading = Reading(0.0, None, None, None)
+        for link in reversed([*each.chain()]):
+            gauge = self._gauges.get(link.spec.key)
+            if gauge is None or link.finished.is_set():
+                continue
+            usual = self._taking.get(link.spec.pool, USUAL)
+            reading = gauge.read(link.sample(), trio.current_time(), usual=usual, origin=waits)
+            waits = reading.eta
+        return reading
 
     def fetched(self) -> dict[Action, Mapping[str, int]]:
         """The bytes that each import has fetched so far, by source."""
@@ -117,7 +136,7 @@ class ImportTable:
             if not self._imports:
                 self._some = trio.Event()
                 if self._nursery is not None:
-                    self._nursery.start_soon(trio.to_thread.run_sync, heap.give_back)
+                    self._nursery.start_soon(lanes.in_thread, heap.give_back)
 
     async def _sample(self) -> None:
         """Takes a sample of each import every second, while there are any."""
@@ -125,7 +144,10 @@ class ImportTable:
             await self._some.wait()
             now = trio.current_time()
             for key, each in self._imports.items():
-                self._gauges[key].sample(each.sample(), now)
+                gauge = self._gauges[key]
+                gauge.sample(each.sample(), now)
+                if gauge.taking is not None:
+                    self._taking[each.spec.pool] = gauge.taking
             await trio.sleep(EVERY)
 
     # -- who follows them ------------------------------------------------------------------------------------
@@ -138,7 +160,7 @@ class ImportTable:
         async with trio.open_nursery() as nursery:
             chain = list(dict.fromkeys(below for each in imports for below in each.chain()))
             if chain:
-                nursery.start_soon(_report, request, lambda: chain)
+                nursery.start_soon(self._report, request, lambda: chain)
             for each in imports:
                 await each.finished.wait()
             nursery.cancel_scope.cancel()
@@ -152,7 +174,7 @@ class ImportTable:
             each.replay(request)
         self._events.subscribe(request.hear)
         try:
-            await _report(request, self._imports.values)
+            await self._report(request, self._imports.values)
         finally:
             self._events.unsubscribe(request.hear)
 
@@ -162,9 +184,12 @@ class ImportTable:
             self._events.unsubscribe(request.hear, each.action)
             each.leave(request)
 
-
-async def _report(request: Request, imports: Callable[[], Iterable[Import]]) -> None:
-    meter = ProgressMeter()
-    while True:
-        request.emit(meter.read([each.progress() for each in imports()], trio.current_time()))
-        await trio.sleep(PROGRESS_INTERVAL)
+    async def _report(self, request: Request, imports: Callable[[], Iterable[Import]]) -> None:
+        """Reports the progress of imports until it is cancelled; nothing while there are none."""
+        reported = False
+        while True:
+            images = [self.progress(each) for each in imports()]
+            if images or reported:
+                request.emit(summed_up(images))
+            reported = bool(images)
+            await trio.sleep(PROGRESS_INTERVAL)

@@ -5,6 +5,7 @@
     FOLDER/UUID/icon            optional
     FOLDER/UUID/index-SHA256    the index of the file with that hash; empty if it cannot have one
     FOLDER/UUID/entry.json      `Entry`; its time of change is when the file was last served
+    FOLDER/.spoilt-UUID         how often wrong bytes were given out as the image's file
 
 An image appears by one rename of its folder, and goes by one. Files that were only kept are evicted, the
 least recently used first, when they exceed the budget; those that were published here never are. All methods
@@ -51,6 +52,9 @@ _MAX_DAMAGED: Final = 10
 #: Files that are still coming, and seconds after which one that nobody asked for again is removed.
 _COMING = ".coming-"
 _COMING_SECONDS: Final = 7 * 86400.0
+#: How often wrong bytes were given out as a file, as long as a client may still have a part of them.
+_SPOILT: Final = ".spoilt-"
+_SPOILT_SECONDS: Final = 30 * 86400.0
 
 _FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
 _INDEX: Final = "index-"
@@ -76,6 +80,8 @@ class Entry(msgspec.Struct, frozen=True):
     added_at: float  #: seconds since the epoch
     md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
     sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
+    source: str | None = None  #: the URL of where a copy came from, for people; None: a file of a client
+    spoilt: int = 0  #: how often wrong bytes had been given out as the file, before this one came
     format: Literal[1] = 1
 
 
@@ -148,6 +154,7 @@ class Library:
         self._images: dict[str, LibraryImage] = {}
         self._sorted: tuple[LibraryImage, ...] | None = None
         self._damaged: set[str] = set()  # whose files need no second look
+        self.evicted = self.evicted_bytes = 0  #: since the start; written by whoever evicts
         self._written: dict[str, float] = {}  # when the use of an entry was last written down
 
     # -- the start -------------------------------------------------------------------------------------------
@@ -178,6 +185,9 @@ class Library:
         for path in self.folder.glob(f"{_COMING}*"):
             if path.lstat().st_mtime < time.time() - _COMING_SECONDS:
                 _remove(path)
+        for path in self.folder.glob(f"{_SPOILT}*"):
+            if path.lstat().st_mtime < time.time() - _SPOILT_SECONDS:
+                _remove(path)
         damaged = sorted(self.folder.glob(f"{_DAMAGED}*"), key=lambda path: path.lstat().st_mtime)
         for path in damaged[:-_MAX_DAMAGED]:
             _remove(path)
@@ -200,6 +210,11 @@ class Library:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(image.size for image in self.images())
+
+    @property
+    def kept_size(self) -> int:
+        """Bytes of the files that the budget is for."""
+        return sum(image.size for image in self.images() if image.entry.kind == "kept")
 
     def open_file(self, uuid: str) -> int | None:
         """A descriptor of the image's file, which the caller closes; None where there is none."""
@@ -267,13 +282,41 @@ class Library:
         """Where a file for `keep` may come in."""
         return self.folder / f"{_COMING}{uuid}"
 
+    def spoilt(self, uuid: str) -> int:
+        """How often wrong bytes were given out as the image's file. Raises `OSError`."""
+        try:
+            text = (self.folder / f"{_SPOILT}{uuid}").read_bytes()[:20]
+        except FileNotFoundError:
+            return 0
+        return int(text) if text.isdigit() else 1
+
+    def spoil(self, uuid: str, times: int) -> None:
+        """Remembers that wrong bytes were given out, so many times in all. Raises `OSError`."""
+        replace_file(self.folder / f"{_SPOILT}{uuid}", str(times).encode(), mode=0o600)
+
     # -- changes ---------------------------------------------------------------------------------------------
 
-    def keep(self, manifest: Manifest, file: Path, *, kind: Copy = "kept") -> bool:
+    def copied_from(self, uuid: str) -> tuple[Manifest, str] | None:
+        """The manifest of a copy whose file is here, and the URL that it came from."""
+        image = self.get(uuid)
+        if image is None or image.entry.kind == "published" or image.entry.source is None or not image.size:
+            return None
+        return image.manifest, image.entry.source
+
+    def has_file_of(self, manifest: Manifest) -> bool:
+        """Whether the image's very file is here, by the manifest's size and SHA-1."""
+        image, file = self.get(manifest.uuid), manifest.file
+        ours = None if image is None else image.manifest.file
+        if file is None or ours is None or file.sha1 is None or image is None or not image.size:
+            return False
+        return (file.sha1, file.size) == (ours.sha1, ours.size)
+
+    def keep(self, manifest: Manifest, file: Path, *, kind: Copy = "kept", source: str | None = None) -> bool:
         """Takes a verified file over by renaming it, which must be on the same file system. Whether it did.
 
         It does not where the library has the image already, or the file of a kept one alone exceeds the
-        budget. A file on another file system is copied. Raises `OSError`.
+        budget. A file on another file system is copied. `source` is the URL that it came from, for people.
+        Raises `OSError`.
         """
         size = file.stat().st_size
         if (kind == "kept" and size > self.budget) or self.get(manifest.uuid) is not None:
@@ -288,7 +331,7 @@ class Library:
                 shutil.copyfile(file, new)
                 file.unlink()
 
-        kept = self._add(manifest, kind, size, take)
+        kept = self._add(manifest, kind, size, take, source=source)
         self.evict()
         return kept
 
@@ -303,9 +346,18 @@ class Library:
         self.evict()
         return True
 
-    def _add(self, manifest: Manifest, kind: Kind, size: int, take: Callable[[Path], None] | None) -> bool:
+    def _add(
+        self,
+        manifest: Manifest,
+        kind: Kind,
+        size: int,
+        take: Callable[[Path], None] | None,
+        *,
+        source: str | None = None,
+    ) -> bool:
         """Adds an image, with the file that `take` puts at a path. False if the uuid is taken by now."""
-        image = _image(manifest, Entry(kind, time.time()), size, icon=False, used_at=time.time())
+        entry = Entry(kind, time.time(), source=source, spoilt=self.spoilt(manifest.uuid))
+        image = _image(manifest, entry, size, icon=False, used_at=time.time())
         new = self.folder / f"{_NEW}{manifest.uuid}-{secrets.token_hex(4)}"
         new.mkdir(mode=0o700)
         try:
@@ -439,6 +491,19 @@ class Library:
         shutil.rmtree(old, ignore_errors=True)
         return True
 
+    def set_aside(self, uuid: str) -> None:
+        """Takes a copy out that is damaged; it is kept for people to look at. Raises `OSError`."""
+        with self._writing:
+            image = self.get(uuid)
+            if image is None or image.entry.kind == "published":
+                return
+            (self.folder / uuid).rename(self.folder / f"{_DAMAGED}{uuid}-{secrets.token_hex(4)}")
+            with self._lock:
+                self._images.pop(uuid, None)
+                self._written.pop(uuid, None)
+                self._damaged.discard(uuid)
+                self._sorted = None
+
     def digest_missing(self, check: Callable[[], object] = lambda: None) -> None:
         """Computes the digests of files that have none yet, and writes them down. Takes seconds a GiB.
 
@@ -493,6 +558,7 @@ class Library:
         except ImgstoreError as error:
             log.warning("nothing is evicted: nobody knows what is pinned", error=error.message)
             return []
+        sizes = {image.uuid: image.size for image in images}
         chosen = evicted(images, self.budget, pinned | _origins(images))
         for uuid in chosen:
             try:
@@ -501,6 +567,9 @@ class Library:
                 log.error("a kept file cannot be evicted", uuid=uuid, error=shortage.why(error))
                 continue
             log.info("a kept file was evicted", uuid=uuid, budget=self.budget)
+            with self._lock:
+                self.evicted += 1
+                self.evicted_bytes += sizes[uuid]
         return chosen
 
 
@@ -548,7 +617,8 @@ def examined(folder: Path) -> Iterator[tuple[str, str | None]]:
 def _fault_of(folder: Path) -> str | None:
     try:
         image = read_image(folder, tidy=False)
-        unknown = {path.name for path in folder.iterdir()} - {_FILE, _MANIFEST, _ICON, _ENTRY}
+        names = {path.name for path in folder.iterdir()} - {_FILE, _MANIFEST, _ICON, _ENTRY}
+        unknown = {name for name in names if not name.startswith(_INDEX) or name.endswith(filesystem.NEW)}
         if unknown:
             return f"{min(unknown)} in it is nothing of the library's"
         if image.size:

@@ -152,7 +152,7 @@ class Maintenance:
             known = self._catalog.find(pool, uuid) is not None or (pool, uuid) in self._unfinished()
             if snapshots is None and not known:
                 return  # it was deleted meanwhile
-            old = await trio.to_thread.run_sync(self._catalog.manifest_of, pool, uuid)
+            old = await lanes.in_thread(self._catalog.manifest_of, pool, uuid)
             fields = changed_fields(old, found.manifest.document)
             if fields:
                 if not dry_run:

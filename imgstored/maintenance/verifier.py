@@ -16,6 +16,7 @@ import trio
 from imgproto.events import ImageProgress, Note, Progress, Verified, Verifying
 from msgspec import UNSET, Struct
 
+from imgstored import lanes
 from imgstored.catalog.manifest_files import MISSING
 from imgstored.catalog.receipts import receipt_of, recorded
 from imgstored.errors import ImageNotInstalledError, ImgstoreError, PoolError
@@ -111,7 +112,7 @@ class Verifier:
         for name in names:
             await self._host.refresh.pool(name)
         there = [(image.pool, image.uuid) for image in catalog.all() if image.pool in names]
-        receipts = await trio.to_thread.run_sync(self._receipts_of, names)
+        receipts = await lanes.in_thread(self._receipts_of, names)
         known = [*dict.fromkeys([*there, *receipts])]
         return known if uuids is None else self._with_origins(names[0], uuids, set(known))
 
@@ -153,12 +154,12 @@ class Verifier:
             )
         )
         try:
-            async with self._host.holds.held(uuid, pool, f"{client}, verifying"):
+            async with self._host.holds.held(uuid, pool, f"{client}, verifying", told=False):
                 found = await self._found(image, tell, record=record)
         except ImageNotInstalledError:
             await self._host.refresh.pool(pool)
             return await self._missing(pool, uuid)
-        by = await trio.to_thread.run_sync(self._signer, image)
+        by = await lanes.in_thread(self._signer, image)
         return Verified(
             event="verified",
             uuid=uuid,
@@ -172,10 +173,10 @@ class Verifier:
         )
 
     async def _found(self, image: InstalledImage, tell: Tell, *, record: bool) -> Verdict:
-        receipt = await trio.to_thread.run_sync(self._host.receipts.read, image.pool, image.uuid)
+        receipt = await lanes.in_thread(self._host.receipts.read, image.pool, image.uuid)
         content = record or (receipt is not None and isinstance(receipt.content, str))
         checked = await self._read(image, tell, content=content)
-        return await trio.to_thread.run_sync(self._compare, image, checked, record)
+        return await lanes.in_thread(self._compare, image, checked, record)
 
     async def _read(self, image: InstalledImage, tell: Tell, *, content: bool) -> Checked:
         """Reads all of the image. Raises what its pool raises."""
@@ -255,7 +256,7 @@ class Verifier:
     # -- what is not there -----------------------------------------------------------------------------------
 
     async def _missing(self, pool: str, uuid: str) -> Verified | None:
-        manifest = await trio.to_thread.run_sync(self._lost, pool, uuid)
+        manifest = await lanes.in_thread(self._lost, pool, uuid)
         if manifest is None:
             return None
         name, version = (shown_text(manifest.get(field)) for field in ("name", "version"))

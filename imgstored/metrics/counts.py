@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Proce
 
 from imgstored import __version__, errors
 from imgstored.errors import ImgstoreError
-from imgstored.events.stream import CacheHit, Ended, ImportEvent, Refused, Started, outcome_of
+from imgstored.events.stream import CacheHit, Ended, HookEnded, ImportEvent, Refused, Started, outcome_of
 from imgstored.transfer.limiting import STAGES
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Counts:
             "cache_hits", "Requests that needed no download: installed, or already under way.", "kind"
         )
         self._deletions = counter("deletions", "Deletions that have ended.", "outcome")
+        self._hooks = counter("hook_runs", "Runs of hooks that have ended.", "program", "outcome")
         self._requests = seconds(
             "rpc_request", "From a request to its answer.", _OF_REQUESTS, "method", "outcome"
         )
@@ -111,6 +112,8 @@ class Counts:
                     self._ended(event)
             case Refused(_, _, error):
                 self._count_outcome(outcome_of(error, "installed"), error)
+            case HookEnded(program, outcome):
+                self._hooks.labels(program, outcome).inc()
             case CacheHit(kind):
                 self._hits.labels(kind).inc()
 

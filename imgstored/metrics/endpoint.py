@@ -22,7 +22,7 @@ from imgstored.rpc.peer import access_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from imgproto.documents import JobDocument
+    from imgproto.documents import JobDocument, LibraryStateDocument, ServerStateDocument
 
     from imgstored.events.stream import Action
     from imgstored.httpd.address import TcpAddress
@@ -123,9 +123,11 @@ class Metrics:
         fetched: Callable[[], Mapping[Action, Mapping[str, int]]],
         clients: Callable[[], int],
         view: Callable[[], str],
+        library: Callable[[], LibraryStateDocument | None] = lambda: None,
+        server: Callable[[], ServerStateDocument | None] = lambda: None,
     ) -> None:
         """Sets what to read the daemon's state from; `fetched` gives bytes by source. Called once."""
-        state = State(pools, sources, jobs=jobs, clients=clients, view=view)
+        state = State(pools, sources, jobs=jobs, clients=clients, view=view, library=library, server=server)
         self._exposition = Exposition(self.counts, state, fetched)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

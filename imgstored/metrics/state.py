@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
 from imgstored.errors import ConfigError
 from imgstored.transfer.limiting import STAGES
@@ -13,7 +13,13 @@ from imgstored.transfer.limiting import STAGES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from imgproto.documents import JobDocument, PoolStateDocument, SourceStateDocument
+    from imgproto.documents import (
+        JobDocument,
+        LibraryStateDocument,
+        PoolStateDocument,
+        ServerStateDocument,
+        SourceStateDocument,
+    )
     from prometheus_client import Metric
 
     from imgstored.queries.status import PoolStates
@@ -34,12 +40,16 @@ class State:
         jobs: Callable[[], Sequence[JobDocument]],
         clients: Callable[[], int],
         view: Callable[[], str],
+        library: Callable[[], LibraryStateDocument | None] = lambda: None,
+        server: Callable[[], ServerStateDocument | None] = lambda: None,
     ) -> None:
         self._asked_pools = pools
         self._asked_sources = sources
         self._jobs = jobs
         self._clients = clients
         self._view = view
+        self._library = library
+        self._server = server
         self._pools: Sequence[PoolStateDocument] = ()
         self._sources: Sequence[SourceStateDocument] = ()
 
@@ -63,6 +73,7 @@ class State:
                 up.add_metric([source["url"]], float(source["error"] is None))
         yield up
         yield GaugeMetricFamily("imgstored_clients", "Clients that are connected.", self._clients())
+        yield from self._serving()
         yield InfoMetricFamily("imgstored_view", "How installed images are shown.", {"kind": self._view()})
 
     def _imports(self) -> Iterator[Metric]:
@@ -87,6 +98,43 @@ class State:
         yield GaugeMetricFamily(
             "imgstored_download_bytes_per_second", "Compressed bytes that come a second, of late.", rate
         )
+
+    def _serving(self) -> Iterator[Metric]:
+        """Of the library and of the image server, where there are any."""
+        library, server = self._library(), self._server()
+        if library is not None:
+            yield GaugeMetricFamily("imgstored_library_images", "Images in the library.", library["images"])
+            yield GaugeMetricFamily(
+                "imgstored_library_bytes", "Bytes of all files of the library.", library["size"]
+            )
+            yield GaugeMetricFamily(
+                "imgstored_library_kept_bytes", "Bytes of files that may be evicted.", library["kept"]
+            )
+            yield GaugeMetricFamily(
+                "imgstored_library_budget_bytes", "Bytes that such files may have.", library["budget"]
+            )
+            yield CounterMetricFamily(
+                "imgstored_library_evicted", "Files that were evicted.", library["evicted"]
+            )
+            yield GaugeMetricFamily(
+                "imgstored_library_fetching", "Files on their way for other hosts.", library["fetching"]
+            )
+            yield CounterMetricFamily(
+                "imgstored_library_fetched", "Files that came for other hosts.", library["fetched"]
+            )
+        if server is not None:
+            yield GaugeMetricFamily(
+                "imgstored_server_connections", "Connections of the image server.", server["connections"]
+            )
+            yield CounterMetricFamily(
+                "imgstored_server_requests", "Requests to the image server.", server["requests"]
+            )
+            yield CounterMetricFamily(
+                "imgstored_server_sent_bytes", "Bytes that the image server has sent.", server["sent_bytes"]
+            )
+            yield CounterMetricFamily(
+                "imgstored_server_refused", "Connections that it has turned away.", server["refused"]
+            )
 
     def _of_pools(self) -> Iterator[Metric]:
         def family(name: str, what: str) -> GaugeMetricFamily:

@@ -33,7 +33,8 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.host import shortage
-from imgstored.host.filesystem import replace_file, try_flock
+from imgstored.host.filesystem import replace_file
+from imgstored.host.foreign_files import ForeignFile
 from imgstored.library.library import ChangedError
 from imgstored.mirrors.folder import Folder
 from imgstored.mirrors.selection import by_names, with_origins
@@ -122,7 +123,19 @@ class SiteExporter:
             raise UsageError(f"a signature holds 1 to {_MAX_DAYS} days, not {spec.days}")
         keys = [parse_secret_key(text) for text in spec.keys]
         installed = dict(self._installed())
-        run = _Run(library, spec, keys, installed, self._next_version, Folder(fd), path)
+
+        def run(reporter: Reporter) -> SiteDocument:
+            try:
+                with ForeignFile(fd, check=reporter.check) as disk:
+                    own = os.dup(fd)
+                    try:
+                        folder = Folder(own, disk)
+                        export = _Run(library, spec, keys, installed, self._next_version, folder, path)
+                        return export(reporter)
+                    finally:
+                        disk.release(own)
+            except TimeoutError as error:
+                raise FileSystemError(f"{path} cannot be written: {error}") from error
 
         async def work(job: Job[SiteDocument]) -> SiteDocument:
             return await in_thread(job, run, self._limiter)
@@ -172,7 +185,7 @@ class _Run:
 
     def __call__(self, reporter: Reporter) -> SiteDocument:
         try:
-            try_flock(self._folder.fd)
+            self._folder.lock()
         except BlockingIOError as error:
             raise FileSystemError(
                 f"{self._path}: another export is under way", hint="wait until it has ended"

@@ -16,8 +16,11 @@ import trio
 from imgproto.events import Note, Progress
 from msgspec import Struct
 
+from imgstored import lanes
 from imgstored.create.job import running
 from imgstored.errors import APIError, ImgstoreError, NotSupportedError, UsageError
+from imgstored.events.stream import Mirrored
+from imgstored.host import shortage
 from imgstored.http.location import public
 from imgstored.manifest import load
 from imgstored.mirrors.selection import Filter, matching, with_origins
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
 
     from imgstored.create.job import Job
+    from imgstored.events.stream import EventStream
     from imgstored.library.library import Copy, Library
     from imgstored.manifest import Manifest
     from imgstored.serve.relay import Fetch, Relay
@@ -42,8 +46,10 @@ log = structlog.get_logger(__name__)
 #: Seconds between two progress events, and between two tries of a schedule that failed.
 _INTERVAL: Final = 0.5
 _RETRY: Final = 600.0
-#: Images that one mirror asks for at the same time; the relay bounds downloads.
-_AT_A_TIME: Final = 16
+#: Images of one server at the same time: its mirrors are to leave most places to others.
+_AT_A_TIME: Final = 4
+#: Notes of one kind that a client gets.
+_MAX_NOTES: Final = 20
 
 
 class MirrorSpec(Struct, frozen=True):
@@ -77,14 +83,18 @@ class Mirrors:
         sources: SourceSet,
         relay: Relay | None,
         schedules: Sequence[MirrorSpec] = (),
+        events: EventStream | None = None,
     ) -> None:
         """`relay` is there if the library is."""
+        self._events = events
         self._library = library
         self._sources = sources
         self._relay = relay
-        self._schedules = schedules
+        self._schedules = tuple(dict.fromkeys(schedules))
+        self._running: dict[MirrorSpec, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
         self._last: dict[MirrorSpec, frozenset[str]] = {}  # what each schedule chose last
-        self._turn = trio.Lock()
+        self._places: dict[str, trio.CapacityLimiter] = {}  # by the URL of a server
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Runs what fetches files, and the schedules, until it is cancelled."""
@@ -94,13 +104,49 @@ class Mirrors:
                 if not self._schedules:
                     with suppress(OSError):
                         await self._release()
-                for spec in self._schedules:
-                    nursery.start_soon(self._keep_up, spec)
+                self._nursery = nursery
+                self._start()
             task_status.started()
             await trio.sleep_forever()
 
-    async def _keep_up(self, spec: MirrorSpec) -> None:
-        """One schedule."""
+    def reconfigure(self, schedules: Sequence[MirrorSpec]) -> None:
+        """Keeps up these schedules from now on. What only others had chosen is let go."""
+        before, self._schedules = self._schedules, tuple(dict.fromkeys(schedules))
+        if self._nursery is None:
+            if schedules:
+                log.warning("mirrors begin with the daemon's next start: it has no library yet")
+            return
+        gone = set(before) - set(self._schedules)
+        for spec in gone:
+            self._last.pop(spec, None)
+            self._running.pop(spec).cancel()
+        self._start()
+        if gone:
+            self._nursery.start_soon(self._let_go)
+
+    def _start(self) -> None:
+        """Starts the schedules that do not run yet."""
+        assert self._nursery is not None
+        for spec in self._schedules:
+            if spec not in self._running:
+                self._running[spec] = scope = trio.CancelScope()
+                self._nursery.start_soon(self._keep_up, spec, scope)
+
+    async def _let_go(self) -> None:
+        """Lets go of what no schedule chooses, as soon as each has chosen."""
+        if len(self._last) < len(self._schedules):
+            return  # the last of them does it
+        try:
+            await self._release()
+        except OSError as error:
+            log.error("the library cannot be written", error=shortage.why(error))
+
+    async def _keep_up(self, spec: MirrorSpec, scope: trio.CancelScope) -> None:
+        """One schedule, until it is cancelled."""
+        with scope:
+            await self._keep_up_to_date(spec)
+
+    async def _keep_up_to_date(self, spec: MirrorSpec) -> None:
         while True:
             pause = spec.every
             try:
@@ -152,9 +198,28 @@ class Mirrors:
     async def _mirror(
         self, spec: MirrorSpec, tell: Tell, *, dry_run: bool = False, scheduled: bool = False
     ) -> MirrorDocument:
+        """Mirrors, and publishes the end. Raises as `mirror` says."""
+        url = public(spec.url)
+        try:
+            report = await self._mirrored(spec, tell, dry_run=dry_run, scheduled=scheduled)
+        except ImgstoreError as error:
+            self._publish(Mirrored(url, error=error))
+            raise
+        if not dry_run:
+            self._publish(Mirrored(url, len(report["new"]), len(report["failed"])))
+        return report
+
+    def _publish(self, event: Mirrored) -> None:
+        if self._events is not None:
+            self._events.publish(event)
+
+    async def _mirrored(
+        self, spec: MirrorSpec, tell: Tell, *, dry_run: bool, scheduled: bool
+    ) -> MirrorDocument:
         assert self._library is not None
         chosen, incomplete = await self._choose(spec, tell)
         missing = [image for image in chosen if self._library.get(image.manifest.uuid) is None]
+        others = [image for image in chosen if self._is_another(image)]
         report: MirrorDocument = {
             "chosen": len(chosen),
             "new": [image.named for image in missing],
@@ -165,22 +230,34 @@ class Mirrors:
         if dry_run:
             return report
         kind: Copy = "scheduled" if scheduled else "mirrored"
-        async with self._turn:
-            failed = await self._fetch(spec, missing, tell, kind)
-        report["failed"] = failed
+        failed = await self._fetch(spec, missing, tell, kind)
+        report["failed"] = failed + [
+            {**image.named, "error": _another(image.manifest.uuid).as_wire()} for image in others
+        ]
         lost = {each["uuid"] for each in failed}
         report["new"] = [image.named for image in missing if image.manifest.uuid not in lost]
         for image in chosen:
-            await trio.to_thread.run_sync(self._library.hold, image.manifest.uuid, kind)
+            if image in others:
+                continue
+            await lanes.in_thread(self._library.hold, image.manifest.uuid, kind, kind="library")
         if scheduled:
             uuids = frozenset(image.manifest.uuid for image in chosen)
             if not incomplete:
                 self._last[spec] = uuids
             elif spec in self._last:
                 self._last[spec] |= uuids  # what the list lacks may still be there
-            if len(self._last) == len(set(self._schedules)):
+            if len(self._last) == len(self._schedules):
                 report["released"] = await self._release()
         return report
+
+    def _is_another(self, image: _Chosen) -> bool:
+        """Whether the library has another file under the image's uuid."""
+        assert self._library is not None
+        there = self._library.get(image.manifest.uuid)
+        ours, theirs = None if there is None else there.manifest.file, image.manifest.file
+        if ours is None or theirs is None or None in (ours.sha1, theirs.sha1):
+            return False
+        return (ours.sha1, ours.size) != (theirs.sha1, theirs.size)
 
     async def _choose(self, spec: MirrorSpec, tell: Tell) -> tuple[list[_Chosen], bool]:
         """The images that the filter means, each after its origin, and whether the list may lack some."""
@@ -191,10 +268,9 @@ class Mirrors:
             raise APIError(error["message"], hint=error["hint"], data=error["data"])
         for lack in found["incomplete"]:
             tell(Note(event="note", text=lack["message"]))
-        images = await trio.to_thread.run_sync(_loaded, [each["manifest"] for each in found["images"]])
-        active = [image for image in images if image.manifest.state == "active"]
-        chosen, lacking = with_origins(matching(active, spec.wanted), images)
-        for image in lacking:
+        manifests = [each["manifest"] for each in found["images"]]
+        chosen, lacking = await lanes.in_thread(_chosen, manifests, spec.wanted)
+        for image in lacking[:_MAX_NOTES]:
             tell(
                 Note(
                     event="note",
@@ -211,17 +287,20 @@ class Mirrors:
         failed: dict[str, ImgstoreError] = {}
         fetches: dict[str, Fetch] = {}
         done: set[str] = set()
-        limiter = trio.CapacityLimiter(_AT_A_TIME)
+        # A server that is slow, however long, keeps no other one waiting.
+        limiter = self._places.setdefault(spec.url, trio.CapacityLimiter(_AT_A_TIME))
+        left = iter(missing)
 
-        async def one(image: _Chosen) -> None:
-            uuid = image.manifest.uuid
-            try:
-                async with limiter:
-                    await self._fetch_one(spec, uuid, fetches, kind)
-            except ImgstoreError as error:
-                log.warning("an image is not mirrored", uuid=uuid, error=error.message)
-                failed[uuid] = error
-            done.add(uuid)
+        async def some() -> None:
+            for image in left:
+                uuid = image.manifest.uuid
+                try:
+                    async with limiter:
+                        await self._fetch_one(spec, uuid, fetches, kind)
+                except ImgstoreError as error:
+                    log.warning("an image is not mirrored", uuid=uuid, error=error.message)
+                    failed[uuid] = error
+                done.add(uuid)
 
         def progress() -> Progress:
             came = sum(
@@ -233,8 +312,8 @@ class Mirrors:
             return Progress(event="progress", done=came, total=total, rate=0.0, images=[])
 
         async with trio.open_nursery() as nursery:
-            for image in missing:
-                nursery.start_soon(one, image)
+            for _ in range(_AT_A_TIME):
+                nursery.start_soon(some)
             while len(done) < len(missing):
                 tell(progress())
                 await trio.sleep(_INTERVAL)
@@ -254,6 +333,8 @@ class Mirrors:
         await fetch.ended.wait()
         if fetch.failure is not None:
             raise fetch.failure
+        if fetch.unkept is not None:
+            raise fetch.unkept
 
     # -- what is kept ----------------------------------------------------------------------------------------
 
@@ -261,10 +342,24 @@ class Mirrors:
         """What no schedule chooses any more becomes a file like those of imports."""
         assert self._library is not None
         wanted: set[str] = set().union(*self._last.values())
-        released = await trio.to_thread.run_sync(self._library.release, wanted)
+        released = await lanes.in_thread(self._library.release, wanted, kind="library")
         for uuid in released:
             log.info("an image is not mirrored any more", uuid=uuid)
         return released
+
+
+def _another(uuid: str) -> ImgstoreError:
+    return APIError(
+        f"the library has another file of image {uuid}",
+        hint="a uuid is one file for ever: ask who published the image; or take it out of the library",
+    )
+
+
+def _chosen(documents: Iterable[Mapping[str, Any]], wanted: Filter) -> tuple[list[_Chosen], list[_Chosen]]:
+    """As `with_origins`, of the active images that are wanted. For a thread: a list may be very long."""
+    images = _loaded(documents)
+    active = [image for image in images if image.manifest.state == "active"]
+    return with_origins(matching(active, wanted), images)
 
 
 def _loaded(documents: Iterable[Mapping[str, Any]]) -> list[_Chosen]:

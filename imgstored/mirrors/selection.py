@@ -87,8 +87,13 @@ def with_origins(chosen: Iterable[_Image], images: Sequence[_Image]) -> tuple[li
     ordered: dict[str, _Image] = {}
     lacking: dict[str, _Image] = {}
     for image in chosen:
+        if image.manifest.uuid in ordered:
+            continue
         chain, seen = [image], {image.manifest.uuid}
-        while (origin := chain[-1].manifest.origin) is not None and origin not in seen:
+        # What is below an image that is there is there, too: a long ancestry is walked once.
+        while (origin := chain[-1].manifest.origin) is not None:
+            if origin in seen or origin in ordered:
+                break
             below = by_uuid.get(origin)
             if below is None:
                 lacking[chain[-1].manifest.uuid] = chain[-1]

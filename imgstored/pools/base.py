@@ -315,6 +315,15 @@ class Pool(Protocol):
         """The size and free space of the pool."""
         ...
 
+    @property
+    def lags(self) -> bool:
+        """Whether `space` learns only some seconds later of what is written."""
+        ...
+
+    def settle(self) -> None:
+        """Waits until `space` knows of all that was written before."""
+        ...
+
     def datasets(self) -> Datasets:
         """The source datasets for new images. Raises `NotSupportedError` if the pool has only images."""
         ...

@@ -66,7 +66,9 @@ async def changed(pool: str, change: Callable[[], _Answer], *, threads: trio.Cap
         raise no_answer(pool, "it may still make the change when it answers") from None
 
 
-async def with_notice(change: Callable[[], _Answer], notice: Callable[[], None]) -> _Answer:
+async def with_notice(
+    change: Callable[[], _Answer], notice: Callable[[], None], *, threads: trio.CapacityLimiter
+) -> _Answer:
     """Makes a change, which blocks, in a thread, and waits for its end; returns or raises its result.
 
     Calls `notice` once the pool has not answered for `NOTICE`.
@@ -80,7 +82,7 @@ async def with_notice(change: Callable[[], _Answer], notice: Callable[[], None])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(give_notice)
         try:
-            result = await trio.to_thread.run_sync(change)
+            result = await trio.to_thread.run_sync(change, limiter=threads)
         except Exception as error:  # noqa: BLE001  (raised below: the nursery would put it into a group)
             failure = error
         nursery.cancel_scope.cancel()

@@ -107,7 +107,9 @@ class DryRun:
 
     async def _find(self, plan: Plan, uuid: str) -> Found:
         """An image as an import would find it; one that is not active is refused, and shown all the same."""
-        find = partial(self._sources.find, uuid, sources=plan.spec.sources, channel=plan.spec.channel)
+        find = partial(
+            self._sources.find, uuid, sources=plan.spec.sources, channel=plan.spec.channel, copies=True
+        )
         try:
             return await find(active=uuid == plan.spec.uuid)
         except ActiveImageNotFoundError as inactive:
@@ -138,6 +140,10 @@ class DryRun:
 
     def _present(self, pool: str, image: PlannedDocument) -> int:
         """Bytes that an earlier try has left, and that are still to be checked."""
+        library = self._resources.library
+        kept = None if library is None else library.get(image["uuid"])
+        if kept is not None and kept.size == image["size"]:
+            return kept.size  # an import takes it from there
         spooled = self._resources.journal.ranges(spool_name(pool, image["uuid"])).load()
         if spooled is None or image["size"] not in (None, spooled.size):
             return 0

@@ -1,43 +1,32 @@
 """The history: who imported or deleted which image on this host, when, from where, and how it ended.
 
 SQLite in WAL mode, next to the journal, and bounded. A row is written when an action starts, and completed
-when it ends; the next daemon marks rows that a daemon left unfinished as `interrupted`. When the history
-cannot be written, the log says so, and nothing else stops. Where the disk is full or fails at the start, it
-is opened later, and what happened until then is written down then.
+when it ends; the next daemon marks rows that a daemon left unfinished as `interrupted`.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections import deque
 from contextlib import asynccontextmanager, closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-import structlog
 import trio
 from imgproto.documents import EntryDocument
-from msgspec import Struct
 
-from imgstored import lanes
-from imgstored.errors import PoolError
 from imgstored.events.stream import Ended, Refused, Started, outcome_of
 from imgstored.http.location import shown
 from imgstored.http.secrets import KNOWN, redacted
+from imgstored.queries.ledger import Ledger
 from imgstored.queries.names import Named
-from imgstored.state.damage import DAMAGED, Aside
-from imgstored.state.database import Layout, Table, connect_again, fault_of, open_database, suspects_of
+from imgstored.state.database import Layout, Table, fault_of, suspects_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from imgstored.events.stream import Action, Requester, StoreEvent
-
-T = TypeVar("T")
-
-log = structlog.get_logger(__name__)
+    from imgstored.state.damage import Aside
 
 #: Rows that are kept: the newest.
 MAX_ROWS = 10_000
@@ -102,139 +91,33 @@ LAYOUT: Final = Layout(
 
 #: Events that are kept for a history that is not open.
 _MAX_PENDING: Final = 2 * MAX_ROWS
-#: Seconds between two tries to open it.
-_PAUSE: Final = 5.0
 
 #: The columns that an entry shows.
 _FIELDS = tuple(EntryDocument.__annotations__)
 
 
-class _Connections(Struct, frozen=True):
-    """The open file. What is done never waits for what is read: readers have their own connection (WAL)."""
-
-    writer: sqlite3.Connection
-    readers: sqlite3.Connection
-
-    @classmethod
-    def to(cls, path: Path, aside: Aside) -> _Connections:
-        """Opens both, or none. Blocks. Raises as `open_database` does."""
-        writer = open_database(path, LAYOUT, aside)
-        try:
-            readers = connect_again(path)
-        except BaseException:
-            writer.close()
-            raise
-        return cls(writer, readers)
-
-    def close(self) -> None:
-        """Closes both."""
-        self.readers.close()
-        self.writer.close()
-
-
-class History:
-    """The file. Subscribes to the store's events, and writes them down in order while `run` is running.
-
-    For trio's thread. Threads do what blocks, one at a time.
-    """
+class History(Ledger):
+    """The file. Subscribes to the store's events, and writes them down while `run` is running."""
 
     def __init__(self, path: Path, aside: Aside | None = None) -> None:
-        """Opens or creates the file, or brings an older one up to date. What is damaged goes to `aside`.
-
-        Raises `ConfigError` where a newer daemon has written it, or it must not be opened.
-        """
-        self._path = path
-        self._aside = aside or Aside(path.parent / DAMAGED)
-        self.fault: PoolError | None = None  #: why it is not open
-        self._opened: _Connections | None = None
-        self._open()
-        self._reading = trio.Lock()
-        # Fair: who reads after something has ended finds that written down.
-        self._lock = trio.Lock()
-        self._writer = trio.CapacityLimiter(1)
-        self._pending: deque[Callable[[], None]] = deque(maxlen=_MAX_PENDING)
-        self._some = trio.Event()
+        """As of `Ledger`."""
+        super().__init__(path, LAYOUT, aside, what="history", pending=_MAX_PENDING)
         self._rows: dict[Action, tuple[int, float]] = {}  # of what is under way; when it began
 
-    def close(self) -> None:
-        """Closes the file. What was not flushed is lost."""
-        if self._opened is not None:
-            self._opened.close()
-
-    def _open(self) -> None:
-        """Opens the file, or says in `fault` why that has to wait. Blocks."""
-        try:
-            self._opened = _Connections.to(self._path, self._aside)
-        except PoolError as error:
-            if self.fault is None or self.fault.message != error.message:
-                log.error("the history waits", error=error.message, hint=error.hint)
-            self.fault = error
-        else:
-            self.fault = None
-
-    @property
-    def _db(self) -> sqlite3.Connection:
-        return self._connections().writer
-
-    @property
-    def _readers(self) -> sqlite3.Connection:
-        return self._connections().readers
-
-    def _connections(self) -> _Connections:
-        if self._opened is None:
-            raise sqlite3.OperationalError("it is not open" if self.fault is None else self.fault.message)
-        return self._opened
-
     # -- writing ---------------------------------------------------------------------------------------------
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Writes down what is heard until it is cancelled, and then what is left."""
-        try:
-            task_status.started()
-            while True:
-                with trio.move_on_after(float("inf") if self.fault is None else _PAUSE):
-                    await self._some.wait()
-                self._some = trio.Event()
-                if self.fault is not None:
-                    await self._try_again()
-                await self.flush()
-        finally:
-            with trio.CancelScope(shield=True):
-                await self.flush()
 
     def hear(self, event: StoreEvent) -> None:
         """Listens to an `EventStream`."""
         now, wall = time.monotonic(), time.time()
         match event:
             case Started(action, requester):
-                self._pending.append(partial(self._begin, action, requester, now, wall))
+                self.add(partial(self._begin, action, requester, now, wall))
             case Ended(action):
-                self._pending.append(partial(self._end, event, now))
+                self.add(partial(self._end, event, now))
             case Refused(action, requester, error):
-                self._pending.append(partial(self._begin, action, requester, now, wall))
+                self.add(partial(self._begin, action, requester, now, wall))
                 ended = Ended(action, outcome_of(error, "installed"), error)
-                self._pending.append(partial(self._end, ended, now))
-            case _:
-                return
-        self._some.set()
-
-    async def flush(self) -> None:
-        """Returns once everything that was heard before is written down, if it can be."""
-        async with self._lock:
-            while self._pending and self._opened is not None:
-                try:
-                    await trio.to_thread.run_sync(self._pending[0], limiter=self._writer)
-                except (
-                    sqlite3.Error,
-                    ValueError,
-                    OverflowError,
-                ) as error:  # also a value that sqlite3 does not take
-                    log.warning("the history cannot be written", error=str(error))
-                self._pending.popleft()
-
-    async def _try_again(self) -> None:
-        async with self._lock:
-            await trio.to_thread.run_sync(self._open, limiter=self._writer)
+                self.add(partial(self._end, ended, now))
 
     def _begin(self, action: Action, requester: Requester, now: float, wall: float) -> None:
         source = None if action.source is None else shown(action.source)
@@ -310,17 +193,6 @@ class History:
             return [Named(*row) for row in rows]
 
         return await self._read(read)
-
-    async def _read(self, read: Callable[[], list[T]]) -> list[T]:
-        await self.flush()
-        if self._opened is None:
-            return []  # `fault` says why
-        async with self._reading:
-            try:
-                return await lanes.in_thread(read)
-            except sqlite3.Error as error:
-                log.warning("the history cannot be read", error=str(error))
-                return []
 
 
 @asynccontextmanager

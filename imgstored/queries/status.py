@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from imgproto.documents import (
         JobDocument,
+        LibraryStateDocument,
         PoolStateDocument,
+        ServerStateDocument,
         SourceStateDocument,
         StatusDocument,
         UnfinishedDocument,
@@ -68,6 +70,8 @@ class Status:
         clients: Callable[[], int],
         warnings: Callable[[], list[WarningDocument]],
         faults: Callable[[], list[ImgstoreError]] = list,
+        library: Callable[[], LibraryStateDocument | None] = lambda: None,
+        server: Callable[[], ServerStateDocument | None] = lambda: None,
     ) -> None:
         """`faults` are what the daemon cannot use of its own files. It blocks briefly."""
         self._daemon = daemon
@@ -78,6 +82,8 @@ class Status:
         self._clients = clients
         self._warnings = warnings
         self._faults = faults
+        self._library = library
+        self._server = server
 
     async def status(self) -> StatusDocument:
         """The protocol's *status*."""
@@ -108,6 +114,8 @@ class Status:
             "failures": failures,
             "warnings": self._warnings(),
             "problems": problems,
+            "library": self._library(),
+            "server": self._server(),
         }
 
 

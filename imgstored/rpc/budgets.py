@@ -33,6 +33,14 @@ _MAX_REST: Final = 2.0
 _CHANGERS_ASKING: Final = 32
 
 
+#: Connections a second of one user who may only read, and how many at once after a rest. Each costs some
+#: milliseconds; to turn one away costs a fiftieth of it.
+_CONNECTS: Final = 50.0
+_CONNECTS_BURST: Final = 256
+#: Users whose last connections are remembered, at least.
+_REMEMBERED: Final = 1000
+
+
 class Own(Struct, frozen=True):
     """One connection's part of it: one large answer at a time of each kind."""
 
@@ -150,6 +158,25 @@ class Turn:
             self._budget.rest_after(trio.current_time() - self._began)
         for limiter in self._taken:
             limiter.release_on_behalf_of(self)
+
+
+class Arrivals:
+    """How often users connect who may only read. Used in trio's thread."""
+
+    def __init__(self) -> None:
+        self._due: dict[int, float] = {}  # by uid
+
+    def may_come(self, uid: int) -> bool:
+        """Whether the user may connect once more now; counts it if so."""
+        now = trio.current_time()
+        due = max(self._due.get(uid, float("-inf")), now - _CONNECTS_BURST / _CONNECTS) + 1 / _CONNECTS
+        if due > now:
+            return False
+        self._due[uid] = due
+        if len(self._due) > 2 * _REMEMBERED:
+            rested = now - _CONNECTS_BURST / _CONNECTS
+            self._due = {each: due for each, due in self._due.items() if due > rested}
+        return True
 
 
 class Budgets:

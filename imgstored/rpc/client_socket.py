@@ -9,8 +9,12 @@ who may not change is received, and their sockets are closed, in threads that no
 from __future__ import annotations
 
 import array
+import fcntl
 import os
 import socket
+import struct
+import sys
+import termios
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -85,6 +89,13 @@ class ClientSocket:
         if self._trusted:
             self._socket.close()
             return
+        if self._receiving.acquire(blocking=False):
+            try:
+                if _is_empty(self._raw):
+                    self._socket.close()
+                    return
+            finally:
+                self._receiving.release()
         closed = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
@@ -114,6 +125,29 @@ class ClientSocket:
     def _close_in_thread(self) -> None:
         with self._receiving:
             self._raw.close()
+
+
+def turn_away(connected: socket.socket, message: bytes) -> None:
+    """Sends a message to a stranger who has just connected, and closes the socket. Never blocks."""
+    with suppress(OSError):  # the client has left already
+        connected.send(message, socket.MSG_DONTWAIT)
+    with suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
+    if _is_empty(connected):
+        connected.close()
+    else:
+        trio.lowlevel.start_thread_soon(connected.close, lambda _: None)
+
+
+def _is_empty(down: socket.socket) -> bool:
+    """Whether nothing waits to be received from a socket that was shut down, and so no descriptor either."""
+    if sys.platform != "linux":
+        return False  # not known of others
+    try:
+        waiting = fcntl.ioctl(down.fileno(), termios.FIONREAD, bytes(4))
+    except OSError:
+        return False
+    return struct.unpack("i", waiting) == (0,)
 
 
 def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from imgstored import lanes
-from imgstored.errors import CancelledError, ImgstoreError, InternalError, NotPermittedError, UsageError
+from imgstored.errors import (
+    CancelledError,
+    ImgstoreError,
+    InternalError,
+    NotPermittedError,
+    StoppingError,
+    UsageError,
+)
 from imgstored.host import descriptors
 from imgstored.http.secrets import redacted
 from imgstored.rpc.params import checked, printable
@@ -38,9 +45,9 @@ _BUG_HINT = "the daemon's log has the details; please report it"
 Timing = Callable[[str, str, float], None]
 
 
-def stopping() -> CancelledError:
+def stopping() -> StoppingError:
     """The answer to every request while the daemon stops."""
-    return CancelledError("the daemon is stopping", hint="try again when it is back; imports resume then")
+    return StoppingError("the daemon is stopping", hint="try again when it is back; imports resume then")
 
 
 async def perform(call: Call, methods: Methods, timing: Timing | None = None) -> Any:

@@ -85,19 +85,40 @@ def peer_of(connected: socket.socket) -> Peer:
         raise NotPermittedError(f"the system does not identify the client: {error}") from error
 
 
+def peer_at_once(connected: socket.socket) -> Peer | None:
+    """The same without waiting; None where only a directory service knows its groups."""
+    if sys.platform != "linux":
+        return peer_of(connected)  # only the kernel is asked
+    try:
+        pid, uid, gid = _linux_credentials(connected)
+        groups = _linux_groups(connected)
+    except OSError as error:
+        raise NotPermittedError(f"the system does not identify the client: {error}") from error
+    if groups is None:
+        # Root may do everything, whatever its groups.
+        return Peer(uid, pid, frozenset({gid})) if uid == 0 else None
+    return Peer(uid, pid, groups | {gid})
+
+
 def _linux(connected: socket.socket) -> Peer:
-    # struct ucred, unix(7)
-    pid, uid, gid = struct.unpack("=iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return Peer(uid, pid, _linux_groups(connected, uid, gid))
+    pid, uid, gid = _linux_credentials(connected)
+    groups = _linux_groups(connected)
+    return Peer(uid, pid, groups_of_user(uid, gid) if groups is None else groups | {gid})
 
 
-def _linux_groups(connected: socket.socket, uid: int, gid: int) -> frozenset[int]:
-    """The process's own groups; where the kernel does not tell them, or there are very many, the user's."""
+def _linux_groups(connected: socket.socket) -> frozenset[int] | None:
+    """The process's own groups; None where the kernel does not tell them, or there are very many."""
     try:
         packed = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
     except OSError:
-        return groups_of_user(uid, gid)
-    return frozenset(struct.unpack(f"={len(packed) // 4}I", packed)) | {gid}
+        return None
+    return frozenset(struct.unpack(f"={len(packed) // 4}I", packed))
+
+
+def _linux_credentials(connected: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group (struct ucred, unix(7))."""
+    pid, uid, gid = struct.unpack("=iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid, gid
 
 
 def groups_of_user(uid: int, gid: int) -> frozenset[int]:

@@ -10,21 +10,23 @@ import trio
 
 from imgstored.errors import ImgstoreError, UsageError
 from imgstored.host import descriptors
-from imgstored.rpc.budgets import Budgets
-from imgstored.rpc.client_socket import ClientSocket
+from imgstored.rpc.budgets import Arrivals, Budgets
+from imgstored.rpc.client_socket import ClientSocket, turn_away
 from imgstored.rpc.connection import Connection
 from imgstored.rpc.dispatch import stopping
 from imgstored.rpc.listener import Listening, listen
-from imgstored.rpc.peer import access_for, peer_of
+from imgstored.rpc.peer import access_for, peer_at_once, peer_of
 from imgstored.rpc.wire import encode_error
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from imgstored.rpc.budgets import Budget
     from imgstored.rpc.call import Methods
     from imgstored.rpc.connection import Limits
     from imgstored.rpc.dispatch import Timing
+    from imgstored.rpc.peer import Peer
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +34,12 @@ log = structlog.get_logger(__name__)
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: Seconds to wait for it to pass.
 _SHORTAGE_PAUSE = 0.2
-#: Connections of which it is not known yet who is there; others wait in the kernel.
+#: Connections that are accepted before anything else has its turn.
+_AT_ONCE = 64
+#: Connections of which a directory service is asked who is there; others are turned away.
 _ARRIVALS = 32
+#: Seconds between two lines of the log about those who are turned away.
+_SAY_EVERY = 1.0
 #: Threads that look up who that is.
 _LOOKUPS = 4
 #: Seconds that a client which is turned away may take to read why.
@@ -66,7 +72,10 @@ class Server:
         self._lookups = trio.CapacityLimiter(_LOOKUPS)
         self._connections: dict[Connection, Budget] = {}
         self._budgets = Budgets()
-        self._arriving = trio.Semaphore(_ARRIVALS)
+        self._arrivals = Arrivals()
+        self._looked_up = 0  # connections of which a directory service is asked
+        self._turned_away = 0  # since the log has said so
+        self._said_at = float("-inf")
         self._accepting = trio.CancelScope()
 
     @property
@@ -84,10 +93,10 @@ class Server:
         try:
             async with trio.open_nursery() as nursery:
                 with self._accepting:
-                    accepting = trio.socket.from_stdlib_socket(listening.socket)
+                    listening.socket.setblocking(False)
                     task_status.started()
                     log.info("listening", path=str(self._path), mode=oct(self._mode))
-                    await self._accept(accepting, nursery)
+                    await self._accept(listening.socket, nursery)
                 listening.close()
                 for connection in list(self._connections):
                     connection.stop()
@@ -106,27 +115,68 @@ class Server:
     def _listen(self) -> Listening:
         return listen(self._path, mode=self._mode, group_gid=self._access.group_gid)
 
-    async def _accept(self, listening: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+    async def _accept(self, listening: socket.socket, nursery: trio.Nursery) -> None:
+        """Accepts quickly whatever comes: who waits in the kernel waits behind everybody else there."""
         while True:
-            await self._arriving.acquire()
-            try:
-                connected, _ = await listening.accept()
-            except OSError as error:
-                self._arriving.release()
-                if error.errno in _SHORTAGES:
-                    log.warning("no connection can be accepted for now", error=str(error))
-                    await trio.sleep(_SHORTAGE_PAUSE)
-                elif error.errno != errno.ECONNABORTED:
-                    raise
-                continue
-            nursery.start_soon(self._welcome, ClientSocket(connected))
+            await trio.lowlevel.wait_readable(listening)
+            for _ in range(_AT_ONCE):
+                try:
+                    connected, _ = listening.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in _SHORTAGES:
+                        log.warning("no connection can be accepted for now", error=str(error))
+                        await trio.sleep(_SHORTAGE_PAUSE)
+                    elif error.errno != errno.ECONNABORTED:
+                        raise
+                    break
+                self._arrive(connected, nursery)
 
-    async def _welcome(self, client_socket: ClientSocket) -> None:
+    def _arrive(self, connected: socket.socket, nursery: trio.Nursery) -> None:
+        """Lets somebody in, or turns them away, as cheaply as that can be."""
         try:
-            try:
-                connection = await self._admit(client_socket)
-            finally:
-                self._arriving.release()
+            peer = peer_at_once(connected)
+            self._check_pace(peer)
+        except ImgstoreError as error:
+            turn_away(connected, encode_error(None, error.as_wire()))
+            self._say_refused(error)
+        except Exception:
+            # One connection's failure must not end the others.
+            log.exception("a connection failed")
+            turn_away(connected, b"")
+        else:
+            self._looked_up += peer is None
+            client_socket = ClientSocket(trio.socket.from_stdlib_socket(connected))
+            nursery.start_soon(self._welcome, client_socket, peer)
+
+    def _check_pace(self, peer: Peer | None) -> None:
+        """Raises `UsageError` if somebody who may only read connects too often, or too many are unknown."""
+        if peer is None:
+            if self._looked_up >= _ARRIVALS:
+                raise self._full()
+        elif not self._access.may_change(peer) and not self._arrivals.may_come(peer.uid):
+            raise UsageError(
+                f"uid {peer.uid} connects too often", hint="use one connection for several requests, or wait"
+            )
+
+    def _say_refused(self, error: ImgstoreError) -> None:
+        """Logs that some were turned away. A line costs more than that, and they may be thousands."""
+        self._turned_away += 1
+        if trio.current_time() >= self._said_at + _SAY_EVERY:
+            log.info(
+                "a connection is refused",
+                error=error.message,
+                counted=error.message,
+                refused=self._turned_away,
+            )
+            self._said_at, self._turned_away = trio.current_time(), 0
+
+    async def _welcome(self, client_socket: ClientSocket, peer: Peer | None) -> None:
+        try:
+            if peer is None:
+                peer = await self._look_up(client_socket)
+            connection = self._admit(client_socket, peer)
             await self._converse(connection, client_socket)
         except ImgstoreError as error:
             log.info("a connection is refused", error=error.message, counted=error.message)
@@ -137,6 +187,15 @@ class Server:
         finally:
             await client_socket.close()
 
+    async def _look_up(self, client_socket: ClientSocket) -> Peer:
+        """Who it is, as a directory service has it. Raises `ImgstoreError`."""
+        try:
+            peer = await trio.to_thread.run_sync(peer_of, client_socket.raw, limiter=self._lookups)
+        finally:
+            self._looked_up -= 1
+        self._check_pace(peer)
+        return peer
+
     async def _converse(self, connection: Connection, client_socket: ClientSocket) -> None:
         try:
             await connection.run()
@@ -145,9 +204,8 @@ class Server:
         finally:
             self._budgets.leave(self._connections.pop(connection))
 
-    async def _admit(self, client_socket: ClientSocket) -> Connection:
+    def _admit(self, client_socket: ClientSocket, peer: Peer) -> Connection:
         """A connection that counts from now on. Raises `ImgstoreError` when there is no place for it."""
-        peer = await trio.to_thread.run_sync(peer_of, client_socket.raw, limiter=self._lookups)
         changer = self._access.may_change(peer)
         budget = self._budgets.of(peer.uid, changer=changer)
         readers = sum(not other.changer for other in self._connections.values())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imgstored.mirrors.export_site import SiteExporter
     from imgstored.mirrors.mirror import Mirrors
     from imgstored.queries.dry_run import DryRun
+    from imgstored.queries.event_log import EventLog
     from imgstored.queries.history import History
     from imgstored.queries.outdated import Outdated
     from imgstored.queries.resolver import Resolver
@@ -43,6 +44,7 @@ class Services(Struct, frozen=True):
     outdated: Outdated
     usage: Usage
     history: History
+    event_log: EventLog
     maintenance: Maintenance
     verifier: Verifier
     maker: Maker

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
+from msgspec import Struct
 from msgspec.structs import replace
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import Map, RequestRedirect, Rule
@@ -24,7 +25,7 @@ from imgstored.httpd.conditional import answer_with
 from imgstored.httpd.message import JSON, HttpError, OpenFile, Request, Response, json, text
 from imgstored.manifest.values import UUID
 from imgstored.serve.downgrade import as_dataset, file_name
-from imgstored.serve.listing import Query, QueryError, is_open, page, parsed
+from imgstored.serve.listing import Ordered, Query, QueryError, is_open, parsed
 from imgstored.serve.page import Pages
 from imgstored.serve.refusal import RefusalError
 from imgstored.serve.relay import Remote
@@ -49,6 +50,14 @@ _SERVER: Final = f"imgstored/{__version__}"
 _ICONS: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
+class _Listed(Struct, frozen=True):
+    """What there was, and the list of it."""
+
+    library: Sequence[LibraryImage]
+    remote: Sequence[Remote]
+    images: Ordered[LibraryImage | Remote]
+
+
 class Application:
     """Answers requests. Made once; for threads."""
 
@@ -71,6 +80,7 @@ class Application:
         self._publishing = publishing
         self._jobs = jobs
         self._pages = Pages()
+        self._listed: dict[bool, _Listed] = {}  # by whether it has what is not for everybody
         self._installed = installed
         self._routes = Map(strict_slashes=False, merge_slashes=False)
         for path, handler in (
@@ -154,7 +164,7 @@ class Application:
         raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", "this server has no channels")
 
     def _list(self, request: Request) -> Response:
-        found = page(self._all(request), self._parsed(request))
+        found = self._all(request).page(self._parsed(request))
         body = b"[" + b",".join(image.encoded for image in found) + b"]"
         return Response(HTTPStatus.OK, [("Content-Type", JSON)], [body])
 
@@ -166,14 +176,16 @@ class Application:
     def _may(self, request: Request) -> bool:
         return self._publishing is not None and self._publishing.may(request)
 
-    def _all(self, request: Request) -> Sequence[LibraryImage | Remote]:
+    def _all(self, request: Request) -> Ordered[LibraryImage | Remote]:
         """The images of the library, and those of the sources, that the client may see, the oldest first."""
-        images: Sequence[LibraryImage | Remote] = self._library.images()
-        if self._relay is not None:
-            here = {image.uuid for image in images}
-            remote = [each for each in trio.from_thread.run(self._relay.listed) if each.uuid not in here]
-            images = sorted([*images, *remote], key=_by_date)
-        return images if self._may(request) else [each for each in images if is_open(each.document)]
+        library = self._library.images()
+        remote = () if self._relay is None else trio.from_thread.run(self._relay.listed)
+        may = self._may(request)
+        known = self._listed.get(may)
+        if known is None or known.library is not library or known.remote is not remote:
+            # Both are the same objects as long as nothing changes.
+            known = self._listed[may] = _Listed(library, remote, _ordered(library, remote, closed=may))
+        return known.images
 
     def _get(self, request: Request, uuid: str) -> Response:
         image = self._image(request, uuid)
@@ -187,7 +199,7 @@ class Application:
         image = self._image(request, uuid)
         if isinstance(image, Remote) and request.method == "HEAD":
             # Whoever only looks does not begin a download.
-            return answer_with(_not_begun(image), request)
+            return answer_with(_not_begun(image, self._library.spoilt(uuid)), request)
         if isinstance(image, Remote):
             coming = self._coming_file(image)
             if coming is not None:
@@ -211,8 +223,14 @@ class Application:
         fd = None if fetch is None else fetch.open()
         if fetch is None or fd is None:
             return None  # it has come, or failed, in this moment
-        etag = _file_etag(image)
-        return OpenFile(fd, fetch.size, f'"{etag}"', fetch.began_at, available=fetch.available())
+        return OpenFile(
+            fd,
+            fetch.size,
+            f'"{_file_etag(image, fetch.spoilt)}"',
+            fetch.began_at,
+            available=fetch.available(),
+            only_if_range=fetch.spoilt > 0,
+        )
 
     def _icon(self, request: Request, uuid: str) -> Response:
         fd = self._library.open_icon(self._image(request, uuid).uuid)
@@ -248,7 +266,7 @@ class Application:
 
     def _datasets(self, request: Request) -> Response:
         base = _base(request)
-        found = page(self._all(request), self._parsed(request))
+        found = self._all(request).page(self._parsed(request))
         return json([as_dataset(image.document, base) for image in found])
 
     def _dataset(self, request: Request, uuid: str) -> Response:
@@ -261,13 +279,13 @@ class Application:
         return self._file(request, uuid)
 
 
-def _not_begun(image: Remote) -> OpenFile:
+def _not_begun(image: Remote, spoilt: int) -> OpenFile:
     """A file that nobody has asked for, for an answer without it."""
     file = image.manifest.file
     if file is None or file.size is None:
         message = f"the sources do not say how large the file of image {image.uuid} is"
         raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", message)
-    return OpenFile(-1, file.size, f'"{_file_etag(image)}"', time.time())
+    return OpenFile(-1, file.size, f'"{_file_etag(image, spoilt)}"', time.time())
 
 
 def _closed(request: Request, **_: str) -> Response:
@@ -277,6 +295,17 @@ def _closed(request: Request, **_: str) -> Response:
         "OperatorOnly",
         "nobody may publish here: the server's configuration has no tokens and no keys",
     )
+
+
+def _ordered(
+    library: Sequence[LibraryImage], remote: Sequence[Remote], *, closed: bool
+) -> Ordered[LibraryImage | Remote]:
+    """All images, those that are not for everybody only if `closed`."""
+    images: Sequence[LibraryImage | Remote] = library
+    if remote:
+        here = {image.uuid for image in library}
+        images = sorted([*library, *(each for each in remote if each.uuid not in here)], key=_by_date)
+    return Ordered(images if closed else [each for each in images if is_open(each.document)])
 
 
 def _by_date(image: LibraryImage | Remote) -> tuple[str, str]:
@@ -293,19 +322,23 @@ def _refusal_of(error: ImgstoreError) -> RefusalError:
     )
 
 
-def _file_etag(image: LibraryImage | Remote) -> str:
-    """The same whether the file is here already or still comes."""
+def _file_etag(image: LibraryImage | Remote, spoilt: int) -> str:
+    """The same whether the file is here already or still comes; another one than that of wrong bytes."""
     file = image.manifest.file
     if file is not None and file.sha1 is not None:
-        return file.sha1
-    return f"{image.etag}-{0 if file is None else file.size or 0:x}"
+        etag = file.sha1
+    else:
+        etag = f"{image.etag}-{0 if file is None else file.size or 0:x}"
+    return f"{etag}-{spoilt}" if spoilt else etag
 
 
 def _open_file(image: LibraryImage, fd: int) -> OpenFile:
     """The image's file, with the validators that IMGAPI gives it."""
     md5 = image.entry.md5
     headers = () if md5 is None else (("Content-MD5", md5),)
-    return OpenFile(fd, image.size, f'"{_file_etag(image)}"', os.fstat(fd).st_mtime, headers=headers)
+    spoilt = image.entry.spoilt
+    etag, modified = f'"{_file_etag(image, spoilt)}"', os.fstat(fd).st_mtime
+    return OpenFile(fd, image.size, etag, modified, headers=headers, only_if_range=spoilt > 0)
 
 
 def _base(request: Request) -> str:

@@ -13,7 +13,10 @@ from imgstored.httpd.address import listening
 from imgstored.httpd.server import HttpServer
 
 if TYPE_CHECKING:
+    import socket
     import ssl
+
+    from imgproto.documents import ServerStateDocument
 
     from imgstored.httpd.address import TcpAddress
     from imgstored.httpd.message import HttpLimits
@@ -41,20 +44,61 @@ class ImageServer:
     ) -> None:
         """`rate` is in bytes a second, 0 without a bound; `context` is of TLS, None without."""
         self._address = address
+        self._bound: socket.socket | None = None
         self._library = library
         self._secure = context is not None
         self._server = HttpServer(application, limits, rate=rate, context=context)
 
+    def state(self) -> ServerStateDocument:
+        """The protocol's *status* of it."""
+        return {
+            "listen": str(self._address),
+            "tls": self._secure,
+            "connections": self._server.connections,
+            "requests": self._server.requests,
+            "sent_bytes": self._server.sent,
+            "refused": self._server.refused,
+        }
+
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listens, and serves until it is cancelled. Raises `ConfigError` where it cannot listen."""
-        bound = listening(self._address, key="serve.listen")
+        self._bound = listening(self._address, key="serve.listen")
         # Whoever is out there takes nothing that changes on this host wait for.
-        with bound, lanes.bound("strangers"):
-            log.info("serving images", listen=str(self._address), tls=self._secure)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._upkeep)
-                await nursery.start(self._server.serve, [bound])
-                task_status.started()
+        try:
+            with lanes.bound("strangers"):
+                self._log_listening()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._upkeep)
+                    await nursery.start(self._server.serve, [self._bound])
+                    task_status.started()
+        finally:
+            self._bound.close()
+
+    def reconfigure(
+        self,
+        address: TcpAddress,
+        application: Application,
+        limits: HttpLimits,
+        *,
+        rate: int,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        """Serves so from now on, as the constructor has it; who is connected gets what is under way.
+
+        Raises `ConfigError` where it cannot listen; then all stays as it was.
+        """
+        if address != self._address and self._bound is not None:
+            bound, before = listening(address, key="serve.listen"), self._bound
+            with lanes.bound("strangers"):
+                self._server.accept_from([bound])
+            self._bound, self._address = bound, address
+            before.close()
+        self._secure = context is not None
+        self._server.reconfigure(application, limits, rate=rate, context=context)
+        self._log_listening()
+
+    def _log_listening(self) -> None:
+        log.info("serving images", listen=str(self._address), tls=self._secure)
 
     async def _upkeep(self) -> None:
         limiter = trio.CapacityLimiter(1)

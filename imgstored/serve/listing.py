@@ -6,7 +6,10 @@ The rules are IMGAPI's (sdc-imgapi, docs/index.md, "ListImages").
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 from urllib.parse import parse_qsl
 
 from msgspec import Struct
@@ -14,7 +17,7 @@ from msgspec import Struct
 from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
 #: IMGAPI's own bound on a page, and its default.
 MAX_PAGE: Final = 1000
@@ -114,37 +117,69 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def page(images: Sequence[_Image], query: Query) -> list[_Image]:
-    """The page that a query means, of images of which the oldest is the first.
+class Ordered(Sequence[_Image]):
+    """Images of which the oldest is the first, to be asked for pages many times."""
 
-    A marker's own image is the first of its page, as IMGAPI has it. Raises `QueryError` for a marker that is
-    the uuid of no image.
-    """
-    ordered = list(reversed(images)) if query.newest_first else images
-    start = 0 if query.marker is None else _place(ordered, query.marker, newest_first=query.newest_first)
-    wanted = _test(query)
-    found = []
-    for place in range(start, len(ordered)):
-        if wanted(ordered[place].document):
-            found.append(ordered[place])
-            if len(found) == query.limit:
-                break
-    return found
+    def __init__(self, images: Sequence[_Image] = ()) -> None:
+        self._images = images
+        self._places = {str(image.document.get("uuid")): place for place, image in enumerate(images)}
+        self._dates = [str(image.document.get("published_at") or "") for image in images]
+        # Dates of odd manifests, or the order of somebody else.
+        self._by_date = all(one <= other for one, other in pairwise(self._dates))
 
+    def __len__(self) -> int:
+        return len(self._images)
 
-def _place(ordered: Sequence[Document], marker: str, *, newest_first: bool) -> int:
-    """Where the marker's page begins."""
-    if UUID.fullmatch(marker):
-        for place, image in enumerate(ordered):
-            if image.document.get("uuid") == marker:
-                return place
-        raise QueryError("marker", f"no image has the uuid {marker}")
-    for place, image in enumerate(ordered):
-        published = str(image.document.get("published_at") or "")
+    @overload
+    def __getitem__(self, index: int) -> _Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[_Image]: ...
+    def __getitem__(self, index: int | slice) -> _Image | Sequence[_Image]:
+        return self._images[index]
+
+    def page(self, query: Query) -> list[_Image]:
+        """The page that a query means.
+
+        A marker's own image is the first of its page, as IMGAPI has it. Raises `QueryError` for a marker that
+        is the uuid of no image.
+        """
+        if query.newest_first:
+            last = len(self) - 1 if query.marker is None else self._last(query.marker)
+            places = range(last, -1, -1)
+        else:
+            places = range(0 if query.marker is None else self._first(query.marker), len(self))
+        wanted, images, found = _test(query), self._images, []
+        for place in places:
+            image = images[place]
+            if wanted(image.document):
+                found.append(image)
+                if len(found) == query.limit:
+                    break
+        return found
+
+    def _first(self, marker: str) -> int:
+        """Where the marker's page begins, the oldest first."""
+        if UUID.fullmatch(marker):
+            return self._place(marker)
+        if self._by_date:
+            return bisect_left(self._dates, marker)
+        return next((place for place, date in enumerate(self._dates) if date >= marker), len(self))
+
+    def _last(self, marker: str) -> int:
+        """Where it begins, the newest first."""
+        if UUID.fullmatch(marker):
+            return self._place(marker)
         # Dates of one form: a shorter one is the beginning of a longer one.
-        if published <= marker + "~" if newest_first else published >= marker:
-            return place
-    return len(ordered)
+        until = marker + "~"
+        if self._by_date:
+            return bisect_right(self._dates, until) - 1
+        return next((place for place in range(len(self) - 1, -1, -1) if self._dates[place] <= until), -1)
+
+    def _place(self, uuid: str) -> int:
+        try:
+            return self._places[uuid]
+        except KeyError:
+            raise QueryError("marker", f"no image has the uuid {uuid}") from None
 
 
 def _test(query: Query) -> Callable[[Mapping[str, Any]], bool]:

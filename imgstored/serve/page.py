@@ -79,18 +79,22 @@ class Pages:
             raise HttpError(HTTPStatus.BAD_REQUEST, "more than 20 parameters") from error
         q = query.get("q", "")[:200]
         found = [each.document for each in reversed(images) if is_active(each.document)]
-        found = [document for document in found if _matches(document, q)]
+        if q:
+            found = [document for document in found if _matches(document, q)]
         number = query.get("page", "")
         place = int(number) if number.isascii() and number.isdecimal() and len(number) < 7 else 0
         start = place * _PAGE
-        names = {str(each.document.get("uuid")): _name(each.document) for each in images}
+        shown = found[start : start + _PAGE]
+        origins = {str(document.get("origin")) for document in shown}
+        documents = ((str(each.document.get("uuid")), each.document) for each in images)
+        names = {uuid: _name(document) for uuid, document in documents if uuid in origins}
         return self._rendered(
             "list.html",
             request,
             address,
             q=q,
             total=len(found),
-            images=[_row(document, names) for document in found[start : start + _PAGE]],
+            images=[_row(document, names) for document in shown],
             jobs=[_shown(job) for job in jobs],
             earlier=_link(q, place - 1) if place else None,
             later=_link(q, place + 1) if start + _PAGE < len(found) else None,

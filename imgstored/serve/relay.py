@@ -22,9 +22,10 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import import_id
-from imgstored.errors import DownloadError, ImageNotFoundError, ImgstoreError
+from imgstored import import_id, lanes
+from imgstored.errors import DownloadError, FileSystemError, ImageNotFoundError, ImgstoreError
 from imgstored.host import shortage
+from imgstored.http.location import public
 from imgstored.manifest import load
 from imgstored.pools.base import Room
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
@@ -51,6 +52,8 @@ _REMEMBERED: Final = 30.0
 _MOST: Final = 1000
 #: Files on their way at the same time, those that wait for a slot, too. Each has a descriptor or more.
 _MOST_FETCHES: Final = 64
+#: Sources without a file on its way that are remembered.
+_IDLE_SOURCES: Final = 32
 #: Questions to the sources at the same time, of all clients together.
 _QUESTIONS: Final = 16
 
@@ -58,8 +61,18 @@ _QUESTIONS: Final = 16
 class Fetch:
     """A file on its way. `open` and `available` are for any thread, the rest for trio's."""
 
-    def __init__(self, manifest: Manifest, size: int, path: Path, *, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        size: int,
+        path: Path,
+        *,
+        source: str | None = None,
+        sha256: str | None = None,
+    ) -> None:
         self.manifest = manifest
+        self.source = source  #: the URL of where it comes from, for people
+        self.unkept: ImgstoreError | None = None  #: why the library does not have it, though it came
         self.sha256 = sha256  #: of the file, where its source is signed
         self.size = size
         self.path = path
@@ -71,6 +84,7 @@ class Fetch:
         self._download: Download | None = None
         self.began_at = time.time()  #: seconds since the epoch
         self._verified = False
+        self._spoilt = 0  # how often wrong bytes were given out as the file, before this fetch
         self._failure: ImgstoreError | None = None
 
     @property
@@ -83,9 +97,19 @@ class Fetch:
         """Bytes that have come."""
         return 0 if self._download is None else self._download.done
 
-    def begin(self, download: Download) -> None:
-        """Makes the file that the download fills. Blocks. Raises `OSError`."""
-        self._download = download
+    @property
+    def spoilt(self) -> int:
+        """How often bytes were given out as the file that do not count any more."""
+        return self._spoilt + (0 if self._download is None else self._download.generation)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the file became another one on its way."""
+        return self._download is not None and self._download.generation > 0
+
+    def begin(self, download: Download, spoilt: int) -> None:
+        """Makes the file that the download fills; `spoilt` is of earlier ones. Blocks. Raises `OSError`."""
+        self._download, self._spoilt = download, spoilt
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self.path, flags, 0o600)
 
@@ -181,15 +205,23 @@ class Relay:
         self._journal = journal
         self._limits = limits
         self._claim = claim
-        self._slots = trio.CapacityLimiter(at_a_time)
+        self._at_a_time = at_a_time
+        self._slots: dict[str | None, trio.CapacityLimiter] = {}  # by source: a slow one holds up no other
         # Threads that wait for bytes: none of those that the bytes need.
-        self._digests = trio.CapacityLimiter(at_a_time)
+        self._digests = trio.CapacityLimiter(_MOST_FETCHES)
         self._questions = trio.CapacityLimiter(_QUESTIONS)
         self._fetches: dict[str, Fetch] = {}
         self._answers: dict[str, _Answer] = {}
         self._list: tuple[float, tuple[Remote, ...]] = (float("-inf"), ())
         self._listing = trio.Lock()
         self._nursery: trio.Nursery | None = None
+        self.fetched = 0  #: files, since the start
+        self.fetched_bytes = 0  #: of these
+
+    @property
+    def fetching(self) -> int:
+        """Files that are on their way."""
+        return len(self._fetches)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fetches what is asked for, until it is cancelled. What has come by then is gone on with later."""
@@ -283,7 +315,9 @@ class Relay:
             raise DownloadError(f"{_MOST_FETCHES} files are on their way already")
         sha256 = None if found.signed is None else found.signed.file
         path = self._library.spool(uuid)
-        fetch = self._fetches[uuid] = Fetch(found.manifest, file.size, path, sha256=sha256)
+        fetch = self._fetches[uuid] = Fetch(
+            found.manifest, file.size, path, source=public(found.source.url), sha256=sha256
+        )
         assert self._nursery is not None
         self._nursery.start_soon(self._run, fetch, found)
         return fetch
@@ -292,14 +326,16 @@ class Relay:
         """Fetches one file. Another request for it begins anew once this has failed."""
         uuid = fetch.manifest.uuid
         try:
-            claim = await trio.to_thread.run_sync(self._claim)
+            claim = await lanes.in_thread(self._claim, kind="library")
             try:
                 download = self._download(found, fetch, claim)
-                await trio.to_thread.run_sync(fetch.begin, download)
+                await lanes.in_thread(self._open, fetch, download, kind="library")
                 fetch.begun.set()
-                async with self._slots:
+                async with self._slots_of(fetch.source):
                     log.info("fetching a file for others", uuid=uuid)
+                    began = trio.current_time()
                     await self._transfer(fetch, download)
+                    self._log_end(fetch, trio.current_time() - began)
             finally:
                 claim.close()
         except (ImgstoreError, OSError) as failure:
@@ -307,8 +343,9 @@ class Relay:
             log.warning("a file for others did not come", uuid=uuid, error=error.message)
             fetch.fail(error)
             self._answers[uuid] = _Answer(trio.current_time() + _REMEMBERED, error=error)
+            await lanes.in_thread(self._note_spoilt, fetch, isinstance(error, WrongFileError), kind="library")
             if isinstance(error, WrongFileError):
-                await trio.to_thread.run_sync(self._drop, fetch)
+                await lanes.in_thread(self._drop, fetch, kind="library")
         except Exception:
             # One file must not take the server with it.
             log.exception("a file for others failed by a mistake", uuid=uuid)
@@ -321,7 +358,37 @@ class Relay:
             fetch.begun.set()
             fetch.ended.set()
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(fetch.end)
+                await lanes.in_thread(fetch.end, kind="library")
+
+    def _slots_of(self, source: str | None) -> trio.CapacityLimiter:
+        idle = [each for each, slots in self._slots.items() if not slots.borrowed_tokens]
+        for each in idle[:-_IDLE_SOURCES]:
+            del self._slots[each]
+        return self._slots.setdefault(source, trio.CapacityLimiter(self._at_a_time))
+
+    def _open(self, fetch: Fetch, download: Download) -> None:
+        fetch.begin(download, self._library.spoilt(fetch.manifest.uuid))
+
+    def _note_spoilt(self, fetch: Fetch, wrong: bool) -> None:
+        """Remembers whether clients got bytes that are not the file's: nobody is to go on from these."""
+        if not (wrong or fetch.changed):
+            return
+        try:
+            self._library.spoil(fetch.manifest.uuid, fetch.spoilt + wrong)
+        except OSError as error:
+            log.warning("the library cannot be written", error=shortage.why(error))
+
+    def _log_end(self, fetch: Fetch, seconds: float) -> None:
+        kept = fetch.unkept is None
+        log.info(
+            "fetched a file for others",
+            uuid=fetch.manifest.uuid,
+            size=fetch.size,
+            seconds=round(seconds, 3),
+            kept=kept,
+        )
+        self.fetched += 1
+        self.fetched_bytes += fetch.size
 
     def _download(self, found: Found, fetch: Fetch, claim: Claim) -> Download:
         uuid = fetch.manifest.uuid
@@ -369,14 +436,20 @@ class Relay:
         if failure is not None:
             raise failure
         fetch.finish()
-        await trio.to_thread.run_sync(self._keep, fetch)
+        await lanes.in_thread(self._keep, fetch, kind="library")
 
     def _keep(self, fetch: Fetch) -> None:
         """Gives the file to the library, which may have no room for it. Clients have it open."""
+        uuid = fetch.manifest.uuid
+        self._note_spoilt(fetch, wrong=False)
         try:
-            self._library.keep(fetch.manifest, fetch.path, kind=fetch.kind)
-        except (OSError, ImgstoreError) as error:
-            log.warning("a fetched file is not kept", uuid=fetch.manifest.uuid, error=str(error))
+            self._library.keep(fetch.manifest, fetch.path, kind=fetch.kind, source=fetch.source)
+        except OSError as error:
+            fetch.unkept = FileSystemError(f"the library cannot keep the file: {shortage.why(error)}")
+        except ImgstoreError as error:
+            fetch.unkept = error
+        if fetch.unkept is not None:
+            log.warning("a fetched file is not kept", uuid=uuid, error=fetch.unkept.message)
         self._drop(fetch)
 
     def _drop(self, fetch: Fetch) -> None:

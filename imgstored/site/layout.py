@@ -170,11 +170,11 @@ def pages(
         hashed(listed), tuple(Indexed(item.uuid, hashed(item.manifest), item.file) for item in items)
     )
     encoded = msgspec.json.encode(index) + b"\n"
-    manifests = {f"{IMAGES}/{item.uuid}/{PAGE}": item.manifest for item in items}
-    lists = {f"{IMAGES}/{PAGE}": listed, "ping": _json(_ping(server))}
+    manifests = {f"{IMAGES}/{item.uuid}/{PAGE}": _harmless(item.manifest) for item in items}
+    lists = {f"{IMAGES}/{PAGE}": _harmless(listed), "ping": _json(_ping(server))}
     if datasets:
-        manifests |= {f"datasets/{each['uuid']}/{PAGE}": _json(each) for each in datasets}
-        lists[f"datasets/{PAGE}"] = _json(list(datasets))
+        manifests |= {f"datasets/{each['uuid']}/{PAGE}": _harmless(_json(each)) for each in datasets}
+        lists[f"datasets/{PAGE}"] = _harmless(_json(list(datasets)))
     sums = {path: hashed(data).sha256 for path, data in manifests.items()}
     sums |= {f"{IMAGES}/{item.uuid}/{FILE}": item.file.sha256 for item in items}
     sums |= {f"{IMAGES}/{item.uuid}/{INDEX}": item.index.sha256 for item in items if item.index is not None}
@@ -186,6 +186,11 @@ def pages(
         named[f"{IMAGES}/{list_name(index.list)}"] = listed
         named[f"{IMAGES}/{index_name(hashed(encoded))}"] = encoded
     return Pages(manifests, named, lists, encoded)
+
+
+def _harmless(document: bytes) -> bytes:
+    """The same JSON without a `<`: plain web servers call it HTML, and a manifest may have a script in it."""
+    return document.replace(b"<", b"\\u003c")
 
 
 def _ping(server: str) -> dict[str, Any]:

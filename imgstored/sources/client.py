@@ -256,11 +256,21 @@ class Health(Struct):
         }
 
 
+def unheard(_: str, __: ImgstoreError | None) -> None:
+    """Where nobody wants to hear of a source's health."""
+
+
 class HealthLog:
     """The health of the servers that were asked last. Used from trio's thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        changed: Callable[[str, ImgstoreError | None], None] = unheard,
+    ) -> None:
+        """`changed` gets the URL, for people, of a server that fails for the first time, or does no more."""
         self._clock = clock
+        self._changed = changed
         self._known: OrderedDict[Hashable, Health] = OrderedDict()
 
     def of(self, spec: SourceSpec) -> Health:
@@ -270,10 +280,13 @@ class HealthLog:
     def note(self, spec: SourceSpec, error: ImgstoreError | None) -> None:
         """Records that a question has ended, with its error if it failed."""
         health = self._known.setdefault(_server(spec), Health())
+        before = health.error
         if error is None or isinstance(error, _OF_AN_IMAGE):
             health.answered_at, health.error = self._clock(), None
         else:
             health.failed_at, health.error = self._clock(), error
+        if (before is None) != (health.error is None):
+            self._changed(public(spec.url), health.error)
         self._known.move_to_end(_server(spec))
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)

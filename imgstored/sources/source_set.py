@@ -31,7 +31,7 @@ from imgstored.import_id import bound
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.registry.reference import CONTAINER
 from imgstored.sources.base import Listed, SourceSpec
-from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
+from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source, unheard
 from imgstored.sources.container import ContainerImages, ContainerSource
 from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.sources.search import Answer, Found, Hit, Search
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         SourceStateDocument,
     )
 
+    from imgstored.manifest import Manifest
     from imgstored.registry.containers import LayerImage
     from imgstored.sources.base import Offer, Source
 
@@ -103,17 +104,22 @@ class SourceSet:
         lists: Path,
         open_source: Callable[[SourceSpec], Source] = open_source,
         now: Callable[[], datetime] = _utc_now,
+        changed: Callable[[str, ImgstoreError | None], None] = unheard,
+        copied: Callable[[str], tuple[Manifest, str] | None] = lambda _: None,
     ) -> None:
         """`configured` is None where the configuration says nothing: imgadm's default may then count.
 
-        `lists` is a folder for copies of the sources' lists. Raises `ClientError` for a URL that is none.
+        `lists` is a folder for copies of the sources' lists; `changed` is as of `HealthLog`. `copied` gives
+        the manifest of an image whose file is here, and the URL, for people, of the source that it came
+        from. Raises `ClientError` for a URL that is none.
         """
         self._conf = ImgadmConf(imgadm_conf)
         self._writing = trio.Lock()
         self._open_source = open_source
         self._now = now
+        self._copied = copied
         self._lists = LastLists(lists)
-        self._health = HealthLog()
+        self._health = HealthLog(changed=changed)
         self._clients: OrderedDict[SourceSpec, SourceClient] = OrderedDict()
         self._searches = SharedSearches()
         self.containers = ContainerImages()  #: where those are that were asked for by name
@@ -348,6 +354,7 @@ class SourceSet:
         channel: str | None = None,
         import_id: str,
         nursery: trio.Nursery,
+        copies: bool = False,
     ) -> Found:
         """As `find`. Concurrent callers with the same question share one search, including its error.
 
@@ -358,24 +365,44 @@ class SourceSet:
         async def search() -> Found:
             with bound(import_id):
                 log.debug("looking for an image", uuid=uuid)
-                found = await self.find(uuid, active=active, sources=sources, channel=channel)
+                found = await self.find(uuid, active=active, sources=sources, channel=channel, copies=copies)
             return replace(found, import_id=import_id)
 
-        return await self._searches.find((uuid, active, sources, channel), search, nursery)
+        return await self._searches.find((uuid, active, sources, channel, copies), search, nursery)
 
     async def find(
-        self, uuid: str, *, active: bool, sources: tuple[str, ...] | None = None, channel: str | None = None
+        self,
+        uuid: str,
+        *,
+        active: bool,
+        sources: tuple[str, ...] | None = None,
+        channel: str | None = None,
+        copies: bool = False,
     ) -> Found:
         """Looks for an image in all sources at once; with `active`, only for one in that state.
 
-        `sources` are URLs that replace the configured ones. Raises what `Search.found` does, and
-        `NoSourcesError`, `ConfigError`, `InvalidUUIDError`, `ClientError` for what is no URL.
+        `sources` are URLs that replace the configured ones. With `copies` none of these is asked for what was
+        copied from one of them, unless that has keys, or a channel is meant. Raises what `Search.found` does,
+        and `NoSourcesError`, `ConfigError`, `InvalidUUIDError`, `ClientError` for what is no URL.
         """
         check_uuid(uuid)
         specs = await self._asked(sources, channel)
+        if copies and sources is None and channel is None:
+            copy = self._copy(uuid, specs)
+            if copy is not None and (not active or copy.manifest.state == "active"):
+                return copy
         search = Search(uuid, specs, active=active)
         await self._search(search, specs, uuid, _importable)
         return search.found()
+
+    def _copy(self, uuid: str, specs: Sequence[SourceSpec]) -> Found | None:
+        """What was copied from a source that still counts, without a place to get it from."""
+        copied = self._copied(uuid)
+        if copied is None:
+            return None
+        manifest, url = copied
+        spec = next((spec for spec in specs if public(spec.url) == url), None)
+        return None if spec is None or spec.keys else Found(manifest, spec, ())
 
     async def show(self, uuid: str) -> ManifestDocument:
         """The manifest of an image, as v2, in whatever state it is and with whatever faults.
@@ -455,7 +482,7 @@ async def _fan_out(items: Sequence[S], ask: Callable[[S], Awaitable[T]]) -> list
 # -- one search for all who want the same --------------------------------------------------------------------
 
 #: What is searched for: (uuid, must be active, sources that replace the configured ones, channel).
-Query = tuple[str, bool, tuple[str, ...] | None, str | None]
+Query = tuple[str, bool, tuple[str, ...] | None, str | None, bool]
 
 
 class _Flight(Struct, eq=False):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Raised with every change of what is in the folder that an older daemon would not understand.
 SCHEMA = 4
 
-JOURNAL, HISTORY = "journal.sqlite", "history.sqlite"
+JOURNAL, HISTORY, EVENTS = "journal.sqlite", "history.sqlite", "events.sqlite"
 
 
 class Step(NamedTuple):

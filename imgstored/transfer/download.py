@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from msgspec import Struct, field
 
+from imgstored import lanes
 from imgstored.errors import CancelledError, ClientError, ImgstoreError, InternalError
 from imgstored.http.dial import Answered
 from imgstored.http.failures import Backoff
@@ -162,6 +163,11 @@ class Download:
         return self._spool.present
 
     @property
+    def kept(self) -> int:
+        """Bytes that a later download need not fetch, if this one ends now."""
+        return self._spool.kept
+
+    @property
     def connections(self) -> int:
         """Requests that are under way."""
         return len(self._requests)
@@ -195,7 +201,9 @@ class Download:
         When it is cancelled, its connections are closed and its threads have ended by the time it returns.
         """
         try:
-            await trio.to_thread.run_sync(self._spool.open, self._size, trio.from_thread.check_cancelled)
+            await lanes.in_thread(
+                self._spool.open, self._size, trio.from_thread.check_cancelled, kind="spools"
+            )
             self.resumed = self._spool.present
             opened(self.resumed)
             await self._fetch_all()
@@ -207,7 +215,7 @@ class Download:
             self.watermark.finish()
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._spool.close)
+                await lanes.in_thread(self._spool.close, kind="spools")
 
     async def _fetch_all(self) -> None:
         self._plan = RangePlan(

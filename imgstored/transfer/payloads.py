@@ -328,6 +328,11 @@ class PayloadSpool:
             return 0
         return self._index.file_size - self.to_fetch + self._fetched
 
+    @property
+    def kept(self) -> int:
+        """Bytes of the file that came in complete extents."""
+        return sum(self._extents[number].end - self._extents[number].start for number in self.done)
+
     def missing(self, index: int) -> tuple[int, int]:
         """Offsets [start, stop) in the file of what is not there of an extent."""
         extent, growing = self._extents[index], self._growing[index]

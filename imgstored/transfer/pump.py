@@ -72,6 +72,12 @@ class Pump:
         self._digest = Digest(self._first, sha256=expected.sha256 is not None)
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
+        self._taken = 0  # bytes of the stream that the pool is done with
+
+    @property
+    def verifies_first(self) -> bool:
+        """Whether all of the file is read before the pool gets any of it."""
+        return self._verify == "first"
 
     @property
     def compressed(self) -> int:
@@ -85,8 +91,9 @@ class Pump:
 
     @property
     def consumed(self) -> int:
-        """Bytes of the file that have been decompressed."""
-        return self._meter.compressed
+        """Bytes of the file that have been decompressed, and that the pool has taken."""
+        # Of what waits to be received nobody knows which bytes of the file it was.
+        return self._meter.compressed * self._taken // max(self._meter.stream, self._taken, 1)
 
     @property
     def stream(self) -> int:
@@ -120,7 +127,7 @@ class Pump:
             threaded(self._stream(hashed), _DEPTH, "decompress", times.decompressed) as stream,
         ):
             try:
-                result = receive(stream)
+                result = receive(self._counted(stream))
                 # Sizes and checksums are only compared at the end, which the pool need not have seen.
                 rest = drain(stream)
             except BaseException as error:
@@ -133,6 +140,12 @@ class Pump:
                 hint="the image file is not the output of `zfs send`; tell its publisher",
             )
         return result
+
+    def _counted(self, stream: Pieces) -> Pieces:
+        for piece in stream:
+            size = len(piece)
+            yield piece
+            self._taken += size  # the pool wants the next one
 
     def _stream(self, blocks: Blocks) -> Pieces:
         contents: Contents = "layer" if self._expected.type == "docker" else "stream"

@@ -304,6 +304,16 @@ class Spool:
         """Bytes that are there, anywhere in the file."""
         return self._present
 
+    @property
+    def kept(self) -> int:
+        """Bytes of complete ranges, which the journal has."""
+        with self._lock:
+            if self.size is None:
+                return 0
+            last = self.ranges - 1
+            cut = self.ranges * self.range_size - self.size if last in self._fingerprints else 0
+            return len(self._fingerprints) * self.range_size - cut
+
     def missing(self, index: int) -> tuple[int, int]:
         """Offsets [start, stop) of what is not there of range `index`."""
         with self._lock:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.errors import ConfigError
 from imgstored.host import shortage
 from imgstored.view.plain import PlainFolder
@@ -48,7 +49,7 @@ class FilesView:
         try:
             async with self._one_at_a_time:
                 self._tree = tree_of(images(), time.time_ns)
-                await trio.to_thread.run_sync(self._open, self._tree)
+                await lanes.in_thread(self._open, self._tree, kind="view")
             task_status.started()
             await trio.sleep_forever()
         finally:
@@ -69,7 +70,7 @@ class FilesView:
                 await self._update(self._tree, self._tree.remove(image))
 
     async def _update(self, tree: Tree, change: Change) -> None:
-        await trio.to_thread.run_sync(self._make, tree, change)
+        await lanes.in_thread(self._make, tree, change, kind="view")
 
     def _make(self, tree: Tree, change: Change) -> None:
         if self._folder is not None:

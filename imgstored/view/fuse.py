@@ -19,6 +19,7 @@ import pyfuse3
 import structlog
 import trio
 
+from imgstored import lanes
 from imgstored.errors import ConfigError
 from imgstored.host.mounts import mounted_at
 from imgstored.view import mountpoint
@@ -102,14 +103,14 @@ class FuseView:
     async def _show(self, tree: Tree, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mounts, and serves until somebody else unmounts it. Raises `ConfigError`."""
         place = await self._prepare()
-        options = await trio.to_thread.run_sync(_options)
+        options = await lanes.in_thread(_options, kind="view")
         mount = self._mount(tree, place, options)
         log.info("mounted", path=str(place), images=len(tree.root.entries) - 1)
         try:
             await self._serve(place, mount, task_status)
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._unmount, place, mount)
+                await lanes.in_thread(self._unmount, place, mount, kind="view")
 
     async def _put_back(self, tree: Tree) -> None:
         """Shows it again as soon as that is possible, until it is lost again."""
@@ -144,7 +145,9 @@ class FuseView:
     async def _prepare(self) -> Path:
         try:
             with trio.fail_after(_PREPARE_LIMIT):
-                return await trio.to_thread.run_sync(_prepare, self._path, abandon_on_cancel=True)
+                return await trio.to_thread.run_sync(
+                    _prepare, self._path, abandon_on_cancel=True, limiter=self._lookers
+                )
         except trio.TooSlowError:
             raise ConfigError(
                 f"{self._path} does not answer",

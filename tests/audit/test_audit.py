@@ -12,6 +12,7 @@ import pytest
 
 from imgstored.audit import audit
 from imgstored.imports.journal import Journal
+from imgstored.imports.leftovers import INDEX, PAYLOADS
 from imgstored.imports.spec import ImportSpec
 from imgstored.pools.embedded import EmbeddedPool
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_manifest
@@ -194,6 +195,10 @@ ORPHANS: dict[str, tuple[Callable[[Host], object], str]] = {
         lambda host: (host.pool / BASE / "checkpoint").touch(),
         f"1 files that are part of no image: zones/{BASE}/checkpoint",
     ),
+    "an index of a delta": (
+        lambda host: (host.state / "spool" / f"zones-{OTHER}{INDEX}").touch(),
+        f"1 downloads without an import: zones-{OTHER}",
+    ),
     "a download": (
         lambda host: (host.state / "spool" / f"zones-{OTHER}").touch(),
         f"1 downloads without an import: zones-{OTHER}",
@@ -283,6 +288,14 @@ def test_what_an_import_that_goes_on_has_is_no_orphan(host):
     host.manifests.mark("zones", OTHER)
     orphan_row(host, "spools", (f"zones-{OTHER}", 5, 1 << 20))
     (host.state / "spool" / f"zones-{OTHER}").touch()
+    assert host.check() == (0, [])
+
+
+def test_what_deltas_keep_is_no_orphan(host):
+    begun(host, OTHER)
+    for suffix in ("", INDEX, PAYLOADS):
+        (host.state / "spool" / f"zones-{OTHER}{suffix}").touch()
+    (host.state / "library" / BASE / f"index-{'0' * 64}").touch()
     assert host.check() == (0, [])
 
 

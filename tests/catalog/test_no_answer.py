@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from imgstored.errors import ImageNotInstalledError, PoolError
+from imgstored.events.stream import Requester
 from imgstored.pools import timeout
 from imgstored.pools.embedded import EmbeddedPool
 from tests.imports.house import TESTER, open_house, pages, until
@@ -132,7 +133,7 @@ async def test_a_hold_that_is_not_answered_may_still_be_made(
 async def test_a_clients_hold_that_comes_too_late_is_released(hanging_house: Any) -> None:
     async with hanging_house("hold") as house:
         with pytest.raises(PoolError, match="does not answer"):
-            async with house.images.holding(BASE, None, client="vm"):
+            async with house.images.holding(BASE, None, requester=Requester("vm")):
                 raise AssertionError("it is not held")
         released = threading.Event()
         release = house.pool.release

@@ -19,7 +19,7 @@ from tests.support.events import Installed, Installing
 from tests.support.limits import socket_limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -86,6 +86,22 @@ class FakeStore:
             self.left.set()
 
     @asynccontextmanager
+    async def detached(
+        self, uuids: Sequence[str], *, requester: Requester, **wish: Any
+    ) -> AsyncIterator[AsyncIterator[EventDocument]]:
+        async with self.request(uuids, requester=requester, detach=True, **wish) as events:
+            yield events
+
+    newest = 0
+
+    async def follow(self, since: int | None, *, on: bool) -> AsyncGenerator[Any, None]:
+        """The numbered events of the script "events" after `since`."""
+        self.wishes.append({"since": since, "on": on})
+        async for event in self._play(self.scripts["events"]):
+            if event["number"] > (since or 0):
+                yield event
+
+    @asynccontextmanager
     async def install(
         self,
         manifest: Mapping[str, Any],
@@ -104,11 +120,11 @@ class FakeStore:
         self._fail("delete")
         self.images.remove(await self.image(uuid, pool, recursive=False))
 
-    async def hold(self, uuid: str, tag: str, pool: str | None) -> None:
+    async def hold(self, uuid: str, tag: str, pool: str | None, requester: Requester) -> None:
         await self.image(uuid, pool, recursive=False)
         self.held.append(("hold", uuid, tag))
 
-    async def release(self, uuid: str, tag: str, pool: str | None) -> None:
+    async def release(self, uuid: str, tag: str, pool: str | None, requester: Requester) -> None:
         await self.image(uuid, pool, recursive=False)
         self.held.append(("release", uuid, tag))
 
@@ -274,6 +290,8 @@ class FakeStatus:
 
     async def status(self) -> dict[str, Any]:
         self.asked += 1
+        if not self.looks:
+            return {}  # as `du` wants it, which looks at little of it
         look = self.looks[min(self.asked, len(self.looks)) - 1]
         if isinstance(look, ImgstoreError):
             raise look
@@ -345,6 +363,7 @@ class FakeDaemon:
             outdated=self.care,
             usage=self.care,
             history=self.care,
+            event_log=self.store,
             maintenance=self.upkeep,
             verifier=self.verifier,
             maker=self.making,

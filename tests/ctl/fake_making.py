@@ -45,9 +45,17 @@ class FakeMaking:
 
     @asynccontextmanager
     async def publish(
-        self, manifest: Mapping[str, Any], fd: int, url: str, *, client: str, path: str
+        self,
+        manifest: Mapping[str, Any],
+        fd: int,
+        url: str,
+        *,
+        client: str,
+        path: str,
+        token: str | None = None,
     ) -> AsyncIterator[FakeMaking]:
         self.asked.append({"manifest": dict(manifest), "url": url, "file": os.pread(fd, 1 << 20, 0)})
+        self.token = token
         yield self
 
     async def __aiter__(self) -> AsyncIterator[EventDocument]:

@@ -22,7 +22,15 @@ from imgstored.errors import (
     UsageError,
 )
 from tests.ctl.fake_daemon import HOLD
-from tests.support.events import AlreadyInstalled, Importing, Installed, Note, Progress, Resumed
+from tests.support.events import (
+    AlreadyInstalled,
+    ImageProgress,
+    Importing,
+    Installed,
+    Note,
+    Progress,
+    Resumed,
+)
 
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
 V = "11111111-aaaa-4bbb-8ccc-000000000002"
@@ -420,8 +428,85 @@ def test_ctrl_c_ends_the_interest(daemon, imgctl, command):
         assert running.stdout.readline().startswith("Importing")  # at once, although it is a pipe
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=30)
-    assert (running.returncode, out, err) == (130, "", "")
+    said = "imgctl: interrupted: what was downloaded is kept; the same command continues\n"
+    assert (running.returncode, out, err) == (130, "", "" if command == "watch" else said)
     assert daemon.store.left.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"), [(36 << 20, "36.0 MiB kept"), (0, "nothing was downloaded yet")], ids=["some", "none"]
+)
+def test_ctrl_c_says_what_is_kept(daemon, imgctl, kept, said):
+    images = [ImageProgress(U, "a", "1", "downloading", 9, 9, 0, kept=kept)]
+    daemon.store.scripts[U] = [Progress(9, 9, 0.0, images, fraction=0.5), Importing(U, "a", "1", URL), HOLD]
+    with imgctl.start("import", U) as running:
+        assert daemon.store.begun.wait(30)
+        assert running.stdout.readline().startswith("Importing")
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+    assert err == f"imgctl: interrupted: {said}; the same command continues\n"
+
+
+EVENT = {
+    "number": 7,
+    "at": "2026-11-29T00:12:13.456Z",
+    "event": "installed",
+    "uuid": U,
+    "name": "a",
+    "version": "1",
+}
+
+
+def test_events(daemon, imgctl):
+    evil = {**EVENT, "number": 8, "event": "import-failed", "name": "a\x1b[2J", "message": "no\nroom"}
+    daemon.store.scripts["events"] = [{**EVENT, "pool": "zones", "bytes": 5 << 20}, evil]
+    shown = imgctl("events", "--since", "6", "--no-follow")
+    assert shown.stdout.splitlines() == [
+        f"     7  2026-11-29T00:12:13Z  installed         a@1 {U} in zones 5.0 MiB",
+        f"     8  2026-11-29T00:12:13Z  import-failed     a\\x1b[2J@1 {U}: no\\nroom",
+    ]
+    assert daemon.store.wishes == [{"since": 6, "on": False}]
+    lines = imgctl("events", "--since", "7", "-j").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [evil]
+    assert daemon.store.wishes[1:] == [{"since": 7, "on": True}]
+
+
+def test_events_from_now_on_begin_with_the_newest_number(daemon, imgctl):
+    """What comes while the daemon is away before the first event is not missed."""
+    daemon.store.scripts["events"] = []
+    daemon.store.newest = 41
+    assert imgctl("events").stdout == ""
+    assert daemon.store.wishes == [{"since": None, "on": False}, {"since": 41, "on": True}]
+
+
+@pytest.mark.parametrize("arguments", [("--since", "-1"), ("--since", "1" * 20), ("--since", "x"), ("more",)])
+def test_events_that_make_no_sense(daemon, imgctl, arguments):
+    daemon.store.scripts["events"] = []
+    assert imgctl("events", *arguments).returncode == 1
+    assert daemon.store.wishes == []
+
+
+def test_a_detached_import_is_asked_for(daemon, imgctl):
+    daemon.store.scripts[U] = [Importing(U, "a", "1", URL)]
+    done = imgctl("import", "--detach", U)
+    assert done.stdout.splitlines()[-1] == f"Image {U} is being imported; `imgctl wait {U}` waits for it"
+    assert daemon.store.wishes[0]["detach"] is True
+    daemon.store.scripts[U] = [AlreadyInstalled(U, "a", "1")]
+    assert "imgctl wait" not in imgctl("ensure", "--detach", U).stdout
+
+
+@pytest.mark.parametrize("seconds", ["-1", "x", "nan", "1e99"])
+def test_a_time_limit_that_makes_no_sense(daemon, imgctl, seconds):
+    refused = imgctl("wait", "-t", seconds, U)
+    assert (refused.returncode, "invalid number of seconds" in refused.stderr) == (1, True)
+
+
+def test_wait_until_the_time_is_over(daemon, imgctl):
+    daemon.store.scripts |= {U: [HOLD], V: [Installed(V, "b", "1")]}
+    late = imgctl("wait", "-t", "0.5", U, V)
+    assert late.returncode == 124
+    assert f"error (TimedOut): image {U} is not installed after 0.5 s" in late.stderr
+    assert "1 image installed, 1 failed" in late.stdout + late.stderr
 
 
 def test_a_reader_that_leaves_ends_it_quietly(daemon, imgctl):

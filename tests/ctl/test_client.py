@@ -207,7 +207,8 @@ def test_an_image_that_is_no_text_is_refused(client, image):
 
 def test_one_source_may_be_named_without_a_list(client, monkeypatch):
     seen = []
-    monkeypatch.setattr(client, "request", lambda method, params, **_: seen.append(params["sources"]))
+    for name in ("request", "_repeatable"):
+        monkeypatch.setattr(client, name, lambda method, params, *_: seen.append(params["sources"]))
     client.import_image(U, sources="http://images.example.com")
     client.plan(U, sources="http://images.example.com")
     assert seen == [["http://images.example.com"]] * 2

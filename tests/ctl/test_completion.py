@@ -179,7 +179,7 @@ def test_a_script_is_one_that_its_shell_takes(imgctl, shell, program, tmp_path):
         (["list", "-o", "uuid,na"], "fields", "uuid,", "na"),
         (["list", "-s", "uuid,na"], "fields", "uuid,", "na"),
         (["list", "na"], "filters", "", "na"),
-        (["sources", "-t", ""], "=imgapi dsapi static", "", ""),
+        (["sources", "-t", ""], "=imgapi dsapi static oci", "", ""),
         (["get", "-o", ""], "=json yaml", "", ""),
         (["vmadm", "create", "-f", ""], "files", "", ""),
         (["bogus", ""], "", "", ""),

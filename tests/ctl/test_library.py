@@ -6,9 +6,9 @@ import os
 import pydoc
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 import trio
@@ -23,9 +23,6 @@ from imgstored.errors import ImageHeldError
 from imgstored.rpc.params import checked
 from tests.support.checked_client import check
 from tests.support.events import AlreadyInstalled, Note
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CTL = Path(__file__).parents[2] / "ctl"
 U = "11111111-aaaa-4bbb-8ccc-000000000001"
@@ -48,7 +45,8 @@ class Recording(Client):
         return dict.fromkeys(keys)
 
     def exchange(self, method: str, params: Any, file: int | None) -> Any:
-        yield self.asked.append((method, params, file))
+        self.asked.append((method, params, file))
+        yield Note("")
 
     def _another(self) -> Client:
         return self
@@ -66,8 +64,10 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "get": lambda client, _: client.get(U, "p", recursive=True),
     "avail": lambda client, _: client.available(),
     "show": lambda client, _: client.show(U),
-    "import": lambda client, _: client.import_image(U, pool="p", sources=["s"], channel="c", zstream=True),
-    "ensure": lambda client, _: client.ensure([U], pool="p"),
+    "import": lambda client, _: client.import_image(
+        U, pool="p", sources=["s"], channel="c", zstream=True, detach=True
+    ),
+    "ensure": lambda client, _: client.ensure([U], pool="p", detach=True),
     "install": lambda client, path: client.install({}, path, pool="p"),
     "delete": lambda client, _: client.delete(U, "p"),
     "jobs": lambda client, _: client.jobs(),
@@ -105,7 +105,7 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "export": lambda client, _: client.export(
         U, 7, pool="p", compression="xz", index=True, form="raw", path="f"
     ),
-    "publish": lambda client, path: client.publish({}, path, "u"),
+    "publish": lambda client, path: client.publish({}, path, "u", token="t"),
     "site.export": lambda client, _: client.export_site(
         7, ["n"], url="u", keys=["k"], days=3, delete=True, path="f"
     ),
@@ -116,6 +116,7 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "aliases": lambda client, _: client.aliases(),
     "alias": lambda client, _: client.set_alias("a", U),
     "unalias": lambda client, _: client.delete_alias("a"),
+    "events": lambda client, _: [*client.events(3)],
 }
 #: The methods that have another name than their operation.
 NAMES = {
@@ -138,6 +139,7 @@ PARTS: dict[str, Any] = {
     "create": documents.ManifestDocument,
     "export": documents.ManifestDocument,
     "watch": Iterator[events.EventDocument],
+    "events": Iterator[events.NumberedEvent],
 }
 
 
@@ -169,7 +171,7 @@ def test_a_hold_without_a_tag():
 def test_a_method_returns_what_the_protocol_says(name):
     scope = {**vars(documents), **vars(events), **vars(params_module), "Any": Any, "os": os, "Images": str}
     scope |= {"Iterable": Iterable, "Iterator": Iterator, "Mapping": Mapping, "Sequence": Sequence}
-    scope |= {"OnEvent": Any, "Listed": list}
+    scope |= {"Callable": Callable, "OnEvent": Any, "Listed": list}
     method = getattr(Client, NAMES.get(name, name))
     returned = get_type_hints(method, scope)["return"]
     assert returned in (type(None), PARTS.get(name, OPERATIONS[name].result))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from imgctl.errors import CommandError
-from imgctl.text import error_text, paragraph, printable, safe_json, size
+from imgctl.text import error_text, paragraph, printable, safe_json, share_cell, size
 
 any_text = st.text(st.characters(exclude_categories=()))
 
@@ -79,3 +79,18 @@ def test_an_error_with_others_and_a_hint():
 
 def test_an_error_without_a_command_or_a_code():
     assert error_text("imgadm", "", CommandError("", "no")) == "imgadm: error: no"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "done", "total", "shown"),
+    [
+        (0.424, 100, 100, "42%"),
+        (0.9999, 100, 100, "99%"),
+        (1.0, 100, 100, "100%"),
+        (None, 25, 100, "25%"),  # an older daemon
+        (None, 2048, None, "2.0 KiB"),
+        (None, None, None, None),
+    ],
+)
+def test_how_far_an_import_is(fraction, done, total, shown):
+    assert share_cell(fraction, done, total) == shown

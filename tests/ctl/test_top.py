@@ -186,8 +186,18 @@ def test_a_signal_that_ends_it_leaves_the_terminal_in_order(live, number):
         assert FIRST_SCREEN in terminal.shown
 
 
-def test_a_daemon_that_goes_leaves_the_terminal_in_order(live, daemon):
-    with live("-d", "0.1") as terminal:
+def test_a_daemon_that_goes_is_waited_for(live, daemon):
+    with live("-d", "0.1", environment={"IMGCTL_RECONNECT": ""}) as terminal:
+        terminal.wait_for("base@1.0")
+        daemon.stop()
+        terminal.wait_for("imgstored is away")
+        terminal.type("q")
+        assert terminal.end() == 0
+        assert terminal.restored
+
+
+def test_a_daemon_that_does_not_come_back_leaves_the_terminal_in_order(live, daemon):
+    with live("-d", "0.1", environment={"IMGCTL_RECONNECT": "0.5"}) as terminal:
         terminal.wait_for("base@1.0")
         daemon.stop()
         assert terminal.end() == 1

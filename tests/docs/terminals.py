@@ -85,7 +85,7 @@ SESSIONS = (
             "imgctl config show | head -n 3",
             "imgctl config check --config /tmp/wrong.toml",
         ),
-        before=("printf 'limts = 1\\n[view]\\nmode = \"fues\"\\n' > /tmp/wrong.toml",),
+        before=("printf '[view]\\npth = 1\\nmode = \"fues\"\\n' > /tmp/wrong.toml",),
     ),
     Session(
         "Completion",

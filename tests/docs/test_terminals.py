@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from itertools import zip_longest
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -17,8 +18,8 @@ from tests.docs.pages import matches
 @pytest.mark.timeout(300)
 def test_the_page_is_what_terminals_show():
     shown, now = terminals.PAGE.read_text(), terminals.page()
-    if not matches(shown.rstrip("\n"), now.rstrip("\n")):
-        assert now == shown, "run `python -m tests.docs.terminals`, and look at what has changed"
+    lines = [*zip_longest(shown.splitlines(), now.splitlines(), fillvalue="")]
+    assert [pair for pair in lines if not matches(*pair)] == [], "run `python -m tests.docs.terminals`"
 
 
 @pytest.mark.parametrize("name", terminals.TERMINALS)

@@ -65,7 +65,7 @@ def left(tmp_path_factory):
                 assert daemon.stop() == 0
                 client.communicate(timeout=30)
             gate.open()
-            for database in ("journal", "history"):
+            for database in ("journal", "history", "events"):
                 # All in one file, so that what is damaged there is read.
                 with closing(sqlite3.connect(tmp / "store" / "state" / f"{database}.sqlite")) as db:
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ import json, os, sys, threading
 from imgctl import Client
 import imgctl.client
 socket, path, what, manifest = sys.argv[1:]
-fd = os.open(path, os.O_RDWR)
+fd = os.open(path, os.O_RDONLY if what == "site" else os.O_RDWR)
 print("open", flush=True)
 sys.stdin.readline()
 client = Client(socket)
@@ -33,6 +34,8 @@ def work():
     try:
         if what == "install":
             client.install(json.loads(open(manifest).read()), path)
+        elif what == "site":
+            client.export_site(fd)
         else:
             client.export(manifest, fd)
     except BaseException as error:
@@ -206,3 +209,34 @@ def test_what_is_no_image_file_is_refused_at_once(daemon, image, tmp_path, what)
     assert any(words in said.stderr for words in expected), said.stderr
     assert jobs(daemon) == "[]"
     assert daemon.imgctl("install", "-m", str(image), "-f", str(tmp_path / "f")).returncode == 0
+
+
+@pytest.mark.parametrize("how", ["left", "stopped"])
+def test_a_site_on_a_disk_that_is_gone_holds_up_nobody(tmp_path, served, disk, how):
+    """Nor the next export, for which there is one thread."""
+    config = static_source(served.url) + "[library]\nkeep_mib = 100\n"
+    (disk.source / "www").mkdir()
+    (tmp_path / "www").mkdir()
+    with Daemon(tmp_path / "store", config=config) as daemon:
+        daemon.imgctl("import", BASE, check=True)
+        client = FileOnDisk(daemon, disk.place / "www", "site", "-")
+        try:
+            disk.stop()
+            client.go()
+            until(lambda: '"method": "site.export"' in daemon.log.read_text() or _exporting(daemon))
+            if how == "left":
+                client.go()
+                assert client.said() == "left\n"
+                done = daemon.imgctl("export-site", str(tmp_path / "www"), timeout=50)
+                assert done.returncode == 0, done.stderr
+                assert (tmp_path / "www" / "images" / BASE / "file").exists()
+            assert stopped(daemon)
+        finally:
+            disk.go_on()
+            client.end()
+
+
+def _exporting(daemon):
+    """Whether a thread of the daemon waits for the disk."""
+    tasks = Path(f"/proc/{daemon.pid}/task")
+    return any((each / "wchan").read_text().startswith(("request_wait", "fuse")) for each in tasks.iterdir())

@@ -10,7 +10,10 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import made_image, static_source
+from tests.e2e.test_fairness import limit_files
 from tests.e2e.test_on_demand import until
 from tests.support.daemon import Daemon
 from tests.support.faulty_server import FaultyServer
@@ -92,3 +95,25 @@ def test_a_configuration_that_needs_more_raises_it_again(tmp_path):
         daemon.config_file.write_text(text + "[limits]\nclients = 400\n")
         os.kill(daemon.pid, signal.SIGHUP)
         until(lambda: soft_limit(daemon.pid) == before + 2 * (400 - 256))
+
+
+@pytest.mark.slow
+def test_an_import_that_has_no_descriptors_left_says_so_wherever_that_is(tmp_path, served):
+    """Whatever it wanted to open: imgadm's file, a lock, the spool, the pool, a module of Python's."""
+    uuid_ = "11111111-aaaa-4bbb-8ccc-0000000000aa"
+    served.pages.add(*made_image(uuid_, size=1 << 20))
+    said = set()
+    with Daemon(tmp_path / "store", config=static_source(served.url)) as daemon:
+        daemon.imgctl("avail", check=True)
+        for few in range(1, 40):
+            numbers = {int(each.name) for each in Path(f"/proc/{daemon.pid}/fd").iterdir()}
+            limit_files(daemon.pid, max(numbers) + 1 + few)
+            done = daemon.imgctl("import", uuid_, timeout=60)
+            limit_files(daemon.pid, 512)
+            if done.returncode == 0:
+                break
+            assert "oo many open files" in done.stderr, done.stderr
+            assert "limits.connections" in done.stderr, done.stderr
+            said.add(done.stderr.splitlines()[0])
+        assert done.returncode == 0
+        assert said

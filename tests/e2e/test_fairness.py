@@ -18,10 +18,12 @@ from imgproto.operations import OPERATIONS
 
 from tests.e2e.conftest import static_source
 from tests.e2e.test_on_demand import until
+from tests.e2e.test_threads import LanedDaemon
 from tests.support.access import let_everybody_in
 from tests.support.crowd import Crowd
 from tests.support.daemon import CHAIN_TOP, ZVOL, Daemon
 from tests.support.faulty_server import FaultyServer
+from tests.support.flood import Flood
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -97,6 +99,28 @@ def test_a_crowd_of_one_user_takes_little_memory_and_holds_up_nobody(daemon, met
 
 @pytest.mark.alone
 @pytest.mark.slow
+def test_a_user_who_connects_all_the_time_holds_up_nobody(daemon):
+    let_everybody_in(daemon.folder)
+    with daemon.client() as client:
+        client.call("hello", client="tests", protocol=1)
+
+    def seconds() -> float:
+        began = time.monotonic()
+        for _ in range(10):
+            with daemon.client() as client:
+                client.call("hello", client="tests", protocol=1)
+        return time.monotonic() - began
+
+    alone = seconds()
+    with Flood(daemon.socket):
+        # When each connection got a thread or two, before it was refused: 10 to 20 s.
+        assert seconds() < 20 * alone + 5
+    until(lambda: "connects too often" in daemon.log.read_text())
+    assert daemon.log.read_text().count("connects too often") < 30
+
+
+@pytest.mark.alone
+@pytest.mark.slow
 def test_a_server_that_sends_single_bytes_is_asked_once_and_holds_up_nobody(tmp_path, served):
     listed = json.dumps([{"uuid": str(uuid.UUID(int=row)), "name": "x" * 300} for row in range(400)]).encode()
     chunks = b"".join(b"1\r\n" + bytes([byte]) + b"\r\n" for byte in listed) + b"0\r\n\r\n"
@@ -166,12 +190,6 @@ def test_what_is_refused_thousands_of_times_takes_a_few_lines(daemon):
         for _ in range(500):
             client.call("hello", client="tests", protocol=1)
     assert daemon.log.read_text().count("\n") - before < 20
-
-
-class LanedDaemon(Daemon):
-    """Fails requests that read and take a thread of trio's own."""
-
-    program = "tests.support.laned_daemon"
 
 
 @pytest.mark.slow

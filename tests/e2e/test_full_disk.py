@@ -78,15 +78,17 @@ def test_it_starts_and_goes_on_when_there_is_room(tmp_path, served, disk, left):
         assert "imports wait for the journal: there is no room left" in refused.stderr
         assert "hint: free space" in refused.stderr
         # Whoever looks is told.
-        (journal, history) = problems(daemon)
-        assert (journal["code"], history["code"]) == ("NoSpace", "NoSpace")
+        (journal, history, events) = problems(daemon)
+        assert {journal["code"], history["code"], events["code"]} == {"NoSpace"}
         assert "journal.sqlite" in journal["message"]
         assert "history.sqlite" in history["message"]
+        assert "events.sqlite" in events["message"]
+        assert "events.sqlite" in daemon.imgctl("events", "--since", "0", "--no-follow").stderr
         told = daemon.imgctl("status")
         assert told.returncode == 1
         assert "there is no room left for" in told.stdout
         found = json.loads(daemon.imgctl("doctor", "-j").stdout)["findings"]
-        assert [f["status"] for f in found if f["check"] == "state"] == ["fail", "fail"]
+        assert [f["status"] for f in found if f["check"] == "state"] == ["fail"] * 3
         assert "imports wait for the journal" in daemon.log.read_text()
         # A deletion makes room, and the daemon goes on by itself.
         daemon.imgctl("delete", ZVOL, check=True)
@@ -104,6 +106,10 @@ def test_it_starts_and_goes_on_when_there_is_room(tmp_path, served, disk, left):
             ("delete", ZVOL),
             ("import", ZVOL),
         ]
+        with daemon.client() as client:
+            names = [event["event"] for event in client.events(0, follow=False)]
+        assert names[-1] == "installed"
+        assert {"deleted", "import-failed"} <= set(names)
         assert daemon.stop() == 0
 
 

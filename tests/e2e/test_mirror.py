@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from tests.e2e.conftest import gated, made_image, static_source
 from tests.support.daemon import Daemon
+from tests.support.faulty_server import FaultyServer
+from tests.support.full import small
 from tests.support.http_server import PATIENCE
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_manifest
 
@@ -129,6 +135,128 @@ def test_a_schedule_keeps_up_and_lets_go(tmp_path, several):
     with Daemon(tmp_path / "keeper", config=static_source(several.url) + ROOM) as daemon:
         # Without a schedule its images are files like others.
         until(lambda: kinds(daemon) == {UUIDS[3]: "mirrored", UUIDS[4]: "kept"})
+
+
+def test_an_incomplete_list_lets_nothing_go(tmp_path, several):
+    """The other server's list is cut: what it lacks may still be there."""
+    listed = [each for each in several.pages.manifests if each["uuid"] in UUIDS]
+    known = {each["uuid"]: each for each in listed}
+    cut = threading.Event()
+    asked = []
+
+    def answer(request, wire):
+        url = urlsplit(request.target)
+        if url.path == "/ping":
+            return wire.reply("200 OK", {}, b'{"ping": "pong", "imgapi": true}')
+        if url.path == "/images":
+            # The newer half of it, and no further pages.
+            limit = int(parse_qs(url.query)["limit"][0])
+            body = listed[2:][: min(2, limit)] if cut.is_set() else listed[:limit]
+            asked.append(cut.is_set())
+            return wire.reply("200 OK", {}, json.dumps(body).encode())
+        _, _, uuid, *rest = url.path.split("/")
+        if rest:
+            return wire.part((several.pages.folder / uuid / "file").read_bytes(), request)
+        return wire.reply("200 OK", {}, json.dumps(known[uuid]).encode())
+
+    with FaultyServer(answer) as server:
+        table = f'[[mirror]]\nurl = "{server.url}"\nname = "app"\nevery = "1s"\n'
+        source = static_source(server.url).replace("static", "imgapi")
+        with Daemon(tmp_path / "keeper", config=source + table) as daemon:
+            until(lambda: library(daemon) == UUIDS[:4])
+            cut.set()
+            until(lambda: asked.count(True) > 6)
+            assert library(daemon) == UUIDS[:4]
+            assert set(kinds(daemon).values()) == {"scheduled"}
+
+
+def test_a_server_that_sends_nothing_holds_up_no_other(tmp_path, several):
+    """All of its places are taken, as long as it likes; other mirrors, and hosts that pull, have theirs."""
+    listed = [
+        {**each, "uuid": f"22222222-aaaa-4bbb-8ccc-0000000009{number:02}", "name": "slow"}
+        for number, each in enumerate([several.pages.manifests[-1]] * 12)
+    ]
+    known = {each["uuid"]: each for each in listed}
+    release, asked = threading.Event(), []
+
+    def answer(request, wire):
+        path = urlsplit(request.target).path
+        if path == "/ping":
+            return wire.reply("200 OK", {}, b'{"ping": "pong", "imgapi": true}')
+        if path == "/images":
+            return wire.reply("200 OK", {}, json.dumps(listed).encode())
+        _, _, uuid, *rest = path.split("/")
+        if not rest:
+            return wire.reply("200 OK", {}, json.dumps(known[uuid]).encode())
+        asked.append(uuid)
+        release.wait(PATIENCE)
+        return wire.close()
+
+    with FaultyServer(answer) as server:
+        sources = static_source(several.url) + static_source(server.url).replace("static", "imgapi")
+        table = f'[[mirror]]\nurl = "{server.url}"\nevery = "1h"\n'
+        limits = "[limits]\nimports = 1\n"
+        try:
+            with Daemon(tmp_path / "keeper", config=sources + LIBRARY + table + limits) as daemon:
+                until(lambda: asked)
+                done = mirror(daemon, "--name", "app", several.url)
+                assert len(done["new"]) == 4
+                release.set()
+        finally:
+            release.set()
+
+
+def test_another_file_under_the_uuid_is_named_and_stays(keeper, several):
+    mirror(keeper, "--name", "app", several.url)
+    before = (keeper.folder / "state" / "library" / UUIDS[1] / "file").read_bytes()
+    several.pages.manifests[:] = [each for each in several.pages.manifests if each["uuid"] != UUIDS[1]]
+    manifest, file = made_image(UUIDS[1], size=MIB, seed=77, name="app", version="1.1.0")
+    several.pages.add(manifest, file)
+    keeper.stop()  # it has the list
+    keeper.start()
+    done = mirror(keeper, "--name", "app", several.url, status=1)
+    assert (done["new"], [each["uuid"] for each in done["failed"]]) == ([], [UUIDS[1]])
+    assert "another file" in done["failed"][0]["error"]["message"]
+    assert (keeper.folder / "state" / "library" / UUIDS[1] / "file").read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_what_the_library_cannot_keep_has_failed(tmp_path, served):
+    """There is room for the file while it comes, and none for what goes with it."""
+    manifest, file = made_image(LARGE, size=2 * MIB)
+    served.pages.add(manifest, file)
+    with small(tmp_path / "disk", 8 * MIB) as folder:
+        config = static_source(served.url) + f'[library]\nkeep_mib = 1\npath = "{folder}/library"\n'
+        with Daemon(tmp_path / "keeper", config=config + "[limits]\nmin_free_mib = 1\n") as daemon:
+            taken = folder / "library" / LARGE
+            taken.write_bytes(b"in the way of the folder")
+            done = mirror(daemon, "--name", manifest["name"], served.url, status=1)
+            assert (done["new"], [each["uuid"] for each in done["failed"]]) == ([], [LARGE])
+            assert "the library cannot keep the file" in done["failed"][0]["error"]["message"]
+            taken.unlink()
+            assert len(mirror(daemon, "--name", manifest["name"], served.url)["new"]) == 1
+
+
+def test_schedules_come_and_go_with_the_configuration(tmp_path, several):
+    table = f'[[mirror]]\nurl = "{several.url}"\nname = "app"\nevery = "1s"\nnewest = '
+    config = static_source(several.url) + ROOM
+    with Daemon(tmp_path / "keeper", config=config + table + "1\n") as daemon:
+        until(lambda: library(daemon) == [UUIDS[3]])
+
+        def reload(old, new):
+            text = daemon.config_file.read_text()
+            assert old in text
+            daemon.config_file.write_text(text.replace(old, new))
+            os.kill(daemon.pid, signal.SIGHUP)
+
+        reload("newest = 1", "newest = 3")
+        until(lambda: library(daemon) == UUIDS[1:4])
+        until(lambda: set(kinds(daemon).values()) == {"scheduled"})
+        reload("newest = 3", "newest = 2")
+        until(lambda: kinds(daemon).get(UUIDS[1]) == "kept")
+        assert {kinds(daemon)[uuid] for uuid in UUIDS[2:4]} == {"scheduled"}
+        reload(table + "2\n", "")
+        until(lambda: set(kinds(daemon).values()) == {"kept"})
 
 
 def kinds(daemon):

@@ -143,6 +143,7 @@ def requests_of(url: str, dead: int) -> dict[str, list[dict[str, Any]]]:
         "release": [{**image, "tag": "t"}],
         "resolve": [{"names": ["x"], "among": each} for each in ("available", "active", "history", "jobs")],
         "history": [{}],
+        "events": [{"since": 0, "follow": False}],
         "update": [{}],
         "vacuum": [{}],
         "verify": [{}],
@@ -198,7 +199,7 @@ def kept(daemon: Daemon) -> dict[str, str]:
     state = daemon.folder / "state"
     places = [state / "imgadm", state / "receipts", state / "lists", daemon.images]
     files = [path for place in places for path in place.rglob("*") if path.is_file()]
-    files += [*state.glob("history.sqlite*"), daemon.log]
+    files += [*state.glob("history.sqlite*"), *state.glob("events.sqlite*"), daemon.log]
     return {
         "the journal": journal(state),
         **{str(path): path.read_bytes().decode("latin-1") for path in files},

@@ -15,12 +15,14 @@ from contextlib import contextmanager
 import pytest
 
 from tests.e2e.conftest import made_image, static_source
+from tests.e2e.test_on_demand import until
 from tests.support.daemon import Daemon
 from tests.support.full import small
 from tests.support.http_server import PATIENCE
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 from tests.support.nginx import free_port
 
+MIB = 1 << 20
 MADE = "22222222-aaaa-4bbb-8ccc-000000000031"
 MISSING = "11111111-aaaa-4bbb-8ccc-0000000000ff"
 
@@ -124,6 +126,48 @@ def test_curl_downloads_in_parts(tmp_path, serving):
     target.write_bytes(fixture_file(BASE).read_bytes()[:1000])
     subprocess.run(["curl", "-sf", "-C", "-", "-o", str(target), url], check=True, timeout=PATIENCE)
     assert target.read_bytes() == fixture_file(BASE).read_bytes()
+
+
+def test_status_and_metrics_show_what_is_kept_and_served(tmp_path, served):
+    config = static_source(served.url) + '[metrics]\nlisten = "unix:' + str(tmp_path / "m.sock") + '"\n'
+    served.pages.add(*made_image(MADE, size=MIB))
+    with image_server(tmp_path / "server", config, keep=2) as server:
+        ctl = server.daemon.imgctl
+        for uuid in (BASE, ZVOL, MADE):
+            ctl("import", uuid, check=True)
+        file = fixture_manifest(ZVOL)["files"][0]
+        assert len(server.get(f"/images/{ZVOL}/file")[2]) == file["size"]
+        server.get("/ping")
+
+        def status():
+            with server.daemon.client() as client:
+                return client.status()
+
+        until(lambda: status()["server"]["connections"] == 0)
+        found = status()
+        library, http = found["library"], found["server"]
+        # There is room for two of the three.
+        assert (library["images"], library["evicted"], library["budget"]) == (2, 1, 2 * MIB)
+        assert library["evicted_bytes"] == fixture_manifest(BASE)["files"][0]["size"]
+        assert library["kept"] == library["size"] <= 2 * MIB
+        assert (http["listen"], http["requests"], http["refused"]) == (server.url[7:], 2, 0)
+        assert file["size"] < http["sent_bytes"] < file["size"] + 2000
+        shown = ctl("status").stdout
+        assert "Library: 2 images of " in shown
+        assert "1 file evicted" in shown
+        assert f"Image server at {server.url[7:]}: 0 connections, 2 requests, " in shown
+        assert "Library: 2 images of " in ctl("du").stdout
+        metrics = subprocess.run(
+            ["curl", "-sf", "--unix-socket", str(tmp_path / "m.sock"), "http://x/metrics"],
+            capture_output=True, text=True, check=True, timeout=PATIENCE,
+        ).stdout  # fmt: skip
+        for line in (
+            "imgstored_library_images 2.0",
+            "imgstored_library_evicted_total 1.0",
+            "imgstored_server_requests_total 2.0",
+            f"imgstored_server_sent_bytes_total {float(http['sent_bytes'])}",
+        ):
+            assert line in metrics
 
 
 def test_writing_is_refused(serving):

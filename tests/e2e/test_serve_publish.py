@@ -6,11 +6,14 @@ import base64
 import hashlib
 import http.client
 import json
+import os
+import signal
 import socket
 import time
 
 import pytest
 
+from tests.e2e.test_on_demand import until
 from tests.support.daemon import Daemon
 from tests.support.http_server import PATIENCE, everything
 from tests.support.image_site import BASE, INCREMENTAL, fixture_file, fixture_manifest
@@ -18,6 +21,7 @@ from tests.support.nginx import free_port
 
 TOKEN = "a-token-that-nobody-guesses"
 MIB = 1 << 20
+MISSING = "11111111-aaaa-4bbb-8ccc-0000000000ff"
 
 
 class Server:
@@ -80,6 +84,37 @@ def test_imgctl_publishes_and_another_host_imports(tmp_path, server):
         assert reader.imgctl("verify").returncode == 0
 
 
+def test_a_token_comes_from_a_file_or_the_environment(tmp_path, server, monkeypatch):
+    manifest, token = tmp_path / "manifest.json", tmp_path / "token"
+    manifest.write_text(json.dumps(fixture_manifest(BASE)))
+    with Daemon(tmp_path / "author") as author:
+
+        def publish(*words):
+            file = str(fixture_file(BASE))
+            return author.imgctl("publish", "-m", str(manifest), "-f", file, *words, server.url)
+
+        refused = publish()
+        assert refused.returncode == 1
+        assert "(UnauthorizedError)" in refused.stderr
+        assert "--token-file" in refused.stderr
+        token.write_text("another-token-of-the-tests-9876543210\n")
+        refused = publish("--token-file", str(token))
+        assert "(UnauthorizedError)" in refused.stderr
+        for text in ("", "two words\n", "\xff" * 20):
+            token.write_text(text)
+            refused = publish("--token-file", str(token))
+            assert "(Usage)" in refused.stderr
+        assert "(Usage)" in publish("--token-file", str(tmp_path / "missing")).stderr
+        token.write_text(f"{TOKEN}\n")
+        done = publish("--token-file", str(token))
+        assert done.returncode == 0, done.stderr
+        assert server.ask("DELETE", f"/images/{BASE}")[0] == 204
+        author.environment["IMGCTL_TOKEN"] = TOKEN
+        assert publish().returncode == 0
+        assert TOKEN not in author.log.read_text()
+        assert "another-token" not in author.log.read_text()
+
+
 def test_nobody_sees_an_image_before_it_is_active(server):
     manifest = fixture_manifest(BASE)
     file = fixture_file(BASE).read_bytes()
@@ -89,6 +124,11 @@ def test_nobody_sees_an_image_before_it_is_active(server):
         assert server.ask("GET", path, token=None)[0] == 404
     assert server.ask("GET", "/images?state=all", token=None)[1] == []
     assert [each["uuid"] for each in server.ask("GET", "/images?state=all")[1]] == [BASE]
+    # Nor whether there is one: as a marker it is like any uuid of no image.
+    refused = server.ask("GET", f"/images?marker={BASE}", token=None)
+    assert refused[0] == 422
+    missing = server.ask("GET", f"/images?marker={MISSING}", token=None)
+    assert json.dumps(refused).replace(BASE, MISSING) == json.dumps(missing)
     assert server.ask("POST", f"/images/{BASE}?action=activate")[1]["code"] == "NoActivationNoFile"
     assert server.ask("PUT", f"/images/{BASE}/file?compression=gzip", file)[0] == 200
     assert server.ask("GET", f"/images/{BASE}/file", token=None)[0] == 404
@@ -248,3 +288,49 @@ def test_a_token_that_can_be_guessed_is_refused_at_the_start(tmp_path):
     config = '[serve]\nlisten = "127.0.0.1:1"\ntokens = { ci = "short" }\n'
     with pytest.raises(RuntimeError, match=r"serve\.tokens\.ci: shorter than 16"):
         Daemon(tmp_path / "server", config=config).start()
+
+
+def test_a_changed_configuration_counts_at_once(tmp_path, server):
+    """Tokens, the address, and a fault, which changes nothing; what is under way goes on."""
+    config, log = server.daemon.config_file, server.daemon.log
+    text = config.read_text()
+    server.publish(BASE)
+    kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    kept.connect()
+    slow = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    slow.sendall(f"GET /images/{BASE}/file HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    begun = slow.recv(1000)
+
+    def reload(new, event):
+        count = log.read_text().count(event)
+        config.write_text(new)
+        os.kill(server.daemon.pid, signal.SIGHUP)
+        until(lambda: log.read_text().count(event) > count)
+
+    other = "another-token-of-the-tests-9876543210"
+    reload(text.replace(TOKEN, other), "read the configuration again")
+    # The token that was taken away counts no longer, on a connection of before neither.
+    kept.request("DELETE", f"/images/{BASE}", headers={"Authorization": f"Bearer {TOKEN}"})
+    answer = kept.getresponse()
+    assert (answer.status, json.loads(answer.read())["code"]) == (401, "UnauthorizedError")
+    assert server.ask("POST", f"/images/{BASE}?action=disable", token=other)[0] == 200
+    assert server.ask("POST", f"/images/{BASE}?action=enable", token=other)[0] == 200
+    reload(text.replace(TOKEN, "short"), "the configuration stays as it was")
+    assert server.ask("POST", f"/images/{BASE}?action=enable", token=other)[0] == 200
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        reload(text.replace(str(server.port), str(port)), "the image server stays as it was")
+        assert server.ask("GET", "/ping", token=None)[0] == 200
+    before, moved = server.port, free_port()
+    reload(text.replace(str(server.port), str(moved)), "read the configuration again")
+    server.port = moved
+    assert server.ask("GET", "/ping", token=None)[0] == 200
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", before), timeout=PATIENCE)
+    # Who was connected has the rest.
+    body = begun.partition(b"\r\n\r\n")[2]
+    while len(body) < fixture_manifest(BASE)["files"][0]["size"]:
+        body += slow.recv(1 << 20)
+    assert body == fixture_file(BASE).read_bytes()
+    for each in (slow, kept):
+        each.close()

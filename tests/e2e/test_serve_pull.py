@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -162,6 +164,47 @@ def test_the_end_is_held_back_until_the_checksum_is_right(tmp_path, served):
             assert refused.value.code == 503
             assert json.loads(refused.value.read())["code"] == "RemoteSourceError"
         assert not (rack.folder / "state" / "library" / LARGE).exists()
+
+
+def test_what_was_wrong_is_completed_by_no_range(tmp_path, served):
+    """A wrong file came half, and the source has the right one by now: `curl -C -` gets no other half."""
+    manifest, file = made_image(LARGE, size=4 * MIB)
+    wrong = bytearray(file)
+    wrong[0] ^= 1
+    path = served.pages.folder / LARGE / "file"
+    served.pages.add(manifest, file)
+    path.write_bytes(wrong)
+    port = free_port()
+    with Daemon(tmp_path / "rack", config=static_source(served.url) + settings(port)) as rack:
+        url = f"http://127.0.0.1:{port}/images/{LARGE}/file"
+        target = tmp_path / "part"
+        curl = ["curl", "-s", "-D", str(tmp_path / "head"), "-o", str(target), url]
+        cut = subprocess.run(curl, timeout=PATIENCE)
+        assert cut.returncode == 18  # a partial file
+        assert bytes(wrong).startswith(target.read_bytes())
+        etag = re.search(r"(?i)etag: (\S+)", (tmp_path / "head").read_text())[1]
+        rack.stop()
+        path.write_bytes(file)
+        rack.start()
+        assert get(url) == file
+        # By If-Range it is known for other bytes; whoever gives none gets no range at all.
+        assert get(url, Range="bytes=1000-", **{"If-Range": etag}) == file
+        again = subprocess.run(["curl", "-sf", "-C", "-", "-o", str(target), url], timeout=PATIENCE)
+        assert again.returncode == 33  # no ranges
+        assert bytes(wrong).startswith(target.read_bytes())
+        # Whoever has these very bytes goes on, and a host installs it.
+        assert get(url, Range="bytes=1000-", **{"If-Range": head(url)}) == file[1000:]
+        assert head(url) != etag
+        with Daemon(tmp_path / "host", config=f'[[sources]]\nurl = "http://127.0.0.1:{port}"\n') as host:
+            assert host.imgctl("import", LARGE).returncode == 0
+        assert '"event": "fetched a file for others"' in rack.log.read_text()
+
+
+def head(url):
+    """The ETag."""
+    request = urllib.request.Request(url, method="HEAD")
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        return answer.headers["ETag"]
 
 
 def test_after_kill_9_it_goes_on_where_it_was(held, served, large):

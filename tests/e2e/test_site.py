@@ -107,6 +107,22 @@ def test_the_plainest_web_server_will_do(tmp_path, maker, folder):
             server.terminate()
 
 
+def test_a_manifest_is_no_page(maker, served, folder):
+    """A plain web server says text/html of index.html: what a browser makes of it has no tags."""
+    text = "<script>alert('</html>')</script>"
+    manifest, file = made_image(MADE, size=1 << 20, description=text, tags={text: text})
+    served.pages.add(manifest, file)
+    add(maker, MADE)
+    export(maker, folder, "--url", "http://www.example.com")
+    pages = list(folder.rglob("index.html"))
+    assert len(pages) == 2 + 2 * 4
+    assert not any(b"<" in page.read_bytes() for page in pages)
+    shown = json.loads((folder / "images" / MADE / "index.html").read_bytes())
+    assert (shown["description"], shown["tags"]) == (text, {text: text})
+    listed = json.loads((folder / "images" / "index.html").read_bytes())
+    assert shown in listed
+
+
 def test_a_folder_of_another_user(maker, folder):
     """Whose web server reads it; root's files stay root's."""
     folder.mkdir()

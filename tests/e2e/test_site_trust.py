@@ -121,11 +121,11 @@ def test_a_key_with_a_password_and_one_that_others_can_read(site):
     done = site.maker.imgctl("export-site", "--sign", str(path), str(site.images.parent))
     assert (done.returncode, "has a password" in done.stderr) == (1, True)
     assert "others can read the secret key" in done.stderr
-    site.maker._environment["IMGCTL_KEY_PASSWORD"] = "wrong"
+    site.maker.environment["IMGCTL_KEY_PASSWORD"] = "wrong"
     done = site.maker.imgctl("export-site", "--sign", str(path), str(site.images.parent))
     assert (done.returncode, "the password is wrong" in done.stderr) == (1, True)
     assert not site.pointer.exists()
-    site.maker._environment["IMGCTL_KEY_PASSWORD"] = "open sesame"
+    site.maker.environment["IMGCTL_KEY_PASSWORD"] = "open sesame"
     site.maker.imgctl("export-site", "--sign", str(path), str(site.images.parent), check=True)
     (signature,) = parse_signatures(site.pointer.read_bytes())
     assert signature.is_of(KEY.public, site.index().read_bytes())

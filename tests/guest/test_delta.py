@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import subprocess
 from typing import TYPE_CHECKING
@@ -53,22 +54,23 @@ def filesystems(pool: Zpool, record_size: str) -> tuple[bytes, bytes]:
 
 def volumes(pool: Zpool, block_size: str) -> tuple[bytes, bytes]:
     """Two snapshots of one volume, between which some of it was written to."""
-    run("zfs", "create", "-V", "24M", "-b", block_size, f"{ORIGIN}/disk")
+    run("zfs", "create", "-V", "12M", "-b", block_size, f"{ORIGIN}/disk")
     device, chance = pool.device("disk"), random.Random(3)
-    write(device, 0, chance.randbytes(12 * _MIB))
+    write(device, {0: chance.randbytes(6 * _MIB)})
     run("zfs", "snapshot", f"{ORIGIN}/disk@final")
-    for _ in range(20):
-        write(device, chance.randrange(0, 20 * _MIB, 4096), chance.randbytes(64 << 10))
+    places = [chance.randrange(0, 10 * _MIB, 4096) for _ in range(8)]
+    write(device, {place: chance.randbytes(32 << 10) for place in places})
     run("zfs", "snapshot", f"{ORIGIN}/disk@next")
     return sent(f"{ORIGIN}/disk@final"), sent(f"{ORIGIN}/disk@next")
 
 
-def write(device: Path, offset: int, data: bytes) -> None:
+def write(device: Path, pieces: dict[int, bytes]) -> None:
     with device.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
+        for offset, data in pieces.items():
+            file.seek(offset)
+            file.write(data)
         file.flush()
-    run("sync", str(device))
+        os.fsync(file.fileno())
 
 
 @pytest.mark.parametrize("size", ["8K", "128K"])
@@ -104,5 +106,8 @@ def test_what_a_delta_brings_is_what_a_whole_file_brings(host: Host, make, size)
 
 
 def run_ctl(host: Host, *arguments: str) -> None:
-    done = host.daemon.imgctl(*arguments, timeout=150)
+    try:
+        done = host.daemon.imgctl(*arguments, timeout=100)
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(host.daemon.log.read_text()[-4000:]) from error
     assert done.returncode == 0, done.stderr

@@ -8,12 +8,29 @@ from hypothesis import strategies as st
 
 from imgstored import config, specs
 from imgstored.errors import ConfigError
-from imgstored.httpd.address import TcpAddress, UnixAddress
+from imgstored.httpd.address import TcpAddress, UnixAddress, counted_as
 from imgstored.httpd.address import parse_listen as parse
 
 
 def parse_listen(text):
     return parse(text, key="metrics.listen", example="127.0.0.1:9275")
+
+
+@pytest.mark.parametrize(
+    ("client", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("unix", "unix"),
+        ("a:b", "a:b"),
+    ],
+)
+def test_whom_an_address_counts_as(client, counted):
+    assert counted_as(client) == counted
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import http.client
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 import urllib.request
@@ -96,15 +97,17 @@ def test_what_is_wrong_is_refused(data, status):
 
 
 def test_a_length_beside_chunks_is_never_two_requests():
-    """RFC 9112, 6.1: the chunks count, or it is refused; what follows is never taken for a request."""
-    smuggled = (
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
-        b"5\r\nhello\r\n0\r\n\r\n"
-    )
-    with serving(echo) as server:
-        answer = server.say(smuggled)
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert status_of(answer) in (200, 400)
+    """RFC 9112, 6.1 and 6.3: refused, and what follows is never taken for a request."""
+    for head in (
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n",
+        b"POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ):
+        with serving(echo) as server:
+            answer = server.say(head + b"5\r\nhello\r\n0\r\n\r\n" + get("/smuggled"))
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert status_of(answer) == 400
+        assert b"Connection: close" in answer
 
 
 def test_a_body_comes_in_chunks_or_whole():
@@ -185,6 +188,15 @@ def test_one_address_cannot_take_all_places():
         assert b"200 OK" in server.say(get("/", "Connection: close"))
         for each in held:
             each.close()
+
+
+def test_the_last_descriptors_are_for_others(monkeypatch):
+    with serving(hello) as server:
+        monkeypatch.setattr("imgstored.host.descriptors.is_reserved", lambda _: True)
+        with server.connect() as more:
+            assert status_of(everything(more)) == 503
+        monkeypatch.undo()
+        assert b"200 OK" in server.say(get("/", "Connection: close"))
 
 
 def test_idle_connections_hold_no_thread():
@@ -276,6 +288,24 @@ def test_the_rate_is_bounded_and_shared(file):
         began = time.monotonic()
         assert len(server.say(get("/", "Connection: close"))) > 2 * MIB
         assert time.monotonic() - began > 0.2  # 0.25 s at 8 MiB/s
+
+
+def test_a_client_that_left_waits_for_no_turn(file):
+    """At this rate its next piece would have its turn in half an hour."""
+
+    def application(request):
+        fd = os.open(file, os.O_RDONLY)
+        return answer_with(OpenFile(fd, 8 * MIB, '"x"', 1.0), request)
+
+    with serving(application, rate=150) as server:
+        connections = [server.connect() for _ in range(3)]
+        for each in connections:
+            each.sendall(get())
+        assert connections[0].recv(1)
+        for each in connections:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            each.close()
+        until(lambda: server.server.connections == 0)
 
 
 def test_tls(file, tmp_path):

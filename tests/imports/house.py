@@ -124,7 +124,7 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
         deletions = Deletions(catalog, locks, view, events)
         resources = Resources(catalog, journal, spools, view, locks, limits or import_limits())
         imports = ImportManager(resources, source_set, refresh, deletions, events, platform)
-        images = Images(catalog, refresh, deletions, Holds(catalog), imports.cloned_from)
+        images = Images(catalog, refresh, deletions, Holds(catalog, events), imports.cloned_from)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(images.run)

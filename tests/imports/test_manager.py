@@ -490,7 +490,7 @@ async def test_a_held_image_is_not_deleted(open_house):
 async def test_a_clients_hold_ends_with_it_and_with_a_daemon_that_was_killed(open_house):
     async with open_house() as house:
         await house.all_events(BASE)
-        async with house.images.holding(BASE, None, client="vm") as request:
+        async with house.images.holding(BASE, None, requester=Requester("vm")) as request:
             held = await anext(request)
             assert held["event"] == "held"
             assert await house.images.holds(BASE, None) == [held["tag"]]

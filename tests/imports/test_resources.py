@@ -22,6 +22,10 @@ class FixedPool:
         self.storage = storage
         self._available = list(available)
         self.written = 0
+        self.lags = False
+
+    def settle(self) -> None:
+        raise AssertionError("nothing is to be waited for")
 
     def space(self) -> Space:
         free = self._available.pop(0) if len(self._available) > 1 else self._available[0]
@@ -133,6 +137,55 @@ def test_whoever_came_first_goes_on_when_others_fill_the_disk(free_space):
         claim.spent(16 * MIB)
     with pytest.raises(NoSpaceError):
         second.take(16 * MIB)
+
+
+class LaggingPool(FixedPool):
+    """Sees what was written only when it is waited for, as ZFS does; half of it takes room."""
+
+    def __init__(self, available: int) -> None:
+        super().__init__(available)
+        self.lags = True
+        self.taken = self.settled = 0
+
+    def settle(self) -> None:
+        self.settled += 1
+        self.written = self.taken
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_a_pool_has_not_seen_yet_counts(tmp_path, known):
+    pool = LaggingPool(100 * MIB)
+    free_space = FreeSpace(tmp_path, 10 * MIB, [pool])
+    others = free_space.claim_pool(pool)
+
+    def receive() -> None:
+        claim = free_space.claim_pool(pool)
+        try:
+            if known:
+                claim.expect(15 * MIB)
+            for _ in watched((bytes(MIB) for _ in range(15)), claim, 0):
+                pool.taken += MIB
+        finally:
+            claim.close()
+
+    for _ in range(6):
+        receive()
+    with pytest.raises(NoSpaceError):
+        receive()
+    assert pool.settled
+    assert pool.taken == 90 * MIB
+    with pytest.raises(NoSpaceError):
+        others.expect(11 * MIB)
+
+
+def test_what_took_less_room_than_bytes_fits_once_it_was_waited_for(tmp_path):
+    pool = LaggingPool(100 * MIB)
+    free_space = FreeSpace(tmp_path, 10 * MIB, [pool])
+    claim = free_space.claim_pool(pool)
+    for _ in watched((bytes(MIB) for _ in range(160)), claim, 0):
+        pool.taken += MIB // 2
+    assert pool.taken == 80 * MIB
+    assert 0 < pool.settled < 10
 
 
 @pytest.mark.parametrize("known", [False, True])

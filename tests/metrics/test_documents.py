@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from imgproto.documents import LibraryStateDocument, ServerStateDocument
 
+from imgstored.events.stream import HookEnded
 from imgstored.metrics.counts import Counts, WithoutCreated
 from imgstored.metrics.state import PHASES, State
 from imgstored.transfer.limiting import STAGES
@@ -17,6 +19,10 @@ TEXT = (DOCS / "metrics.md").read_text()
 RULES = yaml.safe_load((DOCS / "prometheus-alerts.yml").read_text())["groups"][0]["rules"]
 
 JOB = {"phase": "waiting", "limits": None, "rate": 0.0}
+
+
+LIBRARY = dict.fromkeys(LibraryStateDocument.__annotations__, 1)
+SERVER = dict.fromkeys(ServerStateDocument.__annotations__, 1)
 
 
 class Everything:
@@ -32,11 +38,20 @@ class Everything:
 async def families():
     """All metrics, each with a sample of every kind."""
     counts = Counts()
-    state = State(Everything(), Everything(), jobs=lambda: [JOB], clients=lambda: 1, view=lambda: "fuse")
+    state = State(
+        Everything(),
+        Everything(),
+        jobs=lambda: [JOB],
+        clients=lambda: 1,
+        view=lambda: "fuse",
+        library=lambda: LIBRARY,
+        server=lambda: SERVER,
+    )
     counts.registry.register(state)
     counts.request("list", "ok", 1.0)
     counts._failures.labels("NoSpace").inc()
     counts._bytes.labels("h").inc()
+    counts.hear(HookEnded("/bin/true", "ok"))
     await state.look()
     return {_name(family): family for family in WithoutCreated(counts.registry).collect()}
 

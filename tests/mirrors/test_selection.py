@@ -79,3 +79,29 @@ def test_an_origin_comes_before_its_images_and_once():
 def test_manifests_that_name_each_other_as_origins_end():
     images = [image(1, origin="u2"), image(2, origin="u1"), image(3, origin="u3")]
     assert sorted(uuids(with_origins(images, images)[0])) == ["u1", "u2", "u3"]
+
+
+class Counted:
+    """An image that counts how often it is looked at."""
+
+    looks = 0
+
+    def __init__(self, number, origin):
+        self._manifest = image(number, origin=origin).manifest
+
+    @property
+    def manifest(self):
+        Counted.looks += 1
+        return self._manifest
+
+
+@pytest.mark.parametrize("ordered", ["base first", "base last"])
+@pytest.mark.parametrize("lacks", [False, True])
+def test_a_long_ancestry_is_walked_once(monkeypatch, ordered, lacks):
+    """A server may list 50,000 images, each a clone of the one before."""
+    monkeypatch.setattr(Counted, "looks", 0)
+    images = [Counted(number, f"u{number - 1}" if number or lacks else None) for number in range(3000)]
+    chosen, lacking = with_origins(images if ordered == "base first" else images[::-1], images)
+    assert uuids(chosen) == [f"u{number}" for number in range(3000)]
+    assert uuids(lacking) == (["u0"] if lacks else [])
+    assert Counted.looks < 3000 * 20

@@ -157,6 +157,7 @@ def _serve() -> None:
         answer: dict[str, Any] = {}
         if asked["do"] == "fork":
             answer["pid"] = _fork(asked)
+            ended.pop(answer["pid"], None)  # of an earlier process with this number
         elif asked["do"] == "wait":
             answer["status"] = _waited(asked["pid"], asked["seconds"], ended)
         sys.stdout.write(json.dumps(answer) + "\n")

@@ -55,7 +55,7 @@ CALLS = {
     ),
     "export": ({"uuid": UUID}, (UUID, None, "none", "stream", ME, "the file")),
     "site.export": ({}, (SiteSpec(), ME, "the file")),
-    "publish": ({"manifest": {"v": 2}, "url": "http://a"}, ({"v": 2}, "http://a", ME, "the file")),
+    "publish": ({"manifest": {"v": 2}, "url": "http://a"}, ({"v": 2}, "http://a", ME, "the file", None)),
 }
 
 

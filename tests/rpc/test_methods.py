@@ -179,8 +179,8 @@ class FakeMaking(Recorder):
     def export(self, uuid, fd, *, client, path, pool=None, compression="none", form="stream"):
         return self.made("export", fd, uuid, pool, compression, form, client, path)
 
-    def publish(self, manifest, fd, url, *, client, path):
-        return self.made("publish", fd, manifest, url, client, path)
+    def publish(self, manifest, fd, url, *, client, path, token=None):
+        return self.made("publish", fd, manifest, url, client, path, token)
 
     @asynccontextmanager
     async def made(self, name, fd, *given):
@@ -228,6 +228,7 @@ def table(store, sources, care=None, upkeep=None, making=None):
         outdated=care,
         usage=care,
         history=care,
+        event_log=care,
         maintenance=upkeep or FakeUpkeep(),
         verifier=FakeVerifier(),
         maker=making,

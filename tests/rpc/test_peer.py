@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from imgstored.errors import ConfigError, NotPermittedError
 from imgstored.rpc import peer as peer_module
-from imgstored.rpc.peer import Access, Peer, access_for, check_change, groups_of_user, peer_of
+from imgstored.rpc.peer import Access, Peer, access_for, check_change, groups_of_user, peer_at_once, peer_of
 
 ids = st.integers(0, 5)
 
@@ -61,10 +61,17 @@ class TestLinux:
     def test_an_old_kernel_does_not_tell_groups(self, pair, monkeypatch):
         monkeypatch.setattr(peer_module, "_SO_PEERGROUPS", 0x7FFF)
         assert peer_of(pair).groups == groups_of_user(os.geteuid(), os.getegid())
+        # Nobody is asked about root, who may do everything: it waits for no directory service.
+        assert (peer_at_once(pair) is None) == (os.geteuid() != 0)
+
+    def test_without_waiting(self, pair):
+        assert peer_at_once(pair) == peer_of(pair)
 
     def test_what_is_no_socket_has_no_peer(self):
         with socket.socket(socket.AF_INET) as unconnected, pytest.raises(NotPermittedError):
             peer_of(Broken(unconnected))
+        with socket.socket(socket.AF_INET) as unconnected, pytest.raises(NotPermittedError):
+            peer_at_once(Broken(unconnected))
 
 
 class Broken:

@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import structlog.testing
@@ -115,11 +115,14 @@ async def test_who_may_not_change_has_little_to_say(path):
             assert (message[1], code(message)) == (None, "Usage")
 
 
-async def test_nobody_knows_who_it_is(path, monkeypatch):
+@pytest.mark.parametrize("name", ["peer_at_once", "peer_of"])
+async def test_nobody_knows_who_it_is(path, monkeypatch, name):
     def unknown(_):
         raise NotPermittedError("the system does not identify the client")
 
-    monkeypatch.setattr(server_module, "peer_of", unknown)
+    monkeypatch.setattr(server_module, name, unknown)
+    if name == "peer_of":
+        monkeypatch.setattr(server_module, "peer_at_once", lambda _: None)
     before = open_files()
     async with serving(path, METHODS), connecting(path) as client:
         (message,) = await client.rest()
@@ -178,6 +181,56 @@ async def test_new_limits_are_for_new_connections(path):
             assert await b.call(1, "read") == (None, "said")
 
 
+@as_root
+async def test_who_connects_all_the_time_is_turned_away_and_holds_up_nobody(path, monkeypatch):
+    monkeypatch.setattr("imgstored.rpc.budgets._CONNECTS_BURST", 5)
+    monkeypatch.setattr("imgstored.rpc.budgets._CONNECTS", 1e-3)
+    before = open_files()
+    async with serving(path, METHODS) as server, connecting(path) as root:
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(5):
+                with Somebody(path, request(1, "read")) as somebody:
+                    assert await receive(somebody) == [[1, 1, None, "said"]]
+            for data in (request(1, "read"), b""):
+                with Somebody(path, data) as somebody:
+                    (message,) = await receive(somebody)
+                    assert message[2]["message"] == "uid 65534 connects too often"
+            # Others may: somebody else, and who may change however often.
+            with Somebody(path, request(1, "read"), uid=65533) as somebody:
+                assert await receive(somebody) == [[1, 1, None, "said"]]
+            for _ in range(20):
+                async with connecting(path) as client:
+                    assert await client.call(1, "read") == (None, "said")
+            assert await root.call(2, "read") == (None, "said")
+        assert server.connections <= 2
+        refused = [line for line in logs if line["event"] == "a connection is refused"]
+        assert all("counted" in line for line in refused)
+    await until(lambda: open_files() <= before)
+
+
+async def test_when_nobody_says_who_comes_some_are_looked_up_and_others_turned_away(path, monkeypatch):
+    """The event loop waits for none of them."""
+    release = threading.Event()
+
+    def slow(connected):
+        release.wait(PATIENCE)
+        return peer_of(connected)
+
+    async with serving(path, METHODS), AsyncExitStack() as stack:
+        root = await stack.enter_async_context(connecting(path))
+        assert await root.call(1, "read") == (None, "said")
+        monkeypatch.setattr(server_module, "peer_at_once", lambda _: None)
+        monkeypatch.setattr(server_module, "peer_of", slow)
+        waiting = [await stack.enter_async_context(connecting(path)) for _ in range(32)]
+        async with connecting(path) as client:
+            (message,) = await client.rest()
+            assert "too many connections" in message[2]["message"]
+        assert await root.call(2, "read") == (None, "said")
+        release.set()
+        for client in waiting:
+            assert await client.call(1, "read") == (None, "said")
+
+
 async def test_a_burst_of_connections_is_served(path):
     async def one() -> None:
         async with connecting(path) as client:
@@ -206,10 +259,13 @@ async def test_one_connection_that_fails_leaves_the_others_alone(path, monkeypat
     assert open_files() <= before
 
 
-async def test_a_lookup_that_fails_leaves_the_others_alone(path, monkeypatch):
+@pytest.mark.parametrize("name", ["peer_at_once", "peer_of"])
+async def test_a_lookup_that_fails_leaves_the_others_alone(path, monkeypatch, name):
     async with serving(path, METHODS) as server:
         with monkeypatch.context() as patch:
-            patch.setattr(server_module, "peer_of", lambda _: 1 / 0)
+            patch.setattr(server_module, name, lambda _: 1 / 0)
+            if name == "peer_of":
+                patch.setattr(server_module, "peer_at_once", lambda _: None)
             for _ in range(40):  # more than may be on their way in at once
                 async with connecting(path) as client:
                     assert await client.rest() == []
@@ -221,14 +277,14 @@ async def test_a_lookup_that_fails_leaves_the_others_alone(path, monkeypatch):
 async def test_a_shortage_of_descriptors_passes(path, monkeypatch):
     monkeypatch.setattr(server_module, "_SHORTAGE_PAUSE", 0.01)
     failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
-    accept = trio._socket._SocketType.accept
+    accept = socket.socket.accept
 
-    async def short(self):
+    def short(self):
         if failures:
             raise OSError(failures.pop(), "short")
-        return await accept(self)
+        return accept(self)
 
-    monkeypatch.setattr(trio._socket._SocketType, "accept", short)
+    monkeypatch.setattr(socket.socket, "accept", short)
     async with serving(path, METHODS), connecting(path) as client:
         assert await client.call(1, "read") == (None, "said")
     assert failures == []
@@ -268,6 +324,7 @@ async def lingering(path, data, monkeypatch, limits):
             passed.wait(PATIENCE)
         return peer
 
+    monkeypatch.setattr(server_module, "peer_at_once", lambda _: None)
     monkeypatch.setattr(server_module, "peer_of", slow)
     with socket.create_server(("127.0.0.1", 0)) as sink:
         script = _PASS_LINGERING.format(port=sink.getsockname()[1])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.serve.listing import MAX_PAGE, Query, QueryError, page, parsed
+from imgstored.serve.listing import MAX_PAGE, Ordered, Query, QueryError, parsed
 
 
 def image(number, **fields):
@@ -37,7 +37,7 @@ IMAGES = [
 
 
 def numbers(query):
-    return [int(each.document["uuid"][-12:]) for each in page(IMAGES, parsed(query))]
+    return [int(each.document["uuid"][-12:]) for each in Ordered(IMAGES).page(parsed(query))]
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_what_is_wrong_is_named(query, field):
 def test_imgadms_paging_sees_each_image_once():
     """It asks with the last uuid as the marker, drops the first of the page, and stops at a short page."""
     many = [image(number, published_at="2026-01-01T00:00:00Z") for number in range(2500)]
-    seen, marker = [], None
+    listed, seen, marker = Ordered(many), [], None
     while True:
-        found = page(many, Query(limit=MAX_PAGE, marker=marker))
+        found = listed.page(Query(limit=MAX_PAGE, marker=marker))
         seen += found[1:] if marker else found
         if len(found) < MAX_PAGE:
             break
@@ -116,7 +116,7 @@ def test_imgadms_paging_sees_each_image_once():
 @given(st.text(max_size=300))
 def test_any_query_is_a_page_or_a_refusal(query):
     with contextlib.suppress(QueryError):
-        assert len(page(IMAGES, parsed(query))) <= len(IMAGES)
+        assert len(Ordered(IMAGES).page(parsed(query))) <= len(IMAGES)
 
 
 @given(
@@ -133,4 +133,25 @@ def test_any_query_is_a_page_or_a_refusal(query):
 )
 def test_odd_manifests_are_no_mistake(documents, query):
     images = [SimpleNamespace(document=document) for document in documents]
-    assert len(page(images, parsed(query))) <= len(images)
+    assert len(Ordered(images).page(parsed(query))) <= len(images)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["2026-01-01", "2026-01-01T00:00:00Z", "2026-01-02", "2026-02", ""]), max_size=6
+    ),
+    st.sampled_from(["2026-01-01", "2026-01-02", "2025-01-01", "2027-01-01", "2026-01-01T00:00:00Z"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_date_as_marker_means_the_same_in_any_order(dates, marker, newest_first, in_order):
+    images = [image(0, published_at=date) for date in (sorted(dates) if in_order else dates)]
+    found = Ordered(images).page(Query(marker=marker, newest_first=newest_first))
+    ordered = images[::-1] if newest_first else images
+    for place, each in enumerate(ordered):
+        date = each.document["published_at"]
+        if date <= marker + "~" if newest_first else date >= marker:
+            assert found == ordered[place:]
+            break
+    else:
+        assert found == []

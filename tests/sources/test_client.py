@@ -230,3 +230,17 @@ async def test_where_who_asks_leaves_the_next_one_asks():
         await trio.testing.wait_all_tasks_blocked()
         question.release.set()
     assert answers == ["answer 2"] * 2
+
+
+async def test_a_server_that_fails_or_answers_again_is_heard_of_once():
+    heard = []
+    health = HealthLog(changed=lambda url, error: heard.append((url, error and error.message)))
+    await ask(health)
+    assert heard == []
+    for _ in range(2):
+        await ask(health, ClientError("refused"))
+    for _ in range(2):
+        await ask(health)
+    await ask(health, ClientError("again"))
+    url = "http://h/a?channel=dev"  # for people
+    assert heard == [(url, "refused"), (url, None), (url, "again")]

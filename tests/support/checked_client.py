@@ -21,7 +21,7 @@ class CheckedClient(Client):
         self, method: str, params: Mapping[str, object], file: int | None
     ) -> Generator[EventDocument, None, Any]:
         operation = OPERATIONS[method]
-        kinds = {get_args(get_type_hints(each)["event"])[0]: each for each in operation.events}
+        kinds = {name: each for each in operation.events for name in get_args(get_type_hints(each)["event"])}
         exchange = super().exchange(method, params, file)
         try:
             while True:

@@ -11,7 +11,6 @@ import inspect
 import os
 import signal
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,14 @@ from imgstored.__main__ import main
 from imgstored.catalog.catalog import Catalog
 from imgstored.imports.journal import Journal
 from imgstored.imports.leftovers import Leftovers
-from imgstored.mirrors.folder import Folder
+from imgstored.mirrors import folder
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.pools.zfs import ZfsPool
 from imgstored.view.files import FilesView
 from imgstored.view.fuse import FuseView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _POOLS = (EmbeddedPool, ZfsPool)
 
@@ -66,23 +65,21 @@ def _killing(step: Callable[..., Any], name: str, file: Path) -> Callable[..., A
     return wrapped_async if inspect.iscoroutinefunction(step) else wrapped
 
 
-def _counting(make: Callable[..., Any], file: Path) -> Callable[..., Any]:
-    """`Folder._new`, which dies when the block that writes the N-th file has ended."""
+def _counting(finish: Callable[[int], None], file: Path) -> Callable[[int], None]:
+    """`folder._finish`, which dies when all of the N-th file is written, and it has no name yet."""
     made = 0
 
-    @contextmanager
-    def wrapped(folder: Folder, name: str) -> Iterator[int]:
+    def wrapped(fd: int) -> None:
         nonlocal made
         made += 1
-        with make(folder, name) as fd:
-            yield fd
-            _die_if(file, f"site:{made}")
+        _die_if(file, f"site:{made}")
+        finish(fd)
 
     return wrapped
 
 
 if __name__ == "__main__":
-    Folder._new = _counting(Folder._new, Path(sys.argv[1]))  # type: ignore[method-assign]
+    folder._finish = _counting(folder._finish, Path(sys.argv[1]))
     for name, (owners, attribute) in (IMPORT_STEPS | DELETE_STEPS).items():
         for owner in owners:
             step = _killing(getattr(owner, attribute), name, Path(sys.argv[1]))

@@ -49,7 +49,7 @@ class Daemon:
         without: Sequence[str] = (),
     ) -> None:
         self.folder = folder
-        self._environment = environment(*without) if without else dict(os.environ)
+        self.environment = environment(*without) if without else dict(os.environ)
         self.timeout = timeout
         #: Words of a command that runs it by exec, as `unshare` does.
         self.before = tuple(before)
@@ -99,7 +99,7 @@ class Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.before, sys.executable, "-m", *program, "--config", str(self.config_file)],
-                env={**self._environment, file_calls.REPORT: str(self._file_calls)},
+                env={**self.environment, file_calls.REPORT: str(self._file_calls)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -154,7 +154,7 @@ class Daemon:
         """Runs the real command."""
         return subprocess.run(
             [sys.executable, "-m", "imgctl", *arguments],
-            env={**self._environment, "IMGSTORED_SOCKET": str(self.socket)},
+            env={**self.environment, "IMGSTORED_SOCKET": str(self.socket)},
             capture_output=True,
             text=True,
             check=check,

@@ -30,13 +30,15 @@ class Maker:
         named = hints.pop("event", None)
         self.kind = None if named is None else str(get_args(named)[0])
         self.fields = list(hints)
+        self.optional: frozenset[str] = shape.__optional_keys__
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         assert len(values) <= len(self.fields)
         given = dict(zip(self.fields, values, strict=False)) | named
         assert given.keys() <= set(self.fields)
         known = {} if self.kind is None else {"event": self.kind}
-        return known | {field: given[field] if field in given else _DEFAULTS[field] for field in self.fields}
+        needed = (field for field in self.fields if field in given or field not in self.optional)
+        return known | {field: given[field] if field in given else _DEFAULTS[field] for field in needed}
 
 
 AlreadyInstalled = Maker(events.AlreadyInstalled)

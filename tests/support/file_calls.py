@@ -30,6 +30,7 @@ _START = ("imgstored.app:_main", "imgstored.daemon:run")
 
 #: The functions of imgstored, and whole modules, that may, with all that they call; and why.
 ALLOWED = {
+    "imgstored.queries.event_log:open_event_log": "the start",
     "imgstored.queries.history:open_history": "the start",
     "imgstored.view.files:FilesView._close": "the end",
     # The socket's name. There is no daemon without it.

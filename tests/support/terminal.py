@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -76,6 +77,10 @@ class Terminal:
         while (left := deadline - time.monotonic()) > 0:
             self._read(left)
 
+    def read_some(self, seconds: float) -> bool:
+        """Reads what comes within that time; whether something did."""
+        return self._read(seconds)
+
     def type(self, keys: str) -> None:
         """As on a keyboard; Ctrl-C is "\x03"."""
         os.write(self._ours, keys.encode())
@@ -111,3 +116,21 @@ class Terminal:
 
 #: Of the environment, what would hide how large the window is.
 _SIZES = ("LINES", "COLUMNS")
+
+
+def screen(shown: bytes) -> list[str]:
+    """What stays on the screen, as far as carriage returns, new lines and cursor-ups decide that."""
+    rows, row, column = [""], 0, 0
+    for piece in re.split(r"(\r|\n|\x1b\[[0-9;?]*[A-Za-z])", shown.decode()):
+        if piece == "\r":
+            column = 0
+        elif piece == "\n":
+            row += 1
+            rows += [""] * (row + 1 - len(rows))
+        elif piece == "\x1b[A":
+            row -= 1
+        elif not piece.startswith("\x1b"):
+            line = rows[row].ljust(column)
+            rows[row] = line[:column] + piece + line[column + len(piece) :]
+            column += len(piece)
+    return [line.rstrip() for line in rows if line.strip()]

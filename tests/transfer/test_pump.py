@@ -209,3 +209,21 @@ def test_an_error_of_the_download_passes_through(download: Download) -> None:
     download.watermark.fail(DownloadError("no mirror is left"))
     with pytest.raises(DownloadError, match="no mirror is left"):
         download.pump("streaming").run(whole)
+
+
+def test_what_waits_for_the_pool_is_not_taken_yet(download: Download) -> None:
+    """A slow pool is what an import waits for: it says how far that is."""
+    seen = []
+
+    def receive(stream: Iterator[bytes | memoryview]) -> int:
+        size = 0
+        for piece in stream:
+            seen.append((pump.consumed, size))
+            size += len(piece)
+        return size
+
+    pump = download.finish().pump("streaming")
+    assert pump.run(receive) == len(STREAM)
+    assert seen[0] == (0, 0)
+    assert all(consumed <= len(FILE) * size // len(STREAM) + (1 << 20) for consumed, size in seen)
+    assert pump.consumed == len(FILE)

@@ -40,6 +40,32 @@ COMMANDS = (
         ),
     ),
     Command(
+        ("events",),
+        "events [-j] [--since NUMBER] [--no-follow]",
+        "print what happens: imports, deletions, holds, sources, the daemon",
+        "events:events",
+        (
+            HELP,
+            Option(
+                ("--since",),
+                "NUMBER",
+                "Begin after the event with this number; 0 for all that are kept. Default is to begin now.",
+            ),
+            Option(("--no-follow",), "", "Print what has happened, and exit."),
+            Option(JSON.flags, JSON.argument, "Print each event as a line of JSON."),
+        ),
+        "Prints a line for each thing that happens, until you interrupt it, and nothing while\n"
+        "nothing happens. Each event has a number, which grows also over restarts: a program\n"
+        "that remembers the last one goes on with --since. When the daemon is restarted, the\n"
+        "command waits for it and goes on. If events are not kept any more, it says so; the\n"
+        "daemon keeps the newest 10,000.",
+        examples=(
+            ("events", "follow what happens, until Ctrl-C"),
+            ("events --since 0 --no-follow", "all that is kept"),
+            ("events -j --since 4711", "for programs: what happened after event 4711, and then what happens"),
+        ),
+    ),
+    Command(
         ("doctor",),
         "doctor [-j] [--config FILE]",
         "check the host, and say what to do about each problem",

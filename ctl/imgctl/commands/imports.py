@@ -14,6 +14,14 @@ vmadm just run. Payload, arguments, output and exit status are vmadm's own.
 
 IMGCTL_VMADM names a program to run in place of /usr/sbin/vmadm, such as a wrapper."""
 
+DETACH = Option(
+    ("--detach",),
+    "",
+    "Return as soon as the import has begun. The daemon goes on, also after a restart; `imgctl wait` waits "
+    "for it, and `imgctl cancel` ends it.",
+    imgadms=False,
+)
+
 COMMANDS = (
     Command(
         ("import", "pull"),
@@ -37,12 +45,18 @@ COMMANDS = (
                 "",
                 "Show what the import would do, and whether it fits, but change nothing.",
             ),
+            DETACH,
             EVENTS,
         ),
+        "While images come, a terminal shows a line for each, and one for all: how far the\n"
+        "slowest stage is (download, decompression or pool), and the time left. Ctrl-C keeps\n"
+        "what was downloaded. When the daemon is restarted, the command waits for it and\n"
+        "goes on.",
         examples=(
             (f"import {IMAGE}", "install it and its origins"),
             (f"import -P tank -S https://images.example.com {IMAGE}", "into another pool, from one server"),
             ("import base@latest web@1.2", "two images, at the same time"),
+            ("import --detach web@1.2", "begin the import, and leave it to the daemon"),
         ),
         among="available",
         imgadms_usage="import [OPTIONS] UUID",
@@ -75,10 +89,33 @@ COMMANDS = (
         "ensure [OPTIONS] IMAGE...",
         "import images that are not installed",
         "imports:ensure",
-        (HELP, QUIET, POOL, EVENTS),
+        (HELP, QUIET, POOL, DETACH, EVENTS),
         "Returns when all images are installed; if they are installed already, at once.",
         examples=((f"ensure -q {IMAGE}", "for scripts: make sure that it is installed"),),
         among="available",
+    ),
+    Command(
+        ("wait",),
+        "wait [-q] [-t SECONDS] [-j] IMAGE...",
+        "wait until images are installed",
+        "imports:wait",
+        (
+            HELP,
+            QUIET,
+            Option(
+                ("-t", "--timeout"), "SECONDS", "Wait no longer than that. Default is to wait for the end."
+            ),
+            EVENTS,
+        ),
+        "Waits for imports under way, whoever began them, also with `import --detach`, and\n"
+        "also while the daemon is restarted. The exit status is 0 when all images are\n"
+        "installed, that of the error if an import has failed or there is none, and 124 if\n"
+        "the time is over. It begins no import, and ends none.",
+        examples=(
+            (f"wait {IMAGE}", "until it is installed, or its import has failed"),
+            ("wait -q -t 600 web@1.2 && echo there", "for scripts: ten minutes at most"),
+        ),
+        among="jobs",
     ),
     Command(
         ("jobs",),

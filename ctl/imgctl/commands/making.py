@@ -5,6 +5,11 @@ from __future__ import annotations
 from imgctl.arguments import Option
 from imgctl.commands.base import HELP, IMAGE, POOL, QUIET, Command
 
+_TOKEN = Option(
+    ("--token-file",),
+    "FILE",
+    'File with the token for the server; "-": standard input. Default: IMGCTL_TOKEN in the environment.',
+)
 _CREATE = """\
 SOURCE is the uuid of a stopped VM, or the name of a dataset or volume, such as
 zones/web. With --raw SOURCE is a disk: raw, or with qemu-img a qcow2, a vmdk, or an
@@ -74,6 +79,7 @@ COMMANDS = (
                 ("-s",), "SCRIPT", "Path to a script that prepares the VM; the VM is rolled back afterwards."
             ),
             Option(("-p", "--publish"), "URL", "Publish the image to an IMGAPI server, and keep no files."),
+            _TOKEN,
             Option(("--raw",), "", "SOURCE is a disk, in a file or a device."),
             Option(("--as-raw",), "", "As --raw, but never convert the disk, even if it looks like a qcow2."),
             Option(("--block-size",), "BYTES", "With --raw: the block size of the volume. Default is 8192."),
@@ -98,6 +104,7 @@ COMMANDS = (
             HELP,
             Option(("-m",), "MANIFEST", "Path to the image's manifest, in JSON."),
             Option(("-f",), "FILE", "Path to the image's file."),
+            _TOKEN,
             QUIET,
         ),
         examples=(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument, Progress
 
     from imgctl.client import Client
-    from imgctl.progress import Bar
+    from imgctl.progress import Bar, Bars
 
     #: A client of its own, the pool (None: the daemon's first one), and the images.
     Part = tuple[Client, str | None, Sequence[str]]
@@ -69,7 +69,7 @@ class _Teller:
     def __init__(self, *, with_bar: bool) -> None:
         self._terminal = sys.stderr if is_terminal(sys.stderr) else None
         self._with_bar = with_bar
-        self._bar: Bar | None = None
+        self._bar: Bar | Bars | None = None
         self._lock = threading.Lock()
 
     def __call__(self, event: EventDocument) -> None:
@@ -97,8 +97,6 @@ class _Teller:
     def _progress(self, event: Progress) -> None:
         if not self._with_bar or not event["images"] or self._terminal is None:
             return
-        if self._bar is None:
-            from imgctl.progress import Bar
+        from imgctl.progress import shown
 
-            self._bar = Bar(self._terminal)
-        self._bar.show(event_text.bar_label(event), event["done"], event["total"])
+        self._bar = shown(self._bar, event, self._terminal)

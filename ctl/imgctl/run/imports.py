@@ -1,38 +1,42 @@
-"""`import`, `install`, `ensure`, `watch`, `jobs`, `cancel`."""
+"""`import`, `install`, `ensure`, `wait`, `watch`, `jobs`, `cancel`."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from imgctl import event_text
-from imgctl.errors import CommandError, NotConnectedError, UsageError, remote_error
+from imgctl.errors import (
+    CommandError,
+    ImageNotInstalledError,
+    NotConnectedError,
+    UsageError,
+    remote_error,
+)
 from imgctl.listing import Wanted, say_listing, with_new_keys
-from imgctl.run.several import about, change_each, named, report_each, texts_of, worst
-from imgctl.session import GREEN, flush, is_terminal, json_text, standard_input
-from imgctl.text import duration, error_line, is_uuid, printable, rate_cell, size_cell
+from imgctl.run.narrator import Narrator
+from imgctl.run.several import Named, about, change_each, named, report_each, texts_of, worst
+from imgctl.session import is_terminal, standard_input
+from imgctl.text import duration, error_line, is_uuid, printable, rate_cell, share_cell, size_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     from imgproto.documents import PlanDocument
-    from imgproto.events import EventDocument, Progress
+    from imgproto.params import Among
 
     from imgctl.arguments import Arguments
     from imgctl.connection import OnEvent
-    from imgctl.progress import Bar
-    from imgctl.run.several import Named
     from imgctl.session import Session
 
 #: Bytes of a manifest; the daemon takes no more either.
 MAX_MANIFEST = 1 << 20
 
+#: Seconds that `wait` waits at most, if it is told how long: a year.
+_LONGEST_WAIT = 31_536_000.0
+
 _COLUMNS = ["uuid", "name", "version", "zpool", "phase", "done", "size", "rate", "clients"]
 _WIDE = ["left", "limits", "connections", "started", "source"]
-
-#: The events after which an image is there.
-_THERE = ("installed", "installed-meanwhile", "already-installed")
 
 
 def import_image(session: Session, arguments: Arguments) -> int:
@@ -51,25 +55,64 @@ def import_image(session: Session, arguments: Arguments) -> int:
                 as_json=arguments.flag("-j"),
             )
 
+    detach = arguments.flag("--detach")
+
     def import_one(uuid: str, on_event: OnEvent) -> None:
-        with session.client() as client:
+        with session.client(patient=True) as client:
             client.import_image(
                 uuid,
                 pool=pool,
                 sources=sources,
                 channel=channel,
                 zstream=arguments.flag("--zstream"),
+                detach=detach,
                 on_event=on_event,
             )
 
     if len(images) == 1:
-        with Narrator(session, arguments) as tell:
+        with Narrator(session, arguments, resumes=True) as tell:
             import_one(images[0].uuid or "", tell)
+        if detach:
+            _say_detached(session, arguments, images, tell)
         return 0
     from imgctl.run.side_by_side import each_at_once
 
-    with Narrator(session, arguments) as tell:
+    with Narrator(session, arguments, resumes=True) as tell:
         errors = each_at_once(images, import_one, tell)
+    if detach:
+        _say_detached(session, arguments, [image for image in images if image not in errors], tell)
+    there = len(images) - len(errors)
+    if arguments.flag("-j"):
+        for image, error in errors.items():
+            session.report(about(image, error))
+        return worst(errors.values())
+    what = "begun" if detach else "installed"
+    return report_each(session, errors, f"{there} image{'' if there == 1 else 's'} {what}")
+
+
+def _say_detached(session: Session, arguments: Arguments, images: Sequence[Named], tell: Narrator) -> None:
+    """Says which imports go on without this command."""
+    if arguments.flag("-j"):
+        return
+    for image in images:
+        if image.uuid is not None and image.uuid not in tell.there:
+            session.say([f"Image {image.uuid} is being imported; `imgctl wait {image.uuid}` waits for it"])
+
+
+def wait(session: Session, arguments: Arguments) -> int:
+    """`wait [-q] [-t SECONDS] [-j] IMAGE...`."""
+    if not arguments.rest:
+        arguments.one()
+    from imgctl.run.side_by_side import each_at_once
+
+    seconds = _seconds(arguments.text("-t"))
+    images = [_sought(session, text) for text in arguments.rest]
+    with Narrator(session, arguments) as tell:
+        errors = each_at_once(images, lambda uuid, heard: _wait_for(session, uuid, heard), tell, seconds)
+    if len(images) == 1:
+        for error in errors.values():
+            raise error
+        return 0
     there = len(images) - len(errors)
     if arguments.flag("-j"):
         for image, error in errors.items():
@@ -78,13 +121,59 @@ def import_image(session: Session, arguments: Arguments) -> int:
     return report_each(session, errors, f"{there} image{'' if there == 1 else 's'} installed")
 
 
+def _sought(session: Session, text: str) -> Named:
+    """The image that somebody calls so: of an import, installed, or of an import that has ended."""
+    first: CommandError | None = None
+    among: Among
+    for among in ("jobs", "installed", "history"):
+        try:
+            return Named(text, session.uuid(text, among=among))
+        except NotConnectedError:
+            raise
+        except CommandError as error:
+            first = first or error
+    return Named(text, None, first)
+
+
+def _wait_for(session: Session, uuid: str, heard: OnEvent) -> None:
+    """Returns when the image is installed. Raises the error that its import has ended with."""
+    with session.client(patient=True) as client:
+        try:
+            for event in client.watch(uuid):
+                heard(event)
+        except ImageNotInstalledError as error:
+            ended = client.history(uuid, 1)
+            if not ended or ended[-1]["outcome"] not in ("failed", "cancelled"):
+                raise
+            raise CommandError(
+                ended[-1]["code"] or error.code,
+                ended[-1]["message"] or f"the import of image {uuid} was cancelled",
+                f"`imgctl import {uuid}` tries again",
+            ) from error
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _LONGEST_WAIT:
+        raise UsageError(f'invalid number of seconds: "{text}"', hint=f"it may be 0 to {_LONGEST_WAIT:.0f}")
+    return seconds
+
+
 def ensure(session: Session, arguments: Arguments) -> None:
     """`ensure [-q] [-P POOL] [-j] UUID...`."""
     if not arguments.rest:
         arguments.one()
     uuids = session.uuids(arguments.rest, among="active")
-    with session.client() as client, Narrator(session, arguments) as tell:
-        client.ensure(uuids, pool=arguments.text("-P"), on_event=tell)
+    detach = arguments.flag("--detach")
+    with session.client(patient=True) as client, Narrator(session, arguments, resumes=True) as tell:
+        client.ensure(uuids, pool=arguments.text("-P"), detach=detach, on_event=tell)
+    if detach:
+        _say_detached(session, arguments, [Named(uuid, uuid) for uuid in uuids], tell)
 
 
 def install(session: Session, arguments: Arguments) -> None:
@@ -143,7 +232,7 @@ def watch(session: Session, arguments: Arguments) -> None:
     """`watch [-q] [-j] [UUID]`."""
     uuid = session.uuid(arguments.one(), among="jobs") if arguments.rest else None
     with Narrator(session, arguments) as tell:
-        for event in session.client().watch(uuid):
+        for event in session.client(patient=True).watch(uuid):
             tell(event)
 
 
@@ -211,77 +300,12 @@ def _show_plan(session: Session, plan: PlanDocument, *, as_json: bool) -> None:
         raise refusals[0]
 
 
-def event_document(session: Session, event: EventDocument) -> Any:
-    """An event as a program reads it."""
-    return event if session.is_imgadm else with_new_keys(event)
-
-
-class Narrator:
-    """Reports a request's events: lines and, on a terminal, a bar; or each as a line of JSON."""
-
-    def __init__(self, session: Session, arguments: Arguments) -> None:
-        self._as_json = arguments.flag("-j")
-        self._session = session
-        self._has_bar = not self._as_json and not arguments.flag("-q") and is_terminal(sys.stderr)
-        self._has_notes = session.verbose or is_terminal(sys.stderr)
-        self._bar: Bar | None = None
-        self._importing = False
-
-    def __enter__(self) -> Narrator:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        if isinstance(error, CommandError) and self._importing and not self._as_json:
-            self._print(event_text.abort(error.message), sys.stdout)
-
-    def __call__(self, event: EventDocument) -> None:
-        """Reports one event."""
-        if self._as_json:
-            self._print(json_text(event_document(self._session, event)), sys.stdout)
-            return
-        if event["event"] == "progress":
-            self._show_progress(event)
-        elif event["event"] == "note":
-            if self._has_notes:
-                self._print(f"{self._session.program}: note: {printable(event['text'])}", sys.stderr)
-        elif (line := event_text.line(event)) is not None:
-            self._importing = self._importing or event["event"] == "importing"
-            if event["event"] in _THERE:
-                line = self._session.painted(line, GREEN, sys.stdout)
-            self._print(line, sys.stdout)
-
-    def _show_progress(self, event: Progress) -> None:
-        if not self._has_bar:
-            return
-        if not event["images"]:
-            if self._bar is not None:
-                self._bar.clear()
-            return
-        if self._bar is None:
-            from imgctl.progress import Bar
-
-            self._bar = Bar(sys.stderr)
-        self._bar.show(event_text.bar_label(event), event["done"], event["total"])
-
-    def _print(self, line: str, stream: TextIO) -> None:
-        if self._bar is not None:
-            self._bar.print_above(line, stream)
-        else:
-            print(line, file=stream)
-        flush(stream)
-
-
 def job_row(job: Mapping[str, Any]) -> dict[str, Any]:
     """A *job* for people."""
     done, total, rate, clients = (job.get(field) for field in ("done", "total", "rate", "clients"))
     row: dict[str, Any] = with_new_keys(dict(job))
     row["size"] = size_cell(total)
-    row["done"] = f"{100 * done // total}%" if isinstance(done, int) and total else size_cell(done)
+    row["done"] = share_cell(job.get("fraction"), done, total)
     row["rate"] = rate_cell(rate)
     row["clients"] = len(clients) if isinstance(clients, list) else None
     row["left"] = duration(job.get("eta"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from imgctl import event_text, terminal
 from imgctl.errors import CommandError, NotConnectedError, RemoteError, UsageError, remote_error
-from imgctl.run.imports import Narrator, event_document
+from imgctl.run.narrator import Narrator, event_document
 from imgctl.session import json_text
 from imgctl.text import printable, size
 

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _COMPRESSIONS = ("none", "bzip2", "gzip", "xz", "zstd")
 _ALSO = {"gz": "gzip", "bz2": "bzip2"}
 
+#: Where a token comes from if no file is named, and bytes of a file at most.
+_TOKEN = "IMGCTL_TOKEN"  # noqa: S105  (a variable's name)
+_MAX_TOKEN = 4096
+
 #: Characters of a prepare script; the daemon takes no more either.
 _MAX_SCRIPT = 1 << 20
 
@@ -45,6 +49,7 @@ def create(session: Session, arguments: Arguments) -> None:
     manifest = _given_manifest(arguments.text("-m"))
     script = _script(arguments.text("-s"))
     url = arguments.text("-p")
+    token = None if url is None else _token(arguments)
     is_disk = arguments.flag("--raw") or arguments.flag("--as-raw")
     _refuse_mixed(arguments, is_disk=is_disk)
     with ExitStack() as stack:
@@ -81,7 +86,7 @@ def create(session: Session, arguments: Arguments) -> None:
         file.keep(made)
         if url is not None and client is not None:
             with Maker(session, arguments, file) as tell:
-                client.publish(made, file.path, url, on_event=tell)
+                client.publish(made, file.path, url, token=token, on_event=tell)
             session.say([_published(made, url)])
 
 
@@ -96,9 +101,31 @@ def publish(session: Session, arguments: Arguments) -> None:
     check_exists("manifest", manifest_path)
     check_exists("file", file_path)
     manifest = read_manifest(manifest_path, MAX_MANIFEST, dated=False)
+    token = _token(arguments)
     with session.client() as client, Maker(session, arguments, file_path) as tell:
-        client.publish(manifest, file_path, url, on_event=tell)
+        client.publish(manifest, file_path, url, token=token, on_event=tell)
     session.say([_published(manifest, url)])
+
+
+def _token(arguments: Arguments) -> str | None:
+    """The token for the server: of a file, as arguments are seen by everybody, or of the environment."""
+    path = arguments.text("--token-file")
+    if path is None:
+        return os.environ.get(_TOKEN) or None
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(_MAX_TOKEN)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(_MAX_TOKEN)
+    except OSError as error:
+        raise UsageError(
+            f"the token's file {printable(path)} cannot be read: {error.strerror or error}"
+        ) from error
+    token = data.decode("ascii", "replace").strip()
+    if not token or not token.isprintable() or " " in token or "\ufffd" in token:
+        raise UsageError(f"there is no token in {printable(path)}: one word of ASCII is expected")
+    return token
 
 
 def export(session: Session, arguments: Arguments) -> int:

@@ -20,9 +20,12 @@ _AT_ONCE = 8
 
 
 def each_at_once(
-    images: Sequence[Named], import_one: Callable[[str, OnEvent], None], tell: OnEvent
+    images: Sequence[Named],
+    import_one: Callable[[str, OnEvent], None],
+    tell: OnEvent,
+    seconds: float | None = None,
 ) -> dict[Named, CommandError]:
-    """Imports each image; returns the errors, in the order of the images.
+    """Imports each image; returns the errors, in the order of the images. What takes longer than that is one.
 
     All threads tell through one lock. At Ctrl-C they end with this process, and with them what they wanted.
     """
@@ -47,12 +50,12 @@ def each_at_once(
         threading.Thread(target=work, daemon=True).start()
     try:
         with changed:
-            changed.wait_for(lambda: len(ended) == len(images))
+            changed.wait_for(lambda: len(ended) == len(images), seconds)
     finally:
         sums.silence()
     errors: dict[Named, CommandError] = {}
     for image in images:
-        match ended[image]:
+        match ended.get(image, _too_long(image, seconds)):
             case None:
                 pass
             case CommandError() as error:
@@ -62,9 +65,22 @@ def each_at_once(
     return errors
 
 
+def _too_long(image: Named, seconds: float | None) -> CommandError:
+    return CommandError(
+        "TimedOut",
+        f"image {image.text} is not installed after {seconds or 0:g} s",
+        "its import goes on if anybody wants it: `imgctl jobs`",
+        TIMED_OUT,
+    )
+
+
 def _next(ahead: Iterator[Named], lock: threading.Condition) -> Named | None:
     with lock:
         return next(ahead, None)
+
+
+#: The exit status, as of timeout(1).
+TIMED_OUT = 124
 
 
 class _Sums:
@@ -94,7 +110,7 @@ class _Sums:
                     return
                 if event["event"] == "progress":
                     self._latest[text] = event
-                    event = self._sum(event)
+                    event = self._sum()
                 elif (fact := repr(sorted(event.items(), key=lambda item: item[0]))) in self._told:
                     return  # of an origin that several images share
                 else:
@@ -108,15 +124,31 @@ class _Sums:
         with self._lock:
             if not self._silent and (last := self._latest.get(text)) is not None:
                 last["images"] = []
-                self._tell(self._sum(last))
+                if last.get("fraction") is not None:
+                    last["fraction"], last["eta"] = 1.0, None
+                self._tell(self._sum())
 
-    def _sum(self, latest: Progress) -> Progress:
+    def _sum(self) -> Progress:
         all_ = [*self._latest.values()]
         totals = [each["total"] for each in all_]
-        return {
-            **latest,
+        summed: Progress = {
+            "event": "progress",
             "done": sum(each["done"] for each in all_),
             "total": None if None in totals else sum(total or 0 for total in totals),
             "rate": sum(each["rate"] for each in all_),
             "images": [image for each in all_ for image in each["images"]],
         }
+        # Of an older daemon nobody knows.
+        if all("fraction" in each for each in all_):
+            summed["fraction"], summed["eta"] = self._far(all_)
+        return summed
+
+    def _far(self, all_: Sequence[Progress]) -> tuple[float | None, float | None]:
+        """How far all of them are, large ones more than small ones, and how long the last one takes."""
+        known = [(each.get("fraction"), each["total"]) for each in all_]
+        whole = sum(total or 0 for _, total in known)
+        etas = [eta for each in all_ if (eta := each.get("eta")) is not None]
+        if not whole or any(fraction is None or total is None for fraction, total in known):
+            return None, max(etas, default=None)
+        passed = sum((fraction or 0.0) * (total or 0) for fraction, total in known)
+        return passed / whole, max(etas, default=None)

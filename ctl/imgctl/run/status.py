@@ -7,13 +7,17 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from imgctl.errors import UsageError
+from imgctl.errors import NotConnectedError, RemoteError, UsageError
 from imgctl.listing import document_form, say_document, with_new_keys
+from imgctl.patience import is_lost, seconds
 from imgctl.session import flush, is_terminal, json_text
-from imgctl.status_text import problems, status_lines, top_lines
+from imgctl.status_text import away_lines, problems, status_lines, top_lines
+from imgctl.text import duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from imgproto.documents import StatusDocument
 
     from imgctl.arguments import Arguments
     from imgctl.client import Client
@@ -61,6 +65,24 @@ class _Looks:
         self._client = client
         self._screen = screen
         self._left = count
+        self._last: StatusDocument | None = None
+        self._away_since: float | None = None
+        self._patience = seconds()
+
+    def _status(self) -> StatusDocument | None:
+        """The next answer; None while the daemon is away. Raises `RemoteError` when that takes too long."""
+        try:
+            found = self._client.status()
+        except RemoteError as error:
+            if self._last is None or not (is_lost(error) or isinstance(error, NotConnectedError)):
+                raise
+            now = time.monotonic()
+            self._away_since = self._away_since or now
+            if self._patience is None or now - self._away_since > self._patience:
+                raise
+            return None
+        self._last, self._away_since = found, None
+        return found
 
     def frame(self) -> Layout | None:
         """The next frame, by the number of columns; None when there were enough."""
@@ -68,7 +90,11 @@ class _Looks:
             return None
         if self._left is not None:
             self._left -= 1
-        found, now, screen = self._client.status(), time.time(), self._screen
+        found, now, screen = self._status(), time.time(), self._screen
+        if found is None:
+            away = duration(time.monotonic() - (self._away_since or 0.0))
+            notice = f"imgstored is away, since {away}: waiting for it, for up to {duration(self._patience)}"
+            return lambda columns: away_lines(notice, screen and screen._replace(columns=columns))
 
         def layout(columns: int) -> Sequence[Line]:
             return top_lines(found, now, screen and screen._replace(columns=columns))
@@ -88,7 +114,9 @@ class _Looks:
         """Each answer as a line."""
         while self._left != 0:
             self._left = None if self._left is None else self._left - 1
-            print(json_text(with_new_keys(self._client.status())))
+            found = self._status()
+            if found is not None:
+                print(json_text(with_new_keys(found)))
             self._pause(seconds)
 
     def _pause(self, seconds: float) -> None:

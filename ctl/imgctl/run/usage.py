@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imgctl.errors import remote_error
 from imgctl.listing import Wanted, document_form, say_document, say_listing
 from imgctl.session import is_terminal, speaks_unicode
+from imgctl.status_text import library_lines
 from imgctl.table import width
 from imgctl.text import printable, size, size_cell
 
@@ -47,6 +48,7 @@ def du(session: Session, arguments: Arguments) -> None:
     uuids = session.uuids(arguments.rest, among="installed", pool=pool)
     with session.client() as client:
         pools = client.usage(pool, uuids)
+        library = [] if uuids or pool is not None else library_lines(client.status())
     wanted = Wanted(session, arguments)
     rows = [row for each in pools for row in du_rows(each)]
     say_listing(
@@ -58,7 +60,7 @@ def du(session: Session, arguments: Arguments) -> None:
         columns=_COLUMNS,
     )
     if wanted.header and wanted.form in ("", "wide") and not wanted.only_uuids:
-        session.say(pool_summary(each) for each in pools if not each.get("error"))
+        session.say([*(pool_summary(each) for each in pools if not each.get("error")), *library])
     _report_silent(session, pools)
 
 

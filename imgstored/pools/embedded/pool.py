@@ -184,6 +184,14 @@ class EmbeddedPool:
             status = os.fstatvfs(self._root.fd)
         return Space(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
 
+    @property
+    def lags(self) -> bool:
+        """Never: the file system counts a block when it gets it."""
+        return False
+
+    def settle(self) -> None:
+        """Nothing is to be waited for."""
+
     # -- receiving -------------------------------------------------------------------------------------------
 
     def receive(

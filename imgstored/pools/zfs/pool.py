@@ -157,6 +157,15 @@ class ZfsPool:
         """The size of the pool's datasets, and the room for them."""
         return programs.space(self._lzc)
 
+    @property
+    def lags(self) -> bool:
+        """Always: ZFS counts what a transaction group wrote once that is on disk."""
+        return True
+
+    def settle(self) -> None:
+        """Waits for the transaction group that is open now."""
+        programs.settle(self._lzc)
+
     # -- receiving -------------------------------------------------------------------------------------------
 
     def receive(

@@ -311,6 +311,11 @@ def space(lzc: Lzc) -> Space:
     return Space(found["used"] + found["available"], found["available"])
 
 
+def settle(lzc: Lzc) -> None:
+    """Ends the open transaction group, and waits until it is on disk: so does any program that may change."""
+    lzc.change(_SPACE, "looking for its room", pool=lzc.pool)
+
+
 def dependents(lzc: Lzc, name: str, doing: str) -> Dependents:
     """Looks for what is cloned from the dataset or is below it, and for held snapshots."""
     found = lzc.ask(_DEPENDENTS, doing, dataset=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from imgproto import PROTOCOL_VERSION
@@ -14,8 +15,14 @@ from imgstored.rpc.methods.bound import method
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgproto.documents import DoctorDocument, EntryDocument, HelloDocument, StatusDocument
-    from imgproto.params import HelloParams, HistoryParams, NoParams
+    from imgproto.documents import (
+        DoctorDocument,
+        EntryDocument,
+        EventsDocument,
+        HelloDocument,
+        StatusDocument,
+    )
+    from imgproto.params import EventsParams, HelloParams, HistoryParams, NoParams
 
     from imgstored.rpc.call import Call, Method
     from imgstored.rpc.services import Services
@@ -25,12 +32,13 @@ DEFAULT_ENTRIES = 100
 
 
 def methods(services: Services) -> Iterator[Method]:
-    """`hello`, `status`, `doctor`, `history`."""
+    """`hello`, `status`, `doctor`, `history`, `events`."""
     yield method(services, op.HELLO, _hello)
     yield method(services, op.STATUS, _status)
     # It asks every source, and tells of the host: not for those who may only read.
     yield method(services, op.DOCTOR, _doctor)
     yield method(services, op.HISTORY, _history, large=True)
+    yield method(services, op.EVENTS, _events, lasting=True)
 
 
 async def _hello(services: Services, params: HelloParams, call: Call) -> HelloDocument:
@@ -62,3 +70,13 @@ async def _doctor(services: Services, _: NoParams, call: Call) -> DoctorDocument
 async def _history(services: Services, params: HistoryParams, call: Call) -> list[EntryDocument]:
     limit = params.get("limit")
     return await services.history.entries(params.get("uuid"), DEFAULT_ENTRIES if limit is None else limit)
+
+
+async def _events(services: Services, params: EventsParams, call: Call) -> EventsDocument:
+    since, follow = params.get("since"), params.get("follow")
+    if since is not None and since < 0:
+        raise UsageError(f"events: no event has the number {since}", hint="0 means all that are kept")
+    async with aclosing(services.event_log.follow(since, on=follow is not False)) as events:
+        async for event in events:
+            await call.notify(event)
+    return {"newest": services.event_log.newest}

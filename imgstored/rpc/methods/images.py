@@ -137,14 +137,14 @@ async def _hold(services: Services, params: HoldParams, call: Call) -> HoldChang
     """Without a tag the hold lasts as long as the request."""
     uuid, tag, pool = params["uuid"], params.get("tag"), params.get("pool")
     if tag is None:
-        await pass_on(call, services.images.holding(uuid, pool, client=call.client.name))
+        await pass_on(call, services.images.holding(uuid, pool, requester=call.requester))
     else:
-        await services.images.hold(uuid, tag, pool)
+        await services.images.hold(uuid, tag, pool, call.requester)
     return {"uuid": uuid, "tag": tag}
 
 
 async def _release(services: Services, params: ReleaseParams, call: Call) -> HoldChange:
-    await services.images.release(params["uuid"], params["tag"], params.get("pool"))
+    await services.images.release(params["uuid"], params["tag"], params.get("pool"), call.requester)
     return {"uuid": params["uuid"], "tag": params["tag"]}
 
 

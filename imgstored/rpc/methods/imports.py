@@ -40,7 +40,8 @@ def methods(services: Services) -> Iterator[Method]:
 
 
 async def _import(services: Services, params: ImportParams, call: Call) -> ImageChange:
-    request = services.imports.request(
+    imports = services.imports
+    request = (imports.detached if params.get("detach") else imports.request)(
         [params["uuid"]],
         requester=call.requester,
         pool=params.get("pool"),
@@ -53,8 +54,9 @@ async def _import(services: Services, params: ImportParams, call: Call) -> Image
 
 
 async def _ensure(services: Services, params: EnsureParams, call: Call) -> ImagesChange:
-    uuids = params["uuids"]
-    await pass_on(call, services.imports.request(uuids, requester=call.requester, pool=params.get("pool")))
+    uuids, imports = params["uuids"], services.imports
+    begin = imports.detached if params.get("detach") else imports.request
+    await pass_on(call, begin(uuids, requester=call.requester, pool=params.get("pool")))
     return {"uuids": uuids}
 
 

@@ -74,6 +74,7 @@ async def _publish(services: Services, params: PublishParams, call: Call) -> Pub
             params["url"],
             client=call.client.name,
             path=file_name(params.get("path")),
+            token=params.get("token"),
         )
         return await done(call, job)
     finally:

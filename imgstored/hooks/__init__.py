@@ -1,0 +1,1 @@
+"""Hooks: programs that the daemon runs when something happens."""
