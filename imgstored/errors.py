@@ -374,7 +374,7 @@ class ResumeError(StreamError):
 
 
 class LayerError(ImgstoreError):
-    """A container image's layer is no good tar, or leads out of the image (imgadm: InternalError)."""
+    """A container image's layer, or a registry's disk, cannot be unpacked (imgadm: InternalError)."""
 
     code = "LayerError"
 

@@ -9,7 +9,10 @@ import json
 import re
 from typing import NamedTuple
 
-from docs.make.plot import Bar, bars
+from docs.make.plot import Bar, bars, curves
+
+#: The time that the plot of a fleet shows.
+_FLEET_SECONDS = 400.0
 
 #: The heading of a bench's table.
 _HEADS = {
@@ -114,6 +117,12 @@ def page(text: str, rows: Rows) -> str:
         )
 
     return re.sub(r"<!-- figures: ([\w-]+) -->\n\n(?:\|.*\n)*", made, text)
+
+
+def fleet(printed: str) -> str:
+    """When the hosts of each plan of `python -m bench.fleet` were done, as SVG."""
+    lines = {name: plan["curve"] for name, plan in json.loads(printed).items()}
+    return curves("Hosts of 10,000 that have the image", "seconds", lines, _FLEET_SECONDS)
 
 
 def plot(rows: Rows, bench: str) -> str:

@@ -1,4 +1,4 @@
-"""Bars with what their values lie between, as SVG. Pure: no I/O."""
+"""Bars with what their values lie between, and curves, as SVG. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _LEFT, _RIGHT = 760, 230, 70  # pixels: the picture, the names, room for the last value
 _BAR, _GAP, _TOP = 18, 14, 46  # pixels: a bar's height, between groups, above the first
+_LINES = ("#b98a2f", "#3f6ea5", "#5b9a5b", "#a5483f", "#7a5ba0", "#5b5b5b")
 _OURS, _THEIRS, _INK = "#b98a2f", "#9fb3cf", "#22303f"
 
 
@@ -39,6 +40,33 @@ def bars(title: str, groups: Mapping[str, Sequence[Bar]]) -> str:
             top += _BAR + 4
         top += _GAP
     return with_dark("\n".join([*_head(title, top), *body, "</svg>", ""]))
+
+
+def curves(title: str, along: str, lines: Mapping[str, Sequence[float]], most: float) -> str:
+    """For each line, the part of all that was done by a time: `lines` have the times of equal parts.
+
+    What is done after `most` is cut off. `along` says what the times are.
+    """
+    left, top, width, height = 60, _TOP, _WIDTH - 90, 260
+    bottom = top + height
+    body = [f'<path d="M{left} {top} V{bottom} H{left + width}" stroke="{_INK}" fill="none"/>']
+    for part in range(5):
+        at = part / 4
+        body.append(_text(left - 8, int(bottom - at * height + 4), f"{at:.0%}", anchor="end"))
+        body.append(_text(int(left + at * width), bottom + 16, f"{at * most:g}", anchor="middle"))
+    body.append(_text(left + width // 2, bottom + 34, along, anchor="middle"))
+    for place, (name, times) in enumerate(lines.items()):
+        colour = _LINES[place % len(_LINES)]
+        points = " ".join(
+            f"{left + time / most * width:.1f},{bottom - number / (len(times) - 1) * height:.1f}"
+            for number, time in enumerate(times)
+            if time <= most
+        )
+        body.append(f'<polyline points="{points}" stroke="{colour}" stroke-width="2" fill="none"/>')
+        down = bottom + 56 + 18 * place
+        body.append(f'<rect x="{left}" y="{down - 8}" width="24" height="4" fill="{colour}"/>')
+        body.append(_text(left + 32, down, name))
+    return "\n".join([*_head(title, bottom + 56 + 18 * len(lines)), *body, "</svg>", ""])
 
 
 def _head(title: str, height: int) -> Iterator[str]:

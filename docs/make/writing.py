@@ -39,6 +39,7 @@ def measured(bench: str | None = None, printed: str = "") -> None:
         _change(_ROOT / name, lambda text: figures.page(text, rows))
     for name in rows:
         _write(_DOCS / "pictures" / f"{name}.svg", figures.plot(rows, name))
+    _write(_DOCS / "pictures" / "fleet.svg", figures.fleet((_DOCS / "fleet.json").read_text("utf-8")))
 
 
 def pictures() -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 #: When the pool may see an image's bytes: while they are downloaded, or only after the checksum held.
 Verify = Literal["streaming", "first"]
 
+#: What the bytes of a file are: an image's file, or what one is made of: the disk of a virtual machine, plain
+#: or compressed, or a layer of a container image that has such a disk.
+Contents = Literal["image", "disk", "layer with a disk"]
+
 #: Longer addresses are refused; RFC 9110, 4.1 asks for at least 8000 characters.
 MAX_URL = 8192
 
@@ -94,6 +98,7 @@ class Location(Struct, frozen=True):
     authorization: Authorization | None = None  #: for the origin of `url`, beside the access's headers
     #: The parts that are the file, one after another, all of the origin of `url`. None: the file is at `url`.
     parts: tuple[Part, ...] = ()
+    contents: Contents = "image"
 
 
 class Origin(Struct, frozen=True):

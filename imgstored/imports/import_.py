@@ -16,7 +16,7 @@ import os
 import time
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 import trio
@@ -67,6 +67,7 @@ from imgstored.imports.room import watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
 from imgstored.transfer.digest import Expected, WrongFileError
+from imgstored.transfer.disk import DiskConversion
 from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
 from imgstored.transfer.pump import Pump
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Blocks, Occupant, PoolImage, Room
     from imgstored.site.trust import Provenance
+    from imgstored.transfer.pump import Pieces
 
 _Answer = TypeVar("_Answer")
 
@@ -102,6 +104,8 @@ _PAUSE: Final = 0.5
 _STANDSTILL: Final = 60.0
 _UNSETTLED: Final = 15.0
 
+
+_MIB: Final = 1 << 20
 
 #: Attempts of one import, each of which begins again with another mirror, or in the pool.
 _MAX_ATTEMPTS = 4
@@ -178,8 +182,10 @@ class Import:
         self._delta: Delta | None = None
         self._pump: Pump | None = None
         self._fetched_before: dict[str, int] = {}  # by downloads before this one
+        self._converted = not isinstance(data, FromFile) and any(each.contents != "image" for each in data)
         self._received: PoolImage | None = None
         self._pool_room: Claim  # while it runs
+        self._disk_room: Claim  # while it runs, of what a disk becomes before it is a stream
         self._claims: list[Claim] = []
         self._free_before = 0  # bytes of the pool, before it got anything of the image
 
@@ -380,8 +386,9 @@ class Import:
         warning = await self._ask(lambda: free_space.warning(self._pool, self.manifest))
         if warning is not None:
             self._note(warning)
-        spool_room = await lanes.in_thread(free_space.claim_spool)
-        self._claims.append(spool_room)
+        spool_room = await self._claim_spool()
+        # The download says how much it takes, to the byte; a disk takes what is on it besides.
+        self._disk_room = await self._claim_spool()
         attempt = 1
         self._delta = await self._begin_delta(locations, spool_room)
         while True:
@@ -425,6 +432,11 @@ class Import:
             return replace(part, path=None if path is None else str(path), offset=offset)
 
         return [replace(each, parts=tuple(map(known, each.parts))) for each in locations]
+
+    async def _claim_spool(self) -> Claim:
+        claim = await lanes.in_thread(self._resources.free_space.claim_spool)
+        self._claims.append(claim)
+        return claim
 
     async def _begin_delta(self, locations: Sequence[Location], room: Room) -> Delta | None:
         """A delta, if one is worth trying. What is odd about its index is no reason to fail."""
@@ -498,8 +510,25 @@ class Import:
             download.watermark.fail,
             self._expected(parts=locations[0].parts if locations else ()),
             _strictest(locations),
+            self._conversion(locations),
         )
         return download, pump
+
+    def _conversion(self, locations: Sequence[Location]) -> DiskConversion | None:
+        """How an image is made of what the locations have; None where that is the image's file."""
+        if not self._converted:
+            return None
+        first = locations[0]
+        [part] = first.parts
+        assert part.sha256 is not None, "what is in a registry has a digest"
+        return DiskConversion(
+            self.uuid,
+            in_layer=first.contents == "layer with a disk",
+            sha256=part.sha256,
+            folder=self._resources.spools,
+            room=self._disk_room,
+            max_size=self._resources.limits.decompress.max_image,
+        )
 
     async def _transfer(self, download: Download, pump: Pump) -> _Result:
         """Downloads and receives alongside; either one's failure ends the other, and the first one counts."""
@@ -573,7 +602,7 @@ class Import:
         if there is not None:
             return there
 
-        def receive(stream: Iterator[bytes | memoryview]) -> PoolImage:
+        def receive(stream: Pieces) -> PoolImage:
             there = self._reserve(at_least)
             room = self._pool_room
             arrive = self._pool.receive
@@ -678,12 +707,19 @@ class Import:
         """Writes the manifest, and then renames the pool's partial: the commit. Blocks."""
         catalog, source = self._resources.catalog, self.action.source
         pool, uuid = self.spec.key
-        manifest = self.manifest.document
+        manifest = self._described()
         catalog.write_manifest(pool, uuid, manifest, source)
         self._write_receipt()
         image = self._pool.publish(uuid)
         catalog.keep_manifest(pool, uuid)
         return InstalledImage(pool, image, manifest, source)
+
+    def _described(self) -> Mapping[str, Any]:
+        """The manifest, with the size that the disk of a registry turned out to have."""
+        manifest, image = self.manifest.document, self._received
+        if not self._converted or image is None:
+            return manifest
+        return {**manifest, "image_size": -(-image.referenced // _MIB)}
 
     def _write_receipt(self) -> None:
         image, receipts = self._received, self._resources.receipts
@@ -704,8 +740,8 @@ class Import:
     async def _keep_original(self) -> None:
         """Gives the library the file as it came. The image is installed, whether that works or not."""
         library = self._resources.library
-        if library is None or library.has_file_of(self.manifest):
-            return
+        if library is None or self._converted or library.has_file_of(self.manifest):
+            return  # what came of a registry's disk is not what other hosts can install
         try:
             if isinstance(self._data, FromFile):
                 assert self._pump is not None
@@ -912,7 +948,7 @@ class Import:
             self.uuid,
             size=None if file is None else file.size,
             sha1=None if file is None else file.sha1,
-            sha256=None if file is None or self._signed is None else self._signed.file,
+            sha256=(None if file is None else file.sha256) if self._signed is None else self._signed.file,
             parts=tuple((part.size, part.sha256) for part in parts),
             path=path,
             type=manifest.type,
@@ -936,9 +972,18 @@ class Import:
         release: Callable[[BaseException], None],
         expected: Expected,
         verify: Verify,
+        convert: DiskConversion | None = None,
     ) -> Pump:
         limits = self._resources.limits.decompress
-        return Pump(open_blocks, expected, limits, verify=verify, release=release, stages=self.stages)
+        return Pump(
+            open_blocks,
+            expected,
+            limits,
+            verify=verify,
+            release=release,
+            stages=self.stages,
+            convert=convert,
+        )
 
 
 def _strictest(locations: Sequence[Location]) -> Verify:
@@ -969,9 +1014,7 @@ def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
     return [mirror.location for mirror in download.mirrors if not mirror.fetched]
 
 
-def _begins_stream(
-    blocks: Iterator[bytes | memoryview],
-) -> tuple[bool, Iterator[bytes | memoryview]]:
+def _begins_stream(blocks: Pieces) -> tuple[bool, Pieces]:
     """Whether it is a ZFS send stream; and all of the blocks again."""
     first = next(blocks, b"")
     return byte_order_of(first[:HEADER_SIZE]) is not None, itertools.chain([first], blocks)

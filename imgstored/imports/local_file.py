@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from imgstored.library.library import Library
     from imgstored.manifest import Manifest
     from imgstored.transfer.digest import Expected
+    from imgstored.transfer.pump import Pieces
 
 _BLOCK = 1 << 20
 
@@ -104,7 +105,7 @@ def keep_copy(
     file = LocalFile(given.fd, given.path, check=trio.from_thread.check_cancelled)
     room = free_space.claim_folder(library.folder)
 
-    def reserved(blocks: Iterator[bytes]) -> Iterator[bytes | memoryview]:
+    def reserved(blocks: Iterator[bytes]) -> Pieces:
         room.expect(size)
         yield from watched(blocks, room, 0)
 

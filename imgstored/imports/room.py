@@ -18,11 +18,12 @@ from imgstored.host.mounts import storage_of
 from imgstored.manifest.values import whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Pool
+    from imgstored.transfer.pump import Pieces
 
 _Result = TypeVar("_Result")
 
@@ -248,7 +249,7 @@ def _free_in(folder: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def watched(stream: Iterator[bytes | memoryview], claim: Claim, there: int) -> Iterator[bytes | memoryview]:
+def watched(stream: Pieces, claim: Claim, there: int) -> Pieces:
     """Yields a stream's pieces to a pool that has its first `there` bytes; those after them take room.
 
     Raises `NoSpaceError` once the pool is full.

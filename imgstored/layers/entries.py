@@ -20,7 +20,7 @@ from msgspec import Struct
 from imgstored.errors import LayerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from tarfile import TarFile
     from typing import Self
 
@@ -35,6 +35,9 @@ MAX_NAME: Final = 255
 MAX_PATH: Final = 4095
 #: Folders within each other.
 MAX_DEPTH: Final = 128
+#: Bytes of all the holes in sparse files of one layer, which no limit on what is downloaded or decompressed
+#: bounds: a header alone may claim 8 EiB.
+MAX_HOLES: Final = 64 << 30
 #: Bytes of the value of an extended attribute; Linux's limit.
 MAX_ATTRIBUTE: Final = 64 << 10
 
@@ -94,6 +97,30 @@ class Readable(Protocol):
         ...
 
 
+class PieceReader:
+    """The pieces of a layer as a file that is read from front to back."""
+
+    def __init__(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end. Raises what the pieces raise."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = memoryview(piece).cast("B")
+        found, self._rest = bytes(self._rest[:size]), self._rest[size:]
+        return found
+
+    def drain(self) -> None:
+        """Takes what follows the end of the archive, so that all of the file is hashed."""
+        self._rest = memoryview(b"")
+        for _ in self._pieces:
+            pass
+
+
 def entries(layer: Readable) -> Iterator[tuple[Entry, Readable | None]]:
     """Yields the entries in order; the contents of a file can be read until the next entry is asked for.
 
@@ -108,6 +135,7 @@ def entries(layer: Readable) -> Iterator[tuple[Entry, Readable | None]]:
             for number, member in enumerate(tar):
                 if number >= MAX_ENTRIES:
                     raise _damaged(f"it has more than {MAX_ENTRIES} entries")
+                reader.expand(member)
                 entry = _entry(member)
                 if entry is not None:
                     yield entry, _contents(tar, member) if entry.kind is Kind.FILE else None
@@ -138,6 +166,7 @@ class _Reader(io.RawIOBase):
         self._layer = layer
         self._headers = 0
         self._chain = 0
+        self._holes = 0
         self.size = 0
         reader = self
 
@@ -160,6 +189,16 @@ class _Reader(io.RawIOBase):
             if self._headers > MAX_HEADER:
                 raise _damaged(f"an entry has more than {MAX_HEADER >> 20} MiB of headers")
         return data
+
+    def expand(self, member: tarfile.TarInfo) -> None:
+        """The entry's holes will be read. Raises `LayerError` where they are too many."""
+        if member.sparse is not None:
+            reached = 0
+            for offset, size in [*member.sparse, (member.size, 0)]:
+                self._holes += max(0, offset - reached)
+                reached = max(reached, offset + size)
+            if self._holes > MAX_HOLES:
+                raise _damaged(f"it has sparse files with more than {MAX_HOLES >> 30} GiB of holes")
 
     @contextmanager
     def headers(self) -> Iterator[None]:

@@ -37,7 +37,24 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: overlay file systems, SELinux and IMA.
 ATTRIBUTES: Final = ("user.", "security.capability")
 #: What a system answers that has no extended attributes, or not for this kind of file.
-_NO_ATTRIBUTES: Final = frozenset((errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS))
+_NO_ATTRIBUTES: Final = frozenset(
+    (
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.ENOSYS,
+        # It is no name, or no value, of an attribute here.
+        errno.EINVAL,
+        errno.ERANGE,
+        errno.E2BIG,
+    )
+)
+#: What a system answers where it cannot have such a file: more links than it counts, a name that is no UTF-8
+#: where it has no other, a file that is too large.
+_IMPOSSIBLE: Final = frozenset(
+    (errno.EMLINK, errno.EILSEQ, errno.EFBIG, errno.EINVAL, errno.ENAMETOOLONG, errno.EOVERFLOW)
+)
+_ZEROS: Final = bytes(_PIECE)
 
 
 class Applied(Struct):
@@ -98,6 +115,15 @@ class _Tree:
     def apply(self, entry: Entry, contents: Readable | None) -> None:
         """Applies one entry. Raises `LayerError` and `OSError`."""
         self.applied.entries += 1
+        try:
+            self._apply(entry, contents)
+        except OSError as error:
+            if error.errno in _IMPOSSIBLE:
+                why = os.strerror(error.errno)
+                raise _refused(f'"{_shown(entry.path)}" cannot be on this host: {why}') from error
+            raise
+
+    def _apply(self, entry: Entry, contents: Readable | None) -> None:
         if entry.kind in (Kind.OPAQUE, Kind.WHITEOUT):
             # What is removed may be on the way to the last folder.
             self.close()
@@ -175,12 +201,17 @@ class _Tree:
             piece = contents.read(min(_PIECE, left))
             if not piece:
                 raise _refused(f'"{_shown(entry.path)}" is cut short')
-            self._take(len(piece))
+            start = entry.size - left
             left -= len(piece)
             self.applied.size += len(piece)
+            if len(piece) == _PIECE and piece == _ZEROS:
+                continue  # a hole, as it mostly was where the layer was made
+            self._take(len(piece))
             view = memoryview(piece)
             while view:
-                view = view[os.write(fd, view) :]
+                written = os.pwrite(fd, view, start)
+                start, view = start + written, view[written:]
+        os.ftruncate(fd, entry.size)
 
     def _describe(self, fd: int, entry: Entry) -> None:
         """Owner, mode and attributes; the owner first, since fchown(2) takes setuid and capabilities away."""

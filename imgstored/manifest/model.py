@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from imgstored.errors import ManifestValidationError
 from imgstored.manifest.document import check_document
-from imgstored.manifest.rules import Rules, faults
+from imgstored.manifest.rules import Rules, faults, sha256_of
 from imgstored.manifest.upgrade import upgrade
 from imgstored.manifest.values import in_lower_case, shown_text, whole_number
 
@@ -65,6 +65,7 @@ class ManifestFile(Struct, frozen=True):
     compression: str | None  #: mostly gzip, bzip2, xz, zstd or none; the file itself says what it is
     dataset_guid: int | None  #: of the snapshot in the stream; None also where it may have been rounded
     index: FileIndex | None = None  #: None also where it is not one
+    sha256: str | None = None  #: lower-case hexadecimal; of a file in a registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,7 @@ def _file(document: Mapping[str, Any], rules: Rules) -> ManifestFile | None:
         compression if isinstance(compression, str) and compression else None,
         _guid(first.get("dataset_guid")),
         _index(first.get("index")),
+        sha256_of(first),
     )
 
 

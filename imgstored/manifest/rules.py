@@ -13,6 +13,7 @@ nobody knows is a fault. What this finds in the others' manifests is odd, and no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal
 
@@ -43,6 +44,8 @@ Rules = Literal["import", "install", "create"]
 MAX_FILE_SIZE: Final = 1 << 40
 
 REQUIRED: Final = ("v", "uuid", "name", "version", "type", "os")
+
+_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 
 _SAFE_INTEGER = (1 << 53) - 1  #: JavaScript's
 
@@ -262,11 +265,22 @@ _TOGETHER: Final[Mapping[Rules, tuple[_Together, ...]]] = {
 _FIELDS: Final[Mapping[Rules, Check]] = {"import": _DECIDING, "install": _DECIDING, "create": _CREATE}
 
 
+def _has_digest(document: Mapping[str, Any]) -> bool:
+    return document.get("type") == "docker" or sha256_of(document["files"][0]) is not None
+
+
+def sha256_of(file: Mapping[str, Any]) -> str | None:
+    """The SHA-256 of a file in its digest, which is written as in registries; None where it has none."""
+    digest = file.get("digest")
+    found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+    return None if found is None else found[1]
+
+
 def faults(document: Mapping[str, Any], rules: Rules) -> Iterator[Fault]:
     """Everything that is wrong with a v2 document: first field by field, then what does not go together."""
     for fault in _FIELDS[rules]("", document):
-        # A registry knows the layers of its images by SHA-256.
-        if document.get("type") != "docker" or str(fault) != "files[0].sha1 (MissingParameter)":
+        # A registry knows the files of its images by SHA-256.
+        if str(fault) != "files[0].sha1 (MissingParameter)" or not _has_digest(document):
             yield fault
     for together in _TOGETHER[rules]:
         yield from together(document)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgstored.layers.entries import entries
+from imgstored.layers.entries import PieceReader, entries
 from imgstored.layers.tree import Applied, apply
 
 if TYPE_CHECKING:
     from imgstored.pools.base import Blocks, Room
-    from imgstored.zstream.fletcher4 import Buffer
 
 
 def unpack_layer(blocks: Blocks, root: int, room: Room) -> Applied:
@@ -17,7 +16,7 @@ def unpack_layer(blocks: Blocks, root: int, room: Room) -> Applied:
 
     Devices are left out. Raises `LayerError`, `NoSpaceError`, `OSError`, and what `blocks` raises.
     """
-    layer = _Layer(blocks)
+    layer = PieceReader(blocks)
     taken = _Taken(room)
     try:
         applied = apply(entries(layer), root, take=taken.take, devices=False)
@@ -25,30 +24,6 @@ def unpack_layer(blocks: Blocks, root: int, room: Room) -> Applied:
         taken.spent()
     layer.drain()
     return applied
-
-
-class _Layer:
-    """The pieces of a layer as a file that is read from front to back."""
-
-    def __init__(self, blocks: Blocks) -> None:
-        self._blocks = iter(blocks)
-        self._rest = memoryview(b"")
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end. Raises what the pieces raise."""
-        while not self._rest:
-            block: Buffer | None = next(self._blocks, None)
-            if block is None:
-                return b""
-            self._rest = memoryview(block).cast("B")
-        piece, self._rest = bytes(self._rest[:size]), self._rest[size:]
-        return piece
-
-    def drain(self) -> None:
-        """Takes what follows the end of the archive, so that all of the file is hashed."""
-        self._rest = memoryview(b"")
-        for _ in self._blocks:
-            pass
 
 
 class _Taken:

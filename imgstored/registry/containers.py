@@ -22,6 +22,7 @@ from imgstored.registry.reference import DOCKER_HUB
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imgstored.http.location import Contents
     from imgstored.registry.documents import Descriptor, ImageManifest, Index
     from imgstored.registry.reference import Reference
 
@@ -65,6 +66,7 @@ class LayerImage(Struct, frozen=True):
     uuid: str
     manifest: dict[str, Any]
     blob: Descriptor
+    contents: Contents = "image"  #: what the blob is
 
 
 def image_uuid(digests: Sequence[str]) -> str:
@@ -141,12 +143,23 @@ def _facts(url: str, config: bytes) -> _Facts:
         raise _damaged(url, "its config lists no layers")
     comment, architecture = found.get("comment"), found.get("architecture")
     return _Facts(
-        _moment(found.get("created")),
+        moment(found.get("created")),
         architecture if isinstance(architecture, str) else "",
         comment[:_MAX_DESCRIPTION] if isinstance(comment, str) else "",
-        {key: (inner or {}).get(key) for key in _CONFIG},
+        _config(url, inner or {}),
         diff_ids,
     )
+
+
+def _config(url: str, inner: dict[str, Any]) -> dict[str, Any]:
+    """What starts the image's program: programs of root read it in the manifest."""
+    found = {key: inner.get(key) for key in _CONFIG}
+    for key, value in found.items():
+        kind = str if key == "WorkingDir" else list
+        texts = value if isinstance(value, list) else ()
+        if not isinstance(value, kind | None) or not all(isinstance(each, str) for each in texts):
+            raise _damaged(url, f"{key} in its config is of another kind")
+    return found
 
 
 def _manifest(
@@ -193,7 +206,7 @@ def _known(url: str, layer: Descriptor) -> Descriptor:
     return layer
 
 
-def _moment(text: Any) -> str:
+def moment(text: Any) -> str:
     """A time of RFC 3339 in UTC with milliseconds, as imgadm has it; the epoch where there is none."""
     found = _MOMENT.fullmatch(text) if isinstance(text, str) else None
     moment = _EPOCH

@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 import platform
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
 from msgspec.structs import replace
 
-from imgstored.errors import APIError, ImageNotFoundError, NotSupportedError
+from imgstored.errors import APIError, ImageNotFoundError, InvalidManifestError, NotSupportedError
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import shown
-from imgstored.manifest import check_uuid
+from imgstored.manifest import check_uuid, parse
 from imgstored.registry.artifact import IMAGE
 from imgstored.registry.containers import MAX_CONFIG, LayerImage, layer_images, of_this_platform
+from imgstored.registry.disks import HEAD, artifact_disk, container_disk, has_disk, may_have_disk
 from imgstored.registry.documents import Index
 from imgstored.registry.reference import CONTAINER, Reference, parse_reference
 from imgstored.sources.base import Listed, Offer
@@ -78,7 +80,8 @@ class ContainerSource:
             return None
         url = self._repository.own.url
         verify = verify_for(replace(self.spec, url=url), url)
-        first, *others = self._repository.locations([image.blob], verify=verify)
+        places = self._repository.locations([image.blob], verify=verify)
+        first, *others = (replace(place, contents=image.contents) for place in places)
         return Offer(image.manifest, first, others=tuple(others))
 
     async def top(self) -> tuple[LayerImage, str]:
@@ -92,15 +95,25 @@ class ContainerSource:
             fetched = await self._manifest()
             manifest = fetched.document
             assert not isinstance(manifest, Index)
-            config = await self._repository.blob(manifest.config, limits=_CONFIG)
-            self._images = {
-                image.uuid: image
-                for image in layer_images(shown(fetched.url), self._reference, manifest, config)
-            }
+            images = await self._images_of(shown(fetched.url), manifest)
+            self._images = {image.uuid: image for image in images}
             self._pinned = replace(self._reference, digest=fetched.digest)
             # What a digest names never changes; what a tag names may.
             self._kept_until = now + (_KEPT_SECONDS if self._reference.digest is None else math.inf)
         return [*self._images.values()]
+
+    async def _images_of(self, url: str, manifest: ImageManifest) -> Sequence[LayerImage]:
+        """A disk of a virtual machine is one image, and a container image one for each layer."""
+        disk = artifact_disk(url, self._reference, manifest)
+        if disk is not None:
+            return [disk]
+        body = await self._repository.blob(manifest.config, limits=_CONFIG)
+        with suppress(InvalidManifestError):
+            config = parse(body, limit=MAX_CONFIG)
+            for layer in manifest.layers if may_have_disk(config, manifest.layers) else ():
+                if has_disk(await self._repository.head(layer, HEAD)):
+                    return [container_disk(url, self._reference, config, layer)]
+        return layer_images(url, self._reference, manifest, body)
 
     async def _manifest(self) -> Fetched:
         """The manifest of the image for this host. Raises `ImageNotFoundError` too."""

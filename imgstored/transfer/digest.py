@@ -86,7 +86,7 @@ def digested(blocks: Blocks, expected: Expected, digest: Digest) -> Iterator[byt
         raise _checksum_error(expected, digest)
     if expected.sha256 is not None and digest.sha256 != expected.sha256:
         raise WrongFileError(
-            f"image {expected.uuid} file checksum (sha256) error: the signed index says"
+            f"image {expected.uuid} file checksum (sha256) error: expected"
             f' "{expected.sha256}", the downloaded file has "{digest.sha256}"',
             hint=_TRY_AGAIN,
         )

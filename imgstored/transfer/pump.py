@@ -19,10 +19,16 @@ from imgstored.zstream.reader import begin_of
 from imgstored.zstream.records import Objset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from imgstored.http.location import Verify
     from imgstored.pools.base import Blocks
+    from imgstored.transfer.decompress import Contents
+
+    Pieces = Iterator[bytes | bytearray | memoryview]
+
+    #: Makes a stream of what is in a file; is given what raises once the stream is not wanted any more.
+    Convert = Callable[[Pieces, Callable[[], None]], Generator[bytes | bytearray, None, None]]
 
 T = TypeVar("T")
 
@@ -50,12 +56,16 @@ class Pump:
         verify: Verify,
         release: Callable[[BaseException], None],
         stages: Stages | None = None,
+        convert: Convert | None = None,
     ) -> None:
+        """`convert` makes the stream of what is in the file, where that is something else."""
         self._open_blocks = open_blocks
         self._expected = expected
         self._verify = verify
         self._release = release
         self._stages = stages or Stages()
+        self._convert = convert
+        self._offered = 0
         self._meter = Meter(limits)
         # Only a file that is read twice has to be known again.
         self._first = Hasher() if verify == "first" else None
@@ -88,7 +98,7 @@ class Pump:
     @property
     def stream(self) -> int:
         """Bytes of the stream that the pool was offered."""
-        return self._meter.stream
+        return self._offered
 
     def cancel(self, error: BaseException) -> None:
         """Makes `run` end soon with `error`, wherever it is, unless `receive` itself waits for the pool."""
@@ -96,7 +106,7 @@ class Pump:
             self._failure = self._failure or error
         self._release(error)
 
-    def run(self, receive: Callable[[Iterator[bytes | memoryview]], T]) -> T:
+    def run(self, receive: Callable[[Pieces], T]) -> T:
         """Pumps all of the file to `receive`, and returns what that returned.
 
         Blocks. Raises `DownloadError` when the file is not the one expected, `UncompressionError`,
@@ -109,7 +119,7 @@ class Pump:
         with self._opened() as blocks:
             return self._receive(receive, self._digested(blocks))
 
-    def _receive(self, receive: Callable[[Iterator[bytes | memoryview]], T], blocks: Blocks) -> T:
+    def _receive(self, receive: Callable[[Pieces], T], blocks: Blocks) -> T:
         times = self._stages
         with (
             times.receiving,
@@ -122,7 +132,7 @@ class Pump:
                 rest = drain(stream)
             except BaseException as error:
                 # The other threads may wait for bytes to come, and are themselves waited for below.
-                self._release(error)
+                self.cancel(error)
                 raise
         if rest:
             raise StreamError(
@@ -131,20 +141,27 @@ class Pump:
             )
         return result
 
-    def _counted(self, stream: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    def _counted(self, stream: Pieces) -> Pieces:
         for piece in stream:
             size = len(piece)
             yield piece
             self._taken += size  # the pool wants the next one
 
-    def _stream(self, blocks: Blocks) -> Iterator[bytes | memoryview]:
-        layer = self._expected.type == "docker"
-        with closing(decompressed(blocks, self._meter, layer=layer)) as pieces:
+    def _stream(self, blocks: Blocks) -> Pieces:
+        contents: Contents = "layer" if self._expected.type == "docker" else "stream"
+        if self._convert is not None:
+            contents = "anything"
+        with ExitStack() as stack:
+            pieces: Pieces
+            pieces = stack.enter_context(closing(decompressed(blocks, self._meter, contents=contents)))
+            if self._convert is not None:
+                pieces = stack.enter_context(closing(self._convert(pieces, self._check)))
             for piece in pieces if self._expected.dataset is None else self._of_its_kind(pieces):
                 self._check()
+                self._offered += len(piece)
                 yield piece
 
-    def _of_its_kind(self, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    def _of_its_kind(self, pieces: Pieces) -> Pieces:
         """The pieces again. Raises `StreamError` for a stream of another kind of dataset than expected."""
         begin, pieces_again = begin_of(pieces)
         found = "volume" if begin.objset is Objset.VOLUME else "filesystem"

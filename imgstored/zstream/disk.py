@@ -20,7 +20,7 @@ from imgstored.zstream import ova, qemu
 from imgstored.zstream.records import MAGIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 #: Bytes that are read at a time: some of the largest blocks.
 _READ: Final = 1 << 20
@@ -168,6 +168,23 @@ def open_disk(
         if not size:
             raise UsageError(f"{path} is empty", hint="a disk has at least one byte")
         yield Disk(fd, size)
+
+
+@contextmanager
+def fetched_disk(fd: int, *, folder: str, check: Callable[[], None]) -> Iterator[Disk]:
+    """The disk in a file that came from somebody else, as root's own: a raw disk, a qcow2 or a vmdk.
+
+    What is no raw disk is unpacked in `folder`, by a program without privileges; `check` may end that by
+    raising. Raises as `open_disk`.
+    """
+    with ExitStack() as stack:
+        format_ = format_of(os.pread(fd, qemu.HEAD, 0))
+        if format_ == "raw":
+            _refuse_by_end(fd)
+        else:
+            raw = qemu.unpacked(fd, format_, folder, unprivileged=True, check=check)
+            fd = stack.enter_context(raw).fileno()
+        yield Disk(fd, os.lseek(fd, 0, os.SEEK_END))
 
 
 def _refuse_by_end(fd: int) -> None:

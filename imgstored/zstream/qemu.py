@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import stat
 import struct
 import subprocess
 import tempfile
+import time
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
+
+from msgspec import Struct
 
 from imgstored.errors import NoSpaceError, UsageError
 from imgstored.host import signals
 from imgstored.zstream.volume import MAX_VOLUME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from imgstored.zstream.ova import Part
 
@@ -41,6 +45,10 @@ _WORDS: Final = 1000
 #: Seconds for a report; and for a disk, that many and one for each so many bytes.
 _TIMEOUT: Final = 60
 _SLOWEST: Final = 4 << 20
+#: Seconds between two looks at whether its result is still wanted.
+_LOOK_EVERY: Final = 0.1
+#: Who it is where root's own file is from somebody else.
+_NOBODY: Final = "nobody"
 
 #: sh's units: KiB of memory, and blocks of 512 bytes of a file. Then the shell becomes the program.
 _LIMITED: Final = 'ulimit -v "$1" && ulimit -f "$2" && shift 2 && exec "$@"'
@@ -53,15 +61,35 @@ _NO_PARENT: Final = (1 << 32) - 1
 _OTHER_FILES: Final = "make it whole first, where it is trusted: `qemu-img convert -O raw FILE DISK`"
 
 
+def _wanted() -> None:
+    """The result is always wanted."""
+
+
+class _Program(Struct, frozen=True):
+    """The program, and the terms on which it runs."""
+
+    path: str
+    user: tuple[int, int] | None  #: uid and gid; None: as this process
+    check: Callable[[], None]
+
+
 @contextmanager
 def unpacked(
-    fd: int, format_: Format, folder: str | None = None, part: Part | None = None
+    fd: int,
+    format_: Format,
+    folder: str | None = None,
+    part: Part | None = None,
+    *,
+    unprivileged: bool = False,
+    check: Callable[[], None] = _wanted,
 ) -> Iterator[IO[bytes]]:
     """The raw disk of the file open at `fd`: a sparse file without a name, which is gone at the end.
 
     `part` is where in the file it is; None is all of it.
 
-    `folder` is where it is made; None is where temporary files are. Blocks for as long as it takes.
+    `folder` is where it is made; None is where temporary files are. Blocks for as long as it takes; `check`
+    is called meanwhile, and ends it by raising. `unprivileged`: root runs the program as nobody, whose the
+    file becomes.
 
     Raises `UsageError` for a file that cannot be unpacked or would read others, and where there is no
     qemu-img; `NoSpaceError` where there is not enough room; and `OSError`.
@@ -72,23 +100,29 @@ def unpacked(
         )
     head = os.pread(fd, HEAD, 0) if part is None else os.pread(fd, min(HEAD, part.size), part.offset)
     refuse_others(head, format_)
-    program = next((path for path in PROGRAMS if os.access(path, os.X_OK)), None)
-    if program is None:
+    path = next((path for path in PROGRAMS if os.access(path, os.X_OK)), None)
+    if path is None:
         raise UsageError(
             f"the disk is a {format_}, and there is no qemu-img to make a raw one of it",
             hint="install it (Debian: qemu-utils; pkgsrc: qemu), or convert the disk elsewhere",
         )
+    program = _Program(path, _nobody() if unprivileged and os.geteuid() == 0 else None, check)
+    if program.user is not None:
+        os.fchown(fd, *program.user)
     node = _node(fd, format_, part)
     size = _virtual_size(program, fd, node)
     with ExitStack() as stack:
         disk = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+        if program.user is not None:
+            os.fchown(disk.fileno(), *program.user)
         required = _required(program, fd, node)
         _refuse_without_room(disk.fileno(), required)
         disk.truncate(size)
         # -n: into the file that is there, which is zeros; only what is not zeros is written.
         target = f"driver=raw,file.driver=file,file.filename=/dev/fd/{disk.fileno()}"
         _run(
-            [program, "convert", "-n", "--target-image-opts", node, target],
+            program,
+            ["convert", "-n", "--target-image-opts", node, target],
             fds=(fd, disk.fileno()),
             largest=size,
             seconds=_TIMEOUT + required // _SLOWEST,
@@ -136,8 +170,13 @@ def _node(fd: int, format_: Format, part: Part | None) -> str:
     return "json:" + json.dumps({"driver": format_, "file": file, "backing": None})
 
 
-def _virtual_size(program: str, fd: int, node: str) -> int:
-    info = _report([program, "info", "--output=json", node], fd)
+def _nobody() -> tuple[int, int]:
+    found = pwd.getpwnam(_NOBODY)
+    return found.pw_uid, found.pw_gid
+
+
+def _virtual_size(program: _Program, fd: int, node: str) -> int:
+    info = _report(program, ["info", "--output=json", node], fd)
     data = info.get("format-specific", {}).get("data", {})
     others = [info.get("backing-filename"), data.get("data-file"), data.get("extents", [])[1:]]
     if any(others) or data.get("parent-cid", _NO_PARENT) != _NO_PARENT:
@@ -147,9 +186,9 @@ def _virtual_size(program: str, fd: int, node: str) -> int:
     return size
 
 
-def _required(program: str, fd: int, node: str) -> int:
+def _required(program: _Program, fd: int, node: str) -> int:
     """About how many bytes are in the disk. Asked for as a qcow2, of a raw one its holes would count."""
-    report = _report([program, "measure", "--output=json", "-O", "qcow2", node], fd)
+    report = _report(program, ["measure", "--output=json", "-O", "qcow2", node], fd)
     return _number(report, "required")
 
 
@@ -163,9 +202,9 @@ def _refuse_without_room(fd: int, required: int) -> None:
         )
 
 
-def _report(command: list[str], fd: int) -> dict[str, Any]:
+def _report(program: _Program, arguments: list[str], fd: int) -> dict[str, Any]:
     """The JSON output of the program."""
-    said = _run(command, fds=(fd,), largest=_REPORT, seconds=_TIMEOUT)
+    said = _run(program, arguments, fds=(fd,), largest=_REPORT, seconds=_TIMEOUT)
     try:
         return dict(json.loads(said))
     except (ValueError, TypeError):
@@ -179,31 +218,51 @@ def _number(report: dict[str, Any], key: str) -> int:
     return value
 
 
-def _run(command: list[str], *, fds: tuple[int, ...], largest: int, seconds: int) -> bytes:
-    """The output of the program. Raises `UsageError` if it fails or takes longer."""
+def _run(
+    program: _Program, arguments: list[str], *, fds: tuple[int, ...], largest: int, seconds: int
+) -> bytes:
+    """The output of the program. Raises `UsageError` if it fails or takes longer, and what `check` raises."""
     limits = [str(_MEMORY >> 10), str(-(-largest // 512))]
+    uid, gid = program.user or (None, None)
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
-        try:
-            with signals.for_child():
-                done = subprocess.run(  # noqa: S603  an absolute path of ours, and no word from outside
-                    ["/bin/sh", "-c", _LIMITED, "sh", *limits, *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=words,
-                    pass_fds=fds,
-                    timeout=seconds,
-                    env={"LC_ALL": "C"},
-                    cwd="/",
-                    check=False,
-                )
-        except subprocess.TimeoutExpired:
-            raise UsageError(f"qemu-img took longer than {seconds} seconds", hint=_HINT) from None
+        with signals.for_child():
+            process = subprocess.Popen(  # noqa: S603  an absolute path of ours, and no word from outside
+                ["/bin/sh", "-c", _LIMITED, "sh", *limits, program.path, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=words,
+                pass_fds=fds,
+                env={"LC_ALL": "C"},
+                cwd="/",
+                user=uid,
+                group=gid,
+                extra_groups=None if gid is None else [],
+            )
+        with process:
+            try:
+                _wait(process, program.check, seconds)
+            except BaseException:
+                process.kill()
+                raise
         said.seek(0)
         words.seek(0)
-        if done.returncode:
-            why = _plain(words.read(_WORDS)) or f"qemu-img ended with status {done.returncode}"
+        if process.returncode:
+            why = _plain(words.read(_WORDS)) or f"qemu-img ended with status {process.returncode}"
             raise UsageError(f"the disk cannot be unpacked: {why}", hint=_HINT)
         return said.read()
+
+
+def _wait(process: subprocess.Popen[bytes], check: Callable[[], None], seconds: int) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            process.wait(_LOOK_EVERY)
+        except subprocess.TimeoutExpired:
+            check()
+        else:
+            return
+        if time.monotonic() > deadline:
+            raise UsageError(f"qemu-img took longer than {seconds} seconds", hint=_HINT)
 
 
 def _plain(words: bytes) -> str:

@@ -189,6 +189,12 @@ def test_the_picture_of_the_rooms_is_up_to_date():
     assert (PICTURES / "rooms.dot").read_text() == rooms.picture(), "run `python -m docs.make`"
 
 
+def test_the_plot_of_the_fleet():
+    svg = (PICTURES / "fleet.svg").read_text()
+    assert svg == figures.fleet((ROOT / "docs" / "fleet.json").read_text()), "run `python -m docs.make`"
+    ET.fromstring(svg)
+
+
 @pytest.mark.parametrize("source", sorted(PICTURES.glob("*.dot")), ids=lambda path: path.stem)
 def test_a_picture_is_of_its_text(source):
     svg = source.with_suffix(".svg").read_text()

@@ -185,3 +185,32 @@ def test_components_never_lead_out(path):
     assert all(
         part and b"/" not in part and b"\0" not in part and part not in (b".", b"..") for part in parts
     )
+
+
+def _sparse(files: int = 1, **headers: str) -> bytes:
+    members = [member("GNUSparseFile.0/x") for _ in range(files)]
+    for info in members:
+        info.pax_headers = {f"GNU.sparse.{key}": value for key, value in headers.items()}
+    return tar_of(*[(info, b"0\n".ljust(512, b"\0")) for info in members])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"major": "1", "minor": "0", "name": "x", "realsize": str(1 << 62)},
+        {"size": str(1 << 62), "map": "0,1"},
+        # It claims to have stored more than it is long, and to begin late.
+        {"size": str(1 << 50), "map": f"{1 << 49},{1 << 61}"},
+    ],
+)
+def test_a_header_that_makes_a_file_of_holes(headers):
+    """No limit on bytes that come bounds what such a file takes when it is read."""
+    with pytest.raises(LayerError, match="sparse files with more than 64 GiB of holes"):
+        read(_sparse(**headers))
+
+
+def test_holes_of_several_files_count_together(monkeypatch):
+    monkeypatch.setattr(form, "MAX_HOLES", 10_000)
+    assert len(read(_sparse(1, size="6000", map="0,512"))) == 1
+    with pytest.raises(LayerError, match="holes"):
+        read(_sparse(2, size="6000", map="0,512"))

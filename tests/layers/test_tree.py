@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -275,7 +276,7 @@ def test_room_is_asked_for_before_it_is_written(root):
         if asked > 3 << 20:
             raise OSError(28, "full")
 
-    data = tar_of(file("a", bytes(8 << 20), **ME))
+    data = tar_of(file("a", b"x" * (8 << 20), **ME))
     with no_files_left(), opened(root) as fd, pytest.raises(OSError, match="full"):
         tree.apply(entries(io.BytesIO(data)), fd, take=take, devices=False)
     assert (root / "a").stat().st_size <= 3 << 20
@@ -342,3 +343,44 @@ def test_any_layers(layers, tmp_path_factory):
         apply(root, *members)
         model.apply(operations)
         assert listing(root) == model.tree
+
+
+def test_zeros_are_holes(root: Path) -> None:
+    """A layer of zeros, which has hardly any bytes compressed, takes no room."""
+    taken: list[int] = []
+    data = bytes(8 << 20) + b"end"
+    with opened(root) as fd:
+        tree.apply(entries(io.BytesIO(tar_of(file("big", data, **ME)))), fd, take=taken.append, devices=False)
+    assert (root / "big").read_bytes() == data
+    assert sum(taken) < 1 << 16
+    assert (root / "big").stat().st_blocks * 512 < 1 << 20
+
+
+def test_what_gnu_tar_makes_of_a_sparse_file(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = tmp_path_factory.mktemp("sparse")
+    with (place / "f").open("wb") as made:
+        made.truncate(5 << 20)
+        made.seek(3 << 20)
+        made.write(b"middle")
+    for form in ("gnu", "posix"):
+        command = ["tar", "-S", "-c", "-f", "-", f"--format={form}", "-C", str(place), "f"]
+        apply_tar(root, subprocess.run(command, check=True, capture_output=True).stdout)
+        assert (root / "f").read_bytes() == (place / "f").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["user.", "security.capability"])
+def test_an_attribute_that_is_none_is_left_out(root: Path, name: str) -> None:
+    info, data = file("f")
+    info.pax_headers = {f"SCHILY.xattr.{name}": "x"}
+    assert apply(root, (info, data)).attributes == 1
+
+
+def test_a_file_that_this_system_cannot_have(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as too many links: the image is at fault, and not the pool."""
+
+    def too_many(*_arguments: object, **_named: object) -> None:
+        raise OSError(errno.EMLINK, "too many links")
+
+    monkeypatch.setattr(os, "link", too_many)
+    with pytest.raises(LayerError, match='"h" cannot be on this host: Too many links'):
+        apply(root, file("f"), hard("h", "f"))

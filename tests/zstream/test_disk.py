@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.errors import NoSpaceError, UsageError
+from imgstored.errors import CancelledError, NoSpaceError, UsageError
 from imgstored.zstream import disk as disk_module
 from imgstored.zstream import ova, qemu
 from imgstored.zstream.__main__ import main
-from imgstored.zstream.disk import format_of, open_disk
+from imgstored.zstream.disk import fetched_disk, format_of, open_disk
 from imgstored.zstream.reader import StreamReader
 from imgstored.zstream.write import NewVolume, padded, volume_stream
 from tests.support.streams import real_stream
@@ -618,3 +618,47 @@ def test_not_for_a_terminal(sparse: Path) -> None:
         os.close(end)
     assert done.returncode == 1
     assert b"not for a terminal" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_what_came_from_elsewhere_is_read_by_nobody(tmp_path, monkeypatch):
+    """qemu-img of the daemon has no rights; and the disk is what it was."""
+    raw = tmp_path / "raw"
+    raw.write_bytes(os.urandom(100_000).ljust(1 << 20, b"\0"))
+    path = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, path], check=True, capture_output=True)
+    seen = tmp_path / "seen"
+    seen.touch()
+    seen.chmod(0o666)
+    program = tmp_path / "qemu-img"
+    program.write_text(f'#!/bin/sh\nid -u >> {seen}\nid -G >> {seen}\nexec /usr/bin/qemu-img "$@"\n')
+    program.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    monkeypatch.setattr(qemu, "PROGRAMS", (str(program),))
+    with (
+        path.open("rb") as file,
+        fetched_disk(file.fileno(), folder=str(tmp_path), check=lambda: None) as disk,
+    ):
+        assert os.pread(disk.fd, disk.size, 0) == raw.read_bytes()
+    assert "0" not in seen.read_text().split()
+    assert seen.read_text().split()
+
+
+def test_a_conversion_that_nobody_wants_any_more_ends(tmp_path, monkeypatch):
+    path = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-f", "qcow2", path, "1M"], check=True, capture_output=True)
+    program = tmp_path / "qemu-img"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(qemu, "PROGRAMS", (str(program),))
+
+    def check():
+        raise CancelledError("not wanted")
+
+    with (
+        path.open("rb") as file,
+        pytest.raises(CancelledError, match="not wanted"),
+        qemu.unpacked(file.fileno(), "qcow2", str(tmp_path), check=check),
+    ):
+        pass

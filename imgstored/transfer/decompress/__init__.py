@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from imgstored.transfer.decompress.feed import Feed
 from imgstored.transfer.decompress.meter import DecompressLimits, Meter
 from imgstored.transfer.decompress.serial import BLOCK, decode_serially
-from imgstored.transfer.decompress.sniff import HEAD, codec_of
+from imgstored.transfer.decompress.sniff import HEAD, Contents, codec_of
 from imgstored.transfer.threaded import workers_for
 
 if TYPE_CHECKING:
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 
     from imgstored.pools.base import Blocks
 
-__all__ = ["DecompressLimits", "Meter", "Stream", "decompressed"]
+__all__ = ["Contents", "DecompressLimits", "Meter", "Stream", "decompressed"]
 
 Stream = Generator[bytes | memoryview, None, None]
 
 
-def decompressed(blocks: Blocks, meter: Meter, *, accelerated: bool = True, layer: bool = False) -> Stream:
+def decompressed(
+    blocks: Blocks, meter: Meter, *, accelerated: bool = True, contents: Contents = "stream"
+) -> Stream:
     """The stream in the image file `blocks`, in pieces of some 1 MiB at most.
 
     Its content says what it is compressed with. `blocks` is always read to its end before the stream
     ends. Raises `UncompressionError` for a file that is no image file, is damaged, goes on after its end, or
     exceeds the limits of `meter`; what `blocks` raises passes through. Without `accelerated` only the
-    standard library decodes, in the caller's thread (but for zstd). With `layer`, what is in the file may be
-    a container image's layer. Closing the iterator ends its threads.
+    standard library decodes, in the caller's thread (but for zstd). `contents` says what else than a stream
+    may be in the file. Closing the iterator ends its threads.
     """
     feed = Feed(_counted(blocks, meter))
-    with closing(_decoded(feed, meter, accelerated=accelerated, layer=layer)) as pieces:
+    with closing(_decoded(feed, meter, accelerated=accelerated, contents=contents)) as pieces:
         for piece in pieces:
             meter.count(len(piece))
             yield piece
@@ -44,11 +46,11 @@ def _counted(blocks: Blocks, meter: Meter) -> Iterator[bytes | bytearray | memor
         yield block
 
 
-def _decoded(feed: Feed, meter: Meter, *, accelerated: bool, layer: bool) -> Stream:
+def _decoded(feed: Feed, meter: Meter, *, accelerated: bool, contents: Contents) -> Stream:
     """Chooses the decoder; each is loaded when it is first needed."""
     limits = meter.limits
     workers = workers_for(limits.workers) if accelerated else 1
-    match codec_of(feed.peek(HEAD), layer=layer):
+    match codec_of(feed.peek(HEAD), contents=contents):
         case "none":
             yield from _as_they_are(feed)
         case "gzip":

@@ -14,6 +14,9 @@ from imgstored.zstream.records import MAGIC
 
 Codec = Literal["none", "gzip", "bzip2", "xz", "zstd"]
 
+#: What is in a file: a ZFS stream; or else a layer of a container image; or anything at all.
+Contents = Literal["stream", "layer", "anything"]
+
 #: How many bytes `codec_of` looks at: the header of a tar's first entry.
 HEAD = 512
 
@@ -44,10 +47,10 @@ _LOOKS_LIKE = (
 )
 
 
-def codec_of(head: bytes, *, layer: bool = False) -> Codec:
+def codec_of(head: bytes, *, contents: Contents = "stream") -> Codec:
     """How the file that begins with `head` is compressed. Raises `UncompressionError` for other files.
 
-    With `layer`, it may be a tar, or empty, as a layer is that changes nothing.
+    As a layer, it may be a tar, or empty, as a layer is that changes nothing.
     """
     if head.startswith(GZIP_MAGIC):
         return "gzip"
@@ -59,7 +62,8 @@ def codec_of(head: bytes, *, layer: bool = False) -> Codec:
         return "zstd"
     if head[_ZFS_MAGIC_AT : _ZFS_MAGIC_AT + 8] in _ZFS_MAGICS:
         return "none"
-    if layer and (head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC) or not any(head)):
+    is_tar = head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC) or not any(head)
+    if contents == "anything" or (contents == "layer" and is_tar):
         return "none"
     raise UncompressionError(
         f"the image file is {_description(head)}; expected a ZFS stream, plain or compressed with gzip, "
