@@ -45,6 +45,9 @@ _OPTIONSTR: Final = 0x100
 _MAX_OPTIONS: Final = 1024
 #: Where folders for mounts are made: nobody but root may write there.
 _FOLDER: Final = Path("/var/run")
+#: The mount point, in such a folder. A mounted filesystem has a mode of its own; the folder around it keeps
+#: others from what a layer lets everybody write, and from keeping the mount in use.
+_PLACE: Final = "image"
 
 
 @contextmanager
@@ -54,13 +57,15 @@ def mounted_for_writing(dataset: str, pool: str) -> Iterator[int]:
     Raises `PoolError`.
     """
     folder = _FOLDER / f"imgstored-{dataset.replace('/', '-')}"
+    place = folder / _PLACE
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        _make_private(folder)
+        place.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise _failed(pool, f"{folder} cannot be made", error.errno or 0) from error
     try:
-        _mount(dataset, folder, pool)
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        _mount(dataset, place, pool)
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             yield fd
         finally:
@@ -68,7 +73,20 @@ def mounted_for_writing(dataset: str, pool: str) -> Iterator[int]:
     finally:
         unmount(dataset, pool)
         with suppress(OSError):
+            place.rmdir()
             folder.rmdir()
+
+
+def _make_private(folder: Path) -> None:
+    """A folder of this process's user alone, also where there is one. Raises `OSError`."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(fd, os.geteuid(), -1)
+        os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
 
 
 def _mount(dataset: str, folder: Path, pool: str) -> None:
