@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -29,6 +30,8 @@ _WORDS: Final = 1000
 _LOOK: Final = 0.05
 _GRACE: Final = 2.0
 _PIECE: Final = 1 << 14
+#: Links on the way to a program; Linux's limit.
+_MAX_LINKS: Final = 40
 
 
 class Run(Struct, frozen=True):
@@ -41,15 +44,43 @@ class Run(Struct, frozen=True):
 def check_program(path: str) -> None:
     """Raises `ConfigError` unless only root, and the daemon's own user, can say what the program does."""
     try:
-        program = Path(path).resolve(strict=True)
+        program, folders = _way(path)
         _check(program, path, directory=False)
-        for place in {*program.parents, *Path(os.path.normpath(path)).parents}:
+        for place in folders:
             _check(place, path, directory=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except (OSError, ValueError) as error:  # ValueError: it has a byte of zero
         why = shortage.why(error) if isinstance(error, OSError) else str(error)
         raise ConfigError(
             f"hook: {path} cannot be used: {why}", hint="name a program that is there"
         ) from error
+
+
+def _way(path: str) -> tuple[Path, list[Path]]:
+    """The file that a path means, and all folders on the way to it, those of links between, too.
+
+    Raises `OSError`.
+    """
+    ahead = list(reversed(Path(path).absolute().parts[1:]))
+    at, links = Path("/"), 0
+    folders = {at: None}
+    while ahead:
+        name = ahead.pop()
+        if name == "..":
+            at = at.parent
+            continue
+        there = at / name
+        if not stat.S_ISLNK(there.lstat().st_mode):
+            at = there
+            if ahead:
+                folders[at] = None
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = there.readlink()
+        at = Path("/") if target.is_absolute() else at
+        ahead.extend(reversed([part for part in target.parts if part != "/"]))
+    return at, [*folders]
 
 
 def _check(place: Path, path: str, *, directory: bool) -> None:

@@ -265,6 +265,16 @@ def _a_link_to_a_foreign_one(folder: Folder, path: str) -> None:
     Path(path).symlink_to(other)
 
 
+def _a_link_by_way_of_a_foreign_one(folder: Folder, path: str) -> None:
+    """The program is root's, but which one it is says who owns the second link."""
+    theirs = folder.path / "theirs"
+    theirs.mkdir()
+    (theirs / "link").symlink_to(folder.program("echo >> $OUT", "other"))
+    os.chown(theirs, 1000, 1000)
+    Path(path).unlink()
+    Path(path).symlink_to("theirs/link")
+
+
 def _a_circle(folder: Folder, path: str) -> None:
     Path(path).unlink()
     Path(path).symlink_to(path)
@@ -281,6 +291,7 @@ def _a_circle(folder: Folder, path: str) -> None:
         _gone,
         _a_folder,
         _a_link_to_a_foreign_one,
+        _a_link_by_way_of_a_foreign_one,
         _a_circle,
     ],
 )
