@@ -61,6 +61,8 @@ _TAGS: Final = DocumentLimits(max_bytes=8 << 20, total_seconds=60.0, tries=2)
 #: Tags that one repository may have, and how many are asked for at a time.
 _MAX_TAGS: Final = 100_000
 _PAGE: Final = 1000
+#: Seconds for all pages: a registry may give them one tag at a time.
+_TAGS_SECONDS: Final = 120.0
 
 _OK, _PARTIAL, _UNAUTHORIZED, _NOT_FOUND = 200, 206, 401, 404
 
@@ -251,8 +253,16 @@ class Repository:
         except ClientError:
             return b""
 
-    async def tags(self) -> list[str]:
-        """All tags of the repository; none where there is no such repository."""
+    async def tags(self, *, seconds: float = _TAGS_SECONDS) -> list[str]:
+        """All tags of the repository, which come within `seconds`; none where there is no such repository."""
+        with trio.move_on_after(seconds):
+            return await self._tags()
+        raise APIError(
+            f"{shown(self.url)}: the tags of the repository did not all come within {seconds:.0f} seconds",
+            hint="tell the operator of the registry, or use another one",
+        )
+
+    async def _tags(self) -> list[str]:
         tags: dict[str, None] = {}
         last = ""
         while True:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from imgstored import lanes
-from imgstored.errors import APIError, InvalidManifestError
+from imgstored.errors import APIError, ImgstoreError, InvalidManifestError
 from imgstored.http.location import shown
 from imgstored.manifest import check_uuid, upgrade
 from imgstored.registry.artifact import (
@@ -35,13 +35,24 @@ if TYPE_CHECKING:
 #: Images that are asked for one by one, because the list lacks them: how many at a time, and in all.
 _AT_A_TIME: Final = 8
 _MAX_UNLISTED: Final = 1000
+#: Seconds for all of them: who asks several sources waits for each.
+_UNLISTED_SECONDS: Final = 120.0
 
 
 class OciSource:
     """A repository: its tags that are uuids are its images; its list, if there is one, spares questions."""
 
-    def __init__(self, spec: SourceSpec, *, registries: Registries, limits: AskLimits) -> None:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        *,
+        registries: Registries,
+        limits: AskLimits,
+        unlisted_seconds: float = _UNLISTED_SECONDS,
+    ) -> None:
+        """`unlisted_seconds` is the time for all images that have to be asked for one by one."""
         self.spec = spec
+        self._unlisted_seconds = unlisted_seconds
         self.incomplete: str | None = None  #: as the contract says
         self._limits = limits
         url, path = repository_of(spec.url, REPOSITORY)
@@ -60,10 +71,10 @@ class OciSource:
         tagged = frozenset(tags)
         there = {uuid: manifest for uuid, manifest in listed.by_uuid.items() if uuid in tagged}
         unlisted = sorted(tagged - listed.by_uuid.keys() - listed.left_out.damaged.keys())
-        found, left_out = await self._ask_each(unlisted[:_MAX_UNLISTED])
+        found, left_out, late = await self._ask_each(unlisted[:_MAX_UNLISTED])
         words = (listed.left_out + left_out).words(self.spec.url)
-        if len(unlisted) > _MAX_UNLISTED:
-            words = f"{len(unlisted) - _MAX_UNLISTED} images of {shown(self.spec.url)} are in no list of it"
+        if unasked := max(0, len(unlisted) - _MAX_UNLISTED) + late:
+            words = f"{unasked} images of {shown(self.spec.url)} are in no list of it"
         self.incomplete = words
         return await lanes.in_thread(displayed, [*there.values(), *found], self.spec.url)
 
@@ -108,11 +119,16 @@ class OciSource:
         body = await self._repository.blob(layer, limits=self._limits.listing)
         return await lanes.in_thread(read_list, self.spec.url, body)
 
-    async def _ask_each(self, uuids: Sequence[str]) -> tuple[Sequence[dict[str, Any]], LeftOut]:
-        """The manifests of images that are in no list; those that cannot be used are left out."""
+    async def _ask_each(self, uuids: Sequence[str]) -> tuple[Sequence[dict[str, Any]], LeftOut, int]:
+        """The manifests of images that are in no list; those that cannot be used are left out.
+
+        The number is that of images that were not asked for, as time was over. Raises as `list`.
+        """
         limiter = trio.CapacityLimiter(_AT_A_TIME)
         found: dict[str, dict[str, Any]] = {}
         damaged: dict[str, str] = {}
+        asked: set[str] = set()
+        failures: list[ImgstoreError] = []
 
         async def ask(uuid: str) -> None:
             async with limiter:
@@ -122,8 +138,15 @@ class OciSource:
                         found[uuid] = await self._manifest(fetched, uuid)
                 except (APIError, InvalidManifestError) as error:
                     damaged[uuid] = error.message
+                except ImgstoreError as error:  # raised below: the nursery would put it into a group
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
+                asked.add(uuid)
 
-        async with trio.open_nursery() as nursery:
-            for uuid in uuids:
-                nursery.start_soon(ask, uuid)
-        return [found[uuid] for uuid in uuids if uuid in found], LeftOut(damaged)
+        with trio.move_on_after(self._unlisted_seconds):
+            async with trio.open_nursery() as nursery:
+                for uuid in uuids:
+                    nursery.start_soon(ask, uuid)
+        if failures:
+            raise failures[0]
+        return [found[uuid] for uuid in uuids if uuid in found], LeftOut(damaged), len(uuids) - len(asked)

@@ -299,6 +299,16 @@ async def test_tags_come_in_pages(start_faulty):
     assert await Registries().repository(registry.url, "a").tags() == ["b", "a", "c"]
 
 
+async def test_a_registry_that_has_ever_more_tags_keeps_nobody_waiting(start_faulty):
+    def answer(request: Any, wire: Any) -> None:
+        body = json.dumps({"name": "a", "tags": [f"t{len(registry.requests)}"]}).encode()
+        wire.reply("200 OK", {"Link": "</v2/a/tags/list?last=x>; rel=next"}, body)
+
+    registry = start_faulty(answer)
+    with pytest.raises(APIError, match="did not all come within 0 seconds"):
+        await Registries().repository(registry.url, "a").tags(seconds=0.3)
+
+
 @pytest.mark.parametrize("has_api", [True, False])
 async def test_referrers_by_the_api_or_the_tag_that_stands_in_for_it(start_faulty, has_api):
     digest = "sha256:" + "a" * 64

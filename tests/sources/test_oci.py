@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,8 @@ from imgstored.registry.client import Registries, RegistrySpec
 from imgstored.registry.documents import OCI_INDEX, OCI_MANIFEST, Descriptor, ImageManifest, encoded
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.client import open_source
+from imgstored.sources.oci import OciSource
+from imgstored.sources.server import AskLimits
 from tests.sources.contract import OLD, UNKNOWN, ImageServer, SourceContract
 from tests.support.docker_registry import DockerRegistry, auth_file
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
@@ -190,6 +193,38 @@ async def test_an_offer_of_mirrors(registry, repository, tmp_path):
         offer = await source(registry, repository, mirrors=(mirror.url,)).offer(INCREMENTAL)
     assert offer.location.url.startswith(mirror.url)
     assert [other.url.partition("/v2")[0] for other in offer.others] == [registry.url]
+
+
+def with_tags(start_faulty: Any, images: Any, seconds: float) -> OciSource:
+    """A repository with two images and no list; `images` answers what is asked about these."""
+
+    def answer(request: Any, wire: Any) -> None:
+        if "/tags/" in request.target:
+            wire.reply("200 OK", {}, json.dumps({"tags": [BASE, ZVOL]}).encode())
+        elif request.target.endswith(f"/{artifact.INDEX_TAG}"):
+            wire.reply("404 Not Found", {}, b"{}")
+        else:
+            images(wire)
+
+    spec = SourceSpec(f"{start_faulty(answer).url}/images", "oci")
+    return OciSource(spec, registries=Registries(), limits=AskLimits(), unlisted_seconds=seconds)
+
+
+async def test_images_that_do_not_come_keep_nobody_waiting(start_faulty):
+    over = threading.Event()
+    try:
+        images = with_tags(start_faulty, lambda wire: over.wait(60), seconds=0.3)
+        assert await images.list() == []
+        assert images.incomplete is not None
+        assert images.incomplete.startswith("2 images of ")
+    finally:
+        over.set()
+
+
+async def test_a_connection_that_breaks_meanwhile_is_an_error_for_people(start_faulty):
+    images = with_tags(start_faulty, lambda wire: wire.close(), seconds=60)
+    with pytest.raises(ClientError):
+        await images.list()
 
 
 async def test_a_layer_of_a_newer_version_is_refused(registry, repository):
