@@ -15,6 +15,7 @@ import errno
 import os
 import threading
 import time
+from array import array
 from bisect import bisect_right
 from contextlib import ExitStack, closing
 from itertools import accumulate
@@ -87,8 +88,9 @@ class PayloadSpool:
         self.to_fetch: int | None = None  #: bytes of the file that are to be fetched; None: not known yet
         self._path = path
         self._index = index
-        self._known = Known(index)
-        self._at = list(accumulate(index.lengths, initial=0))
+        self._total = sum(index.lengths)  # bytes of all payloads
+        self._known: Known  # from `open` on, as the next one: to make them takes seconds
+        self._at: array[int]  # where each payload is in the file
         self._watermark = watermark
         self._room = room
         self._installed = installed
@@ -107,10 +109,12 @@ class PayloadSpool:
         """Opens or creates the file, and fills in what is there already, or is in the installed image.
 
         `check` as of `Spool.open`. Raises `NotWorthwhileError` where too much would have to be fetched,
-        `DownloadError`, `NoSpaceError`.
+        `IndexFaultError`, `DownloadError`, `NoSpaceError`.
         """
         assert size == self.size
-        total = self._at[-1]
+        self._known = Known(self._index)
+        self._at = array("Q", accumulate(self._index.lengths, initial=0))
+        total = self._total
         self._fd = open_private(self._path)
         with spool_errors(self._path):
             length = os.fstat(self._fd).st_size
@@ -137,7 +141,7 @@ class PayloadSpool:
 
     def _take_over(self, check: Callable[[], None]) -> None:
         """Believes what is in the file as far as its hashes are in the index."""
-        index, end = self._index, self._at[-1]
+        index, end = self._index, self._total
         position = self._data_after(0)
         while position < end:
             check()
@@ -156,12 +160,12 @@ class PayloadSpool:
 
     def _data_after(self, position: int) -> int:
         """Where the next bytes are that may have been written."""
-        if _SEEK_DATA is None or position >= self._at[-1]:
+        if _SEEK_DATA is None or position >= self._total:
             return position
         try:
             return os.lseek(self._fd, position, _SEEK_DATA)
         except OSError as error:
-            return self._at[-1] if error.errno == errno.ENXIO else position
+            return self._total if error.errno == errno.ENXIO else position
 
     def _read_installed(self, check: Callable[[], None]) -> None:
         """Takes the payloads of the installed image."""
@@ -204,7 +208,7 @@ class PayloadSpool:
 
     def reserve(self) -> None:
         """Reserves room for the payloads that are to come. Raises `NoSpaceError`."""
-        self._room.expect(self._at[-1] - self._known.size, exact=True)
+        self._room.expect(self._total - self._known.size, exact=True)
 
     def write(self, offset: int, data: memoryview) -> int:
         """Takes bytes of the file, as far as they are wanted. Returns how many of them were new.
@@ -350,12 +354,12 @@ class PayloadSpool:
 
         Blocks. Raises what the watermark was failed with, and `DownloadError`.
         """
-        if self._at[-1]:
+        if self._total:
             self._watermark.wait(0)
         with spool_errors(self._path):
             fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            yield from assembled(self._index, _Ahead(fd, self._path, self._watermark, self._at[-1]).take)
+            yield from assembled(self._index, _Ahead(fd, self._path, self._watermark, self._total).take)
         finally:
             os.close(fd)
 

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from imgstored.delta.index import hash_of, parse_index
+from imgstored.delta.index import HASH_SIZE, hash_of, parse_index
 from imgstored.delta.known import Known
 from imgstored.errors import StreamError, UncompressionError
 from imgstored.library.library import Library
@@ -70,8 +70,22 @@ def _spoil(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
+def _all_the_same(data: bytes) -> bytes:
+    hashes = bytes(parse_index(data).hashes)
+    return data.replace(hashes, hashes[:HASH_SIZE] * (len(hashes) // HASH_SIZE))
+
+
 @pytest.mark.parametrize(
-    "fault", ["missing", "other bytes", "longer", "of another file", "of other payloads", "another stream"]
+    "fault",
+    [
+        "missing",
+        "other bytes",
+        "longer",
+        "of another file",
+        "of other payloads",
+        "one payload for all",
+        "another stream",
+    ],
 )
 async def test_an_odd_index_costs_a_whole_file_and_nothing_else(open_house, nginx, pages, made, fault):
     publish(pages, made[OLD], OLD)
@@ -80,6 +94,7 @@ async def test_an_odd_index_costs_a_whole_file_and_nothing_else(open_house, ngin
         "of another file": made[OLD].index,
         # The hashes lie in the middle; the checksum of the index itself is made anew.
         "of other payloads": resealed(_spoil(index, len(index) // 2)),
+        "one payload for all": resealed(_all_the_same(index)),
         # A right index of another stream, for which the file has the wrong frames.
         "another stream": resealed(index[:32] + bytes(32) + index[64:]),
     }.get(fault, index)
