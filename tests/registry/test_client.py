@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,16 @@ from imgstored.errors import APIError, ClientError, ConfigError
 from imgstored.http.location import Access
 from imgstored.http.ranges import RangeConnection, Timeouts
 from imgstored.http.secrets import KNOWN
+from imgstored.registry import client
 from imgstored.registry.client import Registries, RegistrySpec, Repository
-from imgstored.registry.documents import OCI_INDEX, OCI_MANIFEST, Descriptor, ImageManifest
+from imgstored.registry.documents import (
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    ImageManifest,
+    Index,
+    read_document,
+)
 from imgstored.registry.logins import login_in
 from tests.support.docker_registry import PASSWORD, USER, DockerRegistry, auth_file
 
@@ -307,6 +316,25 @@ async def test_a_registry_that_has_ever_more_tags_keeps_nobody_waiting(start_fau
     registry = start_faulty(answer)
     with pytest.raises(APIError, match="did not all come within 0 seconds"):
         await Registries().repository(registry.url, "a").tags(seconds=0.3)
+
+
+@pytest.mark.parametrize(("count", "in_thread"), [(1, False), (2000, True)])
+async def test_a_large_document_does_not_hold_up_the_event_loop(start_faulty, monkeypatch, count, in_thread):
+    each = {"mediaType": OCI_MANIFEST, "digest": "sha256:" + "a" * 64, "size": 1}
+    body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [each] * count}).encode()
+    threads = []
+
+    def read(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return read_document(*arguments)
+
+    monkeypatch.setattr(client, "read_document", read)
+    images = Registries().repository(start_faulty(lambda _, wire: wire.reply("200 OK", {}, body)).url, "a")
+    found = await images.document("one")
+    assert found is not None
+    assert isinstance(found.document, Index)
+    assert len(found.document.manifests) == count
+    assert [thread is not threading.current_thread() for thread in threads] == [in_thread]
 
 
 @pytest.mark.parametrize("has_api", [True, False])
