@@ -216,7 +216,7 @@ class Bar:
         if self._bar is None:
             # What was there before does not count for the rate.
             self._bar = _tqdm()(
-                desc=label,
+                desc=printable(label),
                 total=total,
                 initial=done,
                 leave=False,
@@ -226,7 +226,7 @@ class Bar:
             )
             return
         self._bar.total = total
-        self._bar.set_description_str(label, refresh=False)
+        self._bar.set_description_str(printable(label), refresh=False)
         self._bar.update(done - self._bar.n)
 
     def print_above(self, line: str, stream: TextIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ import termios
 from typing import Any
 
 import pytest
+from imgctl.progress import Bar
 
 from imgstored.errors import DownloadError
 from tests.support.events import Downloaded, ImageProgress, Importing, Installed, Note, Planned, Progress
@@ -190,3 +192,14 @@ def test_without_tqdm_there_are_only_the_lines(daemon, imgctl, stdout_too):
         assert out.splitlines() == lines
         assert screen(shown) == [note]
     assert "%|" not in shown
+
+
+def test_a_name_that_a_terminal_would_act_on():
+    """`copy` shows the name of an image, which its manifest says."""
+    terminal = io.StringIO()
+    bar = Bar(terminal)
+    for done in (1, 2):
+        bar.show("a\x1b]0;owned\x07@1", done, 4)
+    assert "\\x1b]0;owned\\x07@1" in terminal.getvalue()
+    assert "\x1b]" not in terminal.getvalue()
+    bar.close()
