@@ -63,7 +63,7 @@ from imgstored.imports.delta import Delta, Deltas
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import FromFile, LocalFile, keep_copy
 from imgstored.imports.progress import Sample
-from imgstored.imports.room import watched
+from imgstored.imports.room import Wanted, watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
 from imgstored.transfer.digest import Expected, WrongFileError
@@ -610,7 +610,8 @@ class Import:
                 # An image server has the layer; an image that was exported is a stream, as every other is.
                 is_stream, stream = _begins_stream(stream)
                 arrive = self._pool.receive if is_stream else self._pool.unpack
-            return arrive(self.uuid, watched(stream, room, there), origin=self.manifest.origin, room=room)
+            stream = watched(stream, room, there)
+            return arrive(self.uuid, stream, origin=self.manifest.origin, room=Wanted(room, pump.check))
 
         failure: ImgstoreError | None = None
         async with trio.open_nursery() as nursery:

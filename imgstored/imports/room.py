@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgstored.manifest import Manifest
-    from imgstored.pools.base import Pool
+    from imgstored.pools.base import Pool, Room
     from imgstored.transfer.pump import Pieces
 
 _Result = TypeVar("_Result")
@@ -247,6 +247,31 @@ class FreeSpace:
 def _free_in(folder: Path) -> int:
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
+
+
+class Wanted:
+    """A room for a pool that works for long without asking for more of the stream; `check` may end it."""
+
+    def __init__(self, room: Room, check: Callable[[], None]) -> None:
+        self._room = room
+        self._check = check
+
+    def expect(self, to_come: int, *, exact: bool = False) -> int:
+        """As of `Room`."""
+        return self._room.expect(to_come, exact=exact)
+
+    def add(self, size: int) -> None:
+        """As of `Room`."""
+        self._room.add(size)
+
+    def take(self, size: int) -> None:
+        """As of `Room`; raises what `check` raises."""
+        self._check()
+        self._room.take(size)
+
+    def spent(self, size: int) -> None:
+        """As of `Room`."""
+        self._room.spent(size)
 
 
 def watched(stream: Pieces, claim: Claim, there: int) -> Pieces:

@@ -75,8 +75,9 @@ def apply(
 ) -> Applied:
     """Applies the entries, in order, to the tree of which the folder `root` is the root.
 
-    `take` is called with the bytes that are about to be written, and may raise. Without `devices`, device
-    files are left out, as imgadm leaves them out: what a machine may see is for its brand to decide.
+    `take` is called with the bytes that are about to be written, 0 for those of a hole, and may raise.
+    Without `devices`, device files are left out, as imgadm leaves them out: what a machine may see is for its
+    brand to decide.
 
     A whiteout removes only what the layers below have, wherever in the layer it stands. Raises `LayerError`
     for an entry that cannot be applied, and `OSError`.
@@ -205,7 +206,8 @@ class _Tree:
             left -= len(piece)
             self.applied.size += len(piece)
             if len(piece) == _PIECE and piece == _ZEROS:
-                continue  # a hole, as it mostly was where the layer was made
+                self._take(0)  # a hole, as it mostly was where the layer was made
+                continue
             self._take(len(piece))
             view = memoryview(piece)
             while view:

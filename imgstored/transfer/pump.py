@@ -155,9 +155,9 @@ class Pump:
             pieces: Pieces
             pieces = stack.enter_context(closing(decompressed(blocks, self._meter, contents=contents)))
             if self._convert is not None:
-                pieces = stack.enter_context(closing(self._convert(pieces, self._check)))
+                pieces = stack.enter_context(closing(self._convert(pieces, self.check)))
             for piece in pieces if self._expected.dataset is None else self._of_its_kind(pieces):
-                self._check()
+                self.check()
                 self._offered += len(piece)
                 yield piece
 
@@ -196,9 +196,10 @@ class Pump:
 
     def _watched(self, blocks: Blocks) -> Blocks:
         for block in blocks:
-            self._check()
+            self.check()
             yield block
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises what `cancel` was given."""
         if self._failure is not None:
             raise self._failure

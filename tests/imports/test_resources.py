@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from imgstored.errors import NoSpaceError
-from imgstored.imports.room import FreeSpace, watched
-from imgstored.pools.base import Space
+from imgstored.errors import CancelledError, NoSpaceError
+from imgstored.imports.room import FreeSpace, Wanted, watched
+from imgstored.pools.base import BOUNDLESS, Space
 
 MIB = 1 << 20
 
@@ -221,3 +221,17 @@ def test_many_threads_never_go_below_what_is_to_stay_free(free_space, known):
     assert failed
     # Nor is room wasted: of those that know what they need some come through, the others use what there is.
     assert pool.written >= (3 * 600 * (100 << 10) if known else 170 * MIB)
+
+
+def test_what_is_not_wanted_gets_no_room():
+    def check() -> None:
+        if cancelled:
+            raise CancelledError("the import was cancelled")
+
+    cancelled = False
+    room = Wanted(BOUNDLESS, check)
+    room.take(1)
+    room.spent(1)
+    cancelled = True
+    with pytest.raises(CancelledError):
+        room.take(0)

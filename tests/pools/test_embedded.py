@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgstored.errors import (
+    CancelledError,
     ImgstoreError,
     NoSpaceError,
     NotSupportedError,
@@ -48,7 +49,7 @@ from tests.pools.contract import (
     sent,
 )
 from tests.pools.contract import receive as receive_real
-from tests.pools.layer_contract import BOTTOM, TOP, LayerContract, unpack
+from tests.pools.layer_contract import BOTTOM, TOP, LayerContract, owned, unpack
 from tests.pools.layer_contract import install as install_layer
 from tests.support.layers import file as layer_file
 from tests.support.streams import StreamWriter, filesystem_stream, in_pieces, real_stream, stream_of
@@ -101,6 +102,24 @@ class TestContract(PoolContract):
 
 class TestLayers(LayerContract):
     """What every pool must do with container images."""
+
+    def test_what_is_not_wanted_is_not_read_to_its_end(self, pool: EmbeddedPool) -> None:
+        """A tree is read once more for its hash, and holes, which cost its author nothing, make that long."""
+        ended = False
+
+        def blocks() -> Iterator[bytes]:
+            nonlocal ended
+            yield from in_pieces(owned(layer_file("a", bytes(4 << 20))), 100_000)
+            ended = True
+
+        class Unwanted(Boundless):
+            def take(self, size: int) -> None:
+                if ended:
+                    raise CancelledError("nobody wants it")
+
+        with pytest.raises(CancelledError):
+            pool.unpack(BASE, blocks(), room=Unwanted())
+        assert pool.image(BASE) is None
 
 
 # -- what is kept --------------------------------------------------------------------------------------------

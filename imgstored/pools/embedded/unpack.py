@@ -57,7 +57,8 @@ class Unpack(Struct, frozen=True):
         return note
 
     def _note(self, tree: Folder) -> ImageNote:
-        facts = facts_of(tree.fd, lambda _size: None)
+        # Holes take no room, and to read them takes long: it may be unwanted by then.
+        facts = facts_of(tree.fd, lambda _size: self.room.take(0))
         return ImageNote(
             uuid=self.uuid,
             guid=secrets.randbits(63) | 1,
