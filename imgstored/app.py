@@ -209,7 +209,7 @@ async def _core(
         copied=lambda uuid: None if library is None else library.copied_from(uuid),
     )
     uploads = Uploads(state / "uploads")
-    await trio.to_thread.run_sync(uploads.sweep)
+    await lanes.in_thread(uploads.sweep)
     publisher = Publisher(
         sources.configured,
         registries=registries,

@@ -14,6 +14,7 @@ import structlog
 import trio
 from imgproto.events import Progress
 
+from imgstored import lanes
 from imgstored.create.layers import Cutter
 from imgstored.create.manifest import file_prefix, file_suffix
 from imgstored.errors import APIError, DownloadError, UploadError
@@ -186,7 +187,7 @@ class ImagePush:
                 return []
             limits = DocumentLimits(max_bytes=MAX_LIST, total_seconds=60.0)
             body = await self.repository.blob(layer, limits=limits)
-            entries = await trio.to_thread.run_sync(parse_entries, body)
+            entries = await lanes.in_thread(parse_entries, body)
         except APIError as error:
             log.warning("the list of a repository is written anew", error=error.message)
             return []

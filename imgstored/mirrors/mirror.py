@@ -368,7 +368,7 @@ class Mirrors:
         report["copied"] = []
         for image in chosen:
             uuid = image.manifest.uuid
-            fd = await trio.to_thread.run_sync(self._library.open_file, uuid)
+            fd = await lanes.in_thread(self._library.open_file, uuid, kind="library")
             if fd is None:
                 continue  # it did not come, which is in the report
             try:
