@@ -198,8 +198,8 @@ class ImageProgress(_Named):
     """The progress of one image: `done` of `total` compressed bytes, `received` bytes in the pool.
 
     `import_id` is None where nothing is imported. `fraction` says how far the image is, from 0 to 1: its
-    slowest stage counts, and 1 is an installed image. `eta` is in seconds, `rate` in compressed bytes that
-    came a second of late, `limits` the stage that it waits for. `kept` bytes stay if the import ends now.
+    slowest stage counts, and 1 is an installed image. `eta` is in seconds, `rate` is the recent compressed
+    bytes per second, `limits` the stage that it waits for. `kept` bytes stay if the import ends now.
     """
 
     phase: Phase
