@@ -196,7 +196,7 @@ class LibraryTable(_Table, frozen=True):
 class MirrorTable(_Table, frozen=True):
     """`[[mirror]]`: images of another server that the library keeps, whatever `library.keep_mib` says."""
 
-    #: the server: one of `sources`, whose settings count, or an IMGAPI server; required
+    #: the server: one of `sources`, whose settings count, a registry, or an IMGAPI server; required
     url: str
     name: str | None = None  #: only images of this name; None: of every name
     os: str | None = None  #: only images of this operating system; None: of every one

@@ -198,8 +198,8 @@ class ImageProgress(_Named):
     """The progress of one image: `done` of `total` compressed bytes, `received` bytes in the pool.
 
     `import_id` is None where nothing is imported. `fraction` says how far the image is, from 0 to 1: its
-    slowest stage counts, and 1 is an installed image. `eta` is in seconds, `rate` in compressed bytes that
-    came a second of late, `limits` the stage that it waits for. `kept` bytes stay if the import ends now.
+    slowest stage counts, and 1 is an installed image. `eta` is in seconds, `rate` is the recent compressed
+    bytes per second, `limits` the stage that it waits for. `kept` bytes stay if the import ends now.
     """
 
     phase: Phase
@@ -306,10 +306,10 @@ NumberedName = Literal[
 
 
 class NumberedEvent(TypedDict):
-    """Something that happened in the store. Numbers grow, also over restarts; `at` is ISO time.
+    """An event is something that happened in the store. Numbers grow, also over restarts; `at` is ISO time.
 
-    Of an image there are `uuid`, `name`, `version`, `pool`; of who wanted it `client`, and `uid` if that is
-    not the daemon itself; of a failure `code` and `message`. `source` is a URL without secrets, `bytes` are
+    An image has `uuid`, `name`, `version`, `pool`; `client` is who asked, with the `uid` unless it was the
+    daemon itself; a failure has `code` and `message`. `source` is a URL without secrets, `bytes` are
     compressed ones that were there at the end. `version` and `pid` are the daemon's own where it starts or
     stops; `new` and `failed` count the images of a mirror, `lost` events that could not be written down.
     """

@@ -35,7 +35,7 @@ from the code.
 _NUMBERED = """
 ## Numbered events
 
-What the operation `events` and `imgctl events` give, and hooks get: {said}
+The operation `events` sends these, `imgctl events` prints them, [hooks](operating.md#hooks) get them. {said}
 
 Names: {names}.
 

@@ -166,8 +166,8 @@ def _imgstored() -> Iterator[str]:
     yield from heading("signals")
     yield from item(
         bold("SIGHUP"),
-        "Read the configuration again. Sources, limits and the log change at once, the rest with the next"
-        " start. A file that is wrong changes nothing.",
+        "Read the configuration again. Sources, registries, limits, the log, the image server, mirrors and"
+        " hooks change at once, the rest with the next start. A file that is wrong changes nothing.",
     )
     yield from item(
         bold("SIGTERM") + ", " + bold("SIGINT"),

@@ -1,1 +1,1 @@
-"""Whether all that is on the disk belongs together: whole images, and nothing that belongs to none."""
+"""The deep check: reads every image to its end, and finds what belongs to no image."""

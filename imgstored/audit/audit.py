@@ -54,7 +54,7 @@ def audited(files: Sequence[Path], *, pause: float = PAUSE) -> DoctorDocument:
 
 
 def examine(settings: Config, *, pause: float = PAUSE) -> tuple[bool, list[Finding]]:
-    """Whether a daemon runs, and what was found. Blocks."""
+    """Examines a host. Returns whether a daemon runs, and the findings. Blocks."""
     if not Path(settings.state).exists():
         return False, [Finding("state", "ok", f"{settings.state} does not exist yet: there is nothing")]
     findings: list[Finding] = []
@@ -126,7 +126,7 @@ def _library(settings: Config) -> Iterator[Finding]:
 
 
 def _settled(settings: Config, pause: float) -> tuple[bool, list[Orphan]]:
-    """What belongs to nothing; beside a daemon, what still does after a pause. Raises as `taken` does."""
+    """The orphans; beside a daemon, those that are still there after a pause. Raises as `taken` does."""
 
     def look() -> tuple[bool, list[Orphan]]:
         # Opened again each time: a pool that is only looked at knows what was there when it was opened.

@@ -1,4 +1,4 @@
-"""Whether one image is whole: its data to the last byte, its manifest, and what was written down of it."""
+"""The check of one image: its data to the last byte, its manifest, and its receipt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def fault_of(
     name: str, pool: Pool, uuid: str, receipts: Receipts, files: ManifestFiles
 ) -> tuple[Status, str] | None:
-    """What is wrong with an installed image; None for a whole one. Blocks as long as it takes to read it.
+    """The fault of an installed image; None for a whole one. Blocks as long as it takes to read it.
 
     Raises as `Pool.check` does.
     """

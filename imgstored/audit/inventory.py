@@ -1,4 +1,4 @@
-"""What there is on the disk of the daemon's: read, and nothing changed. All of it blocks.
+"""An inventory of the daemon's files and datasets, read without a change. All of it blocks.
 
 A daemon may be at work meanwhile. So what comes and goes is looked at without a lock, and what is gone when
 it is looked at was never there.
@@ -40,7 +40,7 @@ _LOCK: Final = "lock"
 
 
 class InPool(Struct, frozen=True):
-    """What one pool has. Uuids, and names of the pool's own."""
+    """The contents of one pool: uuids, and names of the pool's own."""
 
     images: frozenset[str]
     partials: frozenset[str]
@@ -50,7 +50,7 @@ class InPool(Struct, frozen=True):
 
 
 class InJournal(Struct, frozen=True):
-    """What the journal has. Names are those of spools."""
+    """The contents of the journal. Names are those of spools."""
 
     imports: Mapping[Key, bool] = field(default_factory=dict)  #: whether each is wanted
     spools: frozenset[str] = frozenset()
@@ -101,7 +101,7 @@ def taken(settings: Config, pools: Mapping[str, Pool]) -> Inventory:
 
 
 def _runs(state: Path) -> bool:
-    """Whether a daemon has the folder. Takes no lock, not even for a moment."""
+    """True if a daemon has the folder. Takes no lock, not even for a moment."""
     try:
         fd = os.open(state / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -139,7 +139,7 @@ def _in_journal(state: Path) -> InJournal:
 
 
 def _faults_of(path: Path) -> list[str]:
-    """What SQLite finds wrong with a database."""
+    """The faults that SQLite finds in a database."""
     if not path.exists():
         return []
     try:

@@ -1,6 +1,6 @@
-"""What of an inventory belongs to nothing. Pure: no I/O.
+"""The entries of an inventory that belong to nothing. Pure: no I/O.
 
-What an import that goes on has is no orphan; without a daemon these are the imports that the next one
+Files of an import that goes on are no orphans; without a daemon these are the imports that the next one
 resumes.
 """
 

@@ -105,7 +105,7 @@ class Index:
 
     @property
     def payloads(self) -> int:
-        """How many payloads are not in the skeleton."""
+        """The number of payloads that are not in the skeleton."""
         return len(self.starts)
 
     def hash_of(self, number: int) -> bytes:
@@ -132,7 +132,7 @@ def hash_of(payload: Buffer) -> bytes:
 
 
 def is_external(kind: int, length: int, inline: int) -> bool:
-    """Whether a record's payload is not in the skeleton."""
+    """True if a record's payload is not in the skeleton."""
     return length >= inline and kind in _DATA
 
 
@@ -224,7 +224,7 @@ def _head(view: memoryview, file_size: int | None) -> Head:
 
 
 def _frames(section: memoryview, head: Head) -> tuple[array[int], array[int]]:
-    """Where each frame begins in the file, and in the stream."""
+    """The offsets at which each frame begins in the file, and in the stream."""
     file_at, stream_at = array("Q", [0]), array("Q", [0])
     reader = _Plain(section, head.frames * _PAIR)
     in_file = in_stream = 0

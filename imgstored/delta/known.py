@@ -85,7 +85,7 @@ class Known:
         return numbers
 
     def is_there(self, number: int) -> bool:
-        """Whether a payload is there."""
+        """True if a payload is there."""
         return bool(self._there[number])
 
     def add(self, numbers: list[int]) -> None:
@@ -106,7 +106,7 @@ class Known:
         )
 
     def extents(self) -> list[Extent]:
-        """What has to be fetched so that all is there."""
+        """The extents of the file that are still to be fetched."""
         index = self._index
         found: list[Extent] = []
         for number in self.missing():

@@ -45,7 +45,7 @@ class HookSpec(Struct, frozen=True):
     seconds: float = 60.0
 
     def wants(self, name: str) -> bool:
-        """Whether the hook is for events of that name."""
+        """True if the hook is for events of that name."""
         return not self.names or name in self.names
 
 

@@ -35,7 +35,7 @@ _MAX_LINKS: Final = 40
 
 
 class Run(Struct, frozen=True):
-    """How a run ended: the exit status, negative for a signal; None: it took too long. What it said."""
+    """The end of a run: its exit status, negative for a signal, None if it took too long; and its words."""
 
     status: int | None
     words: str
@@ -149,7 +149,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Talk:
-    """What a program is given, and what it says; nobody waits for one that does not listen."""
+    """The input and output of a program; nobody waits for one that does not listen."""
 
     def __init__(self, stdin: int, stderr: int, given: bytes) -> None:
         self._stdin: int | None = stdin
@@ -161,7 +161,7 @@ class _Talk:
 
     @property
     def words(self) -> str:
-        """What the program said, in one line that can be printed."""
+        """The output of the program, in one line that can be printed."""
         line = " ".join(self._said.decode("utf-8", "replace").split())[:_WORDS]
         return "".join(character if character.isprintable() else "?" for character in line)
 
@@ -198,7 +198,7 @@ class _Talk:
         return True
 
     def _read(self, fd: int) -> bool:
-        """Whether there may be more: what it started may write on, and is not waited for."""
+        """Reads once; True if there may be more. Children that write on are not waited for."""
         try:
             data = os.read(fd, _PIECE)
         except BlockingIOError:

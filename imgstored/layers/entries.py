@@ -57,7 +57,7 @@ _DAMAGED: Final = "import it again; if that fails too, whoever published the ima
 
 
 class Kind(enum.Enum):
-    """What an entry is."""
+    """The kind of an entry."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -181,7 +181,7 @@ class _Reader(io.RawIOBase):
         self.info = Info
 
     def read(self, size: int = -1) -> bytes:
-        """What tarfile asks for: 10 KiB at a time."""
+        """The next bytes for tarfile, which asks for 10 KiB at a time."""
         data = self._layer.read(size)
         self.size += len(data)
         if self._chain:

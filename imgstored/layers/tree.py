@@ -58,7 +58,7 @@ _ZEROS: Final = bytes(_PIECE)
 
 
 class Applied(Struct):
-    """What was done, and what this host or the tree's place could not keep."""
+    """Counts of what was written, and of what this host or the tree's file system could not keep."""
 
     entries: int = 0
     size: int = 0  #: bytes of files
@@ -363,7 +363,7 @@ def _replaced(old: int, new: int) -> int:
 
 
 def _set_attribute(fd: int, name: str, value: bytes) -> bool:
-    """Whether the file has the attribute now. Raises `OSError`, such as that there is no room."""
+    """Sets an attribute; False if the file cannot have it. Raises `OSError`, for example without room."""
     if not hasattr(os, "setxattr"):  # illumos
         return False
     try:

@@ -56,7 +56,7 @@ _MAX_NOTES: Final = 20
 class MirrorSpec(Struct, frozen=True):
     """Which images of which server."""
 
-    url: str  #: a configured source, whose settings count, or an IMGAPI server
+    url: str  #: a configured source, whose settings count, a registry, or an IMGAPI server
     wanted: Filter = Filter()
     every: float = 86400.0  #: seconds, of a schedule
     to: str | None = None  #: a registry that gets all of them, too

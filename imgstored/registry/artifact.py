@@ -162,7 +162,7 @@ def tags_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def is_uuid(tag: str) -> bool:
-    """Whether a tag is the uuid of an image."""
+    """True if a tag is the uuid of an image."""
     return _UUID.fullmatch(tag) is not None
 
 

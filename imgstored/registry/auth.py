@@ -64,7 +64,7 @@ class Fetch(Protocol):
 
 
 class Token(Struct):
-    """What a token server gives out."""
+    """The answer of a token server."""
 
     token: str = ""
     access_token: str = ""
@@ -80,7 +80,7 @@ class _Granted(Struct, frozen=True):
 
 
 def scope_of(path: str, *, push: bool = False) -> str:
-    """What a token for a repository is asked for."""
+    """The scope of a token for a repository."""
     return f"repository:{path}:{'pull,push' if push else 'pull'}"
 
 
@@ -109,7 +109,7 @@ class Authenticator:
         self._asking = trio.Lock()
 
     def headers(self, scope: str) -> Headers:
-        """What is sent with a request for `scope`; nothing as long as the registry has not asked for it."""
+        """The headers of a request for `scope`; none as long as the registry has not asked for them."""
         granted = self._granted.get(scope)
         return () if granted is None else granted.headers
 

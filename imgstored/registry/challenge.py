@@ -1,4 +1,4 @@
-"""What a registry asks for before it answers: the WWW-Authenticate header (RFC 9110, 11.6.1). Pure."""
+"""Challenges of a registry: the WWW-Authenticate header (RFC 9110, 11.6.1). Pure."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Fetched(Struct, frozen=True):
 
     @property
     def descriptor(self) -> Descriptor:
-        """What names it."""
+        """The descriptor that names the document."""
         return described_document(self.body, self.document)
 
 
@@ -114,7 +114,7 @@ class Endpoint:
 
     @property
     def near(self) -> Nearness:
-        """How near to this host the server is, as far as is known."""
+        """The server's nearness to this host, as far as is known."""
         return Nearness.PUBLIC if self._near is None else self._near
 
     async def get(
@@ -131,7 +131,7 @@ class Endpoint:
         return document
 
     async def answered(self, refused: Document, scope: str, sent: Headers) -> bool:
-        """Whether there is something else to send than what was refused."""
+        """True if there are other credentials to send than those that were refused."""
         challenge = refused.headers.get("www-authenticate", "")
         return await self.auth.answer(scope, challenge, sent, near=self.near)
 
@@ -285,7 +285,7 @@ class Repository:
             last = page[-1]
 
     async def referrers(self, digest: str, artifact_type: str | None = None) -> list[Descriptor]:
-        """What refers to a manifest: by the registry's API, else by the tag that stands in for it."""
+        """The descriptors that refer to a manifest: by the registry's API, else by the tag in its place."""
         query = "" if artifact_type is None else "?" + urlencode({"artifactType": artifact_type})
         path = f"/v2/{self.path}/referrers/{digest}"
         scope = scope_of(self.path)
@@ -311,7 +311,7 @@ class Repository:
     def locations(
         self, blobs: Sequence[Descriptor], *, verify: Verify, url: str | None = None
     ) -> tuple[Location, ...]:
-        """Where the file is that the blobs are, one after another; `transfer` downloads it.
+        """The places of the file that the blobs form, one after another; `transfer` downloads it.
 
         One location for each server that has them. `url` names the file in messages, where it is several
         blobs. Each location asks for tokens by itself, and asks anew when they expire.
@@ -342,7 +342,7 @@ class Repository:
         limits: DocumentLimits,
         headers: Sequence[tuple[str, str]],
     ) -> _T | None:
-        """What `read` makes of the first good answer; None where the registry itself has nothing there."""
+        """The result of `read` for the first good answer; None if the registry itself has nothing there."""
         for endpoint in self.endpoints:
             try:
                 answer = await endpoint.get(path, scope_of(self.path), limits=limits, headers=headers)

@@ -119,7 +119,7 @@ def layer_images(url: str, reference: Reference, manifest: ImageManifest, config
 
 
 class _Facts(Struct, frozen=True):
-    """What is used of a config."""
+    """The fields of a config that are used."""
 
     created: str
     architecture: str
@@ -152,7 +152,7 @@ def _facts(url: str, config: bytes) -> _Facts:
 
 
 def _config(url: str, inner: dict[str, Any]) -> dict[str, Any]:
-    """What starts the image's program: programs of root read it in the manifest."""
+    """The fields that start the image's program; programs of root read them in the manifest."""
     found = {key: inner.get(key) for key in _CONFIG}
     for key, value in found.items():
         kind = str if key == "WorkingDir" else list

@@ -64,14 +64,14 @@ def artifact_disk(url: str, reference: Reference, manifest: ImageManifest) -> La
 
 
 def may_have_disk(config: dict[str, Any], layers: Sequence[Descriptor]) -> bool:
-    """Whether the layers of a container image are worth a look: it starts no program, as container disks."""
+    """True if a layer of a container image may have a disk: container disks start no program."""
     inner = config.get("config")
     inner = inner if isinstance(inner, dict) else {}
     return len(layers) <= MAX_LAYERS and not inner.get("Cmd") and not inner.get("Entrypoint")
 
 
 def has_disk(head: bytes) -> bool:
-    """Whether the layer that begins so has a disk: a file in `/disk`, as its first file."""
+    """True if the layer that begins with `head` has a disk: a file in `/disk`, as its first file."""
     with suppress(LayerError):
         for entry, _ in entries(io.BytesIO(_uncompressed(head))):
             if entry.kind is Kind.FILE:
@@ -121,7 +121,7 @@ def _image(
 
 
 def _uncompressed(head: bytes) -> bytes:
-    """What the first bytes of a layer become, as far as they go."""
+    """The first bytes of a layer, decompressed as far as they go."""
     if head.startswith(b"\x1f\x8b"):
         with suppress(zlib.error):
             return zlib.decompressobj(wbits=31).decompress(head, _MOST)

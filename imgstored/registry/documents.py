@@ -46,7 +46,7 @@ _MediaType = Annotated[str, Meta(max_length=255)]
 
 
 class Platform(Struct, frozen=True):
-    """What an image runs on."""
+    """The platform that an image runs on."""
 
     architecture: str = ""
     os: str = ""
@@ -55,7 +55,7 @@ class Platform(Struct, frozen=True):
 
 
 class Descriptor(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What a document names: its type, digest and size. URLs and content that it may have are not used."""
+    """A descriptor: the type, digest and size of a blob. URLs and data in it are not used."""
 
     media_type: _MediaType
     digest: str
@@ -65,7 +65,7 @@ class Descriptor(Struct, frozen=True, rename="camel", omit_defaults=True):
     platform: Platform | None = None
 
     def is_of(self, body: bytes) -> bool:
-        """Whether the bytes are what is named."""
+        """True if the bytes have the size and the digest."""
         return len(body) == self.size and matches(body, self.digest)
 
 
@@ -115,7 +115,7 @@ def read_document(url: str, body: bytes, media_type: str) -> ImageManifest | Ind
 
 
 def _media_type(url: str, content: dict[str, Any], media_type: str) -> str:
-    """What the document is; it must not be two things at once, for two readers (CVE-2021-41190)."""
+    """The media type of a document, which must not be two things at once (CVE-2021-41190)."""
     stated = content.get("mediaType")
     said = media_type.partition(";")[0].strip().lower()
     known = said if said in MANIFESTS | INDEXES else stated

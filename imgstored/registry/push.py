@@ -71,7 +71,7 @@ _MAX_RECORDS: Final = 20_000
 
 
 class Upload(Struct, frozen=True):
-    """What is known of a blob at one registry: an upload that was begun, or the repository that has it."""
+    """The record of a blob at one registry: an upload that was begun, or the repository that has it."""
 
     path: str  #: the repository
     location: str | None = None  #: of the upload; None: the blob is there
@@ -89,7 +89,7 @@ class Uploads:
         self._known: dict[str, Upload] = {}
 
     def of(self, registry: str, digest: str) -> Upload | None:
-        """What is known of a blob."""
+        """The record of a blob; None if there is none."""
         name = _name(registry, digest)
         if name in self._known or self._folder is None:
             return self._known.get(name)
@@ -260,7 +260,7 @@ class Pusher:
         await self._commit(place, upload.digest)
 
     async def has(self, digest: str) -> bool:
-        """Whether the repository has the blob."""
+        """True if the repository has the blob."""
         assert is_digest(digest)
         answer = await self._ask("HEAD", self.repository.blob_path(digest))
         if answer.status == _NOT_FOUND:
@@ -270,7 +270,7 @@ class Pusher:
         return True
 
     async def _mounted(self, digest: str, path: str) -> bool:
-        """Whether the registry has the blob in another repository, and now in this one."""
+        """Mounts the blob from another repository; False if the registry does not."""
         query = urlencode({"mount": digest, "from": path})
         place = f"/v2/{self.repository.path}/blobs/uploads/?{query}"
         try:
@@ -291,7 +291,7 @@ class Pusher:
         return place
 
     async def _stands(self, location: str, size: int) -> tuple[Location, int]:
-        """Where an upload goes on. Raises `_LostError`."""
+        """The place and the offset at which an upload goes on. Raises `_LostError`."""
         answer = await self._ask("GET", location)
         first, dash, last = answer.headers.get("range", "").removeprefix("bytes=").partition("-")
         if answer.status not in (_OK, _NO_CONTENT) or not dash or not last.isdigit() or first != "0":
@@ -404,7 +404,7 @@ class Pusher:
         return replace(there, limit=None) if origin_of(there.url) == origin_of(own.url) else there
 
     def _next(self, place: str, answer: Document) -> Location:
-        """Where the registry wants the next request of an upload."""
+        """The location of the next request of an upload, as the registry gives it."""
         if "location" not in answer.headers:
             raise APIError(
                 f"{shown(self.repository.url)}: the registry does not say where to upload",

@@ -46,7 +46,7 @@ class Reference(Struct, frozen=True):
 
     @property
     def wanted(self) -> str:
-        """What the registry is asked for: the digest, else the tag."""
+        """The name to ask the registry for: the digest, else the tag."""
         return self.digest or self.tag or "latest"
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ def check_plain(origin: Origin) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host is this machine, by its name or address."""
+    """True if the host is this machine, by its name or address."""
     if host == "localhost":
         return True
     try:
@@ -151,12 +151,12 @@ def check_path(path: str) -> None:
 
 
 def is_tag(text: str) -> bool:
-    """Whether `text` is a tag."""
+    """True if `text` is a tag."""
     return _TAG.fullmatch(text) is not None
 
 
 def is_digest(text: str) -> bool:
-    """Whether `text` is a digest that can be checked here: SHA-256 or SHA-512."""
+    """True if `text` is a digest that can be checked here: SHA-256 or SHA-512."""
     return _DIGEST.fullmatch(text) is not None
 
 
@@ -166,7 +166,7 @@ def hasher(digest: str) -> Any:
 
 
 def matches(data: bytes | memoryview, digest: str) -> bool:
-    """Whether the bytes have the digest."""
+    """True if the bytes have the digest."""
     return is_digest(digest) and _hexdigest(data, digest) == digest.partition(":")[2]
 
 

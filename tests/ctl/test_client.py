@@ -90,7 +90,7 @@ def test_install_passes_the_open_file(daemon, client, tmp_path):
     file = tmp_path / "image"
     file.write_bytes(b"stream")
     manifest = {"uuid": U, "name": "base", "version": "1"}
-    with no_files_left():
+    with no_files_left(60):  # the daemon here closes what it got when it has answered
         client.install(manifest, file)
     assert daemon.store.files == [(manifest, b"stream", str(file))]
 

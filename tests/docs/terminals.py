@@ -44,7 +44,7 @@ SESSIONS = (
     ),
     Session(
         "Several names, and slips",
-        "All images are tried, each has its own outcome, and the worst status counts. A slip is told of.",
+        "All images are tried, each has its own outcome, and the worst status counts. A slip gets a hint.",
         ("imgctl get nothing basee", "imgctl ls -o name,nmae", "imgctl lsit", "imgctl list --pol zones"),
     ),
     Session(

@@ -205,7 +205,11 @@ def test_no_question_takes_a_thread_of_those_that_changes_have(tmp_path, served)
         "history": {"uuid": ZVOL},
     }
     among = ("installed", "available", "active", "jobs", "history")
-    questions = {name for name, each in OPERATIONS.items() if each.who == "read"} - {"watch", "resolve"}
+    questions = {name for name, each in OPERATIONS.items() if each.who == "read"} - {
+        "watch",
+        "events",
+        "resolve",
+    }
     with LanedDaemon(tmp_path / "store", config=static_source(served.url)) as daemon:
         daemon.imgctl("import", ZVOL, check=True)
         with daemon.client() as client:

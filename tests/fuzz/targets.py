@@ -424,7 +424,7 @@ def http_request(data: bytes) -> None:
         with suppress(OSError):
             theirs.send(data[: 16 << 10])
         theirs.shutdown(socket.SHUT_WR)
-        connection = Connection(ours, "fuzz", _application, _HTTP, Pace(0), None)
+        connection = Connection(ours, "fuzz", "fuzz", _application, _HTTP, Pace(0), None)
         for _ in range(50):
             if not connection.serve_one():
                 break

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.proofs.forks import Daemon, Forks
+from tests.proofs.kills import drop_copies
 from tests.proofs.model import GONE, THERE, BrokenPromiseError, World
 from tests.proofs.recording import Mounted, Recorder
-from tests.proofs.world import CLONE, FIRST, IMAGES, LARGE, SMALL, VOLUME, image_server, settings
+from tests.proofs.world import CLONE, FIRST, LARGE, SMALL, VOLUME, image_server, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -118,7 +119,7 @@ class Faults:
             raise BrokenPromiseError(f"{what}: the daemon died")
         self._look_at_log(what)
         self.daemon.kill()
-        self._drop_copies()
+        drop_copies(self._made.state)
         self.daemon.start()
         try:
             self.world.check()
@@ -132,11 +133,6 @@ class Faults:
         text = self.daemon.log.read_text()
         if "Traceback" in text:
             raise BrokenPromiseError(f"{what}: {text[text.index('Traceback') - 500 :][:4000]}")
-
-    def _drop_copies(self) -> None:
-        """Each import gives the library its file anew."""
-        for uuid in IMAGES:
-            shutil.rmtree(self._made.state / "library" / uuid, ignore_errors=True)
 
     def _prepared(self, name: str, uuid: str) -> Operation:
         """The operation, once it makes sense."""

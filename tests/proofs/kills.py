@@ -23,7 +23,7 @@ from imgctl.errors import NotConnectedError
 from tests.proofs.fail_points import POINTS, REACHED, SYSCALL, Armed
 from tests.proofs.forks import Daemon, Forks
 from tests.proofs.model import BrokenPromiseError, Operation, World
-from tests.proofs.world import image_server, settings
+from tests.proofs.world import IMAGES, image_server, settings
 
 #: Seconds that an operation may take on a busy machine.
 _PATIENCE = 120.0
@@ -85,7 +85,7 @@ class Kills:
         self._learn(operation.name, point, killed=killed)
         if killed:
             self.kills[point or "any moment"] += 1
-            self.daemon.start()
+            self._start_again()
         else:
             self.missed += 1
             if self.missed % 10 and operation.name != "leave":
@@ -97,6 +97,11 @@ class Kills:
                 f"{operation}, killed at {point or 'any moment'} {count}: {error}"
             ) from error
         return killed
+
+    def _start_again(self) -> None:
+        if self.dice.random() < 0.5:
+            drop_copies(self.world.settings.state)
+        self.daemon.start()
 
     def _check(self) -> None:
         """Looks whether all holds. It may only now be seen that the daemon died after all."""
@@ -145,6 +150,12 @@ class Kills:
         thread.join(_PATIENCE)
         # A client may hear of its death before its parent does.
         return self.daemon.died(10 if failures and failures[0] else 0.005)
+
+
+def drop_copies(state: Path) -> None:
+    """Each import fetches its image anew, instead of taking the library's file. No daemon may be running."""
+    for uuid in IMAGES:
+        shutil.rmtree(state / "library" / uuid, ignore_errors=True)
 
 
 def each_point(kills: Kills, turns: int = 1000) -> set[str]:

@@ -53,7 +53,7 @@ CALLS = {
         {"source": "zones/web", "manifest": {"v": 2}},
         (CreateSpec("zones/web", {"v": 2}, []), ME, "the file"),
     ),
-    "export": ({"uuid": UUID}, (UUID, None, "none", "stream", ME, "the file")),
+    "export": ({"uuid": UUID}, (UUID, None, "none", "stream", False, ME, "the file")),
     "site.export": ({}, (SiteSpec(), ME, "the file")),
     "publish": ({"manifest": {"v": 2}, "url": "http://a"}, ({"v": 2}, "http://a", ME, "the file", None)),
 }
@@ -89,7 +89,7 @@ async def test_all_that_can_be_asked(client, making, file):
     await ask(client, file, "export", uuid=UUID, pool="p", compression="gzip", format="raw", path="b")
     assert making.calls == [
         ("create", spec, ME, "a[b"),
-        ("export", UUID, "p", "gzip", "raw", ME, "b"),
+        ("export", UUID, "p", "gzip", "raw", False, ME, "b"),
     ]
 
 

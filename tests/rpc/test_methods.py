@@ -176,8 +176,8 @@ class FakeMaking(Recorder):
     def create(self, wanted, fd, *, client, path):
         return self.made("create", fd, wanted, client, path)
 
-    def export(self, uuid, fd, *, client, path, pool=None, compression="none", form="stream"):
-        return self.made("export", fd, uuid, pool, compression, form, client, path)
+    def export(self, uuid, fd, *, client, path, pool=None, compression="none", form="stream", index=False):
+        return self.made("export", fd, uuid, pool, compression, form, index, client, path)
 
     def publish(self, manifest, fd, url, *, client, path, token=None):
         return self.made("publish", fd, manifest, url, client, path, token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +23,15 @@ def open_files() -> set[str]:
 
 
 @contextmanager
-def no_files_left() -> Iterator[None]:
-    """No file is open after the block that was not open before it, without any waiting."""
+def no_files_left(seconds: float = 0) -> Iterator[None]:
+    """No file is open after the block that was not open before it, within so many seconds.
+
+    None where the block itself has closed them; some where another thread does.
+    """
     before = open_files()
     yield
+    deadline = time.monotonic() + seconds
     # A thread of an earlier test may have closed its own meanwhile.
-    assert open_files() <= before
+    while not open_files() <= before:
+        assert time.monotonic() < deadline, open_files() - before
+        time.sleep(0.01)

@@ -63,7 +63,7 @@ COMMANDS = (
             Option(
                 ("--docker",),
                 "",
-                "Only images that imgadm made from docker's, as `docker images` lists them.",
+                "Only container images, as `docker images` lists them.",
             ),
         ),
         FIELDS,

@@ -48,6 +48,8 @@ COMMANDS = (
             DETACH,
             EVENTS,
         ),
+        "IMAGE may also be the name of a container image, or of a virtual machine's disk in a\n"
+        "registry: [HOST/]PATH:TAG, or [HOST/]PATH@DIGEST. Without HOST it is Docker Hub's.\n\n"
         "While images come, a terminal shows a line for each, and one for all: how far the\n"
         "slowest stage is (download, decompression or pool), and the time left. Ctrl-C keeps\n"
         "what was downloaded. When the daemon is restarted, the command waits for it and\n"
@@ -56,6 +58,7 @@ COMMANDS = (
             (f"import {IMAGE}", "install it and its origins"),
             (f"import -P tank -S https://images.example.com {IMAGE}", "into another pool, from one server"),
             ("import base@latest web@1.2", "two images, at the same time"),
+            ("import docker.io/library/alpine:3.20", "a container image"),
             ("import --detach web@1.2", "begin the import, and leave it to the daemon"),
         ),
         among="available",

@@ -119,8 +119,9 @@ COMMANDS = (
             ("publish web@1.0.0 oci://registry.example.com/images", "an installed image, in layers"),
         ),
         about=(
-            "A server gets the file as it is; an installed IMAGE is sent as `imgctl export -c zstd` writes"
-            " it. A registry, oci://HOST/PATH, gets a file of zstd in layers; what was cut off goes on."
+            "A server gets the file as it is. An installed IMAGE is sent as `imgctl export -c zstd`\n"
+            "writes it. A registry, oci://HOST/PATH, gets a file of zstd in layers. After an\n"
+            "interruption the same command goes on."
         ),
         imgadms_usage="publish [OPTIONS] -m MANIFEST -f FILE URL",
     ),

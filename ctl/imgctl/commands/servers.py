@@ -93,10 +93,11 @@ COMMANDS = (
             Option(("-j", "--json"), "", "Print what was done as JSON."),
         ),
         "Fetches the original files of active images, and of their origins, that the library\n"
-        "lacks; nothing is installed. URL is a configured source, or an IMGAPI server. The\n"
-        "images stay until they are deleted from the library. A table [[mirror]] of the\n"
-        "configuration does the same on a schedule. What was interrupted goes on where it\n"
-        "was. The exit status is 1 if an image failed; the others are there.",
+        "lacks; nothing is installed. URL is a configured source, an IMGAPI server, or a\n"
+        "registry (oci://HOST/PATH). The images stay until they are deleted from the library.\n"
+        "A table [[mirror]] of the configuration does the same on a schedule. After an\n"
+        "interruption the same command goes on. The exit status is 1 if an image failed; the\n"
+        "others are there.",
         examples=(
             ("mirror -n --os smartos https://images.smartos.org", "what would be fetched"),
             (
