@@ -15,7 +15,7 @@ while [ "$#" -gt 0 ] && [ "$1" != -- ]; do
 done
 [ "$#" -eq 0 ] || shift
 pytest() {
-    eval "\"$venv/bin/python\" -m pytest -o cache_dir=\"$cache\" $options \"\$@\""
+    eval "\"$venv/bin/python3\" -m pytest -o cache_dir=\"$cache\" $options \"\$@\""
 }
 cache=$(mktemp -d)
 trap 'rm -rf "$cache"' EXIT
