@@ -154,7 +154,10 @@ def test_what_a_user_can_meet(disks: None) -> None:
     try:
         pool = opened(TANK, Library)
         install(pool, "zvol")
-        run("zfs", "set", "quota=2m", TANK)
+        # What earlier tests have destroyed is freed in the background.
+        run("zpool", "wait", "-t", "free", TANK)
+        used = int(run("zfs", "get", "-Hpo", "value", "used", TANK))
+        run("zfs", "set", f"quota={used + (1 << 20)}", TANK)
         assert "a quota is used up" in refusal(receive_afresh)
         run("zfs", "set", "quota=none", TANK)
         pool.abandon(BASE)
