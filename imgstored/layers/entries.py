@@ -153,9 +153,9 @@ def components(path: bytes) -> Path:
     """
     parts = tuple(part for part in path.split(b"/") if part not in (b"", b"."))
     if len(path) > MAX_PATH or len(parts) > MAX_DEPTH or any(len(part) > MAX_NAME for part in parts):
-        raise _damaged(f"the path {_shown(path)} is too long")
+        raise _damaged(f"the path {shown(path)} is too long")
     if b".." in parts or b"\0" in path:
-        raise _damaged(f"the path {_shown(path)} leads out of the image")
+        raise _damaged(f"the path {shown(path)} leads out of the image")
     return parts
 
 
@@ -223,15 +223,15 @@ def _entry(member: tarfile.TarInfo) -> Entry | None:
         return _whiteout(path)
     kind = _KINDS.get(member.type)
     if kind is None or (not path and kind is not Kind.FOLDER):
-        raise _damaged(f"it has an entry of the unknown type {member.type!r}, {_shown(_bytes(member.name))}")
+        raise _damaged(f"it has an entry of the unknown type {member.type!r}, {shown(_bytes(member.name))}")
     target = _bytes(member.linkname)
     if kind is Kind.SYMLINK and not (0 < len(target) <= MAX_PATH and b"\0" not in target):
-        raise _damaged(f"the symbolic link {_shown(_bytes(member.name))} has no target")
+        raise _damaged(f"the symbolic link {shown(_bytes(member.name))} has no target")
     linked = components(target) if kind is Kind.HARD_LINK else ()
     if kind is Kind.HARD_LINK and not linked:
-        raise _damaged(f"the hard link {_shown(_bytes(member.name))} has no target")
+        raise _damaged(f"the hard link {shown(_bytes(member.name))} has no target")
     if not (0 <= member.uid < _NO_ID and 0 <= member.gid < _NO_ID and member.size >= 0):
-        raise _damaged(f"{_shown(_bytes(member.name))} has an impossible owner or size")
+        raise _damaged(f"{shown(_bytes(member.name))} has an impossible owner or size")
     return Entry(
         path=path,
         kind=kind,
@@ -267,7 +267,7 @@ def _whiteout(path: Path) -> Entry:
         return Entry(path[:-1], Kind.OPAQUE)
     hidden = name.removeprefix(_WHITEOUT)
     if hidden in (b"", b".", b".."):
-        raise _damaged(f"the whiteout {_shown(b'/'.join(path))} names no file")
+        raise _damaged(f"the whiteout {shown(b'/'.join(path))} names no file")
     return Entry((*path[:-1], hidden), Kind.WHITEOUT)
 
 
@@ -313,7 +313,8 @@ def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Readable:
     return _Contents(contents)
 
 
-def _shown(path: bytes) -> str:
+def shown(path: bytes) -> str:
+    """A path of a layer in quotes, fit for a message."""
     text = path[:200].decode("utf-8", "backslashreplace")
     return '"' + "".join(char if char.isprintable() else "?" for char in text) + '"'
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from imgstored.errors import LayerError
-from imgstored.layers.entries import MAX_DEPTH, MAX_ENTRIES, MAX_NAME, MAX_PATH, Kind
+from imgstored.layers.entries import MAX_DEPTH, MAX_ENTRIES, MAX_NAME, MAX_PATH, Kind, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -121,7 +121,7 @@ class _Tree:
         except OSError as error:
             if error.errno in _IMPOSSIBLE:
                 why = os.strerror(error.errno)
-                raise _refused(f'"{_shown(entry.path)}" cannot be on this host: {why}') from error
+                raise _refused(f"{_named(entry.path)} cannot be on this host: {why}") from error
             raise
 
     def _apply(self, entry: Entry, contents: Readable | None) -> None:
@@ -201,7 +201,7 @@ class _Tree:
         while left:
             piece = contents.read(min(_PIECE, left))
             if not piece:
-                raise _refused(f'"{_shown(entry.path)}" is cut short')
+                raise _refused(f"{_named(entry.path)} is cut short")
             start = entry.size - left
             left -= len(piece)
             self.applied.size += len(piece)
@@ -227,17 +227,17 @@ class _Tree:
         linked = entry.linked[-1]
         found = self._find(entry.linked[:-1])
         if found is None:
-            raise _refused(f'the hard link "{_shown(entry.path)}" is to no file')
+            raise _refused(f"the hard link {_named(entry.path)} is to no file")
         within, source = found
         try:
             there = _status(source, linked)
             if there is None or stat.S_ISDIR(there.st_mode):
-                raise _refused(f'the hard link "{_shown(entry.path)}" is to no file')
+                raise _refused(f"the hard link {_named(entry.path)} is to no file")
             if (*within, linked) != path:
                 self._remove(folder, name, path)
                 os.link(linked, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError as error:
-            raise _refused(f'the hard link "{_shown(entry.path)}" replaces what it names') from error
+            raise _refused(f"the hard link {_named(entry.path)} replaces what it names") from error
         finally:
             os.close(source)
 
@@ -344,7 +344,7 @@ class _Tree:
 
 def _check_way(path: Path, links: int, ahead: int, within: Path) -> None:
     if links > _MAX_LINKS or ahead > 2 * MAX_DEPTH:
-        raise _refused(f'too many links are on the way to "{_shown(path)}"')
+        raise _refused(f"too many links are on the way to {_named(path)}")
     if len(within) >= MAX_DEPTH or sum(map(len, within)) + len(within) > MAX_PATH - MAX_NAME:
         raise _refused("its folders are too deep")
 
@@ -375,6 +375,10 @@ def _set_attribute(fd: int, name: str, value: bytes) -> bool:
     return True
 
 
+def _named(path: Path) -> str:
+    return shown(b"/".join(path))
+
+
 def _refused(reason: str) -> LayerError:
     return LayerError(f"the layer cannot be unpacked: {reason}")
 
@@ -388,8 +392,3 @@ def _status(folder: int, name: bytes) -> os.stat_result | None:
 
 def _names(folder: int) -> list[bytes]:
     return [os.fsencode(name) for name in os.listdir(folder)]
-
-
-def _shown(path: Path) -> str:
-    text = b"/".join(path)[:200].decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -276,11 +276,14 @@ def sha256_of(file: Mapping[str, Any]) -> str | None:
     return None if found is None else found[1]
 
 
+_NO_SHA1: Final = Fault("files[0].sha1", "MissingParameter")
+
+
 def faults(document: Mapping[str, Any], rules: Rules) -> Iterator[Fault]:
     """Everything that is wrong with a v2 document: first field by field, then what does not go together."""
     for fault in _FIELDS[rules]("", document):
         # A registry knows the files of its images by SHA-256.
-        if str(fault) != "files[0].sha1 (MissingParameter)" or not _has_digest(document):
+        if fault != _NO_SHA1 or not _has_digest(document):
             yield fault
     for together in _TOGETHER[rules]:
         yield from together(document)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.daemon import Daemon
+from tests.support.docker_registry import DockerRegistry
 from tests.support.gate import Gate
 from tests.support.image_site import ImageSite
 from tests.support.nginx import Nginx
@@ -54,6 +55,13 @@ def served(tmp_path: Path) -> Iterator[Served]:
     pages.add_fixtures()
     with Nginx(tmp_path / "nginx", root=pages.folder) as nginx:
         yield Served(pages, nginx)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
+    """An empty OCI registry, without TLS and logins."""
+    with DockerRegistry(tmp_path / "registry") as started:
+        yield started
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from imgstored.registry.containers import image_uuid
 from tests.pools.layer_contract import BOTH, BOTTOM, TOP, owned
 from tests.support.container_image import push, push_index
 from tests.support.daemon import Daemon
-from tests.support.docker_registry import DockerRegistry
 from tests.support.layers import file, listing
 
 if TYPE_CHECKING:
@@ -23,13 +22,9 @@ if TYPE_CHECKING:
 
     from imgproto.events import EventDocument
 
+    from tests.support.docker_registry import DockerRegistry
+
 LAYERS = [owned(*BOTTOM), owned(*TOP)]
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
-    with DockerRegistry(tmp_path / "registry") as started:
-        yield started
 
 
 @pytest.fixture

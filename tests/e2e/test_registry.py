@@ -23,17 +23,10 @@ from tests.support.sluice import Sluice
 from tests.support.streams import filesystem_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 MADE = "44444444-aaaa-4bbb-8ccc-000000000002"
 MIB = 1 << 20
-
-
-@pytest.fixture
-def registry(tmp_path) -> Iterator[DockerRegistry]:
-    with DockerRegistry(tmp_path / "registry") as started:
-        yield started
 
 
 def source(url: str) -> str:

@@ -14,7 +14,6 @@ from imgctl.errors import NotConnectedError
 
 from imgstored.registry.disks import disk_uuid
 from tests.support.daemon import Daemon
-from tests.support.docker_registry import DockerRegistry
 from tests.support.layers import file, folder, hard, link, tar_of
 from tests.support.vm_disk import (
     KUBEVIRT,
@@ -32,11 +31,7 @@ if TYPE_CHECKING:
 
     from imgproto.events import EventDocument
 
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
-    with DockerRegistry(tmp_path / "registry") as started:
-        yield started
+    from tests.support.docker_registry import DockerRegistry
 
 
 @pytest.fixture

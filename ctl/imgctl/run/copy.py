@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from imgctl import ssh
 from imgctl.errors import CommandError, NotConnectedError, UsageError
 from imgctl.run import archive
-from imgctl.run.image_files import ImageFile
-from imgctl.run.making import Maker, compression_of, temporary_folder
+from imgctl.run.making import compression_of, exported
 from imgctl.run.several import named, report_each
 from imgctl.session import is_terminal
 from imgctl.text import printable
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from imgproto.documents import ImageDocument
-    from imgproto.events import EventDocument
 
     from imgctl.arguments import Arguments
     from imgctl.client import Client
@@ -79,7 +75,7 @@ def _copy_one(
     if uuid in there:
         session.say([f"Image {printable(uuid)} is already installed on {host.name}"])
     for image in _lacking(here, uuid, pool, there):
-        _send(session, arguments, here, host, image["manifest"], pool, compression)
+        _send(session, arguments, here, host, image["manifest"], compression)
         there.add(image["manifest"]["uuid"])
         session.say([f"Copied image {_shown(image['manifest'])} to {host.name}"])
 
@@ -100,30 +96,11 @@ def _send(
     here: Client,
     host: ssh.Host,
     manifest: Mapping[str, Any],
-    pool: str | None,
     compression: str,
 ) -> None:
     """Exports one image, and has imgctl there install it."""
-    prefix, suffix = "image", ""
-
-    def tell(event: EventDocument) -> None:
-        nonlocal prefix, suffix
-        if event["event"] == "manifest":
-            prefix, suffix = event["prefix"], event["suffix"]
-        maker(event)
-
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
-        file = stack.enter_context(ImageFile(Path(folder)))
-        with Maker(session, arguments, file, quiet_manifest=True) as maker:
-            made = here.export(
-                manifest["uuid"],
-                file.descriptor,
-                pool=pool,
-                compression=compression,
-                path=file.shown,
-                on_event=tell,
-            )
+        made = stack.enter_context(exported(session, arguments, here, manifest["uuid"], compression))
         # What imgctl there says when it succeeds is said here; what it complains about is its own words.
         command = host.command("install", "-q", "-f", "-")
         process = ssh.started(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -131,10 +108,10 @@ def _send(
         out = _Counted(
             process,
             f"{manifest.get('name')}@{manifest.get('version')}",
-            0 if arguments.flag("-q") else _size_of(made),
+            0 if arguments.flag("-q") else _size_of(made.manifest),
         )
         with suppress(BrokenPipeError):  # it says itself why it reads no more
-            archive.write(out, made, prefix, suffix, file.descriptor)
+            archive.write(out, made.manifest, made.prefix, made.suffix, made.file.descriptor)
         out.close()
         if status := process.wait():
             raise CommandError(

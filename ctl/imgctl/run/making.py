@@ -6,9 +6,9 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgctl import event_text
 from imgctl.errors import CommandError, NotConnectedError, UsageError
@@ -19,11 +19,14 @@ from imgctl.session import flush, is_terminal, json_text, standard_output
 from imgctl.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
+    from imgproto.documents import ManifestDocument
     from imgproto.events import EventDocument, ManifestMade, Progress
 
     from imgctl.arguments import Arguments
+    from imgctl.client import Client
     from imgctl.progress import Bar
     from imgctl.session import Session
 
@@ -117,22 +120,14 @@ def publish(session: Session, arguments: Arguments) -> None:
 def _publish_installed(session: Session, arguments: Arguments, text: str, url: str) -> None:
     """An installed image: its stream, compressed with zstd, which a registry gets in layers."""
     (image,) = named(session, [text], among="installed", pool=arguments.text("-P"))
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
-        client, file = stack.enter_context(session.client()), stack.enter_context(ImageFile(Path(folder)))
-        with Maker(session, arguments, file, quiet_manifest=True) as tell:
-            made = client.export(
-                image.uuid or "",
-                file.descriptor,
-                pool=arguments.text("-P"),
-                compression="zstd",
-                path=file.shown,
-                on_event=tell,
-            )
-        file.keep(made)
-        with Maker(session, arguments, file) as tell:
-            client.publish(made, file.path, url, on_event=tell)
-        session.say([_published(made, url)])
+    with (
+        session.client() as client,
+        exported(session, arguments, client, image.uuid or "", "zstd") as made,
+    ):
+        made.file.keep(made.manifest)
+        with Maker(session, arguments, made.file) as tell:
+            client.publish(made.manifest, made.file.path, url, on_event=tell)
+        session.say([_published(made.manifest, url)])
 
 
 def _token(arguments: Arguments) -> str | None:
@@ -222,30 +217,14 @@ def _export_to_output(
 
     out = standard_output()
     (image,) = named(session, texts, among="installed", pool=arguments.text("-P"))
-    prefix, suffix = "image", ""
-
-    def tell(event: EventDocument) -> None:
-        nonlocal prefix, suffix
-        if event["event"] == "manifest":
-            prefix, suffix = event["prefix"], event["suffix"]
-        maker(event)
-
     # A manifest has the size and SHA-1 of the file, and comes first.
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
-        client, file = stack.enter_context(session.client()), stack.enter_context(ImageFile(Path(folder)))
-        with Maker(session, arguments, file, quiet_manifest=True) as maker:
-            manifest = client.export(
-                image.uuid or "",
-                file.descriptor,
-                pool=arguments.text("-P"),
-                compression=compression,
-                form="stream" if form == "stream" else "raw",
-                path=file.shown,
-                on_event=tell,
-            )
+    with (
+        session.client() as client,
+        exported(session, arguments, client, image.uuid or "", compression, raw=form != "stream") as made,
+    ):
+        file = made.file
         if form == "stream":
-            archive.write(out, manifest, prefix, suffix, file.descriptor)
+            archive.write(out, made.manifest, made.prefix, made.suffix, file.descriptor)
             return 0
         if form == "qcow2":
             file.convert_to_qcow2()
@@ -254,6 +233,44 @@ def _export_to_output(
             shutil.copyfileobj(disk, out)
         out.flush()
     return 0
+
+
+class Exported(NamedTuple):
+    """An image in a file of a temporary folder. What is to be kept goes on from the file."""
+
+    manifest: ManifestDocument
+    file: ImageFile
+    prefix: str  #: of the names of its two files
+    suffix: str  #: of the name of the image's file
+
+
+@contextmanager
+def exported(
+    session: Session, arguments: Arguments, client: Client, uuid: str, compression: str, *, raw: bool = False
+) -> Iterator[Exported]:
+    """Exports an installed image of the pool of `arguments`; the file is there while the block lasts."""
+    names = "image", ""
+
+    def tell(event: EventDocument) -> None:
+        nonlocal names
+        if event["event"] == "manifest":
+            names = event["prefix"], event["suffix"]
+        maker(event)
+
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgctl-", dir=temporary_folder()))
+        file = stack.enter_context(ImageFile(Path(folder)))
+        with Maker(session, arguments, file, quiet_manifest=True) as maker:
+            manifest = client.export(
+                uuid,
+                file.descriptor,
+                pool=arguments.text("-P"),
+                compression=compression,
+                form="raw" if raw else "stream",
+                path=file.shown,
+                on_event=tell,
+            )
+        yield Exported(manifest, file, *names)
 
 
 class Maker:
