@@ -7,6 +7,7 @@ import errno
 import gc
 import json
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -133,7 +134,13 @@ def _show(settings: Config, files: Sequence[Path], *, as_json: bool) -> int:
     KNOWN.configure(secrets(settings, os.environ))
     values = effective.effective(settings, files)
     lines = [json.dumps(effective.document(values))] if as_json else effective.toml(values)
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough. Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0
 
 

@@ -323,7 +323,9 @@ def load(*paths: Path) -> Config:
         except ConfigError as error:
             found.append(_of_file(error, [path]))
             continue
-        found += [_of_file(fault, [path], lines(text)) for fault in faults(own, Config)]
+        if wrong := list(faults(own, Config)):
+            numbers = lines(text)
+            found += [_of_file(fault, [path], numbers) for fault in wrong]
         document = merged(document, own)
     raise_all(found)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -282,6 +283,17 @@ def shown(*arguments: str) -> str:
     done = imgstored(*arguments, "--show")
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def test_who_reads_only_the_beginning_gets_that_and_no_traceback(tmp_path):
+    path = tmp_path / "imgstored.toml"
+    path.write_text(f'state = "{tmp_path}"\n')
+    command = [sys.executable, "-m", "imgstored", "--config", str(path), "--show"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_what_holds_is_shown_with_where_it_is_from(tmp_path):

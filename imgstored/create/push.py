@@ -17,7 +17,7 @@ from imgproto.events import Progress
 from imgstored import lanes
 from imgstored.create.layers import Cutter
 from imgstored.create.manifest import file_prefix, file_suffix
-from imgstored.errors import APIError, DownloadError, UploadError
+from imgstored.errors import APIError, DownloadError, InvalidManifestError, UploadError
 from imgstored.events.request import PROGRESS_INTERVAL
 from imgstored.host.foreign_files import ForeignFile
 from imgstored.http.documents import DocumentLimits
@@ -42,7 +42,6 @@ log = structlog.get_logger(__name__)
 
 #: Layers that are pushed at a time.
 _AT_A_TIME: Final = 4
-_BLOCK: Final = 1 << 20
 
 
 class ImagePush:
@@ -188,7 +187,7 @@ class ImagePush:
             limits = DocumentLimits(max_bytes=MAX_LIST, total_seconds=60.0)
             body = await self.repository.blob(layer, limits=limits)
             entries = await lanes.in_thread(parse_entries, body)
-        except APIError as error:
+        except (APIError, InvalidManifestError) as error:
             log.warning("the list of a repository is written anew", error=error.message)
             return []
         return [entry for entry in entries if isinstance(entry, dict)]

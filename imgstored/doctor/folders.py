@@ -75,7 +75,7 @@ def partials(subject: Subject) -> list[Finding]:
     if not journal.is_file():
         return [Finding("partials", "ok", "no imports yet")]
     try:
-        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
+        with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True)) as db:
             rows = db.execute("SELECT pool, uuid, wanted, touched_at FROM imports").fetchall()
     except sqlite3.Error as error:
         hint = "the next start sets a damaged journal aside; see the disk"

@@ -46,7 +46,6 @@ log = structlog.get_logger(__name__)
 #: An index that does not come at once is not worth waiting for: the file comes without it.
 _TRIES: Final = 2
 _CONNECTIONS: Final = 4
-_BLOCK: Final = 1 << 20
 
 
 class Delta:

@@ -51,7 +51,6 @@ _ATTRIBUTE: Final = "SCHILY.xattr."
 _NO_ID: Final = (1 << 32) - 1
 #: Seconds: times after the year 2486 are taken for damage, and are 0 as those before 1970 are.
 _MAX_TIME: Final = 1 << 34
-_BLOCK: Final = 512
 
 _DAMAGED: Final = "import it again; if that fails too, whoever published the image has to mend it"
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from imgstored.errors import APIError
 from imgstored.http.location import shown
+from imgstored.manifest import values
 from imgstored.registry.documents import (
     EMPTY,
     EMPTY_JSON,
@@ -55,7 +56,6 @@ CREATED: Final = "org.opencontainers.image.created"
 #: Descriptors of an index, so that it has no more bytes than registries take.
 _MAX_LISTED: Final = 8000
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -163,7 +163,7 @@ def tags_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 def is_uuid(tag: str) -> bool:
     """True if a tag is the uuid of an image."""
-    return _UUID.fullmatch(tag) is not None
+    return values.UUID.fullmatch(tag) is not None
 
 
 def list_in(index: Index) -> Descriptor | None:

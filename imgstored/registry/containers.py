@@ -53,7 +53,8 @@ _ARCHITECTURES: Final = {
 #: What imgadm takes over of a config, and the brand lx starts a machine with.
 _CONFIG: Final = ("Cmd", "Entrypoint", "Env", "WorkingDir")
 _MAX_DESCRIPTION: Final = 10 * 1024
-_NOBODY: Final = "00000000-0000-0000-0000-000000000000"
+#: The owner of an image of which nobody is.
+NOBODY: Final = "00000000-0000-0000-0000-000000000000"
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _SHA256: Final = re.compile(r"sha256:([0-9a-f]{64})")
@@ -176,7 +177,7 @@ def _manifest(
     return {
         "v": 2,
         "uuid": uuid,
-        "owner": _NOBODY,
+        "owner": NOBODY,
         "name": "docker-layer",
         "version": layer.digest.partition(":")[2][:12],
         "disabled": False,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from imgstored.errors import APIError, LayerError, NotSupportedError
 from imgstored.layers.entries import Kind, entries
 from imgstored.registry.artifact import CREATED, TITLE
-from imgstored.registry.containers import LayerImage, image_uuid, local_name, moment
+from imgstored.registry.containers import NOBODY, LayerImage, image_uuid, local_name, moment
 from imgstored.registry.documents import EMPTY
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _MOST: Final = 1 << 20
 MAX_LAYERS: Final = 4
 
 _DIGEST: Final = "sha256:"
-_NOBODY: Final = "00000000-0000-0000-0000-000000000000"
 
 
 def disk_uuid(digest: str) -> str:
@@ -104,7 +103,7 @@ def _image(
     manifest = {
         "v": 2,
         "uuid": uuid,
-        "owner": _NOBODY,
+        "owner": NOBODY,
         "name": reference.path.rpartition("/")[2],
         "version": reference.tag or blob.digest.removeprefix(_DIGEST)[:12],
         "disabled": False,

@@ -23,7 +23,7 @@ from imgstored.registry.artifact import IMAGE
 from imgstored.registry.containers import MAX_CONFIG, LayerImage, layer_images, of_this_platform
 from imgstored.registry.disks import HEAD, artifact_disk, container_disk, has_disk, may_have_disk
 from imgstored.registry.documents import Index
-from imgstored.registry.reference import CONTAINER, Reference, parse_reference
+from imgstored.registry.reference import CONTAINER, parse_reference
 from imgstored.sources.base import Listed, Offer
 from imgstored.sources.spec import verify_for
 
@@ -157,11 +157,6 @@ def is_reference(text: str) -> bool:
     No name of an image of ours has a colon.
     """
     return ":" in text
-
-
-def reference_of(text: str) -> Reference:
-    """The reference that a person has written. Raises `ClientError`."""
-    return parse_reference(text.removeprefix(CONTAINER))
 
 
 def _refuse_artifact(fetched: Fetched, manifest: ImageManifest) -> None:

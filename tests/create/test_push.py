@@ -17,6 +17,7 @@ from imgstored.errors import APIError, ClientError, ImgstoreError, InvalidManife
 from imgstored.http.location import Access
 from imgstored.registry import artifact, push
 from imgstored.registry.client import Registries
+from imgstored.registry.documents import EMPTY, Descriptor, described_document, encoded
 from imgstored.registry.push import Uploads
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.client import open_source
@@ -207,6 +208,20 @@ async def test_a_list_that_is_damaged_is_written_anew(registry, tmp_path):
         await source(registry).list()
     await publish(registry, tmp_path, fixture_manifest(ZVOL), fixture_file(ZVOL).read_bytes())
     assert {each.manifest["uuid"] for each in await source(registry).list()} == {BASE, ZVOL}
+
+
+async def test_a_list_that_is_no_list_is_written_anew(registry, tmp_path):
+    """Its digest is right; whoever wrote it was wrong."""
+    made = artifact.list_manifest(
+        Descriptor(EMPTY, **registry.blob("images", b"{}")),
+        Descriptor(artifact.LIST_JSON, **registry.blob("images", b"[{")),
+    )
+    body = encoded(made)
+    registry.manifest("images", "list", body, made.media_type)
+    index = artifact.index_with(None, [], described_document(body, made))
+    registry.manifest("images", artifact.INDEX_TAG, encoded(index), index.media_type)
+    await publish(registry, tmp_path, fixture_manifest(ZVOL), fixture_file(ZVOL).read_bytes())
+    assert [each.manifest["uuid"] for each in await source(registry).list()] == [ZVOL]
 
 
 async def test_the_file_must_be_the_manifests(registry, tmp_path):

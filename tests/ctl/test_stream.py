@@ -179,7 +179,7 @@ def test_a_name_that_no_header_has_room_for(exported: FakeDaemon, imgctl: Comman
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["export", "-o", "-", U], b"an image is nothing for a terminal"),
+        (["export", "-o", "-", U], b"an image cannot be written to a terminal"),
         (["install", "-f", "-"], b"standard input is a terminal"),
     ],
 )

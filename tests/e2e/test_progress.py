@@ -257,6 +257,7 @@ def test_a_detached_import_outlives_its_client_and_the_daemon(served, gate, tmp_
             gate.open()
             assert shown.end() == 0
         assert daemon.imgctl("wait", MADE).returncode == 0
+        assert daemon.imgctl("wait", "-t", "0", MADE).returncode == 0
         assert daemon.imgctl("import", "--detach", MADE).stdout.endswith("already installed, skipping\n")
 
 

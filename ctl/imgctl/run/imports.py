@@ -109,6 +109,7 @@ def wait(session: Session, arguments: Arguments) -> int:
     images = [_sought(session, text) for text in arguments.rest]
     with Narrator(session, arguments) as tell:
         errors = each_at_once(images, lambda uuid, heard: _wait_for(session, uuid, heard), tell, seconds)
+    errors = _without_installed(session, errors)
     if len(images) == 1:
         for error in errors.values():
             raise error
@@ -119,6 +120,19 @@ def wait(session: Session, arguments: Arguments) -> int:
             session.report(about(image, error))
         return worst(errors.values())
     return report_each(session, errors, f"{there} image{'' if there == 1 else 's'} installed")
+
+
+def _without_installed(session: Session, errors: dict[Named, CommandError]) -> dict[Named, CommandError]:
+    """The errors but those of images that were installed before the time was over, however short it was."""
+    from imgctl.run.side_by_side import TIMED_OUT
+
+    late = {image.uuid for image, error in errors.items() if error.exit_status == TIMED_OUT}
+    if not late:
+        return errors
+    with session.client(patient=True) as client:
+        under_way = {job["uuid"] for job in client.jobs()}
+        there = late & {image["manifest"]["uuid"] for image in client.list()} - under_way
+    return {image: error for image, error in errors.items() if image.uuid not in there}
 
 
 def _sought(session: Session, text: str) -> Named:

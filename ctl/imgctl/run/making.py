@@ -212,7 +212,7 @@ def _export_to_output(
     if len(texts) > 1:
         raise UsageError("standard output has room for one image")
     if is_terminal(sys.stdout):
-        raise UsageError("an image is nothing for a terminal", hint="send it to a program or a file")
+        raise UsageError("an image cannot be written to a terminal", hint="send it to a program or a file")
     from imgctl.run import archive
 
     out = standard_output()
