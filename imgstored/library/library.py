@@ -231,7 +231,7 @@ class Library:
         if image is None:
             return None
         try:
-            fd = os.open(self.folder / uuid / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(f"{self.folder}/{uuid}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         if used:
