@@ -254,6 +254,9 @@ class Application:
     def _image(self, request: Request, uuid: str) -> LibraryImage | Remote:
         """The image. Raises `RefusalError`, with the reason where this host has the image installed."""
         image = self._library.get(uuid) if UUID.fullmatch(uuid) else None
+        if image is not None and image.entry.withdrawn:
+            message = f"image {uuid} was withdrawn by the server that it came from"
+            raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", message)
         if image is not None and (is_open(image.document) or self._may(request)):
             return image
         if image is None and self._relay is not None and UUID.fullmatch(uuid):
@@ -310,10 +313,10 @@ def _ordered(
     library: Sequence[LibraryImage], remote: Sequence[Remote], *, closed: bool
 ) -> Ordered[LibraryImage | Remote]:
     """All images, those that are not for everybody only if `closed`."""
-    images: Sequence[LibraryImage | Remote] = library
+    images: Sequence[LibraryImage | Remote] = [image for image in library if not image.entry.withdrawn]
     if remote:
         here = {image.uuid for image in library}
-        images = sorted([*library, *(each for each in remote if each.uuid not in here)], key=_by_date)
+        images = sorted([*images, *(each for each in remote if each.uuid not in here)], key=_by_date)
     return Ordered(images if closed else [each for each in images if is_open(each.document)])
 
 
