@@ -46,6 +46,7 @@ PURE = (
     "sources/spec",
     "config/specs",
     "imports/delta_choice",
+    "imports/figures",
     "imports/plan",
     "imports/progress",
     "imports/spec",

@@ -408,7 +408,7 @@ class Import:
     async def _elsewhere(
         self, error: ImgstoreError, download: Download, locations: Sequence[Location], *, last: bool
     ) -> Sequence[Location]:
-        """Drops wrong bytes, and returns what the next attempt downloads from. Raises `error` if nothing is."""
+        """Drops wrong bytes; returns the locations of the next attempt. Raises `error` if none is left."""
         if isinstance(error, ResumeError):
             # The bytes are right; the pool has dropped what it could not go on with.
             if last:
