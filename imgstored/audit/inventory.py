@@ -30,7 +30,7 @@ from imgstored.state.schema import HISTORY, JOURNAL
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from imgstored.config import Config, PoolTable
+    from imgstored.config.tables import Config, PoolTable
     from imgstored.pools.base import Pool
 
 #: An image of a pool: (pool, uuid).
