@@ -147,7 +147,8 @@ class Daemon:
             # Its end would be waited for again, and be warned of in another test.
             _LASTING.append(self.process)
             self.process = None
-            raise RuntimeError(f"imgstored was killed, and does not end:\n{threads_of(_LASTING[-1].pid)}") from None
+            where = threads_of(_LASTING[-1].pid)
+            raise RuntimeError(f"imgstored was killed, and does not end:\n{where}") from None
 
     def client(self) -> Client:
         """A client that fails for what is not as the protocol says."""
