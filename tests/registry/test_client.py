@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,13 @@ import pytest
 import trio
 
 from imgstored.errors import APIError, ClientError, ConfigError
+from imgstored.http.addresses import Nearness
+from imgstored.http.documents import fetch_document
 from imgstored.http.location import Access
 from imgstored.http.ranges import RangeConnection, Timeouts
 from imgstored.http.secrets import KNOWN
 from imgstored.registry import client
+from imgstored.registry.auth import Authenticator
 from imgstored.registry.client import Registries, RegistrySpec, Repository
 from imgstored.registry.documents import (
     OCI_INDEX,
@@ -209,6 +213,28 @@ async def test_a_token_server_that_is_not_asked(start_faulty, realm, why):
     registry = start_faulty(partial(challenge, realm=realm))
     with pytest.raises(ClientError, match=why):
         await Registries().repository(registry.url, "a").ping()
+
+
+@pytest.mark.parametrize("internal_redirects", [False, True])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_registry_sends_nobody_to_a_token_server_that_is_nearer(host, internal_redirects):
+    """The listener stands for a service that trusts whoever reaches it."""
+    access = Access(internal_redirects=internal_redirects)
+    auth = Authenticator("https://registry.example", access, fetch=fetch_document)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        asked = f'Bearer realm="https://{host}:{listener.getsockname()[1]}/token"'
+        if not internal_redirects:
+            with pytest.raises(ClientError, match=r"internal address"):
+                await auth.answer("scope", asked, (), near=Nearness.PUBLIC)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+        else:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(auth.answer, "scope", asked, (), near=Nearness.PUBLIC))
+                await trio.lowlevel.wait_readable(listener)
+                listener.accept()[0].close()
+                nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("token", [b"", b"[]", b"{}", b'{"token": "a\\r\\nX: y"}', b'{"token": 1}'])
