@@ -41,6 +41,7 @@ _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "wakeup": wakeup.wakeup,
     "serve": serving.serving,
     "rack": serving.rack,
+    "ranges": serving.ranges,
     "crowd": serving.crowd,
     "lists": serving.lists,
 }

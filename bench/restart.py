@@ -11,7 +11,7 @@ from bench.ours import IMGCTL, Ours, source
 from bench.progress import say
 from bench.servers import PacedNginx
 from bench.table import Row, bounded
-from imgstored.config import LimitsTable
+from imgstored.config.tables import LimitsTable
 from imgstored.transfer.plan import range_size_for
 
 if TYPE_CHECKING:

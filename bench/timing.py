@@ -54,6 +54,11 @@ def _idle_share() -> float:
     return idle / max(1, total)
 
 
+def idle_seconds() -> float:
+    """Seconds that all processors together had nothing to do, since the machine's start."""
+    return _ticks()[0] / os.sysconf("SC_CLK_TCK")
+
+
 def _ticks() -> tuple[int, int]:
     """Idle and all ticks since the start, from the first line of /proc/stat (proc(5))."""
     ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]

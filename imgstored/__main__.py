@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from imgproto.documents import DoctorDocument, FindingDocument
 
-    from imgstored.config import Config
+    from imgstored.config.tables import Config
 
 #: Why a folder, a file or a socket cannot be used today, and can be tomorrow: no fault of the configuration.
 _MAY_PASS = {
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = argument_parser().parse_args(argv)
 
     # Imported late: --help, --version and a wrong configuration need none of it.
-    from imgstored import config
+    from imgstored.config import loading
 
     try:
         if arguments.deep:
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         heap.keep_what_is_freed()
         trial.waits_by()
-        settings = config.load(*arguments.config)
+        settings = loading.load(*arguments.config)
         if arguments.check:
             return _check(settings)
         if arguments.show:
@@ -127,9 +127,9 @@ def _failed(errors: Sequence[ImgstoreError]) -> int:
 
 def _show(settings: Config, files: Sequence[Path], *, as_json: bool) -> int:
     """Prints the configuration that holds, without its secrets."""
-    from imgstored import effective
+    from imgstored.config import effective
+    from imgstored.config.specs import secrets
     from imgstored.http.secrets import KNOWN
-    from imgstored.specs import secrets
 
     KNOWN.configure(secrets(settings, os.environ))
     values = effective.effective(settings, files)
@@ -146,8 +146,8 @@ def _show(settings: Config, files: Sequence[Path], *, as_json: bool) -> int:
 
 def _check(settings: Config) -> int:
     """Names all that would keep a daemon of these settings from starting, as far as it shows now."""
-    from imgstored import preflight
-    from imgstored.specs import check, faults_of
+    from imgstored.config import preflight
+    from imgstored.config.specs import check, faults_of
 
     wrong = [fault for error in faults_of(lambda: check(settings)) for fault in error.all_faults()]
     found = [*wrong, *preflight.faults(settings), *preflight.pool_faults(settings)]
@@ -200,7 +200,7 @@ def _examine(files: Sequence[Path]) -> int:
         found: DoctorDocument = {"version": __version__, "running": False, "findings": [python]}
     else:
         from imgstored import log
-        from imgstored.config import LogTable
+        from imgstored.config.tables import LogTable
         from imgstored.doctor.services import examined
 
         log.set_up(LogTable(level="error"))
@@ -215,7 +215,7 @@ def _audit(files: Sequence[Path], *, check: bool, as_json: bool) -> int:
         raise ConfigError("--deep goes with --check", hint="`imgstored --check --deep`")
     from imgstored import log
     from imgstored.audit.audit import audited
-    from imgstored.config import LogTable
+    from imgstored.config.tables import LogTable
     from imgstored.http.secrets import KNOWN
 
     log.set_up(LogTable(level="error"))

@@ -21,6 +21,22 @@ from imgstored.catalog.image_locks import ImageLocks
 from imgstored.catalog.images import Images
 from imgstored.catalog.receipts import Receipts
 from imgstored.catalog.refresh import Refresh
+from imgstored.config.specs import (
+    check,
+    decompress_limits,
+    descriptors,
+    hook_specs,
+    import_limits,
+    metrics_address,
+    mirror_specs,
+    platform,
+    registry_specs,
+    secrets,
+    serve_address,
+    serve_limits,
+    socket_limits,
+    source_specs,
+)
 from imgstored.create.export import Exporter
 from imgstored.create.maker import Maker
 from imgstored.create.publish import Publisher
@@ -63,22 +79,6 @@ from imgstored.serve.relay import Relay
 from imgstored.sources.client import open_source
 from imgstored.sources.signed import SeenVersions
 from imgstored.sources.source_set import SourceSet
-from imgstored.specs import (
-    check,
-    decompress_limits,
-    descriptors,
-    hook_specs,
-    import_limits,
-    metrics_address,
-    mirror_specs,
-    platform,
-    registry_specs,
-    secrets,
-    serve_address,
-    serve_limits,
-    socket_limits,
-    source_specs,
-)
 from imgstored.state.damage import DAMAGED, Aside
 from imgstored.state.folder import ALIASES, NO_ALIASES, owned
 from imgstored.state.schema import EVENTS, HISTORY, JOURNAL
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
 
     from imgproto.documents import LibraryStateDocument, ServerStateDocument
 
-    from imgstored.config import Config, PoolTable
+    from imgstored.config.tables import Config, PoolTable
     from imgstored.host.notify import Notifier
     from imgstored.httpd.address import TcpAddress
     from imgstored.httpd.message import HttpLimits

@@ -14,12 +14,9 @@ import structlog
 import trio
 from msgspec import Struct
 
-from imgstored import __version__, config, lanes, log
-from imgstored.errors import ImgstoreError
-from imgstored.events.stream import DaemonChanged
-from imgstored.host.descriptors import raise_limit
-from imgstored.http.secrets import KNOWN
-from imgstored.specs import (
+from imgstored import __version__, lanes, log
+from imgstored.config import loading
+from imgstored.config.specs import (
     descriptors,
     hook_specs,
     import_limits,
@@ -28,6 +25,10 @@ from imgstored.specs import (
     socket_limits,
     source_specs,
 )
+from imgstored.errors import ImgstoreError
+from imgstored.events.stream import DaemonChanged
+from imgstored.host.descriptors import raise_limit
+from imgstored.http.secrets import KNOWN
 from imgstored.zstream.fletcher4 import load_arithmetic
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.images import Images
-    from imgstored.config import Config
+    from imgstored.config.tables import Config
     from imgstored.create.maker import Maker
     from imgstored.events.stream import EventStream
     from imgstored.hooks.hooks import Hooks
@@ -157,7 +158,7 @@ async def _signals(
 
 async def _reload(files: Sequence[Path], parts: Parts) -> None:
     try:
-        settings = await lanes.in_thread(config.load, *files)
+        settings = await lanes.in_thread(loading.load, *files)
         registries = registry_specs(settings)
         serve = await parts.served_anew(settings)
         parts.sources.reconfigure(source_specs(settings))

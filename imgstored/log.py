@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from imgproto.documents import WarningDocument
     from structlog.types import EventDict, Processor, WrappedLogger
 
-    from imgstored.config import LogTable
+    from imgstored.config.tables import LogTable
 
 #: What a line begins with.
 _FIRST: Final = ("timestamp", "level", "event", "import_id")

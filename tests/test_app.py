@@ -13,7 +13,8 @@ import pytest
 import trio
 from imgctl import RemoteError
 
-from imgstored import app, config
+from imgstored import app
+from imgstored.config import loading
 from imgstored.errors import PoolError
 from tests.support.daemon import CHAIN_BASE, Daemon
 
@@ -117,7 +118,7 @@ async def test_a_zfs_pool_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(app, "_OPEN_SECONDS", 0.05)
     try:
         with trio.fail_after(5), pytest.raises(PoolError) as caught:
-            await app.open_pools(config.parse('[pool]\ntype = "zfs"\n'))
+            await app.open_pools(loading.parse('[pool]\ntype = "zfs"\n'))
     finally:
         answer.set()
     assert caught.value.message.startswith('pool "zones" does not answer')

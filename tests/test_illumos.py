@@ -87,7 +87,7 @@ def test_every_module_can_be_imported() -> None:
 
 def test_the_defaults_are_illumos() -> None:
     script = """
-from imgstored.config import Config
+from imgstored.config.tables import Config
 settings = Config()
 print(json.dumps([settings.state, settings.socket.path, settings.view.path, settings.view.link]))
 """
@@ -97,7 +97,7 @@ print(json.dumps([settings.state, settings.socket.path, settings.view.path, sett
 
 
 def test_the_defaults_are_linux() -> None:
-    from imgstored.config import Config
+    from imgstored.config.tables import Config
 
     assert (Config().view.path, Config().view.link) == ("/images", "")
 

@@ -12,7 +12,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored import config, specs
+from imgstored.config import loading, specs
 from imgstored.http.secrets import KNOWN
 from imgstored.log import Recent, Repeats, clean
 
@@ -22,7 +22,7 @@ SECRET = "s3cret-value"
 SCRIPT = """
 import structlog, sys
 from imgstored import import_id, log
-from imgstored.config import LogTable
+from imgstored.config.tables import LogTable
 from imgstored.http.secrets import KNOWN
 KNOWN.configure(["s3cret-value"])
 log.set_up(LogTable(format=sys.argv[1], level="debug"))
@@ -179,7 +179,7 @@ def test_a_secret_of_the_configuration_is_hidden_wherever_it_is():
 
 
 def test_the_secrets_of_the_configuration():
-    settings = config.parse(
+    settings = loading.parse(
         '[[sources]]\nurl = "https://h/?channel=release&token=token-1234"\n'
         'proxy = "http://someone:proxy-1234@p:80"\n'
         'headers = { Authorization = "Basic header-1234", X = "short" }\n'

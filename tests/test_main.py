@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from imgctl import Client
 
-from imgstored import config
 from imgstored.__main__ import exit_status
+from imgstored.config import loading
 from imgstored.errors import ConfigError, PoolError
 
 #: Seconds, however busy the machine is.
@@ -252,18 +252,18 @@ def test_what_a_later_file_says_holds(tmp_path):
     below, above = tmp_path / "below.toml", tmp_path / "above.toml"
     below.write_text('state = "/a"\n[socket]\npath = "/a/s"\ngroup = "staff"\n[limits]\ntries = 2\n')
     above.write_text('socket.path = "/b/s"\nlog.level = "debug"\npool.type = "zfs"\npool.name = "tank"\n')
-    both = config.load(below, above)
+    both = loading.load(below, above)
     assert (both.state, both.limits.tries, both.log.level) == ("/a", 2, "debug")
     assert (both.socket.path, both.socket.group) == ("/b/s", "staff")
     assert [pool.name for pool in both.pools] == ["tank"]
-    assert config.load(above, below).socket.path == "/a/s"
+    assert loading.load(above, below).socket.path == "/a/s"
 
 
 def test_a_list_is_replaced_as_a_whole(tmp_path):
     below, above = tmp_path / "below.toml", tmp_path / "above.toml"
     below.write_text('[[pool]]\n[[pool]]\nname = "tank2"\n')
     above.write_text('pool.name = "tank3"\n')
-    assert [pool.name for pool in config.load(below, above).pools] == ["tank3"]
+    assert [pool.name for pool in loading.load(below, above).pools] == ["tank3"]
 
 
 def test_the_file_that_is_wrong_is_named(tmp_path):
@@ -271,11 +271,11 @@ def test_the_file_that_is_wrong_is_named(tmp_path):
     below.write_text('state = "/a"\n')
     above.write_text("state = 1\n")
     with pytest.raises(ConfigError, match=f"^{above}:1: state: expected"):
-        config.load(below, above)
+        loading.load(below, above)
     above.write_text('pool.path = "/p"\n')
     below.write_text('pool.type = "zfs"\n')
     with pytest.raises(ConfigError, match=f"^{below} with {above}: pool.path: "):
-        config.load(below, above)
+        loading.load(below, above)
 
 
 def test_the_daemon_reads_all_files_again(tmp_path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgstored import config, specs
+from imgstored.config import loading, specs
 from imgstored.errors import ConfigError
 from imgstored.manifest.platform import Platform
 from imgstored.smartos import parse_platform, running
@@ -50,11 +50,11 @@ def test_this_host() -> None:
 
 def test_a_platform_of_the_configuration() -> None:
     assert parse_platform("7.0/20190314T232247Z") == Platform("7.0", "20190314T232247Z")
-    assert specs.platform(config.parse('platform = "7.0/20190314T232247Z"')) == Platform(
+    assert specs.platform(loading.parse('platform = "7.0/20190314T232247Z"')) == Platform(
         "7.0", "20190314T232247Z"
     )
-    assert specs.platform(config.parse('platform = "any"')) is None
-    assert specs.platform(config.parse("")) == running()
+    assert specs.platform(loading.parse('platform = "any"')) is None
+    assert specs.platform(loading.parse("")) == running()
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_what_is_none(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^platform: "):
         parse_platform(text)
     with pytest.raises(ConfigError, match=r"^platform: "):
-        specs.check(config.parse(f"platform = {text!r}" if "\n" not in text else 'platform = "7.0\\n"'))
+        specs.check(loading.parse(f"platform = {text!r}" if "\n" not in text else 'platform = "7.0\\n"'))

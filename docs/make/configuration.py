@@ -1,4 +1,4 @@
-"""The tables of docs/configuration.md, from imgstored/config.py. Pure: no I/O."""
+"""The tables of docs/configuration.md, from imgstored/config/tables.py. Pure: no I/O."""
 
 from __future__ import annotations
 

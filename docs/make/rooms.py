@@ -66,7 +66,7 @@ def known_by(one: str) -> set[str]:
 def picture() -> str:
     """The rooms as a graph for dot(1): a line for each import that no other way of lines stands for."""
     known = {name: known_by(name) for name in rooms()}
-    wiring = {name for name in known if "app" in known[name]} | {"app", "config", "specs", "log"}
+    wiring = {name for name in known if "app" in known[name]} | {"app", "config", "log"}
     graph = {name: known[name] - wiring - _GROUND for name in sorted(known.keys() - wiring - _GROUND)}
     lines = [
         "digraph rooms {",

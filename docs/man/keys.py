@@ -1,4 +1,4 @@
-"""The keys of the configuration, from the types in imgstored/config.py and what it says of each."""
+"""The keys of the configuration, from the types in imgstored/config/tables.py and what it says of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from imgstored import config
+from imgstored.config import tables
 
 if TYPE_CHECKING:
     from msgspec.inspect import Field, IntType, Type
@@ -38,10 +38,10 @@ def _struct(type_: Type) -> type[msgspec.Struct] | None:
 
 
 def _tables() -> dict[str, type[msgspec.Struct]]:
-    described = inspect.type_info(config.Config)
+    described = inspect.type_info(tables.Config)
     assert isinstance(described, inspect.StructType)
     found = {field.name: _struct(field.type) for field in described.fields}
-    return {"": config.Config, **{name: table for name, table in found.items() if table is not None}}
+    return {"": tables.Config, **{name: table for name, table in found.items() if table is not None}}
 
 
 #: The tables of the file; "" is what stands before the first of them.
@@ -128,11 +128,11 @@ def _default(field: Field) -> str:
 @cache
 def _comments() -> dict[tuple[str, str], str]:
     """The `#:` comment of each attribute, above it or behind it, by class and name."""
-    source = Path(config.__file__).read_text(encoding="utf-8")
+    source = Path(tables.__file__).read_text(encoding="utf-8")
     lines = source.splitlines()
     found: dict[tuple[str, str], str] = {}
-    tables = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    for table in tables:
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    for table in classes:
         for node in table.body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 said = _comment(lines, node)

@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from imgstored import __version__, config, specs
+from imgstored import __version__
 from imgstored.audit.images import fault_of
 from imgstored.audit.inventory import errors_of, opened, taken
 from imgstored.audit.orphans import orphans
 from imgstored.catalog.manifest_files import ManifestFiles
 from imgstored.catalog.receipts import Receipts
+from imgstored.config import loading, specs
 from imgstored.doctor.check import Finding, size
 from imgstored.doctor.folders import some
 from imgstored.errors import ImageNotInstalledError, ImgstoreError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from imgproto.documents import DoctorDocument
 
     from imgstored.audit.orphans import Orphan
-    from imgstored.config import Config
+    from imgstored.config.tables import Config
     from imgstored.pools.base import Pool
 
 #: Seconds between two looks at what a daemon may be at work on. Each of its steps is shorter.
@@ -41,7 +42,7 @@ def audited(files: Sequence[Path], *, pause: float = PAUSE) -> DoctorDocument:
 
     Raises `ConfigError`.
     """
-    settings = config.load(*files)
+    settings = loading.load(*files)
     specs.check(settings)
     KNOWN.configure(specs.secrets(settings, os.environ))
     running, findings = examine(settings, pause=pause)

@@ -30,7 +30,7 @@ from imgstored.state.schema import HISTORY, JOURNAL
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from imgstored.config import Config, PoolTable
+    from imgstored.config.tables import Config, PoolTable
     from imgstored.pools.base import Pool
 
 #: An image of a pool: (pool, uuid).
@@ -130,10 +130,15 @@ def _in_journal(state: Path) -> InJournal:
     path = state / JOURNAL
     if faults or not path.exists():
         return InJournal(faults=tuple(faults))
-    with closing(_connect(path)) as db:
-        imports = db.execute("SELECT pool, uuid, wanted FROM imports").fetchall()
-        spools = {row[0] for row in db.execute("SELECT uuid FROM spools")}
-        ranges = {row[0] for row in db.execute("SELECT uuid FROM ranges UNION SELECT uuid FROM validators")}
+    try:
+        with closing(_connect(path)) as db:
+            imports = db.execute("SELECT pool, uuid, wanted FROM imports").fetchall()
+            spools = {row[0] for row in db.execute("SELECT uuid FROM spools")}
+            ranges = {
+                row[0] for row in db.execute("SELECT uuid FROM ranges UNION SELECT uuid FROM validators")
+            }
+    except sqlite3.Error as error:  # a whole database, but not one of ours
+        return InJournal(faults=(f"{path.name}: {error}",))
     wanted = {(row[0], row[1]): bool(row[2]) for row in imports}
     return InJournal(wanted, frozenset(spools), frozenset(ranges))
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from imgproto.documents import FindingDocument
 
-    from imgstored.config import Config
+    from imgstored.config.tables import Config
     from imgstored.errors import ImgstoreError
     from imgstored.pools.base import Pool
 

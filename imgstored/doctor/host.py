@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from imgstored import config, preflight, specs
+from imgstored.config import loading, preflight, specs
 from imgstored.doctor.check import Finding
 from imgstored.errors import ConfigError, ImgstoreError
 from imgstored.eventloop import trial
@@ -89,7 +89,7 @@ def configuration(subject: Subject) -> list[Finding]:
     """The files as they are now, which a running daemon may not have read yet."""
     names = ", ".join(map(str, subject.files)) or "no file: every key has its default"
     try:
-        specs.check(config.load(*subject.files))
+        specs.check(loading.load(*subject.files))
     except ImgstoreError as error:
         faults = error.all_faults() if isinstance(error, ConfigError) else [error]
         return [Finding("configuration", "fail", fault.message, fault.hint) for fault in faults]

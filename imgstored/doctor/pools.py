@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from imgstored.config import PoolTable
+    from imgstored.config.tables import PoolTable
     from imgstored.doctor.check import Status, Subject
     from imgstored.pools.base import Pool
 

@@ -7,10 +7,10 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgstored.config.specs import secrets
 from imgstored.doctor.check import Finding
 from imgstored.errors import ConfigError
 from imgstored.sources.imgadm_conf import ImgadmConf
-from imgstored.specs import secrets
 
 if TYPE_CHECKING:
     from imgstored.doctor.check import Subject

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from imgstored import config, lanes, specs
-from imgstored.config import Config
+from imgstored import lanes
+from imgstored.config import loading, specs
+from imgstored.config.tables import Config
 from imgstored.doctor.check import Subject
 from imgstored.errors import ImgstoreError
 from imgstored.host import signals
@@ -73,7 +74,7 @@ def _doctor() -> Doctor:
 def _loaded(files: tuple[Path, ...], otherwise: Config) -> Config:
     """Returns the default settings if the files are wrong, which is a finding of its own."""
     try:
-        settings = config.load(*files)
+        settings = loading.load(*files)
         specs.check(settings)
     except ImgstoreError:
         return otherwise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
+from imgstored.config.specs import registry_specs, source_specs
 from imgstored.doctor.check import Finding
 from imgstored.errors import ImgstoreError
 from imgstored.http.documents import DocumentLimits, fetch_document
@@ -19,7 +20,6 @@ from imgstored.registry.client import Registries
 from imgstored.sources.client import open_source
 from imgstored.sources.server import AskLimits
 from imgstored.sources.source_set import SourceSet
-from imgstored.specs import registry_specs, source_specs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -39,7 +40,7 @@ def _answer(file: OpenFile, request: Request) -> Response:
     modified = int(file.modified)
     headers = [
         ("ETag", file.etag),
-        ("Last-Modified", http_date(modified)),
+        ("Last-Modified", _http_date(modified)),
         ("Accept-Ranges", "bytes"),
     ]
     status = _condition(request, file.etag, modified)
@@ -77,6 +78,11 @@ def _condition(request: Request, etag: str, modified: int) -> HTTPStatus | None:
         return HTTPStatus.NOT_MODIFIED if tags.contains_weak(etag.strip('"')) else None
     since = _date(headers.get("if-modified-since"))
     return None if since is None or modified > since.timestamp() else HTTPStatus.NOT_MODIFIED
+
+
+@lru_cache(maxsize=1024)
+def _http_date(seconds: int) -> str:
+    return http_date(seconds)
 
 
 def _date(value: str | None) -> datetime | None:

@@ -13,6 +13,7 @@ import ssl
 import time
 from contextlib import suppress
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -114,7 +115,9 @@ class Connection:
         self._pace = pace
         self._context = context
         self._secure = False
+        self._bound: float | None = None  # seconds, of the socket's calls
         self.sent = 0  #: bytes of answers
+        self.requests = 0  #: as the server counts them
         self.idle = False  #: it waits for a request, of which nothing has come
         #: Since when the server waits for the client (`time.monotonic`), None while the client waits.
         self.waits_since: float | None = time.monotonic()
@@ -151,6 +154,16 @@ class Connection:
             log.debug("a connection ended", client=self._address, error=str(error))
             return False
 
+    def is_asked_again(self, seconds: float) -> bool:
+        """Waits so long for the next request; whether it has begun to come, or the client has left."""
+        self.waits_since = time.monotonic()
+        if self.buffered:
+            return True
+        self.idle = True
+        came = self._poll(select.POLLIN, seconds)
+        self.idle = False
+        return came
+
     # -- one request -----------------------------------------------------------------------------------------
 
     def _serve_one(self) -> bool:
@@ -182,7 +195,7 @@ class Connection:
     def _begin_tls(self) -> None:
         if self._context is None or self._secure:
             return
-        self._socket.settimeout(self._limits.head_seconds)
+        self._limit(self._limits.head_seconds)
         # The new socket takes the descriptor over.
         wrapped = self._context.wrap_socket(self._socket, server_side=True, do_handshake_on_connect=False)
         self._socket = wrapped
@@ -206,7 +219,7 @@ class Connection:
 
     def _receive(self, seconds: float, most: int) -> int:
         """Takes what the client sends; returns how many bytes. Raises `_Gone`."""
-        self._socket.settimeout(max(0.001, seconds))
+        self._limit(max(0.001, seconds))
         try:
             data = self._socket.recv(most)
         except OSError as error:
@@ -274,7 +287,7 @@ class Connection:
 
     def _send(self, head: h11.Request | None, response: Response) -> None:
         headers = [
-            ("Date", formatdate(usegmt=True)),
+            ("Date", _date(int(time.time()))),
             ("Server", _SERVER),
             *response.headers,
         ]
@@ -335,24 +348,20 @@ class Connection:
 
     def _check_connection(self) -> None:
         """Raises `_Gone` if the connection has ended, by either side."""
-        poll = select.poll()
-        poll.register(self._socket, 0)
-        if poll.poll(0):
+        if self._poll(0, 0):
             raise _Gone("the client left while it waited for its turn")
 
     def _check_client(self) -> None:
         """Raises `_Gone` if the client has closed the connection, while there is nothing to send to it."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        if poll.poll(0):
-            self._socket.setblocking(False)
+        if self._poll(select.POLLIN, 0):
+            self._limit(0)
             with suppress(BlockingIOError):
                 if not socket.socket.recv(self._socket, 1, socket.MSG_PEEK):
                     raise _Gone("the client left while it waited")
 
     def _send_file(self, fd: int, offset: int, size: int) -> int:
         """Sends some of `size` bytes; returns how many."""
-        self._socket.setblocking(False)
+        self._limit(0)
         while True:
             try:
                 sent = os.sendfile(self._socket.fileno(), fd, offset, size)
@@ -370,17 +379,28 @@ class Connection:
         self._write(data)
         return len(data)
 
-    def _wait_until_writable(self) -> None:
+    def _limit(self, seconds: float) -> None:
+        """Bounds each call of the socket from now on; 0: none waits."""
+        if self._bound != seconds:
+            # Each change is a call of the system, for which the interpreter lets other threads go first.
+            self._socket.settimeout(seconds)
+            self._bound = seconds
+
+    def _poll(self, events: int, seconds: float) -> bool:
+        """Whether any of the events, or the end of the connection, came within so many seconds."""
         poll = select.poll()
-        poll.register(self._socket, select.POLLOUT)
-        if not poll.poll(self._limits.silence_seconds * 1000):
+        poll.register(self._socket, events)
+        return bool(poll.poll(seconds * 1000))
+
+    def _wait_until_writable(self) -> None:
+        if not self._poll(select.POLLOUT, self._limits.silence_seconds):
             raise _Gone("the client does not read")
 
     def _write(self, data: bytes | None, *, more: bool = False) -> None:
         if not data:
             return
         # The limit is for each piece: a client that reads slowly gets all of a long answer.
-        self._socket.settimeout(self._limits.silence_seconds)
+        self._limit(self._limits.silence_seconds)
         flags = getattr(socket, "MSG_MORE", 0) if more and not self._secure else 0
         left, rate = memoryview(data), _Rate(self._limits)
         while left:
@@ -395,7 +415,7 @@ class Connection:
             return False
         try:
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
-            self._socket.settimeout(_LINGER_SECONDS)
+            self._limit(_LINGER_SECONDS)
             deadline, came = time.monotonic() + _LINGER_SECONDS, 0
             while time.monotonic() < deadline and came < _LINGER_BYTES:
                 data = socket.socket.recv(self._socket, _READ)
@@ -423,6 +443,11 @@ class _Placeholder:
 
     def __len__(self) -> int:
         return self._size
+
+
+@lru_cache(maxsize=4)
+def _date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)
 
 
 def _reason(status: int) -> bytes:

@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
@@ -22,7 +22,7 @@ from imgstored.httpd.connection import Connection
 from imgstored.httpd.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from imgstored.httpd.connection import Application
@@ -34,6 +34,14 @@ log = structlog.get_logger(__name__)
 _PAUSE: Final = 0.5
 #: Seconds between two looks for a connection that gives way.
 _LOOK: Final = 0.05
+#: Seconds that a thread waits for the next request of its client, while others are free: handing a connection
+#: to a thread and back takes longer than most answers.
+_STAY: Final = 0.05
+#: Threads at work beyond which none of them waits so. They share one processor of the interpreter with trio's
+#: thread, which takes its turn among them.
+_FEW: Final = 16
+#: Requests that a thread answers to one client before the others have their turn.
+_IN_A_ROW: Final = 32
 
 _BUSY: Final = (
     f"HTTP/1.1 {HTTPStatus.SERVICE_UNAVAILABLE.value} {HTTPStatus.SERVICE_UNAVAILABLE.phrase}\r\n"
@@ -63,8 +71,7 @@ class HttpServer:
         self._by_client: Counter[str] = Counter()
         self._open: dict[Connection, trio.CancelScope] = {}
         self._ended = trio.Event()  # a request, or a connection
-        self._sent_before = 0  # bytes of connections that have ended
-        self.requests = 0  #: since the start, those that wait for a thread, too
+        self._sent_before = self._requests_before = 0  # of connections that have ended
         self.refused = 0  #: connections that were turned away
         self._taken = 0  # places of connections
         self._accepting: trio.CancelScope | None = None
@@ -75,6 +82,11 @@ class HttpServer:
     def connections(self) -> int:
         """Connections that are open."""
         return sum(self._by_client.values())
+
+    @property
+    def requests(self) -> int:
+        """Requests since the start, those that wait for a thread, too."""
+        return self._requests_before + sum(connection.requests for connection in self._open)
 
     @property
     def sent(self) -> int:
@@ -147,6 +159,9 @@ class HttpServer:
                 self._leave()
                 raise
             client = address[0] if isinstance(address, tuple) else "unix"
+            with suppress(OSError):  # the client is gone already, or it is a Unix socket
+                # The end of an answer does not wait until the client has acknowledged what came before.
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # The last ones are for what changes on this host.
             allowed = not descriptors.is_reserved(connected.fileno())
             nursery.start_soon(self._converse, connected, client, allowed)
@@ -166,13 +181,16 @@ class HttpServer:
                 plain, client, counts_as, self._answer, self._limits, self._pace, self._context
             )
             try:
-                with trio.CancelScope() as scope:
-                    self._open[connection] = scope
+                async with trio.open_nursery() as nursery:
+                    self._open[connection] = nursery.cancel_scope
+                    nursery.start_soon(_abort_with_us, connection)
                     while await self._is_asked(connection) and await self._answered(connection):
                         connection.waits_since = time.monotonic()
+                    nursery.cancel_scope.cancel()
             finally:
                 if self._open.pop(connection, None) is not None:
                     self._sent_before += connection.sent
+                    self._requests_before += connection.requests
                 connection.close()
         except Exception:  # one client's connection must not end the daemon
             log.exception("a connection failed by a mistake", client=client)
@@ -198,6 +216,21 @@ class HttpServer:
                 return
             with trio.move_on_after(_LOOK):
                 await self._ended.wait()
+
+    @asynccontextmanager
+    async def _way_made(self, begun: Callable[[], bool]) -> AsyncIterator[None]:
+        """Ends connections that keep the server waiting for as long as the block waits for a thread."""
+        if self._limits.grace is None or self._threads.available_tokens:
+            yield
+            return
+
+        async def make_way() -> None:
+            await self._make_way(begun, until_free=True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make_way)
+            yield
+            nursery.cancel_scope.cancel()
 
     def _one_gives_way(self) -> bool:
         """Ends the connection that keeps the server waiting longest; whether there is one that may be ended.
@@ -229,31 +262,35 @@ class HttpServer:
 
     async def _answered(self, connection: Connection) -> bool:
         """Whether another request may follow. When it is cancelled, the thread has come back on return."""
-        again = begun = ended = False
+        again = begun = False
         connection.waits_since = None  # while it waits for a thread
-        self.requests += 1
+        connection.requests += 1
 
         def answer() -> bool:
             nonlocal begun
             begun, connection.waits_since = True, time.monotonic()
-            return connection.serve_one()
+            last = connection.requests + _IN_A_ROW - 1
+            while connection.serve_one():
+                busy = self._threads.borrowed_tokens
+                if busy > _FEW or busy >= self._threads.total_tokens or connection.requests == last:
+                    return True
+                if not connection.is_asked_again(_STAY):
+                    return True
+                connection.requests += 1
+            return False
 
-        async def abort_with_us() -> None:
-            try:
-                if self._limits.grace is not None:
-                    await self._make_way(lambda: begun, until_free=True)
-                await trio.sleep_forever()
-            finally:
-                if not ended:
-                    connection.abort()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(abort_with_us)
+        async with self._way_made(lambda: begun):
             again = await trio.to_thread.run_sync(answer, limiter=self._threads)
-            ended = True
-            self._wake()
-            nursery.cancel_scope.cancel()
+        self._wake()
         return again
+
+
+async def _abort_with_us(connection: Connection) -> None:
+    """Has the thread that uses the connection come back when this is cancelled."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        connection.abort()
 
 
 async def _refuse(connected: trio.socket.SocketType) -> None:

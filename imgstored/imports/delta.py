@@ -144,14 +144,13 @@ class Deltas:
 
     async def begin(self, locations: Sequence[Location], room: Room) -> Delta | None:
         """A delta that is worth trying, or None. Raises `NoSpaceError`, and what the index ends with."""
-        file = self._manifest.file
-        if file is None or file.index is None or file.size is None:
-            return None
         basis = await self.basis(locations)
         if basis is None:
-            log.info("no delta", uuid=self._spec.uuid, why=self.why)
+            if self.why is not None:
+                log.info("no delta", uuid=self._spec.uuid, why=self.why)
             return None
-        index = await self._index(locations, room)
+        async with self._resources.download_slots:
+            index = await self._index(locations, room)
         return Delta(index, basis, self._name, self._resources)
 
     async def basis(self, locations: Sequence[Location]) -> InstalledImage | None:

@@ -23,7 +23,6 @@ import trio
 from imgproto.events import (
     AlreadyInstalled,
     Downloaded,
-    ImageProgress,
     Installed,
     InstalledMeanwhile,
     Note,
@@ -31,7 +30,6 @@ from imgproto.events import (
     WaitingForLock,
 )
 from msgspec import Struct
-from msgspec.structs import replace
 
 from imgstored import lanes
 from imgstored.catalog.catalog import InstalledImage, show
@@ -60,36 +58,34 @@ from imgstored.events.stream import (
 from imgstored.host import descriptors, foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.delta import Delta, Deltas
+from imgstored.imports.figures import Figures
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import FromFile, LocalFile, keep_copy
-from imgstored.imports.progress import Sample
+from imgstored.imports.pipeline import Pipeline
 from imgstored.imports.room import Wanted, watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
 from imgstored.transfer.digest import Expected, WrongFileError
-from imgstored.transfer.disk import DiskConversion
-from imgstored.transfer.download import Download
 from imgstored.transfer.mirror import ChangedError
-from imgstored.transfer.pump import Pump
 from imgstored.transfer.stages import Stages
 from imgstored.zstream.records import HEADER_SIZE, byte_order_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from imgproto.documents import JobDocument, Phase
+    from imgproto.documents import Phase
     from imgproto.events import EventDocument
 
     from imgstored.events.request import Request
-    from imgstored.http.location import Location, Part, Verify
-    from imgstored.imports.progress import Reading
+    from imgstored.http.location import Location, Verify
     from imgstored.imports.resources import Resources
     from imgstored.imports.room import Claim
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
-    from imgstored.pools.base import Blocks, Occupant, PoolImage, Room
+    from imgstored.pools.base import Occupant, PoolImage, Room
     from imgstored.site.trust import Provenance
-    from imgstored.transfer.pump import Pieces
+    from imgstored.transfer.download import Download
+    from imgstored.transfer.pump import Pieces, Pump
 
 _Answer = TypeVar("_Answer")
 
@@ -166,12 +162,15 @@ class Import:
         self.written = trio.Event()
         self.finished = trio.Event()
         self.stages = Stages()
+        self.delta: Delta | None = None  #: while one is tried
         self._data = data
         self._signed = signed
         self._resources = resources
         self._events = events
         self._pool = resources.catalog.pool(spec.pool)
-        self._total = None if manifest.file is None else manifest.file.size
+        total = None if manifest.file is None else manifest.file.size
+        self.figures = Figures(self.stages, total, from_file=isinstance(data, FromFile))
+        self._pipeline = Pipeline(spec, manifest, resources, self.stages, self._note, signed)
         self._scope = trio.CancelScope()
         self._cancelled_because: str | None = None
         self._clients: dict[object, str] = {}
@@ -179,13 +178,10 @@ class Import:
         self._lock = AsyncExitStack()  # holds the image's lock until the import has ended
         self._locked = False
         self._download: Download | None = None
-        self._delta: Delta | None = None
         self._pump: Pump | None = None
-        self._fetched_before: dict[str, int] = {}  # by downloads before this one
         self._converted = not isinstance(data, FromFile) and any(each.contents != "image" for each in data)
         self._received: PoolImage | None = None
         self._pool_room: Claim  # while it runs
-        self._disk_room: Claim  # while it runs, of what a disk becomes before it is a stream
         self._claims: list[Claim] = []
         self._free_before = 0  # bytes of the pool, before it got anything of the image
 
@@ -283,7 +279,7 @@ class Import:
             end = end_after(
                 error,
                 local_file=isinstance(self._data, FromFile),
-                done=self.done,
+                done=self.figures.done,
                 by_download=by_download,
             )
             if isinstance(error, NoSpaceError) and end is End.FAILED:
@@ -305,7 +301,7 @@ class Import:
         A pool may compress the stream, and others may have filled the pool, too: the lower figure is sure.
         """
         left, more = error.data.get("free", 0), error.data.get("more", 0)
-        taken = min(self.received, max(0, self._free_before - left) + more)
+        taken = min(self.figures.received, max(0, self._free_before - left) + more)
         journal = self._resources.journal
         try:
             await lanes.in_thread(journal.found_needed, *self.spec.key, taken)
@@ -324,15 +320,15 @@ class Import:
         self.written.set()
         file = LocalFile(given.fd, given.path)
         await file.look()
-        expected = self._expected(path=given.path)
+        expected = self._pipeline.expected(path=given.path)
         if expected.size is not None and file.size != expected.size:
             raise WrongFileError(
                 f"image file size error: manifest says {expected.size} bytes, "
                 f"{given.path} is {file.size} bytes",
                 hint="the manifest belongs to another file",
             )
-        self._total = file.size
-        self._pump = self._pump_of(file.blocks, file.fail, expected, verify)
+        self._pump = self._pipeline.of_file(file, verify)
+        self.figures.begin_file(self._pump, file.size)
         self.enter("receiving")
         return await self._receive(self._pump, at_least=file.size)
 
@@ -386,52 +382,50 @@ class Import:
         warning = await self._ask(lambda: free_space.warning(self._pool, self.manifest))
         if warning is not None:
             self._note(warning)
+        return await self._attempt_until_right(locations)
+
+    async def _attempt_until_right(self, locations: Sequence[Location]) -> _Result:
+        """Downloads and receives, in as many attempts as are worth it. Raises the last one's error."""
         spool_room = await self._claim_spool()
         # The download says how much it takes, to the byte; a disk takes what is on it besides.
-        self._disk_room = await self._claim_spool()
+        disk_room = await self._claim_spool() if self._converted else None
         attempt = 1
-        self._delta = await self._begin_delta(locations, spool_room)
+        self.delta = await self._begin_delta(locations, spool_room)
         while True:
-            locations = self._reusing(locations, layers=attempt == 1)
-            self._download, self._pump = download, pump = self._pipeline(locations, spool_room)
+            locations = self._pipeline.reusing(locations, layers=attempt == 1)
+            if self.delta is None:
+                download, pump = self._pipeline.of_locations(locations, spool_room, disk_room)
+            else:
+                download, pump = self._pipeline.of_delta(self.delta, locations, spool_room)
+            self._download, self._pump = download, pump
+            self.figures.begin_download(download, pump)
             try:
                 return await self._transfer(download, pump)
-            except ResumeError as error:
-                # The bytes are right; the pool has dropped what it could not go on with.
-                if attempt == _MAX_ATTEMPTS:
-                    raise
-                log.warning("receiving afresh", uuid=self.uuid, error=error.message, attempt=attempt)
-                self._note(f"{error.message}; receiving it from the beginning")
-            except (*WRONG_BYTES_ERRORS, NoSpaceError) as error:
-                shortage_elsewhere = isinstance(error, NoSpaceError) and download.failure is not error
-                if self._delta is not None and not shortage_elsewhere:
-                    await self._end_delta(error)
-                elif isinstance(error, NoSpaceError):
-                    raise
-                else:
-                    locations = _worth_asking(download, error)
-                    if not locations or attempt == _MAX_ATTEMPTS:
-                        raise
-                    log.warning("beginning anew", uuid=self.uuid, error=error.message, attempt=attempt)
-                    self._note(f"{error.message}; beginning anew with {public(locations[0].source)}")
-                    await self._drop(End.WRONG_BYTES)
-            self._fetched_before = dict(self.fetched)
+            except (ResumeError, *WRONG_BYTES_ERRORS, NoSpaceError) as error:
+                locations = await self._elsewhere(error, download, locations, last=attempt == _MAX_ATTEMPTS)
             attempt += 1
 
-    def _reusing(self, locations: Sequence[Location], *, layers: bool) -> list[Location]:
-        """The locations; of their parts, those that are in files of the library are read there.
-
-        Not when something was wrong before: then all of it comes from the server.
-        """
-        library = self._resources.library
-        wanted = {part.sha256 for location in locations for part in location.parts if part.sha256}
-        there = library.layers(wanted) if layers and library is not None and wanted else {}
-
-        def known(part: Part) -> Part:
-            path, offset = there.get(part.sha256 or "", (None, 0))
-            return replace(part, path=None if path is None else str(path), offset=offset)
-
-        return [replace(each, parts=tuple(map(known, each.parts))) for each in locations]
+    async def _elsewhere(
+        self, error: ImgstoreError, download: Download, locations: Sequence[Location], *, last: bool
+    ) -> Sequence[Location]:
+        """Drops wrong bytes; returns the locations of the next attempt. Raises `error` if none is left."""
+        if isinstance(error, ResumeError):
+            # The bytes are right; the pool has dropped what it could not go on with.
+            if last:
+                raise error
+            log.warning("receiving afresh", uuid=self.uuid, error=error.message)
+            self._note(f"{error.message}; receiving it from the beginning")
+            return locations
+        if self.delta is not None and (not isinstance(error, NoSpaceError) or download.failure is error):
+            await self._end_delta(error)
+            return locations
+        others = [] if isinstance(error, NoSpaceError) or last else _worth_asking(download, error)
+        if not others:
+            raise error
+        log.warning("beginning anew", uuid=self.uuid, error=error.message)
+        self._note(f"{error.message}; beginning anew with {public(others[0].source)}")
+        await self._drop(End.WRONG_BYTES)
+        return others
 
     async def _claim_spool(self) -> Claim:
         claim = await lanes.in_thread(self._resources.free_space.claim_spool)
@@ -442,15 +436,11 @@ class Import:
         """A delta, if one is worth trying. What is odd about its index is no reason to fail."""
         deltas, delta = Deltas(self.spec, self.manifest, self._resources), None
         try:
-            # What a registry has is in layers, which are shared already, and has no index beside it.
-            in_layers = any(location.parts for location in locations)
-            if self.manifest.file is not None and self.manifest.file.index is not None and not in_layers:
-                async with self._resources.download_slots:
-                    delta = await deltas.begin(locations, room)
+            delta = await deltas.begin(locations, room)
         except (DownloadError, NoSpaceError) as error:
             log.warning("no delta", uuid=self.uuid, error=error.message)
             self._note(f"{error.message}; fetching the whole file")
-        self._fetched_before = deltas.fetched
+        self.figures.add_fetched(deltas.fetched)
         if delta is None and await lanes.in_thread(deltas.is_left):
             await self._drop(End.WRONG_BYTES)
         return delta
@@ -459,7 +449,7 @@ class Import:
         """Gives a delta up. What the pool received of it nobody has verified."""
         log.warning("a delta is given up", uuid=self.uuid, error=error.message)
         self._note(f"{error.message}; fetching the whole file")
-        self._delta = None
+        self.delta = None
         await self._drop(End.WRONG_BYTES)
 
     def _known_shortage(self) -> NoSpaceError | None:
@@ -475,60 +465,6 @@ class Import:
                 data=error.data,
             )
         return None
-
-    def _pipeline(self, locations: Sequence[Location], spool_room: Room) -> tuple[Download, Pump]:
-        """A download and the pump behind it, of one attempt."""
-        resources, file = self._resources, self.manifest.file
-        name = spool_name(*self.spec.key)
-
-        def note(text: str) -> None:
-            log.info("a download has trouble", uuid=self.uuid, trouble=text)
-            self._note(text)
-
-        if self._delta is not None:
-            download = self._delta.download(locations, spool_room, note)
-            pump = self._pump_of(
-                self._delta.stream,
-                download.watermark.fail,
-                self._expected_of(self._delta),
-                _strictest(locations),
-            )
-            download.watermark.waiting = self.stages.waiting
-            return download, pump
-        download = Download(
-            locations,
-            size=None if file is None else file.size,
-            path=resources.spools / name,
-            journal=resources.journal.ranges(name),
-            limits=resources.limits.download,
-            room=spool_room,
-            note=note,
-        )
-        download.watermark.waiting = self.stages.waiting
-        pump = self._pump_of(
-            download.blocks,
-            download.watermark.fail,
-            self._expected(parts=locations[0].parts if locations else ()),
-            _strictest(locations),
-            self._conversion(locations),
-        )
-        return download, pump
-
-    def _conversion(self, locations: Sequence[Location]) -> DiskConversion | None:
-        """How an image is made of what the locations have; None where that is the image's file."""
-        if not self._converted:
-            return None
-        first = locations[0]
-        [part] = first.parts
-        assert part.sha256 is not None, "what is in a registry has a digest"
-        return DiskConversion(
-            self.uuid,
-            in_layer=first.contents == "layer with a disk",
-            sha256=part.sha256,
-            folder=self._resources.spools,
-            room=self._disk_room,
-            max_size=self._resources.limits.decompress.max_image,
-        )
 
     async def _transfer(self, download: Download, pump: Pump) -> _Result:
         """Downloads and receives alongside; either one's failure ends the other, and the first one counts."""
@@ -559,11 +495,9 @@ class Import:
         slots = self._resources.download_slots
 
         def opened(present: int) -> None:
-            if self._delta is not None:
-                log.info(
-                    "a delta", uuid=self.uuid, basis=self._delta.basis.uuid, fetching=self._delta.to_fetch
-                )
-                self._note(self._delta.words)
+            if self.delta is not None:
+                log.info("a delta", uuid=self.uuid, basis=self.delta.basis.uuid, fetching=self.delta.to_fetch)
+                self._note(self.delta.words)
             elif present:
                 log.info("resuming", uuid=self.uuid, present=present, total=download.total)
                 self._emit(Resumed(event="resumed", uuid=self.uuid, size=present, total=download.total))
@@ -576,7 +510,7 @@ class Import:
             await self._ask(partial(self._reserve, download.total or 0))
             began = time.monotonic()
             await download.run(opened)
-            if self._delta is None:
+            if self.delta is None:
                 fetched = {
                     origin_of(each.location.source).authority: each.fetched for each in download.mirrors
                 }
@@ -584,7 +518,7 @@ class Import:
         finally:
             slots.release()
         self.enter("receiving")
-        size = download.done if self._delta is None else self._delta.to_fetch or 0
+        size = download.done if self.delta is None else self.delta.to_fetch or 0
         self._emit(Downloaded(event="downloaded", uuid=self.uuid, size=size))
 
     # -- into the pool ---------------------------------------------------------------------------------------
@@ -728,7 +662,7 @@ class Import:
             return
         origin = None if image.origin is None else self._pool.image(image.origin)
         receipt = receipt_of(
-            image, self.received, None if origin is None else origin.guid, signed=self._signed
+            image, self.figures.received, None if origin is None else origin.guid, signed=self._signed
         )
         try:
             receipts.write(*self.spec.key, receipt)
@@ -803,10 +737,10 @@ class Import:
                 self.action,
                 outcome_of(result.error, "installed", stopping=stopping),
                 result.error,
-                self.done,
-                self.fetched,
+                self.figures.done,
+                self.figures.fetched,
                 tuple(self.stages.seconds().items()),
-                None if self._delta is None else self._delta.remark,
+                None if self.delta is None else self.delta.remark,
             )
         )
         if self.origin is not None:
@@ -859,137 +793,11 @@ class Import:
             yield each
             each = each.origin
 
-    @property
-    def total(self) -> int | None:
-        """Compressed bytes of the file, None where nobody says."""
-        if self._total is None and self._download is not None:
-            return self._download.total
-        return self._total
-
-    @property
-    def done(self) -> int:
-        """Compressed bytes that are there."""
-        if self._download is not None:
-            return self._download.done
-        return 0 if self._pump is None else self._pump.compressed
-
-    @property
-    def received(self) -> int:
-        """Bytes of the stream that went to the pool."""
-        return 0 if self._pump is None else self._pump.stream
-
-    @property
-    def fetched(self) -> Mapping[str, int]:
-        """Bytes that came over the network, by source."""
-        total = dict(self._fetched_before)
-        for mirror in () if self._download is None else self._download.mirrors:
-            source = origin_of(mirror.location.source).authority
-            total[source] = total.get(source, 0) + mirror.fetched
-        return total
-
-    def progress(self, reading: Reading | None) -> ImageProgress:
-        """The progress of the import, for watchers; without a reading it has ended."""
-        installed = 1.0 if self.phase == "installed" else None
-        return ImageProgress(
-            uuid=self.uuid,
-            name=self.manifest.name,
-            version=self.manifest.version,
-            phase=self.phase,
-            done=self.done,
-            total=self.total,
-            received=self.received,
-            import_id=self.import_id,
-            fraction=installed if reading is None else reading.fraction,
-            eta=None if reading is None else reading.eta,
-            rate=0.0 if reading is None else reading.rate,
-            limits=None if reading is None else reading.limits,
-            kept=0 if self._download is None else self._download.kept,
-        )
-
-    def sample(self) -> Sample:
-        """A sample of the progress, and of the time that each stage took so far."""
-        consumed = 0 if self._pump is None else self._pump.consumed
-        came = self.done if isinstance(self._data, FromFile) else sum(self.fetched.values())
-        first = self._pump is not None and self._pump.verifies_first
-        return Sample(self.done, came, consumed, self.total, self.stages.seconds(), first)
-
-    def as_job(self, reading: Reading) -> JobDocument:
-        """The *job* of the protocol."""
-        return {
-            "import_id": self.import_id,
-            "uuid": self.uuid,
-            "name": self.manifest.name,
-            "version": self.manifest.version,
-            "pool": self.spec.pool,
-            "phase": self.phase,
-            "done": self.done,
-            "total": self.total,
-            "received": self.received,
-            "connections": 0 if self._download is None else self._download.connections,
-            "source": self.action.source,
-            "clients": self.clients,
-            "started_at": self.started_at,
-            "error": None if self.error is None else self.error.message,
-            "rate": reading.rate,
-            "limits": reading.limits,
-            "eta": reading.eta,
-            "fraction": reading.fraction,
-            "delta": None if self._delta is None else self._delta.document(),
-        }
-
     # -- small things ----------------------------------------------------------------------------------------
 
     async def _ask(self, question: Callable[[], _Answer]) -> _Answer:
         """Asks the pool, which may hang; raises `PoolError` then."""
         return await self._resources.catalog.ask(self.spec.pool, question)
-
-    def _expected(self, *, path: str | None = None, parts: Sequence[Part] = ()) -> Expected:
-        manifest, file = self.manifest, self.manifest.file
-        return Expected(
-            self.uuid,
-            size=None if file is None else file.size,
-            sha1=None if file is None else file.sha1,
-            sha256=(None if file is None else file.sha256) if self._signed is None else self._signed.file,
-            parts=tuple((part.size, part.sha256) for part in parts),
-            path=path,
-            type=manifest.type,
-            dataset=manifest.dataset,
-        )
-
-    def _expected_of(self, delta: Delta) -> Expected:
-        """The stream, which no manifest describes, but an index that the manifest names."""
-        index, manifest = delta.index, self.manifest
-        return Expected(
-            self.uuid,
-            size=index.stream_size,
-            sha256=index.sha256,
-            type=manifest.type,
-            dataset=manifest.dataset,
-        )
-
-    def _pump_of(
-        self,
-        open_blocks: Callable[[], Blocks],
-        release: Callable[[BaseException], None],
-        expected: Expected,
-        verify: Verify,
-        convert: DiskConversion | None = None,
-    ) -> Pump:
-        limits = self._resources.limits.decompress
-        return Pump(
-            open_blocks,
-            expected,
-            limits,
-            verify=verify,
-            release=release,
-            stages=self.stages,
-            convert=convert,
-        )
-
-
-def _strictest(locations: Sequence[Location]) -> Verify:
-    """How to verify bytes that may come from any of the locations."""
-    return "first" if any(location.verify == "first" for location in locations) else "streaming"
 
 
 def _mistake(uuid: str, error: Exception) -> InternalError:

@@ -534,7 +534,7 @@ class ImportManager:
     def _join(self, request: Request, wanted: Import) -> None:
         """The request follows the import and those of its ancestors, and wants the import."""
         chain = list(wanted.chain())
-        sizes = [each.total for each in chain]
+        sizes = [each.figures.total for each in chain]
         size = None if None in sizes else sum(size or 0 for size in sizes)
         request.emit(Planned(event="plan", images=len(chain), size=size))
         for each in chain:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+from imgproto.events import ImageProgress
 
 from imgstored import import_id, lanes
 from imgstored.errors import StoppingError
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from imgproto.documents import JobDocument
-    from imgproto.events import ImageProgress
 
     from imgstored.catalog.catalog import Key
     from imgstored.events.stream import Action, EventStream, Requester
@@ -92,11 +92,11 @@ class ImportTable:
 
     def jobs(self) -> list[JobDocument]:
         """All imports as the protocol's *job*."""
-        return [each.as_job(self._reading(each)) for each in self._imports.values()]
+        return [_job(each, self._reading(each)) for each in self._imports.values()]
 
     def progress(self, each: Import) -> ImageProgress:
         """The progress of an import, which may have ended."""
-        return each.progress(None if each.finished.is_set() else self._reading(each))
+        return _progress(each, None if each.finished.is_set() else self._reading(each))
 
     def _reading(self, each: Import) -> Reading:
         """What the gauge of an import says, which waits for its origin, which may wait for its own."""
@@ -107,13 +107,13 @@ class ImportTable:
             if gauge is None or link.finished.is_set():
                 continue
             usual = self._taking.get(link.spec.pool, USUAL)
-            reading = gauge.read(link.sample(), trio.current_time(), usual=usual, origin=waits)
+            reading = gauge.read(link.figures.sample(), trio.current_time(), usual=usual, origin=waits)
             waits = reading.eta
         return reading
 
     def fetched(self) -> dict[Action, Mapping[str, int]]:
         """The bytes that each import has fetched so far, by source."""
-        return {each.action: each.fetched for each in self._imports.values()}
+        return {each.action: each.figures.fetched for each in self._imports.values()}
 
     def start(self, started: Import, requester: Requester) -> None:
         """Starts an import. Nobody wants it yet: the caller joins it before the next await."""
@@ -121,7 +121,7 @@ class ImportTable:
         key = started.spec.key
         self._imports[key] = started
         self._gauges[key] = Gauge()
-        self._gauges[key].sample(started.sample(), trio.current_time())
+        self._gauges[key].sample(started.figures.sample(), trio.current_time())
         self._some.set()
         with import_id.bound(started.import_id):
             nursery.start_soon(self._run, started)
@@ -145,7 +145,7 @@ class ImportTable:
             now = trio.current_time()
             for key, each in self._imports.items():
                 gauge = self._gauges[key]
-                gauge.sample(each.sample(), now)
+                gauge.sample(each.figures.sample(), now)
                 if gauge.taking is not None:
                     self._taking[each.spec.pool] = gauge.taking
             await trio.sleep(EVERY)
@@ -193,3 +193,48 @@ class ImportTable:
                 request.emit(summed_up(images))
             reported = bool(images)
             await trio.sleep(PROGRESS_INTERVAL)
+
+
+def _progress(each: Import, reading: Reading | None) -> ImageProgress:
+    """The progress of the import, for watchers; without a reading it has ended."""
+    installed = 1.0 if each.phase == "installed" else None
+    return ImageProgress(
+        uuid=each.uuid,
+        name=each.manifest.name,
+        version=each.manifest.version,
+        phase=each.phase,
+        done=each.figures.done,
+        total=each.figures.total,
+        received=each.figures.received,
+        import_id=each.import_id,
+        fraction=installed if reading is None else reading.fraction,
+        eta=None if reading is None else reading.eta,
+        rate=0.0 if reading is None else reading.rate,
+        limits=None if reading is None else reading.limits,
+        kept=each.figures.kept,
+    )
+
+
+def _job(each: Import, reading: Reading) -> JobDocument:
+    """The *job* of the protocol."""
+    return {
+        "import_id": each.import_id,
+        "uuid": each.uuid,
+        "name": each.manifest.name,
+        "version": each.manifest.version,
+        "pool": each.spec.pool,
+        "phase": each.phase,
+        "done": each.figures.done,
+        "total": each.figures.total,
+        "received": each.figures.received,
+        "connections": each.figures.connections,
+        "source": each.action.source,
+        "clients": each.clients,
+        "started_at": each.started_at,
+        "error": None if each.error is None else each.error.message,
+        "rate": reading.rate,
+        "limits": reading.limits,
+        "eta": reading.eta,
+        "fraction": reading.fraction,
+        "delta": None if each.delta is None else each.delta.document(),
+    }

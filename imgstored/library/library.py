@@ -83,6 +83,7 @@ class Entry(msgspec.Struct, frozen=True):
     #: The layers that the file had in a registry, one after another: size, and SHA-256 in hexadecimal.
     layers: tuple[tuple[int, str], ...] = ()
     source: str | None = None  #: the URL of where a copy came from, for people; None: a file of a client
+    withdrawn: bool = False  #: the source does not offer it any more: it is kept, and not given to anybody
     spoilt: int = 0  #: how often wrong bytes had been given out as the file, before this one came
     format: Literal[1] = 1
 
@@ -231,7 +232,7 @@ class Library:
         if image is None:
             return None
         try:
-            fd = os.open(self.folder / uuid / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(f"{self.folder}/{uuid}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         if used:
@@ -313,6 +314,8 @@ class Library:
         """The manifest of a copy whose file is here, and the URL that it came from."""
         image = self.get(uuid)
         if image is None or image.entry.kind == "published" or image.entry.source is None or not image.size:
+            return None
+        if image.entry.withdrawn:
             return None
         return image.manifest, image.entry.source
 
@@ -492,6 +495,32 @@ class Library:
         if released:
             self.evict()
         return released
+
+    def withdraw(self, uuid: str, withdrawn: bool, source: str) -> bool:
+        """Takes a copy out of use whose source does not offer it any more, or into use again; whether it did.
+
+        One that is only kept goes, unless it is pinned. Others stay, and are given to nobody. Nothing happens
+        to what images of the library build on, nor to a copy from elsewhere. Raises `OSError`.
+        """
+        image = self.get(uuid)
+        if image is None or image.entry.source != source:
+            return False
+        if withdrawn and any(
+            each.manifest.origin == uuid and not each.entry.withdrawn for each in self.images()
+        ):
+            return False
+        if withdrawn and image.entry.kind == "kept":
+            try:
+                if uuid not in self._pinned():
+                    return self.remove(uuid)
+            except ImgstoreError as error:
+                log.warning("nobody knows what is pinned", error=error.message)
+        with self._writing:
+            now = self.get(uuid)
+            if now is None or now.entry.source != source or now.entry.withdrawn == withdrawn:
+                return False
+            self._write(now, now.manifest, now.size, replace(now.entry, withdrawn=withdrawn))
+        return True
 
     def remove(self, uuid: str) -> bool:
         """Removes an image; whoever is being served its file gets the rest of it. Whether it was there.

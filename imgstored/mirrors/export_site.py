@@ -215,7 +215,7 @@ class _Run:
 
     def _chosen(self, reporter: Reporter) -> list[LibraryImage]:
         """The images, each after its origin; notes what is left out."""
-        there = [image for image in self._library.images() if image.size and is_active(image.document)]
+        there = [image for image in self._library.images() if _is_exported(image)]
         chosen = there
         if self._spec.names:
             chosen, unknown = by_names(there, self._spec.names)
@@ -402,6 +402,10 @@ class _Run:
                     if layout.is_uuid(name) and name not in here:
                         folder.remove(name)
         return deleted
+
+
+def _is_exported(image: LibraryImage) -> bool:
+    return bool(image.size) and is_active(image.document) and not image.entry.withdrawn
 
 
 def _with_index(image: LibraryImage, index: layout.Hashed | None) -> bytes:

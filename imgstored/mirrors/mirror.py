@@ -24,6 +24,7 @@ from imgstored.host import foreign_files, shortage
 from imgstored.http.location import public
 from imgstored.manifest import load
 from imgstored.mirrors.selection import Filter, matching, with_origins
+from imgstored.mirrors.withdrawals import Withdrawals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -99,6 +100,7 @@ class Mirrors:
         self._running: dict[MirrorSpec, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._last: dict[MirrorSpec, frozenset[str]] = {}  # what each schedule chose last
+        self._withdrawals: Withdrawals | None = None
         self._places: dict[str, trio.CapacityLimiter] = {}  # by the URL of a server
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -110,6 +112,10 @@ class Mirrors:
                     with suppress(OSError):
                         await self._release()
                 self._nursery = nursery
+                self._withdrawals = Withdrawals(
+                    self._library, self._sources, mirrored=self._urls, forget=self._relay.forget
+                )
+                nursery.start_soon(self._withdrawals.run)
                 self._start()
             task_status.started()
             await trio.sleep_forever()
@@ -121,6 +127,8 @@ class Mirrors:
             if schedules:
                 log.warning("mirrors begin with the daemon's next start: it has no library yet")
             return
+        if self._withdrawals is not None:
+            self._withdrawals.look_soon()
         gone = set(before) - set(self._schedules)
         for spec in gone:
             self._last.pop(spec, None)
@@ -128,6 +136,10 @@ class Mirrors:
         self._start()
         if gone:
             self._nursery.start_soon(self._let_go)
+
+    def _urls(self) -> set[str]:
+        """Of the servers of schedules."""
+        return {spec.url for spec in self._schedules}
 
     def _start(self) -> None:
         """Starts the schedules that do not run yet."""

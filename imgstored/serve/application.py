@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import time
+from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
@@ -31,7 +32,7 @@ from imgstored.serve.refusal import RefusalError
 from imgstored.serve.relay import Remote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from imgstored.library.library import Library, LibraryImage
     from imgstored.serve.page import Job
@@ -44,6 +45,8 @@ log = structlog.get_logger(__name__)
 
 #: IMGAPI's versions that are spoken, as its own server has them.
 _VERSION: Final = "2.0.0"
+#: Routes of paths that are remembered; a path is as long as a request's head at most.
+_ROUTES: Final = 512
 _SERVER: Final = f"imgstored/{__version__}"
 
 #: Magic numbers of the icons that IMGAPI takes.
@@ -83,6 +86,8 @@ class Application:
         self._listed: dict[bool, _Listed] = {}  # by whether it has what is not for everybody
         self._installed = installed
         self._routes = Map(strict_slashes=False, merge_slashes=False)
+        # Clients ask for ranges of one file many times, and finding its route takes longer than the rest.
+        self._route_of = lru_cache(maxsize=_ROUTES)(self._matched)
         for path, handler in (
             ("/", self._page),
             ("/view/<uuid>", self._page_of),
@@ -114,10 +119,14 @@ class Application:
         """Adds a route, by default of GET and HEAD."""
         self._routes.add(Rule(path, endpoint=handler, methods=methods or ("GET",)))
 
+    def _matched(self, path: str, method: str) -> tuple[Handler, Mapping[str, Any]]:
+        """What answers it, and with what. Raises `HTTPException`."""
+        return self._routes.bind("").match(path, method)
+
     def __call__(self, request: Request) -> Response:
         """Answers one request."""
         try:
-            handler, arguments = self._routes.bind("").match(request.path, request.method)
+            handler, arguments = self._route_of(request.path, request.method)
             response: Response = handler(request, **arguments)
         except RefusalError as refusal:
             response = refusal.as_response()
@@ -245,6 +254,9 @@ class Application:
     def _image(self, request: Request, uuid: str) -> LibraryImage | Remote:
         """The image. Raises `RefusalError`, with the reason where this host has the image installed."""
         image = self._library.get(uuid) if UUID.fullmatch(uuid) else None
+        if image is not None and image.entry.withdrawn:
+            message = f"image {uuid} was withdrawn by the server that it came from"
+            raise RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", message)
         if image is not None and (is_open(image.document) or self._may(request)):
             return image
         if image is None and self._relay is not None and UUID.fullmatch(uuid):
@@ -301,10 +313,10 @@ def _ordered(
     library: Sequence[LibraryImage], remote: Sequence[Remote], *, closed: bool
 ) -> Ordered[LibraryImage | Remote]:
     """All images, those that are not for everybody only if `closed`."""
-    images: Sequence[LibraryImage | Remote] = library
+    images: Sequence[LibraryImage | Remote] = [image for image in library if not image.entry.withdrawn]
     if remote:
         here = {image.uuid for image in library}
-        images = sorted([*library, *(each for each in remote if each.uuid not in here)], key=_by_date)
+        images = sorted([*images, *(each for each in remote if each.uuid not in here)], key=_by_date)
     return Ordered(images if closed else [each for each in images if is_open(each.document)])
 
 

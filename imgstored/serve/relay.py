@@ -253,6 +253,11 @@ class Relay:
         assert known.found is not None
         return known.found
 
+    def forget(self, uuid: str) -> None:
+        """What the sources said of the image does not count any more."""
+        self._answers.pop(uuid, None)
+        self._list = (float("-inf"), self._list[1])
+
     async def _asked(self, uuid: str) -> _Answer:
         assert self._nursery is not None
         try:

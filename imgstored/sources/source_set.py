@@ -52,7 +52,7 @@ from imgstored.sources.spec import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from imgproto.documents import (
@@ -403,6 +403,38 @@ class SourceSet:
         manifest, url = copied
         spec = next((spec for spec in specs if public(spec.url) == url), None)
         return None if spec is None or spec.keys else Found(manifest, spec, ())
+
+    async def lacking(
+        self, url: str, uuids: Collection[str], *, also: Collection[str] = ()
+    ) -> dict[str, str] | None:
+        """Which of the images a source does not offer any more: their states there, or "absent".
+
+        `url` is without what is secret. None: nobody knows, because no source has that URL, or it fails, or
+        it lists nothing at all; `also` are URLs that are asked though they are of no source. Raises as
+        `listed`.
+        """
+        specs = [spec for spec in await self._known() if public(spec.url) == url]
+        if not specs and url in also:
+            specs = await self._chosen((url,))
+        if len(specs) != 1:
+            return None
+        listing = await self._client(specs[0]).list(save=False)
+        if listing.problem is not None or not listing.images:
+            return None
+        offered = {
+            image.manifest["uuid"]
+            for image in listing.images
+            if image.manifest.get("state", "active") == "active" and not image.manifest.get("disabled")
+        }
+        found: dict[str, str] = {}
+        for uuid in sorted(set(uuids) - offered):
+            # A list may lack images; the answer about one of them counts.
+            answer = await self._client(specs[0]).offer(uuid, _importable)
+            if answer is None:
+                found[uuid] = "absent"
+            elif isinstance(answer, Hit) and answer.manifest.state != "active":
+                found[uuid] = answer.manifest.state
+        return found
 
     async def show(self, uuid: str) -> ManifestDocument:
         """The manifest of an image, as v2, in whatever state it is and with whatever faults.

@@ -8,13 +8,16 @@ that no name can mean anything to it, and runs with bounded memory, output and t
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pwd
+import secrets
 import stat
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
@@ -47,8 +50,9 @@ _TIMEOUT: Final = 60
 _SLOWEST: Final = 4 << 20
 #: Seconds between two looks at whether its result is still wanted.
 _LOOK_EVERY: Final = 0.1
-#: Who it is where root's own file is from somebody else.
-_NOBODY: Final = "nobody"
+#: Whose number it runs under where root's own file is from somebody else: of those that systemd keeps for
+#: services without a user. It is nobody else's, nobody's neither: whose it is reaches its files by /proc.
+_UIDS: Final = range(61184, 65520)
 
 #: sh's units: KiB of memory, and blocks of 512 bytes of a file. Then the shell becomes the program.
 _LIMITED: Final = 'ulimit -v "$1" && ulimit -f "$2" && shift 2 && exec "$@"'
@@ -88,8 +92,8 @@ def unpacked(
     `part` is where in the file it is; None is all of it.
 
     `folder` is where it is made; None is where temporary files are. Blocks for as long as it takes; `check`
-    is called meanwhile, and ends it by raising. `unprivileged`: root runs the program as nobody, whose the
-    file becomes.
+    is called meanwhile, and ends it by raising. `unprivileged`: root runs the program as `somebody`, whose
+    the file is meanwhile.
 
     Raises `UsageError` for a file that cannot be unpacked or would read others, and where there is no
     qemu-img; `NoSpaceError` where there is not enough room; and `OSError`.
@@ -106,12 +110,16 @@ def unpacked(
             f"the disk is a {format_}, and there is no qemu-img to make a raw one of it",
             hint="install it (Debian: qemu-utils; pkgsrc: qemu), or convert the disk elsewhere",
         )
-    program = _Program(path, _nobody() if unprivileged and os.geteuid() == 0 else None, check)
-    if program.user is not None:
-        os.fchown(fd, *program.user)
-    node = _node(fd, format_, part)
-    size = _virtual_size(program, fd, node)
     with ExitStack() as stack:
+        user = stack.enter_context(somebody()) if unprivileged and os.geteuid() == 0 else None
+        program = _Program(path, user, check)
+        if user is not None:
+            found = os.fstat(fd)
+            # Whoever has that number next has no right to it.
+            stack.callback(os.fchown, fd, found.st_uid, found.st_gid)
+            os.fchown(fd, *user)
+        node = _node(fd, format_, part)
+        size = _virtual_size(program, fd, node)
         disk = stack.enter_context(tempfile.TemporaryFile(dir=folder))
         if program.user is not None:
             os.fchown(disk.fileno(), *program.user)
@@ -170,9 +178,40 @@ def _node(fd: int, format_: Format, part: Part | None) -> str:
     return "json:" + json.dumps({"driver": format_, "file": file, "backing": None})
 
 
-def _nobody() -> tuple[int, int]:
-    found = pwd.getpwnam(_NOBODY)
-    return found.pw_uid, found.pw_gid
+_taken: set[int] = set()
+_taking: Final = threading.Lock()
+
+
+@contextmanager
+def somebody() -> Iterator[tuple[int, int]]:
+    """A uid and gid that no user, no group and no other conversion has, for the block.
+
+    Raises `UsageError` where none is free.
+    """
+    with _taking:
+        first = secrets.randbelow(len(_UIDS))
+        numbers = (*_UIDS[first:], *_UIDS[:first])
+        number = next((each for each in numbers if each not in _taken and not _is_known(each)), None)
+        if number is None:
+            raise UsageError(
+                "no user id is free for qemu-img", hint=f"of {_UIDS.start} to {_UIDS.stop - 1} one must be"
+            )
+        _taken.add(number)
+    try:
+        yield number, number
+    finally:
+        with _taking:
+            _taken.remove(number)
+
+
+def _is_known(number: int) -> bool:
+    for look_up in (pwd.getpwuid, grp.getgrgid):
+        try:
+            look_up(number)
+        except KeyError:
+            continue
+        return True
+    return False
 
 
 def _virtual_size(program: _Program, fd: int, node: str) -> int:

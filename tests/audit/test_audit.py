@@ -64,6 +64,11 @@ def rewrite(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def change_journal(host: Host, statement: str) -> None:
+    with closing(sqlite3.connect(host.state / "journal.sqlite")) as db, db:
+        db.execute(statement)
+
+
 def orphan_row(host: Host, table: str, row: tuple[object, ...]) -> None:
     with closing(sqlite3.connect(host.state / "journal.sqlite")) as db, db:
         db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
@@ -146,6 +151,11 @@ DAMAGE: dict[str, tuple[Callable[[Host], object], str, str]] = {
         lambda host: (host.state / "journal.sqlite").write_bytes(b"no database" * 1000),
         "leftovers",
         "damaged databases: journal.sqlite: file is not a database",
+    ),
+    "a journal that lacks a table": (
+        lambda host: change_journal(host, "DROP TABLE validators"),
+        "leftovers",
+        "damaged databases: journal.sqlite: no such table: validators",
     ),
     "a file of the library with another byte": (
         lambda host: flip(host.state / "library" / BASE / "file", 500),

@@ -15,7 +15,7 @@ import pytest
 from imgctl.arguments import parse
 from imgctl.commands import GLOBAL_OPTIONS, all_commands, find_command
 
-from imgstored.config import parse as parse_configuration
+from imgstored.config.loading import parse as parse_configuration
 from tests.docs.pages import NO_SOURCE, PAGES, ROOT, Block, Command, blocks, commands, matches, server_of
 from tests.docs.sandbox import Sandbox
 

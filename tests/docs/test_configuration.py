@@ -9,7 +9,7 @@ from msgspec import inspect
 
 from docs.make.configuration import configuration
 from docs.man import keys
-from imgstored.config import parse
+from imgstored.config.loading import parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 

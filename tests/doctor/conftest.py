@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgstored import config
+from imgstored.config import loading
 from imgstored.doctor.check import Subject
 
 if TYPE_CHECKING:
@@ -22,6 +22,6 @@ def examined(tmp_path: Path) -> Callable[..., Subject]:
         file = tmp_path / "imgstored.toml"
         view = f'[view]\npath = "{tmp_path}/images"\n' if "[view]" not in text else ""
         file.write_text(f'state = "{tmp_path}/state"\n{top}\n{view}{text}')
-        return Subject(config.load(file), (file,), **facts)
+        return Subject(loading.load(file), (file,), **facts)
 
     return make

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from imgstored import specs
+from imgstored.config import specs
 from imgstored.doctor import host
 from imgstored.errors import ConfigError
 from imgstored.eventloop import trial

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -18,7 +20,7 @@ import pytest
 from tests.e2e.conftest import gated, made_image, static_source
 from tests.support.daemon import Daemon
 from tests.support.http_server import PATIENCE
-from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file
+from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 from tests.support.nginx import free_port
 
 LARGE = "22222222-aaaa-4bbb-8ccc-000000000021"
@@ -252,3 +254,42 @@ def test_sources_that_fail_are_said_without_their_names(tmp_path, served):
             get(f"{url}/images/nonsense")
         with missing.value:
             assert missing.value.code == 404
+
+
+def refusal(url):
+    """The message with which a file is refused."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(url)
+    assert caught.value.code == 404
+    return json.loads(caught.value.read())["message"]
+
+
+def test_a_withdrawn_image_is_served_no_more(tmp_path, served):
+    """The server that it came from has disabled it: its room is freed, or it stays for nobody if it must."""
+    with pulling(tmp_path / "rack", served) as (url, rack):
+        kept = rack.folder / "state" / "library"
+        pages = served.pages
+        pages.add(*made_image(LARGE, size=MIB))
+        name = fixture_manifest(BASE)["name"]
+        assert rack.imgctl("mirror", "--name", name, served.url).returncode == 0
+        for uuid in (BASE, ZVOL, LARGE):
+            get(f"{url}/images/{uuid}/file")
+            until((kept / uuid).exists)
+        pages.manifests[:] = [
+            {**each, "state": "disabled", "disabled": True} if each["uuid"] != LARGE else each
+            for each in pages.manifests
+        ]
+        pages.add(*made_image(LARGE.replace("21", "22"), size=MIB))  # writes the list
+        os.kill(rack.pid, signal.SIGHUP)  # looks at once
+        until(lambda: not (kept / ZVOL).exists())
+        until(lambda: rack.log.read_text().count("an image was withdrawn by its source") == 2)
+        assert "does not exist" in refusal(f"{url}/images/{ZVOL}/file")
+        assert "was withdrawn" in refusal(f"{url}/images/{BASE}/file")
+        assert "was withdrawn" in refusal(f"{url}/images/{BASE}")
+        listed = {each["uuid"] for each in json.loads(get(f"{url}/images"))}
+        assert not listed & {BASE, ZVOL}
+        assert LARGE in listed
+        assert len(get(f"{url}/images/{LARGE}/file")) > MIB // 2
+        # Nobody gets a mirrored one, and it is there if it is offered again.
+        assert (kept / BASE / "file").read_bytes() == fixture_file(BASE).read_bytes()
+        assert not (kept / ZVOL).exists()

@@ -23,7 +23,7 @@ import msgpack
 import msgspec
 from imgproto.operations import Operation
 
-from imgstored import config, specs
+from imgstored.config import loading, specs
 from imgstored.errors import ImgstoreError, ResumeError, StreamError, UsageError
 from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
 from imgstored.http.location import Access, Location, redirected
@@ -475,7 +475,7 @@ def _request_seeds() -> list[bytes]:
 def configuration(data: bytes) -> None:
     """Configurations: read and checked, or an error that names the key."""
     with suppress(ImgstoreError):
-        specs.check(config.parse(data.decode("utf-8", "replace")))
+        specs.check(loading.parse(data.decode("utf-8", "replace")))
 
 
 def _configuration_seeds() -> list[bytes]:
@@ -533,6 +533,6 @@ TARGETS: Final[dict[str, Target]] = {
     "image-file": Target(image_file, _file_seeds, ("imgstored.transfer",)),
     "http-answer": Target(http_answer, _answer_head_seeds, ("imgstored.http",)),
     "http-request": Target(http_request, _request_seeds, ("imgstored.httpd",)),
-    "configuration": Target(configuration, _configuration_seeds, ("imgstored.config", "imgstored.specs")),
+    "configuration": Target(configuration, _configuration_seeds, ("imgstored.config",)),
     "index": Target(index, _index_seeds, ("imgstored.site",)),
 }

@@ -11,7 +11,7 @@ import sys
 import pytest
 import structlog.testing
 
-from imgstored import config, specs
+from imgstored.config import loading, specs
 from imgstored.host import descriptors
 
 #: Says what it made of its limits, and logs.
@@ -19,7 +19,7 @@ RAISES = """
 import resource, sys
 from imgstored import log
 from imgstored.host import descriptors
-from imgstored.config import LogTable
+from imgstored.config.tables import LogTable
 log.set_up(LogTable(format="json"))
 descriptors.raise_limit(int(sys.argv[1]))
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -63,7 +63,7 @@ def test_raised_to_what_is_needed_and_can_be_had(soft, hard, needed, after, told
 
 def test_what_is_needed_comes_from_the_limits():
     def needed(text: str) -> int:
-        return specs.descriptors(config.parse(text))
+        return specs.descriptors(loading.parse(text))
 
     usual = needed("")
     assert usual > 256 + 4 * 8

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored import config, specs
+from imgstored.config import loading, specs
 from imgstored.errors import ConfigError
 from imgstored.httpd.address import TcpAddress, UnixAddress, counted_as
 from imgstored.httpd.address import parse_listen as parse
@@ -50,9 +50,9 @@ def test_an_address(text, address):
 @pytest.mark.parametrize("text", ["0.0.0.0:9275", "192.0.2.1:9275", "[::]:9275", "[2001:db8::1]:9275"])
 def test_what_others_can_reach_is_only_taken_if_that_is_said(text):
     with pytest.raises(ConfigError, match="other hosts can reach") as refused:
-        specs.metrics_address(config.parse(f'[metrics]\nlisten = "{text}"'))
+        specs.metrics_address(loading.parse(f'[metrics]\nlisten = "{text}"'))
     assert "remote = true" in refused.value.hint
-    settings = config.parse(f'[metrics]\nlisten = "{text}"\nremote = true')
+    settings = loading.parse(f'[metrics]\nlisten = "{text}"\nremote = true')
     assert str(specs.metrics_address(settings)) == text
 
 
@@ -79,9 +79,9 @@ def test_any_text_is_an_address_or_refused(text):
 
 def test_a_wrong_one_is_found_without_a_start():
     with pytest.raises(ConfigError, match=r"metrics\.listen"):
-        specs.check(config.parse('[metrics]\nlisten = "0.0.0.0:80"'))
-    specs.check(config.parse('[metrics]\nlisten = "0.0.0.0:80"\nremote = true'))
+        specs.check(loading.parse('[metrics]\nlisten = "0.0.0.0:80"'))
+    specs.check(loading.parse('[metrics]\nlisten = "0.0.0.0:80"\nremote = true'))
 
 
 def test_there_are_none_unless_they_are_wanted():
-    assert specs.metrics_address(config.parse("")) is None
+    assert specs.metrics_address(loading.parse("")) is None

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from imgstored.errors import ConfigError
 from imgstored.httpd.conditional import answer_with
 from imgstored.httpd.message import HttpError, OpenFile, Response, Span, text
-from imgstored.httpd.server import server_context
+from imgstored.httpd.server import HttpServer, server_context
 from tests.support.descriptors import no_files_left
 from tests.support.http_server import LIMITS, PATIENCE, everything, serving
 
@@ -210,6 +210,73 @@ def test_idle_connections_hold_no_thread():
         assert b"200 OK" in server.say(get("/", "Connection: close"))
         for each in idle:
             each.close()
+
+
+def handed_over(monkeypatch):
+    """The connections that threads were given, one for each time."""
+    given = []
+    answered = HttpServer._answered
+
+    async def counted(self, connection):
+        given.append(connection)
+        return await answered(self, connection)
+
+    monkeypatch.setattr(HttpServer, "_answered", counted)
+    return given
+
+
+def test_who_asks_again_at_once_keeps_the_thread(monkeypatch):
+    monkeypatch.setattr("imgstored.httpd.server._STAY", PATIENCE)
+    given = handed_over(monkeypatch)
+    with serving(hello) as server, server.connect() as connected:
+        for number in range(10):
+            connected.sendall(get(f"/{number}"))
+            assert connected.recv(1000).endswith(b"GET /%d\n" % number)
+        assert len(given) == 1
+        assert server.server.requests == 10
+        # Of many requests in a row some wait for their turn.
+        monkeypatch.setattr("imgstored.httpd.server._IN_A_ROW", 4)
+    given.clear()
+    with serving(hello) as server, server.connect() as connected:
+        for _ in range(10):
+            connected.sendall(get())
+            assert b"200 OK" in connected.recv(1000)
+        assert len(given) == 3
+        assert server.server.requests == 10
+
+
+@pytest.mark.parametrize(("few", "handlers"), [(0, 8), (8, 1)])
+def test_nobody_keeps_a_thread_that_others_need(monkeypatch, few, handlers):
+    monkeypatch.setattr("imgstored.httpd.server._STAY", PATIENCE)
+    monkeypatch.setattr("imgstored.httpd.server._FEW", few)
+    given = handed_over(monkeypatch)
+    with serving(hello, replace(LIMITS, handlers=handlers)) as server, server.connect() as connected:
+        for _ in range(3):
+            connected.sendall(get())
+            assert b"200 OK" in connected.recv(1000)
+            with server.connect() as other:
+                other.sendall(get("/", "Connection: close"))
+                assert b"200 OK" in everything(other)
+        assert len(given) == 6
+
+
+def test_who_keeps_a_thread_gives_its_place_to_others(monkeypatch):
+    """A client that waits for nothing is no reason to turn another one away."""
+    monkeypatch.setattr("imgstored.httpd.server._STAY", PATIENCE)
+    with serving(hello, replace(LIMITS, connections=1)) as server, server.connect() as connected:
+        connected.sendall(get())
+        assert b"200 OK" in connected.recv(1000)
+        assert b"200 OK" in server.say(get("/", "Connection: close"))
+        assert everything(connected) == b""
+
+
+def test_the_end_of_an_answer_does_not_wait_for_the_client(file):
+    """Nagle's algorithm holds a short packet back until the one before is acknowledged, for 40 ms."""
+    with serving(files(file)) as server, server.connect() as connected:
+        connected.sendall(get("/", "Range: bytes=0-9"))
+        assert b"206 " in connected.recv(1000)
+        (connection,) = server.server._open
+        assert connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_file_that_is_still_coming(file, tmp_path):

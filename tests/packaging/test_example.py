@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import to_builtins
 
-from imgstored.config import parse
+from imgstored.config.loading import parse
 
 FILE = Path(__file__).parents[2] / "smf" / "debian" / "imgstored.toml"
 

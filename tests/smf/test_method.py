@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from imgctl import Client
 
-from imgstored import config
+from imgstored.config import loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,7 +237,7 @@ def test_strange_values_arrive_as_they_are(smf):
     assert smf.run("start") == OK
     arguments = (smf.programs / "arguments").read_text().splitlines()
     assert arguments == ["--detach", "--config", f"/{STRANGE}.toml", "--config", str(smf.settings)]
-    assert config.load(smf.settings).state == f"/{STRANGE}"
+    assert loading.load(smf.settings).state == f"/{STRANGE}"
 
 
 def test_an_empty_property_leaves_its_key_to_the_file(smf):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CHAIN_BASE = "11111111-aaaa-4bbb-8ccc-000000000001"
 CHAIN_TOP = "11111111-aaaa-4bbb-8ccc-000000000002"
 ZVOL = "11111111-aaaa-4bbb-8ccc-000000000003"
+#: Those that were killed and did not end.
+_LASTING: list[subprocess.Popen[bytes]] = []
 
 
 class Daemon:
@@ -142,7 +144,11 @@ class Daemon:
         try:
             self.process.wait(timeout=self.timeout)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"imgstored was killed, and does not end:\n{threads_of(self.pid)}") from None
+            # Its end would be waited for again, and be warned of in another test.
+            _LASTING.append(self.process)
+            self.process = None
+            where = threads_of(_LASTING[-1].pid)
+            raise RuntimeError(f"imgstored was killed, and does not end:\n{where}") from None
 
     def client(self) -> Client:
         """A client that fails for what is not as the protocol says."""
@@ -170,4 +176,24 @@ def threads_of(pid: int) -> str:
         with contextlib.suppress(OSError):
             status = [line for line in (task / "status").read_text().splitlines() if line.startswith(wanted)]
             shown.append(f"{task.name} {' '.join(status)}\n{(task / 'stack').read_text()}")
-    return "\n".join(shown)
+    return "\n".join([*shown, *_runnable(), _processors()])
+
+
+def _runnable() -> list[str]:
+    """Each thread of the machine that runs or waits for a processor, and the processor."""
+    shown = []
+    for stat in Path("/proc").glob("[0-9]*/task/*/stat"):
+        with contextlib.suppress(OSError):
+            name, fields = stat.read_text().rsplit(")", 1)
+            if fields.split()[0] == "R":
+                shown.append(f"{name}) runnable on processor {fields.split()[36]}")
+    return shown
+
+
+def _processors() -> str:
+    """What each processor does, as the kernel of the guest tells."""
+    if not os.environ.get("IMGSTORE_GUEST"):
+        return ""
+    Path("/proc/sysrq-trigger").write_text("l")
+    time.sleep(1)
+    return subprocess.run(["dmesg"], capture_output=True, text=True, check=False).stdout[-6000:]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from imgstored import specs
-from imgstored.config import Config, LimitsTable
+from imgstored.config import specs
+from imgstored.config.tables import Config, LimitsTable
 
 if TYPE_CHECKING:
     from imgstored.imports.resources import ImportLimits

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from imgstored import specs
-from imgstored.config import LimitsTable
+from imgstored.config import specs
+from imgstored.config.tables import LimitsTable
 from imgstored.errors import DownloadError
 from imgstored.http.failures import Backoff
 from imgstored.http.location import Access, Location

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import io
 import os
+import pwd
 import random
 import struct
 import subprocess
@@ -621,7 +623,7 @@ def test_not_for_a_terminal(sparse: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_what_came_from_elsewhere_is_read_by_nobody(tmp_path, monkeypatch):
+def test_what_came_from_elsewhere_is_read_without_rights(tmp_path, monkeypatch):
     """qemu-img of the daemon has no rights; and the disk is what it was."""
     raw = tmp_path / "raw"
     raw.write_bytes(os.urandom(100_000).ljust(1 << 20, b"\0"))
@@ -643,6 +645,61 @@ def test_what_came_from_elsewhere_is_read_by_nobody(tmp_path, monkeypatch):
         assert os.pread(disk.fd, disk.size, 0) == raw.read_bytes()
     assert "0" not in seen.read_text().split()
     assert seen.read_text().split()
+    assert path.stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_no_process_of_nobody_reaches_the_files_of_a_conversion(tmp_path, monkeypatch):
+    """Services that run as nobody could change the disk by /proc, were that the user of qemu-img, too."""
+    path = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-f", "qcow2", path, "1M"], check=True, capture_output=True)
+    pids = tmp_path / "pids"
+    pids.touch()
+    pids.chmod(0o666)
+    program = tmp_path / "qemu-img"
+    program.write_text(f"#!/bin/sh\necho $$ >> {pids}\nexec sleep 600\n")
+    program.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    monkeypatch.setattr(qemu, "PROGRAMS", (str(program),))
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+
+    def check():
+        """Called while the program runs."""
+        pid = next(iter(pids.read_text().split()), "")
+        if pid and Path(f"/proc/{pid}/comm").read_text() == "sleep\n":
+            looked = subprocess.run(
+                [*nobody, "readlink", f"/proc/{pid}/fd/{file.fileno()}"], capture_output=True, check=False
+            )
+            raise CancelledError(looked.stdout.decode())
+
+    with (
+        path.open("rb") as file,
+        pytest.raises(CancelledError, match=r"^$"),
+        fetched_disk(file.fileno(), folder=str(tmp_path), check=check),
+    ):
+        pass
+
+
+def test_each_conversion_has_a_user_of_its_own():
+    with qemu.somebody() as one, qemu.somebody() as other:
+        assert one != other
+        for uid, gid in (one, other):
+            with pytest.raises(KeyError):
+                pwd.getpwuid(uid)
+            with pytest.raises(KeyError):
+                grp.getgrgid(gid)
+
+
+def test_a_number_that_is_taken_is_passed_over(monkeypatch):
+    monkeypatch.setattr(qemu, "_UIDS", range(61184, 61186))
+    with qemu.somebody() as one:
+        with qemu.somebody() as other:
+            assert {one[0], other[0]} == {61184, 61185}
+            with pytest.raises(UsageError, match="no user id is free"), qemu.somebody():
+                pass
+        with qemu.somebody() as again:
+            assert again == other
 
 
 def test_a_conversion_that_nobody_wants_any_more_ends(tmp_path, monkeypatch):

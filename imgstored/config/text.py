@@ -12,11 +12,16 @@ from msgspec import Struct, inspect
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     #: The way to a value: keys, and places in arrays.
     Way: TypeAlias = tuple[str | int, ...]
 
+#: What tells where a statement of TOML ends: strings and comments hide brackets and line ends.
+_TOKEN: Final = re.compile(
+    r""""{3}(?:\\.|[^\\])*?"{3,5}|'{3}.*?'{3,5}|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|#[^\n]*|[\[\]{}]|\n""",
+    re.DOTALL,
+)
 MANUAL: Final = "`man imgstored.toml` lists all keys"
 
 
@@ -32,8 +37,7 @@ def written(way: Way) -> str:
 def lines(text: str) -> dict[str, int]:
     """The line (1 is the first) of each key and table of a TOML document; of the last one where it is in two.
 
-    tomllib names no lines. But a statement is TOML by itself, and the beginning of one is not: so statements
-    are found by parsing one line after another. The text must be TOML.
+    tomllib names no lines, so it gets each statement by itself. The text must be TOML.
     """
     found: dict[str, int] = {}
     places: dict[Way, int] = {}  # the last element of each array of tables
@@ -55,18 +59,15 @@ def lines(text: str) -> dict[str, int]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Each statement, with the number of its first line."""
-    pending, first = "", 0
-    for number, line in enumerate(text.split("\n"), 1):
-        if not pending:
-            first = number
-        pending += f"{line}\n"
-        try:
-            if tomllib.loads(pending):
-                yield first, pending
-        except tomllib.TOMLDecodeError:
-            continue  # it goes on in the next line
-        pending = ""
+    """Each statement, with the number of its first line: it ends with a line that closes all brackets."""
+    start, first, number, depth = 0, 1, 1, 0
+    for token in _TOKEN.finditer(f"{text}\n"):
+        word = token[0]
+        depth += (word in "[{") - (word in "]}")
+        number += word.count("\n")
+        if word == "\n" and depth == 0:
+            yield first, text[start : token.end()]
+            start, first = token.end(), number
 
 
 def _names(document: Any) -> list[str]:
@@ -188,3 +189,9 @@ def _parted(message: str) -> tuple[str, str]:
 
 def _fault(message: str, hint: str, way: Way) -> ConfigError:
     return ConfigError(message, hint=hint, data={"key": written(way)})
+
+
+def raise_all(found: Iterable[ConfigError]) -> None:
+    """Raises the first of some faults, with the others beside it; nothing where there is none."""
+    for first in (errors := [*found])[:1]:
+        raise (first.beside(errors[1:]) if errors[1:] else first) from first.__cause__

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from imgproto.events import NumberedName  # noqa: TC002  msgspec looks at it
 from msgspec import Meta
-
-from imgstored.config_text import MANUAL, faults, lines
-from imgstored.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 _ON_ILLUMOS = sys.platform.startswith("sunos")
 
@@ -308,143 +300,8 @@ class Config(_Table, frozen=True):
         return any(table.type == "zfs" for table in self.pools)
 
 
-def load(*paths: Path) -> Config:
-    """Reads the files: what a later one says holds, table by table. Raises `ConfigError` that names the file.
-
-    Each must be right by itself, but for what concerns more than one key. The error has all other faults of
-    all files beside it.
-    """
-    document: dict[str, Any] = {}
-    found: list[ConfigError] = []
-    for path in paths:
-        try:
-            text = _read(path)
-            own = _toml(text)
-        except ConfigError as error:
-            found.append(_of_file(error, [path]))
-            continue
-        if wrong := list(faults(own, Config)):
-            numbers = lines(text)
-            found += [_of_file(fault, [path], numbers) for fault in wrong]
-        document = merged(document, own)
-    raise_all(found)
-    try:
-        return _checked(document)
-    except ConfigError as error:
-        raise_all(_of_file(each, paths) for each in error.all_faults())
-        raise
-
-
-def keyed_files(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
-    """The line of each key, by file. Raises `ConfigError` for a file that cannot be read."""
-    return {str(path): lines(_read(path)) for path in paths}
-
-
-def parse(text: str) -> Config:
-    """Reads TOML. Raises `ConfigError` that names the key, with all others beside it."""
-    return _checked(_toml(text))
-
-
-def raise_all(found: Iterable[ConfigError]) -> None:
-    """Raises the first of some faults, with the others beside it; nothing where there is none."""
-    for first in (errors := [*found])[:1]:
-        raise (first.beside(errors[1:]) if errors[1:] else first) from first.__cause__
-
-
-def _of_file(fault: ConfigError, paths: Sequence[Path], numbers: dict[str, int] | None = None) -> ConfigError:
-    """The fault with the names of the files, and its line."""
-    number = (numbers or {}).get(str(fault.data.get("key")))
-    names = " with ".join(map(str, paths)) + ("" if number is None else f":{number}")
-    named = ConfigError(f"{names}: {fault.message}" if names else fault.message, hint=fault.hint)
-    named.__cause__ = fault.__cause__
-    return named
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        cause = (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"cannot be read: {cause}", hint="name the file with --config") from error
-
-
-def _toml(text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        hint = f'texts have quotes: `key = "text"`; {MANUAL}'
-        raise ConfigError(f"not TOML: {error}", hint=hint) from error
-
-
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """The keys of both; of two tables again those of both, else `above` holds."""
-    both = below | above
-    for key in below.keys() & above.keys():
-        if isinstance(below[key], dict) and isinstance(above[key], dict):
-            both[key] = merged(below[key], above[key])
-    return both
-
-
-def _checked(document: dict[str, Any]) -> Config:
-    raise_all(faults(document, Config))
-    config = msgspec.convert(document, Config)
-    raise_all([*_path_faults(config), *_pool_faults(config)])
-    return config
-
-
-def _path_faults(config: Config) -> Iterator[ConfigError]:
-    paths: dict[str, Any] = {
-        "state": config.state,
-        "imgadm": config.imgadm,
-        "imgadm_locks": config.imgadm_locks,
-        "vmadm": config.vmadm,
-        **{f"{key}.path": table.path for key, table in keyed_pools(config)},
-        "library.path": config.library.path,
-        "serve.cert_file": config.serve.cert_file,
-        "serve.key_file": config.serve.key_file,
-        "socket.path": config.socket.path,
-        "view.path": config.view.path,
-        "view.link": config.view.link or None,
-        **{f"hook[{place}].run": table.run[0] for place, table in enumerate(config.hook)},
-    }
-    for key, path in paths.items():
-        if path is not None and (not path.startswith("/") or "\0" in path):
-            yield ConfigError(
-                f"{key}: not an absolute path: {path!r}",
-                hint="give an absolute path: the daemon has no working folder",
-            )
-
-
 def keyed_pools(config: Config) -> list[tuple[str, PoolTable]]:
     """The pools, each with its key in the file: `pool`, or `pool[0]`."""
     if isinstance(config.pool, PoolTable):
         return [("pool", config.pool)]
     return [(f"pool[{place}]", table) for place, table in enumerate(config.pool)]
-
-
-def _pool_faults(config: Config) -> Iterator[ConfigError]:
-    """What is wrong with the pools: each has only keys of its type, and a name and a folder of its own."""
-    pools = keyed_pools(config)
-    for key, table in pools:
-        other = "properties" if table.type == "embedded" else "path"
-        if getattr(table, other) is not None:
-            yield ConfigError(
-                f'{key}.{other}: a pool of type "{table.type}" has no such key',
-                hint="`man imgstored.toml` lists the keys of each type",
-            )
-    names = [table.name for _, table in pools]
-    for name, times in Counter(names).items():
-        if times > 1:
-            key = pools[names.index(name)][0]
-            yield ConfigError(
-                f'{key}.name: {times} pools are named "{name}"', hint="give each pool a `name` of its own"
-            )
-    embedded = [(key, table) for key, table in pools if table.type == "embedded"]
-    folders = [(key, os.path.normpath(config.pool_folder(table))) for key, table in embedded]
-    for folder, times in Counter(folder for _, folder in folders).items():
-        if times > 1:
-            key = next(key for key, other in folders if other == folder)
-            yield ConfigError(
-                f"{key}.path: another pool has the folder {folder}, too",
-                hint="give each embedded pool a `path` of its own",
-            )

@@ -17,7 +17,7 @@ from imgstored.view.open import check_fuse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from imgstored.config import Config
+    from imgstored.config.tables import Config
 
 #: Seconds that a pool may take to answer.
 _SECONDS = 15.0

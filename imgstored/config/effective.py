@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import msgspec
 
-from imgstored.config import Mode, keyed_files
-from imgstored.config_text import written
+from imgstored.config.loading import keyed_files
+from imgstored.config.tables import Mode
+from imgstored.config.text import written
 from imgstored.http.secrets import HIDDEN, KNOWN, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from imgstored.config import Config
-    from imgstored.config_text import Way
+    from imgstored.config.tables import Config
+    from imgstored.config.text import Way
 
 DEFAULT: Final = "default"
 #: Tables of which every value is a secret.

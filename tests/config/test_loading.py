@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstored import config
-from imgstored.config_text import faults, lines
-from imgstored.effective import effective, toml
+from imgstored.config import loading, tables
 from imgstored.errors import ConfigError
-from tests.support.without import environment
 
 
 def test_every_key_has_a_default():
-    loaded = config.parse("")
-    assert loaded == config.load() == config.Config()
+    loaded = loading.parse("")
+    assert loaded == loading.load() == tables.Config()
     (pool,) = loaded.pools
     assert (pool.type, pool.name) == ("embedded", "zones")
     assert loaded.pool_folder(pool) == Path(loaded.state, "pool")
@@ -34,7 +28,7 @@ def test_every_key_has_a_default():
 
 
 def test_what_is_said_is_taken():
-    loaded = config.parse(
+    loaded = loading.parse(
         'state = "/tmp/x"\nimgadm = "/var/imgadm"\n[socket]\nmode = 0o660\ngroup = "staff"\n'
         '[[sources]]\nurl = "https://images.example.org"\nheaders = { Authorization = "Basic x" }\n'
         "[limits]\nconnections = 2\nsilence_seconds = 5\n"
@@ -47,8 +41,8 @@ def test_what_is_said_is_taken():
 
 
 def test_one_pool_or_several():
-    assert config.parse("[pool]\n").pools == config.parse("[[pool]]\n").pools
-    loaded = config.parse(
+    assert loading.parse("[pool]\n").pools == loading.parse("[[pool]]\n").pools
+    loaded = loading.parse(
         'state = "/s"\n[[pool]]\nname = "b"\n[[pool]]\nname = "a"\n[[pool]]\nname = "c"\npath = "/c"\n'
     )
     assert [table.name for table in loaded.pools] == ["b", "a", "c"]
@@ -57,11 +51,11 @@ def test_one_pool_or_several():
 
 def test_with_a_zfs_pool_imgadms_folders_are_its_own():
     zfs = '[[pool]]\nname = "mine"\n[[pool]]\ntype = "zfs"\nproperties = { compression = "lz4" }\n'
-    loaded = config.parse(zfs)
+    loaded = loading.parse(zfs)
     assert loaded.pools[1].properties == {"compression": "lz4"}
     assert loaded.imgadm_folder == Path("/var/imgadm")
     assert loaded.imgadm_locks_folder == Path("/var/run")
-    named = config.parse('imgadm = "/i"\nimgadm_locks = "/l"\n' + zfs)
+    named = loading.parse('imgadm = "/i"\nimgadm_locks = "/l"\n' + zfs)
     assert (named.imgadm_folder, named.imgadm_locks_folder) == (Path("/i"), Path("/l"))
 
 
@@ -104,7 +98,7 @@ def test_with_a_zfs_pool_imgadms_folders_are_its_own():
 )
 def test_what_is_wrong_is_named(text, said):
     with pytest.raises(ConfigError) as caught:
-        config.parse(text)
+        loading.parse(text)
     assert caught.value.message.startswith(said)
     assert caught.value.hint
 
@@ -113,7 +107,7 @@ def test_what_is_wrong_is_named(text, said):
 @given(st.text(max_size=200))
 def test_any_text_is_a_configuration_or_an_error(text):
     with suppress(ConfigError):
-        assert isinstance(config.parse(text), config.Config)
+        assert isinstance(loading.parse(text), tables.Config)
 
 
 def imgstored(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -165,7 +159,7 @@ def test_all_faults_of_all_files_are_named_at_once_with_their_lines(tmp_path):
     )
     second.write_text('[view]\nmode = "fues"\n[[pool]]\n[[pool]]\nproperties = { a = 1 }\n')
     with pytest.raises(ConfigError) as caught:
-        config.load(first, second)
+        loading.load(first, second)
     said = {fault.message: fault.hint for fault in caught.value.all_faults()}
     assert said[f"{first}:2: unknown key: limts"].startswith("did you mean `limits`? There are: state, ")
     assert said[f"{first}:12: sources[1].type: invalid enum value 'imgpi'"] == (
@@ -180,168 +174,10 @@ def test_all_faults_of_all_files_are_named_at_once_with_their_lines(tmp_path):
 
 def test_faults_of_more_than_one_key_come_all_at_once():
     with pytest.raises(ConfigError) as caught:
-        config.parse('state = "here"\nimgadm = "there"\n[[pool]]\n[[pool]]\n')
+        loading.parse('state = "here"\nimgadm = "there"\n[[pool]]\n[[pool]]\n')
     assert [fault.message.split(":")[0] for fault in caught.value.all_faults()] == [
         "state",
         "imgadm",
         "pool[0].name",
         "pool[0].path",
     ]
-
-
-TABLES = st.recursive(
-    st.integers() | st.booleans() | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
-    lambda below: st.dictionaries(st.sampled_from(["a", "b c", "x.y", "url"]), below, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=300)
-@given(st.dictionaries(st.sampled_from([*config.Config.__struct_fields__, "other"]), TABLES, max_size=4))
-def test_there_is_a_fault_wherever_msgspec_sees_one(document):
-    """What looks for all of them must see what the library sees, and nothing else."""
-    try:
-        msgspec.convert(document, config.Config)
-    except msgspec.ValidationError:
-        assert faults(document, config.Config)
-    else:
-        assert faults(document, config.Config) == []
-
-
-def test_each_key_has_its_line():
-    text = (
-        'state = """\n/a\n"""\n[limits]  # one\ntries = 1\n\n[socket]\npath = "/s"\n'
-        '[[sources]]\nurl = "a"\n  [sources.headers]\n  "x y" = "1"\n'
-        '[[sources]]\nurl = "b"\nkeys = [\n"1",\n]\n'
-        "view.mode = 'off'\n"
-    )
-    found = lines(text.replace("view.mode", "ca_file"))
-    assert {key: found[key] for key in ("state", "limits", "limits.tries", "socket.path")} == {
-        "state": 1,
-        "limits": 4,
-        "limits.tries": 5,
-        "socket.path": 8,
-    }
-    assert (found["sources[0].url"], found["sources[0].headers.x y"]) == (10, 12)
-    assert (found["sources[1]"], found["sources[1].url"], found["sources[1].keys"]) == (13, 14, 15)
-    assert lines("view.mode = 'off'") == {"view": 1, "view.mode": 1}
-
-
-# -- what the host must have ---------------------------------------------------------------------------------
-
-
-def checked(tmp_path, text: str, without=()) -> subprocess.CompletedProcess[str]:
-    file = tmp_path / "imgstored.toml"
-    file.write_text(f'state = "{tmp_path}/state"\n{text}')
-    return subprocess.run(
-        [sys.executable, "-m", "imgstored", "--config", str(file), "--check"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(*without),
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "without", "said"),
-    [
-        ('view.mode = "fuse"', ["pyfuse3"], "FUSE is not possible here: "),
-        ('metrics.listen = "127.0.0.1:1"', ["prometheus_client"], "metrics.listen: the Python package prom"),
-        ('serve.listen = "127.0.0.1:1"', ["werkzeug"], "serve.listen: the Python package werkzeug"),
-        ('serve.listen = "127.0.0.1:1"', ["jinja2"], "serve.listen: the Python package jinja2"),
-        ('socket.group = "nobodys"', [], 'socket.group: there is no group "nobodys"'),
-        (
-            '[serve]\nlisten = "127.0.0.1:1"\ncert_file = "/none.pem"\nkeys.ada = "/none.pub"',
-            [],
-            "serve.cert_file: /none.pem cannot be used",
-        ),
-        ('[pool]\ntype = "zfs"\nname = "tank"', [], 'pool "tank": '),
-    ],
-)
-def test_what_would_not_start_does_not_pass(tmp_path, text, without, said):
-    """As with these settings the daemon itself does not: tests/e2e/test_without.py."""
-    done = checked(tmp_path, text, without)
-    assert said in done.stderr
-    assert done.stderr.count("hint: ") >= 1
-    assert done.returncode in (1, os.EX_CONFIG)
-    assert not (tmp_path / "state").exists()
-
-
-def test_all_that_is_missing_is_named_at_once(tmp_path):
-    text = 'platform = "x"\n[view]\nmode = "fuse"\n[socket]\ngroup = "nobodys"\n[metrics]\nlisten = "::1:x"\n'
-    done = checked(tmp_path, text, ["pyfuse3"])
-    assert done.returncode == os.EX_CONFIG
-    said = [line for line in done.stderr.splitlines() if line.startswith("imgstored: error ")]
-    assert len(said) == 4
-    assert len(set(said)) == 4
-
-
-# -- what holds ----------------------------------------------------------------------------------------------
-
-
-def shown(*arguments: str) -> str:
-    done = imgstored(*arguments, "--show")
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def test_who_reads_only_the_beginning_gets_that_and_no_traceback(tmp_path):
-    path = tmp_path / "imgstored.toml"
-    path.write_text(f'state = "{tmp_path}"\n')
-    command = [sys.executable, "-m", "imgstored", "--config", str(path), "--show"]
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "wb") as closed:
-        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False, timeout=30)
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
-
-
-def test_what_holds_is_shown_with_where_it_is_from(tmp_path):
-    below, above = tmp_path / "below.toml", tmp_path / "above.toml"
-    below.write_text(
-        f'state = "{tmp_path}"\nsources = [{{ url = "https://a" }}, {{ url = "https://b" }}]\n'
-        "[limits]\ntries = 7\n"
-    )
-    above.write_text(
-        '[limits]\nimports = 3\n[[sources]]\nurl = "https://user:pa55word@c"\n'
-        'headers = { Authorization = "Bearer abcdefghijklmnop" }\n'
-        '[serve]\ntokens = { ada = "0123456789abcdefg" }\n'
-    )
-    arguments = ("--config", str(below), "--config", str(above))
-    text = shown(*arguments)
-    for line in (
-        f'state = "{tmp_path}"  # {below}:1',
-        f"tries = 7  # {below}:4",
-        f"imports = 3  # {above}:2",
-        "connections = 8  # default",
-        "# imgadm =  # default",
-        f'headers = {{ Authorization = "(hidden)" }}  # {above}:5',
-        f'tokens = {{ ada = "(hidden)" }}  # {above}:7',
-    ):
-        assert line in text.splitlines()
-    assert "pa55word" not in text
-    assert "abcdefghijklmnop" not in text
-    assert "0123456789" not in text
-    values = {each["key"]: each for each in json.loads(shown(*arguments, "--json"))}
-    assert values["limits.tries"] == {"key": "limits.tries", "value": 7, "from": f"{below}:4"}
-    # All of `sources` is of the file that has it last: what it leaves out is a default there, too.
-    assert values["sources[0].type"]["from"] == "default"
-    assert "sources[1].url" not in values
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        'state = "/a b\\u007f\\"ö"\n[pool]\ntype = "zfs"\nproperties = { "a:b" = "c", atime = "on" }\n',
-        '[[pool]]\n[[pool]]\nname = "b"\n[socket]\nmode = 0o600\n'
-        '[[sources]]\nurl = "https://a"\nkeys = ["x", "y"]\n'
-        '[[mirror]]\nurl = "https://m"\n[[mirror]]\nurl = "https://n"\nnewest = 3\n',
-        "sources = []\n",
-    ],
-)
-def test_what_is_shown_means_the_same(tmp_path, text):
-    file = tmp_path / "imgstored.toml"
-    file.write_text(text)
-    settings = config.load(file)
-    assert config.parse("\n".join(toml(effective(settings, [file])))) == settings

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from imgstored import config, specs
+from imgstored.config import loading, specs
 from imgstored.errors import ConfigError
 
 
 def registries(text: str):
-    return specs.registry_specs(config.parse(text))
+    return specs.registry_specs(loading.parse(text))
 
 
 def test_all_of_a_table():
@@ -53,7 +53,7 @@ def test_tables_that_cannot_be(text, why):
     ],
 )
 def test_sources(text, url, kind):
-    found = specs.source_specs(config.parse(f"[[sources]]\n{text}\n"))
+    found = specs.source_specs(loading.parse(f"[[sources]]\n{text}\n"))
     assert found is not None
     assert [(each.url, each.type) for each in found] == [(url, kind)]
 
@@ -61,9 +61,9 @@ def test_sources(text, url, kind):
 def test_a_source_by_plain_http_from_elsewhere_is_refused():
     text = '[[sources]]\nurl = "http://r.example/a"\ntype = "oci"\n'
     with pytest.raises(ConfigError, match=r"sources\[0\]: .*without TLS"):
-        specs.source_specs(config.parse(text))
+        specs.source_specs(loading.parse(text))
 
 
 def test_mirrors_of_registries_keep_their_type():
-    (spec,) = specs.mirror_specs(config.parse('[[mirror]]\nurl = "oci://r.example/a"\n'))
+    (spec,) = specs.mirror_specs(loading.parse('[[mirror]]\nurl = "oci://r.example/a"\n'))
     assert spec.url == "oci://r.example/a"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from imgstored import lanes
-from imgstored.config import keyed_pools, raise_all
+from imgstored.config.tables import keyed_pools
+from imgstored.config.text import raise_all
 from imgstored.errors import ClientError, ConfigError, KeyFileError
 from imgstored.hooks.hooks import HookSpec
 from imgstored.http import credentials
@@ -33,7 +34,14 @@ from imgstored.transfer.download import DownloadLimits
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from imgstored.config import Config, LimitsTable, MirrorTable, PoolTable, RegistryTable, SourceTable
+    from imgstored.config.tables import (
+        Config,
+        LimitsTable,
+        MirrorTable,
+        PoolTable,
+        RegistryTable,
+        SourceTable,
+    )
     from imgstored.httpd.address import UnixAddress
     from imgstored.manifest.platform import Platform
 
