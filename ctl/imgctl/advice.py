@@ -45,6 +45,34 @@ def hint(word: str, known: Iterable[str], otherwise: str) -> str:
     return " ".join(filter(None, (did_you_mean(word, known), otherwise)))
 
 
+#: Commands of docker, incus and others that people type here. docs/expectations.md has them, too.
+ELSEWHERE = {
+    "df": "`imgctl du` shows the space that images use",
+    "image": "the command comes alone: `imgctl list`, `imgctl delete`",
+    "images": "`imgctl list` lists the installed images, with --docker those of containers",
+    "inspect": "`imgctl info IMAGE` is for people, `imgctl get IMAGE` for programs",
+    "launch": "imgstore creates no machines: `imgctl vmadm create` runs vmadm, and brings the image first",
+    "load": "`imgctl install -f - < FILE` installs what `imgctl export -o -` wrote",
+    "login": "`docker login` or `podman login`, and the key auth_file of the configuration",
+    "logs": "the daemon's log is the service's: `journalctl -u imgstored`; `imgctl events` has what happens",
+    "monitor": "`imgctl events` prints what happens",
+    "prune": "`imgctl vacuum -n` shows what nothing needs",
+    "ps": "`imgctl jobs` lists imports under way; imgstore runs no machines",
+    "push": "`imgctl publish IMAGE URL`",
+    "remote": "`imgctl sources` lists image servers, and adds them",
+    "rmi": "`imgctl delete IMAGE`, or `imgctl rm IMAGE`",
+    "run": "imgstore starts no machines: `imgctl vmadm create` runs vmadm, and brings the image first",
+    "save": "`imgctl export -o - IMAGE > FILE`",
+    "tag": "`imgctl alias NAME IMAGE`",
+    "version": "`imgctl --version`, and `imgctl status` for the daemon's",
+}
+
+
+def elsewhere(command: str) -> str:
+    """The hint for a command that is another tool's; empty if it is none."""
+    return ELSEWHERE.get(command, "")
+
+
 _NOT_THERE = ("ImageNotInstalled", "ImageNotFound", "ActiveImageNotFound")
 
 

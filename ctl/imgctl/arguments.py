@@ -54,8 +54,23 @@ class Arguments:
     def one(self) -> str:
         """The only argument. Raises `UsageError` for none or several."""
         if len(self.rest) != 1:
-            raise UsageError(f'incorrect number of args ({len(self.rest)}): "{" ".join(self.rest)}"')
+            raise self.wrong_count()
         return self.rest[0]
+
+    def some(self, least: int = 1) -> list[str]:
+        """The arguments. Raises `UsageError` for fewer than `least`."""
+        if len(self.rest) < least:
+            raise self.wrong_count(least)
+        return self.rest
+
+    def wrong_count(self, least: int = 1) -> UsageError:
+        """The error of a command that takes at least so many arguments, and got fewer or too many."""
+        given = " ".join(self.rest)
+        after = f' after "{given}"' if given else ""
+        return UsageError(
+            f"an argument is missing{after}" if len(self.rest) < least else f'too many arguments: "{given}"',
+            imgadms=f'incorrect number of args ({len(self.rest)}): "{given}"',
+        )
 
     def none(self) -> None:
         """Raises `UsageError` if there are arguments."""

@@ -70,14 +70,7 @@ def _run(session: Session, argv: Sequence[str]) -> int | None:
         session.say([f"{session.program} {__version__}"])
         return 0
     if given.flag("-h") or not given.rest:
-        from imgctl.run.help import overview
-
-        session.say(overview(session.program))
-        if given.flag("-h"):
-            return 0
-        if session.structured_errors:  # people have the overview
-            raise CommandError("NoCommand", "no command was given")
-        return 1
+        return _without_command(session, given, host or given.text("--socket"))
     session.command, *rest = given.rest
     command = find_command(session.command, imgadm=session.is_imgadm)
     if command is None:
@@ -99,6 +92,28 @@ def _run(session: Session, argv: Sequence[str]) -> int | None:
     return function_of(command.run)(session, arguments)
 
 
+def _without_command(session: Session, given: Arguments, taken: str | None) -> int:
+    """Shows the overview. Raises `CommandError` where an option may have `taken` the command."""
+    if taken and not given.flag("-h"):
+        raise _no_command(session, taken)
+    from imgctl.run.help import overview
+
+    session.say(overview(session.program))
+    if given.flag("-h"):
+        return 0
+    if session.structured_errors:  # people have the overview
+        raise CommandError("NoCommand", "no command was given")
+    return 1
+
+
+def _no_command(session: Session, taken: str) -> CommandError:
+    """The error of an option without a command; most often its argument was forgotten: `imgctl -H list`."""
+    is_command = find_command(taken, imgadm=session.is_imgadm) is not None
+    flag, argument = ("-H", "HOST") if session.socket_path != taken else ("--socket", "PATH")
+    hint = f"{flag} takes an argument: `{session.program} {flag} {argument} {taken}`" if is_command else ""
+    return CommandError("NoCommand", f'no command was given, and {flag} is "{taken}"', hint)
+
+
 def unknown_command(session: Session, name: str) -> CommandError:
     """The error of a command that there is not."""
     hint = ""
@@ -106,7 +121,9 @@ def unknown_command(session: Session, name: str) -> CommandError:
         from imgctl import advice
         from imgctl.commands import command_names
 
-        hint = advice.hint(name, command_names(), f"`{session.program} help` lists the commands")
+        hint = advice.elsewhere(name) or advice.hint(
+            name, command_names(), f"`{session.program} help` lists the commands"
+        )
     return CommandError("UnknownCommand", f'unknown command: "{name}"', hint)
 
 

@@ -59,8 +59,10 @@ class UsageError(CommandError):
 
     record_name = "UsageError"
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, imgadms: str = "") -> None:
+        """`imgadms` is imgadm's message, where that says it differently."""
         super().__init__("Usage", message, hint)
+        self.imgadms = imgadms
 
 
 class RemoteError(CommandError):
@@ -95,11 +97,13 @@ def remote_error(error: Mapping[str, Any]) -> RemoteError:
 
 
 def in_imgadms_words(error: CommandError, command: str) -> CommandError:
-    """The error with the name that imgadm has for it.
+    """The error with the name, and where that differs the message, that imgadm has for it.
 
     What an image server refuses has the name that the server gave it, and what cannot be reached that of the
     system's error. Only `avail` says ClientError for the latter.
     """
+    if isinstance(error, UsageError) and error.imgadms:
+        return UsageError(error.imgadms, error.hint)
     code = _IMGADMS_CODES.get(error.code, error.code)
     if code in ("APIError", "DownloadError"):
         code = _text(error.data.get("server_code")) or code

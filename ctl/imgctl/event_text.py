@@ -73,7 +73,12 @@ def kept(progress: Event | None) -> str:
     if not known or any("kept" not in image for image in known):
         return "what was downloaded is kept"
     count = sum(image["kept"] for image in known)
-    return f"{size(count)} kept" if count else "nothing was downloaded yet"
+    there = max(count, sum(image.get("done") or 0 for image in known))
+    if there == 0:
+        return "nothing was downloaded yet"
+    # Of a range of the file that is not complete nobody could tell later whether it is what was sent.
+    of = "" if count == there else f" of {size(there)}, as complete ranges"
+    return f"{size(count)} kept{of}"
 
 
 def bar_label(progress: Event) -> str:

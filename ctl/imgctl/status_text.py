@@ -209,7 +209,8 @@ def _failures(entries: Sequence[EntryDocument]) -> list[str]:
         }
         for entry in entries
     ]
-    return ["Failed last (`imgctl history` has more):", *table(rows, _FAILURE_COLUMNS)] if rows else []
+    title = "Failed, and not done since (`imgctl history` has more):"
+    return [title, *table(rows, _FAILURE_COLUMNS)] if rows else []
 
 
 def _warnings(warnings: Sequence[WarningDocument]) -> list[str]:

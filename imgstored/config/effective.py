@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import msgspec
 
 from imgstored.config.loading import keyed_files
+from imgstored.config.tables import Mode
 from imgstored.config.text import written
 from imgstored.http.secrets import HIDDEN, KNOWN, redacted
 
@@ -63,10 +64,16 @@ def toml(values: Sequence[Value]) -> Iterator[str]:
         yield f"{'# ' if each.value is None else ''}{text}  # {each.at}"
 
 
+class _Octal(int):
+    """The mode of a file, which people read in octal digits."""
+
+
 def _leaves(value: Any, way: Way) -> Iterator[tuple[Way, Any]]:
     if isinstance(value, msgspec.Struct):
+        types = get_type_hints(type(value), include_extras=True)
         for name in value.__struct_fields__:
-            yield from _leaves(getattr(value, name), (*way, name))
+            held = getattr(value, name)
+            yield from _leaves(_Octal(held) if types[name] == Mode else held, (*way, name))
     elif isinstance(value, list) and value and isinstance(value[0], msgspec.Struct):
         for place, each in enumerate(value):
             yield from _leaves(each, (*way, place))
@@ -103,6 +110,8 @@ def _text(value: Any) -> str:
     """As TOML writes it; its basic strings are JSON's, but for a character that JSON leaves as it is."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_key(name)} = {_text(each)}" for name, each in value.items()) + " }"
+    if isinstance(value, _Octal):
+        return f"0o{value:o}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_text, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

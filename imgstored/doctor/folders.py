@@ -83,7 +83,8 @@ def partials(subject: Subject) -> list[Finding]:
     parked = [row for row in rows if not row[2]]
     kept = sum(_occupied(subject.state / "spool" / f"{row[0]}-{row[1]}") for row in parked)
     going_on = len(rows) - len(parked)
-    seen = f"{going_on} unfinished that go on, {len(parked)} kept for whoever asks again ({size(kept)})"
+    interrupted = f"{_imports(len(parked))} interrupted, with {size(kept)} on disk"
+    seen = f"{_imports(going_on)} under way, {interrupted if parked else 'none interrupted'}"
     findings = [Finding("partials", "ok", seen)]
     if any(time.time() - row[3] > (days + 1) * _DAY for row in parked):
         hint = "the next start drops them; or ask for the image again"
@@ -96,6 +97,10 @@ def partials(subject: Subject) -> list[Finding]:
             hint = f"if no imgadm is at work: `zfs destroy -r {name}/UUID-partial`"
             findings.append(Finding("partials", "warn", of_pool, hint))
     return findings
+
+
+def _imports(count: int) -> str:
+    return f"{count} import{'' if count == 1 else 's'}"
 
 
 # -- imgadm's ------------------------------------------------------------------------------------------------

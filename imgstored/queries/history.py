@@ -96,6 +96,13 @@ _MAX_PENDING: Final = 2 * MAX_ROWS
 _FIELDS = tuple(EntryDocument.__annotations__)
 
 
+#: What makes a failure moot: since then the image was installed there, or deleted.
+_LATER = (
+    "SELECT 1 FROM history AS later WHERE later.uuid = history.uuid AND later.pool = history.pool"
+    " AND later.id > history.id AND later.outcome IN ('installed', 'deleted')"
+)
+
+
 class History(Ledger):
     """The file. Subscribes to the store's events, and writes them down while `run` is running."""
 
@@ -170,12 +177,12 @@ class History(Ledger):
         return await self._read(read)
 
     async def failures(self, limit: int) -> list[EntryDocument]:
-        """The newest entries of what failed, at most `limit`, oldest first."""
+        """The newest entries of what failed and did not succeed later, at most `limit`, oldest first."""
 
         def read() -> list[EntryDocument]:
             rows = self._readers.execute(
                 f"SELECT {', '.join(_FIELDS)} FROM history"  # noqa: S608  fixed
-                " WHERE outcome = 'failed' ORDER BY id DESC LIMIT ?",
+                f" WHERE outcome = 'failed' AND NOT EXISTS ({_LATER}) ORDER BY id DESC LIMIT ?",
                 (limit,),
             )
             return [_entry(row) for row in rows][::-1]

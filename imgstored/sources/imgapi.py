@@ -29,6 +29,12 @@ PAGE = 1000
 #: Pages of one list; servers have a few hundred images, and some give 50 at a time.
 _MAX_PAGES = 100
 
+_NOT_FOUND = 404
+_OTHER_TYPES = (
+    "the URL may be wrong, or the server of another type: `imgctl sources -t static` is for a plain web"
+    " server, -t dsapi for an old one"
+)
+
 _HEADERS = (("Accept-Version", "~2"),)
 
 
@@ -48,12 +54,14 @@ class ImgapiSource:
     async def ping(self) -> None:
         """Returns if the server says that it is an IMGAPI."""
         url = self._server.url("/ping")
-        answer = one_object(url, await self._server.demand(url, self._limits.ping))
+        try:
+            answer = one_object(url, await self._server.demand(url, self._limits.ping))
+        except APIError as error:
+            if error.data.get("status") in (None, _NOT_FOUND):
+                error.hint = _OTHER_TYPES
+            raise
         if not answer.get("imgapi"):
-            raise APIError(
-                f"{shown(url)}: the server does not say that it is an IMGAPI",
-                hint="name its type: -t dsapi, or -t static for a plain web server",
-            )
+            raise APIError(f"{shown(url)}: the server does not say that it is an IMGAPI", hint=_OTHER_TYPES)
 
     async def list(self) -> list[Listed]:
         """All images, page after page."""

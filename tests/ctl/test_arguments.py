@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from imgctl.arguments import Option, parse
 from imgctl.cli import function_of
 from imgctl.commands import GLOBAL_OPTIONS, all_commands, find_command
-from imgctl.errors import CommandError, UsageError
+from imgctl.errors import CommandError, UsageError, in_imgadms_words
 
 OPTIONS = (
     Option(("-P", "--pool"), "POOL", ""),
@@ -50,11 +50,21 @@ def test_a_wrong_option_is_named(arguments, message):
     assert (caught.value.code, caught.value.message) == ("Option", message)
 
 
-@pytest.mark.parametrize(("rest", "message"), [([], '(0): ""'), (["a", "b"], '(2): "a b"')])
-def test_one_argument_is_asked_for(rest, message):
+@pytest.mark.parametrize(
+    ("rest", "message", "imgadms"),
+    [([], "an argument is missing", '(0): ""'), (["a", "b"], 'too many arguments: "a b"', '(2): "a b"')],
+)
+def test_one_argument_is_asked_for(rest, message, imgadms):
     with pytest.raises(UsageError) as caught:
         parse(OPTIONS, rest).one()
-    assert caught.value.message == f"incorrect number of args {message}"
+    assert caught.value.message == message
+    assert in_imgadms_words(caught.value, "get").message == f"incorrect number of args {imgadms}"
+
+
+def test_so_many_arguments_are_asked_for():
+    assert parse(OPTIONS, ["a", "b"]).some(2) == ["a", "b"]
+    with pytest.raises(UsageError, match=r'^an argument is missing after "a"$'):
+        parse(OPTIONS, ["a"]).some(2)
 
 
 @given(st.lists(st.sampled_from(["-q", "-P", "-Pq", "--po", "--", "-", "--quiet", "--q=", "u", "-S", ""])))

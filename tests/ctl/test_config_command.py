@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 from tests.support.daemon import Daemon
@@ -32,6 +33,8 @@ def test_what_holds_is_shown(tmp_path: Path):
     assert (shown.returncode, shown.stderr) == (0, "")
     assert f'state = "{tmp_path}"  # {file}:1\n' in shown.stdout
     assert "imports = 4  # default\n" in shown.stdout
+    assert "mode = 0o666  # default\n" in shown.stdout
+    assert tomllib.loads(shown.stdout)["socket"]["mode"] == 0o666
     assert "0123456789" not in shown.stdout
     values = json.loads(imgctl("show", "-j", "--config", str(file)).stdout)
     assert {"key": "state", "value": str(tmp_path), "from": f"{file}:1"} in values

@@ -64,6 +64,21 @@ def test_history(daemon, imgctl, past):
     assert shown.stderr == rf"imgctl history: warning: import of image {V} failed: gone\x1b[2J" + "\n"
 
 
+def test_only_the_last_word_on_an_image_is_a_warning(daemon, imgctl):
+    failed = {"outcome": "failed", "code": "DownloadError"}
+    daemon.care.past = [
+        entry(**failed, message="gone"),
+        entry(uuid=V, **failed, message="slow"),
+        entry(uuid=V, **failed, message="slow"),
+        entry(pool="tank", **failed, message="full"),
+        entry(),
+    ]
+    assert imgctl("history").stderr.splitlines() == [
+        f"imgctl history: warning: import of image {V} failed: slow",
+        f"imgctl history: warning: import of image {U} failed: full",
+    ]
+
+
 def test_history_of_one_and_of_some(daemon, imgctl, past):
     assert json.loads(imgctl("history", "-j").stdout) == with_new_keys(daemon.care.past)
     assert daemon.care.asked[-1] == {"uuid": None, "limit": 20}

@@ -161,7 +161,7 @@ def test_a_hostile_name_of_a_file(imgctl, making, there):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], 'error (Usage): incorrect number of args (0): ""'),
+        ([], "error (Usage): an argument is missing"),
         (["-o", "x", "-p", "http://a", VM], "cannot specify both -o,--output-template and -p,--publish"),
         (["-c", "lz4", VM], 'error (Usage): invalid -c,--compression "lz4": must be one of "none"'),
         (["--max-origin-depth", "1", VM], 'invalid max-origin-depth "1": must be greater than 1'),

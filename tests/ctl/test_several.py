@@ -146,9 +146,9 @@ def test_holds_of_several(daemon: FakeDaemon, imgctl: Command, images, line: lis
     assert outcomes == [{"name": "base", "uuid": U, "outcome": verb.lower()}]
 
 
-@pytest.mark.parametrize("line", [["hold", "base"], ["release"], ["pin"], ["delete"]])
+@pytest.mark.parametrize("line", [["hold", "base"], ["release"], ["pin"], ["copy", "base"], ["import"]])
 def test_too_few_words(imgctl: Command, images, line: list[str]):
-    assert "error (Usage): incorrect number of args" in imgctl(*line).stderr
+    assert "error (Usage): an argument is missing" in imgctl(*line).stderr
 
 
 @pytest.mark.parametrize("command", ["delete", "import", "get", "show"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +14,10 @@ from imgctl.commands import command_names, find_command
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.ctl.conftest import Command
     from tests.ctl.fake_daemon import FakeDaemon
+
+EXPECTATIONS = Path(__file__).parents[2] / "docs/expectations.md"
 
 U, V = (f"11111111-aaaa-4bbb-8ccc-{number:012}" for number in (1, 2))
 
@@ -60,6 +62,47 @@ def test_a_command_that_is_nearly_one(imgctl: Command):
     assert json.loads(imgctl("-E", "lsit").stderr)["err"]["hint"].startswith('did you mean "list" or "ls"?')
 
 
+def test_the_words_of_other_tools_are_answered(imgctl: Command):
+    for word, said in advice.ELSEWHERE.items():
+        assert find_command(word) is None, word
+        assert imgctl(word).stderr.splitlines() == [
+            f'imgctl {word}: error (UnknownCommand): unknown command: "{word}"',
+            f"  hint: {said}",
+        ]
+        for command in re.findall("`imgctl ([a-z-]+)", said):
+            assert command == "--version" or find_command(command) is not None, word
+        assert re.search(rf"`(docker|incus|podman)[^`]* {word}\b", EXPECTATIONS.read_text()), word
+    assert "jobs" not in imgctl("ps", imgadm=True).stderr
+
+
+def test_a_host_that_was_forgotten(imgctl: Command):
+    shown = imgctl("-H", "list")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.splitlines() == [
+        'imgctl: error (NoCommand): no command was given, and -H is "list"',
+        "  hint: -H takes an argument: `imgctl -H HOST list`",
+    ]
+    assert "`imgctl --socket PATH list`" in imgctl("--socket", "list").stderr
+    (only,) = imgctl("-H", "web1").stderr.splitlines()
+    assert only == 'imgctl: error (NoCommand): no command was given, and -H is "web1"'
+
+
+def test_help_takes_what_a_command_is_to_do(imgctl: Command):
+    for words in (("config", "show"), ("keys", "make")):
+        assert imgctl("help", *words[:1]).stdout == imgctl("help", *words).stdout
+        assert imgctl("help", *words).returncode == 0
+    refused = imgctl("help", "list", "get")
+    assert (refused.returncode, 'too many arguments: "list get"' in refused.stderr) == (1, True)
+    assert "incorrect number of args (2)" in imgctl("help", "sources", "x", imgadm=True).stderr
+
+
+def test_a_file_without_a_manifest(imgctl: Command):
+    hint = imgctl("install", "-f", "my web.tar").stderr.splitlines()[-1]
+    assert hint.startswith("  hint: what `imgctl export -o -` wrote has its manifest in it: ")
+    assert "`imgctl install -f - < 'my web.tar'`" in hint
+    assert "hint" not in imgctl("install", "-f", "web.tar", imgadm=True).stderr
+
+
 def test_an_option_that_is_nearly_one(imgctl: Command):
     assert imgctl("import", "--pol", "zones", U).stderr.splitlines() == [
         'imgctl import: error (Option): unknown option: "--pol"',
@@ -70,7 +113,7 @@ def test_an_option_that_is_nearly_one(imgctl: Command):
 
 def test_a_usage_error_says_the_usage(imgctl: Command):
     assert imgctl("get").stderr.splitlines() == [
-        'imgctl get: error (Usage): incorrect number of args (0): ""',
+        "imgctl get: error (Usage): an argument is missing",
         "  usage: imgctl get [-P POOL] [-r] [-j] [-o FORM] IMAGE...",
     ]
 

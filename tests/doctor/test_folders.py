@@ -105,7 +105,7 @@ def test_partial_downloads_are_counted(examined):
     journalled(subject)
     finding = only(folders.partials(subject))
     assert finding.status == "ok"
-    assert finding.seen == "1 unfinished that go on, 1 kept for whoever asks again (8.0 KiB)"
+    assert finding.seen == "1 import under way, 1 import interrupted, with 8.0 KiB on disk"
 
 
 def test_old_partial_downloads_are_worth_a_look(examined):

@@ -119,6 +119,21 @@ async def test_an_import_that_does_not(history, error, stopping, outcome):
     assert (entry["client"], entry["uid"]) == ("imgstored (after a restart)", None)
 
 
+async def test_a_failure_is_told_until_it_is_done_after_all(history):
+    gone = DownloadError("gone")
+    await entry_of(history, action(), gone)
+    await entry_of(history, action(uuid=OTHER), gone)
+    await entry_of(history, action("delete", OTHER), gone)
+    assert [entry["uuid"] for entry in await history.failures(5)] == [UUID, OTHER, OTHER]
+    await entry_of(history, action())
+    assert [entry["uuid"] for entry in await history.failures(5)] == [OTHER, OTHER]
+    assert len(await history.failures(1)) == 1
+    await entry_of(history, action("delete", OTHER))
+    assert await history.failures(5) == []
+    await entry_of(history, action(), gone)  # anew
+    assert [entry["uuid"] for entry in await history.failures(5)] == [UUID]
+
+
 async def test_messages_keep_no_secrets(history):
     error = DownloadError('cannot GET "https://me:pw@h.example.com/f?sig=pw#pw": gone')
     entry = await entry_of(history, action(), error)

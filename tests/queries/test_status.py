@@ -265,7 +265,8 @@ async def test_what_cannot_be_read_hides_nothing_else(status, tmp_path):
 
 
 async def test_the_last_failures(status, history):
-    begun = [Action("import", BASE, f"image-{number}", "1", "zones") for number in range(FAILURES + 2)]
+    uuids = [f"{number:08}{BASE[8:]}" for number in range(FAILURES + 2)]
+    begun = [Action("import", uuid, f"image-{uuid[:8]}", "1", "zones") for uuid in uuids]
     for each in begun:
         history.hear(Refused(each, CLIENT, DownloadError("no luck")))
         good = Action("import", BASE, "good", "1", "zones")

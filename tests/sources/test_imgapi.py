@@ -298,8 +298,17 @@ async def test_an_error_is_told_in_the_servers_words(start_faulty, status, kind,
 )
 async def test_a_ping_must_say_imgapi(start_faulty, body):
     server = start_faulty(lambda request, wire: wire.reply("200 OK", {}, body))
-    with pytest.raises(APIError):
+    with pytest.raises(APIError) as caught:
         await opened(server.url).ping()
+    assert "-t static" in caught.value.hint
+
+
+@pytest.mark.parametrize(("status", "is_another"), [("404 Not Found", True), ("503 Unavailable", False)])
+async def test_a_server_without_a_ping_may_be_of_another_type(start_faulty, status, is_another):
+    server = start_faulty(lambda request, wire: wire.reply(status, {}, b"<h1>nothing here</h1>"))
+    with pytest.raises(APIError) as caught:
+        await opened(server.url).ping()
+    assert ("-t static" in caught.value.hint) is is_another
 
 
 @pytest.mark.parametrize("uuid", [UNKNOWN, None, "x" * 5000, "\x1b]0;\x07"])

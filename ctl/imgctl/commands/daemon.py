@@ -55,8 +55,8 @@ COMMANDS = (
             Option(JSON.flags, JSON.argument, "Print each event as a line of JSON."),
         ),
         "Prints a line for each thing that happens, until you interrupt it, and nothing while\n"
-        "nothing happens. Each event has a number, which grows also over restarts: a program\n"
-        "that remembers the last one goes on with --since. When the daemon is restarted, the\n"
+        "nothing happens. Each event has a number, and a restart does not begin anew at 1: a\n"
+        "program that remembers the last number continues with --since. When the daemon is restarted, the\n"
         "command waits for it and goes on. If events are not kept any more, it says so; the\n"
         "daemon keeps the newest 10,000.",
         examples=(

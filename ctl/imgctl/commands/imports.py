@@ -50,7 +50,7 @@ COMMANDS = (
         ),
         "IMAGE may also be the name of a container image, or of a virtual machine's disk in a\n"
         "registry: [HOST/]PATH:TAG, or [HOST/]PATH@DIGEST. Without HOST it is Docker Hub's.\n\n"
-        "While images come, a terminal shows a line for each, and one for all: how far the\n"
+        "A terminal shows a line for each image under way, and one for all: how far the\n"
         "slowest stage is (download, decompression or pool), and the time left. Ctrl-C keeps\n"
         "what was downloaded. When the daemon is restarted, the command waits for it and\n"
         "goes on.",
@@ -105,9 +105,7 @@ COMMANDS = (
         (
             HELP,
             QUIET,
-            Option(
-                ("-t", "--timeout"), "SECONDS", "Wait no longer than that. Default is to wait for the end."
-            ),
+            Option(("-t", "--timeout"), "SECONDS", "Wait no longer than that. Default is no limit."),
             EVENTS,
         ),
         "Waits for imports under way, whoever began them, also with `import --detach`, and\n"

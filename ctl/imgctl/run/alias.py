@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgctl.errors import RemoteError, UsageError
+from imgctl.errors import RemoteError
 from imgctl.listing import Wanted, say_listing
 from imgctl.text import printable
 
@@ -25,7 +25,7 @@ def alias(session: Session, arguments: Arguments) -> None:
     elif len(arguments.rest) == 2:
         _set(session, *arguments.rest)
     else:
-        raise UsageError(f'incorrect number of args ({len(arguments.rest)}): "{" ".join(arguments.rest)}"')
+        raise arguments.wrong_count(2)
 
 
 def _list(session: Session, arguments: Arguments) -> None:

@@ -8,10 +8,10 @@ from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING
 
 from imgctl import ssh
-from imgctl.errors import CommandError, NotConnectedError, UsageError
+from imgctl.errors import CommandError, NotConnectedError
 from imgctl.run import archive
 from imgctl.run.making import compression_of, exported
-from imgctl.run.several import named, report_each
+from imgctl.run.several import count_of, named, report_each
 from imgctl.session import is_terminal
 from imgctl.text import printable
 
@@ -29,14 +29,13 @@ if TYPE_CHECKING:
 
 def copy(session: Session, arguments: Arguments) -> int:
     """`copy [-P POOL] [-c COMPRESSION] [-q] IMAGE... HOST`."""
-    if len(arguments.rest) < 2:
-        raise UsageError(f"incorrect number of args ({len(arguments.rest)})")
-    *texts, where = arguments.rest
+    *texts, where = arguments.some(2)
     host, pool, compression = ssh.Host(where), arguments.text("-P"), compression_of(arguments)
     images = named(session, texts, among="installed", pool=pool)
     errors = {image: image.error for image in images if image.error is not None}
     with session.client() as here:
         there = _installed_on(session, host)
+        before = {*there}
         for image in images:
             if image.uuid is None:
                 continue
@@ -50,8 +49,10 @@ def copy(session: Session, arguments: Arguments) -> int:
         for problem in errors.values():
             raise problem
         return 0
-    count = len(images) - len(errors)
-    return report_each(session, errors, f"copied {count} image{'' if count == 1 else 's'} to {host.name}")
+    # Also origins that came along; what was there before was not copied.
+    already = sum(image.uuid in before for image in images)
+    known = f", {already} already there" if already else ""
+    return report_each(session, errors, f"copied {count_of(len(there - before))} to {host.name}{known}")
 
 
 def _installed_on(session: Session, host: ssh.Host) -> set[str]:

@@ -32,15 +32,22 @@ _NAMES = (
 
 
 def show_help(session: Session, arguments: Arguments) -> None:
-    """`help [COMMAND]`."""
+    """`help [COMMAND]`. After `config`, `keys` and the like there may stand what these are to do."""
     if not arguments.rest:
         session.say(overview(session.program))
         return
-    name = arguments.one()
+    name, *further = arguments.rest
     command = find_command(name, imgadm=session.is_imgadm)
+    if session.is_imgadm or (command is not None and not {*further} <= _words(command)):
+        arguments.one()
     if command is None:
         raise unknown_command(session, name)
     session.say(command_help(session.program, command))
+
+
+def _words(command: Command) -> set[str]:
+    """The words of its usage, as `show` and `check` of `config show|check`."""
+    return {word for part in command.usage.split()[1:] for word in part.strip("[]").split("|")}
 
 
 def overview(program: str) -> list[str]:

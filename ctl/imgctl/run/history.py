@@ -9,7 +9,9 @@ from imgctl.listing import Wanted, say_listing, with_new_keys
 from imgctl.text import moment, size_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from imgproto.documents import EntryDocument
 
     from imgctl.arguments import Arguments
     from imgctl.session import Session
@@ -49,9 +51,21 @@ def history(session: Session, arguments: Arguments) -> None:
     )
     if wanted.form not in ("", "wide") or wanted.only_uuids:
         return
+    for entry in _not_moot(entries):
+        session.warn(f"{entry['action']} of image {entry['uuid']} failed: {entry['message']}")
+
+
+def _not_moot(entries: Sequence[EntryDocument]) -> list[EntryDocument]:
+    """What failed and did not succeed later: once for each image and message, the latest."""
+    last: dict[tuple[str, str, str | None], EntryDocument] = {}
     for entry in entries:
-        if entry.get("message") and entry.get("outcome") == "failed":
-            session.warn(f"{entry['action']} of image {entry['uuid']} failed: {entry['message']}")
+        if entry["outcome"] in ("installed", "deleted"):
+            last = {key: each for key, each in last.items() if key[:2] != (entry["uuid"], entry["pool"])}
+        elif entry["outcome"] == "failed" and entry["message"]:
+            key = entry["uuid"], entry["pool"], entry["message"]
+            last.pop(key, None)
+            last[key] = entry
+    return [*last.values()]
 
 
 def history_row(entry: Mapping[str, Any]) -> dict[str, Any]:

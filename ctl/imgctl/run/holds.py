@@ -121,7 +121,5 @@ def _each(
 
 def _with_tag(arguments: Arguments) -> tuple[Sequence[str], str]:
     """The images, and the tag, which comes last."""
-    if len(arguments.rest) < 2:
-        raise UsageError(f'incorrect number of args ({len(arguments.rest)}): "{" ".join(arguments.rest)}"')
-    *texts, tag = arguments.rest
+    *texts, tag = arguments.some(2)
     return texts, tag

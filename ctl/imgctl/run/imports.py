@@ -15,7 +15,16 @@ from imgctl.errors import (
 )
 from imgctl.listing import Wanted, say_listing, with_new_keys
 from imgctl.run.narrator import Narrator
-from imgctl.run.several import Named, about, change_each, named, report_each, texts_of, worst
+from imgctl.run.several import (
+    Named,
+    about,
+    change_each,
+    count_of,
+    named,
+    report_each,
+    texts_of,
+    worst,
+)
 from imgctl.session import is_terminal, standard_input
 from imgctl.text import duration, error_line, is_uuid, printable, rate_cell, share_cell, size_cell
 
@@ -81,13 +90,25 @@ def import_image(session: Session, arguments: Arguments) -> int:
         errors = each_at_once(images, import_one, tell)
     if detach:
         _say_detached(session, arguments, [image for image in images if image not in errors], tell)
-    there = len(images) - len(errors)
     if arguments.flag("-j"):
         for image, error in errors.items():
             session.report(about(image, error))
         return worst(errors.values())
-    what = "begun" if detach else "installed"
-    return report_each(session, errors, f"{there} image{'' if there == 1 else 's'} {what}")
+    asked_for = {image.uuid or "" for image in images if image not in errors}
+    return report_each(session, errors, _summary(asked_for, tell, detach=detach))
+
+
+def _summary(asked_for: set[str], tell: Narrator, *, detach: bool) -> str:
+    """What became of the images that were asked for, and of the origins that came with them."""
+    if detach:
+        begun, there = asked_for - tell.there, asked_for & tell.there
+        parts = [f"{count_of(len(begun))} begun"]
+    else:
+        # Under an older daemon some may have come without a word.
+        there = asked_for & (tell.there - tell.new)
+        parts = [f"{count_of(len(asked_for | tell.new) - len(there))} installed"]
+    parts += [f"{len(there)} already installed"] if there else []
+    return ", ".join(parts)
 
 
 def _say_detached(session: Session, arguments: Arguments, images: Sequence[Named], tell: Narrator) -> None:
@@ -101,12 +122,11 @@ def _say_detached(session: Session, arguments: Arguments, images: Sequence[Named
 
 def wait(session: Session, arguments: Arguments) -> int:
     """`wait [-q] [-t SECONDS] [-j] IMAGE...`."""
-    if not arguments.rest:
-        arguments.one()
+    texts = arguments.some()
     from imgctl.run.side_by_side import each_at_once
 
     seconds = _seconds(arguments.text("-t"))
-    images = [_sought(session, text) for text in arguments.rest]
+    images = [_sought(session, text) for text in texts]
     with Narrator(session, arguments) as tell:
         errors = each_at_once(images, lambda uuid, heard: _wait_for(session, uuid, heard), tell, seconds)
     errors = _without_installed(session, errors)
@@ -114,12 +134,11 @@ def wait(session: Session, arguments: Arguments) -> int:
         for error in errors.values():
             raise error
         return 0
-    there = len(images) - len(errors)
     if arguments.flag("-j"):
         for image, error in errors.items():
             session.report(about(image, error))
         return worst(errors.values())
-    return report_each(session, errors, f"{there} image{'' if there == 1 else 's'} installed")
+    return report_each(session, errors, f"{count_of(len(images) - len(errors))} installed")
 
 
 def _without_installed(session: Session, errors: dict[Named, CommandError]) -> dict[Named, CommandError]:
@@ -180,9 +199,7 @@ def _seconds(text: str | None) -> float | None:
 
 def ensure(session: Session, arguments: Arguments) -> None:
     """`ensure [-q] [-P POOL] [-j] UUID...`."""
-    if not arguments.rest:
-        arguments.one()
-    uuids = session.uuids(arguments.rest, among="active")
+    uuids = session.uuids(arguments.some(), among="active")
     detach = arguments.flag("--detach")
     with session.client(patient=True) as client, Narrator(session, arguments, resumes=True) as tell:
         client.ensure(uuids, pool=arguments.text("-P"), detach=detach, on_event=tell)
@@ -199,7 +216,10 @@ def install(session: Session, arguments: Arguments) -> None:
         _install_from_input(session, arguments, manifest_path)
         return
     if manifest_path is None:
-        raise UsageError("-m <manifest> is required")
+        raise UsageError(
+            "-m <manifest> is required",
+            "" if session.is_imgadm or file_path is None else _without_manifest(file_path),
+        )
     if file_path is None:
         raise UsageError("-f <file> is required")
     from imgctl.run.image_files import check_exists, read_manifest
@@ -209,6 +229,16 @@ def install(session: Session, arguments: Arguments) -> None:
     manifest = read_manifest(manifest_path, MAX_MANIFEST)
     with session.client() as client, Narrator(session, arguments) as tell:
         client.install(manifest, file_path, pool=arguments.text("-P"), on_event=tell)
+
+
+def _without_manifest(file_path: str) -> str:
+    """What to do with a file that nobody named a manifest for."""
+    from shlex import quote
+
+    return (
+        f"what `imgctl export -o -` wrote has its manifest in it: `imgctl install -f - < {quote(file_path)}`;"
+        " `imgctl export` writes the manifest next to the file"
+    )
 
 
 def _install_from_input(session: Session, arguments: Arguments, manifest_path: str | None) -> None:

@@ -14,7 +14,7 @@ from imgctl import event_text
 from imgctl.errors import CommandError, NotConnectedError, UsageError
 from imgctl.run.image_files import ImageFile, check_exists, read_manifest
 from imgctl.run.imports import MAX_MANIFEST
-from imgctl.run.several import named, report_each, texts_of
+from imgctl.run.several import count_of, named, report_each, texts_of
 from imgctl.session import flush, is_terminal, json_text, standard_output
 from imgctl.text import printable
 
@@ -43,9 +43,7 @@ _MAX_SCRIPT = 1 << 20
 
 def create(session: Session, arguments: Arguments) -> None:
     """`create [OPTIONS] SOURCE [FIELD=VALUE...]`."""
-    if not arguments.rest:
-        arguments.one()
-    source, *fields = arguments.rest
+    source, *fields = arguments.some()
     if arguments.text("-o") is not None and arguments.text("-p") is not None:
         raise UsageError("cannot specify both -o,--output-template and -p,--publish")
     compression, depth = compression_of(arguments), _depth(arguments)
@@ -178,8 +176,7 @@ def export(session: Session, arguments: Arguments) -> int:
             raise
         except CommandError as error:
             errors[image] = error
-    count = len(images) - len(errors)
-    return report_each(session, errors, f"exported {count} image{'' if count == 1 else 's'}")
+    return report_each(session, errors, f"exported {count_of(len(images) - len(errors))}")
 
 
 def _export(session: Session, arguments: Arguments, uuid: str, form: str, compression: str) -> None:

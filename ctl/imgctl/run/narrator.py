@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from imgctl.progress import Bar, Bars
     from imgctl.session import Session
 
-#: The events after which an image is there.
-_THERE = ("installed", "installed-meanwhile", "already-installed")
+#: The events after which an image is there: since now, and in any case.
+_NEW = ("installed", "installed-meanwhile")
+_THERE = (*_NEW, "already-installed")
 
 
 def event_document(session: Session, event: EventDocument) -> Any:
@@ -49,6 +50,7 @@ class Narrator:
         self._told_again = False  # since the daemon was restarted
         self._note = ""  # the last one: several requests may have the same to say
         self.there: set[str] = set()  #: uuids of images that are installed, as far as was told
+        self.new: set[str] = set()  #: those of them that were not before
 
     def __enter__(self) -> Narrator:
         return self
@@ -69,10 +71,7 @@ class Narrator:
 
     def __call__(self, event: EventDocument) -> None:
         """Reports one event."""
-        if event["event"] == "progress":
-            self._progress = event
-        if event["event"] in _THERE:
-            self.there.add(str(event.get("uuid")))
+        self._remember(event)
         if self._as_json:
             self._print(json_text(event_document(self._session, event)), sys.stdout)
             return
@@ -91,6 +90,14 @@ class Narrator:
             if event["event"] in _THERE:
                 line = self._session.painted(line, GREEN, sys.stdout)
             self._print(line, sys.stdout)
+
+    def _remember(self, event: EventDocument) -> None:
+        if event["event"] == "progress":
+            self._progress = event
+        if event["event"] in _THERE:
+            self.there.add(str(event.get("uuid")))
+        if event["event"] in _NEW:
+            self.new.add(str(event.get("uuid")))
 
     def _show_progress(self, event: Progress) -> None:
         if not self._has_bar:

@@ -98,8 +98,7 @@ def change_each(
         for problem in errors.values():
             raise problem
         return 0
-    count = len(images) - len(errors)
-    return report_each(session, errors, f"{verb} {count} image{'' if count == 1 else 's'}")
+    return report_each(session, errors, f"{verb} {count_of(len(images) - len(errors))}")
 
 
 def _tried(
@@ -139,6 +138,11 @@ def report_each(session: Session, errors: dict[Named, CommandError], summary: st
     failed = f", {len(errors)} failed" if errors else ""
     session.say([f"{summary[:1].upper()}{summary[1:]}{failed}"])
     return worst(errors.values())
+
+
+def count_of(count: int) -> str:
+    """So many images, in words."""
+    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def about(image: Named, error: CommandError) -> CommandError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import CommandError, UsageError, remote_error
+from imgctl.run.several import count_of
 from imgctl.session import is_terminal
 from imgctl.text import printable, size
 
@@ -33,9 +34,7 @@ _PASSWORD = "IMGCTL_KEY_PASSWORD"  # noqa: S105  (a variable's name)
 
 def export_site(session: Session, arguments: Arguments) -> int:
     """`export-site [--sign KEYFILE]... [--days N] [--url URL] [--delete] DIR [IMAGE...]`."""
-    if not arguments.rest:
-        arguments.one()
-    folder, *names = arguments.rest
+    folder, *names = arguments.some()
     keys = [_opened(session, path)["secret"] for path in _key_files(session, arguments)]
     Path(folder).mkdir(mode=0o755, exist_ok=True)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -110,7 +109,7 @@ def mirror(session: Session, arguments: Arguments) -> int:
                 for each in done["failed"]
             ]
             + [
-                f"{prefix}{_images(done['chosen'])} chosen, {len(done['new'])} new ({size(done['size'])}),"
+                f"{prefix}{count_of(done['chosen'])} chosen, {len(done['new'])} new ({size(done['size'])}),"
                 f" {len(done['failed'])} failed"
             ]
         )
@@ -209,9 +208,9 @@ def _report(session: Session, folder: str, done: SiteDocument) -> None:
     new = len(done["new"])
     linked = f", {done['linked']} of them linked" if done["linked"] else ""
     copied = f", {size(done['copied'])} copied" if done["copied"] else ""
-    lines = [f'Exported {_images(done["images"])} to "{printable(folder)}": {new} new{linked}{copied}']
+    lines = [f'Exported {count_of(done["images"])} to "{printable(folder)}": {new} new{linked}{copied}']
     if done["deleted"]:
-        lines.append(f"Removed {_images(done['deleted'])}")
+        lines.append(f"Removed {count_of(done['deleted'])}")
     for each in done["left_out"]:
         name = f" ({printable(each['name'])})" if each["name"] else ""
         lines.append(f"Left out {printable(each['image'])}{name}: {printable(each['reason'])}")
@@ -222,10 +221,6 @@ def _report(session: Session, folder: str, done: SiteDocument) -> None:
         by = ", ".join(map(printable, done["signed_by"]))
         lines.append(f"Signed version {done['version']} by {by}; it holds until {until}")
     session.say(lines)
-
-
-def _images(count: int) -> str:
-    return f"{count} image{'' if count == 1 else 's'}"
 
 
 class _Progress:
