@@ -62,7 +62,7 @@ def examine(settings: Config, *, pause: float = PAUSE) -> tuple[bool, list[Findi
     pools = _opened(settings, findings)
     for name, pool in pools.items():
         findings += _images(name, pool, settings)
-    findings += _library(settings)
+    findings += _library(settings, pause)
     try:
         running, left = _settled(settings, pause)
     except (ImgstoreError, OSError) as error:
@@ -108,22 +108,24 @@ def _images(name: str, pool: Pool, settings: Config) -> Iterator[Finding]:
     yield Finding(check, "ok", f"{read} read to the end, {size(bytes_read)}")
 
 
-def _library(settings: Config) -> Iterator[Finding]:
-    """Reads each file of the library."""
+def _library(settings: Config, pause: float) -> Iterator[Finding]:
+    """Reads each file of the library; what seems wrong once more after a pause, as a daemon may write it."""
     folder = settings.library_folder
     if not folder.exists():
         return
-    found = 0
+    hint = "the next start removes or sets aside what is no image; remove a damaged one's folder"
     try:
-        for name, fault in examined(folder):
-            found += 1
-            if fault is not None:
-                hint = "the next start removes or sets aside what is no image; remove a damaged one's folder"
-                yield Finding("library", "fail", f"{name}: {fault}", hint)
+        found = dict(examined(folder))
+        wrong = [name for name, fault in found.items() if fault is not None]
+        if wrong:
+            time.sleep(pause)
+            for name, fault in examined(folder, wrong):
+                if fault is not None:
+                    yield Finding("library", "fail", f"{name}: {fault}", hint)
     except OSError as error:
         yield Finding("library", "fail", *errors_of(error))
         return
-    yield Finding("library", "ok", f"{found} in {folder}, read to the end")
+    yield Finding("library", "ok", f"{len(found)} in {folder}, read to the end")
 
 
 def _settled(settings: Config, pause: float) -> tuple[bool, list[Orphan]]:

@@ -647,12 +647,15 @@ def read_image(folder: Path, *, tidy: bool = True) -> LibraryImage:
     )
 
 
-def examined(folder: Path) -> Iterator[tuple[str, str | None]]:
+def examined(folder: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, str | None]]:
     """Reads all of a library's folder: each name in it, and what is wrong with it. Changes nothing.
 
-    A file that is still to come is wrong only when nobody waits for it any more. Raises `OSError`.
+    With `names`, only those, as far as they are still there. A file that is still to come is wrong only when
+    nobody waits for it any more. Raises `OSError`.
     """
     for path in sorted(folder.iterdir()):
+        if names is not None and path.name not in names:
+            continue
         if path.name.startswith((_NEW, _OLD)):
             yield path.name, "it is half made, or half removed"
         elif path.name.startswith(_DAMAGED):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgstored.audit import audit
+from imgstored.config import loading
 from imgstored.imports.journal import Journal
 from imgstored.imports.leftovers import INDEX, PAYLOADS
 from imgstored.imports.spec import ImportSpec
@@ -326,3 +327,12 @@ def test_beside_a_daemon_only_what_stays_is_told(host, monkeypatch):
     assert found["running"]
     (left,) = (each for each in found["findings"] if each["status"] != "ok")
     assert left["seen"] == f"1 downloads without an import: {stays.name}"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_file_of_the_library_that_is_being_written(host, monkeypatch, ends):
+    new = host.state / "library" / BASE / "manifest.json.new"
+    new.touch()
+    monkeypatch.setattr(audit.time, "sleep", lambda _: new.unlink() if ends else None)
+    _, findings = audit.examine(loading.load(host.config))
+    assert [finding.check for finding in findings if finding.status != "ok"] == ([] if ends else ["library"])

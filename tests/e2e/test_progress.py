@@ -38,7 +38,8 @@ def terminal(daemon: Daemon, *arguments: str, columns: int = 100, **environment:
 
 def lines(shown: bytes) -> list[str]:
     """Each line that was drawn, also over another one."""
-    text = CONTROLS.sub("", shown.decode())
+    # What was read last may end within a character.
+    text = CONTROLS.sub("", shown.decode(errors="ignore"))
     return [line.rstrip() for line in re.split(r"[\r\n]", text) if line.strip()]
 
 
