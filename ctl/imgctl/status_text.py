@@ -209,7 +209,7 @@ def _failures(entries: Sequence[EntryDocument]) -> list[str]:
         }
         for entry in entries
     ]
-    title = "Failed, and not done since (`imgctl history` has more):"
+    title = "Failures without a later success (`imgctl history` has more):"
     return [title, *table(rows, _FAILURE_COLUMNS)] if rows else []
 
 

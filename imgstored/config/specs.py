@@ -119,15 +119,7 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
             f'sources[{place}]: keys with the type "{kind}"',
             hint='only sites that `imgctl export-site` wrote are signed: `type = "static"`',
         )
-    access = Access(
-        ca_file=table.ca_file,
-        cert_file=table.cert_file,
-        key_file=table.key_file,
-        insecure=table.insecure,
-        internal_redirects=table.internal_redirects,
-        proxy=table.proxy,
-        headers=tuple(table.headers.items()),
-    )
+    access = _access(table, tuple(table.headers.items()))
     try:
         url = normalised(table.url)
         check_headers(access)
@@ -148,6 +140,18 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
     except (ClientError, KeyFileError) as error:
         raise ConfigError(f"sources[{place}]: {error.message}", hint=error.hint) from error
     return spec
+
+
+def _access(table: SourceTable | RegistryTable, headers: tuple[tuple[str, str], ...] = ()) -> Access:
+    return Access(
+        ca_file=table.ca_file,
+        cert_file=table.cert_file,
+        key_file=table.key_file,
+        insecure=table.insecure,
+        internal_redirects=table.internal_redirects,
+        proxy=table.proxy,
+        headers=headers,
+    )
 
 
 def registry_specs(settings: Config) -> tuple[RegistrySpec, ...]:
@@ -180,14 +184,7 @@ def _registry_spec(table: RegistryTable) -> RegistrySpec:
             )
     return RegistrySpec(
         host=origin_of(api_url(table.host.lower())).authority,
-        access=Access(
-            ca_file=table.ca_file,
-            cert_file=table.cert_file,
-            key_file=table.key_file,
-            insecure=table.insecure,
-            internal_redirects=table.internal_redirects,
-            proxy=table.proxy,
-        ),
+        access=_access(table),
         auth_file=table.auth_file,
         token_server=table.token_server,
         mirrors=tuple(f"{origin_of(each).scheme}://{origin_of(each).authority}" for each in table.mirrors),

@@ -145,9 +145,9 @@ class Daemon:
             self.process.wait(timeout=self.timeout)
         except subprocess.TimeoutExpired:
             # Its end would be waited for again, and be warned of in another test.
+            where = threads_of(self.pid)
             _LASTING.append(self.process)
             self.process = None
-            where = threads_of(_LASTING[-1].pid)
             raise RuntimeError(f"imgstored was killed, and does not end:\n{where}") from None
 
     def client(self) -> Client:

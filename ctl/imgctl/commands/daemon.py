@@ -56,9 +56,9 @@ COMMANDS = (
         ),
         "Prints a line for each thing that happens, until you interrupt it, and nothing while\n"
         "nothing happens. Each event has a number, and a restart does not begin anew at 1: a\n"
-        "program that remembers the last number continues with --since. When the daemon is restarted, the\n"
-        "command waits for it and goes on. If events are not kept any more, it says so; the\n"
-        "daemon keeps the newest 10,000.",
+        "program that remembers the last number continues with --since. When the daemon is\n"
+        "restarted, the command waits for it and goes on. If events are not kept any more, it\n"
+        "says so; the daemon keeps the newest 10,000.",
         examples=(
             ("events", "follow what happens, until Ctrl-C"),
             ("events --since 0 --no-follow", "all that is kept"),
