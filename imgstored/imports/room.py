@@ -2,7 +2,8 @@
 
 A claim is one import's in one place. Bytes are reserved before they come, and count as reserved until they
 are written, when whoever measures the free space sees them; of a pool that sees them later, until it has
-been waited for. Claims in places with the same storage share its room: several imports at once, the spool and
+been waited for. What waits in a pool's queue is not seen even then, and counts for as long as its import has
+the claim. Claims in places with the same storage share its room: several imports at once, the spool and
 the pool. All calls block, and may be made from any thread.
 """
 
@@ -37,13 +38,17 @@ _PART: Final = 8
 class Claim:
     """The bytes that one import has reserved in one place; a `pools.base.Room`. To be closed."""
 
-    def __init__(self, ledger: FreeSpace, where: str, storage: str, measure: Callable[[], int]) -> None:
+    def __init__(
+        self, ledger: FreeSpace, where: str, storage: str, measure: Callable[[], int], queue: int = 0
+    ) -> None:
+        """`queue` is how many bytes that are written may still wait in the pool's queue."""
         self.storage = storage
         self.reserved = 0  #: bytes that are to come; those that are being written, too
         self._ledger = ledger
         self._where = where
         self._measure = measure
-        self._writing = 0
+        self._queue = queue
+        self._writing = self._spent = 0
         self._exact = False
         self._came = self._unseen = 0  # bytes, ever and since the last look
 
@@ -101,8 +106,14 @@ class Claim:
         """Bytes of `take` are written, or will not be."""
         with self._ledger.lock:
             self._writing -= size
+            self._spent += size
             self.reserved = max(self._writing, self.reserved - size)
             self._ledger.written[self.storage] += size
+
+    @property
+    def queued(self) -> int:
+        """The most bytes that are written and wait in the pool's queue. For the lock's holder."""
+        return min(self._queue, self._spent)
 
     def close(self) -> None:
         """Gives back what is reserved."""
@@ -157,10 +168,10 @@ class FreeSpace:
 
     def claim_pool(self, pool: Pool) -> Claim:
         """A claim in a pool, of nothing yet."""
-        return self._claim(f'in pool "{pool.name}"', pool.storage, lambda: pool.space().available)
+        return self._claim(f'in pool "{pool.name}"', pool.storage, lambda: pool.space().available, pool.queue)
 
-    def _claim(self, where: str, storage: str, measure: Callable[[], int]) -> Claim:
-        claim = Claim(self, where, storage, measure)
+    def _claim(self, where: str, storage: str, measure: Callable[[], int], queue: int = 0) -> Claim:
+        claim = Claim(self, where, storage, measure, queue)
         with self.lock:
             self._claims.append(claim)
         return claim
@@ -176,8 +187,10 @@ class FreeSpace:
         """Calls `act` with the free bytes, and those that were written and may not be among these.
 
         It holds the lock, which the measuring does not: a pool may hang. If it raises `NoSpaceError`, it is
-        called again once all that was written has been seen: few of these bytes may have taken room.
+        called again once all that was written has been seen, but for what waits in queues: few of these bytes
+        may have taken room.
         """
+        settled = False
         while True:
             before = self.written[storage]
             free = measure()
@@ -186,15 +199,20 @@ class FreeSpace:
                 try:
                     return act(free, lag + self.written[storage] - before)
                 except NoSpaceError:
-                    if not lag:
+                    if not lag or (settled and lag <= self._queued(storage)):
                         raise
             self._settle(storage)
+            settled = True
 
     def _settle(self, storage: str) -> None:
-        written = self.written[storage]
+        with self.lock:
+            written = self.written[storage] - self._queued(storage)
         self._lagging[storage].settle()
         with self.lock:
             self._seen[storage] = max(self._seen[storage], written)
+
+    def _queued(self, storage: str) -> int:
+        return sum(claim.queued for claim in self._claims if claim.storage == storage)
 
     def reserved(self, storage: str, *, before: Claim | None = None) -> int:
         """Bytes that claims have reserved, all of them or those before one. For the lock's holder."""

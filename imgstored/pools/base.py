@@ -321,7 +321,12 @@ class Pool(Protocol):
         ...
 
     def settle(self) -> None:
-        """Waits until `space` knows of all that was written before."""
+        """Waits until `space` knows of all that was written before, but for `queue`."""
+        ...
+
+    @property
+    def queue(self) -> int:
+        """The most bytes of one stream that are taken and not yet written while `receive` runs."""
         ...
 
     def datasets(self) -> Datasets:

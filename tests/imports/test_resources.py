@@ -23,6 +23,7 @@ class FixedPool:
         self._available = list(available)
         self.written = 0
         self.lags = False
+        self.queue = 0
 
     def settle(self) -> None:
         raise AssertionError("nothing is to be waited for")
@@ -186,6 +187,38 @@ def test_what_took_less_room_than_bytes_fits_once_it_was_waited_for(tmp_path):
         pool.taken += MIB // 2
     assert pool.taken == 80 * MIB
     assert 0 < pool.settled < 10
+
+
+class QueueingPool(LaggingPool):
+    """Holds what came last in a queue, which it does not empty when it is waited for."""
+
+    def __init__(self, available: int) -> None:
+        super().__init__(available)
+        self.queue = 20 * MIB
+
+    def settle(self) -> None:
+        super().settle()
+        self.written = max(0, self.taken - self.queue)
+
+
+def test_what_waits_in_the_queue_of_a_pool_counts(tmp_path):
+    pool = QueueingPool(100 * MIB)
+    free_space = FreeSpace(tmp_path, 10 * MIB, [pool])
+    claim = free_space.claim_pool(pool)
+
+    def receive() -> None:
+        for _ in watched((bytes(MIB) for _ in range(160)), claim, 0):
+            pool.taken += MIB
+
+    with pytest.raises(NoSpaceError):
+        receive()
+    assert 80 * MIB <= pool.taken <= 90 * MIB
+    claim.close()
+    # The queue is empty once the import has ended, which gives back some of its room: all of that is seen.
+    pool.queue, pool.taken = 0, 70 * MIB
+    free_space.check_pool(pool, 20 * MIB)
+    with pytest.raises(NoSpaceError):
+        free_space.check_pool(pool, 21 * MIB)
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -192,6 +192,11 @@ class EmbeddedPool:
     def settle(self) -> None:
         """Nothing is to be waited for."""
 
+    @property
+    def queue(self) -> int:
+        """None: what is taken is written."""
+        return 0
+
     # -- receiving -------------------------------------------------------------------------------------------
 
     def receive(

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 #: Bytes that a pipe holds, where that can be set: Linux's limit for one who is not root, too.
 CAPACITY: Final = 1 << 20
 
+#: Bytes of a stream that are written, and in no transaction group yet: those in the pipe, those
+#: in the queue of the kernel's receive (`zfs_recv_queue_length`: 16 MiB by default, module/zfs/dmu_recv.c),
+#: the record on either side of it, and the batch that is being written (`zfs_recv_write_batch_size`: 1 MiB).
+QUEUE: Final = CAPACITY + (16 << 20) + (3 << 20)
+
 #: Seconds that the kernel may take or give nothing, or nobody take what it gives. It waits for as long as it
 #: takes for disks that are gone, and keeps a snapshot while it sends it.
 STALL: Final = 600.0

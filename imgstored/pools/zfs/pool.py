@@ -24,7 +24,7 @@ from imgstored.pools.zfs import programs
 from imgstored.pools.zfs.check import check_stream
 from imgstored.pools.zfs.datasets import ZfsDatasets
 from imgstored.pools.zfs.lzc import Lzc
-from imgstored.pools.zfs.pipe import outlet
+from imgstored.pools.zfs.pipe import QUEUE, outlet
 from imgstored.pools.zfs.programs import FINAL, PARTIAL
 from imgstored.pools.zfs.properties import DEFAULT, checked
 from imgstored.pools.zfs.receive import Receive
@@ -165,6 +165,11 @@ class ZfsPool:
     def settle(self) -> None:
         """Waits for the transaction group that is open now."""
         programs.settle(self._lzc)
+
+    @property
+    def queue(self) -> int:
+        """What the pipe and the kernel hold."""
+        return QUEUE
 
     # -- receiving -------------------------------------------------------------------------------------------
 
