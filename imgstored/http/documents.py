@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import random
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -190,10 +190,15 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
 
 
 def near_of(response: httpx2.Response, at: Location, environ: Mapping[str, str]) -> Nearness:
-    """Of the server that answers: by the address at the other end, or behind a proxy by its name."""
-    if proxy_for(at, environ) is not None:
-        return nearness_of_host(origin_of(at.url).host)
-    return nearness(response.extensions["network_stream"].get_extra_info("server_addr")[0])
+    """Of the server that answers: by the address at the other end, or by its name.
+
+    The name counts behind a proxy, and where the server has reset the connection after its answer: then no
+    socket knows the other end any more.
+    """
+    if proxy_for(at, environ) is None:
+        with suppress(OSError):
+            return nearness(response.extensions["network_stream"].get_extra_info("server_addr")[0])
+    return nearness_of_host(origin_of(at.url).host)
 
 
 def _httpx_proxy(proxy: Proxy) -> httpx2.Proxy:

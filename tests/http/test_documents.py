@@ -10,15 +10,17 @@ import sys
 import threading
 import zlib
 
+import httpx2
 import pytest
 import trio
 import trio.testing
+from httpcore2._backends.trio import TrioStream
 from msgspec.structs import replace
 
 from imgstored import lanes
 from imgstored.errors import ClientError
 from imgstored.http.addresses import Nearness
-from imgstored.http.documents import DocumentLimits, fetch_document
+from imgstored.http.documents import DocumentLimits, fetch_document, near_of
 from imgstored.http.location import Access, Location
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.socks_proxy import SocksProxy
@@ -43,6 +45,17 @@ async def fetch(location: Location, **limits: object):
     except ClientError as error:
         return error, naps
     return document, naps
+
+
+@pytest.mark.parametrize(
+    ("url", "near"), [("http://example.org/", Nearness.PUBLIC), ("http://127.0.0.1/", Nearness.LOOPBACK)]
+)
+async def test_a_server_that_has_left_is_as_near_as_its_name_says(url, near):
+    """As after a reset, a socket that is not connected has no other end."""
+    with trio.socket.socket() as alone:
+        left = TrioStream(trio.SocketStream(alone))
+        response = httpx2.Response(200, extensions={"network_stream": left})
+        assert near_of(response, at(url), {}) is near
 
 
 async def test_a_document_comes_with_status_and_headers(nginx, site):
