@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -544,8 +544,9 @@ class Import:
                 # An image server has the layer; an image that was exported is a stream, as every other is.
                 is_stream, stream = _begins_stream(stream)
                 arrive = self._pool.receive if is_stream else self._pool.unpack
-            stream = watched(stream, room, there)
-            return arrive(self.uuid, stream, origin=self.manifest.origin, room=Wanted(room, pump.check))
+            # Closed here: whoever collects it later may have the lock that it takes at its end.
+            with closing(watched(stream, room, there)) as stream:
+                return arrive(self.uuid, stream, origin=self.manifest.origin, room=Wanted(room, pump.check))
 
         failure: ImgstoreError | None = None
         async with trio.open_nursery() as nursery:
