@@ -92,7 +92,7 @@ def set_up(table: LogTable) -> None:
 
 @cache
 def is_journal() -> bool:
-    """Whether standard error goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM), as it stays."""
+    """True if standard error goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM), as it stays."""
     try:
         found = os.fstat(2)
     except OSError:

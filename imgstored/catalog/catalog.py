@@ -78,7 +78,7 @@ class InstalledImage:
 
     @property
     def described(self) -> bool:
-        """Whether its manifest says more than which image it is of."""
+        """True if its manifest says more than which image it is of."""
         return self.manifest.keys() != {"uuid"}
 
     def text(self, key: str) -> str:
@@ -191,7 +191,7 @@ class Catalog:
         )
 
     def clones(self) -> dict[Key, list[str]]:
-        """For each image from which anything is cloned, images or machines, the names of that, sorted."""
+        """The sorted names of the clones, images or machines, of each image that has any."""
         names = {key: set(image.image.clones) for key, image in self._images.items()}
         for image in self._images.values():
             if image.origin is not None:
@@ -287,7 +287,7 @@ class Catalog:
         return sorted(uuid for uuid in self._unfinished.get(pool, {}) if self.find(pool, uuid) is None)
 
     def _is_whole(self, image: InstalledImage, known: InstalledImage | None) -> bool:
-        """Whether it is an image for every reader; `known` is what was listed of it."""
+        """True if it is an image for every reader; `known` is what was listed of it."""
         if image.described or (known is not None and self._same(image, known)):
             return True
         created = image.image.created
@@ -297,7 +297,7 @@ class Catalog:
         return receipt is not None and receipt.is_of(image.image)
 
     def _same(self, image: InstalledImage, known: InstalledImage) -> bool:
-        """Whether it is still the dataset that was listed.
+        """True if it is still the dataset that was listed.
 
         A snapshot has the same guid in each dataset that the same stream is received into. So where the
         manifest has gone, too, the pool is asked again.
@@ -341,7 +341,7 @@ class Catalog:
         return self._files.written_at(pool, uuid)
 
     def has_manifest(self, pool: str, uuid: str) -> bool:
-        """Whether imgadm's file of an image is there, and is meant to stay."""
+        """True if imgadm's file of an image is there, and is meant to stay."""
         return self._files.is_there(pool, uuid) and not self._files.is_marked(pool, uuid)
 
     def keep_manifest(self, pool: str, uuid: str) -> None:

@@ -84,7 +84,7 @@ class Deletions:
             await trio.sleep_forever()
 
     def under_way(self, key: Key) -> bool:
-        """Whether the image is being deleted."""
+        """True if the image is being deleted."""
         return key in self._under_way
 
     async def wait_for(self, key: Key) -> None:

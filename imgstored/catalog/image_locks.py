@@ -140,7 +140,7 @@ class ImageLocks:
             await trio.sleep(_PAUSE)
 
     def _take(self, uuid: str, found: Callable[[Holder | None], None] = lambda _: None) -> bool:
-        """Whether the lock is had; `found` is told who has it instead. Blocks."""
+        """True if the lock is had; `found` is told who has it instead. Blocks."""
         path = self._path(uuid)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with self._mutex:

@@ -137,11 +137,11 @@ class ManifestFiles:
         self._marked(pool, uuid).unlink(missing_ok=True)
 
     def is_marked(self, pool: str, uuid: str) -> bool:
-        """Whether an image's file is pending."""
+        """True if an image's file is pending."""
         return self._marked(pool, uuid).exists()
 
     def is_there(self, pool: str, uuid: str) -> bool:
-        """Whether an image has a file, readable or not."""
+        """True if an image has a file, readable or not."""
         return os.path.lexists(self._path(pool, uuid))
 
     def marked(self, pool: str) -> list[str]:

@@ -49,7 +49,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     written_at: float | msgspec.UnsetType = msgspec.UNSET
 
     def is_of(self, image: PoolImage) -> bool:
-        """Whether it was written for this dataset, and not for an earlier one with the same image.
+        """True if it was written for this dataset, and not for an earlier one with the same image.
 
         An older receipt, which does not name its dataset, is of what was there before it was written.
         """

@@ -47,12 +47,12 @@ def effective(settings: Config, files: Sequence[Path]) -> list[Value]:
 
 
 def document(values: Sequence[Value]) -> list[dict[str, Any]]:
-    """For programs: `{key, value, from}`."""
+    """The document for programs: `{key, value, from}`."""
     return [{"key": written(each.way), "value": each.value, "from": each.at} for each in values]
 
 
 def toml(values: Sequence[Value]) -> Iterator[str]:
-    """For people: TOML, with where each value is from behind it. A key that has no value is a comment."""
+    """The text for people: TOML, each value with its source behind it. A key without a value is a comment."""
     last: Way = ()
     for each in values:
         *table, name = each.way

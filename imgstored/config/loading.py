@@ -120,7 +120,7 @@ def _path_faults(config: Config) -> Iterator[ConfigError]:
 
 
 def _pool_faults(config: Config) -> Iterator[ConfigError]:
-    """What is wrong with the pools: each has only keys of its type, and a name and a folder of its own."""
+    """The faults of the pools: each has only keys of its type, and a name and a folder of its own."""
     pools = keyed_pools(config)
     for key, table in pools:
         other = "properties" if table.type == "embedded" else "path"

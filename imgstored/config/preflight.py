@@ -1,4 +1,4 @@
-"""What a configuration needs of its host: packages, libraries, a group, certificates. Starts nothing."""
+"""The needs of a configuration on its host: packages, libraries, a group, certificates. Starts nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECONDS = 15.0
 
 
 def faults(settings: Config) -> list[ImgstoreError]:
-    """What keeps a daemon of these settings from starting, as far as it shows now; imports packages."""
+    """The reasons why a daemon would not start with these settings, as far as they show now."""
     return _failed(_needs(settings))
 
 

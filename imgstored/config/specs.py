@@ -155,7 +155,7 @@ def _access(table: SourceTable | RegistryTable, headers: tuple[tuple[str, str], 
 
 
 def registry_specs(settings: Config) -> tuple[RegistrySpec, ...]:
-    """How to reach registries. Raises `ConfigError`."""
+    """The access to registries. Raises `ConfigError`."""
     found: dict[str, RegistrySpec] = {}
     for place, table in enumerate(settings.registries):
         try:

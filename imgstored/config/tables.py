@@ -291,7 +291,7 @@ class Config(_Table, frozen=True):
 
     @property
     def view_in_state(self) -> bool:
-        """Whether the view, which everyone may read, is in the state folder, which is private."""
+        """True if the view, which everyone may read, is in the state folder, which is private."""
         within = Path(os.path.normpath(self.view.path)).is_relative_to(os.path.normpath(self.state))
         return within and self.view.mode != "off"
 

@@ -108,7 +108,7 @@ def _ways(value: Any, way: Way) -> Iterator[Way]:
 
 
 def faults(document: Mapping[str, Any], kind: type[Struct]) -> list[ConfigError]:
-    """All that keeps a document from being one of that kind, in its order; `data["key"]` is the way to it.
+    """Lists all faults of a document of that kind, in its order; `data["key"]` is the path of one.
 
     msgspec alone ends at the first fault, and knows no names that are nearly right.
     """
@@ -181,7 +181,7 @@ def _meant(text: str, words: Any) -> str:
 
 
 def _parted(message: str) -> tuple[str, str]:
-    """What msgspec says, and where: ("Expected `int`, got `str`", "tries")."""
+    """msgspec's message and its place: ("Expected `int`, got `str`", "tries")."""
     match = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", message, re.DOTALL)
     assert match is not None
     return match[1].replace("`", ""), match[2] or ""

@@ -62,7 +62,7 @@ class Vmadm:
 
     @property
     def there(self) -> bool:
-        """Whether this host has it."""
+        """True if this host has it."""
         return os.access(self._program, os.X_OK)
 
     def machine(self, uuid: str) -> Machine:

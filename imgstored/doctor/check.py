@@ -35,7 +35,7 @@ class Subject:
 
     @property
     def runs(self) -> bool:
-        """Whether it is the daemon that asks."""
+        """True if it is the daemon that asks."""
         return self.pools is not None
 
     @property

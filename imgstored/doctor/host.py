@@ -97,7 +97,7 @@ def configuration(subject: Subject) -> list[Finding]:
 
 
 def start(subject: Subject) -> list[Finding]:
-    """What the configuration needs of the host, and the host does not have: the daemon would not start."""
+    """Checks that the host has all that the configuration needs; the daemon would not start otherwise."""
     faults = preflight.faults(subject.settings)
     return [Finding("start", "fail", fault.message, fault.hint) for fault in faults] or [
         Finding("start", "ok", "all that the configuration needs is installed")
@@ -123,7 +123,7 @@ def privileges(subject: Subject) -> list[Finding]:
 
 
 def python(_: Subject) -> list[Finding]:
-    """Whether trio runs in it, and a thread can wake it. In a thread of its own."""
+    """True if trio runs in it, and a thread can wake it. In a thread of its own."""
     try:
         waits_by = trial.waits_by()
     except ConfigError as error:
@@ -133,7 +133,7 @@ def python(_: Subject) -> list[Finding]:
 
 
 def descriptors(subject: Subject) -> list[Finding]:
-    """Whether this process may open as many files as the configured limits may need."""
+    """True if this process may open as many files as the configured limits may need."""
     hard, needed = files.hard_limit(), specs.descriptors(subject.settings)
     if hard < needed:
         seen = f"{hard:,.0f} files may be open, and {needed:,} may be needed at the same time"

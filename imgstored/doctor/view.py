@@ -53,7 +53,7 @@ def _lacking() -> list[str]:
 
 
 def view(subject: Subject) -> list[Finding]:
-    """Whether what is to be seen there is there, and may be there."""
+    """True if what is to be seen there is there, and may be there."""
     return [*_shown(subject), *_link(subject), *_place(subject)]
 
 
@@ -85,7 +85,7 @@ def _shown(subject: Subject) -> list[Finding]:
 
 
 def _link(subject: Subject) -> list[Finding]:
-    """Of the link to it only what is wrong: the next start makes it anew."""
+    """Reports a wrong link to the view; the next start makes it anew."""
     table = subject.settings.view
     if table.mode == "off" or not table.link:
         return []

@@ -244,5 +244,5 @@ def install_where_needed() -> None:
 
 
 def is_installed() -> bool:
-    """Whether `select.kqueue` is the stand-in."""
+    """True if `select.kqueue` is the stand-in."""
     return getattr(select, "kqueue", None) is Kqueue

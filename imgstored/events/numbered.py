@@ -1,4 +1,4 @@
-"""What `imgctl events` and hooks get to know of an event of the store. Pure: no I/O, no clock.
+"""The form in which `imgctl events` and hooks get an event of the store. Pure: no I/O, no clock.
 
 Numbers and times are added by whoever writes the events down.
 """

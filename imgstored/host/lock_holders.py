@@ -39,7 +39,7 @@ class Holder(Struct, frozen=True):
 
     @property
     def foreign(self) -> bool:
-        """Whether it is surely neither root's nor of the daemon's own user."""
+        """True if it is surely neither root's nor of the daemon's own user."""
         return self.uids is not None and not self.uids <= {0, os.geteuid()}
 
     def __str__(self) -> str:

@@ -190,7 +190,7 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
 
 
 def near_of(response: httpx2.Response, at: Location, environ: Mapping[str, str]) -> Nearness:
-    """Of the server that answers: by the address at the other end, or by its name.
+    """The nearness of the server that answers: by the address at the other end, or by its name.
 
     The name counts behind a proxy, and where the server has reset the connection after its answer: then no
     socket knows the other end any more.
@@ -241,7 +241,7 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether an encoding was only named: what was encoded is no UTF-8."""
+    """True if an encoding was only named: what was encoded is no UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -63,7 +63,7 @@ class Authorization(Protocol):
     """Credentials that a server asks for, and that expire. For requests to one origin, from any thread."""
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What is sent with a request now."""
+        """The header fields that a request gets now."""
         ...
 
     def renew(self, challenge: str, sent: tuple[tuple[str, str], ...], near: Nearness) -> bool:
@@ -110,7 +110,7 @@ class Origin(Struct, frozen=True):
 
     @property
     def tls(self) -> bool:
-        """Whether requests to the server use TLS."""
+        """True if requests to the server use TLS."""
         return self.scheme == "https"
 
     @property

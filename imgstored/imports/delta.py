@@ -101,12 +101,12 @@ class Delta:
 
     @property
     def words(self) -> str:
-        """What is fetched, for people; once it is known."""
+        """The bytes to fetch, for people; once they are known."""
         return f"fetching {self._told('is')}"
 
     @property
     def remark(self) -> str | None:
-        """What was fetched, for the history; None where nothing was."""
+        """The bytes that were fetched, for the history; None where nothing was."""
         return None if self.to_fetch is None else f"fetched {self._told('was')}"
 
     def _told(self, verb: str) -> str:
@@ -139,7 +139,7 @@ class Deltas:
         self._name = spool_name(*spec.key)
 
     def is_left(self) -> bool:
-        """Whether an earlier daemon, or an earlier try, has begun a delta. Blocks."""
+        """True if an earlier daemon, or an earlier try, has begun a delta. Blocks."""
         return (self._resources.spools / (self._name + PAYLOADS)).exists()
 
     async def begin(self, locations: Sequence[Location], room: Room) -> Delta | None:

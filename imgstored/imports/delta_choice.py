@@ -30,7 +30,7 @@ _MAX_LINKS: Final = 64
 
 
 class Facts(Struct, frozen=True):
-    """What is known before the index is fetched. Sizes in bytes, rates in bytes a second."""
+    """The facts that are known before the index is fetched. Sizes in bytes, rates in bytes a second."""
 
     file_size: int
     index_size: int
@@ -40,14 +40,14 @@ class Facts(Struct, frozen=True):
 
 
 class Rates:
-    """How fast things were of late, in bytes a second. For any thread: each is one value."""
+    """The recent speeds, in bytes a second. For any thread: each is one value."""
 
     def __init__(self) -> None:
         self.reading: float | None = None  #: of an installed image
         self._links: dict[str, float] = {}
 
     def link(self, source: str) -> float | None:
-        """Of downloads from a source; None if none was measured yet."""
+        """The speed of downloads from a source; None if none was measured yet."""
         return self._links.get(source)
 
     def note_link(self, fetched: Mapping[str, int], seconds: float) -> None:

@@ -208,7 +208,7 @@ class Import:
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was cancelled: nobody can join it any more, though it may still be cleaning up."""
+        """True if it was cancelled: nobody can join it any more, though it may still be cleaning up."""
         return self._scope.cancel_called
 
     def cancel(self, reason: str) -> None:
@@ -610,7 +610,7 @@ class Import:
         return None
 
     def _occupant(self) -> tuple[Occupant, InstalledImage | None] | None:
-        """What has the image's name in the pool; and the image, if it is one and whole. Blocks."""
+        """The dataset with the image's name in the pool; and the image, if it is one and whole. Blocks."""
         occupant = self._pool.occupant(self.uuid)
         if occupant is None:
             return None
@@ -801,7 +801,7 @@ class Import:
 
 
 def _mistake(uuid: str, error: Exception) -> InternalError:
-    """What the clients of an import hear that failed by something else than an error of ours."""
+    """The error for the clients of an import that failed by a mistake in our code."""
     if descriptors.shortage_behind(error) is not None:
         mistake = InternalError(f'the import of image "{uuid}" cannot go on', hint=descriptors.HINT)
     else:
@@ -824,7 +824,7 @@ def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
 
 
 def _begins_stream(blocks: Pieces) -> tuple[bool, Pieces]:
-    """Whether it is a ZFS send stream; and all of the blocks again."""
+    """True if it is a ZFS send stream; and all of the blocks again."""
     first = next(blocks, b"")
     return byte_order_of(first[:HEADER_SIZE]) is not None, itertools.chain([first], blocks)
 

@@ -262,7 +262,7 @@ class ImportManager:
         *,
         zstream: bool,
     ) -> list[ImportSpec]:
-        """What is to be imported. Raises `UsageError`, `InvalidUUIDError`, `PoolNotFoundError`."""
+        """The specs of the imports. Raises `UsageError`, `InvalidUUIDError`, `PoolNotFoundError`."""
         if not 0 < len(uuids) <= MAX_IMAGES:
             raise UsageError(
                 f"{len(uuids)} images are named", hint=f"name at least one, and at most {MAX_IMAGES}"
@@ -581,7 +581,7 @@ class ImportManager:
             pause = min(2 * pause, _LAST_PAUSE)
 
     async def _is_unfinished(self, spec: ImportSpec) -> bool:
-        """Whether the journal has the import as wanted; True while it cannot be asked."""
+        """True if the journal has the import as wanted; True while it cannot be asked."""
         try:
             unfinished = await lanes.in_thread(self._resources.journal.imports)
         except ImgstoreError as error:

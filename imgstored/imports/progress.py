@@ -56,7 +56,7 @@ class Sample(Struct, frozen=True):
 
     @property
     def downloading(self) -> bool:
-        """Whether more is to come."""
+        """True if more is to come."""
         return self.total is None or self.done < self.total
 
 
@@ -137,7 +137,7 @@ class Gauge:
 
 
 def _at_first(sample: Sample) -> float | None:
-    """How far an import is of which nobody knows yet how fast it comes."""
+    """The progress of an import whose speed nobody knows yet."""
     if not sample.total:
         return None
     least, share = min(sample.done, sample.consumed) / sample.total, sample.done / sample.total
@@ -156,7 +156,7 @@ def _left(sample: Sample, rate: float, taking: float, origin: float | None) -> f
 
 
 def _fraction(sample: Sample, rate: float, taking: float) -> float | None:
-    """How much of all the time that the import takes has passed, at these speeds."""
+    """The part of the import's whole time that has passed, at these speeds."""
     if not sample.total:
         return None
     if sample.downloading and rate <= 0.0:
@@ -189,7 +189,7 @@ def summed_up(images: Iterable[ImageProgress]) -> Progress:
 
 
 def _of_all(images: list[ImageProgress]) -> float | None:
-    """How far all of them are, a large one more than a small one."""
+    """The progress of all of them; a large one counts more than a small one."""
     whole = passed = 0.0
     for image in images:
         if image["phase"] in _WITHOUT_IMAGE:

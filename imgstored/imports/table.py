@@ -99,7 +99,7 @@ class ImportTable:
         return _progress(each, None if each.finished.is_set() else self._reading(each))
 
     def _reading(self, each: Import) -> Reading:
-        """What the gauge of an import says, which waits for its origin, which may wait for its own."""
+        """The gauge of an import that waits for its origin, which may wait for its own."""
         waits: float | None = 0.0
         reading = Reading(0.0, None, None, None)
         for link in reversed([*each.chain()]):

@@ -31,7 +31,7 @@ class Candidate(Struct, frozen=True):
 
     @property
     def kept(self) -> bool:
-        """Whether the image stays, whatever the rule says."""
+        """True if the image stays, whatever the rule says."""
         return self.held or self.unknown
 
     @property
@@ -47,7 +47,7 @@ class Rule(Struct, frozen=True):
     keep: int = 0  #: so many of the newest of each name, in each pool, stay
 
     def allows(self, image: Candidate) -> bool:
-        """Whether the image is old enough to go."""
+        """True if the image is old enough to go."""
         if self.installed_before is None:
             return True
         return image.installed_at is not None and image.installed_at < self.installed_before

@@ -74,7 +74,7 @@ _BY_HASH: Final = ("site-", "list-", "manifest-")
 
 
 class SiteSpec(Struct, frozen=True):
-    """What a client wants."""
+    """The site that a client wants."""
 
     names: Sequence[str] = ()  #: empty: all images
     url: str | None = None  #: the site's own address, without which there is no DSAPI
@@ -84,7 +84,7 @@ class SiteSpec(Struct, frozen=True):
 
 
 class _State(Struct, frozen=True):
-    """What is remembered of all exports."""
+    """The memory of all exports."""
 
     version: int  #: the last one that was signed
 
@@ -286,7 +286,7 @@ class _Run:
         }
 
     def _left_out_by_damage(self) -> bool:
-        """Whether an image that was chosen is not there: then nothing is removed."""
+        """True if an image that was chosen is not there: then nothing is removed."""
         return any(each["reason"] not in (_NOT_KEPT, _UNKNOWN) for each in self._left_out)
 
     def _place(self, image: LibraryImage, folder: Folder, report: Callable[[int], None]) -> Item | None:

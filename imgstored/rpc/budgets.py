@@ -161,13 +161,13 @@ class Turn:
 
 
 class Arrivals:
-    """How often users connect who may only read. Used in trio's thread."""
+    """Counts how often users connect who may only read. Used in trio's thread."""
 
     def __init__(self) -> None:
         self._due: dict[int, float] = {}  # by uid
 
     def may_come(self, uid: int) -> bool:
-        """Whether the user may connect once more now; counts it if so."""
+        """True if the user may connect once more now; counts it if so."""
         now = trio.current_time()
         due = max(self._due.get(uid, float("-inf")), now - _CONNECTS_BURST / _CONNECTS) + 1 / _CONNECTS
         if due > now:

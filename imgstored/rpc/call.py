@@ -33,12 +33,12 @@ Asks = Callable[[Mapping[str, Any]], bool]
 
 
 def never(_: Mapping[str, Any]) -> bool:
-    """For a method that asks no image server."""
+    """Stands for a method that asks no image server."""
     return False
 
 
 def always(_: Mapping[str, Any]) -> bool:
-    """For a method that asks image servers whatever its parameters."""
+    """Stands for a method that asks image servers whatever its parameters."""
     return True
 
 
@@ -73,7 +73,7 @@ class Client:
 
     @property
     def name(self) -> str:
-        """For people; a claim, and no reason to allow anything."""
+        """The client's name, for people: a claim, and no reason to allow anything."""
         return self._name or f"pid {self.peer.pid}"
 
     def introduce(self, name: str) -> None:
@@ -128,7 +128,7 @@ class Call:
 
     @property
     def is_root(self) -> bool:
-        """Whether the peer is root, or the daemon's own user, who may know all that the daemon knows."""
+        """True if the peer is root, or the daemon's own user, who may know all that the daemon knows."""
         return self.peer.uid in (0, self.access.daemon_uid)
 
     def require_root(self, why: str) -> None:
@@ -153,7 +153,7 @@ class Method(Struct, frozen=True):
 
     @property
     def change(self) -> bool:
-        """Whether those who may only read are refused, before `run` sees the call."""
+        """True if those who may only read are refused, before `run` sees the call."""
         return self.operation.who != "read"
 
 

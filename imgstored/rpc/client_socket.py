@@ -140,7 +140,7 @@ def turn_away(connected: socket.socket, message: bytes) -> None:
 
 
 def _is_empty(down: socket.socket) -> bool:
-    """Whether nothing waits to be received from a socket that was shut down, and so no descriptor either."""
+    """True if nothing waits to be received from a socket that was shut down, and so no descriptor either."""
     if sys.platform != "linux":
         return False  # not known of others
     try:

@@ -103,7 +103,7 @@ class Outbox:
         self.finish()
 
     def add_piece(self, stream: Stream, piece: bytes) -> None:
-        """For `Stream.put`."""
+        """Adds one part of a stream; `Stream.put` calls it."""
         if self._finished:
             return
         stream.pieces.append(piece)

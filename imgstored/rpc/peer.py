@@ -41,7 +41,7 @@ class Access(Struct, frozen=True):
     group_gid: int | None = None
 
     def may_change(self, peer: Peer) -> bool:
-        """Whether the peer may do more than read."""
+        """True if the peer may do more than read."""
         return peer.uid in (0, self.daemon_uid) or (
             self.group_gid is not None and self.group_gid in peer.groups
         )

@@ -188,7 +188,7 @@ class Server:
             await client_socket.close()
 
     async def _look_up(self, client_socket: ClientSocket) -> Peer:
-        """Who it is, as a directory service has it. Raises `ImgstoreError`."""
+        """The peer, as a directory service has it. Raises `ImgstoreError`."""
         try:
             peer = await trio.to_thread.run_sync(peer_of, client_socket.raw, limiter=self._lookups)
         finally:

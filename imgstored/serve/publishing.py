@@ -84,7 +84,7 @@ class Publishing:
         return self._created(document)
 
     def act(self, request: Request, uuid: str) -> Response:
-        """What `action` says."""
+        """Runs what the parameter `action` names."""
         who = self._check(request)
         action = _query(request).get("action", "")
         match action:
@@ -275,7 +275,7 @@ class Publishing:
         return self._answer(uuid)
 
     def may(self, request: Request) -> bool:
-        """Whether the request is of somebody who may publish, and so may see what is not active."""
+        """True if the request is of somebody who may publish, and so may see what is not active."""
         return self._writers.name(request.headers) is not None
 
     # -- small things ----------------------------------------------------------------------------------------

@@ -99,17 +99,17 @@ class Fetch:
 
     @property
     def layers(self) -> tuple[tuple[int, str], ...]:
-        """Of the file, where it came from a registry, as the library keeps them."""
+        """The layers of a file that came from a registry, as the library keeps them."""
         return () if self._download is None else self._download.layers
 
     @property
     def spoilt(self) -> int:
-        """How often bytes were given out as the file that do not count any more."""
+        """How often bytes were given out as the file that no longer count."""
         return self._spoilt + (0 if self._download is None else self._download.generation)
 
     @property
     def changed(self) -> bool:
-        """Whether the file became another one on its way."""
+        """True if the file became another one on its way."""
         return self._download is not None and self._download.generation > 0
 
     def begin(self, download: Download, spoilt: int) -> None:
@@ -131,7 +131,7 @@ class Fetch:
             os.close(fd)
 
     def available(self) -> Callable[[int], int]:
-        """What an answer's `Span.available` is, for one client."""
+        """An answer's `Span.available`, for one client."""
         download = self._download
         assert download is not None, "no client has the file before that"
         generation = download.generation
@@ -176,7 +176,7 @@ class Remote(Struct, frozen=True):
 
 
 class _Answer(Struct, frozen=True):
-    """What the sources said, until when it counts."""
+    """An answer of the sources, and until when it counts."""
 
     until: float
     found: Found | None = None
@@ -254,7 +254,7 @@ class Relay:
         return known.found
 
     def forget(self, uuid: str) -> None:
-        """What the sources said of the image does not count any more."""
+        """Forgets the sources' answer about the image."""
         self._answers.pop(uuid, None)
         self._list = (float("-inf"), self._list[1])
 

@@ -97,7 +97,7 @@ def open_source(
 
 
 class Listing(NamedTuple):
-    """What a source has: its images, why there may be more of them (a sentence), and the problem with it."""
+    """The contents of a source: its images, why there may be more (a sentence), and the problem with it."""
 
     images: Sequence[Listed]
     incomplete: str = ""
@@ -257,7 +257,7 @@ class Health(Struct):
 
 
 def unheard(_: str, __: ImgstoreError | None) -> None:
-    """Where nobody wants to hear of a source's health."""
+    """Stands where nobody wants to hear of a source's health."""
 
 
 class HealthLog:

@@ -134,7 +134,7 @@ def failure(error: sqlite3.Error | OSError, path: Path) -> ConfigError | NoSpace
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite says that something is wrong with what is in a database."""
+    """True if SQLite says that something is wrong with what is in a database."""
     code = getattr(error, "sqlite_errorcode", None)  # of what Python itself refuses there is none
     return code is None or code & 0xFF not in _NO_DAMAGE
 

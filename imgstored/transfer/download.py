@@ -82,7 +82,7 @@ class DownloadLimits(Struct, frozen=True, kw_only=True):
 
 
 class _Body(Struct):
-    """What was asked for, and how the answer's body is taken. For the request's thread."""
+    """One request, and the way its body is taken. For the request's thread."""
 
     request: RangeRequest
     start: int
@@ -97,7 +97,7 @@ def _nothing(_: Any) -> None:
 
 
 def _for_reader(error: BaseException) -> ImgstoreError:
-    """What the reader gets when `error` ends the download. Nurseries raise cancellation in groups."""
+    """The reader's error when `error` ends the download. Nurseries raise cancellation in groups."""
     group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
     if isinstance(error, ImgstoreError):
         return error
@@ -190,7 +190,7 @@ class Download:
         return self._spool.generation
 
     def end_of(self, offset: int, seconds: float) -> int:
-        """Where the bytes that are there from `offset` on end. Waits for the first of them, up to `seconds`.
+        """The end of the bytes that are there from `offset` on. Waits for the first of them, up to `seconds`.
 
         For any thread. Returns `offset` when the time is over, and once the download has ended.
         """

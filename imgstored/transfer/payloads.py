@@ -56,7 +56,7 @@ class NotWorthwhileError(IndexFaultError):
 
 
 class _Growing(Struct):
-    """What has come of an extent."""
+    """The part of an extent that has come."""
 
     data: bytearray = field(default_factory=bytearray)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -159,7 +159,7 @@ class PayloadSpool:
             position = self._data_after(at)
 
     def _data_after(self, position: int) -> int:
-        """Where the next bytes are that may have been written."""
+        """The position of the next bytes that may have been written."""
         if _SEEK_DATA is None or position >= self._total:
             return position
         try:
@@ -322,7 +322,7 @@ class PayloadSpool:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the stream is there."""
+        """True if all of the stream is there."""
         return all(growing.done for growing in self._growing)
 
     @property

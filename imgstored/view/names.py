@@ -31,7 +31,7 @@ _ESCAPED_CATEGORIES = frozenset({"Cc", "Cs"})
 
 
 def is_uuid(text: str) -> bool:
-    """Whether it is a uuid as the view names folders by: 8-4-4-4-12 lower-case hexadecimal digits."""
+    """True if it is a uuid as the view names folders by: 8-4-4-4-12 lower-case hexadecimal digits."""
     return UUID.fullmatch(text) is not None
 
 

@@ -367,7 +367,7 @@ def _new_marker(name: bytes, folder: int) -> int:
 
 
 def _is_private(file: int) -> bool:
-    """Whether nobody but this user, and root, can open the file, or could ever open it."""
+    """True if nobody but this user, and root, can open the file, or could ever open it."""
     found = os.fstat(file)
     return found.st_uid == os.geteuid() and not found.st_mode & 0o077
 

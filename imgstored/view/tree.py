@@ -287,7 +287,7 @@ def _first(copies: Mapping[str, InstalledImage]) -> InstalledImage | None:
 
 
 def _alike(one: InstalledImage | None, other: InstalledImage | None) -> bool:
-    """Whether there is nothing to be seen of a difference."""
+    """True if there is nothing to be seen of a difference."""
     if one is None or other is None:
         return one is other
     return one.manifest == other.manifest and one.origin == other.origin

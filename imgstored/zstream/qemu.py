@@ -305,7 +305,7 @@ def _wait(process: subprocess.Popen[bytes], check: Callable[[], None], seconds: 
 
 
 def _plain(words: bytes) -> str:
-    """On one line, and nothing that a terminal would act on: some of it is from the file."""
+    """The words on one line, without anything that a terminal would act on: some of it is from the file."""
     line = " ".join(words.decode("utf-8", "replace").split())
     return "".join(character if character.isprintable() else "?" for character in line)
 

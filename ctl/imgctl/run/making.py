@@ -342,7 +342,7 @@ class Maker:
 
 
 def compression_of(arguments: Arguments) -> str:
-    """What `-c` says. Raises `UsageError`."""
+    """The compression that `-c` names. Raises `UsageError`."""
     given = arguments.text("-c") or "none"
     compression = _ALSO.get(given, given)
     if compression not in _COMPRESSIONS:
