@@ -58,7 +58,7 @@ def rate_cell(bytes_a_second: object) -> str | None:
 
 
 def share_cell(fraction: object, done: object, total: object) -> str | None:
-    """The progress of an import in percent: 100 only once it is installed. An older daemon says bytes only."""
+    """The progress of an import in percent: 100 only once it is installed. An older daemon sends bytes."""
     if isinstance(fraction, (int, float)):
         return f"{int(100 * fraction)}%"
     return (

@@ -181,7 +181,7 @@ def _meant(text: str, words: Any) -> str:
 
 
 def _parted(message: str) -> tuple[str, str]:
-    """msgspec's message and its place: ("Expected `int`, got `str`", "tries")."""
+    """The message of msgspec and its place: ("Expected `int`, got `str`", "tries")."""
     match = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", message, re.DOTALL)
     assert match is not None
     return match[1].replace("`", ""), match[2] or ""

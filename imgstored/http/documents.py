@@ -9,7 +9,7 @@ import os
 import random
 from contextlib import aclosing, suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from msgspec import Struct, field
@@ -77,6 +77,16 @@ class Document(Struct, frozen=True):
 
 class _NoAnswerError(ClientError):
     """No connection, or one that ended without an answer. Asking again is harmless (RFC 9110, 9.2.2)."""
+
+
+class Fetch(Protocol):
+    """`fetch_document`, or a stand-in for it."""
+
+    def __call__(
+        self, location: Location, *, limits: DocumentLimits, headers: Sequence[tuple[str, str]]
+    ) -> Awaitable[Document]:
+        """GETs a document; any final status is returned."""
+        ...
 
 
 async def fetch_document(

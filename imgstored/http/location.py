@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from imgstored.errors import ClientError
+from imgstored.foreign_text import printable
 
 if TYPE_CHECKING:
     from imgstored.http.addresses import Nearness
@@ -137,7 +138,7 @@ def _without(url: str, *, keep: tuple[str, ...]) -> str:
         return "(not a URL)"
     query = "&".join(field for field in parts.query.split("&") if field.partition("=")[0] in keep)
     text = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment=""))
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return printable(text)
 
 
 def origin_of(url: str) -> Origin:

@@ -42,7 +42,7 @@ from imgstored.imports.local_file import FromFile
 from imgstored.imports.plan import Plan
 from imgstored.imports.spec import ImportSpec
 from imgstored.imports.table import ImportTable
-from imgstored.manifest import check_uuid, in_lower_case, load
+from imgstored.manifest import check_uuid, in_lower_case, load, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -640,5 +640,5 @@ def _already_installed(image: InstalledImage) -> AlreadyInstalled:
 
 def _dated(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest, published now if it does not say when (as imgadm does)."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    now = timestamp(datetime.now(UTC))
     return {**manifest, "published_at": manifest.get("published_at") or now}

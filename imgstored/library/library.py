@@ -73,6 +73,10 @@ _RULES: Final[dict[Kind, Rules]] = {
 }
 
 
+#: The journal has the ranges of a file that comes into the library under this key and its uuid.
+SPOOL_KEY: Final = "_library-"
+
+
 class Entry(msgspec.Struct, frozen=True):
     """The record in an image's folder."""
 

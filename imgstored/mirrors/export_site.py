@@ -36,6 +36,7 @@ from imgstored.host import shortage
 from imgstored.host.filesystem import replace_file
 from imgstored.host.foreign_files import ForeignFile
 from imgstored.library.library import ChangedError
+from imgstored.manifest import is_uuid
 from imgstored.mirrors.folder import Folder
 from imgstored.mirrors.selection import by_names, with_origins
 from imgstored.serve.downgrade import as_dataset
@@ -393,13 +394,13 @@ class _Run:
                 if name in here and self._keys:
                     with folder.below(name) as own:
                         _clean_hashed(own, keep, now)
-                elif self._spec.delete and layout.is_uuid(name) and name not in here:
+                elif self._spec.delete and is_uuid(name) and name not in here:
                     folder.remove(name)
                     deleted += 1
         if self._spec.delete and deleted and "datasets" in self._folder.names():
             with self._folder.below("datasets") as folder:
                 for name in folder.names():
-                    if layout.is_uuid(name) and name not in here:
+                    if is_uuid(name) and name not in here:
                         folder.remove(name)
         return deleted
 

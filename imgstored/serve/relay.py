@@ -26,6 +26,7 @@ from imgstored import import_id, lanes
 from imgstored.errors import DownloadError, FileSystemError, ImageNotFoundError, ImgstoreError
 from imgstored.host import shortage
 from imgstored.http.location import public
+from imgstored.library.library import SPOOL_KEY
 from imgstored.manifest import load
 from imgstored.pools.base import Room
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
@@ -406,7 +407,7 @@ class Relay:
             found.locations,
             size=fetch.size,
             path=fetch.path,
-            journal=self._journal(f"_library-{uuid}"),
+            journal=self._journal(f"{SPOOL_KEY}{uuid}"),
             limits=self._limits(),
             room=claim,
             note=lambda text: log.info("a download has trouble", uuid=uuid, trouble=text),
@@ -465,7 +466,7 @@ class Relay:
 
     def _drop(self, fetch: Fetch) -> None:
         try:
-            self._journal(f"_library-{fetch.manifest.uuid}").forget()
+            self._journal(f"{SPOOL_KEY}{fetch.manifest.uuid}").forget()
             fetch.path.unlink(missing_ok=True)
         except (OSError, ImgstoreError) as error:
             log.warning("what is left of a fetched file stays", uuid=fetch.manifest.uuid, error=str(error))

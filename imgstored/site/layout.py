@@ -138,11 +138,6 @@ def hashed(data: bytes) -> Hashed:
     return Hashed(hashlib.sha256(data).hexdigest(), len(data))
 
 
-def is_uuid(name: str) -> bool:
-    """True if a folder's name is an image's."""
-    return re.fullmatch(_UUID, name) is not None
-
-
 def index_name(index: Hashed) -> str:
     """The name of an index in `images/`."""
     return f"site-{index.sha256}.json"

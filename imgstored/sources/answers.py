@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
+from imgstored.foreign_text import one_line
 from imgstored.http.location import shown
 from imgstored.http.secrets import KNOWN, redacted
 from imgstored.manifest import (
@@ -265,6 +266,5 @@ def _phrase(status: int) -> str:
 
 def _clean(text: str) -> str:
     """One line of printable characters, not too long, without the secrets that a server may repeat."""
-    line = re.sub(r"\s+", " ", redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT])).strip()
-    line = "".join(character if character.isprintable() else "?" for character in line)
+    line = one_line(redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT]))
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

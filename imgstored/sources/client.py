@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 
     from imgproto.documents import ProblemDocument, SourceStateDocument
 
+    from imgstored.http.documents import Fetch
     from imgstored.sources.base import Offer, Source, SourceSpec, SourceType
     from imgstored.sources.search import Answer, Hit
-    from imgstored.sources.server import Fetch
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from imgstored.sources.server import AskLimits, Server
 from imgstored.sources.spec import channel_of
 
 if TYPE_CHECKING:
+    from imgstored.http.documents import Fetch
     from imgstored.sources.answers import Page
     from imgstored.sources.base import SourceSpec
-    from imgstored.sources.server import Fetch
 
 log = structlog.get_logger(__name__)
 

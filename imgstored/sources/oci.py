@@ -10,12 +10,11 @@ import trio
 from imgstored import lanes
 from imgstored.errors import APIError, ImgstoreError, InvalidManifestError
 from imgstored.http.location import shown
-from imgstored.manifest import check_uuid, upgrade
+from imgstored.manifest import check_uuid, is_uuid, upgrade
 from imgstored.registry.artifact import (
     INDEX_TAG,
     REPOSITORY,
     file_layers,
-    is_uuid,
     list_in,
     list_layer,
 )

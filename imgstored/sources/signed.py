@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from imgstored.http.documents import Fetch
     from imgstored.site.layout import Hashed, Index, Indexed
     from imgstored.sources.base import SourceSpec
-    from imgstored.sources.server import Fetch
 
 log = structlog.get_logger(__name__)
 

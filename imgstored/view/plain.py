@@ -22,9 +22,9 @@ import structlog
 
 from imgstored.errors import ConfigError
 from imgstored.host import filesystem, lock_holders, shortage
+from imgstored.manifest import is_uuid
 from imgstored.manifest.values import UUID
 from imgstored.view import mountpoint
-from imgstored.view.names import is_uuid
 from imgstored.view.tree import BY_NAME, File, Folder, Link, Tree
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from msgspec import Struct
 from msgspec import field as struct_field
 
 from imgstored.errors import InvalidUUIDError
-from imgstored.manifest import text_of
-from imgstored.view.names import component, is_uuid
+from imgstored.manifest import is_uuid, text_of
+from imgstored.view.names import component
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
