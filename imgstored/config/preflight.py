@@ -48,7 +48,7 @@ def _failed(needs: Iterable[Callable[[], object]]) -> list[ImgstoreError]:
 
 
 def _within(seconds: float, name: str, opens: Callable[[], object]) -> None:
-    """Raises what it raises, or `PoolError` where it takes longer; then its thread is left to the kernel."""
+    """Raises what `opens` raises, or `PoolError` if it takes longer; then its thread stays in the kernel."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -67,7 +67,7 @@ def _within(seconds: float, name: str, opens: Callable[[], object]) -> None:
 
 
 def _needs(settings: Config) -> Iterator[Callable[[], object]]:
-    """The calls by which the start fails, too, where it does."""
+    """Calls that fail if a start of the daemon would fail."""
     yield partial(access_for, settings.socket.group)
     if settings.view.mode == "fuse":
         yield check_fuse

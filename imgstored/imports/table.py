@@ -166,7 +166,7 @@ class ImportTable:
             nursery.cancel_scope.cancel()
         errors = [each.error for each in imports if each.error is not None]
         if errors:
-            raise errors[0].beside(errors[1:])
+            raise errors[0].with_others(errors[1:])
 
     async def follow_all(self, request: Request) -> None:
         """Reports what happens to all imports, also to later ones, until it is cancelled."""

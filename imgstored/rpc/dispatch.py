@@ -122,7 +122,7 @@ def _truthful(outcome: ImgstoreError, cause: BaseException | None = None) -> Img
     message = outcome.message
     if isinstance(outcome, InternalError) or (short.strerror or "") not in message:
         message = f"the daemon has too many open files: {message}"
-    answer = outcome.beside(())
+    answer = outcome.with_others(())
     answer.message, answer.hint, answer.data = message, descriptors.HINT, dict(outcome.data)
     return answer
 
