@@ -78,9 +78,7 @@ class End(Enum):
     ORIGIN_FAILED = auto()  #: the origin was not installed
     FAILED = auto()  #: a server or the pool failed, or the pool has no room; the download is right so far
     SPOILED = auto()  #: the bytes are not the image's, none came, or there is no room for the download
-    WRONG_BYTES = (
-        auto()
-    )  #: of one attempt: the bytes are not the image's, but another mirror may have it
+    WRONG_BYTES = auto()  #: of one attempt: the bytes are not the image's, but another mirror may have it
 
 
 class Kept(Struct, frozen=True):

@@ -154,7 +154,7 @@ class Verifier:
             )
         )
         try:
-            async with self._host.holds.held(uuid, pool, f"{client}, verifying", told=False):
+            async with self._host.holds.held(uuid, pool, f"{client}, verifying", announced=False):
                 found = await self._found(image, tell, record=record)
         except ImageNotInstalledError:
             await self._host.refresh.pool(pool)
