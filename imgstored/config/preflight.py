@@ -11,7 +11,7 @@ from imgstored import metrics, serve
 from imgstored.errors import ImgstoreError, PoolError
 from imgstored.httpd.server import server_context
 from imgstored.pools.zfs import ZfsPool
-from imgstored.rpc.peer import access_for
+from imgstored.rpc.peer import change_rights
 from imgstored.view.open import check_fuse
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _within(seconds: float, name: str, opens: Callable[[], object]) -> None:
 
 def _needs(settings: Config) -> Iterator[Callable[[], object]]:
     """Calls that fail if a start of the daemon would fail."""
-    yield partial(access_for, settings.socket.group)
+    yield partial(change_rights, settings.socket.group)
     if settings.view.mode == "fuse":
         yield check_fuse
     if settings.metrics.listen is not None:

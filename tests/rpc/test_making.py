@@ -15,7 +15,7 @@ from imgstored.mirrors.mirror import MirrorSpec
 from imgstored.mirrors.selection import Filter
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
-from imgstored.rpc.peer import Access, Peer
+from imgstored.rpc.peer import ChangeRights, Peer
 from tests.rpc.harness import connecting, only_open, serving
 from tests.rpc.test_methods import UUID, FakeMaking, FakeSources, FakeStore, table
 from tests.support.descriptors import open_files
@@ -140,7 +140,7 @@ async def test_what_is_for_root_only(making, file, method, uid, daemon, allowed)
         method=method,
         params=CALLS[method][0],
         client=Client(peer),
-        access=Access(daemon, "operators", 5),
+        access=ChangeRights(daemon, "operators", 5),
         notify_client=untold,
         file=PassedFile(os.dup(file)),
     )

@@ -1,4 +1,4 @@
-"""The image sources, and the images that they have."""
+"""Methods for the image sources and their images."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def _list(services: Services, _: NoParams, call: Call) -> list[SourceDocum
 
 
 def _disclosed(call: Call, sources: list[SourceDocument]) -> list[SourceDocument]:
-    """The sources as the client may know them: what is in a URL beside the channel may be a secret."""
+    """The sources as the client may see them: a URL's query, except the channel, may be a secret."""
     disclose = Disclosed if call.is_root else public
     return [{**source, "url": disclose(source["url"])} for source in sources]
 
