@@ -261,11 +261,15 @@ class Application:
             return image
         if image is None and self._relay is not None and UUID.fullmatch(uuid):
             try:
-                return trio.from_thread.run(self._relay.find, uuid)
+                remote = trio.from_thread.run(self._relay.find, uuid)
             except (ImageNotFoundError, ActiveImageNotFoundError):
                 pass  # as without a relay
             except ImgstoreError as error:
                 raise _refusal_of(error) from error
+            else:
+                # This host's credentials may bring what the source gives to nobody else.
+                if is_open(remote.document) or self._may(request):
+                    return remote
         message = f"image {uuid[:64]} does not exist"
         if image is None and UUID.fullmatch(uuid) and trio.from_thread.run_sync(self._installed, uuid):
             message = (
