@@ -32,7 +32,7 @@ def events(session: Session, arguments: Arguments) -> None:
         if as_json:
             print(json_text(with_new_keys(event)))
         else:
-            line = numbered_line(event, short=screen is not None)
+            line = numbered_line(event, None if screen is None else screen.columns)
             if screen is not None:
                 from imgctl.fitting import cut
 

@@ -28,6 +28,7 @@ _COLUMNS = [
     "outcome",
 ]
 _WIDE = ["client", "source"]
+_DROP = ["took", "size", "zpool", "version", "uuid"]
 
 #: Entries, where nothing else is said.
 _ENTRIES = 20
@@ -48,6 +49,7 @@ def history(session: Session, arguments: Arguments) -> None:
         plain=[_plain_row(entry) for entry in entries],
         columns=_COLUMNS,
         wide=_WIDE,
+        drop=_DROP,
     )
     if wanted.form not in ("", "wide") or wanted.only_uuids:
         return

@@ -46,6 +46,7 @@ _LONGEST_WAIT = 31_536_000.0
 
 _COLUMNS = ["uuid", "name", "version", "zpool", "phase", "done", "size", "rate", "clients"]
 _WIDE = ["left", "limits", "connections", "started", "source"]
+_DROP = ["clients", "zpool", "size", "version", "phase"]
 
 
 def import_image(session: Session, arguments: Arguments) -> int:
@@ -293,6 +294,7 @@ def jobs(session: Session, arguments: Arguments) -> None:
         plain=[{**with_new_keys(job), "size": job.get("total")} for job in listed],
         columns=_COLUMNS,
         wide=_WIDE,
+        drop=_DROP,
     )
 
 
