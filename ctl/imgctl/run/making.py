@@ -46,7 +46,8 @@ def create(session: Session, arguments: Arguments) -> None:
     source, *fields = arguments.some()
     if arguments.text("-o") is not None and arguments.text("-p") is not None:
         raise UsageError("cannot specify both -o,--output-template and -p,--publish")
-    compression, depth = compression_of(arguments), _depth(arguments)
+    compression = compression_of(arguments)
+    depth = arguments.number("--max-origin-depth", "max-origin-depth", 2, imgadms="must be greater than 1")
     manifest = _given_manifest(arguments.text("-m"))
     script = _script(arguments.text("-s"))
     url = arguments.text("-p")
@@ -349,15 +350,6 @@ def compression_of(arguments: Arguments) -> str:
         names = ", ".join(f'"{name}"' for name in _COMPRESSIONS)
         raise UsageError(f'invalid -c,--compression "{given}": must be one of {names}')
     return compression
-
-
-def _depth(arguments: Arguments) -> int | None:
-    given = arguments.text("--max-origin-depth")
-    if given is None:
-        return None
-    if not given.isascii() or not given.isdigit() or len(given) > 9 or int(given) < 2:
-        raise UsageError(f'invalid max-origin-depth "{given}": must be greater than 1')
-    return int(given)
 
 
 def _given_manifest(path: str | None) -> dict[str, Any]:
