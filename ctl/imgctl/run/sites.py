@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgctl.errors import CommandError, UsageError
+from imgctl.run.narrator import TerminalBar
 from imgctl.run.programs import keys_program
 from imgctl.run.several import count_of
 from imgctl.session import is_terminal
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
 
     from imgctl.arguments import Arguments
-    from imgctl.progress import Bar
     from imgctl.session import Session
 
 #: Days of a signature, at most.
@@ -193,22 +193,16 @@ class _Progress:
     def __init__(self, session: Session, arguments: Arguments, what: str) -> None:
         self._session = session
         self._what = what
-        self._has_bar = not arguments.flag("-q") and is_terminal(sys.stderr)
-        self._bar: Bar | None = None
+        self._bar = TerminalBar(wanted=not arguments.flag("-q"))
 
     def __enter__(self) -> _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def __call__(self, event: EventDocument) -> None:
         if event["event"] == "note":
             self._session.warn(event["text"])
-        elif event["event"] == "progress" and self._has_bar:
-            if self._bar is None:
-                from imgctl.progress import Bar
-
-                self._bar = Bar(sys.stderr)
-            self._bar.show(self._what, event["done"], event["total"])
+        elif event["event"] == "progress":
+            self._bar.show_bytes(self._what, event["done"], event["total"])
