@@ -183,7 +183,7 @@ def _another_answer(url: str, wanted: str, body: bytes, error: InvalidManifestEr
         came = ", but XML or another text with tags"
     return APIError(
         f"{shown(url)}: the answer is not {wanted}{came}",
-        hint="the URL may be wrong, or the server's type (`imgctl sources -t`: imgapi, dsapi, static)",
+        hint="the URL may be wrong, or the server's type (`sources -a URL -t TYPE`: imgapi, dsapi, static)",
     )
 
 
