@@ -116,6 +116,7 @@ class Connection:
         self._context = context
         self._secure = False
         self._bound: float | None = None  # seconds, of the socket's calls
+        self._full = False  # the socket took less than it was given
         self.sent = 0  #: bytes of answers
         self.requests = 0  #: as the server counts them
         self.idle = False  #: it waits for a request, of which nothing has come
@@ -363,13 +364,17 @@ class Connection:
         """Sends some of `size` bytes; returns how many."""
         self._limit(0)
         while True:
+            if self._full:
+                self._wait_until_writable()
             try:
                 sent = os.sendfile(self._socket.fileno(), fd, offset, size)
             except BlockingIOError:
-                self._wait_until_writable()
+                self._full = True
                 continue
             if not sent:
                 raise _Gone("the file is shorter than it was")
+            # Another call now would only say so.
+            self._full = sent < size
             return sent
 
     def _send_tls(self, fd: int, offset: int, size: int) -> int:

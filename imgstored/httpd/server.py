@@ -40,6 +40,11 @@ _STAY: Final = 0.05
 #: Threads at work beyond which none of them waits so. They share one processor of the interpreter with trio's
 #: thread, which takes its turn among them.
 _FEW: Final = 16
+#: Bytes that wait in the kernel beside what it may send at once. With more, acknowledgements send them, and
+#: so on one machine the client's processor does all the work; and a client that is slow holds memory. With
+#: fewer, a fast network would wait for a thread.
+_UNSENT: Final = 256 << 10
+_NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 #: Requests that a thread answers to one client before the others have their turn.
 _IN_A_ROW: Final = 32
 
@@ -162,6 +167,8 @@ class HttpServer:
             with suppress(OSError):  # the client is gone already, or it is a Unix socket
                 # The end of an answer does not wait until the client has acknowledged what came before.
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if _NOTSENT_LOWAT is not None:
+                    connected.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _UNSENT)
             # The last ones are for what changes on this host.
             allowed = not descriptors.is_reserved(connected.fileno())
             nursery.start_soon(self._converse, connected, client, allowed)

@@ -279,6 +279,15 @@ def test_the_end_of_an_answer_does_not_wait_for_the_client(file):
         assert connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+def test_little_waits_in_the_kernel_for_who_does_not_read(file):
+    """By default Linux takes 2.5 MiB of an answer on loopback, whatever the client reads."""
+    with serving(files(file)) as server, server.connect() as connected:
+        connected.sendall(get("/", "Connection: close"))
+        until(lambda: any(each._full for each in server.server._open))
+        assert 0 < server.server.sent < MIB
+        assert everything(connected).endswith(file.read_bytes())
+
+
 def test_a_file_that_is_still_coming(file, tmp_path):
     """The client gets what is there; it sees a cut where the rest never comes."""
     there = threading.Semaphore(0)
