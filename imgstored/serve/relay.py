@@ -347,7 +347,7 @@ class Relay:
             claim = await lanes.in_thread(self._claim, kind="library")
             try:
                 download = self._download(found, fetch, claim)
-                await lanes.in_thread(self._open, fetch, download, kind="library")
+                await lanes.in_thread(self._open, fetch, download, claim, kind="library")
                 fetch.begun.set()
                 async with self._slots_of(fetch.source):
                     log.info("fetching a file for others", uuid=uuid)
@@ -384,7 +384,12 @@ class Relay:
             del self._slots[each]
         return self._slots.setdefault(source, trio.CapacityLimiter(self._at_a_time))
 
-    def _open(self, fetch: Fetch, download: Download) -> None:
+    def _open(self, fetch: Fetch, download: Download, claim: Claim) -> None:
+        """Lets clients have the file. Raises `NoSpaceError` where it does not fit: they get an answer yet."""
+        there = 0
+        with suppress(FileNotFoundError):
+            there = fetch.path.lstat().st_blocks * 512
+        claim.expect(max(0, fetch.size - there), exact=True)
         fetch.begin(download, self._library.spoilt(fetch.manifest.uuid))
 
     def _note_spoilt(self, fetch: Fetch, wrong: bool) -> None:
