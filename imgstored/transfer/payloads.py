@@ -389,7 +389,7 @@ class PayloadSpool:
         with growing.lock:
             return (extent.end if growing.done else extent.start + len(growing.data)), extent.end
 
-    def end_of(self, offset: int) -> int:
+    def wait_from(self, offset: int, enough: int, seconds: float) -> int:
         """Nobody gets the file from here."""
         return offset
 
