@@ -114,10 +114,11 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
             hint="cert_file names the certificate of that key",
         )
     kind = table.type or type_for(table.url)
-    if table.keys and kind != "static":
+    if table.keys and kind not in ("static", "oci"):
         raise ConfigError(
             f'sources[{place}]: keys with the type "{kind}"',
-            hint='only sites that `imgctl export-site` wrote are signed: `type = "static"`',
+            hint='sites of `imgctl export-site --sign` are signed, `type = "static"`, and images of'
+            ' `imgctl publish --sign` in registries, `type = "oci"`',
         )
     access = _access(table, tuple(table.headers.items()))
     try:

@@ -97,8 +97,8 @@ class SourceTable(_Table, frozen=True):
     #: also follow redirects, and URLs of files, that lead from this server to an address nearer to this host:
     #: loopback, link-local, private
     internal_redirects: bool = False
-    #: `"static"` only: public keys of minisign, 56 characters each; the daemon then takes from this source
-    #: only what one of them signed (`imgctl export-site --sign`)
+    #: `"static"` and `"oci"` only: public keys of minisign, 56 characters each; the daemon then takes from
+    #: this source only what one of them signed (`imgctl export-site --sign`, `imgctl publish --sign`)
     keys: list[str] = []
     #: `"streaming"`: the pool receives during the download, and shows the image once the checksum matches;
     #: `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from

@@ -86,7 +86,7 @@ def open_source(
     `registries` are those of the settings. `seen` remembers the versions of signed sites. Raises
     `KeyFileError` for keys that are none.
     """
-    if spec.keys:
+    if spec.keys and spec.type != "oci":
         return SignedSource(spec, fetch=fetch, limits=limits or AskLimits(), seen=seen)
     registries = registries or Registries(fetch=fetch)
     if spec.type == "docker":

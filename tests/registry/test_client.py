@@ -367,8 +367,8 @@ async def test_a_large_document_does_not_hold_up_the_event_loop(start_faulty, mo
 async def test_referrers_by_the_api_or_the_tag_that_stands_in_for_it(start_faulty, has_api):
     digest = "sha256:" + "a" * 64
     listed = [
-        {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": kind}
-        for kind in ("a/x", "a/y")
+        {"mediaType": OCI_MANIFEST, "digest": f"sha256:{each * 64}", "size": 1, "artifactType": f"a/{name}"}
+        for each, name in (("c", "x"), ("d", "y"))
     ]
     index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}).encode()
     place = f"/v2/a/referrers/{digest}" if has_api else f"/v2/a/manifests/{digest.replace(':', '-')}"
