@@ -183,11 +183,12 @@ def _registry_spec(table: RegistryTable) -> RegistrySpec:
             raise ClientError(
                 f"the mirror {shown(mirror)} has a path", hint="a mirror is https://HOST or https://HOST:PORT"
             )
+    tokens = None if table.token_server is None else api_url(table.token_server.lower())
     return RegistrySpec(
         host=origin_of(api_url(table.host.lower())).authority,
         access=_access(table),
         auth_file=table.auth_file,
-        token_server=table.token_server,
+        token_server=None if tokens is None else origin_of(tokens).authority,
         mirrors=tuple(f"{origin_of(each).scheme}://{origin_of(each).authority}" for each in table.mirrors),
     )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from imgstored.errors import APIError
+from imgstored.errors import BadContentError
 from imgstored.http.location import shown
 from imgstored.manifest import values
 from imgstored.registry.documents import (
@@ -137,19 +137,19 @@ def json_of(value: object) -> bytes:
 def file_layers(fetched: Fetched) -> list[Descriptor]:
     """The layers that are an image's file, one after another; none where the image has no file.
 
-    Raises `APIError` for what is not an image of ours.
+    Raises `BadContentError` for what is not an image of ours.
     """
     document = fetched.document
     if not isinstance(document, ImageManifest) or document.kind not in (IMAGE, MANIFEST):
         kind = document.media_type if isinstance(document, Index) else document.kind
-        raise APIError(
+        raise BadContentError(
             f'{shown(fetched.url)}: not an image of imgstore, but "{kind[:80]}"',
             hint="`imgctl publish` puts images into a registry",
         )
     layers = [layer for layer in document.layers if layer.media_type != EMPTY and layer.size]
     for layer in layers:
         if layer.media_type not in (FILE, STREAM):
-            raise APIError(
+            raise BadContentError(
                 f'{shown(fetched.url)}: a layer is "{layer.media_type[:80]}", which this version cannot read',
                 hint="use a newer imgstore",
             )

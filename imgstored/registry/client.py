@@ -16,7 +16,7 @@ import trio
 from msgspec import Struct
 
 from imgstored import __version__, lanes
-from imgstored.errors import APIError, ClientError
+from imgstored.errors import APIError, BadContentError, ClientError
 from imgstored.http.addresses import Nearness
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location, Part, origin_of, shown
@@ -85,7 +85,7 @@ class RegistrySpec(Struct, frozen=True):
     host: str  #: `host[:port]`, in lower case
     access: Access = Access()
     auth_file: str | None = None  #: of logins, in the form of Docker's config.json
-    token_server: str | None = None  #: the host that may get the login, beside the registry's own
+    token_server: str | None = None  #: `host[:port]` that may get the login, beside the registry's own
     mirrors: tuple[str, ...] = ()  #: URLs of servers with the same repositories, asked first
 
 
@@ -176,7 +176,10 @@ class _Renewed:
 
 
 class Repository:
-    """One repository. Raises `ClientError`, `APIError`, `ConfigError`; every call has a time limit."""
+    """One repository. Raises `ClientError`, `APIError`, `ConfigError`; every call has a time limit.
+
+    A `BadContentError` is of what was asked for, and not of the registry.
+    """
 
     def __init__(self, path: str, endpoints: Sequence[Endpoint]) -> None:
         """The last of the endpoints is the registry itself; the others are its mirrors, asked first."""
@@ -210,7 +213,7 @@ class Repository:
             url = f"{endpoint.url}{path}"
             digest = wanted if is_digest(wanted) else digest_of(answer.body)
             if not matches(answer.body, digest):
-                raise APIError(
+                raise BadContentError(
                     f"{shown(url)}: the answer is not what the digest says",
                     hint="it was changed, or damaged on the way; tell the operator of the registry",
                 )
@@ -223,11 +226,11 @@ class Repository:
         """A small blob, which is checked."""
         path = self.blob_path(wanted.digest)
         if wanted.size > limits.max_bytes:
-            raise APIError(f"{shown(self.url)}: a document has {wanted.size} bytes, which is too many")
+            raise BadContentError(f"{shown(self.url)}: a document has {wanted.size} bytes, which is too many")
 
         def read(endpoint: Endpoint, answer: Document) -> bytes:
             if not wanted.is_of(answer.body):
-                raise APIError(
+                raise BadContentError(
                     f"{shown(endpoint.url + path)}: the answer is not what the digest says",
                     hint="it was changed, or damaged on the way; tell the operator of the registry",
                 )
@@ -235,7 +238,7 @@ class Repository:
 
         body = await self._first(path, read, limits, ())
         if body is None:
-            raise APIError(
+            raise BadContentError(
                 f"{shown(self.own.url + path)}: the blob is not there (404)",
                 hint="the image is damaged on the registry; push it again",
                 data={"status": _NOT_FOUND},
@@ -333,12 +336,12 @@ class Repository:
         """The places of the file that the blobs form, one after another; `transfer` downloads it.
 
         One location for each server that has them. `url` names the file in messages, where it is several
-        blobs. Each location asks for tokens by itself, and asks anew when they expire. Raises `APIError`
-        for a blob that could not be checked.
+        blobs. Each location asks for tokens by itself, and asks anew when they expire. Raises
+        `BadContentError` for a blob that could not be checked.
         """
         for blob in blobs:
             if not blob.digest.startswith(_SHA256):
-                raise APIError(
+                raise BadContentError(
                     f"{shown(self.url)}: the digest of a layer is no SHA-256, so that it cannot be checked",
                     hint="push the image again, with a program that writes SHA-256",
                 )

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from imgstored import lanes
 from imgstored.errors import (
+    BadContentError,
     ImgstoreError,
     InternalError,
     InvalidManifestError,
@@ -67,8 +68,9 @@ _KINDS: dict[SourceType, Callable[..., Source]] = {
 #: Servers of which the health is known: those in use, and some that callers name.
 _KNOWN = 256
 
-#: What is wrong with an image, in an answer of a source that works.
+#: What is wrong with an image, in an answer of a source that works: of any question, and of one for an image.
 _OF_AN_IMAGE = (InvalidManifestError, ManifestValidationError)
+_OF_THE_IMAGE = (*_OF_AN_IMAGE, BadContentError)
 
 _SUFFIX = ".json"
 
@@ -187,7 +189,7 @@ class SourceClient:
 
     async def offer(self, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
         """Asks the source about an image. Errors are returned, so that other sources still count."""
-        with self._question() as question:
+        with self._question(_OF_THE_IMAGE) as question:
             offer = await self._source.offer(uuid)
             self._log_incomplete()
             if offer is None:
@@ -198,8 +200,8 @@ class SourceClient:
         log.warning("a source failed", source=self.spec.url, uuid=uuid, error=question.error.message)
         return question.error
 
-    def _question(self) -> Question:
-        return Question(self.spec, self._health)
+    def _question(self, harmless: tuple[type[ImgstoreError], ...] = _OF_AN_IMAGE) -> Question:
+        return Question(self.spec, self._health, harmless)
 
     def _log_incomplete(self) -> None:
         """Once for each reason."""
@@ -281,7 +283,7 @@ class HealthLog:
         """Records that a question has ended, with its error if it failed."""
         health = self._known.setdefault(_server(spec), Health())
         before = health.error
-        if error is None or isinstance(error, _OF_AN_IMAGE):
+        if error is None:
             health.answered_at, health.error = self._clock(), None
         else:
             health.failed_at, health.error = self._clock(), error
@@ -300,9 +302,16 @@ def _server(spec: SourceSpec) -> Hashable:
 class Question:
     """A block that asks a source. Its error is kept instead of raised, and noted in the source's health."""
 
-    def __init__(self, spec: SourceSpec, health: HealthLog) -> None:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        health: HealthLog,
+        harmless: tuple[type[ImgstoreError], ...] = _OF_AN_IMAGE,
+    ) -> None:
+        """`harmless` are errors with which a source that works may answer."""
         self._spec = spec
         self._health = health
+        self._harmless = harmless
         self.error: ImgstoreError | None = None
 
     def __enter__(self) -> Question:
@@ -321,7 +330,7 @@ class Question:
             )
         elif error is not None:
             return False
-        self._health.note(self._spec, self.error)
+        self._health.note(self._spec, None if isinstance(self.error, self._harmless) else self.error)
         return True
 
 

@@ -16,7 +16,13 @@ import structlog
 import trio
 
 from imgstored import lanes
-from imgstored.errors import APIError, ImgstoreError, InvalidManifestError, UntrustedSourceError
+from imgstored.errors import (
+    APIError,
+    BadContentError,
+    ImgstoreError,
+    InvalidManifestError,
+    UntrustedImageError,
+)
 from imgstored.http.location import shown
 from imgstored.manifest import check_uuid, upgrade
 from imgstored.registry.artifact import (
@@ -133,14 +139,14 @@ class OciSource:
         return the_manifest(url, body, uuid), await self._signed(fetched, body, uuid) if self._keys else None
 
     async def _signed(self, fetched: Fetched, manifest: bytes, uuid: str) -> Provenance:
-        """Who vouches for an image. Raises `UntrustedSourceError` where none of the keys does."""
+        """Who vouches for an image. Raises `UntrustedImageError` where none of the keys does."""
         what = Signed(uuid, hashlib.sha256(manifest).hexdigest(), hashlib.sha256(fetched.body).hexdigest())
         referrers = await self._repository.referrers(fetched.digest, SIGNATURE)
         texts = [await self._signature(each.digest) for each in referrers[-MAX_LOOKED_AT:]]
         try:
             voucher = await lanes.in_thread(vouched, texts, self._keys, fetched.body, what)
         except UntrustedError as error:
-            raise UntrustedSourceError(
+            raise UntrustedImageError(
                 f"{shown(self.spec.url)}: image {uuid} is not believed: {error}",
                 hint="sign it (`imgctl publish --sign`), or tell who does; do not use the source without"
                 " `keys` unless you know why",
@@ -169,7 +175,7 @@ class OciSource:
         if fetched is not None and isinstance(fetched.document, ImageManifest):
             layer = list_layer(fetched.document)
         if layer is None:
-            raise APIError(
+            raise BadContentError(
                 f"{shown(self._repository.url)}: the list of the repository is not there",
                 hint="`imgctl publish` writes it anew",
             )
