@@ -26,7 +26,7 @@ for seed in range(60):
 
 #: The event loop waits for a lock, while the thread that has it waits for something else.
 _STUCK = """
-import threading, trio
+import threading, trio, trio.testing
 from tests.proofs.schedules import turns
 turns.install()
 turns.TURNS.seed("1")
