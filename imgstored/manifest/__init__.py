@@ -16,7 +16,7 @@ from imgstored.manifest.document import (
     parse_entries,
     parse_list,
 )
-from imgstored.manifest.model import Manifest, ManifestFile, load, unchecked
+from imgstored.manifest.model import FileIndex, Manifest, ManifestFile, load, unchecked, with_index
 from imgstored.manifest.rules import Rules
 from imgstored.manifest.upgrade import upgrade
 from imgstored.manifest.values import check_uuid, in_lower_case, shown_text, text_of
@@ -26,6 +26,7 @@ __all__ = [
     "MAX_LIST",
     "MAX_MANIFEST",
     "Damaged",
+    "FileIndex",
     "Manifest",
     "ManifestFile",
     "Rules",
@@ -40,4 +41,5 @@ __all__ = [
     "text_of",
     "unchecked",
     "upgrade",
+    "with_index",
 ]

@@ -26,7 +26,7 @@ from imgstored import import_id, lanes
 from imgstored.errors import DownloadError, FileSystemError, ImageNotFoundError, ImgstoreError
 from imgstored.host import shortage
 from imgstored.http.location import public
-from imgstored.manifest import load
+from imgstored.manifest import load, with_index
 from imgstored.pools.base import Room
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
 from imgstored.transfer.download import Download
@@ -472,7 +472,8 @@ class Relay:
 
 
 def _remote(manifest: Manifest) -> Remote:
-    encoded = msgspec.json.encode(manifest.document)
+    # The source's index is not here.
+    encoded = msgspec.json.encode(with_index(manifest.document, None))
     return Remote(manifest, encoded, hashlib.sha1(encoded, usedforsecurity=False).hexdigest())
 
 
