@@ -338,10 +338,18 @@ class RefusedError(APIError):
         return {**super().as_wire(), "code": self.name}
 
 
+class BadContentError(APIError):
+    """A server that works has something damaged or incomplete, or something else in its place."""
+
+
 class UntrustedSourceError(APIError):
     """A source with `keys` offers what no trusted key signed, or what is out of date (not in imgadm)."""
 
     code = "UntrustedSource"
+
+
+class UntrustedImageError(UntrustedSourceError, BadContentError):
+    """The same of one image of a registry, of which other images may be signed."""
 
 
 class KeyFileError(ImgstoreError):

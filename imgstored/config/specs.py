@@ -114,10 +114,11 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
             hint="cert_file names the certificate of that key",
         )
     kind = table.type or type_for(table.url)
-    if table.keys and kind != "static":
+    if table.keys and kind not in ("static", "oci"):
         raise ConfigError(
             f'sources[{place}]: keys with the type "{kind}"',
-            hint='only sites that `imgctl export-site` wrote are signed: `type = "static"`',
+            hint='sites of `imgctl export-site --sign` are signed, `type = "static"`, and images of'
+            ' `imgctl publish --sign` in registries, `type = "oci"`',
         )
     access = _access(table, tuple(table.headers.items()))
     try:
@@ -182,11 +183,12 @@ def _registry_spec(table: RegistryTable) -> RegistrySpec:
             raise ClientError(
                 f"the mirror {shown(mirror)} has a path", hint="a mirror is https://HOST or https://HOST:PORT"
             )
+    tokens = None if table.token_server is None else api_url(table.token_server.lower())
     return RegistrySpec(
         host=origin_of(api_url(table.host.lower())).authority,
         access=_access(table),
         auth_file=table.auth_file,
-        token_server=table.token_server,
+        token_server=None if tokens is None else origin_of(tokens).authority,
         mirrors=tuple(f"{origin_of(each).scheme}://{origin_of(each).authority}" for each in table.mirrors),
     )
 

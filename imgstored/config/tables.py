@@ -97,8 +97,8 @@ class SourceTable(_Table, frozen=True):
     #: also follow redirects, and URLs of files, that lead from this server to an address nearer to this host:
     #: loopback, link-local, private
     internal_redirects: bool = False
-    #: `"static"` only: public keys of minisign, 56 characters each; the daemon then takes from this source
-    #: only what one of them signed (`imgctl export-site --sign`)
+    #: `"static"` and `"oci"` only: public keys of minisign, 56 characters each; the daemon then takes from
+    #: this source only what one of them signed (`imgctl export-site --sign`, `imgctl publish --sign`)
     keys: list[str] = []
     #: `"streaming"`: the pool receives during the download, and shows the image once the checksum matches;
     #: `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
@@ -120,7 +120,7 @@ class RegistryTable(_Table, frozen=True):
     #: file with the login, in the form of Docker's `config.json` (`auths`); no program that it names is run;
     #: None: no login
     auth_file: str | None = None
-    #: another host, besides the registry's own, that may get the login and give out a token; None: none, or
+    #: `host` or `host:port` that may get the login for a token, beside the registry's own; None: none, or
     #: `auth.docker.io` for Docker Hub
     token_server: str | None = None
     #: URLs of servers with the same repositories, asked first: replicas, pull-through caches; each may have a

@@ -3,7 +3,8 @@
 Everybody who can connect can pass a descriptor unasked. If nobody takes the descriptor, the kernel closes it
 within our `recv`, or within our `close` if it was not received yet. To close a TCP socket with SO_LINGER, for
 example, takes as long as its owner likes (8 s for 8 s of lingering, measured on Linux 6.18). So for clients
-that may not change, receiving and closing run in threads that nothing else waits for.
+that may not change, receiving and closing run in threads that nothing else waits for: one for each connection
+that has a place, and a few for all that are turned away.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgstored.host import foreign_files
+from imgstored.rpc.closing import NAME, Closing
 from imgstored.rpc.framing import ProtocolError
 
 if TYPE_CHECKING:
@@ -102,10 +104,16 @@ class ClientSocket:
             with suppress(trio.RunFinishedError):  # nobody waited
                 token.run_sync_soon(closed.set)
 
-        trio.lowlevel.start_thread_soon(self._close_in_thread, tell)
+        trio.lowlevel.start_thread_soon(self._close_in_thread, tell, name=NAME)
         with trio.move_on_after(_CLOSE_SECONDS, shield=True):
             await closed.wait()
         await closed.wait()
+
+    def give_up(self) -> None:
+        """Closes the socket of a client that is turned away, and was not listened to. Never waits."""
+        if not self._closed:
+            self._closed = True
+            _turned_away(self._raw)
 
     async def _receive_from_stranger(self, size: int) -> bytes:
         while True:
@@ -130,12 +138,20 @@ def turn_away(connected: socket.socket, message: bytes) -> None:
     """Sends a message to a client that has just connected, and closes the socket. Never blocks."""
     with suppress(OSError):  # the client has left already
         connected.send(message, socket.MSG_DONTWAIT)
-    with suppress(OSError):
+    _turned_away(connected)
+
+
+#: Of all servers of this process: what is bounded is the process.
+_CLOSING = Closing()
+
+
+def _turned_away(connected: socket.socket) -> None:
+    with suppress(OSError):  # the client has left already
         connected.shutdown(socket.SHUT_RDWR)
     if _is_empty(connected):
         connected.close()
     else:
-        trio.lowlevel.start_thread_soon(connected.close, lambda _: None)
+        _CLOSING.close(connected)
 
 
 def _is_empty(down: socket.socket) -> bool:

@@ -181,6 +181,7 @@ class Server:
         except ImgstoreError as error:
             log.info("a connection is refused", error=error.message, counted=error.message)
             await _refuse(client_socket, error)
+            client_socket.give_up()
         except Exception:
             # One connection's failure must not end the others.
             log.exception("a connection failed")

@@ -188,7 +188,7 @@ def _test(query: Query) -> Callable[[Mapping[str, Any]], bool]:
     if query.state != "all":
         tests.append(lambda document: _state(document) == query.state)
     if query.public is not None:
-        tests.append(lambda document: (document.get("public") is not False) == query.public)
+        tests.append(lambda document: _is_public(document) == query.public)
     tests += [_text_test(name, value) for name, value in query.texts]
     for key, value in query.tags:
         tests.append(lambda document, key=key, value=value: _tag(document, key) == value)  # type: ignore[misc]
@@ -209,7 +209,12 @@ def _text_test(name: str, value: str) -> Callable[[Mapping[str, Any]], bool]:
 
 def is_open(document: Mapping[str, Any]) -> bool:
     """True if everybody may have the image: it is active, and its manifest does not call it private."""
-    return is_active(document) and document.get("public") is not False
+    return is_active(document) and _is_public(document)
+
+
+def _is_public(document: Mapping[str, Any]) -> bool:
+    # `"false"` and 0 come with manifests of other servers, and mean it.
+    return document.get("public") not in (False, "false")
 
 
 def is_active(document: Mapping[str, Any]) -> bool:

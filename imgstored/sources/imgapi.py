@@ -31,8 +31,8 @@ _MAX_PAGES = 100
 
 _NOT_FOUND = 404
 _OTHER_TYPES = (
-    "the URL may be wrong, or the server of another type: `imgctl sources -t static` is for a plain web"
-    " server, -t dsapi for an old one"
+    "the URL may be wrong, or the server of another type: `sources -a URL -t static` is for a plain web"
+    " server, `-t dsapi` for an old one"
 )
 
 _HEADERS = (("Accept-Version", "~2"),)

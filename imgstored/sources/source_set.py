@@ -31,8 +31,9 @@ from imgstored.import_id import bound
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.registry.reference import CONTAINER
 from imgstored.sources.base import Listed, SourceSpec
-from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source, unheard
+from imgstored.sources.client import LastLists, SourceClient, open_source
 from imgstored.sources.container import ContainerImages, ContainerSource
+from imgstored.sources.health import HealthLog, unheard
 from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.sources.search import Answer, Found, Hit, Search
 from imgstored.sources.spec import (
@@ -124,6 +125,10 @@ class SourceSet:
         self._searches = SharedSearches()
         self.containers = ContainerImages()  #: where those are that were asked for by name
         self.reconfigure(configured)
+
+    async def run(self) -> None:
+        """Tells of sources what has to wait, until it is cancelled."""
+        await self._health.run()
 
     def reconfigure(self, configured: Sequence[SourceSpec] | None) -> None:
         """Takes the configuration's sources as they are now. Raises `ClientError` for a URL that is none."""

@@ -27,6 +27,7 @@ from msgspec import Struct
 from imgstored.errors import NoSpaceError, UsageError
 from imgstored.foreign_text import one_line
 from imgstored.host import signals
+from imgstored.host.guardian import Guardian
 from imgstored.zstream.volume import MAX_VOLUME
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def _run(
     """The output of the program. Raises `UsageError` if it fails or takes longer, and what `check` raises."""
     limits = [str(_MEMORY >> 10), str(-(-largest // 512))]
     uid, gid = program.user or (None, None)
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words, Guardian() as guardian:
         with signals.for_child():
             process = subprocess.Popen(  # noqa: S603  an absolute path of ours, and no word from outside
                 ["/bin/sh", "-c", _LIMITED, "sh", *limits, program.path, *arguments],
@@ -277,9 +278,11 @@ def _run(
                 user=uid,
                 group=gid,
                 extra_groups=None if gid is None else [],
+                process_group=0,
             )
         with process:
             try:
+                guardian.watch(process.pid)
                 _wait(process, program.check, seconds)
             except BaseException:
                 process.kill()

@@ -100,6 +100,15 @@ def test_whatever_is_sent_passes_the_gate(sent, place):
         assert "no (hidden)!" in str(msgpack.unpackb(data))
 
 
+def test_all_parts_of_one_answer_share_the_bound_on_what_is_looked_at():
+    """Each part by itself has little; a server that sends a list of nothing else would take minutes."""
+    KNOWN.configure(["k3y/abcdef+efg"])
+    text = "abcdef" + "x" * 1000
+    answer = msgpack.unpackb(b"".join(encode_in_slices(1, [{"name": text}] * 5000)))[3]
+    assert answer[0] == {"name": text}
+    assert answer[-1] == {"name": "(hidden)"}
+
+
 def test_a_password_that_is_a_word_of_the_protocol_breaks_no_message():
     KNOWN.configure(["installed", "images", "event", "status", "imgapi", "import", "failed"])
     event = {"event": "installed", "uuid": "u", "status": "ok", "text": "is installed"}
