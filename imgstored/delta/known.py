@@ -1,4 +1,4 @@
-"""Which payloads of an image's stream are there, and what of its file has to be fetched. Pure."""
+"""The payloads of an image's stream that are there, and the ranges of its file to fetch. Pure."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from imgstored.errors import ConfigError
+from imgstored.foreign_text import one_line
 from imgstored.host import shortage, signals
 from imgstored.host.guardian import Guardian
 
@@ -177,8 +178,7 @@ class _Talk:
     @property
     def words(self) -> str:
         """The output of the program, in one line that can be printed."""
-        line = " ".join(self._said.decode("utf-8", "replace").split())[:_WORDS]
-        return "".join(character if character.isprintable() else "?" for character in line)
+        return one_line(bytes(self._said))[:_WORDS]
 
     def go_on(self, seconds: float) -> bool:
         """Writes and reads what is possible, for up to `seconds`; whether all is written now, once."""

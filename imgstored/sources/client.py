@@ -27,7 +27,7 @@ from imgstored.registry.client import Registries
 from imgstored.sources.base import Listed
 from imgstored.sources.container import ContainerSource
 from imgstored.sources.dsapi import DsapiSource
-from imgstored.sources.health import Question
+from imgstored.sources.health import OF_AN_IMAGE, OF_THE_IMAGE, Question
 from imgstored.sources.imgapi import ImgapiSource
 from imgstored.sources.oci import OciSource
 from imgstored.sources.server import AskLimits
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
     from imgproto.documents import ProblemDocument
 
+    from imgstored.http.documents import Fetch
     from imgstored.sources.base import Offer, Source, SourceSpec, SourceType
     from imgstored.sources.health import HealthLog
     from imgstored.sources.search import Answer, Hit
-    from imgstored.sources.server import Fetch
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def open_source(
     `registries` are those of the settings. `seen` remembers the versions of signed sites. Raises
     `KeyFileError` for keys that are none.
     """
-    if spec.keys:
+    if spec.keys and spec.type != "oci":
         return SignedSource(spec, fetch=fetch, limits=limits or AskLimits(), seen=seen)
     registries = registries or Registries(fetch=fetch)
     if spec.type == "docker":
@@ -84,7 +84,7 @@ def open_source(
 
 
 class Listing(NamedTuple):
-    """What a source has: its images, why there may be more of them (a sentence), and the problem with it."""
+    """The contents of a source: its images, why there may be more (a sentence), and the problem with it."""
 
     images: Sequence[Listed]
     incomplete: str = ""
@@ -174,7 +174,7 @@ class SourceClient:
 
     async def offer(self, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
         """Asks the source about an image. Errors are returned, so that other sources still count."""
-        with self._question() as question:
+        with self._question(OF_THE_IMAGE) as question:
             offer = await self._source.offer(uuid)
             self._log_incomplete()
             if offer is None:
@@ -185,8 +185,8 @@ class SourceClient:
         log.warning("a source failed", source=self.spec.url, uuid=uuid, error=question.error.message)
         return question.error
 
-    def _question(self) -> Question:
-        return Question(self.spec, self._health)
+    def _question(self, harmless: tuple[type[ImgstoreError], ...] = OF_AN_IMAGE) -> Question:
+        return Question(self.spec, self._health, harmless)
 
     def _log_incomplete(self) -> None:
         """Once for each reason."""

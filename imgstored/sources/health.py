@@ -15,6 +15,7 @@ import trio
 from msgspec import Struct, field
 
 from imgstored.errors import (
+    BadContentError,
     ImgstoreError,
     InternalError,
     InvalidManifestError,
@@ -40,8 +41,9 @@ _KNOWN: Final = 256
 _TOLD: Final = 4
 _WITHIN: Final = 600.0
 
-#: What is wrong with an image, in an answer of a source that works.
-_OF_AN_IMAGE: Final = (InvalidManifestError, ManifestValidationError)
+#: What is wrong with an image, in an answer of a source that works: of any question, and of one for an image.
+OF_AN_IMAGE: Final = (InvalidManifestError, ManifestValidationError)
+OF_THE_IMAGE: Final = (*OF_AN_IMAGE, BadContentError)
 
 
 class Health(Struct):
@@ -64,11 +66,11 @@ class Health(Struct):
 
 
 def unheard(_: str, __: ImgstoreError | None) -> None:
-    """Where nobody wants to hear of a source's health."""
+    """Stands where nobody wants to hear of a source's health."""
 
 
 class _Told(Struct):
-    """What was told of a server: whether it fails, and when anything was, in trio's seconds."""
+    """The last announcements about a server: whether it fails, and when they were, in trio's seconds."""
 
     failing: bool = False
     times: deque[float] = field(default_factory=lambda: deque(maxlen=_TOLD))
@@ -114,7 +116,7 @@ class HealthLog:
         """Records that a question has ended, with its error if it failed."""
         server = _server(spec)
         health = self._known.setdefault(server, Health())
-        if error is None or isinstance(error, _OF_AN_IMAGE):
+        if error is None:
             health.answered_at, health.error = self._clock(), None
         else:
             health.failed_at, health.error = self._clock(), error
@@ -149,9 +151,16 @@ def _server(spec: SourceSpec) -> Hashable:
 class Question:
     """A block that asks a source. Its error is kept instead of raised, and noted in the source's health."""
 
-    def __init__(self, spec: SourceSpec, health: HealthLog) -> None:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        health: HealthLog,
+        harmless: tuple[type[ImgstoreError], ...] = OF_AN_IMAGE,
+    ) -> None:
+        """`harmless` are errors with which a source that works may answer."""
         self._spec = spec
         self._health = health
+        self._harmless = harmless
         self.error: ImgstoreError | None = None
 
     def __enter__(self) -> Question:
@@ -170,5 +179,5 @@ class Question:
             )
         elif error is not None:
             return False
-        self._health.note(self._spec, self.error)
+        self._health.note(self._spec, None if isinstance(self.error, self._harmless) else self.error)
         return True

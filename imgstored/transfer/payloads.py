@@ -61,7 +61,7 @@ class NotWorthwhileError(IndexFaultError):
 
 
 class _Growing(Struct):
-    """What has come of an extent."""
+    """The part of an extent that has come."""
 
     data: bytearray = field(default_factory=bytearray)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -168,7 +168,7 @@ class PayloadSpool:
             position = self._data_after(at)
 
     def _data_after(self, position: int) -> int:
-        """Where the next bytes are that may have been written."""
+        """The position of the next bytes that may have been written."""
         if _SEEK_DATA is None or position >= self._total:
             return position
         try:
@@ -368,7 +368,7 @@ class PayloadSpool:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the stream is there."""
+        """True if all of the stream is there."""
         return all(growing.done for growing in self._growing)
 
     @property
@@ -389,7 +389,7 @@ class PayloadSpool:
         with growing.lock:
             return (extent.end if growing.done else extent.start + len(growing.data)), extent.end
 
-    def end_of(self, offset: int) -> int:
+    def wait_from(self, offset: int, enough: int, seconds: float) -> int:
         """Nobody gets the file from here."""
         return offset
 

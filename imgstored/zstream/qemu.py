@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal
 from msgspec import Struct
 
 from imgstored.errors import NoSpaceError, UsageError
+from imgstored.foreign_text import one_line
 from imgstored.host import signals
 from imgstored.host.guardian import Guardian
 from imgstored.zstream.volume import MAX_VOLUME
@@ -308,9 +309,8 @@ def _wait(process: subprocess.Popen[bytes], check: Callable[[], None], seconds: 
 
 
 def _plain(words: bytes) -> str:
-    """On one line, and nothing that a terminal would act on: some of it is from the file."""
-    line = " ".join(words.decode("utf-8", "replace").split())
-    return "".join(character if character.isprintable() else "?" for character in line)
+    """The words on one line, without anything that a terminal would act on: some of it is from the file."""
+    return one_line(words)
 
 
 _HINT: Final = "the file is damaged, or in use by a machine; `qemu-img check FILE` tells more"

@@ -14,7 +14,7 @@ from imgstored.errors import ActiveImageNotFoundError
 from imgstored.http.secrets import KNOWN
 from imgstored.rpc import wire
 from imgstored.rpc.dispatch import encode_outcome, perform
-from imgstored.rpc.peer import Access, Peer
+from imgstored.rpc.peer import ChangeRights, Peer
 from imgstored.rpc.wire import encode_error, encode_in_slices, encode_notification, encode_response
 from tests.rpc.harness import method
 from tests.rpc.test_dispatch import READER, ROOT, call
@@ -67,7 +67,7 @@ async def test_only_root_sees_all_of_a_sources_url(peer, url):
         if peer is READER and name != "sources.list":
             continue
         request = call(name, params, peer=peer)
-        request.access = Access(0, "admins", GROUP)
+        request.access = ChangeRights(0, "admins", GROUP)
         outcome = await perform(request, table(FakeStore(), FakeSources()))
         _, _, error, result = msgpack.unpackb(encode_outcome(request, outcome))
         assert (error, result) == (None, answer), name

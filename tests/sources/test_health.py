@@ -8,7 +8,14 @@ import pytest
 import trio
 import trio.testing
 
-from imgstored.errors import APIError, ClientError, InvalidManifestError, ManifestValidationError
+from imgstored.errors import (
+    APIError,
+    BadContentError,
+    ClientError,
+    InvalidManifestError,
+    ManifestValidationError,
+    UntrustedImageError,
+)
 from imgstored.sources import health as health_module
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.health import HealthLog, Question
@@ -52,6 +59,17 @@ async def test_an_answer_a_failure_and_an_answer(health):
 async def test_a_bad_image_is_no_bad_source(health, error):
     assert await ask(health, error) is error
     assert noted(health) == (1.0, None, None)
+
+
+@pytest.mark.parametrize("error", [BadContentError("bad"), UntrustedImageError("unsigned")])
+async def test_a_bad_image_of_a_registry_is_a_bad_list_of_it(health, error):
+    """An image that is damaged says nothing of the registry; a list is the registry's own."""
+    with Question(SPEC, health, health_module.OF_THE_IMAGE) as question:
+        raise error
+    assert question.error is error
+    assert noted(health) == (1.0, None, None)
+    assert await ask(health, error) is error
+    assert noted(health) == (1.0, 2.0, error.message)
 
 
 async def test_a_mistake_of_ours_is_an_error(health):
