@@ -43,7 +43,7 @@ class Arguments:
         self.rest = rest
 
     def flag(self, flag: str) -> bool:
-        """Whether the option was given."""
+        """True if the option was given."""
         return bool(self._values(flag))
 
     def text(self, flag: str) -> str | None:

@@ -78,7 +78,7 @@ def _who(event: Event, digits: int | None) -> str:
 
 
 def kept(progress: Event | None) -> str:
-    """What is kept of the images of a request that ends early."""
+    """A line about what is kept of the images of a request that ends early."""
     known = [image for image in (progress or {}).get("images") or () if image.get("phase") != "installed"]
     if not known or any("kept" not in image for image in known):
         return "what was downloaded is kept"

@@ -37,7 +37,7 @@ class Wanted:
 
     @property
     def is_document(self) -> bool:
-        """Whether documents are wanted, and no rows."""
+        """True if documents are wanted, and no rows."""
         return self.form in ("json", "yaml") and not self.only_uuids and not self.columns
 
 

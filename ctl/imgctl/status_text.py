@@ -333,7 +333,7 @@ def _busy_first(jobs: Sequence[JobDocument]) -> list[JobDocument]:
 
 
 def _is_ill(pool: PoolStateDocument) -> bool:
-    """Whether a pool answers, and its system says that it is not well."""
+    """True if a pool answers, and its system says that it is not well."""
     return not pool.get("error") and pool.get("health") not in (None, "ONLINE")
 
 

@@ -17,9 +17,9 @@ from imgstored.sources.server import AskLimits, Server
 from imgstored.sources.spec import channel_of
 
 if TYPE_CHECKING:
+    from imgstored.http.documents import Fetch
     from imgstored.sources.answers import Page
     from imgstored.sources.base import SourceSpec
-    from imgstored.sources.server import Fetch
 
 log = structlog.get_logger(__name__)
 
@@ -128,7 +128,7 @@ class ImgapiSource:
         return await lanes.in_thread(read_page, url, body, self.spec.url), room - len(body)
 
     async def _may_be_cut(self, elements: int) -> bool:
-        """Whether a server that gave so many images, and cannot turn pages, may have more.
+        """True if a server that gave so many images, and cannot turn pages, may have more.
 
         It may unless it ignores how many it is asked for: then it has given all that it gives at all.
         """

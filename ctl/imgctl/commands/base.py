@@ -57,7 +57,7 @@ class Command:
         self.imgadms_usage = imgadms_usage or usage.replace("IMAGE", "UUID")
 
     def asks_for_json(self, form: str | None) -> bool:
-        """Whether an argument of `-o` is that form, and not the name of a file."""
+        """True if an argument of `-o` is that form, and not the name of a file."""
         return form == "json" and any(
             "-o" in option.flags and option.argument in ("FORM", FORM.argument) for option in self.options
         )

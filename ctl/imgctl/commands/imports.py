@@ -106,7 +106,7 @@ COMMANDS = (
         (
             HELP,
             QUIET,
-            Option(("-t", "--timeout"), "SECONDS", "Wait no longer than that. Default is no limit."),
+            Option(("-t", "--timeout"), "SECONDS", "Wait at most this long. Default is no limit."),
             EVENTS,
         ),
         "Waits for imports under way, whoever began them, also with `import --detach`, and\n"

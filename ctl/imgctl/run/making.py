@@ -92,7 +92,7 @@ def create(session: Session, arguments: Arguments) -> None:
 
 
 def publish(session: Session, arguments: Arguments) -> None:
-    """`publish [-q] -m MANIFEST -f FILE URL | [-P POOL] IMAGE URL`."""
+    """`publish [-q] [--sign KEYFILE]... -m MANIFEST -f FILE URL | [-P POOL] IMAGE URL`."""
     if (
         not session.is_imgadm
         and len(arguments.rest) == 2
@@ -109,23 +109,33 @@ def publish(session: Session, arguments: Arguments) -> None:
     check_exists("manifest", manifest_path)
     check_exists("file", file_path)
     manifest = read_manifest(manifest_path, MAX_MANIFEST, dated=False)
-    token = _token(arguments)
+    token, keys = _token(arguments), _keys(session, arguments)
     with session.client() as client, Maker(session, arguments, file_path) as tell:
-        client.publish(manifest, file_path, url, token=token, on_event=tell)
+        client.publish(manifest, file_path, url, token=token, keys=keys, on_event=tell)
     session.say([_published(manifest, url)])
 
 
 def _publish_installed(session: Session, arguments: Arguments, text: str, url: str) -> None:
     """An installed image: its stream, compressed with zstd, which a registry gets in layers."""
     (image,) = named(session, [text], among="installed", pool=arguments.text("-P"))
+    keys = _keys(session, arguments)
     with (
         session.client() as client,
         exported(session, arguments, client, image.uuid or "", "zstd") as made,
     ):
         made.file.keep(made.manifest)
         with Maker(session, arguments, made.file) as tell:
-            client.publish(made.manifest, made.file.path, url, on_event=tell)
+            client.publish(made.manifest, made.file.path, url, keys=keys, on_event=tell)
         session.say([_published(made.manifest, url)])
+
+
+def _keys(session: Session, arguments: Arguments) -> list[str]:
+    """The secret keys that sign the image."""
+    if not arguments.flag("--sign"):
+        return []
+    from imgctl.run.sites import secret_keys
+
+    return secret_keys(session, arguments)
 
 
 def _token(arguments: Arguments) -> str | None:
@@ -327,7 +337,7 @@ class Maker:
 
 
 def compression_of(arguments: Arguments) -> str:
-    """What `-c` says. Raises `UsageError`."""
+    """The compression that `-c` names. Raises `UsageError`."""
     given = arguments.text("-c") or "none"
     compression = _ALSO.get(given, given)
     if compression not in _COMPRESSIONS:

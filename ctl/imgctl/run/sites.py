@@ -34,7 +34,9 @@ _PASSWORD = "IMGCTL_KEY_PASSWORD"  # noqa: S105  (a variable's name)
 def export_site(session: Session, arguments: Arguments) -> int:
     """`export-site [--sign KEYFILE]... [--days N] [--url URL] [--delete] DIR [IMAGE...]`."""
     folder, *names = arguments.some()
-    keys = [_opened(session, path)["secret"] for path in _key_files(session, arguments)]
+    if arguments.flag("--days") and not arguments.flag("--sign"):
+        raise UsageError("--days is for a signature, with --sign")
+    keys = secret_keys(session, arguments)
     Path(folder).mkdir(mode=0o755, exist_ok=True)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -125,15 +127,14 @@ def _show(session: Session, arguments: Arguments, found: list[dict[str, Any]]) -
         session.say(f"{row['id']}  {row['key']}" for row in rows)
 
 
-def _key_files(session: Session, arguments: Arguments) -> list[str]:
+def secret_keys(session: Session, arguments: Arguments) -> list[str]:
+    """The texts of the secret keys that `--sign` names, without a password. Asks for passwords."""
     paths = arguments.texts("--sign")
-    if not paths and arguments.flag("--days"):
-        raise UsageError("--days is for a signature, with --sign")
     for path in paths:
         with suppress(OSError):
             if Path(path).stat().st_mode & 0o077:
                 session.warn(f"others can read the secret key {path}")
-    return paths
+    return [_opened(session, path)["secret"] for path in paths]
 
 
 def _opened(session: Session, path: str) -> dict[str, Any]:

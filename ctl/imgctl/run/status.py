@@ -132,7 +132,7 @@ def _has_screen() -> bool:
 
 
 def _on_screen(looks: _Looks, seconds: float) -> bool:
-    """Whether there could be a screen."""
+    """True if there could be a screen."""
     try:
         import curses
 
