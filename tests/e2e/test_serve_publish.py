@@ -284,9 +284,13 @@ def test_without_the_token_nothing_is_written(server, token):
     assert TOKEN not in server.daemon.log.read_text()
 
 
-def test_a_token_that_can_be_guessed_is_refused_at_the_start(tmp_path):
-    config = '[serve]\nlisten = "127.0.0.1:1"\ntokens = { ci = "short" }\n'
-    with pytest.raises(RuntimeError, match=r"serve\.tokens\.ci: shorter than 16"):
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [("short", "shorter than 16"), ("two words are no token", "no client"), ("é" * 20, "no client")],
+)
+def test_a_token_that_is_none_is_refused_at_the_start(tmp_path, token, why):
+    config = f'[serve]\nlisten = "127.0.0.1:1"\ntokens = {{ ci = "{token}" }}\n'
+    with pytest.raises(RuntimeError, match=rf"serve\.tokens\.ci: {why}"):
         Daemon(tmp_path / "server", config=config).start()
 
 
