@@ -139,7 +139,7 @@ class Connection:
 
     @property
     def buffered(self) -> bool:
-        """Whether bytes of the next request are here already, so that the socket need not become readable."""
+        """True if bytes of the next request are here already, so that the socket need not become readable."""
         pending = self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
         return bool(pending or self._http.trailing_data[0])
 
@@ -406,7 +406,7 @@ class Connection:
             self._bound = seconds
 
     def _poll(self, events: int, seconds: float) -> bool:
-        """Whether any of the events, or the end of the connection, came within so many seconds."""
+        """True if any of the events, or the end of the connection, came within so many seconds."""
         poll = select.poll()
         poll.register(self._socket, events)
         return bool(poll.poll(seconds * 1000))
@@ -447,7 +447,7 @@ class Connection:
 
 
 def _is_ambiguous(head: h11.Request) -> bool:
-    """Whether a proxy before us may have seen another end of the request (RFC 9112, 6.1 and 6.3)."""
+    """True if a proxy before us may have seen another end of the request (RFC 9112, 6.1 and 6.3)."""
     names = {name for name, _ in head.headers}
     if b"transfer-encoding" not in names:
         return False

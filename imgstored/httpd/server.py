@@ -289,7 +289,7 @@ class HttpServer:
         return False
 
     async def _answered(self, connection: Connection) -> bool:
-        """Whether another request may follow. When it is cancelled, the thread has come back on return."""
+        """True if another request may follow. When it is cancelled, the thread has come back on return."""
         again = begun = False
         connection.waits_since = None  # while it waits for a thread
         connection.requests += 1

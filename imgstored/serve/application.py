@@ -54,7 +54,7 @@ _ICONS: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"
 
 
 class _Listed(Struct, frozen=True):
-    """What there was, and the list of it."""
+    """The images at one moment, and the list of them."""
 
     library: Sequence[LibraryImage]
     remote: Sequence[Remote]
@@ -120,7 +120,7 @@ class Application:
         self._routes.add(Rule(path, endpoint=handler, methods=methods or ("GET",)))
 
     def _matched(self, path: str, method: str) -> tuple[Handler, Mapping[str, Any]]:
-        """What answers it, and with what. Raises `HTTPException`."""
+        """The function that answers it, and its arguments. Raises `HTTPException`."""
         return self._routes.bind("").match(path, method)
 
     def __call__(self, request: Request) -> Response:
@@ -262,11 +262,15 @@ class Application:
             return image
         if image is None and self._relay is not None and UUID.fullmatch(uuid):
             try:
-                return trio.from_thread.run(self._relay.find, uuid)
+                remote = trio.from_thread.run(self._relay.find, uuid)
             except (ImageNotFoundError, ActiveImageNotFoundError):
                 pass  # as without a relay
             except ImgstoreError as error:
                 raise _refusal_of(error) from error
+            else:
+                # This host's credentials may bring what the source gives to nobody else.
+                if is_open(remote.document) or self._may(request):
+                    return remote
         message = f"image {uuid[:64]} does not exist"
         if image is None and UUID.fullmatch(uuid) and trio.from_thread.run_sync(self._installed, uuid):
             message = (
@@ -302,7 +306,7 @@ def _not_begun(image: Remote, spoilt: int) -> OpenFile:
 
 
 def _closed(request: Request, **_: str) -> Response:
-    """For a server that nobody may publish to."""
+    """Refuses a request on a server that nobody may publish to."""
     raise RefusalError(
         HTTPStatus.FORBIDDEN,
         "OperatorOnly",
@@ -326,7 +330,7 @@ def _by_date(image: LibraryImage | Remote) -> tuple[str, str]:
 
 
 def _refusal_of(error: ImgstoreError) -> RefusalError:
-    """What a client gets where this server's own sources fail. Their addresses are none of its business."""
+    """The answer where this server's own sources fail; it does not show their addresses."""
     if isinstance(error, ImageNotFoundError | ActiveImageNotFoundError):
         return RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", "the sources do not have the image")
     log.warning("the sources failed", error=error.message)

@@ -32,7 +32,7 @@ from imgstored.errors import (
 from imgstored.host import shortage
 from imgstored.httpd.message import JSON, Request, Response
 from imgstored.library.library import ChangedError
-from imgstored.manifest import MAX_MANIFEST, Manifest, load, parse
+from imgstored.manifest import MAX_MANIFEST, NIL_UUID, Manifest, load, parse, timestamp
 from imgstored.manifest.values import UUID
 from imgstored.serve.refusal import RefusalError
 
@@ -50,7 +50,6 @@ MAX_FILE: Final = 20 << 30
 _MAX_ICON: Final = 128 << 10
 
 _COMPRESSIONS: Final = ("none", "gzip", "bzip2", "xz", "zstd")
-_UNSET: Final = "00000000-0000-0000-0000-000000000000"
 
 #: Fields that this server sets, whatever a client writes.
 _OURS: Final = frozenset({"activated", "channels", "error", "files", "icon", "state", "uuid", "v"})
@@ -84,7 +83,7 @@ class Publishing:
         return self._created(document)
 
     def act(self, request: Request, uuid: str) -> Response:
-        """What `action` says."""
+        """Runs what the parameter `action` names."""
         who = self._check(request)
         action = _query(request).get("action", "")
         match action:
@@ -137,7 +136,7 @@ class Publishing:
         document = {
             "v": 2,
             "uuid": uuid,
-            "owner": _UNSET,
+            "owner": NIL_UUID,
             **document,
             "state": "unactivated",
             "disabled": document.get("disabled") is True,
@@ -176,7 +175,7 @@ class Publishing:
             raise RefusalError(
                 HTTPStatus.UNPROCESSABLE_ENTITY, "NoActivationNoFile", f"image {uuid} has no file yet"
             )
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = timestamp(datetime.now(UTC))
 
         def change(old: Mapping[str, Any]) -> dict[str, Any]:
             state = "disabled" if old.get("disabled") is True else "active"
@@ -271,7 +270,7 @@ class Publishing:
         return self._answer(uuid)
 
     def may(self, request: Request) -> bool:
-        """Whether the request is of somebody who may publish, and so may see what is not active."""
+        """True if the request is of somebody who may publish, and so may see what is not active."""
         return self._writers.name(request.headers) is not None
 
     # -- small things ----------------------------------------------------------------------------------------

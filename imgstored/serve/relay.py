@@ -26,6 +26,7 @@ from imgstored import import_id, lanes
 from imgstored.errors import DownloadError, FileSystemError, ImageNotFoundError, ImgstoreError
 from imgstored.host import shortage
 from imgstored.http.location import public
+from imgstored.library.library import SPOOL_KEY
 from imgstored.manifest import load
 from imgstored.pools.base import Room
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
@@ -102,17 +103,17 @@ class Fetch:
 
     @property
     def layers(self) -> tuple[tuple[int, str], ...]:
-        """Of the file, where it came from a registry, as the library keeps them."""
+        """The layers of a file that came from a registry, as the library keeps them."""
         return () if self._download is None else self._download.layers
 
     @property
     def spoilt(self) -> int:
-        """How often bytes were given out as the file that do not count any more."""
+        """How often bytes were given out as the file that no longer count."""
         return self._spoilt + (0 if self._download is None else self._download.generation)
 
     @property
     def changed(self) -> bool:
-        """Whether the file became another one on its way."""
+        """True if the file became another one on its way."""
         return self._download is not None and self._download.generation > 0
 
     def begin(self, download: Download, spoilt: int) -> None:
@@ -134,7 +135,7 @@ class Fetch:
             os.close(fd)
 
     def available(self) -> Callable[[int], int]:
-        """What an answer's `Span.available` is, for one client."""
+        """An answer's `Span.available`, for one client."""
         download = self._download
         assert download is not None, "no client has the file before that"
         generation, last = download.generation, self.size - 1
@@ -184,7 +185,7 @@ class Remote(Struct, frozen=True):
 
 
 class _Answer(Struct, frozen=True):
-    """What the sources said, until when it counts."""
+    """An answer of the sources, and until when it counts."""
 
     until: float
     found: Found | None = None
@@ -262,7 +263,7 @@ class Relay:
         return known.found
 
     def forget(self, uuid: str) -> None:
-        """What the sources said of the image does not count any more."""
+        """Forgets the sources' answer about the image."""
         self._answers.pop(uuid, None)
         self._list = (float("-inf"), self._list[1])
 
@@ -419,7 +420,7 @@ class Relay:
             found.locations,
             size=fetch.size,
             path=fetch.path,
-            journal=self._journal(f"_library-{uuid}"),
+            journal=self._journal(f"{SPOOL_KEY}{uuid}"),
             limits=self._limits(),
             room=claim,
             note=lambda text: log.info("a download has trouble", uuid=uuid, trouble=text),
@@ -478,7 +479,7 @@ class Relay:
 
     def _drop(self, fetch: Fetch) -> None:
         try:
-            self._journal(f"_library-{fetch.manifest.uuid}").forget()
+            self._journal(f"{SPOOL_KEY}{fetch.manifest.uuid}").forget()
             fetch.path.unlink(missing_ok=True)
         except (OSError, ImgstoreError) as error:
             log.warning("what is left of a fetched file stays", uuid=fetch.manifest.uuid, error=str(error))

@@ -1,4 +1,4 @@
-"""Who may publish: tokens, and the keys of HTTP signatures as IMGAPI has them.
+"""The clients that may publish: by tokens, and by the keys of HTTP signatures as IMGAPI has them.
 
 A signature is `Authorization: Signature keyId="NAME",algorithm="rsa-sha256",signature="BASE64"`, over the
 text `date: ` and the request's Date header (sdc-imgapi, docs/index.md, "Authentication").

@@ -82,7 +82,7 @@ class DownloadLimits(Struct, frozen=True, kw_only=True):
 
 
 class _Body(Struct):
-    """What was asked for, and how the answer's body is taken. For the request's thread."""
+    """One request, and the way its body is taken. For the request's thread."""
 
     request: RangeRequest
     start: int
@@ -97,7 +97,7 @@ def _nothing(_: Any) -> None:
 
 
 def _for_reader(error: BaseException) -> ImgstoreError:
-    """What the reader gets when `error` ends the download. Nurseries raise cancellation in groups."""
+    """The reader's error when `error` ends the download. Nurseries raise cancellation in groups."""
     group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
     if isinstance(error, ImgstoreError):
         return error
@@ -195,7 +195,7 @@ class Download:
         return self._spool.generation
 
     def wait_from(self, offset: int, enough: int, seconds: float) -> int:
-        """Where the bytes that are there from `offset` on end; `offset` itself if there are none.
+        """The end of the bytes that are there from `offset` on; `offset` itself if there are none.
 
         For any thread. Waits up to `seconds` until `enough` are there, or what is left of their range; not
         once the download has ended.

@@ -313,7 +313,7 @@ class Spool:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the file is there."""
+        """True if all of the file is there."""
         return self.size is not None and len(self._fingerprints) == self.ranges
 
     @property
@@ -341,7 +341,7 @@ class Spool:
         return (index * self.range_size if growing is None else growing.position), stop
 
     def end_of(self, offset: int) -> int:
-        """Where the bytes that are there from `offset` on end; `offset` itself if there are none."""
+        """The end of the bytes that are there from `offset` on; `offset` itself if there are none."""
         with self._lock:
             return self._end_of(offset)
 
