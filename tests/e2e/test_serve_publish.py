@@ -10,8 +10,12 @@ import os
 import signal
 import socket
 import time
+from email.utils import formatdate
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.e2e.test_on_demand import until
 from tests.support.daemon import Daemon
@@ -262,6 +266,37 @@ def test_an_origin_stays_as_long_as_an_image_builds_on_it(server):
     assert (status, refused["code"]) == (422, "ImageHasDependentImages")
     for uuid in (INCREMENTAL, BASE):
         assert server.ask("DELETE", f"/images/{uuid}")[0] == 204
+
+
+def test_a_key_publishes_by_imgapis_signatures(tmp_path):
+    """The requests of IMGAPI's own clients, signed over the date; an old one, or another key's, counts not."""
+    key, other = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
+    public = tmp_path / "ops.pub"
+    public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    port = free_port()
+    config = f'[serve]\nlisten = "127.0.0.1:{port}"\nkeys = {{ ops = "{public}" }}\n'
+
+    def signed(by=key, name="ops", age=0):
+        date = formatdate(time.time() - age, usegmt=True)
+        signature = by.sign(f"date: {date}".encode(), padding.PKCS1v15(), hashes.SHA256())
+        encoded = base64.b64encode(signature).decode()
+        fields = f'keyId="/ops/keys/{name}",algorithm="rsa-sha256",signature="{encoded}"'
+        return {"Date": date, "Authorization": f"Signature {fields}"}
+
+    with Daemon(tmp_path / "server", config=config) as daemon:
+        server = Server(daemon, port)
+        path, manifest = f"/images/{BASE}", json.dumps(fixture_manifest(BASE))
+        for wrong in (signed(by=other), signed(name="dev"), signed(age=3600), signed(age=-3600)):
+            status, answer = server.ask("POST", f"{path}?action=import", manifest, token=None, **wrong)
+            assert (status, answer["code"]) == (401, "UnauthorizedError")
+        file = fixture_file(BASE).read_bytes()
+        for method, target, body in (
+            ("POST", f"{path}?action=import", manifest),
+            ("PUT", f"{path}/file?compression=gzip", file),
+            ("POST", f"{path}?action=activate", b""),
+        ):
+            assert server.ask(method, target, body, token=None, **signed())[0] == 200, target
+        assert server.ask("GET", f"{path}/file", token=None) == (200, file)
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong-token-wrong-token", TOKEN[:-1], TOKEN + "x"])
