@@ -291,7 +291,7 @@ class Client(Connection):
     def events(
         self, since: int | None = None, *, follow: bool = True, on_note: Callable[[str], None] | None = None
     ) -> Iterator[NumberedEvent]:
-        """What happens in the store, without end, or with `follow` False what has happened.
+        """The events of the store, without end, or with `follow` False the past ones.
 
         `since` is the number of the last event that is known, 0 for all that are kept; without it the events
         come from now on. Raises `EventsGoneError` where those after `since` are not kept any more. `on_note`

@@ -28,6 +28,7 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.events.request import PROGRESS_INTERVAL
+from imgstored.foreign_text import printable
 from imgstored.http.credentials import of_headers, of_source
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Access, Location, origin_of, public
@@ -237,7 +238,7 @@ def _check_file(answer: Mapping[str, Any], described: ManifestFile) -> None:
     has = files[0] if isinstance(files, list) and files and isinstance(files[0], dict) else {}
     for name, expected in (("sha1", described.sha1), ("size", described.size)):
         if has.get(name) != expected:
-            got = "".join(c if c.isprintable() else "?" for c in str(has.get(name))[:80])
+            got = printable(str(has.get(name))[:80])
             raise UploadError(
                 f"{name} expected to be {expected}, but was {got}",
                 hint="the file was damaged on the way; publish it again",

@@ -181,7 +181,7 @@ class ImagePush:
         return None if found is None else found.descriptor
 
     async def _is_older(self, image: ImageManifest, latest: Sequence[str]) -> bool:
-        """Whether what is there as the latest is newer."""
+        """True if what is there as the latest is newer."""
         for tag in latest:
             found = await self.repository.document(tag)
             if found is not None and isinstance(found.document, ImageManifest):

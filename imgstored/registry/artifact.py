@@ -165,12 +165,7 @@ def tags_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     wanted = (f"{name}-{version}", f"{name}-latest")
     # A name may have characters that a tag may not, and it must not look like a uuid or be the index.
     named = [_NOT_IN_TAGS.sub("_", each)[:128] for each in wanted]
-    return (uuid, *(tag for tag in named if is_tag(tag) and tag != INDEX_TAG and not is_uuid(tag)))
-
-
-def is_uuid(tag: str) -> bool:
-    """True if a tag is the uuid of an image."""
-    return values.UUID.fullmatch(tag) is not None
+    return (uuid, *(tag for tag in named if is_tag(tag) and tag != INDEX_TAG and not values.is_uuid(tag)))
 
 
 def list_in(index: Index) -> Descriptor | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -27,10 +27,10 @@ from imgstored.registry.logins import read_login
 from imgstored.registry.reference import DOCKER_HUB_HOST, check_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable
 
     from imgstored.http.addresses import Nearness
-    from imgstored.http.documents import Document
+    from imgstored.http.documents import Document, Fetch
     from imgstored.http.location import Access
     from imgstored.registry.challenge import Challenge
     from imgstored.registry.logins import Login
@@ -51,16 +51,6 @@ _HUB_TOKENS: Final = "auth.docker.io"
 
 #: Header fields of one request.
 Headers = tuple[tuple[str, str], ...]
-
-
-class Fetch(Protocol):
-    """`fetch_document`, or a stand-in for it."""
-
-    def __call__(
-        self, location: Location, *, limits: DocumentLimits, headers: Sequence[tuple[str, str]]
-    ) -> Awaitable[Document]:
-        """GETs a document; any final status is returned."""
-        ...
 
 
 class Token(Struct):

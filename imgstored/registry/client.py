@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from imgstored import __version__, lanes
 from imgstored.errors import APIError, BadContentError, ClientError
+from imgstored.foreign_text import printable
 from imgstored.http.addresses import Nearness
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location, Part, origin_of, shown
@@ -45,9 +46,9 @@ from imgstored.registry.reference import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from imgstored.http.documents import Document
+    from imgstored.http.documents import Document, Fetch
     from imgstored.http.location import Verify
-    from imgstored.registry.auth import Fetch, Headers
+    from imgstored.registry.auth import Headers
 
 _T = TypeVar("_T")
 
@@ -480,7 +481,7 @@ def _own_words(body: bytes) -> str:
         text = body[:_MAX_TEXT].decode(errors="replace").strip()
         if text.startswith("<") or "\n" in text:
             return ""
-    return redacted("".join(each if each.isprintable() else "?" for each in text[:_MAX_TEXT]))
+    return redacted(printable(text[:_MAX_TEXT]))
 
 
 def _tags(url: str, body: bytes) -> list[str]:

@@ -50,8 +50,6 @@ class Platform(Struct, frozen=True):
 
     architecture: str = ""
     os: str = ""
-    variant: str = ""
-    os_version: str = field(default="", name="os.version")
 
 
 class Descriptor(Struct, frozen=True, rename="camel", omit_defaults=True):

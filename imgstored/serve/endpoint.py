@@ -11,6 +11,7 @@ from imgstored import lanes
 from imgstored.errors import ImgstoreError
 from imgstored.httpd.address import listening
 from imgstored.httpd.server import HttpServer
+from imgstored.serve.refusal import refused
 
 if TYPE_CHECKING:
     import socket
@@ -47,7 +48,7 @@ class ImageServer:
         self._bound: socket.socket | None = None
         self._library = library
         self._secure = context is not None
-        self._server = HttpServer(application, limits, rate=rate, context=context)
+        self._server = HttpServer(application, limits, rate=rate, context=context, refusal=refused)
 
     def state(self) -> ServerStateDocument:
         """The protocol's *status* of it."""

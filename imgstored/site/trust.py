@@ -1,4 +1,4 @@
-"""Whether a site's pointer and index are to be believed. No I/O.
+"""The decision whether to believe a site's pointer and index. No I/O.
 
 pointer ── a trusted key's signature? ── not expired? ── not older than the last one? ── Trusted
 index ── the hash that the pointer names? ── the signature is of it?

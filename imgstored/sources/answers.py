@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from imgstored.errors import APIError, BadContentError, InvalidManifestError, InvalidUUIDError
+from imgstored.foreign_text import one_line
 from imgstored.http.location import shown
 from imgstored.http.secrets import KNOWN, redacted
 from imgstored.manifest import (
@@ -182,7 +183,7 @@ def _another_answer(url: str, wanted: str, body: bytes, error: InvalidManifestEr
         came = ", but XML or another text with tags"
     return APIError(
         f"{shown(url)}: the answer is not {wanted}{came}",
-        hint="the URL may be wrong, or the server's type (`imgctl sources -t`: imgapi, dsapi, static)",
+        hint="the URL may be wrong, or the server's type (`sources -a URL -t TYPE`: imgapi, dsapi, static)",
     )
 
 
@@ -265,6 +266,5 @@ def _phrase(status: int) -> str:
 
 def _clean(text: str) -> str:
     """One line of printable characters, not too long, without the secrets that a server may repeat."""
-    line = re.sub(r"\s+", " ", redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT])).strip()
-    line = "".join(character if character.isprintable() else "?" for character in line)
+    line = one_line(redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT]))
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

@@ -24,12 +24,11 @@ from imgstored.errors import (
     UntrustedImageError,
 )
 from imgstored.http.location import shown
-from imgstored.manifest import check_uuid, upgrade
+from imgstored.manifest import check_uuid, is_uuid, upgrade
 from imgstored.registry.artifact import (
     INDEX_TAG,
     REPOSITORY,
     file_layers,
-    is_uuid,
     json_of,
     list_in,
     list_layer,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgstored.errors import APIError, BadContentError, ClientError, InvalidManifestError
-from imgstored.manifest import load, parse_entries
+from imgstored.manifest import is_uuid, load, parse_entries
 from imgstored.registry import artifact
 from imgstored.registry.client import Registries, RegistrySpec
 from imgstored.registry.documents import OCI_INDEX, OCI_MANIFEST, Descriptor, ImageManifest, encoded
@@ -109,7 +109,7 @@ class RegistryServer(ImageServer):
         """Removes the tags of other images: the registry itself has no request for that."""
         tags = self.registry.folder / "storage/docker/registry/v2/repositories" / self.repository
         for tag in (tags / "_manifests/tags").iterdir():
-            if artifact.is_uuid(tag.name) and tag.name not in text.lower():
+            if is_uuid(tag.name) and tag.name not in text.lower():
                 shutil.rmtree(tag)
 
     def _listed(self, text: str) -> list[str]:
@@ -120,7 +120,7 @@ class RegistryServer(ImageServer):
         uuids = [
             str(entry["uuid"]).lower() for entry in entries if isinstance(entry, dict) and "uuid" in entry
         ]
-        return [each for each in uuids if artifact.is_uuid(each) and not self.folder(each).exists()]
+        return [each for each in uuids if is_uuid(each) and not self.folder(each).exists()]
 
 
 @pytest.fixture(scope="module")

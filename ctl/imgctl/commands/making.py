@@ -169,8 +169,8 @@ COMMANDS = (
         "copy:copy",
         (HELP, POOL, _COMPRESSION, QUIET),
         "HOST is [USER@]HOST[:PORT], as for `imgctl -H`, with imgctl and a running imgstored.\n"
-        "Origins that HOST lacks are copied first; what is there is not copied again. The\n"
-        "images go as `export -o -` writes them, through ssh, and are installed there.",
+        "Origins that HOST lacks are copied first; images that HOST has are not copied again.\n"
+        "The images go as `export -o -` writes them, through ssh, and are installed there.",
         examples=(
             ("copy web@1.2.0 root@web2", "an image and its origins"),
             (f"copy -c zstd {IMAGE} web2:2222", "compressed on the way, and installed compressed"),

@@ -1,4 +1,4 @@
-"""Images for others: made of datasets and machines, exported, published."""
+"""Methods for new images: create from datasets and machines, export, publish."""
 
 from __future__ import annotations
 
