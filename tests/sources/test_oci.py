@@ -16,7 +16,8 @@ from imgstored.registry import artifact
 from imgstored.registry.client import Registries, RegistrySpec
 from imgstored.registry.documents import OCI_INDEX, OCI_MANIFEST, Descriptor, ImageManifest, encoded
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
+from imgstored.sources.client import LastLists, SourceClient, open_source
+from imgstored.sources.health import HealthLog
 from imgstored.sources.oci import OciSource
 from imgstored.sources.search import Hit
 from imgstored.sources.server import AskLimits
