@@ -72,6 +72,12 @@ class Ours(Daemon):
         """Seconds of one imgctl command. Raises `RuntimeError` if it fails."""
         return timed([IMGCTL, *arguments], env={**os.environ, "IMGSTORED_SOCKET": str(self.socket)})
 
+    def processor_seconds(self) -> float:
+        """Seconds of processor time that the daemon has had."""
+        # The name of the program, which may have spaces, is between parentheses.
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def peak_memory(self) -> float:
         """MiB that the daemon had resident at most so far (VmHWM of proc(5))."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

@@ -282,7 +282,7 @@ async def _library(settings: Config, catalog: Catalog) -> Library | None:
         return None
 
     def pinned() -> set[str]:
-        """For a thread of trio's. Raises `PoolError`."""
+        """The uuids of pinned images, in a thread of trio's. Raises `PoolError`."""
         return {
             uuid
             for name, pool in catalog.pools.items()
@@ -324,7 +324,7 @@ def _image_server(core: _Core) -> ImageServer | None:
 
 
 class _Serving(Struct, frozen=True):
-    """What the image server is made of, as the configuration has it."""
+    """The parts of the image server, as the configuration has it."""
 
     address: TcpAddress
     application: Application
@@ -376,7 +376,7 @@ def _serving(core: _Core, settings: Config) -> _Serving | None:
 
 
 async def _served_anew(core: _Core, image_server: ImageServer | None, settings: Config) -> Callable[[], None]:
-    """What has the image server and the mirrors be as a changed configuration has them.
+    """Applies a changed configuration to the image server and the mirrors.
 
     Raises `ConfigError` where that is wrong; nothing has changed then.
     """

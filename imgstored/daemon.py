@@ -88,6 +88,7 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
     async with trio.open_nursery() as nursery:
         await nursery.start(parts.hooks.run)
         await nursery.start(parts.view.run, parts.catalog.all)
+        nursery.start_soon(parts.sources.run)
         await nursery.start(parts.images.run)
         await nursery.start(parts.imports.run)
         await nursery.start(parts.mirrors.run)

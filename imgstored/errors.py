@@ -33,7 +33,7 @@ class ImgstoreError(Exception):
         self.hint = hint
         self.data: dict[str, Any] = dict(data or {})
 
-    def beside(self, others: Iterable[ImgstoreError]) -> Self:
+    def with_others(self, others: Iterable[ImgstoreError]) -> Self:
         """A copy that has other errors of the same request as `data["others"]`, each once.
 
         The error itself stays as it is: other requests may fail with it, too.
@@ -41,7 +41,7 @@ class ImgstoreError(Exception):
         distinct = [other for other in dict.fromkeys(others) if other is not self]
         copied = self.__class__.__new__(self.__class__, *self.args)
         copied.__dict__.update(self.__dict__)
-        # What led to it stays known: a shortage, say, whose own hint helps more.
+        # The cause stays known: the hint of a shortage, for example, may help more.
         copied.__cause__, copied.__context__ = self.__cause__, self.__context__
         copied.data = {**self.data, "others": [other.as_wire() for other in distinct]}
         return copied
@@ -62,11 +62,11 @@ class InternalError(ImgstoreError):
 
     @classmethod
     def unexpected(cls) -> Self:
-        """The error of a request that ended by an exception which nobody expects."""
+        """The error of a request that an unexpected exception ended."""
         return cls("a fault in imgstored", hint="its log has the details")
 
 
-# -- what was asked ------------------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------------------
 
 
 class UsageError(ImgstoreError):
@@ -123,11 +123,11 @@ class ConfigError(ImgstoreError):
     code = "ConfigError"
 
     def all_faults(self) -> list[ConfigError]:
-        """Itself, and those that are beside it, each alone."""
-        alone = ConfigError(self.message, hint=self.hint)
-        alone.__cause__ = self.__cause__
+        """The fault itself, and those of `data["others"]`, each as an error of its own."""
+        first = ConfigError(self.message, hint=self.hint)
+        first.__cause__ = self.__cause__
         others = self.data.get("others", ())
-        return [alone, *(ConfigError(other["message"], hint=other["hint"]) for other in others)]
+        return [first, *(ConfigError(other["message"], hint=other["hint"]) for other in others)]
 
 
 # -- images and manifests ------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class ImageNotInstalledError(ImgstoreError):
     exit_status = 3
 
     def __init__(self, uuid: str, pool: str, hint: str | None = None) -> None:
-        """`hint` None is what installs it."""
+        """Without a `hint`, the hint is the command that installs the image."""
         super().__init__(
             f'image "{uuid}" was not found on zpool "{pool}"',
             hint=f"`imgctl import {uuid}` installs it" if hint is None else hint,
@@ -282,7 +282,7 @@ class PrepareImageDidNotRunError(ImgstoreError):
 
 
 class UploadError(ImgstoreError):
-    """An image server received other bytes than the daemon sent."""
+    """An image server received bytes other than those that the daemon sent."""
 
     code = "UploadError"
 
@@ -338,10 +338,18 @@ class RefusedError(APIError):
         return {**super().as_wire(), "code": self.name}
 
 
+class BadContentError(APIError):
+    """A server that works has something damaged or incomplete, or something else in its place."""
+
+
 class UntrustedSourceError(APIError):
     """A source with `keys` offers what no trusted key signed, or what is out of date (not in imgadm)."""
 
     code = "UntrustedSource"
+
+
+class UntrustedImageError(UntrustedSourceError, BadContentError):
+    """The same of one image of a registry, of which other images may be signed."""
 
 
 class KeyFileError(ImgstoreError):

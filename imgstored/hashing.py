@@ -49,11 +49,11 @@ class Fingerprint(NamedTuple):
 
     @property
     def can_be_compared(self) -> bool:
-        """Whether its algorithm is there: the bytes cannot be known again otherwise."""
+        """True if its algorithm is there: the bytes cannot be known again otherwise."""
         return self.algorithm in _ALGORITHMS
 
     def is_of(self, data: bytes) -> bool:
-        """Whether it is that of `data`. Raises `KeyError` if that cannot be seen here."""
+        """True if it is that of `data`. Raises `KeyError` if that cannot be seen here."""
         return self == fingerprint(data, self.algorithm)
 
 
@@ -70,7 +70,7 @@ class Hasher:
         self.update = self._hash.update
 
     def fingerprint(self) -> Fingerprint:
-        """That of the bytes so far."""
+        """The fingerprint of the bytes so far."""
         return Fingerprint(self.algorithm, self._hash.digest())
 
 
@@ -80,7 +80,7 @@ def preferred() -> str:
 
 
 def fingerprint(data: bytes, algorithm: str | None = None) -> Fingerprint:
-    """That of `data`. Raises as `Hasher` does."""
+    """The fingerprint of `data`. Raises as `Hasher` does."""
     hasher = Hasher(algorithm)
     hasher.update(data)
     return hasher.fingerprint()

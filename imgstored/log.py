@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import structlog
 
+from imgstored.foreign_text import one_line, printable
 from imgstored.http.secrets import HIDDEN, KNOWN, SECRET_NAME, redacted
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def set_up(table: LogTable) -> None:
 
 @cache
 def is_journal() -> bool:
-    """Whether standard error goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM), as it stays."""
+    """True if standard error goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM), as it stays."""
     try:
         found = os.fstat(2)
     except OSError:
@@ -206,8 +207,7 @@ def _text(text: str, *, indented: bool = False) -> str:
     """One line of printable characters, not too long, without secrets."""
     # Cut only after that: half of a secret, or of a URL, does not look like one.
     line = redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT])
-    line = line if indented else " ".join(line.split())
-    line = "".join(character if character.isprintable() else "?" for character in line)
+    line = printable(line) if indented else one_line(line)
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"
 
 

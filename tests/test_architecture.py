@@ -25,6 +25,7 @@ PURE = (
     "config/text",
     "errors",
     "events/numbered",
+    "foreign_text",
     "http/credentials",
     "http/location",
     "manifest/*",

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+#: A number of which nobody needs more.
+MOST = 999_999_999
+
+
 class Option:
     """One option: its flags ("-P", "--pool"), its argument's name (empty: it has none), its help."""
 
@@ -39,7 +43,7 @@ class Arguments:
         self.rest = rest
 
     def flag(self, flag: str) -> bool:
-        """Whether the option was given."""
+        """True if the option was given."""
         return bool(self._values(flag))
 
     def text(self, flag: str) -> str | None:
@@ -50,6 +54,38 @@ class Arguments:
     def texts(self, flag: str) -> list[str]:
         """The arguments of an option that may be given several times."""
         return self._values(flag)
+
+    def number(self, flag: str, what: str, least: int, most: int = MOST, *, imgadms: str = "") -> int | None:
+        """The option's argument, a whole number, or None; `what` names it. Raises `UsageError`.
+
+        `imgadms` is imgadm's end of the sentence, where it has the same option.
+        """
+        text = self.text(flag)
+        if text is None:
+            return None
+        if text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most:
+            return int(text)
+        if imgadms:
+            raise UsageError(f'invalid {what} "{text}": {imgadms}')
+        raise UsageError(
+            f'invalid {what}: "{text}"',
+            hint=f"it may be {least} " + ("or more" if most >= MOST else f"to {most}"),
+        )
+
+    def seconds(self, flag: str, least: float, most: float) -> float | None:
+        """The option's argument, a number of seconds, or None. Raises `UsageError`."""
+        text = self.text(flag)
+        if text is None:
+            return None
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
+        if not least <= seconds <= most:
+            raise UsageError(
+                f'invalid number of seconds: "{text}"', hint=f"it may be {least:.10g} to {most:.10g}"
+            )
+        return seconds
 
     def one(self) -> str:
         """The only argument. Raises `UsageError` for none or several."""

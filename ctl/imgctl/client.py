@@ -291,7 +291,7 @@ class Client(Connection):
     def events(
         self, since: int | None = None, *, follow: bool = True, on_note: Callable[[str], None] | None = None
     ) -> Iterator[NumberedEvent]:
-        """What happens in the store, without end, or with `follow` False what has happened.
+        """The events of the store, without end, or with `follow` False the past ones.
 
         `since` is the number of the last event that is known, 0 for all that are kept; without it the events
         come from now on. Raises `EventsGoneError` where those after `since` are not kept any more. `on_note`
@@ -589,10 +589,12 @@ class Client(Connection):
         url: str,
         *,
         token: str | None = None,
+        keys: Sequence[str] = (),
         on_event: OnEvent | None = None,
     ) -> PublishedDocument:
-        """Gives an image to an IMGAPI server, with a token if it wants one.
+        """Gives an image to an IMGAPI server, with a token if it wants one, or to a registry.
 
+        `keys` are texts of minisign's secret keys without a password, which sign an image in a registry.
         Raises `OSError` if there is no such file.
         """
         descriptor = os.open(file_path, _READ)
@@ -604,6 +606,8 @@ class Client(Connection):
             }
             if token is not None:
                 params["token"] = token
+            if keys:
+                params["keys"] = [*keys]
             published: PublishedDocument = self.request("publish", params, on_event=on_event, file=descriptor)
             return published
         finally:

@@ -329,12 +329,12 @@ def _foreign(value: Any) -> float:
 
 
 def _has_ended(connected: socket.socket) -> bool:
-    """Whether the daemon closed an idle connection, or announced that it will."""
+    """True if the daemon closed an idle connection, or announced that it will."""
     return _is_readable(connected, 0)
 
 
 def _is_readable(connected: socket.socket, seconds: float) -> bool:
-    """Whether something comes, or the end, within that time."""
+    """True if something comes, or the end, within that time."""
     ready = select.poll()
     ready.register(connected, select.POLLIN)
     return bool(ready.poll(seconds * 1000))

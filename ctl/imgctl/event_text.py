@@ -29,16 +29,26 @@ def abort(message: str) -> str:
     return f"Aborting ({paragraph(message)})"
 
 
-def numbered_line(event: Event, *, short: bool = False) -> str:
-    """A numbered event for people: its number, time, name, and what it is about; with `short` uuids."""
+#: Columns of a terminal that have room for a date, and for columns at all; digits of a short uuid.
+_WITH_DATE, _DIGITS = 72, 8
+
+
+def numbered_line(event: Event, columns: int | None = None) -> str:
+    """A numbered event for people: its number, time, name, and what it is about.
+
+    On a terminal, of so many columns, uuids are short. On a narrow one times are, too, and names do alone.
+    """
     at = str(event.get("at"))
     moment = f"{at[:19]}Z" if len(at) > 19 else at
+    if columns is not None and columns < _WITH_DATE:
+        clock = printable(moment[11:19] or moment)
+        return f"{_text(event, 'number')} {clock} {_text(event, 'event')} {_about(event, digits=0)}".rstrip()
     head = f"{_text(event, 'number'):>6}  {printable(moment)}  {_text(event, 'event'):<18}"
-    return f"{head}{_about(event, short=short)}".rstrip()
+    return f"{head}{_about(event, digits=None if columns is None else _DIGITS)}".rstrip()
 
 
-def _about(event: Event, *, short: bool) -> str:
-    words = [_who(event, short=short)]
+def _about(event: Event, *, digits: int | None) -> str:
+    words = [_who(event, digits)]
     if event.get("tag") and event.get("event") in ("held", "released"):
         words.append(f"tag {_text(event, 'tag')}")
     if (count := _size(event, "bytes")) is not None:
@@ -54,12 +64,12 @@ def _about(event: Event, *, short: bool) -> str:
     return " ".join(words)
 
 
-def _who(event: Event, *, short: bool) -> str:
+def _who(event: Event, digits: int | None) -> str:
     if event.get("uuid"):
         name = "@".join(printable(event[key]) for key in ("name", "version") if event.get(key))
-        uuid = _text(event, "uuid")[: 8 if short else None]
+        uuid = _text(event, "uuid")[: digits if name or digits != 0 else _DIGITS]
         place = f" in {_text(event, 'pool')}" if event.get("pool") else ""
-        return f"{name} {uuid}{place}" if name else f"{uuid}{place}"
+        return f"{name} {uuid}".strip() + place
     if event.get("pid"):
         return f"imgstored {_text(event, 'version')}, pid {_text(event, 'pid')}"
     if event.get("lost"):
@@ -68,7 +78,7 @@ def _who(event: Event, *, short: bool) -> str:
 
 
 def kept(progress: Event | None) -> str:
-    """What is kept of the images of a request that ends early."""
+    """A line about what is kept of the images of a request that ends early."""
     known = [image for image in (progress or {}).get("images") or () if image.get("phase") != "installed"]
     if not known or any("kept" not in image for image in known):
         return "what was downloaded is kept"

@@ -94,7 +94,7 @@ def _docker_fields(tags: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def parse_filter(argument: str, *, words: bool = False) -> Filter:
-    """Whether a row meets `field=value` (exactly), `field=true|false` or `field=~part`.
+    """True if a row meets `field=value` (exactly), `field=true|false` or `field=~part`.
 
     With `words`, one without a sign is a part of the name. Raises `UsageError` for another form.
     """
@@ -108,12 +108,12 @@ def parse_filter(argument: str, *, words: bool = False) -> Filter:
 
 
 def meets_all(row: Mapping[str, Any], filters: Sequence[Filter]) -> bool:
-    """Whether the row meets every filter."""
+    """True if the row meets every filter."""
     return all(meets(row) for meets in filters)
 
 
 def has_field(row: Mapping[str, Any], path: str) -> bool:
-    """Whether the row has a field at a dotted path."""
+    """True if the row has a field at a dotted path."""
     return lookup(row, path) is not _MISSING
 
 
@@ -147,7 +147,7 @@ def _matcher(wanted: str) -> Callable[[Any], bool]:
 
 
 def _contains(value: Any, part: str) -> bool:
-    """Of an array it is an element, of anything else a part of its text."""
+    """Matches an element of an array, or a part of any other value's text."""
     if value is _MISSING or value is None or isinstance(value, dict):
         return False
     if isinstance(value, list):

@@ -37,7 +37,7 @@ class Wanted:
 
     @property
     def is_document(self) -> bool:
-        """Whether documents are wanted, and no rows."""
+        """True if documents are wanted, and no rows."""
         return self.form in ("json", "yaml") and not self.only_uuids and not self.columns
 
 
@@ -49,9 +49,13 @@ def say_listing(
     rows: Sequence[Row],
     columns: Sequence[str],
     wide: Sequence[str] = (),
+    drop: Sequence[str] = (),
     plain: Sequence[Row] | None = None,
 ) -> None:
-    """Prints a listing. `rows` are for people, `plain` (default: the same) and `documents` for programs."""
+    """Prints a listing. `rows` are for people, `plain` (default: the same) and `documents` for programs.
+
+    `drop` are the columns that a narrow terminal does without first, in this order.
+    """
     values = rows if plain is None else plain
     if wanted.only_uuids:
         session.say(printable(row.get("uuid")) for row in values)
@@ -65,7 +69,8 @@ def say_listing(
         _say_csv(values, shown, header=wanted.header)
     else:
         may_drop = not wanted.columns and wanted.form != "wide"
-        session.say(table(rows, shown, header=wanted.header, screen=session.screen, may_drop=may_drop))
+        screen = session.screen
+        session.say(table(rows, shown, header=wanted.header, screen=screen, may_drop=may_drop, drop=drop))
 
 
 def document_form(arguments: Arguments) -> str:

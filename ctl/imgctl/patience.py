@@ -35,7 +35,7 @@ def seconds() -> float | None:
 
 
 def is_lost(error: RemoteError) -> bool:
-    """Whether the daemon went away, or says that it is about to."""
+    """True if the daemon went away, or says that it is about to."""
     return getattr(error, "lost", False) or error.data.get("stopping") is True
 
 

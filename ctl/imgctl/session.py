@@ -40,7 +40,7 @@ class Session:
 
     @property
     def is_imgadm(self) -> bool:
-        """Whether it was run under imgadm's name, and is to behave as imgadm does."""
+        """True if it was run under imgadm's name, and is to behave as imgadm does."""
         return self.program == "imgadm"
 
     @property
@@ -167,7 +167,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def speaks_unicode() -> bool:
-    """Whether standard output takes every character."""
+    """True if standard output takes every character."""
     return (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
 
 
@@ -192,7 +192,7 @@ def standard_output() -> BinaryIO:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether people read what is written there."""
+    """True if people read what is written there."""
     return stream is not None and stream.isatty()
 
 
@@ -202,7 +202,7 @@ def _never_fail_to_encode(stream: Any) -> None:
 
 
 def has_colour(stream: TextIO | None) -> bool:
-    """Whether the stream is a terminal with colour whose user has not asked for none (https://no-color.org)."""
+    """True if the stream is a terminal with colour whose user has not asked for none (https://no-color.org)."""
     if stream is None or os.environ.get("NO_COLOR"):
         return False
     return (os.environ.get("TERM") or "dumb") != "dumb" and stream.isatty()

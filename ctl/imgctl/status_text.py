@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     Document = Mapping[str, Any]
 
 _POOL_COLUMNS = ["pool", "type", "state", "used", "free", "total", "images"]
+_POOL_DROP = ["images", "total", "type", "used"]
 _SOURCE_COLUMNS = ["source", "type", "state", "answered", "failed", "listed"]
+_SOURCE_DROP = ["listed", "type", "answered"]
 _IMPORT_COLUMNS = ["uuid", "name", "zpool", "phase", "done", "size", "rate", "conns", "left", "limit", "from"]
-#: On a screen of 80 columns the most important ones are to be seen.
-_TOP_COLUMNS = ["image", "name", "phase", "done", "rate", "left", "limit", "conns", "size", "zpool", "from"]
-#: On one of fewer, these.
-_NARROW, _NARROW_TOP_COLUMNS = 72, ["name", "done", "left", "rate", "limit"]
+_IMPORT_DROP = ["from", "conns", "zpool", "size", "limit", "phase"]
+_TOP_COLUMNS = ["image", "name", "phase", "done", "left", "rate", "limit", "conns", "size", "zpool", "from"]
+_TOP_DROP = ["from", "zpool", "size", "conns", "phase", "image"]
 _FAILURE_COLUMNS = ["when", "action", "uuid", "name", "message"]
 
 #: Characters of an image's name and version, and of an error, that are shown.
@@ -43,6 +44,9 @@ _MAX_NAME, _MAX_MESSAGE = 32, 160
 
 #: Warnings of the log that are shown.
 _WARNINGS = 5
+
+#: Digits of a uuid that there is room for; where more are alike, the names tell the images apart.
+_MOST_DIGITS = 18
 
 
 class Line(NamedTuple):
@@ -68,17 +72,23 @@ def status_lines(status: StatusDocument, now: float, screen: Screen | None = Non
     """The whole report; `now` is in seconds since the epoch. Its tables fit a screen."""
     blocks = [
         _about(status),
-        table([_pool_row(pool) for pool in status.get("pools") or ()], _POOL_COLUMNS, screen=screen),
+        table(
+            [_pool_row(pool) for pool in status.get("pools") or ()],
+            _POOL_COLUMNS,
+            screen=screen,
+            drop=_POOL_DROP,
+        ),
         table(
             [_source_row(source, now) for source in status.get("sources") or ()],
             _SOURCE_COLUMNS,
             screen=screen,
+            drop=_SOURCE_DROP,
         )
         or ["No sources: `imgctl sources -a URL` adds an image server."],
         _imports(status, screen),
         serving_lines(status),
         _unfinished(status.get("pools") or ()),
-        _failures(status.get("failures") or ()),
+        _failures(status.get("failures") or (), screen),
         _warnings(status.get("warnings") or ()),
         _attention(status),
     ]
@@ -97,9 +107,9 @@ def top_lines(status: StatusDocument, now: float, screen: Screen | None = None) 
     lines = [*(part for line in head for part in _wrapped(line, screen)), Line("")]
     if not jobs:
         return [*lines, Line("Nothing is being imported.")]
-    narrow = screen is not None and screen.columns < _NARROW
-    columns = _NARROW_TOP_COLUMNS if narrow else _TOP_COLUMNS
-    first, *rest = table([_import_row(job) for job in _busy_first(jobs)], columns, screen=screen)
+    count = _digits(jobs)
+    rows = [{**_import_row(job), "image": str(job.get("uuid"))[:count]} for job in _busy_first(jobs)]
+    first, *rest = table(rows, _TOP_COLUMNS, screen=screen, drop=_TOP_DROP)
     return [*lines, Line(first, "columns"), *map(Line, rest)]
 
 
@@ -108,10 +118,19 @@ def away_lines(notice: str, screen: Screen | None = None) -> list[Line]:
     return _wrapped(Line(notice, "bad"), screen)
 
 
+def _digits(jobs: Sequence[JobDocument]) -> int:
+    """The digits that stand for an image among these."""
+    from imgctl.fitting import DIGITS, digits
+
+    count = digits(str(job.get("uuid")) for job in jobs)
+    return count if count <= _MOST_DIGITS else DIGITS
+
+
 def _wrapped(line: Line, screen: Screen | None) -> list[Line]:
     if screen is None or len(line.text) <= screen.columns:
         return [line]
-    return [Line(text, line.style) for text in wrap(line.text, screen.columns, subsequent_indent="  ")]
+    texts = wrap(line.text, screen.columns, subsequent_indent="  ", break_on_hyphens=False)
+    return [Line(text, line.style) for text in texts]
 
 
 # -- the blocks ----------------------------------------------------------------------------------------------
@@ -139,7 +158,8 @@ def _imports(status: StatusDocument, screen: Screen | None) -> list[str]:
         return ["Nothing is being imported."]
     waiting = status.get("waiting") or 0
     title = f"{_count(len(jobs), 'import')} under way" + (f", {waiting} of them waiting" if waiting else "")
-    return [title, *table([_import_row(job) for job in _busy_first(jobs)], _IMPORT_COLUMNS, screen=screen)]
+    rows = [_import_row(job) for job in _busy_first(jobs)]
+    return [title, *table(rows, _IMPORT_COLUMNS, screen=screen, drop=_IMPORT_DROP)]
 
 
 def serving_lines(status: StatusDocument) -> list[str]:
@@ -198,7 +218,7 @@ def _why_not(unfinished: UnfinishedDocument) -> str:
     return "received, but without a manifest (`imgctl update UUID` fetches one)"
 
 
-def _failures(entries: Sequence[EntryDocument]) -> list[str]:
+def _failures(entries: Sequence[EntryDocument], screen: Screen | None) -> list[str]:
     rows = [
         {
             "when": moment(entry.get("started_at")),
@@ -210,7 +230,22 @@ def _failures(entries: Sequence[EntryDocument]) -> list[str]:
         for entry in entries
     ]
     title = "Failures without a later success (`imgctl history` has more):"
-    return [title, *table(rows, _FAILURE_COLUMNS)] if rows else []
+    if not rows:
+        return []
+    lines = table(rows, _FAILURE_COLUMNS)
+    if screen is not None and max(map(len, lines)) > screen.columns:
+        # A reason that is cut off is none.
+        lines = [
+            line
+            for row in rows
+            for line in wrap(
+                printable("  {when}  {action} {name} ({uuid}): {message}".format_map(row)),
+                screen.columns,
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+            )
+        ]
+    return [title, *lines]
 
 
 def _warnings(warnings: Sequence[WarningDocument]) -> list[str]:
@@ -280,7 +315,6 @@ def _import_row(job: Document) -> dict[str, Any]:
     done, total, rate = job.get("done"), job.get("total"), job.get("rate")
     return {
         "uuid": job.get("uuid"),
-        "image": str(job.get("uuid"))[:8],
         "name": _name(job),
         "zpool": job.get("pool"),
         "phase": job.get("phase"),
@@ -299,7 +333,7 @@ def _busy_first(jobs: Sequence[JobDocument]) -> list[JobDocument]:
 
 
 def _is_ill(pool: PoolStateDocument) -> bool:
-    """Whether a pool answers, and its system says that it is not well."""
+    """True if a pool answers, and its system says that it is not well."""
     return not pool.get("error") and pool.get("health") not in (None, "ONLINE")
 
 

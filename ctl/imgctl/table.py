@@ -34,11 +34,12 @@ def table(
     header: bool = True,
     screen: Screen | None = None,
     may_drop: bool = True,
+    drop: Sequence[str] = (),
 ) -> list[str]:
     """The lines of a table with one row each. A column that no row has is full of `-`.
 
-    For a `screen` they are cut to what it has room for, and with `may_drop` the last columns are left out if
-    need be.
+    For a `screen` they are cut to what it has room for, and with `may_drop` columns are left out if need be:
+    those of `drop` first, then the last ones.
     """
     if not rows:
         return []
@@ -47,7 +48,7 @@ def table(
     if screen is not None:
         from imgctl.fitting import fitted
 
-        lines = fitted(lines, columns, screen, may_drop=may_drop)
+        lines = fitted(lines, columns, screen, may_drop=may_drop, drop=drop)
         return [_GAP.join(line) for line in lines[0 if header else 1 :]]
     widths = [width(column) for column in zip(*lines, strict=True)]  # the header's too when it is left out
     widths[-1:] = [0]

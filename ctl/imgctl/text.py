@@ -20,7 +20,7 @@ _UUID_DIGITS = frozenset("0123456789abcdef-")
 
 
 def is_uuid(text: str) -> bool:
-    """Whether it is a full uuid, as imgadm writes it."""
+    """True if it is a full uuid, as imgadm writes it."""
     return [*map(len, text.split("-"))] == [8, 4, 4, 4, 12] and _UUID_DIGITS.issuperset(text)
 
 
@@ -58,7 +58,7 @@ def rate_cell(bytes_a_second: object) -> str | None:
 
 
 def share_cell(fraction: object, done: object, total: object) -> str | None:
-    """How far an import is, in percent: never 100 before it is installed. An older daemon says bytes only."""
+    """The progress of an import in percent: 100 only once it is installed. An older daemon sends bytes."""
     if isinstance(fraction, (int, float)):
         return f"{int(100 * fraction)}%"
     return (

@@ -216,7 +216,7 @@ class EditedSourcesDocument(TypedDict):
 
 
 class CheckedSourceDocument(TypedDict):
-    """Whether a source answers; `incomplete` says why its last list may lack images."""
+    """True if a source answers; `incomplete` says why its last list may lack images."""
 
     url: str
     type: str

@@ -237,11 +237,15 @@ class ExportParams(TypedDict):
 
 
 class PublishParams(TypedDict):
-    """The server's URL, the manifest of the file that the client passes, and a token for the server."""
+    """The server's URL, the manifest of the file that the client passes, and a token for the server.
+
+    `keys` are texts of secret keys, which sign an image in a registry.
+    """
 
     manifest: dict[str, Any]
     url: str
     token: NotRequired[str | None]
+    keys: NotRequired[list[str] | None]
     path: NotRequired[str | None]
 
 

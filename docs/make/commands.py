@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 _HEAD = """\
 # Commands
 
-This page has the same texts as `imgctl help COMMAND`. In place of a UUID, every command also takes the
-beginning of one (four digits or more), `NAME`, `NAME@VERSION` or `NAME@latest`, if it means one image; but
-not under the name `imgadm`. You may mix options and arguments, and `--` ends the options; `--socket` is also
-taken after the command. This page is made from the code.
+This page has the same texts as `imgctl help COMMAND`, and is made from the code. In place of a UUID, every
+command also takes the beginning of one (four digits or more), `NAME`, `NAME@VERSION` or `NAME@latest`, as
+long as that means one image; under the name `imgadm` a command takes only UUIDs. You may mix options and
+arguments. `--` ends the options, and `--socket` may also follow the command.
 
 With `-j` results are JSON on standard output, and an error is `{"error": {code, message, hint, exit_status,
-data}}`, in one line on standard error. In every document the pool is `zpool`, and each time is text, as
-`"started": "2026-11-24T00:00:00Z"`. The keys `pool`, and those of seconds since the epoch, as `started_at`,
-will go after the first release.
+data}}`, in one line on standard error. In every document the pool is `zpool`, and each time is text, such as
+`"started": "2026-11-24T00:00:00Z"`. The key `pool`, and keys with seconds since the epoch, such as
+`started_at`, will be removed after the first release.
 
 Before the command:
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2] / "imgstored"
 
 #: Everyone may know these; lines to them would say nothing.
-_GROUND = {"errors", "hashing", "host"}
+_GROUND = {"errors", "foreign_text", "hashing", "host"}
 
 
 @cache

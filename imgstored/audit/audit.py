@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from imgstored import __version__
-from imgstored.audit.images import fault_of
 from imgstored.audit.inventory import errors_of, opened, taken
 from imgstored.audit.orphans import orphans
-from imgstored.catalog.manifest_files import ManifestFiles
+from imgstored.catalog.manifest_files import MISSING, ManifestFiles
 from imgstored.catalog.receipts import Receipts
 from imgstored.config import loading, specs
 from imgstored.doctor.check import Finding, size
@@ -23,6 +22,7 @@ from imgstored.doctor.folders import some
 from imgstored.errors import ImageNotInstalledError, ImgstoreError
 from imgstored.http.secrets import KNOWN
 from imgstored.library.library import examined
+from imgstored.maintenance.differences import Manifest, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from imgstored.audit.orphans import Orphan
     from imgstored.config.tables import Config
+    from imgstored.doctor.check import Status
     from imgstored.pools.base import Pool
 
 #: Seconds between two looks at what a daemon may be at work on. Each of its steps is shorter.
@@ -94,7 +95,7 @@ def _images(name: str, pool: Pool, settings: Config) -> Iterator[Finding]:
         return
     for image in images:
         try:
-            fault = fault_of(name, pool, image.uuid, receipts, files)
+            fault = _fault_of(name, pool, image.uuid, receipts, files)
         except ImageNotInstalledError:
             continue  # somebody has deleted it meanwhile
         except ImgstoreError as error:
@@ -106,6 +107,30 @@ def _images(name: str, pool: Pool, settings: Config) -> Iterator[Finding]:
             hint = "`imgctl verify` says the same; delete it, and import it again"
             yield Finding(check, status, f"{image.uuid}: {seen}", hint)
     yield Finding(check, "ok", f"{read} read to the end, {size(bytes_read)}")
+
+
+def _fault_of(
+    name: str, pool: Pool, uuid: str, receipts: Receipts, files: ManifestFiles
+) -> tuple[Status, str] | None:
+    """The fault of an installed image; None for a whole one. Blocks as long as it takes to read it.
+
+    Raises as `Pool.check` does.
+    """
+    receipt = receipts.read(name, uuid)
+    content = receipt is not None and isinstance(receipt.content, str)
+    checked = pool.check(uuid, lambda done: None, content=content)
+    origin = checked.image.origin
+    below = None if origin is None else pool.image(origin)
+    if origin is not None and below is None:
+        return "fail", f"its origin {origin} is not installed"
+    record = files.read(name, uuid)
+    assert record is not None  # only of one that is known already
+    missing = record.stamp == MISSING
+    manifest = Manifest(missing, broken=not missing and set(record.manifest) == {"uuid"})
+    found = verdict(receipt, checked, None if below is None else below.guid, manifest)
+    if found.result == "ok" or (found.result == "unknown" and pool.shared):
+        return None
+    return ("warn" if found.result == "unknown" else "fail"), found.reason
 
 
 def _library(settings: Config, pause: float) -> Iterator[Finding]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
+from imgstored.library.library import SPOOL_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
 #: The next start removes it.
 _NEXT_START: Final = "the next start of imgstored removes it"
-#: Spools of the library's are not those of imports.
-_LIBRARY: Final = "_library-"
 
 Severity = Literal["warn", "fail"]
 
@@ -62,7 +62,7 @@ def _of_journal(journal: InJournal, found: Inventory, images: set[Key]) -> Itera
             yield Orphan("imports in the journal that are over", f"{pool}-{uuid}")
     known = {f"{pool}-{uuid}" for pool, uuid in journal.imports}
     for name in sorted(journal.spools - known):
-        if not name.startswith(_LIBRARY):
+        if not name.startswith(SPOOL_KEY):
             yield Orphan("downloads in the journal without an import", name)
     for name in sorted(journal.ranges - journal.spools):
         yield Orphan("ranges in the journal without a download", name)

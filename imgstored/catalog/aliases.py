@@ -1,7 +1,7 @@
 """Aliases: names that the administrator gives images, in one file of the daemon's own state.
 
-An alias means one uuid, whatever names servers give their images: it is looked at before those. It may mean
-an image that is not installed, or not any more.
+An alias means one uuid, and comes before all names that servers give their images. The image may be one that
+is not installed, or no longer installed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: A name of its own kind: not what could be the beginning of a uuid, and without the sign before a version.
+#: The form of an alias. It must not match `_DIGITS`, the beginning of a uuid, and has no `@`, as versions
+#: have.
 _ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _DIGITS: Final = re.compile(r"[0-9a-fA-F-]{4,}")
 
-#: Aliases that there may be, and bytes of their file.
+#: The greatest number of aliases, and of bytes of their file.
 MAX_ALIASES: Final = 1000
 _MAX_FILE: Final = 1 << 20
 
@@ -49,12 +50,12 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Aliases:
-    """The aliases in one file. For trio's thread; what blocks runs in others, one at a time."""
+    """The aliases in one file. For trio's thread; blocking calls run in other threads, one at a time."""
 
     def __init__(self, path: Path, catalog: Catalog, set_aside: Callable[[Path, str], None]) -> None:
-        """Reads the file. Blocks. There are no aliases if it is damaged.
+        """Reads the file. Blocks. If the file is damaged, there are no aliases.
 
-        `set_aside` takes it then, and why; it may raise `OSError`.
+        `set_aside` then gets the file and the reason; it may raise `OSError`.
         """
         self._path = path
         self._catalog = catalog
@@ -70,15 +71,14 @@ class Aliases:
         return [{"alias": alias, "uuid": uuid} for alias, uuid in sorted(self._aliases.items())]
 
     async def set(self, alias: str, uuid: str) -> str | None:
-        """Makes the alias mean an image, on the disk, too; returns the uuid that it meant before.
+        """Makes the alias mean an image, also on the disk; returns the uuid that it meant before.
 
-        Raises `UsageError` for what is no alias, or is the name of an installed image; `InvalidUUIDError`;
-        `FileSystemError`.
+        Raises `UsageError` for text that is no alias, or is the name of an installed image;
+        `InvalidUUIDError`; `FileSystemError`.
         """
         check_uuid(uuid)
-        if (
-            alias not in self._aliases
-        ):  # one that is there may get another image, whatever is called so by now
+        # An existing alias may get another image, even if an image has that name by now.
+        if alias not in self._aliases:
             self._check(alias)
         async with self._lock:
             if alias not in self._aliases and len(self._aliases) >= MAX_ALIASES:
@@ -132,5 +132,5 @@ def _read(path: Path, set_aside: Callable[[Path, str], None]) -> dict[str, str]:
         try:
             set_aside(path, str(error))
         except OSError as problem:
-            log.error("they cannot be set aside", error=str(problem))
+            log.error("the damaged aliases cannot be set aside", error=str(problem))
         return {}

@@ -1,11 +1,11 @@
 """The catalog: the installed images of all pools, with their manifests in imgadm's own files.
 
-A pool decides what is there; a manifest file says what it is. A manifest without its image is no installed
-image. A dataset with @final whose manifest is missing, or cannot be read, is an image that lost it, and is
-listed, if it was one before: it was listed, there is a receipt of it, or its dataset is more than a day old.
-Otherwise somebody may be about to write the manifest, as Triton's agent does when it has received an image
-straight into POOL/UUID; until then the image is not whole, and only those who ask for `unfinished` see it.
-What is known of a pool that others change, too, is brought up to date by `imgstored.catalog.refresh`.
+A pool decides which images are there; a manifest file describes one. A manifest without its image is no
+installed image. A dataset with @final whose manifest is missing or unreadable is an image that lost it, and
+is listed, if it was an image before: it was listed, it has a receipt, or its dataset is more than a day old.
+Otherwise another program may be about to write the manifest, as Triton's agent does after it has received an
+image straight into POOL/UUID; until then the image is not whole, and only `unfinished` names it.
+`imgstored.catalog.refresh` updates the catalog for pools that other programs change, too.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ log = structlog.get_logger(__name__)
 
 Key = tuple[str, str]  #: (pool's name, uuid)
 
-#: Seconds after a dataset was made, when its receive began, for which its manifest may still come. A receive
-#: that takes longer is not known, and a manifest comes right after it.
+#: Seconds after the creation of a dataset for which its manifest may still come. The creation is the begin of
+#: the receive; no receive is known to take longer, and the manifest comes right after it.
 _YOUNG: Final = 86400.0
-#: Seconds by which a clock may have been set back since.
+#: Seconds by which a clock may have been set back since then.
 _SKEW: Final = 3600.0
 
 _Answer = TypeVar("_Answer")
 
-#: Questions of one lane to one pool at the same time. A pool that does not answer keeps their threads in the
+#: Questions of one lane to one pool at the same time. If the pool does not answer, their threads stay in the
 #: kernel.
 _MAX_QUESTIONS: Final = 4
-#: Changes in one pool at the same time whose end is waited for.
+#: Changes in one pool at the same time that somebody waits for to the end.
 _MAX_CHANGES: Final = 16
 
 
@@ -63,12 +63,12 @@ class InstalledImage:
     image: PoolImage
     manifest: Mapping[str, Any] = field(repr=False)
     source: str | None = None
-    #: Of the manifest file as it was read; None where it was not, or should be again.
+    #: Of the manifest file when it was read; None if it was not read, or should be read again.
     stamp: Stamp | None = field(default=None, repr=False, compare=False)
 
     @property
     def uuid(self) -> str:
-        """The image's."""
+        """The image's uuid."""
         return self.image.uuid
 
     @property
@@ -78,11 +78,11 @@ class InstalledImage:
 
     @property
     def described(self) -> bool:
-        """Whether its manifest says more than which image it is of."""
+        """True if its manifest has more than a uuid."""
         return self.manifest.keys() != {"uuid"}
 
     def text(self, key: str) -> str:
-        """A field of the manifest for people, whatever it is; "-" where an image has lost its manifest."""
+        """A field of the manifest for people, of whatever type; "-" if the image has lost its manifest."""
         return shown_text(self.manifest.get(key))
 
 
@@ -119,7 +119,7 @@ def _cannot_be_written(uuid: str) -> Iterator[None]:
 
 
 class Catalog:
-    """The installed images of all pools, in memory. Its files are touched only by the methods that say so."""
+    """The installed images of all pools, in memory. Only the methods marked as blocking access files."""
 
     def __init__(self, pools: Mapping[str, Pool], folder: Path, receipts: Receipts | None = None) -> None:
         self.pools = pools
@@ -151,9 +151,9 @@ class Catalog:
         return await answer(pool, question, threads=self._threads_of(pool))
 
     async def change(self, pool: str, change: Callable[[], _Answer]) -> _Answer:
-        """Changes something in a pool by `change`, which blocks, in a thread.
+        """Makes a change in a pool by `change`, which blocks, in a thread.
 
-        Raises `PoolError` after a timeout; the change may then still be made.
+        Raises `PoolError` after a timeout; the pool may still make the change later.
         """
         return await changed(pool, change, threads=self._threads_of(pool))
 
@@ -162,7 +162,7 @@ class Catalog:
     ) -> _Answer:
         """Makes a change in a pool by `change`, which blocks, and waits for its end, however late that is.
 
-        It waits for no question, and for nothing of another pool. Calls `notice` once the pool has not
+        The change waits neither for questions nor for other pools. Calls `notice` once the pool has not
         answered for a while.
         """
         threads = self._finishers.setdefault(pool, trio.CapacityLimiter(_MAX_CHANGES))
@@ -191,7 +191,7 @@ class Catalog:
         )
 
     def clones(self) -> dict[Key, list[str]]:
-        """For each image from which anything is cloned, images or machines, the names of that, sorted."""
+        """The sorted names of the clones, images or machines, of each image that has any."""
         names = {key: set(image.image.clones) for key, image in self._images.items()}
         for image in self._images.values():
             if image.origin is not None:
@@ -199,12 +199,12 @@ class Catalog:
         return {key: sorted(clones) for key, clones in names.items() if clones}
 
     def add(self, image: InstalledImage) -> None:
-        """Adds an image that is installed, or replaces what is known of it."""
+        """Adds an installed image, or replaces its entry."""
         self._images[image.pool, image.uuid] = image
         self._note(image.pool, image.uuid)
 
     def remove(self, pool: str, uuid: str) -> None:
-        """Removes an image that is not installed any more."""
+        """Removes an image that is no longer installed."""
         self._images.pop((pool, uuid), None)
         self._note(pool, uuid)
 
@@ -224,13 +224,13 @@ class Catalog:
             noted.add((pool, uuid))
 
     def of_pool(self, pool: str) -> dict[str, InstalledImage]:
-        """A pool's images by their uuids; the caller's own."""
+        """A pool's images by their uuids, in a new dictionary."""
         return {uuid: image for (name, uuid), image in self._images.items() if name == pool}
 
     def apply(self, pool: str, found: Mapping[str, InstalledImage], *, but: set[Key]) -> list[InstalledImage]:
-        """Makes a pool's images those that were found in it; returns those that came, went, or look new.
+        """Replaces a pool's images with those found in it; returns those that came, went or changed.
 
-        `but` are keys that were changed since `found` was looked for: they stay as they are.
+        `but` are keys that changed since the search for `found` began: their entries stay.
         """
         changed = []
         for uuid, known in self.of_pool(pool).items():
@@ -249,16 +249,16 @@ class Catalog:
     # -- files (blocking) ------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Reads what is installed. Where a manifest is missing or broken, the image is still listed."""
+        """Reads the installed images. An image whose manifest is missing or broken is listed, too."""
         self._files.prepare()
         for name in self.pools:
             for image in self.look(name, {}).values():
                 self.add(image)
 
     def look(self, pool: str, known: Mapping[str, InstalledImage]) -> dict[str, InstalledImage]:
-        """Looks at a pool; returns what is in it now, by uuid. Raises `PoolError`.
+        """Looks at a pool; returns its images of now, by uuid. Raises `PoolError`.
 
-        Of `known` images the manifests are read again only where their files have changed.
+        The manifests of `known` images are read again only if their files have changed.
         """
         before = self._unfinished.get(pool, {})
         found: dict[str, InstalledImage] = {}
@@ -274,7 +274,7 @@ class Catalog:
         return found
 
     def look_at(self, pool: str, uuid: str) -> InstalledImage | None:
-        """An image as it is now; None where there is none, or none that is whole. Raises `PoolError`."""
+        """An image as it is now; None if there is none, or it is not whole. Raises `PoolError`."""
         image = self.pools[pool].image(uuid)
         if image is None:
             return None
@@ -283,11 +283,11 @@ class Catalog:
         return found if self._is_whole(found, known) else None
 
     def unfinished(self, pool: str) -> list[str]:
-        """The uuids of those that the last look found with @final, and without their manifests."""
+        """The uuids of the datasets that the last look found with @final but without a manifest."""
         return sorted(uuid for uuid in self._unfinished.get(pool, {}) if self.find(pool, uuid) is None)
 
     def _is_whole(self, image: InstalledImage, known: InstalledImage | None) -> bool:
-        """Whether it is an image for every reader; `known` is what was listed of it."""
+        """True if every reader may see the image; `known` is its entry so far."""
         if image.described or (known is not None and self._same(image, known)):
             return True
         created = image.image.created
@@ -297,10 +297,10 @@ class Catalog:
         return receipt is not None and receipt.is_of(image.image)
 
     def _same(self, image: InstalledImage, known: InstalledImage) -> bool:
-        """Whether it is still the dataset that was listed.
+        """True if it is still the dataset that was listed.
 
-        A snapshot has the same guid in each dataset that the same stream is received into. So where the
-        manifest has gone, too, the pool is asked again.
+        A snapshot has the same guid in every dataset that received the same stream. So if the manifest has
+        gone, too, the dataset's own guid decides.
         """
         if known.stamp == MISSING or image.stamp != MISSING:
             return True
@@ -318,34 +318,35 @@ class Catalog:
         return InstalledImage(pool, image, known.manifest, known.source, known.stamp)
 
     def write_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
-        """Writes imgadm's file for an image that is about to come, so that it survives a power cut.
+        """Writes imgadm's file for an image that is about to come; the file survives a power cut.
 
-        It stays by `keep_manifest`, or goes by `reconcile` if the image does not come. Raises `PoolError`.
+        `keep_manifest` makes it permanent; `reconcile` removes it if the image does not come. Raises
+        `PoolError`.
         """
         with _cannot_be_written(uuid):
             self._files.mark(pool, uuid)
             self._files.write(pool, uuid, manifest, source)
 
     def rewrite_manifest(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
-        """Replaces what imgadm's file says about an image that is there. Raises `PoolError`."""
+        """Replaces the manifest in imgadm's file of an installed image. Raises `PoolError`."""
         with _cannot_be_written(uuid):
             self._files.rewrite(pool, uuid, manifest, source)
 
     def manifest_of(self, pool: str, uuid: str) -> Mapping[str, Any]:
-        """The manifest in imgadm's file, also without an image; the uuid only where it says nothing."""
+        """The manifest in imgadm's file, also without an image; only the uuid if the file has none."""
         record = self._files.read(pool, uuid)
         return {"uuid": uuid} if record is None else record.manifest
 
     def installed_at(self, pool: str, uuid: str) -> float | None:
-        """Seconds since the epoch; None where an image has no manifest."""
+        """The time of the installation, in seconds since the epoch; None if the image has no manifest."""
         return self._files.written_at(pool, uuid)
 
     def has_manifest(self, pool: str, uuid: str) -> bool:
-        """Whether imgadm's file of an image is there, and is meant to stay."""
+        """True if imgadm's file of an image is there and not pending."""
         return self._files.is_there(pool, uuid) and not self._files.is_marked(pool, uuid)
 
     def keep_manifest(self, pool: str, uuid: str) -> None:
-        """Unmarks the manifest of an image that is there now. Never raises."""
+        """Removes the mark of the manifest of an image that is there now. Never raises."""
         try:
             self._files.unmark(pool, uuid)
         except OSError as error:
@@ -375,10 +376,9 @@ class Catalog:
         self._files.unmark(pool, uuid)
 
     def reconcile(self, pool: str, uuid: str) -> None:
-        """Drops the manifest of an image that was about to come or to go, if the image is not there.
+        """Drops the manifest and the receipt of an image that was about to come or to go, if it is not there.
 
-        And with it the receipt. The caller must hold the image lock. A manifest without a mark stays. Raises
-        `PoolError`, `OSError`.
+        The caller must hold the image's lock. A manifest without a mark stays. Raises `PoolError`, `OSError`.
         """
         if self._files.is_marked(pool, uuid):
             if self.pools[pool].image(uuid) is None:
@@ -388,7 +388,7 @@ class Catalog:
             self._files.unmark(pool, uuid)
 
     def sweep(self, locks: ImageLocks) -> None:
-        """Reconciles what an earlier daemon left pending, except where somebody else is at work now."""
+        """Reconciles what an earlier daemon left pending, except images that another program works on now."""
         for pool in self.pools:
             for uuid in sorted({*self._files.marked(pool), *self._files.half_written(pool)}):
                 try:
@@ -406,7 +406,7 @@ class Catalog:
 def as_wires(
     catalog: Catalog, images: Iterable[InstalledImage], holds: Mapping[Key, Iterable[str]] | None = None
 ) -> list[ImageDocument]:
-    """The *images* of the protocol, with their clones; with the tags that hold them, if these are given."""
+    """The *images* of the protocol, with their clones; also with their tags, if `holds` is given."""
     clones = catalog.clones()
     return [
         as_wire(image, clones.get(key, ()), None if holds is None else holds.get(key, ()))
@@ -418,7 +418,7 @@ def as_wires(
 def as_wire(
     image: InstalledImage, clones: Iterable[str] = (), holds: Iterable[str] | None = None
 ) -> ImageDocument:
-    """The *image* of the protocol; None are holds that were not asked for."""
+    """The *image* of the protocol. `holds` is None if the request did not ask for them."""
     names = list(clones)
     wire: ImageDocument = {"manifest": dict(image.manifest), "zpool": image.pool}
     if image.source is not None:

@@ -1,4 +1,4 @@
-"""Deletes images: one deletion of an image at a time, and none of an image that is needed."""
+"""Deletes images: one deletion of an image at a time, and none while something needs the image."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Deletion:
 class Deletions:
     """The deletions under way. `run` must be running for one to be started. For trio's thread only.
 
-    A deletion goes on to its end although its client has left, or has waited long enough.
+    A deletion goes on to its end, even if its client has left or has waited long enough.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Deletions:
             await trio.sleep_forever()
 
     def under_way(self, key: Key) -> bool:
-        """Whether the image is being deleted."""
+        """True if the image is being deleted."""
         return key in self._under_way
 
     async def wait_for(self, key: Key) -> None:
@@ -95,18 +95,18 @@ class Deletions:
     async def delete(
         self, pool: str, uuid: str, requester: Requester, expecting: Callable[[str, str], Sequence[str]]
     ) -> None:
-        """Removes an installed image. Refused while anything is cloned from it, or about to be.
+        """Removes an installed image. Refused while the image has clones, or is about to have one.
 
-        `expecting` names what is about to be cloned from an image (pool, uuid). Waits while somebody else has
-        the image's lock, such as an imgadm that imports it. Raises what the pool raises, and `PoolError`
-        if it does not answer: then the deletion goes on without the client.
+        `expecting` names the datasets that are about to be cloned from an image (pool, uuid). Waits while
+        another program has the image's lock, such as an imgadm that imports the image. Raises what the pool
+        raises, and `PoolError` if the pool does not answer: then the deletion goes on without the client.
         """
         key = (pool, uuid)
         await self.wait_for(key)
         self._catalog.get(pool, uuid)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._locks.held(uuid))
-            # From here until the event is there nothing is awaited.
+            # There is no await from here until the deletion is in the table.
             image = self._catalog.get(pool, uuid)
             dependents = [*expecting(pool, uuid)]
             if dependents:
@@ -136,13 +136,13 @@ class Deletions:
                     error = raised
                 except Exception:
                     # One deletion must not take the daemon with it.
-                    log.exception("a deletion failed by a mistake", uuid=image.uuid)
+                    log.exception("a deletion failed because of a fault in imgstored", uuid=image.uuid)
                     error = InternalError.unexpected()
                 del self._under_way[image.pool, image.uuid]
                 deletion.end(error)
 
     async def _delete(self, image: InstalledImage, requester: Requester) -> None:
-        """Removes the image, with its start and its end written down before and after."""
+        """Removes the image; the events of the start and the end are on the disk before and after."""
         action = Action("delete", image.uuid, image.text("name"), image.text("version"), image.pool)
         self._events.publish(Started(action, requester))
         await self._events.flush()
@@ -177,12 +177,12 @@ class Deletions:
     def _forget(self, image: InstalledImage, pending: Stamp | None) -> None:
         """Removes the manifest and the receipt of an image that is gone. Blocks."""
         try:
-            # The manifest's mark goes last: where it is left, the next start finishes this.
+            # The manifest's mark goes last: if it is left, the next start finishes the rest.
             if self._receipts is not None:
                 self._receipts.forget(image.pool, image.uuid)
             self._catalog.forget_manifest(image.pool, image.uuid, pending)
         except OSError as error:
-            # The image is deleted all the same. The next start finds the manifest's mark, and tidies up.
+            # The image is deleted, though. The next start finds the manifest's mark, and tidies up.
             log.warning(
                 "files of a deleted image stay", pool=image.pool, uuid=image.uuid, error=shortage.why(error)
             )

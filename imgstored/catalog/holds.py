@@ -1,4 +1,4 @@
-"""Holds keep images from being deleted: tags that stay, and tags of connected clients."""
+"""Holds protect images from deletion: lasting tags, and tags of connected clients."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ log = structlog.get_logger(__name__)
 #: The prefix of clients' tags. The next daemon releases those of a daemon that was killed.
 CLIENT_TAG = "client:"
 
-#: Holds by whom nobody says.
+#: The requester of a hold without a client.
 NOBODY = Requester("imgstored")
 
 
 class _Hold:
-    """One client's hold. What is given up while its thread waits for the pool is released by that thread."""
+    """One client's hold. If it is given up while its thread waits for the pool, the thread releases it."""
 
     def __init__(self, pool: Pool, uuid: str, tag: str) -> None:
         self.pool = pool
@@ -52,7 +52,7 @@ class _Hold:
             self.release()
 
     def give_up(self) -> bool:
-        """Nobody wants the hold any more. Returns whether the caller has to release it. Does not block."""
+        """Gives the hold up; returns True if the caller has to release it. Does not block."""
         with self._lock:
             self._given_up = True
             return self._taken
@@ -63,7 +63,7 @@ class _Hold:
 
 
 class Holds:
-    """The pools' holds; the pools keep them, also over a restart. Blocking calls are made in threads."""
+    """The holds of all pools. The pools store them, also across a restart. Blocking calls run in threads."""
 
     def __init__(self, catalog: Catalog, events: EventStream | None = None) -> None:
         self._catalog = catalog
@@ -74,19 +74,19 @@ class Holds:
         """Keeps an image until the tag is released. Holding twice is no error."""
         if tag.startswith(CLIENT_TAG):
             raise UsageError(
-                f'tags that begin with "{CLIENT_TAG}" are those of clients', hint="choose another tag"
+                f'tags that begin with "{CLIENT_TAG}" are reserved for clients', hint="choose another tag"
             )
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
         await self._catalog.change(image.pool, partial(self._catalog.pool(image.pool).hold, uuid, tag))
         log.info("held", uuid=uuid, pool=image.pool, tag=tag)
-        self._tell(image, tag, requester, held=True)
+        self._publish(image, tag, requester, held=True)
 
     async def release(self, uuid: str, tag: str, pool: str | None, requester: Requester = NOBODY) -> None:
         """Ends a hold. Releasing a tag that is not there is no error."""
         image = self._catalog.get(self._catalog.pool(pool).name, uuid)
         await self._catalog.change(image.pool, partial(self._catalog.pool(image.pool).release, uuid, tag))
         log.info("released", uuid=uuid, pool=image.pool, tag=tag)
-        self._tell(image, tag, requester, held=False)
+        self._publish(image, tag, requester, held=False)
 
     async def tags(self, uuid: str, pool: str | None) -> list[str]:
         """The tags that hold an image, sorted."""
@@ -104,9 +104,9 @@ class Holds:
 
     @asynccontextmanager
     async def held(
-        self, uuid: str, pool: str | None, client: str, *, uid: int | None = None, told: bool = True
+        self, uuid: str, pool: str | None, client: str, *, uid: int | None = None, announced: bool = True
     ) -> AsyncIterator[str]:
-        """Keeps an image as long as the block lasts; gives the tag. Unless `told`, there are no events.
+        """Keeps an image as long as the block lasts; gives the tag. Publishes events only if `announced`.
 
         Raises `PoolError` if the pool does not answer; the image is then released once it does.
         """
@@ -122,24 +122,24 @@ class Holds:
                     await self._release(hold)
                 raise
         requester = Requester(client, uid)
-        if told:
-            self._tell(image, tag, requester, held=True)
+        if announced:
+            self._publish(image, tag, requester, held=True)
         try:
             yield tag
         finally:
             with trio.CancelScope(shield=True):
                 await self._release(hold)
-            if told:
-                self._tell(image, tag, requester, held=False)
+            if announced:
+                self._publish(image, tag, requester, held=False)
 
-    def _tell(self, image: InstalledImage, tag: str, requester: Requester, *, held: bool) -> None:
-        """Publishes that a tag holds an image, or does not any more."""
+    def _publish(self, image: InstalledImage, tag: str, requester: Requester, *, held: bool) -> None:
+        """Publishes that a tag holds an image, or no longer does."""
         if self._events is not None:
             names = image.text("name"), image.text("version")
             self._events.publish(HoldChanged(held, tag, image.uuid, *names, image.pool, requester))
 
     async def _release(self, hold: _Hold) -> None:
-        """Releases the image. If its pool does not answer, its thread does so later, or the next daemon."""
+        """Releases the image. If the pool does not answer, the thread does so later, or the next daemon."""
         try:
             await self._catalog.change(hold.pool.name, hold.release)
         except PoolError as error:
@@ -159,5 +159,5 @@ class Holds:
                         if tag.startswith(CLIENT_TAG):
                             pool.release(uuid, tag)
                 except ImgstoreError as error:
-                    # Such as a disk that is full: the image stays held, and the next start tries again.
+                    # The disk may be full, for example: the image stays held, and the next start tries again.
                     log.error("a client's hold stays", uuid=uuid, pool=name, error=error.message)

@@ -1,12 +1,12 @@
-"""imgadm's lock of an image: its holder may receive, publish or delete the image, in whatever pool.
+"""imgadm's lock of an image: its holder may receive, publish or delete the image, in any pool.
 
 It is a POSIX write lock on FOLDER/img.UUID.import.lock, as imgadm takes it; the file is never removed. Such a
-lock belongs to the process, and closing any descriptor of the file gives it up. So this process has one
-descriptor of a file at most, and its tasks stand in line for it.
+lock belongs to the process, and closing any descriptor of the file releases it. So this process has at most
+one descriptor of a file, and its tasks queue for it.
 
-Whoever can read the file can keep everybody from that lock, by a read lock. imgadm makes it for all to read;
-it runs as root, as the daemon does, so the file becomes root's alone. Who opened it before still can lock it,
-and is not waited for as imgadm is.
+Everybody who can read the file can block that lock by a read lock, and imgadm lets all users read it. imgadm
+runs as root, as the daemon does, so the daemon makes the file private to root. A process that opened the file
+before can still lock it; the daemon waits less long for such a process than for imgadm.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two tries, as imgadm waits.
+#: Seconds between two tries, as in imgadm.
 _PAUSE: Final = 0.25
 #: Seconds of waiting until `on_wait` is called.
 _ANNOUNCE_AFTER: Final = 1.0
 
-#: Seconds that a change of an installed image waits, and an import: imgadm may be at one for hours.
+#: Seconds that a change of an installed image waits, and an import: imgadm may import an image for hours.
 TIMEOUT: Final = 60.0
 IMPORT_TIMEOUT: Final = 6 * 3600.0
-#: Seconds that a lock is waited for which imgadm does not have: another user's, or a read lock.
+#: Seconds to wait for a lock that cannot be imgadm's: another user's, or a read lock.
 _FOREIGN_TIMEOUT: Final = 15.0
 
-#: Locks that are tried at the same time: each try takes a moment, unless their file system does not answer.
+#: Locks that are tried at the same time. A try takes a moment, unless the file system does not answer.
 _THREADS: Final = 8
 
-#: How many tries in a row may find that there is no lock at all (ENOLCK). The kernel may have no room for one
-#: more, which passes; or the file system has none, which does not.
+#: Tries in a row that may find no locks at all (ENOLCK). The kernel may have no room for one more lock, which
+#: passes; or the file system has no locks, which does not.
 _TRIES: Final = 40
 
 
@@ -57,18 +57,18 @@ _END_IT: Final = "this is no imgadm: end that process, or have it close the file
 
 
 class _NoLockError(Exception):
-    """The lock is nobody's, and cannot be had; its cause says why."""
+    """Nobody has the lock, and still it cannot be taken; the exception's cause says why."""
 
 
 class ImageLocks:
-    """The locks in one folder. At most one object a folder in a process."""
+    """The locks in one folder. A process has at most one object per folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder where it is not there. Raises `ConfigError`."""
+        """Makes the folder if it does not exist. Raises `ConfigError`."""
         self._folder = folder
         self._mutex = threading.Lock()
         self._taken: dict[str, int] = {}  # descriptors by uuid
-        self._queues: dict[str, list[object]] = {}  # who is first has the lock, or tries to get it
+        self._queues: dict[str, list[object]] = {}  # by uuid; the first has the lock, or tries to get it
         self._threads = trio.CapacityLimiter(_THREADS)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,13 +83,12 @@ class ImageLocks:
         *,
         seconds: float = TIMEOUT,
     ) -> AsyncIterator[bool]:
-        """Holds an image's lock for the block; gives whether it had to wait for it.
+        """Holds an image's lock for the block; gives True if it had to wait for the lock.
 
-        Waits up to `seconds`, less for a lock that cannot be imgadm's, and can be cancelled;
-        `on_wait` is called once, with who has the lock, if it takes more than a second. Those of this process
-        take turns in the order in which they came. Raises `ImageLockedError` where that was too long,
-        `ConfigError` where there can be no lock file, or no lock of it for ten seconds, `PoolError` where
-        there is no room for the file.
+        Waits up to `seconds`, less for a lock that cannot be imgadm's, and can be cancelled; calls `on_wait`
+        once, with the name of the holder, if that takes more than a second. Tasks of this process take turns
+        in the order of their calls. Raises `ImageLockedError` after too long a wait, `ConfigError` if there
+        can be no lock file, or no lock of it for ten seconds, `PoolError` if there is no room for the file.
         """
         queue = self._queues.setdefault(check_uuid(uuid), [])
         ticket = object()
@@ -123,11 +122,11 @@ class ImageLocks:
                 self._give_up(uuid)
 
     async def _wait(self, wait: _Wait, is_first: Callable[[], bool]) -> bool:
-        """Returns with the lock."""
+        """Waits for the lock, and takes it; returns True if it had to wait."""
         tries = 0
         while True:
             try:
-                # A thread is never left behind, and so what it took is always given back.
+                # The thread is never abandoned, so a lock that it takes is always released.
                 take = partial(self._take, wait.uuid, wait.found)
                 if is_first() and await trio.to_thread.run_sync(take, limiter=self._threads):
                     return wait.waited
@@ -140,7 +139,7 @@ class ImageLocks:
             await trio.sleep(_PAUSE)
 
     def _take(self, uuid: str, found: Callable[[Holder | None], None] = lambda _: None) -> bool:
-        """Whether the lock is had; `found` is told who has it instead. Blocks."""
+        """Takes the lock; False if another process has it, which `found` gets. Blocks."""
         path = self._path(uuid)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with self._mutex:
@@ -193,7 +192,7 @@ class ImageLocks:
 
 
 class _Wait:
-    """One wait for a lock: who has it, whether that is said, and for how long it goes on."""
+    """One wait for a lock: its holder, its length, and whether it was announced."""
 
     def __init__(self, uuid: str, seconds: float, on_wait: Callable[[str], None] | None) -> None:
         self.uuid = uuid
@@ -209,7 +208,7 @@ class _Wait:
         self._holder = holder
 
     def check(self, path: Path, *, first: bool) -> None:
-        """Says whom it waits for, once. Raises `ImageLockedError` when that was long enough."""
+        """Announces the holder, once. Raises `ImageLockedError` after too long a wait."""
         self.waited = True
         taken = trio.current_time() - self._began
         who = self._who(first=first)
@@ -236,7 +235,7 @@ class _Wait:
 
 
 def _make_private(fd: int) -> None:
-    """Takes the file from all who are not root, or the daemon's own user, if it is theirs to take."""
+    """Makes the file private if it belongs to root or to the daemon's own user."""
     status = os.fstat(fd)
     if stat.S_IMODE(status.st_mode) & 0o077 and status.st_uid in (0, os.geteuid()):
         filesystem.set_mode(fd, 0o600)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Images:
-    """The images of all pools. Every answer is as true as of the question: the pools are looked at first."""
+    """The images of all pools. Each call first refreshes the pools, so its answer is up to date."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Images:
         holds: Holds,
         expecting: Callable[[str, str], Sequence[str]],
     ) -> None:
-        """`expecting` names what is about to be cloned from an image (pool, uuid)."""
+        """`expecting` names the datasets that are about to be cloned from an image (pool, uuid)."""
         self._catalog = catalog
         self._refresh = refresh
         self._deletions = deletions
@@ -44,7 +44,7 @@ class Images:
         self._expecting = expecting
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Follows what others change, until it is cancelled; begins with the holds of an earlier daemon."""
+        """Releases the holds of an earlier daemon, then follows changes of others until it is cancelled."""
         await lanes.in_thread(self._holds.sweep)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._deletions.run)
@@ -82,14 +82,14 @@ class Images:
     # -- deleting --------------------------------------------------------------------------------------------
 
     async def delete(self, uuid: str, pool: str | None, requester: Requester) -> None:
-        """Removes an installed image. Refused while anything is cloned from it, or about to be."""
+        """Removes an installed image. Refused while the image has clones, or is about to have one."""
         name = await self._fresh(uuid, pool)
         await self._deletions.delete(name, uuid, requester, self._expecting)
 
     # -- holding ---------------------------------------------------------------------------------------------
 
     async def hold(self, uuid: str, tag: str, pool: str | None, requester: Requester = NOBODY) -> None:
-        """Keeps an image from being deleted, by anybody, until the tag is released."""
+        """Protects an image from every deletion until the tag is released."""
         await self._holds.hold(uuid, tag, await self._fresh(uuid, pool), requester)
 
     async def release(self, uuid: str, tag: str, pool: str | None, requester: Requester = NOBODY) -> None:
@@ -104,7 +104,7 @@ class Images:
     async def holding(
         self, uuid: str, pool: str | None, *, requester: Requester
     ) -> AsyncIterator[AsyncIterator[Held]]:
-        """Keeps an image from being deleted as long as the block lasts; gives its events."""
+        """Protects an image from deletion as long as the block lasts; gives the hold's events."""
         name = await self._fresh(uuid, pool)
         held = self._holds.held(uuid, name, requester.client, uid=requester.uid)
         async with held as tag, aclosing(_held(uuid, tag)) as events:

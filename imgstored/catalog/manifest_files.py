@@ -1,9 +1,9 @@
 """imgadm's own files of images: FOLDER/POOL-UUID.json, `{manifest, zpool, source}` as 2-space JSON.
 
-imgadm writes them too, and not in one step. A file of ours that may have to go again, as its image is not
-there yet or about to be deleted, has a mark next to it: POOL-UUID.json.unsettled. Only marked files are ever
-swept up. So a file is left alone that imgadm writes before it installs, or keeps for a dataset that it
-ignores. Blocks.
+imgadm writes them too, and not in one step. A file of ours is *pending* while its image is not there yet, or
+about to be deleted: then it has a mark next to it, POOL-UUID.json.unsettled. Only marked files are ever swept
+up, and never a file that imgadm writes before it installs an image, or keeps for a dataset that it ignores.
+All calls block.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: A file's change and metadata times in ns, its size and its inode: another one, another content.
+#: A file's change and metadata times in ns, its size and its inode; they change with its content.
 Stamp = tuple[int, int, int, int]
-#: Where there is no file.
+#: The stamp of a missing file.
 MISSING: Final[Stamp] = (0, 0, 0, 0)
 
-#: The file is indented, and so larger than the manifest that is in it.
+#: The file is indented, and so larger than its manifest.
 _MAX_FILE: Final = MAX_LIST
 
 _MARK: Final = ".unsettled"
@@ -40,9 +40,9 @@ _MARK: Final = ".unsettled"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The content of an image's file; of one that cannot be read, the uuid only.
+    """The content of an image's file; only the uuid if it cannot be read.
 
-    `stamp` is None where it should be read again the next time.
+    `stamp` is None if the file should be read again next time.
     """
 
     manifest: Mapping[str, Any] = field(repr=False)
@@ -57,13 +57,13 @@ class ManifestFiles:
         self._folder = folder
 
     def prepare(self) -> None:
-        """Makes the folder where it is not there. Raises `OSError`."""
+        """Makes the folder if it does not exist. Raises `OSError`."""
         make_folder(self._folder, mode=0o755)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
     def read(self, pool: str, uuid: str, known: Stamp | None = None) -> Record | None:
-        """Reads an image's file; None where it is as it was when it had that stamp.
+        """Reads an image's file; None if it still has the stamp `known`.
 
         The log says which file is missing, damaged or too large; the file is left as it is.
         """
@@ -99,7 +99,7 @@ class ManifestFiles:
         replace_file(self._path(pool, uuid), text.encode("utf-8", "replace"), mode=0o644)
 
     def rewrite(self, pool: str, uuid: str, manifest: Mapping[str, Any], source: str | None) -> None:
-        """As `write`, for an image that is installed: its time stays that of the installation."""
+        """As `write`, for an installed image: the file's time stays that of the installation."""
         path = self._path(pool, uuid)
         try:
             before = path.stat()
@@ -117,14 +117,14 @@ class ManifestFiles:
             return None
 
     def stamp(self, pool: str, uuid: str) -> Stamp:
-        """The stamp of an image's file now. Raises `OSError` where that cannot be seen."""
+        """The current stamp of an image's file. Raises `OSError`."""
         try:
             return _stamp(self._path(pool, uuid).stat())
         except FileNotFoundError:
             return MISSING
 
     def forget(self, pool: str, uuid: str) -> None:
-        """Removes an image's file for good, and what a crash left of it. Raises `OSError`."""
+        """Removes an image's file durably, with what a crash left of it. Raises `OSError`."""
         path = self._path(pool, uuid)
         path.with_name(path.name + NEW).unlink(missing_ok=True)
         remove_file(path)
@@ -138,11 +138,11 @@ class ManifestFiles:
         self._marked(pool, uuid).unlink(missing_ok=True)
 
     def is_marked(self, pool: str, uuid: str) -> bool:
-        """Whether an image's file is pending."""
+        """True if an image's file is pending."""
         return self._marked(pool, uuid).exists()
 
     def is_there(self, pool: str, uuid: str) -> bool:
-        """Whether an image has a file, readable or not."""
+        """True if an image has a file, readable or not."""
         return os.path.lexists(self._path(pool, uuid))
 
     def marked(self, pool: str) -> list[str]:
@@ -152,13 +152,13 @@ class ManifestFiles:
         return [uuid for uuid in uuids if UUID.fullmatch(uuid)]
 
     def half_written(self, pool: str) -> list[str]:
-        """The uuids of images of which a file, or its mark, was not written to its end."""
+        """The uuids of images with a half-written file or mark."""
         names = (path.name.removesuffix(NEW) for path in self._folder.glob(f"{pool}-*.json*{NEW}"))
         uuids = {name.removesuffix(_MARK).removeprefix(f"{pool}-").removesuffix(".json") for name in names}
         return sorted(uuid for uuid in uuids if UUID.fullmatch(uuid))
 
     def tidy(self, pool: str, uuid: str) -> None:
-        """Removes what was not written to its end; nobody else writes it meanwhile. Raises `OSError`."""
+        """Removes an image's half-written files; no other process may be writing them. Raises `OSError`."""
         for path in (self._path(pool, uuid), self._marked(pool, uuid)):
             path.with_name(path.name + NEW).unlink(missing_ok=True)
 
@@ -187,7 +187,7 @@ def _content(path: str) -> tuple[Stamp, bytes | None]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return _stamp(status), None
-        # A byte more than it says: imgadm may be writing it.
+        # A byte more than the size: imgadm may be writing the file.
         return _stamp(status), _read(fd, min(status.st_size, _MAX_FILE))
     finally:
         os.close(fd)
@@ -208,7 +208,7 @@ def _read(fd: int, size: int) -> bytes:
 
 
 def _manifest(record: Mapping[str, Any], pool: str, uuid: str, path: str) -> dict[str, Any]:
-    """The image's manifest of what a file has, with whatever types; the uuid only where it has none."""
+    """The image's manifest in a file, with fields of any type; only the uuid if the file has none."""
     manifest = record.get("manifest")
     if not isinstance(manifest, dict) or in_lower_case(manifest.get("uuid")) != uuid:
         _report(pool, uuid, path, "it has no manifest of this image")

@@ -1,8 +1,8 @@
-"""Receipts: what was installed, written down before it is visible, for `verify` to compare with.
+"""Receipts: records of installed images, written before the image is visible. `verify` compares with them.
 
-One file an image in the daemon's own state, FOLDER/POOL-UUID.json: imgadm's files have no room for it, and
-anybody who changes a pool may change them. A receipt may outlive its image, as where imgadm deletes it, and
-perhaps installs it again: `Receipt.is_of` says so. Blocks.
+A receipt is a file in the daemon's own state, FOLDER/POOL-UUID.json: imgadm's files have no place for it, and
+everybody who may change a pool may change those. A receipt may outlive its image, for example if imgadm
+deletes the image and installs it again: `Receipt.is_of` tells. All calls block.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LIMIT: Final = 1 << 16
 
 
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An image as it came to be."""
+    """The facts about an image when it was installed."""
 
     guid: int  #: of the snapshot @final
     kind: Literal["filesystem", "volume"]
@@ -43,15 +43,15 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal[1] = 1
     #: SHA-256 of its data as `verify --record` read it, in hexadecimal; see `Checked.content`.
     content: str | msgspec.UnsetType = msgspec.UNSET
-    #: Who vouched for it, if its source has keys.
+    #: The signature that vouched for it, if its source has keys.
     signed: Provenance | msgspec.UnsetType = msgspec.UNSET
-    #: Seconds since the epoch; only of an older receipt, as its file has it. Never written.
+    #: The time of an older receipt's file, in seconds since the epoch. Never written.
     written_at: float | msgspec.UnsetType = msgspec.UNSET
 
     def is_of(self, image: PoolImage) -> bool:
-        """Whether it was written for this dataset, and not for an earlier one with the same image.
+        """True if the receipt was written for this dataset, and not for an earlier one with the same image.
 
-        An older receipt, which does not name its dataset, is of what was there before it was written.
+        An older receipt does not name its dataset, and belongs to one that is older than the receipt.
         """
         if self.dataset and image.dataset:
             return self.dataset == image.dataset
@@ -74,7 +74,7 @@ def receipt_of(
 
 
 def recorded(before: Receipt | None, checked: Checked, origin_guid: int | None) -> Receipt:
-    """The receipt of an image as it was read now; `before` is the one that it replaces."""
+    """The receipt of an image as `checked` read it; `before` is the receipt that it replaces."""
     image = checked.image
     same = before is not None and before.is_of(image) and before.guid == image.guid
     stream_size = before.stream_size if same and before is not None else None
@@ -87,7 +87,7 @@ class Receipts:
     """The receipts in one folder."""
 
     def __init__(self, folder: Path, set_aside: Callable[[Path, str], None] | None = None) -> None:
-        """`set_aside` takes a file that is damaged, and why; it may raise `OSError`."""
+        """`set_aside` gets a damaged file and the reason; it may raise `OSError`."""
         self._folder = folder
         self._set_aside = set_aside
 
@@ -98,7 +98,7 @@ class Receipts:
         replace_file(self._path(pool, uuid), content, mode=0o600)
 
     def read(self, pool: str, uuid: str) -> Receipt | None:
-        """The receipt of an image; None where there is none that can be read."""
+        """The receipt of an image; None if there is none, or it cannot be read."""
         path = self._path(pool, uuid)
         try:
             with path.open("rb") as file:
@@ -110,16 +110,16 @@ class Receipts:
         except (OSError, ValueError) as error:
             log.error("cannot read an image's receipt", pool=pool, uuid=uuid, error=str(error))
             if self._set_aside is not None and isinstance(error, ValueError):
-                with suppress(OSError):  # then it stays, and is said again
+                with suppress(OSError):  # then the file stays, and the next read logs it again
                     self._set_aside(path, str(error))
             return None
 
     def forget(self, pool: str, uuid: str) -> None:
-        """Deletes the receipt of an image that was deleted; it does not come back. Raises `OSError`."""
+        """Deletes the receipt of a deleted image, durably. Raises `OSError`."""
         remove_file(self._path(pool, uuid))
 
     def uuids(self, pool: str) -> list[str]:
-        """The images of a pool of which there are receipts."""
+        """The uuids of a pool's images that have receipts."""
         names = (path.stem.removeprefix(f"{pool}-") for path in self._folder.glob(f"{pool}-*.json"))
         return sorted(name for name in names if UUID.fullmatch(name))
 

@@ -1,7 +1,7 @@
 """Refreshes the catalog: imgadm and `zfs` install and delete in shared pools, too.
 
-Requests that come at the same time share one look at a pool. One that began before a request came cannot
-answer it: what was changed right before the request would not be seen.
+Requests that come at the same time share one look at a pool. A look that began before a request does not
+serve it, because it would miss a change that was made right before the request.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks that nobody asked for, so that the view follows.
+#: Seconds between two looks without a request, for the view.
 EVERY: Final = 10.0
 
 
 class Refresh:
-    """Brings the catalog and the view up to date. Pools that are not shared are never asked."""
+    """Brings the catalog and the view up to date. Never asks pools that are not shared."""
 
     def __init__(self, catalog: Catalog, view: View, *, every: float = EVERY) -> None:
         self._every = every
@@ -36,23 +36,23 @@ class Refresh:
         self._all = len(catalog.pools)
 
     async def run(self) -> None:
-        """Looks every few seconds until cancelled. While a pool fails, what was known of it stays."""
+        """Looks every few seconds until cancelled. While a pool fails, its entries stay as they are."""
         async with trio.open_nursery() as nursery:
             for pool in self._pools.values():
                 nursery.start_soon(self._follow, pool)
 
     async def pool(self, name: str) -> None:
-        """Brings what is known of a pool up to date. Raises the pool's error."""
+        """Brings the entries of a pool up to date. Raises the pool's error."""
         pool = self._pools.get(name)
         error = None if pool is None else await pool.look()
         if error is not None:
             raise error
 
     async def all(self) -> None:
-        """As `pool`, for all of them.
+        """As `pool`, for all pools.
 
-        One that does not answer must not hide what the others have: its images are listed as they were last
-        known, and the log says so. Only when no pool answers, the first one's error is raised.
+        A pool that does not answer must not hide the others' images: its own are listed as they were last
+        known, and the log says so. Raises the first error only if no pool answers.
         """
         errors: list[ImgstoreError] = []
 
@@ -74,14 +74,14 @@ class Refresh:
 
 
 class _SharedPool:
-    """One pool, and the looks at it."""
+    """Looks at one pool, one after the other."""
 
     def __init__(self, name: str, catalog: Catalog, view: View) -> None:
         self._name = name
         self._catalog = catalog
         self._view = view
         self._one_at_a_time = trio.Lock()
-        # A look that was given up may hang in the kernel: no other one is sent after it.
+        # An abandoned look may hang in the kernel, and no other one follows it there.
         self._thread = trio.CapacityLimiter(1)
         self._begun = 0  # looks
         self._ended = 0  # the number of the last one that was not given up
@@ -108,9 +108,9 @@ class _SharedPool:
                 return error
             except Exception:
                 log.exception("a pool could not be read", pool=name)
-                return PoolError(f'pool "{name}" could not be looked at', hint="the daemon's log says more")
+                return PoolError(f'pool "{name}" could not be read', hint="the daemon's log says more")
             changed = catalog.apply(name, found, but=ours)
-        # Also when who asked has gone: the catalog has it already.
+        # Also if the request has gone: the catalog has the changes already.
         with trio.CancelScope(shield=True):
             for image in changed:
                 await self._show(image)
@@ -118,7 +118,7 @@ class _SharedPool:
 
     async def _show(self, image: InstalledImage) -> None:
         now = self._catalog.find(image.pool, image.uuid)
-        # Between looking it up and here nothing is awaited: the view has changes in the catalog's order.
+        # There is no await after the look-up, so the view gets changes in the catalog's order.
         if now is not None:
             await show(self._view, now)
             return
@@ -129,7 +129,7 @@ class _SharedPool:
             log.error("the view still shows an image", uuid=image.uuid, error=error.message)
 
     def _report(self, before: ImgstoreError | None) -> None:
-        """Logs a change of the error, and not every few seconds that it is still there."""
+        """Logs the error when it changes, and not at each look."""
         error, pool = self._error, self._name
         if error is not None and (before is None or before.message != error.message):
             log.error("a pool does not say what it has", pool=pool, error=error.message, hint=error.hint)

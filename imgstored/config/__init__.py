@@ -1,1 +1,1 @@
-"""The configuration: its keys, its files, and the settings of each room that come of it."""
+"""The configuration: its keys, its files, and the settings of each room."""

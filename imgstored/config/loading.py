@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def load(*paths: Path) -> Config:
-    """Reads the files: what a later one says holds, table by table. Raises `ConfigError` that names the file.
+    """Reads the files. A later file overrides an earlier one, key by key.
 
-    Each must be right by itself, but for what concerns more than one key. The error has all other faults of
-    all files beside it.
+    Raises `ConfigError` that names the file; its data has all other faults of all files. Each file must be
+    right by itself, except for rules about more than one key.
     """
     document: dict[str, Any] = {}
     found: list[ConfigError] = []
@@ -51,7 +51,7 @@ def keyed_files(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
 
 
 def parse(text: str) -> Config:
-    """Reads TOML. Raises `ConfigError` that names the key, with all others beside it."""
+    """Reads TOML. Raises `ConfigError` that names the key, with all other faults in its data."""
     return _checked(_toml(text))
 
 
@@ -81,7 +81,7 @@ def _toml(text: str) -> dict[str, Any]:
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """The keys of both; of two tables again those of both, else `above` holds."""
+    """The keys of both; tables are merged in the same way, and for any other value `above` counts."""
     both = below | above
     for key in below.keys() & above.keys():
         if isinstance(below[key], dict) and isinstance(above[key], dict):
@@ -120,7 +120,7 @@ def _path_faults(config: Config) -> Iterator[ConfigError]:
 
 
 def _pool_faults(config: Config) -> Iterator[ConfigError]:
-    """What is wrong with the pools: each has only keys of its type, and a name and a folder of its own."""
+    """The faults of the pools: a key of another type, or a name or a folder that two of them share."""
     pools = keyed_pools(config)
     for key, table in pools:
         other = "properties" if table.type == "embedded" else "path"

@@ -1,4 +1,4 @@
-"""What a configuration needs of its host: packages, libraries, a group, certificates. Starts nothing."""
+"""The needs of a configuration on its host: packages, libraries, a group, certificates. Starts nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imgstored import metrics, serve
 from imgstored.errors import ImgstoreError, PoolError
 from imgstored.httpd.server import server_context
 from imgstored.pools.zfs import ZfsPool
-from imgstored.rpc.peer import access_for
+from imgstored.rpc.peer import change_rights
 from imgstored.view.open import check_fuse
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _SECONDS = 15.0
 
 
 def faults(settings: Config) -> list[ImgstoreError]:
-    """What keeps a daemon of these settings from starting, as far as it shows now; imports packages."""
+    """The reasons why a daemon would not start with these settings, as far as they show now."""
     return _failed(_needs(settings))
 
 
@@ -48,7 +48,7 @@ def _failed(needs: Iterable[Callable[[], object]]) -> list[ImgstoreError]:
 
 
 def _within(seconds: float, name: str, opens: Callable[[], object]) -> None:
-    """Raises what it raises, or `PoolError` where it takes longer; then its thread is left to the kernel."""
+    """Raises what `opens` raises, or `PoolError` if it takes longer; then its thread stays in the kernel."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -67,8 +67,8 @@ def _within(seconds: float, name: str, opens: Callable[[], object]) -> None:
 
 
 def _needs(settings: Config) -> Iterator[Callable[[], object]]:
-    """The calls by which the start fails, too, where it does."""
-    yield partial(access_for, settings.socket.group)
+    """Calls that fail if a start of the daemon would fail."""
+    yield partial(change_rights, settings.socket.group)
     if settings.view.mode == "fuse":
         yield check_fuse
     if settings.metrics.listen is not None:

@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
-#: Open files of the daemon itself: logs, databases, locks, what trio waits by; of the view, of metrics, of
-#: what is made or exported; half of it is spare.
+#: Open files of the daemon itself (logs, databases, locks, trio's own), of the view, of the metrics, and of
+#: images that are created or exported; half of the number is spare.
 _OWN_FILES = 256
-#: Of a client: its socket, and the file that it may pass.
+#: Open files of a client: its socket, and the file that it may pass.
 _CLIENT_FILES = 2
-#: Of an import, beside its connections: the spool, pipes to the pool and to a decompressor, locks, notes.
+#: Open files of an import besides its connections: the spool, pipes to the pool and a decompressor, locks.
 _IMPORT_FILES = 16
-#: Of a pool: /dev/zfs, or folders and files that are looked at.
+#: Open files of a pool: /dev/zfs, or its folders and files.
 _POOL_FILES = 8
 
 #: Characters of a token, which anybody may try to guess.
@@ -63,7 +63,7 @@ _MIN_TOKEN = 16
 
 
 def check(settings: Config) -> None:
-    """Raises `ConfigError` for what can be seen to be wrong without starting; others are beside the first."""
+    """Raises `ConfigError` for all faults that show without a start; its data has those after the first."""
     checks: list[Callable[[], object]] = [
         partial(platform, settings),
         partial(registry_specs, settings),
@@ -94,7 +94,7 @@ def _properties(key: str, table: PoolTable) -> None:
 
 
 def platform(settings: Config) -> Platform | None:
-    """The platform image that images must go with; None: any image does. Raises `ConfigError`."""
+    """The platform image that images must suit; None if every image does. Raises `ConfigError`."""
     if settings.platform is None:
         return running()
     return None if settings.platform == "any" else parse_platform(settings.platform)
@@ -114,10 +114,11 @@ def _source_spec(place: int, table: SourceTable) -> SourceSpec:
             hint="cert_file names the certificate of that key",
         )
     kind = table.type or type_for(table.url)
-    if table.keys and kind != "static":
+    if table.keys and kind not in ("static", "oci"):
         raise ConfigError(
             f'sources[{place}]: keys with the type "{kind}"',
-            hint='only sites that `imgctl export-site` wrote are signed: `type = "static"`',
+            hint='sites of `imgctl export-site --sign` are signed, `type = "static"`, and images of'
+            ' `imgctl publish --sign` in registries, `type = "oci"`',
         )
     access = _access(table, tuple(table.headers.items()))
     try:
@@ -155,7 +156,7 @@ def _access(table: SourceTable | RegistryTable, headers: tuple[tuple[str, str], 
 
 
 def registry_specs(settings: Config) -> tuple[RegistrySpec, ...]:
-    """How to reach registries. Raises `ConfigError`."""
+    """The access to registries. Raises `ConfigError`."""
     found: dict[str, RegistrySpec] = {}
     for place, table in enumerate(settings.registries):
         try:
@@ -182,11 +183,12 @@ def _registry_spec(table: RegistryTable) -> RegistrySpec:
             raise ClientError(
                 f"the mirror {shown(mirror)} has a path", hint="a mirror is https://HOST or https://HOST:PORT"
             )
+    tokens = None if table.token_server is None else api_url(table.token_server.lower())
     return RegistrySpec(
         host=origin_of(api_url(table.host.lower())).authority,
         access=_access(table),
         auth_file=table.auth_file,
-        token_server=table.token_server,
+        token_server=None if tokens is None else origin_of(tokens).authority,
         mirrors=tuple(f"{origin_of(each).scheme}://{origin_of(each).authority}" for each in table.mirrors),
     )
 
@@ -246,7 +248,7 @@ def serve_address(settings: Config) -> TcpAddress | None:
 
 
 def mirror_specs(settings: Config) -> tuple[MirrorSpec, ...]:
-    """The mirrors that the daemon keeps up. Raises `ConfigError`."""
+    """The mirrors that the daemon keeps up to date. Raises `ConfigError`."""
     return tuple(_mirror_spec(place, table) for place, table in enumerate(settings.mirror))
 
 
@@ -294,7 +296,7 @@ def import_limits(settings: Config) -> ImportLimits:
 
 
 def download_limits(limits: LimitsTable) -> DownloadLimits:
-    """As a download wants them."""
+    """The limits of one download."""
     return DownloadLimits(
         connections=limits.connections,
         connect_seconds=limits.connect_seconds,
@@ -307,7 +309,7 @@ def download_limits(limits: LimitsTable) -> DownloadLimits:
 
 
 def decompress_limits(limits: LimitsTable) -> DecompressLimits:
-    """As the decoders want them."""
+    """The limits of the decoders."""
     return DecompressLimits(
         max_image=limits.max_image_mib * _MIB,
         max_ratio=limits.max_ratio,

@@ -15,9 +15,9 @@ _ON_ILLUMOS = sys.platform.startswith("sunos")
 
 _RUN = "/var/run" if _ON_ILLUMOS else "/run"
 _STATE = "/var/imgstored" if _ON_ILLUMOS else "/var/lib/imgstored"
-#: SmartOS makes `/` anew at each boot, a RAM disk with few inodes; `/var` is a dataset.
+#: SmartOS recreates `/` at each boot, as a RAM disk with few inodes; `/var` is a dataset.
 _VIEW, _VIEW_LINK = ("/var/imgstored/images", "/images") if _ON_ILLUMOS else ("/images", "")
-#: imgadm's own folders, on every system.
+#: imgadm's own folders, the same on every system.
 _IMGADM, _IMGADM_LOCKS = "/var/imgadm", "/var/run"
 
 Positive = Annotated[int, Meta(gt=0)]
@@ -97,8 +97,8 @@ class SourceTable(_Table, frozen=True):
     #: also follow redirects, and URLs of files, that lead from this server to an address nearer to this host:
     #: loopback, link-local, private
     internal_redirects: bool = False
-    #: `"static"` only: public keys of minisign, 56 characters each; the daemon then takes from this source
-    #: only what one of them signed (`imgctl export-site --sign`)
+    #: `"static"` and `"oci"` only: public keys of minisign, 56 characters each; the daemon then takes from
+    #: this source only what one of them signed (`imgctl export-site --sign`, `imgctl publish --sign`)
     keys: list[str] = []
     #: `"streaming"`: the pool receives during the download, and shows the image once the checksum matches;
     #: `"first"`: the pool sees nothing before that; None: `"first"` over plain HTTP except from
@@ -115,13 +115,13 @@ class RegistryTable(_Table, frozen=True):
     cert_file: str | None = None
     key_file: str | None = None  #: PEM file of its key, without a passphrase; None: in `cert_file`
     insecure: bool = False  #: do not verify the registry's certificate
-    #: as of a source; None: `https_proxy`, `http_proxy`, `no_proxy` of the environment
+    #: as for a source; None: `https_proxy`, `http_proxy`, `no_proxy` of the environment
     proxy: str | None = None
     #: file with the login, in the form of Docker's `config.json` (`auths`); no program that it names is run;
     #: None: no login
     auth_file: str | None = None
-    #: the host that may get the login for a token, beside the registry's own; None: none, or `auth.docker.io`
-    #: for Docker Hub
+    #: `host` or `host:port` that may get the login for a token, beside the registry's own; None: none, or
+    #: `auth.docker.io` for Docker Hub
     token_server: str | None = None
     #: URLs of servers with the same repositories, asked first: replicas, pull-through caches; each may have a
     #: table of its own
@@ -190,9 +190,9 @@ class MirrorTable(_Table, frozen=True):
 
     #: the server: one of `sources`, whose settings count, a registry, or an IMGAPI server; required
     url: str
-    name: str | None = None  #: only images of this name; None: of every name
-    os: str | None = None  #: only images of this operating system; None: of every one
-    newest: Annotated[int, Meta(ge=1)] | None = None  #: only so many of each name, the newest; None: all
+    name: str | None = None  #: only images of this name; None: any
+    os: str | None = None  #: only images of this operating system; None: any
+    newest: Annotated[int, Meta(ge=1)] | None = None  #: only this many of each name, the newest; None: all
     #: how often: a number and `s`, `m`, `h`, `d` or `w`
     every: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,6}[smhdw]\Z")] = "1d"
 
@@ -203,7 +203,7 @@ class HookTable(_Table, frozen=True):
     #: the program, an absolute path that only root can change, and its arguments; it gets the event as JSON
     #: on standard input; required
     run: Annotated[list[str], Meta(min_length=1, max_length=100)]
-    #: the events that it is run for; None: all of them
+    #: the events for which the daemon runs it; None: all of them
     on: Annotated[list[NumberedName], Meta(min_length=1)] | None = None
     seconds: Seconds = 60.0  #: time that one run may take before the daemon ends it
 
@@ -249,7 +249,7 @@ class Config(_Table, frozen=True):
     socket: SocketTable = SocketTable()
     view: ViewTable = ViewTable()
     registries: list[RegistryTable] = []
-    sources: list[SourceTable] | None = None  #: None: imgadm's, and its default where it has none
+    sources: list[SourceTable] | None = None  #: None: imgadm's, or imgadm's default if it has none
     limits: LimitsTable = LimitsTable()
     log: LogTable = LogTable()
     metrics: MetricsTable = MetricsTable()
@@ -291,7 +291,7 @@ class Config(_Table, frozen=True):
 
     @property
     def view_in_state(self) -> bool:
-        """Whether the view, which everyone may read, is in the state folder, which is private."""
+        """True if the view, which everyone may read, is in the state folder, which is private."""
         within = Path(os.path.normpath(self.view.path)).is_relative_to(os.path.normpath(self.state))
         return within and self.view.mode != "off"
 

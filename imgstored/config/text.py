@@ -1,4 +1,4 @@
-"""A configuration's text: the line of each key, and all its faults at once, with what was meant. Pure."""
+"""The text of a configuration: the line of each key, and all faults at once, with suggestions. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from imgstored.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    #: The way to a value: keys, and places in arrays.
-    Way: TypeAlias = tuple[str | int, ...]
+    #: Leads to a value: keys, and places in arrays.
+    KeyPath: TypeAlias = tuple[str | int, ...]
 
-#: What tells where a statement of TOML ends: strings and comments hide brackets and line ends.
+#: Finds where a statement of TOML ends: brackets and line ends in strings and comments do not count.
 _TOKEN: Final = re.compile(
     r""""{3}(?:\\.|[^\\])*?"{3,5}|'{3}.*?'{3,5}|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|#[^\n]*|[\[\]{}]|\n""",
     re.DOTALL,
@@ -25,9 +25,9 @@ _TOKEN: Final = re.compile(
 MANUAL: Final = "`man imgstored.toml` lists all keys"
 
 
-def written(way: Way) -> str:
-    """The way as messages have it: `sources[0].url`."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in way)
+def written(path: KeyPath) -> str:
+    """The path as messages have it: `sources[0].url`."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return text.removeprefix(".")
 
 
@@ -35,19 +35,19 @@ def written(way: Way) -> str:
 
 
 def lines(text: str) -> dict[str, int]:
-    """The line (1 is the first) of each key and table of a TOML document; of the last one where it is in two.
+    """The line (1 is the first) of each key and table of a TOML document; of a repeated one the last line.
 
-    tomllib names no lines, so it gets each statement by itself. The text must be TOML.
+    tomllib names no lines, so it parses each statement separately. The text must be TOML.
     """
     found: dict[str, int] = {}
-    places: dict[Way, int] = {}  # the last element of each array of tables
-    table: Way = ()
+    places: dict[KeyPath, int] = {}  # the last element of each array of tables
+    table: KeyPath = ()
     for number, statement in _statements(text):
         document = tomllib.loads(statement)
         header = re.match(r"\s*(\[\[?)", statement)
         if header is None:
-            for way in _ways(document, table):
-                found[written(way)] = number
+            for path in _paths(document, table):
+                found[written(path)] = number
             continue
         names = _names(document)
         if header[1] == "[[":
@@ -82,79 +82,79 @@ def _names(document: Any) -> list[str]:
     return names
 
 
-def _placed(names: Sequence[str], places: Mapping[Way, int]) -> Way:
-    """The way to a table: a name of an array of tables means its last element."""
-    way: Way = ()
+def _placed(names: Sequence[str], places: Mapping[KeyPath, int]) -> KeyPath:
+    """The path of a table: a name of an array of tables means its last element."""
+    path: KeyPath = ()
     for name in names:
-        way = (*way, name)
-        if way in places:
-            way = (*way, places[way])
-    return way
+        path = (*path, name)
+        if path in places:
+            path = (*path, places[path])
+    return path
 
 
-def _ways(value: Any, way: Way) -> Iterator[Way]:
-    """The ways to all that is in a value, itself included unless it is the whole statement."""
+def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """The paths of everything in a value."""
     steps: Any = ()
     if isinstance(value, dict):
         steps = value.items()
     elif isinstance(value, list):
         steps = enumerate(value)
     for step, below in steps:
-        yield (*way, step)
-        yield from _ways(below, (*way, step))
+        yield (*path, step)
+        yield from _paths(below, (*path, step))
 
 
 # -- faults --------------------------------------------------------------------------------------------------
 
 
 def faults(document: Mapping[str, Any], kind: type[Struct]) -> list[ConfigError]:
-    """All that keeps a document from being one of that kind, in its order; `data["key"]` is the way to it.
+    """Lists all faults of a document of that kind, in its order; `data["key"]` is the path of one.
 
-    msgspec alone ends at the first fault, and knows no names that are nearly right.
+    msgspec by itself ends at the first fault, and suggests no similar name.
     """
     return [*_table_faults(document, inspect.type_info(kind), ())]
 
 
-def _table_faults(table: Any, kind: inspect.Type, way: Way) -> Iterator[ConfigError]:
+def _table_faults(table: Any, kind: inspect.Type, path: KeyPath) -> Iterator[ConfigError]:
     assert isinstance(kind, inspect.StructType)
     fields = {field.name: field for field in kind.fields}
     for name, value in table.items():
         if name not in fields:
-            yield _fault(f"unknown key: {written((*way, name))}", _meant(name, fields), (*way, name))
+            yield _fault(f"unknown key: {written((*path, name))}", _meant(name, fields), (*path, name))
         else:
-            yield from _value_faults(value, fields[name].type, kind.cls, (*way, name))
+            yield from _value_faults(value, fields[name].type, kind.cls, (*path, name))
     for name, field in fields.items():
         if field.required and name not in table:
-            yield _fault(f"missing key: {written((*way, name))}", MANUAL, way)
+            yield _fault(f"missing key: {written((*path, name))}", MANUAL, path)
 
 
-def _value_faults(value: Any, kind: inspect.Type, table: type, way: Way) -> Iterator[ConfigError]:
+def _value_faults(value: Any, kind: inspect.Type, table: type, path: KeyPath) -> Iterator[ConfigError]:
     struct, array = _tables_of(kind)
     if isinstance(value, dict) and struct is not None:
-        yield from _table_faults(value, struct, way)
+        yield from _table_faults(value, struct, path)
         return
     if isinstance(value, list) and value and array is not None:
         for place, each in enumerate(value):
-            yield from _value_faults(each, array.item_type, table, (*way, place))
+            yield from _value_faults(each, array.item_type, table, (*path, place))
         return
     try:
-        msgspec.convert({way[-1]: value} if isinstance(way[-1], str) else value, _alone(table, kind, way))
+        msgspec.convert({path[-1]: value} if isinstance(path[-1], str) else value, _alone(table, kind, path))
     except msgspec.ValidationError as error:
         what, below = _parted(str(error))
-        # What is inside of a value that is checked as a whole, such as a table of headers.
-        where = written(way) + (re.sub(r"^[^.\[]*", "", below) if isinstance(way[-1], str) else below)
+        # The fault may lie inside a value that is checked as a whole, such as a table of headers.
+        where = written(path) + (re.sub(r"^[^.\[]*", "", below) if isinstance(path[-1], str) else below)
         allowed = _allowed(kind)
         hint = _meant(value, allowed) if allowed and isinstance(value, str) else MANUAL
-        yield _fault(f"{where}: {what[:1].lower()}{what[1:]}", hint, way)
+        yield _fault(f"{where}: {what[:1].lower()}{what[1:]}", hint, path)
 
 
-def _alone(table: type, kind: inspect.Type, way: Way) -> Any:
+def _alone(table: type, kind: inspect.Type, path: KeyPath) -> Any:
     """A type that checks one key of a table, or one element of an array."""
-    if isinstance(way[-1], int):
+    if isinstance(path[-1], int):
         return kind.cls if isinstance(kind, inspect.StructType) else Any
     annotated = msgspec.structs.fields(table)
-    wanted = next(field.type for field in annotated if field.encode_name == way[-1])
-    return msgspec.defstruct("Alone", [(str(way[-1]), wanted)])
+    wanted = next(field.type for field in annotated if field.encode_name == path[-1])
+    return msgspec.defstruct("Alone", [(str(path[-1]), wanted)])
 
 
 def _tables_of(kind: inspect.Type) -> tuple[inspect.StructType | None, inspect.ListType | None]:
@@ -166,13 +166,13 @@ def _tables_of(kind: inspect.Type) -> tuple[inspect.StructType | None, inspect.L
 
 
 def _allowed(kind: inspect.Type) -> list[str]:
-    """The words that a value may be; none where it may be others, too."""
+    """The words that a value may be; none if it may also be something else."""
     kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
     return [str(word) for each in kinds if isinstance(each, inspect.LiteralType) for word in each.values]
 
 
 def _meant(text: str, words: Any) -> str:
-    """A hint: the word that is nearly that, or all there are."""
+    """A hint: the most similar word, and all words."""
     import difflib
 
     near = difflib.get_close_matches(text, list(words), n=1, cutoff=0.6)
@@ -181,17 +181,17 @@ def _meant(text: str, words: Any) -> str:
 
 
 def _parted(message: str) -> tuple[str, str]:
-    """What msgspec says, and where: ("Expected `int`, got `str`", "tries")."""
+    """The message of msgspec and its place: ("Expected `int`, got `str`", "tries")."""
     match = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", message, re.DOTALL)
     assert match is not None
     return match[1].replace("`", ""), match[2] or ""
 
 
-def _fault(message: str, hint: str, way: Way) -> ConfigError:
-    return ConfigError(message, hint=hint, data={"key": written(way)})
+def _fault(message: str, hint: str, path: KeyPath) -> ConfigError:
+    return ConfigError(message, hint=hint, data={"key": written(path)})
 
 
 def raise_all(found: Iterable[ConfigError]) -> None:
-    """Raises the first of some faults, with the others beside it; nothing where there is none."""
+    """Raises the first fault, with the others in its data. Does nothing if there is none."""
     for first in (errors := [*found])[:1]:
-        raise (first.beside(errors[1:]) if errors[1:] else first) from first.__cause__
+        raise (first.with_others(errors[1:]) if errors[1:] else first) from first.__cause__

@@ -28,6 +28,7 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.events.request import PROGRESS_INTERVAL
+from imgstored.foreign_text import printable
 from imgstored.http.credentials import of_headers, of_source
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Access, Location, origin_of, public
@@ -39,6 +40,7 @@ from imgstored.registry.artifact import REPOSITORY
 from imgstored.registry.client import Registries
 from imgstored.registry.push import Uploads
 from imgstored.registry.reference import repository_of
+from imgstored.site.minisign import parse_secret_key
 from imgstored.sources.answers import failure, one_object
 from imgstored.sources.spec import normalised, type_for, with_query
 
@@ -94,12 +96,15 @@ class Publisher:
         client: str,
         path: str,
         token: str | None = None,
+        keys: Sequence[str] = (),
     ) -> AbstractAsyncContextManager[Job[PublishedDocument]]:
         """Publishes the image whose file is open as `fd`. The job's result is `{uuid, url}`.
 
-        Raises `ManifestValidationError` and `InvalidManifestError`, `UsageError`, `ClientError`.
+        `keys` are texts of secret keys, which sign an image in a registry. Raises `ManifestValidationError`
+        and `InvalidManifestError`, `UsageError`, `KeyFileError`, `ClientError`.
         """
         loaded = load(manifest, rules="create")
+        secret = [parse_secret_key(text) for text in keys]
         if loaded.file is None or None in (loaded.file.size, loaded.file.sha1, loaded.file.compression):
             raise InvalidManifestError(
                 "manifest is invalid: it does not say what the image's file is",
@@ -107,6 +112,11 @@ class Publisher:
                 "`imgctl export` writes such a manifest",
             )
         repository = self._repository(url) if self._is_registry(url) else None
+        if secret and repository is None:
+            raise UsageError(
+                f"{public(url)} keeps no signatures",
+                hint="sign an image in a registry, oci://HOST/PATH, or a site: `imgctl export-site --sign`",
+            )
         known = self._configured()
         server = _Server(normalised(url), known, self._limits, token=token) if repository is None else None
 
@@ -122,7 +132,7 @@ class Publisher:
                 )
             if server is None:
                 assert repository is not None
-                push = ImagePush(repository, self._uploads, loaded, file, fd)
+                push = ImagePush(repository, self._uploads, loaded, file, fd, secret)
                 shown_url = await self._pushed(job, push, loaded, loaded.file)
             else:
                 await _published(job, server, loaded, loaded.file, file)
@@ -228,7 +238,7 @@ def _check_file(answer: Mapping[str, Any], described: ManifestFile) -> None:
     has = files[0] if isinstance(files, list) and files and isinstance(files[0], dict) else {}
     for name, expected in (("sha1", described.sha1), ("size", described.size)):
         if has.get(name) != expected:
-            got = "".join(c if c.isprintable() else "?" for c in str(has.get(name))[:80])
+            got = printable(str(has.get(name))[:80])
             raise UploadError(
                 f"{name} expected to be {expected}, but was {got}",
                 hint="the file was damaged on the way; publish it again",

@@ -1,11 +1,13 @@
-"""Publishes an image into a repository of an OCI registry: layers, then its manifest, then the lists.
+"""Publishes an image into a repository of an OCI registry.
 
-Until the manifest is there, nobody sees anything of the image.
+    layers ──► image manifest, by its digest ──► its signature ──► its tags ──► the lists
+
+Until its first tag is there, nobody sees anything of the image; with keys it is signed by then.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -23,8 +25,19 @@ from imgstored.host.foreign_files import ForeignFile
 from imgstored.http.documents import DocumentLimits
 from imgstored.manifest import MAX_LIST, parse_entries
 from imgstored.registry import artifact
-from imgstored.registry.documents import EMPTY, EMPTY_JSON, ImageManifest, Index
+from imgstored.registry.documents import EMPTY, EMPTY_JSON, ImageManifest, Index, encoded
 from imgstored.registry.push import Pusher
+from imgstored.registry.signature import (
+    MAX_OF_LIST,
+    MINISIGN,
+    OF_LIST,
+    Signed,
+    kept,
+    read_signatures,
+    signature_layer,
+    signature_manifest,
+    signatures,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +49,7 @@ if TYPE_CHECKING:
     from imgstored.registry.client import Fetched, Repository
     from imgstored.registry.documents import Descriptor
     from imgstored.registry.push import Uploads
+    from imgstored.site.minisign import SecretKey
     from imgstored.transfer.decompress.meter import DecompressLimits
 
 log = structlog.get_logger(__name__)
@@ -45,11 +59,18 @@ _AT_A_TIME: Final = 4
 
 
 class ImagePush:
-    """One publication. `fd` is the file, which stays its owner's."""
+    """One publication. `fd` is the file, which stays its owner's; `keys` sign the image."""
 
     def __init__(
-        self, repository: Repository, uploads: Uploads, manifest: Manifest, file: LocalFile, fd: int
+        self,
+        repository: Repository,
+        uploads: Uploads,
+        manifest: Manifest,
+        file: LocalFile,
+        fd: int,
+        keys: Sequence[SecretKey] = (),
     ) -> None:
+        self._keys = keys
         self.repository = repository
         self._pusher = Pusher(repository, uploads)
         self._manifest = manifest
@@ -124,11 +145,11 @@ class ImagePush:
             job.emit(Progress(event="progress", done=done, total=self._file.size, rate=0.0, images=[]))
 
     async def push_image(self, layers: Sequence[Layer]) -> Descriptor:
-        """Pushes the image's manifest: from now on the image is there. Then the lists."""
+        """Pushes the image's manifest, and its signature: from now on the image is there. Then the lists."""
         document = dict(self._manifest.document)
         compression = None if self._manifest.file is None else self._manifest.file.compression
-        config = await self._pusher.small_blob(_json(document), artifact.MANIFEST)
-        if not layers:
+        config = await self._pusher.small_blob(artifact.json_of(document), artifact.MANIFEST)
+        if not layers or self._keys:
             await self._pusher.small_blob(EMPTY_JSON, EMPTY)
         name = file_prefix(document) + file_suffix(document, str(compression))
         subject = await self._origin()
@@ -136,9 +157,22 @@ class ImagePush:
         tags = artifact.tags_of(document)
         if await self._is_older(image, tags[2:]):
             tags = tags[:2]
+        text = await self._sign(document, config, image) if self._keys else ""
         descriptor = await self._pusher.document(image, tags)
-        await self._list(document, descriptor)
+        await self._list(document, descriptor, text)
         return descriptor
+
+    async def _sign(self, document: Mapping[str, Any], config: Descriptor, image: ImageManifest) -> str:
+        """Pushes the image's manifest without a tag, and its signature, whose lines are returned."""
+        subject = await self._pusher.document(image)
+        body = encoded(image)
+        manifest = config.digest.partition(":")[2]
+        what = Signed(str(document["uuid"]), manifest, hashlib.sha256(body).hexdigest())
+        text = await lanes.in_thread(signatures, self._keys, body, what)
+        layer = await self._pusher.small_blob(text.encode(), MINISIGN)
+        assert layer == signature_layer(text)
+        await self._pusher.document(signature_manifest(subject, layer))
+        return text
 
     async def _origin(self) -> Descriptor | None:
         """The origin's image manifest, if the repository has it: it then lists what is built on it."""
@@ -147,7 +181,7 @@ class ImagePush:
         return None if found is None else found.descriptor
 
     async def _is_older(self, image: ImageManifest, latest: Sequence[str]) -> bool:
-        """Whether what is there as the latest is newer."""
+        """True if what is there as the latest is newer."""
         for tag in latest:
             found = await self.repository.document(tag)
             if found is not None and isinstance(found.document, ImageManifest):
@@ -155,46 +189,54 @@ class ImagePush:
                 return there > image.annotations.get(artifact.CREATED, "")
         return False
 
-    async def _list(self, manifest: Mapping[str, Any], descriptor: Descriptor) -> None:
-        """Adds the image to the repository's list and index. Readers go by tags, so races are harmless."""
+    async def _list(self, manifest: Mapping[str, Any], descriptor: Descriptor, text: str) -> None:
+        """Adds the image, with its signature, to the repository's list and index.
+
+        Readers go by tags, so races are harmless. The others' signatures stay, whoever made them: a reader
+        believes none but those of its own keys.
+        """
         index = await self.repository.document(artifact.INDEX_TAG)
         before = index.document if index is not None and isinstance(index.document, Index) else None
-        entries = await self._entries(index)
-        listed = [each for each in entries if each.get("uuid") != manifest["uuid"]]
-        body = _json([*listed, manifest])
+        entries, signed = await self._entries(index)
+        uuid = str(manifest["uuid"])
+        listed = [each for each in entries if each.get("uuid") != uuid]
+        body = artifact.json_of([*listed, manifest])
         while len(body) > MAX_LIST and listed:
             del listed[: len(listed) // 2 + 1]  # those that are not in it are asked for one by one
-            body = _json([*listed, manifest])
+            body = artifact.json_of([*listed, manifest])
         config = await self._pusher.small_blob(EMPTY_JSON, EMPTY)
-        layer = await self._pusher.small_blob(body, artifact.LIST_JSON)
-        made = await self._pusher.document(artifact.list_manifest(config, layer))
+        layers = [await self._pusher.small_blob(body, artifact.LIST_JSON)]
+        signed = kept(signed, (str(each.get("uuid")) for each in listed), uuid, text)
+        if signed:
+            layers.append(await self._pusher.small_blob(artifact.json_of(signed), OF_LIST))
+        made = await self._pusher.document(artifact.list_manifest(config, layers))
         await self._pusher.document(artifact.index_with(before, [descriptor], made), [artifact.INDEX_TAG])
 
-    async def _entries(self, index: Fetched | None) -> list[dict[str, Any]]:
-        """The manifests of the repository's list; none where it has no list that can be read."""
+    async def _entries(self, index: Fetched | None) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """The manifests of the repository's list, and signatures; none where it has no list to be read."""
         if index is None or not isinstance(index.document, Index):
-            return []
+            return [], {}
         listed = artifact.list_in(index.document)
         if listed is None:
-            return []
+            return [], {}
         try:
             fetched = await self.repository.document(listed.digest)
             if fetched is None or not isinstance(fetched.document, ImageManifest):
-                return []
+                return [], {}
             layer = artifact.list_layer(fetched.document)
             if layer is None:
-                return []
+                return [], {}
             limits = DocumentLimits(max_bytes=MAX_LIST, total_seconds=60.0)
             body = await self.repository.blob(layer, limits=limits)
             entries = await lanes.in_thread(parse_entries, body)
+            signed = artifact.list_layer(fetched.document, OF_LIST)
+            text = b""
+            if signed is not None and signed.size <= MAX_OF_LIST:
+                text = await self.repository.blob(signed, limits=limits)
         except (APIError, InvalidManifestError) as error:
             log.warning("the list of a repository is written anew", error=error.message)
-            return []
-        return [entry for entry in entries if isinstance(entry, dict)]
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+            return [], {}
+        return [entry for entry in entries if isinstance(entry, dict)], read_signatures(text)
 
 
 def _pread(offset: int, size: int, fd: int) -> bytes:

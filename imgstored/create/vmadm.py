@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from imgstored.errors import InternalError, NotSupportedError, VmNotFoundError
+from imgstored.foreign_text import one_line
 from imgstored.host import shortage, signals
 from imgstored.manifest import check_uuid
 from imgstored.manifest.platform import Platform
@@ -62,7 +63,7 @@ class Vmadm:
 
     @property
     def there(self) -> bool:
-        """Whether this host has it."""
+        """True if this host has it."""
         return os.access(self._program, os.X_OK)
 
     def machine(self, uuid: str) -> Machine:
@@ -143,9 +144,7 @@ def _called(command: list[str], given: str) -> tuple[int, str, str]:
 
 
 def _failed(command: str, why: str) -> InternalError:
-    line = " ".join(why.split())
-    shown = "".join(character if character.isprintable() else "?" for character in line)
-    return InternalError(f"vmadm {command} failed: {shown or 'no message'}")
+    return InternalError(f"vmadm {command} failed: {one_line(why) or 'no message'}")
 
 
 def _machine(uuid: str, answer: dict[str, Any]) -> Machine:

@@ -1,4 +1,4 @@
-"""Which payloads of an image's stream are there, and what of its file has to be fetched. Pure."""
+"""The payloads of an image's stream that are there, and the ranges of its file to fetch. Pure."""
 
 from __future__ import annotations
 
@@ -113,8 +113,10 @@ class Known:
             frame = index.frame_of(number)
             start, end = index.file_at[frame], index.file_at[frame + 1]
             last = found[-1] if found else None
+            if last is not None and frame < last.stop:
+                continue  # it has another payload that is missing
             if last is None or start - last.end > GAP or end - last.start > EXTENT:
                 found.append(Extent(frame, frame + 1, start, end))
-            elif frame >= last.stop:
+            else:
                 found[-1] = Extent(last.first, frame + 1, last.start, end)
         return found

@@ -31,11 +31,11 @@ class Subject:
     files: tuple[Path, ...] = ()
     pools: Mapping[str, Pool] | None = field(default=None, repr=False)
     view: str | None = None  #: `fuse`, `files`, `off`
-    faults: tuple[ImgstoreError, ...] = ()  #: what the running daemon cannot use of its own files
+    faults: tuple[ImgstoreError, ...] = ()  #: the files of its own that the running daemon cannot use
 
     @property
     def runs(self) -> bool:
-        """Whether it is the daemon that asks."""
+        """True if the running daemon examines its own host."""
         return self.pools is not None
 
     @property
@@ -50,7 +50,7 @@ class Subject:
 
 
 class Finding(Struct, frozen=True):
-    """One line of the report. `check` is the name of what was checked, `seen` a phrase, `hint` what to do."""
+    """One line of the report: the name of the `check`, a phrase about what was `seen`, and what to do."""
 
     check: str
     status: Status

@@ -30,15 +30,15 @@ _THREADS: Final = 24
 
 
 class Check(NamedTuple):
-    """One row of the table. `hint` is what to do if it never ends."""
+    """One row of the table. `hint` says what to do if the check never ends."""
 
     name: str
     run: Callable[[Subject], Awaitable[list[Finding]]]
-    hint: str = "try again; if it does so again, look at the host's disks and network"
+    hint: str = "try again; if that does not help, look at the host's disks and network"
 
 
 class Doctor:
-    """Examines a host. Used from trio's thread; one object a process, so that what hangs is bounded."""
+    """Examines a host. For trio's thread; a process has one object, which bounds the hanging threads."""
 
     def __init__(self, *, limit: float = LIMIT) -> None:
         self._limit = limit
@@ -101,7 +101,7 @@ class Doctor:
                 return await check.run(subject)
             except OSError as error:
                 why = f"{error.filename or check.name}: {error.strerror or error}"
-                return [Finding(check.name, "fail", why, "look at the file or folder that is named")]
+                return [Finding(check.name, "fail", why, "look at the named file or folder")]
             except Exception:
                 # A mistake in one check must not hide what the others see.
                 log.exception("a check failed", check=check.name)

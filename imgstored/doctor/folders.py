@@ -1,6 +1,6 @@
 """Checks of the daemon's own folder and imgadm's: existence, integrity, free space. All of them block.
 
-The lock files are not opened: closing one would let go of a lock that this very process has on it.
+The checks do not open lock files: to close one would release a lock that this very process has on it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from imgstored.doctor.check import Subject
 
-#: Below so many bytes, room is soon a matter of one image.
+#: With fewer free bytes, one image may fill the file system.
 LITTLE: Final = 2 << 30
 _LOCKS: Final = Path("/proc/locks")
-#: Below so many inodes, room is soon a matter of one image. Each takes some ten.
+#: With fewer free inodes, one image may take the last ones: each takes some ten.
 _FEW: Final = 200
 #: The number of names in a message.
 _SHOWN: Final = 5
@@ -40,7 +40,7 @@ _AS_ROOT: Final = "start imgstored as root, or name another folder in its config
 
 
 def state(subject: Subject) -> list[Finding]:
-    """The state folder, of which version it is, and what was set aside in it."""
+    """Checks the state folder, its version, and damaged files that were set aside in it."""
     folder = subject.state
     fault = unusable(folder)
     if fault is not None:
@@ -55,7 +55,7 @@ def state(subject: Subject) -> list[Finding]:
         Finding("state", "warn" if isinstance(fault, DamagedError) else "fail", fault.message, fault.hint)
         for fault in subject.faults
     ]
-    # Without a running daemon there are no words for it.
+    # A running daemon reports these itself.
     aside = [] if faults else [path.name for path in kept(folder / DAMAGED)]
     if aside:
         seen = f"damaged, and set aside: {some(aside)}"
@@ -64,12 +64,12 @@ def state(subject: Subject) -> list[Finding]:
 
 
 def space(subject: Subject) -> list[Finding]:
-    """Room for what is downloaded."""
+    """Checks the free space for downloads."""
     return [room("space", nearest(subject.state / "spool"), subject.min_free)]
 
 
 def partials(subject: Subject) -> list[Finding]:
-    """Downloads that nobody waits for, and half-received images that belong to no import."""
+    """Checks for downloads without a client, and half-received images that belong to no import."""
     days = subject.settings.limits.keep_partial_days
     journal = subject.state / JOURNAL
     if not journal.is_file():
@@ -93,7 +93,7 @@ def partials(subject: Subject) -> list[Finding]:
     for name, pool in (subject.pools or {}).items():
         strays = [uuid for uuid in pool.partials() if (name, uuid) not in known]
         if strays:
-            of_pool = f'pool "{name}" has parts of images that we do not import: {some(strays)}'
+            of_pool = f'pool "{name}" has parts of images that imgstored does not import: {some(strays)}'
             hint = f"if no imgadm is at work: `zfs destroy -r {name}/UUID-partial`"
             findings.append(Finding("partials", "warn", of_pool, hint))
     return findings
@@ -107,7 +107,7 @@ def _imports(count: int) -> str:
 
 
 def imgadm_conf(subject: Subject) -> list[Finding]:
-    """The configuration of imgadm, which has the sources."""
+    """Checks imgadm's configuration file, which has the sources."""
     path = subject.settings.imgadm_folder / "imgadm.conf"
     try:
         sources = ImgadmConf(path).sources()
@@ -119,7 +119,7 @@ def imgadm_conf(subject: Subject) -> list[Finding]:
 
 
 def manifests(subject: Subject) -> list[Finding]:
-    """The files that say what the images are."""
+    """Checks the files with the manifests."""
     folder = subject.settings.imgadm_folder / "images"
     fault = unusable(folder)
     if fault is not None:
@@ -154,7 +154,7 @@ def _fault_of(path: Path) -> str | None:
 
 
 def locks(subject: Subject) -> list[Finding]:
-    """The lock files of imgadm stay when nobody has them, and do no harm then."""
+    """Reports imgadm's lock files. They stay when nobody has the locks, and do no harm then."""
     folder = subject.settings.imgadm_locks_folder
     fault = unusable(folder)
     if fault is not None:
@@ -192,7 +192,7 @@ def unusable(folder: Path) -> str | None:
     """The reason why the daemon cannot write into a folder, or make it; None if it can."""
     place = nearest(folder)
     if not place.is_dir():
-        return f"{place} is no folder"
+        return f"{place} is not a folder"
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
         return f"{place} may not be written"
     if os.statvfs(place).f_flag & os.ST_RDONLY:
@@ -213,12 +213,12 @@ def few_inodes(check: str, folder: Path) -> Finding | None:
     if free is None or free >= _FEW:
         return None
     hint = "remove files that nobody needs from that file system"
-    seen = f"{free} free inodes in {folder}: so many files more, and there is no room"
+    seen = f"only {free} free inodes in {folder}: a file system without them takes no more files"
     return Finding(check, "warn" if free else "fail", seen if free else f"no free inodes in {folder}", hint)
 
 
 def rated(check: str, where: str, free: int, min_free: int) -> Finding:
-    """Room is too little when imports are refused, and little soon before."""
+    """The finding about free bytes: a failure if imports are refused, a warning if they may be soon."""
     seen = f"{size(free)} free {where}"
     if free < min_free:
         hint = "make room: `imgctl vacuum`, `imgctl delete`"
@@ -231,7 +231,7 @@ def rated(check: str, where: str, free: int, min_free: int) -> Finding:
 
 
 def nearest(folder: Path) -> Path:
-    """The folder, or that of those above it that is there."""
+    """The folder, or the nearest one above it that exists."""
     return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
 
 
@@ -243,7 +243,7 @@ def _occupied(path: Path) -> int:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first of many names, and how many more there are."""
+    """The first few names, and the number of the others."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(itertools.islice(names, _SHOWN)) + more

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Seconds for `zpool`.
 _LIMIT: Final = 8.0
 
-#: Features that images' streams may ask for, and who sends such.
+#: Pool features that the streams of images may need, and the images that do.
 _FEATURES: Final = {
     "large_blocks": "images made by `zfs send -L`",
     "embedded_data": "images made by `zfs send -e`",
@@ -35,7 +35,7 @@ _PROPERTIES: Final = ("health", "readonly", *(f"feature@{name}" for name in _FEA
 
 
 def pool(name: str, subject: Subject) -> list[Finding]:
-    """The pool of that name."""
+    """Checks the pool of that name."""
     table = next(table for table in subject.settings.pools if table.name == name)
     check = f"pool {name}"
     if table.type == "embedded":
@@ -56,7 +56,7 @@ def pool(name: str, subject: Subject) -> list[Finding]:
 def unfinished_images(check: str, pool: Pool, manifests: Path) -> list[Finding]:
     """Reports receives of other programs, and datasets without a manifest; `manifests` is a folder."""
     findings = [
-        Finding(check, "ok", f"others are receiving {pool.name}/{uuid}, no image yet: {size(used)} so far")
+        Finding(check, "ok", f"another program is receiving {pool.name}/{uuid}: {size(used)} so far")
         for uuid, used in sorted(pool.incoming().items())
     ]
     bare = sorted(
@@ -65,7 +65,7 @@ def unfinished_images(check: str, pool: Pool, manifests: Path) -> list[Finding]:
         if not os.path.lexists(manifests / f"{pool.name}-{image.uuid}.json")
     )
     if bare:
-        hint = "whoever received them may still write these; `imgctl update UUID` fetches one from a source"
+        hint = "their receiver may still write these; `imgctl update UUID` fetches one from a source"
         findings.append(Finding(check, "warn", f"images without a manifest: {some(bare)}", hint))
     return findings
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def readers(subject: Subject) -> list[Finding]:
-    """Each file with a password, a token or a key that others than root, or the daemon's user, may read."""
+    """Reports files with a password, a token or a key that users besides root and the daemon's may read."""
     files = _files(subject)
     findings = [found for path, what in files.items() if (found := _open(path, what)) is not None]
     if findings:
         return findings
-    seen = f"{len(files)} files have some, for root alone" if files else "no file has any"
+    seen = f"only root can read the {len(files)} files with secrets" if files else "no file has secrets"
     return [Finding("secrets", "ok", seen)]
 
 
@@ -59,6 +59,6 @@ def _open(path: Path, what: str) -> Finding | None:
     foreign = status.st_uid not in (0, os.geteuid())
     if not of_others and not foreign:
         return None
-    who = f"uid {status.st_uid}, whose file it is," if foreign else "others"
+    who = f"uid {status.st_uid}, the file's owner," if foreign else "others"
     hint = f"`chown root {path}; chmod 600 {path}`, and replace what they may have read"
     return Finding("secrets", "warn", f"{path} has {what}, and {who} can read it (mode {mode:04o})", hint)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class OwnHost:
-    """The daemon looks at itself: with the configuration as the files have it now, if that is right."""
+    """The running daemon's own host, with the configuration as the files have it now, if that is right."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class OwnHost:
         view: Callable[[], str],
         faults: Callable[[], list[ImgstoreError]] = list,
     ) -> None:
-        """`faults` are what the daemon cannot use of its own files. It blocks briefly."""
+        """`faults` returns the files of its own that the daemon cannot use. It blocks briefly."""
         self._settings = settings
         self._files = tuple(files)
         self._pools = pools
@@ -57,7 +57,7 @@ class OwnHost:
 
 
 def examined(files: Sequence[Path]) -> DoctorDocument:
-    """The same of a host on which no daemon runs. Nothing is made or changed. Blocks for some seconds."""
+    """Examines a host on which no daemon runs; changes nothing. Blocks for some seconds."""
     settings = _loaded(tuple(files), Config())
     KNOWN.configure(specs.secrets(settings, os.environ))
     found: DoctorDocument = signals.run(_doctor().examine, Subject(settings, tuple(files)))
@@ -65,14 +65,14 @@ def examined(files: Sequence[Path]) -> DoctorDocument:
 
 
 def _doctor() -> Doctor:
-    """Imported when somebody asks: the daemon's start does not wait for it."""
+    """Imported at the first request, so that the daemon's start does not wait for it."""
     from imgstored.doctor.doctor import Doctor
 
     return Doctor()
 
 
 def _loaded(files: tuple[Path, ...], otherwise: Config) -> Config:
-    """Returns the default settings if the files are wrong, which is a finding of its own."""
+    """The settings of the files; `otherwise` if the files are wrong, which is a finding of its own."""
     try:
         settings = loading.load(*files)
         specs.check(settings)

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from imgstored.http.documents import Document
     from imgstored.http.location import Location
 
-#: Seconds for one source's answer, and from when on it is slow.
+#: Seconds for one source's answer, and the seconds after which it counts as slow.
 _LIMIT: Final = 10.0
 _SLOW: Final = 3.0
 
-#: Seconds that our clock may differ from a server's: which is of seconds, and takes its way to us; and from
-#: when on certificates that are new, or just renewed, may not be valid for us.
+#: Seconds that our clock may differ from a server's, because an answer has whole seconds and takes time; and
+#: the difference at which new or renewed certificates may not be valid here.
 _A_BIT: Final = 5.0
 _FAR: Final = 300.0
 
@@ -46,7 +46,7 @@ _CLOCK: Final = "set the clock, and have it kept: chrony, systemd-timesyncd, or 
 
 
 class Answers(Struct):
-    """The measurements by source URL: seconds of the request, and the lead of the host's clock."""
+    """The measurements by source URL: seconds of the request, and the lead of this host's clock."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     leads: dict[str, float] = field(default_factory=dict)
@@ -67,9 +67,9 @@ class Answers(Struct):
 
 
 def lead_of(headers: Mapping[str, str], now: float, taken: float) -> float | None:
-    """Seconds that our clock is ahead of the server's; negative is behind. None where it tells no time.
+    """Seconds that our clock is ahead of the server's; negative is behind. None if the answer has no time.
 
-    The time that the answer took, and the second that its date is cut to, are in nobody's favour.
+    The time that the answer took, and the rounding of its date to seconds, count as no difference.
     """
     try:
         date = parsedate_to_datetime(headers["date"]).timestamp() + float(headers.get("age", 0))
@@ -80,7 +80,7 @@ def lead_of(headers: Mapping[str, str], now: float, taken: float) -> float | Non
 
 
 async def sources(subject: Subject) -> list[Finding]:
-    """All sources, each asked with a limit, side by side; and the clock."""
+    """Checks all sources at the same time, each with a time limit; and the clock."""
     answers = Answers()
     limits = AskLimits(
         ping=DocumentLimits(max_bytes=MAX_MANIFEST, total_seconds=_LIMIT, tries=1),
@@ -131,13 +131,13 @@ def _incomplete(reason: str) -> Finding:
 
 
 def _insecure(url: str) -> Finding:
-    seen = f"{public(url)} IS NOT VERIFIED: whoever is on the way can give other images"
+    seen = f"{public(url)} IS NOT VERIFIED: anyone on the network path can send other images"
     hint = "install the server's certificate authority, name it as `ca_file`, and leave out `insecure`"
     return Finding("sources", "warn", seen, hint)
 
 
 def clock(leads: Sequence[float]) -> list[Finding]:
-    """Our clock against those of the servers: one of them may be wrong, most of them are not."""
+    """Checks our clock against those of the servers: one server may be wrong, but most are not."""
     if not leads:
         return [Finding("clock", "ok", "not checked: no source sent its time")]
     lead = statistics.median_low(leads) if len(leads) > 2 else min(leads, key=abs)

@@ -1,4 +1,4 @@
-"""Checks of the view: can it be mounted, and does it answer? All block, a dead mount perhaps for ever."""
+"""Checks of the view: whether it can be mounted, and answers. All block; on a dead mount perhaps for ever."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INSTALL: Final = "install fuse3, and `pip install 'imgstore[fuse]'`; `view.mode
 _OTHER_LINK: Final = 'set `view.link` to another path, or to "" for none'
 _BY_ITSELF: Final = "imgstored mounts it again by itself"
 _DEVICE: Final = Path("/dev/fuse")
-#: As the kernel lists a view.
+#: The file-system type of a view in the kernel's list.
 _KIND: Final = "fuse.imgstored"
 
 
@@ -53,7 +53,7 @@ def _lacking() -> list[str]:
 
 
 def view(subject: Subject) -> list[Finding]:
-    """Whether what is to be seen there is there, and may be there."""
+    """Checks the view, the link to it, and the file system that it is on."""
     return [*_shown(subject), *_link(subject), *_place(subject)]
 
 
@@ -85,7 +85,7 @@ def _shown(subject: Subject) -> list[Finding]:
 
 
 def _link(subject: Subject) -> list[Finding]:
-    """Of the link to it only what is wrong: the next start makes it anew."""
+    """Reports a wrong link to the view; the next start makes it anew."""
     table = subject.settings.view
     if table.mode == "off" or not table.link:
         return []
@@ -94,7 +94,7 @@ def _link(subject: Subject) -> list[Finding]:
     except OSError as error:
         return [Finding("view", "warn", f"{table.link}: {error.strerror or error}", _OTHER_LINK)]
     if found == "taken":
-        seen = f"{table.link} is no link to {table.path}, and is left alone"
+        seen = f"{table.link} is not a link to {table.path}, and stays as it is"
         return [Finding("view", "warn", seen, f"remove it, and restart imgstored; or {_OTHER_LINK}")]
     if found == "absent" and subject.runs:
         return [Finding("view", "warn", f"the link {table.link} is not there", "a restart makes it again")]
@@ -102,7 +102,7 @@ def _link(subject: Subject) -> list[Finding]:
 
 
 def _place(subject: Subject) -> list[Finding]:
-    """Plain files take inodes, some five an image, which a RAM disk has few of; a mount takes none."""
+    """Checks free inodes for plain files, which take some five per image; a mount takes none."""
     table = subject.settings.view
     wanted = table.mode == "files" or (table.mode == "auto" and bool(_lacking()))
     if not (subject.view == "files" if subject.runs else wanted):
@@ -112,12 +112,12 @@ def _place(subject: Subject) -> list[Finding]:
         place = Path(os.path.realpath(table.path))
         mount = holding(place, mounted())
         if mount is not None and _is_ram_disk(mount):
-            seen = f"{table.path} is on the RAM disk {mount.source}, which has few inodes and is not kept"
+            seen = f"{table.path} is on the RAM disk {mount.source}, with few inodes, and lost at a reboot"
             hint = "set `view.path` to a dataset's folder, as /var/imgstored/images, and `view.link` to this"
             findings.append(Finding("view", "warn", seen, hint))
         few = few_inodes("view", nearest(place))
     except OSError:
-        return findings  # the folder's own finding says it
+        return findings  # the folder has a finding of its own
     return findings if few is None else [*findings, few]
 
 
@@ -142,9 +142,7 @@ def _dead(subject: Subject, path: Path) -> Finding:
         hint = f"`{mountpoint.UNMOUNT} {path}`, and restart imgstored"
         return Finding("view", "fail", f"{path} is a mount whose server is gone", hint)
     seen = f"{path} is the mount of a daemon that is gone"
-    return Finding(
-        "view", "warn", seen, f"the next start takes it over; to be rid of it, `{mountpoint.UNMOUNT}` it"
-    )
+    return Finding("view", "warn", seen, f"the next start takes it over; `{mountpoint.UNMOUNT}` removes it")
 
 
 def _to_come(path: Path, names: list[str]) -> Finding:

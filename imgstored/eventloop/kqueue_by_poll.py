@@ -30,8 +30,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    class _HasFileno(Protocol):
-        def fileno(self) -> int: ...
+    from _typeshed import FileDescriptorLike
 
 
 #: The values of FreeBSD's and macOS's sys/event.h.
@@ -78,7 +77,7 @@ class Kevent:
 
     def __init__(
         self,
-        ident: int | _HasFileno,
+        ident: FileDescriptorLike,
         filter: int = KQ_FILTER_READ,  # noqa: A002  select.kevent calls it so
         flags: int = KQ_EV_ADD,
         fflags: int = 0,
@@ -244,5 +243,5 @@ def install_where_needed() -> None:
 
 
 def is_installed() -> bool:
-    """Whether `select.kqueue` is the stand-in."""
+    """True if `select.kqueue` is the stand-in."""
     return getattr(select, "kqueue", None) is Kqueue

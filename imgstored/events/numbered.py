@@ -1,6 +1,6 @@
-"""What `imgctl events` and hooks get to know of an event of the store. Pure: no I/O, no clock.
+"""The form in which `imgctl events` and hooks get an event of the store. Pure: no I/O, no clock.
 
-Numbers and times are added by whoever writes the events down.
+The event log adds numbers and times when it writes the events down.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OF_IMPORTS: Final[dict[Outcome, NumberedName]] = {
 
 
 def numbered(event: StoreEvent) -> dict[str, Any] | None:
-    """The fields of a *numbered event* of the protocol but its number and time; None where it has none."""
+    """The fields of a *numbered event* of the protocol except number and time; None if it gets no number."""
     match event:
         case Started(action, requester) if action.kind != "delete":
             return {**_of(action, "import-started"), **_by(requester)}

@@ -40,7 +40,7 @@ class Request:
         self._changed = trio.Event()
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does the request's work, and gives the reader its end."""
+        """Does the request's work, and reports its end to the reader."""
         try:
             await work()
         except ImgstoreError as error:
@@ -82,7 +82,7 @@ class Request:
             self.emit(event.event)
 
     def end(self, error: ImgstoreError | None = None) -> None:
-        """Ends the events; of several ends the first one counts."""
+        """Ends the events. If it is called several times, the first call counts."""
         if not self._ended:
             self._ended = True
             self._error = error

@@ -30,14 +30,14 @@ Outcome = Literal["installed", "deleted", "failed", "cancelled", "interrupted"]
 
 
 class Requester(Struct, frozen=True):
-    """The requester of an action. A client gave itself the name `client`; `uid` is from the kernel."""
+    """The requester of an action. The client chose the name `client` itself; `uid` is from the kernel."""
 
     client: str
     uid: int | None = None  #: None: the daemon itself
 
 
 class Action(Struct, frozen=True, eq=False):
-    """The facts about one action that never change. No action equals another one."""
+    """The facts about one action that never change. Actions are compared by identity."""
 
     kind: Literal["import", "install", "delete"]
     uuid: str
@@ -56,7 +56,7 @@ class Started(Struct, frozen=True):
 
 
 class ImportEvent(Struct, frozen=True):
-    """Something happened to an import that its watchers are notified of."""
+    """An event of an import, for its watchers."""
 
     action: Action
     event: EventDocument
@@ -71,7 +71,7 @@ class Ended(Struct, frozen=True):
     size: int | None = None  #: compressed bytes that were there
     fetched: Mapping[str, int] = field(default_factory=dict)  #: bytes from the network, by source
     stages: tuple[tuple[str, float], ...] = ()  #: each stage, and the seconds spent in it
-    remark: str | None = None  #: what was special about it, a sentence
+    remark: str | None = None  #: a sentence about what was special
 
 
 class Refused(Struct, frozen=True):
@@ -110,7 +110,7 @@ class HoldChanged(Struct, frozen=True):
 
 
 class SourceChanged(Struct, frozen=True):
-    """A source that did not answer does again, or one fails that did not; `url` is for people."""
+    """A source answers again, or one that answered fails (`error`); `url` is for people."""
 
     url: str
     error: ImgstoreError | None
@@ -118,7 +118,7 @@ class SourceChanged(Struct, frozen=True):
 
 
 class Mirrored(Struct, frozen=True):
-    """A server was mirrored, or could not be: `new` images came, `failed` did not. `url` is for people."""
+    """A mirror run ended: `new` images came, `failed` images did not. `url` is for people."""
 
     url: str
     new: int = 0
@@ -187,7 +187,7 @@ class EventStream:
         """Calls `listener` with each event from now on: of one action until it has ended, or of all.
 
         A listener that writes events down later gives `flush`, which returns once they are written. Returns
-        False, and does nothing, where the listener is subscribed already.
+        False, and does nothing, if the listener is subscribed already.
         """
         listeners = self._listeners if action is None else self._of_action.setdefault(action, [])
         if listener in listeners:
@@ -198,7 +198,7 @@ class EventStream:
         return True
 
     def unsubscribe(self, listener: Listener, action: Action | None = None) -> None:
-        """Calls `listener` no more. Does nothing where it is not subscribed."""
+        """Stops calling `listener`. Does nothing if it is not subscribed."""
         listeners = self._listeners if action is None else self._of_action.get(action, [])
         if listener in listeners:
             listeners.remove(listener)
@@ -212,12 +212,12 @@ class EventStream:
             try:
                 listener(event)
             except Exception:
-                # The action that happens must not fail because somebody counts it.
+                # The action must not fail because of a listener.
                 log.exception("an event could not be delivered", kind=type(event).__name__)
         if isinstance(event, Ended):
             self._of_action.pop(event.action, None)
 
     async def flush(self) -> None:
-        """Returns once all subscribers have written down what was published before."""
+        """Returns once all subscribers have written down the events that were published before."""
         for flush in self._flushes:
             await flush()

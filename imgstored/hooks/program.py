@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from imgstored.errors import ConfigError
+from imgstored.foreign_text import one_line
 from imgstored.host import shortage, signals
+from imgstored.host.guardian import Guardian
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -106,8 +108,21 @@ def run(
     """Runs a program with `given` as its standard input, without a shell. Nothing of it is left on return.
 
     What it starts and leaves behind is its own affair, unless it takes longer than `seconds`: then all of its
-    session ends. `check` is called often; what it raises ends the program, too. Raises `OSError`.
+    session ends. `check` is called often; what it raises ends the program, too, and so does the end of the
+    daemon, however that ends. Raises `OSError`.
     """
+    with Guardian() as guardian:
+        return _run(command, given, environment, seconds, check, guardian)
+
+
+def _run(
+    command: Sequence[str],
+    given: bytes,
+    environment: Mapping[str, str],
+    seconds: float,
+    check: Callable[[], None],
+    guardian: Guardian,
+) -> Run:
     with signals.for_child():
         process = subprocess.Popen(  # noqa: S603  a program of the configuration, which was checked
             list(command),
@@ -118,6 +133,7 @@ def run(
             cwd="/",
             start_new_session=True,
         )
+    guardian.watch(process.pid)
     assert process.stdin is not None
     assert process.stderr is not None
     talk = _Talk(process.stdin.fileno(), process.stderr.fileno(), given)
@@ -162,8 +178,7 @@ class _Talk:
     @property
     def words(self) -> str:
         """The output of the program, in one line that can be printed."""
-        line = " ".join(self._said.decode("utf-8", "replace").split())[:_WORDS]
-        return "".join(character if character.isprintable() else "?" for character in line)
+        return one_line(bytes(self._said))[:_WORDS]
 
     def go_on(self, seconds: float) -> bool:
         """Writes and reads what is possible, for up to `seconds`; whether all is written now, once."""

@@ -28,7 +28,7 @@ _CAUSES: Final = 20
 
 
 def is_reserved(descriptor: int) -> bool:
-    """Whether a descriptor that was just opened is one of the last few.
+    """True if a descriptor that was just opened is one of the last few.
 
     The system gives the lowest number that is free, so all below it are in use.
     """
@@ -37,7 +37,7 @@ def is_reserved(descriptor: int) -> bool:
 
 
 def are_scarce() -> bool:
-    """Whether no more descriptors are left than are reserved."""
+    """True if no more descriptors are left than are reserved."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             return is_reserved(probe.fileno())

@@ -69,7 +69,7 @@ def _try(lock: Callable[[int, int], None], fd: int) -> None:
 
 
 def lacks_locks(error: BaseException | None) -> bool:
-    """Whether the error means that there is no lock to be had, for now or ever."""
+    """True if the error means that there is no lock to be had, for now or ever."""
     return isinstance(error, OSError) and (error.errno == errno.ENOLCK or error.errno in UNABLE)
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from imgstored.foreign_text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -39,7 +41,7 @@ class Holder(Struct, frozen=True):
 
     @property
     def foreign(self) -> bool:
-        """Whether it is surely neither root's nor of the daemon's own user."""
+        """True if it is surely neither root's nor of the daemon's own user."""
         return self.uids is not None and not self.uids <= {0, os.geteuid()}
 
     def __str__(self) -> str:
@@ -90,7 +92,6 @@ def _process(pid: int, *, shared: bool = False) -> Holder:
         name = (folder / "comm").read_text(errors="replace").strip()[:_MAX_NAME]
     except OSError:
         return Holder(pid, shared=shared)
-    shown = "".join(character if character.isprintable() else "?" for character in name)
     # Who may only run a program as root is not root: its real uid tells.
     both = None if uids is None else frozenset(map(int, uids.groups()))
-    return Holder(pid, shown or None, both, shared)
+    return Holder(pid, printable(name) or None, both, shared)

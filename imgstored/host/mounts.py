@@ -44,7 +44,7 @@ def mounted_at(path: Path) -> Mount | None:
 
 
 def holding(path: Path, listed: list[Mount]) -> Mount | None:
-    """That of the listed mounts on which a path (absolute, without links) is; it need not be there."""
+    """The listed mount on which a path (absolute, without links) is; the path need not exist."""
     above = [os.fsencode(place) for place in (path, *path.parents)]
     found = [mount for mount in listed if mount.place in above]
     deepest = max((len(mount.place) for mount in found), default=0)

@@ -12,7 +12,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def is_full(error: OSError) -> bool:
-    """Whether that is what the error means."""
+    """True if that is what the error means."""
     return error.errno in _FULL
 
 

@@ -38,7 +38,7 @@ _THIS: Final = ipaddress.IPv4Network("0.0.0.0/8")
 
 
 def nearness(address: str) -> Nearness:
-    """Of an IP address, as sockets have it. What is no address counts as the nearest."""
+    """The nearness of an IP address, as sockets have it. Any other text counts as the nearest."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -62,7 +62,7 @@ def nearness(address: str) -> Nearness:
 
 
 def nearness_of_host(host: str) -> Nearness:
-    """Of the host of a URL, as far as it says so itself: other names count as public."""
+    """The nearness of a URL's host, as far as the name says it: other names count as public."""
     if host == "localhost" or host.endswith(".localhost"):
         return Nearness.LOOPBACK
     try:

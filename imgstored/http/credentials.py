@@ -100,7 +100,7 @@ def _of_basic(encoded: str) -> Iterator[str]:
 
 
 def _of_login(login: str) -> Iterator[str]:
-    """Of `user:password`: both together, the password, and what HTTP's Basic makes of them."""
+    """The secrets of `user:password`: both together, the password, and HTTP's Basic form of them."""
     if not login.partition(":")[2]:
         return
     yield login

@@ -9,7 +9,7 @@ import os
 import random
 from contextlib import aclosing, suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from msgspec import Struct, field
@@ -77,6 +77,16 @@ class Document(Struct, frozen=True):
 
 class _NoAnswerError(ClientError):
     """No connection, or one that ended without an answer. Asking again is harmless (RFC 9110, 9.2.2)."""
+
+
+class Fetch(Protocol):
+    """`fetch_document`, or a stand-in for it."""
+
+    def __call__(
+        self, location: Location, *, limits: DocumentLimits, headers: Sequence[tuple[str, str]]
+    ) -> Awaitable[Document]:
+        """GETs a document; any final status is returned."""
+        ...
 
 
 async def fetch_document(
@@ -190,7 +200,7 @@ async def open_client(at: Location, limits: DocumentLimits, environ: Mapping[str
 
 
 def near_of(response: httpx2.Response, at: Location, environ: Mapping[str, str]) -> Nearness:
-    """Of the server that answers: by the address at the other end, or by its name.
+    """The nearness of the server that answers: by the address at the other end, or by its name.
 
     The name counts behind a proxy, and where the server has reset the connection after its answer: then no
     socket knows the other end any more.
@@ -241,7 +251,7 @@ async def read_answer(response: httpx2.Response, max_bytes: int, url: str) -> Do
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether an encoding was only named: what was encoded is no UTF-8."""
+    """True if an encoding was only named: what was encoded is no UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -70,7 +70,7 @@ def named(error: BaseException) -> dict[str, str]:
 
 
 def certificate_refused(error: BaseException) -> bool:
-    """Whether the server's certificate did not verify, which no second try changes."""
+    """True if the server's certificate did not verify, which no second try changes."""
     return isinstance(_root(error), ssl.SSLCertVerificationError)
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from imgstored.errors import ClientError
+from imgstored.foreign_text import printable
 
 if TYPE_CHECKING:
     from imgstored.http.addresses import Nearness
@@ -63,7 +64,7 @@ class Authorization(Protocol):
     """Credentials that a server asks for, and that expire. For requests to one origin, from any thread."""
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What is sent with a request now."""
+        """The header fields that a request gets now."""
         ...
 
     def renew(self, challenge: str, sent: tuple[tuple[str, str], ...], near: Nearness) -> bool:
@@ -110,7 +111,7 @@ class Origin(Struct, frozen=True):
 
     @property
     def tls(self) -> bool:
-        """Whether requests to the server use TLS."""
+        """True if requests to the server use TLS."""
         return self.scheme == "https"
 
     @property
@@ -137,7 +138,7 @@ def _without(url: str, *, keep: tuple[str, ...]) -> str:
         return "(not a URL)"
     query = "&".join(field for field in parts.query.split("&") if field.partition("=")[0] in keep)
     text = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment=""))
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return printable(text)
 
 
 def origin_of(url: str) -> Origin:

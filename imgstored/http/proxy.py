@@ -100,7 +100,7 @@ def _exempt(origin: Origin, no_proxy: str) -> bool:
 
 
 def _covers(entry: str, origin: Origin) -> bool:
-    """Whether an entry of no_proxy (domain or address, with or without port; network; *) covers it."""
+    """True if an entry of no_proxy (domain or address, with or without port; network; *) covers it."""
     if entry == "*":
         return True
     try:

@@ -164,7 +164,7 @@ class RangeConnection:
 
     @property
     def aborted(self) -> bool:
-        """Whether `abort` was called."""
+        """True if `abort` was called."""
         return self._abortable.aborted is not None
 
     def close(self) -> None:
@@ -215,7 +215,7 @@ class RangeConnection:
         refused: http.client.HTTPResponse,
         sent: tuple[tuple[str, str], ...],
     ) -> bool:
-        """Whether there are other credentials than those that were refused."""
+        """True if there are other credentials than those that were refused."""
         challenge = ", ".join(refused.headers.get_all("www-authenticate") or ())
         try:
             assert self._http is not None

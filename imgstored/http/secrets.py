@@ -143,7 +143,7 @@ class KnownSecrets:
         return walk(value)
 
     def may_be_in(self, data: bytes) -> bool:
-        """Whether encoded data may have a secret. Fast; False is sure."""
+        """True if encoded data may have a secret. Fast; False is sure."""
         return any(anchor in data for anchor in self._anchors)
 
     def _suspects(self, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where an HTTP server listens: `127.0.0.1:9275`, `[::1]:9275`, or `unix:/PATH`."""
+"""The address of an HTTP server: `127.0.0.1:9275`, `[::1]:9275`, or `unix:/PATH`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TcpAddress(Struct, frozen=True):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this host can reach it."""
+        """True if only this host can reach it."""
         return ipaddress.ip_address(self.host).is_loopback
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Which bytes of a file a request gets: conditions and ranges (RFC 9110, 13 and 14). No I/O."""
+"""The bytes of a file that a request gets: conditions and ranges (RFC 9110, 13 and 14). No I/O."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _date(value: str | None) -> datetime | None:
 
 
 def _range_holds(headers: Mapping[str, str], file: OpenFile, modified: int) -> bool:
-    """Whether the client's part is of this very file, so that it may go on with a range."""
+    """True if the client's part is of this very file, so that it may go on with a range."""
     condition = headers.get("if-range")
     if condition is None:
         return not file.only_if_range

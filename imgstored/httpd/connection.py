@@ -15,6 +15,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -22,12 +23,12 @@ import h11
 import structlog
 
 from imgstored import __version__
-from imgstored.httpd.message import HttpError, HttpLimits, Request, Response, Span, text
+from imgstored.httpd.message import HttpError, HttpLimits, Request, Response, Span
 from imgstored.httpd.pace import PIECE
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from imgstored.httpd.pace import Pace
 
@@ -40,12 +41,15 @@ _READ_HEAD: Final = 4 << 10
 _READ: Final = 64 << 10
 #: Bytes that one sendfile(2) may send where nothing bounds the rate.
 _SLICE: Final = 1 << 23
+#: Bytes of an answer from memory that are put together.
+_ONE_PIECE: Final = 64 << 10
 #: Bytes of a file that TLS takes at a time.
 _TLS_PIECE: Final = 1 << 18
 #: Seconds, and bytes, that a client may still send after an answer that ends the connection.
 _LINGER_SECONDS: Final = 5.0
 _LINGER_BYTES: Final = 64 << 20
 
+_FAULT: Final = "a fault of the server; its log has the details"
 _ABSOLUTE: Final = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
 
 _SERVER: Final = f"imgstored/{__version__}"
@@ -105,8 +109,9 @@ class Connection:
         limits: HttpLimits,
         pace: Pace,
         context: ssl.SSLContext | None,
+        refusal: Callable[[int, str], Response],
     ) -> None:
-        """Takes the socket over. `context` is of TLS, None without; `counts_as` is whom its bytes are for."""
+        """Takes the socket over. `counts_as` is whom its bytes are for; the rest is `HttpServer`'s."""
         self._socket = connected
         self._address = address
         self._counts_as = counts_as
@@ -114,8 +119,10 @@ class Connection:
         self._limits = limits
         self._pace = pace
         self._context = context
+        self._refusal = refusal
         self._secure = False
         self._bound: float | None = None  # seconds, of the socket's calls
+        self._full = False  # the socket took less than it was given
         self.sent = 0  #: bytes of answers
         self.requests = 0  #: as the server counts them
         self.idle = False  #: it waits for a request, of which nothing has come
@@ -132,7 +139,7 @@ class Connection:
 
     @property
     def buffered(self) -> bool:
-        """Whether bytes of the next request are here already, so that the socket need not become readable."""
+        """True if bytes of the next request are here already, so that the socket need not become readable."""
         pending = self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
         return bool(pending or self._http.trailing_data[0])
 
@@ -172,12 +179,12 @@ class Connection:
             head = self._head()
         except h11.RemoteProtocolError as error:
             status = HTTPStatus(error.error_status_hint)
-            self._send(None, text(status, str(error)))
+            self._send(None, self._refusal(status, str(error)))
             return self._linger()
         if head is None:
             return False
         if _is_ambiguous(head):
-            self._send(None, text(HTTPStatus.BAD_REQUEST, "the length of the request is ambiguous"))
+            self._send(None, self._refusal(HTTPStatus.BAD_REQUEST, "the length of the request is ambiguous"))
             return self._linger()
         request = self._request(head)
         response = self._answer(request)
@@ -253,19 +260,21 @@ class Connection:
         try:
             return self._application(request)
         except HttpError as error:
-            return text(error.status, error.message, *error.headers)
+            response = self._refusal(error.status, error.message)
+            response.headers.extend(error.headers)
+            return response
         except _Gone:
             raise
         except h11.RemoteProtocolError as error:
-            return text(HTTPStatus.BAD_REQUEST, str(error))
+            return self._refusal(HTTPStatus.BAD_REQUEST, str(error))
         except OSError as error:
             # Such as no descriptors, or a disk that fails: it may pass.
             log.error("a request failed", path=request.path[:200], error=str(error))
-            return text(HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot do it now; ask again")
+            return self._refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot do it now; ask again")
         except Exception:
             # One request must not end the daemon, nor show its inside.
             log.exception("a request failed by a mistake", path=request.path[:200])
-            return text(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the server; its log has the details")
+            return self._refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _FAULT)
 
     # -- bodies of requests ----------------------------------------------------------------------------------
 
@@ -306,24 +315,30 @@ class Connection:
             )
         )
         parts = () if only_head else response.parts
-        if all(isinstance(part, bytes) for part in parts):
-            # In one piece, and so mostly in one packet.
-            data = b"".join(part for part in parts if isinstance(part, bytes))
-            body = self._http.send(h11.Data(data=data)) if data else b""
-            self._write((start or b"") + (body or b""))
-        else:
-            self._write(start, more=True)
+        if parts and response.length:
+            # h11 counts the bytes against Content-Length, and never sees them.
+            self._http.send_with_data_passthrough(h11.Data(data=_Placeholder(response.length)))  # type: ignore[arg-type]
+        pieces = _gathered([start or b"", *parts])
+        if any(isinstance(part, Span) for part in parts):
             with self._pace.client(self._counts_as) as turn:
-                for part in parts:
-                    self._send_part(part, turn)
+                self._send_pieces(pieces, turn)
+        else:
+            self._send_pieces(pieces, None)
         self._http.send(h11.EndOfMessage())
 
-    def _send_part(self, part: bytes | Span, turn: threading.Lock) -> None:
-        if isinstance(part, bytes):
-            self._write(self._http.send(h11.Data(data=part)), more=True)
-            return
-        # h11 counts the bytes against Content-Length; sendfile sends them.
-        self._http.send_with_data_passthrough(h11.Data(data=_Placeholder(part.stop - part.start)))  # type: ignore[arg-type]
+    def _send_pieces(self, pieces: Iterator[bytes | Span], turn: threading.Lock | None) -> None:
+        piece = next(pieces)
+        for following in chain(pieces, [None]):
+            if isinstance(piece, Span):
+                assert turn is not None
+                self._send_span(piece, turn)
+            else:
+                # The last one would wait for more.
+                self._write(piece, more=following is not None)
+            if following is not None:
+                piece = following
+
+    def _send_span(self, part: Span, turn: threading.Lock) -> None:
         send = self._send_tls if self._secure else self._send_file
         offset, rate = part.start, _Rate(self._limits)
         while offset < part.stop:
@@ -363,13 +378,17 @@ class Connection:
         """Sends some of `size` bytes; returns how many."""
         self._limit(0)
         while True:
+            if self._full:
+                self._wait_until_writable()
             try:
                 sent = os.sendfile(self._socket.fileno(), fd, offset, size)
             except BlockingIOError:
-                self._wait_until_writable()
+                self._full = True
                 continue
             if not sent:
                 raise _Gone("the file is shorter than it was")
+            # Another call now would only say so.
+            self._full = sent < size
             return sent
 
     def _send_tls(self, fd: int, offset: int, size: int) -> int:
@@ -387,7 +406,7 @@ class Connection:
             self._bound = seconds
 
     def _poll(self, events: int, seconds: float) -> bool:
-        """Whether any of the events, or the end of the connection, came within so many seconds."""
+        """True if any of the events, or the end of the connection, came within so many seconds."""
         poll = select.poll()
         poll.register(self._socket, events)
         return bool(poll.poll(seconds * 1000))
@@ -428,11 +447,34 @@ class Connection:
 
 
 def _is_ambiguous(head: h11.Request) -> bool:
-    """Whether a proxy before us may have seen another end of the request (RFC 9112, 6.1 and 6.3)."""
+    """True if a proxy before us may have seen another end of the request (RFC 9112, 6.1 and 6.3)."""
     names = {name for name, _ in head.headers}
     if b"transfer-encoding" not in names:
         return False
     return b"content-length" in names or head.http_version < b"1.1"
+
+
+def _gathered(parts: Iterable[bytes | Span]) -> Iterator[bytes | Span]:
+    """The parts, those of a few bytes together: each costs a call of the system.
+
+    Never all of them: a client that reads slowly would have a copy of its own.
+    """
+    few: list[bytes] = []
+    size = 0
+    for part in parts:
+        if isinstance(part, bytes) and size + len(part) <= _ONE_PIECE:
+            few.append(part)
+            size += len(part)
+            continue
+        if few:
+            yield b"".join(few)
+        few, size = [], 0
+        if isinstance(part, bytes) and len(part) <= _ONE_PIECE:
+            few, size = [part], len(part)
+        else:
+            yield part
+    if few:
+        yield b"".join(few)
 
 
 class _Placeholder:

@@ -38,7 +38,7 @@ class Pace:
 
     @property
     def bounded(self) -> bool:
-        """Whether there is a bound."""
+        """True if there is a bound."""
         return self._rate > 0
 
     @contextmanager

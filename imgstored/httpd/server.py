@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import ssl
 import time
@@ -19,6 +21,7 @@ from imgstored.errors import ConfigError
 from imgstored.host import descriptors, shortage
 from imgstored.httpd.address import counted_as
 from imgstored.httpd.connection import Connection
+from imgstored.httpd.message import text
 from imgstored.httpd.pace import Pace
 
 if TYPE_CHECKING:
@@ -40,8 +43,21 @@ _STAY: Final = 0.05
 #: Threads at work beyond which none of them waits so. They share one processor of the interpreter with trio's
 #: thread, which takes its turn among them.
 _FEW: Final = 16
+#: Bytes that wait in the kernel beside what it may send at once. With more, acknowledgements send them, and
+#: so on one machine the client's processor does all the work; and a client that is slow holds memory. With
+#: fewer, a fast network would wait for a thread.
+_UNSENT: Final = 256 << 10
+_NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 #: Requests that a thread answers to one client before the others have their turn.
 _IN_A_ROW: Final = 32
+
+#: Bytes of a PEM file that are looked at.
+_MAX_PEM: Final = 1 << 20
+_CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
+_KEY: Final = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+_CERTIFICATE_HINT: Final = "name a PEM file of the certificate, intermediate ones, and the key, or a key_file"
+_KEY_HINT: Final = "name a PEM file with the private key of the certificate in cert_file"
+_LOCKED_HINT: Final = "`openssl pkey -in FILE -out NEW` writes the key without it; the daemon knows none"
 
 _BUSY: Final = (
     f"HTTP/1.1 {HTTPStatus.SERVICE_UNAVAILABLE.value} {HTTPStatus.SERVICE_UNAVAILABLE.phrase}\r\n"
@@ -59,12 +75,15 @@ class HttpServer:
         *,
         rate: int = 0,
         context: ssl.SSLContext | None = None,
+        refusal: Callable[[int, str], Response] = text,
     ) -> None:
         """`rate` bounds bytes a second of all answers, 0: nothing does. `context` is of TLS, None without.
 
-        The application is called in threads, several at a time.
+        The application is called in threads, several at a time. `refusal` makes an answer of a status and a
+        message, to what never gets to the application, or fails in it.
         """
         self._application = application
+        self._refusal = refusal
         self._limits = limits
         self._pace = Pace(rate)
         self._context = context
@@ -162,6 +181,8 @@ class HttpServer:
             with suppress(OSError):  # the client is gone already, or it is a Unix socket
                 # The end of an answer does not wait until the client has acknowledged what came before.
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if _NOTSENT_LOWAT is not None:
+                    connected.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _UNSENT)
             # The last ones are for what changes on this host.
             allowed = not descriptors.is_reserved(connected.fileno())
             nursery.start_soon(self._converse, connected, client, allowed)
@@ -178,7 +199,14 @@ class HttpServer:
             # A socket that trio does not know any more: threads use it.
             plain = _detached(connected)
             connection = Connection(
-                plain, client, counts_as, self._answer, self._limits, self._pace, self._context
+                plain,
+                client,
+                counts_as,
+                self._answer,
+                self._limits,
+                self._pace,
+                self._context,
+                self._refusal,
             )
             try:
                 async with trio.open_nursery() as nursery:
@@ -261,7 +289,7 @@ class HttpServer:
         return False
 
     async def _answered(self, connection: Connection) -> bool:
-        """Whether another request may follow. When it is cancelled, the thread has come back on return."""
+        """True if another request may follow. When it is cancelled, the thread has come back on return."""
         again = begun = False
         connection.waits_since = None  # while it waits for a thread
         connection.requests += 1
@@ -304,15 +332,48 @@ def _detached(connected: trio.socket.SocketType) -> socket.socket:
 
 
 def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """The context of a TLS server. Raises `ConfigError` for files that cannot be used."""
+    """The context of a TLS server. Raises `ConfigError` for files that cannot be used; never asks anybody."""
+    texts = {"cert_file": _text_of("cert_file", certificate)}
+    name, path = ("cert_file", certificate) if key is None else ("key_file", key)
+    texts[name] = _text_of(name, path)
+    if _CERTIFICATE not in texts["cert_file"]:
+        raise _unusable("cert_file", certificate, "it has no certificate in PEM", hint=_CERTIFICATE_HINT)
+    if not _KEY.search(texts[name]):
+        raise _unusable(name, path, "it has no private key in PEM", hint=_KEY_HINT)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    locked = False
+
+    def no_password() -> bytes:
+        # Otherwise OpenSSL asks at the terminal, and the daemon waits.
+        nonlocal locked
+        locked = True
+        return b""
+
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, no_password)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"serve.cert_file: {certificate} cannot be used: {error.strerror or error}",
-            hint="name a PEM file of the certificate, intermediate ones, and the key, or a key_file",
-        ) from error
+        if locked:
+            raise _unusable(name, path, "its key has a password", hint=_LOCKED_HINT) from error
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            why = f"its key is not that of the certificate in {certificate}"
+            raise _unusable(name, path, why, hint=_KEY_HINT) from error
+        why = getattr(error, "reason", None) or error.strerror or str(error)
+        raise _unusable("cert_file", certificate, why, hint=_CERTIFICATE_HINT) from error
     return context
+
+
+def _text_of(name: str, path: Path) -> bytes:
+    """What is in a file of the configuration. Raises `ConfigError`."""
+    try:
+        # Nobody waits for the other end of a pipe.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return file.read(_MAX_PEM)
+    except OSError as error:
+        hint = _CERTIFICATE_HINT if name == "cert_file" else _KEY_HINT
+        raise _unusable(name, path, error.strerror or str(error), hint=hint) from error
+
+
+def _unusable(name: str, path: Path, why: str, *, hint: str) -> ConfigError:
+    return ConfigError(f"serve.{name}: {path} cannot be used: {why}", hint=hint)

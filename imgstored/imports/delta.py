@@ -1,8 +1,8 @@
-"""Deltas: an import that fetches only what of an image's file no installed image has.
+"""Deltas: an import that fetches only the parts of an image's file that no installed image has.
 
     index ──► installed image ──► what is missing ──► ranges of the file ──► the stream
 
-Everything odd ends a delta, and the import then fetches the whole file: an index proves nothing by itself.
+Any fault ends a delta, and the import then fetches the whole file: an index proves nothing by itself.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: An index that does not come at once is not worth waiting for: the file comes without it.
+#: An index that does not come at once is not worth waiting for: the import works without it.
 _TRIES: Final = 2
 _CONNECTIONS: Final = 4
 
@@ -86,13 +86,13 @@ class Delta:
         )
 
     def stream(self) -> Iterator[Buffer]:
-        """The stream, as it comes; for the pump's thread."""
+        """The image's stream, put together as its parts come; for the pump's thread."""
         assert self._spool is not None
         return self._spool.stream()
 
     @property
     def to_fetch(self) -> int | None:
-        """Bytes of the file that are fetched; None while that is not known."""
+        """Bytes of the file that have to be fetched; None while that is not known."""
         return None if self._spool is None else self._spool.to_fetch
 
     def document(self) -> DeltaDocument:
@@ -100,16 +100,16 @@ class Delta:
         return delta_document(self.basis, self.to_fetch)
 
     @property
-    def words(self) -> str:
-        """What is fetched, for people; once it is known."""
-        return f"fetching {self._told('is')}"
+    def summary(self) -> str:
+        """A phrase about the bytes to fetch, once they are known."""
+        return f"fetching {self._share('is')}"
 
     @property
     def remark(self) -> str | None:
-        """What was fetched, for the history; None where nothing was."""
-        return None if self.to_fetch is None else f"fetched {self._told('was')}"
+        """A phrase about the fetched bytes, for the history; None if it never came to fetching."""
+        return None if self.to_fetch is None else f"fetched {self._share('was')}"
 
-    def _told(self, verb: str) -> str:
+    def _share(self, verb: str) -> str:
         name, version = self.basis.text("name"), self.basis.text("version")
         return (
             f"{(self.to_fetch or 0) / 1e6:.1f} of {self.index.file_size / 1e6:.1f} MB:"
@@ -139,11 +139,11 @@ class Deltas:
         self._name = spool_name(*spec.key)
 
     def is_left(self) -> bool:
-        """Whether an earlier daemon, or an earlier try, has begun a delta. Blocks."""
+        """True if an earlier daemon, or an earlier try, has begun a delta. Blocks."""
         return (self._resources.spools / (self._name + PAYLOADS)).exists()
 
     async def begin(self, locations: Sequence[Location], room: Room) -> Delta | None:
-        """A delta that is worth trying, or None. Raises `NoSpaceError`, and what the index ends with."""
+        """A delta that is worth trying, or None. Raises `NoSpaceError`, and what `_index` raises."""
         basis = await self.basis(locations)
         if basis is None:
             if self.why is not None:
@@ -154,7 +154,7 @@ class Deltas:
         return Delta(index, basis, self._name, self._resources)
 
     async def basis(self, locations: Sequence[Location]) -> InstalledImage | None:
-        """The installed image that a delta is worth trying from, or None: `why` says why there is none."""
+        """The installed image to make a delta from, or None; `why` then says why there is none."""
         file = self._manifest.file
         if file is None or file.index is None or file.size is None:
             return None
@@ -166,7 +166,7 @@ class Deltas:
         return basis if self.why is None else None
 
     def _against(self, basis: InstalledImage, locations: Sequence[Location]) -> str | None:
-        """Why not. Blocks."""
+        """The reason against a delta, a part of a sentence; None if there is none. Blocks."""
         resources, file = self._resources, self._manifest.file
         assert file is not None
         assert file.index is not None
@@ -191,7 +191,7 @@ class Deltas:
         return None if policy == "auto" and self.is_left() else against(policy, facts)
 
     async def _index(self, locations: Sequence[Location], room: Room) -> Index:
-        """The index, which is what the manifest says. Raises `DownloadError`, `NoSpaceError`."""
+        """The index that the manifest names. Raises `DownloadError`, `NoSpaceError`, `IndexFaultError`."""
         file, path = self._manifest.file, self._resources.spools / (self._name + INDEX)
         assert file is not None
         assert file.index is not None
@@ -234,7 +234,7 @@ def _index_in(path: Path, sha256: str, file_size: int | None) -> Index | None:
 
 
 class _Forgetful:
-    """The range journal of a file that is small, or by whose content it shows what is there."""
+    """A range journal that keeps nothing: the file is small, or its content shows which parts are there."""
 
     def load(self) -> Spooled | None:
         """Nothing is written down."""

@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from imgstored.catalog.catalog import InstalledImage
     from imgstored.manifest import Manifest
 
-#: When to fetch deltas: where they are probably faster, wherever there can be one, or not at all.
+#: When to fetch deltas: where they are probably faster, wherever one is possible, or never.
 Policy = Literal["auto", "always", "never"]
 
 #: Files with fewer bytes are fetched whole.
 _SMALL: Final = 4 << 20
 #: An index with more than this part of its file is not fetched.
 _LARGE_INDEX: Final = 0.25
-#: The part of the file that a delta is expected to save, before anybody knows.
+#: The part of the file that a delta is expected to save, before its index is there.
 _SAVED: Final = 0.5
-#: Bytes a second at which an installed image is read, before anybody knows.
+#: Bytes per second at which an installed image is read, before one was measured.
 _READING: Final = 200e6
-#: Bytes of a transfer that says how fast the next one is, and links that are remembered.
+#: The least bytes of a transfer whose speed is remembered, and the number of links that are.
 _MEASURABLE: Final = 1 << 20
 _MAX_LINKS: Final = 64
 
 
 class Facts(Struct, frozen=True):
-    """What is known before the index is fetched. Sizes in bytes, rates in bytes a second."""
+    """The facts that are known before the index is fetched. Sizes in bytes, rates in bytes a second."""
 
     file_size: int
     index_size: int
@@ -40,18 +40,18 @@ class Facts(Struct, frozen=True):
 
 
 class Rates:
-    """How fast things were of late, in bytes a second. For any thread: each is one value."""
+    """The recent speeds, in bytes a second. For any thread: each is one value."""
 
     def __init__(self) -> None:
         self.reading: float | None = None  #: of an installed image
         self._links: dict[str, float] = {}
 
     def link(self, source: str) -> float | None:
-        """Of downloads from a source; None if none was measured yet."""
+        """The speed of downloads from a source; None if none was measured yet."""
         return self._links.get(source)
 
     def note_link(self, fetched: Mapping[str, int], seconds: float) -> None:
-        """A download from these sources took so long; a small one says nothing."""
+        """Notes how long a download from these sources took; a small download does not count."""
         if sum(fetched.values()) < _MEASURABLE or seconds <= 0.0:
             return
         for source, size in fetched.items():
@@ -61,13 +61,13 @@ class Rates:
             del self._links[next(iter(self._links))]
 
     def note_reading(self, size: int, seconds: float) -> None:
-        """So many bytes of an installed image were read in that time."""
+        """Notes how long a reading of an installed image took."""
         if size >= _MEASURABLE and seconds > 0.0:
             self.reading = size / seconds
 
 
 def basis_of(manifest: Manifest, pool: str, installed: Iterable[InstalledImage]) -> InstalledImage | None:
-    """The installed image that has most in common with an image, probably: the newest of its name."""
+    """The installed image that probably has most in common with an image: the newest of its name."""
     same = [
         image
         for image in installed
@@ -76,13 +76,13 @@ def basis_of(manifest: Manifest, pool: str, installed: Iterable[InstalledImage])
         and image.text("name") == manifest.name
         and image.text("type") == manifest.type
     ]
-    # Of an incremental image only what differs from its origin is sent.
+    # A pool sends only what differs from an image's origin, so the same origin comes first.
     same.sort(key=lambda image: (image.origin == manifest.origin, image.text("published_at"), image.uuid))
     return same[-1] if same else None
 
 
 def against(policy: Policy, facts: Facts) -> str | None:
-    """Why the whole file is fetched, a part of a sentence; None: a delta is to be tried."""
+    """The reason to fetch the whole file, a part of a sentence; None if a delta should be tried."""
     if policy == "never":
         return "deltas are switched off"
     if policy == "always":

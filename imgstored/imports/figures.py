@@ -19,7 +19,7 @@ class Figures:
     """The figures of one import, over all of its attempts. The import alone begins an attempt."""
 
     def __init__(self, stages: Stages, total: int | None, *, from_file: bool) -> None:
-        """`total`: bytes of the file, None if unknown; `from_file`: nothing is downloaded."""
+        """`total` is the file's bytes, None if unknown. With `from_file` nothing is downloaded."""
         self._stages = stages
         self._total = total
         self._from_file = from_file
@@ -28,7 +28,7 @@ class Figures:
         self._before: Mapping[str, int] = {}
 
     def begin_file(self, pump: Pump, total: int) -> None:
-        """Begins to count what comes of a file of `total` bytes."""
+        """Begins to count the bytes of a local file with `total` bytes."""
         self._pump, self._total = pump, total
 
     def begin_download(self, download: Download, pump: Pump) -> None:
@@ -37,12 +37,12 @@ class Figures:
         self._download, self._pump = download, pump
 
     def add_fetched(self, fetched: Mapping[str, int]) -> None:
-        """Counts what came over the network by no attempt, by source."""
+        """Counts bytes that came over the network outside the attempts, by source."""
         self._before = {**self._before, **fetched}
 
     @property
     def total(self) -> int | None:
-        """Compressed bytes of the file, None where nobody says."""
+        """Compressed bytes of the file, None if unknown."""
         if self._total is None and self._download is not None:
             return self._download.total
         return self._total

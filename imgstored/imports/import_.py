@@ -5,7 +5,7 @@
     wait for the origin ──► acquire lock ──► digest ──► decompress ──► pool.receive ──► pool.publish
 
 The download and the receiving run alongside. `publish` is the commit: before it no reader sees anything of
-the image. An import has imgadm's lock of its image from before the pool's first byte until it has ended.
+the image. An import holds imgadm's lock of its image from before the pool's first byte until the import ends.
 `imgstored.imports.state` has the phases, and what is kept after which end.
 """
 
@@ -59,10 +59,10 @@ from imgstored.host import descriptors, foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.delta import Delta, Deltas
 from imgstored.imports.figures import Figures
+from imgstored.imports.free_space import CancellableRoom, watched
 from imgstored.imports.leftovers import spool_name
 from imgstored.imports.local_file import FromFile, LocalFile, keep_copy
 from imgstored.imports.pipeline import Pipeline
-from imgstored.imports.room import Wanted, watched
 from imgstored.imports.state import KEPT, WRONG_BYTES_ERRORS, End, check_transition, end_after, final_phase
 from imgstored.pools.refusals import in_the_way
 from imgstored.transfer.digest import Expected, WrongFileError
@@ -78,8 +78,8 @@ if TYPE_CHECKING:
 
     from imgstored.events.request import Request
     from imgstored.http.location import Location, Verify
+    from imgstored.imports.free_space import Claim
     from imgstored.imports.resources import Resources
-    from imgstored.imports.room import Claim
     from imgstored.imports.spec import ImportSpec
     from imgstored.manifest import Manifest
     from imgstored.pools.base import Occupant, PoolImage, Room
@@ -94,8 +94,8 @@ log = structlog.get_logger(__name__)
 #: Notes to watchers; the log has all of them.
 MAX_NOTES = 50
 
-#: Seconds between two looks at what somebody else is at work on, and how long that may stay unchanged:
-#: while it is being received, and otherwise, where only a snapshot or a manifest is still to come.
+#: Seconds between two looks at a dataset that somebody else works on, and how long it may stay unchanged
+#: while it is being received, and otherwise, when only a snapshot or a manifest is missing.
 _PAUSE: Final = 0.5
 _STANDSTILL: Final = 60.0
 _UNSETTLED: Final = 15.0
@@ -138,9 +138,8 @@ class Import:
     ) -> None:
         """`data` is where the image's file comes from; `source` is its URL for people, None for a local file.
 
-        `signed` is who vouches for the image.
-
-        `origin` is the import that brings the image's origin, None where the origin is installed.
+        `signed` is who vouches for the image. `origin` is the import that brings the image's origin, None
+        where the origin is installed.
         """
         self.spec = spec
         self.import_id = import_id  #: in all its log lines
@@ -158,7 +157,7 @@ class Import:
         self.started_at = time.time()  #: seconds since the epoch
         self.phase: Phase = "waiting"
         self.error: ImgstoreError | None = None
-        #: The journal has it: it goes on after a restart. Of a client's file there is nothing to write down.
+        #: Set once the journal has the import, which then survives a restart; for a client's file, at once.
         self.written = trio.Event()
         self.finished = trio.Event()
         self.stages = Stages()
@@ -208,7 +207,7 @@ class Import:
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was cancelled: nobody can join it any more, though it may still be cleaning up."""
+        """True if it was cancelled: nobody can join it any more, though it may still be cleaning up."""
         return self._scope.cancel_called
 
     def cancel(self, reason: str) -> None:
@@ -263,7 +262,7 @@ class Import:
             self._note(f"the manifest is odd, and is kept as it is: {odd}")
 
     async def _bring_in(self) -> _Result:
-        """Does all the work. Cancelled alone, or with everything."""
+        """Does all the work. The import may be cancelled by itself, or with the whole daemon."""
         try:
             if isinstance(self._data, FromFile):
                 result = await self._from_file(self._data)
@@ -291,14 +290,14 @@ class Import:
             return _Result(end, error)
         except Exception as error:
             # One import must not take the daemon with it.
-            log.exception("an import failed by a mistake", uuid=self.uuid)
+            log.exception("an import failed because of a fault in imgstored", uuid=self.uuid)
             return _Result(End.FAILED, _mistake(self.uuid, error))
         return result
 
     async def _remember_shortage(self, error: NoSpaceError) -> None:
-        """The pool was full: what the image took of it, and what came next, the next try asks for at first.
+        """Writes down how much the image took of the full pool, with what came next: the next try needs that.
 
-        A pool may compress the stream, and others may have filled the pool, too: the lower figure is sure.
+        A pool may compress the stream, and others may have filled the pool, too: the lower figure is certain.
         """
         left, more = error.data.get("free", 0), error.data.get("more", 0)
         taken = min(self.figures.received, max(0, self._free_before - left) + more)
@@ -335,7 +334,7 @@ class Import:
     # -- from the library ------------------------------------------------------------------------------------
 
     async def _from_library(self) -> _Result | None:
-        """Receives the file that is kept here; None where there is none, or one that is not the image's."""
+        """Receives the library's file; None where the library has no file, or one that is not the image's."""
         library = self._resources.library
         if library is None or not library.has_file_of(self.manifest):
             return None
@@ -387,7 +386,7 @@ class Import:
     async def _attempt_until_right(self, locations: Sequence[Location]) -> _Result:
         """Downloads and receives, in as many attempts as are worth it. Raises the last one's error."""
         spool_room = await self._claim_spool()
-        # The download says how much it takes, to the byte; a disk takes what is on it besides.
+        # The download reserves its exact size. A registry's disk also takes room for its unpacked data.
         disk_room = await self._claim_spool() if self._converted else None
         attempt = 1
         self.delta = await self._begin_delta(locations, spool_room)
@@ -408,9 +407,9 @@ class Import:
     async def _elsewhere(
         self, error: ImgstoreError, download: Download, locations: Sequence[Location], *, last: bool
     ) -> Sequence[Location]:
-        """Drops wrong bytes; returns the locations of the next attempt. Raises `error` if none is left."""
+        """Drops wrong bytes; returns the locations for the next attempt. Raises `error` if none is left."""
         if isinstance(error, ResumeError):
-            # The bytes are right; the pool has dropped what it could not go on with.
+            # The bytes are right; the pool has dropped the part that it could not continue.
             if last:
                 raise error
             log.warning("receiving afresh", uuid=self.uuid, error=error.message)
@@ -433,7 +432,7 @@ class Import:
         return claim
 
     async def _begin_delta(self, locations: Sequence[Location], room: Room) -> Delta | None:
-        """A delta, if one is worth trying. What is odd about its index is no reason to fail."""
+        """A delta, if one is worth trying. A fault of its index does not fail the import."""
         deltas, delta = Deltas(self.spec, self.manifest, self._resources), None
         try:
             delta = await deltas.begin(locations, room)
@@ -446,7 +445,7 @@ class Import:
         return delta
 
     async def _end_delta(self, error: ImgstoreError) -> None:
-        """Gives a delta up. What the pool received of it nobody has verified."""
+        """Gives a delta up, and drops what the pool received of it, which nobody has verified."""
         log.warning("a delta is given up", uuid=self.uuid, error=error.message)
         self._note(f"{error.message}; fetching the whole file")
         self.delta = None
@@ -467,7 +466,7 @@ class Import:
         return None
 
     async def _transfer(self, download: Download, pump: Pump) -> _Result:
-        """Downloads and receives alongside; either one's failure ends the other, and the first one counts."""
+        """Downloads and receives at the same time. A failure of one ends both; the first failure counts."""
         failures: list[ImgstoreError] = []
         result: _Result | None = None
 
@@ -497,7 +496,7 @@ class Import:
         def opened(present: int) -> None:
             if self.delta is not None:
                 log.info("a delta", uuid=self.uuid, basis=self.delta.basis.uuid, fetching=self.delta.to_fetch)
-                self._note(self.delta.words)
+                self._note(self.delta.summary)
             elif present:
                 log.info("resuming", uuid=self.uuid, present=present, total=download.total)
                 self._emit(Resumed(event="resumed", uuid=self.uuid, size=present, total=download.total))
@@ -541,11 +540,12 @@ class Import:
             room = self._pool_room
             arrive = self._pool.receive
             if self.manifest.type == "docker":
-                # An image server has the layer; an image that was exported is a stream, as every other is.
+                # From an image server comes the layer itself; an exported image is a stream, like all others.
                 is_stream, stream = _begins_stream(stream)
                 arrive = self._pool.receive if is_stream else self._pool.unpack
             stream = watched(stream, room, there)
-            return arrive(self.uuid, stream, origin=self.manifest.origin, room=Wanted(room, pump.check))
+            cancellable = CancellableRoom(room, pump.check)
+            return arrive(self.uuid, stream, origin=self.manifest.origin, room=cancellable)
 
         failure: ImgstoreError | None = None
         async with trio.open_nursery() as nursery:
@@ -562,9 +562,9 @@ class Import:
         return _Result(End.INSTALLED)
 
     def _reserve(self, at_least: int) -> int:
-        """Reserves room in the pool for a stream of so many bytes; returns how many are there. Blocks.
+        """Reserves room in the pool for a stream of `at_least` bytes; returns how many are there. Blocks.
 
-        A stream is mostly not smaller than its file; its size shows as it comes. Raises `NoSpaceError`.
+        A stream is rarely smaller than its file; its size shows as it comes. Raises `NoSpaceError`.
         """
         there = self._pool.resume_point(self.uuid)
         self._free_before = self._pool_room.expect(max(0, at_least - there))
@@ -610,7 +610,7 @@ class Import:
         return None
 
     def _occupant(self) -> tuple[Occupant, InstalledImage | None] | None:
-        """What has the image's name in the pool; and the image, if it is one and whole. Blocks."""
+        """The dataset with the image's name in the pool; and the image, if it is one and whole. Blocks."""
         occupant = self._pool.occupant(self.uuid)
         if occupant is None:
             return None
@@ -676,14 +676,14 @@ class Import:
         """Gives the library the file as it came. The image is installed, whether that works or not."""
         library = self._resources.library
         if library is None or self._converted or library.has_file_of(self.manifest):
-            return  # what came of a registry's disk is not what other hosts can install
+            return  # other hosts could not install the file of a registry's disk
         try:
             if isinstance(self._data, FromFile):
                 assert self._pump is not None
                 read = Expected(
                     self.uuid, size=self._pump.compressed, sha1=self._pump.sha1, path=self._data.path
                 )
-                # A thread as long as the file's disk takes, so one of those that such a file had before.
+                # The thread lasts as long as the file's disk takes, so it counts as a receive, as before.
                 copy = partial(
                     keep_copy, self._data, library, self.manifest, read, self._resources.free_space
                 )
@@ -702,7 +702,7 @@ class Import:
             log.exception("the original file is not kept", uuid=self.uuid)
 
     async def _take_over(self, image: InstalledImage) -> None:
-        """Lists the image of somebody else, and needs none of its own."""
+        """Lists the image that somebody else has installed."""
         self._resources.catalog.add(image)
         await show(self._resources.view, image)
 
@@ -715,7 +715,7 @@ class Import:
             try:
                 await self._resources.catalog.finish(self.spec.pool, drop, self._note_no_answer)
             except ImgstoreError as error:
-                # The import's own error says more; what stays is swept up by the next start.
+                # The import's own error says more; the next start sweeps up what stays.
                 log.error("what an import left cannot be removed", uuid=self.uuid, error=error.message)
             except Exception:
                 log.exception("what an import left cannot be removed", uuid=self.uuid)
@@ -793,7 +793,7 @@ class Import:
             yield each
             each = each.origin
 
-    # -- small things ----------------------------------------------------------------------------------------
+    # -- questions to the pool -------------------------------------------------------------------------------
 
     async def _ask(self, question: Callable[[], _Answer]) -> _Answer:
         """Asks the pool, which may hang; raises `PoolError` then."""
@@ -801,7 +801,7 @@ class Import:
 
 
 def _mistake(uuid: str, error: Exception) -> InternalError:
-    """What the clients of an import hear that failed by something else than an error of ours."""
+    """The error for the clients of an import that failed because of a fault in imgstored."""
     if descriptors.shortage_behind(error) is not None:
         mistake = InternalError(f'the import of image "{uuid}" cannot go on', hint=descriptors.HINT)
     else:
@@ -816,7 +816,7 @@ def _mistake(uuid: str, error: Exception) -> InternalError:
 
 
 def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
-    """The mirrors that may have the image: all of them where it is not certain which one sent wrong bytes."""
+    """The mirrors that may have the image: all, unless it is certain which one sent wrong bytes."""
     reused = any(part.path for mirror in download.mirrors for part in mirror.location.parts)
     if isinstance(error, ChangedError) or download.resumed or reused:
         return [mirror.location for mirror in download.mirrors]
@@ -824,7 +824,7 @@ def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:
 
 
 def _begins_stream(blocks: Pieces) -> tuple[bool, Pieces]:
-    """Whether it is a ZFS send stream; and all of the blocks again."""
+    """True if it is a ZFS send stream; and all of the blocks again."""
     first = next(blocks, b"")
     return byte_order_of(first[:HEADER_SIZE]) is not None, itertools.chain([first], blocks)
 

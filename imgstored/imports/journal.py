@@ -1,10 +1,10 @@
-"""The journal: which imports are wanted, and which ranges of their files are there, whatever ends the daemon.
+"""The journal: which imports are wanted, and which ranges of their files are there. It survives the daemon.
 
 SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and the daemon
 fetches those ranges again. It trusts a range only while its bytes still have the fingerprint in the journal.
 
-A daemon starts without its journal where the disk is full or fails: `fault` says so, all calls raise it, and
-`open` may be tried again.
+If the disk is full or fails, a daemon starts without its journal: `fault` has the reason, all calls raise it,
+and `open` may be tried again.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ CREATE TABLE imports (
     manifest TEXT NOT NULL,             -- v2, JSON
     sources TEXT,                       -- JSON array of URLs instead of the configured ones, or NULL
     channel TEXT,
-    wanted INTEGER NOT NULL,            -- 1: goes on by itself after a restart; 0: until the next who asks
+    wanted INTEGER NOT NULL,            -- 1: goes on by itself after a restart; 0: waits for a request
     started_at REAL NOT NULL,           -- seconds since the epoch
     touched_at REAL NOT NULL,
-    zstream INTEGER NOT NULL DEFAULT 0, -- 1: of the file nothing is compared with the manifest
-    needed INTEGER NOT NULL DEFAULT 0,  -- bytes of its pool that an earlier try took, and that were too few
+    zstream INTEGER NOT NULL DEFAULT 0, -- 1: the file is not compared with the manifest
+    needed INTEGER NOT NULL DEFAULT 0,  -- bytes of its pool that it needs at least, as an earlier try showed
     PRIMARY KEY (pool, uuid)
 ) WITHOUT ROWID;
 CREATE TABLE spools (
@@ -62,7 +62,7 @@ CREATE TABLE validators (
 
 log = structlog.get_logger(__name__)
 
-#: Names of pools, as the configuration and imgadm have them.
+#: Names of pools, as in the configuration and in imgadm.
 _POOL: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
 _NOTHING: Final = type(None)
 
@@ -88,29 +88,29 @@ def _fault_of_import(row: Row) -> str | None:
     if why is not None:
         return why
     if not UUID.fullmatch(row["uuid"]) or not _POOL.fullmatch(row["pool"]):
-        return "it is of no image, or of no pool"
+        return "it names no image, or no pool"
     if not all(0 <= row[time] < math.inf for time in ("started_at", "touched_at")) or row["needed"] < 0:
-        return "a number in it cannot be"
+        return "it has an impossible number"
     try:
         manifest = json.loads(row["manifest"])
         sources = [] if row["sources"] is None else json.loads(row["sources"])
     except (ValueError, RecursionError) as error:
-        return f"its manifest or its sources are no JSON: {error}"
+        return f"its manifest or its sources are not JSON: {error}"
     if not isinstance(manifest, dict):
-        return "its manifest is none"
+        return "its manifest is not an object"
     if not isinstance(sources, list) or not all(isinstance(url, str) for url in sources):
-        return "its sources are no list of URLs"
+        return "its sources are not a list of URLs"
     return None
 
 
 def _fault_of_spool(row: Row) -> str | None:
     why = fault_of(row, _SPOOL)
-    return why or (None if row["size"] >= 0 and row["range_size"] > 0 else "a number in it cannot be")
+    return why or (None if row["size"] >= 0 and row["range_size"] > 0 else "it has an impossible number")
 
 
 def _fault_of_range(row: Row) -> str | None:
     why = fault_of(row, _RANGE)
-    return why or (None if row["idx"] >= 0 else "a number in it cannot be")
+    return why or (None if row["idx"] >= 0 else "it has an impossible number")
 
 
 _DOWNLOADED: Final = "that part is downloaded again"
@@ -156,12 +156,12 @@ class UnfinishedImport(Struct, frozen=True):
 
 
 class Journal:
-    """The daemon's memory of unfinished work. Safe to call from any thread; every call is short."""
+    """The record of unfinished work. Safe to call from any thread; every call is short."""
 
     def __init__(self, path: Path, aside: Aside | None = None) -> None:
-        """Opens or creates the journal, or brings an older one up to date. What is damaged goes to `aside`.
+        """Opens or creates the journal, or brings an older one up to date. Damaged parts go to `aside`.
 
-        Raises `ConfigError` where a newer daemon has written it, or it must not be opened.
+        Raises `ConfigError` if a newer daemon has written it, or this user may not open it.
         """
         self._path = path
         self._aside = aside or Aside(path.parent / DAMAGED)
@@ -171,7 +171,7 @@ class Journal:
         self.open()
 
     def open(self) -> bool:
-        """Opens it, unless it is open; says whether it is. Raises as the constructor does."""
+        """Opens the journal unless it is open; returns True if it is open then. Raises as the constructor."""
         with self._lock:
             if self._db is not None:
                 return True
@@ -186,7 +186,7 @@ class Journal:
             return True
 
     def close(self) -> None:
-        """Closes the file; all that was committed is in it."""
+        """Closes the file, which has everything that was committed."""
         with self._lock:
             if self._db is not None:
                 self._db.close()
@@ -208,7 +208,7 @@ class Journal:
             )
 
     def park(self, pool: str, uuid: str) -> None:
-        """Marks an import as not wanted. What was downloaded serves the next try."""
+        """Marks an import as not wanted. The next try uses what was downloaded."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE imports SET wanted = 0, touched_at = ? WHERE pool = ? AND uuid = ?",
@@ -216,14 +216,14 @@ class Journal:
             )
 
     def found_needed(self, pool: str, uuid: str, needed: int) -> None:
-        """Remembers that an image takes at least so many bytes in its pool, where it has a row."""
+        """Writes down how many bytes an image needs at least in its pool, if its import has a row."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE imports SET needed = max(needed, ?) WHERE pool = ? AND uuid = ?", (needed, pool, uuid)
             )
 
     def needed(self, pool: str, uuid: str) -> int:
-        """Bytes that an image takes at least in its pool, as an earlier try found out; 0 where none did."""
+        """The bytes that an image needs at least in its pool, as an earlier try showed; 0 if none did."""
         with self.transaction() as db:
             row = db.execute(
                 "SELECT needed FROM imports WHERE pool = ? AND uuid = ?", (pool, uuid)
@@ -251,13 +251,13 @@ class Journal:
         return FileRanges(self, name)
 
     def spooled(self) -> set[str]:
-        """The names of the spools of which something is written down."""
+        """The names of the spools that the journal knows."""
         with self.transaction() as db:
             return {row[0] for row in db.execute("SELECT uuid FROM spools")}
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of what the block does, or nothing. Raises `NoSpaceError`, or `PoolError` for a bad disk."""
+        """Commits all changes of the block, or none. Raises `NoSpaceError`, or `PoolError` for a bad disk."""
         with self._lock:
             if self._db is None:
                 raise self.not_open()
@@ -275,7 +275,7 @@ class Journal:
                 raise failure(error, self._path) from error
 
     def not_open(self) -> PoolError:
-        """The error of whoever needs it while it is not open."""
+        """The error for callers while the journal is not open."""
         fault = self.fault or PoolError("the journal is closed")
         return fault.__class__(
             f"imports wait for the journal: {fault.message}",
@@ -284,14 +284,14 @@ class Journal:
 
 
 class FileRanges:
-    """One file's ranges; the download's `RangeJournal`."""
+    """The ranges of one file; the download's `RangeJournal`."""
 
     def __init__(self, journal: Journal, name: str) -> None:
         self._journal = journal
         self._name = name
 
     def load(self) -> Spooled | None:
-        """Reads what is written down; None if nothing is."""
+        """Reads the file's rows; None if there are none."""
         with self._journal.transaction() as db:
             head = db.execute("SELECT size, range_size FROM spools WHERE uuid = ?", (self._name,)).fetchone()
             if head is None:
@@ -306,23 +306,23 @@ class FileRanges:
         return Spooled(head[0], head[1], fingerprints, dict(validators))
 
     def begin(self, size: int, range_size: int) -> None:
-        """A file of `size` bytes in ranges of `range_size` begins anew."""
+        """Starts again with a file of `size` bytes in ranges of `range_size`."""
         with self._journal.transaction() as db:
             self._delete(db)
             db.execute("INSERT INTO spools VALUES (?, ?, ?)", (self._name, size, range_size))
 
     def record(self, index: int, fingerprint: Fingerprint) -> None:
-        """Range `index` is in the spool, and has this fingerprint."""
+        """Records that range `index` is in the spool, and its fingerprint."""
         with self._journal.transaction() as db:
             db.execute("INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?)", (self._name, index, *fingerprint))
 
     def remember(self, url: str, validator: str) -> None:
-        """Remembers what the server at `url` calls this state of the file (an ETag or a date)."""
+        """Records the validator of this state of the file (an ETag or a date) at the server of `url`."""
         with self._journal.transaction() as db:
             db.execute("INSERT OR REPLACE INTO validators VALUES (?, ?, ?)", (self._name, url, validator))
 
     def forget(self) -> None:
-        """Nothing of the file is there any more."""
+        """Deletes the file's rows: nothing of the file is there any more."""
         with self._journal.transaction() as db:
             self._delete(db)
 

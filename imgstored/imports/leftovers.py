@@ -1,7 +1,7 @@
 """Leftovers of imports: drops what an import's end does not keep, and sweeps up at a start. Blocks.
 
-In a pool that others change too, a partial may be what imgadm is receiving. So only the holder of the image's
-lock drops a partial.
+In a pool that other programs change, too, imgadm may be receiving a partial. So only the holder of the
+image's lock drops it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: What `spool_name` makes.
+#: Names that `spool_name` makes.
 _SPOOL_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9._-]*-{UUID.pattern}")
 
-#: What a delta has beside the spool, by what follows its name.
+#: The endings of a delta's files; the rest of their names is that of the spool.
 INDEX: Final = ".index"
 PAYLOADS: Final = ".payloads"
 
@@ -52,12 +52,12 @@ class Leftovers:
     def drop(self, pool: str, uuid: str, kept: Kept, *, locked: bool) -> None:
         """Drops what an import leaves and its end does not keep. Raises `PoolError`.
 
-        `locked` says whether the caller has the image's lock; so below.
+        `locked` says whether the caller has the image's lock.
         """
         if not kept.partial:
             self._abandon(pool, uuid, locked=locked)
         if self._journal.fault is not None:
-            return  # an image file's: no other import begins without the journal
+            return  # the import of a client's file: all others need the journal
         if not kept.download:
             self._drop_spool(spool_name(pool, uuid))
         if not kept.journal:
@@ -110,8 +110,9 @@ class Leftovers:
     def sweep(self, keep_seconds: float) -> list[ImportSpec]:
         """Drops what belongs to no import that goes on or may go on; returns the specs of those that go on.
 
-        Image files may be installed meanwhile: what is dropped is locked. It also does what `expire` does.
-        One thing that cannot be dropped is logged, and stays. Raises `PoolError` where it cannot look.
+        Clients may install files meanwhile, so it locks an image before it drops its partial. It also does
+        what `expire` does. The log names what cannot be dropped, and the rest goes on. Raises `PoolError` if
+        it cannot look at all.
         """
         try:
             return self._sweep(keep_seconds)
@@ -140,9 +141,10 @@ class Leftovers:
         return going_on
 
     def expire(self, keep_seconds: float) -> None:
-        """Drops partial downloads that nobody has asked for again in `keep_seconds`.
+        """Drops partial downloads that no client has requested again within `keep_seconds`.
 
-        While imports run, the caller has `Resources.beginning`: one that begins makes its download wanted.
+        While imports run, the caller must hold `Resources.beginning`: an import that begins marks its
+        download as wanted.
         """
         for unfinished in self._journal.imports():
             pool, uuid = unfinished.spec.key
@@ -165,7 +167,7 @@ class Leftovers:
                 else:
                     log.info("somebody is at work on an image: its partial is left", uuid=uuid, pool=pool)
         except (ImgstoreError, OSError) as error:
-            # Such as one that is being looked at: the next start tries again.
+            # Somebody may be looking at it, for example: the next start tries again.
             log.error("a half-received image cannot be dropped", uuid=uuid, pool=pool, error=str(error))
 
     def _sweep_spools(self, kept: set[str]) -> None:
@@ -173,7 +175,7 @@ class Leftovers:
             if _SPOOL_NAME.fullmatch(name):
                 self._journal.ranges(name).forget()
         try:
-            # There was no room for it at the start, maybe.
+            # At the start there may have been no room for the folder.
             self._spools.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise NoSpaceError(

@@ -13,13 +13,13 @@ from msgspec import Struct
 
 from imgstored.errors import DownloadError, UsageError
 from imgstored.host.foreign_files import ForeignFile
-from imgstored.imports.room import watched
+from imgstored.imports.free_space import watched
 from imgstored.transfer.digest import Digest, digested
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from imgstored.imports.room import FreeSpace
+    from imgstored.imports.free_space import FreeSpace
     from imgstored.library.library import Library
     from imgstored.manifest import Manifest
     from imgstored.transfer.digest import Expected
@@ -36,9 +36,9 @@ class FromFile(Struct, frozen=True):
 
 
 class LocalFile:
-    """Reads a descriptor, which stays its owner's. `path` is the client's word for it, for messages.
+    """Reads a descriptor, which its owner closes. `path` is the client's name for it, for messages.
 
-    Its disk may be gone: no call waits for that for ever. `check` as of `ForeignFile`.
+    Its disk may be gone, so no call waits without end. `check` is as in `ForeignFile`.
     """
 
     def __init__(self, fd: int, path: str, *, check: Callable[[], None] = lambda: None) -> None:
@@ -50,7 +50,7 @@ class LocalFile:
         self._failure: BaseException | None = None
 
     async def look(self) -> None:
-        """Raises `UsageError` for anything but a regular file that may be read, and has something in it."""
+        """Raises `UsageError` unless this is a regular file that can be read and is not empty."""
         await trio.to_thread.run_sync(self._look, limiter=trio.CapacityLimiter(1))
 
     def _look(self) -> None:
@@ -61,7 +61,7 @@ class LocalFile:
                     raise UsageError(
                         f"{self.path} is not a regular file", hint="save the image to a file first"
                     )
-                # Such as most of /proc: reading these may take for ever, or change something.
+                # Most of /proc, for example: to read it may take for ever, or change something.
                 if not status.st_size:
                     raise UsageError(f"{self.path} is empty", hint="give the image's file")
                 file(lambda fd: os.pread(fd, 1, 0))
@@ -70,13 +70,13 @@ class LocalFile:
         self.size = status.st_size
 
     def fail(self, error: BaseException) -> None:
-        """Makes readers raise `error`, also one that waits for the disk."""
+        """Makes readers raise `error`, even a reader that waits for the disk."""
         self._failure = self._failure or error
         if (file := self._file) is not None:
             file.fail(error)
 
     def blocks(self) -> Generator[bytes, None, None]:
-        """The file from its start, 1 MiB at a time. Its offset, which the client shares, is left alone."""
+        """The file from its start, 1 MiB at a time. The offset, which the client shares, does not change."""
         offset = 0
         try:
             with ForeignFile(self._fd, check=self._check) as self._file:
@@ -95,9 +95,9 @@ class LocalFile:
 def keep_copy(
     given: FromFile, library: Library, manifest: Manifest, expected: Expected, free_space: FreeSpace
 ) -> None:
-    """Copies a client's file, which may have changed, and whose disk may be gone, into the library.
+    """Copies a client's file into the library. The file may have changed, and its disk may be gone.
 
-    For a thread of trio's; ends when the caller is cancelled. Raises `OSError`, `DownloadError` or
+    Runs in a thread of trio's, and ends when the caller is cancelled. Raises `OSError`, `DownloadError` or
     `NoSpaceError`.
     """
     assert expected.size is not None

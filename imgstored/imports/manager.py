@@ -42,7 +42,7 @@ from imgstored.imports.local_file import FromFile
 from imgstored.imports.plan import Plan
 from imgstored.imports.spec import ImportSpec
 from imgstored.imports.table import ImportTable
-from imgstored.manifest import check_uuid, in_lower_case, load
+from imgstored.manifest import check_uuid, in_lower_case, load, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -64,7 +64,7 @@ log = structlog.get_logger(__name__)
 
 #: Images that one request may name.
 MAX_IMAGES: Final = 1000
-#: Imports under way with which one may begin that nobody waits for.
+#: Imports that may be under way when a detached import begins, including its own images.
 MAX_DETACHED: Final = 1000
 
 #: Seconds until an unfinished import is tried again while no source answers: at first, and at most.
@@ -85,14 +85,14 @@ _AFTER_RESTART: Final = Requester("imgstored (after a restart)")
 
 
 class _Waiting:
-    """An import of an earlier daemon, until this one has brought it to an end; `error` is why not yet."""
+    """An unfinished import of an earlier daemon; `error` is the reason of its last failure here."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.error = ""
 
     def failed(self, error: ImgstoreError) -> None:
-        """It is tried again."""
+        """Notes a failure; the manager tries the import again."""
         self.error = error.message
 
 
@@ -116,15 +116,15 @@ class ImportManager:
         self._events = events
         self._platform = platform
         self._table = ImportTable(events)
-        self._waiting: dict[Key, _Waiting] = {}  # what an earlier daemon left, until it has ended
-        self._swept = False  # what an earlier daemon left
+        self._waiting: dict[Key, _Waiting] = {}  # unfinished imports of an earlier daemon, until they end
+        self._swept = False  # whether the other leftovers of an earlier daemon are gone
         self._fault: ImgstoreError | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Runs until it is cancelled; begins with what the last daemon left unfinished.
+        """Runs until it is cancelled; begins with the imports that the last daemon left unfinished.
 
-        That waits while the journal cannot be opened, and so do new imports. Images can be listed, deleted,
-        and installed from files meanwhile.
+        These and new imports wait while the journal cannot be opened. Meanwhile images can be listed, and
+        deleted, and installed from files.
         """
         unfinished = await self._left_unfinished()
         async with trio.open_nursery() as nursery:
@@ -139,7 +139,7 @@ class ImportManager:
             nursery.start_soon(self._expire)
 
     async def _left_unfinished(self) -> list[ImportSpec] | None:
-        """The imports to resume, once all else is swept up; None while there is no journal that says so."""
+        """Sweeps up leftovers; returns the imports to resume, or None while the journal cannot be read."""
         journal, keep = self._resources.journal, self._resources.limits.keep_partial_seconds
         try:
             if not await lanes.in_thread(journal.open):
@@ -166,7 +166,7 @@ class ImportManager:
             raise self._resources.journal.not_open()
 
     async def _expire(self) -> None:
-        """Drops partial downloads when they are too old: a daemon may run for years."""
+        """Drops partial downloads that are too old, again and again: a daemon may run for years."""
         resources = self._resources
         while True:
             await trio.sleep(_EXPIRY_INTERVAL)
@@ -208,7 +208,7 @@ class ImportManager:
     ) -> AsyncIterator[Request]:
         """Imports images for a client, and gives the events. Leaving the block ends the client's interest.
 
-        With `zstream` the sources' files are streams as they are now, of which the manifests say nothing.
+        With `zstream` the sources' files are taken as they are now, whatever the manifests say of them.
         Raises `UsageError`, `InvalidUUIDError`, `PoolNotFoundError`.
         """
         specs = self._specs(uuids, pool, sources, channel, zstream=zstream)
@@ -228,8 +228,8 @@ class ImportManager:
     ) -> AsyncIterator[Request]:
         """As `request`, but the events end as soon as the imports are written down, and these go on.
 
-        Nobody who leaves ends them, nor a restart: `cancel` does. Raises `UsageError` also where too many
-        imports are under way.
+        Neither a client that leaves nor a restart ends them; only `cancel` does. Raises `UsageError` also
+        where too many imports are under way.
         """
         specs = self._specs(uuids, pool, sources, channel, zstream=zstream)
         if len(self._table) + len(specs) > MAX_DETACHED:
@@ -262,7 +262,7 @@ class ImportManager:
         *,
         zstream: bool,
     ) -> list[ImportSpec]:
-        """What is to be imported. Raises `UsageError`, `InvalidUUIDError`, `PoolNotFoundError`."""
+        """The specs of the imports. Raises `UsageError`, `InvalidUUIDError`, `PoolNotFoundError`."""
         if not 0 < len(uuids) <= MAX_IMAGES:
             raise UsageError(
                 f"{len(uuids)} images are named", hint=f"name at least one, and at most {MAX_IMAGES}"
@@ -288,7 +288,7 @@ class ImportManager:
     ) -> AsyncIterator[Request]:
         """Installs the image file that a client has open as `fd`. `path` is for messages only."""
         if isinstance(uuid := manifest.get("uuid"), str):
-            check_uuid(in_lower_case(uuid))  # imgadm says this first, and nothing else
+            check_uuid(in_lower_case(uuid))  # imgadm reports a wrong uuid first, and no other fault
         loaded = load(_dated(manifest), rules="install")
         spec = ImportSpec(loaded.uuid, self._catalog.pool(pool).name)
 
@@ -302,7 +302,7 @@ class ImportManager:
 
     @asynccontextmanager
     async def watch(self, uuid: str | None) -> AsyncIterator[Request]:
-        """Gives the events of all imports, or those of one image's until they have ended."""
+        """Gives the events of all imports, or those of one image's imports until they have ended."""
         if uuid is not None:
             check_uuid(uuid)
 
@@ -322,19 +322,19 @@ class ImportManager:
 
     async def _imports_of(self, uuid: str, request: Request) -> list[Import]:
         """The imports of an image, once those of an earlier daemon have begun."""
-        told = ""
+        announced = ""
         while not (imports := self._table.of_image(uuid)):
             waiting = next((each for key, each in self._waiting.items() if key[1] == uuid), None)
             if waiting is None or self._installed_anywhere(uuid):
                 break
-            if waiting.error not in ("", told):
-                told = waiting.error
-                request.emit(Note(event="note", text=f"the import waits, and is tried again: {told}"))
+            if waiting.error not in ("", announced):
+                announced = waiting.error
+                request.emit(Note(event="note", text=f"the import waits, and is tried again: {announced}"))
             await trio.sleep(_WAITING_PAUSE)
         return imports
 
     async def cancel(self, uuid: str) -> None:
-        """Cancels an image's imports, whoever wants them, also those that wait to be tried again."""
+        """Cancels an image's imports for all clients, also those that wait to be tried again."""
         check_uuid(uuid)
         imports = self._table.of_image(uuid)
         waiting = [key for key in self._waiting if key[1] == uuid]
@@ -356,7 +356,7 @@ class ImportManager:
             await each.finished.wait()
 
     def plan(self, spec: ImportSpec) -> Plan:
-        """The plan for an image, still to be filled in. Reads the state of the pool whenever it is asked."""
+        """The plan for an image, still empty. The plan reads the state of the pool whenever it needs it."""
         return Plan(spec, lambda uuid: self._state(spec.pool, uuid), self._platform)
 
     # -- one request -----------------------------------------------------------------------------------------
@@ -423,7 +423,7 @@ class ImportManager:
     async def _start(
         self, request: Request, spec: ImportSpec, requester: Requester, log_id: str
     ) -> Import | None:
-        """Plans the image's ancestry, and starts what there is to do; None if the image is there by then."""
+        """Plans the image's ancestry, and starts the imports; None if the image is installed by then."""
         self._check_journal()
         plan = self.plan(spec)
         await self._walk(request, plan, log_id)
@@ -436,7 +436,7 @@ class ImportManager:
             request.emit(AncestorInstalled(event="ancestor-installed", uuid=plan.base))
         if plan.refusals:
             raise plan.refusals[0]
-        # From here to the end nothing is awaited: what there is to do cannot change before it is started.
+        # There is no await from here on, so the list of imports cannot change before they are started.
         for found in plan.to_do():
             self._table.start(self._import_of(spec, found), requester)
         installed = self._catalog.find(*spec.key)
@@ -483,7 +483,7 @@ class ImportManager:
     async def _want_file(
         self, request: Request, spec: ImportSpec, manifest: Manifest, given: FromFile, requester: Requester
     ) -> Import | None:
-        """The import of an image whose file is given, as `_want`."""
+        """The import of an image whose file the client has given; as `_want`."""
         wanted = await self._joinable(spec)
         if self._is_installed(request, spec):
             return None
@@ -532,7 +532,7 @@ class ImportManager:
             )
 
     def _join(self, request: Request, wanted: Import) -> None:
-        """The request follows the import and those of its ancestors, and wants the import."""
+        """Makes the request follow the import and those of its ancestors, and keep the import alive."""
         chain = list(wanted.chain())
         sizes = [each.figures.total for each in chain]
         size = None if None in sizes else sum(size or 0 for size in sizes)
@@ -543,16 +543,16 @@ class ImportManager:
 
     def _refuse(self, action: Action, requester: Requester, error: ImgstoreError) -> None:
         """Publishes that an import failed before it began."""
-        # An import of an earlier daemon is tried again and again.
+        # An import of an earlier daemon is tried again, so one failure is not its end.
         if requester is not _AFTER_RESTART:
             self._events.publish(Refused(action, requester, error))
 
     # -- after a restart -------------------------------------------------------------------------------------
 
     async def _go_on(self, spec: ImportSpec) -> None:
-        """Imports what an earlier daemon did not finish; tries again while no source answers.
+        """Resumes an import of an earlier daemon; tries again while no source answers.
 
-        It gives up once the journal does not have the import as wanted any more.
+        Gives up once the journal no longer has the import as wanted.
         """
         waiting = self._waiting[spec.key]
         try:
@@ -581,7 +581,7 @@ class ImportManager:
             pause = min(2 * pause, _LAST_PAUSE)
 
     async def _is_unfinished(self, spec: ImportSpec) -> bool:
-        """Whether the journal has the import as wanted; True while it cannot be asked."""
+        """True if the journal has the import as wanted, or cannot be read."""
         try:
             unfinished = await lanes.in_thread(self._resources.journal.imports)
         except ImgstoreError as error:
@@ -639,6 +639,6 @@ def _already_installed(image: InstalledImage) -> AlreadyInstalled:
 
 
 def _dated(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest, published now if it does not say when (as imgadm does)."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """The manifest, with the current time as `published_at` if it has none, as imgadm does."""
+    now = timestamp(datetime.now(UTC))
     return {**manifest, "published_at": manifest.get("published_at") or now}

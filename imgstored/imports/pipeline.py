@@ -113,7 +113,7 @@ class Pipeline:
         self._note(text)
 
     def _conversion(self, location: Location, room: Room) -> DiskConversion:
-        """How the disk of a registry becomes the image's stream."""
+        """The conversion of a registry's disk into the image's stream."""
         [part] = location.parts
         assert part.sha256 is not None, "what is in a registry has a digest"
         return DiskConversion(
@@ -126,7 +126,7 @@ class Pipeline:
         )
 
     def expected(self, *, path: str | None = None, parts: Sequence[Part] = ()) -> Expected:
-        """What the bytes must be."""
+        """The size and checksums that the bytes must have."""
         manifest, file = self._manifest, self._manifest.file
         return Expected(
             self._spec.uuid,
@@ -160,5 +160,5 @@ class Pipeline:
 
 
 def _strictest(locations: Sequence[Location]) -> Verify:
-    """How to verify bytes that may come from any of the locations."""
+    """The strictest way to verify of the locations, for bytes that may come from any."""
     return "first" if any(location.verify == "first" for location in locations) else "streaming"

@@ -1,6 +1,6 @@
-"""From a spec to the imports that it takes: the image, and each ancestor that is not installed. Pure: no I/O.
+"""The plan of an import: the image, and each ancestor that is not installed. Pure: no I/O.
 
-A plan is filled in step by step, because what there is to do depends on the manifests of the sources:
+A plan is filled in step by step, because it depends on the manifests of the sources:
 
     while (uuid := plan.next()) is not None:
         plan.add(await find(uuid))
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from imgstored.imports.spec import ImportSpec
     from imgstored.sources.search import Found
 
-#: As IMGAPI servers allow at most.
+#: The limit of IMGAPI servers.
 MAX_ANCESTRY = 100
 
-#: How an image of the spec's pool is at the moment. One that is being deleted is still installed.
+#: The state of an image in the spec's pool. An image that is being deleted is still installed.
 State = Literal["installed", "deleting", "under-way", "missing"]
 StateOf = Callable[[str], State]
 
 
 class Step(Struct, frozen=True):
-    """One image of the ancestry; what a source has of it, where it is missing."""
+    """One image of the ancestry; `found` is what a source has of a missing image."""
 
     uuid: str
     state: State
@@ -42,12 +42,12 @@ class Step(Struct, frozen=True):
 
 
 class Plan:
-    """The walk over one ancestry, and what comes of it."""
+    """The walk over one ancestry, and its result."""
 
     def __init__(self, spec: ImportSpec, state_of: StateOf, platform: Platform | None = None) -> None:
         self.spec = spec
         self.steps: list[Step] = []  #: the image first, then its origin, and so on
-        self.refusals: list[ImgstoreError] = []  #: what would refuse the import, in the order of the steps
+        self.refusals: list[ImgstoreError] = []  #: reasons to refuse the import, in the order of the steps
         self._state_of = state_of
         self._platform = platform
         self._next: str | None = spec.uuid
@@ -80,17 +80,17 @@ class Plan:
             self.refusals.append(error)
 
     def look_again(self) -> None:
-        """Takes back the last step, which was under way and is not any more: the walk goes on from there."""
+        """Takes back the last step, which is no longer under way: the walk goes on from there."""
         self._next = self.steps.pop().uuid
 
     @property
     def base(self) -> str | None:
-        """The installed ancestor that the walk ended at; None where there is none."""
+        """The installed ancestor at which the walk ended; None if there is none."""
         last = self.steps[-1]
         return last.uuid if len(self.steps) > 1 and last.state in ("installed", "deleting") else None
 
     def to_do(self) -> list[Found]:
-        """The images to import, each after its origin; looks again at what there is now.
+        """The images to import, each after its origin, by the states of now.
 
         Raises `OriginNotInstalledError` for an image whose origin was deleted since the walk.
         """

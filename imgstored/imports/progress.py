@@ -1,8 +1,7 @@
-"""Progress: how far images are, how fast they come of late, what they wait for. Pure: it has no clock.
+"""Progress: how far images are, how fast they come, and what they wait for. Pure: it has no clock.
 
 An image's bytes are downloaded, and then taken: decompressed and received. Both go on at the same time,
-unless all of the file is verified first. The slower one of the two says how far the image is, and how long
-it takes.
+unless the whole file is verified first. The slower one of the two determines the progress, and the time left.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
 EVERY: Final = 1.0
 WINDOW: Final = 4.0
 
-#: Seconds that a reading takes at least.
+#: The least number of seconds between two samples from which a reading is made.
 _SHORTEST: Final = 0.25
 
-#: Seconds for taking a compressed byte, until it is known.
+#: Seconds for taking a compressed byte, until that is measured.
 USUAL: Final = 1 / (64 << 20)
 
-#: How far an image is before it is installed, at most.
+#: The highest fraction of an image that is not installed yet.
 ALMOST: Final = 0.99
 #: A reading that goes back by less stays as it was: rates are never the same twice.
 _STEADY: Final = 0.05
@@ -39,7 +38,7 @@ _STEADY: Final = 0.05
 _TAKING: Final[tuple[Stage, ...]] = ("checksum", "decompress", "pool")
 _TAKING_LATER: Final[tuple[Stage, ...]] = ("decompress", "pool")
 
-#: Phases in which nothing is to come any more.
+#: Final phases: without an image, and all.
 _WITHOUT_IMAGE: Final = ("failed", "cancelled")
 _ENDED: Final = ("installed", *_WITHOUT_IMAGE)
 
@@ -48,15 +47,15 @@ class Sample(Struct, frozen=True):
     """One image's import at one moment. Bytes are compressed ones."""
 
     done: int = 0  #: bytes that are there
-    came: int = 0  #: bytes that came since the import began, also twice
-    consumed: int = 0  #: bytes of those that are there that were decompressed
+    came: int = 0  #: bytes that came since the import began; counts a byte again that came again
+    consumed: int = 0  #: of the bytes that are there, those that were decompressed
     total: int | None = None
     spent: Mapping[Stage, float] = field(default_factory=dict)  #: seconds so far
-    verified_first: bool = False  #: nothing is taken before all is there
+    verified_first: bool = False  #: no byte is taken before all are there
 
     @property
     def downloading(self) -> bool:
-        """Whether more is to come."""
+        """True if more is to come."""
         return self.total is None or self.done < self.total
 
 
@@ -78,15 +77,15 @@ class Gauge:
     def __init__(self) -> None:
         self._samples: deque[tuple[float, Sample]] = deque()
         self._speed = 0.0  # of the download, while there was one
-        self._told = 0.0  # the last fraction
-        self.taking: float | None = None  #: seconds for taking a byte, once that is known
+        self._last_fraction = 0.0  # of the last reading
+        self.taking: float | None = None  #: seconds for taking a byte, once that is measured
 
     def sample(self, sample: Sample, now: float) -> None:
         """Adds a sample; called every second or so."""
         if self._samples:
             self._measure(sample, now)
             if sample.done < self._samples[-1][1].done:
-                self._told = 0.0  # it began anew
+                self._last_fraction = 0.0  # the download began again
         self._samples.append((now, sample))
         while now - self._samples[0][0] > WINDOW:
             self._samples.popleft()
@@ -110,7 +109,7 @@ class Gauge:
         taking = usual if self.taking is None else self.taking
         eta = _left(sample, rate, taking, origin)
         if limits == "lock" or (eta == 0.0 and not sample.downloading):
-            eta = None  # nobody knows how long others are at work on it; what is left is not about bytes
+            eta = None  # other programs take an unknown time, and the last steps do not depend on bytes
         return Reading(rate, limits, eta, self._steady(_fraction(sample, self._speed, taking)))
 
     def _measure(self, sample: Sample, now: float) -> None:
@@ -131,13 +130,13 @@ class Gauge:
         if fraction is None:
             return None
         fraction = round(min(ALMOST, max(0.0, fraction)), 4)
-        if not self._told - _STEADY < fraction < self._told:
-            self._told = fraction
-        return self._told
+        if not self._last_fraction - _STEADY < fraction < self._last_fraction:
+            self._last_fraction = fraction
+        return self._last_fraction
 
 
 def _at_first(sample: Sample) -> float | None:
-    """How far an import is of which nobody knows yet how fast it comes."""
+    """The progress of an import whose speed nobody knows yet."""
     if not sample.total:
         return None
     least, share = min(sample.done, sample.consumed) / sample.total, sample.done / sample.total
@@ -145,7 +144,7 @@ def _at_first(sample: Sample) -> float | None:
 
 
 def _left(sample: Sample, rate: float, taking: float, origin: float | None) -> float | None:
-    """Seconds until all is there and taken, as far as that can be seen now."""
+    """The estimated seconds until all bytes are there and taken; None if that is unknown."""
     if sample.total is None or origin is None or (sample.downloading and rate <= 0.0):
         return None
     to_come = (sample.total - sample.done) / rate if sample.downloading else 0.0
@@ -156,7 +155,7 @@ def _left(sample: Sample, rate: float, taking: float, origin: float | None) -> f
 
 
 def _fraction(sample: Sample, rate: float, taking: float) -> float | None:
-    """How much of all the time that the import takes has passed, at these speeds."""
+    """The part of the import's whole time that has passed, at these speeds."""
     if not sample.total:
         return None
     if sample.downloading and rate <= 0.0:
@@ -170,7 +169,7 @@ def _fraction(sample: Sample, rate: float, taking: float) -> float | None:
 
 
 def summed_up(images: Iterable[ImageProgress]) -> Progress:
-    """The progress of all images of one request. What is unknown of one image is so of all of them."""
+    """The progress of all images of one request. A figure that one image lacks is unknown for all of them."""
     images = list(images)
     total: int | None = 0
     for image in images:
@@ -189,7 +188,7 @@ def summed_up(images: Iterable[ImageProgress]) -> Progress:
 
 
 def _of_all(images: list[ImageProgress]) -> float | None:
-    """How far all of them are, a large one more than a small one."""
+    """The progress of all images; a large one counts more than a small one."""
     whole = passed = 0.0
     for image in images:
         if image["phase"] in _WITHOUT_IMAGE:
@@ -202,7 +201,7 @@ def _of_all(images: list[ImageProgress]) -> float | None:
 
 
 def _until_the_last(images: list[ImageProgress], rate: float) -> float | None:
-    """Seconds until the slowest one is there, and what all of them have yet to download."""
+    """Seconds until the slowest image is there, and all images are downloaded; None if that is unknown."""
     under_way = [image for image in images if image["phase"] not in _ENDED]
     known = [eta for image in under_way if (eta := image.get("eta")) is not None]
     if any(image["total"] is None for image in under_way):

@@ -8,8 +8,8 @@ import trio
 from msgspec import Struct
 
 from imgstored.imports.delta_choice import Rates
+from imgstored.imports.free_space import FreeSpace
 from imgstored.imports.leftovers import Leftovers
-from imgstored.imports.room import FreeSpace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class ImportLimits(Struct, frozen=True):
-    """Bounds on the imports at the same time, and on what one image may take. Sizes in bytes.
+    """Bounds on the imports at the same time, and on the resources of one image. Sizes in bytes.
 
-    All of it is configured: the defaults are in `LimitsTable`.
+    All are configured; the defaults are in `LimitsTable`.
     """
 
     imports: int
@@ -39,7 +39,7 @@ class ImportLimits(Struct, frozen=True):
 
 
 class Resources:
-    """Made once a daemon; its attributes are read-only."""
+    """The resources of one daemon. Other modules only read the attributes."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Resources:
         receipts: Receipts | None = None,
         library: Library | None = None,
     ) -> None:
-        """`spools` is the folder of the files that are being downloaded; `library` gets those that came."""
+        """`spools` is the folder of partial downloads; `library` gets the files that are complete."""
         self.catalog = catalog
         self.journal = journal
         self.spools = spools
@@ -62,10 +62,10 @@ class Resources:
         self.receipts = receipts
         self.library = library
         self.leftovers = Leftovers(catalog, journal, spools, locks)
-        #: Held while an import makes its download wanted, and while those that nobody wants are dropped.
+        #: Held while an import marks its download as wanted, and while unwanted downloads are dropped.
         self.beginning = trio.Lock()
         self.download_slots = trio.CapacityLimiter(limits.imports)
-        # A receive needs no download slot once its bytes are there, and must not take one from a download.
+        # A receive whose bytes are there must not take a slot from a download.
         self.receive_slots = trio.CapacityLimiter(2 * limits.imports)
         self.rates = Rates()
         self.free_space = FreeSpace(spools, limits.min_free, catalog.pools.values())

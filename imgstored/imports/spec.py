@@ -16,7 +16,7 @@ class ImportSpec(Struct, frozen=True):
     pool: str
     sources: tuple[str, ...] | None = None  #: URLs in place of the configured sources
     channel: str | None = None
-    zstream: bool = False  #: the sources' files are not those of the manifests: any size, any checksum
+    zstream: bool = False  #: the sources' files may have another size and checksum than the manifests say
 
     @property
     def key(self) -> tuple[str, str]:

@@ -14,11 +14,11 @@ cannot be cancelled. If somebody else has taken the image's name at that moment,
 `receiving`, and waits. An import that finds its image installed by somebody else goes to `installed` from
 wherever it is. `failed` and `cancelled` are final, as is `installed`.
 
-The phase is for people. What an end leaves behind does not depend on it, but on the reason of the end: `End`
-names the reasons, `end_after` finds the reason of an error, and `KEPT` says what each of them keeps. The
-journal's row is what the next start goes by: a wanted import goes on, another one waits until somebody asks,
-and a partial without a wanted import is dropped. A daemon that is killed keeps everything, so its imports go
-on as after `STOPPED`.
+The phase is for people. What an end leaves behind depends on the reason of the end, and not on the phase:
+`End` names the reasons, `end_after` finds the reason of an error, and `KEPT` says what each of them keeps.
+The next start reads the journal's row: a wanted import goes on, any other waits for a request, and a partial
+without a wanted import is dropped. A daemon that is killed keeps everything, so its imports go on as after
+`STOPPED`.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class End(Enum):
     STOPPED = auto()  #: the daemon is stopping
     ABANDONED = auto()  #: nobody wants the image any more
     ORIGIN_FAILED = auto()  #: the origin was not installed
-    FAILED = auto()  #: a server failed, or the pool did, or has no room; what was downloaded is right
-    SPOILED = auto()  #: what came is not the image, or there is no room for the download
-    WRONG_BYTES = auto()  #: one attempt only: what came is not the image, but another mirror may have it
+    FAILED = auto()  #: a server or the pool failed, or the pool has no room; the download is right so far
+    SPOILED = auto()  #: the bytes are not the image's, none came, or there is no room for the download
+    WRONG_BYTES = auto()  #: of one attempt: the bytes are not the image's, but another mirror may have it
 
 
 class Kept(Struct, frozen=True):
@@ -87,7 +87,7 @@ class Kept(Struct, frozen=True):
     partial: bool  #: what the pool received
     download: bool  #: the spool, and the journal's ranges
     journal: bool  #: the journal's row of the import
-    wanted: bool  #: in that row: the import goes on by itself after a restart
+    wanted: bool  #: the row's mark that the import goes on by itself after a restart
 
 
 #: What is kept after each end.
@@ -103,7 +103,7 @@ KEPT: Final[Mapping[End, Kept]] = {
     End.WRONG_BYTES: Kept(partial=False, download=False, journal=True, wanted=True),
 }
 
-#: What came is not the image: another mirror may have it.
+#: The bytes are not the image's, but another mirror may have it.
 WRONG_BYTES_ERRORS: Final = (
     WrongFileError,
     ChangedError,
@@ -116,8 +116,8 @@ WRONG_BYTES_ERRORS: Final = (
 def end_after(error: ImgstoreError, *, local_file: bool, done: int, by_download: bool = False) -> End:
     """The end of an import that `error` ended, when `done` bytes of its file were there.
 
-    A local file is read anew by the next installation, and nothing is worth keeping where nothing came. Where
-    the download itself has no room (`by_download`), keeping it would leave none to anybody else.
+    The next installation reads a local file again, and without any byte there is nothing to keep. If the
+    download itself has no room (`by_download`), keeping it would leave no room for others.
     """
     if local_file or not done or isinstance(error, WRONG_BYTES_ERRORS):
         return End.SPOILED

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 class ImportTable:
     """All imports under way, by pool and uuid. `run` must be running for one to be started.
 
-    Only trio's thread touches it. What is looked up here cannot change before the next await.
+    Only trio's thread uses it. The result of a look-up cannot change before the next await.
     """
 
     def __init__(self, events: EventStream) -> None:
         self._events = events
         self._imports: dict[Key, Import] = {}
         self._gauges: dict[Key, Gauge] = {}
-        self._taking: dict[str, float] = {}  # seconds that each pool's last import took for a byte
+        self._taking: dict[str, float] = {}  # seconds per byte of each pool's last import
         self._some = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._stopping = False
@@ -79,7 +79,7 @@ class ImportTable:
         return found
 
     def of_image(self, uuid: str) -> list[Import]:
-        """The imports of an image, into whatever pool."""
+        """The imports of an image, into all pools."""
         return [each for each in self._imports.values() if each.uuid == uuid]
 
     def cloned_from(self, pool: str, origin: str) -> list[str]:
@@ -99,7 +99,7 @@ class ImportTable:
         return _progress(each, None if each.finished.is_set() else self._reading(each))
 
     def _reading(self, each: Import) -> Reading:
-        """What the gauge of an import says, which waits for its origin, which may wait for its own."""
+        """The gauge of an import that waits for its origin, which may wait for its own."""
         waits: float | None = 0.0
         reading = Reading(0.0, None, None, None)
         for link in reversed([*each.chain()]):
@@ -116,7 +116,7 @@ class ImportTable:
         return {each.action: each.figures.fetched for each in self._imports.values()}
 
     def start(self, started: Import, requester: Requester) -> None:
-        """Starts an import. Nobody wants it yet: the caller joins it before the next await."""
+        """Starts an import, which has no client yet: the caller joins it before the next await."""
         nursery = self.nursery
         key = started.spec.key
         self._imports[key] = started
@@ -131,7 +131,7 @@ class ImportTable:
         try:
             await running.run(lambda: self._stopping)
         finally:
-            # Nothing was awaited since it ended: whoever waits for that finds it gone.
+            # There was no await since its end: whoever waits for the end finds the import gone.
             del self._imports[running.spec.key], self._gauges[running.spec.key]
             if not self._imports:
                 self._some = trio.Event()
@@ -150,7 +150,7 @@ class ImportTable:
                     self._taking[each.spec.pool] = gauge.taking
             await trio.sleep(EVERY)
 
-    # -- who follows them ------------------------------------------------------------------------------------
+    # -- followers -------------------------------------------------------------------------------------------
 
     async def follow(self, request: Request, imports: Sequence[Import]) -> None:
         """Reports progress until all imports have ended.
@@ -166,10 +166,10 @@ class ImportTable:
             nursery.cancel_scope.cancel()
         errors = [each.error for each in imports if each.error is not None]
         if errors:
-            raise errors[0].beside(errors[1:])
+            raise errors[0].with_others(errors[1:])
 
     async def follow_all(self, request: Request) -> None:
-        """Reports what happens to all imports, also to later ones, until it is cancelled."""
+        """Reports the events of all imports, also of later ones, until it is cancelled."""
         for each in self._imports.values():
             each.replay(request)
         self._events.subscribe(request.hear)

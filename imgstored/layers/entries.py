@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
 from msgspec import Struct
 
 from imgstored.errors import LayerError
+from imgstored.foreign_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -315,7 +316,7 @@ def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Readable:
 def shown(path: bytes) -> str:
     """A path of a layer in quotes, fit for a message."""
     text = path[:200].decode("utf-8", "backslashreplace")
-    return '"' + "".join(char if char.isprintable() else "?" for char in text) + '"'
+    return f'"{printable(text)}"'
 
 
 def _damaged(reason: str) -> LayerError:

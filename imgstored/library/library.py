@@ -79,8 +79,12 @@ _RULES: Final[dict[Kind, Rules]] = {
 }
 
 
+#: The journal has the ranges of a file that comes into the library under this key and its uuid.
+SPOOL_KEY: Final = "_library-"
+
+
 class Entry(msgspec.Struct, frozen=True):
-    """What an image's folder says of itself."""
+    """The record in an image's folder."""
 
     kind: Kind  #: published: this server is where it comes from
     added_at: float  #: seconds since the epoch
@@ -135,7 +139,7 @@ class Upload:
 
     @property
     def sha1(self) -> str:
-        """Of what came so far, in lower-case hexadecimal."""
+        """The hash of what came so far, in lower-case hexadecimal."""
         return self._sha1.hexdigest()
 
     def write(self, data: bytes) -> None:
@@ -270,7 +274,7 @@ class Library:
                 os.utime(self.folder / image.uuid / _ENTRY, (now, now))
 
     def path_of(self, uuid: str) -> Path:
-        """Where an image's file is, to be linked or read, and not to be changed."""
+        """The path of an image's file, to be linked or read, and not to be changed."""
         return self.folder / uuid / _FILE
 
     def index(self, uuid: str, sha256: str, make: Callable[[int], bytes | None]) -> bytes | None:
@@ -307,7 +311,7 @@ class Library:
             os.close(fd)
 
     def spool(self, uuid: str) -> Path:
-        """Where a file for `keep` may come in."""
+        """The path at which a file for `keep` may come in."""
         return self.folder / f"{_COMING}{uuid}"
 
     def spoilt(self, uuid: str) -> int:
@@ -325,7 +329,7 @@ class Library:
     # -- changes ---------------------------------------------------------------------------------------------
 
     def layers(self, digests: Collection[str]) -> dict[str, tuple[Path, int]]:
-        """Where these layers of registries are, by SHA-256 in hexadecimal: a file, and the offset in it."""
+        """The places of these registries' layers, by SHA-256 in hexadecimal: a file, and the offset in it."""
         found: dict[str, tuple[Path, int]] = {}
         for image in self.images():
             offset = 0
@@ -345,7 +349,7 @@ class Library:
         return image.manifest, image.entry.source
 
     def has_file_of(self, manifest: Manifest) -> bool:
-        """Whether the image's very file is here, by the manifest's size and SHA-1."""
+        """True if the image's very file is here, by the manifest's size and SHA-1."""
         image, file = self.get(manifest.uuid), manifest.file
         ours = None if image is None else image.manifest.file
         if file is None or ours is None or file.sha1 is None or image is None or not image.size:

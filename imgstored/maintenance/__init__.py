@@ -1,1 +1,1 @@
-"""Keeps installed images in order: updates their manifests, verifies them, and finds the unused ones."""
+"""Maintains installed images: updates their manifests, verifies them, and finds the unused ones."""

@@ -25,7 +25,7 @@ _DESCENDED = "requirements"
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The fields in which two manifests differ, as imgadm names them: those of `requirements` with a dot.
 
-    First what the new one has, then what only the old one has, then requirements; each in its own order.
+    The order is: fields of the new manifest, fields of only the old one, requirements.
     """
     before, after = dict(old), dict(new)
     inner_before, inner_after = before.get(_DESCENDED), after.get(_DESCENDED)
@@ -42,9 +42,9 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def original_snapshot(uuid: str, snapshots: Mapping[str, int], guid: int | None) -> str | None:
-    """The snapshot of a dataset that is the image, by its guid; `snapshots` are names without `@`, and guids.
+    """The image's snapshot of a dataset, by its guid; `snapshots` has guids by names without `@`.
 
-    None where the guid is not known. Raises `ImageMissingOriginalSnapshotError` where it is not among them.
+    None if the guid is unknown. Raises `ImageMissingOriginalSnapshotError` if no snapshot has it.
     """
     if not snapshots:
         raise ImageMissingOriginalSnapshotError(uuid)
@@ -56,11 +56,11 @@ def original_snapshot(uuid: str, snapshots: Mapping[str, int], guid: int | None)
     raise ImageMissingOriginalSnapshotError(uuid, guid)
 
 
-_FROM_NOW_ON = "from now on it is compared with what it is"
+_FROM_NOW_ON = "from now on it is compared with its present state"
 
 
 class Verdict(Struct, frozen=True):
-    """The result, and why it is not "ok" (for people)."""
+    """The result, and the reason why it is not "ok", for people."""
 
     result: Result
     reason: str = ""
@@ -76,9 +76,9 @@ class Manifest(Struct, frozen=True):
 def verdict(
     receipt: Receipt | None, checked: Checked, origin_guid: int | None, manifest: Manifest
 ) -> Verdict:
-    """The worst result that applies. `origin_guid` is the guid that the image's origin has now.
+    """The worst result that applies. `origin_guid` is the present guid of the image's origin.
 
-    A receipt of an earlier dataset still says which image is meant, but nothing of who installed this one.
+    A receipt of an earlier dataset still identifies the image, but does not say who installed this dataset.
     """
     if checked.damaged is not None:
         return Verdict("damaged", checked.damaged)
@@ -87,8 +87,8 @@ def verdict(
     if receipt is not None and (difference := _difference(receipt, checked, origin_guid)) is not None:
         return Verdict("changed", difference)
     if receipt is not None and not receipt.is_of(checked.image):
-        return Verdict("unknown", f"imgstored did not install it, but the one before it; {_FROM_NOW_ON}")
-    # imgadm leaves its images mounted and writable: looking at a file is enough to change them.
+        return Verdict("unknown", f"imgstored installed an earlier dataset of it; {_FROM_NOW_ON}")
+    # imgadm leaves its images mounted and writable: to read a file is enough to change them.
     if checked.changed is not None and receipt is not None and receipt.stream_size is not None:
         return Verdict("changed", checked.changed)
     if receipt is None:

@@ -1,4 +1,4 @@
-"""Maintenance: brings the manifests of installed images up to date, and finds images that nobody needs."""
+"""Maintenance: updates the manifests of installed images, and finds images that nothing needs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _Unnamed = dict["Key", "Mapping[str, int]"]
 
 
 class Maintenance:
-    """For trio's thread; what blocks runs in other threads."""
+    """Updates manifests and finds unused images. For trio's thread; blocking calls run in other threads."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Maintenance:
         refresh: Refresh,
         expecting: Callable[[str, str], Sequence[str]],
     ) -> None:
-        """`expecting` names what is about to be cloned from an image (pool, uuid)."""
+        """`expecting` names the datasets that are about to be cloned from an image (pool, uuid)."""
         self._catalog = catalog
         self._sources = sources
         self._locks = locks
@@ -86,11 +86,11 @@ class Maintenance:
     async def update(
         self, uuids: Sequence[str], *, dry_run: bool
     ) -> AsyncIterator[AsyncIterator[EventDocument]]:
-        """Brings the manifests of these images, or of all, up to date with the sources; gives the events.
+        """Updates the manifests of these images, or of all, from the sources; gives the events.
 
-        An image that has no snapshot @final gets it, if the source says which one it is. What fails with one
-        image (`UpdateFailed`) does not keep others from being updated. With `dry_run` nothing is changed.
-        Raises `UsageError` for images that are not there.
+        If an image has no snapshot @final, the right snapshot gets that name, provided that the source
+        identifies it. A failure of one image (`UpdateFailed`) does not stop the others. With `dry_run`
+        nothing changes. Raises `UsageError` for images that are not there.
         """
         for uuid in uuids:
             check_uuid(uuid)
@@ -100,7 +100,7 @@ class Maintenance:
             unnamed.update(await self._catalog.ask(name, partial(self._unnamed, name, uuids)))
         keys = [(image.pool, image.uuid) for image in self._catalog.all()]
         keys += [key for key in unnamed if key not in keys]
-        # Whoever received it is about to write its manifest, unless that was interrupted.
+        # Another program is about to write its manifest, unless that was interrupted: only if named.
         keys += [key for key in self._unfinished() if key[1] in uuids]
         if unknown := [uuid for uuid in uuids if uuid not in {uuid for _, uuid in keys}]:
             raise UsageError(f"no installed image with the given UUID(s): {', '.join(unknown)}")
@@ -112,7 +112,7 @@ class Maintenance:
         return [(name, uuid) for name in self._catalog.pools for uuid in self._catalog.unfinished(name)]
 
     def _unnamed(self, name: str, uuids: Collection[str]) -> _Unnamed:
-        """Blocks. Machines are such datasets, too: only those that are named, or have a manifest, count."""
+        """Datasets without @final that are named, or have a manifest: others may be machines. Blocks."""
         return {
             (name, uuid): snapshots
             for uuid, snapshots in self._catalog.pool(name).unnamed().items()
@@ -185,7 +185,7 @@ class Maintenance:
         self._catalog.pool(pool).name_final(uuid, snapshot)
 
     async def _changed(self, pool: str, uuid: str, change: Callable[[], None]) -> None:
-        """Makes the change, and shows it to every reader."""
+        """Makes a change, and shows its effect to every reader."""
         with trio.CancelScope(shield=True):
             await self._catalog.change(pool, change)
             image = await self._catalog.ask(pool, lambda: self._catalog.look_at(pool, uuid))
@@ -201,12 +201,12 @@ class Maintenance:
     ) -> list[VacuumDocument]:
         """The images that nothing needs, in an order in which each can be deleted; deletes none.
 
-        As {uuid, zpool, name, version}. Not those that were installed within the last `older_than` seconds,
-        nor the `keep` newest of each name, nor what is held. An image without a manifest is left out, too: it
-        may be a machine; an event says so. Raises `PoolError`.
+        Leaves out images that were installed within the last `older_than` seconds, the `keep` newest of each
+        name, and held images; also images without a manifest, which may be machines: an event names these.
+        Raises `PoolError`.
         """
         if keep < 0 or (older_than is not None and older_than < 0):
-            raise UsageError("neither an age nor a number of images is less than 0")
+            raise UsageError("an age and a number of images cannot be less than 0")
         await self._refresh.all()
         uses = {name: await self._catalog.ask(name, pool.uses) for name, pool in self._catalog.pools.items()}
         clones, images = self._catalog.clones(), self._catalog.all()
@@ -241,7 +241,7 @@ class Maintenance:
         dependents: Mapping[Key, Iterable[str]],
         uses: Mapping[str, Mapping[str, Use]],
     ) -> list[Candidate]:
-        """Looks when they were installed. Blocks."""
+        """The images, with the times of their installation. Blocks."""
         return [
             self._candidate(
                 image, dependents[image.pool, image.uuid], uses[image.pool].get(image.uuid, Use())

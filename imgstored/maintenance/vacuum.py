@@ -1,4 +1,4 @@
-"""Vacuum: which images nobody needs, and in which order they can be deleted. Pure: no I/O."""
+"""Vacuum: finds the images that nothing needs, and the order of their deletion. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Candidate(Struct, frozen=True):
-    """An installed image. `dependents` are the names (POOL/…) of what is cloned from it, machines' too."""
+    """An installed image. `dependents` are the names (POOL/…) of its clones, images and machines."""
 
     pool: str
     uuid: str
     name: str
     published_at: str
-    installed_at: float | None  #: seconds since the epoch, None where that is not known
+    installed_at: float | None  #: seconds since the epoch, None if unknown
     dependents: Collection[str]
     held: bool = False
     unknown: bool = False  #: it has no manifest, and may be a machine
@@ -31,7 +31,7 @@ class Candidate(Struct, frozen=True):
 
     @property
     def kept(self) -> bool:
-        """Whether the image stays, whatever the rule says."""
+        """True if the image stays, whatever the rule says."""
         return self.held or self.unknown
 
     @property
@@ -41,22 +41,22 @@ class Candidate(Struct, frozen=True):
 
 
 class Rule(Struct, frozen=True):
-    """The unused images that stay."""
+    """The rule for unused images that stay."""
 
     installed_before: float | None = None  #: seconds since the epoch: those installed later stay
-    keep: int = 0  #: so many of the newest of each name, in each pool, stay
+    keep: int = 0  #: the number of newest images of each name that stay in each pool
 
     def allows(self, image: Candidate) -> bool:
-        """Whether the image is old enough to go."""
+        """True if the image is old enough to go."""
         if self.installed_before is None:
             return True
         return image.installed_at is not None and image.installed_at < self.installed_before
 
 
 def to_delete(images: Sequence[Candidate], rule: Rule) -> list[Candidate]:
-    """The images to delete, in an order in which each can be: what is cloned from it goes before it.
+    """The images to delete, clones before their origins, otherwise in the order of `images`.
 
-    What is in use stays, and with it all that it was cloned from. Otherwise the order is that of `images`.
+    Images in use stay, and with them their origins.
     """
     newest = _newest(images, rule.keep)
     left = [image for image in images if not image.kept and image.key not in newest and rule.allows(image)]
@@ -73,7 +73,7 @@ def to_delete(images: Sequence[Candidate], rule: Rule) -> list[Candidate]:
 
 
 def _newest(images: Iterable[Candidate], keep: int) -> set[Key]:
-    """The newest versions of each name, as many as are kept."""
+    """The `keep` newest versions of each name."""
     versions: dict[tuple[str, str], list[Candidate]] = {}
     for image in images:
         versions.setdefault((image.pool, image.name), []).append(image)

@@ -1,7 +1,7 @@
 """Verifies installed images: reads each again, and compares it with what was installed.
 
-One verification runs at a time, on one image at a time, in one thread, which rests most of its time while
-there are imports. An image cannot be deleted while it is read.
+One verification runs at a time, on one image at a time, in one thread. While there are imports, the thread
+rests most of the time. An image cannot be deleted while it is read.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two progress events.
 _INTERVAL: Final = 0.5
-#: Rest in proportion to the time of reading, while there are imports; and seconds of one rest at most.
+#: The rest while there are imports, as a multiple of the time of reading; and the longest rest, in seconds.
 _REST: Final = 3.0
 _LONGEST_REST: Final = 1.0
 
-_LOST = "it is not in the pool any more, and was not deleted by imgstored or imgadm"
+_LOST = "it is no longer in the pool, and neither imgstored nor imgadm deleted it"
 
 
 class Host(Struct, frozen=True):
@@ -73,7 +73,7 @@ class Verifier:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._turn = trio.Lock()
-        # A read that was given up may still be at its last piece: the next one waits for it.
+        # A cancelled read may still be at its last piece: the next one waits for it.
         self._thread = trio.CapacityLimiter(1)
 
     async def verify(
@@ -81,10 +81,10 @@ class Verifier:
     ) -> dict[Result, int]:
         """Verifies images and their origins, all images for None. Returns the number of images by result.
 
-        With `record`, writes down what each image is now, with a checksum of its data; what is damaged or
-        lost stays that. Later ones are compared with it.
+        With `record`, records each image as it is now, with a checksum of its data, and later verifications
+        compare with that; damaged and lost images get no record.
 
-        Waits while another one is being done. Cancelling it ends it within a piece. Raises
+        Waits for another verification to end. A cancellation ends it within one piece. Raises
         `ImageNotInstalledError` for an image that is not there and never was, and what the pools raise.
         """
         if self._turn.locked():
@@ -137,7 +137,7 @@ class Verifier:
     # -- one image -------------------------------------------------------------------------------------------
 
     async def _verify(self, key: Key, client: str, tell: Tell, *, record: bool) -> Verified | None:
-        """The result for one image; None where it was deleted, and is rightly gone."""
+        """The result for one image; None if it was deleted."""
         pool, uuid = key
         image = self._host.catalog.find(pool, uuid)
         if image is None:
@@ -154,7 +154,7 @@ class Verifier:
             )
         )
         try:
-            async with self._host.holds.held(uuid, pool, f"{client}, verifying", told=False):
+            async with self._host.holds.held(uuid, pool, f"{client}, verifying", announced=False):
                 found = await self._found(image, tell, record=record)
         except ImageNotInstalledError:
             await self._host.refresh.pool(pool)
@@ -218,7 +218,7 @@ class Verifier:
             await tell(Progress(event="progress", done=done, total=size, rate=rate, images=[progress]))
 
     def _compare(self, image: InstalledImage, checked: Checked, record: bool) -> Verdict:
-        """Compares an image with its receipt; writes one where there is none, or if `record` is set."""
+        """Compares an image with its receipt; writes one if there is none, or with `record`."""
         host, pool, uuid = self._host, image.pool, image.uuid
         origin = checked.image.origin
         below = None if origin is None else host.catalog.pool(pool).image(origin)
@@ -233,7 +233,7 @@ class Verifier:
         return found
 
     def _signer(self, image: InstalledImage) -> PublicKey | None:
-        """The signer of an image at its installation, if the record is of this very image."""
+        """The key that vouched for an image at its installation, if the receipt is of this very image."""
         receipt = self._host.receipts.read(image.pool, image.uuid)
         if receipt is None or receipt.signed is UNSET or not receipt.is_of(image.image):
             return None
@@ -249,7 +249,7 @@ class Verifier:
             self._host.receipts.write(pool, uuid, receipt)
         except OSError as error:
             raise PoolError(
-                f"what image {uuid} is cannot be written down: {shortage.why(error)}",
+                f"the receipt of image {uuid} cannot be written: {shortage.why(error)}",
                 hint="check the file system of the daemon's state folder",
             ) from error
 
@@ -273,14 +273,14 @@ class Verifier:
         )
 
     def _lost(self, pool: str, uuid: str) -> dict[str, object] | None:
-        """The manifest of an image that should be there and is not.
+        """The manifest of a lost image; None if the image was deleted, or another program works on it.
 
-        Whoever deletes an image, imgadm too, deletes its manifest. The receipt of a deleted image is dropped.
+        A deletion, also by imgadm, deletes the manifest. Drops the receipt of a deleted image.
         """
         host = self._host
         with host.locks.tried(uuid) as ours:
             if not ours or host.catalog.pool(pool).occupant(uuid) is not None:
-                return None  # somebody is at work on it
+                return None  # another program works on it
             if host.catalog.has_manifest(pool, uuid):
                 return dict(host.catalog.manifest_of(pool, uuid))
             host.receipts.forget(pool, uuid)
@@ -301,7 +301,7 @@ class _Reading:
         self._began = self._last = time.monotonic()
 
     def __call__(self, done: int) -> None:
-        """Rests if there are imports. Raises `_StoppedError` once it is to stop."""
+        """Rests if there are imports. Raises `_StoppedError` after `stop`."""
         self.done = done
         rest = min(_REST * (time.monotonic() - self._last), _LONGEST_REST) if self.yielding else 0
         if self._stopped.wait(rest) if rest else self._stopped.is_set():
@@ -313,5 +313,5 @@ class _Reading:
         self._stopped.set()
 
     def rate(self) -> float:
-        """Bytes a second, on average."""
+        """The average bytes per second."""
         return self.done / max(time.monotonic() - self._began, 0.001)

@@ -19,12 +19,21 @@ from imgstored.manifest.document import (
 from imgstored.manifest.model import FileIndex, Manifest, ManifestFile, load, unchecked, with_index
 from imgstored.manifest.rules import Rules
 from imgstored.manifest.upgrade import upgrade
-from imgstored.manifest.values import check_uuid, in_lower_case, shown_text, text_of
+from imgstored.manifest.values import (
+    NIL_UUID,
+    check_uuid,
+    in_lower_case,
+    is_uuid,
+    shown_text,
+    text_of,
+    timestamp,
+)
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_LIST",
     "MAX_MANIFEST",
+    "NIL_UUID",
     "Damaged",
     "FileIndex",
     "Manifest",
@@ -33,12 +42,14 @@ __all__ = [
     "check_uuid",
     "in_lower_case",
     "is_larger",
+    "is_uuid",
     "load",
     "parse",
     "parse_entries",
     "parse_list",
     "shown_text",
     "text_of",
+    "timestamp",
     "unchecked",
     "upgrade",
     "with_index",

@@ -110,7 +110,7 @@ def parse_entries(data: bytes, *, limit: int = MAX_LIST) -> list[Any]:
 
 
 def is_larger(document: object, limit: int) -> bool:
-    """Whether a decoded document has more than `limit` characters and values together, keys counted."""
+    """True if a decoded document has more than `limit` characters and values together, keys counted."""
     todo, size = [document], 0
     while todo and size <= limit:
         match todo.pop():
@@ -173,7 +173,7 @@ def _invalid(why: str) -> InvalidManifestError:
 
 
 def _is_small(data: bytes) -> bool:
-    """Whether no entry of the list in `data` can be too large or too deep for `check_document`."""
+    """True if no entry of the list in `data` can be too large or too deep for `check_document`."""
     structure = _structure(_without_escapes(data))
     if data.count(b'"') + structure.count(b",") + structure.count(b"[") > MAX_MANIFEST_VALUES:
         return False

@@ -44,7 +44,7 @@ def invalid(field: str, message: str = "") -> Fault:
 
 
 def given(value: object) -> bool:
-    """Whether a field is there. JSON's null says that it is not."""
+    """True if a field is there. JSON's null says that it is not."""
     return value is not None
 
 

@@ -171,7 +171,7 @@ def _with_uuids_in_lower_case(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(strict: list[Fault], wrong: list[Fault]) -> list[Fault]:
-    """All that imgadm would find, too, where there is a reason to refuse the manifest at all."""
+    """The reasons to refuse the manifest, and with them all other faults that imgadm would report."""
     return [*strict, *(fault for fault in wrong if fault.field not in {each.field for each in strict})]
 
 

@@ -1,4 +1,4 @@
-"""Whether this host's platform image is one that an image can run on, by imgadm's rule."""
+"""The platforms that an image can run on, by imgadm's rule."""
 
 from __future__ import annotations
 

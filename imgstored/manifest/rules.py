@@ -211,7 +211,7 @@ def _file_given(document: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _zfs_image(document: Mapping[str, Any]) -> Iterator[Fault]:
-    """What a server calls lxd is a squashfs."""
+    """Refuses the type `lxd`: some servers' name of a squashfs."""
     if document.get("type") == "lxd":
         yield invalid("type", "lxd is not a ZFS image")
 

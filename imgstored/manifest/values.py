@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.errors import InvalidUUIDError
+from imgstored.foreign_text import printable, shortened
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 #: As imgadm has it: lower case only, no particular version or variant of RFC 9562.
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -19,9 +23,18 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 _MAX_QUOTED = 64
 
 
+#: The owner of an image that belongs to nobody (RFC 9562, 5.9).
+NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
+
+
+def is_uuid(text: str) -> bool:
+    """True if the text is a uuid as imgadm writes it."""
+    return UUID.fullmatch(text) is not None
+
+
 def check_uuid(text: object) -> str:
     """The text, if it is a uuid; otherwise raises `InvalidUUIDError`."""
-    if isinstance(text, str) and UUID.fullmatch(text):
+    if isinstance(text, str) and is_uuid(text):
         return text
     raise InvalidUUIDError(shown(text) if isinstance(text, str) else f"({type(text).__name__})")
 
@@ -35,8 +48,7 @@ def in_lower_case(value: Any) -> Any:
 
 def shown(text: str) -> str:
     """The text for messages: one line, nothing that a terminal would obey, and not too long."""
-    short = text if len(text) <= _MAX_QUOTED else text[: _MAX_QUOTED - 1] + "…"
-    return "".join(character if character.isprintable() else "?" for character in short)
+    return printable(shortened(text, _MAX_QUOTED))
 
 
 #: Characters of one field that events, logs and lists show: IMGAPI's longest name.
@@ -50,6 +62,11 @@ _PLAIN: Final = 1e21
 
 _NUMERAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _MAX_NUMERAL: Final = 400
+
+
+def timestamp(moment: datetime) -> str:
+    """A moment in UTC as imgadm writes it: 2026-01-31T12:00:00.000Z."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def text_of(value: object) -> str:
@@ -71,12 +88,7 @@ def text_of(value: object) -> str:
 
 def shown_text(value: object) -> str:
     """A field for people: one line, nothing that a terminal would obey, at most `MAX_SHOWN` characters."""
-    text = text_of(value)
-    if len(text) > MAX_SHOWN:
-        text = text[: MAX_SHOWN - 1] + "…"
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return printable(shortened(text_of(value), MAX_SHOWN))
 
 
 def number(value: object) -> int | float | None:

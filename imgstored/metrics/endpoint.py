@@ -17,7 +17,7 @@ from imgstored.httpd.server import HttpServer
 from imgstored.metrics.counts import Counts, WithoutCreated
 from imgstored.metrics.state import State
 from imgstored.rpc.listener import listen
-from imgstored.rpc.peer import access_for
+from imgstored.rpc.peer import change_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +111,7 @@ class Metrics:
         self.counts = Counts()
         self._address = address
         self._mode = mode
-        self._group_gid = access_for(group).group_gid
+        self._group_gid = change_rights(group).group_gid
         self._exposition: Exposition | None = None
 
     def show(

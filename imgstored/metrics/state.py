@@ -100,7 +100,7 @@ class State:
         )
 
     def _serving(self) -> Iterator[Metric]:
-        """Of the library and of the image server, where there are any."""
+        """Metrics of the library and of the image server, where there are any."""
         library, server = self._library(), self._server()
         if library is not None:
             yield GaugeMetricFamily("imgstored_library_images", "Images in the library.", library["images"])

@@ -36,7 +36,7 @@ from imgstored.host import shortage
 from imgstored.host.filesystem import replace_file
 from imgstored.host.foreign_files import ForeignFile
 from imgstored.library.library import ChangedError
-from imgstored.manifest import FileIndex, with_index
+from imgstored.manifest import FileIndex, is_uuid, with_index
 from imgstored.mirrors.folder import Folder
 from imgstored.mirrors.selection import by_names, with_origins
 from imgstored.serve.downgrade import as_dataset
@@ -75,7 +75,7 @@ _BY_HASH: Final = ("site-", "list-", "manifest-")
 
 
 class SiteSpec(Struct, frozen=True):
-    """What a client wants."""
+    """The site that a client wants."""
 
     names: Sequence[str] = ()  #: empty: all images
     url: str | None = None  #: the site's own address, without which there is no DSAPI
@@ -85,7 +85,7 @@ class SiteSpec(Struct, frozen=True):
 
 
 class _State(Struct, frozen=True):
-    """What is remembered of all exports."""
+    """The memory of all exports."""
 
     version: int  #: the last one that was signed
 
@@ -287,7 +287,7 @@ class _Run:
         }
 
     def _left_out_by_damage(self) -> bool:
-        """Whether an image that was chosen is not there: then nothing is removed."""
+        """True if an image that was chosen is not there: then nothing is removed."""
         return any(each["reason"] not in (_NOT_KEPT, _UNKNOWN) for each in self._left_out)
 
     def _place(self, image: LibraryImage, folder: Folder, report: Callable[[int], None]) -> Item | None:
@@ -396,13 +396,13 @@ class _Run:
                 if name in here and self._keys:
                     with folder.below(name) as own:
                         _clean_hashed(own, keep, now)
-                elif self._spec.delete and layout.is_uuid(name) and name not in here:
+                elif self._spec.delete and is_uuid(name) and name not in here:
                     folder.remove(name)
                     deleted += 1
         if self._spec.delete and deleted and "datasets" in self._folder.names():
             with self._folder.below("datasets") as folder:
                 for name in folder.names():
-                    if layout.is_uuid(name) and name not in here:
+                    if is_uuid(name) and name not in here:
                         folder.remove(name)
         return deleted
 

@@ -46,7 +46,7 @@ class Folder:
         self._disk = disk
 
     def _ask(self, call: Callable[[], T], *, seconds: float | None = None) -> T:
-        """What `call` returns or raises, or what the disk's `check` does meanwhile."""
+        """Returns or raises as `call`, or as the disk's `check` meanwhile."""
         return self._disk(lambda _: call(), seconds=seconds)
 
     @contextmanager
@@ -63,7 +63,7 @@ class Folder:
         self._ask(partial(try_flock, self._fd))
 
     def names(self) -> list[str]:
-        """What is in it."""
+        """The names in it."""
         return self._ask(partial(os.listdir, self._fd))
 
     def tidy(self) -> None:
@@ -237,7 +237,7 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def _alike(one: os.stat_result, other: os.stat_result) -> bool:
-    """Whether it is a copy that was made before, as far as size and time tell."""
+    """True if it is a copy that was made before, as far as size and time tell."""
     return one.st_size == other.st_size and abs(one.st_mtime - other.st_mtime) <= _ROUNDED
 
 

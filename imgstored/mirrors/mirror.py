@@ -55,7 +55,7 @@ _MAX_NOTES: Final = 20
 
 
 class MirrorSpec(Struct, frozen=True):
-    """Which images of which server."""
+    """The images to keep, and their server."""
 
     url: str  #: a configured source, whose settings count, a registry, or an IMGAPI server
     wanted: Filter = Filter()
@@ -138,7 +138,7 @@ class Mirrors:
             self._nursery.start_soon(self._let_go)
 
     def _urls(self) -> set[str]:
-        """Of the servers of schedules."""
+        """The URLs of the scheduled servers."""
         return {spec.url for spec in self._schedules}
 
     def _start(self) -> None:
@@ -286,7 +286,7 @@ class Mirrors:
         return report
 
     def _is_another(self, image: _Chosen) -> bool:
-        """Whether the library has another file under the image's uuid."""
+        """True if the library has another file under the image's uuid."""
         assert self._library is not None
         there = self._library.get(image.manifest.uuid)
         ours, theirs = None if there is None else there.manifest.file, image.manifest.file
@@ -396,7 +396,7 @@ class Mirrors:
     # -- what is kept ----------------------------------------------------------------------------------------
 
     async def _release(self) -> list[str]:
-        """What no schedule chooses any more becomes a file like those of imports."""
+        """Makes files like those of imports of what no schedule chooses any more."""
         assert self._library is not None
         wanted: set[str] = set().union(*self._last.values())
         released = await lanes.in_thread(self._library.release, wanted, kind="library")

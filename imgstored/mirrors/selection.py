@@ -1,4 +1,4 @@
-"""Which images are meant: by names, by filters, and with their origins. No I/O."""
+"""The choice of images: by names, by filters, and with their origins. No I/O."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Image = TypeVar("_Image", bound=Image)
 
 
 class Filter(Struct, frozen=True):
-    """Which images of a server to keep; None: all."""
+    """The images of a server to keep; None: all."""
 
     name: str | None = None
     os: str | None = None

@@ -155,7 +155,7 @@ class Datasets(Protocol):
         ...
 
     def has(self, dataset: str, name: str) -> bool:
-        """Whether there is that snapshot of the dataset."""
+        """True if there is that snapshot of the dataset."""
         ...
 
     def roll_back(self, datasets: Sequence[str], name: str) -> None:
@@ -182,7 +182,7 @@ class Pool(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether others may install and delete images in it, too."""
+        """True if others may install and delete images in it, too."""
         ...
 
     def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
@@ -317,7 +317,7 @@ class Pool(Protocol):
 
     @property
     def lags(self) -> bool:
-        """Whether `space` learns only some seconds later of what is written."""
+        """True if `space` learns only some seconds later of what is written."""
         ...
 
     def settle(self) -> None:

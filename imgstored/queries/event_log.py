@@ -20,6 +20,7 @@ import trio
 from imgstored.errors import EventsGoneError
 from imgstored.events.numbered import numbered
 from imgstored.http.secrets import KNOWN, redacted
+from imgstored.manifest import timestamp
 from imgstored.queries.ledger import Ledger
 from imgstored.state.database import Layout, Row, Table, fault_of, suspects_of
 
@@ -111,7 +112,7 @@ class EventLog(Ledger):
         if len(self._waiting) >= _MAX_WAITING:
             self._lost += 1
             return
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = timestamp(datetime.now(UTC))
         self._waiting.append({"at": now, **facts})
         self.add(self._write)
 

@@ -150,7 +150,7 @@ class Ledger:
             await trio.to_thread.run_sync(self._open, limiter=self._writer)
 
     async def _read(self, read: Callable[[], list[T]]) -> list[T]:
-        """What `read` returns, in a thread, once all is written; nothing where the file cannot be read."""
+        """The result of `read`, in a thread, once all is written; nothing where the file cannot be read."""
         await self.flush()
         if self._opened is None:
             return []  # `fault` says why

@@ -72,7 +72,7 @@ class Candidates:
         self._uuids = sorted(self._by_uuid)
 
     def meant(self, text: str) -> Iterator[Named]:
-        """All that the text can mean; one may come twice."""
+        """The images that the text can mean; one may come twice."""
         if UUID.fullmatch(text):
             yield from self._by_uuid.get(text, ())
             return

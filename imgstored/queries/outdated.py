@@ -46,7 +46,7 @@ class Outdated:
 
 
 def newer(installed: Iterable[InstalledImage], offered: Sequence[OfferedDocument]) -> list[OldDocument]:
-    """For each installed image the newest of its name that is offered, if that is newer and not installed.
+    """The newest image on offer of each installed one's name, if that is newer and not installed.
 
     Only what can be imported counts, and what has the same name, os and type.
     """

@@ -62,7 +62,7 @@ class Resolver:
         sources: Sequence[str] | None = None,
         channel: str | None = None,
     ) -> list[NamedDocument]:
-        """For each name or alias the one image that it means, as {uuid, name, version}.
+        """Finds the one image that each name or alias means, as {uuid, name, version}.
 
         `pool` counts for "installed"; `sources` (URLs that replace the configured ones) and `channel` for
         "available" and "active". Raises `AmbiguousNameError`, and for a name that means nothing the error

@@ -3,19 +3,21 @@
     tag UUID, NAME-VERSION, NAME-latest ──► image manifest ──► config: the image's manifest
                                                            └─► layers: the image's file
     tag `images` ──► index ──► every image manifest
-                           └─► the list: one layer, a JSON array of the images' manifests
+                           └─► the list: a layer with a JSON array of the images' manifests, and one with
+                               their signatures (`signature`)
 
 docs/registries.md describes it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from imgstored.errors import APIError
+from imgstored.errors import BadContentError
 from imgstored.http.location import shown
 from imgstored.manifest import values
 from imgstored.registry.documents import (
@@ -127,22 +129,27 @@ def _annotations(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
+def json_of(value: object) -> bytes:
+    """The JSON of an image's manifest, or of a list of them: always the same for the same content."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+
+
 def file_layers(fetched: Fetched) -> list[Descriptor]:
     """The layers that are an image's file, one after another; none where the image has no file.
 
-    Raises `APIError` for what is not an image of ours.
+    Raises `BadContentError` for what is not an image of ours.
     """
     document = fetched.document
     if not isinstance(document, ImageManifest) or document.kind not in (IMAGE, MANIFEST):
         kind = document.media_type if isinstance(document, Index) else document.kind
-        raise APIError(
+        raise BadContentError(
             f'{shown(fetched.url)}: not an image of imgstore, but "{kind[:80]}"',
             hint="`imgctl publish` puts images into a registry",
         )
     layers = [layer for layer in document.layers if layer.media_type != EMPTY and layer.size]
     for layer in layers:
         if layer.media_type not in (FILE, STREAM):
-            raise APIError(
+            raise BadContentError(
                 f'{shown(fetched.url)}: a layer is "{layer.media_type[:80]}", which this version cannot read',
                 hint="use a newer imgstore",
             )
@@ -158,12 +165,7 @@ def tags_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     wanted = (f"{name}-{version}", f"{name}-latest")
     # A name may have characters that a tag may not, and it must not look like a uuid or be the index.
     named = [_NOT_IN_TAGS.sub("_", each)[:128] for each in wanted]
-    return (uuid, *(tag for tag in named if is_tag(tag) and tag != INDEX_TAG and not is_uuid(tag)))
-
-
-def is_uuid(tag: str) -> bool:
-    """True if a tag is the uuid of an image."""
-    return values.UUID.fullmatch(tag) is not None
+    return (uuid, *(tag for tag in named if is_tag(tag) and tag != INDEX_TAG and not values.is_uuid(tag)))
 
 
 def list_in(index: Index) -> Descriptor | None:
@@ -171,14 +173,14 @@ def list_in(index: Index) -> Descriptor | None:
     return next((each for each in index.manifests if each.artifact_type == LIST), None)
 
 
-def list_layer(manifest: ImageManifest) -> Descriptor | None:
-    """The list in its manifest."""
-    return next((each for each in manifest.layers if each.media_type == LIST_JSON), None)
+def list_layer(manifest: ImageManifest, media_type: str = LIST_JSON) -> Descriptor | None:
+    """The list in its manifest, or another layer there."""
+    return next((each for each in manifest.layers if each.media_type == media_type), None)
 
 
-def list_manifest(config: Descriptor, layer: Descriptor) -> ImageManifest:
-    """The manifest of a repository's list."""
-    return ImageManifest(artifact_type=LIST, config=config, layers=[layer])
+def list_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> ImageManifest:
+    """The manifest of a repository's list, and of the signatures of its images if there are some."""
+    return ImageManifest(artifact_type=LIST, config=config, layers=[*layers])
 
 
 def index_with(before: Index | None, images: Sequence[Descriptor], listed: Descriptor) -> Index:

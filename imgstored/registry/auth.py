@@ -1,14 +1,14 @@
 """Authentication at one registry: what its challenges ask for, and the tokens that it takes meanwhile.
 
-A login goes to the registry's own host, and to the token server that the settings name, and nowhere else. The
-registry may name any other token server: that one is asked as nobody in particular.
+A login goes to the registry's own host and port, and to the token server that the settings name, and nowhere
+else. The registry may name any other token server: that one is asked as nobody in particular.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -27,10 +27,10 @@ from imgstored.registry.logins import read_login
 from imgstored.registry.reference import DOCKER_HUB_HOST, check_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable
 
     from imgstored.http.addresses import Nearness
-    from imgstored.http.documents import Document
+    from imgstored.http.documents import Document, Fetch
     from imgstored.http.location import Access
     from imgstored.registry.challenge import Challenge
     from imgstored.registry.logins import Login
@@ -51,16 +51,6 @@ _HUB_TOKENS: Final = "auth.docker.io"
 
 #: Header fields of one request.
 Headers = tuple[tuple[str, str], ...]
-
-
-class Fetch(Protocol):
-    """`fetch_document`, or a stand-in for it."""
-
-    def __call__(
-        self, location: Location, *, limits: DocumentLimits, headers: Sequence[tuple[str, str]]
-    ) -> Awaitable[Document]:
-        """GETs a document; any final status is returned."""
-        ...
 
 
 class Token(Struct):
@@ -97,7 +87,7 @@ class Authenticator:
         token_server: str | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
-        """`url` is the registry's; `token_server` the host that may get the login, beside the registry's."""
+        """`url` is the registry's; `token_server`, `host[:port]`, may get the login, beside the registry."""
         self._origin = origin_of(url)
         self._url = url
         self._access = access
@@ -218,12 +208,13 @@ class Authenticator:
         return realm.partition("#")[0]
 
     def _may_get_login(self, realm: str) -> bool:
-        origin = origin_of(realm)
-        if origin.host == self._origin.host:
+        # With the port: who has another one of the same host is somebody else.
+        server = origin_of(realm).authority
+        if server == self._origin.authority:
             return True
         if self._token_server is not None:
-            return self._token_server in (origin.host, origin.authority)
-        return self._origin.host == DOCKER_HUB_HOST and origin.host == _HUB_TOKENS
+            return server == self._token_server
+        return self._origin.authority == DOCKER_HUB_HOST and server == _HUB_TOKENS
 
     def _read(self, realm: str, answer: Document, asked_at: float, *, known: bool) -> _Granted:
         if answer.status != 200:

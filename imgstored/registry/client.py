@@ -16,7 +16,8 @@ import trio
 from msgspec import Struct
 
 from imgstored import __version__, lanes
-from imgstored.errors import APIError, ClientError
+from imgstored.errors import APIError, BadContentError, ClientError
+from imgstored.foreign_text import printable
 from imgstored.http.addresses import Nearness
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location, Part, origin_of, shown
@@ -45,9 +46,9 @@ from imgstored.registry.reference import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from imgstored.http.documents import Document
+    from imgstored.http.documents import Document, Fetch
     from imgstored.http.location import Verify
-    from imgstored.registry.auth import Fetch, Headers
+    from imgstored.registry.auth import Headers
 
 _T = TypeVar("_T")
 
@@ -67,6 +68,9 @@ _TAGS_SECONDS: Final = 120.0
 #: Bytes of an answer that is read in the thread of the event loop; one of 4 MiB takes 0.2 s.
 _SMALL: Final = 64 << 10
 
+#: What the digests begin with that downloads are checked against.
+_SHA256: Final = "sha256:"
+
 _OK, _PARTIAL, _UNAUTHORIZED, _NOT_FOUND = 200, 206, 401, 404
 
 #: Characters of a registry's own words that are passed on.
@@ -82,7 +86,7 @@ class RegistrySpec(Struct, frozen=True):
     host: str  #: `host[:port]`, in lower case
     access: Access = Access()
     auth_file: str | None = None  #: of logins, in the form of Docker's config.json
-    token_server: str | None = None  #: the host that may get the login, beside the registry's own
+    token_server: str | None = None  #: `host[:port]` that may get the login, beside the registry's own
     mirrors: tuple[str, ...] = ()  #: URLs of servers with the same repositories, asked first
 
 
@@ -173,7 +177,10 @@ class _Renewed:
 
 
 class Repository:
-    """One repository. Raises `ClientError`, `APIError`, `ConfigError`; every call has a time limit."""
+    """One repository. Raises `ClientError`, `APIError`, `ConfigError`; every call has a time limit.
+
+    A `BadContentError` is of what was asked for, and not of the registry.
+    """
 
     def __init__(self, path: str, endpoints: Sequence[Endpoint]) -> None:
         """The last of the endpoints is the registry itself; the others are its mirrors, asked first."""
@@ -207,7 +214,7 @@ class Repository:
             url = f"{endpoint.url}{path}"
             digest = wanted if is_digest(wanted) else digest_of(answer.body)
             if not matches(answer.body, digest):
-                raise APIError(
+                raise BadContentError(
                     f"{shown(url)}: the answer is not what the digest says",
                     hint="it was changed, or damaged on the way; tell the operator of the registry",
                 )
@@ -220,11 +227,11 @@ class Repository:
         """A small blob, which is checked."""
         path = self.blob_path(wanted.digest)
         if wanted.size > limits.max_bytes:
-            raise APIError(f"{shown(self.url)}: a document has {wanted.size} bytes, which is too many")
+            raise BadContentError(f"{shown(self.url)}: a document has {wanted.size} bytes, which is too many")
 
         def read(endpoint: Endpoint, answer: Document) -> bytes:
             if not wanted.is_of(answer.body):
-                raise APIError(
+                raise BadContentError(
                     f"{shown(endpoint.url + path)}: the answer is not what the digest says",
                     hint="it was changed, or damaged on the way; tell the operator of the registry",
                 )
@@ -232,7 +239,7 @@ class Repository:
 
         body = await self._first(path, read, limits, ())
         if body is None:
-            raise APIError(
+            raise BadContentError(
                 f"{shown(self.own.url + path)}: the blob is not there (404)",
                 hint="the image is damaged on the registry; push it again",
                 data={"status": _NOT_FOUND},
@@ -285,20 +292,36 @@ class Repository:
             last = page[-1]
 
     async def referrers(self, digest: str, artifact_type: str | None = None) -> list[Descriptor]:
-        """The descriptors that refer to a manifest: by the registry's API, else by the tag in its place."""
+        """The descriptors that refer to a manifest, of all servers: a mirror may lack some, or not answer."""
+        found: dict[str, Descriptor] = {}
+        for endpoint in self.endpoints:
+            try:
+                listed = await self._referrers(endpoint, digest, artifact_type)
+            except (ClientError, APIError) as error:
+                if endpoint is self.own and not found:
+                    raise
+                log.warning("a registry or its mirror failed", server=endpoint.url, error=error.message)
+            else:
+                found.update((each.digest, each) for each in listed)
+        return [*found.values()]
+
+    async def _referrers(
+        self, endpoint: Endpoint, digest: str, artifact_type: str | None
+    ) -> Sequence[Descriptor]:
+        """By the server's API, else by the tag in its place."""
         query = "" if artifact_type is None else "?" + urlencode({"artifactType": artifact_type})
         path = f"/v2/{self.path}/referrers/{digest}"
         scope = scope_of(self.path)
-        answer = await self.own.get(path + query, scope, limits=DOCUMENT, headers=(("Accept", ACCEPT),))
+        answer = await endpoint.get(path + query, scope, limits=DOCUMENT, headers=(("Accept", ACCEPT),))
         found: ImageManifest | Index | None = None
         if answer.status == _OK:
-            url = self.own.url + path
+            url = endpoint.url + path
             found = read_document(url, answer.body, answer.headers.get("content-type", ""))
         elif answer.status == _NOT_FOUND:
-            listed = await self.document(referrers_tag(digest))
+            listed = await Repository(self.path, [endpoint]).document(referrers_tag(digest))
             found = None if listed is None else listed.document
         else:
-            raise refusal(self.own.url + path, answer)
+            raise refusal(endpoint.url + path, answer)
         if not isinstance(found, Index):
             return []
         return [each for each in found.manifests if artifact_type in (None, each.artifact_type)]
@@ -314,12 +337,19 @@ class Repository:
         """The places of the file that the blobs form, one after another; `transfer` downloads it.
 
         One location for each server that has them. `url` names the file in messages, where it is several
-        blobs. Each location asks for tokens by itself, and asks anew when they expire.
+        blobs. Each location asks for tokens by itself, and asks anew when they expire. Raises
+        `BadContentError` for a blob that could not be checked.
         """
+        for blob in blobs:
+            if not blob.digest.startswith(_SHA256):
+                raise BadContentError(
+                    f"{shown(self.url)}: the digest of a layer is no SHA-256, so that it cannot be checked",
+                    hint="push the image again, with a program that writes SHA-256",
+                )
         found = []
         for endpoint in self.endpoints:
             parts = tuple(
-                Part(endpoint.url + self.blob_path(blob.digest), blob.size, _sha256(blob.digest))
+                Part(endpoint.url + self.blob_path(blob.digest), blob.size, blob.digest.removeprefix(_SHA256))
                 for blob in blobs
             )
             base = parts[0].url if len(parts) == 1 else endpoint.url + (url or f"/v2/{self.path}")
@@ -451,7 +481,7 @@ def _own_words(body: bytes) -> str:
         text = body[:_MAX_TEXT].decode(errors="replace").strip()
         if text.startswith("<") or "\n" in text:
             return ""
-    return redacted("".join(each if each.isprintable() else "?" for each in text[:_MAX_TEXT]))
+    return redacted(printable(text[:_MAX_TEXT]))
 
 
 def _tags(url: str, body: bytes) -> list[str]:
@@ -473,8 +503,3 @@ def _merged(access: Access, below: Access) -> Access:
         if getattr(access, field.name) != getattr(default, field.name)
     }
     return dataclasses.replace(below, **said)
-
-
-def _sha256(digest: str) -> str | None:
-    algorithm, _, text = digest.partition(":")
-    return text if algorithm == "sha256" else None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from imgstored.errors import APIError, InvalidManifestError, NotSupportedError
-from imgstored.manifest import parse
+from imgstored.manifest import NIL_UUID, parse, timestamp
 from imgstored.registry.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ _ARCHITECTURES: Final = {
 _CONFIG: Final = ("Cmd", "Entrypoint", "Env", "WorkingDir")
 _MAX_DESCRIPTION: Final = 10 * 1024
 #: The owner of an image of which nobody is.
-NOBODY: Final = "00000000-0000-0000-0000-000000000000"
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _SHA256: Final = re.compile(r"sha256:([0-9a-f]{64})")
@@ -177,7 +176,7 @@ def _manifest(
     return {
         "v": 2,
         "uuid": uuid,
-        "owner": NOBODY,
+        "owner": NIL_UUID,
         "name": "docker-layer",
         "version": layer.digest.partition(":")[2][:12],
         "disabled": False,
@@ -216,7 +215,7 @@ def moment(text: Any) -> str:
             offset = "+00:00" if found[3] == "Z" else found[3]
             fraction = (found[2] or ".")[1:7].ljust(6, "0")
             moment = datetime.fromisoformat(f"{found[1]}.{fraction}{offset}").astimezone(UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return timestamp(moment)
 
 
 def _damaged(url: str, why: str) -> APIError:

@@ -13,9 +13,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.errors import APIError, LayerError, NotSupportedError
+from imgstored.foreign_text import printable
 from imgstored.layers.entries import Kind, entries
+from imgstored.manifest import NIL_UUID
 from imgstored.registry.artifact import CREATED, TITLE
-from imgstored.registry.containers import NOBODY, LayerImage, image_uuid, local_name, moment
+from imgstored.registry.containers import LayerImage, image_uuid, local_name, moment
 from imgstored.registry.documents import EMPTY
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def artifact_disk(url: str, reference: Reference, manifest: ImageManifest) -> La
     if not disks:
         return None
     if len(disks) > 1:
-        names = ", ".join(_printable(disk.annotations.get(_DISK_NAME, "?")) for disk in disks[:10])
+        names = ", ".join(printable(disk.annotations.get(_DISK_NAME, "?")[:60]) for disk in disks[:10])
         raise NotSupportedError(
             f"{url}: a machine with {len(disks)} disks ({names})",
             hint="an image has one disk: push each by itself, as with `oras push`",
@@ -103,7 +105,7 @@ def _image(
     manifest = {
         "v": 2,
         "uuid": uuid,
-        "owner": NOBODY,
+        "owner": NIL_UUID,
         "name": reference.path.rpartition("/")[2],
         "version": reference.tag or blob.digest.removeprefix(_DIGEST)[:12],
         "disabled": False,
@@ -136,7 +138,3 @@ def _uncompressed(head: bytes) -> bytes:
             return bytes(reader.read(_MOST))
         return b""
     return head
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text[:60])

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-from imgstored.errors import APIError, InvalidManifestError
+from imgstored.errors import BadContentError, InvalidManifestError
 from imgstored.http.location import shown
 from imgstored.manifest import parse
 from imgstored.registry.reference import digest_of, is_digest, matches
@@ -50,8 +50,6 @@ class Platform(Struct, frozen=True):
 
     architecture: str = ""
     os: str = ""
-    variant: str = ""
-    os_version: str = field(default="", name="os.version")
 
 
 class Descriptor(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -100,7 +98,7 @@ class Index(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=Tru
 def read_document(url: str, body: bytes, media_type: str) -> ImageManifest | Index:
     """A manifest or an index. `media_type` is what the server, or a descriptor, calls it; "" if nobody does.
 
-    Raises `APIError`, also where the document calls itself something else, and for schema 1.
+    Raises `BadContentError`, also where the document calls itself something else, and for schema 1.
     """
     content = _object(url, body)
     _check_version(url, content)
@@ -158,7 +156,7 @@ def _object(url: str, body: bytes) -> dict[str, Any]:
 def _check_version(url: str, content: dict[str, Any]) -> None:
     version = content.get("schemaVersion")
     if version == 1:
-        raise APIError(
+        raise BadContentError(
             f"{shown(url)}: the image has schema version 1, which is not supported",
             hint="it names no sizes, and clients have left it: push the image again with a newer one",
         )
@@ -180,8 +178,8 @@ def _check(url: str, descriptors: list[Descriptor]) -> None:
         raise _damaged(url, f"what it names has more than {_MAX_SIZE} bytes")
 
 
-def _damaged(url: str, why: str) -> APIError:
-    return APIError(
+def _damaged(url: str, why: str) -> BadContentError:
+    return BadContentError(
         f"{shown(url)}: not a document of a registry: {why}",
         hint="see that the address is a registry's, and tell its operator",
     )

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from imgstored.errors import ClientError
+from imgstored.foreign_text import printable
 from imgstored.http.location import origin_of
 
 if TYPE_CHECKING:
@@ -191,5 +192,4 @@ def _hub_name(host: str) -> str:
 
 
 def _refused(text: str, why: str, hint: str) -> ClientError:
-    shown = "".join(character if character.isprintable() else "?" for character in text)
-    return ClientError(f'"{shown}": {why}', hint=hint)
+    return ClientError(f'"{printable(text)}": {why}', hint=hint)

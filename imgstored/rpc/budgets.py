@@ -1,7 +1,7 @@
-"""Budgets: what the connections of one user have of the daemon at the same time, all together.
+"""Budgets: the share of the daemon that all connections of one user may use at the same time.
 
-Without them a user has as much of it as it has connections. Who may change has budgets, too, for the sake of
-memory; theirs are wide, and count no requests.
+Without budgets a user would get a share for each connection. Users who may change have budgets, too, to bound
+memory; these are wide, and do not count requests.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
     from imgstored.rpc.call import Method
 
-#: Large answers that are made or sent at the same time: for one user who may only read, for all of these, and
-#: for one user who may change. One may have tens of MiB.
+#: Large answers that are made or sent at the same time: for one user who may only read, for all such users,
+#: and for one user who may change. An answer may have tens of MiB.
 _LARGE: Final = 2
 _ALL_LARGE: Final = 8
 _CHANGERS_LARGE: Final = 8
-#: Questions that ask image servers, at the same time: of one user who may only read, of one who may change.
+#: Requests at the same time that ask image servers: of one user who may only read, of one who may change.
 _ASKING: Final = 2
-#: Requests a second of one user who may only read, refused ones too, and how many at once after a rest.
+_CHANGERS_ASKING: Final = 32
+#: Requests per second of one user who may only read, including refused ones, and the burst after a rest.
 _RATE: Final = 100.0
 _BURST: Final = 256
-#: How long such a user rests after a large answer, as a multiple of the time that it took; seconds at most.
+#: The rest of such a user after a large answer, as a multiple of the time that the answer took; and its
+#: maximum in seconds.
 _REST: Final = 4.0
 _MAX_REST: Final = 2.0
-_CHANGERS_ASKING: Final = 32
 
-
-#: Connections a second of one user who may only read, and how many at once after a rest. Each costs some
-#: milliseconds; to turn one away costs a fiftieth of it.
+#: Connections per second of one user who may only read, and the burst after a rest. A connection costs some
+#: milliseconds; to turn one away costs a fiftieth of that.
 _CONNECTS: Final = 50.0
 _CONNECTS_BURST: Final = 256
 #: Users whose last connections are remembered, at least.
@@ -42,14 +42,14 @@ _REMEMBERED: Final = 1000
 
 
 class Own(Struct, frozen=True):
-    """One connection's part of it: one large answer at a time of each kind."""
+    """One connection's part of the budget: one large answer of each kind at a time."""
 
     large: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     asking: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
 
 class Budget:
-    """One user's. Used in trio's thread."""
+    """The budget of one user. Used in trio's thread."""
 
     def __init__(self, uid: int, *, changer: bool, all_large: trio.CapacityLimiter) -> None:
         self.uid = uid
@@ -78,12 +78,12 @@ class Budget:
         self.watches += method is not None and method.lasting
 
     def end(self, method: Method | None) -> None:
-        """Counts it no longer."""
+        """Counts the end of a request."""
         self.requests -= 1
         self.watches -= method is not None and method.lasting
 
     def turn(self, method: Method | None, own: Own) -> Turn:
-        """The turn of one request; `own` is its connection's part."""
+        """The turn of one request; `own` is the part of its connection."""
         return Turn(self, method, own)
 
     def asking_limiters(self, own: Own, *, large: bool) -> list[trio.CapacityLimiter]:
@@ -95,11 +95,11 @@ class Budget:
         return [own.large, self._large] if self.changer else [own.large, self._large, self._all_large]
 
     async def rest(self) -> None:
-        """Waits for the end of the rest after the last large answer."""
+        """Waits until the rest after the last large answer is over."""
         await trio.sleep_until(self._rests_until)
 
     def rest_after(self, seconds: float) -> None:
-        """The user rests from now on, after a large answer that took so long."""
+        """Begins the rest after a large answer that took `seconds`."""
         if not self.changer:
             until = trio.current_time() + min(_MAX_REST, _REST * seconds)
             self._rests_until = max(self._rests_until, until)
@@ -108,9 +108,10 @@ class Budget:
 class Turn:
     """A request's turn: `begin` before the method runs, `send` before a large answer is encoded.
 
-    The end of the block, when the answer is on its way or nobody wants it, gives back what these took. What
-    asks servers waits for others that do, and not for answers that come from here. It waits for the place of
-    a large answer only once it has asked: no server that is slow keeps one from the others.
+    The end of the block, when the answer is on its way or nobody wants it, gives back what these took. A
+    method that asks servers waits for other such methods, and not for answers from the daemon's own memory.
+    It waits for the place of a large answer only after it has asked, so a slow server takes no place from
+    others.
     """
 
     def __init__(self, budget: Budget, method: Method | None, own: Own) -> None:
@@ -136,7 +137,7 @@ class Turn:
     async def send(self) -> None:
         """Waits until a large answer may be encoded and sent."""
         if not self._asks:
-            return  # it has its place since the beginning
+            return  # `begin` has taken the place
         since = trio.current_time()
         await self._take(self._budget.large_limiters(self._own))
         if self._began is not None:
@@ -153,21 +154,21 @@ class Turn:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Also who leaves before the end has cost as much.
+        # A client that leaves early has cost as much.
         if self._began is not None:
             self._budget.rest_after(trio.current_time() - self._began)
         for limiter in self._taken:
             limiter.release_on_behalf_of(self)
 
 
-class Arrivals:
-    """How often users connect who may only read. Used in trio's thread."""
+class ConnectionRates:
+    """Bounds how often each user who may only read connects. Used in trio's thread."""
 
     def __init__(self) -> None:
         self._due: dict[int, float] = {}  # by uid
 
-    def may_come(self, uid: int) -> bool:
-        """Whether the user may connect once more now; counts it if so."""
+    def may_connect(self, uid: int) -> bool:
+        """True if the user may connect once more now; counts it if so."""
         now = trio.current_time()
         due = max(self._due.get(uid, float("-inf")), now - _CONNECTS_BURST / _CONNECTS) + 1 / _CONNECTS
         if due > now:
@@ -180,14 +181,14 @@ class Arrivals:
 
 
 class Budgets:
-    """Those of all users who are connected."""
+    """The budgets of all connected users."""
 
     def __init__(self) -> None:
         self._budgets: dict[tuple[int, bool], Budget] = {}
         self._all_large = trio.CapacityLimiter(_ALL_LARGE)
 
     def of(self, uid: int, *, changer: bool) -> Budget:
-        """The user's: one for all connections that have the same rights."""
+        """The budget of a user, one for all connections with the same rights."""
         found = self._budgets.get((uid, changer))
         return found or Budget(uid, changer=changer, all_large=self._all_large)
 
@@ -197,7 +198,7 @@ class Budgets:
         budget.connections += 1
 
     def leave(self, budget: Budget) -> None:
-        """Counts it no longer."""
+        """Counts the end of a connection."""
         budget.connections -= 1
         if not budget.connections:
             del self._budgets[budget.uid, budget.changer]

@@ -1,4 +1,4 @@
-"""One request, as a method sees it."""
+"""A request while it is answered, and the methods that answer requests."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from imgstored.errors import NotPermittedError, UsageError
 from imgstored.events.stream import Requester
 from imgstored.host import foreign_files
 from imgstored.rpc.params import printable
-from imgstored.rpc.peer import Access, Peer, check_change
+from imgstored.rpc.peer import ChangeRights, Peer, check_change
 
 if TYPE_CHECKING:
     from imgproto.operations import Operation
 
-#: Characters of a client's name that are kept: it goes into logs and into the list of jobs.
+#: Characters of a client's name that are kept, for logs and for the list of jobs.
 MAX_CLIENT_NAME = 80
 
-#: Sends an event of a request (its id) to the client; waits while too much waits for the client already.
+#: Sends an event of a request (its id) to the client; waits while too much is pending for the client.
 Notify = Callable[[int, Mapping[str, Any]], Awaitable[None]]
 
 
-#: Returns when a method may run with these parameters, which were checked.
+#: Returns when a method may run with these checked parameters.
 Turn = Callable[[Mapping[str, Any]], Awaitable[None]]
 
-#: Whether a method asks image servers when it has these parameters.
+#: Whether a method with these parameters asks image servers.
 Asks = Callable[[Mapping[str, Any]], bool]
 
 
 def never(_: Mapping[str, Any]) -> bool:
-    """For a method that asks no image server."""
+    """Stands for a method that asks no image server."""
     return False
 
 
 def always(_: Mapping[str, Any]) -> bool:
-    """For a method that asks image servers whatever its parameters."""
+    """Stands for a method that asks image servers whatever its parameters."""
     return True
 
 
@@ -47,7 +47,7 @@ async def _at_once(_: Mapping[str, Any]) -> None:
 
 
 class PassedFile:
-    """A descriptor that came with a request; whoever takes it closes it."""
+    """A descriptor that came with a request; the code that takes it closes it."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
@@ -65,7 +65,7 @@ class PassedFile:
 
 
 class Client:
-    """The process behind a connection: who the kernel says it is, and what it calls itself."""
+    """The process behind a connection: its identity from the kernel, and the name that it chose."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
@@ -73,17 +73,17 @@ class Client:
 
     @property
     def name(self) -> str:
-        """For people; a claim, and no reason to allow anything."""
+        """The client's name, for people: a mere claim, which gives no rights."""
         return self._name or f"pid {self.peer.pid}"
 
     def introduce(self, name: str) -> None:
-        """Takes the name that the client gave itself, as far as it can be printed."""
+        """Sets the name that the client chose, without characters that cannot be printed."""
         self._name = printable(name, MAX_CLIENT_NAME)
 
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A request that is being answered. `params` are unchecked, `scope` ends it early.
+    """A request that is being answered. `params` are unchecked; `scope` ends it early.
 
     `turn` returns when the method may run with these parameters.
     """
@@ -92,7 +92,7 @@ class Call:
     method: str
     params: Mapping[str, Any]
     client: Client
-    access: Access = field(repr=False)
+    access: ChangeRights = field(repr=False)
     notify_client: Notify = field(repr=False)
     file: PassedFile | None = field(default=None, repr=False)
     turn: Turn = field(default=_at_once, repr=False)
@@ -105,15 +105,15 @@ class Call:
 
     @property
     def requester(self) -> Requester:
-        """The client, for what is done and written down on its behalf."""
+        """The client, for actions on its behalf, and their records."""
         return Requester(self.client.name, self.client.peer.uid)
 
     async def notify(self, event: Mapping[str, Any]) -> None:
-        """Sends an event. Progress (`event["event"]`) never waits, anything else may."""
+        """Sends an event. Progress (`event["event"]`) never waits; other events may."""
         await self.notify_client(self.id, event)
 
     def take_file(self) -> int:
-        """The descriptor that came with the request; it is the caller's to close. Raises `UsageError`."""
+        """The descriptor that came with the request; the caller closes it. Raises `UsageError`."""
         descriptor = None if self.file is None else self.file.take()
         if descriptor is None:
             raise UsageError(
@@ -128,7 +128,7 @@ class Call:
 
     @property
     def is_root(self) -> bool:
-        """Whether the peer is root, or the daemon's own user, who may know all that the daemon knows."""
+        """True if the peer is root, or the daemon's own user, who may know all that the daemon knows."""
         return self.peer.uid in (0, self.access.daemon_uid)
 
     def require_root(self, why: str) -> None:
@@ -142,18 +142,18 @@ class Call:
 
 
 class Method(Struct, frozen=True):
-    """An operation and the function that does it, which gets checked parameters."""
+    """An operation and its function, which gets checked parameters."""
 
     operation: Operation[Any, Any]
     run: Callable[[Any, Call], Awaitable[Any]]
-    large: bool = False  #: its answer may have tens of MiB, and is sent while it is encoded
+    large: bool = False  #: the answer may have tens of MiB, and is sent while it is encoded
     asks: Asks = never  #: whether it asks image servers, with these parameters
     lasting: bool = False  #: it lasts as long as the client wants
     why_root: str = ""  #: why an operation for root is for root alone: what "it" does, for a message
 
     @property
     def change(self) -> bool:
-        """Whether those who may only read are refused, before `run` sees the call."""
+        """True if users who may only read are refused, before `run` gets the call."""
         return self.operation.who != "read"
 
 

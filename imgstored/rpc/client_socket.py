@@ -1,9 +1,10 @@
 """One client's socket: bytes and descriptors in, bytes out; a stranger's descriptor never blocks the daemon.
 
-Anybody who can connect can pass a descriptor unasked. If nobody takes it, the kernel closes it within our
-`recv`, or within our `close` when it was not received yet; and to close a TCP socket with SO_LINGER, say,
-takes as long as its owner likes (8 s for 8 s of lingering, measured on Linux 6.18). So what comes from those
-who may not change is received, and their sockets are closed, in threads that nobody else waits for.
+Everybody who can connect can pass a descriptor unasked. If nobody takes the descriptor, the kernel closes it
+within our `recv`, or within our `close` if it was not received yet. To close a TCP socket with SO_LINGER, for
+example, takes as long as its owner likes (8 s for 8 s of lingering, measured on Linux 6.18). So for clients
+that may not change, receiving and closing run in threads that nothing else waits for: one for each connection
+that has a place, and a few for all that are turned away.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgstored.host import foreign_files
+from imgstored.rpc.closing import NAME, Closing
 from imgstored.rpc.framing import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Room for one descriptor; the kernel drops others and says so. Padding would let a second one in.
+#: Space for one descriptor; the kernel drops others and reports that. Padding would let a second one in.
 _ONE_DESCRIPTOR = socket.CMSG_LEN(array.array("i").itemsize)
-#: Where the system has no such flag, a program that is started at this very moment inherits the descriptor.
+#: On a system without this flag, a program that starts at that very moment inherits the descriptor.
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-#: Seconds that even the stopping daemon waits for a socket to be closed: mostly it takes microseconds.
+#: Seconds that even a stopping daemon waits for a socket to close, which usually takes microseconds.
 _CLOSE_SECONDS = 0.5
 
 
@@ -52,15 +54,14 @@ class ClientSocket:
         return self._raw
 
     def trust(self) -> None:
-        """Says that the client may pass descriptors: who may change has simpler ways to do harm."""
+        """Lets the client pass descriptors: a client that may change has simpler ways to do harm."""
         self._trusted = True
 
     async def receive(self, size: int) -> tuple[bytes, int | None]:
         """At most `size` bytes, none at the end, and the descriptor that came with them.
 
-        The descriptor is the caller's to close.
-        From those who are not trusted no descriptor is taken. Raises `OSError`, and `ProtocolError` for more
-        than one descriptor.
+        The caller closes the descriptor. A client that is not trusted cannot pass one. Raises `OSError`, and
+        `ProtocolError` for more than one descriptor.
         """
         if not self._trusted:
             return await self._receive_from_stranger(size), None
@@ -76,7 +77,7 @@ class ClientSocket:
         return data, files[0] if files else None
 
     async def send(self, data: memoryview) -> int:
-        """Sends some of the bytes, at least one; how many. Raises `OSError`."""
+        """Sends some of the bytes, at least one; returns their number. Raises `OSError`."""
         return await self._socket.send(data)
 
     async def close(self) -> None:
@@ -103,10 +104,16 @@ class ClientSocket:
             with suppress(trio.RunFinishedError):  # nobody waited
                 token.run_sync_soon(closed.set)
 
-        trio.lowlevel.start_thread_soon(self._close_in_thread, tell)
+        trio.lowlevel.start_thread_soon(self._close_in_thread, tell, name=NAME)
         with trio.move_on_after(_CLOSE_SECONDS, shield=True):
             await closed.wait()
         await closed.wait()
+
+    def give_up(self) -> None:
+        """Closes the socket of a client that is turned away, and was not listened to. Never waits."""
+        if not self._closed:
+            self._closed = True
+            _turned_away(self._raw)
 
     async def _receive_from_stranger(self, size: int) -> bytes:
         while True:
@@ -128,21 +135,29 @@ class ClientSocket:
 
 
 def turn_away(connected: socket.socket, message: bytes) -> None:
-    """Sends a message to a stranger who has just connected, and closes the socket. Never blocks."""
+    """Sends a message to a client that has just connected, and closes the socket. Never blocks."""
     with suppress(OSError):  # the client has left already
         connected.send(message, socket.MSG_DONTWAIT)
-    with suppress(OSError):
+    _turned_away(connected)
+
+
+#: Of all servers of this process: what is bounded is the process.
+_CLOSING = Closing()
+
+
+def _turned_away(connected: socket.socket) -> None:
+    with suppress(OSError):  # the client has left already
         connected.shutdown(socket.SHUT_RDWR)
     if _is_empty(connected):
         connected.close()
     else:
-        trio.lowlevel.start_thread_soon(connected.close, lambda _: None)
+        _CLOSING.close(connected)
 
 
 def _is_empty(down: socket.socket) -> bool:
-    """Whether nothing waits to be received from a socket that was shut down, and so no descriptor either."""
+    """True if a socket that was shut down has nothing to receive, and so no descriptor either."""
     if sys.platform != "linux":
-        return False  # not known of others
+        return False  # unknown on other systems
     try:
         waiting = fcntl.ioctl(down.fileno(), termios.FIONREAD, bytes(4))
     except OSError:

@@ -1,4 +1,4 @@
-"""One client's connection: reads its requests, runs them side by side, and writes what they have to say."""
+"""One client's connection: reads its requests, runs them in parallel, and writes answers and events."""
 
 from __future__ import annotations
 
@@ -31,50 +31,50 @@ if TYPE_CHECKING:
     from imgstored.rpc.call import Method
     from imgstored.rpc.client_socket import ClientSocket
     from imgstored.rpc.dispatch import Timing
-    from imgstored.rpc.peer import Access, Peer
+    from imgstored.rpc.peer import ChangeRights, Peer
 
 log = structlog.get_logger(__name__)
 
-#: Bytes that are read at once: nothing but tiny requests, they take 6 ms. More would hold up the others.
+#: Bytes that are read at once. As tiny requests they take 6 ms; more would delay other connections.
 _RECEIVE = 8 << 10
-#: Bytes that `Limits.send` is the time for. Were it the time for any byte, a client could take for ever.
+#: Bytes that a client has to read within `Limits.send`. A limit for each byte would let it take for ever.
 _SEND = 64 << 10
 
 
 class Limits(Struct, frozen=True, kw_only=True):
     """Bounds on the socket's connections. Times in seconds.
 
-    What has no default is configured (`LimitsTable`).
+    Fields without a default are configured (`LimitsTable`).
     """
 
-    clients: int  #: connections at the same time; a quarter of them is kept for those who may change
+    clients: int  #: connections at the same time; a quarter is reserved for users who may change
     client_requests: int  #: of one connection that are not yet answered
     user_clients: int  #: connections of one user who may not change
     user_requests: int  #: requests of one such user, over all connections, that are not yet answered
     user_watches: int  #: of these, those that last as long as the client wants
     client_idle_seconds: float  #: without a request in flight and without a whole message
-    send: float = 20.0  #: for the client to read 64 KiB of what waits for it, or what there is
+    send: float = 20.0  #: for the client to read 64 KiB of the pending data, or all of it
     stop: float = 2.0  #: for the last answers, when the daemon stops
-    outbox: int = 1 << 20  #: bytes that wait for one client before those who produce more have to wait
-    readers_outbox: int = 128 << 10  #: of one client who may not change: it may have many connections
+    outbox: int = 1 << 20  #: pending bytes for one client at which producers of more have to wait
+    readers_outbox: int = 128 << 10  #: the same for a client that may not change
     message: MessageLimits = field(default_factory=MessageLimits)
-    readers_message: MessageLimits = READERS_MESSAGE  #: from those who may not change
+    readers_message: MessageLimits = READERS_MESSAGE  #: of clients that may not change
 
     @property
     def readers(self) -> int:
-        """Connections of those who may not change. Theirs can never be all that there are."""
+        """Connections of users who may not change: never all connections."""
         return self.clients - max(1, self.clients // 4)
 
 
 class Connection:
-    """Lives as long as `run` does, and uses the socket that long; its owner closes it."""
+    """One connection. It uses the socket while `run` runs; the socket's owner closes it."""
 
     def __init__(
         self,
         client_socket: ClientSocket,
         peer: Peer,
         methods: Methods,
-        access: Access,
+        access: ChangeRights,
         limits: Limits,
         budget: Budget,
         timing: Timing | None = None,
@@ -133,7 +133,7 @@ class Connection:
             self._outbox.put(None, encode_error(None, goodbye.as_wire()))
 
     async def _read(self, requests: trio.Nursery) -> ImgstoreError | None:
-        """Starts requests as they come in. Returns what the client did wrong; None when it left."""
+        """Starts requests as they come in. Returns the client's error, or None when the client left."""
         while True:
             since = self._decoder.position
             try:
@@ -152,7 +152,7 @@ class Connection:
                 fault = await self._begin(message, requests)
                 if fault is not None:
                     return fault
-                # Requests begin in the order in which they came, and many of them do not hold up others.
+                # Requests begin in the order of their arrival, and many do not delay other connections.
                 await trio.lowlevel.checkpoint()
             if self._decoder.fault is not None:
                 return self._decoder.fault
@@ -165,7 +165,7 @@ class Connection:
             self._files[start] = file
 
     async def _begin(self, message: Message, requests: trio.Nursery) -> ProtocolError | None:
-        """Starts one request, or refuses it. Returns what makes the whole connection useless."""
+        """Starts one request, or refuses it. Returns an error that makes the whole connection unusable."""
         if not isinstance(message, Request):
             return ProtocolError("a client sends nothing but requests")
         self._heard()
@@ -272,11 +272,11 @@ class Connection:
                 self._outbox.break_off(stream)
 
     def _heard(self) -> None:
-        """The silence that is allowed begins now, or when the last request in flight is answered."""
+        """Restarts the idle time: it counts from now, or from the answer to the last request in flight."""
         silent_from = trio.current_time() if not self._calls else float("inf")
         self._reading.deadline = silent_from + self._limits.client_idle_seconds
 
-    # -- what goes out ---------------------------------------------------------------------------------------
+    # -- output ----------------------------------------------------------------------------------------------
 
     async def _notify(self, request: int, event: Mapping[str, Any]) -> None:
         data = encode_notification("event", {**event, "id": request})
@@ -287,7 +287,7 @@ class Connection:
         self._outbox.put(request, data)
 
     async def _write(self) -> None:
-        """Sends what is in the outbox; a client that does not read, or is gone, ends the connection."""
+        """Sends the outbox; a client that does not read, or is gone, ends the connection."""
         try:
             while (data := await self._outbox.take()) is not None:
                 await self._send(memoryview(data))

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Parameters that say which image a change was about; others may hold secrets and stay out of the log.
+#: Parameters that identify the image of a change; others may hold secrets, and stay out of the log.
 _LOGGED = ("uuid", "uuids", "pool")
-#: Characters that a log or a message shows of what a client wrote.
+#: Characters of a client's text in a log or a message.
 _SHOWN = 40
 #: Images that one line of the log names at most.
 _MAX_LOGGED = 20
@@ -40,8 +40,8 @@ _MAX_LOGGED = 20
 _BUG_HINT = "the daemon's log has the details; please report it"
 
 
-#: Hears of each request when its outcome is known: the method ("unknown" for one that there is not), "ok" or
-#: the error's name, and the seconds that it took. Called in trio's thread; raises nothing.
+#: Called with each request when its outcome is known: the method ("unknown" if there is no such method), "ok"
+#: or the error's name, and the seconds that it took. Called in trio's thread; raises nothing.
 Timing = Callable[[str, str, float], None]
 
 
@@ -51,10 +51,10 @@ def stopping() -> StoppingError:
 
 
 async def perform(call: Call, methods: Methods, timing: Timing | None = None) -> Any:
-    """The method's result, or the `ImgstoreError` that is the answer: one is returned, not raised.
+    """The method's result, or its `ImgstoreError`, which is returned and not raised.
 
     Cancelling the call's own scope gives `CancelledError`: only the stopping daemon does so, while the client
-    is still there. A cancellation from outside goes through, and nothing else does.
+    is still there. A cancellation from outside passes through, but no other exception does.
     """
     began = time.monotonic()
     method = methods.get(call.method)
@@ -81,7 +81,7 @@ def encode_outcome(call: Call, outcome: Any) -> bytes:
 
 
 def without_secrets(value: Any) -> Any:
-    """An error in wire form, without what may be a secret in its texts: no client needs to know that."""
+    """An error in wire form, without possible secrets in its texts, which no client needs."""
     match value:
         case str():
             return redacted(value)
@@ -115,14 +115,14 @@ async def _run(call: Call, method: Method | None) -> Any:
 
 
 def _truthful(outcome: ImgstoreError, cause: BaseException | None = None) -> ImgstoreError:
-    """The error; if a shortage of descriptors is behind it, with that in its words, and what helps."""
+    """The error; if a shortage of descriptors caused it, its message and hint say so."""
     short = descriptors.shortage_behind(cause or outcome)
     if short is None:
         return outcome
     message = outcome.message
     if isinstance(outcome, InternalError) or (short.strerror or "") not in message:
         message = f"the daemon has too many open files: {message}"
-    answer = outcome.beside(())
+    answer = outcome.with_others(())  # a copy
     answer.message, answer.hint, answer.data = message, descriptors.HINT, dict(outcome.data)
     return answer
 
@@ -134,7 +134,7 @@ def _lane(call: Call, method: Method) -> Lane:
 
 
 def _outcome_of(call: Call, group: BaseExceptionGroup[BaseException]) -> ImgstoreError:
-    """The answer when several tasks of a method failed. Raises a cancellation that is among the failures."""
+    """The answer if several tasks of a method failed. Raises a cancellation that is among the failures."""
     failures, others = group.split(Exception)
     mistakes = None if failures is None else failures.split(ImgstoreError)[1]
     if mistakes is not None:
@@ -189,7 +189,7 @@ def _code(outcome: Any) -> str:
 
 
 def _shown(call: Call, name: str) -> str | list[str] | None:
-    """A parameter as the log has it; None where it is of another type, which the answer says."""
+    """A parameter for the log; None if it has another type, which the answer says."""
     match call.params.get(name):
         case str(text) if name != "uuids":
             return printable(text, _SHOWN)

@@ -1,9 +1,9 @@
 """The bounds of messages in a stream of MessagePack, found without building them. Pure: no I/O.
 
-msgpack's own `Unpacker` finds them too, but builds as it goes: 4 MiB of empty arrays become 300 MiB of
-objects, an array's declared length is allocated at once at each of up to 1024 levels, and `max_buffer_size`
-does not count what a message that comes in drops has used already. Here only headers are read, and bounds are
-checked at each; what passes is then unpacked in one go.
+msgpack's own `Unpacker` finds them too, but builds objects as it goes: 4 MiB of empty arrays become 300 MiB
+of objects, an array's declared length is allocated at once at each of up to 1024 levels, and
+`max_buffer_size` does not count the memory that a slowly arriving message has used already. This module reads
+only headers, and checks the bounds at each; a message within bounds is then unpacked in one go.
 
 The format: https://github.com/msgpack/msgpack/blob/master/spec.md
 """
@@ -32,12 +32,12 @@ class MessageLimits(Struct, frozen=True):
     values: int = 1 << 16
 
 
-#: Those who may not change have nothing long to say, and anybody on the machine may be one of them.
+#: Readers send nothing long, and every user of the machine may be a reader.
 READERS_MESSAGE = MessageLimits(size=64 << 10, values=1 << 10)
 
 
 class ProtocolError(UsageError):
-    """A client sent something that is no message; where the next message would begin is unknown."""
+    """A client sent something that is not a message, so the begin of the next message is unknown."""
 
 
 class Header(Struct, frozen=True):
@@ -45,7 +45,7 @@ class Header(Struct, frozen=True):
 
     kind: Kind
     content: int = 0  #: bytes after the first byte, or values of an array, or pairs of a map
-    length: int = 0  #: bytes after the first byte that hold `content`; 0 where the first byte says it itself
+    length: int = 0  #: bytes after the first byte that hold `content`; 0 if the first byte has it
 
 
 class Frame(Struct, frozen=True):
@@ -58,8 +58,8 @@ class Frame(Struct, frozen=True):
 def _headers() -> Iterator[Header]:
     """The format's table of first bytes, 0x00 to 0xff.
 
-    Extensions and binary data are refused: the protocol has no use for them, and without them every message
-    is what JSON could say.
+    Extensions and binary data are refused: the protocol does not use them, and without them JSON could
+    express every message.
     """
     for first in range(256):
         if first <= 0x7F or first >= 0xE0 or first in (0xC0, 0xC2, 0xC3):
@@ -97,9 +97,9 @@ HEADERS: Final = tuple(_headers())
 
 
 class Framer:
-    """Cuts a stream into messages. The work is linear in what is fed, however it is cut up.
+    """Cuts a stream into messages. The work is linear in the number of bytes, in pieces of any size.
 
-    After a `fault` nothing more comes out: what follows it has no meaning.
+    After a `fault` nothing more comes out: the bytes after it have no meaning.
     """
 
     def __init__(self, limits: MessageLimits) -> None:
@@ -117,12 +117,12 @@ class Framer:
 
     @property
     def position(self) -> int:
-        """Bytes that were fed."""
+        """The number of bytes so far."""
         return self._base + len(self._buffer)
 
     @property
     def unfinished(self) -> int | None:
-        """The beginning of a message of which only a part is there."""
+        """The position of an incomplete message; None if there is none."""
         return self._base if self._buffer else None
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
@@ -148,7 +148,7 @@ class Framer:
         return frame
 
     def _whole(self) -> bool:
-        """Reads headers as far as they are there; whether that is a whole message."""
+        """Reads the headers that are there; returns True if they are a whole message."""
         while self._remaining:
             if self._next >= len(self._buffer):
                 return False

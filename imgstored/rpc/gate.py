@@ -1,4 +1,4 @@
-"""The gate at the socket: no message has a secret that is in use, whoever put it there. Pure."""
+"""The gate at the socket: it hides known secrets in all messages. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def encoded(value: Any, encode: Callable[[Any], bytes], allowance: Allowance | None = None) -> bytes:
-    """A message, or a part of one, as `encode` has it, without secrets. Raises what `encode` does.
+    """A message, or a part of one, as `encode` encodes it, without secrets. Raises what `encode` raises.
 
-    The encoded bytes are looked at first, because nearly all messages have none. All parts of one message
+    It searches the encoded bytes first, because nearly all messages have no secrets. All parts of one message
     share an `allowance`.
     """
     data = encode(value)

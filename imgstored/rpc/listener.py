@@ -1,4 +1,4 @@
-"""The socket's name in the file system: made without a gap, taken over when stale, removed when ours."""
+"""The socket in the file system: created without a race, taken over if stale, removed if it is ours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 #: Connections that wait to be accepted; the kernel has a limit of its own.
 BACKLOG = 512
-#: Seconds that a process which holds the name may take to show that it is alive.
+#: Seconds in which a process that has the socket must show that it is alive.
 _PROBE_SECONDS = 2.0
 
 _IN_USE_HINT = "stop it first, or give this one another socket.path"
@@ -35,7 +35,7 @@ class Identity(Struct, frozen=True):
 
 
 class Listening:
-    """A Unix socket that listens, and its name. `close` is to be called once it is not needed."""
+    """A Unix socket that listens, and its name. The caller closes it."""
 
     def __init__(self, bound: socket.socket, path: Path, identity: Identity | None, lock: int) -> None:
         self.socket = bound
@@ -45,7 +45,7 @@ class Listening:
         self._closed = False
 
     def close(self) -> None:
-        """Stops listening and removes the name, unless that is another's by now. May be called twice."""
+        """Stops listening and removes the name, unless another process has it by now. May be called twice."""
         if self._closed:
             return
         self._closed = True
@@ -64,10 +64,10 @@ class Listening:
 def listen(path: Path, *, mode: int, group_gid: int | None, key: str = "socket.path") -> Listening:
     """Listens at `path`, with these permissions from the first connection on.
 
-    Nobody can connect between `bind` and `listen`, so permissions are set there. A lock file beside the
-    socket keeps two daemons from taking over the same stale name at the same time; it stays, since to
-    remove it would open that gap again. `key` is what the configuration calls the path. Raises `ConfigError`
-    when another daemon listens, or the socket cannot be made.
+    Nobody can connect between `bind` and `listen`, so permissions are set there. A lock file next to the
+    socket keeps two daemons from taking over the same stale name at the same time; it stays, because its
+    removal would bring that race back. `key` is the path's key in the configuration. Raises `ConfigError` if
+    another daemon listens, or the socket cannot be created.
     """
     try:
         _make_folder(path.parent)
@@ -86,7 +86,7 @@ def listen(path: Path, *, mode: int, group_gid: int | None, key: str = "socket.p
 
 
 def _make_folder(folder: Path) -> None:
-    """A folder that everybody can go through, whatever the umask; one that is there keeps its permissions."""
+    """Makes a folder that all users can pass through; an existing one keeps its permissions."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -110,7 +110,7 @@ def _listen_locked(path: Path, mode: int, group_gid: int | None, lock: int, key:
 
 
 def _lock(path: Path, key: str) -> int:
-    """An open descriptor that holds the lock; it ends with the process, however that ends."""
+    """An open descriptor that holds the lock, which ends with the process."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     lock = path.with_name(path.name + ".lock")
     descriptor = os.open(lock, flags, 0o600)
@@ -128,14 +128,14 @@ def _lock(path: Path, key: str) -> int:
 
 
 def _remove_stale(path: Path, key: str) -> None:
-    """Removes a socket on which nobody listens. Raises `ConfigError` for anything else that is there."""
+    """Removes a socket without a listener. Raises `ConfigError` if anything else is there."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise ConfigError(
-            f"{key}: {path} is there, and is not a socket",
+            f"{key}: {path} exists, and is not a socket",
             hint=f"remove it, or choose another {key}",
         )
     if _is_alive(path):
@@ -152,7 +152,7 @@ def _is_alive(path: Path) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:
-            # Too busy, of another type, or not for us: there is somebody.
+            # Too busy, of another type, or not for us: a process is there.
             return True
         return True
 

@@ -1,4 +1,4 @@
-"""The queue of messages to one client. Never holds more than its limit and one message of each who waits."""
+"""The queue of messages to one client: at most its limit, and one message of each waiting task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 import trio
 from msgspec import Struct
 
-#: Bytes of one message that comes in pieces, which wait before the next piece has to.
+#: Pending bytes of a message in pieces at which its next piece has to wait.
 _STREAM = 256 << 10
 
 
@@ -17,18 +17,18 @@ class _Entry(Struct, eq=False):
 
 
 class Stream:
-    """A message that is put in piece by piece. Other messages wait behind it; it waits for none of them."""
+    """A message that is put in piece by piece. Messages behind it wait until it is whole."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self.pieces: deque[bytes] = deque()
-        self.size = 0  #: bytes that wait
-        self.taken = False  #: some of it
+        self.size = 0  #: pending bytes
+        self.taken = False  #: a part of it was taken
         self.closed = False
         self.room = trio.lowlevel.ParkingLot()
 
     async def put(self, piece: bytes) -> None:
-        """Appends a piece, once there is room for it. It is the last that is awaited before that."""
+        """Appends a piece, once there is room for it."""
         await trio.lowlevel.checkpoint()
         while self.size >= _STREAM:
             await self.room.park()
@@ -41,15 +41,15 @@ class Stream:
 
 
 class Outbox:
-    """Messages in the order in which they came in; progress is replaced by newer progress while it waits.
+    """Messages in the order of their arrival; newer progress replaces pending progress.
 
-    One task takes, any number put in. All are in trio's thread.
+    One task takes messages, and any number of tasks put them in. All are in trio's thread.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: deque[_Entry | Stream] = deque()
-        self._progress: dict[int, _Entry] = {}  # by request, as long as nothing of that request follows it
+        self._progress: dict[int, _Entry] = {}  # by request, unless a later message of it is pending
         self._size = 0
         self._finished = False
         self._arrived = trio.Event()
@@ -57,23 +57,23 @@ class Outbox:
 
     @property
     def size(self) -> int:
-        """Bytes that wait."""
+        """The number of pending bytes."""
         return self._size
 
     async def wait_for_space(self) -> None:
-        """Waits until something may be put in; do so before the next checkpoint."""
+        """Waits until a message may be put in; the caller must do so before the next checkpoint."""
         while self._size >= self._limit:
             await self._waiting.park()
 
     def put(self, request: int | None, data: bytes) -> None:
         """Appends a message, which belongs to a request or to the connection as a whole."""
         if request is not None:
-            # Progress that comes later says more than this message, and must not be sent before it.
+            # Later progress must not be sent before this message.
             self._progress.pop(request, None)
         self._append(_Entry(data))
 
     def put_progress(self, request: int, data: bytes) -> None:
-        """Takes the place of the request's progress that waits, if nothing of that request came after it."""
+        """Replaces the request's pending progress, unless another message of the request came after it."""
         waiting = self._progress.get(request)
         if self._finished:
             return
@@ -85,7 +85,7 @@ class Outbox:
             waiting.data = data
 
     def open(self, request: int) -> Stream:
-        """A message that follows in pieces; to be closed, or broken off."""
+        """Begins a message in pieces; the caller closes it, or breaks it off."""
         self._progress.pop(request, None)
         stream = Stream(self)
         if not self._finished:
@@ -103,7 +103,7 @@ class Outbox:
         self.finish()
 
     def add_piece(self, stream: Stream, piece: bytes) -> None:
-        """For `Stream.put`."""
+        """Adds one part of a stream; `Stream.put` calls it."""
         if self._finished:
             return
         stream.pieces.append(piece)
@@ -112,16 +112,16 @@ class Outbox:
         self.wake()
 
     def wake(self) -> None:
-        """Lets who takes look again."""
+        """Wakes the task that takes messages."""
         self._arrived.set()
 
     def finish(self) -> None:
-        """Says that nothing more will come in; what does is dropped."""
+        """Declares the queue complete; later messages are dropped."""
         self._finished = True
         self._arrived.set()
 
     async def take(self) -> bytes | None:
-        """The next message; None when there are no more and there will be none."""
+        """The next message; None at the end of a finished queue."""
         while (entry := self._next()) is None:
             if self._finished and not self._entries:
                 return None
@@ -136,7 +136,7 @@ class Outbox:
         return entry.data
 
     def _next(self) -> _Entry | bytes | None:
-        """The next message, or piece of one; None where it is still to come."""
+        """The next message, or piece of one; None if there is none yet."""
         while self._entries:
             entry = self._entries[0]
             if isinstance(entry, _Entry):

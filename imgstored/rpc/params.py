@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 
-#: How a message calls a type.
+#: The names of types in messages.
 _WORDS: dict[Any, str] = {
     str: "a string",
     bool: "true or false",
@@ -43,10 +43,10 @@ def printable(text: str, limit: int) -> str:
 
 
 def checked(method: str, shape: type[P], values: Mapping[str, Any]) -> P:
-    """The parameters as `shape`, a TypedDict; those that are nil are left out. Containers are copies.
+    """The parameters as `shape`, a TypedDict, without those that are nil. Containers are copies.
 
-    Raises `UsageError` for an unknown parameter (it would have no effect), and for one that is missing or of
-    another type.
+    Raises `UsageError` for an unknown parameter, which would have no effect, and for a parameter that is
+    missing or of another type.
     """
     fields = _fields(cast("Hashable", shape))
     for name in values:
@@ -83,7 +83,7 @@ def _fields(shape: Any) -> dict[str, _Field]:
 
 
 def _plain(hint: Any) -> Any:
-    """The type without None. For one of a few words it is text: the service knows and lists the words."""
+    """The type without None. A literal counts as text: the service knows and lists the words."""
     others = [each for each in get_args(hint) if each is not NoneType]
     if get_origin(hint) is Literal:
         return str

@@ -19,9 +19,9 @@ from imgstored.errors import ConfigError, NotPermittedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Linux's option for the peer's supplementary groups (asm-generic/socket.h, since 4.13); Python has no name.
+#: Linux's option for the peer's supplementary groups (asm-generic/socket.h, since 4.13), unknown to Python.
 _SO_PEERGROUPS = 59
-#: Python reads no more of an option; room for 256 groups.
+#: The maximum that Python reads of an option: 256 groups.
 _MAX_OPTION = 1024
 
 
@@ -33,7 +33,7 @@ class Peer(Struct, frozen=True):
     groups: frozenset[int]
 
 
-class Access(Struct, frozen=True):
+class ChangeRights(Struct, frozen=True):
     """The users who may change: root, the daemon's own, and the members of a group if there is one."""
 
     daemon_uid: int
@@ -41,13 +41,13 @@ class Access(Struct, frozen=True):
     group_gid: int | None = None
 
     def may_change(self, peer: Peer) -> bool:
-        """Whether the peer may do more than read."""
+        """True if the peer may do more than read."""
         return peer.uid in (0, self.daemon_uid) or (
             self.group_gid is not None and self.group_gid in peer.groups
         )
 
 
-def check_change(peer: Peer, access: Access) -> None:
+def check_change(peer: Peer, access: ChangeRights) -> None:
     """Raises `NotPermittedError` unless the peer may change."""
     if access.may_change(peer):
         return
@@ -61,12 +61,12 @@ def check_change(peer: Peer, access: Access) -> None:
     )
 
 
-def access_for(group: str | None) -> Access:
-    """The rule for this daemon; may ask a directory service. Raises `ConfigError` for an unknown group."""
+def change_rights(group: str | None) -> ChangeRights:
+    """The rights at this daemon; may ask a directory service. Raises `ConfigError` for an unknown group."""
     if group is None:
-        return Access(os.geteuid())
+        return ChangeRights(os.geteuid())
     try:
-        return Access(os.geteuid(), group, grp.getgrnam(group).gr_gid)
+        return ChangeRights(os.geteuid(), group, grp.getgrnam(group).gr_gid)
     except KeyError as error:
         raise ConfigError(
             f'socket.group: there is no group "{group}"',
@@ -75,9 +75,9 @@ def access_for(group: str | None) -> Access:
 
 
 def peer_of(connected: socket.socket) -> Peer:
-    """The process that connected. Raises `NotPermittedError` when the system does not say who it is.
+    """The process that connected. Raises `NotPermittedError` if the system does not identify it.
 
-    May ask a directory service and so take its time: call it in a thread.
+    May ask a directory service, which takes time: call it in a thread.
     """
     try:
         return _BY_PLATFORM.get(sys.platform, _unknown)(connected)
@@ -86,7 +86,7 @@ def peer_of(connected: socket.socket) -> Peer:
 
 
 def peer_at_once(connected: socket.socket) -> Peer | None:
-    """The same without waiting; None where only a directory service knows its groups."""
+    """As `peer_of`, but without waiting; None if only a directory service knows the groups."""
     if sys.platform != "linux":
         return peer_of(connected)  # only the kernel is asked
     try:
@@ -107,7 +107,7 @@ def _linux(connected: socket.socket) -> Peer:
 
 
 def _linux_groups(connected: socket.socket) -> frozenset[int] | None:
-    """The process's own groups; None where the kernel does not tell them, or there are very many."""
+    """The process's own groups; None if the kernel does not tell them, or there are too many."""
     try:
         packed = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
     except OSError:
@@ -122,7 +122,7 @@ def _linux_credentials(connected: socket.socket) -> tuple[int, int, int]:
 
 
 def groups_of_user(uid: int, gid: int) -> frozenset[int]:
-    """The groups of a user as the databases have them; only `gid` for a user without a name."""
+    """The groups of a user in the system's databases; only `gid` for a user without a name."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:

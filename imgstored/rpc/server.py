@@ -10,12 +10,12 @@ import trio
 
 from imgstored.errors import ImgstoreError, UsageError
 from imgstored.host import descriptors
-from imgstored.rpc.budgets import Arrivals, Budgets
+from imgstored.rpc.budgets import Budgets, ConnectionRates
 from imgstored.rpc.client_socket import ClientSocket, turn_away
 from imgstored.rpc.connection import Connection
 from imgstored.rpc.dispatch import stopping
 from imgstored.rpc.listener import Listening, listen
-from imgstored.rpc.peer import access_for, peer_at_once, peer_of
+from imgstored.rpc.peer import change_rights, peer_at_once, peer_of
 from imgstored.rpc.wire import encode_error
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: `accept` fails with these when the process or the system is short of something; it passes.
+#: Errors of `accept` when the process or the system is short of something, which passes.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-#: Seconds to wait for it to pass.
+#: Seconds to wait for that.
 _SHORTAGE_PAUSE = 0.2
-#: Connections that are accepted before anything else has its turn.
+#: Connections that are accepted before other tasks get their turn.
 _AT_ONCE = 64
-#: Connections of which a directory service is asked who is there; others are turned away.
-_ARRIVALS = 32
-#: Seconds between two lines of the log about those who are turned away.
+#: Connections at the same time that a directory service has to identify; others are turned away.
+_MAX_LOOKED_UP = 32
+#: Seconds between two log lines about refused connections.
 _SAY_EVERY = 1.0
-#: Threads that look up who that is.
+#: Threads for these look-ups.
 _LOOKUPS = 4
-#: Seconds that a client which is turned away may take to read why.
+#: Seconds that a refused client may take to read the reason.
 _REFUSAL = 1.0
 
 
@@ -68,13 +68,13 @@ class Server:
         self._methods = methods
         self._mode = mode
         self._limits = limits
-        self._access = access_for(group)
+        self._access = change_rights(group)
         self._lookups = trio.CapacityLimiter(_LOOKUPS)
         self._connections: dict[Connection, Budget] = {}
         self._budgets = Budgets()
-        self._arrivals = Arrivals()
-        self._looked_up = 0  # connections of which a directory service is asked
-        self._turned_away = 0  # since the log has said so
+        self._rates = ConnectionRates()
+        self._looked_up = 0  # connections that a directory service is identifying
+        self._turned_away = 0  # since the last log line about that
         self._said_at = float("-inf")
         self._accepting = trio.CancelScope()
 
@@ -105,18 +105,18 @@ class Server:
             listening.close()
 
     def reconfigure(self, limits: Limits) -> None:
-        """Uses these limits from now on; who is connected keeps those that were in force then."""
+        """Uses these limits for new connections; existing connections keep their limits."""
         self._limits = limits
 
     def stop(self) -> None:
-        """No new connections from now on; requests in flight are answered with `CancelledError`."""
+        """Accepts no more connections, and answers requests in flight with `CancelledError`."""
         self._accepting.cancel()
 
     def _listen(self) -> Listening:
         return listen(self._path, mode=self._mode, group_gid=self._access.group_gid)
 
     async def _accept(self, listening: socket.socket, nursery: trio.Nursery) -> None:
-        """Accepts quickly whatever comes: who waits in the kernel waits behind everybody else there."""
+        """Accepts all connections quickly: in the kernel each would wait behind all others."""
         while True:
             await trio.lowlevel.wait_readable(listening)
             for _ in range(_AT_ONCE):
@@ -134,7 +134,7 @@ class Server:
                 self._arrive(connected, nursery)
 
     def _arrive(self, connected: socket.socket, nursery: trio.Nursery) -> None:
-        """Lets somebody in, or turns them away, as cheaply as that can be."""
+        """Lets a client in, or turns it away as cheaply as possible."""
         try:
             peer = peer_at_once(connected)
             self._check_pace(peer)
@@ -151,17 +151,17 @@ class Server:
             nursery.start_soon(self._welcome, client_socket, peer)
 
     def _check_pace(self, peer: Peer | None) -> None:
-        """Raises `UsageError` if somebody who may only read connects too often, or too many are unknown."""
+        """Raises `UsageError` if a reader connects too often, or too many clients are unidentified."""
         if peer is None:
-            if self._looked_up >= _ARRIVALS:
+            if self._looked_up >= _MAX_LOOKED_UP:
                 raise self._full()
-        elif not self._access.may_change(peer) and not self._arrivals.may_come(peer.uid):
+        elif not self._access.may_change(peer) and not self._rates.may_connect(peer.uid):
             raise UsageError(
                 f"uid {peer.uid} connects too often", hint="use one connection for several requests, or wait"
             )
 
     def _say_refused(self, error: ImgstoreError) -> None:
-        """Logs that some were turned away. A line costs more than that, and they may be thousands."""
+        """Logs refused connections, once per second: there may be many, and a line costs more than one."""
         self._turned_away += 1
         if trio.current_time() >= self._said_at + _SAY_EVERY:
             log.info(
@@ -181,6 +181,7 @@ class Server:
         except ImgstoreError as error:
             log.info("a connection is refused", error=error.message, counted=error.message)
             await _refuse(client_socket, error)
+            client_socket.give_up()
         except Exception:
             # One connection's failure must not end the others.
             log.exception("a connection failed")
@@ -188,7 +189,7 @@ class Server:
             await client_socket.close()
 
     async def _look_up(self, client_socket: ClientSocket) -> Peer:
-        """Who it is, as a directory service has it. Raises `ImgstoreError`."""
+        """Identifies the peer by a directory service. Raises `ImgstoreError`."""
         try:
             peer = await trio.to_thread.run_sync(peer_of, client_socket.raw, limiter=self._lookups)
         finally:
@@ -199,13 +200,13 @@ class Server:
     async def _converse(self, connection: Connection, client_socket: ClientSocket) -> None:
         try:
             await connection.run()
-            # Until it is closed the connection keeps its place.
+            # The connection keeps its place until the socket is closed.
             await client_socket.close()
         finally:
             self._budgets.leave(self._connections.pop(connection))
 
     def _admit(self, client_socket: ClientSocket, peer: Peer) -> Connection:
-        """A connection that counts from now on. Raises `ImgstoreError` when there is no place for it."""
+        """A new connection, which counts from now on. Raises `ImgstoreError` if there is no place for it."""
         changer = self._access.may_change(peer)
         budget = self._budgets.of(peer.uid, changer=changer)
         readers = sum(not other.changer for other in self._connections.values())

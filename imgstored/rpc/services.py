@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Services(Struct, frozen=True):
-    """The rooms below, each by what it does. The first of `pools` serves requests that name none."""
+    """The services of the daemon. Requests that name no pool use the first of `pools`."""
 
     pools: Sequence[str]
     images: Images

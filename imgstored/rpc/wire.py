@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _REQUEST, _RESPONSE, _NOTIFICATION = 0, 1, 2
 
-#: Bytes of a large answer that are encoded at once, and elements of an array that are not.
+#: Bytes of a large answer that are encoded at once; and the length at which an array is encoded in parts.
 _SLICE = 64 << 10
 _LONG = 64
 
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """`[1, id, error, result]`; without an id it is about the connection."""
+    """`[1, id, error, result]`; without an id it concerns the connection."""
 
     id: int | None
     error: Mapping[str, Any] | None
@@ -62,9 +62,9 @@ Message = Request | Response | Notification
 
 
 class Decoder:
-    """Makes messages of a stream that comes in pieces of any size.
+    """Decodes the messages of a stream that comes in pieces of any size.
 
-    After a `fault` no more messages come out. How the stream was cut up changes neither messages nor fault.
+    After a `fault` no more messages come out. The pieces change neither the messages nor the fault.
     """
 
     def __init__(self, limits: MessageLimits) -> None:
@@ -74,12 +74,12 @@ class Decoder:
 
     @property
     def position(self) -> int:
-        """Bytes that were fed."""
+        """The number of bytes so far."""
         return self._framer.position
 
     @property
     def unfinished(self) -> int | None:
-        """The beginning of a message of which only a part is there."""
+        """The position of an incomplete message; None if there is none."""
         return self._framer.unfinished
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
@@ -100,10 +100,11 @@ class Decoder:
 
 
 def bearer(messages: Iterable[Message], unfinished: int | None, since: int) -> int | None:
-    """The start of the message that a descriptor belongs to, which came with the bytes from `since` on.
+    """The start of the message to which a descriptor belongs that came with the bytes from `since` on.
 
-    A stream shows only that a descriptor came with some piece of it. The kernel may glue what was sent before
-    to the front of that piece, but nothing to its end. So it is the last message that begins in the piece.
+    A stream shows only that a descriptor came with some piece of it. The kernel may put earlier bytes in
+    front of that piece, but nothing after it. So the descriptor belongs to the last message that begins in
+    the piece.
     """
     starts = [message.start for message in messages]
     if unfinished is not None:
@@ -114,15 +115,15 @@ def bearer(messages: Iterable[Message], unfinished: int | None, since: int) -> i
 def encode_response(id_: int, result: Any) -> bytes:
     """The answer to a request.
 
-    Raises `TypeError`, `ValueError` or `OverflowError` for what MessagePack cannot say. What JSON may
-    have goes through: integers beyond 64 bits become floating-point numbers, and halves of surrogate pairs
+    Raises `TypeError`, `ValueError` or `OverflowError` for values that MessagePack cannot express. All values
+    of JSON pass: integers beyond 64 bits become floating-point numbers, and halves of surrogate pairs
     question marks.
     """
     return _packed([_RESPONSE, id_, None, result])
 
 
 def encode_in_slices(id_: int, result: Any) -> Iterator[bytes]:
-    """`encode_response`'s bytes, in pieces of some 64 KiB. Raises what that does."""
+    """The bytes of `encode_response`, in pieces of some 64 KiB. Raises as that does."""
     packer, allowance = msgpack.Packer(), Allowance()
     packed = bytearray(packer.pack_array_header(4) + b"".join(map(_pack, (_RESPONSE, id_, None))))
     for piece in _leaves(packer, result, allowance):
@@ -134,7 +135,7 @@ def encode_in_slices(id_: int, result: Any) -> Iterator[bytes]:
 
 
 def _leaves(packer: Any, value: Any, allowance: Allowance) -> Iterator[bytes]:
-    """Packs a value, long arrays one element at a time. What is packed at once passes the gate."""
+    """Packs a value, and long arrays one element at a time. Each part passes the gate."""
     if isinstance(value, list):
         yield packer.pack_array_header(len(value))
         for element in value:
@@ -153,17 +154,17 @@ def _is_long(value: Any) -> bool:
 
 
 def encode_error(id_: int | None, error: Mapping[str, Any]) -> bytes:
-    """Encodes the error of a request, or of the connection. Raises what `encode_response` does."""
+    """Encodes the error of a request, or of the connection. Raises as `encode_response` does."""
     return _packed([_RESPONSE, id_, dict(error), None])
 
 
 def encode_notification(method: str, params: Mapping[str, Any]) -> bytes:
-    """A notification. Raises what `encode_response` does."""
+    """Encodes a notification. Raises as `encode_response` does."""
     return _packed([_NOTIFICATION, method, [dict(params)]])
 
 
 def _packed(message: list[Any]) -> bytes:
-    """Everything that is sent comes by here."""
+    """Encodes a message. Everything that is sent passes here."""
     return gate.encoded(message, _pack)
 
 
@@ -194,7 +195,7 @@ def _unpacked(data: bytes, limits: MessageLimits) -> Any:
     except UnicodeDecodeError as error:
         raise ProtocolError("a string is not UTF-8") from error
     except (ValueError, msgpack.UnpackException) as error:
-        # The framer let it through, so here the two would read the format differently: trust neither.
+        # The framer accepted it, so the two read the format differently: trust neither.
         raise ProtocolError("a message is not MessagePack") from error
 
 

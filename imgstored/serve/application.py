@@ -28,7 +28,7 @@ from imgstored.manifest.values import UUID
 from imgstored.serve.downgrade import as_dataset, file_name
 from imgstored.serve.listing import Ordered, Query, QueryError, is_open, parsed
 from imgstored.serve.page import Pages
-from imgstored.serve.refusal import RefusalError
+from imgstored.serve.refusal import RefusalError, refused
 from imgstored.serve.relay import Remote
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ _ICONS: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"
 
 
 class _Listed(Struct, frozen=True):
-    """What there was, and the list of it."""
+    """The images at one moment, and the list of them."""
 
     library: Sequence[LibraryImage]
     remote: Sequence[Remote]
@@ -121,7 +121,7 @@ class Application:
         self._routes.add(Rule(path, endpoint=handler, methods=methods or ("GET",)))
 
     def _matched(self, path: str, method: str) -> tuple[Handler, Mapping[str, Any]]:
-        """What answers it, and with what. Raises `HTTPException`."""
+        """The function that answers it, and its arguments. Raises `HTTPException`."""
         return self._routes.bind("").match(path, method)
 
     def __call__(self, request: Request) -> Response:
@@ -132,8 +132,8 @@ class Application:
         except RefusalError as refusal:
             response = refusal.as_response()
         except HttpError as error:
-            code = HTTPStatus(error.status).phrase.replace(" ", "")
-            response = RefusalError(error.status, code, error.message, headers=error.headers).as_response()
+            response = refused(error.status, error.message)
+            response.headers.extend(error.headers)
         except QueryError as error:
             response = RefusalError(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -175,8 +175,9 @@ class Application:
 
     def _list(self, request: Request) -> Response:
         found = self._all(request).page(self._parsed(request))
-        body = b"[" + b",".join(image.encoded for image in found) + b"]"
-        return Response(HTTPStatus.OK, [("Content-Type", JSON)], [body])
+        # In parts, which all clients share.
+        parts = [part for image in found for part in (b",", image.encoded)]
+        return Response(HTTPStatus.OK, [("Content-Type", JSON)], [b"[", *parts[1:], b"]"])
 
     def _parsed(self, request: Request) -> Query:
         """The query; whoever may not publish sees active images alone."""
@@ -273,11 +274,15 @@ class Application:
             return image
         if image is None and self._relay is not None and UUID.fullmatch(uuid):
             try:
-                return trio.from_thread.run(self._relay.find, uuid)
+                remote = trio.from_thread.run(self._relay.find, uuid)
             except (ImageNotFoundError, ActiveImageNotFoundError):
                 pass  # as without a relay
             except ImgstoreError as error:
                 raise _refusal_of(error) from error
+            else:
+                # This host's credentials may bring what the source gives to nobody else.
+                if is_open(remote.document) or self._may(request):
+                    return remote
         message = f"image {uuid[:64]} does not exist"
         if image is None and UUID.fullmatch(uuid) and trio.from_thread.run_sync(self._installed, uuid):
             message = (
@@ -313,7 +318,7 @@ def _not_begun(image: Remote, spoilt: int) -> OpenFile:
 
 
 def _closed(request: Request, **_: str) -> Response:
-    """For a server that nobody may publish to."""
+    """Refuses a request on a server that nobody may publish to."""
     raise RefusalError(
         HTTPStatus.FORBIDDEN,
         "OperatorOnly",
@@ -337,7 +342,7 @@ def _by_date(image: LibraryImage | Remote) -> tuple[str, str]:
 
 
 def _refusal_of(error: ImgstoreError) -> RefusalError:
-    """What a client gets where this server's own sources fail. Their addresses are none of its business."""
+    """The answer where this server's own sources fail; it does not show their addresses."""
     if isinstance(error, ImageNotFoundError | ActiveImageNotFoundError):
         return RefusalError(HTTPStatus.NOT_FOUND, "ResourceNotFound", "the sources do not have the image")
     log.warning("the sources failed", error=error.message)

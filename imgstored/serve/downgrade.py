@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from imgstored.manifest import NIL_UUID
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -13,13 +15,11 @@ _ENDINGS: Final = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "zstd": ".zst"}
 #: Fields of v2 that v1 has no use for.
 _DROPPED: Final = frozenset({"v", "owner", "public", "acl", "state", "disabled", "files", "channels"})
 
-_UNSET: Final = "00000000-0000-0000-0000-000000000000"
-
 
 def as_dataset(document: Mapping[str, Any], base: str) -> dict[str, Any]:
     """The dsmanifest of a v2 manifest; `base` is the server's address."""
     uuid = document["uuid"]
-    owner = document.get("owner") or _UNSET
+    owner = document.get("owner") or NIL_UUID
     published = document.get("published_at")
     dataset = {key: value for key, value in document.items() if key not in _DROPPED}
     dataset |= {

@@ -13,6 +13,7 @@ from imgstored import lanes
 from imgstored.errors import ImgstoreError
 from imgstored.httpd.address import listening
 from imgstored.httpd.server import HttpServer
+from imgstored.serve.refusal import refused
 
 if TYPE_CHECKING:
     import socket
@@ -59,7 +60,7 @@ class ImageServer:
         self._library = library
         self._index_of = index_of
         self._secure = context is not None
-        self._server = HttpServer(application, limits, rate=rate, context=context)
+        self._server = HttpServer(application, limits, rate=rate, context=context, refusal=refused)
 
     def state(self) -> ServerStateDocument:
         """The protocol's *status* of it."""

@@ -158,7 +158,7 @@ class Ordered(Sequence[_Image]):
         return found
 
     def _first(self, marker: str) -> int:
-        """Where the marker's page begins, the oldest first."""
+        """The position of the marker's page, the oldest first."""
         if UUID.fullmatch(marker):
             return self._place(marker)
         if self._by_date:
@@ -166,7 +166,7 @@ class Ordered(Sequence[_Image]):
         return next((place for place, date in enumerate(self._dates) if date >= marker), len(self))
 
     def _last(self, marker: str) -> int:
-        """Where it begins, the newest first."""
+        """The position of the marker's page, the newest first."""
         if UUID.fullmatch(marker):
             return self._place(marker)
         # Dates of one form: a shorter one is the beginning of a longer one.
@@ -183,12 +183,12 @@ class Ordered(Sequence[_Image]):
 
 
 def _test(query: Query) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a manifest is meant. One closure per condition, so that what nobody asked for costs nothing."""
+    """True if a manifest is meant. One closure per condition, so that what nobody asked for costs nothing."""
     tests: list[Callable[[Mapping[str, Any]], bool]] = []
     if query.state != "all":
         tests.append(lambda document: _state(document) == query.state)
     if query.public is not None:
-        tests.append(lambda document: (document.get("public") is not False) == query.public)
+        tests.append(lambda document: _is_public(document) == query.public)
     tests += [_text_test(name, value) for name, value in query.texts]
     for key, value in query.tags:
         tests.append(lambda document, key=key, value=value: _tag(document, key) == value)  # type: ignore[misc]
@@ -208,12 +208,17 @@ def _text_test(name: str, value: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def is_open(document: Mapping[str, Any]) -> bool:
-    """Whether everybody may have the image: it is active, and its manifest does not call it private."""
-    return is_active(document) and document.get("public") is not False
+    """True if everybody may have the image: it is active, and its manifest does not call it private."""
+    return is_active(document) and _is_public(document)
+
+
+def _is_public(document: Mapping[str, Any]) -> bool:
+    # `"false"` and 0 come with manifests of other servers, and mean it.
+    return document.get("public") not in (False, "false")
 
 
 def is_active(document: Mapping[str, Any]) -> bool:
-    """Whether the image is in use."""
+    """True if the image is in use."""
     return _state(document) == "active"
 
 

@@ -142,7 +142,7 @@ class Pages:
 
 
 def _matches(document: Mapping[str, Any], q: str) -> bool:
-    """Whether each word is a part of the image's name, version, OS, type or uuid."""
+    """True if each word is a part of the image's name, version, OS, type or uuid."""
     text = " ".join(
         str(document.get(key, "")) for key in ("name", "version", "os", "type", "uuid")
     ).casefold()

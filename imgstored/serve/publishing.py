@@ -15,7 +15,7 @@ import base64
 import binascii
 import hashlib
 import uuid as uuids
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -32,12 +32,12 @@ from imgstored.errors import (
 from imgstored.host import shortage
 from imgstored.httpd.message import JSON, Request, Response
 from imgstored.library.library import ChangedError
-from imgstored.manifest import MAX_MANIFEST, Manifest, load, parse
+from imgstored.manifest import MAX_MANIFEST, NIL_UUID, Manifest, load, parse, timestamp
 from imgstored.manifest.values import UUID
 from imgstored.serve.refusal import RefusalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from imgstored.library.library import Library, LibraryImage
     from imgstored.serve.relay import Claim
@@ -50,7 +50,6 @@ MAX_FILE: Final = 20 << 30
 _MAX_ICON: Final = 128 << 10
 
 _COMPRESSIONS: Final = ("none", "gzip", "bzip2", "xz", "zstd")
-_UNSET: Final = "00000000-0000-0000-0000-000000000000"
 
 #: Fields that this server sets, whatever a client writes.
 _OURS: Final = frozenset({"activated", "channels", "error", "files", "icon", "state", "uuid", "v"})
@@ -84,7 +83,7 @@ class Publishing:
         return self._created(document)
 
     def act(self, request: Request, uuid: str) -> Response:
-        """What `action` says."""
+        """Runs what the parameter `action` names."""
         who = self._check(request)
         action = _query(request).get("action", "")
         match action:
@@ -114,7 +113,8 @@ class Publishing:
                 "ImageHasDependentImages",
                 f"image {uuid} is the origin of {dependents[0]}",
             )
-        self._library.remove(uuid)
+        with _storing():
+            self._library.remove(uuid)
         log.info("an image was deleted by a client", uuid=uuid, writer=who)
         return Response(HTTPStatus.NO_CONTENT)
 
@@ -136,7 +136,7 @@ class Publishing:
         document = {
             "v": 2,
             "uuid": uuid,
-            "owner": _UNSET,
+            "owner": NIL_UUID,
             **document,
             "state": "unactivated",
             "disabled": document.get("disabled") is True,
@@ -144,14 +144,13 @@ class Publishing:
         }
         manifest = _checked(document)
         self._check_origin(manifest)
-        try:
-            self._library.publish(manifest)
-        except FileExistsError as error:
-            raise RefusalError(
-                HTTPStatus.CONFLICT, "ImageUuidAlreadyExists", f"image {uuid} exists already"
-            ) from error
-        except OSError as error:
-            raise _storage(error) from error
+        with _storing():
+            try:
+                self._library.publish(manifest)
+            except FileExistsError as error:
+                raise RefusalError(
+                    HTTPStatus.CONFLICT, "ImageUuidAlreadyExists", f"image {uuid} exists already"
+                ) from error
         return self._answer(uuid)
 
     def _check_origin(self, manifest: Manifest) -> None:
@@ -176,7 +175,7 @@ class Publishing:
             raise RefusalError(
                 HTTPStatus.UNPROCESSABLE_ENTITY, "NoActivationNoFile", f"image {uuid} has no file yet"
             )
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = timestamp(datetime.now(UTC))
 
         def change(old: Mapping[str, Any]) -> dict[str, Any]:
             state = "disabled" if old.get("disabled") is True else "active"
@@ -205,10 +204,8 @@ class Publishing:
                 new["state"] = "disabled" if new.get("disabled") is True else "active"
             return _checked(new)
 
-        try:
+        with _storing():
             self._library.change(uuid, checked)
-        except OSError as error:
-            raise _storage(error) from error
         return self._answer(uuid)
 
     # -- files -----------------------------------------------------------------------------------------------
@@ -231,7 +228,7 @@ class Publishing:
             raise RefusalError(HTTPStatus.BAD_REQUEST, "Upload", "the file is empty")
         md5 = hashlib.md5(usedforsecurity=False)
         try:
-            with closing(self._claim()) as room, self._library.upload(uuid) as upload:
+            with _storing(), closing(self._claim()) as room, self._library.upload(uuid) as upload:
                 room.expect(request.body.length or 0)
                 for piece in request.body.pieces(MAX_FILE):
                     room.take(len(piece))
@@ -250,10 +247,6 @@ class Publishing:
             raise RefusalError(
                 HTTPStatus.CONFLICT, "Upload", f"image {uuid} was changed during the upload"
             ) from error
-        except NoSpaceError as error:
-            raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "StorageIsDown", "no room left") from error
-        except OSError as error:
-            raise _storage(error) from error
         log.info("a file was uploaded by a client", uuid=uuid, writer=who)
         return self._answer(uuid)
 
@@ -264,18 +257,20 @@ class Publishing:
         data = request.read(_MAX_ICON)
         if not data.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")):
             raise RefusalError(HTTPStatus.BAD_REQUEST, "Upload", "the icon is no PNG, JPEG or GIF")
-        self._library.set_icon(uuid, data)
+        with _storing():
+            self._library.set_icon(uuid, data)
         return self._answer(uuid)
 
     def delete_icon(self, request: Request, uuid: str) -> Response:
         """DeleteImageIcon."""
         self._check(request)
         self._image(uuid)
-        self._library.set_icon(uuid, None)
+        with _storing():
+            self._library.set_icon(uuid, None)
         return self._answer(uuid)
 
     def may(self, request: Request) -> bool:
-        """Whether the request is of somebody who may publish, and so may see what is not active."""
+        """True if the request is of somebody who may publish, and so may see what is not active."""
         return self._writers.name(request.headers) is not None
 
     # -- small things ----------------------------------------------------------------------------------------
@@ -376,6 +371,14 @@ def _invalid(field: str, message: str) -> RefusalError:
     )
 
 
-def _storage(error: OSError) -> RefusalError:
-    log.error("the library cannot be written", error=shortage.why(error))
-    return RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "StorageIsDown", "the server cannot store it")
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Refuses what the library cannot keep, as it is full or fails."""
+    try:
+        yield
+    except NoSpaceError as error:
+        raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "StorageIsDown", "no room left") from error
+    except OSError as error:
+        log.error("the library cannot be written", error=shortage.why(error))
+        message = "the server cannot store it"
+        raise RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, "StorageIsDown", message) from error

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.httpd.message import HttpError, Response, json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+#: IMGAPI's codes of what no handler refuses; others are named after the status.
+_CODES: Final = {
+    HTTPStatus.BAD_REQUEST: "BadRequestError",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "InvalidHeader",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "InternalError",
+}
 
 
 class RefusalError(HttpError):
@@ -35,3 +44,9 @@ class RefusalError(HttpError):
                 {"field": field, "code": code, "message": message} for field, code, message in self.errors
             ]
         return json(document, self.status, *self.headers)
+
+
+def refused(status: int, message: str) -> Response:
+    """The answer to what no handler has a code for: requests that are none, and faults of the server."""
+    known = HTTPStatus(status)
+    return RefusalError(status, _CODES.get(known, known.phrase.replace(" ", "")), message).as_response()

@@ -26,6 +26,7 @@ from imgstored import import_id, lanes
 from imgstored.errors import DownloadError, FileSystemError, ImageNotFoundError, ImgstoreError
 from imgstored.host import shortage
 from imgstored.http.location import public
+from imgstored.library.library import SPOOL_KEY
 from imgstored.manifest import load, with_index
 from imgstored.pools.base import Room
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
@@ -46,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that a client's thread waits for bytes before it looks whether its client is still there.
 _PATIENCE: Final = 1.0
+#: Bytes that it waits for meanwhile: each piece of the sources' would wake it otherwise.
+_ENOUGH: Final = 128 << 10
 #: Seconds for which an answer of the sources, and a failure, are remembered.
 _REMEMBERED: Final = 30.0
 #: Answers that are remembered.
@@ -84,6 +87,7 @@ class Fetch:
         self._download: Download | None = None
         self.began_at = time.time()  #: seconds since the epoch
         self._verified = False
+        self._decided = threading.Event()
         self._spoilt = 0  # how often wrong bytes were given out as the file, before this fetch
         self._failure: ImgstoreError | None = None
 
@@ -99,17 +103,17 @@ class Fetch:
 
     @property
     def layers(self) -> tuple[tuple[int, str], ...]:
-        """Of the file, where it came from a registry, as the library keeps them."""
+        """The layers of a file that came from a registry, as the library keeps them."""
         return () if self._download is None else self._download.layers
 
     @property
     def spoilt(self) -> int:
-        """How often bytes were given out as the file that do not count any more."""
+        """How often bytes were given out as the file that no longer count."""
         return self._spoilt + (0 if self._download is None else self._download.generation)
 
     @property
     def changed(self) -> bool:
-        """Whether the file became another one on its way."""
+        """True if the file became another one on its way."""
         return self._download is not None and self._download.generation > 0
 
     def begin(self, download: Download, spoilt: int) -> None:
@@ -131,30 +135,35 @@ class Fetch:
             os.close(fd)
 
     def available(self) -> Callable[[int], int]:
-        """What an answer's `Span.available` is, for one client."""
+        """An answer's `Span.available`, for one client."""
         download = self._download
         assert download is not None, "no client has the file before that"
-        generation = download.generation
+        generation, last = download.generation, self.size - 1
 
         def available(offset: int) -> int:
-            if self._verified:
-                return self.size
+            end = offset if offset >= last else download.wait_from(offset, _ENOUGH, _PATIENCE)
+            if end <= offset and (offset >= last or download.ended):
+                self._decided.wait(_PATIENCE)  # no bytes come any more
             if self._failure is not None:
                 raise self._failure
-            end = download.end_of(offset, _PATIENCE)
+            # Also of a file that is right by now: the client has bytes of another one.
             if download.generation != generation:
                 raise DownloadError("the file changed on its source while it was served")
-            return offset if end == offset else max(offset, min(end, self.size - 1))
+            if self._verified:
+                return self.size
+            return max(offset, min(end, last))
 
         return available
 
     def finish(self) -> None:
         """The file is what the manifest says."""
         self._verified = True
+        self._decided.set()
 
     def fail(self, error: ImgstoreError) -> None:
         """The file will not come, or is wrong: cuts off all clients."""
         self._failure = error
+        self._decided.set()
 
 
 class Remote(Struct, frozen=True):
@@ -176,7 +185,7 @@ class Remote(Struct, frozen=True):
 
 
 class _Answer(Struct, frozen=True):
-    """What the sources said, until when it counts."""
+    """An answer of the sources, and until when it counts."""
 
     until: float
     found: Found | None = None
@@ -254,7 +263,7 @@ class Relay:
         return known.found
 
     def forget(self, uuid: str) -> None:
-        """What the sources said of the image does not count any more."""
+        """Forgets the sources' answer about the image."""
         self._answers.pop(uuid, None)
         self._list = (float("-inf"), self._list[1])
 
@@ -339,7 +348,7 @@ class Relay:
             claim = await lanes.in_thread(self._claim, kind="library")
             try:
                 download = self._download(found, fetch, claim)
-                await lanes.in_thread(self._open, fetch, download, kind="library")
+                await lanes.in_thread(self._open, fetch, download, claim, kind="library")
                 fetch.begun.set()
                 async with self._slots_of(fetch.source):
                     log.info("fetching a file for others", uuid=uuid)
@@ -376,7 +385,12 @@ class Relay:
             del self._slots[each]
         return self._slots.setdefault(source, trio.CapacityLimiter(self._at_a_time))
 
-    def _open(self, fetch: Fetch, download: Download) -> None:
+    def _open(self, fetch: Fetch, download: Download, claim: Claim) -> None:
+        """Lets clients have the file. Raises `NoSpaceError` where it does not fit: they get an answer yet."""
+        there = 0
+        with suppress(FileNotFoundError):
+            there = fetch.path.lstat().st_blocks * 512
+        claim.expect(max(0, fetch.size - there), exact=True)
         fetch.begin(download, self._library.spoilt(fetch.manifest.uuid))
 
     def _note_spoilt(self, fetch: Fetch, wrong: bool) -> None:
@@ -406,7 +420,7 @@ class Relay:
             found.locations,
             size=fetch.size,
             path=fetch.path,
-            journal=self._journal(f"_library-{uuid}"),
+            journal=self._journal(f"{SPOOL_KEY}{uuid}"),
             limits=self._limits(),
             room=claim,
             note=lambda text: log.info("a download has trouble", uuid=uuid, trouble=text),
@@ -465,7 +479,7 @@ class Relay:
 
     def _drop(self, fetch: Fetch) -> None:
         try:
-            self._journal(f"_library-{fetch.manifest.uuid}").forget()
+            self._journal(f"{SPOOL_KEY}{fetch.manifest.uuid}").forget()
             fetch.path.unlink(missing_ok=True)
         except (OSError, ImgstoreError) as error:
             log.warning("what is left of a fetched file stays", uuid=fetch.manifest.uuid, error=str(error))

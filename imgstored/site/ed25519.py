@@ -43,7 +43,7 @@ def sign(seed: bytes, message: bytes) -> bytes:
 
 
 def verifies(public: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether that is the key's signature of the message."""
+    """True if that is the key's signature of the message."""
     if len(public) != PUBLIC or len(signature) != SIGNATURE:
         return False
     try:

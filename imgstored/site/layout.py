@@ -61,7 +61,7 @@ class Hashed(Struct, frozen=True, forbid_unknown_fields=True):
     size: Size
 
     def is_of(self, data: bytes) -> bool:
-        """Whether the bytes are these."""
+        """True if the bytes are these."""
         return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
 
 
@@ -74,7 +74,7 @@ class Indexed(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Index(Struct, frozen=True, forbid_unknown_fields=True):
-    """All that a signature vouches for."""
+    """The contents that a signature vouches for."""
 
     list: Hashed
     images: tuple[Indexed, ...]
@@ -136,11 +136,6 @@ class Pages(Struct, frozen=True):
 def hashed(data: bytes) -> Hashed:
     """The identity of bytes."""
     return Hashed(hashlib.sha256(data).hexdigest(), len(data))
-
-
-def is_uuid(name: str) -> bool:
-    """Whether a folder's name is an image's."""
-    return re.fullmatch(_UUID, name) is not None
 
 
 def index_name(index: Hashed) -> str:

@@ -92,13 +92,13 @@ class Signature(Struct, frozen=True):
         return key_name(self.key_id)
 
     def comment_is_of(self, key: PublicKey) -> bool:
-        """Whether the key signed the comment, and the signature itself, of whatever data."""
+        """True if the key signed the comment, and the signature itself, of whatever data."""
         return key.id == self.key_id and verifies(
             key.key, self.over_all, self.signature + self.comment.encode()
         )
 
     def is_of(self, key: PublicKey, data: bytes) -> bool:
-        """Whether it is the key's, of this data."""
+        """True if it is the key's, of this data."""
         if not self.comment_is_of(key):
             return False
         message = hashlib.blake2b(data).digest() if self.hashed else data
@@ -189,12 +189,12 @@ def parse_secret_key(text: str, password: bytes | None = None) -> SecretKey:
 
 
 def is_secret(text: str) -> bool:
-    """Whether a text looks like that of a secret key: it is longer than a public one."""
+    """True if a text looks like that of a secret key: it is longer than a public one."""
     return len(_last_line(text)) > len(_text(bytes(2 + _ID + PUBLIC)))
 
 
 def needs_password(text: str) -> bool:
-    """Whether a secret key has a password. Raises `KeyFileError`."""
+    """True if a secret key has a password. Raises `KeyFileError`."""
     try:
         return _bytes(_last_line(text))[2:4] == _SCRYPT
     except ValueError as error:

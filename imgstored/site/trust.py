@@ -1,4 +1,4 @@
-"""Whether a site's pointer and index are to be believed. No I/O.
+"""The decision whether to believe a site's pointer and index. No I/O.
 
 pointer ── a trusted key's signature? ── not expired? ── not older than the last one? ── Trusted
 index ── the hash that the pointer names? ── the signature is of it?
@@ -120,9 +120,9 @@ class Provenance(Struct, frozen=True):
     """The signer of an image, as it is kept beside the image."""
 
     key: str  #: the public key's text
-    signature: str  #: the pointer's four lines
+    signature: str  #: four lines, of a site's pointer or of an image in a registry
     manifest: str  #: SHA-256
-    file: str  #: SHA-256, of the compressed file
+    file: str | None  #: SHA-256, of the compressed file; None: of a registry, where each layer has its own
 
 
 def signer(provenance: Provenance) -> PublicKey | None:

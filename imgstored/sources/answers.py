@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from imgstored.errors import APIError, InvalidManifestError, InvalidUUIDError
+from imgstored.errors import APIError, BadContentError, InvalidManifestError, InvalidUUIDError
+from imgstored.foreign_text import one_line
 from imgstored.http.location import shown
 from imgstored.http.secrets import KNOWN, redacted
 from imgstored.manifest import (
@@ -63,7 +64,7 @@ def one_object(url: str, body: bytes) -> dict[str, Any]:
 
 
 def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
-    """The manifest of image `uuid`, as served. Raises `APIError`, also for the manifest of another image.
+    """The manifest of image `uuid`, as served. Raises `APIError`; `BadContentError` for another image's.
 
     Raises `InvalidManifestError` where it is that of the image, but damaged.
     """
@@ -72,7 +73,7 @@ def the_manifest(url: str, body: bytes, uuid: str) -> dict[str, Any]:
             raise damaged_manifest(url, entry.reason)
     manifest = one_object(url, body)
     if in_lower_case(manifest.get("uuid")) != uuid:
-        raise APIError(
+        raise BadContentError(
             f'{shown(url)}: the server answers with another image ("{_clean(str(manifest.get("uuid")))}")',
             hint="the server is faulty; tell its operator",
         )
@@ -182,7 +183,7 @@ def _another_answer(url: str, wanted: str, body: bytes, error: InvalidManifestEr
         came = ", but XML or another text with tags"
     return APIError(
         f"{shown(url)}: the answer is not {wanted}{came}",
-        hint="the URL may be wrong, or the server's type (`imgctl sources -t`: imgapi, dsapi, static)",
+        hint="the URL may be wrong, or the server's type (`sources -a URL -t TYPE`: imgapi, dsapi, static)",
     )
 
 
@@ -265,6 +266,5 @@ def _phrase(status: int) -> str:
 
 def _clean(text: str) -> str:
     """One line of printable characters, not too long, without the secrets that a server may repeat."""
-    line = re.sub(r"\s+", " ", redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT])).strip()
-    line = "".join(character if character.isprintable() else "?" for character in line)
+    line = one_line(redacted(KNOWN.hidden(text)[: 2 * _MAX_TEXT]))
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"

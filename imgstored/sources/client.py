@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -18,13 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from imgstored import lanes
-from imgstored.errors import (
-    ImgstoreError,
-    InternalError,
-    InvalidManifestError,
-    ManifestValidationError,
-    SourcePingError,
-)
+from imgstored.errors import ImgstoreError, InvalidManifestError, SourcePingError
 from imgstored.host import shortage
 from imgstored.host.filesystem import replace_file
 from imgstored.http.documents import fetch_document
@@ -35,6 +27,7 @@ from imgstored.registry.client import Registries
 from imgstored.sources.base import Listed
 from imgstored.sources.container import ContainerSource
 from imgstored.sources.dsapi import DsapiSource
+from imgstored.sources.health import OF_AN_IMAGE, OF_THE_IMAGE, Question
 from imgstored.sources.imgapi import ImgapiSource
 from imgstored.sources.oci import OciSource
 from imgstored.sources.server import AskLimits
@@ -46,13 +39,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
-    from types import TracebackType
 
-    from imgproto.documents import ProblemDocument, SourceStateDocument
+    from imgproto.documents import ProblemDocument
 
+    from imgstored.http.documents import Fetch
     from imgstored.sources.base import Offer, Source, SourceSpec, SourceType
+    from imgstored.sources.health import HealthLog
     from imgstored.sources.search import Answer, Hit
-    from imgstored.sources.server import Fetch
 
 T = TypeVar("T")
 
@@ -63,12 +56,6 @@ _KINDS: dict[SourceType, Callable[..., Source]] = {
     "dsapi": DsapiSource,
     "static": StaticSource,
 }
-
-#: Servers of which the health is known: those in use, and some that callers name.
-_KNOWN = 256
-
-#: What is wrong with an image, in an answer of a source that works.
-_OF_AN_IMAGE = (InvalidManifestError, ManifestValidationError)
 
 _SUFFIX = ".json"
 
@@ -86,7 +73,7 @@ def open_source(
     `registries` are those of the settings. `seen` remembers the versions of signed sites. Raises
     `KeyFileError` for keys that are none.
     """
-    if spec.keys:
+    if spec.keys and spec.type != "oci":
         return SignedSource(spec, fetch=fetch, limits=limits or AskLimits(), seen=seen)
     registries = registries or Registries(fetch=fetch)
     if spec.type == "docker":
@@ -97,7 +84,7 @@ def open_source(
 
 
 class Listing(NamedTuple):
-    """What a source has: its images, why there may be more of them (a sentence), and the problem with it."""
+    """The contents of a source: its images, why there may be more (a sentence), and the problem with it."""
 
     images: Sequence[Listed]
     incomplete: str = ""
@@ -187,7 +174,7 @@ class SourceClient:
 
     async def offer(self, uuid: str, read: Callable[[Offer], Hit]) -> Answer:
         """Asks the source about an image. Errors are returned, so that other sources still count."""
-        with self._question() as question:
+        with self._question(OF_THE_IMAGE) as question:
             offer = await self._source.offer(uuid)
             self._log_incomplete()
             if offer is None:
@@ -198,8 +185,8 @@ class SourceClient:
         log.warning("a source failed", source=self.spec.url, uuid=uuid, error=question.error.message)
         return question.error
 
-    def _question(self) -> Question:
-        return Question(self.spec, self._health)
+    def _question(self, harmless: tuple[type[ImgstoreError], ...] = OF_AN_IMAGE) -> Question:
+        return Question(self.spec, self._health, harmless)
 
     def _log_incomplete(self) -> None:
         """Once for each reason."""
@@ -232,97 +219,6 @@ class SharedAnswer(Generic[T]):
             self._wanted_by -= 1
             if not self._wanted_by:
                 self._answer = None  # it may be large
-
-
-# -- how it did ----------------------------------------------------------------------------------------------
-
-
-class Health(Struct):
-    """The health of one server. Times are seconds since the epoch; None: never since the daemon's start."""
-
-    answered_at: float | None = None
-    failed_at: float | None = None
-    error: ImgstoreError | None = None  #: the last one, until it answers again
-
-    def as_wire(self, spec: SourceSpec, *, listed_at: float | None) -> SourceStateDocument:
-        """The form that the protocol's *status* has, without what may be secret in the URL."""
-        return {
-            "url": public(spec.url),
-            "type": spec.type,
-            "answered_at": self.answered_at,
-            "failed_at": self.failed_at,
-            "error": None if self.error is None else self.error.as_wire(),
-            "listed_at": listed_at,
-        }
-
-
-def unheard(_: str, __: ImgstoreError | None) -> None:
-    """Where nobody wants to hear of a source's health."""
-
-
-class HealthLog:
-    """The health of the servers that were asked last. Used from trio's thread."""
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.time,
-        changed: Callable[[str, ImgstoreError | None], None] = unheard,
-    ) -> None:
-        """`changed` gets the URL, for people, of a server that fails for the first time, or does no more."""
-        self._clock = clock
-        self._changed = changed
-        self._known: OrderedDict[Hashable, Health] = OrderedDict()
-
-    def of(self, spec: SourceSpec) -> Health:
-        """The health of a source."""
-        return self._known.get(_server(spec), Health())
-
-    def note(self, spec: SourceSpec, error: ImgstoreError | None) -> None:
-        """Records that a question has ended, with its error if it failed."""
-        health = self._known.setdefault(_server(spec), Health())
-        before = health.error
-        if error is None or isinstance(error, _OF_AN_IMAGE):
-            health.answered_at, health.error = self._clock(), None
-        else:
-            health.failed_at, health.error = self._clock(), error
-        if (before is None) != (health.error is None):
-            self._changed(public(spec.url), health.error)
-        self._known.move_to_end(_server(spec))
-        if len(self._known) > _KNOWN:
-            self._known.popitem(last=False)
-
-
-def _server(spec: SourceSpec) -> Hashable:
-    # With another channel it is the same server.
-    return spec.type, spec.url
-
-
-class Question:
-    """A block that asks a source. Its error is kept instead of raised, and noted in the source's health."""
-
-    def __init__(self, spec: SourceSpec, health: HealthLog) -> None:
-        self._spec = spec
-        self._health = health
-        self.error: ImgstoreError | None = None
-
-    def __enter__(self) -> Question:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if isinstance(error, ImgstoreError):
-            self.error = error
-        elif isinstance(error, Exception):
-            # A mistake of ours in reading one server's answer must not hide all the others.
-            log.exception("asking a source failed", source=public(self._spec.url), exc_info=error)
-            self.error = InternalError(
-                "a fault in imgstored: a query of a source failed", hint="its log has the details"
-            )
-        elif error is not None:
-            return False
-        self._health.note(self._spec, self.error)
-        return True
 
 
 # -- what it had ---------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class ContainerSource:
 
 
 class ContainerImages:
-    """Where container images are that somebody has asked for by name. Used from trio's thread."""
+    """Remembers the registries of container images that somebody asked for by name. Used in trio's thread."""
 
     def __init__(self) -> None:
         self._places: OrderedDict[str, str] = OrderedDict()
@@ -152,7 +152,7 @@ class ContainerImages:
 
 
 def is_reference(text: str) -> bool:
-    """Whether a name is a container image's: it has a tag, a digest, or `docker://` before it.
+    """True if a name is a container image's: it has a tag, a digest, or `docker://` before it.
 
     No name of an image of ours has a colon.
     """

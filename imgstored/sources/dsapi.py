@@ -11,8 +11,8 @@ from imgstored.sources.base import Listed, Offer
 from imgstored.sources.server import AskLimits, Server
 
 if TYPE_CHECKING:
+    from imgstored.http.documents import Fetch
     from imgstored.sources.base import SourceSpec
-    from imgstored.sources.server import Fetch
 
 _DATASETS = "/datasets"
 

@@ -50,7 +50,7 @@ class ImgadmConf:
         return [spec for spec in specs if spec is not None]
 
     def has_secrets(self) -> bool:
-        """Whether a URL in the file has a password or a token. Raises `ConfigError`."""
+        """True if a URL in the file has a password or a token. Raises `ConfigError`."""
         return bool(secrets_in(self._read()))
 
     def add(self, spec: SourceSpec, *, default: SourceSpec | None) -> bool:

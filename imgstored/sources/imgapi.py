@@ -17,9 +17,9 @@ from imgstored.sources.server import AskLimits, Server
 from imgstored.sources.spec import channel_of
 
 if TYPE_CHECKING:
+    from imgstored.http.documents import Fetch
     from imgstored.sources.answers import Page
     from imgstored.sources.base import SourceSpec
-    from imgstored.sources.server import Fetch
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +31,8 @@ _MAX_PAGES = 100
 
 _NOT_FOUND = 404
 _OTHER_TYPES = (
-    "the URL may be wrong, or the server of another type: `imgctl sources -t static` is for a plain web"
-    " server, -t dsapi for an old one"
+    "the URL may be wrong, or the server of another type: `sources -a URL -t static` is for a plain web"
+    " server, `-t dsapi` for an old one"
 )
 
 _HEADERS = (("Accept-Version", "~2"),)
@@ -128,7 +128,7 @@ class ImgapiSource:
         return await lanes.in_thread(read_page, url, body, self.spec.url), room - len(body)
 
     async def _may_be_cut(self, elements: int) -> bool:
-        """Whether a server that gave so many images, and cannot turn pages, may have more.
+        """True if a server that gave so many images, and cannot turn pages, may have more.
 
         It may unless it ignores how many it is asked for: then it has given all that it gives at all.
         """

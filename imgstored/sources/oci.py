@@ -1,26 +1,52 @@
-"""Repositories of OCI registries that have images of ours, as `imgctl publish` puts them there."""
+"""Repositories of OCI registries that have images of ours, as `imgctl publish` puts them there.
+
+With `keys`, an image counts if one of them signed it:
+
+    the signature ──► the image manifest ──► the image's own manifest, and the SHA-256 of each layer
+                └──► an entry of the list
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
 import trio
 
 from imgstored import lanes
-from imgstored.errors import APIError, ImgstoreError, InvalidManifestError
+from imgstored.errors import (
+    APIError,
+    BadContentError,
+    ImgstoreError,
+    InvalidManifestError,
+    UntrustedImageError,
+)
 from imgstored.http.location import shown
-from imgstored.manifest import check_uuid, upgrade
+from imgstored.manifest import check_uuid, is_uuid, upgrade
 from imgstored.registry.artifact import (
     INDEX_TAG,
     REPOSITORY,
     file_layers,
-    is_uuid,
+    json_of,
     list_in,
     list_layer,
 )
 from imgstored.registry.documents import ImageManifest, Index
 from imgstored.registry.reference import repository_of
+from imgstored.registry.signature import (
+    MAX_LOOKED_AT,
+    MAX_OF_LIST,
+    OF_LIST,
+    SIGNATURE,
+    Signed,
+    is_vouched,
+    layer_of,
+    read_signatures,
+    vouched,
+)
+from imgstored.site.trust import Provenance, UntrustedError, keys_of
 from imgstored.sources.answers import LeftOut, ManifestList, displayed, read_list, the_manifest
 from imgstored.sources.base import Listed, Offer
 from imgstored.sources.spec import verify_for
@@ -31,6 +57,8 @@ if TYPE_CHECKING:
     from imgstored.registry.client import Fetched, Registries
     from imgstored.sources.base import SourceSpec
     from imgstored.sources.server import AskLimits
+
+log = structlog.get_logger(__name__)
 
 #: Images that are asked for one by one, because the list lacks them: how many at a time, and in all.
 _AT_A_TIME: Final = 8
@@ -50,8 +78,12 @@ class OciSource:
         limits: AskLimits,
         unlisted_seconds: float = _UNLISTED_SECONDS,
     ) -> None:
-        """`unlisted_seconds` is the time for all images that have to be asked for one by one."""
+        """`unlisted_seconds` is the time for all images that have to be asked for one by one.
+
+        Raises `KeyFileError` for keys that are none.
+        """
         self.spec = spec
+        self._keys = keys_of(spec.keys)
         self._unlisted_seconds = unlisted_seconds
         self.incomplete: str | None = None  #: as the contract says
         self._limits = limits
@@ -84,25 +116,55 @@ class OciSource:
         fetched = await self._repository.document(uuid)
         if fetched is None:
             return None
-        manifest = await self._manifest(fetched, uuid)
+        manifest, signed = await self._manifest(fetched, uuid)
         layers = file_layers(fetched)
         if not layers or not manifest.get("files"):
-            return Offer(upgrade(manifest), None)
+            return Offer(upgrade(manifest), None, signed)
         verify = verify_for(self.spec, self.spec.url)
         path = f"/v2/{self._repository.path}/manifests/{fetched.digest}"
         first, *others = self._repository.locations(layers, verify=verify, url=path)
-        return Offer(upgrade(manifest), first, others=tuple(others))
+        return Offer(upgrade(manifest), first, signed, tuple(others))
 
-    async def _manifest(self, fetched: Fetched, uuid: str) -> dict[str, Any]:
-        """The image's own manifest. Raises `InvalidManifestError` too."""
+    async def _manifest(self, fetched: Fetched, uuid: str) -> tuple[dict[str, Any], Provenance | None]:
+        """The image's own manifest, and who vouches for it if there are keys.
+
+        Raises `InvalidManifestError` too.
+        """
         file_layers(fetched)
         assert isinstance(fetched.document, ImageManifest)
         config = fetched.document.config
         body = await self._repository.blob(config, limits=self._limits.manifest)
-        return the_manifest(self._repository.own.url + self._repository.blob_path(config.digest), body, uuid)
+        url = self._repository.own.url + self._repository.blob_path(config.digest)
+        return the_manifest(url, body, uuid), await self._signed(fetched, body, uuid) if self._keys else None
+
+    async def _signed(self, fetched: Fetched, manifest: bytes, uuid: str) -> Provenance:
+        """Who vouches for an image. Raises `UntrustedImageError` where none of the keys does."""
+        what = Signed(uuid, hashlib.sha256(manifest).hexdigest(), hashlib.sha256(fetched.body).hexdigest())
+        referrers = await self._repository.referrers(fetched.digest, SIGNATURE)
+        texts = [await self._signature(each.digest) for each in referrers[-MAX_LOOKED_AT:]]
+        try:
+            voucher = await lanes.in_thread(vouched, texts, self._keys, fetched.body, what)
+        except UntrustedError as error:
+            raise UntrustedImageError(
+                f"{shown(self.spec.url)}: image {uuid} is not believed: {error}",
+                hint="sign it (`imgctl publish --sign`), or tell who does; do not use the source without"
+                " `keys` unless you know why",
+            ) from error
+        return Provenance(voucher.key.text, voucher.signature.text(), what.manifest, None)
+
+    async def _signature(self, digest: str) -> bytes:
+        """The lines of a signature; none where it is damaged: another one may be sound."""
+        try:
+            found = await self._repository.document(digest)
+            document = None if found is None else found.document
+            layer = layer_of(document) if isinstance(document, ImageManifest) else None
+            return b"" if layer is None else await self._repository.blob(layer)
+        except APIError as error:
+            log.warning("a signature in a registry is damaged", source=self.spec.url, error=error.message)
+            return b""
 
     async def _list(self) -> ManifestList:
-        """The list; empty where the repository has none."""
+        """The list, with `keys` what they signed of it; empty where the repository has none."""
         index = await self._repository.document(INDEX_TAG, limits=self._limits.listing)
         listed = list_in(index.document) if index is not None and isinstance(index.document, Index) else None
         if listed is None:
@@ -112,12 +174,34 @@ class OciSource:
         if fetched is not None and isinstance(fetched.document, ImageManifest):
             layer = list_layer(fetched.document)
         if layer is None:
-            raise APIError(
+            raise BadContentError(
                 f"{shown(self._repository.url)}: the list of the repository is not there",
                 hint="`imgctl publish` writes it anew",
             )
         body = await self._repository.blob(layer, limits=self._limits.listing)
-        return await lanes.in_thread(read_list, self.spec.url, body)
+        read = await lanes.in_thread(read_list, self.spec.url, body)
+        if not self._keys:
+            return read
+        assert fetched is not None
+        assert isinstance(fetched.document, ImageManifest)
+        signatures = list_layer(fetched.document, OF_LIST)
+        text = b""
+        if signatures is not None and signatures.size <= MAX_OF_LIST:
+            text = await self._repository.blob(signatures, limits=self._limits.listing)
+        by_uuid = await lanes.in_thread(self._believed, read.by_uuid, text)
+        # What is wrong with the others is said of the images themselves, which are asked for.
+        return ManifestList(by_uuid, LeftOut(), read.elements, read.last)
+
+    def _believed(self, by_uuid: dict[str, dict[str, Any]], text: bytes) -> dict[str, dict[str, Any]]:
+        """The entries of the list that the keys vouch for."""
+        signatures = read_signatures(text)
+        return {
+            uuid: manifest
+            for uuid, manifest in by_uuid.items()
+            if is_vouched(
+                signatures.get(uuid), self._keys, uuid, hashlib.sha256(json_of(manifest)).hexdigest()
+            )
+        }
 
     async def _ask_each(self, uuids: Sequence[str]) -> tuple[Sequence[dict[str, Any]], LeftOut, int]:
         """The manifests of images that are in no list; those that cannot be used are left out.
@@ -135,7 +219,7 @@ class OciSource:
                 try:
                     fetched = await self._repository.document(uuid)
                     if fetched is not None:
-                        found[uuid] = await self._manifest(fetched, uuid)
+                        found[uuid], _ = await self._manifest(fetched, uuid)
                 except (APIError, InvalidManifestError) as error:
                     damaged[uuid] = error.message
                 except ImgstoreError as error:  # raised below: the nursery would put it into a group

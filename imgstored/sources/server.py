@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from msgspec import Struct, field
@@ -18,9 +18,9 @@ from imgstored.sources.answers import failure
 from imgstored.sources.spec import verify_for, with_query, without_query
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from imgstored.http.documents import Document
+    from imgstored.http.documents import Document, Fetch
     from imgstored.sources.base import SourceSpec
 
 #: RFC 9110, 10.1.5.
@@ -31,16 +31,6 @@ _OK = frozenset({200, 203})
 
 #: A file's name is longer nowhere; ZFS and ext4 both end here.
 _MAX_PATH = 255
-
-
-class Fetch(Protocol):
-    """`fetch_document`, or a stand-in for it."""
-
-    def __call__(
-        self, location: Location, *, limits: DocumentLimits, headers: Sequence[tuple[str, str]]
-    ) -> Awaitable[Document]:
-        """GETs a document; any final status is returned."""
-        ...
 
 
 class AskLimits(Struct, frozen=True):

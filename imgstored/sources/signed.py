@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from imgstored.http.documents import Fetch
     from imgstored.site.layout import Hashed, Index, Indexed
     from imgstored.sources.base import SourceSpec
-    from imgstored.sources.server import Fetch
 
 log = structlog.get_logger(__name__)
 
@@ -219,7 +219,7 @@ class SignedSource:
         return _Site(trusted, {image.uuid: image for image in index.images}, index)
 
     async def _get(self, name: str, wanted: Hashed, limits: DocumentLimits) -> bytes:
-        """What the index names. Raises `UntrustedSourceError` for anything else."""
+        """The manifest that the index names. Raises `UntrustedSourceError` for anything else."""
         body = await self._server.demand(self._server.url(f"/{name}"), limits)
         if not wanted.is_of(body):
             self._refuse(f"{name} is not what the index names: it was changed, or is of another state")

@@ -31,8 +31,9 @@ from imgstored.import_id import bound
 from imgstored.manifest import check_uuid, load, unchecked
 from imgstored.registry.reference import CONTAINER
 from imgstored.sources.base import Listed, SourceSpec
-from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source, unheard
+from imgstored.sources.client import LastLists, SourceClient, open_source
 from imgstored.sources.container import ContainerImages, ContainerSource
+from imgstored.sources.health import HealthLog, unheard
 from imgstored.sources.imgadm_conf import ImgadmConf
 from imgstored.sources.search import Answer, Found, Hit, Search
 from imgstored.sources.spec import (
@@ -124,6 +125,10 @@ class SourceSet:
         self._searches = SharedSearches()
         self.containers = ContainerImages()  #: where those are that were asked for by name
         self.reconfigure(configured)
+
+    async def run(self) -> None:
+        """Tells of sources what has to wait, until it is cancelled."""
+        await self._health.run()
 
     def reconfigure(self, configured: Sequence[SourceSpec] | None) -> None:
         """Takes the configuration's sources as they are now. Raises `ClientError` for a URL that is none."""
@@ -396,7 +401,7 @@ class SourceSet:
         return search.found()
 
     def _copy(self, uuid: str, specs: Sequence[SourceSpec]) -> Found | None:
-        """What was copied from a source that still counts, without a place to get it from."""
+        """The manifest that was copied from a source and still counts, without a place of its file."""
         copied = self._copied(uuid)
         if copied is None:
             return None
@@ -407,7 +412,7 @@ class SourceSet:
     async def lacking(
         self, url: str, uuids: Collection[str], *, also: Collection[str] = ()
     ) -> dict[str, str] | None:
-        """Which of the images a source does not offer any more: their states there, or "absent".
+        """The images that a source no longer offers: their states there, or "absent".
 
         `url` is without what is secret. None: nobody knows, because no source has that URL, or it fails, or
         it lists nothing at all; `also` are URLs that are asked though they are of no source. Raises as
@@ -497,7 +502,7 @@ def _as_served(offer: Offer) -> Hit:
 
 
 async def _fan_out(items: Sequence[S], ask: Callable[[S], Awaitable[T]]) -> list[T]:
-    """What `ask` returns for each item, some at a time. `ask` raises nothing."""
+    """The result of `ask` for each item, some at a time. `ask` raises nothing."""
     limiter = trio.CapacityLimiter(_AT_A_TIME)
     answers: dict[int, T] = {}
 

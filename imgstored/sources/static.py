@@ -16,8 +16,8 @@ from imgstored.sources.server import AskLimits, Server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imgstored.http.documents import Fetch
     from imgstored.sources.base import SourceSpec
-    from imgstored.sources.server import Fetch
 
 #: For so long a list that was read answers further questions (seconds): an ancestry is many of them.
 KEPT_SECONDS = 10.0

@@ -1,7 +1,7 @@
 """Damaged files of the state folder: kept aside in its folder `damaged`, and listed.
 
-Damage costs what is damaged, and nothing else: a start goes on without it. All calls block, and may be made
-from any thread.
+A start goes on without them, so damage costs only what is damaged. All calls block, and may be made from any
+thread.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ log = structlog.get_logger(__name__)
 
 #: The folder, in the state folder.
 DAMAGED: Final = "damaged"
-#: What is kept at most, the newest: copies and files, and what this process says of them.
+#: The most copies and files that are kept, and entries of this process about them; the newest stay.
 MAX_KEPT: Final = 50
 #: The number of names in a message.
 _SHOWN: Final = 5
 #: Bytes of one row's value that are kept.
 _MAX_VALUE: Final = 1 << 20
-#: What SQLite has beside a database.
+#: The endings of SQLite's files of a database.
 PARTS: Final = ("", "-wal", "-shm", "-journal")
 
 
 class Damage(Struct, frozen=True):
-    """A file, a folder or a row that could not be used."""
+    """A damaged file, folder or row."""
 
     what: str
     why: str
-    lost: str  #: what the daemon does without it
+    lost: str  #: the effect of the loss
     kept: str | None  #: the path of the copy; None where it could not be kept
 
 
 class Aside:
-    """The folder with what was damaged, which is made when it is needed."""
+    """The folder of damaged files, which is created when it is needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,13 +60,13 @@ class Aside:
             return list(self._found)
 
     def earlier(self) -> list[str]:
-        """The names of what earlier processes have kept, and nobody has removed."""
+        """The names of files that earlier processes have kept here, and nobody has removed."""
         with self._lock:
             own = {damage.kept for damage in self._found}
         return [path.name for path in kept(self.folder) if str(path) not in own]
 
     def errors(self) -> list[DamagedError]:
-        """All of it, as `status` says it."""
+        """All damage, for `status`."""
         found = [
             DamagedError(
                 f"{damage.what} was damaged: {damage.why}; {damage.lost}",
@@ -83,7 +83,7 @@ class Aside:
         return found
 
     def move(self, path: Path, why: str, *, lost: str) -> None:
-        """Moves a file or a folder away, with what SQLite has beside it. Raises `OSError`."""
+        """Moves a file or a folder away, with SQLite's other files of it. Raises `OSError`."""
         with self._lock:
             target = self._place(path.name)
             for ending in PARTS:
@@ -93,7 +93,7 @@ class Aside:
             self._note(Damage(str(path), why, lost, str(target)))
 
     def copy(self, what: str, why: str, row: Mapping[str, Any], *, lost: str) -> None:
-        """Keeps a row of a database. Never raises: the log has at least that there was one."""
+        """Keeps a copy of a row of a database. Never raises; if it fails, the log still names the row."""
         with self._lock:
             target: Path | None = None
             try:
@@ -118,7 +118,7 @@ class Aside:
         self._found = [*self._found[1 - MAX_KEPT :], damage]
 
     def _place(self, name: str) -> Path:
-        """A path that is free, in a folder that has room for one entry more."""
+        """A free path in the folder; removes the oldest entries to stay below the limit."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         there = kept(self.folder)
         for old in there[: max(0, len(there) - MAX_KEPT + 1)]:
@@ -134,8 +134,8 @@ class Aside:
 
 
 def look_at(folder: Path) -> str:
-    """The hint about what was set aside."""
-    return f"check the disk; look at what is in {folder}, and remove what is of no use"
+    """The hint about damaged files that were set aside."""
+    return f"check the disk; look at what is in {folder}, and remove what you do not need"
 
 
 def kept(folder: Path) -> list[Path]:
@@ -159,7 +159,7 @@ def _remove(path: Path) -> None:
         else:
             path.unlink()
     except OSError:
-        return  # it may not have been there; what stays is removed the next time
+        return  # it may not have existed; what stays is removed next time
 
 
 def _private(path: str, flags: int) -> int:
@@ -167,7 +167,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def _printable(value: Any) -> Any:
-    """A value of SQLite for JSON, which has no bytes; such text as cannot be decoded as it is escaped."""
+    """A value of SQLite for JSON: bytes as hexadecimal digits, all bounded in size."""
     if isinstance(value, bytes):
         return {"hex": value[:_MAX_VALUE].hex()}
     return value[:_MAX_VALUE] if isinstance(value, str) else value

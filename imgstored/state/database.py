@@ -1,7 +1,7 @@
-"""The databases of the state folder: opened whatever has happened to them. All calls block.
+"""The databases of the state folder, which open even if they are damaged. All calls block.
 
-A damaged one is set aside, and what can still be read of it goes on in a new one. A damaged row is set aside,
-and the others stay. Where the disk is full or fails, that may pass: whoever opens the database tries again.
+A damaged database is set aside, and its readable rows go into a new one. A damaged row is set aside, and the
+others stay. A full or failing disk may recover: whoever opens the database tries again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Values of one row by column.
 Row = Mapping[str, Any]
 
-#: Stands for a value that there is not.
+#: Stands for a missing value.
 _MISSING: Final = object()
 #: Rows of one table that are read from a damaged database.
 _MAX_SALVAGED: Final = 200_000
@@ -36,7 +36,7 @@ _MAX_SALVAGED: Final = 200_000
 #: less it may also say "disk I/O error" (https://www.sqlite.org/walformat.html, "The WAL-Index File Format").
 _LEAST_ROOM: Final = 128 << 10
 
-#: What SQLite says of the disk, the memory or the permissions, and not of what is in a database.
+#: Errors of SQLite about the disk, the memory or permissions, and not about the content of a database.
 _NO_DAMAGE: Final = frozenset(
     {
         sqlite3.SQLITE_AUTH,
@@ -60,7 +60,7 @@ class Table(Struct, frozen=True):
 
     key: tuple[str, ...]
     named: Callable[[Row], str]  #: what a row is, for people
-    lost: str  #: what the daemon does without a row
+    lost: str  #: the effect of the loss of a row
     fault: Callable[[Row], str | None]  #: why a row cannot be used; None if it can
     suspects: str = "1"  #: SQL: which rows to look at when the database is opened
 
@@ -68,34 +68,34 @@ class Table(Struct, frozen=True):
 class Layout(Struct, frozen=True):
     """The contents of a database."""
 
-    create: str  #: SQL that makes a new one of today's schema
+    create: str  #: SQL that creates a database of the current schema
     tables: Mapping[str, Table]
-    lost: str  #: what the daemon does without the database
-    then: str = ""  #: SQL that is run each time it is opened
+    lost: str  #: the effect of the loss of the database
+    then: str = ""  #: SQL that runs each time the database is opened
 
 
 class _DamagedError(sqlite3.DatabaseError):
-    """The database can be read, and is not what it should be."""
+    """The database can be read, but its content is wrong."""
 
 
 def open_database(path: Path, layout: Layout, aside: Aside) -> sqlite3.Connection:
-    """Opens a database of today's schema, for any thread; creates it, or brings an older one up to date.
+    """Opens a database of the current schema, for any thread; creates it, or brings an older one up to date.
 
-    What is damaged goes to `aside`. Raises `NoSpaceError` or `PoolError` where the disk is full or fails,
-    which may pass, and `ConfigError` for one of a newer daemon, or that must not be opened.
+    Damaged parts go to `aside`. Raises `NoSpaceError` or `PoolError` if the disk is full or fails, which may
+    pass, and `ConfigError` if a newer daemon has written it, or this user may not open it.
     """
     try:
         for ending in PARTS:
             part = path.with_name(path.name + ending)
             if os.path.lexists(part) and not stat.S_ISREG(part.lstat().st_mode):
-                aside.move(part, "it is no regular file", lost=layout.lost)
+                aside.move(part, "it is not a regular file", lost=layout.lost)
         try:
             return _opened(path, layout, aside, {})
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
             rows = _salvaged(path, layout)
-            aside.move(path, str(error), lost=f"{layout.lost}, but for what could be read")
+            aside.move(path, str(error), lost=f"{layout.lost}, except for what could be read")
         return _opened(path, layout, aside, rows)
     except (sqlite3.Error, OSError) as error:
         raise failure(error, path) from error
@@ -112,13 +112,13 @@ def connect_again(path: Path) -> sqlite3.Connection:
 
 
 def _lenient(raw: bytes) -> str:
-    """Text of an open database. What is no UTF-8 is of a disk that fails now: no reason to fail, too."""
+    """Text of an open database. A failing disk may return text that is not UTF-8: no reason to fail, too."""
     return raw.decode(errors="replace")
 
 
 def failure(error: sqlite3.Error | OSError, path: Path) -> ConfigError | NoSpaceError | PoolError:
     """The error for a database that cannot be opened, read or written."""
-    # Without inodes SQLite cannot make the files that it has beside the database, and says something else.
+    # Without free inodes SQLite cannot create its other files of the database, and reports something else.
     cause = shortage.cause(path)
     if cause or _is_full(error) or shortage.free_bytes(path) < _LEAST_ROOM:
         return NoSpaceError(
@@ -134,8 +134,8 @@ def failure(error: sqlite3.Error | OSError, path: Path) -> ConfigError | NoSpace
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite says that something is wrong with what is in a database."""
-    code = getattr(error, "sqlite_errorcode", None)  # of what Python itself refuses there is none
+    """True if the error is about the content of the database."""
+    code = getattr(error, "sqlite_errorcode", None)  # an error of Python itself has none
     return code is None or code & 0xFF not in _NO_DAMAGE
 
 
@@ -148,7 +148,7 @@ def _is_full(error: sqlite3.Error | OSError) -> bool:
 def _opened(
     path: Path, layout: Layout, aside: Aside, rows: Mapping[str, list[dict[str, Any]]]
 ) -> sqlite3.Connection:
-    """Opens it, and adds rows. Raises `sqlite3.Error`, `OSError`, and `ConfigError` for a newer one."""
+    """Opens a database, and adds rows. Raises `sqlite3.Error`, `OSError`; `ConfigError` for a newer one."""
     path.touch(mode=0o600)
     path.chmod(0o600)
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -156,8 +156,8 @@ def _opened(
         try:
             _prepare(db, path, layout)
         except UnicodeDecodeError as error:
-            # What SQLite says quotes the damaged bytes, and Python cannot decode that.
-            raise _DamagedError("it is damaged, and so is what SQLite says about it") from error
+            # SQLite's message quotes the damaged bytes, which Python cannot decode.
+            raise _DamagedError("it is damaged, and SQLite's message cannot be decoded") from error
         for name, salvaged in rows.items():
             _replace(db, layout, name, salvaged, aside)
         for name, table in layout.tables.items():
@@ -171,7 +171,7 @@ def _opened(
 
 
 def _prepare(db: sqlite3.Connection, path: Path, layout: Layout) -> None:
-    """Makes a database that was just opened one of today's schema."""
+    """Brings a database that was just opened to the current schema."""
     found = schema_of(db)
     if found > SCHEMA:
         if 0 < read_version(path.parent).schema <= SCHEMA:
@@ -181,7 +181,7 @@ def _prepare(db: sqlite3.Connection, path: Path, layout: Layout) -> None:
             hint="start the newer imgstored; or give this one another `state` in its configuration",
         )
     if found:
-        # Before anything is written: what is set aside is as it was found.
+        # Before anything is written, so that a damaged database is set aside as it was found.
         checked = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
         if checked != "ok":
             raise _DamagedError(checked)
@@ -200,7 +200,7 @@ def _prepare(db: sqlite3.Connection, path: Path, layout: Layout) -> None:
 
 
 def _columns(db: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
-    """Name, type, whether it may be NULL, and the place in the key; nothing where there is no such table."""
+    """Name, type, NOT NULL, and place in the key of each column; empty if there is no such table."""
     found = db.execute(f"PRAGMA table_info({table})").fetchall()
     return [(name, kind, notnull, key) for _, name, kind, notnull, _, key in found]
 
@@ -242,7 +242,7 @@ def _replace(
 
 
 def _read(db: sqlite3.Connection, name: str, which: str) -> Iterator[dict[str, Any]]:
-    """Rows of a table. Text that is no UTF-8 comes with surrogates in it."""
+    """Rows of a table. Text that is not UTF-8 has surrogates."""
     before = db.text_factory
     db.text_factory = lambda raw: raw.decode(errors="surrogateescape")
     try:
@@ -257,7 +257,7 @@ def _read(db: sqlite3.Connection, name: str, which: str) -> Iterator[dict[str, A
 def _salvaged(path: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]:
     """The readable rows of a damaged database: each table from its beginning, and then from its end."""
     found: dict[str, list[dict[str, Any]]] = {}
-    # What SQLite says may quote damaged bytes, which Python cannot decode.
+    # SQLite's messages may quote damaged bytes, which Python cannot decode.
     unreadable = (sqlite3.Error, UnicodeDecodeError)
     with suppress(*unreadable, OSError), closing(sqlite3.connect(path)) as db, closing(_new(layout)) as new:
         for name, table in layout.tables.items():
@@ -269,13 +269,13 @@ def _salvaged(path: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]:
                     for row in _read(db, name, f"ORDER BY {by} LIMIT {_MAX_SALVAGED}"):
                         known = {column: row[column] for column in row if column in wanted}
                         rows[tuple(row.get(column) for column in table.key)] = {**wanted, **known}
-            # A table of an older schema may lack what cannot be made up.
+            # A row of an older schema may lack a value that has no default.
             found[name] = [row for row in rows.values() if _MISSING not in row.values()]
     return found
 
 
 def _defaults(new: sqlite3.Connection, table: str) -> dict[str, Any]:
-    """The values of columns that a table of an older schema has not, as the steps would make them."""
+    """The default of each column, for rows of an older schema, as the migrations would set it."""
     found = new.execute(f"PRAGMA table_info({table})").fetchall()
     return {
         name: new.execute(f"SELECT {default or 'NULL'}").fetchone()[0]
@@ -295,13 +295,13 @@ def _new(layout: Layout) -> sqlite3.Connection:
 
 
 def fault_of(row: Row, types: Mapping[str, tuple[type, ...]]) -> str | None:
-    """The reason why values are not of these types; None if they are. It must be possible to write a text."""
+    """The reason why a row's values do not have these types; None if they do. Text must be valid Unicode."""
     for column, allowed in types.items():
         value = row.get(column)
         if not isinstance(value, allowed):
             return f"its {column} is of another type"
         if isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value):
-            return f"its {column} is no text"
+            return f"its {column} is not valid text"
     return None
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: A file of its own, and what is lost with it.
+#: The file of the aliases, and the effect of its loss.
 ALIASES: Final = "aliases.json"
 NO_ALIASES: Final = "there are no aliases"
 
@@ -30,7 +30,7 @@ _LOCK: Final = "lock"
 
 _USE_ANOTHER: Final = "start imgstored as root, or name a folder of your own as `state` in its configuration"
 
-#: Its folders that have nothing but files, and what is lost with one of these.
+#: The folders that contain only files, and the effect of the loss of one of their files.
 _FLAT: Final = {
     "spool": "what was downloaded is downloaded again",
     "receipts": "`imgctl verify` has nothing to compare an image with",
@@ -38,7 +38,7 @@ _FLAT: Final = {
     "creating": "what an interrupted `imgctl create` had changed is not undone",
     "locks": "nothing",
 }
-#: Its other folders, by patterns.
+#: The other folders, as patterns.
 _FOLDERS: Final = ("pool", "pool-*", "imgadm", "imgadm/images")
 
 #: Where SQLite keeps the number of a database's schema (https://www.sqlite.org/fileformat.html).
@@ -48,11 +48,11 @@ _SQLITE: Final = b"SQLite format 3\0"
 
 @contextmanager
 def owned(state: Path, *, passable: bool = False, aside: Aside | None = None) -> Iterator[Path]:
-    """The state folder with its `spool`, for this process alone, and no newer than this daemon.
+    """The state folder with its `spool`, for this process alone.
 
-    `passable`: others get through it to what is theirs to read, and see nothing of it. What is in the place
-    of something else goes to `aside`. Raises `ConfigError` where it cannot be that; a newer daemon's folder
-    is then as it was.
+    With `passable` other users can pass through it to what they may read, but see nothing else of it. Files
+    and folders in the place of others go to `aside`. Raises `ConfigError` if the folder cannot be used, or a
+    newer daemon made it; then it does not change.
     """
     aside = aside or Aside(state / DAMAGED)
     try:
@@ -77,14 +77,14 @@ def owned(state: Path, *, passable: bool = False, aside: Aside | None = None) ->
 def _open_lock(path: Path, aside: Aside) -> int:
     """Raises `OSError`."""
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        aside.move(path, "it is no regular file", lost="nothing")
+        aside.move(path, "it is not a regular file", lost="nothing")
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _tidy(state: Path, aside: Aside) -> None:
     """Makes the folders, writes the version, and moves away what is in the place of something else.
 
-    Raises `ConfigError`, but not for a disk that is full or fails: who needs that folder says so.
+    Raises `ConfigError`, but not for a disk that is full or fails: whoever needs a folder reports that.
     """
     steps: list[Callable[[], None]] = [
         partial(_version, state, aside),
@@ -104,24 +104,24 @@ def _tidy(state: Path, aside: Aside) -> None:
 
 
 def _version(state: Path, aside: Aside) -> None:
-    """Moves a version away that cannot be read. Raises `OSError`."""
+    """Moves away a version file that cannot be read. Raises `OSError`."""
     _regular(state / VERSION, "nothing", aside)
     if os.path.lexists(state / VERSION) and not read_version(state).schema:
         aside.move(state / VERSION, "it cannot be read", lost="nothing")
 
 
 def _folder(state: Path, pattern: str, aside: Aside) -> None:
-    """Moves away what has a folder's name, and is none. Raises `OSError`."""
+    """Moves away whatever has a folder's name, and is not a folder. Raises `OSError`."""
     for path in state.glob(pattern):
         if not path.is_dir():
-            aside.move(path, "it is no folder", lost="what was in it")
+            aside.move(path, "it is not a folder", lost="what was in it")
 
 
 def _flat(folder: Path, lost: str, aside: Aside) -> None:
-    """A folder that has only files. Raises `OSError`."""
-    # A link to a folder is an operator's.
+    """Moves away what is not a file in a folder of files, or is not such a folder. Raises `OSError`."""
+    # An operator may have made a link to a folder.
     if os.path.lexists(folder) and not folder.is_dir():
-        aside.move(folder, "it is no folder", lost=lost)
+        aside.move(folder, "it is not a folder", lost=lost)
     if folder.name == "spool":
         folder.mkdir(mode=0o700, exist_ok=True)
     with suppress(FileNotFoundError):
@@ -130,15 +130,15 @@ def _flat(folder: Path, lost: str, aside: Aside) -> None:
 
 
 def _regular(path: Path, lost: str, aside: Aside) -> None:
-    """Moves away what has a file's name, and is none. Raises `OSError`."""
+    """Moves away whatever has a file's name, and is not a regular file. Raises `OSError`."""
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        aside.move(path, "it is no regular file", lost=lost)
+        aside.move(path, "it is not a regular file", lost=lost)
 
 
 def _take(lock: int, state: Path) -> None:
     try:
         filesystem.try_flock(lock)
-        # SQLite takes POSIX locks. Of file systems that lack them it says that the database is locked.
+        # SQLite takes POSIX locks. On a file system without them it says that the database is locked.
         with suppress(BlockingIOError):
             filesystem.try_lockf(lock)
     except BlockingIOError as error:
@@ -154,7 +154,7 @@ def _take(lock: int, state: Path) -> None:
 
 
 def refuse_newer(state: Path) -> None:
-    """Raises `ConfigError` for a folder of a newer daemon."""
+    """Raises `ConfigError` if a newer daemon has written the folder."""
     version = read_version(state)
     schema = version.schema or max(_number(state / name) for name in (JOURNAL, HISTORY))
     if schema > SCHEMA:
@@ -167,7 +167,7 @@ def refuse_newer(state: Path) -> None:
 
 
 def _number(database: Path) -> int:
-    """The schema of a database, which is not opened; 0 where that cannot be seen."""
+    """The schema of a database, read without opening it; 0 if that fails."""
     with suppress(OSError):
         fd = os.open(database, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -1,9 +1,9 @@
 """The schema of the state folder, its migrations, and the file `version`. One number for the whole folder.
 
-The number is in the file `version`, so that a newer folder is refused, with the version that wrote it, before
-anything in it is touched; the file has a checksum, so that a damaged one is not taken for that of a newer
-imgstored. The number is also in each database (`PRAGMA user_version`), where a step's change and its number
-are one transaction. All calls block.
+The number is in the file `version`, so that an older daemon refuses a newer folder before it changes anything
+there, and can name the version that wrote it. The file has a checksum, so that a damaged file does not look
+like that of a newer imgstored. The number is also in each database (`PRAGMA user_version`), where the change
+of a step and its number are one transaction. All calls block.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-#: Raised with every change of what is in the folder that an older daemon would not understand.
+#: Rises with every change of the folder that an older daemon would not understand.
 SCHEMA = 4
 
 JOURNAL, HISTORY, EVENTS = "journal.sqlite", "history.sqlite", "events.sqlite"
@@ -40,17 +40,17 @@ class Step(NamedTuple):
 
 
 def _imports_have_ids(db: sqlite3.Connection) -> None:
-    """Lines of the log have an import's id since then, and so has what was done."""
+    """Since schema 2 the history has the id of an import, as the lines of the log have."""
     db.execute("ALTER TABLE history ADD COLUMN import_id TEXT")
 
 
 def _streams_are_remembered(db: sqlite3.Connection) -> None:
-    """An import that was asked for with --zstream goes on as one since then."""
+    """Since schema 2 an import with --zstream goes on as one after a restart."""
     db.execute("ALTER TABLE imports ADD COLUMN zstream INTEGER NOT NULL DEFAULT 0")
 
 
 def _hashes_have_names(db: sqlite3.Connection) -> None:
-    """Ranges may be hashed by another algorithm than BLAKE3 since then."""
+    """Since schema 3 the hash of a range has the name of its algorithm, which may not be BLAKE3."""
     db.execute("ALTER TABLE ranges RENAME TO older")
     db.execute(
         "CREATE TABLE ranges (uuid TEXT NOT NULL, idx INTEGER NOT NULL, algorithm TEXT NOT NULL,"
@@ -61,11 +61,11 @@ def _hashes_have_names(db: sqlite3.Connection) -> None:
 
 
 def _shortages_are_remembered(db: sqlite3.Connection) -> None:
-    """The journal has known since then how much an image took of a pool that had no room for it."""
+    """Since schema 4 the journal knows how many bytes an image needs of a pool that had no room for it."""
     db.execute("ALTER TABLE imports ADD COLUMN needed INTEGER NOT NULL DEFAULT 0")
 
 
-#: In the order in which they are taken.
+#: In the order of their execution.
 STEPS = (
     Step(2, HISTORY, _imports_have_ids),
     Step(2, JOURNAL, _streams_are_remembered),
@@ -75,14 +75,14 @@ STEPS = (
 
 
 def schema_of(db: sqlite3.Connection) -> int:
-    """0 is a new database. Raises `sqlite3.Error` for what is none."""
+    """The schema of an open database; 0 for a new one. Raises `sqlite3.Error` if it is not a database."""
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def take_steps(db: sqlite3.Connection, name: str, found: int) -> None:
     """Brings a database of schema `found` up to date. Raises `sqlite3.Error`.
 
-    One transaction a step, so that a daemon that is killed in between has lost nothing.
+    Each step is one transaction, so a daemon that is killed in between loses nothing.
     """
     for schema in range(found + 1, SCHEMA + 1):
         db.execute("BEGIN IMMEDIATE")
@@ -105,11 +105,11 @@ _MAX_SIZE: Final = 4096
 
 
 class Version(Struct, frozen=True):
-    """The contents of the file; schema 0 if it says nothing: then the databases have the number."""
+    """The contents of the file; schema 0 if it cannot be read: then the databases have the number."""
 
     schema: int
     maker: str
-    checked: bool  #: whether it has a checksum, which older ones do not
+    checked: bool  #: whether the file has a checksum; older files have none
 
 
 def read_version(state: Path) -> Version:
@@ -130,18 +130,18 @@ def read_version(state: Path) -> Version:
 
 
 def _parsed(content: bytes) -> Version:
-    """Raises `ValueError`, `KeyError`, `TypeError`, `AttributeError` or `RecursionError` for what is none."""
+    """Raises `ValueError`, `KeyError`, `TypeError`, `AttributeError`, `RecursionError` for a damaged file."""
     found = json.loads(content)
     schema, maker, check = found["schema"], str(found["imgstored"]), found.get("check")
     if not isinstance(schema, int) or schema < 1:
         raise ValueError(f"its schema is {str(schema)[:20]}")
     if check is not None and check != _check(schema, maker):
-        raise ValueError("its checksum is another")
+        raise ValueError("its checksum does not match")
     return Version(schema, maker, check is not None)
 
 
 def write_version(state: Path) -> None:
-    """Writes what this imgstored is, unless it is there already. Raises `OSError`."""
+    """Writes the version of this imgstored, unless it is there already. Raises `OSError`."""
     if read_version(state) != Version(SCHEMA, __version__, checked=True):
         content = {"schema": SCHEMA, "imgstored": __version__, "check": _check(SCHEMA, __version__)}
         replace_file(state / VERSION, (json.dumps(content) + "\n").encode(), mode=0o600)

@@ -29,7 +29,7 @@ _MOST_HEAD = 64 << 10
 
 
 def may_be_added(reply: RangeReply, size: int | None) -> bool:
-    """Whether the whole of a file of `size` bytes may come in gzip that is not its own."""
+    """True if the whole of a file of `size` bytes may come in gzip that is not its own."""
     return not reply.partial and reply.encoding in gunzip.CODINGS and size is not None and reply.total != size
 
 
@@ -82,7 +82,7 @@ class Uncoded:
 
 
 def _is_added(begun: bytes) -> bool | None:
-    """Whether gzip was put around a compressed file that begins so; None: more bytes are needed."""
+    """True if gzip was put around a compressed file that begins so; None: more bytes are needed."""
     try:
         head = zlib.decompressobj(gunzip.WINDOW).decompress(begun, _HEAD)
     except zlib.error:

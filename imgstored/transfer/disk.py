@@ -37,7 +37,7 @@ _HINT: Final = "tell whoever published it; `imgctl create --raw` takes a disk th
 
 
 class DiskConversion(Struct, frozen=True):
-    """How the stream of one image is made of a disk. Blocks."""
+    """The conversion of a disk into the stream of one image. Blocks."""
 
     uuid: str
     in_layer: bool  #: the disk is a file in a layer of a container image
@@ -70,7 +70,7 @@ class DiskConversion(Struct, frozen=True):
 
     @contextmanager
     def _fetched(self, pieces: Blocks, check: Callable[[], None]) -> Iterator[IO[bytes]]:
-        """All that is on the disk, and its size, in a file."""
+        """The contents of the disk in a file, and its size."""
         reader = PieceReader(pieces)
         with tempfile.TemporaryFile(dir=self.folder) as file:
             if self.in_layer:
@@ -117,7 +117,7 @@ class DiskConversion(Struct, frozen=True):
 
 @contextmanager
 def _disk_errors(uuid: str) -> Iterator[None]:
-    """What is said to people who name a file of theirs, as said of what came."""
+    """A message to people who name a file of theirs, as a message about what came."""
     try:
         yield
     except UsageError as error:

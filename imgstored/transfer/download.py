@@ -82,7 +82,7 @@ class DownloadLimits(Struct, frozen=True, kw_only=True):
 
 
 class _Body(Struct):
-    """What was asked for, and how the answer's body is taken. For the request's thread."""
+    """One request, and the way its body is taken. For the request's thread."""
 
     request: RangeRequest
     start: int
@@ -97,7 +97,7 @@ def _nothing(_: Any) -> None:
 
 
 def _for_reader(error: BaseException) -> ImgstoreError:
-    """What the reader gets when `error` ends the download. Nurseries raise cancellation in groups."""
+    """The reader's error when `error` ends the download. Nurseries raise cancellation in groups."""
     group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
     if isinstance(error, ImgstoreError):
         return error
@@ -185,20 +185,22 @@ class Download:
         return len(self._requests)
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing comes any more."""
+        return self.watermark.ended
+
+    @property
     def generation(self) -> int:
         """Grows whenever bytes that were there may have been of another file."""
         return self._spool.generation
 
-    def end_of(self, offset: int, seconds: float) -> int:
-        """Where the bytes that are there from `offset` on end. Waits for the first of them, up to `seconds`.
+    def wait_from(self, offset: int, enough: int, seconds: float) -> int:
+        """The end of the bytes that are there from `offset` on; `offset` itself if there are none.
 
-        For any thread. Returns `offset` when the time is over, and once the download has ended.
+        For any thread. Waits up to `seconds` until `enough` are there, or what is left of their range; not
+        once the download has ended.
         """
-        end = self._spool.end_of(offset)
-        if end == offset:
-            self.watermark.wait_for_change(seconds)
-            end = self._spool.end_of(offset)
-        return end
+        return self._spool.wait_from(offset, enough, seconds)
 
     def blocks(self) -> Iterator[bytes]:
         """The file's bytes in order, as they come; for the pump's thread. Raises what ended the download."""

@@ -39,7 +39,7 @@ class ValidatorChangedError(Exception):
 
 
 class EnoughError(Exception):
-    """All that a request was made for is there."""
+    """Raised when all that a request was made for is there."""
 
 
 #: What became of a request: None is success.
@@ -92,7 +92,7 @@ class RangeRequest(Struct, eq=False):
 
 @dataclass(slots=True)
 class Pace:
-    """Whether a request is still fast enough. Times in seconds of any one clock, rates in bytes a second.
+    """True if a request is still fast enough. Times in seconds of any one clock, rates in bytes a second.
 
     `silence`: no byte for that long is a stall. `rate`: fewer bytes than that, averaged over `window`, is
     one, too; 0 switches this off.
@@ -131,7 +131,7 @@ def check_reply(
     proven: bool = False,
     plain: bool = False,
 ) -> None:
-    """Whether an answer is about the file that is wanted. Pure.
+    """True if an answer is about the file that is wanted. Pure.
 
     `size` is the file's, None if nobody said; `validator` what the mirror called the file before; `proven`:
     the mirror has sent a part of the file; `plain`: it was asked for the whole file. Raises `FetchError` for

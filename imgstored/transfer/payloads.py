@@ -48,6 +48,11 @@ _TRIAL_SHARE: Final = 0.02
 #: A delta that fetches more of the file than this part is none.
 _WORTH: Final = 0.9
 
+#: Bytes of incomplete extents that are kept in memory. Those at the end of the file are forgotten first.
+_MOST_HELD: Final = 64 << 20
+#: Extents that are decompressed at the same time: each may take as much as a frame has.
+_AT_A_TIME: Final = 2
+
 _SEEK_DATA: Final[int | None] = getattr(os, "SEEK_DATA", None)
 
 
@@ -56,7 +61,7 @@ class NotWorthwhileError(IndexFaultError):
 
 
 class _Growing(Struct):
-    """What has come of an extent."""
+    """The part of an extent that has come."""
 
     data: bytearray = field(default_factory=bytearray)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -102,6 +107,10 @@ class PayloadSpool:
         self._growing: list[_Growing] = []
         self._starts: list[int] = []
         self._fetched = 0
+        self._partial: set[int] = set()  # extents of which there is something in memory
+        self._held = 0  # bytes of them
+        self._forgotten = 0  # bytes that came, and were forgotten, ever
+        self._completing = threading.BoundedSemaphore(_AT_A_TIME)
 
     # -- opening ---------------------------------------------------------------------------------------------
 
@@ -159,7 +168,7 @@ class PayloadSpool:
             position = self._data_after(at)
 
     def _data_after(self, position: int) -> int:
-        """Where the next bytes are that may have been written."""
+        """The position of the next bytes that may have been written."""
         if _SEEK_DATA is None or position >= self._total:
             return position
         try:
@@ -225,17 +234,54 @@ class PayloadSpool:
                     piece = data[position - offset : extent.end - offset]
                     growing.data += piece
                     fresh += len(piece)
+                    self._hold(number, len(piece))
                     if position + len(piece) == extent.end:
-                        self._complete(extent, growing.data)
-                        growing.done, growing.data = True, bytearray()
+                        with self._completing:
+                            self._complete(extent, growing.data)
+                        self._drop(number, growing)
+                        growing.done = True
             number += 1
         with self._lock:
             self._fetched += fresh
+        self._bound_memory()
         return fresh
+
+    def _hold(self, number: int, size: int) -> None:
+        with self._lock:
+            self._partial.add(number)
+            self._held += size
+
+    def _drop(self, number: int, growing: _Growing) -> int:
+        """Takes the bytes of an extent out of memory; how many there were. For the holder of its lock."""
+        size = len(growing.data)
+        growing.data = bytearray()
+        with self._lock:
+            self._partial.discard(number)
+            self._held -= size
+        return size
+
+    def _bound_memory(self) -> None:
+        """Forgets bytes of incomplete extents where these are too many: they are fetched again.
+
+        A server that completes none could send them for ever. Raises `IndexFaultError`.
+        """
+        while self._held > _MOST_HELD:
+            with self._lock:
+                last = max(self._partial, default=None)
+            if last is None:
+                return
+            growing = self._growing[last]
+            with growing.lock:
+                size = self._drop(last, growing)
+            with self._lock:
+                self._fetched -= size
+                self._forgotten += size
+            if self._forgotten > self._index.file_size:
+                raise IndexFaultError("the server begins too many parts of the file, and completes few")
 
     def _complete(self, extent: Extent, data: bytearray) -> None:
         """All bytes of an extent have come."""
-        index, view = self._index, memoryview(bytes(data))
+        index, view = self._index, memoryview(data)
         for frame in range(extent.first, extent.stop):
             numbers = index.in_frame(frame)
             if not numbers:
@@ -322,7 +368,7 @@ class PayloadSpool:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the stream is there."""
+        """True if all of the stream is there."""
         return all(growing.done for growing in self._growing)
 
     @property
@@ -343,7 +389,7 @@ class PayloadSpool:
         with growing.lock:
             return (extent.end if growing.done else extent.start + len(growing.data)), extent.end
 
-    def end_of(self, offset: int) -> int:
+    def wait_from(self, offset: int, enough: int, seconds: float) -> int:
         """Nobody gets the file from here."""
         return offset
 

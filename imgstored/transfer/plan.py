@@ -176,12 +176,12 @@ class MirrorState(Struct):
 
     @property
     def proven(self) -> bool:
-        """Whether it has answered with a part of the right file, or with all of it."""
+        """True if it has answered with a part of the right file, or with all of it."""
         return self.state in ("ranges", "whole")
 
     @property
     def record(self) -> Record:
-        """Whether its file stays the same."""
+        """True if its file stays the same."""
         return _RECORDS[min(self.changes, len(_RECORDS) - 1)]
 
 
@@ -453,20 +453,20 @@ class RangePlan:
 
     @property
     def restart_due(self) -> bool:
-        """Whether the last request before a restart has ended, so that `begin_anew` may be called."""
+        """True if the last request before a restart has ended, so that `begin_anew` may be called."""
         return self.file == "restarting" and not self._running
 
     @property
     def reusable(self) -> bool:
-        """Whether what has come serves a later download."""
+        """True if what has come serves a later download."""
         return self.file != "spoiled" and (self._size_stated or not self._sizes_disputed)
 
     def brings_whole(self, ask: Ask) -> bool:
-        """Whether the answer to a request under way is all of the file."""
+        """True if the answer to a request under way is all of the file."""
         return ask.number in self._whole
 
     def trusts_validators(self, mirror: int) -> bool:
-        """Whether the mirror's validators name its file's state. For any thread."""
+        """True if the mirror's validators name its file's state. For any thread."""
         return self.mirrors[mirror].record != "fickle"
 
     def faults(self) -> list[str]:

@@ -76,7 +76,7 @@ class Pump:
 
     @property
     def verifies_first(self) -> bool:
-        """Whether all of the file is read before the pool gets any of it."""
+        """True if all of the file is read before the pool gets any of it."""
         return self._verify == "first"
 
     @property

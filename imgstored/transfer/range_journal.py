@@ -22,7 +22,7 @@ class Spooled(Struct, frozen=True):
     validators: dict[str, str] = field(default_factory=dict)  #: ETag or date, by mirror's URL
 
     def is_plausible(self, size: int | None, length: int) -> bool:
-        """Whether this can be true of a file of `length` bytes that should have `size` (None: not known)."""
+        """True if this can be true of a file of `length` bytes that should have `size` (None: not known)."""
         return (
             self.size == length
             and size in (None, self.size)

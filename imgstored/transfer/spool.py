@@ -52,8 +52,18 @@ class _Growing(Struct):
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+class _Waiter(Struct):
+    """Who waits until a range is there up to an offset in the file."""
+
+    until: int
+    come: threading.Event = field(default_factory=threading.Event)
+
+
 class Spool:
-    """One file's spool. `write` is called from several threads at once; the rest by who runs the download."""
+    """One file's spool. `write` is called from several threads at once; the rest by who runs the download.
+
+    `end_of` and `wait_from` are for any thread.
+    """
 
     def __init__(
         self, path: Path, journal: RangeJournal, watermark: Watermark, room: Room = BOUNDLESS
@@ -66,6 +76,8 @@ class Spool:
         self._lock = threading.Lock()
         self._growing: dict[int, _Growing] = {}
         self._fingerprints: dict[int, Fingerprint] = {}
+        self._waiting: dict[int, list[_Waiter]] = {}  # by range
+        self._closed = False  # nothing comes any more
         self._present = 0
         self.generation = 0  #: grows whenever what was there does not count any more
         self.size: int | None = None
@@ -126,6 +138,9 @@ class Spool:
 
     def close(self) -> None:
         """Closes the file; `blocks` goes on undisturbed."""
+        with self._lock:
+            self._closed = True
+            self._wake_all()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -180,6 +195,7 @@ class Spool:
             complete = growing.position == self._stop(index)
         with self._lock:
             self._present += len(fresh)
+            self._wake(index, growing.position)
         if complete:
             self._complete(index, growing)
         self._advance()
@@ -273,6 +289,7 @@ class Spool:
             self._fingerprints.clear()
             self._growing.clear()
             self._present = 0
+            self._wake_all()
 
     def remember(self, url: str, validator: str) -> None:
         """Remembers what the server at `url` calls this state of the file."""
@@ -296,7 +313,7 @@ class Spool:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the file is there."""
+        """True if all of the file is there."""
         return self.size is not None and len(self._fingerprints) == self.ranges
 
     @property
@@ -324,16 +341,51 @@ class Spool:
         return (index * self.range_size if growing is None else growing.position), stop
 
     def end_of(self, offset: int) -> int:
-        """Where the bytes that are there from `offset` on end; `offset` itself if there are none."""
+        """The end of the bytes that are there from `offset` on; `offset` itself if there are none."""
         with self._lock:
-            end, index = offset, offset // self.range_size
-            while index in self._fingerprints:
-                end = self._stop(index)
-                index += 1
-            growing = self._growing.get(index)
-            if growing is not None and index * self.range_size <= end:
-                end = max(end, growing.position)
-            return end
+            return self._end_of(offset)
+
+    def _end_of(self, offset: int) -> int:
+        end, index = offset, offset // self.range_size
+        while index in self._fingerprints:
+            end = self._stop(index)
+            index += 1
+        growing = self._growing.get(index)
+        if growing is not None and index * self.range_size <= end:
+            end = max(end, growing.position)
+        return end
+
+    def wait_from(self, offset: int, enough: int, seconds: float) -> int:
+        """As `end_of`, once `enough` bytes, or the rest of their range, are there, or the time is over.
+
+        Blocks. Does not wait when nothing comes any more. What comes elsewhere in the file wakes nobody here.
+        """
+        with self._lock:
+            index = offset // self.range_size
+            until, end = min(offset + enough, self._stop(index)), self._end_of(offset)
+            if end >= until or self._closed:
+                return end
+            waiter = _Waiter(until)
+            self._waiting.setdefault(index, []).append(waiter)
+        come = waiter.come.wait(seconds)
+        with self._lock:
+            if not come and (left := [each for each in self._waiting.pop(index, ()) if each is not waiter]):
+                self._waiting[index] = left
+            return self._end_of(offset)
+
+    def _wake(self, index: int, position: int) -> None:
+        waiting = self._waiting.pop(index, ())
+        for each in waiting:
+            if each.until <= position:
+                each.come.set()
+        if left := [each for each in waiting if each.until > position]:
+            self._waiting[index] = left
+
+    def _wake_all(self) -> None:
+        for waiting in self._waiting.values():
+            for each in waiting:
+                each.come.set()
+        self._waiting.clear()
 
     def _stop(self, index: int) -> int:
         stop = (index + 1) * self.range_size

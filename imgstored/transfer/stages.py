@@ -36,7 +36,7 @@ class Stopwatch:
             self._state = (total + monotonic() - since, None)
 
     def restart(self) -> None:
-        """Of a block that is running, only what comes from now on counts."""
+        """Begins at zero again; of a block that is running, only the time from now on counts."""
         total, since = self._state
         if since is not None:
             self._state = (total, monotonic())

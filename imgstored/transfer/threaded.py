@@ -90,7 +90,7 @@ class ThreadedIterator(Generic[T]):
                     return
 
     def _put(self, item: T) -> bool:
-        """Whether the consumer still wants more."""
+        """True if the consumer still wants more."""
         with self._changed:
             if not self._closed and len(self._items) >= self._depth:
                 with self._times.full:

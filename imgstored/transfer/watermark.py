@@ -26,6 +26,11 @@ class Watermark:
         """Bytes that may be read."""
         return self._position
 
+    @property
+    def ended(self) -> bool:
+        """Whether no more will come."""
+        return self._finished or self._failure is not None
+
     def begin(self) -> None:
         """Says that bytes come from now on: waiting until now was not for the network."""
         with self._changed:
@@ -49,12 +54,6 @@ class Watermark:
             if not self._finished:
                 self._failure = self._failure or error
             self._changed.notify_all()
-
-    def wait_for_change(self, seconds: float) -> None:
-        """Blocks until anything has come, anywhere in the file, but no longer than `seconds`."""
-        with self._changed:
-            if self._failure is None and not self._finished:
-                self._changed.wait(seconds)
 
     def wait(self, beyond: int) -> int:
         """Blocks until there is more than `beyond`, and returns the position.

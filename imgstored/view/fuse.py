@@ -127,7 +127,7 @@ class FuseView:
 
     @property
     def busy(self) -> bool:
-        """Whether it still uses pyfuse3."""
+        """True if it still uses pyfuse3."""
         return self._running or self._forgetters.borrowed_tokens > 0
 
     async def add(self, image: InstalledImage) -> None:
@@ -307,7 +307,7 @@ async def _main() -> None:
 
 
 def _nothing_to_read(error: BaseException) -> bool:
-    """Whether all that happened is that a question was taken back (see `FuseView._mount`)."""
+    """True if all that happened is that a question was taken back (see `FuseView._mount`)."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_nothing_to_read, error.exceptions))
     return isinstance(error, OSError) and error.errno == errno.EAGAIN

@@ -126,7 +126,7 @@ def _is_dead(place: Path) -> bool:
 
 
 def link_state(link: Path, view: Path) -> Literal["ours", "absent", "taken"]:
-    """Whether the link leads to the view, is not there, or something else is there. Raises `OSError`."""
+    """True if the link leads to the view, is not there, or something else is there. Raises `OSError`."""
     if os.path.normpath(link) == os.path.normpath(view):
         return "ours"
     try:

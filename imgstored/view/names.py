@@ -18,8 +18,6 @@ import hashlib
 import re
 import unicodedata
 
-from imgstored.manifest.values import UUID
-
 #: POSIX's NAME_MAX on every file system that matters, in bytes.
 MAX_COMPONENT = 255
 
@@ -28,11 +26,6 @@ _DIGEST_DIGITS = 32
 _PLAIN = re.compile(r"[A-Za-z0-9._-]*")
 #: Control characters, and surrogates that have lost their other half (which UTF-8 cannot say).
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cs"})
-
-
-def is_uuid(text: str) -> bool:
-    """Whether it is a uuid as the view names folders by: 8-4-4-4-12 lower-case hexadecimal digits."""
-    return UUID.fullmatch(text) is not None
 
 
 def component(name: str) -> bytes:

@@ -22,9 +22,9 @@ import structlog
 
 from imgstored.errors import ConfigError
 from imgstored.host import filesystem, lock_holders, shortage
+from imgstored.manifest import is_uuid
 from imgstored.manifest.values import UUID
 from imgstored.view import mountpoint
-from imgstored.view.names import is_uuid
 from imgstored.view.tree import BY_NAME, MANIFEST, File, Folder, Link, Tree
 
 if TYPE_CHECKING:
@@ -395,7 +395,7 @@ def _new_marker(name: bytes, folder: int) -> int:
 
 
 def _is_private(file: int) -> bool:
-    """Whether nobody but this user, and root, can open the file, or could ever open it."""
+    """True if nobody but this user, and root, can open the file, or could ever open it."""
     found = os.fstat(file)
     return found.st_uid == os.geteuid() and not found.st_mode & 0o077
 

@@ -24,8 +24,8 @@ from msgspec import Struct
 from msgspec import field as struct_field
 
 from imgstored.errors import InvalidUUIDError
-from imgstored.manifest import text_of
-from imgstored.view.names import component, is_uuid
+from imgstored.manifest import is_uuid, text_of
+from imgstored.view.names import component
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -293,7 +293,7 @@ def _first(copies: Mapping[str, InstalledImage]) -> InstalledImage | None:
 
 
 def _alike(one: InstalledImage | None, other: InstalledImage | None) -> bool:
-    """Whether there is nothing to be seen of a difference."""
+    """True if there is nothing to be seen of a difference."""
     if one is None or other is None:
         return one is other
     return one.manifest == other.manifest and one.origin == other.origin

@@ -160,7 +160,7 @@ def _leaf(kind: int, count: int, value: bytes, order: ByteOrder) -> Tree:
 
 
 def _order(data: bytes) -> ByteOrder:
-    """Of a packed list with a head as it must be."""
+    """The byte order of a packed list. Raises `StreamError` unless its head is right."""
     order = _ORDERS.get(data[1])
     if data[0] != 0 or order is None:
         raise StreamError("the nvlist is not in native encoding")

@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file that begins so is a tar. Pure."""
+    """True if a file that begins so is a tar. Pure."""
     return head[_MAGIC_AT:].startswith(_MAGIC)
 
 

@@ -25,7 +25,9 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal
 from msgspec import Struct
 
 from imgstored.errors import NoSpaceError, UsageError
+from imgstored.foreign_text import one_line
 from imgstored.host import signals
+from imgstored.host.guardian import Guardian
 from imgstored.zstream.volume import MAX_VOLUME
 
 if TYPE_CHECKING:
@@ -263,7 +265,7 @@ def _run(
     """The output of the program. Raises `UsageError` if it fails or takes longer, and what `check` raises."""
     limits = [str(_MEMORY >> 10), str(-(-largest // 512))]
     uid, gid = program.user or (None, None)
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words, Guardian() as guardian:
         with signals.for_child():
             process = subprocess.Popen(  # noqa: S603  an absolute path of ours, and no word from outside
                 ["/bin/sh", "-c", _LIMITED, "sh", *limits, program.path, *arguments],
@@ -276,9 +278,11 @@ def _run(
                 user=uid,
                 group=gid,
                 extra_groups=None if gid is None else [],
+                process_group=0,
             )
         with process:
             try:
+                guardian.watch(process.pid)
                 _wait(process, program.check, seconds)
             except BaseException:
                 process.kill()
@@ -305,9 +309,8 @@ def _wait(process: subprocess.Popen[bytes], check: Callable[[], None], seconds: 
 
 
 def _plain(words: bytes) -> str:
-    """On one line, and nothing that a terminal would act on: some of it is from the file."""
-    line = " ".join(words.decode("utf-8", "replace").split())
-    return "".join(character if character.isprintable() else "?" for character in line)
+    """The words on one line, without anything that a terminal would act on: some of it is from the file."""
+    return one_line(words)
 
 
 _HINT: Final = "the file is damaged, or in use by a machine; `qemu-img check FILE` tells more"

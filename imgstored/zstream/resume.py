@@ -74,7 +74,7 @@ class Resumer:
     # -- which records ---------------------------------------------------------------------------------------
 
     def _is_wanted(self, record: Record) -> bool:
-        """Whether `zfs send -t` would send it, too: of the point's object all but the data before it."""
+        """True if `zfs send -t` would send it, too: of the point's object all but the data before it."""
         point = self._point
         match record.type:
             case RecordType.WRITE | RecordType.WRITE_EMBEDDED:

@@ -45,6 +45,16 @@ def test_a_host_on_which_no_daemon_ever_ran(host):
     assert not host.state.exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_no_secret_of_the_configuration_is_told(host, options):
+    source = '[[sources]]\nurl = "https://h"\nheaders = { Authorization = "Bearer k3yofasource" }\n'
+    host.config.write_text(host.config.read_text() + source)
+    (host.pool / BASE / "k3yofasource").touch()
+    said = host.run(*options).stdout
+    assert "k3yofasource" not in said
+    assert f"{BASE}/(hidden)" in said
+
+
 def test_deep_alone_is_a_mistake(host, capsys):
     from imgstored.__main__ import main
 

@@ -29,6 +29,9 @@ CASES = [
     "`imgctl list` with",
     "start with 20 images, view files",
     "clients `ensure` one image",
+    "serve a file, 8 connections",
+    "10 daemons behind a server that downloads by 2 connections of 20 MB/s",
+    "10 downloads by curl, 8 ranges each, behind a server",
     "wake-up with 1 connection, by poll",
     "wake-up with 3,000 connections, by poll",
 ]

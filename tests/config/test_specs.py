@@ -15,7 +15,7 @@ def registries(text: str):
 def test_all_of_a_table():
     (spec,) = registries(
         '[[registries]]\nhost = "R.example:443"\nca_file = "/ca"\ncert_file = "/cert"\nkey_file = "/key"\n'
-        'auth_file = "/auth"\ntoken_server = "t.example"\nproxy = "http://p:1"\ninsecure = true\n'
+        'auth_file = "/auth"\ntoken_server = "T.example:443"\nproxy = "http://p:1"\ninsecure = true\n'
         'mirrors = ["https://m.example:5000/", "http://127.0.0.1:5000"]\ninternal_redirects = true\n'
     )
     access = spec.access

@@ -22,6 +22,7 @@ from imgstored.registry.push import Uploads
 from imgstored.sources.base import SourceSpec
 from imgstored.sources.client import open_source
 from imgstored.transfer.decompress import DecompressLimits
+from tests.site.test_minisign import KEY
 from tests.support.docker_registry import DockerRegistry
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 
@@ -70,18 +71,19 @@ async def publish(
     uploads: Uploads | None = None,
     specs: tuple[SourceSpec, ...] = (),
     url: str | None = None,
+    keys: tuple[str, ...] = (),
 ) -> list[Any]:
     publisher = Publisher(lambda: specs, uploads=uploads, decompress=LIMITS)
     with opened(folder, data) as fd:
         where = url or f"oci://{registry.host}/{path}"
-        async with publisher.publish(manifest, fd, where, client="tests", path="file") as job:
+        async with publisher.publish(manifest, fd, where, client="tests", path="file", keys=keys) as job:
             events = [event async for event in job]
             assert job.result == {"uuid": manifest["uuid"], "url": f"{registry.url}/{path}"}
             return events
 
 
-def source(registry: DockerRegistry, path: str = "images") -> Any:
-    return open_source(SourceSpec(f"{registry.url}/{path}", "oci"), registries=Registries())
+def source(registry: DockerRegistry, path: str = "images", keys: tuple[str, ...] = ()) -> Any:
+    return open_source(SourceSpec(f"{registry.url}/{path}", "oci", keys=keys), registries=Registries())
 
 
 def put(registry: DockerRegistry, tag: str) -> Any:
@@ -148,7 +150,9 @@ class StopError(Exception):
     """Instead of kill -9."""
 
 
-async def test_nothing_is_half_published(registry, tmp_path, small_frames, monkeypatch):
+@pytest.mark.parametrize("signed", [False, True])
+async def test_nothing_is_half_published(registry, tmp_path, small_frames, monkeypatch, signed):
+    keys, trusted = ((KEY.file(),), (KEY.public.text,)) if signed else ((), ())
     data = b"".join(compress.compressed([STREAM], "zstd"))
     manifest = described(fixture_manifest(BASE), data, "zstd")
     original, count = push.Pusher._send, 0
@@ -164,18 +168,21 @@ async def test_nothing_is_half_published(registry, tmp_path, small_frames, monke
     for at in range(1, 200):  # noqa: B007  `dies` reads it
         count = 0
         try:
-            await publish(registry, tmp_path, manifest, data)
+            await publish(registry, tmp_path, manifest, data, keys=keys)
         except ImgstoreError:
-            tags = await source(registry)._repository.tags()
-            offer = await source(registry).offer(BASE)
-            # The manifest, once it is there, is whole; names come after it, and the lists in the end.
+            tags = [tag for tag in await source(registry)._repository.tags() if "sha256-" not in tag]
+            offer = await source(registry, keys=trusted).offer(BASE)
+            # The manifest, once it is there, is whole; names come after it, and the lists in the end. Whoever
+            # has keys never meets it unsigned.
             assert offer is None or offer.location is not None
             if BASE not in tags:
                 assert tags == []
         else:
             break
     assert count < at
-    assert [each.manifest["uuid"] for each in await source(registry).list()] == [BASE]
+    images = source(registry, keys=trusted)
+    assert [each.manifest["uuid"] for each in await images.list()] == [BASE]
+    assert not images.incomplete
 
 
 async def test_the_latest_is_what_was_published_last(registry, tmp_path):
@@ -214,7 +221,7 @@ async def test_a_list_that_is_no_list_is_written_anew(registry, tmp_path):
     """Its digest is right; whoever wrote it was wrong."""
     made = artifact.list_manifest(
         Descriptor(EMPTY, **registry.blob("images", b"{}")),
-        Descriptor(artifact.LIST_JSON, **registry.blob("images", b"[{")),
+        [Descriptor(artifact.LIST_JSON, **registry.blob("images", b"[{"))],
     )
     body = encoded(made)
     registry.manifest("images", "list", body, made.media_type)

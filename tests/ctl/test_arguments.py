@@ -85,3 +85,32 @@ def test_every_command_has_a_function_and_distinct_names_and_flags(command):
 def test_global_flags_are_distinct():
     flags = [flag for option in GLOBAL_OPTIONS for flag in option.flags]
     assert len(flags) == len(set(flags))
+
+
+@pytest.mark.parametrize(
+    ("given", "number"), [(None, None), ("3", 3), ("10", 10), ("0", "3 to 10"), ("11", "3 to 10"),
+                          ("x", "3 to 10"), ("", "3 to 10"), ("-3", "3 to 10"), ("٣", "3 to 10"),
+                          ("0" * 5000 + "3", "3 to 10"), ("3.0", "3 to 10")],
+)  # fmt: skip
+def test_a_number(given: str | None, number: int | str | None):
+    arguments = parse([Option(("-n",), "N", "")], [] if given is None else ["-n", given])
+    if not isinstance(number, str):
+        assert arguments.number("-n", "number of things", 3, 10) == number
+        return
+    with pytest.raises(UsageError, match="invalid number of things: ") as caught:
+        arguments.number("-n", "number of things", 3, 10)
+    assert caught.value.hint == f"it may be {number}"
+    with pytest.raises(UsageError) as caught:
+        arguments.number("-n", "depth", 20, imgadms="must be greater")
+    assert (caught.value.message, caught.value.hint) == (f'invalid depth "{given}": must be greater', "")
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "0.05", "61", "nan", "inf", "1e9"])
+def test_seconds(given: str):
+    options = [Option(("-d",), "SECONDS", "")]
+    assert parse(options, ["-d", "0.1"]).seconds("-d", 0.1, 60) == 0.1
+    assert parse(options, []).seconds("-d", 0.1, 60) is None
+    with pytest.raises(UsageError) as caught:
+        parse(options, ["-d", given]).seconds("-d", 0.1, 60)
+    assert caught.value.message == f'invalid number of seconds: "{given}"'
+    assert caught.value.hint == "it may be 0.1 to 60"

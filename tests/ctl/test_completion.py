@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from imgctl.commands import SOCKET, all_commands, find_command
-from imgctl.completion_words import DYNAMIC, argument_kinds, flags, option_kinds, place_of
+from imgctl.completion import DYNAMIC, argument_kinds, flags, place_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,7 +141,8 @@ def test_nobody_waits_for_a_daemon_that_hangs(imgctl, folder):
 @pytest.mark.parametrize("command", all_commands(), ids=lambda command: command.names[0])
 def test_images_pools_and_files_of_every_command_are_completed(command):
     named = {option.argument for option in command.options}
-    kinds = {kind for _, kind in option_kinds(command)}
+    flags_of = [flag for option in command.options if option.argument for flag in option.flags]
+    kinds = {place_of([command.names[0], flag, ""]).kind for flag in flags_of}
     assert ("pools" in kinds) == ("POOL" in named)
     assert ("files" in kinds) >= ("FILE" in named or "MANIFEST" in named)
     arguments, further = argument_kinds(command)

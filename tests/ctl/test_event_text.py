@@ -104,3 +104,15 @@ def progress(*phases: str, done: int = 5, total: int | None = 10):
 )
 def test_what_the_bar_is_about(event, label):
     assert event_text.bar_label(event) == label
+
+
+def test_a_numbered_event_on_terminals():
+    event = {"number": 23, "at": "2026-11-29T10:00:16.014Z", "event": "installed", "uuid": "3dbbdcca-2eab",
+             "name": "web", "version": "1.2", "pool": "zones", "bytes": 1 << 24}  # fmt: skip
+    head = "    23  2026-11-29T10:00:16Z  installed         "
+    assert event_text.numbered_line(event) == f"{head}web@1.2 3dbbdcca-2eab in zones 16.0 MiB"
+    assert event_text.numbered_line(event, 100) == f"{head}web@1.2 3dbbdcca in zones 16.0 MiB"
+    assert event_text.numbered_line(event, 40) == "23 10:00:16 installed web@1.2 in zones 16.0 MiB"
+    assert event_text.numbered_line({**event, "name": None, "version": None}, 40).startswith(
+        "23 10:00:16 installed 3dbbdcca in zones"
+    )

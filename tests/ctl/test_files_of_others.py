@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from imgctl.errors import CommandError
+from imgctl.run import image_files
 from imgctl.run.image_files import ImageFile
 
 from tests.support.events import ManifestMade, Sending
@@ -122,3 +123,60 @@ def test_a_link_with_the_images_name_is_replaced_and_not_followed(theirs, victim
         file.keep(MANIFEST)
     assert victim.read_bytes() == SECRET
     assert (theirs / "img").read_bytes() == CONTENT
+
+
+# -- each defence by itself, where another one has failed ----------------------------------------------------
+
+
+@pytest.mark.parametrize("plant", ["link", "file"])
+def test_a_name_that_somebody_has_guessed_is_not_taken(theirs, victim, monkeypatch, plant):
+    monkeypatch.setattr(image_files.secrets, "token_hex", lambda size: "guessed")
+    planted = theirs / ".imgctl-guessed.partial"
+    if plant == "link":
+        planted.symlink_to(victim)
+    else:
+        planted.write_text("theirs")
+    with pytest.raises(FileExistsError):
+        ImageFile(theirs / "img").__enter__()
+    assert victim.read_bytes() == SECRET
+    assert plant == "link" or planted.read_text() == "theirs"
+
+
+def test_a_link_to_the_very_file_is_not_renamed(theirs):
+    """It would be theirs to turn elsewhere later."""
+    with ImageFile(theirs / "img") as file:
+        (path,) = theirs.iterdir()
+        path.rename(theirs / "moved")
+        path.symlink_to("moved")
+        with pytest.raises(CommandError, match="somebody else has put another file in the place of"):
+            file.keep(None)
+    assert not (theirs / "img").is_symlink()
+
+
+def test_a_file_that_is_replaced_between_the_look_and_the_renaming(theirs, monkeypatch):
+    real = os.rename
+
+    def late(old, new, **folders):
+        (path,) = theirs.glob(".imgctl-*")
+        path.unlink()
+        path.write_text("theirs")
+        real(old, new, **folders)
+
+    with ImageFile(theirs / "img") as file:
+        monkeypatch.setattr(image_files.os, "rename", late)
+        with pytest.raises(CommandError, match="somebody else has put another file in the place of"):
+            file.keep(None)
+        monkeypatch.undo()
+
+
+def test_a_disk_that_looks_like_another_format_is_raw(theirs, victim, tmp_path):
+    """A qcow2 with a backing file would have qemu-img read that, as root."""
+    trap = tmp_path / "trap"
+    options = ["-q", "-f", "qcow2", "-F", "raw", "-b", str(victim)]
+    subprocess.run(["qemu-img", "create", *options, str(trap), "1M"], check=True)
+    content = trap.read_bytes().ljust(1 << 20, b"\0")
+    with ImageFile(theirs / "img") as file:
+        os.write(file.descriptor, content)
+        file.convert_to_qcow2()
+        file.keep(None)
+    assert disk_of(theirs / "img.qcow2", tmp_path) == content

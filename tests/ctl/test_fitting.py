@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from imgctl.fitting import Screen, cells, cut
 from imgctl.run.usage import LINES, tree_lines
+from imgctl.status_text import status_lines, top_lines
 from imgctl.table import table
 
 from tests.ctl.test_status import JOB as BUSY_JOB
@@ -84,6 +85,18 @@ def test_names_are_cut_first_then_uuids_then_columns():
 def test_fields_that_were_asked_for_stay():
     lines = table(ROWS, COLUMNS, screen=Screen(30), may_drop=False)
     assert lines[0].split() == [name.upper() for name in COLUMNS]
+
+
+def test_what_is_least_wanted_is_dropped_first():
+    def header(columns: int) -> list[str]:
+        return table(ROWS, COLUMNS, screen=Screen(columns), drop=["version", "uuid"])[0].split()
+
+    assert header(70) == ["UUID", "NAME", "VERSION", "OS", "TYPE"]
+    assert header(52) == ["UUID", "NAME", "OS", "TYPE"]
+    assert header(40) == ["NAME", "OS", "TYPE"]
+    times = [{"when": "2025-06-15T15:06:40Z", "name": "n" * 30, "outcome": "installed"}]
+    lines = table(times, ["when", "name", "outcome"], screen=Screen(31), drop=["size"])
+    assert lines == ["WHEN        NAME       OUTCOME", "2025-06-15  nnnnnnnn…  install…"]
 
 
 @given(
@@ -171,7 +184,54 @@ def test_a_listing_fits(host: FakeDaemon, imgctl: Command, line: str, columns: i
     lines = shown(imgctl, line, columns=columns, plain=plain)
     assert lines
     assert max(cells(each) for each in lines if not each.startswith("Pool ")) <= columns
-    assert any(U[:8] in each or BUSY_JOB["uuid"][:8] in each for each in lines)
+    # What a table is for stays: at 40 columns that is the outcome of each import, not its uuid.
+    there = "installed" if (line, columns) == ("history", 40) else U[:8]
+    assert any(there in each or BUSY_JOB["uuid"][:8] in each for each in lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "header"),
+    [
+        ("list", {"UUID", "NAME", "VERSION"}),
+        ("jobs", {"UUID", "NAME", "DONE", "RATE"}),
+        ("history", {"WHEN", "ACTION", "NAME", "OUTCOME"}),
+        ("du", {"UUID", "NAME", "OWN"}),
+        ("holds", {"UUID", "NAME", "HOLDS"}),
+    ],
+)
+def test_what_a_table_is_for_is_there_at_forty(
+    host: FakeDaemon, imgctl: Command, line: str, header: set[str]
+):
+    host.store.tags = ["golden"]
+    assert header <= set(shown(imgctl, line, columns=40)[0].split())
+
+
+@pytest.mark.parametrize("columns", [100, 60, 40])
+def test_a_failure_in_status_is_readable(columns: int):
+    reason = (
+        "the image is held by a tag that somebody has set, and so it stays where it is until that has gone"
+    )
+    entry = {"action": "delete", "uuid": U, "name": "web", "version": "1.1", "message": reason,
+             "started_at": 1_750_000_000.5}  # fmt: skip
+    lines = status_lines(status(failures=[entry]), 1_750_000_001.0, Screen(columns))
+    first = next(place for place, line in enumerate(lines) if line.startswith("Failures"))
+    said = lines[first + 1 : first + 6]
+    assert max(map(len, said)) <= columns
+    assert f"2025-06-15T15:06:40Z delete web@1.1 ({U}): {reason}".replace(" ", "") in "".join(
+        "".join(said).split()
+    )
+
+
+def test_digits_of_an_image_stand_for_it_in_top():
+    """Eight of them, more where two are alike, and no more than there is room for: then names do it."""
+
+    def images(*uuids: str) -> list[str]:
+        lines = top_lines(status(imports=[{**BUSY_JOB, "uuid": uuid} for uuid in uuids]), 1_750_000_000.0)
+        return sorted(line.text.split()[0] for line in lines[-len(uuids) :])
+
+    assert images(U, V) == [U[:8], V[:8]]
+    assert images(U, U[:9] + "f" + U[10:]) == [U[:10], U[:9] + "f"]
+    assert images(U, U[:-1] + "0") == [U[:8], U[:8]]
 
 
 def test_history_has_all_its_columns_at_a_hundred(host: FakeDaemon, imgctl: Command):

@@ -105,7 +105,7 @@ CALLS: dict[str, Callable[[Client, str], Any]] = {
     "export": lambda client, _: client.export(
         U, 7, pool="p", compression="xz", index=True, form="raw", path="f"
     ),
-    "publish": lambda client, path: client.publish({}, path, "u", token="t"),
+    "publish": lambda client, path: client.publish({}, path, "u", token="t", keys=["k"]),
     "site.export": lambda client, _: client.export_site(
         7, ["n"], url="u", keys=["k"], days=3, delete=True, path="f"
     ),

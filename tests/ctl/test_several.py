@@ -11,6 +11,7 @@ import pytest
 from imgstored.errors import DownloadError, ImageHasDependentClonesError, NoSpaceError
 from tests.ctl.fake_daemon import HOLD
 from tests.support.events import (
+    AlreadyInstalled,
     ImageProgress,
     Importing,
     Installed,
@@ -180,6 +181,10 @@ def test_one_is_an_object_and_several_are_an_array(imgctl: Command, images, comm
 # -- imports -------------------------------------------------------------------------------------------------
 
 
+def there(uuid: str) -> AlreadyInstalled:
+    return AlreadyInstalled(uuid, "a", "1")
+
+
 def progress(uuid: str, done: int, total: int) -> Progress:
     return Progress(done, total, 1e6, (ImageProgress(uuid, "a", "1", "downloading", done, total, 0),))
 
@@ -209,6 +214,32 @@ def test_an_import_that_fails_stops_no_other(daemon: FakeDaemon, imgctl: Command
     ]
     assert "imgctl import: error (NoSpace): base: not enough room" in shown.stderr
     assert 'error (ActiveImageNotFound): an active image "nosuch" was not found' in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("scripts", "summary"),
+    [
+        ({U: [there(U)], V: [Installed(V, "web", "1.0")]}, "1 image installed, 1 already installed"),
+        ({U: [there(U)], V: [there(V)]}, "0 images installed, 2 already installed"),
+        # An origin that came along counts, too; one that was there was not asked for.
+        (
+            {U: [there(U)], V: [Installed(W, "db", "1.0"), Installed(V, "web", "1.0")]},
+            "2 images installed, 1 already installed",
+        ),
+        ({U: [Installed(U, "base", "1.0")], V: [there(W), Installed(V, "web", "1.0")]}, "2 images installed"),
+        ({U: [there(U)], V: [NoSpaceError("no room")]}, "0 images installed, 1 already installed, 1 failed"),
+        # It came while the other one was being imported, as the origin of that.
+        ({U: [Installed(U, "base", "1.0")], V: [Installed(U, "base", "1.0"), there(V)]},
+         "1 image installed, 1 already installed"),
+    ],
+)  # fmt: skip
+def test_what_was_there_already_is_counted_apart(
+    daemon: FakeDaemon, imgctl: Command, images, scripts: dict[str, list[Any]], summary: str
+):
+    daemon.store.scripts = scripts
+    shown = imgctl("import", "base", "web")
+    assert shown.stdout.splitlines()[-1] == summary
+    assert shown.returncode == ("failed" in summary)
 
 
 def test_more_than_are_asked_for_at_a_time(daemon: FakeDaemon, imgctl: Command):

@@ -44,10 +44,10 @@ def test_a_frame():
         f"imgstored 1.2.3, pid 77, up 3d4h, 2 clients, 3 images  {at(NOW)}",
         "zones: 40.0 GiB used, 60.0 GiB free, 2 imports, 5.5 MiB/s, limited by network, turn",
         "",
-        "IMAGE     NAME      PHASE        DONE  RATE       LEFT   LIMIT    CONNS  SIZE       ZPOOL  FROM",
-        "11111111  base@1.0  downloading  25%   5.5 MiB/s  1m23s  network  8      100.0 MiB  zones  "
+        "IMAGE     NAME      PHASE        DONE  LEFT   RATE       LIMIT    CONNS  SIZE       ZPOOL  FROM",
+        "11111111  base@1.0  downloading  25%   1m23s  5.5 MiB/s  network  8      100.0 MiB  zones  "
         "https://images.example.com",
-        "21111111  web@1.0   waiting      0 B   -          -      turn     0      -          zones  a-file",
+        "21111111  web@1.0   waiting      0 B   -      -          turn     0      -          zones  a-file",
     ]
 
 

@@ -242,7 +242,7 @@ class TestVacuum:
             (["x", "y"], "unexpected arguments: x y"),
             (["--older-than", "2"], 'invalid --older-than "2"'),
             (["--older-than", "-2d"], 'invalid --older-than "-2d"'),
-            (["--keep", "x"], 'invalid --keep "x"'),
+            (["--keep", "x"], 'invalid --keep: "x"'),
         ],
     )
     def test_what_makes_no_sense_does_nothing(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgstored.delta import known as known_module
 from imgstored.delta.index import HASH_SIZE, IndexFaultError, hash_of, parse_index
 from imgstored.delta.known import EXTENT, GAP, Known
 from tests.support.deltas import files, indexed, tree
@@ -42,15 +43,18 @@ def test_nothing_is_fetched_when_all_is_there(index):
     assert known.extents() == []
 
 
-@given(st.integers(0, 1 << 32))
-def test_the_extents_have_all_that_is_missing_and_little_else(index, seed):
+@pytest.mark.parametrize("size", [EXTENT, 1], ids=["frames are small", "frames are larger than extents"])
+@given(seed=st.integers(0, 1 << 32))
+def test_the_extents_have_all_that_is_missing_and_little_else(index, size, seed):
     chance = random.Random(seed)
     share = chance.random()
     known = Known(index)
     for content in CONTENTS:
         if chance.random() < share:
             known.add(known.wanted(hash_of(content), len(content)))
-    extents = known.extents()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known_module, "EXTENT", size)
+        extents = known.extents()
     frames = [frame for extent in extents for frame in range(extent.first, extent.stop)]
     wanted = {index.frame_of(number) for number in known.missing()}
     assert wanted <= set(frames)
@@ -59,7 +63,7 @@ def test_the_extents_have_all_that_is_missing_and_little_else(index, seed):
     assert surplus <= GAP * len(wanted)
     for extent in extents:
         assert (extent.start, extent.end) == (index.file_at[extent.first], index.file_at[extent.stop])
-        assert extent.end - extent.start <= EXTENT or extent.stop == extent.first + 1
+        assert extent.end - extent.start <= size or extent.stop == extent.first + 1
         assert {extent.first, extent.stop - 1} <= wanted
 
 

@@ -18,15 +18,18 @@ from docs.make import commands, errors, events, figures, rooms
 from docs.make.drawing import mark
 from imgstored.imports.state import KEPT, TRANSITIONS, End, Kept
 from tests.docs.pages import PAGES, ROOT, blocks
+from tests.support.browser import Browser
 
 PICTURES = ROOT / "docs" / "pictures"
 FIGURES = figures.read((ROOT / "docs" / "figures.json").read_text())
 
 
-@pytest.mark.slow
-def test_it_builds_without_a_dead_link_and_without_anything_from_elsewhere(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "-f", "docs/mkdocs.yml", "--strict", "-d", tmp_path],
+        [sys.executable, "-m", "mkdocs", "build", "-f", "docs/mkdocs.yml", "--strict", "-d", folder],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -34,20 +37,25 @@ def test_it_builds_without_a_dead_link_and_without_anything_from_elsewhere(tmp_p
         timeout=110,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_it_has_every_page_and_nothing_from_elsewhere(site):
     for page in PAGES:
         if page != "README.md":
-            assert (tmp_path / Path(page).with_suffix(".html").name).exists()
-    for made in tmp_path.rglob("*.html"):
+            assert (site / Path(page).with_suffix(".html").name).exists()
+    for made in site.rglob("*.html"):
         # Styles, scripts, fonts and pictures; a link that people may follow is another matter.
         loaded = re.findall(
             r"""<(?:script|img|iframe)[^>]* src="(\S+?)"|<link[^>]* href="(\S+?)\"""", made.read_text()
         )
         for one, other in loaded:
             assert not (one or other).startswith(("http:", "https:", "//")), f"{made.name}: {one or other}"
-    assert not list(tmp_path.rglob("*.py"))
+    assert not list(site.rglob("*.py"))
     # The search works where the site is opened as files: the index is in a script, and no worker is needed.
-    assert (tmp_path / "search" / "search_index.js").read_text().startswith("var __index = {")
-    first = (tmp_path / "first-session.html").read_text()
+    assert (site / "search" / "search_index.js").read_text().startswith("var __index = {")
+    first = (site / "first-session.html").read_text()
     assert 'src="site/iframe-worker.js"' in first
     copied = [html.unescape(each) for each in re.findall(r' data-copy="([^"]*)"', first)]
     assert len(copied) == sum(block.language == "console" for block in blocks("docs/first-session.md"))
@@ -56,35 +64,50 @@ def test_it_builds_without_a_dead_link_and_without_anything_from_elsewhere(tmp_p
         "imgctl avail os=linux -o uuid,name",
         "imgctl import --dry-run incremental",
     ]
-    assert '<td data-column="meaning">' in (tmp_path / "configuration.html").read_text()
+    assert '<td data-column="meaning">' in (site / "configuration.html").read_text()
 
 
 @pytest.mark.slow
-def test_the_search_works_without_a_server(tmp_path):
+def test_the_search_works_without_a_server(site, tmp_path):
     """In a real browser, which lets a page that is a file start no worker."""
-    subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "-q", "-f", "docs/mkdocs.yml", "-d", tmp_path / "site"],
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        timeout=110,
-        check=True,
-    )
-    page = f"file://{tmp_path}/site/index.html?q=receive_resume_token"
-    browser = [
-        "chromium",
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path}/profile",
-    ]
-    done = subprocess.run(
-        [*browser, "--virtual-time-budget=20000", "--dump-dom", page],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    found = re.findall(r'<a href="([^"]*)" class="md-search-result__link"', done.stdout)
+    with Browser(tmp_path) as browser:
+        browser.screen(1280)
+        browser.open(f"{site.as_uri()}/index.html?q=receive_resume_token")
+        found = browser.evaluate("""new Promise((found) => {
+            const look = () => {
+                const links = [...document.querySelectorAll("a.md-search-result__link")];
+                links.length ? found(links.map((each) => each.href)) : setTimeout(look, 50);
+            };
+            look();
+        })""")
     assert any("architecture.html" in link or "zstream-resume.html" in link for link in found), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 320])
+def test_no_page_scrolls_sideways(site, tmp_path, width):
+    pages = sorted(site.glob("*.html"))
+    assert len(pages) > len(PAGES) - 2
+    with Browser(tmp_path) as browser:
+        browser.screen(width)
+        browser.open("data:text/html,<p style='width:500px'>wide</p>")
+        assert browser.too_wide() == [f"508 of {width} pixels", "P  wide"]
+        wide = {}
+        for page in pages:
+            browser.open(page.as_uri())
+            wide[page.name] = browser.too_wide()
+    assert {name: found for name, found in wide.items() if found} == {}
+
+
+@pytest.mark.slow
+def test_it_is_dark_where_the_readers_system_is(site, tmp_path):
+    """At each visit: what the first one found must not decide for all."""
+    with Browser(tmp_path) as browser:
+        for dark in (False, True, False):
+            browser.screen(1280, dark=dark)
+            browser.open(f"{site.as_uri()}/index.html")
+            scheme = browser.evaluate("document.body.getAttribute('data-md-color-scheme')")
+            assert scheme == ("slate" if dark else "default")
 
 
 def test_what_is_copied_are_the_commands_alone():

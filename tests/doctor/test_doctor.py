@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -90,6 +91,14 @@ async def test_the_daemon_looks_with_the_file_as_it_is_now(examined, tmp_path):
 def test_where_no_daemon_runs(examined):
     found = examined_alone(examined(top="sources = []").files)
     assert checks(found) == CHECKS
+
+
+def test_without_a_daemon_no_secret_of_the_configuration_is_told(examined, tmp_path):
+    view = f'[view]\nmode = "files"\npath = "{tmp_path}/k3yofasource"\n'
+    source = '[[sources]]\nurl = "http://127.0.0.1:1"\nheaders = { Authorization = "Bearer k3yofasource" }\n'
+    found = json.dumps(examined_alone(examined(view + source).files))
+    assert "k3yofasource" not in found
+    assert f"{tmp_path}/(hidden)" in found
 
 
 @pytest.mark.parametrize(

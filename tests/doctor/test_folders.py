@@ -43,7 +43,7 @@ def test_a_state_folder_that_cannot_be_one(examined):
     subject = examined()
     subject.state.touch()
     finding = only(folders.state(subject))
-    assert (finding.status, finding.seen) == ("fail", f"{subject.state} is no folder")
+    assert (finding.status, finding.seen) == ("fail", f"{subject.state} is not a folder")
     assert finding.hint
 
 
@@ -135,7 +135,7 @@ def test_a_part_in_the_pool_that_nobody_imports(examined, tmp_path):
             db.execute("DELETE FROM imports WHERE uuid = ?", (OTHER,))
         _, stray = folders.partials(subject)
         assert stray.status == "warn"
-        assert stray.seen.endswith(f"that we do not import: {OTHER}")
+        assert stray.seen.endswith(f"that imgstored does not import: {OTHER}")
     finally:
         pool.close()
 

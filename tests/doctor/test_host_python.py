@@ -35,9 +35,9 @@ def test_what_failed_is_said(examined, monkeypatch):
 @pytest.mark.parametrize(
     ("hard", "status", "said"),
     [
-        (65536, "ok", "65,536 files may be open; 1,000 are the most at once"),
+        (65536, "ok", "65,536 files may be open; at most 1,000 are needed"),
         (resource.RLIM_INFINITY, "ok", "any number of files may be open"),
-        (999, "warn", "999 files may be open, and 1,000 may be needed"),
+        (999, "warn", "999 files may be open, but 1,000 may be needed"),
         (1000, "ok", "1,000 files may be open"),
     ],
 )

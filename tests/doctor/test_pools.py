@@ -40,7 +40,7 @@ def test_each_of_several_pools(examined, tmp_path):
     assert only(pools.pool("zones", subject)).status == "ok"
     finding = only(pools.pool("tank2", subject))
     assert (finding.check, finding.status) == ("pool tank2", "fail")
-    assert finding.seen == f"{tmp_path}/file is no folder"
+    assert finding.seen == f"{tmp_path}/file is not a folder"
 
 
 def test_a_pool_without_room(examined):
@@ -142,6 +142,6 @@ def test_what_others_are_receiving_and_what_has_no_manifest(tmp_path):
     receiving, bare = pools.unfinished_images(CHECK, pool, tmp_path)
     pool.close()
     assert receiving.status == "ok"
-    assert receiving.seen == f"others are receiving zones/{BASE}, no image yet: 5.0 MiB so far"
+    assert receiving.seen == f"another program is receiving zones/{BASE}: 5.0 MiB so far"
     assert (bare.status, bare.seen) == ("warn", f"images without a manifest: zones/{INCREMENTAL}")
     assert "imgctl update" in bare.hint

@@ -21,7 +21,7 @@ def test_no_secrets(examined):
     subject = examined('[[sources]]\nurl = "https://h?channel=dev"\n')
     subject.files[0].chmod(0o644)
     finding = only(secrets.readers(subject))
-    assert (finding.status, finding.seen) == ("ok", "no file has any")
+    assert (finding.status, finding.seen) == ("ok", "no file has secrets")
 
 
 @pytest.mark.parametrize(("mode", "status"), [(0o600, "ok"), (0o640, "ok"), (0o644, "warn"), (0o604, "warn")])
@@ -62,7 +62,7 @@ def test_imgadms_file_and_keys(examined, tmp_path):
     }
     conf.chmod(0o600)
     key.chmod(0o400)
-    assert only(secrets.readers(subject)).seen == "2 files have some, for root alone"
+    assert only(secrets.readers(subject)).seen == "only root can read the 2 files with secrets"
 
 
 def test_logins_and_keys_of_registries(examined, tmp_path):

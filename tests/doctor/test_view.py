@@ -145,4 +145,4 @@ def test_the_link(examined, tmp_path):
     (tmp_path / "link").unlink()
     (tmp_path / "link").mkdir()
     _, found = view.view(examined(text))
-    assert (found.status, "left alone" in found.seen) == ("warn", True)
+    assert (found.status, "stays as it is" in found.seen) == ("warn", True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from imgctl import Client, RemoteError
 
 from tests.e2e.conftest import gated, made_image, static_source
 from tests.e2e.test_on_demand import jobs, until
@@ -97,6 +98,30 @@ def test_a_line_for_each_thing_that_happens(daemon, served):
     assert len(shown) == len(events)
     assert all(str(event["number"]) in line for event, line in zip(events, shown, strict=True))
     assert f"base@1.0.0 {BASE} in zones" in shown[of_base[4]["number"] - 1]
+
+
+def test_whoever_makes_a_source_fail_at_will_floods_no_events(tmp_path, start_faulty):
+    """The source refuses one question, and answers another, as often as somebody asks."""
+
+    def answer(request, wire):
+        if request.target.startswith("/images/"):
+            wire.reply("500 Broken", {"Content-Type": "application/json"}, b"{}")
+        else:
+            found = b"[]" if request.target.startswith("/images") else b'{"imgapi": true}'
+            wire.reply("200 OK", {"Content-Type": "application/json"}, found)
+
+    config = f'[[sources]]\nurl = "{start_faulty(answer).url}"\n'
+    with Daemon(tmp_path / "store", config=config) as daemon, Client(str(daemon.socket)) as client:
+        for _ in range(10):
+            with pytest.raises(RemoteError):
+                client.plan(MADE)
+            (source,) = client.status()["sources"]
+            assert source["error"] is not None
+            client.check_sources()
+            (source,) = client.status()["sources"]
+            assert source["error"] is None
+        told = [event for event in names(past(daemon)) if event.startswith("source-")]
+        assert told == ["source-down", "source-up"] * 2
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def requests_of(url: str, dead: int) -> dict[str, list[dict[str, Any]]]:
         "site.export": [{"names": [HEADER], "path": HEADER}],
         "mirror": [{"url": f"{url}/no?token={quote(QUERY, safe='')}"}, {"url": named}],
         "publish": [{"manifest": {**manifest, "uuid": REFUSED}, "url": url}],
-        "delete": [image],
+        "delete": [refused],  # what the server has said of the other one is in files
         "status": [{}],
         "doctor": [{}],
         # Root may know; see tests/rpc/test_secrets.py.
@@ -239,6 +239,7 @@ def test_what_a_server_quotes_nobody_is_told(tmp_path: Path, start_faulty: Any, 
             check=True,
         ).stdout
         files = kept(daemon)
+        assert (daemon.images / BASE / "manifest.json").exists()
     # The server was sent it all, and what it said came through.
     assert any(HEADER in str(request.headers.values()) or HEADER in request.headers["x-auth-token"]
                for request in server.requests)  # fmt: skip

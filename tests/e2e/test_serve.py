@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import http.client
 import json
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from imgstored.zstream.reader import StreamReader
 from tests.e2e.conftest import made_image, static_source
 from tests.e2e.test_on_demand import until
 from tests.support.daemon import Daemon
@@ -94,6 +96,43 @@ def test_what_imgadm_asks_for(serving):
     assert hashlib.sha1(body).hexdigest() == manifest["files"][0]["sha1"]
     if headers["Content-MD5"] is not None:  # computed soon after the import
         assert headers["Content-MD5"] == base64.b64encode(hashlib.md5(body).digest()).decode()
+
+
+def test_what_zadm_asks_for(tmp_path, serving):
+    """Its requests, by its user agent: the list, which it keeps for a day, and the file that it unpacks.
+
+    `zadm -i URL` makes the second one alone. It looks at these fields, compares the file's SHA-1, and
+    gives the decompressed file to `zfs recv`. What a server compresses on the way it unpacks once more.
+    """
+    host = serving.url.removeprefix("http://")
+    agent = {"User-Agent": "Mojolicious (Perl)", "Accept-Encoding": "gzip", "Content-Length": "0"}
+    agent_connection = http.client.HTTPConnection(host, timeout=PATIENCE)
+
+    def ask(target):
+        agent_connection.request("GET", target, headers=agent)
+        answer = agent_connection.getresponse()
+        body = answer.read()
+        assert (answer.status, answer.headers["Content-Encoding"]) == (200, None)
+        assert answer.headers["Content-Length"] == str(len(body))
+        return body
+
+    listed = json.loads(ask("/images"))
+    chosen = [each for each in listed if each["type"] == "zone-dataset" and BASE in each["uuid"]]
+    assert len(chosen) == 1
+    (image,) = chosen
+    assert {"uuid", "name", "version", "type"} <= image.keys()
+    (described,) = image["files"]
+    assert described["compression"] == "gzip"
+    file = ask(f"/images/{image['uuid']}/file")
+    agent_connection.close()
+    assert hashlib.sha1(file).hexdigest() == described["sha1"]
+    # The whole of a stream, and not a page, or a tarball.
+    stream = StreamReader()
+    stream.check(gzip.decompress(file))
+    stream.finish()
+    target = tmp_path / "file"
+    subprocess.run(["curl", "-sfL", "-o", str(target), f"{serving.url}/images/{BASE}/file"], check=True)
+    assert target.read_bytes() == file
 
 
 def test_errors_are_imgapis(serving):

@@ -293,3 +293,30 @@ def test_a_withdrawn_image_is_served_no_more(tmp_path, served):
         # Nobody gets a mirrored one, and it is there if it is offered again.
         assert (kept / BASE / "file").read_bytes() == fixture_file(BASE).read_bytes()
         assert not (kept / ZVOL).exists()
+
+
+PRIVATE = "22222222-aaaa-4bbb-8ccc-000000000022"
+
+
+def test_a_private_image_of_a_source_is_for_nobody_without_a_token(tmp_path, served):
+    """This host's credentials may bring it; other hosts have none."""
+    manifest, file = made_image(PRIVATE, size=1 * MIB, public=False)
+    served.pages.add(manifest, file)
+    token = "a-token-of-the-tests-0123456789"
+    port = free_port()
+    config = static_source(served.url) + settings(port) + f'tokens = {{ ops = "{token}" }}\n'
+    with Daemon(tmp_path / "rack", config=config):
+        url = f"http://127.0.0.1:{port}"
+        for path in ("", "/file", "/icon"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                get(f"{url}/images/{PRIVATE}{path}")
+        for path in ("", "/tree-1.zfs.gz"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                get(f"{url}/datasets/{PRIVATE}{path}")
+        assert served.bytes_sent_of(PRIVATE) == 0
+        allowed = {"Authorization": f"Bearer {token}"}
+        assert json.loads(get(f"{url}/images/{PRIVATE}", **allowed))["uuid"] == PRIVATE
+        assert get(f"{url}/images/{PRIVATE}/file", **allowed) == file
+        # Nor is it for others once it is here.
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(f"{url}/images/{PRIVATE}/file")

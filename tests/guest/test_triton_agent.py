@@ -479,7 +479,7 @@ def test_what_is_half_received_is_named_and_left_alone(host: Host) -> None:
             pool.receive(uuid, [host.served.pages.folder.joinpath("agents/full").read_bytes()])
         with host.daemon.client() as client:
             seen = [finding["seen"] for finding in client.doctor()["findings"]]
-            assert [text for text in seen if f"others are receiving {POOL}/{uuid}" in text]
+            assert [text for text in seen if f"another program is receiving {POOL}/{uuid}" in text]
             for ask in (
                 lambda: client.delete(uuid),
                 lambda: client.get(uuid),

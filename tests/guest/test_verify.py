@@ -75,7 +75,7 @@ def test_what_imgadm_has_deleted_and_installed_again(host: Host) -> None:
     run("tar", "cf", "/dev/null", str(host.pool.mountpoint(BASE)))
     run("zpool", "sync", POOL)
     result, reason = verified(host)[BASE]
-    assert (result, "the one before it" in reason) == ("unknown", True)
+    assert (result, "an earlier dataset of it" in reason) == ("unknown", True)
     assert verified(host) == {BASE: ("ok", "")}
 
 
@@ -110,7 +110,7 @@ def test_what_is_gone(host: Host) -> None:
     host.pool.destroy(ZVOL)
     host.manifest_file(ZVOL).unlink()
     result, reason = verified(host)[BASE]
-    assert (result, "not in the pool any more" in reason) == ("lost", True)
+    assert (result, "no longer in the pool" in reason) == ("lost", True)
     assert ZVOL not in verified(host)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from imgstored.errors import ConfigError
 from imgstored.hooks import hooks as module
 from imgstored.hooks.hooks import Hooks, HookSpec
 from imgstored.hooks.program import check_program
+from tests.host.test_guardian import is_alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -312,3 +315,17 @@ async def test_a_program_that_others_could_change_is_never_run(folder, spoil):
 
     await with_hooks(work, HookSpec((path,)))
     assert folder.lines() == []
+
+
+def test_a_program_ends_with_a_daemon_that_is_killed(folder):
+    """And holds up nobody who waits until all of the daemon's processes are gone."""
+    program = folder.program("echo $$ > $OUT; exec sleep 600\n")
+    run = f"from imgstored.hooks.program import run; run([{program!r}], b'', {{}}, 900, lambda: None)"
+    daemon = subprocess.Popen([sys.executable, "-c", run], start_new_session=True)
+    try:
+        until(folder.lines)
+        (line,) = folder.lines()
+    finally:
+        daemon.kill()
+        daemon.wait()
+    until(lambda: not is_alive(int(line)))

@@ -5,12 +5,14 @@ import shutil
 import time
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace as changed
 
+from imgstored.http.addresses import Nearness
 from imgstored.http.location import Access, Location
 from imgstored.http.range_reply import FetchError, RangeReply
 from imgstored.http.ranges import RangeConnection, Timeouts
@@ -548,3 +550,49 @@ def test_a_proxy_that_refuses(nginx: Nginx, tls: Nginx, secure: bool) -> None:
         with connection(url, access) as ranges, pytest.raises(FetchError, match=r"407|refuse") as caught:
             fetch(ranges, 0, 1)
     assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_no_proxy_is_asked_for_what_is_nearer_than_allowed(nginx: Nginx, scheme: str) -> None:
+    with ForwardProxy() if scheme == "http" else SocksProxy() as proxy:
+        location = Location(nginx.url + "/file", "source", Access(proxy=f"{scheme}://{proxy.address}"))
+        far = RangeConnection(changed(location, limit=Nearness.PUBLIC), timeouts=Timeouts(5, 5), environ={})
+        with closing(far), pytest.raises(FetchError, match=r"leads to an internal address \(127"):
+            fetch(far, 0, 1)
+        assert proxy.seen == []
+        near = RangeConnection(
+            changed(location, limit=Nearness.LOOPBACK), timeouts=Timeouts(5, 5), environ={}
+        )
+        with closing(near):
+            assert fetch(near, 0, 1)[1] == CONTENT[:1]
+        assert len(proxy.seen) == 1
+
+
+class Granted:
+    """Credentials that a server has asked for."""
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        return (("Authorization", "Bearer granted"),)
+
+    def renew(self, challenge: str, sent: tuple[tuple[str, str], ...], near: Nearness) -> bool:
+        return False
+
+
+def test_credentials_that_a_server_asked_for_stay_with_it() -> None:
+    """A registry redirects to an object store, on another port here."""
+    with (
+        FaultyServer(lambda request, wire: wire.part(CONTENT, request)) as store,
+        FaultyServer(
+            lambda request, wire: wire.reply("302 Found", {"Location": store.url + "/layer"})
+        ) as registry,
+        closing(
+            RangeConnection(
+                Location(registry.url, "source", authorization=Granted()),
+                timeouts=Timeouts(5, 5),
+                environ={},
+            )
+        ) as ranges,
+    ):
+        assert fetch(ranges, 0, 5)[1] == CONTENT[:5]
+        assert [asked.headers.get("authorization") for asked in registry.requests] == ["Bearer granted"]
+        assert [asked.headers.get("authorization") for asked in store.requests] == [None]

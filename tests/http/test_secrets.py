@@ -9,11 +9,15 @@ import time
 from urllib.parse import quote, quote_plus
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location, public
+from imgstored.http.ranges import RangeConnection, Timeouts
 from imgstored.http.secrets import HIDDEN, KNOWN, Disclosed, KnownSecrets, announce, redacted
+from imgstored.http.upload import send
 
 SECRET = "s3cret-value"
 
@@ -126,6 +130,19 @@ def test_a_known_secret_is_hidden_however_it_is_spelt(secret, spelt, sign):
     assert HIDDEN in text
 
 
+@pytest.mark.parametrize("spelt", SPELLINGS)
+@pytest.mark.parametrize("sign", "/+=&%\"'<>#?;: \\\t\n\r\b\f\0\x1f\xa0\xe9\u0100")
+def test_each_sign_in_each_spelling(spelt, sign):
+    if spelt is SPELLINGS[4] and sign > "\xff":
+        return  # Latin-1 does not have it
+    known = KnownSecrets()
+    known.configure([f"k3y{sign}z9q"])
+    hidden = known.hidden(f"a {spelt(f'k3y{sign}z9q')} b")
+    assert "k3y" not in hidden
+    assert "z9q" not in hidden
+    assert HIDDEN in hidden
+
+
 @pytest.mark.parametrize("secret", ["abc1", "0000", "passw0rd", "installed"])
 def test_a_short_secret_is_no_part_of_a_word(secret):
     known = KnownSecrets()
@@ -204,3 +221,58 @@ def test_a_long_text_with_something_like_a_secret_is_hidden_whole():
     known.configure(["k3y/abc+efg"])
     assert known.hidden("k3y " + "x" * (1 << 20)) == HIDDEN
     assert known.hidden("x" * (1 << 20)) == "x" * (1 << 20)
+
+
+def test_one_value_has_texts_like_a_secret_looked_at_up_to_a_bound():
+    """Or a list of nothing else, which a server may send, would take minutes."""
+    known = KnownSecrets()
+    known.configure(["k3y/abcdef+efg"])
+    text = "abcdef" + "x" * 1000
+    looked_at = known.hidden_in({"many": [text] * 5000})["many"]
+    assert looked_at[0] == text
+    assert looked_at[-1] == HIDDEN
+    assert 2000 < looked_at.count(text) < 2200
+
+
+# -- what is announced ---------------------------------------------------------------------------------------
+
+
+async def document(location):
+    await fetch_document(location, limits=DocumentLimits(tries=1), environ={})
+
+
+async def ranges(location):
+    connection = RangeConnection(location, timeouts=Timeouts(5, 5), environ={})
+    try:
+        await trio.to_thread.run_sync(
+            lambda: connection.get(0, None, None, lambda _: lambda _: None, plain=True),
+            limiter=trio.CapacityLimiter(1),
+        )
+    finally:
+        connection.close()
+
+
+async def upload(location):
+    await send("POST", location)
+
+
+@pytest.mark.parametrize("request_", [document, ranges, upload])
+async def test_each_kind_of_request_is_announced(start_faulty, request_):
+    server = start_faulty(lambda request, wire: wire.reply("200 OK", {}, b"{}"))
+    headers = (("X-Auth-Token", "h3adertoken"),)
+    await request_(Location(f"{server.url}/?token=qu3rytoken", "http://h", Access(headers=headers)))
+    assert KNOWN.hidden("qu3rytoken h3adertoken") == f"{HIDDEN} {HIDDEN}"
+
+
+@pytest.mark.parametrize("request_", [document, ranges])
+async def test_where_a_redirect_leads_is_announced_too(start_faulty, request_):
+    """A signed URL of an object store."""
+
+    def answer(request, wire):
+        if "sig=" in request.target:
+            wire.reply("200 OK", {}, b"{}")
+        else:
+            wire.reply("302 Found", {"Location": "/there?sig=s1gnature"})
+
+    await request_(Location(start_faulty(answer).url, "http://h"))
+    assert KNOWN.hidden("s1gnature") == HIDDEN

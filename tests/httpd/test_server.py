@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import ssl
 import struct
 import threading
 import time
+import tracemalloc
 import urllib.request
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from msgspec.structs import replace
 
 from imgstored.errors import ConfigError
 from imgstored.httpd.conditional import answer_with
+from imgstored.httpd.connection import Connection
 from imgstored.httpd.message import HttpError, OpenFile, Response, Span, text
 from imgstored.httpd.server import HttpServer, server_context
 from tests.support.descriptors import no_files_left
@@ -279,6 +288,66 @@ def test_the_end_of_an_answer_does_not_wait_for_the_client(file):
         assert connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+def test_little_waits_in_the_kernel_for_who_does_not_read(file):
+    """By default Linux takes 2.5 MiB of an answer on loopback, whatever the client reads."""
+    with serving(files(file)) as server, server.connect() as connected:
+        connected.sendall(get("/", "Connection: close"))
+        until(lambda: any(each._full for each in server.server._open))
+        assert 0 < server.server.sent < MIB
+        assert everything(connected).endswith(file.read_bytes())
+
+
+def test_the_last_piece_of_an_answer_waits_for_none_after_it(file, monkeypatch):
+    """The kernel holds back what more is announced to follow, for 200 ms."""
+    announced = []
+    write = Connection._write
+
+    def watched(self, data, *, more=False):
+        announced.append(more)
+        write(self, data, more=more)
+
+    monkeypatch.setattr(Connection, "_write", watched)
+
+    def application(request):
+        if request.path == "/list":
+            return Response(200, [], [b"x" * 1000] * 300)
+        return files(file)(request)
+
+    with serving(application) as server:
+        for path, line, pieces in (
+            ("/", "Range: bytes=0-9,20-29", 3),  # a head each, and the end
+            ("/list", "A: b", 5),
+            ("/", "If-None-Match: *", 1),
+        ):
+            announced.clear()
+            assert server.say(get(path, line, "Connection: close"))
+            assert announced == [True] * (pieces - 1) + [False]
+
+
+def test_what_all_clients_share_is_copied_for_none(monkeypatch):
+    """Who reads nothing holds a thread for a while, and no copy of a long list."""
+    image = os.urandom(MIB)
+
+    def application(request):
+        return Response(200, [], [image] * 32)
+
+    tracemalloc.start()
+    try:
+        with serving(application) as server:
+            deaf = [server.connect() for _ in range(8)]
+            for each in deaf:
+                each.sendall(get())
+            until(lambda: server.server.sent > 8 << 10)
+            assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+            with server.connect() as other:
+                other.sendall(get("/", "Connection: close"))
+                assert everything(other).partition(b"\r\n\r\n")[2] == image * 32
+            for each in deaf:
+                each.close()
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_file_that_is_still_coming(file, tmp_path):
     """The client gets what is there; it sees a cut where the rest never comes."""
     there = threading.Semaphore(0)
@@ -399,8 +468,42 @@ def test_tls(file, tmp_path):
             assert answer.status == 206
             assert answer.read() == file.read_bytes()[place : place + 10]
         lasting.close()
-    with pytest.raises(ConfigError, match="cannot be used"):
-        server_context(key, None)
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path):
+    """By their own key of the configuration, and with what is wrong; nobody is asked for a password."""
+    issued, other = (trustme.CA().issue_cert("localhost") for _ in range(2))
+    certificate, key, wrong = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "wrong.pem"
+    certificate.write_bytes(issued.cert_chain_pems[0].bytes())
+    key.write_bytes(issued.private_key_pem.bytes())
+    wrong.write_bytes(other.private_key_pem.bytes())
+    server_context(certificate, key)
+    locked, junk, pipe = tmp_path / "locked.pem", tmp_path / "junk.pem", tmp_path / "pipe.pem"
+    loaded = load_pem_private_key(key.read_bytes(), None)
+    form = (Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    locked.write_bytes(loaded.private_bytes(*form))
+    junk.write_bytes(b"junk")
+    os.mkfifo(pipe)
+    missing = tmp_path / "missing.pem"
+    broken = tmp_path / "broken.pem"
+    broken.write_bytes(certificate.read_bytes()[:200] + certificate.read_bytes()[-100:])
+    for cert, private, name, path, why in (
+        (missing, key, "cert_file", missing, "No such file"),
+        (certificate, missing, "key_file", missing, "No such file"),
+        (tmp_path, key, "cert_file", tmp_path, "Is a directory"),
+        (certificate, tmp_path, "key_file", tmp_path, "Is a directory"),
+        (junk, key, "cert_file", junk, "no certificate"),
+        (key, certificate, "cert_file", key, "no certificate"),
+        (broken, key, "cert_file", broken, ""),
+        (certificate, None, "cert_file", certificate, "no private key"),
+        (certificate, junk, "key_file", junk, "no private key"),
+        (certificate, pipe, "key_file", pipe, "no private key"),
+        (certificate, wrong, "key_file", wrong, "is not that of the certificate"),
+        (certificate, locked, "key_file", locked, "password"),
+    ):
+        with pytest.raises(ConfigError, match=rf"serve\.{name}: {re.escape(str(path))} .*{why}") as found:
+            server_context(cert, private)
+        assert found.value.hint
 
 
 def test_refusals_are_of_the_application():

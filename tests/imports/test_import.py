@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError
 from imgstored.events.request import Request
 from imgstored.events.stream import Ended, EventStream, ImportEvent, Requester, Started
+from imgstored.imports.free_space import Claim
 from imgstored.imports.import_ import MAX_NOTES, Import
-from imgstored.imports.room import Claim
 from imgstored.imports.spec import ImportSpec
 from imgstored.manifest import load
 from imgstored.pools.base import Space

@@ -280,6 +280,7 @@ async def test_a_file_that_is_installed_is_copied_for_the_library(open_house, mo
             assert refused == []
         else:
             assert ("not enough room" if trouble == "no room" else "image file") in refused[0]
+            assert "came, and more" not in refused[0], "it was refused before anything was written"
             assert list((tmp_path / "library").iterdir()) == []
         assert free_space.reserved(free_space.claim_folder(library.folder).storage) == 0
 

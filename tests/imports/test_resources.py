@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from imgstored.errors import CancelledError, NoSpaceError
-from imgstored.imports.room import FreeSpace, Wanted, watched
+from imgstored.imports.free_space import CancellableRoom, FreeSpace, watched
 from imgstored.pools.base import BOUNDLESS, Space
 
 MIB = 1 << 20
@@ -262,7 +262,7 @@ def test_what_is_not_wanted_gets_no_room():
             raise CancelledError("the import was cancelled")
 
     cancelled = False
-    room = Wanted(BOUNDLESS, check)
+    room = CancellableRoom(BOUNDLESS, check)
     room.take(1)
     room.spent(1)
     cancelled = True

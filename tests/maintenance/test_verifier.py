@@ -174,7 +174,7 @@ async def test_the_same_image_installed_again_by_others(house: House) -> None:
     assert house.pool.image(BASE) is None
     again = install(house.pool, "base")
     assert await house.verify() == {BASE: "unknown"}
-    assert "the one before it" in house.reasons()[0]
+    assert "an earlier dataset of it" in house.reasons()[0]
     assert written is not None
     receipt = house.receipts.read("zones", BASE)
     assert receipt == receipt_of(again, None, None) != written

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored.errors import InvalidUUIDError
-from imgstored.manifest import check_uuid
+from imgstored.manifest import check_uuid, is_uuid, timestamp
 from imgstored.manifest.values import shown
 
 UUID = "01b2c898-945f-11e1-a523-af1afbe22822"
@@ -29,6 +31,15 @@ def test_nothing_else_does(text):
         check_uuid(text)
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 100
+    assert not isinstance(text, str) or not is_uuid(text)
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_timestamp_is_the_moment_to_the_millisecond(moment):
+    text = timestamp(moment)
+    assert len(text) == 24
+    assert text.endswith("Z")
+    assert timedelta() <= moment - datetime.fromisoformat(text) < timedelta(milliseconds=1)
 
 
 def test_the_message_is_imgadms():

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import imgstored.metrics
 from imgstored.errors import ConfigError
+from imgstored.http.secrets import KNOWN
 from imgstored.httpd.address import TcpAddress, UnixAddress
 from imgstored.metrics import endpoint, open_metrics
 from imgstored.pools.base import Space
@@ -145,6 +146,17 @@ async def test_how_the_daemon_stands(address, port, host):
     assert found["imgstored_source_up", "https://failing"] == 0
     assert ("imgstored_source_up", "https://never-asked") not in found
     assert found["process_resident_memory_bytes",] > 1 << 20
+
+
+async def test_no_secret_is_told(address, port, host):
+    """As where a server has it in the name of a pool, say."""
+    async with serving(address, host):
+        _, _, before = await get(port)
+        assert '"zones"' in before
+        KNOWN.configure(["zones"])
+        _, _, body = await get(port)
+    assert "zones" not in body
+    assert '"(hidden)"' in body
 
 
 async def test_a_pool_that_does_not_answer_is_down_and_holds_up_nothing(address, port, host):

@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from imgstored.errors import EventsGoneError, NoSpaceError
-from imgstored.events.stream import DaemonChanged, HookEnded, SourceChanged
+from imgstored.events.stream import DaemonChanged, HoldChanged, HookEnded, Requester, SourceChanged
+from imgstored.http.secrets import KNOWN
 from imgstored.queries import event_log as module
 from imgstored.queries.event_log import EventLog, open_event_log
 
@@ -213,3 +214,25 @@ async def test_a_damaged_row_costs_that_row(path):
         assert await listed(log) == [(1, 1), (3, 3)]
         happen(log, 4)
         assert (await listed(log))[-1] == (4, 4)
+
+
+# -- secrets -------------------------------------------------------------------------------------------------
+
+
+async def test_no_secret_is_written_down(path):
+    KNOWN.configure(["k3y-of-a-source"])
+    async with open_event_log(path) as log:
+        held = HoldChanged(True, "tag", "u", "base", "1.0", "zones", Requester("by k3y-of-a-source", 7))
+        log.hear(held)
+        (event,) = [event async for event in log.follow(0, on=False)]
+        assert event["client"] == "by (hidden)"
+    assert all(b"k3y" not in each.read_bytes() for each in path.parent.glob("events.sqlite*"))
+
+
+async def test_what_an_earlier_daemon_wrote_down_is_told_without_its_secrets(path):
+    async with open_event_log(path) as log:
+        log.hear(HoldChanged(True, "tag", "u", "base", "1.0", "zones", Requester("by k3y-of-a-source", 7)))
+    KNOWN.configure(["k3y-of-a-source"])
+    async with open_event_log(path) as log:
+        (event,) = [event async for event in log.follow(0, on=False)]
+        assert event["client"] == "by (hidden)"

@@ -6,6 +6,7 @@ import socket
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -125,7 +126,7 @@ async def test_tokens(start_registry, start_tokens, tmp_path):
     registry = start_registry(tokens=tokens)
     digest = filled(registry)
     login = str(auth_file(tmp_path / "auth", registry.host))
-    images = repository(registry, auth_file=login)
+    images = repository(registry, auth_file=login, token_server=urlsplit(tokens.url).netloc)
     await read_all(images, digest)
     # One token is enough for all of it, and the same registry's other repositories need their own.
     assert [asked.query for asked in tokens.requests] == [
@@ -151,7 +152,8 @@ async def test_a_refresh_token(start_registry, start_tokens, tmp_path):
     digest = filled(registry)
     path = tmp_path / "auth"
     path.write_text(json.dumps({"auths": {registry.host: {"identitytoken": "refresh-me"}}}))
-    await read_all(repository(registry, auth_file=str(path)), digest)
+    server = urlsplit(tokens.url).netloc
+    await read_all(repository(registry, auth_file=str(path), token_server=server), digest)
     assert tokens.requests[0].form["grant_type"] == "refresh_token"
 
 
@@ -183,16 +185,17 @@ def give_token(request: Any, wire: Any) -> None:
     wire.reply("200 OK", {}, b'{"token": "good"}')
 
 
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
 @pytest.mark.parametrize("named", [True, False])
-async def test_the_login_goes_to_no_other_host_but_the_one_named(start_faulty, tmp_path, named):
+async def test_the_login_goes_to_no_other_host_or_port_but_the_one_named(start_faulty, tmp_path, named, name):
     tokens = start_faulty(give_token)
-    realm = tokens.url.replace("127.0.0.1", "localhost") + "/token"
+    realm = tokens.url.replace("127.0.0.1", name) + "/token"
     registry = start_faulty(partial(challenge, realm=realm))
     host = registry.url.removeprefix("http://")
     spec = RegistrySpec(
         host,
         auth_file=str(auth_file(tmp_path / "auth", host)),
-        token_server="localhost" if named else None,
+        token_server=urlsplit(realm).netloc if named else name,
     )
     await Registries([spec]).repository(registry.url, "a").ping()
     assert [("authorization" in asked.headers) for asked in tokens.requests] == [named]
@@ -367,8 +370,8 @@ async def test_a_large_document_does_not_hold_up_the_event_loop(start_faulty, mo
 async def test_referrers_by_the_api_or_the_tag_that_stands_in_for_it(start_faulty, has_api):
     digest = "sha256:" + "a" * 64
     listed = [
-        {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": kind}
-        for kind in ("a/x", "a/y")
+        {"mediaType": OCI_MANIFEST, "digest": f"sha256:{each * 64}", "size": 1, "artifactType": f"a/{name}"}
+        for each, name in (("c", "x"), ("d", "y"))
     ]
     index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}).encode()
     place = f"/v2/a/referrers/{digest}" if has_api else f"/v2/a/manifests/{digest.replace(':', '-')}"

@@ -59,7 +59,7 @@ def test_an_index(kind):
     found = read(index(mediaType=kind, manifests=[one(platform=platform)]), kind)
     assert isinstance(found, Index)
     assert found.manifests[0].platform is not None
-    assert found.manifests[0].platform.os_version == "1"
+    assert found.manifests[0].platform.os == "linux"
 
 
 def test_a_document_without_a_type_is_what_it_has():

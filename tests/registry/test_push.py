@@ -6,6 +6,7 @@ import os
 import random
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -162,15 +163,17 @@ async def test_who_may_push(start_registry, start_tokens, tmp_path, kind):
     registry = start_registry(tokens=tokens, htpasswd=tokens is None)
     with pytest.raises(APIError):
         await pusher(repository(registry)).blob(DIGEST, len(CONTENT), read)
-    login = str(auth_file(tmp_path / "auth", registry.host))
-    push = pusher(repository(registry, auth_file=login))
+    login: dict[str, Any] = {"auth_file": str(auth_file(tmp_path / "auth", registry.host))}
+    if tokens is not None:
+        login["token_server"] = urlsplit(tokens.url).netloc
+    push = pusher(repository(registry, **login))
     config = await push.small_blob(b"{}", "application/x")
     await push.blob(DIGEST, len(CONTENT), read)
     layer = Descriptor("application/y", DIGEST, len(CONTENT))
     descriptor = await push.document(ImageManifest(config=config, layers=[layer]), ["one", "two"])
     if tokens is not None:
         assert {asked.query["scope"] for asked in tokens.requests} == {"repository:a/b:pull,push"}
-    where = repository(registry, auth_file=login)
+    where = repository(registry, **login)
     assert sorted(await where.tags()) == ["one", "two"]
     found = await where.document("two")
     assert found is not None

@@ -11,9 +11,9 @@ import trio.testing
 from msgspec.structs import replace
 
 from imgstored.rpc import server as server_module
-from imgstored.rpc.budgets import Arrivals, Budgets, Own
+from imgstored.rpc.budgets import Budgets, ConnectionRates, Own
 from imgstored.rpc.call import always
-from imgstored.rpc.peer import Access, Peer
+from imgstored.rpc.peer import ChangeRights, Peer
 from tests.rpc.harness import PATIENCE, connecting, method, request, serving
 from tests.support.descriptors import open_files
 from tests.support.limits import socket_limits
@@ -80,7 +80,7 @@ def who(monkeypatch):
     """The uid of whoever connects next."""
     uid = [NOBODY]
     monkeypatch.setattr(server_module, "peer_at_once", lambda _: Peer(uid[0], 1, frozenset({uid[0]})))
-    monkeypatch.setattr(server_module, "access_for", lambda _: Access(ROOT))
+    monkeypatch.setattr(server_module, "change_rights", lambda _: ChangeRights(ROOT))
     return uid
 
 
@@ -201,18 +201,18 @@ async def test_questions_that_ask_servers_take_turns_and_hold_up_nothing_else(pa
 
 
 async def test_one_user_connects_so_often(autojump_clock):
-    arrivals = Arrivals()
-    assert sum(arrivals.may_come(NOBODY) for _ in range(1000)) == 256
-    assert arrivals.may_come(OTHER)
+    rates = ConnectionRates()
+    assert sum(rates.may_connect(NOBODY) for _ in range(1000)) == 256
+    assert rates.may_connect(OTHER)
     await trio.sleep(1)
     # Those that were turned away count for nothing.
-    assert sum(arrivals.may_come(NOBODY) for _ in range(1000)) == 50
+    assert sum(rates.may_connect(NOBODY) for _ in range(1000)) == 50
     await trio.sleep(60)
     for uid in range(10_000, 20_000):
-        assert arrivals.may_come(uid)
+        assert rates.may_connect(uid)
     await trio.sleep(60)
-    assert arrivals.may_come(NOBODY)
-    assert len(arrivals._due) < 10
+    assert rates.may_connect(NOBODY)
+    assert len(rates._due) < 10
 
 
 async def test_one_user_sends_so_many_requests_a_second(autojump_clock):

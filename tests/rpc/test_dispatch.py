@@ -22,7 +22,7 @@ from imgstored.errors import (
 from imgstored.host import descriptors
 from imgstored.rpc.call import MAX_CLIENT_NAME, Call, Client, PassedFile
 from imgstored.rpc.dispatch import encode_outcome, perform, stopping
-from imgstored.rpc.peer import Access, Peer
+from imgstored.rpc.peer import ChangeRights, Peer
 from tests.rpc import harness
 
 READER = Peer(uid=1000, pid=7, groups=frozenset({1000}))
@@ -39,7 +39,7 @@ def call(method="m", values=None, peer=ROOT, file=None):
         method=method,
         params=values or {},
         client=Client(peer),
-        access=Access(daemon_uid=0),
+        access=ChangeRights(daemon_uid=0),
         notify_client=_nowhere,
         file=file,
     )

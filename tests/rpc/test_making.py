@@ -15,7 +15,7 @@ from imgstored.mirrors.mirror import MirrorSpec
 from imgstored.mirrors.selection import Filter
 from imgstored.rpc.call import Call, Client, PassedFile
 from imgstored.rpc.dispatch import perform
-from imgstored.rpc.peer import Access, Peer
+from imgstored.rpc.peer import ChangeRights, Peer
 from tests.rpc.harness import connecting, only_open, serving
 from tests.rpc.test_methods import UUID, FakeMaking, FakeSources, FakeStore, table
 from tests.support.descriptors import open_files
@@ -130,6 +130,23 @@ async def untold(request, event):
     raise AssertionError((request, event))
 
 
+@pytest.mark.parametrize(("to", "allowed"), [(None, True), ("oci://r.example", False)])
+async def test_who_may_change_mirrors_into_no_registry(making, to, allowed):
+    """What is pushed goes there with the login of the host."""
+    asked = Call(
+        id=1,
+        method="mirror",
+        params={"url": "http://a", "to": to},
+        client=Client(Peer(uid=8, pid=1, groups=frozenset({5}))),
+        access=ChangeRights(7, "operators", 5),
+        notify_client=untold,
+        file=PassedFile(None),
+    )
+    outcome = await perform(asked, table(FakeStore(), FakeSources(), making=making))
+    assert isinstance(outcome, NotPermittedError) is not allowed
+    assert bool(making.calls) is allowed
+
+
 @pytest.mark.parametrize(("uid", "daemon", "allowed"), [(0, 7, True), (7, 7, True), (8, 7, False)])
 @pytest.mark.parametrize("method", CALLS)
 async def test_what_is_for_root_only(making, file, method, uid, daemon, allowed):
@@ -140,7 +157,7 @@ async def test_what_is_for_root_only(making, file, method, uid, daemon, allowed)
         method=method,
         params=CALLS[method][0],
         client=Client(peer),
-        access=Access(daemon, "operators", 5),
+        access=ChangeRights(daemon, "operators", 5),
         notify_client=untold,
         file=PassedFile(os.dup(file)),
     )

@@ -179,8 +179,8 @@ class FakeMaking(Recorder):
     def export(self, uuid, fd, *, client, path, pool=None, compression="none", form="stream", index=False):
         return self.made("export", fd, uuid, pool, compression, form, index, client, path)
 
-    def publish(self, manifest, fd, url, *, client, path, token=None):
-        return self.made("publish", fd, manifest, url, client, path, token)
+    def publish(self, manifest, fd, url, *, client, path, token=None, keys=()):
+        return self.made("publish", fd, manifest, url, client, path, token, *keys)
 
     @asynccontextmanager
     async def made(self, name, fd, *given):

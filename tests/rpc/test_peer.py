@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from imgstored.errors import ConfigError, NotPermittedError
 from imgstored.rpc import peer as peer_module
-from imgstored.rpc.peer import Access, Peer, access_for, check_change, groups_of_user, peer_at_once, peer_of
+from imgstored.rpc.peer import (
+    ChangeRights,
+    Peer,
+    change_rights,
+    check_change,
+    groups_of_user,
+    peer_at_once,
+    peer_of,
+)
 
 ids = st.integers(0, 5)
 
@@ -29,7 +37,7 @@ def pair():
 @given(ids, ids, st.frozensets(ids), ids, st.none() | ids)
 def test_who_may_change(uid, gid, groups, daemon, group):
     peer = Peer(uid, 1, groups | {gid})
-    access = Access(daemon, "operators" if group is not None else None, group)
+    access = ChangeRights(daemon, "operators" if group is not None else None, group)
     allowed = uid in (0, daemon) or (group is not None and group in peer.groups)
     assert access.may_change(peer) is allowed
     if allowed:
@@ -42,13 +50,13 @@ def test_who_may_change(uid, gid, groups, daemon, group):
 
 def test_an_unknown_group_is_a_configuration_error():
     with pytest.raises(ConfigError, match='there is no group "no-such-group"'):
-        access_for("no-such-group")
+        change_rights("no-such-group")
 
 
 def test_access_for_a_group():
     group = grp.getgrall()[0]
-    assert access_for(group.gr_name) == Access(os.geteuid(), group.gr_name, group.gr_gid)
-    assert access_for(None) == Access(os.geteuid())
+    assert change_rights(group.gr_name) == ChangeRights(os.geteuid(), group.gr_name, group.gr_gid)
+    assert change_rights(None) == ChangeRights(os.geteuid())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")

@@ -14,7 +14,7 @@ from imgstored.errors import ActiveImageNotFoundError
 from imgstored.http.secrets import KNOWN
 from imgstored.rpc import wire
 from imgstored.rpc.dispatch import encode_outcome, perform
-from imgstored.rpc.peer import Access, Peer
+from imgstored.rpc.peer import ChangeRights, Peer
 from imgstored.rpc.wire import encode_error, encode_in_slices, encode_notification, encode_response
 from tests.rpc.harness import method
 from tests.rpc.test_dispatch import READER, ROOT, call
@@ -67,7 +67,7 @@ async def test_only_root_sees_all_of_a_sources_url(peer, url):
         if peer is READER and name != "sources.list":
             continue
         request = call(name, params, peer=peer)
-        request.access = Access(0, "admins", GROUP)
+        request.access = ChangeRights(0, "admins", GROUP)
         outcome = await perform(request, table(FakeStore(), FakeSources()))
         _, _, error, result = msgpack.unpackb(encode_outcome(request, outcome))
         assert (error, result) == (None, answer), name
@@ -98,6 +98,15 @@ def test_whatever_is_sent_passes_the_gate(sent, place):
         data = sent(place(f"no {spelt}!"))
         assert b"k3y" not in data
         assert "no (hidden)!" in str(msgpack.unpackb(data))
+
+
+def test_all_parts_of_one_answer_share_the_bound_on_what_is_looked_at():
+    """Each part by itself has little; a server that sends a list of nothing else would take minutes."""
+    KNOWN.configure(["k3y/abcdef+efg"])
+    text = "abcdef" + "x" * 1000
+    answer = msgpack.unpackb(b"".join(encode_in_slices(1, [{"name": text}] * 5000)))[3]
+    assert answer[0] == {"name": text}
+    assert answer[-1] == {"name": "(hidden)"}
 
 
 def test_a_password_that_is_a_word_of_the_protocol_breaks_no_message():

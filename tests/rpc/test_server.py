@@ -15,7 +15,7 @@ import trio
 from imgstored.errors import ConfigError, NotPermittedError
 from imgstored.rpc import server as server_module
 from imgstored.rpc.framing import MessageLimits
-from imgstored.rpc.peer import Access, peer_of
+from imgstored.rpc.peer import ChangeRights, peer_of
 from imgstored.rpc.server import Server
 from tests.rpc.harness import PATIENCE, Somebody, connecting, method, request, serving
 from tests.support.descriptors import open_files
@@ -56,7 +56,7 @@ async def receive(somebody):
 @pytest.fixture
 def group(monkeypatch):
     """Members of GROUP may change; the system need not have such a group."""
-    monkeypatch.setattr(server_module, "access_for", lambda name: Access(0, name, GROUP))
+    monkeypatch.setattr(server_module, "change_rights", lambda name: ChangeRights(0, name, GROUP))
     return "operators"
 
 

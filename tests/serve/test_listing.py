@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.serve.listing import MAX_PAGE, Ordered, Query, QueryError, parsed
+from imgstored.serve.listing import MAX_PAGE, Ordered, Query, QueryError, is_open, parsed
 
 
 def image(number, **fields):
@@ -155,3 +155,17 @@ def test_a_date_as_marker_means_the_same_in_any_order(dates, marker, newest_firs
             break
     else:
         assert found == []
+
+
+@pytest.mark.parametrize(
+    ("public", "everybodys"),
+    [(True, True), (False, False), ("false", False), (0, False), ("true", True), (1, True), (None, True)],
+)
+def test_what_a_manifest_calls_private_in_whatever_words(public, everybodys):
+    found = image(1, public=public)
+    assert is_open(found.document) is everybodys
+    assert [*Ordered([found]).page(parsed(f"public={str(everybodys).lower()}"))] == [found]
+
+
+def test_what_says_nothing_is_for_everybody():
+    assert is_open(image(1).document)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from imgstored.httpd.message import HttpError, Request
 from imgstored.serve.page import Job, Pages
+from tests.support.browser import Browser
 from tests.support.http_server import serving
 from tests.support.image_site import BASE, INCREMENTAL, fixture_manifest
 
@@ -187,24 +188,46 @@ def test_any_manifest_has_a_page(fields):
         }  # fmt: skip
 
 
+IMAGES = {
+    each.uuid: each
+    for each in (
+        hostile(9),
+        *(SimpleNamespace(uuid=uuid, document=fixture_manifest(uuid)) for uuid in (BASE, INCREMENTAL)),
+    )
+}
+
+
+def application(request):
+    if request.path == "/style.css":
+        return PAGES.style()
+    if request.path.startswith("/view/"):
+        return PAGES.image(request, ADDRESS, IMAGES[request.path.removeprefix("/view/")], IMAGES)
+    jobs = [Job("a-very-long-name-of-an-image", "20260101.12.3-rc1", "downloading", 900 << 20, 3 << 30)]
+    return PAGES.list(request, ADDRESS, list(IMAGES.values()), jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_nothing_scrolls_sideways_and_no_date_is_broken(tmp_path, width):
+    dates = """[...document.querySelectorAll("td[data-label=Published]")].map((cell) => {
+        const text = document.createRange();
+        text.selectNodeContents(cell);
+        return text.getClientRects().length;
+    })"""
+    with serving(application) as server, Browser(tmp_path) as browser:
+        for dark, background in ((False, "rgb(255, 255, 255)"), (True, "rgb(20, 23, 26)")):
+            browser.screen(width, dark=dark)
+            for path in ("/", "/?q=base", "/?q=nothing", *(f"/view/{uuid}" for uuid in IMAGES)):
+                browser.open(server.url + path)
+                assert browser.too_wide() == [], path
+                assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == background
+            browser.open(server.url)
+            assert browser.evaluate(dates) == [1] * len(IMAGES)
+
+
 @pytest.mark.slow
 def test_in_a_real_browser(tmp_path):
     """It renders, the style sheet is allowed, and hostile texts run nothing."""
-    images = {
-        each.uuid: each
-        for each in (
-            hostile(9),
-            *(SimpleNamespace(uuid=uuid, document=fixture_manifest(uuid)) for uuid in (BASE, INCREMENTAL)),
-        )
-    }
-
-    def application(request):
-        if request.path == "/style.css":
-            return PAGES.style()
-        if request.path.startswith("/view/"):
-            return PAGES.image(request, ADDRESS, images[request.path.removeprefix("/view/")], images)
-        return PAGES.list(request, ADDRESS, list(images.values()), ())
-
     with serving(application) as server:
         for path, words in (
             ("/", "3 images"),

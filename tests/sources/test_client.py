@@ -1,94 +1,17 @@
-"""What the client of a source remembers: how it did, and what it had."""
+"""What the client of a source remembers: what it had."""
 
 from __future__ import annotations
 
-import itertools
 import json
 
 import pytest
 import trio
 import trio.testing
 
-from imgstored.errors import APIError, ClientError, InvalidManifestError, ManifestValidationError
 from imgstored.sources import client
 from imgstored.sources.base import Listed, SourceSpec
-from imgstored.sources.client import HealthLog, KeptList, LastLists, Question, SharedAnswer
+from imgstored.sources.client import KeptList, LastLists, SharedAnswer
 from tests.support.image_site import BASE, ZVOL, fixture_manifest
-
-SPEC = SourceSpec("http://user:secret@h/a?token=secret&channel=dev")
-
-
-@pytest.fixture
-def health():
-    ticks = itertools.count(1)
-    return HealthLog(lambda: float(next(ticks)))
-
-
-async def ask(health, error=None, spec=SPEC):
-    with Question(spec, health) as question:
-        await trio.lowlevel.checkpoint()
-        if error is not None:
-            raise error
-    return question.error
-
-
-def noted(health, spec=SPEC):
-    wire = health.of(spec).as_wire(spec, listed_at=None)
-    return wire["answered_at"], wire["failed_at"], wire["error"] and wire["error"]["message"]
-
-
-async def test_an_answer_a_failure_and_an_answer(health):
-    assert noted(health) == (None, None, None)
-    assert await ask(health) is None
-    assert noted(health) == (1.0, None, None)
-    error = ClientError("refused")
-    assert await ask(health, error) is error
-    assert noted(health) == (1.0, 2.0, "refused")
-    assert await ask(health, APIError("broken")) is not None
-    assert noted(health) == (1.0, 3.0, "broken")
-    await ask(health)
-    assert noted(health) == (4.0, 3.0, None)
-
-
-@pytest.mark.parametrize("error", [InvalidManifestError("bad"), ManifestValidationError("bad")])
-async def test_a_bad_image_is_no_bad_source(health, error):
-    assert await ask(health, error) is error
-    assert noted(health) == (1.0, None, None)
-
-
-async def test_a_mistake_of_ours_is_an_error(health):
-    assert (await ask(health, KeyError("x"))).code == "InternalError"
-    assert noted(health)[2] == "a fault in imgstored: a query of a source failed"
-
-
-def test_nothing_secret_is_told(health):
-    wire = health.of(SPEC).as_wire(SPEC, listed_at=5.0)
-    assert wire["url"] == "http://h/a?channel=dev"
-    assert wire["listed_at"] == 5.0
-
-
-async def test_another_channel_of_it_is_the_same_server(health):
-    await ask(health, ClientError("refused"), SourceSpec("http://h"))
-    assert noted(health, SourceSpec("http://h", channel="dev"))[2] == "refused"
-    assert noted(health, SourceSpec("http://h", "static"))[2] is None
-
-
-async def test_what_clients_name_does_not_pile_up(health, monkeypatch):
-    monkeypatch.setattr(client, "_KNOWN", 3)
-    await ask(health)
-    for number in range(10):
-        await ask(health, spec=SourceSpec(f"http://{number}"))
-    assert len(health._known) == 3
-    assert noted(health) == (None, None, None)
-
-
-async def test_a_question_that_is_cancelled_is_no_answer(health):
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await ask(health)
-    assert scope.cancelled_caught
-    assert noted(health) == (None, None, None)
-
 
 # -- what it had ---------------------------------------------------------------------------------------------
 
@@ -230,17 +153,3 @@ async def test_where_who_asks_leaves_the_next_one_asks():
         await trio.testing.wait_all_tasks_blocked()
         question.release.set()
     assert answers == ["answer 2"] * 2
-
-
-async def test_a_server_that_fails_or_answers_again_is_heard_of_once():
-    heard = []
-    health = HealthLog(changed=lambda url, error: heard.append((url, error and error.message)))
-    await ask(health)
-    assert heard == []
-    for _ in range(2):
-        await ask(health, ClientError("refused"))
-    for _ in range(2):
-        await ask(health)
-    await ask(health, ClientError("again"))
-    url = "http://h/a?channel=dev"  # for people
-    assert heard == [(url, "refused"), (url, None), (url, "again")]

@@ -198,7 +198,9 @@ async def test_a_server_that_is_no_image_server(start_faulty, body, words):
     server = start_faulty(lambda request, wire: wire.reply("200 OK", {}, body))
     with pytest.raises(APIError, match=words) as caught:
         await opened(server.url).ping()
-    assert "sources -t" in caught.value.hint
+    # Also shown under the name imgadm: it names no program.
+    assert "`sources -a URL -t" in caught.value.hint
+    assert "imgctl" not in caught.value.hint
 
 
 async def test_a_server_without_pages_is_not_asked_for_ever(start_faulty):

@@ -5,18 +5,20 @@ import itertools
 import json
 import shutil
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgstored.errors import APIError, ClientError, InvalidManifestError
-from imgstored.manifest import parse_entries
+from imgstored.errors import APIError, BadContentError, ClientError, InvalidManifestError
+from imgstored.manifest import is_uuid, load, parse_entries
 from imgstored.registry import artifact
 from imgstored.registry.client import Registries, RegistrySpec
 from imgstored.registry.documents import OCI_INDEX, OCI_MANIFEST, Descriptor, ImageManifest, encoded
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.client import open_source
+from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
 from imgstored.sources.oci import OciSource
+from imgstored.sources.search import Hit
 from imgstored.sources.server import AskLimits
 from tests.sources.contract import OLD, UNKNOWN, ImageServer, SourceContract
 from tests.support.docker_registry import DockerRegistry, auth_file
@@ -25,6 +27,8 @@ from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixt
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from imgstored.sources.base import Offer
 
 _numbers = itertools.count(1)
 
@@ -105,7 +109,7 @@ class RegistryServer(ImageServer):
         """Removes the tags of other images: the registry itself has no request for that."""
         tags = self.registry.folder / "storage/docker/registry/v2/repositories" / self.repository
         for tag in (tags / "_manifests/tags").iterdir():
-            if artifact.is_uuid(tag.name) and tag.name not in text.lower():
+            if is_uuid(tag.name) and tag.name not in text.lower():
                 shutil.rmtree(tag)
 
     def _listed(self, text: str) -> list[str]:
@@ -116,7 +120,7 @@ class RegistryServer(ImageServer):
         uuids = [
             str(entry["uuid"]).lower() for entry in entries if isinstance(entry, dict) and "uuid" in entry
         ]
-        return [each for each in uuids if artifact.is_uuid(each) and not self.folder(each).exists()]
+        return [each for each in uuids if is_uuid(each) and not self.folder(each).exists()]
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +177,63 @@ async def test_an_unlisted_image_that_is_damaged_costs_itself_only(registry, rep
     assert f"1 entry of the list of {registry.url}/{repository} is unusable" in images.incomplete
     with pytest.raises(APIError, match="not an image of imgstore"):
         await images.offer(UNKNOWN)
+
+
+def asked(registry: DockerRegistry, repository: str, health: HealthLog, tmp_path: Path) -> SourceClient:
+    """The client of a repository, as the daemon has it."""
+    images = source(registry, repository)
+    lists = LastLists(tmp_path / "lists")
+    return SourceClient(images.spec, images, health=health, lists=lists, now=lambda: datetime.now(UTC))
+
+
+def stored(registry: DockerRegistry, digest: str) -> Path:
+    """Where the registry has a blob."""
+    (found,) = registry.folder.glob(f"storage/docker/registry/v2/blobs/sha256/*/{digest[7:]}/data")
+    return found
+
+
+def read(offer: Offer) -> Hit:
+    return Hit(load(offer.manifest, rules="import"), offer.location)
+
+
+@pytest.mark.parametrize("damage", ["the manifest", "no manifest", "another image", "no image"])
+async def test_what_is_damaged_of_an_image_is_no_fault_of_the_registry(tmp_path, repository, damage):
+    health = HealthLog()
+    with DockerRegistry(tmp_path / "registry") as registry:
+        put_fixture(registry, repository, BASE)
+        image = put_fixture(registry, repository, ZVOL)
+        body = registry.request("GET", f"/v2/{repository}/manifests/{ZVOL}").content
+        config = stored(registry, json.loads(body)["config"]["digest"])
+        if damage == "the manifest":
+            config.write_bytes(config.read_bytes().replace(b"zvol", b"zv0l"))
+        elif damage == "no manifest":
+            config.unlink()
+        elif damage == "another image":
+            other = registry.request("GET", f"/v2/{repository}/manifests/{BASE}").content
+            registry.manifest(repository, ZVOL, other)
+        else:
+            index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [image]}
+            registry.manifest(repository, ZVOL, index)
+        client = asked(registry, repository, health, tmp_path)
+        refused = await client.offer(ZVOL, read)
+        assert isinstance(refused, BadContentError)
+        assert health.of(client.spec).error is None
+        assert health.of(client.spec).answered_at is not None
+        assert isinstance(await client.offer(BASE, read), Hit)
+    # What is of the registry counts.
+    assert isinstance(await client.offer(BASE, read), ClientError)
+    assert health.of(client.spec).error is not None
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "403 Forbidden"])
+async def test_a_registry_that_fails_or_refuses_counts_as_down(start_faulty, tmp_path, status):
+    health = HealthLog()
+    faulty = start_faulty(lambda _, wire: wire.reply(status, {}, b"{}"))
+    images = OciSource(SourceSpec(f"{faulty.url}/images", "oci"), registries=Registries(), limits=AskLimits())
+    lists = LastLists(tmp_path / "lists")
+    client = SourceClient(images.spec, images, health=health, lists=lists, now=lambda: datetime.now(UTC))
+    assert isinstance(await client.offer(BASE, read), APIError)
+    assert health.of(images.spec).error is not None
 
 
 async def test_an_offer_of_several_layers(registry, repository):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from imgstored.state.damage import DAMAGED, MAX_KEPT, Aside, kept
 from imgstored.state.folder import ALIASES, owned
 from imgstored.state.schema import HISTORY, JOURNAL, SCHEMA, Version, read_version
 from tests.state.older import BASE, left_behind
+from tests.support.full import small
 
 OLDER = ["state-1-journal", "state-1-history", "state-2"]
 
@@ -219,3 +220,21 @@ def test_others_get_through_it_where_they_shall(state, before):
 def test_nobody_gets_through_it_otherwise(state):
     opened(state)
     assert state.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_full_disk_is_no_reason_not_to_start(tmp_path):
+    """What the folder lacks is made by the next start that finds room."""
+    with small(tmp_path / "state") as state:
+        opened(state)
+        (state / "version").unlink()
+        (state / "ballast").touch()
+        with (state / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(bytes(4096))
+        with owned(state) as folder:
+            assert folder == state
+        assert not (state / "version").exists()
+        (state / "ballast").unlink()
+        opened(state)
+        assert written_version(state).schema == SCHEMA

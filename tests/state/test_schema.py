@@ -61,4 +61,4 @@ def test_a_folder_beside_a_database_is_set_aside(tmp_path, ending):
     (tmp_path / f"some.sqlite{ending}").mkdir()
     with closing(open_database(file, layout, aside)) as db:
         assert db.execute("SELECT id FROM some").fetchall() == [(1,)]
-    assert [damage.why for damage in aside.found()] == ["it is no regular file"]
+    assert [damage.why for damage in aside.found()] == ["it is not a regular file"]

@@ -7,9 +7,11 @@ import random
 
 import pytest
 
+from imgstored.delta import known
 from imgstored.delta.index import IndexFaultError, parse_index
 from imgstored.errors import PoolError
 from imgstored.pools.base import BOUNDLESS
+from imgstored.transfer import payloads
 from imgstored.transfer.payloads import NotWorthwhileError, PayloadSpool
 from imgstored.transfer.watermark import Watermark
 from tests.support.deltas import files, indexed, tree, upgraded
@@ -213,3 +215,51 @@ def test_bytes_that_are_not_the_files_end_it(opened):
     data[len(data) // 2] ^= 1
     with pytest.raises(IndexFaultError):
         delta.spool.write(start, memoryview(data))
+
+
+# -- a server that completes nothing -------------------------------------------------------------------------
+
+
+def begin_all(delta):
+    """All of each range comes, but for its last byte. The most bytes that were in memory."""
+    most = 0
+    for number in range(delta.spool.ranges):
+        start, stop = delta.spool.missing(number)
+        for at in range(start, stop - 1, 10_000):
+            delta.spool.write(at, memoryview(FILE)[at : min(at + 10_000, stop - 1)])
+            most = max(most, sum(len(growing.data) for growing in delta.spool._growing))
+    return most
+
+
+@pytest.fixture
+def small_ranges(monkeypatch):
+    monkeypatch.setattr(known, "EXTENT", 20_000)
+    monkeypatch.setattr(known, "GAP", 0)
+
+
+def test_ranges_that_are_begun_and_not_completed_take_little_memory(opened, small_ranges, monkeypatch):
+    delta = opened()
+    bound = delta.spool.to_fetch // 3
+    monkeypatch.setattr(payloads, "_MOST_HELD", bound)
+    assert delta.spool.ranges > 5
+    assert bound / 2 < begin_all(delta) <= bound
+    # Those that the stream needs first are kept.
+    start, stop = delta.spool.missing(0)
+    assert stop - start == 1
+    assert delta.spool.present <= len(FILE) - delta.spool.to_fetch + bound
+    delta.fetch()
+    assert delta.spool.present == len(FILE)
+    assert delta.spool._held == 0
+    assert delta.stream() == STREAM
+
+
+def test_a_server_that_begins_ranges_for_ever_ends_the_delta(opened, small_ranges, monkeypatch):
+    delta = opened()
+    monkeypatch.setattr(payloads, "_MOST_HELD", delta.spool.to_fetch // 3)
+
+    def begin_again_and_again():
+        for _ in range(100):
+            begin_all(delta)
+
+    with pytest.raises(IndexFaultError, match="too many parts"):
+        begin_again_and_again()

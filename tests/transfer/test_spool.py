@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -441,3 +442,50 @@ def test_an_empty_file(tmp_path: Path) -> None:
     opened.watermark.finish()
     assert list(blocks(opened.path, opened.watermark)) == []
     opened.spool.close()
+
+
+def test_who_waits_for_a_place_is_woken_by_what_comes_there(opened: Opened) -> None:
+    with ThreadPoolExecutor(2) as executor:
+        first = executor.submit(opened.spool.wait_from, 0, 1000, 30)
+        second = executor.submit(opened.spool.wait_from, MIB, 1000, 30)
+        until(lambda: set(opened.spool._waiting) == {0, 1})
+        opened.write(0, 999)
+        assert set(opened.spool._waiting) == {0, 1}
+        opened.write(999, 2000)
+        assert first.result(30) == 2000
+        assert set(opened.spool._waiting) == {1}
+        opened.write(MIB, 2 * MIB)
+        assert second.result(30) == 2 * MIB
+    assert not opened.spool._waiting
+
+
+def test_nobody_waits_for_more_than_comes(opened: Opened) -> None:
+    opened.write(0, MIB)
+    assert opened.spool.wait_from(MIB - 10, 1000, 30) == MIB
+    opened.write(5 * MIB, SIZE)
+    assert opened.spool.wait_from(SIZE - 10, 1000, 30) == SIZE
+    opened.write(MIB, MIB + 10)
+    assert opened.spool.wait_from(MIB, 1000, 0.01) == MIB + 10
+    assert not opened.spool._waiting
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(opened.spool.wait_from, MIB, 1000, 30)
+        until(lambda: opened.spool._waiting)
+        opened.spool.close()
+        assert waiting.result(30) == MIB + 10
+    assert opened.spool.wait_from(2 * MIB, 1000, 30) == 2 * MIB
+
+
+def test_a_file_that_begins_anew_wakes_who_waits(opened: Opened) -> None:
+    opened.write(0, 10)
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(opened.spool.wait_from, 0, 1000, 30)
+        until(lambda: opened.spool._waiting)
+        opened.spool.begin_anew()
+        assert waiting.result(30) == 0
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

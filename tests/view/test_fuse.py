@@ -485,31 +485,53 @@ def _patient_reader(path):
 
 
 async def test_nothing_is_forgotten_during_the_first_look(place, monkeypatch):
-    """The kernel would drop the answer, and with it the permissions of the root: EACCES for all but root."""
+    """The kernel would drop the answer, and with it the permissions of the root: EACCES for all but root.
+
+    A reader asks about the root before the view's own look has its answer, and something changes then.
+    """
     real, forget = Operations.getattr, pyfuse3.invalidate_inode
-    forgotten = threading.Event()
+    forgotten, reader_asked, reader_answered = threading.Event(), threading.Event(), trio.Event()
+    readers = []
 
     async def while_something_changes(self, inode, ctx):
-        if inode == ROOT_INODE and not changed:
-            changed.append(inode)
+        if inode == ROOT_INODE and readers and ctx.pid == readers[0].pid and not reader_asked.is_set():
+            reader_asked.set()
             nursery.start_soon(view.add, image(2))
             await aside(forgotten.wait, 0.5)
+            reader_answered.set()
+        elif inode == ROOT_INODE and not reader_answered.is_set():
+            await reader_answered.wait()  # the view's own look
         return await real(self, inode, ctx)
 
     def noticed(*args, **kwargs):
         forget(*args, **kwargs)
         forgotten.set()
 
-    changed = []
+    def read_once_mounted():
+        while mounted_at(place) is None:
+            time.sleep(0.001)
+        readers.append(_patient_reader(place / uuid(1) / "manifest.json"))
+        return readers[0].wait()
+
+    monkeypatch.setattr(fuse, "_LOOK_LIMIT", 60)
     monkeypatch.setattr(Operations, "getattr", while_something_changes)
     monkeypatch.setattr(pyfuse3, "invalidate_inode", noticed)
     view = open_view("fuse", place)
-    async with trio.open_nursery() as nursery, running(view, [image(1)]):
-        reader = _patient_reader(place / uuid(1) / "manifest.json")
-        assert await aside(reader.wait) == 0
-        assert changed
-        await aside(forgotten.wait, 20)
-        assert await aside(read, place, 2) == image(2).manifest
+    ends = []
+
+    async def wait_for_reader():
+        ends.append(await aside(read_once_mounted))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_reader)
+        async with running(view, [image(1)]):
+            with trio.fail_after(60):
+                while not ends:  # noqa: ASYNC110 - what is waited for is a process
+                    await trio.sleep(0.01)
+            assert ends == [0]
+            assert reader_asked.is_set()
+            assert await aside(forgotten.wait, 20)
+            assert await aside(read, place, 2) == image(2).manifest
 
 
 async def test_cold_starts(place):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstored.view.names import component, is_uuid
+from imgstored.view.names import component
 
 #: Any text at all, also what UTF-8 cannot say, and long.
 TEXTS = st.text(st.characters(codec=None), max_size=400) | st.text("./%~\0\n\ud800é2EF", max_size=300)
@@ -60,17 +60,3 @@ def test_always_one_safe_component(name):
 @given(TEXTS, TEXTS)
 def test_different_names_have_different_components(one, other):
     assert (component(one) == component(other)) == (one == other)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("01b2c898-945f-11e1-a523-af1afbe22822", True),
-        ("01B2C898-945f-11e1-a523-af1afbe22822", False),
-        ("01b2c898-945f-11e1-a523-af1afbe22822\n", False),
-        ("../b2c898-945f-11e1-a523-af1afbe22822", False),
-        ("", False),
-    ],
-)
-def test_is_uuid(text, expected):
-    assert is_uuid(text) == expected

@@ -39,7 +39,7 @@ class Command:
         """`mixed` False: the arguments after the first belong to another program.
 
         `examples` are command lines without the program, and what each does; `among` is the set of images
-        from which the command takes its argument, as one of `completion_words.DYNAMIC`. Under imgadm's name
+        from which the command takes its argument, as one of `completion.DYNAMIC`. Under imgadm's name
         an image is named by its uuid alone, and the usage is `imgadms_usage` where that is more different.
         """
         self.names = names
@@ -57,7 +57,7 @@ class Command:
         self.imgadms_usage = imgadms_usage or usage.replace("IMAGE", "UUID")
 
     def asks_for_json(self, form: str | None) -> bool:
-        """Whether an argument of `-o` is that form, and not the name of a file."""
+        """True if an argument of `-o` is that form, and not the name of a file."""
         return form == "json" and any(
             "-o" in option.flags and option.argument in ("FORM", FORM.argument) for option in self.options
         )

@@ -102,7 +102,7 @@ COMMANDS = (
     Command(
         ("outdated",),
         "outdated [OPTIONS]",
-        "list installed images of which a source has a newer version",
+        "list installed images for which a source has a newer version",
         "images:outdated",
         (HELP, Option(POOL.flags, POOL.argument, "Only this pool. Default is all."), *LISTING),
         "Asks all sources. An image counts as newer if it has the same name, os and type,\n"

@@ -93,7 +93,8 @@ COMMANDS = (
         "import images that are not installed",
         "imports:ensure",
         (HELP, QUIET, POOL, DETACH, EVENTS),
-        "Returns when all images are installed; if they are installed already, at once.",
+        "Returns when all images are installed; if they are installed already, at once. If an\n"
+        "image cannot be found, nothing is imported.",
         examples=((f"ensure -q {IMAGE}", "for scripts: make sure that it is installed"),),
         among="available",
     ),
@@ -105,7 +106,7 @@ COMMANDS = (
         (
             HELP,
             QUIET,
-            Option(("-t", "--timeout"), "SECONDS", "Wait no longer than that. Default is no limit."),
+            Option(("-t", "--timeout"), "SECONDS", "Wait at most this long. Default is no limit."),
             EVENTS,
         ),
         "Waits for imports under way, whoever began them, also with `import --detach`, and\n"

@@ -108,6 +108,12 @@ COMMANDS = (
             Option(("-m",), "MANIFEST", "Path to the image's manifest, in JSON."),
             Option(("-f",), "FILE", "Path to the image's file."),
             _TOKEN,
+            Option(
+                ("--sign",),
+                "KEYFILE",
+                "Sign an image in a registry with this secret key. May be given several times.",
+                imgadms=False,
+            ),
             QUIET,
         ),
         examples=(
@@ -117,11 +123,13 @@ COMMANDS = (
                 "to a repository of an OCI registry",
             ),
             ("publish web@1.0.0 oci://registry.example.com/images", "an installed image, in layers"),
+            ("publish --sign site.key web@1.0.0 oci://registry.example.com/images", "signed"),
         ),
         about=(
             "A server gets the file as it is. An installed IMAGE is sent as `imgctl export -c zstd`\n"
             "writes it. A registry, oci://HOST/PATH, gets a file of zstd in layers. After an\n"
-            "interruption the same command goes on."
+            "interruption the same command goes on. Hosts with the public key in `keys` of the\n"
+            "source take only what is signed; `imgctl keys make` makes a key."
         ),
         imgadms_usage="publish [OPTIONS] -m MANIFEST -f FILE URL",
     ),
@@ -161,8 +169,8 @@ COMMANDS = (
         "copy:copy",
         (HELP, POOL, _COMPRESSION, QUIET),
         "HOST is [USER@]HOST[:PORT], as for `imgctl -H`, with imgctl and a running imgstored.\n"
-        "Origins that HOST lacks are copied first; what is there is not copied again. The\n"
-        "images go as `export -o -` writes them, through ssh, and are installed there.",
+        "Origins that HOST lacks are copied first; images that HOST has are not copied again.\n"
+        "The images go as `export -o -` writes them, through ssh, and are installed there.",
         examples=(
             ("copy web@1.2.0 root@web2", "an image and its origins"),
             (f"copy -c zstd {IMAGE} web2:2222", "compressed on the way, and installed compressed"),

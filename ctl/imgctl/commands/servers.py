@@ -53,10 +53,10 @@ COMMANDS = (
         ),
         "DIR becomes a folder that any web server can serve to imgctl (-t static URL/images)\n"
         "and, as docs/serving.md says, to imgadm. IMAGE is a uuid, NAME, NAME@VERSION or\n"
-        "NAME@latest; origins come along. Default is all images of the library. Run again,\n"
-        "it writes only what is new; clients never see half of it.\n"
+        "NAME@latest; origins come along. Default is all images of the library. A second\n"
+        "run writes only what is new; clients never see half of an export.\n"
         "Hosts with the public key in `keys` of the source take only what is signed.\n"
-        "The exit status is 1 if an image is left out that was asked for, or is damaged.",
+        "The exit status is 1 if a requested image is left out or damaged.",
         examples=(
             ("export-site /srv/www/images", "the whole library"),
             ("export-site --sign site.key /media/stick base@latest", "signed, the newest image of a name"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Output(Protocol):
-    """What an archive is written to."""
+    """The target of an archive."""
 
     def write(self, data: bytes, /) -> int:
         """Writes all of it."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from imgctl.arguments import Arguments
     from imgctl.client import Client
-    from imgctl.completion_words import Place
+    from imgctl.completion import Place
     from imgctl.session import Session
 
     #: A word, and what is said about it.
@@ -35,7 +35,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._/][A-Za-z0-9@.+,/:=~_%-]*")
 
 def script(session: Session, arguments: Arguments) -> None:
     """`completion bash|zsh|fish`."""
-    from imgctl.completion_scripts import SHELLS, completion_script
+    from imgctl.completion import SHELLS, completion_script
 
     shell = arguments.one()
     if shell not in SHELLS:
@@ -60,7 +60,7 @@ def complete(session: Session, arguments: Arguments) -> int:
 
 
 def _complete_words(session: Session, words: Sequence[str]) -> int:
-    from imgctl.completion_words import place_of
+    from imgctl.completion import place_of
 
     place = place_of(words, imgadm=session.is_imgadm)
     if place.kind == "files":
@@ -79,7 +79,7 @@ def _complete_words(session: Session, words: Sequence[str]) -> int:
 def _known(session: Session, place: Place) -> Iterator[Candidate]:
     """The candidates that nobody has to be asked for."""
     from imgctl.commands import aliases, all_commands
-    from imgctl.completion_words import flags
+    from imgctl.completion import flags
     from imgctl.image_fields import FIELDS
     from imgctl.listing import FORMS
 

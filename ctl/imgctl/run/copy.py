@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING
 
@@ -11,8 +10,8 @@ from imgctl import ssh
 from imgctl.errors import CommandError, NotConnectedError
 from imgctl.run import archive
 from imgctl.run.making import compression_of, exported
+from imgctl.run.narrator import TerminalBar
 from imgctl.run.several import count_of, named, report_each
-from imgctl.session import is_terminal
 from imgctl.text import printable
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from imgctl.arguments import Arguments
     from imgctl.client import Client
-    from imgctl.progress import Bar
     from imgctl.session import Session
 
 
@@ -106,11 +104,9 @@ def _send(
         command = host.command("install", "-q", "-f", "-")
         process = ssh.started(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         stack.callback(_end, process)
-        out = _Counted(
-            process,
-            f"{manifest.get('name')}@{manifest.get('version')}",
-            0 if arguments.flag("-q") else _size_of(made.manifest),
-        )
+        total = _size_of(made.manifest)
+        bar = stack.enter_context(TerminalBar(wanted=total > 0 and not arguments.flag("-q")))
+        out = _Counted(process, f"{manifest.get('name')}@{manifest.get('version')}", total, bar)
         with suppress(BrokenPipeError):  # it says itself why it reads no more
             archive.write(out, made.manifest, made.prefix, made.suffix, made.file.descriptor)
         out.close()
@@ -140,24 +136,19 @@ def _size_of(manifest: Mapping[str, Any]) -> int:
 
 
 class _Counted:
-    """The standard input of a process, with a bar of what went through it; without one if `total` is 0."""
+    """The standard input of a process, with a bar of what went through it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], label: str, total: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], label: str, total: int, bar: TerminalBar) -> None:
         assert process.stdin is not None
         self._stream: IO[bytes] = process.stdin
         self._label, self._total, self._done = label, total, 0
-        self._bar: Bar | None = None
-        if total and is_terminal(sys.stderr):
-            from imgctl.progress import Bar
-
-            self._bar = Bar(sys.stderr)
+        self._bar = bar
 
     def write(self, data: bytes) -> int:
         """Writes all of it."""
         written = self._stream.write(data)
         self._done += written
-        if self._bar is not None:
-            self._bar.show(self._label, min(self._done, self._total), self._total)
+        self._bar.show_bytes(self._label, min(self._done, self._total), self._total)
         return written
 
     def flush(self) -> None:
@@ -165,8 +156,6 @@ class _Counted:
         self._stream.flush()
 
     def close(self) -> None:
-        """Removes the bar, and tells the process that this was all."""
-        if self._bar is not None:
-            self._bar.close()
+        """Tells the process that this was all."""
         with suppress(BrokenPipeError):
             self._stream.close()

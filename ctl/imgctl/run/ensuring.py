@@ -7,15 +7,15 @@ import threading
 from typing import TYPE_CHECKING
 
 from imgctl import event_text
+from imgctl.run.narrator import TerminalBar
 from imgctl.session import is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproto.events import EventDocument, Progress
+    from imgproto.events import EventDocument
 
     from imgctl.client import Client
-    from imgctl.progress import Bar, Bars
 
     #: A client of its own, the pool (None: the daemon's first one), and the images.
     Part = tuple[Client, str | None, Sequence[str]]
@@ -68,8 +68,7 @@ class _Teller:
 
     def __init__(self, *, with_bar: bool) -> None:
         self._terminal = sys.stderr if is_terminal(sys.stderr) else None
-        self._with_bar = with_bar
-        self._bar: Bar | Bars | None = None
+        self._bar = TerminalBar(wanted=with_bar)
         self._lock = threading.Lock()
 
     def __call__(self, event: EventDocument) -> None:
@@ -79,24 +78,12 @@ class _Teller:
             if self._terminal is None:
                 return
             if event["event"] == "progress":
-                self._progress(event)
+                self._bar.show(event)
             elif (line := event_text.line(event)) is not None:
-                if self._bar is not None:
-                    self._bar.print_above(line, self._terminal)
-                else:
-                    print(line, file=self._terminal, flush=True)
+                self._bar.print(line, self._terminal)
 
     def close(self) -> None:
         """Removes the bar, and returns once no thread writes any more: Python aborts if it ends meanwhile."""
         with self._lock:
             self._terminal = None
-            if self._bar is not None:
-                self._bar.close()
-                self._bar = None
-
-    def _progress(self, event: Progress) -> None:
-        if not self._with_bar or not event["images"] or self._terminal is None:
-            return
-        from imgctl.progress import shown
-
-        self._bar = shown(self._bar, event, self._terminal)
+            self._bar.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from imgctl.errors import UsageError
 from imgctl.event_text import numbered_line
 from imgctl.listing import with_new_keys
 from imgctl.session import flush, json_text
@@ -16,10 +15,17 @@ if TYPE_CHECKING:
     from imgctl.session import Session
 
 
+#: The number of an event, at most; 0 is for all that are kept.
+_MOST = 10**18
+
+
 def events(session: Session, arguments: Arguments) -> None:
     """`events [-j] [--since NUMBER] [--no-follow]`."""
     arguments.none()
-    since, follow = _number(arguments.text("--since")), not arguments.flag("--no-follow")
+    since, follow = (
+        arguments.number("--since", "number of an event", 0, _MOST),
+        not arguments.flag("--no-follow"),
+    )
     if since is None and not follow:
         since = 0
     as_json, screen = arguments.flag("-j"), session.screen
@@ -32,20 +38,10 @@ def events(session: Session, arguments: Arguments) -> None:
         if as_json:
             print(json_text(with_new_keys(event)))
         else:
-            line = numbered_line(event, short=screen is not None)
+            line = numbered_line(event, None if screen is None else screen.columns)
             if screen is not None:
                 from imgctl.fitting import cut
 
                 line = cut(line, screen.columns, screen.ellipsis)
             print(line)
         flush(sys.stdout)
-
-
-def _number(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise UsageError(
-            f'invalid number of an event: "{text}"', hint="0 is for all events that are kept; `imgctl events`"
-        )
-    return int(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imgctl.errors import UsageError
 from imgctl.listing import Wanted, say_listing, with_new_keys
 from imgctl.text import moment, size_cell
 
@@ -28,14 +27,15 @@ _COLUMNS = [
     "outcome",
 ]
 _WIDE = ["client", "source"]
+_DROP = ["took", "size", "zpool", "version", "uuid"]
 
-#: Entries, where nothing else is said.
-_ENTRIES = 20
+#: Entries, where nothing else is said, and at most.
+_ENTRIES, _MOST_ENTRIES = 20, 10_000
 
 
 def history(session: Session, arguments: Arguments) -> None:
     """`history [-n N] [-j] [-H] [UUID]`."""
-    limit = _number(arguments.text("-n"))
+    limit = arguments.number("-n", "number of entries", 1, _MOST_ENTRIES) or _ENTRIES
     uuid = session.uuid(arguments.one(), among="history") if arguments.rest else None
     with session.client() as client:
         entries = client.history(uuid, limit)
@@ -48,6 +48,7 @@ def history(session: Session, arguments: Arguments) -> None:
         plain=[_plain_row(entry) for entry in entries],
         columns=_COLUMNS,
         wide=_WIDE,
+        drop=_DROP,
     )
     if wanted.form not in ("", "wide") or wanted.only_uuids:
         return
@@ -87,11 +88,3 @@ def _plain_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An *entry* for programs, with the columns that people see, too."""
     row: dict[str, Any] = with_new_keys(dict(entry))
     return row | {"when": row.get("started"), "size": entry.get("bytes"), "took": entry.get("seconds")}
-
-
-def _number(text: str | None) -> int:
-    if text is None:
-        return _ENTRIES
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= 10_000 and len(text) < 9):
-        raise UsageError(f'invalid number of entries: "{text}"', hint="it may be 1 to 10000")
-    return int(text)

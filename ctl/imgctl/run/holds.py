@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imgctl.session import Session
 
 _COLUMNS = ["uuid", "name", "version", "zpool", "holds"]
+_DROP = ["zpool", "version"]
 
 #: The tag of a pin; imgstored knows it, too, for what it says of an image that is held.
 PINNED = "pinned"
@@ -72,7 +73,7 @@ def _list_all(session: Session, arguments: Arguments) -> None:
         if image.get("holds") and pool in (None, image["zpool"])
     ]
     rows = [{**each, "holds": ", ".join(each["holds"])} for each in held]
-    say_listing(session, Wanted(session, arguments), documents=held, rows=rows, columns=_COLUMNS)
+    say_listing(session, Wanted(session, arguments), documents=held, rows=rows, columns=_COLUMNS, drop=_DROP)
 
 
 def pin(session: Session, arguments: Arguments) -> int:

@@ -32,6 +32,7 @@ _COLUMNS = ["uuid", "name", "version", "os", "type", "pub"]
 _WIDE = ["zpool", "state", "size", "clones", "source"]
 _SORT = ["published_at", "name"]
 _OUTDATED_COLUMNS = ["uuid", "name", "version", "zpool", "newer", "newer_uuid", "source"]
+_OUTDATED_DROP = ["source", "newer_uuid", "zpool", "uuid"]
 _DOCKER_COLUMNS = ["uuid", "repository", "tag", "image_id", "created"]
 
 
@@ -90,6 +91,7 @@ def outdated(session: Session, arguments: Arguments) -> None:
         rows=[outdated_row(image) for image in found["images"]],
         columns=_OUTDATED_COLUMNS,
         wide=["published_at"],
+        drop=_OUTDATED_DROP,
     )
     report_problems(session, found)
 

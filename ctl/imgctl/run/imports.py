@@ -46,6 +46,7 @@ _LONGEST_WAIT = 31_536_000.0
 
 _COLUMNS = ["uuid", "name", "version", "zpool", "phase", "done", "size", "rate", "clients"]
 _WIDE = ["left", "limits", "connections", "started", "source"]
+_DROP = ["clients", "zpool", "size", "version", "phase"]
 
 
 def import_image(session: Session, arguments: Arguments) -> int:
@@ -125,7 +126,7 @@ def wait(session: Session, arguments: Arguments) -> int:
     texts = arguments.some()
     from imgctl.run.side_by_side import each_at_once
 
-    seconds = _seconds(arguments.text("-t"))
+    seconds = arguments.seconds("-t", 0, _LONGEST_WAIT)
     images = [_sought(session, text) for text in texts]
     with Narrator(session, arguments) as tell:
         errors = each_at_once(images, lambda uuid, heard: _wait_for(session, uuid, heard), tell, seconds)
@@ -183,18 +184,6 @@ def _wait_for(session: Session, uuid: str, heard: OnEvent) -> None:
                 ended[-1]["message"] or f"the import of image {uuid} was cancelled",
                 f"`imgctl import {uuid}` tries again",
             ) from error
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= _LONGEST_WAIT:
-        raise UsageError(f'invalid number of seconds: "{text}"', hint=f"it may be 0 to {_LONGEST_WAIT:.0f}")
-    return seconds
 
 
 def ensure(session: Session, arguments: Arguments) -> None:
@@ -293,6 +282,7 @@ def jobs(session: Session, arguments: Arguments) -> None:
         plain=[{**with_new_keys(job), "size": job.get("total")} for job in listed],
         columns=_COLUMNS,
         wide=_WIDE,
+        drop=_DROP,
     )
 
 

@@ -56,7 +56,7 @@ def vacuum(session: Session, arguments: Arguments) -> int:
     """
     if arguments.rest:
         raise UsageError(f"unexpected arguments: {' '.join(arguments.rest)}")
-    age, keep = _age(arguments.text("--older-than")), _number(arguments.text("--keep"))
+    age, keep = _age(arguments.text("--older-than")), arguments.number("--keep", "--keep", 0) or 0
     dry_run, as_json = arguments.flag("-n"), arguments.flag("-j")
     if as_json and not dry_run:
         raise UsageError('"-j" needs "-n": it says what would be deleted')
@@ -165,11 +165,3 @@ def _age(text: str | None) -> int | None:
             "30d is thirty days",
         )
     return int(match[1]) * _SECONDS[match[2]]
-
-
-def _number(text: str | None) -> int:
-    if text is None:
-        return 0
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise UsageError(f'invalid --keep "{text}": must be a number')
-    return int(text)

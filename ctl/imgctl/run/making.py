@@ -14,20 +14,19 @@ from imgctl import event_text
 from imgctl.errors import CommandError, NotConnectedError, UsageError
 from imgctl.run.image_files import ImageFile, check_exists, read_manifest
 from imgctl.run.imports import MAX_MANIFEST
+from imgctl.run.narrator import TerminalBar
 from imgctl.run.several import count_of, named, report_each, texts_of
-from imgctl.session import flush, is_terminal, json_text, standard_output
+from imgctl.session import is_terminal, json_text, standard_output
 from imgctl.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from imgproto.documents import ManifestDocument
     from imgproto.events import EventDocument, ManifestMade, Progress
 
     from imgctl.arguments import Arguments
     from imgctl.client import Client
-    from imgctl.progress import Bar
     from imgctl.session import Session
 
 _COMPRESSIONS = ("none", "bzip2", "gzip", "xz", "zstd")
@@ -46,7 +45,8 @@ def create(session: Session, arguments: Arguments) -> None:
     source, *fields = arguments.some()
     if arguments.text("-o") is not None and arguments.text("-p") is not None:
         raise UsageError("cannot specify both -o,--output-template and -p,--publish")
-    compression, depth = compression_of(arguments), _depth(arguments)
+    compression = compression_of(arguments)
+    depth = arguments.number("--max-origin-depth", "max-origin-depth", 2, imgadms="must be greater than 1")
     manifest = _given_manifest(arguments.text("-m"))
     script = _script(arguments.text("-s"))
     url = arguments.text("-p")
@@ -92,7 +92,7 @@ def create(session: Session, arguments: Arguments) -> None:
 
 
 def publish(session: Session, arguments: Arguments) -> None:
-    """`publish [-q] -m MANIFEST -f FILE URL | [-P POOL] IMAGE URL`."""
+    """`publish [-q] [--sign KEYFILE]... -m MANIFEST -f FILE URL | [-P POOL] IMAGE URL`."""
     if (
         not session.is_imgadm
         and len(arguments.rest) == 2
@@ -109,23 +109,33 @@ def publish(session: Session, arguments: Arguments) -> None:
     check_exists("manifest", manifest_path)
     check_exists("file", file_path)
     manifest = read_manifest(manifest_path, MAX_MANIFEST, dated=False)
-    token = _token(arguments)
+    token, keys = _token(arguments), _keys(session, arguments)
     with session.client() as client, Maker(session, arguments, file_path) as tell:
-        client.publish(manifest, file_path, url, token=token, on_event=tell)
+        client.publish(manifest, file_path, url, token=token, keys=keys, on_event=tell)
     session.say([_published(manifest, url)])
 
 
 def _publish_installed(session: Session, arguments: Arguments, text: str, url: str) -> None:
     """An installed image: its stream, compressed with zstd, which a registry gets in layers."""
     (image,) = named(session, [text], among="installed", pool=arguments.text("-P"))
+    keys = _keys(session, arguments)
     with (
         session.client() as client,
         exported(session, arguments, client, image.uuid or "", "zstd") as made,
     ):
         made.file.keep(made.manifest)
         with Maker(session, arguments, made.file) as tell:
-            client.publish(made.manifest, made.file.path, url, on_event=tell)
+            client.publish(made.manifest, made.file.path, url, keys=keys, on_event=tell)
         session.say([_published(made.manifest, url)])
+
+
+def _keys(session: Session, arguments: Arguments) -> list[str]:
+    """The secret keys that sign the image."""
+    if not arguments.flag("--sign"):
+        return []
+    from imgctl.run.sites import secret_keys
+
+    return secret_keys(session, arguments)
 
 
 def _token(arguments: Arguments) -> str | None:
@@ -283,19 +293,14 @@ class Maker:
     ) -> None:
         self._session = session
         self._file = file
-        self._has_bar = not arguments.flag("-q") and is_terminal(sys.stderr)
         self._quiet_manifest = quiet_manifest
-        self._bar: Bar | None = None
+        self._bar = TerminalBar(wanted=not arguments.flag("-q"))
 
     def __enter__(self) -> Maker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
     def __call__(self, event: EventDocument) -> None:
         """Reports one event."""
@@ -324,40 +329,21 @@ class Maker:
             self._print("Manifest:\n" + "\n".join(f"    {line}" for line in shown.split("\n")))
 
     def _show_progress(self, event: Progress) -> None:
-        if not self._has_bar:
-            return
-        if self._bar is None:
-            from imgctl.progress import Bar
-
-            self._bar = Bar(sys.stderr)
         done, total = event["done"], event["total"]
-        self._bar.show(Path(self._path).name, done, total if total and total >= done else None)
+        self._bar.show_bytes(Path(self._path).name, done, total if total and total >= done else None)
 
     def _print(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.print_above(line, sys.stdout)
-        else:
-            print(line)
-        flush(sys.stdout)
+        self._bar.print(line, sys.stdout)
 
 
 def compression_of(arguments: Arguments) -> str:
-    """What `-c` says. Raises `UsageError`."""
+    """The compression that `-c` names. Raises `UsageError`."""
     given = arguments.text("-c") or "none"
     compression = _ALSO.get(given, given)
     if compression not in _COMPRESSIONS:
         names = ", ".join(f'"{name}"' for name in _COMPRESSIONS)
         raise UsageError(f'invalid -c,--compression "{given}": must be one of {names}')
     return compression
-
-
-def _depth(arguments: Arguments) -> int | None:
-    given = arguments.text("--max-origin-depth")
-    if given is None:
-        return None
-    if not given.isascii() or not given.isdigit() or len(given) > 9 or int(given) < 2:
-        raise UsageError(f'invalid max-origin-depth "{given}": must be greater than 1')
-    return int(given)
 
 
 def _given_manifest(path: str | None) -> dict[str, Any]:

@@ -31,6 +31,60 @@ def event_document(session: Session, event: EventDocument) -> Any:
     return event if session.is_imgadm else with_new_keys(event)
 
 
+class TerminalBar:
+    """A bar on standard error, below the lines; there is none if it is no terminal, or not `wanted`.
+
+    What draws it is imported when there is first something to draw.
+    """
+
+    def __init__(self, *, wanted: bool = True) -> None:
+        self._terminal = sys.stderr if wanted and is_terminal(sys.stderr) else None
+        self._bar: Bar | Bars | None = None
+
+    def __enter__(self) -> TerminalBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def show(self, progress: Progress, *, bytes_only: bool = False) -> None:
+        """Draws how far the images of a request are; nothing if none is under way."""
+        if self._terminal is None:
+            return
+        if not progress["images"]:
+            if self._bar is not None:
+                self._bar.clear()
+            return
+        from imgctl.progress import shown
+
+        self._bar = shown(self._bar, progress, self._terminal, bytes_only=bytes_only)
+
+    def show_bytes(self, label: str, done: int, total: int | None) -> None:
+        """Draws `done` of `total` bytes (None: not known)."""
+        if self._terminal is None:
+            return
+        from imgctl.progress import Bar
+
+        if not isinstance(self._bar, Bar):
+            self.close()
+            self._bar = Bar(self._terminal)
+        self._bar.show(label, done, total)
+
+    def print(self, line: str, stream: TextIO) -> None:
+        """Prints a line; the bar moves down."""
+        if self._bar is not None:
+            self._bar.print_above(line, stream)
+        else:
+            print(line, file=stream)
+        flush(stream)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
+
+
 class Narrator:
     """Reports a request's events. Under imgadm's name it is as imgadm reports them.
 
@@ -40,9 +94,8 @@ class Narrator:
     def __init__(self, session: Session, arguments: Arguments, *, resumes: bool = False) -> None:
         self._as_json = arguments.flag("-j")
         self._session = session
-        self._has_bar = not self._as_json and not arguments.flag("-q") and is_terminal(sys.stderr)
         self._has_notes = session.verbose or is_terminal(sys.stderr)
-        self._bar: Bar | Bars | None = None
+        self._bar = TerminalBar(wanted=not self._as_json and not arguments.flag("-q"))
         self._importing = False
         self._resumes = resumes and not session.is_imgadm
         self._progress: Progress | None = None
@@ -58,14 +111,12 @@ class Narrator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()
         if isinstance(error, CommandError) and self._importing and not self._as_json:
-            self._print(event_text.abort(error.message), sys.stdout)
+            self._bar.print(event_text.abort(error.message), sys.stdout)
         if isinstance(error, KeyboardInterrupt) and self._resumes:
             kept = event_text.kept(self._progress)
-            self._print(
+            self._bar.print(
                 f"{self._session.program}: interrupted: {kept}; the same command continues", sys.stderr
             )
 
@@ -73,15 +124,15 @@ class Narrator:
         """Reports one event."""
         self._remember(event)
         if self._as_json:
-            self._print(json_text(event_document(self._session, event)), sys.stdout)
+            self._bar.print(json_text(event_document(self._session, event)), sys.stdout)
             return
         if event["event"] == "progress":
-            self._show_progress(event)
+            self._bar.show(event, bytes_only=self._session.is_imgadm)
         elif event["event"] == "note":
             again, self._note = event["text"] == self._note, event["text"]
             self._told_again = self._told_again or event["text"] == BACK
             if self._has_notes and not (again and not self._session.is_imgadm):
-                self._print(f"{self._session.program}: note: {printable(event['text'])}", sys.stderr)
+                self._bar.print(f"{self._session.program}: note: {printable(event['text'])}", sys.stderr)
         elif (line := event_text.line(event)) is not None:
             self._importing = self._importing or event["event"] == "importing"
             if line in self._lines and self._told_again:
@@ -89,7 +140,7 @@ class Narrator:
             self._lines.add(line)
             if event["event"] in _THERE:
                 line = self._session.painted(line, GREEN, sys.stdout)
-            self._print(line, sys.stdout)
+            self._bar.print(line, sys.stdout)
 
     def _remember(self, event: EventDocument) -> None:
         if event["event"] == "progress":
@@ -98,21 +149,3 @@ class Narrator:
             self.there.add(str(event.get("uuid")))
         if event["event"] in _NEW:
             self.new.add(str(event.get("uuid")))
-
-    def _show_progress(self, event: Progress) -> None:
-        if not self._has_bar:
-            return
-        if not event["images"]:
-            if self._bar is not None:
-                self._bar.clear()
-            return
-        from imgctl.progress import shown
-
-        self._bar = shown(self._bar, event, sys.stderr, bytes_only=self._session.is_imgadm)
-
-    def _print(self, line: str, stream: TextIO) -> None:
-        if self._bar is not None:
-            self._bar.print_above(line, stream)
-        else:
-            print(line, file=stream)
-        flush(stream)

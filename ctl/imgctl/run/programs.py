@@ -1,4 +1,4 @@
-"""Programs of imgstored that need no daemon: `create --raw` and `zstream` run them with the user's rights."""
+"""Programs of imgstored that need no daemon: disks, streams and keys, with the user's rights."""
 
 from __future__ import annotations
 
@@ -80,6 +80,28 @@ def zstream(session: Session, arguments: Arguments) -> NoReturn:
     """
     command = [*_program(session, "zstream", "zstream"), *arguments.rest]
     os.execv(sys.executable, command)  # noqa: S606 - there is to be no shell
+
+
+def keys_program(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of imgstored's program for the keys of sites. Raises `CommandError`."""
+    import json
+    import subprocess
+
+    done = subprocess.run(  # noqa: S603 - our own Python
+        _program(session, "site", "keys"),
+        input=json.dumps(request).encode(),
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise CommandError(
+            "InternalError", f"the program for keys exited with status {done.returncode}"
+        ) from None
+    if "error" in answer:
+        raise remote_error(answer["error"])
+    return answer
 
 
 def _program(session: Session, module: str, command: str) -> list[str]:

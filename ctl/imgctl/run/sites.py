@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from getpass import getpass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgctl.errors import CommandError, UsageError, remote_error
+from imgctl.errors import CommandError, UsageError
+from imgctl.run.narrator import TerminalBar
+from imgctl.run.programs import keys_program
 from imgctl.run.several import count_of
 from imgctl.session import is_terminal
 from imgctl.text import printable, size
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
     from imgproto.events import EventDocument
 
     from imgctl.arguments import Arguments
-    from imgctl.progress import Bar
     from imgctl.session import Session
 
-_PACKAGE = "imgstored"
+#: Days of a signature, at most.
+_MOST_DAYS = 3650
 #: Bytes of a key's file.
 _MAX_KEY = 4096
 #: Where a password comes from if there is no terminal.
@@ -35,7 +34,9 @@ _PASSWORD = "IMGCTL_KEY_PASSWORD"  # noqa: S105  (a variable's name)
 def export_site(session: Session, arguments: Arguments) -> int:
     """`export-site [--sign KEYFILE]... [--days N] [--url URL] [--delete] DIR [IMAGE...]`."""
     folder, *names = arguments.some()
-    keys = [_opened(session, path)["secret"] for path in _key_files(session, arguments)]
+    if arguments.flag("--days") and not arguments.flag("--sign"):
+        raise UsageError("--days is for a signature, with --sign")
+    keys = secret_keys(session, arguments)
     Path(folder).mkdir(mode=0o755, exist_ok=True)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -45,7 +46,7 @@ def export_site(session: Session, arguments: Arguments) -> int:
                 names,
                 url=arguments.text("--url"),
                 keys=keys,
-                days=_days(arguments),
+                days=arguments.number("--days", "--days", 1, _MOST_DAYS),
                 delete=arguments.flag("--delete"),
                 path=folder,
                 on_event=tell,
@@ -67,7 +68,7 @@ def keys(session: Session, arguments: Arguments) -> None:
         raise UsageError("name what to do: `keys make FILE`, or `keys show FILE...`")
     action, *paths = arguments.rest
     if action == "make" and len(paths) == 1:
-        made = _asked(session, {"do": "make"})
+        made = keys_program(session, {"do": "make"})
         _write(paths[0], made["secret"], 0o600)
         try:
             _write(paths[0] + ".pub", made["public"], 0o644)
@@ -83,16 +84,14 @@ def keys(session: Session, arguments: Arguments) -> None:
 
 def mirror(session: Session, arguments: Arguments) -> int:
     """`mirror [--name NAME] [--os OS] [--newest N] [--to URL] [-n] URL`; exit status 1: an image failed."""
-    url, newest = arguments.one(), arguments.text("--newest")
-    if newest is not None and (not newest.isascii() or not newest.isdigit() or not int(newest[:9]) >= 1):
-        raise UsageError(f'invalid --newest "{newest}": must be a number above 0')
+    url, newest = arguments.one(), arguments.number("--newest", "--newest", 1)
     dry_run = arguments.flag("-n")
     with session.client() as client, _Progress(session, arguments, "Mirror") as tell:
         done = client.mirror(
             url,
             name=arguments.text("--name"),
             os=arguments.text("--os"),
-            newest=None if newest is None else int(newest[:9]),
+            newest=newest,
             to=arguments.text("--to"),
             dry_run=dry_run,
             on_event=tell,
@@ -128,24 +127,14 @@ def _show(session: Session, arguments: Arguments, found: list[dict[str, Any]]) -
         session.say(f"{row['id']}  {row['key']}" for row in rows)
 
 
-def _key_files(session: Session, arguments: Arguments) -> list[str]:
+def secret_keys(session: Session, arguments: Arguments) -> list[str]:
+    """The texts of the secret keys that `--sign` names, without a password. Asks for passwords."""
     paths = arguments.texts("--sign")
-    if not paths and arguments.flag("--days"):
-        raise UsageError("--days is for a signature, with --sign")
     for path in paths:
         with suppress(OSError):
             if Path(path).stat().st_mode & 0o077:
                 session.warn(f"others can read the secret key {path}")
-    return paths
-
-
-def _days(arguments: Arguments) -> int | None:
-    given = arguments.text("--days")
-    if given is None:
-        return None
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= 3650:
-        raise UsageError(f'invalid --days "{given}": must be a number from 1 to 3650')
-    return int(given)
+    return [_opened(session, path)["secret"] for path in paths]
 
 
 def _opened(session: Session, path: str) -> dict[str, Any]:
@@ -153,7 +142,7 @@ def _opened(session: Session, path: str) -> dict[str, Any]:
     with Path(path).open("rb") as file:
         text = file.read(_MAX_KEY + 1).decode("utf-8", "replace")
     try:
-        return _asked(session, {"do": "read", "text": text})
+        return keys_program(session, {"do": "read", "text": text})
     except CommandError as error:
         if error.data.get("password") is not True:
             raise CommandError(
@@ -168,31 +157,7 @@ def _opened(session: Session, path: str) -> dict[str, Any]:
                 f"set {_PASSWORD}, or use a key without a password",
             )
         password = getpass(f"Password of {printable(path)}: ")
-    return _asked(session, {"do": "read", "text": text, "password": password})
-
-
-def _asked(session: Session, request: dict[str, Any]) -> dict[str, Any]:
-    """The answer of imgstored's program for keys, which needs no daemon. Raises `CommandError`."""
-    if not sys.executable or find_spec(_PACKAGE) is None:
-        raise CommandError(
-            "NotInstalled",
-            f"the Python that runs {session.program} ({sys.executable or 'unknown'}) has no {_PACKAGE}",
-            hint="keys are a part of imgstored: install the package imgstore for that Python",
-        )
-    # -P: never from the folder we happen to be in.
-    command = [sys.executable, "-P", "-m", f"{_PACKAGE}.site"]
-    done = subprocess.run(  # noqa: S603 - our own Python
-        command, input=json.dumps(request).encode(), stdout=subprocess.PIPE, check=False
-    )
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        raise CommandError(
-            "InternalError", f"the program for keys exited with status {done.returncode}"
-        ) from None
-    if "error" in answer:
-        raise remote_error(answer["error"])
-    return answer
+    return keys_program(session, {"do": "read", "text": text, "password": password})
 
 
 def _write(path: str, text: str, mode: int) -> None:
@@ -229,22 +194,16 @@ class _Progress:
     def __init__(self, session: Session, arguments: Arguments, what: str) -> None:
         self._session = session
         self._what = what
-        self._has_bar = not arguments.flag("-q") and is_terminal(sys.stderr)
-        self._bar: Bar | None = None
+        self._bar = TerminalBar(wanted=not arguments.flag("-q"))
 
     def __enter__(self) -> _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def __call__(self, event: EventDocument) -> None:
         if event["event"] == "note":
             self._session.warn(event["text"])
-        elif event["event"] == "progress" and self._has_bar:
-            if self._bar is None:
-                from imgctl.progress import Bar
-
-                self._bar = Bar(sys.stderr)
-            self._bar.show(self._what, event["done"], event["total"])
+        elif event["event"] == "progress":
+            self._bar.show_bytes(self._what, event["done"], event["total"])

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from imgctl.errors import NotConnectedError, RemoteError, UsageError
+from imgctl.errors import NotConnectedError, RemoteError
 from imgctl.listing import document_form, say_document, with_new_keys
 from imgctl.patience import is_lost, seconds
 from imgctl.session import flush, is_terminal, json_text
@@ -49,13 +49,14 @@ def status(session: Session, arguments: Arguments) -> int:
 def top(session: Session, arguments: Arguments) -> None:
     """`top [-d SECONDS] [-n COUNT] [-j]`."""
     arguments.none()
-    count, seconds = _count(arguments.text("-n")), _seconds(arguments.text("-d"))
+    count = arguments.number("-n", "number of frames", 1)
+    every = arguments.seconds("-d", _SHORTEST, _LONGEST) or _EVERY
     with session.client(timeout=_TIMEOUT) as client:
         looks = _Looks(client, count, session.screen)
         if arguments.flag("-j"):
-            looks.print_json(seconds)
-        elif not _has_screen() or not _on_screen(looks, seconds):
-            looks.print_frames(seconds)
+            looks.print_json(every)
+        elif not _has_screen() or not _on_screen(looks, every):
+            looks.print_frames(every)
 
 
 class _Looks:
@@ -131,7 +132,7 @@ def _has_screen() -> bool:
 
 
 def _on_screen(looks: _Looks, seconds: float) -> bool:
-    """Whether there could be a screen."""
+    """True if there could be a screen."""
     try:
         import curses
 
@@ -143,25 +144,3 @@ def _on_screen(looks: _Looks, seconds: float) -> bool:
     except curses.error:
         return False
     return True
-
-
-def _count(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise UsageError(f'invalid number of frames: "{text}"', hint="it may be 1 or more")
-    return int(text)
-
-
-def _seconds(text: str | None) -> float:
-    if text is None:
-        return _EVERY
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not _SHORTEST <= seconds <= _LONGEST:
-        raise UsageError(
-            f'invalid number of seconds: "{text}"', hint=f"it may be {_SHORTEST:g} to {_LONGEST:g}"
-        )
-    return seconds

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Document = Mapping[str, Any]
 
 _COLUMNS = ["uuid", "name", "version", "zpool", "own", "shared", "total", "clones"]
+_DROP = ["clones", "zpool", "total", "shared", "version"]
 
 
 def tree(session: Session, arguments: Arguments) -> None:
@@ -58,6 +59,7 @@ def du(session: Session, arguments: Arguments) -> None:
         rows=[readable(row) for row in rows],
         plain=rows,
         columns=_COLUMNS,
+        drop=_DROP,
     )
     if wanted.header and wanted.form in ("", "wide") and not wanted.only_uuids:
         session.say([*(pool_summary(each) for each in pools if not each.get("error")), *library])

@@ -88,7 +88,7 @@ def _fault_of_image(uuid: str, found: Installed | None) -> str | None:
 
 
 def _fault_of_other(pool: str, name: str) -> dict[str, str]:
-    """What is damaged about something that is no image, by its name."""
+    """The damage of something that is no image, by its name."""
     log.warning("something in the pool's folder is no image", pool=pool, name=name)
     if ".damaged-" in name:
         return {name: f"{name[:80]} in its folder was in the place of something else"}

@@ -140,7 +140,7 @@ def occupied(files: Mapping[str, os.stat_result], note: ImageNote | None = None)
 
 
 def is_whole(files: Mapping[str, os.stat_result], note: ImageNote) -> bool:
-    """Whether the files of an image are there in their sizes; of a tree, whether it is there."""
+    """True if the files of an image are there in their sizes; of a tree, whether it is there."""
     if note.kind == "tree":
         return TREE in files and stat.S_ISDIR(files[TREE].st_mode)
     if note.kind == "volume":

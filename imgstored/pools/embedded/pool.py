@@ -96,7 +96,7 @@ class EmbeddedPool:
 
     @property
     def storage(self) -> str:
-        """That of the folder's file system."""
+        """The space of the folder's file system."""
         return self._storage
 
     @property
@@ -145,7 +145,7 @@ class EmbeddedPool:
             return list(self._damage.values())
 
     def strays(self) -> list[str]:
-        """What is in the folder, and is part of neither an image nor a partial: names relative to it."""
+        """The files in the folder that belong to no image and no partial: names relative to it."""
         with self._pool_errors("looking at its folder"):
             return strays(self._root, beside={_LOCK})
 

@@ -178,7 +178,7 @@ class Receive(Struct, frozen=True):
 
 
 def compared(stored: StoredStream, size: int, blocks: Iterator[Buffer]) -> tuple[bool, Iterator[Buffer]]:
-    """Whether the first `size` bytes of `blocks` are what is stored; and the blocks still to be taken.
+    """True if the first `size` bytes of `blocks` are what is stored; and the blocks still to be taken.
 
     These are what follows if they are, and if not, all of the stream once more, its beginning from the store.
     """

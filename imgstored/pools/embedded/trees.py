@@ -29,7 +29,7 @@ _FACTS: Final = struct.Struct("<IIIQQqQ")
 
 
 class Facts(Struct, frozen=True):
-    """What is known of a whole tree."""
+    """The facts about a whole tree."""
 
     fingerprint: Fingerprint
     size: int  #: bytes of all files

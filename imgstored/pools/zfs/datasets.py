@@ -117,7 +117,7 @@ class ZfsDatasets(Struct, frozen=True):
         self.lzc.snapshot([f"{dataset}@{name}" for dataset in datasets], "taking snapshots", {})
 
     def has(self, dataset: str, name: str) -> bool:
-        """Whether there is that snapshot of the dataset."""
+        """True if there is that snapshot of the dataset."""
         return bool(self._later(dataset, name)["there"])
 
     def roll_back(self, datasets: Sequence[str], name: str) -> None:

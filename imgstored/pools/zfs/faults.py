@@ -275,7 +275,7 @@ def failed_with(number: int, pool: str, doing: str) -> ImgstoreError:
 
 
 def is_called(error: Exception, name: str) -> bool:
-    """Whether the error, or the first of several, is of the kind that pyzfs has a class `name` for."""
+    """True if the error, or the first of several, is of the kind that pyzfs has a class `name` for."""
     return name in _names(_first(error))
 
 
@@ -296,7 +296,7 @@ def zfs_absent(pool: str, number: int) -> PoolError:
 
 
 def _first(error: Exception) -> Exception:
-    """Of an error for several operations, that of the first."""
+    """The error of the first of several operations."""
     errors: Any = getattr(error, "errors", None)
     return errors[0] if isinstance(errors, list) and errors else error
 

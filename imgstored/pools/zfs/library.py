@@ -94,7 +94,7 @@ class Library:
 
     @property
     def name(self) -> str:
-        """Of the library's file."""
+        """The name of the library's file."""
         return self._name
 
     @property

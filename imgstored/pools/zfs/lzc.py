@@ -204,7 +204,7 @@ def _load(pool: str) -> Core:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether a program's variables, or its answer, had too little room."""
+    """True if a program's variables, or its answer, had too little room."""
     return is_called(error, "ZCPSpaceError") or is_called(error, "ZCPMemoryError")
 
 
@@ -219,7 +219,7 @@ def _value(value: int | str) -> int | bytes:
 
 
 def _text(text: str) -> bytes:
-    """Of any length. Raises `PoolError` for a text with a NUL, which would end there."""
+    """A C string of any length. Raises `PoolError` for a text with a NUL, which would end there."""
     encoded = text.encode()
     if b"\0" in encoded:
         raise PoolError(f"{text!r} has a NUL in it", hint="choose another text")

@@ -168,7 +168,7 @@ class ZfsPool:
 
     @property
     def queue(self) -> int:
-        """What the pipe and the kernel hold."""
+        """The bytes that the pipe and the kernel hold."""
         return QUEUE
 
     # -- receiving -------------------------------------------------------------------------------------------

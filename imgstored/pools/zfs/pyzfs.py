@@ -63,7 +63,7 @@ class Pyzfs:
 
     @property
     def name(self) -> str:
-        """Of the Python package."""
+        """The version of the Python package."""
         return "pyzfs"
 
     @property

@@ -127,7 +127,7 @@ class Receive(Struct, frozen=True):
         return start
 
     def _continued(self, partial: Dataset, begin: Begin) -> _Start | ResumeToken:
-        """How what is there can be used. Raises `ImgstoreError` if it cannot."""
+        """The way in which the partial can be used. Raises `ImgstoreError` if there is none."""
         if partial.origin != self._origin_snapshot:
             raise ResumeError(f"its origin is {partial.origin}, and the stream's {self._origin_snapshot}")
         if partial.guid is not None:

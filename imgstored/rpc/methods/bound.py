@@ -1,4 +1,4 @@
-"""Binds a function to an operation, and has what these functions share."""
+"""Binds a function to an operation, and has helpers for these functions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-#: The events of a request, as long as somebody listens; leaving the block ends the interest.
+#: The events of a request; leaving the block ends the client's interest.
 Events = AbstractAsyncContextManager[AsyncIterable[EventDocument]]
 
-#: Characters that are kept of the name that a client gives its file.
+#: Characters of a client's name for its file that are kept.
 MAX_PATH = 1024
 
 
@@ -41,7 +41,7 @@ def method(
 ) -> Method:
     """The method of an operation; `run` takes the operation's parameters and returns its result.
 
-    The others are as of `Method`.
+    The other parameters are as in `Method`.
     """
     return Method(
         operation, partial(run, services), large=large, asks=asks, lasting=lasting, why_root=why_root
@@ -49,7 +49,7 @@ def method(
 
 
 async def pass_on(call: Call, events: Events) -> None:
-    """Sends events to the client until there are no more."""
+    """Sends all events to the client."""
     async with events as coming:
         async for event in coming:
             await call.notify(event)
@@ -66,7 +66,7 @@ def file_name(path: str | None) -> str:
 
 
 async def done(call: Call, jobs: AbstractAsyncContextManager[Job[T]]) -> T:
-    """Sends the job's events; returns what came of it."""
+    """Sends the job's events; returns its result."""
     async with jobs as job:
         async for event in job:
             await call.notify(event)

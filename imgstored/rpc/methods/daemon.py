@@ -1,4 +1,4 @@
-"""The daemon itself: who it is, how it is, what it did."""
+"""Methods for the daemon itself: its version, its state, its history and its events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgstored.rpc.call import Call, Method
     from imgstored.rpc.services import Services
 
-#: Entries of the history, where a request does not say how many.
+#: Entries of the history if the request has no limit.
 DEFAULT_ENTRIES = 100
 
 
@@ -35,7 +35,7 @@ def methods(services: Services) -> Iterator[Method]:
     """`hello`, `status`, `doctor`, `history`, `events`."""
     yield method(services, op.HELLO, _hello)
     yield method(services, op.STATUS, _status)
-    # It asks every source, and tells of the host: not for those who may only read.
+    # It asks every source, and describes the host: not for users who may only read.
     yield method(services, op.DOCTOR, _doctor)
     yield method(services, op.HISTORY, _history, large=True)
     yield method(services, op.EVENTS, _events, lasting=True)

@@ -1,4 +1,4 @@
-"""Installed images: what there is, what keeps them, and whether they are as they should be."""
+"""Methods for installed images: lists and details, deletion and holds, maintenance."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def methods(services: Services) -> Iterator[Method]:
     yield method(services, op.HOLDS, _holds)
     yield method(services, op.UPDATE, _update)
     yield method(services, op.VACUUM, _vacuum, large=True)
-    # It keeps the disks busy, and images from being deleted: not for those who may only read.
+    # It keeps the disks busy, and holds images: not for users who may only read.
     yield method(services, op.VERIFY, _verify)
 
 
-# -- what there is -------------------------------------------------------------------------------------------
+# -- lists and details ---------------------------------------------------------------------------------------
 
 
 async def _list(services: Services, params: ListParams, call: Call) -> list[ImageDocument]:
@@ -90,7 +90,7 @@ def _asks(params: Mapping[str, Any]) -> bool:
 
 async def _resolve(services: Services, params: ResolveParams, call: Call) -> list[NamedDocument]:
     if params.get("sources") is not None or (_asks(params) and any(map(is_reference, params["names"]))):
-        # Who may only read must not have root's daemon ask servers of their choice.
+        # Users who may only read must not make root's daemon ask servers of their choice.
         call.require_change()
     return await services.resolver.resolve(
         params["names"],
@@ -109,7 +109,7 @@ async def _outdated(services: Services, params: OutdatedParams, call: Call) -> O
     return await services.outdated.outdated(params.get("pool"))
 
 
-# -- what they are called ------------------------------------------------------------------------------------
+# -- aliases -------------------------------------------------------------------------------------------------
 
 
 async def _aliases(services: Services, _: NoParams, call: Call) -> list[AliasDocument]:
@@ -125,7 +125,7 @@ async def _unalias(services: Services, params: UnaliasParams, call: Call) -> Ali
     return {"alias": params["alias"], "uuid": await services.aliases.remove(params["alias"])}
 
 
-# -- what keeps them -----------------------------------------------------------------------------------------
+# -- deletion and holds --------------------------------------------------------------------------------------
 
 
 async def _delete(services: Services, params: InstalledParams, call: Call) -> ImageChange:

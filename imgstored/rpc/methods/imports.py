@@ -1,4 +1,4 @@
-"""Imports: begun, watched, ended, and what one would do."""
+"""Methods for imports: begin, watch and cancel them, and plan one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def _install(services: Services, params: InstallParams, call: Call) -> Ins
 
 async def _plan(services: Services, params: PlanParams, call: Call) -> PlanDocument:
     if params.get("sources") is not None:
-        # Who may only read must not have root's daemon ask servers of their choice.
+        # Users who may only read must not make root's daemon ask servers of their choice.
         call.require_change()
     return await services.dry_run.plan(
         params["uuid"],

@@ -1,4 +1,4 @@
-"""Images for others: made of datasets and machines, exported, published."""
+"""Methods for new images: create from datasets and machines, export, publish."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ async def _publish(services: Services, params: PublishParams, call: Call) -> Pub
             client=call.client.name,
             path=file_name(params.get("path")),
             token=params.get("token"),
+            keys=params.get("keys") or (),
         )
         return await done(call, job)
     finally:

@@ -1,4 +1,4 @@
-"""The library's images elsewhere, and from elsewhere: static sites and mirrors."""
+"""Methods for images of the library: static sites and mirrors."""
 
 from __future__ import annotations
 

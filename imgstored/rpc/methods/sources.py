@@ -1,4 +1,4 @@
-"""The image sources, and the images that they have."""
+"""Methods for the image sources and their images."""
 
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ async def _show(services: Services, params: ImageParams, call: Call) -> Manifest
 
 
 async def _list(services: Services, _: NoParams, call: Call) -> list[SourceDocument]:
-    return _told(call, await services.sources.listed())
+    return _disclosed(call, await services.sources.listed())
 
 
-def _told(call: Call, sources: list[SourceDocument]) -> list[SourceDocument]:
-    """The sources as the client may know them: what is in a URL beside the channel may be a secret."""
-    as_told = Disclosed if call.is_root else public
-    return [{**source, "url": as_told(source["url"])} for source in sources]
+def _disclosed(call: Call, sources: list[SourceDocument]) -> list[SourceDocument]:
+    """The sources as the client may see them: a URL's query, except the channel, may be a secret."""
+    disclose = Disclosed if call.is_root else public
+    return [{**source, "url": disclose(source["url"])} for source in sources]
 
 
 async def _add(services: Services, params: AddSourceParams, call: Call) -> AddedDocument:
     done = await services.sources.add(
         params["url"], params.get("type"), bool(params.get("insecure")), bool(params.get("force"))
     )
-    return {**done, "source": _told(call, [done["source"]])[0]}
+    return {**done, "source": _disclosed(call, [done["source"]])[0]}
 
 
 async def _delete(services: Services, params: UrlParams, call: Call) -> DeletedSourcesDocument:
     done = await services.sources.delete(params["url"])
-    return {"deleted": _told(call, done["deleted"])}
+    return {"deleted": _disclosed(call, done["deleted"])}
 
 
 async def _set(services: Services, params: SetSourcesParams, call: Call) -> EditedSourcesDocument:
@@ -79,7 +79,7 @@ async def _set(services: Services, params: SetSourcesParams, call: Call) -> Edit
         force=bool(params.get("force")),
         told=str if call.is_root else public,
     )
-    return {**done, "added": _told(call, done["added"]), "deleted": _told(call, done["deleted"])}
+    return {**done, "added": _disclosed(call, done["added"]), "deleted": _disclosed(call, done["deleted"])}
 
 
 async def _check(services: Services, _: NoParams, call: Call) -> list[CheckedSourceDocument]:

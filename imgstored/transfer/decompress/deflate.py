@@ -48,7 +48,7 @@ class Inflate:
 
 
 def gzip_format(*, accelerated: bool) -> Format:
-    """How gzip is decoded here."""
+    """The decoding of gzip."""
     decompressobj, error = _inflater() if accelerated else (zlib.decompressobj, zlib.error)
     return Format(
         name="gzip",

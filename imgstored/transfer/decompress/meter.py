@@ -30,7 +30,7 @@ class DecompressLimits(Struct, frozen=True, kw_only=True):
 
 
 class Meter(Struct):
-    """What went in and came out so far; may be read from any thread."""
+    """The bytes that went in and came out so far; may be read from any thread."""
 
     limits: DecompressLimits
     compressed: int = 0  #: bytes that the decoder was given

@@ -37,12 +37,12 @@ class Decoder(Protocol):
 
     @property
     def eof(self) -> bool:
-        """Whether the part has ended."""
+        """True if the part has ended."""
         ...
 
     @property
     def needs_input(self) -> bool:
-        """Whether nothing more comes out without more input."""
+        """True if nothing more comes out without more input."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Decoder(Protocol):
 
 
 class Format(Struct, frozen=True):
-    """How a kind of file is decoded."""
+    """The decoding of one kind of file."""
 
     name: str
     begins: Callable[[bytes], bool]  #: whether bytes (8, or fewer at the end) begin a part

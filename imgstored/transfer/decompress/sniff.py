@@ -48,7 +48,7 @@ _LOOKS_LIKE = (
 
 
 def codec_of(head: bytes, *, contents: Contents = "stream") -> Codec:
-    """How the file that begins with `head` is compressed. Raises `UncompressionError` for other files.
+    """The compression of the file that begins with `head`. Raises `UncompressionError` for other files.
 
     As a layer, it may be a tar, or empty, as a layer is that changes nothing.
     """
@@ -73,7 +73,7 @@ def codec_of(head: bytes, *, contents: Contents = "stream") -> Codec:
 
 
 def begins_zstd_frame(head: bytes) -> bool:
-    """Whether `head` begins a zstd frame, or a skippable one (RFC 8878, 3.1.2: 0x184D2A50 to 0x184D2A5F)."""
+    """True if `head` begins a zstd frame, or a skippable one (RFC 8878, 3.1.2: 0x184D2A50 to 0x184D2A5F)."""
     return head[:4] == ZSTD_MAGIC or (head[1:4] == SKIPPABLE_MAGIC[1:] and head[0] & 0xF0 == 0x50)
 
 

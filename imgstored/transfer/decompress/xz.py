@@ -46,7 +46,7 @@ _DEPTH = 128
 
 
 def xz_format(memory: int) -> Format:
-    """How xz is decoded here, by decoders of at most `memory` bytes each."""
+    """The decoding of xz, by decoders of at most `memory` bytes each."""
 
     def decoder() -> lzma.LZMADecompressor:
         return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=memory)
@@ -76,7 +76,7 @@ def decode_streams(feed: Feed, form: Format, workers: int, meter: Meter) -> Iter
 
 
 def is_divisible(head: bytes) -> bool:
-    """Whether the stream that begins with `head` (32 bytes) has a first block of known and moderate size."""
+    """True if the stream that begins with `head` (32 bytes) has a first block of known and moderate size."""
     block = head[_HEADER_SIZE:]
     if len(head) < _PEEK or not block[0]:
         return False
@@ -98,7 +98,7 @@ def units(feed: Feed) -> Iterator[bytearray]:
 
 
 class _Index(Struct):
-    """What a stream's index must say: kept as a hash, for a stream may have very many blocks."""
+    """The index that a stream must have: kept as a hash, for a stream may have very many blocks."""
 
     count: int = 0
     size: int = 0  #: of the records, in bytes

@@ -27,7 +27,7 @@ _RESERVED_BLOCK = 3
 
 
 class _At(enum.Enum):
-    """What the next bytes of a frame are."""
+    """The kind of the next bytes of a frame."""
 
     MAGIC = enum.auto()
     DESCRIPTOR = enum.auto()
@@ -51,7 +51,7 @@ class FrameWalk(Struct):
 
     @property
     def ended(self) -> bool:
-        """Whether the frame is complete."""
+        """True if the frame is complete."""
         return self._at is _At.END
 
     def walk(self, data: memoryview, blocks: int) -> int:
@@ -158,12 +158,12 @@ class ZstdFrame:
 
 
 def _may_begin(head: bytes) -> bool:
-    """Whether `head` begins a frame, or would if it were longer."""
+    """True if `head` begins a frame, or would if it were longer."""
     return any(begins_zstd_frame(head + magic[len(head) :]) for magic in (ZSTD_MAGIC, SKIPPABLE_MAGIC))
 
 
 def zstd_format(meter: Meter) -> Format:
-    """How zstd is decoded here, with windows of at most `decoder_memory` bytes.
+    """The decoding of zstd, with windows of at most `decoder_memory` bytes.
 
     Raises `UncompressionError` if the zstandard package is not there.
     """

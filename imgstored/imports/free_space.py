@@ -1,10 +1,10 @@
-"""Room for imports: what they have reserved of the file system of the spool, and of the pools.
+"""Free space for imports: what they have reserved in the file system of the spool, and in the pools.
 
-A claim is one import's in one place. Bytes are reserved before they come, and count as reserved until they
-are written, when whoever measures the free space sees them; of a pool that sees them later, until it has
-been waited for. What waits in a pool's queue is not seen even then, and counts for as long as its import has
-the claim. Claims in places with the same storage share its room: several imports at once, the spool and
-the pool. All calls block, and may be made from any thread.
+A claim belongs to one import, in one place. Bytes are reserved before they come, and count as reserved until
+they are written: from then on a measurement of the free space sees them. In a pool that lags, it sees them
+only after `Pool.settle`, and they count until then. Bytes in a pool's queue are not seen even then, and count
+as long as the import has the claim. Claims in places with the same storage share its free space: several
+imports at once, or the spool and the pool. All calls block, and may be made from any thread.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _MIB: Final = 1 << 20
-#: Bytes of one claim between two looks at the free space; and what a claim of unknown size reserves ahead at
-#: most, which is also at most a part of what is left.
+#: Bytes of one claim between two measurements of the free space. A claim of unknown size reserves no more
+#: than this ahead, and no more than one `_PART`th of what is left.
 _EVERY: Final = 16 << 20
 _PART: Final = 8
 
 
 class Claim:
-    """The bytes that one import has reserved in one place; a `pools.base.Room`. To be closed."""
+    """The bytes that one import has reserved in one place; a `pools.base.Room`. The import closes it."""
 
     def __init__(
         self, ledger: FreeSpace, where: str, storage: str, measure: Callable[[], int], queue: int = 0
     ) -> None:
-        """`queue` is how many bytes that are written may still wait in the pool's queue."""
+        """`queue` is how many of the written bytes may still wait in the pool's queue."""
         self.storage = storage
         self.reserved = 0  #: bytes that are to come; those that are being written, too
         self._ledger = ledger
@@ -53,9 +53,9 @@ class Claim:
         self._came = self._unseen = 0  # bytes, ever and since the last look
 
     def expect(self, to_come: int, *, exact: bool = False) -> int:
-        """Reserves what is still to come, which is known; returns the free bytes. Raises `NoSpaceError`.
+        """Reserves the known number of bytes still to come; returns the free bytes. Raises `NoSpaceError`.
 
-        `exact`: no byte more than that will take room, and bytes may replace others.
+        `exact`: no more bytes than that will take room, and some may replace others.
         """
 
         def reserve(free: int, pending: int) -> int:
@@ -94,7 +94,7 @@ class Claim:
                 left = free - pending - others - wanted - self._ledger.min_free
                 self.reserved = wanted + min(_EVERY, left // _PART)
             else:
-                # Somebody else may have filled it. Who came first goes on.
+                # Others may have filled the storage meanwhile. The claim that came first goes on.
                 earlier = self._ledger.reserved(self.storage, before=self)
                 self._check(free, pending, earlier, self.reserved, more=size)
             self._unseen = 0
@@ -112,7 +112,7 @@ class Claim:
 
     @property
     def queued(self) -> int:
-        """The most bytes that are written and wait in the pool's queue. For the lock's holder."""
+        """The written bytes that may wait in the pool's queue. The caller must hold the lock."""
         return min(self._queue, self._spent)
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class Claim:
         self.reserved = max(self.reserved, self._writing)
 
     def _check(self, free: int, pending: int, others: int, wanted: int, *, more: int = 0) -> None:
-        """`more`: of what is wanted, that which came now, after other bytes."""
+        """`more` is the part of `wanted` that comes now, after other bytes."""
         if not wanted or free - pending - others - wanted >= self._ledger.min_free:
             return
         what = f"{self._came / _MIB:.1f} MiB came, and more is" if more else f"{wanted / _MIB:.1f} MiB"
@@ -150,7 +150,7 @@ class FreeSpace:
         self.written: Counter[str] = Counter()  #: bytes by storage, ever
         self._claims: list[Claim] = []
         self._lagging = {pool.storage: pool for pool in pools if pool.lags}
-        self._seen: Counter[str] = Counter()  # of `written`: what whoever measures has seen for sure
+        self._seen: Counter[str] = Counter()  # the part of `written` that measurements surely see
 
     def reconfigure(self, min_free: int) -> None:
         """Sets how much is to stay free from now on."""
@@ -184,11 +184,11 @@ class FreeSpace:
     def measured(
         self, storage: str, measure: Callable[[], int], act: Callable[[int, int], _Result]
     ) -> _Result:
-        """Calls `act` with the free bytes, and those that were written and may not be among these.
+        """Calls `act` with the free bytes, and the written bytes that these may still include.
 
-        It holds the lock, which the measuring does not: a pool may hang. If it raises `NoSpaceError`, it is
-        called again once all that was written has been seen, but for what waits in queues: few of these bytes
-        may have taken room.
+        `act` runs under the lock, but the measurement does not, because a pool may hang. If `act` raises
+        `NoSpaceError`, it is called again once the measurement sees all written bytes except those in queues:
+        they may take less room than their number.
         """
         settled = False
         while True:
@@ -215,7 +215,7 @@ class FreeSpace:
         return sum(claim.queued for claim in self._claims if claim.storage == storage)
 
     def reserved(self, storage: str, *, before: Claim | None = None) -> int:
-        """Bytes that claims have reserved, all of them or those before one. For the lock's holder."""
+        """The bytes that all claims, or those before one, have reserved. The caller must hold the lock."""
         found = 0
         for claim in self._claims:
             if claim is before:
@@ -246,9 +246,9 @@ class FreeSpace:
             claim.close()
 
     def warning(self, pool: Pool, manifest: Manifest) -> str | None:
-        """A sentence where the image's volume is larger than the pool's free space.
+        """A sentence if the image's volume is larger than the pool's free space, else None.
 
-        That is no refusal: a volume may be sparse, and a pool may compress it.
+        This only warns: a volume may be sparse, and a pool may compress it.
         """
         size = whole_number(manifest.document.get("image_size"))  # MiB
         if size is None:
@@ -267,8 +267,11 @@ def _free_in(folder: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-class Wanted:
-    """A room for a pool that works for long without asking for more of the stream; `check` may end it."""
+class CancellableRoom:
+    """A `Room` that ends a pool's work, also where the pool does not ask for more of the stream.
+
+    `check` raises once the work is cancelled.
+    """
 
     def __init__(self, room: Room, check: Callable[[], None]) -> None:
         self._room = room
@@ -293,7 +296,7 @@ class Wanted:
 
 
 def watched(stream: Pieces, claim: Claim, there: int) -> Pieces:
-    """Yields a stream's pieces to a pool that has its first `there` bytes; those after them take room.
+    """Yields a stream's pieces; the pool has the first `there` bytes, and the bytes after them take room.
 
     Raises `NoSpaceError` once the pool is full.
     """
