@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,13 @@ from tests.support import layers
 from tests.support.image_site import ZVOL, ImageSite, fixture_manifest
 from tests.support.layers import folder, tar_of
 from tests.support.nginx import Nginx, free_port
-from tests.support.streams import filesystem_stream, guid_of, random_content, stream_of
+from tests.support.streams import (
+    filesystem_stream,
+    guid_of,
+    random_content,
+    real_stream,
+    stream_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +33,9 @@ TOKEN: Final = "a-token-of-the-proofs"
 SMALL, CLONE, LARGE, VOLUME, FIRST, SECOND, LOWER, UPPER = (
     f"33333333-aaaa-4bbb-8ccc-00000000000{number}" for number in range(1, 9)
 )
-IMAGES: Final = (SMALL, CLONE, LARGE, VOLUME, LOWER, UPPER)
+#: The guest's proof of power cuts, on real ZFS, has no container images yet.
+_IN_GUEST: Final = bool(os.environ.get("IMGSTORE_GUEST"))
+IMAGES: Final = (SMALL, CLONE, LARGE, VOLUME, *(() if _IN_GUEST else (LOWER, UPPER)))
 #: What is built on what.
 ORIGINS: Final = {CLONE: SMALL, UPPER: LOWER}
 PUBLISHED: Final = (FIRST, SECOND)
@@ -45,7 +54,23 @@ class Made:
 @cache
 def made() -> dict[str, Made]:
     """All images by their uuids."""
-    streams = {
+    streams = _real_streams() if _IN_GUEST else _made_up_streams()
+    return {uuid: _made(uuid, stream, number) for number, (uuid, stream) in enumerate(streams.items())}
+
+
+def _real_streams() -> dict[str, bytes]:
+    """Streams that ZFS takes. Only their manifests tell two of them apart."""
+    base = real_stream("base")
+    return _made_up_streams() | {
+        SMALL: base,
+        CLONE: real_stream("incremental"),
+        LARGE: base,
+        VOLUME: real_stream("zvol"),
+    }
+
+
+def _made_up_streams() -> dict[str, bytes]:
+    return {
         SMALL: filesystem_stream(size=200 << 10, seed=1),
         CLONE: filesystem_stream(size=100 << 10, seed=2, fromguid=guid_of(1)),
         LARGE: filesystem_stream(size=1900 << 10, seed=3),
@@ -55,7 +80,6 @@ def made() -> dict[str, Made]:
         LOWER: tar_of(folder("etc"), *(layers.file(f"etc/{name}", b"lower" * 999) for name in "abc")),
         UPPER: tar_of(layers.file("etc/.wh.a"), layers.file("etc/b", b"upper"), layers.link("etc/d", "b")),
     }
-    return {uuid: _made(uuid, stream, number) for number, (uuid, stream) in enumerate(streams.items())}
 
 
 def _made(uuid: str, stream: bytes, number: int) -> Made:
@@ -70,7 +94,9 @@ def _made(uuid: str, stream: bytes, number: int) -> Made:
         "os": "smartos",
     }
     if uuid == VOLUME:
-        manifest = fixture_manifest(ZVOL) | {"image_size": 1}
+        manifest = fixture_manifest(ZVOL)
+        if not _IN_GUEST:
+            manifest["image_size"] = 1
     if uuid in (LOWER, UPPER):
         manifest |= {"type": "docker", "os": "linux"}
     if uuid in ORIGINS:
