@@ -599,7 +599,7 @@ class Import:
                 return _Result(End.INSTALLED_BY_OTHERS, image=image, waited=waited)
             if before is None and not occupant.hidden:
                 log.info("somebody else is at work on an image", uuid=self.uuid, dataset=occupant.name)
-                what = "is being received by somebody else" if occupant.receiving else "is no image yet"
+                what = "is being received by another program" if occupant.receiving else "is not an image yet"
                 self._note(f"{occupant.name} {what}; waiting for that")
             if occupant != before:
                 timeout = _STANDSTILL if occupant.receiving else _UNSETTLED
