@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from imgproto.documents import Phase
     from imgproto.events import EventDocument
 
-    from imgstored.events.request import Request
+    from imgstored.events.request import ClientRequest
     from imgstored.http.location import Location, Verify
     from imgstored.imports.free_space import Claim
     from imgstored.imports.resources import Resources
@@ -763,12 +763,12 @@ class Import:
 
     # -- how far it is ---------------------------------------------------------------------------------------
 
-    def follow(self, request: Request) -> None:
+    def follow(self, request: ClientRequest) -> None:
         """Gives a request all that has happened so far, and then what happens."""
         if self._events.subscribe(request.hear, self.action):
             self.replay(request)
 
-    def replay(self, request: Request) -> None:
+    def replay(self, request: ClientRequest) -> None:
         """Gives a request all that has happened so far."""
         for event in self._past:
             request.emit(event)
