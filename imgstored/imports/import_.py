@@ -184,7 +184,7 @@ class Import:
         self._claims: list[Claim] = []
         self._free_before = 0  # bytes of the pool, before it got anything of the image
 
-    # -- who wants it ----------------------------------------------------------------------------------------
+    # -- clients ---------------------------------------------------------------------------------------------
 
     @property
     def uuid(self) -> str:
