@@ -25,7 +25,7 @@ from imgstored.host import filesystem, lock_holders, shortage
 from imgstored.manifest import is_uuid
 from imgstored.manifest.values import UUID
 from imgstored.view import mountpoint
-from imgstored.view.tree import BY_NAME, File, Folder, Link, Tree
+from imgstored.view.tree import BY_NAME, MANIFEST, File, Folder, Link, Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,9 +89,15 @@ class PlainFolder:
                 images, links = self._found_images(), self._found_links(by_name)
         except OSError as error:
             raise _unusable(self._path, error) from error
-        gone = [path for path in (*images, *links) if tree.at(path) is None]
-        there = [(name,) for name in tree.root.entries if name != BY_NAME]
-        others = [path for path, link in _links(tree).items() if links.get(path) != link.target]
+        entries, wanted = tree.root.entries, _links(tree)
+        gone: list[TreePath] = [path for path in images if path[0] not in entries]
+        gone += [path for path in links if path not in wanted]
+        there = [
+            (name,)
+            for name, entry in entries.items()
+            if name != BY_NAME and isinstance(entry.node, Folder) and not self._is_current(name, entry.node)
+        ]
+        others = [path for path, link in wanted.items() if links.get(path) != link.target]
         self.update(tree, [*reversed(gone), *there, *others])
 
     def disown(self) -> None:
@@ -186,13 +192,19 @@ class PlainFolder:
         return found
 
     def _is_current(self, name: bytes, wanted: Folder) -> bool:
+        # Without what makes code short here: a start does this for each image.
         try:
-            with self._inner(name) as folder:
-                return _names(folder) == wanted.entries.keys() and all(
-                    _is_same(entry.name, entry.node, folder) for entry in wanted.entries.values()
-                )
+            folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self._fd)
         except OSError:
             return False
+        try:
+            if not _is_untouched(folder) and _names(folder) != wanted.entries.keys():
+                return False
+            return all(_is_same(entry.name, entry.node, folder) for entry in wanted.entries.values())
+        except OSError:
+            return False
+        finally:
+            os.close(folder)
 
     # -- changes ---------------------------------------------------------------------------------------------
 
@@ -219,6 +231,7 @@ class PlainFolder:
                     elif isinstance(entry.node, Link):
                         os.symlink(entry.node.target, entry.name, dir_fd=folder)
                 os.fchmod(folder, 0o555)
+                _mark_untouched(folder)
         except OSError as error:
             # The file system may be full, and the half-made folder takes a part of it.
             shortage.explain(error, self._fd)
@@ -356,7 +369,22 @@ def _listed(folder: int) -> list[tuple[bytes, bool]]:
 
 
 def _names(folder: int) -> set[bytes]:
-    return {os.fsencode(name) for name in os.listdir(folder)}
+    return set(map(os.fsencode, os.listdir(folder)))
+
+
+def _mark_untouched(folder: int) -> None:
+    """Makes the time of an image's folder, which is complete, follow from that of its manifest."""
+    changed = os.stat(MANIFEST, dir_fd=folder, follow_symlinks=False).st_mtime_ns
+    os.utime(folder, ns=(changed, changed + 1))
+
+
+def _is_untouched(folder: int) -> bool:
+    """Whether names cannot have come to an image's folder, or gone, since it was complete."""
+    try:
+        manifest = os.stat(MANIFEST, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.fstat(folder).st_mtime_ns == manifest.st_mtime_ns + 1
 
 
 def _new_marker(name: bytes, folder: int) -> int:

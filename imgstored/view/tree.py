@@ -178,25 +178,31 @@ class Tree:
         slots: dict[tuple[bytes, bytes], None] = {}  # a set that keeps its order
         coming = None if after is None else _slot(after)
         if before is not None:
-            slots[_slot(before)] = None
-            if coming != _slot(before):
-                self._slots[_slot(before)].leave(before.uuid)
+            going = _slot(before)
+            slots[going] = None
+            if coming != going:
+                self._slots[going].leave(before.uuid)
         if after is not None and coming is not None:
             slots[coming] = None
-            self._slots.setdefault(coming, _Slot()).join(after.uuid, after.text("published_at"))
+            slot = self._slots.get(coming)
+            if slot is None:
+                slot = self._slots[coming] = _Slot()
+            slot.join(after.uuid, after.text("published_at"))
             self._put_image(after, change)
-        for slot in slots:
-            self._update_link(slot, change)
+        for each in slots:
+            self._update_link(each, change)
         if before is not None and after is None:
             self._drop_image(before.uuid, change)
         return change
 
     def _put_image(self, image: InstalledImage, change: Change) -> None:
         folder, name = self._folder(), image.uuid.encode("ascii")
-        whole = Change()  # nobody knows the new folder yet
-        self._put(folder, MANIFEST, File(next(self._inodes), self._now(), image.manifest), whole)
+        manifest = File(next(self._inodes), folder.changed, image.manifest)
+        # Nobody knows the new folder yet, and has anything of it to forget.
+        folder.entries[MANIFEST] = Entry(next(self._ids), MANIFEST, manifest)
         if image.origin is not None and is_uuid(image.origin):
-            self._put(folder, ORIGIN, self._link(b"../" + image.origin.encode("ascii")), whole)
+            link = self._link(b"../" + image.origin.encode("ascii"))
+            folder.entries[ORIGIN] = Entry(next(self._ids), ORIGIN, link)
         old = self.root.node(name)
         self._put(self.root, name, folder, change)
         change.paths.append((name,))
