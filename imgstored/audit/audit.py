@@ -65,10 +65,10 @@ def examine(settings: Config, *, pause: float = PAUSE) -> tuple[bool, list[Findi
         findings += _images(name, pool, settings)
     findings += _library(settings, pause)
     try:
-        running, left = _settled(settings, pause)
+        running, left = _orphans(settings, pause)
     except (ImgstoreError, OSError) as error:
         return False, [*findings, Finding("leftovers", "fail", *errors_of(error))]
-    return running, findings + _told(left)
+    return running, findings + _reported(left)
 
 
 def _opened(settings: Config, findings: list[Finding]) -> dict[str, Pool]:
@@ -153,7 +153,7 @@ def _library(settings: Config, pause: float) -> Iterator[Finding]:
     yield Finding("library", "ok", f"{len(found)} in {folder}, read to the end")
 
 
-def _settled(settings: Config, pause: float) -> tuple[bool, list[Orphan]]:
+def _orphans(settings: Config, pause: float) -> tuple[bool, list[Orphan]]:
     """The orphans; while a daemon runs, those that stay after a pause. Raises as `taken` does."""
 
     def look() -> tuple[bool, list[Orphan]]:
@@ -169,7 +169,7 @@ def _settled(settings: Config, pause: float) -> tuple[bool, list[Orphan]]:
     return running, left
 
 
-def _told(left: Sequence[Orphan]) -> list[Finding]:
+def _reported(left: Sequence[Orphan]) -> list[Finding]:
     """One finding for each kind of orphan."""
     kinds: Mapping[str, list[Orphan]] = {}
     kinds = {orphan.what: [each for each in left if each.what == orphan.what] for orphan in left}
