@@ -40,7 +40,7 @@ from imgstored.manifest import FileIndex, is_uuid, with_index
 from imgstored.mirrors.folder import Folder
 from imgstored.mirrors.selection import by_names, with_origins
 from imgstored.serve.downgrade import as_dataset
-from imgstored.serve.listing import is_active
+from imgstored.serve.listing import is_active, is_public
 from imgstored.site import layout
 from imgstored.site.layout import Item, Pointer, hashed
 from imgstored.site.minisign import parse_secret_key, signed
@@ -70,6 +70,7 @@ _INTERVAL: Final = 0.5
 #: Why an image is left out.
 _NOT_KEPT: Final = "it is installed, but its original file was not kept"
 _UNKNOWN: Final = "the library does not have it"
+_PRIVATE: Final = "its manifest calls it private; name it to export it"
 #: What the names of files begin with that are named by their hashes.
 _BY_HASH: Final = ("site-", "list-", "manifest-")
 
@@ -230,6 +231,11 @@ class _Run:
             here = {image.uuid for image in self._library.images()}
             for uuid in sorted(self._installed.keys() - here):
                 self._leave_out(uuid, _NOT_KEPT)
+            # Everybody may read a site.
+            for image in there:
+                if not is_public(image.document):
+                    self._leave_out(image.uuid, _PRIVATE, name=image.manifest.name)
+            there = chosen = [image for image in there if is_public(image.document)]
         ordered, lacking = with_origins(chosen, there)
         for image in lacking:
             reporter.tell(
@@ -241,8 +247,8 @@ class _Run:
             )
         return ordered
 
-    def _leave_out(self, image: str, reason: str) -> None:
-        self._left_out.append({"image": image, "name": self._installed.get(image, ""), "reason": reason})
+    def _leave_out(self, image: str, reason: str, *, name: str = "") -> None:
+        self._left_out.append({"image": image, "name": self._installed.get(image, name), "reason": reason})
 
     # -- the steps -------------------------------------------------------------------------------------------
 
@@ -288,7 +294,7 @@ class _Run:
 
     def _left_out_by_damage(self) -> bool:
         """True if an image that was chosen is not there: then nothing is removed."""
-        return any(each["reason"] not in (_NOT_KEPT, _UNKNOWN) for each in self._left_out)
+        return any(each["reason"] not in (_NOT_KEPT, _UNKNOWN, _PRIVATE) for each in self._left_out)
 
     def _place(self, image: LibraryImage, folder: Folder, report: Callable[[int], None]) -> Item | None:
         """Brings an image's file into the site; None if it cannot be."""

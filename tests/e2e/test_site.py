@@ -70,6 +70,24 @@ def get(url):
         return answer.read(), answer.headers
 
 
+def test_a_private_image_is_exported_if_it_is_named(maker, folder, served):
+    """Everybody may read a site."""
+    manifest, file = made_image(MADE, size=1 << 20, public=False)
+    served.pages.add(manifest, file)
+    add(maker, MADE)
+    done = export(maker, folder)
+    assert done["images"] == 3
+    assert [(each["image"], each["reason"]) for each in done["left_out"]] == [
+        (MADE, "its manifest calls it private; name it to export it")
+    ]
+    assert not (folder / "images" / MADE).exists()
+    assert MADE not in (folder / "images" / "index.html").read_text()
+    done = maker.imgctl("export-site", "-j", str(folder), MADE)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "images" / MADE / "file").read_bytes() == file
+    assert json.loads(done.stdout)["left_out"] == []
+
+
 @pytest.mark.parametrize(
     ("type_", "below", "locations"),
     [
