@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _FORMS = (
     (79, "{l_bar}{bar}| {amount} [{elapsed}<{remaining}, {speed}]"),
     (56, "{l_bar}{bar}| {amount}, {remaining} left"),
-    (0, "{percentage:3.0f}%, {remaining} left, {amount}"),
+    (0, "{percentage:.0f}%, {remaining} left, {amount}"),
 )
 #: The same where nobody knows how much is to come.
 _FORMS_WITHOUT_TOTAL = ((56, "{desc}: {amount} [{elapsed}, {speed}]"), (0, "{amount}, {speed}"))
@@ -44,6 +44,13 @@ _FORMS_WITHOUT_TOTAL = ((56, "{desc}: {amount} [{elapsed}, {speed}]"), (0, "{amo
 _WITH_BAR, _WITH_BYTES = 56, 79
 #: Images that have a line of their own; lines of the terminal that are left free.
 _MAX_LINES, _FREE_LINES = 8, 4
+
+#: Columns that a bar leaves free, beside the one that tqdm does: a terminal writes ^C there, and would go to
+#: the next line otherwise, from which nobody could remove the bar any more.
+_SPARE = 1
+
+#: Columns of a terminal that does not say how many it has.
+_WIDTH = 80
 
 #: The steps of a bar.
 _SCALE = 10_000
@@ -122,7 +129,13 @@ class Bars:
 
 
 def _line(terminal: TextIO, place: int, form: str) -> tqdm[Any]:
-    return tqdm(
+    class _Line(tqdm):  # type: ignore[type-arg]  # not generic when it runs
+        @property
+        def format_dict(self) -> Any:
+            facts = super().format_dict
+            return {**facts, "ncols": max(1, (facts["ncols"] or _WIDTH) - _SPARE)}
+
+    return _Line(
         total=_SCALE,
         position=place,
         leave=False,
@@ -137,8 +150,8 @@ def _size(terminal: TextIO) -> tuple[int, int]:
     try:
         columns, rows = os.get_terminal_size(terminal.fileno())
     except (OSError, ValueError):
-        return 80, 24
-    return columns or 80, rows or 24
+        return _WIDTH, 24
+    return columns or _WIDTH, rows or 24
 
 
 def _facts(progress: Progress, most: int) -> list[tuple[float | None, dict[str, str]]]:
@@ -254,12 +267,13 @@ def _tqdm() -> type[tqdm[Any]]:
         @property
         def format_dict(self) -> Any:
             facts = super().format_dict
-            total, columns, rate = facts["total"], facts["ncols"] or 80, facts["rate"]
+            total, columns, rate = facts["total"], facts["ncols"] or _WIDTH, facts["rate"]
             if rate is None and facts["elapsed"]:
                 rate = (facts["n"] - facts["initial"]) / facts["elapsed"]
             forms = _FORMS if total else _FORMS_WITHOUT_TOTAL
             return {
                 **facts,
+                "ncols": max(1, columns - _SPARE),
                 "bar_format": next(form for least, form in forms if columns >= least),
                 "amount": size(facts["n"]) + (f" of {size(total)}" if total else ""),
                 "speed": f"{size(int(rate))}/s" if rate else "-",
