@@ -98,9 +98,16 @@ class Bars:
         if not HAS_BAR:
             return
         columns, rows = _size(self._terminal)
+        facts = _facts(progress, min(_MAX_LINES, max(1, rows - _FREE_LINES)))
+        texts = [_texts(each, columns, self._ellipsis) for _, each in facts]
+        # Bars are of one length, or nobody could compare them.
+        width = max((cells(after) for _, after, has_bar in texts if has_bar), default=0)
         lines = [
-            (fraction, _form(facts, columns, self._ellipsis))
-            for fraction, facts in _facts(progress, min(_MAX_LINES, max(1, rows - _FREE_LINES)))
+            (
+                fraction,
+                f"{before}|{{bar}}| {after}{' ' * (width - cells(after))}" if has_bar else before + after,
+            )
+            for (fraction, _), (before, after, has_bar) in zip(facts, texts, strict=True)
         ]
         while len(self._lines) > len(lines):
             self._lines.pop().close()
@@ -190,8 +197,11 @@ def _common(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _form(facts: Mapping[str, str], columns: int, ellipsis: str) -> str:
-    """The line for so many columns, as a format of tqdm's, which puts in the bar."""
+def _texts(facts: Mapping[str, str], columns: int, ellipsis: str) -> tuple[str, str, bool]:
+    """What a line of so many columns says before its bar and after it, and whether it has one.
+
+    As parts of a format of tqdm's, which puts in the bar.
+    """
     if columns >= _WITH_BYTES:
         said, room = [facts["amount"], facts["rate"], facts["left"], facts["waits"]], 24
     elif columns >= _WITH_BAR:
@@ -209,8 +219,8 @@ def _form(facts: Mapping[str, str], columns: int, ellipsis: str) -> str:
         .replace("}", "}}")
     )
     if columns >= _WITH_BAR and facts["known"]:
-        return f"{name} {facts['percent']}|{{bar}}| {tail}"
-    return f"{name} {facts['percent']}{', ' if tail else ''}{tail}"
+        return f"{name} {facts['percent']}", tail, True
+    return f"{name} {facts['percent']}", f"{', ' if tail else ''}{tail}", False
 
 
 class Bar:

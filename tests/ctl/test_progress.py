@@ -170,6 +170,26 @@ def test_ctrl_c_leaves_nothing_of_the_bars(daemon, imgctl, columns, images):
         assert "interrupted" in "".join(lines)
 
 
+@pytest.mark.parametrize("columns", [120, 80, 60])
+def test_bars_are_of_one_length(daemon, imgctl, columns):
+    known = {"fraction": 0.25, "eta": 30.0}
+    for uuid, total in ((U, 1 << 20), (V, 150 << 30)):
+        under_way = ImageProgress(uuid, "a", "1", "downloading", total // 4, total, 0, **known)
+        daemon.store.scripts[uuid] = [
+            Planned(1, total), Progress(total // 4, total, 1e6, (under_way,), **known), HOLD,
+        ]  # fmt: skip
+    settings = {**imgctl.environment, "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+    with Terminal(imgctl.line("import", U, V), settings, size=(24, columns)) as terminal:
+        terminal.wait_for("2 images")
+        while terminal.read_some(0.3):
+            pass
+        lines = [line for line in emulated(terminal.shown.decode(), columns) if "|" in line]
+        terminal.type("\x03")
+        assert terminal.end() == 130
+    assert len(lines) == 3
+    assert len({(line.index("|"), line.rindex("|")) for line in lines}) == 1, lines
+
+
 def test_watch_shows_a_bar_while_there_is_something(daemon, imgctl):
     nothing = Progress(0, 0, 0.0)
     daemon.store.scripts["watch"] = [
