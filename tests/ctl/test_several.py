@@ -277,7 +277,7 @@ def test_on_a_terminal_one_bar_is_about_all(daemon: FakeDaemon, imgctl: Command,
     environment = {**imgctl.environment, "TERM": "dumb", "PYTHONIOENCODING": "ascii"}
     with Terminal(imgctl.line("import", U, V), environment, size=(24, columns)) as terminal:
         shown = terminal.wait_for("32.0 MiB of 128.0 MiB").decode()
-        assert " 25%" in shown
+        assert "25%" in shown
         assert ("Download 2 images" in shown) == (columns == 100)
         terminal.type("\x03")
         assert terminal.end() == 130
