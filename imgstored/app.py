@@ -309,6 +309,7 @@ def _image_server(core: _Core) -> ImageServer | None:
     serving = _serving(core, core.settings)
     if serving is None or core.library is None:
         return None
+    from imgstored.create.file_index import index_of
     from imgstored.serve.endpoint import ImageServer
 
     return ImageServer(
@@ -318,6 +319,7 @@ def _image_server(core: _Core) -> ImageServer | None:
         serving.limits,
         rate=serving.rate,
         context=serving.context,
+        index_of=index_of,
     )
 
 

@@ -22,7 +22,8 @@ _ALL: Final = 1 << 30
 def index_of(fd: int, check: Callable[[], object]) -> bytes | None:
     """The index of an open file; None if it cannot have one, as a file that is one frame.
 
-    `check` is called for every block that is read; what it raises ends the call. Raises `OSError`.
+    `check` is called for every block that is read; what it raises ends the call. Raises `OSError`, and
+    `NotSupportedError` where this installation cannot read zstd.
     """
     if os.pread(fd, len(ZSTD_MAGIC), 0) != ZSTD_MAGIC:
         return None

@@ -35,7 +35,7 @@ from imgstored.http.location import Access, Location, origin_of, public
 from imgstored.http.secrets import KNOWN
 from imgstored.http.upload import Body, in_pieces, send
 from imgstored.imports.local_file import LocalFile
-from imgstored.manifest import load, parse
+from imgstored.manifest import load, parse, with_index
 from imgstored.registry.artifact import REPOSITORY
 from imgstored.registry.client import Registries
 from imgstored.registry.push import Uploads
@@ -273,7 +273,8 @@ class _Server:
 
     async def import_image(self, manifest: Manifest) -> dict[str, Any]:
         """AdminImportImage: the image is there, without its file, and not active."""
-        data = json.dumps(_without_index(manifest.document), separators=(",", ":")).encode()
+        # A server makes the index itself, or has none.
+        data = json.dumps(with_index(manifest.document, None), separators=(",", ":")).encode()
         body = Body(in_pieces(data), len(data), "application/json")
         return await self._asked("POST", f"/images/{manifest.uuid}", [("action", "import")], body)
 
@@ -308,12 +309,6 @@ class _Server:
         if not 200 <= document.status < 300:
             raise _refusal(self._base, document)
         return document
-
-
-def _without_index(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest without the index of its file: a server has none, or makes its own."""
-    files = [{key: value for key, value in file.items() if key != "index"} for file in document["files"]]
-    return {**document, "files": files}
 
 
 def _refusal(url: str, document: Document) -> ImgstoreError:

@@ -29,10 +29,16 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from imgstored.errors import DownloadError, ImgstoreError, InvalidManifestError, NoSpaceError
+from imgstored.errors import (
+    DownloadError,
+    ImgstoreError,
+    InvalidManifestError,
+    NoSpaceError,
+    NotSupportedError,
+)
 from imgstored.host import filesystem, shortage
 from imgstored.host.filesystem import replace_file, sync
-from imgstored.manifest import MAX_MANIFEST, Manifest, Rules, load, parse
+from imgstored.manifest import MAX_MANIFEST, FileIndex, Manifest, Rules, load, parse, with_index
 from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
@@ -84,6 +90,8 @@ class Entry(msgspec.Struct, frozen=True):
     added_at: float  #: seconds since the epoch
     md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
     sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
+    #: Size and SHA-256 of the file's index. The size is 0 if it cannot have one; None: nobody has looked.
+    index: tuple[int, str] | None = None
     #: The layers that the file had in a registry, one after another: size, and SHA-256 in hexadecimal.
     layers: tuple[tuple[int, str], ...] = ()
     source: str | None = None  #: the URL of where a copy came from, for people; None: a file of a client
@@ -97,7 +105,7 @@ class LibraryImage(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     entry: Entry
-    encoded: bytes  #: the manifest as JSON
+    encoded: bytes  #: the manifest as JSON, as others get it: with the index that is here, and no other
     etag: str  #: SHA-1 of that, in hexadecimal
     size: int  #: bytes of the file; 0 while it has none
     icon: bool
@@ -161,6 +169,7 @@ class Library:
         self._images: dict[str, LibraryImage] = {}
         self._sorted: tuple[LibraryImage, ...] | None = None
         self._damaged: set[str] = set()  # whose files need no second look
+        self.arrived: Callable[[], object] = lambda: None  #: called in any thread, when a file has come
         self.evicted = self.evicted_bytes = 0  #: since the start; written by whoever evicts
         self._written: dict[str, float] = {}  # when the use of an entry was last written down
 
@@ -227,6 +236,13 @@ class Library:
         """A descriptor of the image's file, which the caller closes; None where there is none."""
         return self._open(uuid, _FILE, used=True)
 
+    def open_index(self, uuid: str) -> int | None:
+        """A descriptor of the index that the manifest names, which the caller closes; None for none."""
+        image = self.get(uuid)
+        if image is None or not image.entry.index or not image.entry.index[0]:
+            return None
+        return self._open(uuid, f"{_INDEX}{image.entry.sha256}", used=False)
+
     def open_icon(self, uuid: str) -> int | None:
         """A descriptor of the image's icon, which the caller closes; None where there is none."""
         return self._open(uuid, _ICON, used=False)
@@ -267,23 +283,32 @@ class Library:
         `make` makes it of the open file if nobody has. Raises what that does, `ChangedError`, and `OSError`.
         """
         path = self.folder / uuid / f"{_INDEX}{sha256}"
+        made: bytes | None = None
         try:
-            return path.read_bytes() or None
+            index = path.read_bytes()
         except FileNotFoundError:
-            pass
-        fd = self._open(uuid, _FILE, used=False)
-        if fd is None:
-            raise ChangedError
-        try:
-            made = make(fd)
-        finally:
-            os.close(fd)
+            made = self._made_index(uuid, make)
+            index = made
+        described = (len(index), hashlib.sha256(index).hexdigest() if index else "")
         with self._writing:
             now = self.get(uuid)
             if now is None or now.entry.sha256 != sha256:
                 raise ChangedError
-            replace_file(path, made or b"", mode=0o600)
-        return made
+            if made is not None:
+                replace_file(path, made, mode=0o600)
+            if now.entry.index != described:
+                self._write(now, now.manifest, now.size, replace(now.entry, index=described))
+        return index or None
+
+    def _made_index(self, uuid: str, make: Callable[[int], bytes | None]) -> bytes:
+        """The index of an image's file; empty if it cannot have one."""
+        fd = self._open(uuid, _FILE, used=False)
+        if fd is None:
+            raise ChangedError
+        try:
+            return make(fd) or b""
+        finally:
+            os.close(fd)
 
     def spool(self, uuid: str) -> Path:
         """The path at which a file for `keep` may come in."""
@@ -395,7 +420,7 @@ class Library:
                 take(new / _FILE)
                 (new / _FILE).chmod(0o600)
                 _sync_file(new / _FILE)
-            replace_file(new / _MANIFEST, image.encoded, mode=0o600)
+            replace_file(new / _MANIFEST, msgspec.json.encode(manifest.document), mode=0o600)
             replace_file(new / _ENTRY, msgspec.json.encode(image.entry), mode=0o600)
             with self._writing:
                 if self.get(manifest.uuid) is not None:
@@ -407,6 +432,7 @@ class Library:
             filesystem.sync_folder(self.folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+        self.arrived()
         return True
 
     def publish(self, manifest: Manifest) -> None:
@@ -446,11 +472,12 @@ class Library:
             if image.manifest.file is not None:
                 # Never the manifest of one file beside another file, whenever the daemon dies.
                 without = {key: value for key, value in image.document.items() if key != "files"}
-                self._write(
-                    image, load(without, rules="create"), 0, replace(image.entry, md5=None, sha256=None)
-                )
+                self._write(image, load(without, rules="create"), 0, _unread(image.entry))
+                for index in (self.folder / uuid).glob(f"{_INDEX}*"):
+                    index.unlink()
             path.rename(self.folder / uuid / _FILE)
-            self._write(image, manifest, size, replace(image.entry, md5=None, sha256=None))
+            self._write(image, manifest, size, _unread(image.entry))
+        self.arrived()
 
     def set_icon(self, uuid: str, data: bytes | None) -> None:
         """Sets or removes the image's icon. Raises `OSError`."""
@@ -472,7 +499,7 @@ class Library:
         """Writes an image's changed manifest. For whoever is writing."""
         icon = (self.folder / image.uuid / _ICON).exists()
         new = _image(manifest, entry, size, icon=icon, used_at=image.used_at)
-        replace_file(self.folder / image.uuid / _MANIFEST, new.encoded, mode=0o600)
+        replace_file(self.folder / image.uuid / _MANIFEST, msgspec.json.encode(manifest.document), mode=0o600)
         if entry != image.entry:
             replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
         with self._lock:
@@ -577,6 +604,24 @@ class Library:
                 log.error("a file of the library is damaged", uuid=image.uuid, error=error.message)
             except OSError as error:
                 log.error("a file of the library cannot be read", uuid=image.uuid, error=str(error))
+
+    def index_missing(self, make: Callable[[int], bytes | None]) -> None:
+        """Makes the indexes of files of which nobody knows whether they can have one. `make` as for `index`.
+
+        Takes seconds a GiB. Raises what `make` raises, but for `NotSupportedError`, which ends the look.
+        """
+        for image in self.images():
+            if image.entry.sha256 is None or image.entry.index is not None:
+                continue
+            try:
+                self.index(image.uuid, image.entry.sha256, make)
+            except ChangedError:
+                pass  # the next look sees it as it is then
+            except NotSupportedError as error:
+                log.warning("files of the library get no index", error=error.message)
+                return
+            except OSError as error:
+                log.error("a file of the library gets no index", uuid=image.uuid, error=shortage.why(error))
 
     def sha256(self, uuid: str, check: Callable[[], object] = lambda: None) -> str:
         """The SHA-256 of an image's file, in hexadecimal; reads the file if nobody has done so yet.
@@ -685,6 +730,10 @@ def _fault_of(folder: Path) -> str | None:
                 _, sha256 = _digests(file, image.manifest, lambda: None)
             if image.entry.sha256 not in (None, sha256):
                 return f"its file has the SHA-256 {sha256}, and had {image.entry.sha256}"
+        if image.entry.index is not None and image.entry.index[0]:
+            with (folder / f"{_INDEX}{image.entry.sha256}").open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != image.entry.index[1]:
+                    return "the index of its file is not the one that was made"
     except ImgstoreError as error:
         return error.message
     except (OSError, msgspec.MsgspecError) as error:
@@ -736,12 +785,19 @@ def _digests(file: FileIO, manifest: Manifest, check: Callable[[], object]) -> t
     return base64.b64encode(md5.digest()).decode(), sha256.hexdigest()
 
 
+def _unread(entry: Entry) -> Entry:
+    """Of an image whose file nobody has read yet."""
+    return replace(entry, md5=None, sha256=None, index=None)
+
+
 def _by_date(image: LibraryImage) -> tuple[str, str]:
     return image.manifest.published_at or "", image.uuid
 
 
 def _image(manifest: Manifest, entry: Entry, size: int, *, icon: bool, used_at: float) -> LibraryImage:
-    encoded = msgspec.json.encode(manifest.document)
+    size_and_hash = entry.index or (0, "")
+    index = FileIndex(size_and_hash[1], size_and_hash[0]) if size_and_hash[0] else None
+    encoded = msgspec.json.encode(with_index(manifest.document, index))
     etag = hashlib.sha1(encoded, usedforsecurity=False).hexdigest()
     return LibraryImage(manifest, entry, encoded, etag, size, icon, used_at)
 

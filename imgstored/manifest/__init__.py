@@ -16,7 +16,7 @@ from imgstored.manifest.document import (
     parse_entries,
     parse_list,
 )
-from imgstored.manifest.model import Manifest, ManifestFile, load, unchecked
+from imgstored.manifest.model import FileIndex, Manifest, ManifestFile, load, unchecked, with_index
 from imgstored.manifest.rules import Rules
 from imgstored.manifest.upgrade import upgrade
 from imgstored.manifest.values import (
@@ -35,6 +35,7 @@ __all__ = [
     "MAX_MANIFEST",
     "NIL_UUID",
     "Damaged",
+    "FileIndex",
     "Manifest",
     "ManifestFile",
     "Rules",
@@ -51,4 +52,5 @@ __all__ = [
     "timestamp",
     "unchecked",
     "upgrade",
+    "with_index",
 ]

@@ -68,6 +68,20 @@ class ManifestFile(Struct, frozen=True):
     sha256: str | None = None  #: lower-case hexadecimal; of a file in a registry
 
 
+def with_index(document: Mapping[str, Any], index: FileIndex | None) -> Mapping[str, Any]:
+    """A manifest that names this index of its file, and no other one; for None no index."""
+    files = document.get("files")
+    if not isinstance(files, list) or not files or not isinstance(files[0], dict):
+        return document
+    first = files[0]
+    if index is None and "index" not in first:
+        return document
+    described = {name: value for name, value in first.items() if name != "index"}
+    if index is not None:
+        described["index"] = {"sha256": index.sha256, "size": index.size}
+    return {**document, "files": [described, *files[1:]]}
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A v2 manifest that can be used. Not to be changed, nor is what is in `document`.
@@ -195,7 +209,7 @@ def _file(document: Mapping[str, Any], rules: Rules) -> ManifestFile | None:
 
 
 def _index(value: object) -> FileIndex | None:
-    """What is odd is no reason to refuse the image: its file needs no index."""
+    """The index of a file; None for an odd one, too: an image needs none."""
     try:
         return msgspec.convert(value, FileIndex)
     except msgspec.ValidationError:

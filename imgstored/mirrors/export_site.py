@@ -37,7 +37,7 @@ from imgstored.host.filesystem import replace_file
 from imgstored.host.foreign_files import ForeignFile
 from imgstored.http.location import origin_of
 from imgstored.library.library import ChangedError
-from imgstored.manifest import is_uuid
+from imgstored.manifest import FileIndex, is_uuid, with_index
 from imgstored.mirrors.folder import Folder
 from imgstored.mirrors.selection import by_names, with_origins
 from imgstored.serve.downgrade import as_dataset
@@ -112,9 +112,9 @@ class SiteExporter:
     ) -> AbstractAsyncContextManager[Job[SiteDocument]]:
         """Brings the folder open as `fd` up to date; the job's result is what was done.
 
-        Raises `NotSupportedError` without a library, `UsageError`, `KeyFileError`, and `ClientError` for a URL
-        that no client can use; the job `FileSystemError`, `NoSpaceError`, and `UsageError` where the folder is
-        in one of the daemon's own.
+        Raises `NotSupportedError` without a library, `UsageError`, `KeyFileError`, and `ClientError` for a
+        URL that no client can use; the job `FileSystemError`, `NoSpaceError`, and `UsageError` where the
+        folder is in one of the daemon's own.
         """
         library = self._library
         if library is None:
@@ -306,7 +306,10 @@ class _Run:
         except DownloadError as error:
             self._leave_out(image.uuid, error.message)
             return None
-        index = self._library.index(image.uuid, sha256, lambda fd: index_of(fd, lambda: report(0)))
+        try:
+            index = self._library.index(image.uuid, sha256, lambda fd: index_of(fd, lambda: report(0)))
+        except NotSupportedError:
+            index = None  # this installation has no zstd
         with folder.below(image.uuid) as own:
             own.tidy()
             copied = own.place(layout.FILE, self._library.path_of(image.uuid), report)
@@ -324,8 +327,7 @@ class _Run:
             self._new.append(image.uuid)
             self._copied += copied
             self._linked += copied == 0
-        described = None if index is None else hashed(index)
-        manifest = _with_index(image, described)
+        described, manifest = _index_of(image, index)
         return Item(image.uuid, manifest, layout.Hashed(sha256, image.size), described)
 
     def _report(self, reporter: Reporter, before: int, total: int, done: int) -> None:
@@ -418,16 +420,11 @@ def _is_exported(image: LibraryImage) -> bool:
     return bool(image.size) and is_active(image.document) and not image.entry.withdrawn
 
 
-def _with_index(image: LibraryImage, index: layout.Hashed | None) -> bytes:
-    """The manifest as the site has it: with the index that lies beside the file there, or with none."""
-    files = image.document.get("files")
-    first = files[0] if isinstance(files, list) and files and isinstance(files[0], dict) else {}
-    if index is None and "index" not in first:
-        return image.encoded
-    described = {name: value for name, value in first.items() if name != "index"}
-    if index is not None:
-        described["index"] = {"sha256": index.sha256, "size": index.size}
-    return msgspec.json.encode({**image.document, "files": [described]})
+def _index_of(image: LibraryImage, index: bytes | None) -> tuple[layout.Hashed | None, bytes]:
+    """The index as it lies beside the file, and the manifest that names it, or none."""
+    described = None if index is None else hashed(index)
+    named = None if described is None else FileIndex(described.sha256, described.size)
+    return described, msgspec.json.encode(with_index(image.document, named))
 
 
 def _clean_hashed(folder: Folder, keep: set[str], now: float) -> None:

@@ -1,6 +1,6 @@
 """The image server's routes: IMGAPI version 2 and DSAPI, from the library. Called in threads.
 
-GET /ping /images /images/UUID /images/UUID/file /images/UUID/icon /channels
+GET /ping /images /images/UUID /images/UUID/file /images/UUID/file.index /images/UUID/icon /channels
 GET /datasets /datasets/UUID /datasets/UUID/FILE
 GET /healthz
 """
@@ -98,6 +98,7 @@ class Application:
             ("/images", self._list),
             ("/images/<uuid>", self._get),
             ("/images/<uuid>/file", self._file),
+            ("/images/<uuid>/file.index", self._index),
             ("/images/<uuid>/icon", self._icon),
             ("/datasets", self._datasets),
             ("/datasets/<uuid>", self._dataset),
@@ -241,6 +242,17 @@ class Application:
             available=fetch.available(),
             only_if_range=fetch.spoilt > 0,
         )
+
+    def _index(self, request: Request, uuid: str) -> Response:
+        image = self._image(request, uuid)
+        fd = None if isinstance(image, Remote) else self._library.open_index(uuid)
+        if fd is None:
+            raise RefusalError(
+                HTTPStatus.NOT_FOUND, "ResourceNotFound", f"the file of image {uuid} has no index"
+            )
+        status = os.fstat(fd)
+        etag = f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
+        return answer_with(OpenFile(fd, status.st_size, etag, status.st_mtime), request)
 
     def _icon(self, request: Request, uuid: str) -> Response:
         fd = self._library.open_icon(self._image(request, uuid).uuid)

@@ -39,7 +39,7 @@ def as_dataset(document: Mapping[str, Any], base: str) -> dict[str, Any]:
     if isinstance(files, list) and files and isinstance(files[0], dict):
         name = file_name(document)
         dataset["files"] = [
-            {key: value for key, value in files[0].items() if key != "compression"}
+            {key: value for key, value in files[0].items() if key not in ("compression", "index")}
             | {"path": name, "url": f"{base}/datasets/{uuid}/{name}"}
         ]
     return dataset

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,6 +18,7 @@ from imgstored.serve.refusal import refused
 if TYPE_CHECKING:
     import socket
     import ssl
+    from collections.abc import Callable
 
     from imgproto.documents import ServerStateDocument
 
@@ -26,8 +29,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks for files without a digest, and for what can go.
+#: Seconds between two looks for files without a digest or an index, and for what can go.
 _UPKEEP: Final = 60.0
+#: Seconds for which the upkeep rests after each block that it has read, at most: it has the interpreter to
+#: itself meanwhile, and clients come first.
+_REST: Final = 0.1
 
 
 class ImageServer:
@@ -42,11 +48,17 @@ class ImageServer:
         *,
         rate: int,
         context: ssl.SSLContext | None,
+        index_of: Callable[[int, Callable[[], object]], bytes | None],
     ) -> None:
-        """`rate` is in bytes a second, 0 without a bound; `context` is of TLS, None without."""
+        """`rate` is in bytes a second, 0 without a bound; `context` is of TLS, None without.
+
+        `index_of` makes the index of an open file, None if that cannot have one; it calls its second argument
+        for each block that it reads.
+        """
         self._address = address
         self._bound: socket.socket | None = None
         self._library = library
+        self._index_of = index_of
         self._secure = context is not None
         self._server = HttpServer(application, limits, rate=rate, context=context, refusal=refused)
 
@@ -103,14 +115,37 @@ class ImageServer:
 
     async def _upkeep(self) -> None:
         limiter = trio.CapacityLimiter(1)
+        token = trio.lowlevel.current_trio_token()
+        arrived = trio.Event()
+        check = _Rests()
+
+        def tell() -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(arrived.set, idempotent=True)
 
         def keep_up() -> None:
             self._library.sweep()
             self._library.digest_missing(trio.from_thread.check_cancelled)
+            self._library.index_missing(lambda fd: self._index_of(fd, check))
 
+        self._library.arrived = tell
         while True:
+            arrived = trio.Event()
             try:
                 await trio.to_thread.run_sync(keep_up, limiter=limiter)
             except (OSError, ImgstoreError) as error:
                 log.error("the library's upkeep failed", error=str(error))
-            await trio.sleep(_UPKEEP)
+            with trio.move_on_after(_UPKEEP):
+                await arrived.wait()
+
+
+class _Rests:
+    """For a thread whose work nobody waits for: it rests as long as it has worked, and can be cancelled."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def __call__(self) -> None:
+        trio.from_thread.check_cancelled()
+        time.sleep(min(_REST, time.monotonic() - self._since))
+        self._since = time.monotonic()

@@ -27,7 +27,7 @@ from imgstored.errors import DownloadError, FileSystemError, ImageNotFoundError,
 from imgstored.host import shortage
 from imgstored.http.location import public
 from imgstored.library.library import SPOOL_KEY
-from imgstored.manifest import load
+from imgstored.manifest import load, with_index
 from imgstored.pools.base import Room
 from imgstored.transfer.digest import Digest, Expected, WrongFileError, digested, drain
 from imgstored.transfer.download import Download
@@ -486,7 +486,8 @@ class Relay:
 
 
 def _remote(manifest: Manifest) -> Remote:
-    encoded = msgspec.json.encode(manifest.document)
+    # The source's index is not here.
+    encoded = msgspec.json.encode(with_index(manifest.document, None))
     return Remote(manifest, encoded, hashlib.sha1(encoded, usedforsecurity=False).hexdigest())
 
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 import zstandard
@@ -16,13 +18,15 @@ from tests.e2e.test_on_demand import jobs, started, until
 from tests.e2e.test_site import export, host
 from tests.support.daemon import Daemon
 from tests.support.deltas import NEW, OLD, files, indexed, manifest_of, publish, tree, upgraded
-from tests.support.image_site import BASE
-from tests.support.nginx import Nginx
+from tests.support.http_server import PATIENCE
+from tests.support.image_site import BASE, fixture_file, fixture_manifest
+from tests.support.nginx import Nginx, free_port
 from tests.support.streams import real_stream
 
 CONTENTS = files(300)
 NEW_STREAM = tree(upgraded(CONTENTS), guid=12)
 DELTAS = 'deltas = "always"\n'
+TOKEN = "a-token-that-nobody-guesses"
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,73 @@ def test_a_site_that_is_exported_has_indexes(served, tmp_path, made, signed):
         assert (tmp_path / "out.zfs").read_bytes() == NEW_STREAM
         sent = sum(hit.bytes_sent for hit in nginx.settled_hits() if hit.path == f"/images/{NEW}/file")
         assert 0 < sent < 0.4 * len(made[NEW].file)
+
+
+def named_index(url, uuid):
+    with urllib.request.urlopen(f"{url}/images/{uuid}", timeout=PATIENCE) as answer:
+        return json.load(answer)["files"][0].get("index")
+
+
+def check_delta_from(url, folder, made, *, type_="imgapi"):
+    """A host that has the older image imports the newer one through nginx, whose log has the bytes."""
+    with (
+        Nginx(folder / "front", root=folder, locations={"/images": f"proxy_pass {url};"}) as front,
+        host(folder / "reader", url=front.url, type_=type_, more="[limits]\n" + DELTAS) as reader,
+    ):
+        reader.imgctl("import", OLD, check=True)
+        told = reader.imgctl("-v", "import", NEW, check=True).stderr
+        assert f"the rest is in image {OLD} (tree@1)" in told
+        reader.imgctl("export", NEW, "-o", str(folder / "out"), check=True)
+        hits = front.settled_hits()
+    assert (folder / "out.zfs").read_bytes() == NEW_STREAM
+    sent = sum(hit.bytes_sent for hit in hits if hit.path.startswith(f"/images/{NEW}/file"))
+    assert len(made[NEW].index) < sent < 0.4 * len(made[NEW].file)
+
+
+def test_a_server_makes_the_indexes_of_what_is_published_to_it(tmp_path, made):
+    """Of frames of whole records; what has another form is served as ever."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    config = f'[serve]\nlisten = "127.0.0.1:{port}"\ntokens = {{ ci = "{TOKEN}" }}\n'
+    with Daemon(tmp_path / "server", config=config) as server, Daemon(tmp_path / "author") as author:
+        author.environment["IMGCTL_TOKEN"] = TOKEN
+        for uuid, each in made.items():
+            (tmp_path / "file").write_bytes(each.file)
+            (tmp_path / "manifest").write_text(json.dumps(without_index(manifest_of(each, uuid))))
+            author.imgctl(
+                "publish", "-m", str(tmp_path / "manifest"), "-f", str(tmp_path / "file"), url, check=True
+            )
+        manifest = tmp_path / "base"
+        manifest.write_text(json.dumps(fixture_manifest(BASE)))
+        author.imgctl("publish", "-m", str(manifest), "-f", str(fixture_file(BASE)), url, check=True)
+        until(lambda: all(named_index(url, uuid) for uuid in made), seconds=60)
+        index = made[NEW].index
+        assert named_index(url, NEW) == {"sha256": hashlib.sha256(index).hexdigest(), "size": len(index)}
+        with urllib.request.urlopen(f"{url}/images/{NEW}/file.index", timeout=PATIENCE) as answer:
+            assert answer.read() == index
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{url}/images/{BASE}/file.index", timeout=PATIENCE)
+        check_delta_from(url, tmp_path, made)
+        server.kill()
+        server.start()
+        assert named_index(url, NEW)["size"] == len(index)
+
+
+def test_a_server_names_no_index_that_it_lacks(served, tmp_path, made):
+    """What comes from its sources it fetches whole; the index that it then makes is its own."""
+    for uuid, each in made.items():
+        publish(served.pages, each, uuid)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    config = f'[library]\nkeep_mib = 100\n[serve]\nlisten = "127.0.0.1:{port}"\npull = true\n'
+    with Daemon(tmp_path / "rack", config=static_source(served.url) + config):
+        assert named_index(url, NEW) is None
+        for uuid in made:
+            with urllib.request.urlopen(f"{url}/images/{uuid}/file", timeout=PATIENCE) as answer:
+                assert answer.read() == made[uuid].file
+        until(lambda: all(named_index(url, uuid) for uuid in made), seconds=60)
+        check_delta_from(url, tmp_path, made)
+    assert not [hit for hit in served.nginx.settled_hits() if hit.path.endswith(".index")]
 
 
 def test_an_index_that_is_not_the_signed_one(served, tmp_path, made):
