@@ -35,6 +35,7 @@ from imgstored.errors import (
 from imgstored.host import shortage
 from imgstored.host.filesystem import replace_file
 from imgstored.host.foreign_files import ForeignFile
+from imgstored.http.location import origin_of
 from imgstored.library.library import ChangedError
 from imgstored.manifest import FileIndex, is_uuid, with_index
 from imgstored.mirrors.folder import Folder
@@ -112,8 +113,9 @@ class SiteExporter:
     ) -> AbstractAsyncContextManager[Job[SiteDocument]]:
         """Brings the folder open as `fd` up to date; the job's result is what was done.
 
-        Raises `NotSupportedError` without a library, `UsageError`, `KeyFileError`; the job `FileSystemError`,
-        `NoSpaceError`.
+        Raises `NotSupportedError` without a library, `UsageError`, `KeyFileError`, and `ClientError` for a
+        URL that no client can use; the job `FileSystemError`, `NoSpaceError`, and `UsageError` where the
+        folder is in one of the daemon's own.
         """
         library = self._library
         if library is None:
@@ -123,6 +125,8 @@ class SiteExporter:
             )
         if not 1 <= spec.days <= _MAX_DAYS:
             raise UsageError(f"a signature holds 1 to {_MAX_DAYS} days, not {spec.days}")
+        if spec.url is not None:
+            origin_of(spec.url)
         keys = [parse_secret_key(text) for text in spec.keys]
         installed = dict(self._installed())
 
@@ -132,6 +136,11 @@ class SiteExporter:
                     own = os.dup(fd)
                     try:
                         folder = Folder(own, disk)
+                        if any(folder.is_below(each) for each in (library.folder, self._state.parent)):
+                            raise UsageError(
+                                f"{path} is in a folder of the daemon's own",
+                                hint="choose one for the site alone",
+                            )
                         export = _Run(library, spec, keys, installed, self._next_version, folder, path)
                         return export(reporter)
                     finally:

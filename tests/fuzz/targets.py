@@ -38,6 +38,7 @@ from imgstored.rpc.framing import MessageLimits, ProtocolError
 from imgstored.rpc.params import checked
 from imgstored.rpc.wire import Decoder
 from imgstored.rpc.wire import Request as Call
+from imgstored.serve.refusal import refused
 from imgstored.site.layout import Hashed, Pointer, hashed, parse_index, parse_pointer
 from imgstored.site.minisign import KeyFileError, SecretKey, parse_public_key, parse_signatures, signed
 from imgstored.site.trust import UntrustedError, believed, checked_index
@@ -424,7 +425,7 @@ def http_request(data: bytes) -> None:
         with suppress(OSError):
             theirs.send(data[: 16 << 10])
         theirs.shutdown(socket.SHUT_WR)
-        connection = Connection(ours, "fuzz", "fuzz", _application, _HTTP, Pace(0), None)
+        connection = Connection(ours, "fuzz", "fuzz", _application, _HTTP, Pace(0), None, refused)
         for _ in range(50):
             if not connection.serve_one():
                 break
