@@ -68,11 +68,12 @@ class ManifestFiles:
         The log says which file is missing, damaged or too large; the file is left as it is.
         """
         path = self._place(pool, uuid)
+        stamp: Stamp | None = None
         try:
-            stamp = _stamp(os.stat(path))  # noqa: PTH116 - a `Path` for each image makes a start longer
-            if stamp == known:
+            if known is not None and _stamp(os.stat(path)) == known:  # noqa: PTH116 - it takes half the time
                 return None
-            record = parse(_content(path), limit=_MAX_FILE)
+            stamp, content = _content(path)
+            record = _parsed(content)
         except FileNotFoundError:
             if known == MISSING:
                 return None
@@ -176,15 +177,34 @@ def _stamp(status: os.stat_result) -> Stamp:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
-def _content(path: str) -> bytes:
-    """The content, at most one byte more than is allowed. Never waits, even for a named pipe."""
+def _content(path: str) -> tuple[Stamp, bytes | None]:
+    """The stamp of a file before it was read, and at most one byte more than is allowed; None: no plain file.
+
+    Never waits, as for a named pipe.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidManifestError("not a regular file")
+            return _stamp(status), None
         # A byte more than the size: imgadm may be writing the file.
-        return file.read(min(status.st_size, _MAX_FILE) + 1)
+        return _stamp(status), _read(fd, min(status.st_size, _MAX_FILE))
+    finally:
+        os.close(fd)
+
+
+def _parsed(content: bytes | None) -> dict[str, Any]:
+    if content is None:
+        raise InvalidManifestError("not a regular file")
+    return parse(content, limit=_MAX_FILE)
+
+
+def _read(fd: int, size: int) -> bytes:
+    """So many bytes and one more, or as many as there are."""
+    data = os.read(fd, size + 1)
+    while len(data) < size and (more := os.read(fd, size + 1 - len(data))):
+        data += more
+    return data
 
 
 def _manifest(record: Mapping[str, Any], pool: str, uuid: str, path: str) -> dict[str, Any]:

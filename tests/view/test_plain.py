@@ -87,6 +87,25 @@ def test_what_is_stale_goes_and_what_is_damaged_is_made_anew(place):
     assert links == {"n1", "n1/1.1", "n2", "n2/1.2", "n3", "n3/1.3", "n4", "n4/1.4", "renamed", "renamed/1.5"}
 
 
+@pytest.mark.parametrize("exact", [True, False], ids=["times are kept", "times are cut off"])
+def test_names_that_came_or_went_are_found_with_and_without_exact_times(place, exact):
+    """A start looks through a folder only if it has changed since it was made, by the file system's times."""
+    images = [image(n, f"n{n}", origin=9) for n in range(3)]
+    synchronise(place, images)
+    if not exact:
+        for one in images:
+            os.utime(place / one.uuid, ns=(0, 10**9))
+    (place / uuid(0)).chmod(0o700)
+    (place / uuid(0) / "more").write_text("of somebody")
+    (place / uuid(1)).chmod(0o700)
+    (place / uuid(1) / "origin").rename(place / uuid(1) / "other")
+    before = snapshot(place / uuid(2))
+    assert synchronise(place, images) == []
+    for one in images:
+        assert {path.name for path in (place / one.uuid).iterdir()} == {"manifest.json", "origin"}
+    assert snapshot(place / uuid(2)) == before
+
+
 def test_what_is_somebody_elses_is_left_alone(place, tmp_path):
     (tmp_path / "treasure").mkdir()
     (tmp_path / "treasure" / "gold").touch()

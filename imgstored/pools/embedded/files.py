@@ -62,18 +62,26 @@ class Folder:
 
     def open(self, name: str, flags: int) -> int:
         """Opens a plain file, with mode 0600 where it is new. The caller closes it."""
+        return self._opened(name, flags)[0]
+
+    def _opened(self, name: str, flags: int) -> tuple[int, int]:
+        """As `open`, and how many bytes the file has."""
         fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=self.fd)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, f"{name} is not a plain file")
-        return fd
+        return fd, status.st_size
 
     def read(self, name: str, limit: int) -> bytes:
         """A small file's content. Raises `OSError` for one that is larger than `limit` bytes."""
-        fd = self.open(name, os.O_RDONLY)
+        fd, size = self._opened(name, os.O_RDONLY)
         try:
             # Room for as much as it says, and a byte more: it may be growing.
-            content = read_exactly(fd, min(os.fstat(fd).st_size, limit) + 1, 0)
+            wanted = min(size, limit)
+            content = os.pread(fd, wanted + 1, 0)
+            if len(content) < wanted:
+                content += read_exactly(fd, wanted + 1 - len(content), len(content))
         finally:
             os.close(fd)
         if len(content) > limit:
@@ -111,10 +119,11 @@ class Folder:
     def statuses(self) -> dict[str, os.stat_result]:
         """The status of each file in the folder, by name."""
         found: dict[str, os.stat_result] = {}
-        with os.scandir(self.fd) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    found[entry.name] = entry.stat(follow_symlinks=False)
+        for name in os.listdir(self.fd):  # noqa: PTH208 - a `Path` cannot be of a descriptor
+            try:
+                found[name] = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
         return found
 
     def names(self) -> list[str]:
