@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import time
+import urllib.error
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.e2e.test_on_demand import started
 from tests.sources.test_oci import put_image
 from tests.support.daemon import Daemon
 from tests.support.docker_registry import DockerRegistry, auth_file
+from tests.support.faulty_server import FaultyServer, Request, Wire
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 from tests.support.sluice import Sluice
 from tests.support.streams import filesystem_stream
@@ -88,6 +90,66 @@ def test_an_image_and_its_origin_go_there_and_come_from_there(tmp_path):
         assert (
             layer["digest"] == f"sha256:{hashlib.sha256(fixture_file(INCREMENTAL).read_bytes()).hexdigest()}"
         )
+
+
+def test_a_source_by_command(registry, tmp_path):
+    """Added, listed, shown and imported from as any other, and known after a restart."""
+    with Daemon(tmp_path / "store") as daemon:
+        publish(daemon, tmp_path, fixture_manifest(BASE), fixture_file(BASE), f"oci://{registry.host}/a/b")
+        added = daemon.imgctl("sources", "-a", f"oci://{registry.host}/a/b", "-t", "oci", check=True).stdout
+        assert added == f'Added "oci" image source "{registry.url}/a/b"\n'
+        daemon.stop()
+        daemon.start()
+        listed = daemon.imgctl("avail", "-H", "-o", "uuid,name")
+        assert listed.stdout == f"{BASE}  base\n", listed.stderr
+        shown = json.loads(daemon.imgctl("show", BASE, check=True).stdout)
+        assert shown["files"] == fixture_manifest(BASE)["files"]
+        daemon.imgctl("import", BASE, check=True)
+        refused = daemon.imgctl("sources", "-a", "oci://127.0.0.1:1/a", "-t", "oci")
+        assert "SourcePing" in refused.stderr
+
+
+def test_layers_at_an_object_store_whose_urls_expire(registry, tmp_path):
+    """As clouds do: the registry redirects to signed URLs, each good for one request here."""
+    manifest, pieces = layered(7, size=24 * MIB)
+    put_image(registry, "images", json.dumps(manifest).encode(), pieces, stream=True)
+    good: set[str] = set()
+    refused: list[str] = []
+
+    def store(request: Request, wire: Wire) -> None:
+        path, _, number = request.target.partition("?signed=")
+        if number not in good:
+            refused.append(number)
+            wire.reply("403 Forbidden", {}, b"expired")
+            return
+        good.remove(number)
+        assert "authorization" not in request.headers
+        content = registry.request("GET", path).content
+        if "range" in request.headers:
+            wire.part(content, request)
+        else:
+            wire.reply("200 OK", {}, content)
+
+    def front(request: Request, wire: Wire) -> None:
+        if "/blobs/" in request.target:
+            good.add(str(request.number))
+            place = f"{behind.url}{request.target}?signed={request.number}"
+            wire.reply("307 Temporary Redirect", {"Location": place})
+            return
+        try:
+            found = registry.request("GET", request.target)
+        except urllib.error.HTTPError as error:
+            wire.reply(f"{error.code} X", {}, b"{}")
+        else:
+            wire.reply("200 OK", {"Content-Type": found.headers["Content-Type"]}, found.content)
+
+    with FaultyServer(store) as behind, FaultyServer(front) as server:
+        config = source(server.url.replace("http", "oci", 1) + "/images") + "[limits]\nconnections = 2\n"
+        with Daemon(tmp_path / "store", config=config) as daemon:
+            daemon.imgctl("import", MADE, check=True)
+            assert daemon.imgctl("verify", check=True).stdout.endswith("Verified 1 image: 1 ok\n")
+    # A URL that was good before is tried first, and costs nothing more when it is not any more.
+    assert refused
 
 
 def test_layers_are_fetched_as_one_file(registry, tmp_path):
