@@ -14,7 +14,7 @@ USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources librar
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts power-cuts faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts power-cuts schedules faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -83,6 +83,9 @@ power-cuts: $(STAMP) ## power cuts of a guest with real ZFS, N of them (300), fr
 	results=$$(mktemp -d) && IMGSTORE_GUEST_SECONDS=86400 tests/guest/boot.sh $(VENV) $$results \
 		env IMGSTORE_GUEST=1 $(abspath $(BIN))/python -m tests.guest.power_cuts $(or $(N),300) $(if $(SEED),--seed $(SEED)); \
 		status=$$?; rm -r $$results; exit $$status
+
+schedules: $(STAMP) ## imports, deletions, faults and restarts in any order of their steps, N orders (100000) by seed
+	$(BIN)/python -m tests.proofs.schedules $(or $(N),100000) --seed $(or $(SEED),0)
 
 faults: $(STAMP) ## fail each call of the disk, of each operation, once
 	$(BIN)/python -m tests.proofs.faults

@@ -6,10 +6,13 @@ Some compare two ways to the same answer: in one piece and in many, there and ba
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import socket
 import struct
+import tarfile
+import tempfile
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,10 +24,15 @@ from typing import TYPE_CHECKING, Any, Final
 import imgproto.operations
 import msgpack
 import msgspec
+import zstandard
 from imgproto.operations import Operation
 
 from imgstored.config import loading, specs
-from imgstored.errors import ImgstoreError, ResumeError, StreamError, UsageError
+from imgstored.delta.assemble import assembled
+from imgstored.delta.build import FrameCutter, IndexBuilder
+from imgstored.delta.index import IndexFaultError
+from imgstored.delta.index import parse_index as parse_delta_index
+from imgstored.errors import ImgstoreError, LayerError, ResumeError, StreamError, UsageError
 from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
 from imgstored.http.location import Access, Location, redirected
 from imgstored.http.range_reply import read_reply
@@ -33,7 +41,14 @@ from imgstored.httpd.connection import Connection
 from imgstored.httpd.message import HttpLimits, OpenFile, Request, Response
 from imgstored.httpd.message import json as answer_json
 from imgstored.httpd.pace import Pace
+from imgstored.layers.entries import PieceReader, entries
+from imgstored.layers.tree import apply
 from imgstored.manifest import load, parse, parse_list, upgrade
+from imgstored.registry.challenge import read_challenges
+from imgstored.registry.containers import layer_images, of_this_platform
+from imgstored.registry.documents import OCI_INDEX, encoded, read_document
+from imgstored.registry.documents import Index as RegistryIndex
+from imgstored.registry.reference import parse_reference
 from imgstored.rpc.framing import MessageLimits, ProtocolError
 from imgstored.rpc.params import checked
 from imgstored.rpc.wire import Decoder
@@ -52,7 +67,8 @@ from imgstored.zstream.token import ResumePoint, parse_token
 from imgstored.zstream.volume import Volume, VolumeState
 from imgstored.zstream.write import MIN_BLOCK_SIZE, NewVolume, volume_stream
 from tests.support.image_site import DATA, INCREMENTAL, ZVOL, fixture_manifest
-from tests.support.streams import StreamWriter
+from tests.support.layers import file, folder, hard, link, tar_of
+from tests.support.streams import StreamWriter, filesystem_stream
 from tests.support.tokens import as_values, token_around, token_of
 
 if TYPE_CHECKING:
@@ -521,6 +537,206 @@ def _index_seeds() -> list[bytes]:
     return [*found, _KEY.public.file().encode(), signed(_KEY, b"x", "comment").text().encode()]
 
 
+# -- container images and registries -------------------------------------------------------------------------
+
+_BLOCK: Final = 512
+#: A file that no layer may reach, as names in layers try to: its place is above the root of each tree.
+_OUTSIDE: Final = b"outside"
+
+
+def layer(data: bytes) -> None:
+    """A layer, with the checksums of its headers made right if its first byte is odd.
+
+    In one piece and in many it is the same; and it changes nothing outside the tree that it is applied to.
+    """
+    kind, size, tar = (*data[:2], 0, 0)[0], (*data[:2], 0, 0)[1], data[2:]
+    if kind % 2:
+        tar = sealed_tar(tar)
+    whole, parts = _entries_of([tar]), _entries_of(in_pieces(tar, size + 1))
+    assert whole == parts, "in pieces it is another layer"
+    with tempfile.TemporaryDirectory(dir=_memory()) as folder:
+        root = Path(folder) / "root"
+        root.mkdir()
+        (Path(folder) / "outside").write_bytes(_OUTSIDE)
+        fd = os.open(root, os.O_RDONLY)
+        try:
+            # What is unpacked is bounded by who has the room.
+            with suppress(LayerError, OSError):
+                apply(entries(PieceReader([tar])), fd, take=_little, devices=False)
+        finally:
+            os.close(fd)
+        assert {path.name for path in Path(folder).iterdir()} == {"outside", "root"}, (
+            "it leads out of its tree"
+        )
+        outside = Path(folder) / "outside"
+        assert outside.read_bytes() == _OUTSIDE
+        assert outside.stat().st_nlink == 1, "it links to what is outside"
+
+
+def _little(size: int) -> None:
+    if size > MAX_INPUT:
+        raise LayerError("more than there is room for")
+
+
+def _entries_of(pieces: list[bytes]) -> str:
+    found = []
+    try:
+        for entry, contents in entries(PieceReader(pieces)):
+            size = min(entry.size, MAX_INPUT)
+            found.append(f"{entry} {contents and zlib.crc32(contents.read(size))}")
+    except LayerError as error:
+        found.append(error.message)
+    return repr(found)
+
+
+def sealed_tar(data: bytes) -> bytes:
+    """A tar with right checksums in the headers that its sizes lead to."""
+    tar = bytearray(data.ljust(-(-len(data) // _BLOCK) * _BLOCK, b"\0"))
+    at = 0
+    while at + _BLOCK <= len(tar):
+        header = tar[at : at + _BLOCK]
+        if any(header):
+            header[148:156] = b" " * 8
+            tar[at + 148 : at + 156] = b"%06o\0 " % sum(header)
+        try:
+            size = max(0, tarfile.nti(bytes(header[124:136])))  # type: ignore[attr-defined]
+        except tarfile.HeaderError:
+            size = 0
+        at += _BLOCK * (1 + -(-size // _BLOCK))
+    return bytes(tar)
+
+
+@cache
+def _memory() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def _layer_seeds() -> list[bytes]:
+    some = [
+        folder("etc"),
+        file("etc/passwd", b"root" * 200),
+        link("etc/link", "../../outside"),
+        hard("etc/hard", "etc/passwd"),
+        file("etc/link/x"),
+        file(".wh.gone"),
+        file("etc/.wh..wh..opq"),
+        file("../outside"),
+        file("a" * 200 + "/" + "b" * 90, b"long", pax_headers={"SCHILY.xattr.user.x": "y", "mtime": "1.5"}),
+    ]
+    forms = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
+    return [bytes((number % 2, 99)) + tar_of(*some, form=form) for number, form in enumerate(forms)] + [
+        b"\x01\x07" + tar_of(each) for each in some
+    ]
+
+
+def registry(data: bytes) -> None:
+    """A registry's document and, behind a NUL, the config of a container image; its challenges and names."""
+    body, _, config = data.partition(b"\0")
+    text = body.decode("utf-8", "replace")
+    for challenge in read_challenges(text):
+        challenge.get("realm")
+    with suppress(ImgstoreError):
+        parse_reference(text)
+    for media_type in ("", OCI_INDEX):
+        try:
+            found = read_document(_URL, body, media_type)
+        except ImgstoreError:
+            continue
+        again = read_document(_URL, encoded(found), found.media_type)
+        assert again == found, "written and read again it is another document"
+        with suppress(ImgstoreError):
+            if isinstance(found, RegistryIndex):
+                of_this_platform(_URL, found, "x86_64")
+            else:
+                for image in layer_images(_URL, _REFERENCE, found, config):
+                    load(image.manifest, rules="import")
+
+
+_REFERENCE: Final = parse_reference("registry.example.com/library/thing:1.0")
+
+
+def _registry_seeds() -> list[bytes]:
+    digest = "sha256:" + "0" * 64
+    some = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": 5}
+    image = {"schemaVersion": 2, "config": {**some, "mediaType": "x"}, "layers": [some, some]}
+    platform = {"architecture": "amd64", "os": "linux"}
+    listed = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{**some, "platform": platform}]}
+    config = {
+        "os": "linux",
+        "architecture": "amd64",
+        "created": "2026-11-24T00:00:00.123456789Z",
+        "config": {"Env": ["A=b"], "Cmd": ["sh"], "Labels": {"a": "b"}},
+        "rootfs": {"type": "layers", "diff_ids": [digest, digest]},
+    }
+    return [
+        json.dumps(image).encode() + b"\0" + json.dumps(config).encode(),
+        json.dumps(listed).encode(),
+        b'Bearer realm="https://auth.example.com/token",service="x",scope="repository:a/b:pull", Basic a="y"',
+        b"registry.example.com:5000/a/b@" + digest.encode(),
+    ]
+
+
+# -- deltas --------------------------------------------------------------------------------------------------
+
+
+def delta_index(data: bytes) -> None:
+    """An index: as it came, and with its plain sections compressed, and all sizes and checksums right.
+
+    Of one that is believed, the stream that is put together has the size that it says.
+    """
+    for made in (data, sealed_index(data)):
+        try:
+            found = parse_delta_index(made)
+        except IndexFaultError:
+            continue
+        for number in range(found.payloads):
+            assert number in found.in_frame(found.frame_of(number))
+        if found.stream_size <= 16 * MAX_INPUT:
+            pieces = assembled(found, bytes)
+            assert sum(map(len, pieces)) == found.stream_size, "it is not the stream that it says"
+
+
+def sealed_index(data: bytes) -> bytes:
+    """An index made of its head, the plain bytes of its sections behind each other, and their sizes."""
+    given = Fields(data)
+    head, frames_size = bytearray(given.bytes(_INDEX_HEAD)), given.number(1 << 12)
+    frames, hashes_size = given.bytes(frames_size), given.number(1 << 12)
+    hashes, skeleton = given.bytes(hashes_size), given.bytes(given.left)
+    sections = [_COMPRESSOR.compress(frames), hashes, _COMPRESSOR.compress(skeleton)]
+    head = head.ljust(_INDEX_HEAD, b"\0")
+    struct.pack_into("<QQQ", head, _INDEX_HEAD - 24, len(sections[0]), len(sections[2]), len(skeleton))
+    body = bytes(head) + b"".join(sections)
+    return body + hashlib.sha256(body).digest()[:16]
+
+
+_INDEX_HEAD: Final = 112
+_COMPRESSOR: Final = zstandard.ZstdCompressor(level=1)
+
+
+def _index_of(stream: bytes) -> bytes:
+    """The index of a file whose frames have what a cutter makes of the stream."""
+    builder, cutter = IndexBuilder(), FrameCutter()
+    for frame in (*cutter.feed(builder.feed(stream)), *cutter.finish()):
+        builder.frame(len(_COMPRESSOR.compress(frame)), len(frame))
+    return builder.finish()
+
+
+def _delta_seeds() -> list[bytes]:
+    found = []
+    for size in (1, 300 << 10):
+        made = _index_of(filesystem_stream(size=size, seed=size))
+        found.append(made)
+        sizes = struct.unpack_from("<QQQ", made, _INDEX_HEAD - 24)
+        hashes = made[_INDEX_HEAD + sizes[0] : len(made) - 16 - sizes[1]]
+        frames, skeleton = (
+            zstandard.ZstdDecompressor().decompressobj().decompress(section)
+            for section in (made[_INDEX_HEAD:][: sizes[0]], made[: len(made) - 16][-sizes[1] :])
+        )
+        plain = (len(frames).to_bytes(2, "little"), frames, len(hashes).to_bytes(2, "little"), hashes)
+        found.append(made[:_INDEX_HEAD] + b"".join(plain) + skeleton)
+    return found
+
+
 TARGETS: Final[dict[str, Target]] = {
     "rpc": Target(rpc, _rpc_seeds, ("imgstored.rpc",)),
     "manifest": Target(manifest, _manifest_seeds, ("imgstored.manifest",)),
@@ -536,4 +752,7 @@ TARGETS: Final[dict[str, Target]] = {
     "http-request": Target(http_request, _request_seeds, ("imgstored.httpd",)),
     "configuration": Target(configuration, _configuration_seeds, ("imgstored.config",)),
     "index": Target(index, _index_seeds, ("imgstored.site",)),
+    "layer": Target(layer, _layer_seeds, ("imgstored.layers", "tarfile")),
+    "registry": Target(registry, _registry_seeds, ("imgstored.registry", "imgstored.manifest")),
+    "delta-index": Target(delta_index, _delta_seeds, ("imgstored.delta", "imgstored.zstream")),
 }

@@ -15,6 +15,7 @@ import argparse
 import copy
 import hashlib
 import json
+import os
 import random
 import shutil
 import stat
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tests.proofs.forks import Daemon, Forks
 from tests.proofs.model import BrokenPromiseError, Model, World
-from tests.proofs.recording import CONTENT, ENTRIES, ROOT, Mounted, Node, Recorder, apply
+from tests.proofs.recording import CONTENT, ENTRIES, ROOT, SYNC_ALL, Mounted, Node, Recorder, apply
 from tests.proofs.world import image_server, settings
 
 if TYPE_CHECKING:
@@ -122,11 +123,13 @@ def kept(
 def _durable(changes: Sequence[Change]) -> list[bool]:
     """Whether each is followed by a sync of what it changes."""
     synced: set[int] = set()  # as seen from the end
-    durable = []
+    durable, everything = [], False
     for change in reversed(changes):
         if change.call == "sync":
             synced.add(change.inode)
-        durable.append(change.inode in synced or (change.call == "rename" and change.other in synced))
+        everything = everything or change.call == SYNC_ALL
+        moved = change.call == "rename" and change.other in synced
+        durable.append(everything or moved or change.inode in synced)
     return durable[::-1]
 
 
@@ -184,6 +187,7 @@ def write_out(nodes: dict[int, Node], place: Path, inode: int = ROOT) -> None:
             path.write_bytes(node.data)
         if not stat.S_ISLNK(node.mode):
             path.chmod(stat.S_IMODE(node.mode))
+        os.utime(path, ns=node.times, follow_symlinks=False)
 
 
 # -- whether all holds ---------------------------------------------------------------------------------------

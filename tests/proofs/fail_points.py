@@ -19,7 +19,7 @@ from imgstored.catalog.receipts import Receipts
 from imgstored.imports.journal import FileRanges, Journal
 from imgstored.imports.leftovers import Leftovers
 from imgstored.library.library import Library
-from imgstored.pools.embedded import EmbeddedPool, notes, pool, receive
+from imgstored.pools.embedded import EmbeddedPool, notes, pool, receive, unpack
 from imgstored.pools.embedded.receiver import FilesystemReceiver, VolumeReceiver
 from imgstored.transfer.spool import Spool
 from imgstored.view.files import FilesView
@@ -43,6 +43,10 @@ POINTS: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "receive-piece": ((FilesystemReceiver, VolumeReceiver), "take"),
     "receive-checkpoint": ((receive,), "write_checkpoint"),
     "receive-note": ((receive,), "write_image"),
+    "unpack": ((EmbeddedPool,), "unpack"),
+    "unpack-copy": ((unpack,), "copy_tree"),
+    "unpack-layer": ((unpack,), "unpack_layer"),
+    "unpack-note": ((unpack,), "write_image"),
     "manifest-mark": ((ManifestFiles,), "mark"),
     "manifest-write": ((ManifestFiles,), "write"),
     "manifest-unmark": ((ManifestFiles,), "unmark"),
@@ -76,7 +80,7 @@ REACHED: Final[dict[str, tuple[str, ...]]] = {
         "spool-write", "spool-size", "spool-drop", "journal-begin", "journal-end", "journal-spool",
         "journal-range", "journal-forget", "receive", "receive-piece", "receive-checkpoint", "receive-note",
         "manifest-mark", "manifest-write", "manifest-unmark", "receipt-write", "publish", "publish-settled",
-        "view-add", *_KEEPS,
+        "view-add", "unpack", "unpack-copy", "unpack-layer", "unpack-note", *_KEEPS,
     ),
     "leave": ("journal-begin", "journal-park", "abandon"),
     "delete": (

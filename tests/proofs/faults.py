@@ -23,7 +23,18 @@ from tests.proofs.forks import Daemon, Forks
 from tests.proofs.kills import drop_copies
 from tests.proofs.model import GONE, THERE, BrokenPromiseError, World
 from tests.proofs.recording import Mounted, Recorder
-from tests.proofs.world import CLONE, FIRST, LARGE, SMALL, VOLUME, image_server, settings
+from tests.proofs.world import (
+    CLONE,
+    FIRST,
+    LARGE,
+    LOWER,
+    ORIGINS,
+    SMALL,
+    UPPER,
+    VOLUME,
+    image_server,
+    settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,12 +49,15 @@ OPERATIONS: Final = (
     ("import", CLONE),
     ("import", LARGE),
     ("import", VOLUME),
+    ("import", LOWER),
+    ("import", UPPER),
     ("hold", SMALL),
     ("release", SMALL),
     ("publish", FIRST),
     ("unpublish", FIRST),
     ("delete", CLONE),
     ("delete", LARGE),
+    ("delete", UPPER),
 )
 _INVERSE: Final = {
     "import": "delete",
@@ -147,10 +161,11 @@ class Faults:
     def _before(self, name: str, uuid: str) -> Operation:
         """What has to be done first."""
         model = self.world.model
-        if name == "import" and uuid == SMALL and model.holds[SMALL] == THERE:
-            wanted = "release", SMALL
-        elif name == "import" and uuid == SMALL and model.images[CLONE] == THERE:
-            wanted = "delete", CLONE
+        clone = next((clone for clone, origin in ORIGINS.items() if origin == uuid), None)
+        if name == "import" and uuid in model.holds and model.holds[uuid] == THERE:
+            wanted = "release", uuid
+        elif name == "import" and clone is not None and model.images[clone] == THERE:
+            wanted = "delete", clone
         elif name in ("hold", "release") and model.images[uuid] == GONE:
             wanted = "import", uuid
         else:

@@ -13,11 +13,15 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.proofs.recording import SYNCED
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 _NO_SYNC = "--no-sync"
@@ -207,16 +211,30 @@ def _fork(asked: dict[str, Any]) -> int:
         os._exit(status)
 
 
+def _said(sync_all: Callable[[int], None]) -> Callable[[int], None]:
+    """Syncs all of a file system, and says so to one that records what happens to it."""
+
+    def synced(fd: int) -> None:
+        sync_all(fd)
+        with suppress(OSError):
+            os.getxattr(fd, SYNCED)
+
+    return synced
+
+
 def _warm_up() -> None:
     """Imports all that a daemon imports, some of it late."""
+    from imgstored.host import filesystem
     from tests.proofs import fail_points
 
     for module in _MODULES:
         import_module(module)
 
     fail_points.install()
+    filesystem.sync_all = _said(filesystem.sync_all)
     if _NO_SYNC in sys.argv:
         os.fsync = lambda fd: None  # type: ignore[assignment]
+        filesystem.sync_all = lambda fd: None
     # What is there now is shared by all children: their collectors need not look at it.
     gc.collect()
     gc.freeze()

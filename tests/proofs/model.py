@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from imgctl import Client, RemoteError
 
 from imgstored.audit.audit import audited
-from tests.proofs.world import CLONE, IMAGES, PUBLISHED, SMALL, TOKEN, made
+from tests.proofs.world import IMAGES, ORIGINS, PUBLISHED, SMALL, TOKEN, made
 
 if TYPE_CHECKING:
     import random
@@ -103,7 +103,8 @@ class World:
         return found
 
     def _free(self, uuid: str) -> bool:
-        return self.model.holds[uuid] == GONE and not (uuid == SMALL and self.model.images[CLONE] != GONE)
+        clones = [clone for clone, origin in ORIGINS.items() if origin == uuid]
+        return self.model.holds[uuid] == GONE and all(self.model.images[each] == GONE for each in clones)
 
     def _import(self, uuid: str) -> None:
         with self.client() as client:
@@ -162,16 +163,16 @@ class World:
         """The operation has succeeded, and its client was told."""
         if operation.part:
             getattr(self.model, operation.part)[operation.uuid] = operation.to
-        if operation.name == "import" and operation.uuid == CLONE:
-            self.model.images[SMALL] = THERE
+        if operation.name == "import" and operation.uuid in ORIGINS:
+            self.model.images[ORIGINS[operation.uuid]] = THERE
 
     def asked(self, operation: Operation) -> None:
         """The operation has begun: from now on nobody knows."""
         if operation.part:
             getattr(self.model, operation.part)[operation.uuid] = MAYBE
-        brings = operation.name in ("import", "leave") and operation.uuid == CLONE
-        if brings and self.model.images[SMALL] == GONE:
-            self.model.images[SMALL] = MAYBE
+        origin = ORIGINS.get(operation.uuid) if operation.name in ("import", "leave") else None
+        if origin is not None and self.model.images[origin] == GONE:
+            self.model.images[origin] = MAYBE
 
     # -- what must hold --------------------------------------------------------------------------------------
 
@@ -186,8 +187,9 @@ class World:
             self.model.holds[uuid] = self._kept("hold", self.model.holds[uuid], held, uuid)
         if unknown := set(listed) - set(IMAGES):
             raise BrokenPromiseError(f"images that nobody asked for: {unknown}")
-        if listed.keys() >= {CLONE} and SMALL not in listed:
-            raise BrokenPromiseError("a clone without its origin")
+        for clone, origin in ORIGINS.items():
+            if clone in listed and origin not in listed:
+                raise BrokenPromiseError(f"a clone without its origin: {clone}")
         self._check_published()
         if wrong := faults(self.settings.folder / "imgstored.toml"):
             raise BrokenPromiseError("; ".join(wrong))

@@ -1,7 +1,8 @@
 """A file system in memory that writes down each change, so that what a power cut leaves can be made from it.
 
 It is mounted by FUSE, and whoever uses it, SQLite too, uses the real calls of the kernel. A change of a file
-is durable once that file is synced, and a change of a folder once that folder is.
+is durable once that file is synced, and a change of a folder once that folder is; both once all is synced.
+The kernel does not tell FUSE of syncfs(2): whoever calls it says so by asking for the attribute `SYNCED`.
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ class Change:
     child: int = 0
     other: int = 0  #: the folder that an entry is moved to
     other_name: bytes = b""
-    offset: int = 0  #: or size, or mode
+    offset: int = 0  #: or size, or mode, or the time of its last change in nanoseconds
     data: bytes = b""
 
 
 #: Changes of a folder's entries.
 ENTRIES = frozenset({"create", "mkdir", "symlink", "link", "unlink", "rmdir", "rename"})
 #: Changes of a file: of what is in it, and of its mode.
-CONTENT = frozenset({"write", "truncate", "mode"})
+CONTENT = frozenset({"write", "truncate", "mode", "times"})
+#: The extended attribute that is asked for once all was synced, and the change that this is.
+SYNCED = "user.recording.synced"
+SYNC_ALL = "sync-all"
 
 
 @dataclass
@@ -102,6 +106,8 @@ def _change_file(node: Node, change: Change) -> None:
             node.data.extend(bytes(change.offset - len(node.data)))
         case "mode":
             node.mode = stat.S_IFMT(node.mode) | change.offset
+        case "times":
+            node.times = (node.times[0], change.offset)
 
 
 def _change_folder(nodes: dict[int, Node], node: Node, change: Change) -> None:
@@ -189,8 +195,9 @@ class _Operations(pyfuse3.Operations):  # type: ignore[misc]
             self._change("mode", inode, offset=stat.S_IMODE(attr.st_mode))
         node = self._node(inode)
         accessed = attr.st_atime_ns if fields.update_atime else node.times[0]
-        modified = attr.st_mtime_ns if fields.update_mtime else node.times[1]
-        node.times = accessed, modified
+        node.times = accessed, node.times[1]
+        if fields.update_mtime:
+            self._change("times", inode, offset=attr.st_mtime_ns)
         return self._attributes(inode)
 
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Any) -> Any:
@@ -245,6 +252,11 @@ class _Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         self._change("sync", fh)
+
+    async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
+        if name == SYNCED.encode():
+            self._change(SYNC_ALL, inode)
+        raise pyfuse3.FUSEError(errno.ENODATA)
 
     async def opendir(self, inode: int, ctx: Any) -> int:
         return inode

@@ -15,7 +15,7 @@ from imgstored.imports.journal import Journal
 from tests.proofs.cuts import Cuts, disk_of, kept, recorded, write_out
 from tests.proofs.forks import Forks
 from tests.proofs.model import BrokenPromiseError
-from tests.proofs.recording import Mounted, Recorder
+from tests.proofs.recording import SYNCED, Mounted, Recorder
 from tests.proofs.world import CLONE, SMALL, image_server
 
 
@@ -87,6 +87,20 @@ def test_a_folder_is_lost_with_all_that_was_synced_in_it(recorder, disk, tmp_pat
     assert left(recorder, tmp_path) == {}
     sync(disk)
     assert left(recorder, tmp_path) == {"folder": None, "folder/file": b"content"}
+
+
+def test_all_may_be_synced_at_once(recorder, disk, tmp_path):
+    """As syncfs(2) does, of which the kernel does not tell FUSE."""
+    (disk / "folder").mkdir()
+    (disk / "folder" / "file").write_bytes(b"content")
+    os.utime(disk / "folder" / "file", (1, 2))
+    with pytest.raises(OSError, match="No data available"):
+        os.getxattr(disk, SYNCED)
+    assert left(recorder, tmp_path) == {"folder": None, "folder/file": b"content"}
+    [file] = tmp_path.glob("left-*/folder/file")
+    assert file.stat().st_mtime == 2
+    (disk / "later").touch()
+    assert "later" not in left(recorder, tmp_path)
 
 
 def test_names_come_in_order_or_in_any(recorder, disk, tmp_path):

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.support import layers
 from tests.support.image_site import ZVOL, ImageSite, fixture_manifest
+from tests.support.layers import folder, tar_of
 from tests.support.nginx import Nginx, free_port
 from tests.support.streams import (
     filesystem_stream,
@@ -26,11 +28,16 @@ if TYPE_CHECKING:
 
 TOKEN: Final = "a-token-of-the-proofs"
 
-#: A full image, one that is cloned from it, one in several ranges, and a volume; and two that are published.
-SMALL, CLONE, LARGE, VOLUME, FIRST, SECOND = (
-    f"33333333-aaaa-4bbb-8ccc-00000000000{number}" for number in range(1, 7)
+#: A full image, one that is cloned from it, one in several ranges, and a volume; two that are published; and
+#: two layers of a container image.
+SMALL, CLONE, LARGE, VOLUME, FIRST, SECOND, LOWER, UPPER = (
+    f"33333333-aaaa-4bbb-8ccc-00000000000{number}" for number in range(1, 9)
 )
-IMAGES: Final = (SMALL, CLONE, LARGE, VOLUME)
+#: The guest's proof of power cuts, on real ZFS, has no container images yet.
+_IN_GUEST: Final = bool(os.environ.get("IMGSTORE_GUEST"))
+IMAGES: Final = (SMALL, CLONE, LARGE, VOLUME, *(() if _IN_GUEST else (LOWER, UPPER)))
+#: What is built on what.
+ORIGINS: Final = {CLONE: SMALL, UPPER: LOWER}
 PUBLISHED: Final = (FIRST, SECOND)
 #: MiB of files that the library keeps: fewer than all of them, so that some are evicted.
 _KEEP: Final = 2
@@ -47,7 +54,7 @@ class Made:
 @cache
 def made() -> dict[str, Made]:
     """All images by their uuids."""
-    streams = _real_streams() if os.environ.get("IMGSTORE_GUEST") else _made_up_streams()
+    streams = _real_streams() if _IN_GUEST else _made_up_streams()
     return {uuid: _made(uuid, stream, number) for number, (uuid, stream) in enumerate(streams.items())}
 
 
@@ -70,6 +77,8 @@ def _made_up_streams() -> dict[str, bytes]:
         VOLUME: b"".join(stream_of(random_content(160 << 10, 4), guid=guid_of(4), objset="volume")),
         FIRST: filesystem_stream(size=64 << 10, seed=5),
         SECOND: filesystem_stream(size=128 << 10, seed=6),
+        LOWER: tar_of(folder("etc"), *(layers.file(f"etc/{name}", b"lower" * 999) for name in "abc")),
+        UPPER: tar_of(layers.file("etc/.wh.a"), layers.file("etc/b", b"upper"), layers.link("etc/d", "b")),
     }
 
 
@@ -86,10 +95,12 @@ def _made(uuid: str, stream: bytes, number: int) -> Made:
     }
     if uuid == VOLUME:
         manifest = fixture_manifest(ZVOL)
-        if not os.environ.get("IMGSTORE_GUEST"):
+        if not _IN_GUEST:
             manifest["image_size"] = 1
-    if uuid == CLONE:
-        manifest["origin"] = SMALL
+    if uuid in (LOWER, UPPER):
+        manifest |= {"type": "docker", "os": "linux"}
+    if uuid in ORIGINS:
+        manifest["origin"] = ORIGINS[uuid]
     manifest |= {
         "uuid": uuid,
         "name": f"image-{number}",
