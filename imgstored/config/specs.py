@@ -233,6 +233,11 @@ def serve_address(settings: Config) -> TcpAddress | None:
                 f"serve.tokens.{name}: shorter than {_MIN_TOKEN} characters",
                 hint="`openssl rand -hex 24` makes one that nobody guesses",
             )
+        if not all("!" <= character <= "~" for character in token):
+            raise ConfigError(
+                f"serve.tokens.{name}: no client can send it: a token has ASCII's letters, digits and signs",
+                hint="`openssl rand -hex 24` makes one",
+            )
     if table.listen is None:
         return None
     if table.pull and not settings.library.keep_mib:

@@ -11,33 +11,33 @@ import structlog
 
 logger = structlog.get_logger(__name__)
 
-#: What to do where the hard limit is too low, which only the system's administrator can raise.
+#: The hint if the hard limit is too low; only the system's administrator can raise it.
 HINT = (
     "raise the hard limit (`LimitNOFILE=` of the systemd unit, process.max-file-descriptor on illumos), or"
     " lower `limits.clients`, `limits.imports` or `limits.connections`"
 )
 
 
-#: Descriptors that are kept for changes, and for those who may change; at most this part of the limit.
+#: Descriptors that are reserved for changes and for users who may change; at most one `_PART`th of the limit.
 _RESERVE: Final = 128
 _PART: Final = 4
 
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE})
-#: Errors that led to an error, at most.
+#: The most causes of an error that are examined.
 _CAUSES: Final = 20
 
 
 def is_reserved(descriptor: int) -> bool:
     """True if a descriptor that was just opened is one of the last few.
 
-    The system gives the lowest number that is free, so all below it are in use.
+    The system gives the lowest free number, so all numbers below it are in use.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft != resource.RLIM_INFINITY and descriptor >= soft - min(_RESERVE, soft // _PART)
 
 
 def are_scarce() -> bool:
-    """True if no more descriptors are left than are reserved."""
+    """True if only reserved descriptors are left."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             return is_reserved(probe.fileno())
@@ -46,7 +46,7 @@ def are_scarce() -> bool:
 
 
 def shortage_behind(error: BaseException) -> OSError | None:
-    """The shortage of descriptors that led to an error, if one did."""
+    """The shortage of descriptors that caused an error; None if none did."""
     causes = [error]
     for _ in range(_CAUSES):
         if not causes:
@@ -63,16 +63,16 @@ def shortage_behind(error: BaseException) -> OSError | None:
 
 
 def hard_limit() -> float:
-    """The most that the soft limit can be raised to; infinity where there is none."""
+    """The maximum of the soft limit; infinity if there is none."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return float("inf") if hard == resource.RLIM_INFINITY else hard
 
 
 def raise_limit(needed: int) -> None:
-    """Raises the soft limit to what is needed, at most to the hard one. Never lowers it.
+    """Raises the soft limit to `needed`, at most to the hard limit. Never lowers it.
 
-    Logs a warning if the hard limit is too low. Call it before `trio.run`: `select.devpoll` reads the limit
-    when it is made.
+    Logs a warning if the hard limit is too low. Call it before `trio.run`, because `select.devpoll` reads the
+    limit when it is created.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)

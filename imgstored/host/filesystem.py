@@ -1,10 +1,10 @@
 """Locks, permissions, the sync of files and folders, and durable files, on any file system.
 
-Network and virtual file systems lack some of the calls. The daemon does without a call that only makes files
-safer. It does not do without a lock, and the error says so in one sentence.
+Network and virtual file systems lack some of the calls. The daemon does without calls that only make files
+safer, but not without locks: then an error says so in one sentence.
 
-After a power cut names may be on the disk in another order than they were made, and the files in a folder
-without the folder. So each step that another one builds on is synced before that.
+After a power cut names may be on the disk in another order than that of their creation, and the files of a
+folder without the folder. So each step is synced before a step that depends on it.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: What a kernel or a file system answers that cannot do a thing at all; ENOTSUP is EOPNOTSUPP on Linux only.
+#: Errors of a kernel or a file system that lacks a call; only on Linux is ENOTSUP the same as EOPNOTSUPP.
 UNABLE: Final = frozenset(
     {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM}
 )
 
-#: The end of a file's name before it is renamed to its own.
+#: The ending of a temporary file's name, before it is renamed.
 NEW: Final = ".new"
 
-#: The answers about a lock that somebody else has. POSIX leaves EAGAIN or EACCES to the system.
+#: Errors for a lock that another process has. POSIX leaves EAGAIN or EACCES to the system.
 _LOCKED: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
 
-#: What to do about a lock that there cannot be.
+#: The hint about a file system without locks.
 LOCKS_HINT: Final = (
     "the file system must have locks: choose a folder on a local one; NFS needs a running lockd and statd"
 )
@@ -46,7 +46,7 @@ LOCKS_HINT: Final = (
 def try_flock(fd: int) -> None:
     """Locks a file for this descriptor (BSD), until it is closed.
 
-    Raises `BlockingIOError` when somebody else has the lock, and another `OSError` where there are no locks.
+    Raises `BlockingIOError` if another process has the lock, and another `OSError` if there are no locks.
     """
     _try(fcntl.flock, fd)
 
@@ -69,26 +69,26 @@ def _try(lock: Callable[[int, int], None], fd: int) -> None:
 
 
 def lacks_locks(error: BaseException | None) -> bool:
-    """True if the error means that there is no lock to be had, for now or ever."""
+    """True if the error means that the file system gives no locks, for now or at all."""
     return isinstance(error, OSError) and (error.errno == errno.ENOLCK or error.errno in UNABLE)
 
 
 def sync(fd: int) -> None:
-    """Brings an open file or folder to the disk. Raises `OSError` when that fails.
+    """Brings an open file or folder to the disk. Raises `OSError` if that fails.
 
-    Where the file system cannot do it at all, as many cannot for a folder, the log says so once.
+    If the file system cannot do it at all, as many cannot for folders, the log says so once.
     """
     try:
         os.fsync(fd)
     except OSError as error:
         if error.errno not in UNABLE:
             raise
-        # EBADF is also the answer to a descriptor that is not open; then this raises, too.
+        # EBADF may also mean that the descriptor is not open; then this raises, too.
         _cannot_sync(os.fstat(fd).st_dev, os.strerror(error.errno))
 
 
 def sync_all(fd: int) -> None:
-    """Brings all of the file system of an open file to the disk: for many small files, faster than each."""
+    """Syncs the whole file system of an open file: for many small files faster than syncing each."""
     if sys.platform == "linux":
         syncfs = ctypes.CDLL(None, use_errno=True).syncfs
         if syncfs(fd):
@@ -108,7 +108,7 @@ def _cannot_sync(device: int, why: str) -> None:
 
 
 def set_mode(fd: int, mode: int) -> None:
-    """Gives a file of ours its permissions; it keeps those that it has where the file system has none."""
+    """Sets the permissions of a file of ours; does nothing on a file system without permissions."""
     try:
         os.fchmod(fd, mode)
     except OSError as error:
@@ -118,7 +118,7 @@ def set_mode(fd: int, mode: int) -> None:
 
 
 def set_times(path: str | os.PathLike[str], accessed_ns: int, modified_ns: int) -> None:
-    """Sets a file's times, in nanoseconds since the epoch, where the file system can do that."""
+    """Sets a file's times, in nanoseconds since the epoch; does nothing if the file system cannot."""
     try:
         os.utime(path, ns=(accessed_ns, modified_ns))
     except OSError as error:
@@ -127,13 +127,13 @@ def set_times(path: str | os.PathLike[str], accessed_ns: int, modified_ns: int) 
 
 
 def replace_file(path: Path, data: bytes, *, mode: int) -> None:
-    """Writes `data` beside `path` and renames it there; it is on the disk when this returns.
+    """Writes `data` to a temporary file, and renames it to `path`; it is on the disk when this returns.
 
-    Raises `OSError`. One writer of a path at a time. Where the file system cannot sync, or keeps no
-    permissions, the file is written all the same.
+    Raises `OSError`. A path has one writer at a time. On a file system that cannot sync, or has no
+    permissions, it writes the file without these.
     """
     new = path.with_name(path.name + NEW)
-    # Never through a link that lies in wait, nor into a file that somebody has open.
+    # Never through a link that lies in wait, nor into a file that another process has open.
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -150,23 +150,23 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Removes a file, if it is there, and it is gone from the disk when this returns. Raises `OSError`."""
+    """Removes a file, if it exists, durably: it is gone from the disk when this returns. Raises `OSError`."""
     with suppress(FileNotFoundError):
         path.unlink()
         sync_folder(path.parent)
 
 
 def make_folder(path: Path, *, mode: int) -> None:
-    """Makes a folder that is not there, and those above it; it is on the disk when this returns.
+    """Makes a folder, if it does not exist, and those above it; it is on the disk when this returns.
 
-    Its name is synced also where it is there: who made it may have died before. Raises `OSError`.
+    Also syncs the name of an existing folder: its maker may have died before that. Raises `OSError`.
     """
     missing = [path]
     while not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
     path.mkdir(mode=mode, parents=True, exist_ok=True)
     for each in reversed(missing):
-        # Whoever may not read the folder above cannot sync it.
+        # A process that may not read the folder above cannot sync it.
         with suppress(PermissionError):
             sync_folder(each.parent)
 
@@ -181,9 +181,9 @@ def sync_folder(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a process that died in `replace_file` left in a folder that is this process's alone.
+    """Removes temporary files that a dead process left in `replace_file`.
 
-    Does nothing where there is no folder. Raises `OSError`.
+    No other process may use the folder. Does nothing if there is no folder. Raises `OSError`.
     """
     with suppress(FileNotFoundError):
         for path in list(folder.glob(f"*{NEW}")):

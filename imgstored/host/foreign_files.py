@@ -1,7 +1,7 @@
 """Files that clients have opened: their file system may be a network disk that is gone, and never answer.
 
-Then each call to them waits in the kernel, `fstat` and `close` too, and nothing ends it. So it is made in a
-thread that is left behind, and whoever wants the answer waits no longer than they like.
+Then each call, also `fstat` and `close`, waits in the kernel, and nothing ends it. So such calls run in a
+thread that is left behind if necessary, and callers wait no longer than they like.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds for one call: a server that starts again takes up to a minute or two.
+#: Seconds for one call: a server that restarts takes up to a minute or two.
 SILENCE: Final = 120.0
-#: Files at the same time, those that do not answer included; each has a thread, also after its user left.
+#: Files at the same time, including those that do not answer; each has a thread, also after its user has
+#: left.
 MAX_FILES: Final = 64
-#: Seconds between two questions whether the answer is still wanted.
+#: Seconds between two calls of `check`.
 _PAUSE: Final = 0.1
-#: Threads that close files; other files wait for one.
+#: Threads that close files; further files wait for one.
 _CLOSERS: Final = 8
 
 _free = threading.BoundedSemaphore(MAX_FILES)
 
 
 class ForeignFile:
-    """An open file; leaving the block ends its use. One thread at a time calls it, `fail` is for any.
+    """An open file; leaving the block ends its use. One thread at a time calls it; `fail` is for any thread.
 
-    `check` is called every now and then by whoever waits, and may raise. Raises `OSError` if there are too
-    many that do not answer.
+    A waiting caller calls `check` every now and then, which may raise. Raises `OSError` if too many files do
+    not answer.
     """
 
     def __init__(self, fd: int, *, check: Callable[[], None] = lambda: None) -> None:
-        """Takes a copy of the descriptor, which stays its owner's."""
+        """Copies the descriptor, which its owner still has to close."""
         if not _free.acquire(blocking=False):
             raise TimeoutError(f"{MAX_FILES} files are in use, or their disks do not answer")
         self._check = check
@@ -48,13 +49,13 @@ class ForeignFile:
         self._answer: Callable[[], object] | None = None
         self._failure: BaseException | None = None
         self._ended = False
-        self._released: list[int] = []  # descriptors that a call which was given up may still use
+        self._released: list[int] = []  # descriptors that an abandoned call may still use
         try:
             self._fd = os.dup(fd)
         except BaseException:
             _free.release()
             raise
-        # Not one of trio's, nor of a pool: these are waited for at the end.
+        # Neither a thread of trio's nor of a thread pool: the process waits for those at its end.
         threading.Thread(target=self._work, name="foreign file", daemon=True).start()
 
     def __enter__(self) -> ForeignFile:
@@ -66,7 +67,7 @@ class ForeignFile:
         self.close()
 
     def close(self) -> None:
-        """Closes the copy, now or once a call that was given up returns. Never waits."""
+        """Closes the copy, now or once an abandoned call returns. Never waits."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -78,15 +79,15 @@ class ForeignFile:
             self._changed.notify_all()
 
     def release(self, fd: int) -> None:
-        """Closes another descriptor of that disk once no call is under way that may use it. Never waits."""
+        """Closes another descriptor of that disk once no call that may use it is under way. Never waits."""
         with self._changed:
             self._released.append(fd)
 
     def __call__(self, call: Callable[[int], T], *, seconds: float | None = None) -> T:
-        """Calls `call` with the descriptor; returns or raises what it does. Blocks.
+        """Calls `call` with the descriptor; returns its result, or raises its error. Blocks.
 
-        Raises `TimeoutError` after `SILENCE`, or other `seconds`, without an answer, what `fail` was given,
-        and what `check` raises; the file is of no use after that.
+        Also raises `TimeoutError` after `SILENCE` or `seconds` without an answer, the error of `fail`, and
+        what `check` raises; after that the file cannot be used any more.
         """
         seconds = SILENCE if seconds is None else seconds
         deadline = time.monotonic() + seconds
@@ -180,5 +181,5 @@ class _Closer:
                 os.close(fd)
 
 
-#: Closes a client's descriptor, which is not to be used any more, soon. Never waits, never raises.
+#: Closes a client's descriptor soon; the caller must not use it any more. Never waits, never raises.
 close = _Closer().close

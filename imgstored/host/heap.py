@@ -1,7 +1,7 @@
-"""The C library's heap, as an import needs it: blocks of 1 MiB that come and go, hundreds a second.
+"""The C library's heap, tuned for imports: blocks of 1 MiB come and go, hundreds per second.
 
-glibc gives a large block back to the kernel as soon as it is freed, and the next one costs a page fault for
-each 4 KiB: a seventh of the time that gzip takes. Other C libraries keep what is freed.
+glibc returns a large block to the kernel as soon as it is freed, and the next one costs a page fault for each
+4 KiB: a seventh of the time of gzip. Other C libraries keep freed blocks.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Of malloc.h.
+#: Parameters of mallopt(3).
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 
-#: Bytes. Larger blocks are mapped each by itself, and so many at the end of the heap are kept.
+#: In bytes: the size from which each block is mapped by itself, and the free end of the heap that is kept.
 _MAPPED: Final = 4 << 20
 _KEPT: Final = 32 << 20
 
@@ -27,7 +27,7 @@ _KEPT: Final = 32 << 20
 def keep_what_is_freed() -> None:
     """Makes the process keep the memory that it frees, to a bound, until `give_back`.
 
-    For the start of the process, before there are threads: each would have a heap of its own to keep.
+    Call it before there are threads, each of which would keep a heap of its own.
     """
     mallopt = _function("mallopt")
     if mallopt is not None:
@@ -37,7 +37,7 @@ def keep_what_is_freed() -> None:
 
 
 def give_back() -> None:
-    """Gives the kernel the memory that is free. Takes some milliseconds; for any thread."""
+    """Returns free memory to the kernel. Takes some milliseconds; for any thread."""
     trim = _function("malloc_trim")
     if trim is not None:
         trim(0)
@@ -45,7 +45,7 @@ def give_back() -> None:
 
 @functools.cache
 def _function(name: str) -> Callable[..., Any] | None:
-    """A function of glibc; None where there is another C library."""
+    """A function of glibc; None if this is another C library."""
     if sys.platform != "linux":
         return None
     try:

@@ -1,6 +1,6 @@
 """The holder of a file lock that this process wants, as far as the system tells.
 
-Anybody who may open a file may lock it: a read lock needs no more than a file that can be read.
+A user who may open a file may lock it: a read lock needs only a readable file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_NAME: Final = 40
 
 
 class Holder(Struct, frozen=True):
-    """A process that has a lock. What is not known is None."""
+    """A process that has a lock. Unknown facts are None."""
 
     pid: int
     name: str | None = None  #: printable; a process names itself
@@ -41,7 +41,7 @@ class Holder(Struct, frozen=True):
 
     @property
     def foreign(self) -> bool:
-        """True if it is surely neither root's nor of the daemon's own user."""
+        """True if the process certainly belongs neither to root nor to the daemon's own user."""
         return self.uids is not None and not self.uids <= {0, os.geteuid()}
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Holder(Struct, frozen=True):
 
 
 def of_lockf(fd: int) -> Holder | None:
-    """A process whose POSIX lock keeps this one from a write lock of the whole file; None if nobody tells."""
+    """A process whose POSIX lock prevents a write lock of the whole file; None if the system names none."""
     layout = next((found for name, found in _FLOCK.items() if sys.platform.startswith(name)), None)
     if layout is None:
         return None
@@ -63,12 +63,12 @@ def of_lockf(fd: int) -> Holder | None:
     except OSError:
         return None
     if answer[0] == fcntl.F_UNLCK or answer[pid_at] <= 0:
-        return None  # free by now, or of another host or container
+        return None  # free by now, or a process of another host or container
     return _process(answer[pid_at], shared=answer[0] == fcntl.F_RDLCK)
 
 
 def of_flock(fd: int) -> Holder | None:
-    """A process with a BSD lock of the file; None if nobody tells. Only Linux lists these locks."""
+    """A process with a BSD lock of the file; None if the system names none. Only Linux lists these locks."""
     status = os.fstat(fd)
     wanted = os.major(status.st_dev), os.minor(status.st_dev), status.st_ino
     return next((_process(pid) for pid, place in _flocks() if place == wanted), None)
@@ -92,6 +92,6 @@ def _process(pid: int, *, shared: bool = False) -> Holder:
         name = (folder / "comm").read_text(errors="replace").strip()[:_MAX_NAME]
     except OSError:
         return Holder(pid, shared=shared)
-    # Who may only run a program as root is not root: its real uid tells.
+    # A user who may only run a program as root is not root: the real uid shows that.
     both = None if uids is None else frozenset(map(int, uids.groups()))
     return Holder(pid, printable(name) or None, both, shared)

@@ -20,14 +20,14 @@ _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 class Mount(Struct, frozen=True):
     """A mount as the kernel lists it."""
 
-    device: str  #: Linux: MAJOR:MINOR, illumos: a number; it tells this mount from any other there is
+    device: str  #: Linux: MAJOR:MINOR, illumos: a number; it identifies the mount
     place: bytes
-    kind: str  #: as "ext4" or "fuse.imgstored"
-    source: str  #: as "/dev/sda1", or a dataset
+    kind: str  #: such as "ext4" or "fuse.imgstored"
+    source: str  #: such as "/dev/sda1", or a dataset
 
 
 def mounted() -> list[Mount]:
-    """All mounts, a later one over an earlier one; none where there is no list. Raises `OSError`."""
+    """All mounts, a later one over an earlier one; empty if there is no list. Raises `OSError`."""
     for path, parsed in _LISTS:
         try:
             with path.open("rb") as file:
@@ -38,7 +38,7 @@ def mounted() -> list[Mount]:
 
 
 def mounted_at(path: Path) -> Mount | None:
-    """The topmost mount at exactly that path (absolute, without links), never waiting for who serves it."""
+    """The topmost mount at exactly that path (absolute, without links). Never waits for its server."""
     place = os.fsencode(path)
     return next((mount for mount in reversed(mounted()) if mount.place == place), None)
 
@@ -52,14 +52,14 @@ def holding(path: Path, listed: list[Mount]) -> Mount | None:
 
 
 def storage_of(path: Path) -> str:
-    """The storage whose room a folder has: two folders with the same one share it. Raises `OSError`.
+    """The storage of a folder: two folders with the same storage share its free space. Raises `OSError`.
 
-    The datasets of a ZFS pool do, and so do the subvolumes of one device.
+    The datasets of a ZFS pool share it, as do the subvolumes of one device.
     """
     try:
         mount = holding(Path(os.path.realpath(path)), mounted())
     except OSError:
-        mount = None  # then only its device tells
+        mount = None  # then only the device identifies the storage
     if mount is not None and mount.kind == "zfs":
         return storage_of_zfs(mount.source)
     if mount is not None and mount.source.startswith("/dev/"):

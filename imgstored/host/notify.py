@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-#: Seconds that the other side may keep us from going on.
+#: Seconds that the parent may delay us.
 _TIMEOUT: Final = 1.0
 
 
 class Notifier:
-    """Says that we are ready, stopping, reading our configuration, and, again and again, that we are alive.
+    """Reports that the daemon is ready, stopping or reading its configuration, and that it is alive.
 
-    `address` is a datagram socket's path, or `@name` of an abstract one; without it nothing is said.
-    `alive` is how many seconds may lie between two signs of life; None: nobody waits for them.
-    `waiting` is a pipe, closed when we are ready, after a byte.
+    `address` is a datagram socket's path, or `@name` of an abstract one; without it there are no reports.
+    `alive` is the greatest number of seconds between two signs of life, None if nobody waits for them.
+    `waiting` is a pipe, which gets a byte and is closed when the daemon is ready.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Notifier:
 
     @classmethod
     def of(cls, environment: MutableMapping[str, str], *, waiting: int | None = None) -> Notifier:
-        """As the environment says, which then says it no longer: programs that we run are not asked."""
+        """The notifier of the environment; removes its variables, which are not for child processes."""
         address = environment.pop("NOTIFY_SOCKET", None)
         microseconds = environment.pop("WATCHDOG_USEC", "")
         asked = environment.pop("WATCHDOG_PID", str(os.getpid()))
@@ -45,7 +45,7 @@ class Notifier:
         return cls(address or None, alive=int(microseconds) / 1e6 if watched else None, waiting=waiting)
 
     def ready(self) -> None:
-        """Requests are answered; also after `reloading`."""
+        """Reports that the daemon answers requests; also after `reloading`."""
         self._say("READY=1")
         if self._waiting is not None:
             # Nobody may be waiting any more.
@@ -55,7 +55,7 @@ class Notifier:
             self._waiting = None
 
     def reloading(self) -> None:
-        """The configuration is being read again; `ready` follows."""
+        """Reports that the daemon reads its configuration again; `ready` follows."""
         self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
@@ -63,7 +63,7 @@ class Notifier:
         self._say("STOPPING=1")
 
     async def watch(self) -> None:
-        """Gives signs of life, twice as often as they are asked for; none while the event loop hangs."""
+        """Sends signs of life, twice as often as necessary; none while the event loop hangs."""
         if self._address is None or self._alive is None:
             return
         while True:

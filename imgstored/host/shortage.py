@@ -12,14 +12,15 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def is_full(error: OSError) -> bool:
-    """True if that is what the error means."""
+    """True if the error means that a file system is full."""
     return error.errno in _FULL
 
 
 def why(error: OSError) -> str:
-    """The error in words: of no room and of no room for one more file the system says the same (ENOSPC).
+    """The error in words. ENOSPC may mean no space, or no inode for one more file.
 
-    Which of them it is can be seen at the file that the error names; what names none had its file already.
+    The file system of the file that the error names tells which; an error without a name is not about a new
+    file.
     """
     place = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "")
     if error.errno == errno.ENOSPC and place.is_absolute() and free_inodes(place) == 0:
@@ -28,7 +29,7 @@ def why(error: OSError) -> str:
 
 
 def explain(error: OSError, place: Path | int) -> None:
-    """Adds to the words of an error in `place` that it is inodes, before what was half made is removed."""
+    """Adds to the words of an error in `place` if inodes are the cause. Call it before any clean-up."""
     if is_full(error):
         error.strerror = f"{why(error)}{cause(place)}"
 
@@ -46,12 +47,12 @@ def free_inodes(place: Path | int) -> int | None:
         status = os.statvfs(place)
     except OSError:
         return None
-    # Those that make inodes as they need them (btrfs) have none to count.
+    # File systems that create inodes as they need them (btrfs) do not count them.
     return status.f_favail if status.f_files else None
 
 
 def free_bytes(place: Path) -> float:
-    """The free bytes of a file system; infinity where it does not say."""
+    """The free bytes of a file system; infinity if it does not say."""
     try:
         status = os.statvfs(place)
     except OSError:

@@ -1,9 +1,8 @@
 """Signal masks: only trio's thread takes signals, and only while it waits.
 
-A signal for the process is taken by any of its threads that lets it through. On illumos a thread that is in a
-channel program or in another long call of ZFS and takes one comes back with EINTR, in the middle of the work.
-So signals are blocked where threads are started, which inherit that, whoever starts them: trio, a pool of
-threads, a library.
+Any thread that does not block a signal may take it. On illumos a thread that takes a signal in a channel
+program, or in another long call of ZFS, returns with EINTR in the middle of the work. So signals are blocked
+whenever a thread may be started, by trio, a thread pool or a library: the new thread inherits the mask.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: What a thread's own fault raises, and what ends a process that hangs: a mask must not hold it up.
+#: Signals of a thread's own faults, and SIGABRT, which ends a hanging process: a mask must not delay them.
 _NEVER: Final = ("SIGABRT", "SIGBUS", "SIGEMT", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
-#: All others that have a name. Realtime signals have none, and Python takes long to look for one.
+#: All other signals with a name. Realtime signals have none, and Python takes long to look for one.
 BLOCKED: Final = frozenset(
     each
     for each in signal.Signals
@@ -28,9 +27,9 @@ BLOCKED: Final = frozenset(
 
 
 def run(main: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
-    """As `trio.run`, with signals that only the calling thread takes, and only while trio waits for events.
+    """As `trio.run`, but only the calling thread takes signals, and only while trio waits for events.
 
-    Threads that begin meanwhile never take one, not even later on. For the main thread.
+    Threads that begin meanwhile never take a signal, not even later. For the main thread.
     """
     import trio  # the zstream programs start others, too, and need no trio
 
@@ -51,9 +50,9 @@ def run(main: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
 
 @contextmanager
 def for_child() -> Iterator[None]:
-    """Programs that are started in here begin with no signal blocked: they inherit the thread's mask.
+    """Unblocks all signals for the block, so that a program started in it has none blocked.
 
-    The thread may take a signal meanwhile, and so must not call ZFS.
+    The thread may take a signal in the block, and so must not call ZFS there.
     """
     before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:

@@ -353,14 +353,17 @@ def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
 
     try:
         context.load_cert_chain(certificate, key, no_password)
-    except (OSError, ssl.SSLError) as error:
+    except ssl.SSLError as error:
+        # Of these an `errno` is a number of OpenSSL's, and says nothing to who looks for those of the system.
         if locked:
-            raise _unusable(name, path, "its key has a password", hint=_LOCKED_HINT) from error
-        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            raise _unusable(name, path, "its key has a password", hint=_LOCKED_HINT) from None
+        if error.reason == "KEY_VALUES_MISMATCH":
             why = f"its key is not that of the certificate in {certificate}"
-            raise _unusable(name, path, why, hint=_KEY_HINT) from error
-        why = getattr(error, "reason", None) or error.strerror or str(error)
-        raise _unusable("cert_file", certificate, why, hint=_CERTIFICATE_HINT) from error
+            raise _unusable(name, path, why, hint=_KEY_HINT) from None
+        why = f"OpenSSL cannot read it ({error.reason or error})"
+        raise _unusable("cert_file", certificate, why, hint=_CERTIFICATE_HINT) from None
+    except OSError as error:
+        raise _unusable("cert_file", certificate, error.strerror or str(error), hint=_KEY_HINT) from error
     return context
 
 
@@ -368,8 +371,11 @@ def _text_of(name: str, path: Path) -> bytes:
     """What is in a file of the configuration. Raises `ConfigError`."""
     try:
         # Nobody waits for the other end of a pipe.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return file.read(_MAX_PEM)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(fd, _MAX_PEM)
+        finally:
+            os.close(fd)
     except OSError as error:
         hint = _CERTIFICATE_HINT if name == "cert_file" else _KEY_HINT
         raise _unusable(name, path, error.strerror or str(error), hint=hint) from error

@@ -19,7 +19,7 @@ from imgstored.host.mounts import storage_of
 from imgstored.manifest.values import whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
 
     from imgstored.manifest import Manifest
@@ -295,10 +295,12 @@ class CancellableRoom:
         self._room.spent(size)
 
 
-def watched(stream: Pieces, claim: Claim, there: int) -> Pieces:
+def watched(
+    stream: Pieces, claim: Claim, there: int
+) -> Generator[bytes | bytearray | memoryview, None, None]:
     """Yields a stream's pieces; the pool has the first `there` bytes, and the bytes after them take room.
 
-    Raises `NoSpaceError` once the pool is full.
+    To be closed. Raises `NoSpaceError` once the pool is full.
     """
     position = 0
     for piece in stream:

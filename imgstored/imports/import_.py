@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -543,9 +543,10 @@ class Import:
                 # From an image server comes the layer itself; an exported image is a stream, like all others.
                 is_stream, stream = _begins_stream(stream)
                 arrive = self._pool.receive if is_stream else self._pool.unpack
-            stream = watched(stream, room, there)
             cancellable = CancellableRoom(room, pump.check)
-            return arrive(self.uuid, stream, origin=self.manifest.origin, room=cancellable)
+            # Closed here: a thread that collects the generator later may have the lock that its end takes.
+            with closing(watched(stream, room, there)) as stream:
+                return arrive(self.uuid, stream, origin=self.manifest.origin, room=cancellable)
 
         failure: ImgstoreError | None = None
         async with trio.open_nursery() as nursery:

@@ -1,7 +1,8 @@
 """The journal: which imports are wanted, and which ranges of their files are there. It survives the daemon.
 
-SQLite in WAL mode. A commit is not fsynced: after a power cut the last few may be missing, and the daemon
-fetches those ranges again. It trusts a range only while its bytes still have the fingerprint in the journal.
+SQLite in WAL mode. Which imports are wanted survives a power cut: one that ended must not bring back an image
+that was deleted since. The other commits are not fsynced: the last few may be missing, and the daemon fetches
+those ranges again. It trusts a range only while its bytes still have the fingerprint in the journal.
 
 If the disk is full or fails, a daemon starts without its journal: `fault` has the reason, all calls raise it,
 and `open` may be tried again.
@@ -198,7 +199,7 @@ class Journal:
         now = time.time()
         sources = None if spec.sources is None else json.dumps(list(spec.sources))
         document = json.dumps(dict(manifest))
-        with self.transaction() as db:
+        with self.transaction(durable=True) as db:
             db.execute(
                 "INSERT INTO imports VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, 0)"
                 " ON CONFLICT (pool, uuid) DO UPDATE SET manifest = excluded.manifest,"
@@ -209,7 +210,7 @@ class Journal:
 
     def park(self, pool: str, uuid: str) -> None:
         """Marks an import as not wanted. The next try uses what was downloaded."""
-        with self.transaction() as db:
+        with self.transaction(durable=True) as db:
             db.execute(
                 "UPDATE imports SET wanted = 0, touched_at = ? WHERE pool = ? AND uuid = ?",
                 (time.time(), pool, uuid),
@@ -232,7 +233,7 @@ class Journal:
 
     def end(self, pool: str, uuid: str) -> None:
         """Removes an import that is installed or given up."""
-        with self.transaction() as db:
+        with self.transaction(durable=True) as db:
             db.execute("DELETE FROM imports WHERE pool = ? AND uuid = ?", (pool, uuid))
 
     def imports(self) -> list[UnfinishedImport]:
@@ -256,12 +257,16 @@ class Journal:
             return {row[0] for row in db.execute("SELECT uuid FROM spools")}
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commits all changes of the block, or none. Raises `NoSpaceError`, or `PoolError` for a bad disk."""
+    def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """Commits all changes of the block, or none; a `durable` commit survives a power cut.
+
+        Raises `NoSpaceError`, or `PoolError` for a bad disk.
+        """
         with self._lock:
             if self._db is None:
                 raise self.not_open()
             try:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._db.execute("BEGIN")
                 try:
                     yield self._db

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -17,6 +18,7 @@ from imgstored.host import shortage
 from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from imgstored.catalog.catalog import Catalog
@@ -50,20 +52,32 @@ class Leftovers:
         self._locks = locks
 
     def drop(self, pool: str, uuid: str, kept: Kept, *, locked: bool) -> None:
-        """Drops what an import leaves and its end does not keep. Raises `PoolError`.
+        """Drops what an import leaves and its end does not keep. Raises `PoolError`, also `NoSpaceError`.
 
-        `locked` says whether the caller has the image's lock.
+        If one thing cannot be dropped, all others are: an import that nobody wants does not go on after a
+        restart because the pool kept its partial. `locked` says whether the caller has the image's lock.
         """
+        steps: list[Callable[[], None]] = []
         if not kept.partial:
-            self._abandon(pool, uuid, locked=locked)
-        if self._journal.fault is not None:
-            return  # the import of a client's file: all others need the journal
-        if not kept.download:
-            self._drop_spool(spool_name(pool, uuid))
-        if not kept.journal:
-            self._journal.end(pool, uuid)
-        elif not kept.wanted:
-            self._journal.park(pool, uuid)
+            steps.append(partial(self._abandon, pool, uuid, locked=locked))
+        # Without the journal it was an image file's: no other import begins then.
+        if self._journal.fault is None:
+            if not kept.download:
+                name = spool_name(pool, uuid)
+                # What nobody may trust is not believed either where the file stays.
+                steps += [self._journal.ranges(name).forget, partial(self._remove_spool, name)]
+            if not kept.journal:
+                steps.append(partial(self._journal.end, pool, uuid))
+            elif not kept.wanted:
+                steps.append(partial(self._journal.park, pool, uuid))
+        failures: list[ImgstoreError | OSError] = []
+        for step in steps:
+            try:
+                step()
+            except (ImgstoreError, OSError) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _abandon(self, pool: str, uuid: str, *, locked: bool) -> None:
         keeper = self._catalog.pool(pool)
@@ -91,10 +105,6 @@ class Leftovers:
             return
         self._journal.ranges(name).forget()
         self._journal.end(pool, uuid)
-
-    def _drop_spool(self, name: str) -> None:
-        self._remove_spool(name)
-        self._journal.ranges(name).forget()
 
     def _remove_spool(self, name: str) -> None:
         for suffix in ("", INDEX, PAYLOADS):

@@ -1,7 +1,7 @@
-"""A dry run: which images an import would bring, from where, how big, and what would refuse it.
+"""A dry run: the images that an import would bring, their sources and sizes, and reasons to refuse it.
 
-Renders the same plan that an import executes. It changes and starts nothing: it asks the sources, and only
-looks at everything else.
+Renders the same plan that an import executes. It starts and changes nothing: it asks the sources, and reads
+the rest.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class DryRun:
     ) -> PlanDocument:
         """The protocol's *plan* for an image, with its errors in `refusals`.
 
-        Raises `ImageNotFoundError` and its kind where no source has the image, and what keeps us from finding
-        that out.
+        Raises `ImageNotFoundError` or `ActiveImageNotFoundError` if no source has the image, and the errors
+        of the search.
         """
         check_uuid(uuid)
         target = self._catalog.pool(pool)
@@ -106,7 +106,7 @@ class DryRun:
         return [self._rendered(plan.spec.pool, step) for step in plan.steps]
 
     async def _find(self, plan: Plan, uuid: str) -> Found:
-        """An image as an import would find it; one that is not active is refused, and shown all the same."""
+        """An image as an import would find it. An inactive one is refused, but still in the plan."""
         find = partial(
             self._sources.find, uuid, sources=plan.spec.sources, channel=plan.spec.channel, copies=True
         )
@@ -139,7 +139,7 @@ class DryRun:
     # -- whether they fit ------------------------------------------------------------------------------------
 
     def _present(self, pool: str, image: PlannedDocument) -> int:
-        """Bytes that an earlier try has left, and that are still to be checked."""
+        """Bytes that an earlier try has left; the import still has to check them."""
         library = self._resources.library
         kept = None if library is None else library.get(image["uuid"])
         if kept is not None and kept.size == image["size"]:
@@ -151,7 +151,7 @@ class DryRun:
         return sum(min(end, spooled.size) - (end - spooled.range_size) for end in ends)
 
     async def _delta(self, spec: ImportSpec, found: Found) -> DeltaDocument | None:
-        """The installed image that an import would take a part of the file from. How much shows only then."""
+        """The installed image that has a part of the file. Only an import finds out how much."""
         if not found.locations:
             return None
         basis = await Deltas(spec.of(found.manifest.uuid), found.manifest, self._resources).basis(
@@ -160,7 +160,7 @@ class DryRun:
         return None if basis is None else delta_document(basis)
 
     async def _warnings(self, plan: Plan, pool: Pool) -> list[str]:
-        """Doubts whether the images fit, as an import would note them. Raises `PoolError`."""
+        """Warnings that images may not fit, as in the notes of an import. Raises `PoolError`."""
         manifests = [step.found.manifest for step in plan.steps if step.found is not None]
 
         def look() -> list[str]:
@@ -172,8 +172,8 @@ class DryRun:
     async def _free_space(self, plan: Plan, pool: Pool, to_come: int, at_least: int) -> RoomDocument:
         """Free bytes in the spool and in the pool. A shortage is a refusal. Raises `PoolError`.
 
-        How much an image takes in a pool shows only while it is received: not less than its file, mostly, and
-        not less than an earlier try took.
+        The size of an image in a pool shows only during the receive: usually at least that of its file, and
+        at least what an earlier try took.
         """
         free_space, journal = self._resources.free_space, self._resources.journal
 

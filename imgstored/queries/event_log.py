@@ -1,8 +1,8 @@
 """The numbered events: what happened in the store, for clients that follow it, and for hooks.
 
-SQLite in WAL mode, next to the history, and bounded. A number is on the disk before anybody sees it, and is
-never used again: a client goes on after the last one that it has seen, whatever happened to either side. What
-is gone by then is an error, which says so.
+SQLite in WAL mode, next to the history, and bounded. A number is on the disk before any client sees it, and
+is never used again: a client goes on after the last number that it has seen, whatever happened to either
+side. If the events after that number are gone by then, the client gets an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Events that are kept: the newest.
+#: The number of newest events that are kept.
 MAX_EVENTS: Final = 10_000
 
 #: Events that wait for a file that is not open.
@@ -75,7 +75,7 @@ LAYOUT: Final = Layout(
         )
     },
     lost="`imgctl events` begins anew, with number 1",
-    # A number that somebody has seen is there after a power cut, too.
+    # A number that a client has seen must survive a power cut.
     then="PRAGMA synchronous = FULL",
 )
 
@@ -84,7 +84,7 @@ class EventLog(Ledger):
     """The file. Subscribes to the store's events, and writes them down while `run` is running."""
 
     def __init__(self, path: Path, aside: Aside | None = None) -> None:
-        """As of `Ledger`."""
+        """Opens the file as `Ledger` does."""
         self._last = 0
         self._waiting: deque[dict[str, Any]] = deque()
         self._written: deque[NumberedEvent] = deque()
@@ -117,7 +117,7 @@ class EventLog(Ledger):
         self.add(self._write)
 
     async def flush(self) -> None:
-        """Returns once everything that was heard before is written down, if it can be; tells who listens."""
+        """Returns once all earlier events are written down, if that is possible; notifies the listeners."""
         await super().flush()
         if not self._written:
             return
@@ -134,17 +134,17 @@ class EventLog(Ledger):
             self._last = _newest(self._opened.writer)
 
     def _write(self) -> None:
-        """Writes all that waits, in one transaction. In the writing thread."""
+        """Writes all pending events, in one transaction. In the writing thread."""
         waiting, lost = list(self._waiting), self._lost
-        told = [KNOWN.hidden_in(facts) for facts in waiting]
-        if lost and told:
-            told.insert(0, {"at": told[0]["at"], "event": "events-lost", "lost": lost})
+        documents = [KNOWN.hidden_in(facts) for facts in waiting]
+        if lost and documents:
+            documents.insert(0, {"at": documents[0]["at"], "event": "events-lost", "lost": lost})
         done: list[NumberedEvent] = []
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
             try:
-                for facts in told:
+                for facts in documents:
                     if "message" in facts:
                         facts = {**facts, "message": redacted(facts["message"])}
                     added = db.execute("INSERT INTO events (document) VALUES (?)", (json.dumps(facts),))
@@ -160,7 +160,7 @@ class EventLog(Ledger):
             self._lost += len(waiting)
             raise
         else:
-            self._lost -= lost if told else 0
+            self._lost -= lost if documents else 0
             self._last = done[-1]["number"] if done else self._last
             self._written.extend(done)
         finally:
@@ -172,10 +172,10 @@ class EventLog(Ledger):
     async def follow(
         self, since: int | None = None, *, on: bool = True
     ) -> AsyncGenerator[NumberedEvent, None]:
-        """Gives the events after number `since`: 0 for all that are kept, None for those that are to come.
+        """Gives the events after number `since`: 0 for all that are kept, None for only new ones.
 
-        With `on` it waits for more. Raises `EventsGoneError` where events after that number are not kept any
-        more, or that number has never been; and `PoolError` while the file cannot be opened.
+        With `on` it waits for more. Raises `EventsGoneError` if the events after that number are no longer
+        kept, or the number was never used; `PoolError` while the file cannot be opened.
         """
         await self.flush()
         if self.fault is not None:
@@ -214,7 +214,7 @@ class EventLog(Ledger):
         if seen > self._last:
             raise _gone(f"there is no event with number {seen}", seen, oldest, self._last)
         if seen and seen < oldest - 1:
-            raise _gone(f"the events after number {seen} are not kept any more", seen, oldest, self._last)
+            raise _gone(f"the events after number {seen} are no longer kept", seen, oldest, self._last)
         return [_event(number or 0, document) for number, document in rows[1:]]
 
 
@@ -228,19 +228,19 @@ def _gone(what: str, since: int, oldest: int, newest: int) -> EventsGoneError:
 
 
 def _event(number: int, document: str) -> NumberedEvent:
-    """The row of an event, without secrets that an earlier daemon did not know."""
+    """The event of a row, without secrets that an earlier daemon did not know."""
     return cast("NumberedEvent", {"number": number, **KNOWN.hidden_in(json.loads(document))})
 
 
 def _newest(db: sqlite3.Connection) -> int:
-    """The last number that was given, also to an event that is not kept any more."""
+    """The last number that was used, even if its event is no longer kept."""
     row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
     return 0 if row is None else int(row[0])
 
 
 @asynccontextmanager
 async def open_event_log(path: Path, aside: Aside | None = None) -> AsyncIterator[EventLog]:
-    """Opens the log, writes down what it hears, and closes it. Raises as `EventLog` does."""
+    """Opens the log, writes events down during the block, and closes it. Raises as `EventLog` does."""
     with closing(EventLog(path, aside)) as opened:
         async with trio.open_nursery() as nursery:
             await nursery.start(opened.run)

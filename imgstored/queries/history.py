@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from imgstored.events.stream import Action, Requester, StoreEvent
     from imgstored.state.damage import Aside
 
-#: Rows that are kept: the newest.
+#: The number of newest rows that are kept.
 MAX_ROWS = 10_000
 
 #: Characters of an error's message that are kept.
@@ -85,18 +85,18 @@ LAYOUT: Final = Layout(
         )
     },
     lost="`imgctl history` begins anew",
-    # What an earlier daemon did not see end.
+    # Actions that an earlier daemon did not end.
     then="UPDATE history SET outcome = 'interrupted' WHERE outcome IS NULL",
 )
 
-#: Events that are kept for a history that is not open.
+#: Events that are kept in memory while the history is not open.
 _MAX_PENDING: Final = 2 * MAX_ROWS
 
 #: The columns that an entry shows.
 _FIELDS = tuple(EntryDocument.__annotations__)
 
 
-#: What makes a failure moot: since then the image was installed there, or deleted.
+#: A failure is moot if the image was installed or deleted in that pool since then.
 _LATER = (
     "SELECT 1 FROM history AS later WHERE later.uuid = history.uuid AND later.pool = history.pool"
     " AND later.id > history.id AND later.outcome IN ('installed', 'deleted')"
@@ -107,7 +107,7 @@ class History(Ledger):
     """The file. Subscribes to the store's events, and writes them down while `run` is running."""
 
     def __init__(self, path: Path, aside: Aside | None = None) -> None:
-        """As of `Ledger`."""
+        """Opens the file as `Ledger` does."""
         super().__init__(path, LAYOUT, aside, what="history", pending=_MAX_PENDING)
         self._rows: dict[Action, tuple[int, float]] = {}  # of what is under way; when it began
 
@@ -151,7 +151,7 @@ class History(Ledger):
     def _end(self, ended: Ended, now: float) -> None:
         row, began = self._rows.pop(ended.action, (None, now))
         if row is None:
-            return  # its beginning could not be written
+            return  # the start could not be written
         error = ended.error
         code = None if error is None else error.code
         said = ended.remark if error is None else error.message
@@ -177,7 +177,7 @@ class History(Ledger):
         return await self._read(read)
 
     async def failures(self, limit: int) -> list[EntryDocument]:
-        """The newest entries of what failed and did not succeed later, at most `limit`, oldest first."""
+        """The newest entries of failures without a later success, at most `limit`, oldest first."""
 
         def read() -> list[EntryDocument]:
             rows = self._readers.execute(
@@ -190,7 +190,7 @@ class History(Ledger):
         return await self._read(read)
 
     async def images(self) -> list[Named]:
-        """The images that the history is about, with the names that they had last."""
+        """The images in the history, with their latest names."""
 
         def read() -> list[Named]:
             rows = self._readers.execute(
@@ -204,7 +204,7 @@ class History(Ledger):
 
 @asynccontextmanager
 async def open_history(path: Path, aside: Aside | None = None) -> AsyncIterator[History]:
-    """Opens the history, writes down what it hears, and closes it. Raises as `History` does."""
+    """Opens the history, writes events down during the block, and closes it. Raises as `History` does."""
     with closing(History(path, aside)) as history:
         async with trio.open_nursery() as nursery:
             await nursery.start(history.run)
@@ -213,7 +213,7 @@ async def open_history(path: Path, aside: Aside | None = None) -> AsyncIterator[
 
 
 def _entry(row: tuple[Any, ...]) -> EntryDocument:
-    """The row of a query for `_FIELDS`, without secrets that an earlier daemon did not know."""
+    """The entry of a row with `_FIELDS`, without secrets that an earlier daemon did not know."""
     entry = KNOWN.hidden_in(dict(zip(_FIELDS, row, strict=True)))
     if entry["message"] is not None:
         entry["message"] = redacted(entry["message"])

@@ -1,8 +1,8 @@
 """A database of the state folder in which the daemon writes down what happens, in order.
 
-It is written by a thread, one change after the other. Where the disk is full or fails at the start, it is
-opened later, and what happened until then is written down then. When it cannot be written, the log says so,
-and nothing else stops.
+A thread makes one change after the other. If the disk is full or fails at the start, the database is opened
+later, and gets the changes that waited for it. If it cannot be written, the log says so, and nothing else
+stops.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PAUSE: Final = 5.0
 
 
 class _Connections(Struct, frozen=True):
-    """The open file. What is done never waits for what is read: readers have their own connection (WAL)."""
+    """The open file. Writing never waits for reading, because readers have their own connection (WAL)."""
 
     writer: sqlite3.Connection
     readers: sqlite3.Connection
@@ -63,10 +63,10 @@ class Ledger:
     def __init__(
         self, path: Path, layout: Layout, aside: Aside | None = None, *, what: str, pending: int
     ) -> None:
-        """Opens or creates the file, or brings an older one up to date. What is damaged goes to `aside`.
+        """Opens or creates the file, or brings an older one up to date. Damaged parts go to `aside`.
 
-        `what` it is called in the log; `pending` changes are kept while it is not open, the newest. Raises
-        `ConfigError` where a newer daemon has written it, or it must not be opened.
+        `what` is its name in log lines. While the file is not open, the newest `pending` changes are kept.
+        Raises `ConfigError` if a newer daemon has written the file, or this user may not open it.
         """
         self._path = path
         self._layout = layout
@@ -76,19 +76,19 @@ class Ledger:
         self._opened: _Connections | None = None
         self._open()
         self._reading = trio.Lock()
-        # Fair: who reads after something has ended finds that written down.
+        # Fair, so that a reader finds everything that ended before.
         self._lock = trio.Lock()
         self._writer = trio.CapacityLimiter(1)
         self._pending: deque[Callable[[], None]] = deque(maxlen=pending)
         self._some = trio.Event()
 
     def close(self) -> None:
-        """Closes the file. What was not flushed is lost."""
+        """Closes the file. Changes that were not flushed are lost."""
         if self._opened is not None:
             self._opened.close()
 
     def _open(self) -> None:
-        """Opens the file, or says in `fault` why that has to wait. Blocks."""
+        """Opens the file, or sets `fault` to the reason why that has to wait. Blocks."""
         try:
             self._opened = _Connections.to(self._path, self._layout, self._aside)
         except PoolError as error:
@@ -112,7 +112,7 @@ class Ledger:
         return self._opened
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Writes down what is heard until it is cancelled, and then what is left."""
+        """Makes changes until it is cancelled, and then the remaining ones."""
         try:
             task_status.started()
             while True:
@@ -127,21 +127,18 @@ class Ledger:
                 await self.flush()
 
     def add(self, change: Callable[[], None]) -> None:
-        """Writes something down, soon: `change` is called in the writing thread."""
+        """Calls `change` soon, in the writing thread."""
         self._pending.append(change)
         self._some.set()
 
     async def flush(self) -> None:
-        """Returns once everything that was heard before is written down, if it can be."""
+        """Returns once all earlier changes are made, if that is possible."""
         async with self._lock:
             while self._pending and self._opened is not None:
                 try:
                     await trio.to_thread.run_sync(self._pending[0], limiter=self._writer)
-                except (
-                    sqlite3.Error,
-                    ValueError,
-                    OverflowError,
-                ) as error:  # also a value that sqlite3 does not take
+                except (sqlite3.Error, ValueError, OverflowError) as error:
+                    # ValueError and OverflowError: sqlite3 does not accept a value.
                     log.warning(f"the {self._what} cannot be written", error=str(error))
                 self._pending.popleft()
 
@@ -150,10 +147,10 @@ class Ledger:
             await trio.to_thread.run_sync(self._open, limiter=self._writer)
 
     async def _read(self, read: Callable[[], list[T]]) -> list[T]:
-        """The result of `read`, in a thread, once all is written; nothing where the file cannot be read."""
+        """The result of `read`, in a thread, after all earlier changes; empty if the file cannot be read."""
         await self.flush()
         if self._opened is None:
-            return []  # `fault` says why
+            return []  # `fault` has the reason
         async with self._reading:
             try:
                 return await lanes.in_thread(read)

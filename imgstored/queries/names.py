@@ -1,7 +1,7 @@
 """Names of images: a part of the uuid, NAME, NAME@VERSION, NAME@latest. Pure: no I/O.
 
-Text that could mean two images means none: a server must not be able to take over, by a name that looks like
-it, what people call another image.
+Text that could mean two images means none, so that no server can take over the name of another image by a
+name that looks like it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from imgproto.documents import NamedDocument
 
-#: Hexadecimal digits that the beginning of a uuid must have to stand for it.
+#: The least hexadecimal digits of a uuid's beginning that stands for it.
 MIN_DIGITS = 4
 
 LATEST = "latest"
@@ -35,7 +35,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Named(Struct, frozen=True):
-    """An image that a name could mean. What is not known of it is empty."""
+    """An image that a name could mean. Unknown fields are empty."""
 
     uuid: str
     name: str = ""
@@ -48,7 +48,7 @@ class Named(Struct, frozen=True):
 
 
 def named(manifest: Mapping[str, Any]) -> Named:
-    """The image of a manifest of which only the uuid is sure."""
+    """The image of a manifest, in which only the uuid is certain."""
     name, version, published_at = (
         "" if (value := manifest.get(field)) is None else shown_text(value)
         for field in ("name", "version", "published_at")
@@ -57,7 +57,7 @@ def named(manifest: Mapping[str, Any]) -> Named:
 
 
 class Candidates:
-    """Images that names could mean, arranged so that each name is looked up, however many there are."""
+    """Images that names could mean, indexed so that a look-up does not search them all."""
 
     def __init__(self, images: Iterable[Named]) -> None:
         self._by_uuid: dict[str, list[Named]] = {}
@@ -107,13 +107,13 @@ def _is_prefix(text: str) -> bool:
 
 
 def _latest(images: list[Named]) -> list[Named]:
-    """Those that were published last: several, where they were at the same time."""
+    """The images that were published last; several if their times are equal."""
     last = max(map(published, images), default=_NEVER)
     return [image for image in images if published(image) == last]
 
 
 def published(image: Named) -> datetime:
-    """The time of its publication; the beginning of time if that is unknown."""
+    """The time of publication; the earliest possible time if it is unknown."""
     try:
         time = datetime.fromisoformat(image.published_at)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

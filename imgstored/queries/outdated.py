@@ -1,4 +1,4 @@
-"""Installed images of which the sources have a newer version. `newer` decides, without I/O."""
+"""Installed images for which a source has a newer version. `newer` decides, without I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.refresh import Refresh
     from imgstored.sources.source_set import SourceSet
 
-#: What an image and its newer version have in common.
+#: The fields that an image and its newer version have in common.
 _SAME = ("name", "os", "type")
 
 
@@ -29,10 +29,10 @@ class Outdated:
         self._sources = sources
 
     async def outdated(self, pool: str | None = None) -> OutdatedDocument:
-        """The images of one pool, or of all.
+        """The outdated images of one pool, or of all, by the lists of all sources.
 
-        With them come the sources that did not answer, and the lists that may lack images.
-        Asks every source. Raises `PoolNotFoundError`, `NoSourcesError`, `ConfigError`.
+        The result also names sources that did not answer, and lists that may lack images. Raises
+        `PoolNotFoundError`, `NoSourcesError`, `ConfigError`.
         """
         names = list(self._catalog.pools) if pool is None else [self._catalog.pool(pool).name]
         await self._refresh.all()
@@ -46,9 +46,9 @@ class Outdated:
 
 
 def newer(installed: Iterable[InstalledImage], offered: Sequence[OfferedDocument]) -> list[OldDocument]:
-    """The newest image on offer of each installed one's name, if that is newer and not installed.
+    """The installed images for which `offered` has a newer one that is not installed.
 
-    Only what can be imported counts, and what has the same name, os and type.
+    Only images that can be imported count, and have the same name, os and type.
     """
     images = [*installed]
     there = {(image.pool, image.uuid) for image in images}
@@ -87,7 +87,7 @@ def newer(installed: Iterable[InstalledImage], offered: Sequence[OfferedDocument
 
 
 def _key(manifest: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """None: without a name, nothing is another version of it."""
+    """The common fields; None for an image without a name, which has no other versions."""
     if not manifest.get("name"):
         return None
     return tuple(shown_text(manifest.get(field)) for field in _SAME)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Among = Literal["installed", "available", "active", "jobs", "history"]
 
-#: Names that one request may ask for.
+#: Names in one request, at most.
 MAX_NAMES = 1000
 
 
@@ -143,7 +143,7 @@ class Resolver:
         return [found], lambda text: ImageNotFoundError(f'image "{text}" was not found')
 
     async def _under_way(self) -> _Where:
-        # An import that was under way a moment ago may have ended: its image is installed.
+        # An import that was under way a moment ago may have ended: then its image is installed.
         installed = [_of_document(image.uuid, image.manifest) for image in self._catalog.all()]
         pool = self._catalog.pool(None).name
         return [[named(job) for job in self._jobs()], installed], lambda text: ImageNotInstalledError(
@@ -160,7 +160,7 @@ class Resolver:
 
 
 def _stale(alias: str, uuid: str, pool: str) -> ImageNotInstalledError:
-    """The error of an alias whose image is gone: the uuid alone would say nothing to who typed the alias."""
+    """The error of an alias whose image is gone; it names the alias, which the user knows, and the uuid."""
     hint = (
         f'the alias "{alias}" means image {uuid}, which is not installed: `imgctl import {uuid}` installs it,'
         f" `imgctl alias -d {alias}` removes the alias"
@@ -168,7 +168,7 @@ def _stale(alias: str, uuid: str, pool: str) -> ImageNotInstalledError:
     return ImageNotInstalledError(alias, pool, hint)
 
 
-#: Candidates, the second of which count where none of the first is meant, and the error where none is.
+#: Groups of candidates, of which an earlier one takes precedence; and the error if no candidate is meant.
 _Where = tuple["list[list[Named]]", "Callable[[str], ImgstoreError]"]
 
 
@@ -188,5 +188,5 @@ def _first(name: str, candidates: Sequence[Candidates], not_found: Callable[[str
 
 
 def _of_document(uuid: str, manifest: object) -> Named:
-    """An installed image may have lost its manifest, or have one that says something else."""
+    """An installed image, whose manifest may be missing, or name another uuid."""
     return named({**(manifest if isinstance(manifest, dict) else {}), "uuid": uuid})

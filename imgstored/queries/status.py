@@ -1,6 +1,6 @@
-"""The status of the daemon and of its pools, without asking any server.
+"""The status of the daemon and of its pools, without a request to any server.
 
-Pools are asked with a short timeout, and not more often than anybody can look at it.
+Questions to pools have a short timeout, and an answer serves all requests of the next half second.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from imgstored.queries.history import History
     from imgstored.sources.source_set import SourceSet
 
-#: Failures of the past that a status lists.
+#: Past failures in a status.
 FAILURES: Final = 5
 
-#: Seconds for a pool's answer: somebody looks at a screen.
+#: Seconds for a pool's answer: a person looks at a screen.
 TIMEOUT: Final = 2.0
-#: Seconds for which an answer does, however many ask.
+#: Seconds for which an answer serves all requests.
 _FRESH: Final = 0.5
 
 
 class Daemon(Struct, frozen=True):
-    """The facts that do not change. `config` is the configuration's file, None where there is none."""
+    """The facts that do not change. `config` is the configuration file, None if there is none."""
 
     version: str
     pid: int
@@ -73,7 +73,7 @@ class Status:
         library: Callable[[], LibraryStateDocument | None] = lambda: None,
         server: Callable[[], ServerStateDocument | None] = lambda: None,
     ) -> None:
-        """`faults` are what the daemon cannot use of its own files. It blocks briefly."""
+        """`faults` returns the files of its own that the daemon cannot use. It blocks briefly."""
         self._daemon = daemon
         self._pools = pools
         self._sources = sources
@@ -93,7 +93,7 @@ class Status:
         sources: list[SourceStateDocument] = []
         try:
             sources = await self._sources.health()
-        except ConfigError as error:  # imgadm's file; all the rest is to be seen all the same
+        except ConfigError as error:  # imgadm's file is wrong; the rest of the status does not depend on it
             problems.append(error.as_wire())
         failures = await self._history.failures(FAILURES)
         imports = self._jobs()
@@ -132,7 +132,7 @@ class PoolStates:
         timeout: float = TIMEOUT,
         health: Callable[[str], str | None] = health,
     ) -> None:
-        """`kinds` says of which type each pool is, `health` how the system says that a ZFS pool is."""
+        """`kinds` has the type of each pool; `health` returns the system's word for a ZFS pool's health."""
         self._catalog = catalog
         self._health = health
         self._probes = {
@@ -140,7 +140,7 @@ class PoolStates:
         }
 
     async def all(self) -> list[PoolStateDocument]:
-        """The protocol's *status*' pools, in order; one that does not answer has an `error`."""
+        """The pools of the protocol's *status*, in order; one that does not answer has an `error`."""
         async with trio.open_nursery() as nursery:
             for probe in self._probes.values():
                 nursery.start_soon(probe.look)
@@ -173,11 +173,11 @@ class _Probe:
         self._error: ImgstoreError | None = None
 
     async def look(self) -> None:
-        """Asks the pool, unless it was asked right now, or has not answered the last time yet."""
+        """Asks the pool, unless its last answer is fresh, or is still to come."""
         async with self._looking:
             if trio.current_time() - self._looked_at < _FRESH or not self._thread.available_tokens:
                 return
-            # Whoever leaves in the middle of it leaves this behind, until the next one asks.
+            # If the caller is cancelled meanwhile, this is the state until the next question.
             self._error = self._error or PoolError(f'pool "{self._pool.name}" has not answered yet')
             try:
                 self._space, self.incoming = await answer(
@@ -194,10 +194,10 @@ class _Probe:
     def as_wire(
         self, *, health: str | None, images: int, occupied: int, unlisted: Sequence[str]
     ) -> PoolStateDocument:
-        """The pool's state as it was last known. Sizes in bytes.
+        """The pool's last known state. Sizes in bytes.
 
-        What an embedded pool uses is what its images occupy: the rest of the disk is not the pool's.
-        `unlisted` are the uuids of those that have a snapshot @final, and no manifest yet.
+        An embedded pool uses the space of its images: the rest of the disk is not the pool's. `unlisted` are
+        the uuids of datasets with a snapshot @final but no manifest yet.
         """
         space, error = self._space, self._error
         return {

@@ -28,8 +28,8 @@ class Usage:
     async def usage(self, pool: str | None = None, uuids: Sequence[str] = ()) -> list[UsageDocument]:
         """One pool or all, each with its images, or those of `uuids`: the protocol's *usage*.
 
-        A pool that does not answer has an `error`, and no images. Raises `ImageNotInstalledError` for a uuid
-        that no pool has that answers, `PoolNotFoundError`, `InvalidUUIDError`.
+        A pool that does not answer has an `error`, and no images. Raises `ImageNotInstalledError` if none of
+        the pools that answer has a uuid, `PoolNotFoundError`, `InvalidUUIDError`.
         """
         for uuid in uuids:
             check_uuid(uuid)
@@ -46,7 +46,7 @@ class Usage:
             await self._refresh.pool(name)
             space, used = await self._catalog.ask(name, partial(_measured, self._catalog.pool(name)))
         except ImgstoreError as error:
-            # It must not hide what the others have.
+            # It must not hide the images of other pools.
             return {"zpool": name, "total": None, "available": None, "images": [], "error": error.as_wire()}
         clones = self._catalog.clones()
         there = self._catalog.of_pool(name)
@@ -65,12 +65,12 @@ class Usage:
 
 
 def _measured(pool: Pool) -> tuple[Space, dict[str, int]]:
-    """Blocks. The catalog remembers what images occupied when they were first seen."""
+    """The pool's space, and that of its images now: the catalog has their first sizes. Blocks."""
     return pool.space(), {image.uuid: image.used for image in pool.images()}
 
 
 def _data(image: InstalledImage, there: Mapping[str, InstalledImage]) -> int:
-    """The bytes of its data where a pool keeps streams: one that is incremental needs its origins', too."""
+    """The bytes of an image's data in a pool of streams: an incremental image needs its origins', too."""
     data, met = image.image.referenced, {image.uuid}
     while image.image.kind != "volume":
         origin = there.get(image.origin or "")

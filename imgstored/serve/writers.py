@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import os
 import re
 import time
 from email.utils import parsedate_to_datetime
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Seconds by which a signed date may differ from ours.
 _SKEW: Final = 300.0
+#: Bytes of a key's file that are looked at.
+_MAX_KEY: Final = 64 << 10
 #: Characters of an Authorization header that are looked at.
 _MAX_HEADER: Final = 4096
 
@@ -126,7 +129,12 @@ def read_key(name: str, path: Path) -> Any:
             hint="install it, or use serve.tokens",
         ) from error
     try:
-        data = path.read_bytes()
+        # Nobody waits for the other end of a pipe.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, _MAX_KEY)
+        finally:
+            os.close(fd)
         return load_pem_public_key(data) if data.lstrip().startswith(b"-----") else load_ssh_public_key(data)
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(

@@ -65,6 +65,8 @@ _AT_A_TIME: Final = 8
 _MAX_UNLISTED: Final = 1000
 #: Seconds for all of them: who asks several sources waits for each.
 _UNLISTED_SECONDS: Final = 120.0
+#: Seconds for all signatures of an image.
+_SIGNATURE_SECONDS: Final = 60.0
 
 
 class OciSource:
@@ -77,14 +79,17 @@ class OciSource:
         registries: Registries,
         limits: AskLimits,
         unlisted_seconds: float = _UNLISTED_SECONDS,
+        signature_seconds: float = _SIGNATURE_SECONDS,
     ) -> None:
         """`unlisted_seconds` is the time for all images that have to be asked for one by one.
 
+        `signature_seconds` is that for all signatures of one image.
         Raises `KeyFileError` for keys that are none.
         """
         self.spec = spec
         self._keys = keys_of(spec.keys)
         self._unlisted_seconds = unlisted_seconds
+        self._signature_seconds = signature_seconds
         self.incomplete: str | None = None  #: as the contract says
         self._limits = limits
         url, path = repository_of(spec.url, REPOSITORY)
@@ -140,11 +145,21 @@ class OciSource:
     async def _signed(self, fetched: Fetched, manifest: bytes, uuid: str) -> Provenance:
         """Who vouches for an image. Raises `UntrustedImageError` where none of the keys does."""
         what = Signed(uuid, hashlib.sha256(manifest).hexdigest(), hashlib.sha256(fetched.body).hexdigest())
-        referrers = await self._repository.referrers(fetched.digest, SIGNATURE)
-        texts = [await self._signature(each.digest) for each in referrers[-MAX_LOOKED_AT:]]
+        texts: list[bytes] = []
+        with trio.move_on_after(self._signature_seconds) as limit:
+            referrers = await self._repository.referrers(fetched.digest, SIGNATURE)
+            for each in referrers[-MAX_LOOKED_AT:]:
+                text = await self._signature(each.digest)
+                texts.append(text)
         try:
             voucher = await lanes.in_thread(vouched, texts, self._keys, fetched.body, what)
         except UntrustedError as error:
+            if limit.cancelled_caught:
+                raise APIError(
+                    f"{shown(self.spec.url)}: the signatures of image {uuid} did not all come within"
+                    f" {self._signature_seconds:.0f} seconds",
+                    hint="tell the operator of the registry, or use another one",
+                ) from error
             raise UntrustedImageError(
                 f"{shown(self.spec.url)}: image {uuid} is not believed: {error}",
                 hint="sign it (`imgctl publish --sign`), or tell who does; do not use the source without"

@@ -260,6 +260,8 @@ def _salvaged(path: Path, layout: Layout) -> dict[str, list[dict[str, Any]]]:
     # SQLite's messages may quote damaged bytes, which Python cannot decode.
     unreadable = (sqlite3.Error, UnicodeDecodeError)
     with suppress(*unreadable, OSError), closing(sqlite3.connect(path)) as db, closing(_new(layout)) as new:
+        # A damaged entry of the schema costs its own table.
+        db.execute("PRAGMA writable_schema = ON")
         for name, table in layout.tables.items():
             wanted = _defaults(new, name)
             rows: dict[Any, dict[str, Any]] = {}

@@ -37,7 +37,7 @@ from imgstored.transfer.mirror import (
     failure,
 )
 from imgstored.transfer.parts import PartsConnection
-from imgstored.transfer.plan import MIN_RANGE, Ask, RangePlan, Restart, Sign, Wait
+from imgstored.transfer.plan import MIN_RANGE, MIN_RANGE_OF_BLOBS, Ask, RangePlan, Restart, Sign, Wait
 from imgstored.transfer.spool import DifferentError, Spool, blocks
 from imgstored.transfer.watermark import Watermark
 
@@ -143,8 +143,12 @@ class Download:
         self._chance = chance
         self._user_agent = user_agent
         self._addresses = Answered()
+        in_registry = any(location.parts for location in locations)
+        least = MIN_RANGE_OF_BLOBS if in_registry else MIN_RANGE
         self._spool: Spool | PayloadSpool = (
-            Spool(path, journal, self.watermark, room) if spool is None else spool(self.watermark)
+            Spool(path, journal, self.watermark, room, min_range=least)
+            if spool is None
+            else spool(self.watermark)
         )
         self._requests: dict[int, RangeRequest] = {}
         self._changed = trio.Event()

@@ -75,6 +75,9 @@ if TYPE_CHECKING:
 
 MIN_RANGE = 1 << 20
 MAX_RANGE = 16 << 20
+#: The least of a file in a registry: distribution reads at least so much for each request, and takes some
+#: milliseconds of processor time for it, so that smaller ranges cost as much and bring less.
+MIN_RANGE_OF_BLOBS = 4 << 20
 
 #: How many ranges a file is cut into, where that gives ranges within the bounds.
 _PIECES = 64
@@ -91,9 +94,12 @@ _UNUSABLE = 2
 _SUCCESSES = 2
 
 
-def range_size_for(size: int) -> int:
-    """Bytes of a range for a file of `size` bytes: a power of two from 1 to 16 MiB, about a 64th of it."""
-    wanted = max(MIN_RANGE, min(MAX_RANGE, size // _PIECES))
+def range_size_for(size: int, least: int = MIN_RANGE) -> int:
+    """Bytes of a range for a file of `size` bytes: a power of two up to 16 MiB, about a 64th of it.
+
+    `least` is a power of two, too.
+    """
+    wanted = max(least, min(MAX_RANGE, size // _PIECES))
     return 1 << (wanted.bit_length() - 1)
 
 

@@ -19,7 +19,7 @@ from imgstored.errors import DownloadError, NoSpaceError
 from imgstored.hashing import Hasher
 from imgstored.host import shortage
 from imgstored.pools.base import BOUNDLESS
-from imgstored.transfer.plan import MAX_RANGE, range_count, range_size_for
+from imgstored.transfer.plan import MAX_RANGE, MIN_RANGE, range_count, range_size_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,9 +66,17 @@ class Spool:
     """
 
     def __init__(
-        self, path: Path, journal: RangeJournal, watermark: Watermark, room: Room = BOUNDLESS
+        self,
+        path: Path,
+        journal: RangeJournal,
+        watermark: Watermark,
+        room: Room = BOUNDLESS,
+        *,
+        min_range: int = MIN_RANGE,
     ) -> None:
+        """`min_range` bounds the ranges of a file that begins anew."""
         self._path = path
+        self._min_range = min_range
         self._room = room
         self._journal = journal
         self._watermark = watermark
@@ -131,7 +139,7 @@ class Spool:
         if size < self._watermark.position:
             raise DifferentError(size)
         self._clear()
-        self.size, self.range_size = size, range_size_for(size)
+        self.size, self.range_size = size, range_size_for(size, self._min_range)
         with spool_errors(self._path):
             os.ftruncate(self._fd, size)
         self._journal.begin(size, self.range_size)

@@ -33,7 +33,7 @@ class FilesView:
         self._path = path
         self._tree: Tree | None = None  # as long as it is shown
         self._folder: PlainFolder | None = None
-        self._one_at_a_time = trio.Lock()  # the tree and the folder, and the thread that works on them
+        self._one_at_a_time = trio.Lock()  # for the tree and the folder, and the thread that changes them
 
     async def run(
         self,
@@ -41,10 +41,10 @@ class FilesView:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Makes the folder what is installed, and keeps it so until cancelled.
+        """Makes the folder show the installed images, and keeps it up to date until cancelled.
 
-        Raises `ConfigError` when the folder cannot be used, and never after it has started. Where there is no
-        room for it, nothing is shown before there is: imports need no view.
+        Raises `ConfigError` if the folder cannot be used, but never after the start. Without room for the
+        files it shows nothing until there is room: imports do not need the view.
         """
         try:
             async with self._one_at_a_time:
@@ -58,13 +58,13 @@ class FilesView:
                     self._close()
 
     async def add(self, image: InstalledImage) -> None:
-        """Shows an image: who looks after this finds all of it."""
+        """Shows an image: readers that look after the call find all of it."""
         async with self._one_at_a_time:
             if self._tree is not None:
                 await self._update(self._tree, self._tree.add(image))
 
     async def remove(self, image: InstalledImage) -> None:
-        """Shows an image no longer. Who has a file open may go on reading it."""
+        """Hides an image. A reader with an open file may go on reading it."""
         async with self._one_at_a_time:
             if self._tree is not None:
                 await self._update(self._tree, self._tree.remove(image))
@@ -82,7 +82,7 @@ class FilesView:
             log.error("the view shows nothing", path=str(self._path), why=error.message, hint=error.hint)
 
     def _open(self, tree: Tree) -> None:
-        """Makes the folder what the tree is. Raises `ConfigError` where more room would not help."""
+        """Makes the folder equal to the tree. Raises `ConfigError` if more room would not help."""
         folder = None
         try:
             folder = PlainFolder(self._path)

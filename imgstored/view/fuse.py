@@ -1,9 +1,8 @@
 """The tree as a FUSE mount. Needs pyfuse3, which keeps its state in its module: one mount at a time.
 
-The kernel caches answers, and serves most readers by itself. When an image comes or goes, the
-tree changes first, and then the kernel is made to forget; that may wait for readers who in turn wait for us,
-and is done in threads while we go on serving. It has a time limit: a reader who is stuck must not stop an
-import.
+The kernel caches answers, and serves most readers by itself. When an image comes or goes, the tree changes
+first, and then the kernel is made to forget. That may wait for readers who in turn wait for this process, so
+it runs in threads while the view goes on serving, with a time limit: a stuck reader must not stop an import.
 """
 
 from __future__ import annotations
@@ -36,24 +35,24 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for which a stuck mount may keep us from starting.
+#: Seconds that a stuck mount may delay the start.
 _PREPARE_LIMIT = 10.0
-#: Seconds for which a mount that does not answer may keep us from starting.
+#: Seconds that a mount which does not answer may delay the start.
 _LOOK_LIMIT = 5.0
-#: Seconds between two looks at whether it is still mounted, and before it is mounted again.
+#: Seconds between two checks of the mount, and before it is mounted again.
 _INTERVAL = 5.0
-#: Seconds after which the kernel may forget when it can.
+#: Seconds to wait for the kernel to forget; after that it forgets when it can.
 _FORGET_LIMIT = 3.0
-#: Seconds for which forgetting that is under way may keep us from stopping.
+#: Seconds that forgetting under way may delay the stop.
 _STOP_LIMIT = 1.0
 #: Threads that make the kernel forget.
 _FORGETTERS = 4
-#: The kernel did not know it, is not ready to know anything, or has lost the mount.
+#: Errors if the kernel has nothing to forget: it did not know the entry, or has no mount yet, or no longer.
 _NOTHING_TO_FORGET = frozenset({errno.ENOENT, errno.ENOSYS, errno.ENODEV, errno.ENOTCONN})
 
 
 class FuseView:
-    """Shows installed images on a mount, which is put back when somebody else takes it away."""
+    """Shows installed images on a mount, which is mounted again if somebody else unmounts it."""
 
     _last: ClassVar[FuseView | None] = None  # the view of this process that was mounted last
 
@@ -79,9 +78,9 @@ class FuseView:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Mounts, serves until cancelled, and unmounts, also when somebody is in there.
+        """Mounts, serves until cancelled, and unmounts, even if a process is using the mount.
 
-        Raises `ConfigError` when it cannot be mounted, and never after it has started.
+        Raises `ConfigError` if it cannot be mounted, but never after the start.
         """
         # A thread that is stuck in the kernel still uses pyfuse3's session.
         if FuseView._last is not None and FuseView._last.busy:
@@ -113,7 +112,7 @@ class FuseView:
                 await lanes.in_thread(self._unmount, place, mount, kind="view")
 
     async def _put_back(self, tree: Tree) -> None:
-        """Shows it again as soon as that is possible, until it is lost again."""
+        """Mounts the view again as soon as that is possible, and serves until it is lost again."""
         log.warning("the view is mounted no longer; it will be put back", path=str(self._path))
         why = ""
         while True:
@@ -127,16 +126,16 @@ class FuseView:
 
     @property
     def busy(self) -> bool:
-        """True if it still uses pyfuse3."""
+        """True if this view still uses pyfuse3."""
         return self._running or self._forgetters.borrowed_tokens > 0
 
     async def add(self, image: InstalledImage) -> None:
-        """Shows an image: every lookup after this finds all of it."""
+        """Shows an image: every lookup after the call finds all of it."""
         if self._tree is not None:
             await self._forget(self._tree.add(image))
 
     async def remove(self, image: InstalledImage) -> None:
-        """Shows an image no longer: lookups fail from then on. Who has a file open may go on reading it."""
+        """Hides an image: lookups after the call fail. A reader with an open file may go on reading it."""
         if self._tree is not None:
             await self._forget(self._tree.remove(image))
 
@@ -174,18 +173,18 @@ class FuseView:
                 hint='mounting needs root, or fusermount3; `view.mode = "files"` needs neither',
             ) from error
         for descriptor in set(_fuse_descriptors()) - before:
-            # A reader who is killed takes back its question, even one that we have been woken up for; to read
-            # it then would block all of us until somebody asks something else.
+            # A killed reader takes back its question, even one that has woken us up. A blocking read would
+            # then stop the event loop until the next question.
             os.set_blocking(descriptor, False)
         return mounted_at(place)
 
     def _unmount(self, place: Path, mount: Mount | None) -> None:
-        # By its place, so only if nobody else has mounted something there.
+        # pyfuse3 unmounts by the path, so only if nobody else has mounted something there.
         ours = mount is None or mounted_at(place) == mount
         if self._forgetters.borrowed_tokens == 0:
             pyfuse3.close(unmount=ours)
             self._has_session = False
-        # pyfuse3 leaves it where the connection to the kernel was broken off from outside.
+        # pyfuse3 leaves the mount if the connection to the kernel was broken from outside.
         if mount is not None and mounted_at(place) == mount:
             try:
                 mountpoint.unmount(place)
@@ -208,7 +207,7 @@ class FuseView:
             finally:
                 self._mounted = False
                 self._looked.set()
-                # Forgetting may need answers of ours to come to an end.
+                # Forgetting may end only after answers of this view.
                 with trio.move_on_after(_STOP_LIMIT, shield=True):
                     await self._all_forgotten()
                 serving.cancel()
@@ -218,14 +217,14 @@ class FuseView:
             with until:
                 await _main()
         except Exception as error:
-            # The images are still there for everybody else: no reason for the daemon to end.
+            # The images are still there for other clients: no reason for the daemon to end.
             if not _nothing_to_read(error):
                 log.exception("the view has failed", path=str(self._path))
         finally:
             ended.set()
 
     async def _look(self, place: Path) -> None:
-        """Has the kernel ask about the root, before anything can be forgotten."""
+        """Makes the kernel ask about the root, before it can forget anything."""
         with trio.move_on_after(_LOOK_LIMIT) as limit:
             try:
                 await trio.to_thread.run_sync(os.stat, place, abandon_on_cancel=True, limiter=self._lookers)
@@ -236,9 +235,9 @@ class FuseView:
         self._looked.set()
 
     async def _wait_for_loss(self, place: Path, mount: Mount | None, ended: trio.Event) -> None:
-        """Waits until it is not mounted any more.
+        """Waits until the view is no longer mounted.
 
-        After `umount -l` the kernel says nothing as long as somebody is still in there.
+        After `umount -l` the kernel reports nothing while a process still uses the mount.
         """
         while not ended.is_set():
             with trio.move_on_after(_INTERVAL):

@@ -2,7 +2,7 @@
 
 A FUSE daemon that was killed leaves a dead mount behind, on which every call fails with ENOTCONN.
 
-The view cannot be mounted everywhere: SmartOS makes `/` anew in memory at each boot, with few inodes. There
+The view is not in `/images` everywhere: SmartOS recreates `/` in memory at each boot, with few inodes. There
 the view is elsewhere, and `/images` is a symbolic link to it, which each start makes again.
 """
 
@@ -24,28 +24,28 @@ from imgstored.host.mounts import mounted_at
 
 log = structlog.get_logger(__name__)
 
-#: Where distributions put it; never looked up in PATH.
+#: The program's paths in distributions; it is never looked up in PATH.
 _FUSERMOUNT = ("/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3")
-#: Seconds that it may take.
+#: Seconds that fusermount3 may take.
 _FUSERMOUNT_LIMIT = 5.0
-#: umount2(2): who waits for an answer is given ENOTCONN.
+#: umount2(2): processes that wait for an answer get ENOTCONN.
 _MNT_FORCE = 1
-#: umount2(2): out of sight at once, gone when the last user is.
+#: umount2(2): hidden at once, gone when its last user has left.
 _MNT_DETACH = 2
-#: umount2(2): not where a symbolic link leads to.
+#: umount2(2): does not follow a symbolic link.
 _UMOUNT_NOFOLLOW = 8
-#: Elsewhere these bits mean something else.
+#: On other systems these bits mean something else.
 _FLAGS = _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW if sys.platform == "linux" else 0
 #: The command that gets rid of a mount whose server does not answer.
 UNMOUNT = "umount -l" if sys.platform == "linux" else "umount -f"
-#: Dead mounts that lie on each other.
+#: Dead mounts on top of each other, at most.
 _MAX_STACK = 16
-#: What calls on a dead FUSE mount fail with.
+#: Errors of calls on a dead FUSE mount.
 DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 
 def take_over(path: Path) -> Path:
-    """Takes away dead mounts at the path; returns it without links. Raises `ConfigError` for a live mount."""
+    """Unmounts dead mounts at a path; returns it without links. Raises `ConfigError` for a live mount."""
     place = Path(os.path.realpath(path))
     for _ in range(_MAX_STACK):
         mount = mounted_at(place)
@@ -62,7 +62,7 @@ def take_over(path: Path) -> Path:
 
 
 def make_empty_folder(place: Path) -> None:
-    """Makes the folder if it is not there. Raises `ConfigError` where that fails, or anything is in there."""
+    """Makes the folder if it does not exist. Raises `ConfigError` if that fails, or it is not empty."""
     try:
         place.mkdir(mode=0o755, parents=True, exist_ok=True)
         content = next(place.iterdir(), None)
@@ -78,7 +78,7 @@ def make_empty_folder(place: Path) -> None:
 
 
 def unmount(place: Path) -> None:
-    """Unmounts, also when somebody is in there. Raises `ConfigError` when that fails."""
+    """Unmounts, even if a process uses the mount. Raises `ConfigError` if that fails."""
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.umount2(os.fsencode(place), _FLAGS) == 0:
@@ -92,12 +92,12 @@ def unmount(place: Path) -> None:
 
 
 def fusermount() -> str | None:
-    """The program with which others than root mount, or None."""
+    """The program by which users other than root mount, or None."""
     return next((path for path in _FUSERMOUNT if os.access(path, os.X_OK)), None)
 
 
 def _fusermount(place: Path) -> str:
-    """Unmounts by the program; returns why that failed."""
+    """Unmounts by fusermount3; returns why that failed, or an empty text."""
     program = fusermount()
     if program is None:
         return "no fusermount3"
@@ -126,7 +126,10 @@ def _is_dead(place: Path) -> bool:
 
 
 def link_state(link: Path, view: Path) -> Literal["ours", "absent", "taken"]:
-    """True if the link leads to the view, is not there, or something else is there. Raises `OSError`."""
+    """The state of the link: it leads to the view, does not exist, or something else is there.
+
+    Raises `OSError`.
+    """
     if os.path.normpath(link) == os.path.normpath(view):
         return "ours"
     try:
@@ -135,15 +138,15 @@ def link_state(link: Path, view: Path) -> Literal["ours", "absent", "taken"]:
         return "absent"
     except OSError:
         os.lstat(link)
-        return "taken"  # no link
+        return "taken"  # not a link
     leads_to = os.path.normpath(os.path.join(os.path.dirname(link), there))  # noqa: PTH118, PTH120
     return "ours" if leads_to == os.path.normpath(view) else "taken"
 
 
 def make_link(link: Path, view: Path) -> None:
-    """Makes the link unless it is there. What is in its place is left alone. Never raises; logs instead.
+    """Makes the link unless something is in its place. Never raises; logs instead.
 
-    The view need not be there yet. Blocks briefly.
+    The view need not exist yet. Blocks briefly.
     """
     try:
         if link_state(link, view) == "absent":

@@ -22,7 +22,7 @@ import unicodedata
 MAX_COMPONENT = 255
 
 _DIGEST_DIGITS = 32
-#: Most names need no look at each of their characters.
+#: Names that need no look at each of their characters: most of them.
 _PLAIN = re.compile(r"[A-Za-z0-9._-]*")
 #: Control characters, and surrogates that have lost their other half (which UTF-8 cannot say).
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cs"})

@@ -29,7 +29,7 @@ _WHAT_TO_INSTALL = (
 
 
 class View(Protocol):
-    """A tree of installed images as files. Adding and removing are harmless while it does not run."""
+    """A tree of installed images as files. `add` and `remove` do nothing while it does not run."""
 
     @property
     def kind(self) -> str:
@@ -42,9 +42,10 @@ class View(Protocol):
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Shows images until cancelled; started when they can be read, or else raises `ConfigError`.
+        """Shows images until cancelled; reports its start when they can be read, or raises `ConfigError`.
 
-        `images` gives those that are installed when it is called; `add` and `remove` say what changes then.
+        `images` returns the images that are installed when it is called; `add` and `remove` report changes
+        from then on.
         """
         ...
 
@@ -95,7 +96,7 @@ class NoView:
 
 
 class _FuseOrFilesView:
-    """A mount, or else files: whether mounting works is known when it was tried."""
+    """A mount, or files if mounting fails, which only a try shows."""
 
     def __init__(self, fuse: FuseView, files: FilesView) -> None:
         self._fuse = fuse
@@ -104,7 +105,7 @@ class _FuseOrFilesView:
 
     @property
     def kind(self) -> str:
-        """`fuse` or `files`, and `auto` while it is not known."""
+        """`fuse` or `files`; `auto` while that is not known."""
         return "auto" if self._view is None else self._view.kind
 
     async def run(
@@ -113,7 +114,7 @@ class _FuseOrFilesView:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Mounts, or writes files where that fails, until cancelled."""
+        """Mounts, or writes files if that fails, until cancelled."""
         for view in (self._fuse, self._files):
             self._view = view
             try:
@@ -131,7 +132,7 @@ class _FuseOrFilesView:
             await self._view.add(image)
 
     async def remove(self, image: InstalledImage) -> None:
-        """Shows an image no longer."""
+        """Hides an image."""
         if self._view is not None:
             await self._view.remove(image)
 
@@ -144,7 +145,7 @@ def _fuse_view(path: Path) -> FuseView:
 
 
 def check_fuse() -> None:
-    """Raises `ConfigError` where there can be no mount: without pyfuse3, or without the device."""
+    """Raises `ConfigError` if there can be no mount: without pyfuse3, or without the device."""
     try:
         import pyfuse3  # noqa: F401 - not everybody has it
     except ImportError as error:

@@ -29,15 +29,15 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds for which the kernel need not ask again. What changes is made known to it at once, so this only
-#: bounds how long something could be seen after that has failed.
+#: Seconds for which the kernel need not ask again. It is notified of changes at once, so this bounds only how
+#: long an old state can be seen if a notification fails.
 _REMEMBERED = 300.0
 
 _BLOCK = 4096
 
 
 def _answered(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Makes an answer of what should not happen: EIO, and a traceback in the log."""
+    """Answers with EIO if the handler fails unexpectedly, with a traceback in the log."""
 
     @functools.wraps(handler)
     async def answering(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -53,7 +53,7 @@ def _answered(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
 
 
 class Operations(pyfuse3.Operations):
-    """The tree as pyfuse3 wants it. All in trio's thread."""
+    """The tree as pyfuse3's operations. All in trio's thread."""
 
     supports_dot_lookup = False  # no export by NFS
     enable_writeback_cache = False
@@ -62,7 +62,8 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree) -> None:
         super().__init__()
         self._tree = tree
-        # The inodes that the kernel knows, and its lookup counts: it may use an inode until it forgets them.
+        # The inodes that the kernel knows, and its lookup counts: it may use an inode until the count is
+        # zero.
         self._known: dict[int, Node] = {ROOT_INODE: tree.root}
         self._lookups: dict[int, int] = {}
         self._handles = itertools.count(1)
@@ -96,7 +97,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """Kind, size and so on."""
+        """The attributes of a node: kind, size and so on."""
         return _attributes(self._node(inode))
 
     @_answered
@@ -119,7 +120,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """As many entries as there is room for, from where the last call ended."""
+        """Lists as many entries as fit, from where the last call ended."""
         for entry in self._open_folders[fh].after(start_id):
             if not pyfuse3.readdir_reply(token, entry.name, _attributes(entry.node), entry.id):
                 break
@@ -162,7 +163,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """A file system that is full, as `df` shows read-only ones."""
+        """The figures of a full file system, as `df` shows read-only ones."""
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = _BLOCK
         data.f_files = len(self._tree.root.entries)

@@ -1,11 +1,11 @@
 """Makes a folder of plain files equal to the tree. All calls block.
 
-The folder is ours when it has the file `.imgstored`, and is made so only while it is empty. In there, ours
-are folders named by a uuid, links in `by-name` that lead to one, and `.new-…` and `.old-…`. Everything else
-is somebody else's and is left alone, and no link is ever followed.
+The folder is ours if it has the file `.imgstored`, which is written only into an empty folder. In it, these
+are ours: folders named by a uuid, links in `by-name` that lead to one, and `.new-…` and `.old-…`. Everything
+else belongs to others and does not change, and no link is ever followed.
 
-An image's folder is built beside its place and then renamed, and is renamed away before it is deleted:
-whoever reads sees all of it or nothing, also after a crash.
+An image's folder is built under another name and then renamed, and is renamed away before it is deleted: a
+reader sees all of it or nothing, also after a crash.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _PLAIN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PlainFolder:
-    """The folder, opened and locked. To be used from one thread at a time, and closed.
+    """The folder, opened and locked. For one thread at a time; the caller closes it.
 
-    Raises `ConfigError` when it is somebody else's, or another imgstored's, or cannot be made.
+    Raises `ConfigError` if it belongs to others, another imgstored uses it, or it cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._behind: dict[TreePath, None] = {}  # what could not be made as it is in the tree
+        self._behind: dict[TreePath, None] = {}  # paths that are not yet as in the tree
         try:
             self._fd = _opened(path)
         except OSError as error:
@@ -68,12 +68,12 @@ class PlainFolder:
             raise
 
     def close(self) -> None:
-        """Leaves the files as they are."""
+        """Closes the folder; the files stay."""
         os.close(self._marker)
         os.close(self._fd)
 
     def update(self, tree: Tree, paths: Iterable[TreePath]) -> None:
-        """Makes these paths what they are in the tree, and what failed before. What fails now is logged."""
+        """Makes these paths equal to the tree, and those that failed before. Logs failures."""
         for path in [*self._behind, *paths]:
             self._behind.pop(path, None)
             try:
@@ -83,7 +83,7 @@ class PlainFolder:
                 log.error("the view is behind", path=self._name(*path), error=str(error))
 
     def synchronise(self, tree: Tree) -> None:
-        """Makes the whole folder what the tree is. What fails is logged; `ConfigError` if all of it does."""
+        """Makes the folder equal to the tree. Logs failures; raises `ConfigError` if it cannot be read."""
         try:
             with self._inner(BY_NAME, make=True) as by_name:
                 images, links = self._found_images(), self._found_links(by_name)
@@ -101,7 +101,7 @@ class PlainFolder:
         self.update(tree, [*reversed(gone), *there, *others])
 
     def disown(self) -> None:
-        """Removes all that is ours, and the marker. What fails, or is not empty then, is left."""
+        """Removes all that is ours, and the marker. Logs what cannot be removed, and leaves it."""
         self.synchronise(Tree(lambda: 0))
         try:
             os.rmdir(BY_NAME, dir_fd=self._fd)
@@ -109,7 +109,7 @@ class PlainFolder:
         except OSError as error:
             log.warning("something is left of the view", path=str(self._path), error=str(error))
 
-    # -- whose it is -----------------------------------------------------------------------------------------
+    # -- ownership -------------------------------------------------------------------------------------------
 
     def _claim(self) -> int:
         """The marker, open and locked."""
@@ -129,7 +129,7 @@ class PlainFolder:
                 self._lock(marker)
                 if replaced or _is_private(marker):
                     return marker
-                # Others may have opened it before, and could lock it at any time: another takes its place.
+                # Others may have opened the marker, and could lock it at any time: a new one replaces it.
                 if _is_at(MARKER, marker, self._fd):
                     self._delete(_NEW_MARKER)
                     os.close(_new_marker(_NEW_MARKER, self._fd))
@@ -141,7 +141,7 @@ class PlainFolder:
             os.close(marker)
 
     def _lock(self, marker: int) -> None:
-        """Locks the marker, unless it is not private, and whoever has its lock may be no imgstored."""
+        """Locks the marker; tolerates a lock of another program if the marker is not private."""
         try:
             filesystem.try_flock(marker)
         except BlockingIOError:
@@ -160,10 +160,10 @@ class PlainFolder:
                 hint=f"{filesystem.LOCKS_HINT}; `view.path` names it",
             ) from error
 
-    # -- what is there ---------------------------------------------------------------------------------------
+    # -- the present files -----------------------------------------------------------------------------------
 
     def _found_images(self) -> list[TreePath]:
-        """Our images; sweeps up what a crash has left."""
+        """Our images; removes what a crash has left."""
         found: list[TreePath] = []
         for name, is_folder in _listed(self._fd):
             if name.startswith((_NEW, _OLD)):
@@ -206,7 +206,7 @@ class PlainFolder:
         finally:
             os.close(folder)
 
-    # -- what is made ----------------------------------------------------------------------------------------
+    # -- changes ---------------------------------------------------------------------------------------------
 
     def _make(self, path: TreePath, node: Node | None) -> None:
         if isinstance(node, Folder):
@@ -233,7 +233,7 @@ class PlainFolder:
                 os.fchmod(folder, 0o555)
                 _mark_untouched(folder)
         except OSError as error:
-            # The file system may be full, and what is half made has some of it.
+            # The file system may be full, and the half-made folder takes a part of it.
             shortage.explain(error, self._fd)
             with suppress(OSError):
                 self._delete(_NEW + name)
@@ -266,7 +266,7 @@ class PlainFolder:
 
     def _put_link(self, path: TreePath, link: Link) -> None:
         by_name, name, version = path
-        # An image that could not be made is not named either; both are made later.
+        # An image that could not be made gets no link either; both are made later.
         os.stat(link.target.rpartition(b"/")[2], dir_fd=self._fd, follow_symlinks=False)
         try:
             with self._inner(by_name, make=True) as outer, _inner(outer, name, make=True) as folder:
@@ -313,7 +313,7 @@ class PlainFolder:
 
 
 def withdraw(path: Path) -> None:
-    """Removes what is ours from a folder of ours. Raises `ConfigError` when another imgstored keeps it."""
+    """Removes what is ours from a folder of ours. Raises `ConfigError` if another imgstored uses it."""
     try:
         os.lstat(path / os.fsdecode(MARKER))
     except OSError:
@@ -347,7 +347,7 @@ def _unusable(path: Path, error: OSError) -> ConfigError:
 
 @contextmanager
 def _inner(outer: int, name: bytes, *, make: bool = False) -> Iterator[int]:
-    """A folder in a folder, opened; never where a link leads to."""
+    """Opens a folder in a folder; never follows a link."""
     try:
         folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=outer)
     except FileNotFoundError:
@@ -363,7 +363,7 @@ def _inner(outer: int, name: bytes, *, make: bool = False) -> Iterator[int]:
 
 
 def _listed(folder: int) -> list[tuple[bytes, bool]]:
-    """Each name in a folder, and whether it is a folder's; links are not followed."""
+    """Each name in a folder, and whether it is a folder; links are not followed."""
     with os.scandir(folder) as entries:
         return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
 
@@ -388,14 +388,14 @@ def _is_untouched(folder: int) -> bool:
 
 
 def _new_marker(name: bytes, folder: int) -> int:
-    """Only who may open a file can lock it; so it is for nobody else to read."""
+    """Creates a private marker: a user who can open a file can lock it."""
     marker = os.open(name, _PLAIN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
     os.write(marker, _MARKER_TEXT)
     return marker
 
 
 def _is_private(file: int) -> bool:
-    """True if nobody but this user, and root, can open the file, or could ever open it."""
+    """True if only this user and root can open the file."""
     found = os.fstat(file)
     return found.st_uid == os.geteuid() and not found.st_mode & 0o077
 

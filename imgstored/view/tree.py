@@ -4,11 +4,11 @@
     /UUID/origin              -> ../ORIGIN, where the image has one
     /by-name/NAME/VERSION     -> ../../UUID
 
-An image that is in several pools is shown once, as the pool has it where it was first. Of several images with
-the same name and version, `by-name` shows the one published last; when that goes, the next comes back.
+An image in several pools is shown once, as the pool that had it first has it. Of several images with the same
+name and version, `by-name` shows the one published last; when that goes, the next comes back.
 
-A tree is not shared between threads. A change is made at once, between two looks at it, and says what must be
-forgotten by those who remember what they saw.
+Threads do not share a tree. A change takes effect at once, between two looks at the tree, and lists what
+caches must forget.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ Node = Folder | File | Link
 
 
 class Entry(Struct, frozen=True):
-    """A name in a folder. No other name ever has its id, nor the same name once it was gone."""
+    """A name in a folder. No other name ever gets its id, nor the same name after it was removed."""
 
     id: int
     name: bytes
@@ -102,8 +102,8 @@ class Change(Struct):
 
     entries: list[tuple[int, bytes]] = struct_field(
         default_factory=list
-    )  #: (folder's inode, name) that are another now
-    folders: list[int] = struct_field(default_factory=list)  #: inodes of folders that have another time now
+    )  #: (folder's inode, name) of changed entries
+    folders: list[int] = struct_field(default_factory=list)  #: inodes of folders with a new time
     paths: list[Path] = struct_field(default_factory=list)  #: an image's folder, or a link in `by-name`
 
 
@@ -152,7 +152,7 @@ class Tree:
         return node
 
     def add(self, image: InstalledImage) -> Change:
-        """Shows an image, or shows it anew. Raises `InvalidUUIDError` for what cannot be a folder's name."""
+        """Shows an image, or its new state. Raises `InvalidUUIDError` if its uuid cannot name a folder."""
         if not is_uuid(image.uuid):
             raise InvalidUUIDError(image.uuid)
         copies = self._copies.setdefault(image.uuid, {})
@@ -161,7 +161,7 @@ class Tree:
         return self._show(before, _first(copies))
 
     def remove(self, image: InstalledImage) -> Change:
-        """Shows an image of a pool no longer. One that is not shown is no error."""
+        """Hides a pool's image. Does nothing if it is not shown."""
         copies = self._copies.get(image.uuid, {})
         before = _first(copies)
         copies.pop(image.pool, None)
@@ -169,7 +169,7 @@ class Tree:
             self._copies.pop(image.uuid, None)
         return self._show(before, _first(copies))
 
-    # -- what changes ----------------------------------------------------------------------------------------
+    # -- changes ---------------------------------------------------------------------------------------------
 
     def _show(self, before: InstalledImage | None, after: InstalledImage | None) -> Change:
         change = Change()
@@ -190,7 +190,7 @@ class Tree:
             slot.join(after.uuid, after.text("published_at"))
             self._put_image(after, change)
         for each in slots:
-            self._settle(each, change)
+            self._update_link(each, change)
         if before is not None and after is None:
             self._drop_image(before.uuid, change)
         return change
@@ -217,8 +217,8 @@ class Tree:
         if isinstance(folder, Folder):
             self._empty(folder, change)
 
-    def _settle(self, slot: tuple[bytes, bytes], change: Change) -> None:
-        """Makes the link of a name and version that of the image which is to be shown there."""
+    def _update_link(self, slot: tuple[bytes, bytes], change: Change) -> None:
+        """Makes the link of a name and version lead to the image of its slot, or removes it."""
         name, version = slot
         uuid = self._slots[slot].shown
         folder = self._by_name.node(name)
@@ -249,7 +249,7 @@ class Tree:
 
     def _put(self, folder: Folder, name: bytes, node: Node, change: Change) -> None:
         old = folder.entries.get(name)
-        # What takes another's place keeps its id: who is listing the folder must not see the name twice.
+        # A replaced entry keeps its id: a process that lists the folder must not see the name twice.
         folder.entries[name] = Entry(next(self._ids) if old is None else old.id, name, node)
         self._note(folder, name, change)
 
@@ -258,7 +258,7 @@ class Tree:
         self._note(folder, name, change)
 
     def _empty(self, folder: Folder, change: Change) -> None:
-        """For those who are still in a folder that is gone."""
+        """Empties a removed folder, which processes may still have open."""
         for name in list(folder.entries):
             self._drop(folder, name, change)
 
@@ -273,12 +273,12 @@ def _indented(document: Mapping[str, object]) -> bytes:
     try:
         return msgspec.json.format(msgspec.json.encode(document), indent=2)
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError):
-        # Half a surrogate pair is written as it came, and JSON's escape for it is Python's.
+        # Half a surrogate pair: Python's escape for it is also JSON's.
         return json.dumps(dict(document), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def tree_of(images: Iterable[InstalledImage], now: Callable[[], int]) -> Tree:
-    """A tree that shows the images; one that cannot be shown does not keep the others from it."""
+    """A tree that shows the images; logs an image that cannot be shown."""
     tree = Tree(now)
     for image in images:
         try:
@@ -293,12 +293,12 @@ def _first(copies: Mapping[str, InstalledImage]) -> InstalledImage | None:
 
 
 def _alike(one: InstalledImage | None, other: InstalledImage | None) -> bool:
-    """True if there is nothing to be seen of a difference."""
+    """True if the two look the same in the tree."""
     if one is None or other is None:
         return one is other
     return one.manifest == other.manifest and one.origin == other.origin
 
 
 def _slot(image: InstalledImage) -> tuple[bytes, bytes]:
-    # Not as it is shown to people: different names have different paths.
+    # Not the text for people: different names must have different paths.
     return component(text_of(image.manifest.get("name"))), component(text_of(image.manifest.get("version")))

@@ -1,4 +1,4 @@
-"""`python -m tests.docs.record_terminal` records what imports look like on terminals into docs/terminal.md.
+"""`python -m tests.docs.record_terminal` records what imports look like on terminals into docs/sessions.md.
 
 Everything is real: the daemon, which is killed in the middle, nginx with a limited rate, and terminals.
 """
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.docs.pages import ROOT
+from tests.docs.terminals import PAGE, SERVER, parts
 from tests.e2e.conftest import made_image, static_source
 from tests.support.daemon import Daemon
 from tests.support.image_site import ImageSite
@@ -23,22 +23,23 @@ from tests.support.terminal import Terminal, screen
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE: Final = ROOT / "docs" / "terminal.md"
 WEB, DB = "44444444-aaaa-4bbb-8ccc-000000000001", "44444444-aaaa-4bbb-8ccc-000000000002"
-SERVER: Final = "http://images.example.com"
 
 _HEAD: Final = """\
-# Imports on a terminal
+# What terminals show
 
-A real daemon, nginx that sends slowly, and terminals of 100 and 40 columns: `python -m
-tests.docs.record_terminal` records this page. Each block is what a screen shows at one moment.
+Programs record this page: the commands run on real terminals of 100 and of 40 columns, and in a locale
+without UTF-8, all without colour. First come [imports](#several-images) from a server that sends slowly, as
+a screen shows them at one moment (`python -m tests.docs.record_terminal`). Then comes [all else](#units)
+(`python -m tests.docs.terminals`), which `tests/docs/test_terminals.py` runs again and compares.
 """
 
 
 def main() -> None:
     """Writes the page."""
     with tempfile.TemporaryDirectory(prefix="terminal-") as folder:
-        PAGE.write_text("\n".join([_HEAD.rstrip(), *_recorded(Path(folder)), ""]))
+        beginning = "\n".join([_HEAD.rstrip(), *_recorded(Path(folder)), "", ""])
+    PAGE.write_text(beginning + parts(PAGE.read_text())[1])
 
 
 def _recorded(folder: Path) -> Iterator[str]:
@@ -101,7 +102,7 @@ def _frame(shown: Terminal, nginx: Nginx, command: str, *, after: float, last: i
 def _block(shown: Terminal, nginx: Nginx, command: str, *, last: int = 0) -> str:
     lines = screen(shown.shown)[-last:]
     text = "\n".join([f"$ {command}", *(["..."] if last else []), *lines])
-    text = text.replace(nginx.url, SERVER).replace("^C", "")
+    text = re.sub(r" *\^C| +$", "", text.replace(nginx.url, SERVER), flags=re.MULTILINE)
     return f"\n```text\n{re.sub(r'/tmp/[^ ]*/imgstored.sock', '/run/imgstored/imgstored.sock', text)}\n```"
 
 

@@ -1,4 +1,7 @@
-"""`python -m tests.docs.terminals` records what terminals of several kinds show, into docs/sessions.md."""
+"""`python -m tests.docs.terminals` records what terminals of several kinds show, into docs/sessions.md.
+
+The page's beginning, imports under way, is what `tests.docs.record_terminal` records.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from tests.docs.pages import ROOT
 from tests.docs.sandbox import Sandbox
 
 PAGE = ROOT / "docs" / "sessions.md"
+#: In place of the image server, with as many characters, so that columns stay columns.
+SERVER = "http://img.example.com"
 
 #: The kinds of terminals: columns, and the environment.
 _UTF8 = {"TERM": "xterm", "NO_COLOR": "1"}
@@ -96,8 +101,8 @@ SESSIONS = (
 
 
 def recorded(sandbox: Sandbox) -> str:
-    """The page, as imgctl shows it today."""
-    lines = [_HEAD]
+    """The page from the first of these sessions on, as imgctl shows it today."""
+    lines: list[str] = []
     for session in SESSIONS:
         lines.append(f"\n## {session.title}\n\n{session.about}\n")
         for command in session.before:
@@ -109,20 +114,18 @@ def recorded(sandbox: Sandbox) -> str:
                 written = sandbox.on_terminal(command, columns, environment)
                 lines += [f"$ {command}", *map(_steady, screen(written, 10_000))]
             lines.append("```\n")
-    return "\n".join(lines).rstrip() + "\n"
-
-
-_HEAD = """\
-# What terminals show
-
-`python -m tests.docs.terminals` records this page: the commands run on real terminals of 100 and of 40
-columns, and in a locale without UTF-8, all without colour. `tests/docs/test_terminals.py` runs them again and
-compares."""
+    return "\n".join(lines).strip() + "\n"
 
 
 def _steady(line: str) -> str:
     """The line without what is another one on each machine."""
-    line = re.sub(r"[\d.]+ (?:GiB|TiB)\b", "... GiB", line)
+    # In a table the columns stay where they are.
+    width = 0 if " of " in line else 1
+
+    def free(found: re.Match[str]) -> str:
+        return f"{'...':<{width * len(found[1])}} GiB"
+
+    line = re.sub(r"([\d.]+) (?:GiB|TiB)\b", free, line)
     return re.sub(r"(?<=[\[|#]) *[#█▏▎▍▌▋▊▉ ]*(?=[\]|])", " ... ", line)
 
 
@@ -130,11 +133,17 @@ def page() -> str:
     """Records it in a new sandbox, whose folder has a name as long as another one's."""
     with (
         tempfile.TemporaryDirectory(prefix="docs-") as folder,
-        Sandbox(Path(folder), with_source=True) as sandbox,
+        Sandbox(Path(folder), with_source=True, images=SERVER) as sandbox,
     ):
         return recorded(sandbox)
 
 
+def parts(text: str) -> tuple[str, str]:
+    """The beginning of the page, and these sessions."""
+    at = text.index(f"\n## {SESSIONS[0].title}\n") + 1
+    return text[:at], text[at:]
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(parts(PAGE.read_text())[0] + page())
     sys.stderr.write(f"wrote {PAGE.relative_to(ROOT)}\n")

@@ -10,8 +10,12 @@ import os
 import signal
 import socket
 import time
+from email.utils import formatdate
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.e2e.test_on_demand import until
 from tests.support.daemon import Daemon
@@ -264,6 +268,37 @@ def test_an_origin_stays_as_long_as_an_image_builds_on_it(server):
         assert server.ask("DELETE", f"/images/{uuid}")[0] == 204
 
 
+def test_a_key_publishes_by_imgapis_signatures(tmp_path):
+    """The requests of IMGAPI's own clients, signed over the date; an old one, or another key's, counts not."""
+    key, other = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
+    public = tmp_path / "ops.pub"
+    public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    port = free_port()
+    config = f'[serve]\nlisten = "127.0.0.1:{port}"\nkeys = {{ ops = "{public}" }}\n'
+
+    def signed(by=key, name="ops", age=0):
+        date = formatdate(time.time() - age, usegmt=True)
+        signature = by.sign(f"date: {date}".encode(), padding.PKCS1v15(), hashes.SHA256())
+        encoded = base64.b64encode(signature).decode()
+        fields = f'keyId="/ops/keys/{name}",algorithm="rsa-sha256",signature="{encoded}"'
+        return {"Date": date, "Authorization": f"Signature {fields}"}
+
+    with Daemon(tmp_path / "server", config=config) as daemon:
+        server = Server(daemon, port)
+        path, manifest = f"/images/{BASE}", json.dumps(fixture_manifest(BASE))
+        for wrong in (signed(by=other), signed(name="dev"), signed(age=3600), signed(age=-3600)):
+            status, answer = server.ask("POST", f"{path}?action=import", manifest, token=None, **wrong)
+            assert (status, answer["code"]) == (401, "UnauthorizedError")
+        file = fixture_file(BASE).read_bytes()
+        for method, target, body in (
+            ("POST", f"{path}?action=import", manifest),
+            ("PUT", f"{path}/file?compression=gzip", file),
+            ("POST", f"{path}?action=activate", b""),
+        ):
+            assert server.ask(method, target, body, token=None, **signed())[0] == 200, target
+        assert server.ask("GET", f"{path}/file", token=None) == (200, file)
+
+
 @pytest.mark.parametrize("token", [None, "", "wrong-token-wrong-token", TOKEN[:-1], TOKEN + "x"])
 def test_without_the_token_nothing_is_written(server, token):
     manifest = json.dumps(fixture_manifest(BASE))
@@ -284,9 +319,13 @@ def test_without_the_token_nothing_is_written(server, token):
     assert TOKEN not in server.daemon.log.read_text()
 
 
-def test_a_token_that_can_be_guessed_is_refused_at_the_start(tmp_path):
-    config = '[serve]\nlisten = "127.0.0.1:1"\ntokens = { ci = "short" }\n'
-    with pytest.raises(RuntimeError, match=r"serve\.tokens\.ci: shorter than 16"):
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [("short", "shorter than 16"), ("two words are no token", "no client"), ("é" * 20, "no client")],
+)
+def test_a_token_that_is_none_is_refused_at_the_start(tmp_path, token, why):
+    config = f'[serve]\nlisten = "127.0.0.1:1"\ntokens = {{ ci = "{token}" }}\n'
+    with pytest.raises(RuntimeError, match=rf"serve\.tokens\.ci: {why}"):
         Daemon(tmp_path / "server", config=config).start()
 
 

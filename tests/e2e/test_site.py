@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,6 +182,46 @@ def test_again_it_writes_only_what_is_new(maker, folder, served):
     third = export(maker, folder)
     assert (third["new"], third["images"]) == ([MADE], 4)
     assert (folder / "images" / BASE / "file").stat().st_mtime_ns == before[folder / "images" / BASE / "file"]
+
+
+def test_whoever_reads_it_meanwhile_never_sees_half(tmp_path, maker, folder, served):
+    """Through nginx, again and again, while exports write it: all that a list names is there, and whole."""
+    uuids = [f"22222222-aaaa-4bbb-8ccc-0000000001{number:02}" for number in range(4)]
+    export(maker, folder)
+    ended, seen, wrong = threading.Event(), set(), []
+
+    def read():
+        while True:
+            last = ended.is_set()
+            try:
+                listed = json.loads(get(f"{site.url}/images/index.html")[0])
+                for image in listed:
+                    place = f"{site.url}/images/{image['uuid']}"
+                    assert json.loads(get(f"{place}/index.html")[0]) == image
+                    file = get(f"{place}/file")[0]
+                    assert hashlib.sha1(file).hexdigest() == image["files"][0]["sha1"], image["uuid"]
+                seen.add(len(listed))
+            except (AssertionError, OSError, ValueError) as error:
+                wrong.append(repr(error))
+                return
+            if last:
+                return
+
+    with Nginx(tmp_path / "nginx", root=folder) as site:
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for each in readers:
+            each.start()
+        try:
+            for number, uuid in enumerate(uuids):
+                served.pages.add(*made_image(uuid, size=1 << 20, seed=number + 50))
+                add(maker, uuid)
+                export(maker, folder)
+        finally:
+            ended.set()
+            for each in readers:
+                each.join()
+    assert wrong == []
+    assert max(seen) == 3 + len(uuids)
 
 
 def test_chosen_images_bring_their_origins_and_others_can_be_removed(maker, folder):

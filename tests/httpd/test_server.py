@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from msgspec.structs import replace
 
+from imgstored.__main__ import exit_status
 from imgstored.errors import ConfigError
 from imgstored.httpd.conditional import answer_with
 from imgstored.httpd.connection import Connection
@@ -504,6 +505,8 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path):
         with pytest.raises(ConfigError, match=rf"serve\.{name}: {re.escape(str(path))} .*{why}") as found:
             server_context(cert, private)
         assert found.value.hint
+        # The wrong file is no fault that passes by itself.
+        assert exit_status(found.value) == os.EX_CONFIG
 
 
 def test_refusals_are_of_the_application():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from imgstored.errors import CancelledError, DownloadError, NoSpaceError
+from imgstored.errors import CancelledError, DownloadError, NoSpaceError, PoolError
 from imgstored.events.request import Request
 from imgstored.events.stream import Ended, EventStream, ImportEvent, Requester, Started
 from imgstored.imports.free_space import Claim
@@ -253,3 +254,19 @@ async def test_limits_may_change_while_it_downloads(open_house, monkeypatch):
         assert house.resources.download_slots.total_tokens == 9
         assert house.resources.receive_slots.total_tokens == 18
         assert events[-1]["event"] == "installed"
+
+
+async def test_a_receive_that_fails_gives_its_room_back_at_once(open_house, monkeypatch):
+    """Not when what it left is collected: that may be while the lock is had that it would take."""
+    given = []
+
+    def receive(self, uuid, blocks, **_):
+        given.append(blocks)
+        next(iter(blocks))
+        raise PoolError("the disk fails")
+
+    monkeypatch.setattr(EmbeddedPool, "receive", receive)
+    async with open_house() as house:
+        with pytest.raises(PoolError, match="the disk fails"):
+            await house.all_events(BASE)
+        assert [inspect.getgeneratorstate(each) for each in given] == [inspect.GEN_CLOSED]

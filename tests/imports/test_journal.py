@@ -308,6 +308,36 @@ def test_any_byte_may_be_another(tmp_path, data):
     journal.close()
 
 
+@pytest.mark.parametrize("table", ["validators", "ranges", "spools"])
+@pytest.mark.parametrize("what", ["name", "statement", "both"])
+def test_a_damaged_entry_of_the_schema_costs_its_table(path, aside, table, what):
+    """SQLite quotes it, and that may be no text."""
+    filled(path)
+    content = path.read_bytes()
+    name = f"table{table}{table}".encode()
+    statement = f"CREATE TABLE {table}".encode()
+    for old, in_what in ((name, "name"), (statement, "statement")):
+        assert content.count(old) == 1
+        if what in (in_what, "both"):
+            content = content.replace(old, old.replace(table[:2].encode(), b"\xff\xfe"))
+    path.write_bytes(content)
+    journal = Journal(path, aside)
+    assert journal.fault is None
+    assert len(aside.found()) == 1
+    assert {UUID, OTHER} == {each.spec.uuid for each in journal.imports()}
+    journal.close()
+
+
+def test_text_that_is_damaged_while_the_journal_is_open(journal, path):
+    journal.begin(ImportSpec(UUID, "zones", ("https://x",), "dev"), {"uuid": UUID})
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE imports SET channel = CAST(X'64ff76' AS TEXT)")
+    (unfinished,) = journal.imports()
+    assert unfinished.spec.channel == "d\ufffdv"
+    journal.end("zones", UUID)
+    assert journal.imports() == []
+
+
 def test_a_failing_disk_is_said_in_words(path):
     """Also one that Python itself refuses, which has no number of SQLite's."""
     journal = Journal(path)

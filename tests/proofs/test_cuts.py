@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
 
+from imgstored.imports.journal import Journal
 from tests.proofs.cuts import Cuts, disk_of, kept, recorded, write_out
 from tests.proofs.forks import Forks
 from tests.proofs.model import BrokenPromiseError
 from tests.proofs.recording import Mounted, Recorder
-from tests.proofs.world import image_server
+from tests.proofs.world import CLONE, SMALL, image_server
 
 
 @pytest.fixture
@@ -117,6 +120,58 @@ def test_sqlite_works_on_it_and_keeps_what_it_committed(recorder, disk, tmp_path
     write_out(nodes, tmp_path / "after")
     with closing(sqlite3.connect(tmp_path / "after" / "db")) as db:
         assert [row[0] for row in db.execute("SELECT n FROM t")] == list(range(20))
+
+
+#: Two imports begin, and one of them ends; says so on its output, and goes on when it is told to. A process
+#: of its own: SQLite maps a file, which would keep this one from serving it.
+_IMPORTS = """
+import sys
+from pathlib import Path
+from imgstored.imports.journal import Journal
+from imgstored.imports.spec import ImportSpec
+journal = Journal(Path(sys.argv[1]))
+for uuid in sys.argv[3:]:
+    journal.begin(ImportSpec(uuid, "zones"), {"uuid": uuid})
+print("begun", flush=True)
+sys.stdin.readline()
+getattr(journal, sys.argv[2])("zones", sys.argv[3])
+print("ended", flush=True)
+sys.stdin.readline()
+"""
+
+
+def wanted_after_a_cut(recorder, tmp_path, seed):
+    """The uuids of the imports that a journal has as wanted on the disk that a power cut leaves now."""
+    nodes = disk_of(
+        kept(recorder.changes, len(recorder.changes), "any", 0.7, random.Random(seed)), recorder.changes
+    )
+    place = tmp_path / f"after-{len(recorder.changes)}-{seed}"
+    write_out(nodes, place)
+    journal = Journal(place / "journal.sqlite")
+    try:
+        return [each.spec.uuid for each in journal.imports() if each.wanted]
+    finally:
+        journal.close()
+
+
+@pytest.mark.parametrize("ends", ["end", "park"])
+def test_what_is_wanted_survives_a_power_cut(recorder, disk, tmp_path, ends):
+    """An import that ended would bring back an image that was deleted since."""
+    command = [sys.executable, "-c", _IMPORTS, str(disk / "journal.sqlite"), ends, SMALL, CLONE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        sync(disk)
+        found = [wanted_after_a_cut(recorder, tmp_path, seed) for seed in range(20)]
+        assert found == [[SMALL, CLONE]] * 20
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ended\n"
+        found = [wanted_after_a_cut(recorder, tmp_path, seed) for seed in range(20)]
+        assert found == [[CLONE]] * 20
+        process.stdin.write("\n")
+        process.stdin.flush()
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ async def test_what_is_too_old_is_an_error_that_says_where_to_go_on(path, monkey
         assert [number for number, _ in await listed(log)] == [*range(16, 26)]  # 0 is all there is
         assert len(await listed(log, 15)) == 10
         with pytest.raises(
-            EventsGoneError, match="after number 14 are not kept any more: those kept are 16 to 25"
+            EventsGoneError, match="after number 14 are no longer kept: those kept are 16 to 25"
         ) as gone:
             await listed(log, 14)
         assert gone.value.data == {"since": 14, "oldest": 16, "newest": 25}

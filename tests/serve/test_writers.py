@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import time
 from email.utils import formatdate
 
@@ -107,6 +108,10 @@ def test_a_key_that_is_none_is_named(tmp_path):
             path.write_bytes(data)
         with pytest.raises(ConfigError, match=r"serve\.keys\.ops: .*key cannot be used"):
             read_key("ops", path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match=r"serve\.keys\.ops: .*key cannot be used"):
+        read_key("ops", path)
 
 
 @pytest.mark.alone

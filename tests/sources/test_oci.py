@@ -15,11 +15,14 @@ from imgstored.manifest import is_uuid, load, parse_entries
 from imgstored.registry import artifact
 from imgstored.registry.client import Registries, RegistrySpec
 from imgstored.registry.documents import OCI_INDEX, OCI_MANIFEST, Descriptor, ImageManifest, encoded
+from imgstored.registry.signature import SIGNATURE
 from imgstored.sources.base import SourceSpec
-from imgstored.sources.client import HealthLog, LastLists, SourceClient, open_source
+from imgstored.sources.client import LastLists, SourceClient, open_source
+from imgstored.sources.health import HealthLog
 from imgstored.sources.oci import OciSource
 from imgstored.sources.search import Hit
 from imgstored.sources.server import AskLimits
+from tests.site.test_minisign import KEY
 from tests.sources.contract import OLD, UNKNOWN, ImageServer, SourceContract
 from tests.support.docker_registry import DockerRegistry, auth_file
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
@@ -278,6 +281,34 @@ async def test_images_that_do_not_come_keep_nobody_waiting(start_faulty):
         assert await images.list() == []
         assert images.incomplete is not None
         assert images.incomplete.startswith("2 images of ")
+    finally:
+        over.set()
+
+
+async def test_signatures_that_do_not_come_keep_nobody_waiting(start_faulty, registry, repository):
+    """Each by itself may take a minute, and whoever may push can add some."""
+    put_fixture(registry, repository, BASE)
+    over = threading.Event()
+    digests = [f"sha256:{number:064}" for number in range(3)]
+    entries = [
+        {"mediaType": OCI_MANIFEST, "digest": each, "size": 2, "artifactType": SIGNATURE} for each in digests
+    ]
+    referrers = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+
+    def answer(request: Any, wire: Any) -> None:
+        if "/referrers/" in request.target:
+            wire.reply("200 OK", {"Content-Type": OCI_INDEX}, json.dumps(referrers).encode())
+        elif request.target.rpartition("/")[2] in digests:
+            over.wait(60)
+        else:
+            found = registry.request("GET", request.target)
+            wire.reply("200 OK", {"Content-Type": found.headers["content-type"]}, found.content)
+
+    spec = SourceSpec(f"{start_faulty(answer).url}/{repository}", "oci", keys=(KEY.public.text,))
+    images = OciSource(spec, registries=Registries(), limits=AskLimits(), signature_seconds=0.5)
+    try:
+        with pytest.raises(APIError, match="did not all come within"):
+            await images.offer(BASE)
     finally:
         over.set()
 

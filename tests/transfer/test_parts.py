@@ -30,6 +30,12 @@ CONTENT = random.Random(3).randbytes(5 * MIB + 77)
 SIZES = [MIB, 3, 0, 100, MIB - 103, 2 * MIB + 12, MIB // 2, MIB // 2 + 65]
 
 
+@pytest.fixture
+def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file shall have several ranges."""
+    monkeypatch.setattr("imgstored.transfer.download.MIN_RANGE_OF_BLOBS", MIB)
+
+
 def pieces(content: bytes = CONTENT, sizes: list[int] | None = None) -> list[bytes]:
     found, place = [], 0
     for size in SIZES if sizes is None else sizes:
@@ -69,6 +75,7 @@ def download(
     )
 
 
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("size", [len(CONTENT), None])
 async def test_the_parts_become_the_file(nginx, site, tmp_path, size):
     write(site, pieces())
@@ -80,6 +87,18 @@ async def test_the_parts_become_the_file(nginx, site, tmp_path, size):
     assert len({hit.connection for hit in nginx.settled_hits()}) <= 4
 
 
+async def test_a_request_is_worth_what_it_costs_a_registry(nginx, site, tmp_path):
+    """A range has 4 MiB at least; where parts end, it is fetched by several requests."""
+    content = random.Random(4).randbytes(16 * MIB)
+    parts = pieces(content, [6 * MIB, 10 * MIB])
+    write(site, parts)
+    one = download(tmp_path, location(nginx.url, parts), size=len(content))
+    await one.run()
+    assert (tmp_path / "spool").read_bytes() == content
+    assert sorted(hit.bytes_sent for hit in nginx.settled_hits()) == [2 * MIB, 2 * MIB, *[4 * MIB] * 3]
+
+
+@pytest.mark.usefixtures("small_ranges")
 async def test_what_is_there_is_not_fetched_again(nginx, site, tmp_path):
     write(site, pieces())
     journal = MemoryJournal()
@@ -94,6 +113,7 @@ async def test_what_is_there_is_not_fetched_again(nginx, site, tmp_path):
     assert (tmp_path / "spool").read_bytes() == CONTENT
 
 
+@pytest.mark.usefixtures("small_ranges")
 async def test_a_server_without_ranges_is_asked_for_whole_parts(start_nginx, site, tmp_path):
     nginx = start_nginx(ranges=False)
     write(site, pieces())
@@ -104,6 +124,7 @@ async def test_a_server_without_ranges_is_asked_for_whole_parts(start_nginx, sit
     assert sum(mirror.fetched for mirror in one.mirrors) < 2 * len(CONTENT)
 
 
+@pytest.mark.usefixtures("small_ranges")
 async def test_parts_that_are_here_are_not_fetched(nginx, site, tmp_path):
     content = pieces()
     write(site, content)

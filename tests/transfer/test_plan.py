@@ -13,6 +13,7 @@ from imgstored.transfer import plan as plan_module
 from imgstored.transfer.plan import (
     MAX_RANGE,
     MIN_RANGE,
+    MIN_RANGE_OF_BLOBS,
     Ask,
     FileState,
     MirrorState,
@@ -62,10 +63,10 @@ def proven(of: RangePlan, now: float = 0.0) -> Ask:
 # -- ranges ------------------------------------------------------------------------------------------------
 
 
-@given(size=st.integers(1, 1 << 44))
-def test_ranges_are_powers_of_two_within_bounds_and_cover_the_file(size: int) -> None:
-    length = range_size_for(size)
-    assert MIN_RANGE <= length <= MAX_RANGE
+@given(size=st.integers(1, 1 << 44), least=st.sampled_from([MIN_RANGE, MIN_RANGE_OF_BLOBS]))
+def test_ranges_are_powers_of_two_within_bounds_and_cover_the_file(size: int, least: int) -> None:
+    length = range_size_for(size, least)
+    assert least <= length <= MAX_RANGE
     assert length.bit_count() == 1
     count = range_count(size, length)
     assert (count - 1) * length < size <= count * length

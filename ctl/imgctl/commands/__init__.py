@@ -22,7 +22,7 @@ __all__ = [
 
 #: All commands in the order of `help`, and the table of each.
 _PLACES = {
-    "help": "shell",
+    "help": "daemon",
     "sources": "servers",
     "avail": "images",
     "show": "images",
@@ -65,11 +65,11 @@ _PLACES = {
     "doctor": "daemon",
     "config": "daemon",
     "zstream": "making",
-    "completion": "shell",
+    "completion": "daemon",
 }
 
 #: For shells only, and not in `help`.
-_HIDDEN = {"__complete": "shell", "__bridge": "shell"}
+_HIDDEN = {"__complete": "daemon", "__bridge": "daemon"}
 
 _ALIASES = {"?": "help", "available": "avail", "destroy": "delete"}
 

@@ -1,9 +1,20 @@
-"""The state of the daemon, and checks of its host."""
+"""The state of the daemon, checks of its host, help, and what shells and other hosts run."""
 
 from __future__ import annotations
 
 from imgctl.arguments import Option
 from imgctl.commands.base import DOCUMENT_FORM, HELP, JSON, Command
+
+_COMPLETION = """\
+Completes commands, options, and names from the daemon: images by uuid and name,
+pools, sources. For the current shell, or for all new shells:
+
+    source <(imgctl completion bash)
+    imgctl completion bash > /etc/bash_completion.d/imgctl
+    imgctl completion zsh > /usr/local/share/zsh/site-functions/_imgctl
+    imgctl completion fish > /etc/fish/completions/imgctl.fish
+
+Run under the name imgadm, the script is for imgadm."""
 
 COMMANDS = (
     Command(
@@ -43,7 +54,7 @@ COMMANDS = (
         ("events",),
         "events [-j] [--since NUMBER] [--no-follow]",
         "print what happens: imports, deletions, holds, sources, the daemon",
-        "events:events",
+        "history:events",
         (
             HELP,
             Option(
@@ -93,7 +104,7 @@ COMMANDS = (
         ("config",),
         "config show|check [-j] [--config FILE]",
         "show the configuration that holds, or check it",
-        "config:config",
+        "doctor:config",
         (
             HELP,
             Option(JSON.flags, JSON.argument, "With show: as JSON, {key, value, from}."),
@@ -111,5 +122,43 @@ COMMANDS = (
             ("config show", "all keys, with where each value is from"),
             ("config check --config /etc/imgstored.toml", "before a restart"),
         ),
+    ),
+    Command(
+        ("help", "?"),
+        "help [COMMAND]",
+        "help on commands",
+        "help:show_help",
+        (HELP,),
+        examples=(("help import", "what `import` does, and its options"),),
+    ),
+    Command(
+        ("completion",),
+        "completion bash|zsh|fish",
+        "print a script for completion in a shell",
+        "completion:script",
+        (HELP,),
+        _COMPLETION,
+        examples=(("completion bash > /etc/bash_completion.d/imgctl", "for all users of bash"),),
+    ),
+    Command(
+        ("__complete",),
+        "__complete words WORD... | KIND [PREFIX]",
+        "list the completions of a word",
+        "completion:complete",
+        (HELP,),
+        mixed=False,
+        examples=(
+            ("__complete words get -P zo", "what `get -P zo` can go on with"),
+            ("__complete installed base", 'installed images that start with "base"'),
+        ),
+    ),
+    Command(
+        ("__bridge",),
+        "__bridge",
+        "connect standard input and output with the daemon's socket",
+        "bridge:bridge",
+        (HELP,),
+        "What `imgctl -H` runs on the other host.",
+        examples=(("__bridge", "for an imgctl at the other end of ssh"),),
     ),
 )

@@ -1,4 +1,4 @@
-"""`doctor`: the checks of the daemon, or those that work without it."""
+"""`doctor` and `config`: the checks of the daemon and its configuration, also those that work without it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from imgproto import PROTOCOL_VERSION
 
 from imgctl import __version__
-from imgctl.errors import NotConnectedError, RemoteError
+from imgctl.errors import CommandError, NotConnectedError, RemoteError, UsageError
 from imgctl.session import RED
 from imgctl.text import printable
 
@@ -155,3 +155,57 @@ def _summary(checks: int, failing: int, worth: int) -> str:
     parts = [f"{failing} fail"] if failing else []
     parts += [f"{worth} worth a look"] if worth else []
     return f"{checks} checks: {', '.join(parts)}."
+
+
+# -- the configuration ---------------------------------------------------------------------------------------
+
+
+def config(session: Session, arguments: Arguments) -> int:
+    """`config show|check [-j] [--config FILE]...`. The exit status is imgstored's."""
+    what = arguments.one()
+    if what not in ("show", "check"):
+        raise UsageError(f'unknown: "{what}"', hint="`config show`, or `config check`")
+    if what == "check" and arguments.flag("-j"):
+        raise UsageError("`config check` prints no JSON", hint="`imgctl doctor -j` does")
+    given = arguments.texts("--config")
+    form = ["--json"] if arguments.flag("-j") else []
+    if (session.socket_path or "").startswith("ssh://"):
+        from imgctl import ssh
+
+        words = ["config", what, *form, *(word for file in given for word in ("--config", file))]
+        return _run(ssh.Host(session.socket_path or "").command(*words))
+    program = program_of_daemon()
+    if program is None:
+        raise CommandError(
+            "NotInstalled",
+            "the program imgstored is not installed here",
+            hint="install it, or put it into PATH",
+        )
+    files = given or _files(session)
+    options = [word for file in files for word in ("--config", file)]
+    status = _run([program, *options, f"--{what}", *form])
+    if what == "check" and status == 0:
+        session.say([f"A daemon would start with {' and '.join(files) or 'no file, and all defaults'}"])
+    return status
+
+
+def _files(session: Session) -> list[str]:
+    """The file of the daemon that runs, or else that of the service."""
+    try:
+        with session.client(timeout=5.0) as client:
+            file = client.status()["config"]
+    except (RemoteError, KeyError):
+        return [path for path in FILES if os.path.exists(path)]  # noqa: PTH110
+    return [file] if file else []
+
+
+def _run(command: list[str]) -> int:
+    import subprocess
+
+    try:
+        status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode  # noqa: S603
+    except OSError as error:
+        raise CommandError(
+            "NotInstalled", f"{command[0]} cannot be run: {error.strerror or error}"
+        ) from error
+    return status if status >= 0 else 1

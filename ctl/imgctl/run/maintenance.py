@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-from typing import TYPE_CHECKING
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TextIO
 
-from imgctl import event_text, terminal
+from imgctl import event_text
 from imgctl.errors import CommandError, NotConnectedError, RemoteError, UsageError, remote_error
 from imgctl.run.narrator import Narrator, event_document
-from imgctl.session import json_text
+from imgctl.session import flush, is_terminal, json_text
 from imgctl.text import printable, size
 
 if TYPE_CHECKING:
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     from imgctl.arguments import Arguments
     from imgctl.client import Client
     from imgctl.session import Session
+
+#: Where people answer, whatever standard input and output are: `yes |` is no answer. Characters of one.
+_TERMINAL = "/dev/tty"
+_LONGEST = 1000
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -141,7 +148,7 @@ def _agreed(session: Session, images: Sequence[VacuumDocument], sizes: Mapping[t
     if sizes:
         session.say([f"This will free {size(sum(sizes.values()))}."])
     what = "this image" if len(images) == 1 else f"these {len(images)} images"
-    answer = terminal.ask(f"Delete {what}? [y/N] ")
+    answer = _ask(f"Delete {what}? [y/N] ")
     if answer is None:
         raise CommandError(
             "NoTerminal",
@@ -149,6 +156,37 @@ def _agreed(session: Session, images: Sequence[VacuumDocument], sizes: Mapping[t
             f"`{session.program} vacuum -f` deletes without asking; `-n` shows what would be deleted",
         )
     return answer.lower() in ("y", "yes")
+
+
+def _ask(question: str) -> str | None:
+    """The line that is typed in answer, "" at its end; None where there is no terminal.
+
+    imgadm asks on standard input and output where these are the terminal, and on the process's own otherwise.
+    """
+    with ExitStack() as stack:
+        reading, writing = sys.stdin, sys.stdout
+        if not (is_terminal(reading) and is_terminal(writing)):
+            own = _own(stack)
+            if own is None:
+                return None
+            reading = reading if is_terminal(reading) else own[0]
+            writing = writing if is_terminal(writing) else own[1]
+        flush(sys.stdout)
+        writing.write(question)
+        writing.flush()
+        return reading.readline(_LONGEST).strip()
+
+
+def _own(stack: ExitStack) -> tuple[TextIO, TextIO] | None:
+    """The controlling terminal, to read from and to write to."""
+    try:
+        fd = os.open(_TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    # One object for both would have to be seekable.
+    reading = stack.enter_context(os.fdopen(fd, "r", errors="replace"))
+    writing = stack.enter_context(os.fdopen(os.dup(fd), "w", errors="backslashreplace"))
+    return reading, writing
 
 
 def _called(image: VacuumDocument) -> str:

@@ -7,21 +7,29 @@ import json
 import os
 import stat
 import sys
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from imgctl import event_text
 from imgctl.errors import CommandError, RemoteError, UsageError
+from imgctl.run.narrator import TerminalBar
 from imgctl.session import is_terminal
 from imgctl.text import is_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from imgproto.events import EventDocument
+
     from imgctl.arguments import Arguments
     from imgctl.client import Client
     from imgctl.session import Session
 
     Images = Mapping[str | None, Sequence[str]]
+
+    #: A client of its own, the pool (None: the daemon's first one), and the images.
+    Part = tuple[Client, str | None, Sequence[str]]
 
 _PROGRAM = "/usr/sbin/vmadm"
 
@@ -113,12 +121,7 @@ def _have(session: Session, images: Images, holds: ExitStack) -> None:
 
 def _ensure(session: Session, images: Images) -> None:
     """All pools at once. Raises the first error that there is."""
-    from imgctl.run.ensuring import ensure_all
-
-    clients: list[tuple[Client, str | None, Sequence[str]]] = [
-        (session.client(), pool, uuids) for pool, uuids in images.items()
-    ]
-    ensure_all(clients)
+    _ensure_all([(session.client(), pool, uuids) for pool, uuids in images.items()])
 
 
 #: Bytes of a payload.
@@ -189,3 +192,74 @@ def _named(payload: dict[str, Any]) -> Iterator[tuple[str | None, str]]:
 def _text(document: dict[str, Any], field: str) -> str | None:
     value = document.get(field)
     return value if isinstance(value, str) and value else None
+
+
+# -- the images of several pools at the same time ------------------------------------------------------------
+
+
+def _ensure_all(parts: Sequence[Part]) -> None:
+    """Returns when all images are installed. Raises the first error; the other imports then end, too."""
+    tell = _Teller(with_bar=len(parts) == 1)
+    try:
+        if len(parts) == 1:
+            _ensure_part(parts[0], tell)
+        else:
+            _side_by_side(parts, tell)
+    finally:
+        tell.close()
+
+
+def _ensure_part(part: Part, tell: _Teller) -> None:
+    client, pool, uuids = part
+    with client:
+        client.ensure(uuids, pool=pool, on_event=tell)
+
+
+def _side_by_side(parts: Sequence[Part], tell: _Teller) -> None:
+    """A thread a pool. Whoever is left when one has failed, or at Ctrl-C, ends with this process."""
+    ended: list[BaseException | None] = []
+    changed = threading.Condition()
+
+    def run(part: Part) -> None:
+        error: BaseException | None = None
+        try:
+            _ensure_part(part, tell)
+        except BaseException as raised:  # noqa: BLE001  (raised below, in the thread that waits)
+            error = raised
+        with changed:
+            ended.append(error)
+            changed.notify()
+
+    for part in parts:
+        threading.Thread(target=run, args=(part,), daemon=True).start()
+    with changed:
+        changed.wait_for(lambda: len(ended) == len(parts) or any(ended))
+    for error in ended:
+        if error is not None:
+            raise error
+
+
+class _Teller:
+    """Lines and a bar for people on standard error: all of standard output is vmadm's."""
+
+    def __init__(self, *, with_bar: bool) -> None:
+        self._terminal = sys.stderr if is_terminal(sys.stderr) else None
+        self._bar = TerminalBar(wanted=with_bar)
+        self._lock = threading.Lock()
+
+    def __call__(self, event: EventDocument) -> None:
+        if event["event"] == "already-installed":
+            return
+        with self._lock:
+            if self._terminal is None:
+                return
+            if event["event"] == "progress":
+                self._bar.show(event)
+            elif (line := event_text.line(event)) is not None:
+                self._bar.print(line, self._terminal)
+
+    def close(self) -> None:
+        """Removes the bar, and returns once no thread writes any more: Python aborts if it ends meanwhile."""
+        with self._lock:
+            self._terminal = None
+            self._bar.close()

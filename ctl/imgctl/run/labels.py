@@ -1,10 +1,10 @@
-"""`hold`, `release`, `holds`, `pin`, `unpin`."""
+"""What this host says of its images: holds, pins and aliases."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgctl.errors import UsageError
+from imgctl.errors import RemoteError, UsageError
 from imgctl.listing import Wanted, say_document, say_listing
 from imgctl.run.several import change_each, named, texts_of
 from imgctl.text import printable
@@ -42,7 +42,7 @@ def release(session: Session, arguments: Arguments) -> int:
 def holds(session: Session, arguments: Arguments) -> None:
     """`holds [-P POOL] [-j] [-H] [IMAGE]`."""
     if not arguments.rest:
-        _list_all(session, arguments)
+        _list_held(session, arguments)
         return
     uuid = session.uuid(arguments.one(), among="installed", pool=arguments.text("-P"))
     with session.client() as client:
@@ -54,7 +54,7 @@ def holds(session: Session, arguments: Arguments) -> None:
         session.say([printable(tag) for tag in tags])
 
 
-def _list_all(session: Session, arguments: Arguments) -> None:
+def _list_held(session: Session, arguments: Arguments) -> None:
     """The images that are held."""
     pool = arguments.text("-P")
     with session.client() as client:
@@ -124,3 +124,52 @@ def _with_tag(arguments: Arguments) -> tuple[Sequence[str], str]:
     """The images, and the tag, which comes last."""
     *texts, tag = arguments.some(2)
     return texts, tag
+
+
+# -- aliases -------------------------------------------------------------------------------------------------
+
+
+def alias(session: Session, arguments: Arguments) -> None:
+    """`alias [-j] [-H] | -d ALIAS | ALIAS IMAGE`."""
+    if (old := arguments.text("-d")) is not None:
+        arguments.none()
+        with session.client() as client:
+            removed = client.delete_alias(old)
+        session.say([f"Deleted alias {printable(old)} of image {printable(removed['uuid'])}"])
+    elif not arguments.rest:
+        _list_aliases(session, arguments)
+    elif len(arguments.rest) == 2:
+        _set_alias(session, *arguments.rest)
+    else:
+        raise arguments.wrong_count(2)
+
+
+def _list_aliases(session: Session, arguments: Arguments) -> None:
+    """All, with what is known of the images that are installed."""
+    with session.client() as client:
+        aliases = client.aliases()
+        installed = {image["manifest"]["uuid"]: image["manifest"] for image in client.list()}
+    rows = [
+        {**each, **{key: installed.get(each["uuid"], {}).get(key) for key in ("name", "version")}}
+        for each in aliases
+    ]
+    say_listing(
+        session,
+        Wanted(session, arguments),
+        documents=aliases,
+        rows=rows,
+        columns=["alias", "uuid", "name", "version"],
+    )
+
+
+def _set_alias(session: Session, name: str, image: str) -> None:
+    try:
+        uuid = session.uuid(image, among="installed")
+    except RemoteError as error:
+        if error.code != "ImageNotInstalled":
+            raise
+        uuid = session.uuid(image, among="available")
+    with session.client() as client:
+        before = client.set_alias(name, uuid)["before"]
+    was = f" (it was {printable(before)})" if before not in (None, uuid) else ""
+    session.say([f"Alias {printable(name)} is image {printable(uuid)}{was}"])
