@@ -257,13 +257,14 @@ def bytes_of_blobs(front: Nginx) -> int:
     return sum(hit.bytes_sent for hit in front.settled_hits() if "/blobs/" in hit.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signed", [False, True])
 def test_of_a_newer_version_a_host_fetches_what_is_new(tmp_path, registry, signed):
     """The index is an artifact of its own, which belongs to the image; the layers are as ever."""
     contents = files(3200, largest=60_000)
     streams = {OLD: tree(contents, guid=11), NEW: tree(upgraded(contents), guid=12)}
     url, words, keys = f"{registry.url}/fleet/images", [], ""
-    with Daemon(tmp_path / "author", config=source(url)) as author:
+    with Daemon(tmp_path / "author", config=f'{source(url)}type = "oci"\n') as author:
         if signed:
             author.imgctl("keys", "make", str(tmp_path / "key"), check=True)
             words = ["--sign", str(tmp_path / "key")]
