@@ -111,7 +111,7 @@ def _make(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _watched(disk: Disk, block_size: int) -> Iterator[tuple[int, bytes]]:
-    """What is on the disk; tells how far that is."""
+    """The contents of the disk; tells how far the reading is."""
     reported_at = 0.0
     for offset, data in disk.extents(block_size):
         yield offset, data

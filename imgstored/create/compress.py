@@ -79,7 +79,7 @@ def _side_by_side(blocks: Iterable[Buffer], method: _Method, workers: int) -> It
 
 
 def _in_order(blocks: Iterable[bytes], work: Callable[[bytes], T], workers: int) -> Iterator[T]:
-    """What `work` makes of each block; `workers` threads do it."""
+    """The result of `work` for each block, in `workers` threads."""
     running: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="compress") as executor:
         try:

@@ -1,4 +1,4 @@
-"""Where a stream is cut into pieces that stand alone, and where a file of zstd has been cut. Pure: no I/O."""
+"""The places where a stream is cut into pieces that stand alone, or a file of zstd was cut. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Records:
         self._left = 0  # bytes until the payload ends
 
     def beginnings(self, view: memoryview) -> list[int]:
-        """Where records begin in the next bytes, the one behind their last byte among them."""
+        """The places where records begin in the next bytes, the one behind their last byte among them."""
         found: list[int] = []
         place = 0
         while place < len(view) and not self.lost:

@@ -368,7 +368,7 @@ def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
 
 
 def _text_of(name: str, path: Path) -> bytes:
-    """What is in a file of the configuration. Raises `ConfigError`."""
+    """The contents of a file of the configuration. Raises `ConfigError`."""
     try:
         # Nobody waits for the other end of a pipe.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -209,7 +209,7 @@ def _file(document: Mapping[str, Any], rules: Rules) -> ManifestFile | None:
 
 
 def _index(value: object) -> FileIndex | None:
-    """What is odd is no reason to refuse the image: its file needs no index."""
+    """The index of a file; None for an odd one, too: an image needs none."""
     try:
         return msgspec.convert(value, FileIndex)
     except msgspec.ValidationError:

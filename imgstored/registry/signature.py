@@ -41,7 +41,7 @@ _COMMENT: Final = re.compile(
 
 
 class Signed(Struct, frozen=True):
-    """What a trusted comment names. The hashes are SHA-256, in lower-case hexadecimal."""
+    """The contents of a trusted comment. The hashes are SHA-256, in lower-case hexadecimal."""
 
     uuid: str
     manifest: str  #: of the image's own manifest
@@ -136,7 +136,7 @@ def read_signatures(body: bytes) -> dict[str, str]:
 
 
 def is_vouched(text: str | None, keys: Sequence[PublicKey], uuid: str, manifest: str) -> bool:
-    """Whether one of the keys signed an image with this manifest (its SHA-256), whatever its layers."""
+    """True if one of the keys signed an image with this manifest (its SHA-256), whatever its layers."""
     try:
         found = [] if text is None else parse_signatures(text.encode())
     except ValueError:

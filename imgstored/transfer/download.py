@@ -190,7 +190,7 @@ class Download:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing comes any more."""
+        """True if nothing comes any more."""
         return self.watermark.ended
 
     @property

@@ -28,7 +28,7 @@ class Watermark:
 
     @property
     def ended(self) -> bool:
-        """Whether no more will come."""
+        """True if no more will come."""
         return self._finished or self._failure is not None
 
     def begin(self) -> None:

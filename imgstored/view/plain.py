@@ -379,7 +379,7 @@ def _mark_untouched(folder: int) -> None:
 
 
 def _is_untouched(folder: int) -> bool:
-    """Whether names cannot have come to an image's folder, or gone, since it was complete."""
+    """True if names cannot have come to an image's folder, or gone, since it was complete."""
     try:
         manifest = os.stat(MANIFEST, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:

@@ -269,7 +269,7 @@ def test_an_origin_stays_as_long_as_an_image_builds_on_it(server):
 
 
 def test_a_key_publishes_by_imgapis_signatures(tmp_path):
-    """The requests of IMGAPI's own clients, signed over the date; an old one, or another key's, counts not."""
+    """Requests of IMGAPI's own clients, signed over the date; an old one, or another key's, is refused."""
     key, other = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
     public = tmp_path / "ops.pub"
     public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))

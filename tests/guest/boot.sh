@@ -26,10 +26,20 @@ rm -f "$results/status"
 tail -f "$results/report" &
 tail=$!
 
+# A disk of which QEMU logs each write and each flush, and that log as a second disk: see power_cuts.py.
+truncate -s 160M "$results/disk"
+truncate -s 2G "$results/log"
+disks="-blockdev driver=file,node-name=recorded-file,filename=$results/disk"
+disks="$disks -blockdev driver=file,node-name=log-file,filename=$results/log,locking=off"
+disks="$disks -blockdev driver=blklogwrites,node-name=recorded,file=recorded-file,log=log-file"
+disks="$disks -device virtio-blk-pci,drive=recorded,serial=recorded"
+disks="$disks -blockdev driver=file,node-name=log,filename=$results/log,read-only=on,locking=off"
+disks="$disks -device virtio-blk-pci,drive=log,serial=log"
+
 # The console is for the guest's kernel only: lines on it can overwrite each other.
 started=$(date +%s)
 PATH="$venv/bin:$PATH" timeout --kill-after=10 "$limit" "$venv/bin/vng" --run "$kernel" --disable-kvm --cpus 2 \
-    --memory 6G --user root --cwd "$here/../.." --rwdir "$results" \
+    --memory 6G --user root --qemu-opts="$disks" --cwd "$here/../.." --rwdir "$results" \
     --exec "sh tests/guest/inside.sh $results $*" >"$results/console" 2>&1 </dev/null || true
 sleep 1
 kill $tail

@@ -5,6 +5,6 @@
 results=$1
 shift
 {
-    modprobe zfs && sh tests/guest/unpack.sh "$results/packed.tar" && "$@"
+    modprobe -a zfs loop && sh tests/guest/unpack.sh "$results/packed.tar" && "$@"
     echo $? >"$results/status"
 } >"$results/report" 2>&1

@@ -5,7 +5,7 @@
 set -eu
 
 venv=$1
-packages="qemu-system-x86 busybox-static kmod udev linux-image-amd64 linux-headers-amd64 zfs-dkms zfsutils-linux python3-pyzfs"
+packages="qemu-system-x86 busybox-static e2fsprogs kmod udev linux-image-amd64 linux-headers-amd64 zfs-dkms zfsutils-linux python3-pyzfs"
 
 say() { printf '==> %s\n' "$*"; }
 die() { printf 'provision: %s\n' "$*" >&2; exit 1; }

@@ -475,7 +475,7 @@ async def test_a_held_image_is_not_deleted(open_house):
         await house.all_events(BASE)
         await house.images.hold(BASE, "web", None)
         await house.images.hold(BASE, "web", None)
-        with pytest.raises(UsageError, match="those of clients"):
+        with pytest.raises(UsageError, match="reserved for clients"):
             await house.images.hold(BASE, "client:me", None)
         with pytest.raises(ImageHeldError, match=f'image "{BASE}" is held: web'):
             await house.delete(BASE)

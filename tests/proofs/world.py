@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.support.image_site import ZVOL, ImageSite, fixture_manifest
 from tests.support.nginx import Nginx, free_port
-from tests.support.streams import filesystem_stream, guid_of, random_content, stream_of
+from tests.support.streams import (
+    filesystem_stream,
+    guid_of,
+    random_content,
+    real_stream,
+    stream_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,7 +47,23 @@ class Made:
 @cache
 def made() -> dict[str, Made]:
     """All images by their uuids."""
-    streams = {
+    streams = _real_streams() if os.environ.get("IMGSTORE_GUEST") else _made_up_streams()
+    return {uuid: _made(uuid, stream, number) for number, (uuid, stream) in enumerate(streams.items())}
+
+
+def _real_streams() -> dict[str, bytes]:
+    """Streams that ZFS takes. Only their manifests tell two of them apart."""
+    base = real_stream("base")
+    return _made_up_streams() | {
+        SMALL: base,
+        CLONE: real_stream("incremental"),
+        LARGE: base,
+        VOLUME: real_stream("zvol"),
+    }
+
+
+def _made_up_streams() -> dict[str, bytes]:
+    return {
         SMALL: filesystem_stream(size=200 << 10, seed=1),
         CLONE: filesystem_stream(size=100 << 10, seed=2, fromguid=guid_of(1)),
         LARGE: filesystem_stream(size=1900 << 10, seed=3),
@@ -48,7 +71,6 @@ def made() -> dict[str, Made]:
         FIRST: filesystem_stream(size=64 << 10, seed=5),
         SECOND: filesystem_stream(size=128 << 10, seed=6),
     }
-    return {uuid: _made(uuid, stream, number) for number, (uuid, stream) in enumerate(streams.items())}
 
 
 def _made(uuid: str, stream: bytes, number: int) -> Made:
@@ -63,7 +85,9 @@ def _made(uuid: str, stream: bytes, number: int) -> Made:
         "os": "smartos",
     }
     if uuid == VOLUME:
-        manifest = fixture_manifest(ZVOL) | {"image_size": 1}
+        manifest = fixture_manifest(ZVOL)
+        if not os.environ.get("IMGSTORE_GUEST"):
+            manifest["image_size"] = 1
     if uuid == CLONE:
         manifest["origin"] = SMALL
     manifest |= {
