@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "gzip-paced": speed.paced,
+    "gzip-slow": speed.slow,
     "gzip": speed.gzip,
     "gzip-busy": speed.gzip_busy,
     "bzip2": speed.bzip2,

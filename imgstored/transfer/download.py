@@ -146,7 +146,7 @@ class Download:
         in_registry = any(location.parts for location in locations)
         least = MIN_RANGE_OF_BLOBS if in_registry else MIN_RANGE
         self._spool: Spool | PayloadSpool = (
-            Spool(path, journal, self.watermark, room, min_range=least)
+            Spool(path, journal, self.watermark, room, min_range=least, connections=limits.connections)
             if spool is None
             else spool(self.watermark)
         )

@@ -11,6 +11,7 @@ import pytest
 
 CASES = [
     "gzip, 20 MB/s a connection",
+    "gzip, 10 MB/s a connection",
     "gzip, unlimited",
     "gzip, unlimited, beside a busy process",
     "bzip2, unlimited",
