@@ -11,7 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import clients, listing, memory, registry, restart, serving, speed, stages, start, wakeup
+from bench import (
+    calibration,
+    clients,
+    listing,
+    memory,
+    registry,
+    restart,
+    serving,
+    speed,
+    stages,
+    start,
+    wakeup,
+)
 from bench.context import FULL, QUICK, Bench
 from bench.machine import described
 from bench.progress import say
@@ -24,6 +36,7 @@ if TYPE_CHECKING:
 
 _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "gzip-paced": speed.paced,
+    "gzip-slow": speed.slow,
     "gzip": speed.gzip,
     "gzip-busy": speed.gzip_busy,
     "bzip2": speed.bzip2,
@@ -41,6 +54,7 @@ _CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "wakeup": wakeup.wakeup,
     "serve": serving.serving,
     "rack": serving.rack,
+    "calibration": calibration.calibration,
     "ranges": serving.ranges,
     "crowd": serving.crowd,
     "lists": serving.lists,

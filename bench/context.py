@@ -24,6 +24,7 @@ class Scale:
     windows: int  #: bytes of the streams that are compressed with large windows
     xz_block: int  #: bytes of an xz block; 24 MiB is what `xz -T2 -6` makes of itself
     rate: int  #: bytes a second of a connection, in the case with a limit
+    slow_rate: int  #: the same where the link is to be what takes long, and not the processors
     restart_rate: int  #: the same while the daemon is killed
     images: int  #: installed, for `imgctl list` and a start
     many_images: int  #: installed, for a start
@@ -39,6 +40,7 @@ FULL = Scale(
     windows=100 * _MB,
     xz_block=24 << 20,
     rate=20 * _MB,
+    slow_rate=2 * _MB,
     restart_rate=5 * _MB,
     images=1000,
     many_images=10_000,
@@ -54,6 +56,7 @@ QUICK = Scale(
     windows=8 * _MB,
     xz_block=1 << 20,
     rate=20 * _MB,
+    slow_rate=10 * _MB,
     restart_rate=1 * _MB,
     images=20,
     many_images=40,

@@ -37,7 +37,7 @@ class Ours(Daemon):
     program = "imgstored.__main__"
 
     def __init__(
-        self, folder: Path, *, config: str = "", keep: bool = False, timeout: float = 15, view: str = "off"
+        self, folder: Path, *, config: str = "", keep: bool = False, timeout: float = 60, view: str = "off"
     ) -> None:
         """What an earlier daemon left in the folder is removed first, unless it is to `keep`."""
         if not keep:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 _MANY_IMAGES = 10_000
 _RACK_CONNECTIONS = 2
 _DAEMONS = 10
-#: Seconds that a daemon may take to start, and to stop: eleven share this machine.
-_START = 120.0
 _SLOWER = 8
 #: Bytes of a small range, and connections that ask for such.
 _SMALL = 64 << 10
@@ -165,7 +163,6 @@ def _one_rack(bench: Bench, rate: int, count: int, *, whole: bool) -> _Racked:
             Ours(
                 bench.folder("rack"),
                 config=source(upstream.url) + _serve(port) + "pull = true\n" + limits,
-                timeout=_START,
             )
         )
         url = f"http://127.0.0.1:{port}"
@@ -176,7 +173,6 @@ def _one_rack(bench: Bench, rate: int, count: int, *, whole: bool) -> _Racked:
                     Ours(
                         bench.folder(f"host-{number}"),
                         config=f'[[sources]]\nurl = "{url}"\n',
-                        timeout=_START,
                     )
                 )
                 for number in range(count)

@@ -28,6 +28,7 @@ _CONNECTIONS = 8
 #: The goals against gzip's peers: with a checksum on the way, and by two parallel programs one after another.
 _TEE = "curl \\| tee >(sha1sum) \\| igzip -dc"
 _CLEVER = {_TEE: 0.85, RAPIDGZIP: 1.0}
+_ARIA2 = "aria2c -x8, igzip -dc"
 _NO_TLS = "imgctl import without TLS"
 
 _Sides = dict[str, "Callable[[], float]"]
@@ -35,10 +36,18 @@ _Sides = dict[str, "Callable[[], float]"]
 
 def paced(bench: Bench) -> list[Row]:
     """As `gzip` makes it, with a line of 20 MB/s for each connection."""
-    rate = bench.scale.rate
+    return _paced(bench, bench.scale.rate, {_IMGADM: 0.25, _ARIA2: 0.7})
+
+
+def slow(bench: Bench) -> list[Row]:
+    """The same with a line so slow that the processors have time enough, whoever else uses them."""
+    return _paced(bench, bench.scale.slow_rate, {_ARIA2: 1.0}, only=[_ARIA2])
+
+
+def _paced(bench: Bench, rate: int, goals: Mapping[str, float], only: list[str] | None = None) -> list[Row]:
     server = PacedNginx(bench.folder("nginx"), root=bench.inputs.folder, rate=rate, workers=2)
     case = f"gzip, {rate / 1e6:g} MB/s a connection"
-    rows, ours = _measured(bench, case, bench.gzip, server, {_IMGADM: 0.25, "aria2c -x8, igzip -dc": 0.7})
+    rows, ours = _measured(bench, case, bench.gzip, server, goals, only)
     link = bench.inputs.get(bench.gzip).size / (_CONNECTIONS * rate)
     return [*rows, compared(case, ours, f"the link, of {_CONNECTIONS} connections", [link], at_most=1.1)]
 

@@ -38,7 +38,7 @@ _INTERVAL = 0.005
 
 
 @dataclass(slots=True)
-class _Times:
+class Times:
     """Seconds of a thread."""
 
     since: float
@@ -70,10 +70,10 @@ def _rows(bench: Bench, name: str, kind: Kind, *, tls: bool) -> list[Row]:
         Ours(bench.folder("ours"), config=source(server.url, ca=server.ca_file if tls else None)) as ours,
     ):
         for run in range(bench.runs):
-            with _watched(ours.pid) as threads:
+            with watched(ours.pid) as threads:
                 ours.timed_imgctl("import", image.uuid)
             ours.timed_imgctl("delete", image.uuid)
-            for stage, (ran, busy) in _summed(threads).items():
+            for stage, (ran, busy) in summed(threads).items():
                 taken.setdefault(stage, []).append((ran, busy))
             say(f"stages of {name} {run + 1}/{bench.runs}: {taken}")
     return [
@@ -86,7 +86,7 @@ def _rows(bench: Bench, name: str, kind: Kind, *, tls: bool) -> list[Row]:
     ]
 
 
-def _summed(threads: dict[str, _Times]) -> dict[str, tuple[float, float]]:
+def summed(threads: dict[str, Times]) -> dict[str, tuple[float, float]]:
     """Of each stage, the seconds of processor time, and the share of its life that a thread worked."""
     found: dict[str, tuple[float, float]] = dict.fromkeys([*_STAGES.values(), _REST], (0.0, 0.0))
     for each in threads.values():
@@ -98,9 +98,9 @@ def _summed(threads: dict[str, _Times]) -> dict[str, tuple[float, float]]:
 
 
 @contextmanager
-def _watched(pid: int | None) -> Iterator[dict[str, _Times]]:
+def watched(pid: int | None) -> Iterator[dict[str, Times]]:
     """The times of the process's threads meanwhile, by thread."""
-    folder, threads, ended = Path(f"/proc/{pid}/task"), dict[str, _Times](), threading.Event()
+    folder, threads, ended = Path(f"/proc/{pid}/task"), dict[str, Times](), threading.Event()
     there = {path.name for path in folder.iterdir()}
 
     def watch() -> None:
@@ -118,10 +118,10 @@ def _watched(pid: int | None) -> Iterator[dict[str, _Times]]:
         watcher.join()
 
 
-def _look(path: Path, threads: dict[str, _Times], *, new: bool) -> None:
+def _look(path: Path, threads: dict[str, Times], *, new: bool) -> None:
     ran, waited = (int(word) / 1e9 for word in (path / "schedstat").read_text().split()[:2])
     now = time.monotonic()
-    times = threads.setdefault(path.name, _Times(now, ran, waited))
+    times = threads.setdefault(path.name, Times(now, ran, waited))
     if times.until == 0.0 and not new:
         times.ran_before, times.waited_before = ran, waited
     times.ran, times.waited, times.until = ran, waited, now

@@ -42,12 +42,13 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         action="append",
         default=[],
-        help="TOML; without it, every key has its default. May be given again: what a later file says holds",
+        help="TOML; without it, every key has its default. May be given again: a later file overrides"
+        " earlier ones",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="read the configuration, say what would keep the daemon from starting, and exit",
+        help="read the configuration, name everything that would keep the daemon from starting, and exit",
     )
     parser.add_argument(
         "--show",
@@ -57,20 +58,20 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--deep",
         action="store_true",
-        help="with --check: read every image to its end, and look for what belongs to nothing; changes"
-        " nothing, and may run beside a daemon",
+        help="with --check: read every image to its end, and look for files that belong to nothing; changes"
+        " nothing, and may run while a daemon runs",
     )
     parser.add_argument(
         "--json",
         action="store_true",
         help="with --show: as JSON; with --check: also look at the host, its pools and sources, and print"
-        " what was found as JSON; with --deep: print what that found as JSON",
+        " the findings as JSON; with --deep: print its findings as JSON",
     )
     parser.add_argument(
         "--detach",
         action="store_true",
-        help="go on in the background, and return once requests are answered, or with the status of a start"
-        " that failed",
+        help="run in the background; return once the daemon answers requests, or with the status of a failed"
+        " start",
     )
     parser.add_argument("--version", action="version", version=f"imgstored {__version__}")
     return parser

@@ -148,7 +148,7 @@ async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> 
 
 
 class _Core(Struct, frozen=True):
-    """The parts that others are made of."""
+    """The parts that other parts are made of."""
 
     settings: Config
     files: Sequence[Path]
@@ -186,7 +186,7 @@ async def _core(
     event_log: EventLog,
     aside: Aside,
 ) -> _Core:
-    """Opens what there is. Raises `ConfigError`, `PoolError`."""
+    """Opens the pools, the sources and the state. Raises `ConfigError`, `PoolError`."""
     unknown = "`imgctl verify` has nothing to compare the image with"
     receipts = Receipts(state / "receipts", partial(aside.move, lost=unknown))
     catalog = Catalog(await open_pools(settings), settings.imgadm_folder / "images", receipts)
@@ -216,8 +216,8 @@ async def _core(
         uploads=uploads,
         decompress=decompress_limits(settings.limits),
     )
-    with suppress(ImgstoreError):  # who asks for the sources hears what is wrong with them
-        await sources.listed()  # tells the gate of the secrets in imgadm's file
+    with suppress(ImgstoreError):  # a request for the sources reports what is wrong with them
+        await sources.listed()  # the gate learns the secrets in imgadm's file
     metrics = open_metrics(metrics_address(settings), mode=settings.socket.mode, group=settings.socket.group)
     events.subscribe(history.hear, flush=history.flush)
     events.subscribe(event_log.hear)
@@ -294,7 +294,7 @@ async def _library(settings: Config, catalog: Catalog) -> Library | None:
     try:
         await lanes.in_thread(library.open, kind="library")
     except OSError as error:
-        # What the daemon is there for does not need it.
+        # The daemon's main job does not need the library.
         logger.error(
             "the library cannot be used: nothing is kept or served",
             path=str(settings.library_folder),
@@ -334,7 +334,7 @@ class _Serving(Struct, frozen=True):
 
 
 def _serving(core: _Core, settings: Config) -> _Serving | None:
-    """None where nothing is to be served. Blocks: it reads keys. Raises `ConfigError`."""
+    """The image server's parts; None if nothing is served. Blocks: it reads keys. Raises `ConfigError`."""
     address, library, resources = serve_address(settings), core.library, core.resources
     if address is None or library is None:
         return None
@@ -446,7 +446,7 @@ def _library_state(core: _Core) -> LibraryStateDocument | None:
 
 
 def _server(core: _Core, maker: Maker, image_server: ImageServer | None) -> Server:
-    """Wires what the socket offers, and what the metrics read."""
+    """Wires the services of the socket, and the sources of the metrics."""
 
     def image_server_state() -> ServerStateDocument | None:
         return None if image_server is None else image_server.state()
@@ -494,7 +494,7 @@ def _server(core: _Core, maker: Maker, image_server: ImageServer | None) -> Serv
 
 
 def _services(core: _Core, maker: Maker, status: Status) -> Services:
-    """Everything that the socket's methods call."""
+    """The services that the socket's methods call."""
     catalog, refresh, sources, imports = core.catalog, core.refresh, core.sources, core.imports
     host = Host(
         catalog,

@@ -55,10 +55,10 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-#: Seconds for an orderly stop. State survives kill -9 at any point, so what takes longer is left alone.
+#: Seconds for an orderly stop. State survives kill -9 at any point, so longer work is abandoned.
 _STOP_SECONDS = 4.5
 
-#: What an import needs, where it is installed.
+#: Modules that an import needs, if they are installed.
 _LARGE_MODULES = ("isal.isal_zlib", "httpx2")
 
 
@@ -98,7 +98,7 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
             await nursery.start(parts.image_server.serve)
         async with trio.open_nursery() as serving:
             await serving.start(parts.server.serve)
-            # What is there now stays: the collector, which waited for this, need not look at it again.
+            # All objects of now stay: the collector, which waited for this, need not look at them again.
             gc.freeze()
             gc.enable()
             logger.info(
@@ -114,7 +114,7 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
             nursery.start_soon(
                 partial(trio.to_thread.run_sync, parts.maker.recover, limiter=trio.CapacityLimiter(1))
             )
-            # Whoever hears that we are ready may send one at once.
+            # A process that learns that the daemon is ready may send a signal at once.
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
                 notifier.ready()
                 await _signals(received, files, parts, notifier)
@@ -130,7 +130,7 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
 
 
 async def _warm_up() -> None:
-    """Loads what takes long to load: the start does not wait for it, nor does the first image."""
+    """Loads modules that take long to load, so that neither the start nor the first image waits for them."""
     loads: dict[str, Callable[[], object]] = {"checksums of streams": load_arithmetic}
     loads |= {module: partial(import_module, module) for module in _LARGE_MODULES}
     limiter = trio.CapacityLimiter(1)
@@ -140,7 +140,7 @@ async def _warm_up() -> None:
         except ImportError:
             pass  # optional
         except Exception as error:  # noqa: BLE001 (whatever it is, the daemon can do without)
-            # For want of descriptors or memory, say. Whoever needs it tries again, and says so.
+            # Descriptors or memory may be short, for example. The first use tries again, and reports it.
             logger.info("a part cannot be loaded yet", part=name, error=str(error))
 
 

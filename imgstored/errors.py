@@ -339,7 +339,7 @@ class RefusedError(APIError):
 
 
 class BadContentError(APIError):
-    """A server that works has something damaged or incomplete, or something else in its place."""
+    """A server works, but has damaged, incomplete or wrong content."""
 
 
 class UntrustedSourceError(APIError):
@@ -349,7 +349,7 @@ class UntrustedSourceError(APIError):
 
 
 class UntrustedImageError(UntrustedSourceError, BadContentError):
-    """The same of one image of a registry, of which other images may be signed."""
+    """No trusted key signed one image of a registry, whose other images may be signed."""
 
 
 class KeyFileError(ImgstoreError):

@@ -75,7 +75,7 @@ def _run(session: Session, argv: Sequence[str]) -> int | None:
     command = find_command(session.command, imgadm=session.is_imgadm)
     if command is None:
         raise unknown_command(session, session.command)
-    session.usage = command.usage
+    session.usage = session.command + command.usage[len(command.names[0]) :]
     options = command.imgadms_options if session.is_imgadm else command.options
     if command.mixed and not session.is_imgadm:
         options = (*options, SOCKET)

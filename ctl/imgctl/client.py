@@ -475,7 +475,7 @@ class Client(Connection):
         params: ImageParams = {"uuid": self._uuid(image, "jobs")}
         self.request("cancel", params)
 
-    # -- upkeep ----------------------------------------------------------------------------------------------
+    # -- maintenance -----------------------------------------------------------------------------------------
 
     def update(self, images: Images = (), *, dry_run: bool = False, on_event: OnEvent | None = None) -> None:
         """Brings the manifests of these images, or of all, up to date with the sources."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _FORMS = (
     (79, "{l_bar}{bar}| {amount} [{elapsed}<{remaining}, {speed}]"),
     (56, "{l_bar}{bar}| {amount}, {remaining} left"),
-    (0, "{percentage:3.0f}%, {remaining} left, {amount}"),
+    (0, "{percentage:.0f}%, {remaining} left, {amount}"),
 )
 #: The same where nobody knows how much is to come.
 _FORMS_WITHOUT_TOTAL = ((56, "{desc}: {amount} [{elapsed}, {speed}]"), (0, "{amount}, {speed}"))
@@ -44,6 +44,13 @@ _FORMS_WITHOUT_TOTAL = ((56, "{desc}: {amount} [{elapsed}, {speed}]"), (0, "{amo
 _WITH_BAR, _WITH_BYTES = 56, 79
 #: Images that have a line of their own; lines of the terminal that are left free.
 _MAX_LINES, _FREE_LINES = 8, 4
+
+#: Columns that a bar leaves free, beside the one that tqdm does: a terminal writes ^C there, and would go to
+#: the next line otherwise, from which nobody could remove the bar any more.
+_SPARE = 1
+
+#: Columns of a terminal that does not say how many it has.
+_WIDTH = 80
 
 #: The steps of a bar.
 _SCALE = 10_000
@@ -91,9 +98,16 @@ class Bars:
         if not HAS_BAR:
             return
         columns, rows = _size(self._terminal)
+        facts = _facts(progress, min(_MAX_LINES, max(1, rows - _FREE_LINES)))
+        texts = [_texts(each, columns, self._ellipsis) for _, each in facts]
+        # Bars are of one length, or nobody could compare them.
+        width = max((cells(after) for _, after, has_bar in texts if has_bar), default=0)
         lines = [
-            (fraction, _form(facts, columns, self._ellipsis))
-            for fraction, facts in _facts(progress, min(_MAX_LINES, max(1, rows - _FREE_LINES)))
+            (
+                fraction,
+                f"{before}|{{bar}}| {after}{' ' * (width - cells(after))}" if has_bar else before + after,
+            )
+            for (fraction, _), (before, after, has_bar) in zip(facts, texts, strict=True)
         ]
         while len(self._lines) > len(lines):
             self._lines.pop().close()
@@ -122,7 +136,13 @@ class Bars:
 
 
 def _line(terminal: TextIO, place: int, form: str) -> tqdm[Any]:
-    return tqdm(
+    class _Line(tqdm):  # type: ignore[type-arg]  # not generic when it runs
+        @property
+        def format_dict(self) -> Any:
+            facts = super().format_dict
+            return {**facts, "ncols": max(1, (facts["ncols"] or _WIDTH) - _SPARE)}
+
+    return _Line(
         total=_SCALE,
         position=place,
         leave=False,
@@ -137,8 +157,8 @@ def _size(terminal: TextIO) -> tuple[int, int]:
     try:
         columns, rows = os.get_terminal_size(terminal.fileno())
     except (OSError, ValueError):
-        return 80, 24
-    return columns or 80, rows or 24
+        return _WIDTH, 24
+    return columns or _WIDTH, rows or 24
 
 
 def _facts(progress: Progress, most: int) -> list[tuple[float | None, dict[str, str]]]:
@@ -177,8 +197,11 @@ def _common(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _form(facts: Mapping[str, str], columns: int, ellipsis: str) -> str:
-    """The line for so many columns, as a format of tqdm's, which puts in the bar."""
+def _texts(facts: Mapping[str, str], columns: int, ellipsis: str) -> tuple[str, str, bool]:
+    """What a line of so many columns says before its bar and after it, and whether it has one.
+
+    As parts of a format of tqdm's, which puts in the bar.
+    """
     if columns >= _WITH_BYTES:
         said, room = [facts["amount"], facts["rate"], facts["left"], facts["waits"]], 24
     elif columns >= _WITH_BAR:
@@ -196,8 +219,8 @@ def _form(facts: Mapping[str, str], columns: int, ellipsis: str) -> str:
         .replace("}", "}}")
     )
     if columns >= _WITH_BAR and facts["known"]:
-        return f"{name} {facts['percent']}|{{bar}}| {tail}"
-    return f"{name} {facts['percent']}{', ' if tail else ''}{tail}"
+        return f"{name} {facts['percent']}", tail, True
+    return f"{name} {facts['percent']}", f"{', ' if tail else ''}{tail}", False
 
 
 class Bar:
@@ -254,12 +277,13 @@ def _tqdm() -> type[tqdm[Any]]:
         @property
         def format_dict(self) -> Any:
             facts = super().format_dict
-            total, columns, rate = facts["total"], facts["ncols"] or 80, facts["rate"]
+            total, columns, rate = facts["total"], facts["ncols"] or _WIDTH, facts["rate"]
             if rate is None and facts["elapsed"]:
                 rate = (facts["n"] - facts["initial"]) / facts["elapsed"]
             forms = _FORMS if total else _FORMS_WITHOUT_TOTAL
             return {
                 **facts,
+                "ncols": max(1, columns - _SPARE),
                 "bar_format": next(form for least, form in forms if columns >= least),
                 "amount": size(facts["n"]) + (f" of {size(total)}" if total else ""),
                 "speed": f"{size(int(rate))}/s" if rate else "-",

@@ -12,7 +12,7 @@ import sys
 from docs.make import writing
 
 parser = argparse.ArgumentParser(prog="python -m docs.make", description="Makes what is made in docs.")
-parser.add_argument("--figures", metavar="BENCH", choices=("bench", "bench-zfs"))
+parser.add_argument("--figures", metavar="BENCH", choices=("bench", "bench-zfs", "bench-scripts"))
 bench = parser.parse_args().figures
 
 writing.measured(bench, "" if bench is None else sys.stdin.read())

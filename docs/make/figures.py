@@ -18,10 +18,14 @@ _FLEET_SECONDS = 400.0
 _HEADS = {
     "bench": ("case", "ours: median (min–max)", "peer: median (min–max)", "ratio", "goal", ""),
     "bench-zfs": ("case", "ours: median (min–max)", "imgadm's way: median (min–max)", "ratio", "goal", ""),
+    "bench-scripts": ("case", "ours: median (min–max)", "peer: median (min–max)", "ratio", "goal", ""),
+    "deltas": ("stream", "file", "index", "nginx sent", "of the file", "goal"),
 }
 _TITLES = {
     "bench": "Importing a stream of 600 MB, embedded pool: seconds",
     "bench-zfs": "Importing a stream of 316 MB, ZFS pool in an emulated guest: seconds",
+    "bench-scripts": "A stream of 600 MB against fast scripts, on a busy machine: seconds",
+    "deltas": "Upgraded /usr, 13 % of its files changed: percent of the file that is fetched",
 }
 
 Rows = dict[str, list[list[str]]]
@@ -126,7 +130,9 @@ def fleet(printed: str) -> str:
 
 
 def plot(rows: Rows, bench: str) -> str:
-    """Seconds of every case that was measured in seconds, as SVG."""
+    """Seconds of every case that was measured in seconds, as SVG; of the deltas, what was fetched."""
+    if bench == "deltas":
+        return bars(_TITLES[bench], _parts(rows[bench]))
     groups: dict[str, list[Bar]] = {}
     for case, ours, peer, *_ in rows[bench]:
         mine, theirs = _time(ours), _time(peer)
@@ -135,6 +141,18 @@ def plot(rows: Rows, bench: str) -> str:
         group = groups.setdefault(case, [Bar("imgstore", mine.median, mine.least, mine.most, ours=True)])
         group.append(Bar(theirs.who or "imgadm's way", theirs.median, theirs.least, theirs.most, ours=False))
     return bars(_TITLES[bench], groups)
+
+
+def _parts(rows: list[list[str]]) -> dict[str, list[Bar]]:
+    """Percents of the whole file, by stream."""
+    groups = {}
+    for stream, *_, part, _ in rows:
+        percent = float(part.removesuffix(" %"))
+        groups[stream] = [
+            Bar("with the index", percent, percent, percent, ours=True),
+            Bar("the whole file", 100.0, 100.0, 100.0, ours=False),
+        ]
+    return groups
 
 
 def _subject(row: list[str]) -> tuple[str, str]:

@@ -35,7 +35,7 @@ def measured(bench: str | None = None, printed: str = "") -> None:
     if bench is not None:
         rows = figures.merged(rows, bench, printed)
         _write(_FIGURES, figures.written(rows))
-    for name in ("README.md", "docs/benchmarks.md"):
+    for name in ("README.md", "docs/benchmarks.md", "docs/deltas.md"):
         _change(_ROOT / name, lambda text: figures.page(text, rows))
     for name in rows:
         _write(_DOCS / "pictures" / f"{name}.svg", figures.plot(rows, name))

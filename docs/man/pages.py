@@ -56,7 +56,7 @@ ENVIRONMENT = {
 
 _EXIT_STATUS = {
     "0": "All went well.",
-    "1": "An error, which is told on standard error; also wrong options and arguments.",
+    "1": "An error, with a message on standard error; also wrong options and arguments.",
     "3": "An image, or its origin, is not installed.",
     "130": "Ctrl-C. What this command alone wanted is not imported any further.",
     "141": "Nobody read the output any more.",
@@ -176,7 +176,7 @@ def _imgstored() -> Iterator[str]:
     )
     yield from heading("exit status")
     yield from item(bold("0"), "It was told to stop.")
-    yield from item(bold("1"), "An error, which is told on standard error.")
+    yield from item(bold("1"), "An error, with a message on standard error.")
     yield from item(bold("2"), "Wrong arguments.")
     yield from item(bold("77"), "Something is not permitted to the user that it runs as.")
     yield from item(bold("78"), "The configuration cannot be used; to start again will not help.")

@@ -1,7 +1,7 @@
 """`imgstored --check --deep`: reads every image to its end, and looks for what belongs to nothing.
 
-It changes nothing, and may run beside a daemon. What comes and goes by the daemon's work is then looked at
-twice, and only what stays is told.
+It changes nothing, and may run while a daemon runs. Then it looks twice at things that come and go by the
+daemon's work, and reports only those that stay.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from imgstored.doctor.check import Status
     from imgstored.pools.base import Pool
 
-#: Seconds between two looks at what a daemon may be at work on. Each of its steps is shorter.
+#: Seconds between two looks at things that a daemon may be changing. Each of the daemon's steps is shorter.
 PAUSE: Final = 2.0
 
 
 def audited(files: Sequence[Path], *, pause: float = PAUSE) -> DoctorDocument:
-    """The findings for the host that these files configure. Blocks as long as it takes to read all images.
+    """The findings for the host that these files configure. Blocks until all images are read.
 
     Raises `ConfigError`.
     """
@@ -65,14 +65,14 @@ def examine(settings: Config, *, pause: float = PAUSE) -> tuple[bool, list[Findi
         findings += _images(name, pool, settings)
     findings += _library(settings, pause)
     try:
-        running, left = _settled(settings, pause)
+        running, left = _orphans(settings, pause)
     except (ImgstoreError, OSError) as error:
         return False, [*findings, Finding("leftovers", "fail", *errors_of(error))]
-    return running, findings + _told(left)
+    return running, findings + _reported(left)
 
 
 def _opened(settings: Config, findings: list[Finding]) -> dict[str, Pool]:
-    """The pools that can be looked at; why others cannot goes to `findings`."""
+    """The pools that can be read; `findings` gets the reasons why others cannot."""
     pools = {}
     for table in settings.pools:
         try:
@@ -112,7 +112,7 @@ def _images(name: str, pool: Pool, settings: Config) -> Iterator[Finding]:
 def _fault_of(
     name: str, pool: Pool, uuid: str, receipts: Receipts, files: ManifestFiles
 ) -> tuple[Status, str] | None:
-    """The fault of an installed image; None for a whole one. Blocks as long as it takes to read it.
+    """The fault of an installed image; None if it is whole. Blocks until the image is read.
 
     Raises as `Pool.check` does.
     """
@@ -134,7 +134,7 @@ def _fault_of(
 
 
 def _library(settings: Config, pause: float) -> Iterator[Finding]:
-    """Reads each file of the library; what seems wrong once more after a pause, as a daemon may write it."""
+    """Reads each file of the library; a wrong one again after a pause, as a daemon may be writing it."""
     folder = settings.library_folder
     if not folder.exists():
         return
@@ -153,8 +153,8 @@ def _library(settings: Config, pause: float) -> Iterator[Finding]:
     yield Finding("library", "ok", f"{len(found)} in {folder}, read to the end")
 
 
-def _settled(settings: Config, pause: float) -> tuple[bool, list[Orphan]]:
-    """The orphans; beside a daemon, those that are still there after a pause. Raises as `taken` does."""
+def _orphans(settings: Config, pause: float) -> tuple[bool, list[Orphan]]:
+    """The orphans; while a daemon runs, those that stay after a pause. Raises as `taken` does."""
 
     def look() -> tuple[bool, list[Orphan]]:
         # Opened again each time: a pool that is only looked at knows what was there when it was opened.
@@ -169,8 +169,8 @@ def _settled(settings: Config, pause: float) -> tuple[bool, list[Orphan]]:
     return running, left
 
 
-def _told(left: Sequence[Orphan]) -> list[Finding]:
-    """One finding a kind."""
+def _reported(left: Sequence[Orphan]) -> list[Finding]:
+    """One finding for each kind of orphan."""
     kinds: Mapping[str, list[Orphan]] = {}
     kinds = {orphan.what: [each for each in left if each.what == orphan.what] for orphan in left}
     found = [

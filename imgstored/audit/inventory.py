@@ -44,7 +44,7 @@ class InPool(Struct, frozen=True):
 
     images: frozenset[str]
     partials: frozenset[str]
-    strays: frozenset[str]  #: what is part of no image
+    strays: frozenset[str]  #: files that are part of no image
     client_holds: frozenset[str]  #: images that clients hold
     damage: tuple[str, ...]  #: sentences
 
@@ -59,7 +59,7 @@ class InJournal(Struct, frozen=True):
 
 
 class Inventory(Struct, frozen=True):
-    """All of it, at about one moment."""
+    """The whole inventory, at about one moment."""
 
     running: bool
     pools: Mapping[str, InPool]
@@ -67,21 +67,21 @@ class Inventory(Struct, frozen=True):
     spools: frozenset[str]  #: names of files
     receipts: frozenset[Key]
     manifests: frozenset[Key]
-    marks: frozenset[Key]  #: of manifests that are to stay or go
+    marks: frozenset[Key]  #: of pending manifests
     half_written: frozenset[str]  #: paths of files that never got their names
     creating: frozenset[str]  #: notes about images that are being made
     damaged: tuple[str, ...]  #: what was set aside
 
 
 def opened(settings: Config, table: PoolTable) -> Pool:
-    """A pool to look at. Raises `PoolError`."""
+    """Opens a pool for reading. Raises `PoolError`."""
     if table.type == "zfs":
         return ZfsPool(table.name)
     return EmbeddedPool(table.name, settings.pool_folder(table), read_only=True)
 
 
 def taken(settings: Config, pools: Mapping[str, Pool]) -> Inventory:
-    """Looks at everything. Raises `OSError`, `PoolError`."""
+    """Takes the inventory. Raises `OSError`, `PoolError`."""
     state, images = Path(settings.state), settings.imgadm_folder / "images"
     files = ManifestFiles(images)
     return Inventory(
@@ -180,7 +180,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def errors_of(error: ImgstoreError | OSError) -> tuple[str, str]:
-    """The message and the hint of what kept something from being looked at."""
+    """The message and the hint of the error that prevented a look."""
     if isinstance(error, ImgstoreError):
         return error.message, error.hint
     return f"{error.filename or 'a file'}: {error.strerror or error}", "run this as the daemon's user"

@@ -120,8 +120,8 @@ class RegistryTable(_Table, frozen=True):
     #: file with the login, in the form of Docker's `config.json` (`auths`); no program that it names is run;
     #: None: no login
     auth_file: str | None = None
-    #: `host` or `host:port` that may get the login for a token, beside the registry's own; None: none, or
-    #: `auth.docker.io` for Docker Hub
+    #: another `host` or `host:port`, besides the registry's own, that may get the login and give out a token;
+    #: None: none, or `auth.docker.io` for Docker Hub
     token_server: str | None = None
     #: URLs of servers with the same repositories, asked first: replicas, pull-through caches; each may have a
     #: table of its own

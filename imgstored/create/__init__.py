@@ -7,5 +7,5 @@ maker     a dataset's snapshot, sent; nothing of it is left afterwards
 prepare   a machine that a script makes ready first
 export    an installed image, for another host
 publish   to an image server
-__main__  a disk's image; a program of its own, for it runs with the rights of who asks
+__main__  a disk's image; a program of its own, because it runs with the rights of its user
 """

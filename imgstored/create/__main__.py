@@ -1,7 +1,7 @@
 """`python -m imgstored.create`: creates an image from a raw disk, a qcow2 or a vmdk; no daemon, no ZFS.
 
-`imgctl create --raw` runs it, with the rights of who asks: a disk's file may come from anybody, and is none
-of root's business. The image's stream goes into the file that is open as descriptor FD. Standard input has
+`imgctl create --raw` runs it with the rights of its user: a disk's file may come from anybody, and root must
+not open it. The image's stream goes into the file that is open as descriptor FD. Standard input has
 {manifest, fields}; what happens, and how it ends, are lines of JSON on standard output: the events of the
 socket's `create`, then {result} or {error}.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import trio
 from imgproto.events import Progress
 
-from imgstored.events.request import PROGRESS_INTERVAL, Request
+from imgstored.events.request import PROGRESS_INTERVAL, ClientRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -24,7 +24,7 @@ T = TypeVar("T")
 MAX_JOBS: Final = 4
 
 
-class Job(Request, Generic[T]):
+class Job(ClientRequest, Generic[T]):
     """A request whose events end with a result."""
 
     result: T  #: is there once the events have ended

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,13 +18,14 @@ import trio
 from imgproto.events import Progress
 
 from imgstored import lanes
+from imgstored.create.file_index import FileIndexer
 from imgstored.create.layers import Cutter
 from imgstored.create.manifest import file_prefix, file_suffix
-from imgstored.errors import APIError, DownloadError, InvalidManifestError, UploadError
+from imgstored.errors import APIError, DownloadError, InvalidManifestError, NotSupportedError, UploadError
 from imgstored.events.request import PROGRESS_INTERVAL
 from imgstored.host.foreign_files import ForeignFile
 from imgstored.http.documents import DocumentLimits
-from imgstored.manifest import MAX_LIST, parse_entries
+from imgstored.manifest import MAX_LIST, FileIndex, parse_entries, with_index
 from imgstored.registry import artifact
 from imgstored.registry.documents import EMPTY, EMPTY_JSON, ImageManifest, Index, encoded
 from imgstored.registry.push import Pusher
@@ -76,6 +78,7 @@ class ImagePush:
         self._manifest = manifest
         self._file = file
         self._fd = fd
+        self._index: bytes | None = None  # of the file, if it can have one
         self._there: dict[str, int] = {}  # bytes of each layer
         self._reported_at = 0.0
 
@@ -84,11 +87,18 @@ class ImagePush:
 
         Raises `UploadError` if the file is not what the manifest says.
         """
-        cutter = Cutter(str(described.compression), limits)
+        cutter, indexer = Cutter(str(described.compression), limits), FileIndexer()
+
+        def feed(block: bytes) -> None:
+            cutter.feed(block)
+            with suppress(NotSupportedError):  # zstd is not installed
+                indexer.feed(block)
+
         blocks = self._file.blocks()
         thread = trio.CapacityLimiter(1)
         while (block := await trio.to_thread.run_sync(next, blocks, None, limiter=thread)) is not None:
-            await trio.to_thread.run_sync(cutter.feed, block, limiter=thread)
+            await trio.to_thread.run_sync(feed, block, limiter=thread)
+        self._index = await trio.to_thread.run_sync(indexer.finish, limiter=thread)
         for what, said, found in (
             ("size", described.size, cutter.size),
             ("checksum (sha1)", described.sha1, cutter.sha1),
@@ -146,10 +156,12 @@ class ImagePush:
 
     async def push_image(self, layers: Sequence[Layer]) -> Descriptor:
         """Pushes the image's manifest, and its signature: from now on the image is there. Then the lists."""
-        document = dict(self._manifest.document)
+        index = None if self._index is None else await self._pusher.small_blob(self._index, artifact.INDEX)
+        named = None if index is None else FileIndex(index.digest.partition(":")[2], index.size)
+        document = dict(with_index(self._manifest.document, named))
         compression = None if self._manifest.file is None else self._manifest.file.compression
         config = await self._pusher.small_blob(artifact.json_of(document), artifact.MANIFEST)
-        if not layers or self._keys:
+        if not layers or self._keys or index is not None:
             await self._pusher.small_blob(EMPTY_JSON, EMPTY)
         name = file_prefix(document) + file_suffix(document, str(compression))
         subject = await self._origin()
@@ -158,6 +170,10 @@ class ImagePush:
         if await self._is_older(image, tags[2:]):
             tags = tags[:2]
         text = await self._sign(document, config, image) if self._keys else ""
+        if index is not None:
+            # Before the tags: who sees the image finds its index.
+            subject = await self._pusher.document(image)
+            await self._pusher.document(artifact.index_manifest(subject, index))
         descriptor = await self._pusher.document(image, tags)
         await self._list(document, descriptor, text)
         return descriptor

@@ -32,6 +32,7 @@ class Subject:
     pools: Mapping[str, Pool] | None = field(default=None, repr=False)
     view: str | None = None  #: `fuse`, `files`, `off`
     faults: tuple[ImgstoreError, ...] = ()  #: the files of its own that the running daemon cannot use
+    known: bool = True  #: False: the files cannot be read, and nobody knows the settings
 
     @property
     def runs(self) -> bool:

@@ -11,6 +11,7 @@ import trio
 from imgstored import __version__
 from imgstored.doctor import folders, host, pools, secrets, sources, view
 from imgstored.doctor.check import Finding
+from imgstored.errors import ConfigError
 from imgstored.view.mountpoint import UNMOUNT
 
 if TYPE_CHECKING:
@@ -61,6 +62,12 @@ class Doctor:
     def _checks(self, subject: Subject) -> list[Check]:
         """The table. What blocks runs in a thread."""
         blocking = self._in_thread
+        if not subject.known:  # what the defaults name is not what the daemon would use
+            return [
+                Check("configuration", blocking(host.configuration)),
+                Check("python", blocking(host.python)),
+                Check("extras", blocking(host.extras)),
+            ]
         return [
             Check("configuration", blocking(host.configuration)),
             Check("start", blocking(host.start)),
@@ -99,6 +106,8 @@ class Doctor:
         with trio.move_on_after(self._limit):
             try:
                 return await check.run(subject)
+            except ConfigError:
+                return []  # `configuration` names it
             except OSError as error:
                 why = f"{error.filename or check.name}: {error.strerror or error}"
                 return [Finding(check.name, "fail", why, "look at the named file or folder")]

@@ -58,9 +58,9 @@ class OwnHost:
 
 def examined(files: Sequence[Path]) -> DoctorDocument:
     """Examines a host on which no daemon runs; changes nothing. Blocks for some seconds."""
-    settings = _loaded(tuple(files), Config())
-    KNOWN.configure(specs.secrets(settings, os.environ))
-    found: DoctorDocument = signals.run(_doctor().examine, Subject(settings, tuple(files)))
+    subject = _subject(tuple(files))
+    KNOWN.configure(specs.secrets(subject.settings, os.environ))
+    found: DoctorDocument = signals.run(_doctor().examine, subject)
     return cast("DoctorDocument", KNOWN.hidden_in(found))
 
 
@@ -69,6 +69,14 @@ def _doctor() -> Doctor:
     from imgstored.doctor.doctor import Doctor
 
     return Doctor()
+
+
+def _subject(files: tuple[Path, ...]) -> Subject:
+    """A host on which a daemon would have these files, whether or not it could start with them."""
+    try:
+        return Subject(loading.load(*files), files)
+    except ImgstoreError:
+        return Subject(Config(), files, known=False)
 
 
 def _loaded(files: tuple[Path, ...], otherwise: Config) -> Config:

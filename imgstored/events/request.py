@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 PROGRESS_INTERVAL = 0.2
 
 
-class Request:
-    """An asynchronous iterator of events, with one reader; raises the error that ended the request.
+class ClientRequest:
+    """A running request: an asynchronous iterator of its events, for one reader, which gets its error, too.
 
     Newer progress replaces progress that nobody has read yet. All other events are kept: they are few.
     """
@@ -51,7 +51,7 @@ class Request:
         else:
             self.end()
 
-    def __aiter__(self) -> Request:
+    def __aiter__(self) -> ClientRequest:
         return self
 
     async def __anext__(self) -> EventDocument:

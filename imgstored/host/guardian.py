@@ -1,8 +1,8 @@
-"""Has programs that the daemon runs end with it, also by kill -9: a second program waits for its end.
+"""Ends the daemon's child processes with the daemon, also after kill -9: a helper program waits for its end.
 
-Linux has PR_SET_PDEATHSIG for that, which ends with the thread that started the program, reaches none of
-what that starts itself, and has to be set between fork and exec. illumos has nothing; and there SMF starts
-the daemon again only once all that it has started is gone.
+Linux has PR_SET_PDEATHSIG for that. But it depends on the thread that started the program, does not reach
+grandchildren, and has to be set between fork and exec. illumos has nothing of the kind, and SMF restarts the
+daemon only after all processes that it started are gone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from imgstored.host import signals
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: It gets a process group, and another word when that is over; or the end, when whoever writes has ended.
+#: Reads a process group, and then another word when that has ended. If its input ends first, the daemon has
+#: died.
 _SCRIPT: Final = 'read -r group && ! read -r over && kill -s KILL -- "-$group"'
 
 
 class Guardian:
-    """For a block that runs a program. Blocks for a moment. Raises `OSError`."""
+    """A helper program, for a block that runs another program. Blocks for a moment. Raises `OSError`."""
 
     def __init__(self) -> None:
         with signals.for_child():
@@ -48,10 +49,10 @@ class Guardian:
         self._process.wait()
 
     def watch(self, group: int) -> None:
-        """Has all processes of this group end with the daemon, until the block ends."""
+        """Makes all processes of this group end with the daemon, until the block ends."""
         self._say(str(group))
 
     def _say(self, word: str) -> None:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # somebody has killed it
+        with suppress(BrokenPipeError):  # somebody has killed the helper
             self._process.stdin.write(f"{word}\n".encode())

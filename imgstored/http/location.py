@@ -99,6 +99,7 @@ class Location(Struct, frozen=True):
     authorization: Authorization | None = None  #: for the origin of `url`, beside the access's headers
     #: The parts that are the file, one after another, all of the origin of `url`. None: the file is at `url`.
     parts: tuple[Part, ...] = ()
+    blobs: str | None = None  #: of a registry: where each of its blobs is, with the digest behind it
     contents: Contents = "image"
 
 

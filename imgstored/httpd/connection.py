@@ -300,9 +300,10 @@ class Connection:
             ("Server", _SERVER),
             *response.headers,
         ]
+        length = response.length
         bodiless = response.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
         if not bodiless:
-            headers.append(("Content-Length", str(response.length)))
+            headers.append(("Content-Length", str(length)))
         if head is None or self._http.their_state is not h11.DONE:
             # What is left of the request's body would be taken for the next request.
             headers.append(("Connection", "close"))
@@ -314,10 +315,10 @@ class Connection:
                 reason=_reason(response.status),
             )
         )
-        parts = () if only_head else response.parts
-        if parts and response.length:
+        parts = () if only_head or not length else response.parts
+        if parts:
             # h11 counts the bytes against Content-Length, and never sees them.
-            self._http.send_with_data_passthrough(h11.Data(data=_Placeholder(response.length)))  # type: ignore[arg-type]
+            self._http.send_with_data_passthrough(h11.Data(data=_Placeholder(length)))  # type: ignore[arg-type]
         pieces = _gathered([start or b"", *parts])
         if any(isinstance(part, Span) for part in parts):
             with self._pace.client(self._counts_as) as turn:

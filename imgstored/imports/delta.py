@@ -173,8 +173,6 @@ class Deltas:
         assert file.size is not None
         if resources.library is not None:
             return "the library keeps the original file"
-        if any(location.parts for location in locations):
-            return "a registry has no index"
         if file.index.size > MAX_INDEX:
             return "its index is too large"
         if resources.journal.ranges(self._name).load() is not None:
@@ -201,7 +199,7 @@ class Deltas:
             return index
         limits = self._resources.limits.download
         download = Download(
-            [replace(location, url=index_url(location.url)) for location in locations],
+            [_index_at(location, file.index.sha256) for location in locations],
             size=file.index.size,
             path=path,
             journal=_Forgetful(),
@@ -220,6 +218,12 @@ class Deltas:
         if index is None:
             raise IndexFaultError("the index is not the one that the manifest names")
         return index
+
+
+def _index_at(location: Location, sha256: str) -> Location:
+    """The place of the index: beside the file, or among the blobs of a registry."""
+    url = index_url(location.url) if location.blobs is None else f"{location.blobs}sha256:{sha256}"
+    return replace(location, url=url, parts=())
 
 
 def _index_in(path: Path, sha256: str, file_size: int | None) -> Index | None:

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from imgproto.documents import Phase
     from imgproto.events import EventDocument
 
-    from imgstored.events.request import Request
+    from imgstored.events.request import ClientRequest
     from imgstored.http.location import Location, Verify
     from imgstored.imports.free_space import Claim
     from imgstored.imports.resources import Resources
@@ -184,7 +184,7 @@ class Import:
         self._claims: list[Claim] = []
         self._free_before = 0  # bytes of the pool, before it got anything of the image
 
-    # -- who wants it ----------------------------------------------------------------------------------------
+    # -- clients ---------------------------------------------------------------------------------------------
 
     @property
     def uuid(self) -> str:
@@ -600,7 +600,7 @@ class Import:
                 return _Result(End.INSTALLED_BY_OTHERS, image=image, waited=waited)
             if before is None and not occupant.hidden:
                 log.info("somebody else is at work on an image", uuid=self.uuid, dataset=occupant.name)
-                what = "is being received by somebody else" if occupant.receiving else "is no image yet"
+                what = "is being received by another program" if occupant.receiving else "is not an image yet"
                 self._note(f"{occupant.name} {what}; waiting for that")
             if occupant != before:
                 timeout = _STANDSTILL if occupant.receiving else _UNSETTLED
@@ -764,12 +764,12 @@ class Import:
 
     # -- how far it is ---------------------------------------------------------------------------------------
 
-    def follow(self, request: Request) -> None:
+    def follow(self, request: ClientRequest) -> None:
         """Gives a request all that has happened so far, and then what happens."""
         if self._events.subscribe(request.hear, self.action):
             self.replay(request)
 
-    def replay(self, request: Request) -> None:
+    def replay(self, request: ClientRequest) -> None:
         """Gives a request all that has happened so far."""
         for event in self._past:
             request.emit(event)

@@ -60,11 +60,11 @@ class Leftovers:
         steps: list[Callable[[], None]] = []
         if not kept.partial:
             steps.append(partial(self._abandon, pool, uuid, locked=locked))
-        # Without the journal it was an image file's: no other import begins then.
+        # Without the journal this is the import of a client's file: all others need the journal.
         if self._journal.fault is None:
             if not kept.download:
                 name = spool_name(pool, uuid)
-                # What nobody may trust is not believed either where the file stays.
+                # Untrusted ranges must go even if the file cannot be removed.
                 steps += [self._journal.ranges(name).forget, partial(self._remove_spool, name)]
             if not kept.journal:
                 steps.append(partial(self._journal.end, pool, uuid))

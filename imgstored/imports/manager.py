@@ -33,7 +33,7 @@ from imgstored.errors import (
     StoppingError,
     UsageError,
 )
-from imgstored.events.request import Request
+from imgstored.events.request import ClientRequest
 from imgstored.events.stream import Action, CacheHit, Refused, Requester
 from imgstored.http.location import public
 from imgstored.import_id import fresh
@@ -205,7 +205,7 @@ class ImportManager:
         sources: Sequence[str] | None = None,
         channel: str | None = None,
         zstream: bool = False,
-    ) -> AsyncIterator[Request]:
+    ) -> AsyncIterator[ClientRequest]:
         """Imports images for a client, and gives the events. Leaving the block ends the client's interest.
 
         With `zstream` the sources' files are taken as they are now, whatever the manifests say of them.
@@ -225,7 +225,7 @@ class ImportManager:
         sources: Sequence[str] | None = None,
         channel: str | None = None,
         zstream: bool = False,
-    ) -> AsyncIterator[Request]:
+    ) -> AsyncIterator[ClientRequest]:
         """As `request`, but the events end as soon as the imports are written down, and these go on.
 
         Neither a client that leaves nor a restart ends them; only `cancel` does. Raises `UsageError` also
@@ -238,7 +238,7 @@ class ImportManager:
                 hint=f"at most {MAX_DETACHED} may go on by themselves: wait for some, or cancel them",
             )
 
-        async def work(request: Request) -> None:
+        async def work(request: ClientRequest) -> None:
             await self._refresh.pool(specs[0].pool)
             for spec in specs:
                 wanted = await self._want(request, spec, requester)
@@ -285,14 +285,14 @@ class ImportManager:
         requester: Requester,
         pool: str | None = None,
         path: str = "the file",
-    ) -> AsyncIterator[Request]:
+    ) -> AsyncIterator[ClientRequest]:
         """Installs the image file that a client has open as `fd`. `path` is for messages only."""
         if isinstance(uuid := manifest.get("uuid"), str):
             check_uuid(in_lower_case(uuid))  # imgadm reports a wrong uuid first, and no other fault
         loaded = load(_dated(manifest), rules="install")
         spec = ImportSpec(loaded.uuid, self._catalog.pool(pool).name)
 
-        async def work(request: Request) -> None:
+        async def work(request: ClientRequest) -> None:
             await self._refresh.pool(spec.pool)
             installing = await self._want_file(request, spec, loaded, FromFile(fd, path), requester)
             await self._table.follow(request, [] if installing is None else [installing])
@@ -301,12 +301,12 @@ class ImportManager:
             yield request
 
     @asynccontextmanager
-    async def watch(self, uuid: str | None) -> AsyncIterator[Request]:
+    async def watch(self, uuid: str | None) -> AsyncIterator[ClientRequest]:
         """Gives the events of all imports, or those of one image's imports until they have ended."""
         if uuid is not None:
             check_uuid(uuid)
 
-        async def work(request: Request) -> None:
+        async def work(request: ClientRequest) -> None:
             if uuid is None:
                 await self._table.follow_all(request)
                 return
@@ -320,7 +320,7 @@ class ImportManager:
         async with self._running("", work) as request:
             yield request
 
-    async def _imports_of(self, uuid: str, request: Request) -> list[Import]:
+    async def _imports_of(self, uuid: str, request: ClientRequest) -> list[Import]:
         """The imports of an image, once those of an earlier daemon have begun."""
         announced = ""
         while not (imports := self._table.of_image(uuid)):
@@ -362,8 +362,10 @@ class ImportManager:
     # -- one request -----------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _import(self, specs: Sequence[ImportSpec], requester: Requester) -> AsyncIterator[Request]:
-        async def work(request: Request) -> None:
+    async def _import(
+        self, specs: Sequence[ImportSpec], requester: Requester
+    ) -> AsyncIterator[ClientRequest]:
+        async def work(request: ClientRequest) -> None:
             await self._refresh.pool(specs[0].pool)
             wanted = [await self._want(request, spec, requester) for spec in specs]
             await self._table.follow(request, [each for each in wanted if each is not None])
@@ -373,10 +375,10 @@ class ImportManager:
 
     @asynccontextmanager
     async def _running(
-        self, client: str, work: Callable[[Request], Awaitable[None]]
-    ) -> AsyncIterator[Request]:
+        self, client: str, work: Callable[[ClientRequest], Awaitable[None]]
+    ) -> AsyncIterator[ClientRequest]:
         """Runs `work` alongside the block that reads the events, until either has ended."""
-        request = Request(client)
+        request = ClientRequest(client)
         ended = trio.Event()
 
         async def serve() -> None:
@@ -396,7 +398,7 @@ class ImportManager:
             with trio.CancelScope(shield=True):
                 await ended.wait()
 
-    async def _want(self, request: Request, spec: ImportSpec, requester: Requester) -> Import | None:
+    async def _want(self, request: ClientRequest, spec: ImportSpec, requester: Requester) -> Import | None:
         """The import of the image, which the request has joined; None when the image is installed."""
         wanted = await self._joinable(spec)
         if self._is_installed(request, spec):
@@ -421,7 +423,7 @@ class ImportManager:
         return wanted
 
     async def _start(
-        self, request: Request, spec: ImportSpec, requester: Requester, log_id: str
+        self, request: ClientRequest, spec: ImportSpec, requester: Requester, log_id: str
     ) -> Import | None:
         """Plans the image's ancestry, and starts the imports; None if the image is installed by then."""
         self._check_journal()
@@ -445,7 +447,7 @@ class ImportManager:
             return None
         return self._table.get(spec.key)
 
-    async def _walk(self, request: Request, plan: Plan, log_id: str) -> None:
+    async def _walk(self, request: ClientRequest, plan: Plan, log_id: str) -> None:
         """Fills in the plan, down to an image that is installed or under way."""
         spec = plan.spec
         while (uuid := plan.next()) is not None:
@@ -481,7 +483,12 @@ class ImportManager:
         )
 
     async def _want_file(
-        self, request: Request, spec: ImportSpec, manifest: Manifest, given: FromFile, requester: Requester
+        self,
+        request: ClientRequest,
+        spec: ImportSpec,
+        manifest: Manifest,
+        given: FromFile,
+        requester: Requester,
     ) -> Import | None:
         """The import of an image whose file the client has given; as `_want`."""
         wanted = await self._joinable(spec)
@@ -531,7 +538,7 @@ class ImportManager:
                 hint=f"install it first: `imgctl import {origin}`",
             )
 
-    def _join(self, request: Request, wanted: Import) -> None:
+    def _join(self, request: ClientRequest, wanted: Import) -> None:
         """Makes the request follow the import and those of its ancestors, and keep the import alive."""
         chain = list(wanted.chain())
         sizes = [each.figures.total for each in chain]
@@ -596,7 +603,7 @@ class ImportManager:
             return "deleting" if self._deletions.under_way((pool, uuid)) else "installed"
         return "missing" if self._table.get((pool, uuid)) is None else "under-way"
 
-    def _is_installed(self, request: Request, spec: ImportSpec) -> bool:
+    def _is_installed(self, request: ClientRequest, spec: ImportSpec) -> bool:
         image = self._catalog.find(*spec.key)
         if image is not None:
             self._events.publish(CacheHit("installed"))

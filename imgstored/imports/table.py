@@ -9,7 +9,7 @@ from imgproto.events import ImageProgress
 
 from imgstored import import_id, lanes
 from imgstored.errors import StoppingError
-from imgstored.events.request import PROGRESS_INTERVAL, Request
+from imgstored.events.request import PROGRESS_INTERVAL, ClientRequest
 from imgstored.host import heap
 from imgstored.imports.progress import EVERY, USUAL, Gauge, Reading, summed_up
 
@@ -152,7 +152,7 @@ class ImportTable:
 
     # -- followers -------------------------------------------------------------------------------------------
 
-    async def follow(self, request: Request, imports: Sequence[Import]) -> None:
+    async def follow(self, request: ClientRequest, imports: Sequence[Import]) -> None:
         """Reports progress until all imports have ended.
 
         Raises the first one's error, with those of the others in its data.
@@ -168,7 +168,7 @@ class ImportTable:
         if errors:
             raise errors[0].with_others(errors[1:])
 
-    async def follow_all(self, request: Request) -> None:
+    async def follow_all(self, request: ClientRequest) -> None:
         """Reports the events of all imports, also of later ones, until it is cancelled."""
         for each in self._imports.values():
             each.replay(request)
@@ -178,13 +178,13 @@ class ImportTable:
         finally:
             self._events.unsubscribe(request.hear)
 
-    def let_go(self, request: Request) -> None:
+    def let_go(self, request: ClientRequest) -> None:
         """Ends a request's interest in all imports."""
         for each in list(self._imports.values()):
             self._events.unsubscribe(request.hear, each.action)
             each.leave(request)
 
-    async def _report(self, request: Request, imports: Callable[[], Iterable[Import]]) -> None:
+    async def _report(self, request: ClientRequest, imports: Callable[[], Iterable[Import]]) -> None:
         """Reports the progress of imports until it is cancelled; nothing while there are none."""
         reported = False
         while True:

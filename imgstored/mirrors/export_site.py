@@ -35,12 +35,13 @@ from imgstored.errors import (
 from imgstored.host import shortage
 from imgstored.host.filesystem import replace_file
 from imgstored.host.foreign_files import ForeignFile
+from imgstored.http.location import origin_of
 from imgstored.library.library import ChangedError
 from imgstored.manifest import FileIndex, is_uuid, with_index
 from imgstored.mirrors.folder import Folder
 from imgstored.mirrors.selection import by_names, with_origins
 from imgstored.serve.downgrade import as_dataset
-from imgstored.serve.listing import is_active
+from imgstored.serve.listing import is_active, is_public
 from imgstored.site import layout
 from imgstored.site.layout import Item, Pointer, hashed
 from imgstored.site.minisign import parse_secret_key, signed
@@ -70,6 +71,7 @@ _INTERVAL: Final = 0.5
 #: Why an image is left out.
 _NOT_KEPT: Final = "it is installed, but its original file was not kept"
 _UNKNOWN: Final = "the library does not have it"
+_PRIVATE: Final = "its manifest calls it private; name it to export it"
 #: What the names of files begin with that are named by their hashes.
 _BY_HASH: Final = ("site-", "list-", "manifest-")
 
@@ -111,8 +113,9 @@ class SiteExporter:
     ) -> AbstractAsyncContextManager[Job[SiteDocument]]:
         """Brings the folder open as `fd` up to date; the job's result is what was done.
 
-        Raises `NotSupportedError` without a library, `UsageError`, `KeyFileError`; the job `FileSystemError`,
-        `NoSpaceError`.
+        Raises `NotSupportedError` without a library, `UsageError`, `KeyFileError`, and `ClientError` for a
+        URL that no client can use; the job `FileSystemError`, `NoSpaceError`, and `UsageError` where the
+        folder is in one of the daemon's own.
         """
         library = self._library
         if library is None:
@@ -122,6 +125,8 @@ class SiteExporter:
             )
         if not 1 <= spec.days <= _MAX_DAYS:
             raise UsageError(f"a signature holds 1 to {_MAX_DAYS} days, not {spec.days}")
+        if spec.url is not None:
+            origin_of(spec.url)
         keys = [parse_secret_key(text) for text in spec.keys]
         installed = dict(self._installed())
 
@@ -131,6 +136,11 @@ class SiteExporter:
                     own = os.dup(fd)
                     try:
                         folder = Folder(own, disk)
+                        if any(folder.is_below(each) for each in (library.folder, self._state.parent)):
+                            raise UsageError(
+                                f"{path} is in a folder of the daemon's own",
+                                hint="choose one for the site alone",
+                            )
                         export = _Run(library, spec, keys, installed, self._next_version, folder, path)
                         return export(reporter)
                     finally:
@@ -230,6 +240,11 @@ class _Run:
             here = {image.uuid for image in self._library.images()}
             for uuid in sorted(self._installed.keys() - here):
                 self._leave_out(uuid, _NOT_KEPT)
+            # Everybody may read a site.
+            for image in there:
+                if not is_public(image.document):
+                    self._leave_out(image.uuid, _PRIVATE, name=image.manifest.name)
+            there = chosen = [image for image in there if is_public(image.document)]
         ordered, lacking = with_origins(chosen, there)
         for image in lacking:
             reporter.tell(
@@ -241,8 +256,8 @@ class _Run:
             )
         return ordered
 
-    def _leave_out(self, image: str, reason: str) -> None:
-        self._left_out.append({"image": image, "name": self._installed.get(image, ""), "reason": reason})
+    def _leave_out(self, image: str, reason: str, *, name: str = "") -> None:
+        self._left_out.append({"image": image, "name": self._installed.get(image, name), "reason": reason})
 
     # -- the steps -------------------------------------------------------------------------------------------
 
@@ -288,7 +303,7 @@ class _Run:
 
     def _left_out_by_damage(self) -> bool:
         """True if an image that was chosen is not there: then nothing is removed."""
-        return any(each["reason"] not in (_NOT_KEPT, _UNKNOWN) for each in self._left_out)
+        return any(each["reason"] not in (_NOT_KEPT, _UNKNOWN, _PRIVATE) for each in self._left_out)
 
     def _place(self, image: LibraryImage, folder: Folder, report: Callable[[int], None]) -> Item | None:
         """Brings an image's file into the site; None if it cannot be."""

@@ -29,6 +29,8 @@ _NEW: Final = ".imgstore-"
 _FRESH: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Seconds for bringing a file to the disk: a stick takes some MB a second.
 _SYNC: Final = 3600.0
+#: Folders above another one that are looked at.
+_DEEPEST: Final = 4096
 #: Bytes that are copied at a time.
 _PIECE: Final = 4 << 20
 #: Seconds by which a time may be rounded (FAT).
@@ -57,6 +59,14 @@ class Folder:
             yield Folder(fd, self._disk)
         finally:
             self._disk.release(fd)
+
+    def is_below(self, folder: Path) -> bool:
+        """Whether it is that folder of the daemon's, or in it, by whatever way somebody got there."""
+        try:
+            wanted = folder.stat()
+        except FileNotFoundError:
+            return False
+        return self._ask(partial(_is_below, self._fd, wanted))
 
     def lock(self) -> None:
         """Locks it for this process's descriptor. Raises `BlockingIOError` where somebody else has."""
@@ -230,6 +240,23 @@ def _linked(folder: int, name: str, source: Path, wanted: os.stat_result) -> boo
         with suppress(OSError):
             os.unlink(new, dir_fd=folder)
     return True
+
+
+def _is_below(folder: int, wanted: os.stat_result) -> bool:
+    at = os.dup(folder)
+    try:
+        for _ in range(_DEEPEST):
+            here = os.fstat(at)
+            if _same(here, wanted):
+                return True
+            above = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = above
+            if _same(os.fstat(at), here):
+                return False  # the root
+    finally:
+        os.close(at)
+    return False
 
 
 def _same(one: os.stat_result, other: os.stat_result) -> bool:

@@ -7,8 +7,8 @@ An image in a pool is a snapshot `@final` of the dataset POOL/UUID. While it is 
 POOL/UUID-partial, which nobody but the store sees; `publish` renames it, and that rename is the moment when
 the image comes to be.
 
-Every call that takes a uuid raises `InvalidUUIDError` for what is none, and every call on a published image
-raises `ImageNotInstalledError` where there is none; those on a partial are content with nothing.
+Every call that takes a uuid raises `InvalidUUIDError` for other text, and every call on a published image
+raises `ImageNotInstalledError` if there is none; calls on a partial do nothing if there is none.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-#: What flows into a pool: pieces of a stream, of any length, in order.
+#: The pieces of a stream into or from a pool, of any length, in order.
 Blocks = Iterable[bytes | bytearray | memoryview]
 
-#: Longest tag of a hold, in bytes. ZFS allows 255, of which a pool may need some.
+#: The longest tag of a hold, in bytes. ZFS allows 255, and a pool may need some of them.
 MAX_TAG: Final = 200
 
-#: Is called with how many bytes have been read so far.
+#: Called with the number of bytes that have been read so far.
 OnRead = Callable[[int], None]
 
 
@@ -37,18 +37,18 @@ class PoolImage(Struct, frozen=True):
     kind: str  #: "filesystem" or "volume"
     used: int  #: bytes that it occupies by itself
     referenced: int  #: bytes of its data: a volume's size, a filesystem's stream
-    clones: tuple[str, ...] = ()  #: names (POOL/…) of clones, also machines', if others than images can be
-    dataset: int = 0  #: of the dataset itself: another one each time the image is received; 0 if not known
-    created: int | None = None  #: when the dataset was made, in seconds since the epoch, if the pool knows
+    clones: tuple[str, ...] = ()  #: names (POOL/…) of clones, including machines, if the pool can have these
+    dataset: int = 0  #: guid of the dataset itself, which changes with each receive; 0 if unknown
+    created: int | None = None  #: creation of the dataset, in seconds since the epoch; None if unknown
 
 
 class Occupant(Struct, frozen=True):
-    """The dataset POOL/UUID: an image, or what only has the name of one."""
+    """The dataset POOL/UUID: an image, or another dataset with the name of one."""
 
     name: str  #: POOL/UUID
     image: PoolImage | None  #: None if it has no @final, or is hidden
     used: int  #: bytes
-    receiving: bool = False  #: somebody receives straight into it
+    receiving: bool = False  #: another program receives straight into it
     hidden: bool = False  #: it is to be ignored, or an image is being made of it
 
 
@@ -56,19 +56,19 @@ class Checked(Struct, frozen=True):
     """The result of reading all of an image."""
 
     image: PoolImage
-    stream_size: int | None  #: bytes of its stream, where the pool keeps that as it came
-    damaged: str | None = None  #: how its data is not what was written
-    changed: str | None = None  #: how its dataset is not as @final any more
-    content: str | None = None  #: SHA-256 of the data in its stream, where that was asked for
+    stream_size: int | None  #: bytes of its stream, if the pool keeps the stream as it came
+    damaged: str | None = None  #: the damage of its data
+    changed: str | None = None  #: the change of its dataset since @final
+    content: str | None = None  #: SHA-256 of the data in its stream, if requested
 
 
 class Use(Struct, frozen=True):
     """The clones and holds that protect an image from destruction."""
 
-    #: Names (POOL/…) of what is cloned from the image, also POOL/UUID-partial while that is received.
+    #: Names (POOL/…) of the image's clones, including POOL/UUID-partial during a receive.
     dependents: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()  #: as `Pool.holds` has them
-    held: bool = False  #: by tags, or by holds that others have put there
+    held: bool = False  #: by tags, or by holds of other programs
 
 
 class Space(Struct, frozen=True):
@@ -82,37 +82,37 @@ class Room(Protocol):
     """Reserves room for bytes that are to come. Each call may raise `NoSpaceError`, but for `spent`."""
 
     def expect(self, to_come: int, *, exact: bool = False) -> int:
-        """So many bytes are still to come, and with `exact` no more than that; returns the free bytes."""
+        """Announces the bytes still to come, with `exact` no more than these; returns the free bytes."""
         ...
 
     def add(self, size: int) -> None:
-        """So many bytes are to come besides what was expected."""
+        """Announces more bytes than were expected."""
         ...
 
     def take(self, size: int) -> None:
-        """Bytes are about to be written."""
+        """Announces bytes that are about to be written."""
         ...
 
     def spent(self, size: int) -> None:
-        """Bytes of `take` are written, or will not be."""
+        """Reports that bytes of `take` are written, or will not be."""
         ...
 
 
 class Boundless:
-    """A room that is never full, for whoever does not share it."""
+    """A room that is never full, for callers that do not share one."""
 
     def expect(self, to_come: int, *, exact: bool = False) -> int:
-        """Fits."""
+        """Always fits."""
         return to_come
 
     def add(self, size: int) -> None:
-        """Fits."""
+        """Always fits."""
 
     def take(self, size: int) -> None:
-        """Fits."""
+        """Always fits."""
 
     def spent(self, size: int) -> None:
-        """Nothing to count."""
+        """Counts nothing."""
 
 
 class SourceDataset(Struct, frozen=True):
@@ -128,7 +128,7 @@ class SourceDataset(Struct, frozen=True):
 class Datasets(Protocol):
     """The datasets of a pool that are not images. Datasets are named POOL/…, snapshots by what follows the @.
 
-    Raises `UsageError` for what is no name of a dataset in the pool, and `PoolError`.
+    Raises `UsageError` for text that cannot name a dataset in the pool, and `PoolError`.
     """
 
     def look(self, dataset: str) -> SourceDataset:
@@ -136,18 +136,19 @@ class Datasets(Protocol):
         ...
 
     def freeze(self, dataset: str, mark: str) -> str | None:
-        """Takes the snapshot @final. One that is there is called @final-MARK until `thaw`; says so if it is.
+        """Takes the snapshot @final. An existing @final is called @final-MARK until `thaw`.
 
-        While it is there, the dataset is not among the pool's images.
+        Returns the new name of an existing one, or None. While the new snapshot exists, the dataset is not
+        among the pool's images.
         """
         ...
 
     def thaw(self, dataset: str, mark: str) -> None:
-        """Undoes `freeze`, as far as it came; content where there is nothing to undo."""
+        """Undoes `freeze`, as far as it came; does nothing if there is nothing to undo."""
         ...
 
     def send(self, dataset: str, origin: str | None) -> Blocks:
-        """The stream of @final; given the uuid of the image it was cloned from, what differs from that."""
+        """The stream of @final; with the uuid of its origin, only the differences from that."""
         ...
 
     def snapshot(self, datasets: Sequence[str], name: str) -> None:
@@ -159,16 +160,16 @@ class Datasets(Protocol):
         ...
 
     def roll_back(self, datasets: Sequence[str], name: str) -> None:
-        """Makes each what it was in its snapshot, which is gone then; passes over those that have none."""
+        """Rolls each back to its snapshot, and destroys that; skips datasets without the snapshot."""
         ...
 
 
-#: Room for whoever names none.
+#: The default room of a call.
 BOUNDLESS: Final = Boundless()
 
 
 class Pool(Protocol):
-    """Keeps images. Any call may raise `PoolError`; what else it may raise is said there."""
+    """Keeps images. Any call may raise `PoolError`; each names the other errors that it may raise."""
 
     @property
     def name(self) -> str:
@@ -177,7 +178,7 @@ class Pool(Protocol):
 
     @property
     def storage(self) -> str:
-        """The storage whose room it has, as `host.mounts.storage_of` names it."""
+        """The storage whose free space it has, as `host.mounts.storage_of` names it."""
         ...
 
     @property
@@ -188,8 +189,8 @@ class Pool(Protocol):
     def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
         """All published images, in no particular order.
 
-        Of `known` ones, as an earlier call gave them, it is looked whether they are still there, with the
-        same guid, and what is cloned from them; the rest may be as it was.
+        For `known` images, as an earlier call gave them, only existence, guid and clones are read again;
+        other fields may be as they were.
         """
         ...
 
@@ -202,7 +203,7 @@ class Pool(Protocol):
         ...
 
     def incoming(self) -> dict[str, int]:
-        """Datasets POOL/UUID that somebody receives straight into place, and so no images yet.
+        """Datasets POOL/UUID that another program receives straight into place, and so no images yet.
 
         By uuid, with the bytes that there are.
         """
@@ -232,18 +233,18 @@ class Pool(Protocol):
     ) -> PoolImage:
         """Receives an image's stream into UUID-partial, and checks all of it.
 
-        `blocks` is always the whole stream from its first byte. Where a part of the image is there already,
-        the pool goes on from where that ends if the stream is the same (guid and content so far), and starts
-        afresh if it is not. When `blocks` raises, the error passes through and what was received stays for
+        `blocks` is always the whole stream from its first byte. If a part of the image is there already, the
+        pool continues after that part, provided that the stream is the same (guid and content so far), and
+        starts again otherwise. If `blocks` raises, the error passes through, and the received part stays for
         next time. The image is complete on return, but not visible until `publish`.
 
         `origin` is the uuid of the published image that an incremental stream builds on; None for a full one.
-        A piece of `blocks` is not used any more once the next one has been asked for. `room` is asked before
-        the pool writes what `blocks` does not bring, such as a copy of the origin.
+        The pool does not use a piece of `blocks` after it has taken the next one. It asks `room` before it
+        writes bytes that `blocks` does not bring, such as a copy of the origin.
 
-        Raises `StreamError` for a stream that is damaged, cut short, or not an image's, or that is a full one
-        though an origin is given; `OriginNotInstalledError` where the origin is not in the pool, or is not
-        the snapshot that the stream names; `NoSpaceError`.
+        Raises `StreamError` for a stream that is damaged, cut short, or not an image's, or is a full one
+        although an origin is given; `OriginNotInstalledError` if the origin is not in the pool, or is not the
+        snapshot that the stream names; `NoSpaceError`.
         """
         ...
 
@@ -252,8 +253,8 @@ class Pool(Protocol):
     ) -> PoolImage:
         """Makes UUID-partial of a container image's layer, on top of the image that has those below it.
 
-        `blocks` is all of the uncompressed layer, a tar. What an earlier call left is dropped: a layer is
-        unpacked as a whole. Else as `receive`, but that it raises `LayerError` instead of `StreamError`.
+        `blocks` is the whole uncompressed layer, a tar. Drops the result of an earlier call: a layer is
+        unpacked as a whole. Otherwise as `receive`, but raises `LayerError` in place of `StreamError`.
         """
         ...
 
@@ -299,15 +300,15 @@ class Pool(Protocol):
         ...
 
     def send(self, uuid: str) -> Blocks:
-        """A stream of which `receive` makes the same image."""
+        """A stream from which `receive` makes the same image."""
         ...
 
     def check(self, uuid: str, on_read: OnRead, *, content: bool = False) -> Checked:
-        """Reads all that the image has by itself, not what is its origin's, and checks every checksum.
+        """Reads all data of the image itself, without its origin's, and checks every checksum.
 
-        `on_read` is called after each piece; what it raises ends the check, and passes through. `content`
-        asks for `Checked.content`, which costs a SHA-256 of all that is read; a pool that keeps the stream
-        as it came need not give it.
+        Calls `on_read` after each piece; an exception from it ends the check, and passes through. `content`
+        requests `Checked.content`, which costs a SHA-256 of all data; a pool that keeps the stream as it came
+        need not give it.
         """
         ...
 
@@ -317,16 +318,16 @@ class Pool(Protocol):
 
     @property
     def lags(self) -> bool:
-        """True if `space` learns only some seconds later of what is written."""
+        """True if `space` sees written bytes only some seconds later."""
         ...
 
     def settle(self) -> None:
-        """Waits until `space` knows of all that was written before, but for `queue`."""
+        """Waits until `space` sees all bytes that were written before, except those in `queue`."""
         ...
 
     @property
     def queue(self) -> int:
-        """The most bytes of one stream that are taken and not yet written while `receive` runs."""
+        """The maximum of bytes of one stream that `receive` has taken and not yet written."""
         ...
 
     def datasets(self) -> Datasets:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from imgstored.pools.base import Occupant
     from imgstored.zstream.records import Begin
 
-_OTHER_FILE = "its manifest and its file do not belong together; tell who publishes it"
+_OTHER_FILE = "its manifest and its file do not belong together; tell its publisher"
 
 
 def refuse_other_origin(uuid: str, begin: Begin, origin: tuple[str, int] | None) -> None:
-    """Raises unless the stream builds on just the snapshot that is given: its image's uuid, and its guid.
+    """Raises unless the stream builds on the snapshot `origin`, the uuid of its image and its guid.
 
     `StreamError` for a full stream, `OriginNotInstalledError` for one that builds on another snapshot.
     """
@@ -39,15 +39,15 @@ def refuse_other_origin(uuid: str, begin: Begin, origin: tuple[str, int] | None)
 
 
 def small_blocks(uuid: str, origin: str) -> StreamError:
-    """The error for an incremental stream without large blocks, of which the origin's had some.
+    """The error for an incremental stream without large blocks whose origin has some.
 
-    Kernels receive it into a clone, and what is changed in a large block is then wrong, without an error
-    (openzfs/zfs#6224, seen with OpenZFS 2.1).
+    Kernels receive such a stream into a clone without an error, and a change within a large block is then
+    wrong (openzfs/zfs#6224, seen with OpenZFS 2.1).
     """
     return StreamError(
         f"image {uuid} was sent without large blocks, and its origin {origin} with large blocks"
         " (`zfs send -L`): together they would be damaged",
-        hint="make the image with `zfs send -L`, as its origin was; tell who publishes it",
+        hint="make the image with `zfs send -L`, as its origin was; tell its publisher",
     )
 
 
@@ -63,27 +63,27 @@ def refuse_dependents(uuid: str, names: list[str]) -> None:
 
 
 def incomplete(uuid: str, pool: str) -> PoolError:
-    """The error where what is to be published is not all there."""
+    """The error for a partial that is not complete, and so cannot be published."""
     return PoolError(
         f'image "{uuid}" is not completely in pool "{pool}"', hint="receive the image (again) first"
     )
 
 
 def damaged(uuid: str, pool: str) -> PoolError:
-    """The files of a published image are not what they were."""
+    """The error for a published image whose files are damaged."""
     return PoolError(f'image "{uuid}" is damaged in pool "{pool}"', hint="delete it, and import it again")
 
 
 def check_tag(tag: str) -> None:
-    """Raises `UsageError` for what cannot be the tag of a hold."""
+    """Raises `UsageError` for text that cannot be the tag of a hold."""
     if not tag or not tag.isprintable() or len(tag.encode()) > MAX_TAG:
         raise UsageError(
-            "not a tag for a hold", hint=f"a tag is 1 to {MAX_TAG} bytes of printable text on one line"
+            "not a valid tag for a hold", hint=f"a tag is 1 to {MAX_TAG} bytes of printable text on one line"
         )
 
 
 def in_the_way(found: Occupant) -> PoolError:
-    """The name of the image belongs to a dataset that is none, or none yet."""
+    """The error if a dataset that is not an image, or not yet, has the image's name."""
     name = found.name
     if found.hidden:
         return PoolError(
@@ -93,15 +93,15 @@ def in_the_way(found: Occupant) -> PoolError:
     uuid = name.rpartition("/")[2]
     if found.image is not None:
         return PoolError(
-            f"{name} has its snapshot @final, but no manifest: it is no image yet",
+            f"{name} has its snapshot @final, but no manifest: it is not an image yet",
             hint=f"its receiver may still write the manifest; `imgctl update {uuid}` fetches one",
         )
     if found.receiving:
         return PoolError(
-            f"somebody else is receiving {name}, which is no image yet",
+            f"another program is receiving {name}, which is not an image yet",
             hint="import it again when the receive has ended; imgstored never destroys such a dataset",
         )
     return PoolError(
-        f"{name} is in the way: it has no snapshot @final, so it is no image",
+        f"{name} is in the way: it has no snapshot @final, so it is not an image",
         hint=f"`imgctl update {uuid}` names its snapshot; destroy or rename a dataset that you do not need",
     )

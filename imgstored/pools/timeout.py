@@ -1,8 +1,8 @@
 """Calls a pool from trio with a time limit.
 
 A question can be abandoned: its thread ends when the pool answers, and nobody needs the answer. A change
-cannot: it may still be made when the pool answers. So whoever waits for one gets an error that says so, or a
-notice.
+cannot, because the pool may still make it later. So a caller that waits for a change gets an error that says
+so, or a notice.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ _Answer = TypeVar("_Answer")
 #: Seconds for a pool's answer. A call to a pool whose disks are gone hangs in the kernel.
 TIMEOUT: Final = 30.0
 
-
 #: Seconds for a change, which a busy pool may make late.
 CHANGE_TIMEOUT: Final = 120.0
 
-#: Seconds until whoever waits for a change that must end gets a notice.
+#: Seconds until a caller that waits for the end of a change gets a notice.
 NOTICE: Final = 30.0
 
 
 def no_answer(pool: str, hint: str = "") -> PoolError:
-    """The error for whoever waited for a pool; `hint` says what becomes of a change."""
-    more = f"its disks may be gone; of a ZFS pool `zpool status {pool}` says more"
+    """The error of a pool that does not answer; `hint` says what becomes of a change."""
+    more = f"its disks may be gone; `zpool status {pool}` says more about a ZFS pool"
     return PoolError(f'pool "{pool}" does not answer', hint=f"{hint}; {more}" if hint else more)
 
 
@@ -42,10 +41,10 @@ async def answer(
     threads: trio.CapacityLimiter,
     seconds: float | None = None,
 ) -> _Answer:
-    """Runs `question`, which blocks, in a thread; returns or raises its result. `pool` is for the message.
+    """Runs `question`, which blocks, in a thread; returns its result. `pool` is for the message.
 
-    Waits for one of `threads`, and for the answer, `TIMEOUT` or other `seconds`; then it raises `PoolError`.
-    An abandoned question keeps its thread until it ends, so `threads` bounds the number of hanging ones.
+    Waits for one of `threads` and for the answer, at most `TIMEOUT` or `seconds`; then raises `PoolError`. An
+    abandoned question keeps its thread until it ends, so `threads` bounds the number of hanging questions.
     """
     try:
         with trio.fail_after(TIMEOUT if seconds is None else seconds):
@@ -55,9 +54,9 @@ async def answer(
 
 
 async def changed(pool: str, change: Callable[[], _Answer], *, threads: trio.CapacityLimiter) -> _Answer:
-    """Makes a change, which blocks, in a thread; returns or raises its result.
+    """Makes a change, which blocks, in a thread; returns its result.
 
-    Waits as `answer` does, `CHANGE_TIMEOUT` at most. The error then says that the change may still be made.
+    Waits as `answer` does, at most `CHANGE_TIMEOUT`. The error says that the pool may still make the change.
     """
     try:
         with trio.fail_after(CHANGE_TIMEOUT):
@@ -69,7 +68,7 @@ async def changed(pool: str, change: Callable[[], _Answer], *, threads: trio.Cap
 async def with_notice(
     change: Callable[[], _Answer], notice: Callable[[], None], *, threads: trio.CapacityLimiter
 ) -> _Answer:
-    """Makes a change, which blocks, in a thread, and waits for its end; returns or raises its result.
+    """Makes a change, which blocks, in a thread, and waits for its end; returns its result.
 
     Calls `notice` once the pool has not answered for `NOTICE`.
     """

@@ -41,6 +41,8 @@ MANIFEST: Final = "application/vnd.imgstore.manifest.v1+json"
 #: The whole of the image's file, bit for bit; a piece of it that stands alone: zstd frames, of whole records.
 FILE: Final = "application/vnd.imgstore.file.v1"
 STREAM: Final = "application/vnd.imgstore.stream.v1+zstd"
+#: The index of the image's file, an artifact whose subject is the image: who cannot read it, does not see it.
+INDEX: Final = "application/vnd.imgstore.index.v1"
 LIST: Final = "application/vnd.imgstore.list.v1"
 LIST_JSON: Final = "application/vnd.imgstore.list.v1+json"
 
@@ -102,6 +104,16 @@ def image_manifest(
         layers=described_layers or [described(EMPTY_JSON, EMPTY)],
         subject=None if origin is None else Descriptor(origin.media_type, origin.digest, origin.size),
         annotations=_annotations(manifest),
+    )
+
+
+def index_manifest(subject: Descriptor, layer: Descriptor) -> ImageManifest:
+    """The manifest of the index of an image's file. The image's own manifest has the digest of the index."""
+    return ImageManifest(
+        artifact_type=INDEX,
+        config=described(EMPTY_JSON, EMPTY),
+        layers=[layer],
+        subject=Descriptor(subject.media_type, subject.digest, subject.size),
     )
 
 

@@ -361,6 +361,7 @@ class Repository:
                     verify,
                     authorization=_Renewed(endpoint, scope_of(self.path)),
                     parts=parts,
+                    blobs=f"{endpoint.url}/v2/{self.path}/blobs/",
                 )
             )
         return tuple(found)

@@ -18,7 +18,6 @@ from imgstored.layers.entries import Kind, entries
 from imgstored.manifest import NIL_UUID
 from imgstored.registry.artifact import CREATED, TITLE
 from imgstored.registry.containers import LayerImage, image_uuid, local_name, moment
-from imgstored.registry.documents import EMPTY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +31,15 @@ _KUBEVIRT: Final = "application/vnd.kubevirt.disk."
 _DISK_NAME: Final = "io.kubevirt.disk.name"
 #: Names of disks' files, as `oras push` notes them in a layer's title.
 _FILE: Final = re.compile(r"(?i)[^\0]{1,250}\.(img|raw|qcow2|vmdk)(\.(gz|xz|zst|bz2))?")
+
+#: Configs of container images. What has another one is an artifact, also where it says no type of its own: as
+#: older clients of ORAS push it.
+_CONTAINERS: Final = frozenset(
+    {
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.container.image.v1+json",
+    }
+)
 
 #: Bytes of a layer that tell whether it has a disk, compressed and not; and layers that are looked at.
 HEAD: Final = 64 << 10
@@ -89,7 +97,7 @@ def container_disk(url: str, reference: Reference, config: dict[str, Any], layer
 def _is_disk(manifest: ImageManifest, layer: Descriptor) -> bool:
     if layer.media_type.startswith(_KUBEVIRT):
         return True
-    is_artifact = manifest.artifact_type is not None or manifest.config.media_type == EMPTY
+    is_artifact = manifest.artifact_type is not None or manifest.config.media_type not in _CONTAINERS
     title = layer.annotations.get(TITLE, "")
     return is_artifact and len(manifest.layers) == 1 and _FILE.fullmatch(title) is not None
 

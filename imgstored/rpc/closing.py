@@ -1,8 +1,8 @@
-"""Closes sockets of strangers who were turned away: as many as come, in a few threads and processes.
+"""Closes sockets of refused clients, in a few threads and processes, however many they are.
 
-What such a client has passed, and nobody has received, the kernel closes with the socket, and that may take
-as long as the client likes. Sockets that wait behind such ones are given to a program that ends at once:
-whatever its end has to wait for, the daemon has its threads and descriptors back.
+The kernel closes a descriptor that such a client has passed, and nobody has received, with the socket, and
+that may take as long as the client likes. Sockets that wait behind such a socket go to a program that ends at
+once: its end may have to wait, but the daemon has its threads and descriptors back.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: The name of all of these threads.
+#: The name of the threads.
 NAME: Final = "closing sockets"
 #: Threads that close sockets.
 _THREADS: Final = 8
-#: Sockets that wait for one until they are given away, all at once.
+#: Waiting sockets at which all of them go to a program.
 _BATCH: Final = 64
-#: Such programs at the same time. Further sockets wait until one has ended.
+#: Programs at the same time. Further sockets wait until one has ended.
 _PROGRAMS: Final = 64
-#: Seconds until the next one, unless it ends sooner, as most do.
-_PATIENCE: Final = 0.5
-#: It has what it inherits until its standard input ends.
+#: Seconds to wait for a program's end, which usually comes at once, before the next one may start.
+_TIMEOUT: Final = 0.5
+#: The program: it keeps what it inherits until its standard input ends.
 _PROGRAM: Final = "/bin/cat"
 
 
@@ -48,7 +48,7 @@ class Closing:
         self._programs: list[subprocess.Popen[bytes]] = []
 
     def close(self, down: socket.socket) -> None:
-        """Closes a socket that was shut down, soon. Nobody may use it any more."""
+        """Closes soon a socket that was shut down. The caller must not use it any more."""
         with self._lock:
             self._waiting.append(down)
             if self._threads < _THREADS:
@@ -72,7 +72,7 @@ class Closing:
                 down.close()
 
     def _give_away(self) -> None:
-        """Gives what waits to programs, as long as it is much."""
+        """Gives waiting sockets to programs, as long as there are many."""
         while True:
             self._programs = [each for each in self._programs if each.poll() is None]
             with self._lock:
@@ -106,4 +106,4 @@ class Closing:
         assert program.stdin is not None
         program.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            program.wait(_PATIENCE)
+            program.wait(_TIMEOUT)

@@ -188,7 +188,7 @@ def _test(query: Query) -> Callable[[Mapping[str, Any]], bool]:
     if query.state != "all":
         tests.append(lambda document: _state(document) == query.state)
     if query.public is not None:
-        tests.append(lambda document: _is_public(document) == query.public)
+        tests.append(lambda document: is_public(document) == query.public)
     tests += [_text_test(name, value) for name, value in query.texts]
     for key, value in query.tags:
         tests.append(lambda document, key=key, value=value: _tag(document, key) == value)  # type: ignore[misc]
@@ -209,10 +209,11 @@ def _text_test(name: str, value: str) -> Callable[[Mapping[str, Any]], bool]:
 
 def is_open(document: Mapping[str, Any]) -> bool:
     """True if everybody may have the image: it is active, and its manifest does not call it private."""
-    return is_active(document) and _is_public(document)
+    return is_active(document) and is_public(document)
 
 
-def _is_public(document: Mapping[str, Any]) -> bool:
+def is_public(document: Mapping[str, Any]) -> bool:
+    """Whether the manifest does not call the image private."""
     # `"false"` and 0 come with manifests of other servers, and mean it.
     return document.get("public") not in (False, "false")
 

@@ -36,7 +36,11 @@ def _answer(given: dict[str, Any]) -> dict[str, Any]:
         return _shown(SecretKey(secrets.token_bytes(8), secrets.token_bytes(32)))
     text, password = str(given.get("text")), given.get("password")
     if not is_secret(text):
-        public = parse_public_key(text)
+        try:
+            public = parse_public_key(text)
+        except KeyFileError as error:
+            hint = "`imgctl keys make FILE` makes a secret one, and FILE.pub for others"
+            raise KeyFileError("neither a secret nor a public key of minisign", hint=hint) from error
         return {"id": public.name, "public": public.file()}
     if needs_password(text) and password is None:
         raise KeyFileError("the secret key has a password", data={"password": True})

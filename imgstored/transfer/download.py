@@ -146,7 +146,7 @@ class Download:
         in_registry = any(location.parts for location in locations)
         least = MIN_RANGE_OF_BLOBS if in_registry else MIN_RANGE
         self._spool: Spool | PayloadSpool = (
-            Spool(path, journal, self.watermark, room, min_range=least)
+            Spool(path, journal, self.watermark, room, min_range=least, connections=limits.connections)
             if spool is None
             else spool(self.watermark)
         )
@@ -448,6 +448,9 @@ class Download:
     def _judge(self, request: RangeRequest, outcome: Outcome) -> None:
         """Tells the plan what became of a request."""
         now = trio.current_time()
+        if outcome is None and not request.fresh and not self._brought(request):
+            # To ask again would be the same again, without end.
+            outcome = FetchError("an answer had nothing of what is missing of the file")
         if outcome is None:
             for other in self._plan.finished(request.ask, now, done=self._brought(request)):
                 self._abort(other)

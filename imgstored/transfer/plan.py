@@ -82,6 +82,9 @@ MIN_RANGE_OF_BLOBS = 4 << 20
 #: How many ranges a file is cut into, where that gives ranges within the bounds.
 _PIECES = 64
 
+#: Ranges begin at multiples of it: a page of memory, and of most disks.
+_ALIGNMENT = 4096
+
 #: A range is slow when it takes this many times as long as ranges took so far, and this long at least
 #: (seconds).
 _SLOW_FACTOR = 2.0
@@ -94,13 +97,18 @@ _UNUSABLE = 2
 _SUCCESSES = 2
 
 
-def range_size_for(size: int, least: int = MIN_RANGE) -> int:
-    """Bytes of a range for a file of `size` bytes: a power of two up to 16 MiB, about a 64th of it.
+def range_size_for(size: int, least: int = MIN_RANGE, connections: int = 1) -> int:
+    """Bytes of a range for a file of `size` bytes: a power of two up to 16 MiB, about a 64th of it, or less.
 
-    `least` is a power of two, too.
+    Less, where several connections then end at the same time: in the last round of ranges each has one. But
+    never less than `least`, which is a power of two, too.
     """
-    wanted = max(least, min(MAX_RANGE, size // _PIECES))
-    return 1 << (wanted.bit_length() - 1)
+    most: int = 1 << (max(least, min(MAX_RANGE, size // _PIECES)).bit_length() - 1)
+    if connections == 1:
+        return most
+    rounds = max(1, range_count(size, most * connections))
+    even = range_count(size, rounds * connections * _ALIGNMENT) * _ALIGNMENT
+    return even if least <= even <= most else most
 
 
 def range_count(size: int, range_size: int) -> int:

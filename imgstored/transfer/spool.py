@@ -73,8 +73,10 @@ class Spool:
         room: Room = BOUNDLESS,
         *,
         min_range: int = MIN_RANGE,
+        connections: int = 1,
     ) -> None:
-        """`min_range` bounds the ranges of a file that begins anew."""
+        """`min_range` bounds the ranges of a file that begins anew; `connections` fetch them side by side."""
+        self._connections = connections
         self._path = path
         self._min_range = min_range
         self._room = room
@@ -139,7 +141,7 @@ class Spool:
         if size < self._watermark.position:
             raise DifferentError(size)
         self._clear()
-        self.size, self.range_size = size, range_size_for(size, self._min_range)
+        self.size, self.range_size = size, range_size_for(size, self._min_range, self._connections)
         with spool_errors(self._path):
             os.ftruncate(self._fd, size)
         self._journal.begin(size, self.range_size)

@@ -11,6 +11,7 @@ import pytest
 
 CASES = [
     "gzip, 20 MB/s a connection",
+    "gzip, 10 MB/s a connection",
     "gzip, unlimited",
     "gzip, unlimited, beside a busy process",
     "bzip2, unlimited",
@@ -32,6 +33,7 @@ CASES = [
     "serve a file, 8 connections",
     "10 daemons behind a server that downloads by 2 connections of 20 MB/s",
     "10 downloads by curl, 8 ranges each, behind a server",
+    "the last of 2 hosts behind a cache behind a registry",
     "wake-up with 1 connection, by poll",
     "wake-up with 3,000 connections, by poll",
 ]

@@ -47,6 +47,22 @@ def test_nothing_comes_before_the_cache_has_it() -> None:
     assert simulate(plan).finished[0] >= 2 * plan.size / plan.replica_rate
 
 
+@pytest.mark.parametrize(("hosts", "measured"), [(1, 3.1), (2, 5.4), (4, 10.7), (8, 21.0)])
+def test_hosts_share_a_line_as_measured(hosts: int, measured: float) -> None:
+    """Real daemons behind a real registry, as docs/scale.md says: the time of the last one, in seconds."""
+    plan = Plan(
+        hosts=hosts,
+        per_rack=hosts,
+        replicas=1,
+        size=7_546_481,
+        replica_rate=3.02e6,
+        cache_rate=3.02e6,
+        jitter=0.0,
+    )
+    # Later, by what it has for the begin and the end, and by up to a step.
+    assert -0.1 <= simulate(plan).most - measured <= 1.5
+
+
 @pytest.mark.parametrize(("hosts", "measured"), [(1, 36.3), (10, 38.4)])
 def test_it_is_near_to_what_was_measured(hosts: int, measured: float) -> None:
     """Real daemons behind a real server, as docs/scale.md says: the time of the last one, in seconds."""

@@ -13,8 +13,8 @@ from imgstored.errors import ImageNotFoundError, ImageNotInstalledError, Imgstor
 from imgstored.rpc.methods import methods
 from imgstored.rpc.server import Server
 from imgstored.rpc.services import Services
-from tests.ctl.fake_care import FakeAliases, FakeCare
 from tests.ctl.fake_making import FakeMaking
+from tests.ctl.fake_queries import FakeAliases, FakeQueries
 from tests.support.events import Installed, Installing
 from tests.support.limits import socket_limits
 
@@ -250,7 +250,7 @@ class FakeSources:
         return self.checked
 
 
-class FakeUpkeep:
+class FakeMaintenance:
     """Tells the events that a test puts into it; `planned` is what could be deleted, `left` what is not."""
 
     def __init__(self) -> None:
@@ -318,13 +318,13 @@ class FakeDaemon:
         self.path = folder / "run" / "imgstored.sock"
         self.store = FakeStore()
         self.sources = FakeSources()
-        self.upkeep = FakeUpkeep()
+        self.maintenance = FakeMaintenance()
         self.verifier = FakeVerifier()
         self.making = FakeMaking()
         self.status = FakeStatus()
         self.doctor = FakeDoctor()
         self.aliases = FakeAliases()
-        self.care = FakeCare(self.store, self.sources, self.aliases)
+        self.queries = FakeQueries(self.store, self.sources, self.aliases)
         self._limits = limits or socket_limits()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._run,), name="fake daemon")
@@ -358,13 +358,13 @@ class FakeDaemon:
             aliases=self.aliases,
             imports=self.store,
             sources=self.sources,
-            resolver=self.care,
-            dry_run=self.care,
-            outdated=self.care,
-            usage=self.care,
-            history=self.care,
+            resolver=self.queries,
+            dry_run=self.queries,
+            outdated=self.queries,
+            usage=self.queries,
+            history=self.queries,
             event_log=self.store,
-            maintenance=self.upkeep,
+            maintenance=self.maintenance,
             verifier=self.verifier,
             maker=self.making,
             exporter=self.making,

@@ -12,7 +12,7 @@ import trio
 from imgstored.errors import ImgstoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from imgproto.events import EventDocument
 
@@ -30,6 +30,7 @@ class FakeMaking:
         self.result: dict[str, Any] = {}
         self.content = b"a stream"
         self.asked: list[Any] = []
+        self.keys: list[str] = []
 
     @asynccontextmanager
     async def create(self, spec: CreateSpec, fd: int, *, client: str, path: str) -> AsyncIterator[FakeMaking]:
@@ -53,9 +54,10 @@ class FakeMaking:
         client: str,
         path: str,
         token: str | None = None,
+        keys: Sequence[str] = (),
     ) -> AsyncIterator[FakeMaking]:
         self.asked.append({"manifest": dict(manifest), "url": url, "file": os.pread(fd, 1 << 20, 0)})
-        self.token = token
+        self.token, self.keys = token, [*keys]
         yield self
 
     async def __aiter__(self) -> AsyncIterator[EventDocument]:

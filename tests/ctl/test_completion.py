@@ -40,7 +40,9 @@ def host(daemon):
         "problems": [],
     }
     daemon.sources.specs = [{"url": SOURCE, "type": "imgapi", "insecure": False, "channel": None}]
-    daemon.care.past = [{"uuid": W, "name": "old", "version": "1", "action": a} for a in ("import", "delete")]
+    daemon.queries.past = [
+        {"uuid": W, "name": "old", "version": "1", "action": a} for a in ("import", "delete")
+    ]
     daemon.store.underway = [{"uuid": W, "name": "web", "version": "3"}]
     return daemon
 

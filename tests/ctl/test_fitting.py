@@ -145,7 +145,7 @@ def host(daemon: FakeDaemon) -> FakeDaemon:
          "clones": 0, "source": "https://images.example.com"}
         for row in ROWS
     ]  # fmt: skip
-    daemon.care.past = [
+    daemon.queries.past = [
         {
             "action": "import", "uuid": U, "name": "base-64-lts", "version": "18.4.0", "pool": "zones",
             "source": "https://images.example.com", "client": "imgctl 1.0 (pid 7)", "uid": 0,
@@ -153,7 +153,7 @@ def host(daemon: FakeDaemon) -> FakeDaemon:
             "code": None, "message": None, "import_id": "i",
         }
     ]  # fmt: skip
-    daemon.care.pools = [
+    daemon.queries.pools = [
         {"zpool": "zones", "total": 1 << 37, "available": 1 << 36,
          "images": [image(U, "base-64-lts", clones=(f"zones/{V}",)), image(V, "web", U)]}
     ]  # fmt: skip

@@ -63,9 +63,9 @@ def host(daemon: FakeDaemon) -> FakeDaemon:
     daemon.sources.specs = [{"url": URL, "type": "imgapi", "insecure": False, "channel": None}]
     daemon.store.tags = ["golden"]
     daemon.store.underway = [JOB]
-    daemon.care.past = [ENTRY]
-    daemon.care.old["images"] = [OLD]
-    daemon.care.pools = [{"zpool": "zones", "total": 1, "available": 1, "images": [USED]}]
+    daemon.queries.past = [ENTRY]
+    daemon.queries.old["images"] = [OLD]
+    daemon.queries.pools = [{"zpool": "zones", "total": 1, "available": 1, "images": [USED]}]
     daemon.aliases.there = {"stable": U}
     return daemon
 
@@ -261,7 +261,7 @@ def test_several_errors_are_a_line_each(host: FakeDaemon, imgctl: Command):
 
 def test_what_update_does_as_json(host: FakeDaemon, imgctl: Command):
     error = InvalidManifestError("it is odd", hint="tell them").as_wire()
-    host.upkeep.events = [UpdateFailed(U, "zones", error), ManifestUpdated(V, "zones", URL, None)]
+    host.maintenance.events = [UpdateFailed(U, "zones", error), ManifestUpdated(V, "zones", URL, None)]
     shown = imgctl("update", "-j")
     events = [json.loads(line) for line in shown.stdout.splitlines()]
     assert [(each["event"], each["zpool"]) for each in events] == [

@@ -35,7 +35,7 @@ def entry(**fields):
 
 @pytest.fixture
 def past(daemon):
-    daemon.care.past = [
+    daemon.queries.past = [
         entry(),
         entry(
             uuid=V, version="2.0", outcome="failed", seconds=12.0, code="DownloadError", message="gone\x1b[2J"
@@ -66,7 +66,7 @@ def test_history(daemon, imgctl, past):
 
 def test_only_the_last_word_on_an_image_is_a_warning(daemon, imgctl):
     failed = {"outcome": "failed", "code": "DownloadError"}
-    daemon.care.past = [
+    daemon.queries.past = [
         entry(**failed, message="gone"),
         entry(uuid=V, **failed, message="slow"),
         entry(uuid=V, **failed, message="slow"),
@@ -80,12 +80,12 @@ def test_only_the_last_word_on_an_image_is_a_warning(daemon, imgctl):
 
 
 def test_history_of_one_and_of_some(daemon, imgctl, past):
-    assert json.loads(imgctl("history", "-j").stdout) == with_new_keys(daemon.care.past)
-    assert daemon.care.asked[-1] == {"uuid": None, "limit": 20}
+    assert json.loads(imgctl("history", "-j").stdout) == with_new_keys(daemon.queries.past)
+    assert daemon.queries.asked[-1] == {"uuid": None, "limit": 20}
     imgctl("history", "-n", "7", "base@1.0")
-    assert daemon.care.asked[-2]["among"] == "history"
+    assert daemon.queries.asked[-2]["among"] == "history"
     imgctl("history", "-n7", U)
-    assert daemon.care.asked[-1] == {"uuid": U, "limit": 7}
+    assert daemon.queries.asked[-1] == {"uuid": U, "limit": 7}
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "10001", "9" * 5000, "٣"])
@@ -146,12 +146,12 @@ def test_a_plan():
 
 
 def test_a_dry_run_prints_its_plan_and_imports_nothing(daemon, imgctl):
-    daemon.care.plans[U] = plan(step(U))
+    daemon.queries.plans[U] = plan(step(U))
     shown = imgctl("import", "--dry-run", "-P", "zones", "-S", "http://a", "-C", "dev", U)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.splitlines() == plan_lines(daemon.care.plans[U])
-    assert daemon.care.asked == [{"uuid": U, "pool": "zones", "sources": ["http://a"], "channel": "dev"}]
-    assert json.loads(imgctl("import", "-nj", U).stdout) == with_new_keys(daemon.care.plans[U])
+    assert shown.stdout.splitlines() == plan_lines(daemon.queries.plans[U])
+    assert daemon.queries.asked == [{"uuid": U, "pool": "zones", "sources": ["http://a"], "channel": "dev"}]
+    assert json.loads(imgctl("import", "-nj", U).stdout) == with_new_keys(daemon.queries.plans[U])
     assert daemon.store.wishes == []
 
 
@@ -160,7 +160,7 @@ def test_what_would_refuse_it_is_the_error_of_a_dry_run(daemon, imgctl):
         {"code": "NoSpace", "message": "not enough room", "hint": "make some", "exit_status": 1, "data": {}},
         {"code": "MinPlatform", "message": "too old", "hint": "", "exit_status": 1, "data": {}},
     ]
-    daemon.care.plans[U] = plan(step(U), refusals=refusals)
+    daemon.queries.plans[U] = plan(step(U), refusals=refusals)
     shown = imgctl("import", "-n", U)
     assert shown.returncode == 1
     assert shown.stdout.splitlines()[0].startswith("Would import")

@@ -37,9 +37,13 @@ def host(daemon: FakeDaemon) -> FakeDaemon:
         {"manifest": {"uuid": V}, "zpool": "tank", "cloneNames": [], "clones": 0},
     ]
     daemon.store.tags = ["golden", "pinned"]
-    daemon.care.past = [{**ENTRY, "outcome": "failed"}, ENTRY, {**ENTRY, "pool": "tank", "action": "delete"}]
+    daemon.queries.past = [
+        {**ENTRY, "outcome": "failed"},
+        ENTRY,
+        {**ENTRY, "pool": "tank", "action": "delete"},
+    ]
     used = {"uuid": U, "name": "web", "version": "1.2", "origin": V, "used": 7 * MIB, "referenced": 90 * MIB}
-    daemon.care.pools = [
+    daemon.queries.pools = [
         {"zpool": "zones", "total": 1, "available": 1, "images": [{**used, "clones": ["zones/vm"]}]}
     ]
     return daemon
@@ -90,13 +94,13 @@ def test_the_same_for_programs(host: FakeDaemon, imgctl: Command):
     ],
 )
 def test_who_installed_it(host: FakeDaemon, imgctl: Command, past: list[dict[str, Any]], said: str):
-    host.care.past = past
+    host.queries.past = past
     (line,) = (line for line in imgctl("info", U).stdout.splitlines() if line.startswith("Installed: "))
     assert said in line
 
 
 def test_an_image_of_which_little_is_known(host: FakeDaemon, imgctl: Command):
-    host.store.tags, host.care.pools, host.care.past = [], [], []
+    host.store.tags, host.queries.pools, host.queries.past = [], [], []
     lines = imgctl("info", "-P", "tank", V).stdout.splitlines()
     assert lines[0].split() == ["UUID:", V]
     assert [line.split()[0] for line in lines] == [

@@ -64,20 +64,20 @@ OLD = {
 
 @pytest.mark.parametrize("columns", [200, 40])
 def test_what_is_outdated(host: FakeDaemon, imgctl: Command, columns: int):
-    host.care.old["images"] = [OLD]
+    host.queries.old["images"] = [OLD]
     lines = [
         f"UUID{' ' * 34}NAME  VERSION  ZPOOL  NEWER  NEWER_UUID{' ' * 28}SOURCE",
         f"{U}  web   1.0      zones  2\\x1b  {V}  {URL}",
     ]
     assert imgctl("outdated", "-P", "zones").stdout.splitlines() == lines
-    assert host.care.asked[-1] == {"pool": "zones"}
+    assert host.queries.asked[-1] == {"pool": "zones"}
     with Terminal(imgctl.line("outdated"), imgctl.environment, size=(24, columns)) as terminal:
         assert terminal.end() == 0
         assert b"2\\x1b" in terminal.shown
 
 
 def test_a_source_that_is_down_is_told_after_the_rows(host: FakeDaemon, imgctl: Command):
-    host.care.old = {
+    host.queries.old = {
         "images": [OLD],
         "problems": [{"source": "http://down", "error": ClientError("refused", hint="h").as_wire()}],
     }
@@ -93,7 +93,7 @@ def test_a_source_that_is_down_is_told_after_the_rows(host: FakeDaemon, imgctl: 
 def test_a_list_that_may_lack_images_is_told_after_the_rows(host: FakeDaemon, imgctl: Command):
     why = "the list of http://h may be cut: the server gives 50 images, and no further pages"
     incomplete = [{"source": "http://h", "message": why}]
-    host.care.old = {"images": [OLD], "problems": [], "incomplete": incomplete}
+    host.queries.old = {"images": [OLD], "problems": [], "incomplete": incomplete}
     shown = imgctl("outdated", "-H")
     assert shown.returncode == 0
     assert shown.stdout.startswith(U)

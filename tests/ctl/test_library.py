@@ -265,11 +265,11 @@ def test_one_text_alone_is_one_image(named, client):
     client.update(U)
     client.verify(U)
     assert named.store.wishes[0]["uuids"] == [U]
-    assert named.upkeep.asked[0]["uuids"] == [U]
+    assert named.maintenance.asked[0]["uuids"] == [U]
     assert named.verifier.asked[0]["uuids"] == [U]
     assert client.resolve("base@1", among="installed") == [{"uuid": U, "name": "base", "version": "1"}]
     # For uuids the daemon was not asked.
-    assert [asked["names"] for asked in named.care.asked] == [["base@1"]]
+    assert [asked["names"] for asked in named.queries.asked] == [["base@1"]]
 
 
 def test_an_ambiguous_name(named, client):
@@ -282,7 +282,7 @@ def test_an_ambiguous_name(named, client):
 def test_without_names_texts_are_sent_as_they_are(named):
     with Client(str(named.path), names=False) as client, pytest.raises(errors.ImageNotInstalledError):
         client.get("base@2")
-    assert named.care.asked == []
+    assert named.queries.asked == []
 
 
 # -- what people and type checkers read ----------------------------------------------------------------------

@@ -111,10 +111,10 @@ def test_json_is_complete(daemon, imgctl, line):
     daemon.store.underway = [JOB]
     daemon.status.looks = [STATUS]
     daemon.store.tags = ["golden", "pinned"]
-    daemon.care.past = [ENTRY]
-    daemon.care.old["images"] = [OLD]
+    daemon.queries.past = [ENTRY]
+    daemon.queries.old["images"] = [OLD]
     daemon.aliases.there = {"stable": U}
-    daemon.upkeep.planned = [{**IMAGE["manifest"], "zpool": "zones"}]
+    daemon.maintenance.planned = [{**IMAGE["manifest"], "zpool": "zones"}]
     daemon.sources.found = {"images": [{"manifest": IMAGE["manifest"], "source": URL}], "problems": []}
     daemon.sources.specs = [{"url": URL, "type": "imgapi", "insecure": True, "channel": "dev"}]
     daemon.sources.checked = [{"url": URL, "type": "imgapi", "ok": True, "error": None}]
@@ -146,7 +146,7 @@ def test_an_empty_list_is_json_too(daemon, imgctl, line):
 
 @pytest.mark.parametrize("command", ["tree", "du"])
 def test_what_images_occupy_is_complete(daemon, imgctl, command):
-    daemon.care.pools = [USAGE]
+    daemon.queries.pools = [USAGE]
     shown = json.loads(imgctl(command, "-j").stdout)
     said = set(scalars(shown))
     assert said >= set(scalars({key: value for key, value in USAGE.items() if key != "images"}))

@@ -34,7 +34,7 @@ def images(daemon):
 @pytest.mark.parametrize("name", ["base", "base@1.0", "base@latest", "1111", "11111111-aaaa"])
 def test_an_installed_image_by_all_its_names(daemon, imgctl, images, name):
     assert f'"uuid": "{U}"' in imgctl("get", name).stdout
-    assert daemon.care.asked[-1]["among"] == "installed"
+    assert daemon.queries.asked[-1]["among"] == "installed"
     assert imgctl("delete", name).stdout == f"Deleted image {U}\n"
 
 
@@ -55,13 +55,13 @@ def test_other_images_by_name(daemon, imgctl, images, line, shown):
 
 def test_ensure_asks_once(daemon, imgctl, images):
     imgctl("ensure", "base@1.0", "base@2.0", "base@1.0")
-    assert [asked["names"] for asked in daemon.care.asked] == [["base@1.0", "base@2.0"]]
+    assert [asked["names"] for asked in daemon.queries.asked] == [["base@1.0", "base@2.0"]]
     assert daemon.store.wishes[0]["uuids"] == [U, V, U]
 
 
 def test_where_to_look_is_told(daemon, imgctl, images):
     imgctl("import", "-S", "http://a", "-C", "dev", "base@2.0")
-    assert daemon.care.asked[-1] == {
+    assert daemon.queries.asked[-1] == {
         "names": ["base@2.0"],
         "among": "active",
         "pool": None,
@@ -69,13 +69,13 @@ def test_where_to_look_is_told(daemon, imgctl, images):
         "channel": "dev",
     }
     imgctl("get", "-P", "tank", "base")
-    assert daemon.care.asked[-1]["pool"] == "tank"
+    assert daemon.queries.asked[-1]["pool"] == "tank"
 
 
 @pytest.mark.parametrize("line", [["get", U], ["import", V], ["ensure", U, V], ["delete", U], ["show", V]])
 def test_scripts_pay_nothing(daemon, imgctl, images, line):
     assert imgctl(*line).returncode == 0
-    assert daemon.care.asked == []
+    assert daemon.queries.asked == []
 
 
 def test_an_inactive_image_is_shown_but_not_imported(daemon, imgctl, images):
@@ -118,4 +118,4 @@ def test_what_is_not_there_is_the_error_of_such_a_uuid(daemon, imgctl, images, l
 def test_imgadm_knows_no_names(daemon, imgctl, images):
     imgctl("get", "base", imgadm=True)
     imgctl("delete", "base", imgadm=True)
-    assert daemon.care.asked == []
+    assert daemon.queries.asked == []

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 from imgctl.progress import Bar
 
+from docs.make.recording import screen as emulated
 from imgstored.errors import DownloadError
+from tests.ctl.fake_daemon import HOLD
 from tests.support.events import Downloaded, ImageProgress, Importing, Installed, Note, Planned, Progress
+from tests.support.terminal import Terminal
 from tests.support.without import environment
 
-U = "11111111-aaaa-4bbb-8ccc-000000000001"
+U, V = (f"11111111-aaaa-4bbb-8ccc-00000000000{number}" for number in (1, 2))
 TOTAL = 64 << 20
 
 
@@ -127,7 +130,7 @@ def test_a_size_that_is_not_known_and_a_fresh_start(daemon, imgctl):
     [
         (100, r"Download 1 image: +50%\|.*\| 32\.0 MiB of 64\.0 MiB \[\d\d:\d\d<"),
         (60, r"Download 1 image: +50%\|.+\| 32\.0 MiB of 64\.0 MiB, "),
-        (40, r"\r 50%, (\d\d:\d\d|\?) left, 32\.0 MiB of 64\.0 MiB *[\r\n]"),
+        (40, r"\r50%, (\d\d:\d\d|\?) left, 32\.0 MiB of 64\.0 MiB *[\r\n]"),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -138,7 +141,53 @@ def test_how_far_it_is_shows_at_any_width(daemon, imgctl, columns, shown_there, 
     assert status == 0
     assert re.search(shown_there, shown)
     assert shown.isascii() or encoding == "utf-8"
-    assert all(len(line) <= columns for line in re.split("[\r\n]", shown) if "%" in line)
+    assert all(len(line) <= columns - 2 for line in re.split("[\r\n]", shown) if "%" in line)
+
+
+@pytest.mark.parametrize("columns", [100, 79, 60, 40, 24])
+@pytest.mark.parametrize("images", [(U,), (U, V)], ids=["one", "two"])
+def test_ctrl_c_leaves_nothing_of_the_bars(daemon, imgctl, columns, images):
+    """Wherever the terminal's own ^C goes; with the progress of today's daemon, and an older one's."""
+    for known in ({"fraction": 0.25, "eta": 30.0}, {}):
+        for uuid in images:
+            under_way = ImageProgress(
+                uuid, "a-name-of-some-length", "1", "downloading", 1 << 24, 1 << 26, 0, **known
+            )
+            daemon.store.scripts[uuid] = [
+                Planned(1, TOTAL), Progress(1 << 24, 1 << 26, 1e6, (under_way,), **known), HOLD,
+            ]  # fmt: skip
+        settings = {**imgctl.environment, "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+        with Terminal(imgctl.line("import", *images), settings, size=(24, columns)) as terminal:
+            terminal.wait_for("25%")
+            if len(images) == 2 and known:
+                terminal.wait_for("2 images")
+            while terminal.read_some(0.3):
+                pass
+            terminal.type("\x03")
+            assert terminal.end() == 130
+            lines = emulated(terminal.shown.decode(), columns)
+        assert not [line for line in lines if "%" in line or "|" in line], lines
+        assert "interrupted" in "".join(lines)
+
+
+@pytest.mark.parametrize("columns", [120, 80, 60])
+def test_bars_are_of_one_length(daemon, imgctl, columns):
+    known = {"fraction": 0.25, "eta": 30.0}
+    for uuid, total in ((U, 1 << 20), (V, 150 << 30)):
+        under_way = ImageProgress(uuid, "a", "1", "downloading", total // 4, total, 0, **known)
+        daemon.store.scripts[uuid] = [
+            Planned(1, total), Progress(total // 4, total, 1e6, (under_way,), **known), HOLD,
+        ]  # fmt: skip
+    settings = {**imgctl.environment, "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+    with Terminal(imgctl.line("import", U, V), settings, size=(24, columns)) as terminal:
+        terminal.wait_for("2 images")
+        while terminal.read_some(0.3):
+            pass
+        lines = [line for line in emulated(terminal.shown.decode(), columns) if "|" in line]
+        terminal.type("\x03")
+        assert terminal.end() == 130
+    assert len(lines) == 3
+    assert len({(line.index("|"), line.rindex("|")) for line in lines}) == 1, lines
 
 
 def test_watch_shows_a_bar_while_there_is_something(daemon, imgctl):

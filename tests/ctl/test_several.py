@@ -254,7 +254,7 @@ def test_more_than_are_asked_for_at_a_time(daemon: FakeDaemon, imgctl: Command):
 def test_a_dry_run_of_several(daemon: FakeDaemon, imgctl: Command, images):
     room = {"spool": 1 << 30, "pool": 1 << 30}
     for uuid in (U, V):
-        daemon.care.plans[uuid] = {
+        daemon.queries.plans[uuid] = {
             "uuid": uuid, "pool": "zones", "images": [], "count": 0, "size": 0, "to_come": 0, "room": room,
             "refusals": [DownloadError("no").as_wire()] if uuid == U else [], "warnings": [],
         }  # fmt: skip
@@ -277,7 +277,7 @@ def test_on_a_terminal_one_bar_is_about_all(daemon: FakeDaemon, imgctl: Command,
     environment = {**imgctl.environment, "TERM": "dumb", "PYTHONIOENCODING": "ascii"}
     with Terminal(imgctl.line("import", U, V), environment, size=(24, columns)) as terminal:
         shown = terminal.wait_for("32.0 MiB of 128.0 MiB").decode()
-        assert " 25%" in shown
+        assert "25%" in shown
         assert ("Download 2 images" in shown) == (columns == 100)
         terminal.type("\x03")
         assert terminal.end() == 130

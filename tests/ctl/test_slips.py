@@ -244,3 +244,10 @@ def test_a_slip_on_a_terminal(imgctl: Command, images, columns: int, plain: bool
         lines = terminal.shown.decode().splitlines()
     hint = '  hint: did you mean "base-64"?'
     assert lines[-1] == (hint if plain else f"\x1b[2m{hint}\x1b[m")
+
+
+@pytest.mark.parametrize(
+    ("typed", "usage"), [("rm", "rm [-P POOL] [-j] IMAGE..."), ("pull", "pull [OPTIONS] IMAGE...")]
+)
+def test_a_usage_has_the_command_as_it_was_typed(imgctl: Command, typed: str, usage: str):
+    assert f"  usage: imgctl {usage}\n" in imgctl(typed).stderr

@@ -72,7 +72,7 @@ class TestAncestry:
 
 class TestUpdate:
     def test_what_is_changed_is_told_in_imgadms_words(self, daemon: FakeDaemon, imgctl: Command):
-        daemon.upkeep.events = [
+        daemon.maintenance.events = [
             NotInSources(A),
             ManifestUpdated(B, "zones", URL, None),
             ManifestUpdated(B, "zones", URL, ["description"]),
@@ -93,21 +93,21 @@ class TestUpdate:
             '(source info has no "dataset_guid")\n'
         )
         assert result.returncode == 0
-        assert daemon.upkeep.asked == [{"uuids": [], "dry_run": False}]
+        assert daemon.maintenance.asked == [{"uuids": [], "dry_run": False}]
 
     def test_a_failure_is_said_and_the_others_go_on(self, daemon: FakeDaemon, imgctl: Command):
         error = InvalidManifestError("manifest is invalid: it is odd", hint="tell them").as_wire()
-        daemon.upkeep.events = [UpdateFailed(A, "zones", error), ManifestUpdated(B, "zones", URL, None)]
+        daemon.maintenance.events = [UpdateFailed(A, "zones", error), ManifestUpdated(B, "zones", URL, None)]
         result = imgctl("update", "-n", A, B)
         assert result.returncode == 1
         assert result.stdout == f'Added manifest info for image {B} from "{URL}"\n'
         assert result.stderr == (
             "imgctl update: error (InvalidManifest): manifest is invalid: it is odd\n  hint: tell them\n"
         )
-        assert daemon.upkeep.asked == [{"uuids": [A, B], "dry_run": True}]
+        assert daemon.maintenance.asked == [{"uuids": [A, B], "dry_run": True}]
 
     def test_an_unknown_image(self, daemon: FakeDaemon, imgctl: Command):
-        daemon.upkeep.events = [UsageError(f"no installed image with the given UUID(s): {A}")]
+        daemon.maintenance.events = [UsageError(f"no installed image with the given UUID(s): {A}")]
         result = imgctl("update", A)
         assert result.returncode == 1
         assert "error (Usage): no installed image with the given UUID(s)" in result.stderr
@@ -120,7 +120,7 @@ class TestVacuum:
 
     def test_a_dry_run_asks_and_deletes_nothing(self, daemon: FakeDaemon, imgctl: Command):
         daemon.store.images = [installed(A), installed(B)]
-        daemon.upkeep.planned = planned(A, B)
+        daemon.maintenance.planned = planned(A, B)
         result = imgctl("vacuum", "-n")
         assert result.stdout == (
             f"[dry-run] Deleted image {A} (base@1.0)\n[dry-run] Deleted image {B} (base@1.0)\n"
@@ -133,28 +133,28 @@ class TestVacuum:
 
     def test_what_has_no_manifest_is_named(self, daemon: FakeDaemon, imgctl: Command):
         daemon.store.images = [installed(A)]
-        daemon.upkeep.planned = planned(A)
-        daemon.upkeep.left = [Left(B, "zones", "no manifest")]
+        daemon.maintenance.planned = planned(A)
+        daemon.maintenance.left = [Left(B, "zones", "no manifest")]
         result = imgctl("vacuum", "-n")
         assert result.stdout == f"Left image {B}: no manifest\n[dry-run] Deleted image {A} (base@1.0)\n"
         assert json.loads(imgctl("vacuum", "-n", "-j").stdout) == [{**planned(A)[0], "used": None}]
-        daemon.upkeep.planned = []
+        daemon.maintenance.planned = []
         assert imgctl("vacuum").stdout == f"Left image {B}: no manifest\n"
 
     def test_with_force_it_does_not_ask(self, daemon: FakeDaemon, imgctl: Command):
         daemon.store.images = [installed(A), installed(B), installed(C)]
-        daemon.upkeep.planned = planned(B, A)
+        daemon.maintenance.planned = planned(B, A)
         result = imgctl("vacuum", "-f", "--older-than", "2d", "--keep", "3")
         assert result.stdout == f"Deleted image {B} (base@1.0)\nDeleted image {A} (base@1.0)\n"
         assert [image["manifest"]["uuid"] for image in daemon.store.images] == [C]
-        assert daemon.upkeep.asked == [{"older_than": 172800, "keep": 3}]
+        assert daemon.maintenance.asked == [{"older_than": 172800, "keep": 3}]
 
     @pytest.mark.parametrize(
         ("answer", "gone"), [("y\n", True), ("YES\n", True), ("\n", False), ("\x04", False)]
     )
     def test_it_asks(self, daemon: FakeDaemon, imgctl: Command, answer: str, gone: bool):
         daemon.store.images = [installed(A)]
-        daemon.upkeep.planned = planned(A)
+        daemon.maintenance.planned = planned(A)
         with Terminal(imgctl.line("vacuum"), imgctl.environment) as terminal:
             shown = terminal.wait_for("Delete this image? [y/N] ").decode()
             assert f"This will delete the following images:\r\n    {A} (base@1.0)\r\n" in shown
@@ -165,7 +165,7 @@ class TestVacuum:
         assert daemon.store.images == ([] if gone else [installed(A)])
 
     def test_json_is_for_a_dry_run(self, daemon: FakeDaemon, imgctl: Command):
-        daemon.store.images, daemon.upkeep.planned = [installed(A)], planned(A)
+        daemon.store.images, daemon.maintenance.planned = [installed(A)], planned(A)
         error = json.loads(imgctl("vacuum", "-fj").stderr)["error"]
         assert error["message"] == '"-j" needs "-n": it says what would be deleted'
         assert daemon.store.images == [installed(A)]
@@ -173,8 +173,8 @@ class TestVacuum:
     @pytest.mark.parametrize("columns", [100, 40])
     def test_it_says_what_that_frees(self, daemon: FakeDaemon, imgctl: Command, columns: int):
         daemon.store.images = [installed(A), installed(B), installed(C)]
-        daemon.upkeep.planned = planned(B, A)
-        daemon.care.pools = [occupied({A: 3 << 20, B: 2 << 20, C: 1 << 30})]
+        daemon.maintenance.planned = planned(B, A)
+        daemon.queries.pools = [occupied({A: 3 << 20, B: 2 << 20, C: 1 << 30})]
         assert imgctl("vacuum", "-n").stdout.endswith("\nWould free 5.0 MiB\n")
         assert [each["used"] for each in json.loads(imgctl("vacuum", "-nj").stdout)] == [2 << 20, 3 << 20]
         assert "free" not in imgctl("vacuum", "-n", imgadm=True).stdout
@@ -186,12 +186,12 @@ class TestVacuum:
 
     def test_what_is_not_known_is_not_said(self, daemon: FakeDaemon, imgctl: Command):
         daemon.store.images = [installed(A), installed(B)]
-        daemon.upkeep.planned = planned(A, B)
-        daemon.care.pools = [occupied({A: 3 << 20})]
+        daemon.maintenance.planned = planned(A, B)
+        daemon.queries.pools = [occupied({A: 3 << 20})]
         assert "free" not in imgctl("vacuum", "-n").stdout.lower()
 
     def test_several_are_asked_for_at_once(self, daemon: FakeDaemon, imgctl: Command):
-        daemon.upkeep.planned = planned(A, B)
+        daemon.maintenance.planned = planned(A, B)
         with Terminal(imgctl.line("vacuum"), imgctl.environment) as terminal:
             terminal.wait_for("Delete these 2 images? [y/N] ")
 
@@ -201,7 +201,7 @@ class TestVacuum:
     ):
         """The person at the terminal is asked, although neither input nor output is that."""
         daemon.store.images = [installed(A)]
-        daemon.upkeep.planned = planned(A)
+        daemon.maintenance.planned = planned(A)
         said = tmp_path / "said"
         piped = ["/bin/sh", "-c", 'yes | "$@" >"$0" 2>&1', str(said), *imgctl.line("vacuum", imgadm=imgadm)]
         with Terminal(piped, imgctl.environment) as terminal:
@@ -219,7 +219,7 @@ class TestVacuum:
 
     def test_without_a_terminal_nothing_is_deleted(self, daemon: FakeDaemon, imgctl: Command):
         daemon.store.images = [installed(A)]
-        daemon.upkeep.planned = planned(A)
+        daemon.maintenance.planned = planned(A)
         result = imgctl("vacuum", stdin=None, input="y\n" * 100, start_new_session=True)
         assert result.returncode == 1
         assert result.stderr == (
@@ -229,7 +229,7 @@ class TestVacuum:
         assert daemon.store.images == [installed(A)]
 
     def test_it_stops_at_an_error(self, daemon: FakeDaemon, imgctl: Command):
-        daemon.upkeep.planned = planned(A, B)
+        daemon.maintenance.planned = planned(A, B)
         daemon.store.errors["delete"] = ImageHasDependentClonesError("in use", hint="wait")
         result = imgctl("vacuum", "-f")
         assert result.stdout == f"Error deleting image {A} (base@1.0): in use\n"
@@ -248,7 +248,7 @@ class TestVacuum:
     def test_what_makes_no_sense_does_nothing(
         self, daemon: FakeDaemon, imgctl: Command, arguments: list[str], message: str
     ):
-        daemon.store.images, daemon.upkeep.planned = [installed(A)], planned(A)
+        daemon.store.images, daemon.maintenance.planned = [installed(A)], planned(A)
         result = imgctl("vacuum", "-f", *arguments)
         assert result.returncode == 1
         assert f"error (Usage): {message}" in result.stderr

@@ -123,7 +123,7 @@ def test_what_they_occupy():
 
 @pytest.fixture
 def pools(daemon):
-    daemon.care.pools = [pool(), pool(zpool="tank", images=[])]
+    daemon.queries.pools = [pool(), pool(zpool="tank", images=[])]
 
 
 def test_tree(daemon, imgctl, pools):
@@ -133,8 +133,8 @@ def test_tree(daemon, imgctl, pools):
     assert lines[3].startswith(f"|-- {WEB} ")  # no terminal
     assert lines[-2:] == ["", "tank: 60.0 MiB of 100.0 MiB free"]
     imgctl("tree", "-P", "tank")
-    assert daemon.care.asked[-1] == {"pool": "tank", "uuids": []}
-    assert json.loads(imgctl("tree", "-j").stdout) == [forest(each) for each in daemon.care.pools]
+    assert daemon.queries.asked[-1] == {"pool": "tank", "uuids": []}
+    assert json.loads(imgctl("tree", "-j").stdout) == [forest(each) for each in daemon.queries.pools]
 
 
 @pytest.mark.parametrize(("locale", "drawn"), [("C.UTF-8", "├── "), ("C", "|-- ")])
@@ -166,10 +166,10 @@ def test_du(daemon, imgctl, pools):
     ]
     assert len(imgctl("du", "-H").stdout.splitlines()) == 4
     assert json.loads(imgctl("du", "-j", "-P", "zones").stdout) == [
-        du_document(each) for each in daemon.care.pools
+        du_document(each) for each in daemon.queries.pools
     ]
     imgctl("du", WEB)
-    assert daemon.care.asked[-1] == {"pool": None, "uuids": [WEB]}
+    assert daemon.queries.asked[-1] == {"pool": None, "uuids": [WEB]}
 
 
 @pytest.mark.parametrize("command", ["tree", "du"])
@@ -180,7 +180,7 @@ def test_a_pool_that_does_not_answer_hides_no_other(daemon, imgctl, pools, comma
         "hint": "look",
         "exit_status": 1,
     }
-    daemon.care.pools[1] = pool(zpool="tank", total=None, available=None, images=[], error=error)
+    daemon.queries.pools[1] = pool(zpool="tank", total=None, available=None, images=[], error=error)
     shown = imgctl(command)
     assert BASE in shown.stdout
     assert "tank" not in shown.stdout

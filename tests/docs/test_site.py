@@ -166,7 +166,7 @@ def test_every_error_of_the_code_has_its_row():
     assert set(re.findall(r"(?m)^\| `(\w+)` \|", PAGES["docs/errors.md"])) == {*codes, "InternalError"}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md", "docs/deltas.md"])
 def test_the_tables_of_figures_are_those_of_the_file(page):
     assert figures.page(PAGES[page], FIGURES) == PAGES[page], "run `python -m docs.make`"
     assert "<!-- figures: " in PAGES[page]

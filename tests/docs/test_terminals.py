@@ -82,4 +82,8 @@ def test_the_recording_is_of_what_imgctl_says(tmp_path):
 
     assert sure(shown, first) == sure(now, second), "run `python -m tests.docs.film`"
     assert any(line.startswith("Resuming image") for line in shown)
+    # Ctrl-C removes the bar, and says what is kept.
+    for lines in (shown, now):
+        assert not [line for line in lines if "%|" in line]
+        assert any(re.match(r"imgctl: interrupted: [\d.]+ MiB kept of [\d.]+ MiB", line) for line in lines)
     assert len(frames) > 10

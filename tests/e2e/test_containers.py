@@ -11,9 +11,11 @@ import pytest
 from imgctl.errors import NotConnectedError
 
 from imgstored.registry.containers import image_uuid
+from tests.e2e.test_registry import skopeo
 from tests.pools.layer_contract import BOTH, BOTTOM, TOP, owned
 from tests.support.container_image import push, push_index
 from tests.support.daemon import Daemon
+from tests.support.docker_registry import DockerRegistry
 from tests.support.layers import file, listing
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgproto.events import EventDocument
-
-    from tests.support.docker_registry import DockerRegistry
 
 LAYERS = [owned(*BOTTOM), owned(*TOP)]
 
@@ -67,6 +67,23 @@ def test_each_layer_becomes_an_image(registry: DockerRegistry, daemon: Daemon, c
     assert "dependent clones" in refused.stderr
     daemon.imgctl("delete", above, check=True)
     daemon.imgctl("delete", below, check=True)
+
+
+def test_what_skopeo_copies(registry: DockerRegistry, daemon: Daemon, tmp_path: Path) -> None:
+    """Out of one registry into a folder, from there into another one, as it is and in OCI's form."""
+    image = push(registry, "library/demo", "1.0", LAYERS)
+    skopeo(
+        "copy", "--src-tls-verify=false", f"docker://{registry.host}/library/demo:1.0", f"dir:{tmp_path}/dir"
+    )
+    with DockerRegistry(tmp_path / "other") as other:
+        there = f"docker://{other.host}/demo"
+        skopeo("copy", "--dest-tls-verify=false", f"dir:{tmp_path}/dir", f"{there}:same")
+        skopeo("copy", "--dest-tls-verify=false", "--format", "oci", f"dir:{tmp_path}/dir", f"{there}:oci")
+        daemon.imgctl("import", f"{other.host}/demo:oci", check=True)
+        assert listing(tree_of(daemon, uuids_of(image)[-1])) == BOTH
+        # The same layers are the same images, whatever form their manifest has.
+        again = daemon.imgctl("import", f"{other.host}/demo:same", check=True).stdout
+        assert "already installed" in again
 
 
 def test_a_shared_layer_is_not_fetched_again(registry: DockerRegistry, daemon: Daemon) -> None:

@@ -113,6 +113,23 @@ def test_check_json_with_a_wrong_configuration(daemon):
     )
 
 
+def test_faults_of_the_configuration_hide_no_others(daemon):
+    """A value that is refused; what cannot be read at all leaves only what every daemon needs."""
+    daemon.config_file.write_text(
+        '[[pool]]\ntype = "zfs"\nname = "nosuch"\n[[sources]]\nurl = "https://user:pw@images.example.com"\n'
+    )
+    found, status = check_json(daemon)
+    failing = {each["check"]: each["seen"] for each in found["findings"] if each["status"] == "fail"}
+    assert "a user in a URL is not allowed" in failing["configuration"]
+    assert "pool nosuch" in failing
+    assert status == 1
+    assert not any("fault in imgstored" in each["seen"] for each in found["findings"])
+    daemon.config_file.write_text("nonsense = 1\n")
+    found, status = check_json(daemon)
+    assert {each["check"] for each in found["findings"]} == {"configuration", "python", "extras"}
+    assert status == 1
+
+
 def test_somebody_who_may_only_read(daemon):
     """Only root can become somebody else; others are the daemon's own user, who may."""
     nobody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}

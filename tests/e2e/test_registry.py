@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import time
+import urllib.error
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +18,11 @@ from tests.e2e.conftest import made_image, static_source
 from tests.e2e.test_on_demand import started
 from tests.sources.test_oci import put_image
 from tests.support.daemon import Daemon
+from tests.support.deltas import NEW, OLD, files, indexed, manifest_of, tree, upgraded
 from tests.support.docker_registry import DockerRegistry, auth_file
+from tests.support.faulty_server import FaultyServer, Request, Wire
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
+from tests.support.nginx import Nginx
 from tests.support.sluice import Sluice
 from tests.support.streams import filesystem_stream
 
@@ -88,6 +92,66 @@ def test_an_image_and_its_origin_go_there_and_come_from_there(tmp_path):
         assert (
             layer["digest"] == f"sha256:{hashlib.sha256(fixture_file(INCREMENTAL).read_bytes()).hexdigest()}"
         )
+
+
+def test_a_source_by_command(registry, tmp_path):
+    """Added, listed, shown and imported from as any other, and known after a restart."""
+    with Daemon(tmp_path / "store") as daemon:
+        publish(daemon, tmp_path, fixture_manifest(BASE), fixture_file(BASE), f"oci://{registry.host}/a/b")
+        added = daemon.imgctl("sources", "-a", f"oci://{registry.host}/a/b", "-t", "oci", check=True).stdout
+        assert added == f'Added "oci" image source "{registry.url}/a/b"\n'
+        daemon.stop()
+        daemon.start()
+        listed = daemon.imgctl("avail", "-H", "-o", "uuid,name")
+        assert listed.stdout == f"{BASE}  base\n", listed.stderr
+        shown = json.loads(daemon.imgctl("show", BASE, check=True).stdout)
+        assert shown["files"] == fixture_manifest(BASE)["files"]
+        daemon.imgctl("import", BASE, check=True)
+        refused = daemon.imgctl("sources", "-a", "oci://127.0.0.1:1/a", "-t", "oci")
+        assert "SourcePing" in refused.stderr
+
+
+def test_layers_at_an_object_store_whose_urls_expire(registry, tmp_path):
+    """As clouds do: the registry redirects to signed URLs, each good for one request here."""
+    manifest, pieces = layered(7, size=24 * MIB)
+    put_image(registry, "images", json.dumps(manifest).encode(), pieces, stream=True)
+    good: set[str] = set()
+    refused: list[str] = []
+
+    def store(request: Request, wire: Wire) -> None:
+        path, _, number = request.target.partition("?signed=")
+        if number not in good:
+            refused.append(number)
+            wire.reply("403 Forbidden", {}, b"expired")
+            return
+        good.remove(number)
+        assert "authorization" not in request.headers
+        content = registry.request("GET", path).content
+        if "range" in request.headers:
+            wire.part(content, request)
+        else:
+            wire.reply("200 OK", {}, content)
+
+    def front(request: Request, wire: Wire) -> None:
+        if "/blobs/" in request.target:
+            good.add(str(request.number))
+            place = f"{behind.url}{request.target}?signed={request.number}"
+            wire.reply("307 Temporary Redirect", {"Location": place})
+            return
+        try:
+            found = registry.request("GET", request.target)
+        except urllib.error.HTTPError as error:
+            wire.reply(f"{error.code} X", {}, b"{}")
+        else:
+            wire.reply("200 OK", {"Content-Type": found.headers["Content-Type"]}, found.content)
+
+    with FaultyServer(store) as behind, FaultyServer(front) as server:
+        config = source(server.url.replace("http", "oci", 1) + "/images") + "[limits]\nconnections = 2\n"
+        with Daemon(tmp_path / "store", config=config) as daemon:
+            daemon.imgctl("import", MADE, check=True)
+            assert daemon.imgctl("verify", check=True).stdout.endswith("Verified 1 image: 1 ok\n")
+    # A URL that was good before is tried first, and costs nothing more when it is not any more.
+    assert refused
 
 
 def test_layers_are_fetched_as_one_file(registry, tmp_path):
@@ -249,3 +313,50 @@ def test_kill_9_while_layers_come_fetches_no_complete_range_again(registry, tmp_
             again = 100 * MIB - (sluice.left or 0)
             # 14 MiB had come, and each of the two connections may have lost a range of 4 MiB; and documents.
             assert again <= size - 14 * MIB + 8 * MIB + MIB
+
+
+def bytes_of_blobs(front: Nginx) -> int:
+    return sum(hit.bytes_sent for hit in front.settled_hits() if "/blobs/" in hit.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signed", [False, True])
+def test_of_a_newer_version_a_host_fetches_what_is_new(tmp_path, registry, signed):
+    """The index is an artifact of its own, which belongs to the image; the layers are as ever."""
+    contents = files(3200, largest=60_000)
+    streams = {OLD: tree(contents, guid=11), NEW: tree(upgraded(contents), guid=12)}
+    url, words, keys = f"{registry.url}/fleet/images", [], ""
+    with Daemon(tmp_path / "author", config=f'{source(url)}type = "oci"\n') as author:
+        if signed:
+            author.imgctl("keys", "make", str(tmp_path / "key"), check=True)
+            words = ["--sign", str(tmp_path / "key")]
+            keys = f"keys = [{json.dumps((tmp_path / 'key.pub').read_text().splitlines()[1])}]\n"
+        for uuid, stream in streams.items():
+            made = indexed(stream)
+            manifest = tmp_path / "manifest.json"
+            manifest.write_text(json.dumps(manifest_of(made, uuid)))
+            (tmp_path / "file").write_bytes(made.file)
+            author.imgctl(
+                "publish", *words, "-m", str(manifest), "-f", str(tmp_path / "file"), url, check=True
+            )
+    image = registry.request("GET", f"/v2/fleet/images/manifests/{NEW}")
+    document = json.loads(image.content)
+    assert {layer["mediaType"] for layer in document["layers"]} == {artifact.STREAM}
+    assert len(document["layers"]) > 1
+    digest = image.headers["Docker-Content-Digest"].replace(":", "-")
+    referrers = json.loads(registry.request("GET", f"/v2/fleet/images/manifests/{digest}").content)
+    assert artifact.INDEX in [each["artifactType"] for each in referrers["manifests"]]
+    with Nginx(tmp_path / "front", root=tmp_path, locations={"/": f"proxy_pass {registry.url};"}) as front:
+        config = (
+            f'[[sources]]\nurl = "{front.url}/fleet/images"\ntype = "oci"\n{keys}'
+            '[limits]\ndeltas = "always"\n'
+        )
+        with Daemon(tmp_path / "reader", config=config) as reader:
+            reader.imgctl("import", OLD, check=True)
+            before = bytes_of_blobs(front)
+            told = reader.imgctl("-v", "import", NEW, check=True).stderr
+            assert f"the rest is in image {OLD} (tree@1)" in told
+            sent = bytes_of_blobs(front) - before
+            reader.imgctl("export", NEW, "-o", str(tmp_path / "out"), check=True)
+    assert (tmp_path / "out.zfs").read_bytes() == streams[NEW]
+    assert len(made.index) < sent < 0.4 * len(made.file)

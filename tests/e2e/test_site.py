@@ -70,6 +70,24 @@ def get(url):
         return answer.read(), answer.headers
 
 
+def test_a_private_image_is_exported_if_it_is_named(maker, folder, served):
+    """Everybody may read a site."""
+    manifest, file = made_image(MADE, size=1 << 20, public=False)
+    served.pages.add(manifest, file)
+    add(maker, MADE)
+    done = export(maker, folder)
+    assert done["images"] == 3
+    assert [(each["image"], each["reason"]) for each in done["left_out"]] == [
+        (MADE, "its manifest calls it private; name it to export it")
+    ]
+    assert not (folder / "images" / MADE).exists()
+    assert MADE not in (folder / "images" / "index.html").read_text()
+    done = maker.imgctl("export-site", "-j", str(folder), MADE)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "images" / MADE / "file").read_bytes() == file
+    assert json.loads(done.stdout)["left_out"] == []
+
+
 @pytest.mark.parametrize(
     ("type_", "below", "locations"),
     [
@@ -340,3 +358,34 @@ def test_the_folder_may_be_relative_and_only_root_may_ask(maker, folder):
     done = maker.imgctl("export-site", "--days", "3", str(folder))
     assert "--days is for a signature" in done.stderr
     assert not Path(folder).exists()
+
+
+def test_the_daemons_own_folders_are_no_place_for_a_site(tmp_path, maker):
+    """However somebody gets there; and the library is as it was."""
+    state = maker.folder / "state"
+    library = state / "library"
+    (tmp_path / "link").symlink_to(library)
+    before = sorted(path.relative_to(state) for path in library.rglob("*"))
+    for folder in (library, library / BASE, state, tmp_path / "link", library / ".." / "library"):
+        done = maker.imgctl("export-site", "--delete", str(folder))
+        assert done.returncode == 1, folder
+        assert "is in a folder of the daemon's own" in done.stderr
+    assert sorted(path.relative_to(state) for path in library.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "ftp://x", "http://x/\n", "http://", "http://user:pw@x", "http://x:0"]
+)
+def test_a_url_that_no_client_can_use_is_refused(maker, folder, url):
+    done = maker.imgctl("export-site", "--url", url, str(folder))
+    assert done.returncode == 1
+    assert "error (ClientError)" in done.stderr
+    assert not (folder / "images").exists()
+
+
+def test_what_is_no_key_is_said_to_be_none(tmp_path, maker, folder):
+    junk = tmp_path / "junk"
+    junk.write_text("junk")
+    done = maker.imgctl("export-site", "--sign", str(junk), str(folder))
+    assert done.returncode == 1
+    assert "neither a secret nor a public key" in done.stderr

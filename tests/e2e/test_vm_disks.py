@@ -106,6 +106,15 @@ def test_an_artifact(registry: DockerRegistry, daemon: Daemon, tmp_path: Path, k
     assert imported(daemon, registry, "vms/web:1", tmp_path) == (disk_uuid(digest), content)
 
 
+def test_what_older_clients_of_oras_push(registry: DockerRegistry, daemon: Daemon, tmp_path: Path) -> None:
+    """As the Python client of ORAS does: no type of artifact, and a config of a type that nobody knows."""
+    content = raw_disk(tmp_path / "vm.raw")
+    layer = (f"{OCI}.layer.v1.tar", content, {TITLE: "rootdisk.img"})
+    unknown = "application/vnd.unknown.config.v1+json"
+    [digest] = push_artifact(registry, "vms/web", "1", layer, config=unknown)
+    assert imported(daemon, registry, "vms/web:1", tmp_path) == (disk_uuid(digest), content)
+
+
 def test_a_disk_is_found_by_the_digest_that_its_tag_had(
     registry: DockerRegistry, daemon: Daemon, tmp_path: Path
 ) -> None:

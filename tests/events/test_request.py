@@ -6,12 +6,12 @@ import pytest
 import trio
 
 from imgstored.errors import CancelledError, InternalError
-from imgstored.events.request import Request
+from imgstored.events.request import ClientRequest
 from tests.support.events import Note, Progress
 
 
 async def test_events_come_in_order_and_progress_only_the_newest():
-    request = Request("test")
+    request = ClientRequest("test")
     request.emit(Note("a"))
     request.emit(Progress(1, 10, 0.0))
     request.emit(Progress(2, 10, 0.0))
@@ -21,7 +21,7 @@ async def test_events_come_in_order_and_progress_only_the_newest():
 
 
 async def test_the_first_end_stands():
-    request = Request("test")
+    request = ClientRequest("test")
     request.end(CancelledError("first"))
     request.end(InternalError("second"))
     with pytest.raises(CancelledError, match="first"):
@@ -29,7 +29,7 @@ async def test_the_first_end_stands():
 
 
 async def test_a_reader_waits_for_what_is_still_to_come(autojump_clock):
-    request = Request("test")
+    request = ClientRequest("test")
 
     async def later() -> None:
         await trio.sleep(5)

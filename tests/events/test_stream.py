@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgstored.errors import CancelledError, DownloadError
-from imgstored.events.request import Request
+from imgstored.events.request import ClientRequest
 from imgstored.events.stream import (
     Action,
     CacheHit,
@@ -87,7 +87,7 @@ async def test_a_flush_waits_for_all_who_write_down():
 
 
 async def test_a_request_hears_of_imports_only():
-    request, one = Request("test"), action()
+    request, one = ClientRequest("test"), action()
     for event in (
         Started(one, CLIENT),
         ImportEvent(one, Note("a")),

@@ -475,7 +475,7 @@ def test_what_is_half_received_is_named_and_left_alone(host: Host) -> None:
         assert (pool.images(), pool.image(uuid), pool.unnamed(), pool.partials()) == ([], None, {}, [])
         with pytest.raises(ImageNotInstalledError):
             pool.destroy(uuid)
-        with pytest.raises(PoolError, match="somebody else is receiving"):
+        with pytest.raises(PoolError, match="another program is receiving"):
             pool.receive(uuid, [host.served.pages.folder.joinpath("agents/full").read_bytes()])
         with host.daemon.client() as client:
             seen = [finding["seen"] for finding in client.doctor()["findings"]]

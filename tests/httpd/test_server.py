@@ -312,6 +312,8 @@ def test_the_last_piece_of_an_answer_waits_for_none_after_it(file, monkeypatch):
     def application(request):
         if request.path == "/list":
             return Response(200, [], [b"x" * 1000] * 300)
+        if request.path == "/empty":
+            return Response(200, [], [Span(-1, 0, 0)])
         return files(file)(request)
 
     with serving(application) as server:
@@ -319,6 +321,7 @@ def test_the_last_piece_of_an_answer_waits_for_none_after_it(file, monkeypatch):
             ("/", "Range: bytes=0-9,20-29", 3),  # a head each, and the end
             ("/list", "A: b", 5),
             ("/", "If-None-Match: *", 1),
+            ("/empty", "A: b", 1),
         ):
             announced.clear()
             assert server.say(get(path, line, "Connection: close"))

@@ -248,7 +248,7 @@ async def told_of_others(request) -> list[object]:
     events: list[object] = []
     async for event in request:
         events.append(event)
-        if event["event"] == "note" and "is being received by somebody else" in event["text"]:
+        if event["event"] == "note" and "is being received by another program" in event["text"]:
             return events
     raise AssertionError(f"nobody was waited for: {events}")
 
@@ -258,7 +258,7 @@ async def test_an_import_takes_what_somebody_else_was_receiving(open_house, othe
         house.pool.found = HALF
         async with house.imports.request([BASE], requester=TESTER) as request:
             events = await told_of_others(request)
-            assert events[-1] == Note(f"zones/{BASE} is being received by somebody else; waiting for that")
+            assert events[-1] == Note(f"zones/{BASE} is being received by another program; waiting for that")
             while Downloaded(BASE, 1_851_100) not in events:
                 events.append(await anext(request))
             assert (house.pool.partials(), await house.images.installed()) == ([], [])

@@ -11,7 +11,7 @@ import trio
 from msgspec.structs import replace
 
 from imgstored.errors import CancelledError, DownloadError, NoSpaceError, PoolError
-from imgstored.events.request import Request
+from imgstored.events.request import ClientRequest
 from imgstored.events.stream import Ended, EventStream, ImportEvent, Requester, Started
 from imgstored.imports.free_space import Claim
 from imgstored.imports.import_ import MAX_NOTES, Import
@@ -78,7 +78,7 @@ async def heard_by(request):
 async def test_who_follows_late_hears_what_was_said_and_nothing_twice(make, events):
     wanted = make()
     wanted._emit(Note("early"))
-    request, late = Request("test"), Request("late")
+    request, late = ClientRequest("test"), ClientRequest("late")
     for _ in range(2):
         wanted.follow(request)
     wanted._emit(Downloaded(BASE, 10))

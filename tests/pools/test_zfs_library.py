@@ -344,7 +344,7 @@ del LINUX["EXFULL"]
 
 MEANINGS: list[tuple[str, str, type[ImgstoreError], str]] = [
     ("lzc_channel_program", "ENOENT", PoolNotFoundError, "no such pool"),
-    ("lzc_channel_program_nosync", "EPERM", PoolError, "not the privilege"),
+    ("lzc_channel_program_nosync", "EPERM", PoolError, "lacks the privilege"),
     ("lzc_channel_program_nosync", "ETIME", PoolError, "too much time"),
     ("lzc_channel_program_nosync", "ENOSPC", PoolError, "too much time or memory"),
     ("lzc_channel_program_nosync", "ENOMEM", PoolError, "too much time or memory"),
@@ -370,7 +370,7 @@ MEANINGS: list[tuple[str, str, type[ImgstoreError], str]] = [
     ("lzc_receive_resumable", "ENODEV", OriginNotInstalledError, "another snapshot"),
     ("lzc_receive_resumable", "EEXIST", PoolError, "a dataset of that name"),
     ("lzc_receive_resumable", "ETXTBSY", PoolError, "busy"),
-    ("lzc_receive_resumable", "EPERM", PoolError, "not the privilege"),
+    ("lzc_receive_resumable", "EPERM", PoolError, "lacks the privilege"),
     ("lzc_receive_resumable", "EIO", PoolError, "the disks"),
     ("lzc_receive_resumable", "ENAMETOOLONG", PoolError, "too long"),
     ("lzc_receive_resumable", "ZFS_ERR_WRONG_PARENT", PoolError, "a volume"),

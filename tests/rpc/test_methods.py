@@ -129,7 +129,7 @@ class FakeStatus:
         return {"pid": 7}
 
 
-class FakeUpkeep(Recorder):
+class FakeMaintenance(Recorder):
     def update(self, uuids, *, dry_run):
         return self.tell("update", uuids, dry_run)
 
@@ -142,7 +142,7 @@ class FakeDoctor:
         return {"findings": []}
 
 
-class FakeCare(Recorder):
+class FakeQueries(Recorder):
     async def resolve(self, names, among, *, pool=None, sources=None, channel=None):
         return [self.note("resolve", names, among, pool, sources, channel)]
 
@@ -214,22 +214,22 @@ class FakeSites:
         yield self.making
 
 
-def table(store, sources, care=None, upkeep=None, making=None):
+def table(store, sources, queries=None, maintenance=None, making=None):
     """All methods, over services that record how they are called."""
-    care, making = care or FakeCare(), making or FakeMaking()
+    queries, making = queries or FakeQueries(), making or FakeMaking()
     services = Services(
         pools=["zones", "tank2"],
         images=store,
-        aliases=care,
+        aliases=queries,
         imports=store,
         sources=sources,
-        resolver=care,
-        dry_run=care,
-        outdated=care,
-        usage=care,
-        history=care,
-        event_log=care,
-        maintenance=upkeep or FakeUpkeep(),
+        resolver=queries,
+        dry_run=queries,
+        outdated=queries,
+        usage=queries,
+        history=queries,
+        event_log=queries,
+        maintenance=maintenance or FakeMaintenance(),
         verifier=FakeVerifier(),
         maker=making,
         exporter=making,
@@ -378,10 +378,10 @@ async def test_each_of_the_sources_methods(client, store, sources, method, param
     ],
 )
 async def test_each_of_the_methods_of_upkeep(path, store, sources, method, params, called, result):
-    upkeep = FakeUpkeep()
-    async with serving(path, table(store, sources, upkeep=upkeep)), connecting(path) as client:
+    maintenance = FakeMaintenance()
+    async with serving(path, table(store, sources, maintenance=maintenance)), connecting(path) as client:
         assert await client.call(1, method, **params) == (None, result)
-    assert upkeep.calls == [called]
+    assert maintenance.calls == [called]
 
 
 async def test_everybody_may_see_how_the_daemon_is(client, store, sources):
@@ -500,14 +500,14 @@ class TestInstall:
 
 
 async def test_outdated_and_aliases(path, store, sources):
-    care = FakeCare()
-    async with serving(path, table(store, sources, care)), connecting(path) as client:
+    queries = FakeQueries()
+    async with serving(path, table(store, sources, queries)), connecting(path) as client:
         assert await client.call(1, "outdated", pool="tank2") == (None, {"answer": "outdated"})
         assert await client.call(2, "aliases") == (None, [{"answer": "aliases"}])
         _, changed = await client.call(3, "alias", alias="a", uuid=UUID)
         assert changed == {"alias": "a", "uuid": UUID, "before": "before"}
         assert await client.call(4, "unalias", alias="a") == (None, {"alias": "a", "uuid": UUID})
-    assert care.calls == [("outdated", "tank2"), ("aliases",), ("alias", "a", UUID), ("unalias", "a")]
+    assert queries.calls == [("outdated", "tank2"), ("aliases",), ("alias", "a", UUID), ("unalias", "a")]
 
 
 def test_every_operation_of_the_protocol_has_its_method(store, sources):

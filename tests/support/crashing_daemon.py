@@ -35,7 +35,7 @@ IMPORT_STEPS: dict[str, tuple[tuple[Any, ...], str]] = {
     "manifest": ((Catalog,), "write_manifest"),
     "publish": (_POOLS, "publish"),
     "view": ((FilesView, FuseView), "add"),
-    "spool": ((Leftovers,), "_drop_spool"),
+    "spool": ((Leftovers,), "_remove_spool"),
     "journal": ((Journal,), "end"),
 }
 DELETE_STEPS: dict[str, tuple[tuple[Any, ...], str]] = {

@@ -79,8 +79,12 @@ def push_artifact(
     tag: str,
     *layers: tuple[str, bytes, Mapping[str, str]],
     artifact: str | None = None,
+    config: str = EMPTY,
 ) -> list[str]:
-    """Each layer by its media type, contents and annotations; `artifact` is the type. Returns the digests."""
+    """Each layer by its media type, contents and annotations; `artifact` is the type. Returns the digests.
+
+    `config` is the type of its config, which is `{}`.
+    """
     described = [
         {"mediaType": kind, "annotations": dict(notes), **registry.blob(repository, data)}
         for kind, data, notes in layers
@@ -88,7 +92,7 @@ def push_artifact(
     document: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": f"{OCI}.manifest.v1+json",
-        "config": {"mediaType": EMPTY, **registry.blob(repository, b"{}")},
+        "config": {"mediaType": config, **registry.blob(repository, b"{}")},
         "layers": described,
     }
     if artifact is not None:

@@ -21,6 +21,7 @@ from imgstored.transfer.digest import Expected, WrongFileError
 from imgstored.transfer.download import Download, DownloadLimits
 from imgstored.transfer.mirror import ChangedError
 from imgstored.transfer.pump import Pump
+from imgstored.transfer.spool import Spool
 from tests.support.faulty_server import FaultyServer, Request, Wire
 from tests.support.limits import decompress_limits, download_limits
 from tests.support.memory_journal import MemoryJournal
@@ -245,6 +246,17 @@ async def test_a_server_that_always_breaks_off_is_used_as_long_as_it_helps(case:
         with pytest.raises(DownloadError, match="bytes early"):
             await case.download(server).run()
         assert len(server.requests) == LIMITS.tries
+
+
+async def test_answers_that_bring_nothing_are_not_asked_for_without_end(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a spool wants other bytes than it says: a fault of ours, or an index made for it."""
+    monkeypatch.setattr(Spool, "write", lambda self, offset, data: 0)
+    with FaultyServer(sound) as server:
+        with pytest.raises(DownloadError, match="nothing of what is missing"):
+            await case.download(server).run()
+        assert len(server.requests) < 20
 
 
 async def test_a_drip(case: Case) -> None:

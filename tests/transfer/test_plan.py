@@ -72,6 +72,26 @@ def test_ranges_are_powers_of_two_within_bounds_and_cover_the_file(size: int, le
     assert (count - 1) * length < size <= count * length
 
 
+@given(
+    size=st.integers(1, 1 << 44),
+    least=st.sampled_from([MIN_RANGE, MIN_RANGE_OF_BLOBS]),
+    connections=st.integers(2, 64),
+)
+def test_several_connections_end_together(size: int, least: int, connections: int) -> None:
+    before, length = range_size_for(size, least), range_size_for(size, least, connections)
+    assert least <= length <= before
+    rounds = range_count(range_count(size, length), connections)
+    assert rounds == range_count(range_count(size, before), connections)
+    if length < before:
+        # What a connection fetches in all, and what it would if the file were cut as finely as one likes.
+        assert rounds * length < size / connections + rounds * 4096
+
+
+def test_eight_connections_waste_nothing_of_173_mb() -> None:
+    length = range_size_for(173_000_000, MIN_RANGE, 8)
+    assert (length, range_count(173_000_000, length)) == (1_966_080, 88)
+
+
 def test_a_file_of_600_mb_is_fetched_in_ranges_of_8_mib() -> None:
     assert range_size_for(600 << 20) == 8 << 20
 

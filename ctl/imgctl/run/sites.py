@@ -57,9 +57,12 @@ def export_site(session: Session, arguments: Arguments) -> int:
         session.say_json(done)
     else:
         _report(session, folder, done)
-    # What is only not kept is no failure, unless it was asked for.
-    kept_out = "it is installed, but its original file was not kept"
-    return 1 if any(names or each["reason"] != kept_out for each in done["left_out"]) else 0
+    # What is only not kept, or private, is no failure, unless it was asked for.
+    expected = (
+        "it is installed, but its original file was not kept",
+        "its manifest calls it private; name it to export it",
+    )
+    return 1 if any(names or each["reason"] not in expected for each in done["left_out"]) else 0
 
 
 def keys(session: Session, arguments: Arguments) -> None:

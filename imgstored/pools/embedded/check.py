@@ -1,7 +1,7 @@
 """Reads all of an image's files, and reports damage.
 
 A filesystem's stream has a checksum with each record. A volume's stream is put together from its disk and its
-skeleton; what no record wrote must be zeros, or as on its origin's disk.
+skeleton; parts of the disk that no record wrote must be zeros, or equal to the origin's disk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from imgstored.pools.embedded.notes import ImageNote
     from imgstored.zstream.records import Begin, Record
 
-#: What a file system says of a file that is gone or damaged; anything else is no fault of the image.
+#: Errors of a file system for a missing or damaged file; other errors are not the image's fault.
 _DAMAGE: Final = {errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP} | {
     getattr(errno, name) for name in ("EUCLEAN", "EBADMSG", "ECKSUM") if hasattr(errno, name)
 }
@@ -107,13 +107,13 @@ class _Rest(Struct, frozen=True):
 
     start: int
     end: int
-    inherited: bool  #: it is as in the origin, and not zeros
+    inherited: bool  #: True: equal to the origin; False: zeros
 
 
 class _Disk:
     """Compares the parts of a volume's disk that no record wrote, in the order of the records.
 
-    Keeps one of them, which the next one may continue: a small file may have very many.
+    Keeps one part, which the next part may continue: a small file may have very many parts.
     """
 
     def __init__(self, begin: Begin, note: ImageNote, origin: ImageNote | None, files: list[int]) -> None:
@@ -126,7 +126,7 @@ class _Disk:
             raise StreamError(f"its disk has {size} bytes, and not {note.volume_size}")
 
     def step(self, record: Record, on_read: Callable[[], None]) -> None:
-        """Raises `StreamError` where the disk before the record is not what it should be."""
+        """Raises `StreamError` if the disk before the record is wrong."""
         before = self._volume.state.cursor
         match self._volume.step(record):
             case Write(offset, _):
@@ -138,7 +138,7 @@ class _Disk:
                 pass
 
     def finish(self, on_read: Callable[[], None]) -> None:
-        """Compares what is left. Raises as `step` does."""
+        """Compares the rest. Raises as `step` does."""
         self._gap(self._volume.state.cursor, self._note.volume_size, on_read)
         self._compare(self._rest, on_read)
 

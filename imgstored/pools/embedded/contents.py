@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Stands for tags that cannot be read: better kept than deleted.
+#: Stands for unreadable tags, so that the image is kept rather than deleted.
 UNREADABLE: Final = "(unreadable)"
 
 
@@ -41,7 +41,7 @@ class Installed(Struct):
 
     @property
     def image(self) -> PoolImage:
-        """As others see it."""
+        """The image as clients see it."""
         note = self.note
         size = note.volume_size if note.kind == "volume" else note.stream_size
         kind = "volume" if note.kind == "volume" else "filesystem"
@@ -49,11 +49,11 @@ class Installed(Struct):
 
 
 def scan(
-    root: Folder, pool: str, *, beside: Collection[str], sweep: bool = True
+    root: Folder, pool: str, *, others: Collection[str], sweep: bool = True
 ) -> tuple[dict[str, Installed], dict[str, str | None], dict[str, str]]:
-    """The published images by uuid, the origins of those of which a part is there, and what is damaged.
+    """The published images by uuid, the origins of partials, and damage by name.
 
-    With `sweep`, sweeps up what was half made. `beside` are files that are no images. Raises `OSError`.
+    With `sweep`, removes half-made files. `others` are names of files that are not images. Raises `OSError`.
     """
     images: dict[str, Installed] = {}
     origins: dict[str, str | None] = {}
@@ -74,7 +74,7 @@ def scan(
             fault = _scan_partial(root, pool, uuid, origins, sweep=sweep)
             if fault is not None:
                 damage[name] = fault
-        elif name not in beside:
+        elif name not in others:
             damage |= _fault_of_other(pool, name)
     return images, origins, damage
 
@@ -88,15 +88,15 @@ def _fault_of_image(uuid: str, found: Installed | None) -> str | None:
 
 
 def _fault_of_other(pool: str, name: str) -> dict[str, str]:
-    """The damage of something that is no image, by its name."""
-    log.warning("something in the pool's folder is no image", pool=pool, name=name)
+    """The damage of a file that is not an image, by its name."""
+    log.warning("something in the pool's folder is not an image", pool=pool, name=name)
     if ".damaged-" in name:
         return {name: f"{name[:80]} in its folder was in the place of something else"}
     return {}
 
 
 def scan_image(root: Folder, pool: str, uuid: str, *, sweep: bool = False) -> Installed | None:
-    """The published image, or None, with a line in the log, where it is damaged or cannot be read."""
+    """The published image; None, with a log line, if it is damaged or cannot be read."""
     try:
         with root.folder(uuid) as folder:
             files = folder.statuses()
@@ -116,22 +116,22 @@ def scan_image(root: Folder, pool: str, uuid: str, *, sweep: bool = False) -> In
 def _scan_holds(folder: Folder, pool: str, uuid: str) -> set[str]:
     try:
         return read_holds(folder)
-    except (OSError, ValueError) as error:  # msgspec's are ValueErrors, and so is text that is no UTF-8
-        log.error("cannot read what holds an image", pool=pool, uuid=uuid, error=str(error))
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors, as are those of UTF-8
+        log.error("cannot read the holds of an image", pool=pool, uuid=uuid, error=str(error))
         return {UNREADABLE}
 
 
 def _scan_partial(
     root: Folder, pool: str, uuid: str, origins: dict[str, str | None], *, sweep: bool
 ) -> str | None:
-    """Notes the origin of a partial, or drops it; returns why it can be neither."""
+    """Notes the origin of a partial, or drops an unusable one; returns why neither is possible, or None."""
     try:
         with root.folder(uuid + PARTIAL) as folder:
             checkpoint = read_checkpoint(folder, uuid)
         if checkpoint is None and not sweep:
             origins[uuid] = None
         elif checkpoint is None:
-            log.info("a partial image cannot be gone on with, and is dropped", pool=pool, uuid=uuid)
+            log.info("a partial image cannot be continued, and is dropped", pool=pool, uuid=uuid)
             discard(root, uuid + PARTIAL)
         else:
             origins[uuid] = checkpoint.origin
@@ -141,8 +141,8 @@ def _scan_partial(
     return None
 
 
-def strays(root: Folder, *, beside: Collection[str]) -> list[str]:
-    """The names in the folder, and in its images, that are part of neither an image nor a partial, sorted.
+def strays(root: Folder, *, others: Collection[str]) -> list[str]:
+    """The sorted names in the folder and its images that belong to neither an image nor a partial.
 
     Raises `OSError`.
     """
@@ -151,7 +151,7 @@ def strays(root: Folder, *, beside: Collection[str]) -> list[str]:
         if UUID.fullmatch(name):
             with root.folder(name) as folder:
                 found += [f"{name}/{each}" for each in folder.names() if each not in FILES]
-        elif name not in beside and not (
+        elif name not in others and not (
             name.endswith(PARTIAL) and UUID.fullmatch(name.removesuffix(PARTIAL))
         ):
             found.append(name)

@@ -35,7 +35,7 @@ _PUNCH = 0x01 | 0x02
 #: Buffers that one writev takes (IOV_MAX).
 _MAX_BUFFERS = 1024
 
-#: What a file system answers that cannot do a thing at all.
+#: Errors of a file system that lacks a call.
 _UNABLE = filesystem.UNABLE | {errno.EXDEV}
 
 
@@ -61,11 +61,11 @@ class Folder:
         return self.folder(name)
 
     def open(self, name: str, flags: int) -> int:
-        """Opens a plain file, with mode 0600 where it is new. The caller closes it."""
+        """Opens a plain file, with mode 0600 if it is new. The caller closes it."""
         return self._opened(name, flags)[0]
 
     def _opened(self, name: str, flags: int) -> tuple[int, int]:
-        """As `open`, and how many bytes the file has."""
+        """As `open`; also returns the file's bytes."""
         fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=self.fd)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -77,7 +77,7 @@ class Folder:
         """A small file's content. Raises `OSError` for one that is larger than `limit` bytes."""
         fd, size = self._opened(name, os.O_RDONLY)
         try:
-            # Room for as much as it says, and a byte more: it may be growing.
+            # A buffer of its size and one byte more, because it may be growing.
             wanted = min(size, limit)
             content = os.pread(fd, wanted + 1, 0)
             if len(content) < wanted:
@@ -89,7 +89,7 @@ class Folder:
         return content
 
     def replace(self, name: str, content: bytes, *, durable: bool = False) -> None:
-        """Puts a file there in one step. `durable`: it also survives a power cut once this returns."""
+        """Replaces a file in one step. If `durable`, it survives a power cut once this returns."""
         new = f"{name}{NEW}"
         fd = self.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
@@ -103,7 +103,7 @@ class Folder:
             self.sync()
 
     def sweep(self, names: Iterable[str]) -> None:
-        """Removes what a process that died in `replace` left; `names` are those in the folder."""
+        """Removes what a dead process left in `replace`; `names` are the names in the folder."""
         for name in names:
             if name.endswith(NEW):
                 with contextlib.suppress(IsADirectoryError, PermissionError):
@@ -168,7 +168,7 @@ def write_all(fd: int, buffers: Sequence[Any], offset: int) -> int:
     waiting = [memoryview(buffer) for buffer in buffers if len(buffer)]
     waiting.reverse()
     while waiting:
-        # The next buffers are at the end of the list, where taking them away is cheap.
+        # The next buffers are at the end of the list, where they can be removed cheaply.
         if hasattr(os, "pwritev"):
             written = os.pwritev(fd, waiting[: -_MAX_BUFFERS - 1 : -1], offset)
         else:
@@ -198,8 +198,8 @@ def begin_writing_back(fd: int, start: int, size: int) -> None:
 def copy_sparsely(source: int, target: int, start: int, end: int, room: Room = BOUNDLESS) -> None:
     """Copies bytes from start to end to the same place, and leaves holes where there are holes.
 
-    `target` has nothing there before. Shares the blocks where the file system can (FICLONE), if it is the
-    whole file, and else asks for room before the first byte. Raises `OSError`, `NoSpaceError`.
+    `target` must be empty there. Shares the blocks of a whole file if the file system can (FICLONE), and
+    otherwise asks for room before the first byte. Raises `OSError`, `NoSpaceError`.
     """
     status = os.fstat(source)
     size = status.st_size
@@ -254,7 +254,7 @@ def _copy(source: int, target: int, start: int, end: int, room: Room) -> None:
 
 
 def punch(fd: int, start: int, end: int) -> None:
-    """Makes bytes from start to end, which are in the file, zeros, as holes if possible. Raises `OSError`."""
+    """Sets the file's bytes from start to end to zeros, as a hole if possible. Raises `OSError`."""
     if start >= end:
         return
     fallocate = _fallocate()
@@ -270,7 +270,7 @@ def punch(fd: int, start: int, end: int) -> None:
 @functools.cache
 def _fallocate() -> Callable[[int, int, int, int], int] | None:
     if sys.platform != "linux":
-        return None  # elsewhere a function of that name means something else by these flags
+        return None  # on other systems these flags of a function with that name mean something else
     try:
         function = ctypes.CDLL(None, use_errno=True).fallocate
     except (OSError, AttributeError):

@@ -1,7 +1,6 @@
 """The small files of the embedded pool: images, the points where receives can resume, holds.
 
-They are the pool's own, but anything may have happened to them: what cannot be read is as if it were not
-there.
+They are the pool's own, but anything may have happened to them: an unreadable file counts as missing.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ TREE: Final = "tree"
 #: The names of an image's files, and of its folder.
 FILES: Final = frozenset({IMAGE, HOLDS, STREAM, DISK, SKELETON, TREE})
 
-#: No such file is larger, in bytes.
+#: The maximum size of such a file, in bytes.
 _LIMIT: Final = 1 << 20
 
 
@@ -53,7 +52,7 @@ class ImageNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block_size: int = 0  #: of a volume
     tree_used: int = 0  #: bytes that a tree occupies
     tree_hash: str = ""  #: algorithm:hexadecimal digest of all that is in a tree
-    dataset: int = 0  #: made by chance for each receive; 0 in an older file
+    dataset: int = 0  #: random for each receive; 0 in an older file
     format: Literal[1] = 1
 
 
@@ -91,7 +90,7 @@ def read_checkpoint(folder: Folder, uuid: str) -> Checkpoint | None:
     try:
         line, _, content = folder.read(CHECKPOINT, _LIMIT).partition(b"\n")
         name, _, digest = line.decode("ascii").rpartition(":")
-        # Without a name it is an older daemon's.
+        # A checkpoint without an algorithm's name is from an older daemon.
         written = Fingerprint(name or BLAKE3, bytes.fromhex(digest))
         if not written.can_be_compared:
             log.warning(
@@ -113,7 +112,7 @@ def write_checkpoint(folder: Folder, checkpoint: Checkpoint) -> None:
 
 
 def read_holds(folder: Folder) -> set[str]:
-    """The tags that hold the image. Raises `OSError` or `ValueError` where they cannot be read."""
+    """The tags that hold the image. Raises `OSError` or `ValueError` if they cannot be read."""
     try:
         return set(msgspec.json.decode(folder.read(HOLDS, _LIMIT), type=_Holds).tags)
     except FileNotFoundError:
@@ -121,7 +120,7 @@ def read_holds(folder: Folder) -> set[str]:
 
 
 def keep_holds(folder: Folder) -> None:
-    """Keeps a file that cannot be read beside the one that replaces it, one for each image."""
+    """Keeps an unreadable file of holds under another name, one for each image."""
     try:
         read_holds(folder)
     except (OSError, ValueError):
@@ -130,17 +129,17 @@ def keep_holds(folder: Folder) -> None:
 
 
 def write_holds(folder: Folder, tags: set[str]) -> None:
-    """Survives a power cut once this returns. Raises `OSError`."""
+    """Writes the tags; the file survives a power cut once this returns. Raises `OSError`."""
     folder.replace(HOLDS, msgspec.json.encode(_Holds(sorted(tags))), durable=True)
 
 
 def occupied(files: Mapping[str, os.stat_result], note: ImageNote | None = None) -> int:
-    """Bytes that files occupy; a tree's were counted when it was made."""
+    """The bytes that files occupy; those of a tree were counted when it was made."""
     return (0 if note is None else note.tree_used) + sum(status.st_blocks * 512 for status in files.values())
 
 
 def is_whole(files: Mapping[str, os.stat_result], note: ImageNote) -> bool:
-    """True if the files of an image are there in their sizes; of a tree, whether it is there."""
+    """True if the files of an image exist with their sizes, or the folder of a tree exists."""
     if note.kind == "tree":
         return TREE in files and stat.S_ISDIR(files[TREE].st_mode)
     if note.kind == "volume":

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 _LOCK: Final = "lock"
 
-#: How many holds an image may have.
+#: The maximum number of holds of an image.
 _MAX_TAGS: Final = 1000
 
 
@@ -72,9 +72,9 @@ class EmbeddedPool:
     """Images in a folder that no other process uses at the same time. See `imgstored.pools.base.Pool`."""
 
     def __init__(self, name: str, folder: Path, *, read_only: bool = False) -> None:
-        """Opens the pool, makes it where it is not there, and sweeps up what was half made.
+        """Opens the pool, creates it if it does not exist, and removes half-made files.
 
-        `read_only`: looks at what is there, changes nothing, and leaves the pool to whoever has it.
+        With `read_only` it changes nothing, and does not lock the pool, which another process may have.
         """
         self._name = name
         self._lock = threading.Lock()
@@ -86,7 +86,7 @@ class EmbeddedPool:
             self._close = weakref.finalize(self, os.close, self._root.fd)
             if not read_only:
                 self._occupy()
-            found = scan(self._root, name, beside={_LOCK}, sweep=not read_only)
+            found = scan(self._root, name, others={_LOCK}, sweep=not read_only)
             self._images, self._origins, self._damage = found
 
     @property
@@ -96,20 +96,20 @@ class EmbeddedPool:
 
     @property
     def storage(self) -> str:
-        """The space of the folder's file system."""
+        """The storage of the folder's file system."""
         return self._storage
 
     @property
     def shared(self) -> bool:
-        """Nobody else changes it: the folder is locked."""
+        """False: the folder is locked, so nobody else changes it."""
         return False
 
     def close(self) -> None:
-        """Gives the folder back. The pool is not to be used any more."""
+        """Unlocks and closes the folder. The pool cannot be used any more."""
         self._release_lock()
         self._close()
 
-    # -- what is there ---------------------------------------------------------------------------------------
+    # -- queries ---------------------------------------------------------------------------------------------
 
     def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
         """All published images."""
@@ -136,18 +136,18 @@ class EmbeddedPool:
         return {}
 
     def name_final(self, uuid: str, snapshot: str) -> PoolImage:
-        """There is nothing to rename."""
+        """Fails: there is nothing to rename."""
         raise PoolError(f'image "{check_uuid(uuid)}" has no snapshot but @final in pool "{self.name}"')
 
     def damage(self) -> list[str]:
-        """The damage that was found when the pool was opened, as far as it is still there."""
+        """The damage that was found when the pool was opened, and is still there."""
         with self._lock:
             return list(self._damage.values())
 
     def strays(self) -> list[str]:
         """The files in the folder that belong to no image and no partial: names relative to it."""
         with self._pool_errors("looking at its folder"):
-            return strays(self._root, beside={_LOCK})
+            return strays(self._root, others={_LOCK})
 
     def partials(self) -> list[str]:
         """The images, by uuid, of which a part is received and not published."""
@@ -172,7 +172,7 @@ class EmbeddedPool:
             }
 
     def datasets(self) -> Datasets:
-        """There are none: the pool keeps images, and nothing is made of them here."""
+        """Fails: the pool has only images, and no datasets for new ones."""
         raise NotSupportedError(
             f'pool "{self._name}" is an embedded one: it has no datasets to make images of',
             hint="`imgctl create --raw DISK` makes an image from a disk; or use a ZFS pool",
@@ -186,15 +186,15 @@ class EmbeddedPool:
 
     @property
     def lags(self) -> bool:
-        """Never: the file system counts a block when it gets it."""
+        """False: the file system counts a block as soon as it gets it."""
         return False
 
     def settle(self) -> None:
-        """Nothing is to be waited for."""
+        """Does nothing: `space` sees all written bytes."""
 
     @property
     def queue(self) -> int:
-        """None: what is taken is written."""
+        """0: all bytes that were taken are written."""
         return 0
 
     # -- receiving -------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class EmbeddedPool:
     def unpack(
         self, uuid: str, blocks: Blocks, *, origin: str | None = None, room: Room = BOUNDLESS
     ) -> PoolImage:
-        """Unpacks a container image's layer into UUID-partial, on a copy of what is below it."""
+        """Unpacks a container image's layer into UUID-partial, on a copy of the tree below it."""
         return self._arrive(
             uuid, origin, lambda note: Unpack(self._root, self._name, uuid, note, room).run(blocks)
         )
@@ -259,8 +259,8 @@ class EmbeddedPool:
         if self.image(check_uuid(uuid)) is not None:
             raise incomplete(uuid, self._name)
         with self._pool_errors(f"publishing image {uuid}"):
-            installed = self._settled(uuid)
-            # What was left out as damaged makes room for a sound one.
+            installed = self._completed(uuid)
+            # A sound image replaces one that was left out as damaged.
             replaced = None if self._root.status(uuid) is None else set_aside(self._root, uuid)
             with self._lock:
                 os.rename(uuid + PARTIAL, uuid, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
@@ -272,8 +272,8 @@ class EmbeddedPool:
             empty_trash(self._root, replaced)
         return installed.image
 
-    def _settled(self, uuid: str) -> Installed:
-        """A partial that is complete, with all its files safe from a power cut."""
+    def _completed(self, uuid: str) -> Installed:
+        """Makes all files of a complete partial durable; returns it."""
         try:
             folder = self._root.folder(uuid + PARTIAL)
         except FileNotFoundError:
@@ -300,7 +300,7 @@ class EmbeddedPool:
             folder.sync()
             return Installed(note, occupied(folder.statuses()), set())
 
-    # -- what can be done with an image ----------------------------------------------------------------------
+    # -- operations on an image ------------------------------------------------------------------------------
 
     def send(self, uuid: str) -> Blocks:
         """The image's stream, as it was received."""
@@ -334,7 +334,7 @@ class EmbeddedPool:
             raise damaged(note.uuid, self._name) from None
 
     def check(self, uuid: str, on_read: OnRead, *, content: bool = False) -> Checked:
-        """Reads all of the image's files, whose checksums were written down when they came."""
+        """Reads all of the image's files, and compares them with the checksums of their receive."""
         with self._lock:
             installed = self._installed(uuid)
             below = self._images.get(installed.note.origin or "")
@@ -345,7 +345,7 @@ class EmbeddedPool:
         return Checked(installed.image, size, damaged)
 
     def destroy(self, uuid: str) -> None:
-        """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
+        """Removes a published image in one step. It must have no dependents and no holds."""
         check_uuid(uuid)
         with self._lock, self._pool_errors(f"deleting image {uuid}"):
             installed = self._installed(uuid)
@@ -401,7 +401,7 @@ class EmbeddedPool:
         return installed
 
     def _dependents(self) -> dict[str, list[str]]:
-        """The names of the clones of each image that has some: installed ones first, then partials."""
+        """The names of the clones of each image that has any: installed ones first, then partials."""
         found: dict[str, list[str]] = {}
         clones = sorted((each.note.uuid, each.note.origin) for each in self._images.values())
         partials = sorted((partial + PARTIAL, origin) for partial, origin in self._origins.items())
@@ -410,13 +410,13 @@ class EmbeddedPool:
                 found.setdefault(origin, []).append(f"{self._name}/{name}")
         return found
 
-    # -- when it is opened -----------------------------------------------------------------------------------
+    # -- opening ---------------------------------------------------------------------------------------------
 
     def _occupy(self) -> None:
-        """Refuses to share the folder with another process. The lock ends with this one."""
+        """Locks the folder for this process, or refuses. The lock ends with the process."""
         status = self._root.status(_LOCK)
         if status is not None and not stat.S_ISREG(status.st_mode):
-            # Nobody has a lock on it, and `scan` deletes nothing that it does not know.
+            # No process can have its lock, and `scan` deletes nothing that it does not know.
             aside = f"{_LOCK}.damaged-{secrets.token_hex(4)}"
             os.rename(_LOCK, aside, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
         fd = self._root.open(_LOCK, os.O_RDWR | os.O_CREAT)

@@ -1,10 +1,10 @@
 """One receive, from the first byte or from the point of an interruption.
 
-A checkpoint says how far the files of a partial can be used. It is written every 64 MiB and when the stream
-is interrupted, and it is not believed: going on, the stream's first bytes are compared with what the files
-hold, which takes less time than to verify and write them, and shows a file that lost its end in a power cut
-as well as a stream that is another one. So nothing needs an fsync while the stream comes, but for a
-volume's copy of its origin, which the stream does not show. `publish` makes the whole durable.
+A checkpoint says how far the files of a partial can be used. It is written every 64 MiB, and when the stream
+is interrupted, and is not trusted: a continued receive compares the stream's first bytes with the files. That
+takes less time than to verify and write them, and detects both a file that lost its end in a power cut and
+another stream. So nothing needs an fsync during the receive, except a volume's copy of its origin, which the
+stream does not have. `publish` makes everything durable.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ TRASH: Final = ".trash-"
 
 
 def set_aside(root: Folder, name: str) -> str:
-    """Makes an image or a partial vanish in one step; returns its new name in the trash. Raises `OSError`."""
+    """Moves an image or a partial to the trash in one step; returns its new name. Raises `OSError`."""
     trash = f"{TRASH}{name}-{secrets.token_hex(4)}"
     os.rename(name, trash, src_dir_fd=root.fd, dst_dir_fd=root.fd)
     return trash
 
 
 def discard(root: Folder, name: str) -> None:
-    """Removes a partial, which is gone in one step. Raises `OSError`."""
+    """Removes a partial; it vanishes in one step. Raises `OSError`."""
     empty_trash(root, set_aside(root, name))
 
 
 def empty_trash(root: Folder, trash: str) -> None:
-    """Removes what was discarded. What cannot be removed is removed when the pool is opened the next time."""
+    """Removes discarded files. The next opening of the pool removes those that cannot be removed now."""
     with contextlib.suppress(OSError):
         os.unlink(trash, dir_fd=root.fd)  # it may be anything but a folder
     shutil.rmtree(trash, ignore_errors=True, dir_fd=root.fd)
@@ -95,7 +95,7 @@ class Receive(Struct, frozen=True):
     def _resumed(
         self, blocks: Iterator[Buffer], stack: ExitStack
     ) -> tuple[Folder | None, Start | None, Iterator[Buffer]]:
-        """The partial that is there, if the stream is the same, and always the blocks still to be taken."""
+        """The existing partial, if the stream is the same; and in any case the blocks still to be taken."""
         with self._pool_errors():
             found = self._partial(stack)
         if found is None:
@@ -128,7 +128,7 @@ class Receive(Struct, frozen=True):
         return folder, Start(begin, checkpoint, self._origin_disk(begin, stack)), stored
 
     def _fresh(self, blocks: Iterator[Buffer], stack: ExitStack) -> tuple[Folder, Start, Iterator[Buffer]]:
-        """An empty partial, and the blocks still to be taken, which are all of the stream."""
+        """An empty partial, and the blocks of the whole stream."""
         begin, blocks = begin_of(blocks)
         self._refuse_other_origin(begin)
         start = Start(begin, fresh_start(begin, self.origin), self._origin_disk(begin, stack))
@@ -178,9 +178,10 @@ class Receive(Struct, frozen=True):
 
 
 def compared(stored: StoredStream, size: int, blocks: Iterator[Buffer]) -> tuple[bool, Iterator[Buffer]]:
-    """True if the first `size` bytes of `blocks` are what is stored; and the blocks still to be taken.
+    """True if the first `size` bytes of `blocks` equal the stored ones; and the blocks still to be taken.
 
-    These are what follows if they are, and if not, all of the stream once more, its beginning from the store.
+    If they are equal, these are the blocks that follow; if not, the whole stream, its beginning from the
+    store.
     """
     pieces = _readable(stored.pieces(size))
     piece = memoryview(b"")
@@ -201,13 +202,13 @@ def compared(stored: StoredStream, size: int, blocks: Iterator[Buffer]) -> tuple
 
 
 def _readable(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Ends where the pieces can be read no further."""
+    """The pieces up to the first that cannot be read."""
     with contextlib.suppress(OSError, StreamError):
         yield from pieces
 
 
 def _note(receiver: Receiver, folder: Folder) -> None:
-    """Writes a checkpoint, once there is something to go on from."""
+    """Writes a checkpoint, if there is something to continue."""
     if receiver.checkpoint.reader.begin:
-        receiver.settle()
+        receiver.prepare_checkpoint()
         write_checkpoint(folder, receiver.checkpoint)

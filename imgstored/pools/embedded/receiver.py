@@ -35,17 +35,17 @@ class Receiver(Protocol):
         """Verifies and writes a piece."""
         ...
 
-    def settle(self) -> None:
-        """Before a checkpoint is written: makes durable what could not be checked when going on from it."""
+    def prepare_checkpoint(self) -> None:
+        """Called before a checkpoint: makes data durable that a continued receive could not check."""
         ...
 
     def finish(self, uuid: str) -> ImageNote:
-        """After the last piece: what was received."""
+        """Called after the last piece; returns the note of the received image."""
         ...
 
 
 class Start(Struct, frozen=True):
-    """From where a receive goes on."""
+    """The point from which a receive continues."""
 
     begin: Begin
     checkpoint: Checkpoint
@@ -55,7 +55,7 @@ class Start(Struct, frozen=True):
 def open_receiver(folder: Folder, start: Start, stack: ExitStack, room: Room) -> Receiver:
     """A receiver into `folder`, with files that are open until `stack` is closed.
 
-    `room` is asked for a copy of the origin. Raises `OSError`, `NoSpaceError`.
+    Asks `room` for the bytes of a copy of the origin. Raises `OSError`, `NoSpaceError`.
     """
 
     def opened(name: str) -> int:
@@ -90,8 +90,8 @@ class FilesystemReceiver:
         self._position = write_all(self._fd, [piece], self._position)
         self._state = self._reader.state
 
-    def settle(self) -> None:
-        """Needs nothing durable: going on compares every byte. Lets the disk work while the stream comes."""
+    def prepare_checkpoint(self) -> None:
+        """Lets the disk start writing. Nothing must be durable: a continued receive compares every byte."""
         begin_writing_back(self._fd, self._written_back, self._position - self._written_back)
         self._written_back = self._position
 
@@ -103,9 +103,9 @@ class FilesystemReceiver:
 
 
 class VolumeReceiver:
-    """Writes what the records write to the disk, and keeps the rest of them as a skeleton.
+    """Writes the records' data to the disk, and keeps the rest of the stream as a skeleton.
 
-    Where the stream does not say what is on the disk, it is as in the origin, or a hole.
+    Parts of the disk that no record writes are as in the origin, or holes.
     """
 
     def __init__(self, disk: int, skeleton: int, start: Start, room: Room) -> None:
@@ -122,7 +122,7 @@ class VolumeReceiver:
         self._restore(start.disk, self._volume_state, room)
 
     def _restore(self, origin: int | None, state: VolumeState, room: Room) -> None:
-        """Undoes what was done after the checkpoint; at the start, copies the origin."""
+        """Undoes writes after the checkpoint; at the start, copies the origin."""
         os.ftruncate(self._disk, min(state.cursor, os.fstat(self._disk).st_size))
         if origin is not None and state.cursor < state.inherited:
             copy_sparsely(origin, self._disk, state.cursor, state.inherited, room)
@@ -134,7 +134,7 @@ class VolumeReceiver:
         return Checkpoint(origin, self._state, self._volume_state, self._skeleton_size)
 
     def take(self, piece: Buffer) -> None:
-        """Does what the records say that the piece completes."""
+        """Carries out the records that the piece completes."""
         skeleton: list[Buffer] = []
         for record in self._reader.records(piece):
             skeleton.append(record.header)
@@ -156,7 +156,7 @@ class VolumeReceiver:
         self._state, self._volume_state = self._reader.state, self._volume.state
 
     def _gather(self, offset: int, payload: Buffer) -> None:
-        """Payloads that follow each other are written together."""
+        """Gathers adjacent payloads, to write them together."""
         if not self._gathered or offset != self._gathered_end:
             self._flush()
             self._gathered_at = offset
@@ -167,8 +167,8 @@ class VolumeReceiver:
         write_all(self._disk, self._gathered, self._gathered_at)
         self._gathered = []
 
-    def settle(self) -> None:
-        """Going on compares what the stream wrote, not what came from the origin: that is made durable."""
+    def prepare_checkpoint(self) -> None:
+        """Makes the origin's data durable: a continued receive compares only the stream's data."""
         if self._start.disk is not None:
             sync(self._disk)
             sync(self._skeleton)
@@ -205,5 +205,5 @@ def fresh_start(begin: Begin, origin: ImageNote | None) -> Checkpoint:
 
 
 def _is_zero(payload: Buffer) -> bool:
-    # The ends alone show it of most payloads that are not.
+    # For most payloads that are not zero, the two ends show it.
     return not len(payload) or (not (payload[0] or payload[-1]) and bytes(payload) == bytes(len(payload)))

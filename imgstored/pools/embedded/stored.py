@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class StoredStream(Protocol):
-    """A stream, or its beginning, in files that are open, and stay readable when they are deleted."""
+    """A stream, or its beginning, in open files, which stay readable when they are deleted."""
 
     def pieces(self, limit: int) -> Iterator[bytes]:
         """The first `limit` bytes, or as many as there are. Raises `OSError` and `StreamError`."""
@@ -62,7 +62,7 @@ class FilesystemStream:
 
 
 class VolumeStream:
-    """A stream put together from the disk, and a skeleton: its records without what is on the disk."""
+    """A stream put together from the disk and a skeleton, which has the records without the disk's data."""
 
     def __init__(self, skeleton: int, disk: int) -> None:
         self._skeleton = _Ahead(skeleton)
@@ -113,7 +113,7 @@ class _Ahead:
         self._block = b""
 
     def read(self, size: int, offset: int) -> bytes:
-        """Fewer bytes than `size` only at the file's end."""
+        """The bytes at `offset`; fewer than `size` only at the file's end."""
         start = offset - self._start
         if start < 0 or start + size > len(self._block):
             self._block, self._start = read_exactly(self._fd, max(size, BLOCK), offset), offset

@@ -39,8 +39,8 @@ class Facts(Struct, frozen=True):
 def facts_of(root: int, on_read: OnRead, algorithm: str | None = None) -> Facts:
     """Reads all of the tree of which the folder `root` is the root.
 
-    `on_read` is called with the bytes that were read so far, and may raise. Raises `OSError`; `KeyError` if
-    the algorithm is not there.
+    Calls `on_read` with the number of bytes so far, which may raise. Raises `OSError`; `KeyError` if the
+    algorithm is not installed.
     """
     hasher = Hasher(algorithm)
     seen: set[int] = set()
@@ -76,7 +76,7 @@ def facts_of(root: int, on_read: OnRead, algorithm: str | None = None) -> Facts:
 
 
 def check_tree(folder: Folder, note: ImageNote, on_read: OnRead) -> None:
-    """Reads all of an image's tree. Raises `StreamError` where it was changed, and `OSError`."""
+    """Reads all of an image's tree. Raises `StreamError` if it was changed, and `OSError`."""
     algorithm, _, digest = note.tree_hash.rpartition(":")
     with folder.folder(TREE) as tree:
         try:
@@ -106,7 +106,7 @@ def copy_tree(source: int, target: int, room: Room) -> None:
             if status.st_nlink > 1:
                 copies[status.st_ino] = path
             _copy(folder, name, target, path, status, room)
-    # Last, as what comes into a folder changes its time.
+    # Last, because each new entry changes its folder's time.
     for path, status in folders:
         _describe(target, path, status)
 
@@ -168,7 +168,7 @@ def _below(folder: int, path: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def attributes_of(fd: int) -> Iterator[tuple[str, bytes]]:
-    """The extended attributes that a layer may have given, sorted."""
+    """The extended attributes that a layer may set, sorted."""
     if hasattr(os, "listxattr"):
         with contextlib.suppress(OSError):
             for name in sorted(os.listxattr(fd)):

@@ -1,7 +1,7 @@
 """Container images in the embedded pool: each is a folder with the files of all its layers.
 
-A layer begins as a copy of the tree below it. Where the file system shares blocks between files (FICLONE), it
-costs what it changes; elsewhere each tree has all of its own.
+A layer begins as a copy of the tree below it. If the file system shares blocks between files (FICLONE), a
+layer takes only the space of its changes; otherwise each tree has its own copy of everything.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Unpack(Struct, frozen=True):
         return note
 
     def _note(self, tree: Folder) -> ImageNote:
-        # Holes take no room, and to read them takes long: it may be unwanted by then.
+        # To read holes takes long, but no room: `take` notices a cancellation meanwhile.
         facts = facts_of(tree.fd, lambda _size: self.room.take(0))
         return ImageNote(
             uuid=self.uuid,

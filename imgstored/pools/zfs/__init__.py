@@ -4,8 +4,8 @@ POOL/UUID@final          an image, as imgadm and vmadm know it
 POOL/UUID-partial        an image that is being received, or with @final one that is not published yet
     receive_resume_token where the receive can go on, after a crash too
 
-Nothing else is kept: what `images` tells is what the kernel says at that moment, so that images that imgadm
-installs or deletes are seen.
+The pool keeps nothing else: `images` returns what the kernel has at that moment, and so sees images that
+imgadm installs or deletes.
 """
 
 from imgstored.pools.zfs.pool import ZfsPool

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Object, offset and length of a WRITE record.
 _PLACE: Final = struct.Struct("<QQQ")
 
-#: What a larger block is split into where it may not stay whole.
+#: The size of the pieces that are hashed: large blocks may be split.
 _BLOCK: Final = 128 << 10
 
 #: A block that is not what was written: EIO, and ECKSUM, which Linux calls EBADE.
@@ -39,7 +39,7 @@ def check_stream(
 ) -> Checked:
     """The result of reading all of `sent`; `written` are the bytes of the dataset that are newer than @final.
 
-    Raises what `on_read` raises, and `PoolError` where the image cannot be read for another reason.
+    Raises what `on_read` raises, and `PoolError` if the image cannot be read for another reason than damage.
     """
     data = Content() if content else None
     damaged = _damaged(sent, on_read, data)
@@ -53,10 +53,10 @@ def check_stream(
 
 
 class Content:
-    """A SHA-256 of the data in a stream, and of where that is.
+    """A SHA-256 of the data in a stream, and of its places.
 
-    All else of a stream may differ from one `zfs send` of a snapshot to the next: names of datasets in BEGIN,
-    the features of a later OpenZFS, how free space is told, whether large blocks stay whole.
+    Everything else may differ between two `zfs send` of one snapshot: names of datasets in BEGIN, features of
+    a later OpenZFS, the records for free space, large blocks.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Content:
                     self._digest.update(piece)
 
     def hexdigest(self) -> str:
-        """In lower-case hexadecimal."""
+        """The hash in lower-case hexadecimal."""
         return self._digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class CallError(Exception):
-    """A call of the C library failed, for which pyzfs has classes; `faults` says what it means."""
+    """A failed call of the C library, for which pyzfs has classes; `faults` has its meaning."""
 
     def __init__(self, call: str, number: int, said: bytes | None = None) -> None:
         """`call` is the C function's name, `number` the errno, `said` the kernel's text if there is one."""
@@ -45,12 +45,12 @@ class Core(Protocol):
         instructions: int,
         memory: int,
     ) -> Tree:
-        """Runs a program; with `sync` in syncing context, where it may change things. What it returned."""
+        """Runs a program, with `sync` in syncing context, where it may change things; returns its result."""
 
     def receive_resumable(
         self, snapshot: bytes, fd: int, origin: bytes | None, properties: Mapping[bytes, int | bytes]
     ) -> None:
-        """Receives the stream that comes from `fd`, and keeps what came if it ends early."""
+        """Receives the stream from `fd`; keeps the received part if the stream ends early."""
 
     def send(self, snapshot: bytes, origin: bytes | None, fd: int) -> None:
         """Writes the snapshot's stream to `fd`, as `zfs send -L` does."""
@@ -59,13 +59,13 @@ class Core(Protocol):
         """Makes an empty filesystem."""
 
     def clone(self, filesystem: bytes, origin: bytes, properties: Mapping[bytes, int | bytes]) -> None:
-        """Makes a filesystem that begins as a snapshot."""
+        """Makes a filesystem that is a clone of a snapshot."""
 
     def snapshot(self, snapshots: Sequence[bytes], properties: Mapping[bytes, bytes]) -> None:
         """Takes snapshots of one pool, all or none."""
 
     def destroy_snapshots(self, snapshots: Sequence[bytes]) -> None:
-        """Destroys those that are there, all or none."""
+        """Destroys the snapshots that exist, all or none."""
 
     def rollback_to(self, dataset: bytes, snapshot: bytes) -> None:
         """Rolls a dataset back to its latest snapshot, which is this one."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: zfsconcepts(7), without the space: a name must not look like two words of a message.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+(/[A-Za-z0-9_.:-]+)+")
-#: Of 255 bytes, what snapshots need is left.
+#: Less than ZFS's 255 bytes, to leave some for names of snapshots.
 _MAX_NAME: Final = 200
 _ORIGIN: Final = re.compile(rf"(?P<dataset>.+)/(?P<uuid>{UUID.pattern})@.+")
 
@@ -37,7 +37,7 @@ end
 return found
 """
 
-#: What is there of a snapshot @final, and of one that was moved out of its way.
+#: Finds the snapshot @final, and an earlier one that was moved out of its way.
 _FROZEN: Final = """
 local given = (...)["argv"]
 local found = {}
@@ -49,7 +49,7 @@ found.moved = zfs.exists(given.moved)
 return found
 """
 
-#: The snapshots of a dataset that are later than one of them; none where that is not there.
+#: The snapshots of a dataset that are later than one of them; none if that does not exist.
 _LATER: Final = """
 local given = (...)["argv"]
 local found = {there = false, later = {}}
@@ -81,7 +81,7 @@ class ZfsDatasets(Struct, frozen=True):
         return SourceDataset(dataset, found["type"] == "volume", found["size"], image, from_final)
 
     def freeze(self, dataset: str, mark: str) -> str | None:
-        """Takes the snapshot @final, after it has moved one that is there."""
+        """Takes the snapshot @final; first renames an existing one."""
         self._check(dataset)
         doing = f"taking a snapshot of {dataset}"
         moved = None
@@ -92,7 +92,7 @@ class ZfsDatasets(Struct, frozen=True):
         return moved
 
     def thaw(self, dataset: str, mark: str) -> None:
-        """Destroys the snapshot @final if it is ours, and gives its name back to the one that had it."""
+        """Destroys the snapshot @final if it is ours, and gives the name back to the earlier one."""
         self._check(dataset)
         doing = f"removing a snapshot of {dataset}"
         found = self._frozen(dataset, mark)
@@ -121,7 +121,7 @@ class ZfsDatasets(Struct, frozen=True):
         return bool(self._later(dataset, name)["there"])
 
     def roll_back(self, datasets: Sequence[str], name: str) -> None:
-        """Rolls each back; snapshots that were taken since, as by a machine while it ran, go with it."""
+        """Rolls each back; also destroys later snapshots, such as those of a machine while it ran."""
         for dataset in datasets:
             snapshot, doing = f"{dataset}@{name}", f"rolling back {dataset}"
             found = self._later(dataset, name)

@@ -1,8 +1,8 @@
 """The meaning of each error of libzfs_core, in one place. Pure: errors in, errors out.
 
-pyzfs has a class for each errno of each call; they are looked up here by name, so that this module needs no
-pyzfs. Our own binding gives the call and its errno, for which `_CONDITIONS` has the name of that class.
-Errors that pyzfs has no class for are told apart by their errno.
+pyzfs has a class for each errno of each call; this module looks them up by name, and so does not need pyzfs.
+Our own binding gives the call and its errno, for which `_CONDITIONS` has the name of that class. The errno
+identifies errors for which pyzfs has no class.
 
 Linux and illumos number the same errors differently, so an errno is looked up by its name.
 """
@@ -48,12 +48,12 @@ _QUOTA: Final[_Fault] = (
 _BUSY: Final[_Fault] = (
     PoolError,
     "the dataset is busy: it is mounted, open, held, or being received",
-    "is another program at it, such as imgadm? Try again when that is done",
+    "is another program using it, such as imgadm? Try again when that is done",
 )
 _NOT_PERMITTED: Final[_Fault] = (
     PoolError,
-    "this process has not the privilege",
-    "run imgstored as root: `zfs allow` cannot delegate channel programs, by which it looks at the pool",
+    "this process lacks the privilege",
+    "run imgstored as root: it queries pools by channel programs, which `zfs allow` cannot delegate",
 )
 _NO_FEATURE: Final[_Fault] = (
     PoolError,
@@ -63,10 +63,10 @@ _NO_FEATURE: Final[_Fault] = (
 _IO: Final[_Fault] = (PoolError, "reading or writing the disks failed", "see `zpool status`")
 _LIMITS: Final[_Fault] = (
     PoolError,
-    "the kernel stopped the question, because its answer takes too much time or memory",
-    "is zfs_lua_max_instrlimit or zfs_lua_max_memlimit set lower than it comes?",
+    "the kernel stopped the query, because its answer takes too much time or memory",
+    "is zfs_lua_max_instrlimit or zfs_lua_max_memlimit set below its default?",
 )
-_READ_ONLY: Final[_Fault] = (PoolError, "the pool is read-only", "`zpool get readonly` tells; import it anew")
+_READ_ONLY: Final[_Fault] = (PoolError, "the pool is read-only", "see `zpool get readonly`; import it again")
 _SUSPENDED: Final[_Fault] = (
     PoolError,
     "the pool is suspended after disk errors",
@@ -79,7 +79,7 @@ _BY_NAME: Final[dict[str, _Fault]] = {
     "DatasetNotFound": (PoolError, "a dataset is missing", "was it destroyed meanwhile? Try again"),
     "DatasetExists": (
         PoolError,
-        "there is a dataset of that name, and it is no image",
+        "there is a dataset of that name, and it is not an image",
         "look at it with `zfs list -t all`, and destroy or rename it",
     ),
     "DatasetBusy": _BUSY,
@@ -89,7 +89,7 @@ _BY_NAME: Final[dict[str, _Fault]] = {
     "StreamMismatch": (
         OriginNotInstalledError,
         "the stream builds on another snapshot than the one that is there",
-        "its manifest and its file do not belong together; tell who publishes it",
+        "its manifest and its file do not belong together; tell its publisher",
     ),
     "DestinationModified": _BUSY,
     "BadStream": (StreamError, "the kernel found the stream to be damaged", DAMAGED),
@@ -98,8 +98,8 @@ _BY_NAME: Final[dict[str, _Fault]] = {
     "StreamTruncated": (StreamError, "the stream ended early", DAMAGED),
     "WrongParent": (
         PoolError,
-        "what should hold the images is a volume",
-        "images can only be kept in a filesystem",
+        "the dataset for the images is a volume",
+        "only a filesystem can contain images",
     ),
     "NameTooLong": (PoolError, "a name is too long", "ZFS allows 255 bytes"),
     "ReadOnlyPool": _READ_ONLY,
@@ -116,7 +116,7 @@ _BY_ERRNO: Final[dict[str, _Fault]] = {
     "ZFS_ERR_STREAM_LARGE_BLOCK_MISMATCH": (
         StreamError,
         "the origin was sent with large blocks (`zfs send -L`), and the image without",
-        "make the image with `zfs send -L`, as its origin was; tell who publishes it",
+        "make the image with `zfs send -L`, as its origin was; tell its publisher",
     ),
     "EPERM": _NOT_PERMITTED,
     "EACCES": _NOT_PERMITTED,
@@ -131,8 +131,8 @@ _BY_ERRNO: Final[dict[str, _Fault]] = {
     "EAGAIN": _SUSPENDED,
 }
 
-#: The errors that ZFS has beside the system's: `zfs_errno_t` in OpenZFS's include/sys/fs/zfs.h. Those up to
-#: 1036 are illumos' too.
+#: The errors that ZFS has besides the system's: `zfs_errno_t` in OpenZFS's include/sys/fs/zfs.h. illumos has
+#: those up to 1036.
 _OF_ZFS: Final = {"ZFS_ERR_WRONG_PARENT": 1033}
 _OF_OPENZFS: Final = {
     "ZFS_ERR_STREAM_TRUNCATED": 1040,
@@ -140,7 +140,7 @@ _OF_OPENZFS: Final = {
     "ZFS_ERR_BADPROP": 1044,
 }
 
-#: What an errno means unless the call says otherwise, and of a call that has a stream.
+#: The meaning of an errno for most calls, and for calls with a stream.
 _OF_ANY: Final = {
     "EIO": "ZIOError",
     "ENOSPC": "NoSpace",
@@ -163,8 +163,8 @@ _PROGRAM: Final = {
     "EINVAL": "ZCPLimitInvalid",
 }
 
-#: What each call's errno means, by the name of pyzfs's class: its _error_translation.py, for names that are
-#: valid. EBADE is what both systems return as ECKSUM.
+#: The meaning of each call's errno, by the name of pyzfs's class: its _error_translation.py, for valid names.
+#: Both systems return EBADE as ECKSUM.
 _CONDITIONS: Final[dict[str, dict[str, str]]] = {
     "lzc_channel_program": _OF_ANY | _PROGRAM,
     "lzc_channel_program_nosync": _OF_ANY | _PROGRAM,
@@ -231,7 +231,7 @@ _CONDITIONS: Final[dict[str, dict[str, str]]] = {
         "ENOENT": "FilesystemNotFound",
     },
 }
-#: What an errno is that a call has no name for.
+#: The meaning of an errno for which a call has no name.
 _OTHERWISE: Final = {
     "libzfs_core_init": "ZFSInitializationFailed",
     "lzc_receive_resumable": "StreamIOError",
@@ -285,7 +285,7 @@ def library_absent(pool: str, cause: str) -> PoolError:
 
 
 def zfs_absent(pool: str, number: int) -> PoolError:
-    """The library is there, and the kernel's side of it is not."""
+    """The library is there, but the kernel's side of it is not."""
     if number in (errno.EPERM, errno.EACCES):
         _, what, hint = _NOT_PERMITTED
         return PoolError(f'pool "{pool}": /dev/zfs cannot be opened: {what}', hint=hint)
@@ -309,7 +309,7 @@ def _names(error: Exception) -> list[str]:
 
 
 def _condition(error: CallError) -> str:
-    """The name of pyzfs's class for it."""
+    """The name of pyzfs's class for the error."""
     for name, condition in _CONDITIONS.get(error.call, _OF_ANY).items():
         if _NUMBERS.get(name) == error.errno:
             said = condition == "ZCPLimitInvalid" and error.details is not None

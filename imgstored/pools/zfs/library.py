@@ -85,7 +85,7 @@ class Library:
     """The C libraries. See `imgstored.pools.zfs.core.Core`."""
 
     def __init__(self, load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> None:
-        """Loads them. Raises OSError where they are not there, AttributeError where a function is missing."""
+        """Loads the libraries. Raises `OSError` if one is missing, `AttributeError` if a function is."""
         self._name, core, nvpair = _loaded(load)
         self._calls = {**_declared(core, _CORE), **_declared(nvpair, _NVPAIR)}
         self._calls["nvlist_free"].restype = None
@@ -99,7 +99,7 @@ class Library:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """`CallError` alone."""
+        """Only `CallError`."""
         return (CallError,)
 
     def channel_program(
@@ -183,7 +183,7 @@ class Library:
     # -- calls -----------------------------------------------------------------------------------------------
 
     def _call(self, name: str, *arguments: Any) -> int:
-        """Its errno. The first call opens /dev/zfs, which stays open: at exit a thread may still be at it."""
+        """Makes a call; returns its errno. The first one opens /dev/zfs, and nothing closes it again."""
         with self._starting:
             if not self._started:
                 self._check("libzfs_core_init", self._calls["libzfs_core_init"]())
@@ -192,7 +192,7 @@ class Library:
         return number
 
     def _change(self, name: str, *arguments: Any) -> dict[bytes, Tree]:
-        """Makes a call with several names. Raises the error of the first name that it left out."""
+        """Makes a call with several names. Raises the error of the first name that failed."""
         with self._result() as result:
             number = self._call(name, *arguments, ctypes.byref(result))
             said = self._read(result)
@@ -218,7 +218,7 @@ class Library:
 
     @contextmanager
     def _result(self) -> Iterator[ctypes.c_void_p]:
-        """A place for a list, which is freed with the context if a call has put one there."""
+        """A place for a result list, which the context frees if a call has put one there."""
         place = ctypes.c_void_p()
         try:
             yield place
@@ -227,7 +227,7 @@ class Library:
                 self._calls["nvlist_free"](place)
 
     def _read(self, place: ctypes.c_void_p) -> dict[bytes, Tree]:
-        """The pairs of the list there; none where there is no list."""
+        """The pairs of the list there; none if there is no list."""
         if place.value is None:
             return {}
         size = _SIZE()
@@ -264,7 +264,7 @@ def _declared(library: ctypes.CDLL, signatures: _Signatures) -> dict[str, Any]:
 
 
 def _int(call: str, fd: int) -> int:
-    """A descriptor; ctypes would cut off what is none."""
+    """A descriptor. Raises for other numbers, which ctypes would cut off."""
     if not 0 <= fd < 1 << 31:
         raise CallError(call, errno.EBADF)
     return fd

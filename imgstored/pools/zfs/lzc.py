@@ -1,7 +1,7 @@
 """The calls of libzfs_core that the store makes, with names as str and errors as ours.
 
-pyzfs makes them where a host has it and it works, and our own binding of the C library otherwise: a host
-needs no Python package of ZFS.
+pyzfs makes them if the host has it and it works, and otherwise our own binding of the C library: a host needs
+no Python package for ZFS.
 
 All calls block in the kernel, without Python's lock, and may be made from several threads.
 """
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 #: The bindings, in the order in which they are tried.
 BINDINGS: tuple[Callable[[], Core], ...] = (Pyzfs, Library)
 
-#: Most that a channel program may take: instructions, and bytes. The kernel's own limits are these, too.
+#: The maximum of a channel program: instructions, and bytes. The kernel has the same limits.
 _INSTRUCTIONS: Final = 100_000_000
 _MOST: Final = 64 << 20
 
-#: Bytes that a program gets first, and how many times as many when they were too few. They are for its
-#: variables, and as many again for its answer: libzfs_core allocates these for each call, and illumos
-#: reserves swap for them.
+#: The bytes that a program gets at first, and the factor if they were too few. They are for its variables;
+#: its answer gets as many again, which libzfs_core allocates for each call, and for which illumos reserves
+#: swap.
 _LEAST: Final = 1 << 20
 _TIMES: Final = 4
 
@@ -40,28 +40,28 @@ _LONGEST: Final = 255
 
 
 class Lzc:
-    """libzfs_core for one pool. Every call may raise what `faults.explained` makes of a binding's errors."""
+    """libzfs_core for one pool. Every call may raise the errors of `faults.explained`."""
 
     def __init__(self, pool: str) -> None:
-        """Loads the library. Raises `PoolError` where it is not there."""
+        """Loads the library. Raises `PoolError` if it is not installed."""
         self.pool = pool
         self._core = _load(pool)
         self._needed: dict[str, int] = {}  # bytes, by program
 
     @property
     def binding(self) -> str:
-        """The binding: `pyzfs`, or the name of the library's file where nothing is in between."""
+        """The binding: `pyzfs`, or for our own the name of the library's file."""
         return self._core.name
 
     def ask(self, program: str, doing: str, **arguments: str | Mapping[str, str]) -> Any:
-        """Runs a channel program that only reads; returns what that returned, with str for bytes."""
+        """Runs a channel program that only reads; returns its result, with str for bytes."""
         return self._run(program, doing, arguments, sync=False)
 
     def change(self, program: str, doing: str, **arguments: str) -> Any:
-        """Runs a channel program whose changes are all made in one step, and are on disk on return.
+        """Runs a channel program, whose changes are all made in one step, and are on disk on return.
 
-        It is run again, from its beginning, if it had too little memory: it must change nothing before it has
-        what it needs.
+        Runs it again, from its beginning, if it had too little memory: a second run finds what the first has
+        changed.
         """
         return self._run(program, doing, arguments, sync=True)
 
@@ -74,7 +74,7 @@ class Lzc:
         origin: str | None,
         properties: Mapping[str, int | str],
     ) -> None:
-        """Receives the stream that comes from `fd`, and keeps what came if it ends early."""
+        """Receives the stream from `fd`; keeps the received part if the stream ends early."""
         given = {_text(name): _value(value) for name, value in properties.items()}
         base = None if origin is None else self._name(origin, doing)
         with self._pool_errors(doing):
@@ -94,7 +94,7 @@ class Lzc:
                 self._core.clone(name, base, given)
 
     def send(self, snapshot: str, fd: int, doing: str, *, origin: str | None) -> None:
-        """Writes the snapshot's stream to `fd`; with an origin, what differs from that.
+        """Writes the snapshot's stream to `fd`; with an origin, only the differences from that.
 
         Blocks over 128 KiB stay whole, and the stream says so, if the dataset or its origin has had any: no
         pool may receive an incremental stream without them onto an origin with them. The kernel makes the
@@ -116,7 +116,7 @@ class Lzc:
             self._core.destroy_snapshots([self._name(snapshot, doing)])
 
     def roll_back(self, dataset: str, snapshot: str, doing: str) -> None:
-        """Makes a dataset what it was in its latest snapshot, which is this one."""
+        """Rolls a dataset back to its latest snapshot, which must be this one."""
         with self._pool_errors(doing):
             self._core.rollback_to(self._name(dataset, doing), self._name(snapshot, doing))
 
@@ -141,7 +141,7 @@ class Lzc:
             self._core.release(self._name(snapshot, doing), self._name(tag, doing))
 
     def holds(self, snapshot: str, doing: str) -> list[str]:
-        """The tags that hold a snapshot; none where there is no snapshot."""
+        """The tags that hold a snapshot; none if there is no snapshot."""
         with self._pool_errors(doing):
             try:
                 return sorted(_decoded(tag) for tag in self._core.holds(self._name(snapshot, doing)))
@@ -171,7 +171,7 @@ class Lzc:
                     return _plain(answer)
 
     def _name(self, name: str, doing: str) -> bytes:
-        """The name of something in a pool, or a tag: C would read the rest of it as if it were not there."""
+        """A name in a pool, or a tag, as C takes it. Raises `PoolError` if C would cut it off."""
         encoded = name.encode()
         if len(encoded) > _LONGEST or b"\0" in encoded:
             raise PoolError(
@@ -204,7 +204,7 @@ def _load(pool: str) -> Core:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """True if a program's variables, or its answer, had too little room."""
+    """True if a program's variables, or its answer, had too little memory."""
     return is_called(error, "ZCPSpaceError") or is_called(error, "ZCPMemoryError")
 
 
@@ -219,7 +219,7 @@ def _value(value: int | str) -> int | bytes:
 
 
 def _text(text: str) -> bytes:
-    """A C string of any length. Raises `PoolError` for a text with a NUL, which would end there."""
+    """A C string of any length. Raises `PoolError` for a text with a NUL, where it would end."""
     encoded = text.encode()
     if b"\0" in encoded:
         raise PoolError(f"{text!r} has a NUL in it", hint="choose another text")

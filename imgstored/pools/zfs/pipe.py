@@ -1,13 +1,13 @@
 """The pipes to and from the kernel: one thread is in the kernel, and the other moves the bytes.
 
-The kernel's side is only ended by closing ours: it then sees the end of the stream, or a broken pipe. That
-happens when the process is killed, too: the thread in the kernel has its own table of open files.
+Only closing our end ends the kernel's side: it then sees the end of the stream, or a broken pipe. That also
+works when the process is killed, because the thread in the kernel has its own table of open files.
 
-All threads of a process share one table, and it stays open until the last of them is gone. So a thread that
-is in the kernel, waiting for its pipe, keeps our end of that pipe open. SIGKILL should end it nevertheless;
-with OpenZFS 2.1 on Linux 6.1, two receives were seen to sleep on with the signal pending, each waiting for
-the pipe of which it kept the other end open, and the process stayed for ever. With a table that has the
-kernel's end only, ours is closed when all other threads are gone, and the kernel sees the end of the stream.
+Normally all threads of a process share one table, which stays open until the last of them is gone. So a
+thread in the kernel that waits for its pipe keeps our end of that pipe open. SIGKILL should end it
+nevertheless; but with OpenZFS 2.1 on Linux 6.1, two receives slept on with the signal pending, each waiting
+for the pipe whose other end it kept open, and the process stayed for ever. If the thread's table has only the
+kernel's end, ours is closed when all other threads are gone, and the kernel sees the end of the stream.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ if TYPE_CHECKING:
 
     from imgstored.zstream.fletcher4 import Buffer
 
-#: Bytes that a pipe holds, where that can be set: Linux's limit for one who is not root, too.
+#: Bytes that a pipe holds, where that can be set; Linux allows as much to all users.
 CAPACITY: Final = 1 << 20
 
-#: Bytes of a stream that are written, and in no transaction group yet: those in the pipe, those
-#: in the queue of the kernel's receive (`zfs_recv_queue_length`: 16 MiB by default, module/zfs/dmu_recv.c),
-#: the record on either side of it, and the batch that is being written (`zfs_recv_write_batch_size`: 1 MiB).
+#: The maximum of bytes of a stream that are written, but in no transaction group yet: in the pipe, in the
+#: queue of the kernel's receive (`zfs_recv_queue_length`: 16 MiB by default, module/zfs/dmu_recv.c), the
+#: record on either side of that, and the batch that is being written (`zfs_recv_write_batch_size`: 1 MiB).
 QUEUE: Final = CAPACITY + (16 << 20) + (3 << 20)
 
-#: Seconds that the kernel may take or give nothing, or nobody take what it gives. It waits for as long as it
-#: takes for disks that are gone, and keeps a snapshot while it sends it.
+#: Seconds without progress: the kernel takes or gives nothing, or nobody reads its bytes. The kernel waits
+#: without end for disks that are gone, and keeps a snapshot while it sends it.
 STALL: Final = 600.0
 
-#: unshare(2), from Linux include/uapi/linux/sched.h; os.unshare is there from Python 3.12 on.
+#: unshare(2), from Linux include/uapi/linux/sched.h; Python has os.unshare since 3.12.
 _CLONE_FILES: Final = 0x400
 _DEVICE: Final = "/dev/zfs"
 _STANDARD: Final = (0, 1, 2)
 
 
 class Inlet:
-    """Runs `kernel(fd)` in a thread, and writes to it what that reads from fd."""
+    """Runs `kernel(fd)`, which reads from fd, in a thread, and writes to the other end."""
 
     def __init__(self, pool: str, kernel: Callable[[int], None]) -> None:
         self._pool = pool
@@ -104,11 +104,11 @@ class Inlet:
 
 
 def outlet(pool: str, kernel: Callable[[int], None]) -> Generator[bytes, None, None]:
-    """Yields what `kernel(fd)` writes to fd in a thread; then raises what that failed with.
+    """Yields the bytes that `kernel(fd)` writes to fd in a thread; then raises its error, if there is one.
 
-    The thread begins with the first piece. The iterator, once it ends or is closed, waits up to `STALL`
+    The thread begins with the first piece. When the iterator ends or is closed, it waits up to `STALL`
     seconds for the thread; only a kernel that waits for disks that are gone keeps the thread longer. Raises
-    `PoolError` if the kernel gives nothing, or nobody asks for a piece, for `STALL` seconds.
+    `PoolError` if the kernel gives nothing, or the caller takes no piece, for `STALL` seconds.
     """
     reader, writer = _pipe()
     failures: list[BaseException] = []
@@ -119,7 +119,7 @@ def outlet(pool: str, kernel: Callable[[int], None]) -> Generator[bytes, None, N
             yield piece
     finally:
         tap.close()
-        # A kernel that waits for disks that are gone does not see that nobody reads any more.
+        # A kernel that waits for disks that are gone does not notice the closed end.
         thread.join(1.0 if tap.stalled else STALL)
     if failures:
         raise failures[0]
@@ -188,7 +188,7 @@ def _pipe() -> tuple[int, int]:
 def _in_kernel(
     kernel: Callable[[int], None], fd: int, name: str, failures: list[BaseException]
 ) -> threading.Thread:
-    """Starts a thread that runs `kernel(fd)`, and has fd for itself; `failures` gets what that fails with."""
+    """Starts a thread that runs `kernel(fd)`, and owns fd; `failures` gets its error."""
     begun = threading.Event()
     unshared = False
 
@@ -214,7 +214,7 @@ def _in_kernel(
 
 
 def unshare_fd_table(fd: int) -> bool:
-    """Gives the calling thread a table of its own, with `fd`, the ZFS device and the standard streams.
+    """Gives the calling thread its own file table, with `fd`, the ZFS device and the standard streams.
 
     False on systems without unshare(2) (illumos). The thread makes one call into the kernel, and then ends:
     it closes files only in its own table.
@@ -224,7 +224,7 @@ def unshare_fd_table(fd: int) -> bool:
         return False
     for link in list(folder.iterdir()):
         number = int(link.name)
-        # The one by which the folder was listed is closed already.
+        # The descriptor that listed the folder is closed already.
         with contextlib.suppress(OSError):
             if number != fd and number not in _STANDARD and str(link.readlink()) != _DEVICE:
                 os.close(number)

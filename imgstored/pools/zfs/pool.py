@@ -40,26 +40,26 @@ if TYPE_CHECKING:
 #: zpoolconcepts(7): a letter, then also digits and these signs.
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
 
-#: What the tags of our holds begin with, so that nobody else's is released.
+#: The prefix of our holds' tags, so that holds of others are never released.
 _OURS: Final = "imgstored:"
 
 
 class ZfsPool:
     """Images in a ZFS pool. See `imgstored.pools.base.Pool`.
 
-    `properties` are those that images get when they are received; they replace `readonly=on` and
-    `canmount=noauto`. `imgstored.pools.zfs.properties` says which are allowed.
+    `properties` are those of received images; they replace `readonly=on` and `canmount=noauto`.
+    `imgstored.pools.zfs.properties` has the allowed ones.
     """
 
     def __init__(self, name: str, *, properties: Mapping[str, str] | None = None) -> None:
-        """Opens the pool. Raises `PoolError`, with what to install, where ZFS is not there; `ConfigError`."""
+        """Opens the pool. Raises `ConfigError`, and `PoolError`: without ZFS it says what to install."""
         if not _POOL_NAME.fullmatch(name):
             raise ConfigError(
                 f'a pool cannot be named "{name}"', hint="give the name of a pool, not of a dataset"
             )
         self._properties = checked(DEFAULT if properties is None else properties)
         self._lzc = Lzc(name)
-        # Fails where there is no such pool, or where we have no privilege to ask it.
+        # Fails if there is no such pool, or we lack the privilege to query it.
         self.space()
         self._lock = threading.Lock()
         self._receiving: dict[str, str | None] = {}  # uuid to origin, also before the kernel knows it
@@ -71,23 +71,23 @@ class ZfsPool:
 
     @property
     def binding(self) -> str:
-        """By what libzfs_core is called: `pyzfs`, or the name of the library's file."""
+        """The binding to libzfs_core: `pyzfs`, or the name of the library's file."""
         return self._lzc.binding
 
     @property
     def storage(self) -> str:
-        """All datasets of the pool share it."""
+        """The storage that all datasets of the pool share."""
         return storage_of_zfs(self.name)
 
     @property
     def shared(self) -> bool:
-        """imgadm, vmadm and `zfs` change it, too."""
+        """True: imgadm, vmadm and `zfs` change the pool, too."""
         return True
 
-    # -- what is there ---------------------------------------------------------------------------------------
+    # -- queries ---------------------------------------------------------------------------------------------
 
     def images(self, known: Iterable[PoolImage] = ()) -> list[PoolImage]:
-        """All published images: datasets POOL/UUID with a snapshot @final, but those with imgadm:ignore."""
+        """All published images: datasets POOL/UUID with a snapshot @final, except with imgadm:ignore."""
         return programs.images(self._lzc, known)
 
     def image(self, uuid: str) -> PoolImage | None:
@@ -96,7 +96,7 @@ class ZfsPool:
         return None if found is None else found.image
 
     def occupant(self, uuid: str) -> Occupant | None:
-        """The dataset POOL/UUID, whatever it is."""
+        """The dataset POOL/UUID, of whatever kind."""
         check_uuid(uuid)
         found = programs.dataset(self._lzc, self._dataset(uuid), f"looking at image {uuid}")
         if found is None:
@@ -105,15 +105,15 @@ class ZfsPool:
         return Occupant(found.name, image, found.used, found.receiving, found.hidden)
 
     def incoming(self) -> dict[str, int]:
-        """The images that others receive without a -partial, with the bytes that there are."""
+        """The images that other programs receive without a -partial, with their bytes so far."""
         return programs.incoming(self._lzc)
 
     def unnamed(self) -> dict[str, dict[str, int]]:
-        """Datasets POOL/UUID without @final, but an image's clones: their snapshots with their guids."""
+        """Datasets POOL/UUID without @final, except clones of images: their snapshots with the guids."""
         return programs.unnamed(self._lzc)
 
     def name_final(self, uuid: str, snapshot: str) -> PoolImage:
-        """Renames one of those snapshots to @final: from now on it is an image."""
+        """Renames a snapshot of such a dataset to @final, which makes the dataset an image."""
         dataset, doing = self._dataset(check_uuid(uuid)), f"naming the snapshot of image {uuid}"
         if snapshot not in self.unnamed().get(uuid, {}):
             raise PoolError(f"{dataset}@{snapshot} no longer exists", hint="try again")
@@ -121,7 +121,7 @@ class ZfsPool:
         return self._installed(uuid)
 
     def damage(self) -> list[str]:
-        """None: the pool has no files but ZFS's, of which `PoolStates` tells."""
+        """None: the pool has only ZFS's own data, whose health `PoolStates` reports."""
         return []
 
     def partials(self) -> list[str]:
@@ -129,9 +129,9 @@ class ZfsPool:
         return programs.partials(self._lzc)
 
     def resume_point(self, uuid: str) -> int:
-        """The bytes of the stream in UUID-partial, from its token; a good estimate.
+        """The bytes of the stream in UUID-partial, estimated from its token.
 
-        Of one that is complete, the bytes of its data.
+        For a complete partial, the bytes of its data.
         """
         check_uuid(uuid)
         found = programs.dataset(self._lzc, self._dataset(uuid) + PARTIAL, f"looking at image {uuid}")
@@ -144,7 +144,7 @@ class ZfsPool:
         return 0
 
     def uses(self) -> dict[str, Use]:
-        """The clones and holds that protect each image; tags are asked for only where something is held."""
+        """The clones and holds that protect each image; queries tags only of held snapshots."""
         with self._lock:
             found = programs.all_dependents(self._lzc)
             return {uuid: self._use(uuid, each) for uuid, each in found.items()}
@@ -159,7 +159,7 @@ class ZfsPool:
 
     @property
     def lags(self) -> bool:
-        """Always: ZFS counts what a transaction group wrote once that is on disk."""
+        """True: ZFS counts the blocks of a transaction group once the group is on disk."""
         return True
 
     def settle(self) -> None:
@@ -236,10 +236,10 @@ class ZfsPool:
         self._lzc.rename(partial.name, self._dataset(uuid), doing)
         return self._installed(uuid)
 
-    # -- what can be done with an image ----------------------------------------------------------------------
+    # -- operations on an image ------------------------------------------------------------------------------
 
     def send(self, uuid: str) -> Blocks:
-        """The image's stream, as the kernel makes it; of one with an origin, what differs from that."""
+        """The image's stream, as the kernel makes it; with an origin, only the differences from that."""
         return self._sent(self._installed(uuid))
 
     def _sent(self, image: PoolImage) -> Generator[bytes, None, None]:
@@ -248,13 +248,13 @@ class ZfsPool:
         return outlet(self.name, lambda fd: self._lzc.send(snapshot, fd, doing, origin=origin))
 
     def check(self, uuid: str, on_read: OnRead, *, content: bool = False) -> Checked:
-        """Has the kernel send the image, for which it checks every block that is not its origin's."""
+        """Makes the kernel send the image, which checks every block that is not the origin's."""
         image = self._installed(uuid)
         written = programs.written(self._lzc, self._dataset(uuid), f"checking image {uuid}")
         return check_stream(image, self._sent(image), written, on_read, content=content)
 
     def destroy(self, uuid: str) -> None:
-        """Removes a published image, which must have no dependents and no holds. It is gone in one step."""
+        """Removes a published image in one step. It must have no dependents and no holds."""
         check_uuid(uuid)
         doing = f"deleting image {uuid}"
         with self._lock:
@@ -279,7 +279,7 @@ class ZfsPool:
             self._lzc.release(self._dataset(uuid) + FINAL, _OURS + tag, f"releasing image {uuid}")
 
     def holds(self, uuid: str) -> list[str]:
-        """The tags by which it is held through this store, sorted. `zfs holds` shows other ones, too."""
+        """The tags of imgstored's own holds, sorted. `zfs holds` shows others, too."""
         self._installed(uuid)
         return self._tags(uuid)
 
@@ -303,7 +303,7 @@ class ZfsPool:
         return image
 
     def _dependents(self, uuid: str) -> programs.Dependents:
-        """With the lock held: also those that are being received."""
+        """The dependents, including clones that are being received. The caller must hold the lock."""
         found = programs.dependents(self._lzc, self._dataset(uuid), f"looking at image {uuid}")
         return programs.Dependents(self._with_coming(uuid, found.names), found.held)
 

@@ -36,7 +36,7 @@ CUT: Final = "/%recv"
 
 _TRUE: Final = ("true", "yes")
 
-#: How often, and after how many seconds, a dataset is tried again that is busy.
+#: Tries for a busy dataset, and the seconds between two tries.
 _TRIES: Final = 20
 _PAUSE: Final = 0.1
 
@@ -44,7 +44,7 @@ _BEGIN: Final = """
 local given = (...)["argv"]
 """
 
-#: What there is to say of a dataset. A volume that is being received has no size yet, and asking is an error.
+#: Describes a dataset. A volume that is being received has no size yet, and a query of it is an error.
 _DESCRIBE: Final = """
 local function describe(name)
     local found = {
@@ -79,8 +79,8 @@ if not zfs.exists(given.dataset) then return {{}} end
 return describe(given.dataset)
 """
 
-#: A name is POOL/UUID, which Python looks at more closely. To ask a head dataset costs several times as much
-#: as to ask a snapshot, so of what is known already only what others change is asked.
+#: A name is POOL/UUID, which Python checks more closely. To query a head dataset costs several times as much
+#: as to query a snapshot, so of known images only facts that others may change are queried.
 _ALL: Final = f"""{_BEGIN}{_DESCRIBE}
 local function changes(name)
     local found = {{known = true, ignore = zfs.get_prop(name, "imgadm:ignore"), clones = {{}}}}
@@ -101,7 +101,7 @@ end
 return found
 """
 
-#: What is received is inconsistent, and what is cloned from a @final is a machine.
+#: Leaves out inconsistent datasets, which are being received, and clones of a @final, which are machines.
 _UNNAMED: Final = f"""{_BEGIN}
 local found = {{}}
 for name in zfs.list.children(given.pool) do
@@ -141,7 +141,7 @@ end
 return found
 """
 
-#: Since @final, whatever snapshots came after it.
+#: Bytes written since @final, with or without later snapshots.
 _WRITTEN: Final = f"""{_BEGIN}
 return {{written = zfs.get_prop(given.dataset, "written@final")}}
 """
@@ -179,11 +179,11 @@ end
 return found
 """
 
-#: Changes nothing where a check fails. A dataset with snapshots cannot be checked for a destroy, but for a
-#: rollback, which fails as a destroy would where the dataset is mounted or open. Another dataset may have got
-#: the name since. What an interrupted `zfs receive -s` into it has left is a hidden child, and a clone of the
-#: snapshot that it builds on: nobody uses it. A program that has no memory left ends without undoing
-#: anything; `Lzc.change` runs it again with more, and it goes on with what is left.
+#: Changes nothing if a check fails. ZFS cannot check the destroy of a dataset with snapshots, but can check a
+#: rollback, which fails like a destroy if the dataset is mounted or open. Another dataset may have got the
+#: name since. An interrupted `zfs receive -s` into the dataset has left a hidden child, a clone of the
+#: snapshot that it builds on, which nobody uses. A program without memory ends without undoing anything;
+#: `Lzc.change` runs it again with more, and it goes on with the rest.
 _DESTROY: Final = f"""{_BEGIN}
 local name, snapshots = given.dataset, {{}}
 if not zfs.exists(name) then return {{}} end
@@ -235,15 +235,15 @@ class Dataset(Struct, frozen=True):
     used: int  #: bytes
     size: int  #: bytes of its data, before compression; a volume's own size
     guid: int | None  #: of the snapshot @final, if there is one
-    token: str | None  #: receive_resume_token: an interrupted receive can go on
-    clones: tuple[str, ...]  #: POOL/… that are cloned from @final, but those being received; sorted
-    hidden: bool  #: no image: by the property imgadm:ignore, or because one is being made of it
-    receiving: bool  #: somebody is receiving it, or was interrupted; only of one without @final
-    own_guid: int  #: of the dataset, not of its snapshot: another one each time it is received
+    token: str | None  #: receive_resume_token of an interrupted receive
+    clones: tuple[str, ...]  #: clones of @final (POOL/…), except those being received; sorted
+    hidden: bool  #: not an image: by the property imgadm:ignore, or because one is being made of it
+    receiving: bool  #: it is being received, or the receive was interrupted; only without @final
+    own_guid: int  #: of the dataset, not of its snapshot; changes with each receive
     created: int  #: seconds since the epoch
 
     def image(self, uuid: str) -> PoolImage:
-        """As the store knows it. `guid` must be there."""
+        """The dataset as an image. It must have a `guid`."""
         assert self.guid is not None
         pool = self.name.partition("/")[0]
         kind = "volume" if self.volume else "filesystem"
@@ -280,7 +280,7 @@ def images(lzc: Lzc, known: Iterable[PoolImage]) -> list[PoolImage]:
 
 
 def unnamed(lzc: Lzc) -> dict[str, dict[str, int]]:
-    """All POOL/UUID without a snapshot @final that are no clones of one, with their snapshots' guids."""
+    """All POOL/UUID without a snapshot @final that are not clones of one, with their snapshots' guids."""
     found: dict[str, dict[str, int]] = lzc.ask(_UNNAMED, "listing images", pool=lzc.pool)
     return {
         uuid: {name: guid % (1 << 64) for name, guid in snapshots.items()}
@@ -295,7 +295,7 @@ def incoming(lzc: Lzc) -> dict[str, int]:
 
 
 def partials(lzc: Lzc) -> list[str]:
-    """The uuids of which there is a POOL/UUID-partial; imgadm may be receiving it at the moment."""
+    """The uuids with a POOL/UUID-partial, which imgadm may be receiving at the moment."""
     found: dict[str, bool] = lzc.ask(_PARTIALS, "listing images", pool=lzc.pool)
     return [uuid for uuid, _, _ in _by_uuid(lzc, found, PARTIAL)]
 
@@ -306,24 +306,24 @@ def written(lzc: Lzc, name: str, doing: str) -> int:
 
 
 def space(lzc: Lzc) -> Space:
-    """The room that there is for datasets, which is less than the disks have."""
+    """The space for datasets, which is less than that of the disks."""
     found = lzc.ask(_SPACE, "looking for its room", pool=lzc.pool)
     return Space(found["used"] + found["available"], found["available"])
 
 
 def settle(lzc: Lzc) -> None:
-    """Ends the open transaction group, and waits until it is on disk: so does any program that may change."""
+    """Ends the open transaction group, and waits until it is on disk, as any program does that may change."""
     lzc.change(_SPACE, "looking for its room", pool=lzc.pool)
 
 
 def dependents(lzc: Lzc, name: str, doing: str) -> Dependents:
-    """Looks for what is cloned from the dataset or is below it, and for held snapshots."""
+    """The clones of the dataset, the datasets below it, and its held snapshots."""
     found = lzc.ask(_DEPENDENTS, doing, dataset=name)
     return Dependents(_of_others(found["names"]), sorted(found["held"]))
 
 
 def all_dependents(lzc: Lzc) -> dict[str, Dependents]:
-    """The same of all POOL/UUID with a snapshot @final, by uuid."""
+    """The dependents of all POOL/UUID with a snapshot @final, by uuid."""
     found: dict[str, Any] = lzc.ask(_ALL_DEPENDENTS, "looking what is in use", pool=lzc.pool)
     return {
         uuid: Dependents(_of_others(each["names"]), sorted(each["held"]))
@@ -332,7 +332,7 @@ def all_dependents(lzc: Lzc) -> dict[str, Dependents]:
 
 
 def destroy(lzc: Lzc, name: str, doing: str, *, guid: int | None = None) -> None:
-    """Destroys a dataset and its snapshots, or nothing where a check fails; content where there is none.
+    """Destroys a dataset and its snapshots, or nothing if a check fails; does nothing if there is none.
 
     A program that runs out of memory may have destroyed some snapshots; it goes on with more memory. Given a
     guid, destroys no other dataset that has the name by now. Tries again for two seconds while the dataset is
@@ -383,7 +383,7 @@ def _clones(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _of_others(names: Iterable[str]) -> list[str]:
-    """The dependents that keep a dataset from being destroyed; what was cut into it goes with it."""
+    """The dependents that prevent a destroy, without the child of an interrupted receive into the dataset."""
     return sorted(name for name in names if not name.endswith(CUT))
 
 
@@ -392,7 +392,7 @@ def _hidden(found: dict[str, Any]) -> bool:
 
 
 def _image_of(origin: str | None, pool: str) -> str | None:
-    """The uuid of the image whose @final it is; None for any other snapshot."""
+    """The uuid of the image with this snapshot @final; None for any other snapshot."""
     if origin is None:
         return None
     uuid = origin.removeprefix(f"{pool}/").removesuffix(FINAL)

@@ -1,7 +1,7 @@
 """The properties of received images. Pure.
 
-libzfs_core takes a property of a fixed set of values as the number that the kernel has for it, and passes
-over anything else without an error; so they are translated and checked here. The numbers are those of OpenZFS
+libzfs_core takes a property with a fixed set of values as the kernel's number for the value, and ignores
+anything else without an error; so this module translates and checks them. The numbers are those of OpenZFS
 include/sys/fs/zfs.h and module/zcommon/zfs_prop.c, and the same on illumos.
 """
 
@@ -15,8 +15,8 @@ from imgstored.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: What an image has unless the configuration says otherwise: nothing changes it, and nothing mounts it by
-#: itself. Clones do not inherit from their origin but from their parent, and are writable.
+#: The default properties of images: nothing changes an image, and nothing mounts it by itself. Clones inherit
+#: from their parent and not from their origin, so they are writable.
 DEFAULT: Final[Mapping[str, str]] = {"readonly": "on", "canmount": "noauto"}
 
 _ON_OFF: Final = {"off": 0, "on": 1}
@@ -31,7 +31,7 @@ _NUMBERS: Final[Mapping[str, Mapping[str, int]]] = {
     "compression": {"on": 1, "off": 2, "lzjb": 3, "gzip": 10, "zle": 14, "lz4": 15},
     "primarycache": {"none": 0, "metadata": 1, "all": 2},
 }
-#: Those that a volume has, too.
+#: The properties that a volume has, too.
 _OF_VOLUMES: Final = frozenset(("readonly", "compression", "primarycache"))
 
 #: A user property: zfsprops(7), "User Properties".
@@ -40,12 +40,12 @@ _MAX_VALUE: Final = 1024
 
 
 def checked(properties: Mapping[str, str]) -> dict[str, int | str]:
-    """The properties as the kernel takes them. Raises `ConfigError` for one that an image cannot have."""
+    """The properties in the kernel's form. Raises `ConfigError` for one that an image cannot have."""
     return {name: _value(name, value) for name, value in properties.items()}
 
 
 def of_kind(properties: Mapping[str, int | str], *, volume: bool) -> dict[str, int | str]:
-    """Those of the properties that a volume, or a filesystem, has."""
+    """The given properties that a volume, or a filesystem, has."""
     return {
         name: value
         for name, value in properties.items()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from imgstored.zstream.nvlist import Tree
 
 _MODULE: Final = "libzfs_core"
-#: Where Debian puts it, which a venv does not look into.
+#: The folder of Debian's pyzfs, which a venv does not search.
 _SYSTEM_FOLDER: Final = Path("/usr/lib/python3/dist-packages")
 
 #: What is called of it. Never `lzc_receive`: illumos has two of its arguments the other way round, so that
@@ -57,7 +57,7 @@ class Pyzfs:
             # cffi looks for the library, and for each function in it, when that is asked for.
             lacking = [name for name in _CALLS if not self._module.is_supported(getattr(self._module, name))]
         except self._module.exceptions.ZFSInitializationFailed:
-            return  # the library is there, and says at each call that the kernel's side is not
+            return  # the library is there, and reports at each call that the kernel's side is not
         if lacking:
             raise ImportError(f"pyzfs has no {', '.join(lacking)}")
 
@@ -68,7 +68,7 @@ class Pyzfs:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """The class that all of pyzfs's derive from."""
+        """The base class of all of pyzfs's exceptions."""
         return (self._module.exceptions.ZFSError,)
 
     def channel_program(
@@ -140,7 +140,7 @@ def _imported() -> Any:
     except ModuleNotFoundError as error:
         if error.name != _MODULE or not (_SYSTEM_FOLDER / _MODULE).is_dir():
             raise
-    # Last on the path, and only for now: nothing else is to be found there.
+    # Last on the path, and only for this import, so that no other package comes from there.
     sys.path.append(str(_SYSTEM_FOLDER))
     try:
         return importlib.import_module(_MODULE)

@@ -1,12 +1,12 @@
 """One receive, from the first byte or from the point of an interruption.
 
-Where there is a part of the image, the kernel goes on from its receive token with a resuming stream, which
-is made of the whole one (`imgstored.zstream.resume`). A part of another stream is dropped, and the receive
-begins afresh. That the kernel does not go on after all shows only when it was given the stream, which can be
-taken only once: then nothing of the part is kept, and `ResumeError` says that the next try begins afresh.
+If a part of the image is there, the kernel continues from its receive token with a resuming stream, which is
+made from the whole stream (`imgstored.zstream.resume`). A part of another stream is dropped, and the receive
+starts again. If the kernel refuses to continue, that shows only after it has got the stream, which can be
+read only once: then the part is dropped, and `ResumeError` says that the next try starts again.
 
-Nothing gets to the kernel that is no image's stream by its outline. The checksums of a stream that is passed
-on as it is are verified by the kernel, and not twice.
+The kernel gets only streams whose outline is that of an image. It verifies the checksums of a stream that is
+passed on unchanged, so these are not verified twice.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ log = structlog.get_logger(__name__)
 
 class _Start(enum.Enum):
     AFRESH = "afresh"
-    DONE = "done"  #: all of it is there; what comes is only checked
+    DONE = "done"  #: the partial is complete; the stream is only checked
 
 
 class _Checked:
-    """Passes the stream on as it is, once its outline is checked."""
+    """Passes the stream on unchanged, after a check of its outline."""
 
     def __init__(self) -> None:
         self._reader = OutlineReader()
@@ -95,7 +95,7 @@ class Receive(Struct, frozen=True):
         return partial.image(self.uuid)
 
     def _has_large_blocks(self, origin: PoolImage) -> bool:
-        """Asks the kernel to send it, and looks at how that begins: nothing else tells."""
+        """Makes the kernel send the origin, and looks at the beginning: nothing else shows that."""
         snapshot, doing = f"{self.lzc.pool}/{origin.uuid}{FINAL}", f"looking at image {origin.uuid}"
         try:
             with closing(
@@ -103,7 +103,7 @@ class Receive(Struct, frozen=True):
             ) as sent:
                 begin, _ = begin_of(sent)
         except ImgstoreError as error:
-            # Most images have none: what cannot be asked must not keep all incremental ones from coming.
+            # Most images have none: an origin that cannot be sent must not block its incremental images.
             log.warning(
                 "cannot tell whether an origin has large blocks", uuid=origin.uuid, error=error.message
             )
@@ -157,13 +157,13 @@ class Receive(Struct, frozen=True):
             self._drop()
             raise
         except BaseException:
-            # The kernel sees a stream that ends early, and keeps what it has of it.
+            # The kernel sees a stream that ends early, and keeps the received part.
             inlet.finish()
             raise
-        self._settle(inlet.finish(), resumed=resumer is not None)
+        self._raise_failure(inlet.finish(), resumed=resumer is not None)
 
-    def _settle(self, error: BaseException | None, *, resumed: bool) -> None:
-        """Raises what the kernel failed with; of a stream that it refused it keeps nothing."""
+    def _raise_failure(self, error: BaseException | None, *, resumed: bool) -> None:
+        """Raises the kernel's error, if there is one; drops the part of a stream that it refused."""
         if error is None:
             return
         if isinstance(error, StreamError):
@@ -205,7 +205,7 @@ class Receive(Struct, frozen=True):
 
 
 def _drain(blocks: Iterator[Buffer]) -> None:
-    """Only checks the stream. Raises `StreamError`."""
+    """Checks the stream, and does nothing else with it. Raises `StreamError`."""
     reader = StreamReader()
     for block in blocks:
         reader.check(block)

@@ -29,7 +29,7 @@ _LONGEST: Final = 32
 
 
 def health(pool: str, folder: Path = _KSTAT) -> str | None:
-    """`ONLINE`, `DEGRADED`, `SUSPENDED`, …; None where the system does not say."""
+    """The health of a pool: `ONLINE`, `DEGRADED`, `SUSPENDED`, …; None if the system does not say."""
     try:
         with (folder / pool / "state").open("rb") as file:
             word = file.read(_LONGEST).decode("ascii", "replace").strip()
@@ -38,21 +38,21 @@ def health(pool: str, folder: Path = _KSTAT) -> str | None:
     return word if word.isalpha() and word.isupper() else None
 
 
-#: Linux: MS_NOSUID, MS_NODEV and MS_NOEXEC of sys/mount.h. Nothing in a layer acts while it is unpacked.
+#: Linux: MS_NOSUID, MS_NODEV and MS_NOEXEC of sys/mount.h: nothing in a layer can act while it is unpacked.
 _FLAGS: Final = 2 | 4 | 8
 #: illumos: MS_OPTIONSTR of sys/mount.h, and the length that its libzfs gives to the buffer of options.
 _OPTIONSTR: Final = 0x100
 _MAX_OPTIONS: Final = 1024
-#: Where folders for mounts are made: nobody but root may write there.
+#: The folder for mounts, which only root may write.
 _FOLDER: Final = Path("/var/run")
-#: The mount point, in such a folder. A mounted filesystem has a mode of its own; the folder around it keeps
-#: others from what a layer lets everybody write, and from keeping the mount in use.
+#: The mount point in such a folder. A mounted filesystem has its own mode; the folder around it protects
+#: files that a layer makes writable for all, and keeps others from using the mount.
 _PLACE: Final = "image"
 
 
 @contextmanager
 def mounted_for_writing(dataset: str, pool: str) -> Iterator[int]:
-    """Mounts a filesystem where nobody but root looks, also one that is readonly; yields a descriptor of it.
+    """Mounts a filesystem, even a readonly one, where only root can see it; yields a descriptor of it.
 
     Raises `PoolError`.
     """
@@ -78,7 +78,7 @@ def mounted_for_writing(dataset: str, pool: str) -> Iterator[int]:
 
 
 def _make_private(folder: Path) -> None:
-    """A folder of this process's user alone, also where there is one. Raises `OSError`."""
+    """Makes a folder, if necessary, that only this process's user may use. Raises `OSError`."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

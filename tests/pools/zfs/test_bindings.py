@@ -222,7 +222,7 @@ def test_without_privilege(disks: None, binding: type[Pyzfs | Library]) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert "PoolError" in done.stderr
-    assert "has not the privilege" in done.stderr
+    assert "lacks the privilege" in done.stderr
 
 
 #: What a call may return: the system's numbers, and ZFS's own.

@@ -83,7 +83,7 @@ def test_what_imgadm_installs_and_deletes(pool: ZfsPool) -> None:
 def test_something_in_the_way_of_publishing(pool: ZfsPool) -> None:
     receive_real(pool, "zvol")
     run("zfs", "create", "-o", "canmount=off", f"{pool.name}/{ZVOL}")
-    with pytest.raises(PoolError, match="there is a dataset of that name, and it is no image"):
+    with pytest.raises(PoolError, match="there is a dataset of that name, and it is not an image"):
         pool.publish(ZVOL)
     assert pool.partials() == [ZVOL]
     run("zfs", "destroy", f"{pool.name}/{ZVOL}")

@@ -137,7 +137,7 @@ def test_a_read_only_pool() -> None:
         ):
             with pytest.raises(PoolError, match="pool is read-only") as caught:
                 ask()
-            assert "import it anew" in caught.value.hint
+            assert "import it again" in caught.value.hint
     finally:
         exported("ro1")
 
@@ -147,7 +147,7 @@ def test_without_privilege(pool: ZfsPool) -> None:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert "PoolError" in done.stderr
-    assert "has not the privilege" in done.stderr
+    assert "lacks the privilege" in done.stderr
 
 
 # -- threads and descriptors ---------------------------------------------------------------------------------

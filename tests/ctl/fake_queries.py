@@ -39,7 +39,7 @@ class FakeAliases:
         return self.there.pop(alias)
 
 
-class FakeCare:
+class FakeQueries:
     """Names are looked up among the images of the fake store and sources. Records what is asked."""
 
     def __init__(self, store: FakeStore, sources: FakeSources, aliases: FakeAliases) -> None:

@@ -42,7 +42,7 @@ def services():
 
 
 async def ask(services, method, values, peer=ROOT):
-    return await perform(call(method, values, peer), table(FakeStore(), FakeSources(), care=services))
+    return await perform(call(method, values, peer), table(FakeStore(), FakeSources(), queries=services))
 
 
 @pytest.mark.parametrize("peer", [ROOT, READER])
