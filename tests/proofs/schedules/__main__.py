@@ -83,7 +83,7 @@ def main() -> int:
             gc.collect()
         if broken and not arguments.go_on:
             break
-        if figures["schedules"] % 1000 == 0:
+        if figures["schedules"] % 100 == 0:
             _report(figures, broken, clock() - began, arguments)
     _report(figures, broken, clock() - began, arguments)
     shutil.rmtree(folder)

@@ -328,6 +328,7 @@ class Schedule:
 
     async def _change_hold(self, uuid: str, to: str, change: Callable[[], Awaitable[None]]) -> None:
         told = self._told[uuid]
+        alone = not told.making["holding"]
         told.holding += 1
         told.making["holding"] += 1  # for good where it fails: the pool may still make the change
         mine, deletions = told.holding, told.unmade
@@ -335,7 +336,7 @@ class Schedule:
         await change()
         told.making["holding"] -= 1
         # A deletion that was under way ends the hold together with the image.
-        alone = told.holding == mine and not told.making["holding"]
+        alone = alone and told.holding == mine
         if alone and told.unmade == deletions and not told.making["delete"]:
             told.held = to
 
