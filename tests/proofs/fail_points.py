@@ -54,7 +54,7 @@ POINTS: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "receipt-write": ((Receipts,), "write"),
     "receipt-forget": ((Receipts,), "forget"),
     "publish": ((EmbeddedPool,), "publish"),
-    "publish-settled": ((EmbeddedPool,), "_settled"),
+    "publish-completed": ((EmbeddedPool,), "_completed"),
     "view-add": ((FilesView,), "add"),
     "view-remove": ((FilesView,), "remove"),
     "destroy": ((EmbeddedPool,), "destroy"),
@@ -79,7 +79,7 @@ REACHED: Final[dict[str, tuple[str, ...]]] = {
     "import": (
         "spool-write", "spool-size", "spool-drop", "journal-begin", "journal-end", "journal-spool",
         "journal-range", "journal-forget", "receive", "receive-piece", "receive-checkpoint", "receive-note",
-        "manifest-mark", "manifest-write", "manifest-unmark", "receipt-write", "publish", "publish-settled",
+        "manifest-mark", "manifest-write", "manifest-unmark", "receipt-write", "publish", "publish-completed",
         "view-add", "unpack", "unpack-copy", "unpack-layer", "unpack-note", *_KEEPS,
     ),
     "leave": ("journal-begin", "journal-park", "abandon"),

@@ -23,6 +23,12 @@ def kills(tmp_path):
             run.close()
 
 
+def test_each_point_is_there():
+    """Who gives a function another name sees it here, and not only where daemons die."""
+    places = [(name, owner, attribute) for name, (owners, attribute) in POINTS.items() for owner in owners]
+    assert [place for place in places if not hasattr(place[1], place[2])] == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_at_each_point(kills):
