@@ -95,7 +95,7 @@ def test_a_bar_with_bytes_rate_and_time_left(daemon, imgctl):
         f"Imported image {U} (a@1)",
     ]
     assert re.search(
-        r"Download 1 image: +50%\|.*\| 32\.0 MiB of 64\.0 MiB \[00:0\d<00:0\d, +[\d.]+ MiB/s\]", shown
+        r"Download 1 image: +50%\|.*\| 32\.0 MiB of 64\.0 MiB \[00:0\d<00:0\d, +[\d.]+ [MG]iB/s\]", shown
     )
     assert re.search(r"Installing: 100%\|", shown)
     assert screen(shown) == []

@@ -50,11 +50,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
 
 
 def files_of(host: Host, uuid: str, folder: Path) -> dict[str, bytes | str | None]:
-    """What is in the snapshot of an image."""
+    """What is in the snapshot of a layer's image: in `root`, as a zone has it."""
     folder.mkdir()
     run("mount", "-t", "zfs", f"{POOL}/{uuid}@final", str(folder))
     try:
-        found: dict[str, bytes | str | None] = listing(folder)
+        found: dict[str, bytes | str | None] = listing(folder / "root")
         return found
     finally:
         run("umount", str(folder))
