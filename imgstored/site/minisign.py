@@ -114,8 +114,8 @@ class Signature(Struct, frozen=True):
 
 
 def key_name(key_id: bytes) -> str:
-    """A key's id as minisign writes it: 16 hexadecimal digits."""
-    return key_id[::-1].hex().upper()
+    """A key's id as minisign writes it: a number in hexadecimal, of at most 16 digits."""
+    return f"{int.from_bytes(key_id, 'little'):X}"
 
 
 def signed(key: SecretKey, data: bytes, comment: str) -> Signature:

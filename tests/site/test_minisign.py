@@ -40,6 +40,16 @@ def test_the_files_of_a_key_are_those_of_minisign(tmp_path):
     assert secret.seed.hex() not in repr(secret)
 
 
+@pytest.mark.parametrize("key_id", [b"12345678", b"\x12345678\x01", b"\x07" + bytes(7), bytes(8)])
+def test_the_id_of_a_key_is_a_number(tmp_path, key_id):
+    """minisign writes no zeros before it."""
+    key = SecretKey(key_id[:8], bytes(range(32)))
+    (tmp_path / "s").write_text(key.file())
+    made = minisign("-R", "-s", tmp_path / "s", "-p", tmp_path / "p")
+    assert made.returncode == 0, made.stderr
+    assert key.public.file() == (tmp_path / "p").read_text()
+
+
 @pytest.mark.parametrize("data", [b"", b"some text", bytes(100_000)])
 def test_signatures_go_both_ways(tmp_path, data):
     (tmp_path / "d").write_bytes(data)

@@ -332,7 +332,13 @@ class KillWhoAsks(trio.abc.Instrument):
         self.killed = trio.Event()
 
     def after_io_wait(self, timeout):
-        if not self.killed.is_set() and _waits_for_an_answer(self.process.pid):
+        if self.killed.is_set():
+            return
+        # It has asked, and may not have gone to sleep yet.
+        deadline = time.monotonic() + 0.2
+        while not (waits := _waits_for_an_answer(self.process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if waits:
             self.process.kill()
             time.sleep(0.2)  # not until it has ended: for that it may have to ask us
             self.killed.set()
