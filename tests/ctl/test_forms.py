@@ -73,6 +73,7 @@ def host(daemon: FakeDaemon) -> FakeDaemon:
 #: Every command that lists, with what it needs.
 LISTINGS = [
     "list", "avail", f"ancestry {U}", "jobs", "history", "du", "holds", "outdated", "alias", "sources",
+    "tree",
 ]  # fmt: skip
 
 

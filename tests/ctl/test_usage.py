@@ -137,6 +137,18 @@ def test_tree(daemon, imgctl, pools):
     assert json.loads(imgctl("tree", "-j").stdout) == [forest(each) for each in daemon.queries.pools]
 
 
+def test_a_tree_as_a_list(daemon, imgctl, pools):
+    order = [BASE, WEB, DB, LONE]
+    assert imgctl("tree", "-q", "-P", "zones").stdout.split()[:4] == order
+    header, *lines = imgctl("tree", "-o", "csv", "-P", "zones").stdout.splitlines()
+    assert header == "uuid,name,version,zpool,origin,used,referenced,machines"
+    assert [line.split(",")[0] for line in lines[:4]] == order
+    assert lines[1] == f"{WEB},web,1.0,zones,{BASE},{MIB},{2 * MIB},1"
+    named = imgctl("tree", "-H", "-o", "uuid,origin", "-P", "zones").stdout.splitlines()
+    assert [line.split() for line in named[:2]] == [[BASE, "-"], [WEB, BASE]]
+    assert json.loads(imgctl("tree", "-o", "json,uuid", "-P", "zones").stdout)[0] == {"uuid": BASE}
+
+
 @pytest.mark.parametrize(("locale", "drawn"), [("C.UTF-8", "├── "), ("C", "|-- ")])
 def test_lines_are_drawn_on_a_terminal_that_can(imgctl, pools, locale, drawn):
     parent, child = pty.openpty()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from imgctl.arguments import Option
-from imgctl.commands.base import DOCUMENT_FORM, EVENTS, HELP, IMAGE, JSON, LISTING, POOL, QUIET, Command
+from imgctl.commands.base import EVENTS, HELP, IMAGE, JSON, LISTING, POOL, QUIET, Command
 
 _ALL_POOLS = Option(POOL.flags, POOL.argument, "Only this pool. Default is all.")
 
 COMMANDS = (
     Command(
         ("tree",),
-        "tree [-P POOL] [-j] [-o FORM]",
+        "tree [OPTIONS]",
         "show images with their clones as a tree",
         "usage:tree",
-        (HELP, _ALL_POOLS, JSON, DOCUMENT_FORM),
+        (HELP, _ALL_POOLS, *LISTING),
         "Shows the images of each pool that have no origin, and below each its clones,\n"
         "images and machines. USED is the space of the image alone, DATA the amount of its\n"
-        "data including its origins'.",
+        "data including its origins'. With `-q`, `-o csv` or fields, lists the images alone,\n"
+        "each after its origin.",
         examples=(("tree", "all pools"), ("tree -j -P zones", "one pool, as nested JSON")),
     ),
     Command(

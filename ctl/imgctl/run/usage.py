@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgctl.errors import remote_error
-from imgctl.listing import Wanted, document_form, say_document, say_listing
+from imgctl.listing import Wanted, say_document, say_listing
 from imgctl.session import is_terminal, speaks_unicode
 from imgctl.status_text import library_lines
 from imgctl.table import width
@@ -25,17 +25,24 @@ if TYPE_CHECKING:
     Document = Mapping[str, Any]
 
 _COLUMNS = ["uuid", "name", "version", "zpool", "own", "shared", "total", "clones"]
+_TREE_COLUMNS = ["uuid", "name", "version", "zpool", "origin", "used", "referenced", "machines"]
 _DROP = ["clones", "zpool", "total", "shared", "version"]
 
 
 def tree(session: Session, arguments: Arguments) -> None:
-    """`tree [-P POOL] [-j]`."""
+    """`tree [OPTIONS]`."""
     arguments.none()
-    form = document_form(arguments)
+    wanted = Wanted(session, arguments)
     with session.client() as client:
         pools = client.usage(arguments.text("-P"))
-    if form:
-        say_document(session, [forest(pool) for pool in pools], form)
+    if wanted.is_document:
+        say_document(session, [forest(pool) for pool in pools], wanted.form)
+    elif wanted.form in ("json", "yaml", "csv") or wanted.only_uuids or wanted.columns:
+        rows = [row for pool in pools for row in tree_rows(pool)]
+        readable_rows = [
+            {**row, **{field: size_cell(row[field]) for field in ("used", "referenced")}} for row in rows
+        ]
+        say_listing(session, wanted, rows=readable_rows, plain=rows, columns=_TREE_COLUMNS)
     else:
         strokes = LINES if is_terminal(sys.stdout) and speaks_unicode() else ASCII
         blocks = [tree_lines(pool, strokes, session.screen) for pool in pools if not pool.get("error")]
@@ -142,6 +149,24 @@ def tree_lines(pool: UsageDocument, strokes: Strokes, screen: Screen | None = No
     return [
         _pool_line(pool),
         *(f"{row[0]:<{left}}  {row[1]:<{name}}  {row[2]:>{used}}  {row[3]:>{data}}".rstrip() for row in rows),
+    ]
+
+
+def tree_rows(pool: UsageDocument) -> list[dict[str, Any]]:
+    """A row for each image, right after its origin or the origin's other clones. Sizes in bytes."""
+    return [
+        {
+            "uuid": node["uuid"],
+            "name": node.get("name"),
+            "version": node.get("version"),
+            "zpool": pool["zpool"],
+            "origin": node.get("origin"),
+            "used": node.get("used"),
+            "referenced": node.get("referenced"),
+            "machines": len(node["machines"]),
+        }
+        for _, node in _walk(forest(pool)["images"], ASCII)
+        if "machine" not in node
     ]
 
 
