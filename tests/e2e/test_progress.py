@@ -88,17 +88,18 @@ def test_a_slow_pool_says_how_far_the_image_is(served, tmp_path, verify):
     ],
 )
 def test_a_line_for_each_image_and_one_for_all(served, gate, tmp_path, columns, environment):
-    size = add(served, MADE, OTHER)
-    gate.hold(after=size)
+    # Less than a whole file: neither is complete, even if one gets all of it.
+    passing = add(served, MADE, OTHER) * 7 // 8
+    gate.hold(after=passing)
     with (
         gated(served, gate, tmp_path / "slow", MADE, OTHER, connections=1) as daemon,
         terminal(daemon, "import", MADE, OTHER, columns=columns, **environment) as shown,
     ):
         # What passes, and not a rate, says how far both of them are together.
-        until(lambda: sum(job["done"] for job in jobs(daemon)) >= size - MIB)
+        until(lambda: sum(job["done"] for job in jobs(daemon)) >= passing - MIB)
         # Nearly half of the bytes are there; of each image the last MiB may not be taken yet.
         until(
-            lambda: shown.read_some(0.1) and max(percents(shown.shown, "2 images"), default=0) >= 15,
+            lambda: shown.read_some(0.1) and max(percents(shown.shown, "2 images"), default=0) >= 10,
             seconds=60,
         )
         gate.open()
