@@ -109,7 +109,7 @@ async def test_what_is_slow_to_close_takes_few_threads_and_descriptors():
 @on_linux
 async def test_whoever_is_turned_away_takes_few_threads(path, monkeypatch):
     """Whether there is no place, or somebody connects too often."""
-    monkeypatch.setattr(server_module, "peer_at_once", lambda _: Peer(65534, 1, frozenset({65534})))
+    monkeypatch.setattr(server_module, "peer_at_once", lambda _: Peer(65533, 1, frozenset({65533})))
     monkeypatch.setattr(budgets, "_CONNECTS_BURST", MANY // 2)
     with no_files_left(PATIENCE), ExitStack() as stack:
         lingering = Lingering(stack)
