@@ -110,6 +110,7 @@ def test_kill_9_while_a_layer_is_unpacked(host, registry, tmp_path):
         f"{above}@final",
     }
     assert files_of(host, above, tmp_path / "tree")["big"] == content
+    host.idle()
     assert host.spooled() == []
 
 
