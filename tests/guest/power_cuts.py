@@ -204,13 +204,11 @@ class Cuts:
         self._fds = [os.open(path, os.O_RDWR | os.O_CREAT) for path in self._files]
         self._disk = Disk(record.log, self._fds, _PARTS[:2])
 
-    def run(
-        self, moments: Sequence[int], seed: int, shares: Sequence[float] = _SHARES
-    ) -> Iterator[tuple[int, str | None]]:
+    def run(self, moments: Sequence[int], seed: int) -> Iterator[tuple[int, str | None]]:
         """Cuts at these moments, which rise; each with the promise that is broken, or None."""
         for moment in moments:
             dice = random.Random(f"{seed}-{moment}")
-            share = dice.choice(shares)
+            share = dice.choice(_SHARES)
             made = cut(self.record.log.writes, moment, share, dice)
             self._disk.advance(made.durable)
             paths = [self.folder / "pool.img", self.folder / "state.img"]
