@@ -219,15 +219,32 @@ class Cuts:
                 self._disk.write(self.record.log.writes[number], begin, end, fds)
             for fd in fds:
                 os.close(fd)
-            try:
-                self._check(paths, self.record.model_at(moment))
-            except (BrokenPromiseError, RuntimeError, AssertionError) as error:
-                what = f"seed {seed}, write {moment} of {len(self.record.log.writes)}, share {share}"
-                yield moment, f"{what}: {type(error).__name__}: {error}"
-            else:
-                yield moment, None
+            kept = [path.read_bytes() for path in paths]
+            wrong = self._broken(paths, moment)
+            if wrong is not None:
+                # What comes of the very same disks once more tells whether it is the disks.
+                for path, data in zip(paths, kept, strict=True):
+                    path.write_bytes(data)
+                    (self.folder / f"broken-{moment}-{path.name}").write_bytes(data)
+                again = self._broken(paths, moment)
+                where = f"seed {seed}, write {moment} of {len(self.record.log.writes)}, share {share}"
+                wrong = f"{where}: {wrong}\nthe same disks once more: {again or 'nothing is broken'}"
+            yield moment, wrong
+
+    def _broken(self, paths: Sequence[Path], moment: int) -> str | None:
+        """The promise that these disks break, with what is on the disk and in the log; or None."""
+        try:
+            self._check(paths, self.record.model_at(moment))
+        except (BrokenPromiseError, RuntimeError, AssertionError) as error:
+            return f"{type(error).__name__}: {error}\n{self._seen}"
+        return None
+
+    def _look(self) -> None:
+        names = run("ls", "-lR", str(self._place)).stdout
+        self._seen = f"{names}\n{(self._made.folder / 'log').read_text()}"
 
     def _check(self, paths: Sequence[Path], model: Model) -> None:
+        self._seen = ""
         vdev, state = paths
         with ExitStack() as stack:
             # The pool was made on a disk, and ZFS looks for it on disks alone.
@@ -241,6 +258,7 @@ class Cuts:
             (self._made.folder / "ready").unlink(missing_ok=True)
             daemon = Daemon(self._forks, self._made.folder)
             stack.callback(daemon.close)
+            stack.callback(self._look)
             daemon.start()
             world.check()
 

@@ -33,6 +33,14 @@ class _LeftError(Exception):
     """The client leaves."""
 
 
+class RefusedError(RuntimeError):
+    """The image server has refused a request."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class BrokenPromiseError(AssertionError):
     """Something that must hold does not."""
 
@@ -154,7 +162,7 @@ class World:
         finally:
             connection.close()
         if answer.status >= expected:
-            raise RuntimeError(f"{method} {path}: {answer.status} {data[:300]!r}")
+            raise RefusedError(f"{method} {path}: {answer.status} {data[:300]!r}", answer.status)
         return data
 
     # -- what they know --------------------------------------------------------------------------------------
@@ -222,12 +230,14 @@ class World:
             told = self.model.published[uuid]
             try:
                 state = json.loads(self._ask("GET", f"/images/{uuid}?inclAdminFields=true"))["state"]
-            except RuntimeError:
-                state = None
+            except RefusedError as error:
+                if error.status != http.client.NOT_FOUND:
+                    raise BrokenPromiseError(str(error)) from error
+                state = "unknown"
             active = state == "active"
             if active and self._ask("GET", f"/images/{uuid}/file") != made()[uuid].file:
                 raise BrokenPromiseError(f"the published file of {uuid} is another one")
-            self.model.published[uuid] = self._kept("publication", told, active, uuid)
+            self.model.published[uuid] = self._kept(f"publication ({state})", told, active, uuid)
             if not active:
                 # Half published: the client begins anew, as one that was interrupted does.
                 folder = self.settings.state / "library" / uuid
