@@ -21,6 +21,8 @@ from imgstored.imports.leftovers import Leftovers
 from imgstored.library.library import Library
 from imgstored.pools.embedded import EmbeddedPool, notes, pool, receive, unpack
 from imgstored.pools.embedded.receiver import FilesystemReceiver, VolumeReceiver
+from imgstored.pools.zfs import ZfsPool
+from imgstored.pools.zfs.lzc import Lzc
 from imgstored.transfer.spool import Spool
 from imgstored.view.files import FilesView
 
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_Points = dict[str, tuple[tuple[Any, ...], str]]
+
+_POOLS: Final = (EmbeddedPool, ZfsPool)
 #: By name: where the function is, in each place that calls it by that name, and its attribute there.
-POINTS: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
+_ON_ANY_POOL: Final[_Points] = {
     "spool-write": ((Spool,), "_put"),
     "spool-size": ((Spool,), "begin"),
     "spool-drop": ((Leftovers,), "_remove_spool"),
@@ -39,31 +44,21 @@ POINTS: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "journal-spool": ((FileRanges,), "begin"),
     "journal-range": ((FileRanges,), "record"),
     "journal-forget": ((FileRanges,), "forget"),
-    "receive": ((EmbeddedPool,), "receive"),
-    "receive-piece": ((FilesystemReceiver, VolumeReceiver), "take"),
-    "receive-checkpoint": ((receive,), "write_checkpoint"),
-    "receive-note": ((receive,), "write_image"),
-    "unpack": ((EmbeddedPool,), "unpack"),
-    "unpack-copy": ((unpack,), "copy_tree"),
-    "unpack-layer": ((unpack,), "unpack_layer"),
-    "unpack-note": ((unpack,), "write_image"),
+    "receive": (_POOLS, "receive"),
+    "unpack": (_POOLS, "unpack"),
     "manifest-mark": ((ManifestFiles,), "mark"),
     "manifest-write": ((ManifestFiles,), "write"),
     "manifest-unmark": ((ManifestFiles,), "unmark"),
     "manifest-forget": ((ManifestFiles,), "forget"),
     "receipt-write": ((Receipts,), "write"),
     "receipt-forget": ((Receipts,), "forget"),
-    "publish": ((EmbeddedPool,), "publish"),
-    "publish-completed": ((EmbeddedPool,), "_completed"),
+    "publish": (_POOLS, "publish"),
     "view-add": ((FilesView,), "add"),
     "view-remove": ((FilesView,), "remove"),
-    "destroy": ((EmbeddedPool,), "destroy"),
-    "set-aside": ((pool, receive), "set_aside"),
-    "empty-trash": ((pool, receive), "empty_trash"),
-    "abandon": ((EmbeddedPool,), "abandon"),
-    "hold": ((EmbeddedPool,), "hold"),
-    "hold-write": ((pool,), "write_holds"),
-    "release": ((EmbeddedPool,), "release"),
+    "destroy": (_POOLS, "destroy"),
+    "abandon": (_POOLS, "abandon"),
+    "hold": (_POOLS, "hold"),
+    "release": (_POOLS, "release"),
     "library-keep": ((Library,), "keep"),
     "library-add": ((Library,), "_add"),
     "library-change": ((Library,), "_write"),
@@ -71,6 +66,27 @@ POINTS: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "library-evict": ((Library,), "evict"),
     "library-remove": ((Library,), "remove"),
     "library-hold": ((Library,), "hold"),
+}
+#: Those that a daemon with an embedded pool comes to.
+POINTS: Final[_Points] = _ON_ANY_POOL | {
+    "receive-piece": ((FilesystemReceiver, VolumeReceiver), "take"),
+    "receive-checkpoint": ((receive,), "write_checkpoint"),
+    "receive-note": ((receive,), "write_image"),
+    "unpack-copy": ((unpack,), "copy_tree"),
+    "unpack-layer": ((unpack,), "unpack_layer"),
+    "unpack-note": ((unpack,), "write_image"),
+    "publish-completed": ((EmbeddedPool,), "_completed"),
+    "set-aside": ((pool, receive), "set_aside"),
+    "empty-trash": ((pool, receive), "empty_trash"),
+    "hold-write": ((pool,), "write_holds"),
+}
+#: Those that a daemon with a ZFS pool comes to.
+ON_ZFS: Final[_Points] = _ON_ANY_POOL | {
+    "zfs-receive": ((Lzc,), "receive"),
+    "zfs-rename": ((Lzc,), "rename"),
+    "zfs-change": ((Lzc,), "change"),
+    "zfs-hold": ((Lzc,), "hold"),
+    "zfs-release": ((Lzc,), "release"),
 }
 
 _KEEPS: Final = ("library-keep", "library-add", "library-evict", "library-remove")
@@ -80,21 +96,23 @@ REACHED: Final[dict[str, tuple[str, ...]]] = {
         "spool-write", "spool-size", "spool-drop", "journal-begin", "journal-end", "journal-spool",
         "journal-range", "journal-forget", "receive", "receive-piece", "receive-checkpoint", "receive-note",
         "manifest-mark", "manifest-write", "manifest-unmark", "receipt-write", "publish", "publish-completed",
-        "view-add", "unpack", "unpack-copy", "unpack-layer", "unpack-note", *_KEEPS,
+        "view-add", "unpack", "unpack-copy", "unpack-layer", "unpack-note", "zfs-receive", "zfs-rename",
+        *_KEEPS,
     ),
-    "leave": ("journal-begin", "journal-park", "abandon"),
+    "leave": ("journal-begin", "journal-park", "abandon", "zfs-change"),
     "delete": (
         "manifest-mark", "manifest-forget", "manifest-unmark", "receipt-forget", "destroy", "set-aside",
-        "empty-trash", "view-remove",
+        "empty-trash", "view-remove", "zfs-change",
     ),
-    "hold": ("hold", "hold-write"),
-    "release": ("release", "hold-write"),
+    "hold": ("hold", "hold-write", "zfs-hold"),
+    "release": ("release", "hold-write", "zfs-release"),
     "publish": ("library-add", "library-upload", "library-change"),
     "unpublish": ("library-remove",),
     "mirror": ("library-hold", *_KEEPS),
 }  # fmt: skip
 
-#: Calls of the system that change a file system, counted together as the point `syscall`.
+#: Calls of the system that change a file system, counted together as the point `syscall`; with the changes of
+#: a ZFS pool, each of which is a call of the kernel, too.
 CALLS: Final = (
     "rename", "replace", "unlink", "remove", "mkdir", "rmdir", "link", "fsync", "ftruncate", "pwrite",
     "pwritev", "utime", "chmod", "fchmod",
@@ -137,9 +155,11 @@ def listen(path: Path) -> None:
 def install() -> None:
     """Puts the points in their places. Nothing dies before `listen`."""
     assert notes.write_holds is pool.write_holds
-    for name, (owners, attribute) in POINTS.items():
+    for name, (owners, attribute) in (POINTS | ON_ZFS).items():
         for owner in owners:
             setattr(owner, attribute, _watched(getattr(owner, attribute), name))
+    for attribute in ("receive", "create", "snapshot", "rename", "change", "hold", "release"):
+        setattr(Lzc, attribute, _watched(getattr(Lzc, attribute), SYSCALL))
     for call in CALLS:
         setattr(os, call, _watched(getattr(os, call), SYSCALL))
 

@@ -17,34 +17,54 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgctl.errors import NotConnectedError
 
 from tests.proofs.fail_points import POINTS, REACHED, SYSCALL, Armed
 from tests.proofs.forks import Daemon, Forks
-from tests.proofs.model import BrokenPromiseError, Operation, World
+from tests.proofs.model import BrokenPromiseError, Model, Operation, World
 from tests.proofs.world import IMAGES, image_server, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from tests.proofs.world import Settings
 
 #: Seconds that an operation may take on a busy machine.
 _PATIENCE = 120.0
-#: A kill at a random moment comes within so many seconds after the request.
+#: A kill at a random moment comes within so many seconds after the request, or within the time that such an
+#: operation takes here.
 _MOMENT = 0.12
 
 
 class Kills:
-    """A run on one folder."""
+    """A run on one folder, whose configuration is written. `points` are those to die at.
 
-    def __init__(self, folder: Path, url: str, forks: Forks, seed: int) -> None:
+    `also` looks for more that does not hold when all imports have ended, and raises `BrokenPromiseError`.
+    """
+
+    def __init__(
+        self,
+        made: Settings,
+        forks: Forks,
+        seed: int,
+        *,
+        points: Collection[str] = tuple(POINTS),
+        also: Callable[[Model], None] = lambda model: None,
+    ) -> None:
+        self.seed = seed
         self.dice = random.Random(seed)
-        self.armed = Armed(folder / "armed")
-        made = settings(folder / "host", url)
-        made.write()
+        self.armed = Armed(made.folder / "armed")
+        self.points = points
         self.world = World(made, self.dice)
+        self._also = also
         self.daemon = Daemon(forks, made.folder, armed=self.armed.path)
         self.kills: collections.Counter[str] = collections.Counter()
         self.missed = 0
         self._reached: dict[str, set[str]] = collections.defaultdict(set)  # points, by operation
         self._calls: dict[str, float] = collections.defaultdict(lambda: 60.0)  # of the system
+        self._seconds: dict[str, float] = collections.defaultdict(lambda: _MOMENT)  # by operation
 
     @property
     def count(self) -> int:
@@ -67,10 +87,14 @@ class Kills:
         failures: list[str | None] = []
         self.world.asked(operation)
         thread = threading.Thread(target=lambda: failures.append(self.world.attempt(operation)))
+        began = time.monotonic()
         thread.start()
         killed = (
-            self._killed_at_any_moment(thread) if not point else self._killed_at_a_point(thread, failures)
+            self._killed_at_any_moment(operation.name, thread)
+            if not point
+            else self._killed_at_a_point(thread, failures)
         )
+        took = time.monotonic() - began
         thread.join(_PATIENCE)
         if operation.name == "leave" and not killed:
             killed = self.daemon.died(0.3)  # what it tidies up when the client is gone
@@ -82,7 +106,7 @@ class Kills:
             self.world.done(operation)
         elif not killed:
             raise BrokenPromiseError(f"{operation} failed: {failures[0]}")
-        self._learn(operation.name, point, killed=killed)
+        self._learn(operation.name, point, took, killed=killed)
         if killed:
             self.kills[point or "any moment"] += 1
             self._start_again()
@@ -113,31 +137,41 @@ class Kills:
             self.kills["unseen"] += 1
             self.daemon.start()
             self.world.check()
+        self._also(self.world.model)
 
     def _chosen(self, name: str) -> tuple[str, int]:
         """Where to die in an operation of that name; "" is at any moment.
 
-        Mostly where such an operation has come before.
+        Mostly where such an operation has come before, or should come and nothing has died yet.
         """
         kind = self.dice.random()
         side = self.dice.choice(("before", "after"))
         if kind < 0.4:
-            known = self._reached[name]
+            known = sorted(self._reached[name])
+            new = [each for each in self._points_of(name) if f"{side}:{each}" not in self.kills]
+            if new and self.dice.random() < 0.5:
+                return f"{side}:{self.dice.choice(new)}", 1
             learned = len(known) > 2 and self.dice.random() < 0.8
-            point = self.dice.choice(sorted(known) if learned else list(POINTS))
+            point = self.dice.choice(known if learned else list(self.points))
             return f"{side}:{point}", self.dice.choice((1, 1, 1, 2, 3))
         if kind < 0.75:
             return f"{side}:{SYSCALL}", self.dice.randint(1, int(self._calls[name]))
         return "", 0
 
-    def _learn(self, name: str, point: str, *, killed: bool) -> None:
+    def _learn(self, name: str, point: str, took: float, *, killed: bool) -> None:
+        if not killed:
+            self._seconds[name] = 0.8 * self._seconds[name] + 0.2 * took
         if point.endswith(SYSCALL):
             self._calls[name] = max(4.0, self._calls[name] * (1.1 if killed else 0.9))
         elif killed and point:
             self._reached[name].add(point.partition(":")[2])
 
-    def _killed_at_any_moment(self, thread: threading.Thread) -> bool:
-        thread.join(self.dice.uniform(0, _MOMENT))
+    def _points_of(self, name: str) -> list[str]:
+        """The points that an operation of that name comes to."""
+        return [point for point in REACHED.get(name, ()) if point in self.points]
+
+    def _killed_at_any_moment(self, name: str, thread: threading.Thread) -> bool:
+        thread.join(self.dice.uniform(0, max(_MOMENT, self._seconds[name])))
         self.daemon.kill()
         return True
 
@@ -170,6 +204,25 @@ def each_point(kills: Kills, turns: int = 1000) -> set[str]:
     return left
 
 
+def campaign(kills: Kills, count: int, report: Path | None = None) -> int:
+    """Kills so many times; returns 1 if a promise was broken, and says which. `report` gets the figures."""
+    began, fault = time.monotonic(), None
+    try:
+        kills.begin()
+        while kills.count < count:
+            if kills.turn() and kills.count % 100 == 0:
+                _report(kills, began, report)
+    except (BrokenPromiseError, RuntimeError) as error:
+        fault = f"{type(error).__name__}: {error}"
+    finally:
+        kills.close()
+    _report(kills, began, report, fault)
+    if fault is not None:
+        where = kills.world.settings.folder
+        print(f"broken after {kills.count} kills, seed {kills.seed}, folder {where}: {fault}")
+    return int(fault is not None)
+
+
 def main() -> int:
     """Returns 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.proofs.kills", description=__doc__)
@@ -183,31 +236,20 @@ def main() -> int:
     seed = random.randrange(1 << 32) if arguments.seed is None else arguments.seed
     base = arguments.folder or (Path("/dev/shm") if Path("/dev/shm").is_dir() else None)
     folder = Path(tempfile.mkdtemp(prefix="imgstore-kills-", dir=base))
-    began, fault = time.monotonic(), None
     with image_server(folder / "server") as url, Forks() as forks:
-        kills = Kills(folder, url, forks, seed)
-        kills.begin()
-        try:
-            while kills.count < arguments.kills:
-                if kills.turn() and kills.count % 100 == 0:
-                    _report(kills, seed, began, arguments.report)
-        except (BrokenPromiseError, RuntimeError) as error:
-            fault = f"{type(error).__name__}: {error}"
-        finally:
-            kills.close()
-    _report(kills, seed, began, arguments.report, fault)
-    if fault is not None:
-        print(f"broken after {kills.count} kills, seed {seed}, folder {folder}: {fault}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+        made = settings(folder / "host", url)
+        made.write()
+        status = campaign(Kills(made, forks, seed), arguments.kills, arguments.report)
+    if not status:
+        shutil.rmtree(folder)
+    return status
 
 
-def _report(kills: Kills, seed: int, began: float, report: Path | None, fault: str | None = None) -> None:
+def _report(kills: Kills, began: float, report: Path | None, fault: str | None = None) -> None:
     seconds = time.monotonic() - began
     figures = {
         "kills": kills.count,
-        "seed": seed,
+        "seed": kills.seed,
         "seconds": round(seconds),
         "missed": kills.missed,
         "broken": fault,

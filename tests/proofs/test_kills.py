@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proofs.fail_points import POINTS
+from tests.proofs.fail_points import ON_ZFS, POINTS
 from tests.proofs.forks import Forks
 from tests.proofs.kills import Kills, each_point
 from tests.proofs.model import BrokenPromiseError
-from tests.proofs.world import SMALL, image_server
+from tests.proofs.world import SMALL, image_server, settings
 
 
 @pytest.fixture
 def kills(tmp_path):
     # Some of what is killed is killed in an fsync: a slow disk makes this long, and shows nothing more.
     with image_server(tmp_path / "server") as url, Forks() as forks:
-        run = Kills(tmp_path, url, forks, seed=20261129)
+        made = settings(tmp_path / "host", url)
+        made.write()
+        run = Kills(made, forks, seed=20261129)
         run.begin()
         try:
             yield run
@@ -25,7 +27,8 @@ def kills(tmp_path):
 
 def test_each_point_is_there():
     """Who gives a function another name sees it here, and not only where daemons die."""
-    places = [(name, owner, attribute) for name, (owners, attribute) in POINTS.items() for owner in owners]
+    points = (POINTS | ON_ZFS).items()
+    places = [(name, owner, attribute) for name, (owners, attribute) in points for owner in owners]
     assert [place for place in places if not hasattr(place[1], place[2])] == []
 
 
