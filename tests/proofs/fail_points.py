@@ -120,6 +120,8 @@ CALLS: Final = (
 SYSCALL: Final = "syscall"
 
 _FORM: Final = struct.Struct("@Q40sQ")
+#: After it: how many times the daemon has come to the point of this turn.
+_PASSED: Final = struct.Struct("@QQ")
 
 
 class Armed:
@@ -135,6 +137,11 @@ class Armed:
         """Dies at a point, `before:NAME` or `after:NAME`, the so-many-th time; "" is nowhere."""
         self._turn += 1
         _FORM.pack_into(self._memory, 0, self._turn, point.encode(), count)
+
+    def passed(self) -> int:
+        """How many times a daemon has come to the point since the last call of `at`."""
+        turn, passed = _PASSED.unpack_from(self._memory, _FORM.size)
+        return passed if turn == self._turn else 0
 
     def close(self) -> None:
         self._memory.close()
@@ -183,6 +190,7 @@ def _reach(point: str) -> None:
         if turn != _turn:
             _turn, _passed = turn, 0
         _passed += 1
+        _PASSED.pack_into(_memory, _FORM.size, turn, _passed)
         if _passed == count:
             os.kill(os.getpid(), signal.SIGKILL)
 

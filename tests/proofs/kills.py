@@ -62,8 +62,8 @@ class Kills:
         self.daemon = Daemon(forks, made.folder, armed=self.armed.path)
         self.kills: collections.Counter[str] = collections.Counter()
         self.missed = 0
-        self._reached: dict[str, set[str]] = collections.defaultdict(set)  # points, by operation
-        self._calls: dict[str, float] = collections.defaultdict(lambda: 60.0)  # of the system
+        # How many times an operation came to a point, as far as is known.
+        self._times: dict[str, dict[str, int]] = collections.defaultdict(lambda: {SYSCALL: 60})
         self._seconds: dict[str, float] = collections.defaultdict(lambda: _MOMENT)  # by operation
 
     @property
@@ -84,29 +84,11 @@ class Kills:
             point, count = self._chosen(operation.name)
         if point:
             self.armed.at(point, count)
-        failures: list[str | None] = []
-        self.world.asked(operation)
-        thread = threading.Thread(target=lambda: failures.append(self.world.attempt(operation)))
-        began = time.monotonic()
-        thread.start()
-        killed = (
-            self._killed_at_any_moment(operation.name, thread)
-            if not point
-            else self._killed_at_a_point(thread, failures)
-        )
-        took = time.monotonic() - began
-        thread.join(_PATIENCE)
-        if operation.name == "leave" and not killed:
-            killed = self.daemon.died(0.3)  # what it tidies up when the client is gone
-        self.armed.at("")
-        killed = killed or self.daemon.died(0.01)
-        if not failures:
-            raise BrokenPromiseError(f"{operation} does not end ({point})")
-        if failures[0] is None:
+        failure, killed = self._asked(operation, point)
+        if failure is None:
             self.world.done(operation)
         elif not killed:
-            raise BrokenPromiseError(f"{operation} failed: {failures[0]}")
-        self._learn(operation.name, point, took, killed=killed)
+            raise BrokenPromiseError(f"{operation} failed: {failure}")
         if killed:
             self.kills[point or "any moment"] += 1
             self._start_again()
@@ -121,6 +103,33 @@ class Kills:
                 f"{operation}, killed at {point or 'any moment'} {count}: {error}"
             ) from error
         return killed
+
+    def _asked(self, operation: Operation, point: str) -> tuple[str | None, bool]:
+        """Asks for something until the daemon dies, or it has ended; why it failed, and whether it died."""
+        failures: list[str | None] = []
+        self.world.asked(operation)
+        thread = threading.Thread(target=lambda: failures.append(self.world.attempt(operation)))
+        began = time.monotonic()
+        thread.start()
+        if point:
+            killed = self._killed_at_a_point(thread, failures)
+        else:
+            killed = self._killed_at_any_moment(operation.name, thread)
+        took = time.monotonic() - began
+        thread.join(_PATIENCE)
+        if operation.name == "leave" and not killed:
+            killed = self.daemon.died(0.3)  # what it tidies up when the client is gone
+        passed = self.armed.passed()
+        self.armed.at("")
+        killed = killed or self.daemon.died(0.01)
+        if not failures:
+            raise BrokenPromiseError(f"{operation} does not end ({point})")
+        if not killed:
+            self._seconds[operation.name] += 0.2 * (took - self._seconds[operation.name])
+        if point:
+            times, place = self._times[operation.name], point.partition(":")[2]
+            times[place] = max(times.get(place, 0), passed) if killed else passed
+        return failures[0], killed
 
     def _start_again(self) -> None:
         if self.dice.random() < 0.5:
@@ -147,24 +156,21 @@ class Kills:
         kind = self.dice.random()
         side = self.dice.choice(("before", "after"))
         if kind < 0.4:
-            known = sorted(self._reached[name])
+            known = sorted(each for each, times in self._times[name].items() if times and each != SYSCALL)
             new = [each for each in self._points_of(name) if f"{side}:{each}" not in self.kills]
             if new and self.dice.random() < 0.5:
                 return f"{side}:{self.dice.choice(new)}", 1
             learned = len(known) > 2 and self.dice.random() < 0.8
             point = self.dice.choice(known if learned else list(self.points))
-            return f"{side}:{point}", self.dice.choice((1, 1, 1, 2, 3))
+            return f"{side}:{point}", self.dice.choice((1, self._some(name, point)))
         if kind < 0.75:
-            return f"{side}:{SYSCALL}", self.dice.randint(1, int(self._calls[name]))
+            return f"{side}:{SYSCALL}", self._some(name, SYSCALL)
         return "", 0
 
-    def _learn(self, name: str, point: str, took: float, *, killed: bool) -> None:
-        if not killed:
-            self._seconds[name] = 0.8 * self._seconds[name] + 0.2 * took
-        if point.endswith(SYSCALL):
-            self._calls[name] = max(4.0, self._calls[name] * (1.1 if killed else 0.9))
-        elif killed and point:
-            self._reached[name].add(point.partition(":")[2])
+    def _some(self, name: str, point: str) -> int:
+        """One of the times that such an operation comes to a point, or one more."""
+        times = self._times[name].get(point, 0)
+        return self.dice.randint(1, max(1, times + self.dice.choice((0, 0, 0, 1, times // 4))))
 
     def _points_of(self, name: str) -> list[str]:
         """The points that an operation of that name comes to."""
