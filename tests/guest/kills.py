@@ -10,10 +10,10 @@ import argparse
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from tests.guest.power_cuts import POOL, configured
 from tests.guest.zpool import Zpool, run
 from tests.proofs.fail_points import ON_ZFS
 from tests.proofs.forks import Forks
@@ -23,6 +23,19 @@ from tests.proofs.world import image_server, settings
 
 if TYPE_CHECKING:
     from tests.proofs.model import Model
+    from tests.proofs.world import Settings
+
+
+POOL: Final = "kills"
+
+
+def write(made: Settings, *, serves: bool = True) -> None:
+    """Writes the configuration of a daemon with the pool."""
+    file = made.write(serves=serves)
+    (made.folder / "imgadm" / "images").mkdir(parents=True, exist_ok=True)
+    (made.folder / "locks").mkdir(exist_ok=True)
+    top = f'imgadm = "{made.folder}/imgadm"\nimgadm_locks = "{made.folder}/locks"\n'
+    file.write_text(top + file.read_text() + f'[[pool]]\ntype = "zfs"\nname = "{POOL}"\n')
 
 
 def only_images(pool: Zpool, model: Model) -> None:
@@ -54,8 +67,14 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     with image_server(folder / "server") as url, Forks() as forks, Zpool(POOL, "512M") as pool:
         made = settings(folder / "host", url)
-        configured(made, made.folder)
-        kills = Kills(made, forks, seed, points=tuple(ON_ZFS), also=lambda model: only_images(pool, model))
+        kills = Kills(
+            made,
+            forks,
+            seed,
+            write=partial(write, made),
+            points=tuple(ON_ZFS),
+            also=lambda model: only_images(pool, model),
+        )
         status = campaign(kills, arguments.kills, folder / "report")
         print((folder / "report").read_text(), flush=True)
         if status:

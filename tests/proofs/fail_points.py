@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.catalog.manifest_files import ManifestFiles
 from imgstored.catalog.receipts import Receipts
+from imgstored.imports.delta import Deltas
 from imgstored.imports.journal import FileRanges, Journal
 from imgstored.imports.leftovers import Leftovers
 from imgstored.library.library import Library
@@ -23,6 +24,7 @@ from imgstored.pools.embedded import EmbeddedPool, notes, pool, receive, unpack
 from imgstored.pools.embedded.receiver import FilesystemReceiver, VolumeReceiver
 from imgstored.pools.zfs import ZfsPool
 from imgstored.pools.zfs.lzc import Lzc
+from imgstored.transfer.payloads import PayloadSpool
 from imgstored.transfer.spool import Spool
 from imgstored.view.files import FilesView
 
@@ -44,6 +46,12 @@ _ON_ANY_POOL: Final[_Points] = {
     "journal-spool": ((FileRanges,), "begin"),
     "journal-range": ((FileRanges,), "record"),
     "journal-forget": ((FileRanges,), "forget"),
+    "delta-index": ((Deltas,), "_index"),
+    "delta-open": ((PayloadSpool,), "open"),
+    "delta-take-over": ((PayloadSpool,), "_take_over"),
+    "delta-installed": ((PayloadSpool,), "_read_installed"),
+    "delta-complete": ((PayloadSpool,), "_complete"),
+    "delta-write": ((PayloadSpool,), "_put"),
     "receive": (_POOLS, "receive"),
     "unpack": (_POOLS, "unpack"),
     "manifest-mark": ((ManifestFiles,), "mark"),
@@ -89,6 +97,8 @@ ON_ZFS: Final[_Points] = _ON_ANY_POOL | {
     "zfs-release": ((Lzc,), "release"),
 }
 
+#: Those of an import by a delta, which is the operation `upgrade`.
+BY_DELTA: Final = tuple(name for name in _ON_ANY_POOL if name.startswith("delta-"))
 _KEEPS: Final = ("library-keep", "library-add", "library-evict", "library-remove")
 #: The points that operations of clients come to, by the names of these.
 REACHED: Final[dict[str, tuple[str, ...]]] = {
@@ -99,6 +109,7 @@ REACHED: Final[dict[str, tuple[str, ...]]] = {
         "view-add", "unpack", "unpack-copy", "unpack-layer", "unpack-note", "zfs-receive", "zfs-rename",
         *_KEEPS,
     ),
+    "upgrade": BY_DELTA,
     "leave": ("journal-begin", "journal-park", "abandon", "zfs-change"),
     "delete": (
         "manifest-mark", "manifest-forget", "manifest-unmark", "receipt-forget", "destroy", "set-aside",

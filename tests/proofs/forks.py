@@ -33,6 +33,7 @@ _MODULES = (
     "httpx2",
     "isal.isal_zlib",
     "numpy",
+    "zstandard",
     "imgstored.app",
     "imgstored.doctor.doctor",
     "imgstored.serve.application",
@@ -41,6 +42,7 @@ _MODULES = (
     "imgstored.serve.publishing",
     "imgstored.serve.writers",
     "imgstored.transfer.decompress.deflate",
+    "imgstored.transfer.decompress.zstd",
 )
 
 

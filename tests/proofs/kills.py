@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 from imgctl.errors import NotConnectedError
 
-from tests.proofs.fail_points import POINTS, REACHED, SYSCALL, Armed
+from tests.proofs.fail_points import BY_DELTA, POINTS, REACHED, SYSCALL, Armed
 from tests.proofs.forks import Daemon, Forks
 from tests.proofs.model import BrokenPromiseError, Model, Operation, World
-from tests.proofs.world import IMAGES, image_server, settings
+from tests.proofs.world import IMAGES, LARGE, NEXT, image_server, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -39,9 +39,10 @@ _MOMENT = 0.12
 
 
 class Kills:
-    """A run on one folder, whose configuration is written. `points` are those to die at.
+    """A run on one folder. `write` writes the configuration; `points` are those to die at.
 
-    `also` looks for more that does not hold when all imports have ended, and raises `BrokenPromiseError`.
+    The part `serving` of the daemons are image servers; the others import by deltas. `also` looks for more
+    that does not hold when all imports have ended, and raises `BrokenPromiseError`.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Kills:
         forks: Forks,
         seed: int,
         *,
+        write: Callable[..., object] | None = None,
         points: Collection[str] = tuple(POINTS),
+        serving: float = 0.6,
         also: Callable[[Model], None] = lambda model: None,
     ) -> None:
         self.seed = seed
@@ -58,6 +61,8 @@ class Kills:
         self.armed = Armed(made.folder / "armed")
         self.points = points
         self.world = World(made, self.dice)
+        self._write = write or made.write
+        self._serving = serving
         self._also = also
         self.daemon = Daemon(forks, made.folder, armed=self.armed.path)
         self.kills: collections.Counter[str] = collections.Counter()
@@ -71,7 +76,7 @@ class Kills:
         return sum(self.kills.values())
 
     def begin(self) -> None:
-        self.daemon.start()
+        self._start()
 
     def close(self) -> None:
         self.daemon.close()
@@ -134,6 +139,11 @@ class Kills:
     def _start_again(self) -> None:
         if self.dice.random() < 0.5:
             drop_copies(self.world.settings.state)
+        self._start()
+
+    def _start(self) -> None:
+        self.world.serves = self.dice.random() < self._serving
+        self._write(serves=self.world.serves)
         self.daemon.start()
 
     def _check(self) -> None:
@@ -199,13 +209,40 @@ def drop_copies(state: Path) -> None:
 
 
 def each_point(kills: Kills, turns: int = 1000) -> set[str]:
-    """Dies at each point, before and after; returns those that no operation came to in so many turns."""
-    left = {f"{side}:{name}" for name in POINTS for side in ("before", "after")}
+    """Dies at each point but those of deltas, before and after.
+
+    Returns the points that no operation came to in so many turns.
+    """
+    left = {f"{side}:{name}" for name in POINTS if name not in BY_DELTA for side in ("before", "after")}
+
+    def here(operation: Operation) -> list[str]:
+        return sorted(point for point in left if point.partition(":")[2] in REACHED.get(operation.name, ()))
+
     while left and (turns := turns - 1):
-        operation = kills.world.next()
-        here = sorted(point for point in left if point.partition(":")[2] in REACHED.get(operation.name, ()))
-        point = kills.dice.choice(here) if here else "before:nothing"
+        sensible = kills.world.sensible()
+        # Operations with points that are left may need another one first.
+        useful = [each for each in sensible if here(each)] if kills.dice.random() < 0.8 else []
+        operation = kills.dice.choice(useful or sensible)
+        point = kills.dice.choice(here(operation) or ["before:nothing"])
         if kills.turn(operation, point):
+            left.discard(point)
+    return left
+
+
+def each_point_of_a_delta(kills: Kills) -> set[str]:
+    """Dies at each point of an import by delta, before and after; returns those that it did not come to.
+
+    No image may be held, and the daemon serves nothing.
+    """
+    left = {f"{side}:{name}" for name in BY_DELTA for side in ("before", "after")}
+    for point in sorted(left):
+        while not (upgrade := [each for each in kills.world.sensible() if each.name == "upgrade"]):
+            steps = (("import", LARGE), ("delete", NEXT))
+            kills.turn(
+                next(each for each in kills.world.sensible() if (each.name, each.uuid) in steps),
+                "before:nothing",
+            )
+        if kills.turn(upgrade[0], point):
             left.discard(point)
     return left
 
@@ -243,9 +280,8 @@ def main() -> int:
     base = arguments.folder or (Path("/dev/shm") if Path("/dev/shm").is_dir() else None)
     folder = Path(tempfile.mkdtemp(prefix="imgstore-kills-", dir=base))
     with image_server(folder / "server") as url, Forks() as forks:
-        made = settings(folder / "host", url)
-        made.write()
-        status = campaign(Kills(made, forks, seed), arguments.kills, arguments.report)
+        kills = Kills(settings(folder / "host", url), forks, seed)
+        status = campaign(kills, arguments.kills, arguments.report)
     if not status:
         shutil.rmtree(folder)
     return status
