@@ -75,7 +75,7 @@ def main() -> int:
             points=tuple(ON_ZFS),
             also=lambda model: only_images(pool, model),
         )
-        status = campaign(kills, arguments.kills, folder / "report")
+        status = campaign(kills, arguments.kills, folder / "report", every=10)
         print((folder / "report").read_text(), flush=True)
         if status:
             print(f"{pool.names()}\n{(made.folder / 'log').read_text()}", flush=True)

@@ -247,13 +247,13 @@ def each_point_of_a_delta(kills: Kills) -> set[str]:
     return left
 
 
-def campaign(kills: Kills, count: int, report: Path | None = None) -> int:
+def campaign(kills: Kills, count: int, report: Path | None = None, *, every: int = 100) -> int:
     """Kills so many times; returns 1 if a promise was broken, and says which. `report` gets the figures."""
     began, fault = time.monotonic(), None
     try:
         kills.begin()
         while kills.count < count:
-            if kills.turn() and kills.count % 100 == 0:
+            if kills.turn() and kills.count % every == 0:
                 _report(kills, began, report)
     except (BrokenPromiseError, RuntimeError) as error:
         fault = f"{type(error).__name__}: {error}"
