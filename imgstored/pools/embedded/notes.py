@@ -77,7 +77,7 @@ def read_image(folder: Folder) -> ImageNote | None:
     except (OSError, msgspec.MsgspecError, ValueError):
         return None
     numbers = (note.guid, note.fromguid, note.stream_size, note.skeleton_size, note.volume_size, note.dataset)
-    return note if all(0 <= number < 1 << 64 for number in numbers) else None
+    return note if min(numbers) >= 0 and max(numbers) < 1 << 64 else None
 
 
 def write_image(folder: Folder, note: ImageNote) -> None:
