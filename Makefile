@@ -14,7 +14,7 @@ USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources librar
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts power-cuts schedules faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts disk-cuts power-cuts schedules faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -78,6 +78,9 @@ kills: $(STAMP) ## kill -9 at named points and random moments, N times (10000)
 
 cuts: $(STAMP) ## power cuts on a file system that forgets what was not synced, N of them (10000)
 	$(BIN)/python -m tests.proofs.cuts $(or $(N),10000)
+
+disk-cuts: $(STAMP) ## power cuts of an ext4, N of them (10000), from the log of all writes of its disk; needs root
+	$(BIN)/python -m tests.proofs.disk_cuts $(or $(N),10000) $(if $(SEED),--seed $(SEED))
 
 power-cuts: $(STAMP) ## power cuts of a guest with real ZFS, N of them (300), from the log of all writes of its disk
 	results=$$(mktemp -d) && IMGSTORE_GUEST_SECONDS=86400 tests/guest/boot.sh $(VENV) $$results \
