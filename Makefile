@@ -19,7 +19,7 @@ in_guest = results=$$(mktemp -d) && IMGSTORE_GUEST_SECONDS=86400 tests/guest/boo
 	env IMGSTORE_GUEST=1 $(abspath $(BIN))/python -m $(1) $(if $(SEED),--seed $(SEED)); \
 	status=$$?; rm -r $$results; exit $$status
 
-.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills zfs-kills cuts power-cuts schedules faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills zfs-kills cuts disk-cuts power-cuts schedules faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -86,6 +86,9 @@ zfs-kills: $(STAMP) ## the same in a guest with real ZFS, N times (300)
 
 cuts: $(STAMP) ## power cuts on a file system that forgets what was not synced, N of them (10000)
 	$(BIN)/python -m tests.proofs.cuts $(or $(N),10000)
+
+disk-cuts: $(STAMP) ## power cuts of an ext4, N of them (10000), from the log of all writes of its disk; needs root
+	$(BIN)/python -m tests.proofs.disk_cuts $(or $(N),10000) $(if $(SEED),--seed $(SEED))
 
 power-cuts: $(STAMP) ## power cuts of a guest with real ZFS, N of them (300), from the log of all writes of its disk
 	$(call in_guest,tests.guest.power_cuts $(or $(N),300))

@@ -21,7 +21,7 @@ from imgstored.doctor.check import Finding, size
 from imgstored.doctor.folders import some
 from imgstored.errors import ImageNotInstalledError, ImgstoreError
 from imgstored.http.secrets import KNOWN
-from imgstored.library.library import examined
+from imgstored.library.folder import examined
 from imgstored.maintenance.differences import Manifest, verdict
 
 if TYPE_CHECKING:

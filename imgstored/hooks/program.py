@@ -108,8 +108,8 @@ def run(
     """Runs a program with `given` as its standard input, without a shell. Nothing of it is left on return.
 
     What it starts and leaves behind is its own affair, unless it takes longer than `seconds`: then all of its
-    session ends. `check` is called often; what it raises ends the program, too, and so does the end of the
-    daemon, however that ends. Raises `OSError`.
+    process group ends. `check` is called often; what it raises ends the program, too, and so does the end of
+    the daemon, however that ends. Raises `OSError`.
     """
     with Guardian() as guardian:
         return _run(command, given, environment, seconds, check, guardian)
@@ -131,9 +131,8 @@ def _run(
             stderr=subprocess.PIPE,
             env={**ENVIRONMENT, **environment},
             cwd="/",
-            start_new_session=True,
+            process_group=guardian.group,
         )
-    guardian.watch(process.pid)
     assert process.stdin is not None
     assert process.stderr is not None
     talk = _Talk(process.stdin.fileno(), process.stderr.fileno(), given)
@@ -148,18 +147,18 @@ def _run(
         talk.finish()
         return Run(process.returncode, talk.words)
     finally:
-        _end(process)
+        _end(process, guardian.group)
         process.stdin.close()
         process.stderr.close()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program that runs, and all of its session."""
+def _end(process: subprocess.Popen[bytes], group: int) -> None:
+    """Ends a program that runs, and all of its group."""
     for number, wait in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, None)):
         if process.poll() is not None:
             return
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
+            os.killpg(group, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(wait)
 

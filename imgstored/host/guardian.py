@@ -16,13 +16,16 @@ from imgstored.host import signals
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: Reads a process group, and then another word when that has ended. If its input ends first, the daemon has
-#: died.
-_SCRIPT: Final = 'read -r group && ! read -r over && kill -s KILL -- "-$group"'
+#: Reads a word when the program has ended. If its input ends first, the daemon has died.
+_SCRIPT: Final = "trap '' TERM; read -r over || kill -s KILL 0"
 
 
 class Guardian:
-    """A helper program, for a block that runs another program. Blocks for a moment. Raises `OSError`."""
+    """A helper program, for a block that runs another program. Blocks for a moment. Raises `OSError`.
+
+    The program belongs into `group` from its start, so there is no moment in which nobody would end it: once
+    the helper has ended its group, no process can enter that any more.
+    """
 
     def __init__(self) -> None:
         with signals.for_child():
@@ -34,8 +37,9 @@ class Guardian:
                 bufsize=0,
                 env={},
                 cwd="/",
-                start_new_session=True,  # not to end with the daemon, if all of its group is killed
+                process_group=0,  # not to end with the daemon, if all of its group is killed
             )
+        self.group = self._process.pid  #: for `subprocess.Popen(process_group=…)`
 
     def __enter__(self) -> Guardian:
         return self
@@ -43,16 +47,8 @@ class Guardian:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._say("over")
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def watch(self, group: int) -> None:
-        """Makes all processes of this group end with the daemon, until the block ends."""
-        self._say(str(group))
-
-    def _say(self, word: str) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # somebody has killed the helper
-            self._process.stdin.write(f"{word}\n".encode())
+            self._process.stdin.write(b"over\n")
+        self._process.stdin.close()
+        self._process.wait()

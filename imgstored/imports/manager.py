@@ -429,11 +429,11 @@ class ImportManager:
         self._check_journal()
         plan = self.plan(spec)
         await self._walk(request, plan, log_id)
-        while (ending := self._cancelled_in(plan)) is not None:
-            await ending.finished.wait()
-            if plan.steps[-1].state == "under-way":
-                plan.look_again()
-                await self._walk(request, plan, log_id)
+        await self._outlast_endings(plan)
+        while plan.is_stale():
+            plan.look_again()
+            await self._walk(request, plan, log_id)
+            await self._outlast_endings(plan)
         if plan.base is not None:
             request.emit(AncestorInstalled(event="ancestor-installed", uuid=plan.base))
         if plan.refusals:
@@ -457,6 +457,16 @@ class ImportManager:
             if head:
                 request.emit(_importing(found.manifest, public(found.source.url), spec.channel))
                 request.emit(GatheringAncestry(event="ancestry", uuid=uuid))
+
+    async def _outlast_endings(self, plan: Plan) -> None:
+        """Waits while images of the plan are being deleted, or cleaned up after a cancelled import."""
+        while True:
+            if (ending := self._cancelled_in(plan)) is not None:
+                await ending.finished.wait()
+            elif (uuid := plan.in_deletion()) is not None:
+                await self._deletions.wait_for((plan.spec.pool, uuid))
+            else:
+                return
 
     def _cancelled_in(self, plan: Plan) -> Import | None:
         """An import of the plan's images that was cancelled, and is still cleaning up."""
@@ -491,7 +501,11 @@ class ImportManager:
         requester: Requester,
     ) -> Import | None:
         """The import of an image whose file the client has given; as `_want`."""
+        origin = (spec.pool, manifest.origin or "")
         wanted = await self._joinable(spec)
+        while self._deletions.under_way(origin):
+            await self._deletions.wait_for(origin)
+            wanted = await self._joinable(spec)
         if self._is_installed(request, spec):
             return None
         if wanted is None:

@@ -83,6 +83,15 @@ class Plan:
         """Takes back the last step, which is no longer under way: the walk goes on from there."""
         self._next = self.steps.pop().uuid
 
+    def is_stale(self) -> bool:
+        """True if the image at which the walk ended has another state by now."""
+        last = self.steps[-1]
+        return last.found is None and self._state_of(last.uuid) != last.state
+
+    def in_deletion(self) -> str | None:
+        """The uuid of an image of the plan that is being deleted now, if there is one."""
+        return next((step.uuid for step in self.steps if self._state_of(step.uuid) == "deleting"), None)
+
     @property
     def base(self) -> str | None:
         """The installed ancestor at which the walk ended; None if there is none."""

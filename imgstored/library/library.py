@@ -1,11 +1,7 @@
 """The library: one folder an image, with the file as it came, bit for bit.
 
-    FOLDER/UUID/manifest.json   the manifest, v2
-    FOLDER/UUID/file            the compressed stream, whose size and SHA-1 the manifest has
-    FOLDER/UUID/icon            optional
-    FOLDER/UUID/index-SHA256    the index of the file with that hash; empty if it cannot have one
-    FOLDER/UUID/entry.json      `Entry`; its time of change is when the file was last served
-    FOLDER/.spoilt-UUID         how often wrong bytes were given out as the image's file
+    FOLDER/UUID/          the folder of an image (folder.py)
+    FOLDER/.spoilt-UUID   how often wrong bytes were given out as the image's file
 
 An image appears by one rename of its folder, and goes by one. Files that were only kept are evicted, the
 least recently used first, when they exceed the budget; those that were published here never are. All methods
@@ -14,7 +10,6 @@ block, and may be called from any thread.
 
 from __future__ import annotations
 
-import base64
 import errno
 import hashlib
 import os
@@ -23,103 +18,53 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
-from imgstored.errors import (
-    DownloadError,
-    ImgstoreError,
-    InvalidManifestError,
-    NoSpaceError,
-    NotSupportedError,
-)
+from imgstored.errors import ImgstoreError, NoSpaceError
 from imgstored.host import filesystem, shortage
 from imgstored.host.filesystem import replace_file, sync
-from imgstored.manifest import MAX_MANIFEST, FileIndex, Manifest, Rules, load, parse, with_index
+from imgstored.library.folder import (
+    COMING,
+    COMING_SECONDS,
+    COPIES,
+    DAMAGED,
+    ENTRY,
+    FILE,
+    ICON,
+    INDEX,
+    MANIFEST,
+    NEW,
+    OLD,
+    RULES,
+    SPOILT,
+    SPOILT_SECONDS,
+    Copy,
+    Entry,
+    Kind,
+    LibraryImage,
+    image_of,
+    read_image,
+)
+from imgstored.manifest import Manifest, load
 from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-    from io import FileIO
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
 
-#: Bytes that are read at a time.
-_BLOCK: Final = 1 << 20
 #: Seconds between two times that the use of an entry is written down.
 _USE_EVERY: Final = 60.0
-#: Folders that are being made, or going; and damaged ones, of which some are kept for people to look at.
-_NEW, _OLD, _DAMAGED = ".new-", ".old-", ".damaged-"
+#: Damaged folders that are kept for people to look at.
 _MAX_DAMAGED: Final = 10
-#: Files that are still coming, and seconds after which one that nobody asked for again is removed.
-_COMING = ".coming-"
-_COMING_SECONDS: Final = 7 * 86400.0
-#: How often wrong bytes were given out as a file, as long as a client may still have a part of them.
-_SPOILT: Final = ".spoilt-"
-_SPOILT_SECONDS: Final = 30 * 86400.0
-
-_FILE, _MANIFEST, _ICON, _ENTRY = "file", "manifest.json", "icon", "entry.json"
-_INDEX: Final = "index-"
-
-#: A copy of what another server has: kept until it is evicted, until no schedule chooses it any more, or for
-#: good.
-Copy = Literal["kept", "scheduled", "mirrored"]
-Kind = Literal[Copy, "published"]
-_COPIES: Final[tuple[Copy, ...]] = get_args(Copy)
-#: Manifests of kept files are as other servers have them; those of published ones were checked strictly here.
-_RULES: Final[dict[Kind, Rules]] = {
-    "kept": "import",
-    "scheduled": "import",
-    "mirrored": "import",
-    "published": "create",
-}
-
 
 #: The journal has the ranges of a file that comes into the library under this key and its uuid.
 SPOOL_KEY: Final = "_library-"
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """The record in an image's folder."""
-
-    kind: Kind  #: published: this server is where it comes from
-    added_at: float  #: seconds since the epoch
-    md5: str | None = None  #: of the file, in base64 (IMGAPI's Content-MD5); None until it is known
-    sha256: str | None = None  #: of the file, in hexadecimal; None until it is known
-    #: Size and SHA-256 of the file's index. The size is 0 if it cannot have one; None: nobody has looked.
-    index: tuple[int, str] | None = None
-    #: The layers that the file had in a registry, one after another: size, and SHA-256 in hexadecimal.
-    layers: tuple[tuple[int, str], ...] = ()
-    source: str | None = None  #: the URL of where a copy came from, for people; None: a file of a client
-    withdrawn: bool = False  #: the source does not offer it any more: it is kept, and not given to anybody
-    spoilt: int = 0  #: how often wrong bytes had been given out as the file, before this one came
-    format: Literal[1] = 1
-
-
-class LibraryImage(msgspec.Struct, frozen=True):
-    """An image of the library. `document` is not to be changed."""
-
-    manifest: Manifest
-    entry: Entry
-    encoded: bytes  #: the manifest as JSON, as others get it: with the index that is here, and no other
-    etag: str  #: SHA-1 of that, in hexadecimal
-    size: int  #: bytes of the file; 0 while it has none
-    icon: bool
-    used_at: float  #: seconds since the epoch
-
-    @property
-    def uuid(self) -> str:
-        """The image's uuid."""
-        return self.manifest.uuid
-
-    @property
-    def document(self) -> Mapping[str, Any]:
-        """The manifest."""
-        return self.manifest.document
 
 
 class ChangedError(Exception):
@@ -168,7 +113,6 @@ class Library:
         self._lock = threading.Lock()  # of what is in memory; never held for long
         self._images: dict[str, LibraryImage] = {}
         self._sorted: tuple[LibraryImage, ...] | None = None
-        self._damaged: set[str] = set()  # whose files need no second look
         self.arrived: Callable[[], object] = lambda: None  #: called in any thread, when a file has come
         self.evicted = self.evicted_bytes = 0  #: since the start; written by whoever evicts
         self._written: dict[str, float] = {}  # when the use of an entry was last written down
@@ -182,7 +126,7 @@ class Library:
         """
         filesystem.make_folder(self.folder, mode=0o700)
         for path in self.folder.iterdir():
-            if path.name.startswith((_NEW, _OLD)):
+            if path.name.startswith((NEW, OLD)):
                 _remove(path)
             elif UUID.fullmatch(path.name):
                 try:
@@ -190,7 +134,7 @@ class Library:
                     filesystem.sweep(path)
                 except (OSError, ImgstoreError, msgspec.MsgspecError) as error:
                     log.error("an image of the library is set aside", path=str(path), error=str(error))
-                    path.rename(self.folder / f"{_DAMAGED}{path.name}-{secrets.token_hex(4)}")
+                    path.rename(self.folder / f"{DAMAGED}{path.name}-{secrets.token_hex(4)}")
                 else:
                     self._images[image.uuid] = image
         self._sorted = None
@@ -198,13 +142,13 @@ class Library:
 
     def sweep(self) -> None:
         """Removes files that nobody waits for any more, and all but the last damaged images."""
-        for path in self.folder.glob(f"{_COMING}*"):
-            if path.lstat().st_mtime < time.time() - _COMING_SECONDS:
+        for path in self.folder.glob(f"{COMING}*"):
+            if path.lstat().st_mtime < time.time() - COMING_SECONDS:
                 _remove(path)
-        for path in self.folder.glob(f"{_SPOILT}*"):
-            if path.lstat().st_mtime < time.time() - _SPOILT_SECONDS:
+        for path in self.folder.glob(f"{SPOILT}*"):
+            if path.lstat().st_mtime < time.time() - SPOILT_SECONDS:
                 _remove(path)
-        damaged = sorted(self.folder.glob(f"{_DAMAGED}*"), key=lambda path: path.lstat().st_mtime)
+        damaged = sorted(self.folder.glob(f"{DAMAGED}*"), key=lambda path: path.lstat().st_mtime)
         for path in damaged[:-_MAX_DAMAGED]:
             _remove(path)
 
@@ -232,20 +176,23 @@ class Library:
         """Bytes of the files that the budget is for."""
         return sum(image.size for image in self.images() if image.entry.kind == "kept")
 
-    def open_file(self, uuid: str) -> int | None:
-        """A descriptor of the image's file, which the caller closes; None where there is none."""
-        return self._open(uuid, _FILE, used=True)
+    def open_file(self, uuid: str, *, used: bool = True) -> int | None:
+        """A descriptor of the image's file, which the caller closes; None where there is none.
+
+        What is used is evicted last.
+        """
+        return self._open(uuid, FILE, used=used)
 
     def open_index(self, uuid: str) -> int | None:
         """A descriptor of the index that the manifest names, which the caller closes; None for none."""
         image = self.get(uuid)
         if image is None or not image.entry.index or not image.entry.index[0]:
             return None
-        return self._open(uuid, f"{_INDEX}{image.entry.sha256}", used=False)
+        return self._open(uuid, self.index_path(uuid, image.entry.sha256 or "").name, used=False)
 
     def open_icon(self, uuid: str) -> int | None:
         """A descriptor of the image's icon, which the caller closes; None where there is none."""
-        return self._open(uuid, _ICON, used=False)
+        return self._open(uuid, ICON, used=False)
 
     def _open(self, uuid: str, name: str, *, used: bool) -> int | None:
         image = self.get(uuid)
@@ -271,60 +218,31 @@ class Library:
                 self._written[image.uuid] = now
         if due:
             with suppress(OSError):
-                os.utime(self.folder / image.uuid / _ENTRY, (now, now))
+                os.utime(self.folder / image.uuid / ENTRY, (now, now))
 
     def path_of(self, uuid: str) -> Path:
         """The path of an image's file, to be linked or read, and not to be changed."""
-        return self.folder / uuid / _FILE
+        return self.folder / uuid / FILE
 
-    def index(self, uuid: str, sha256: str, make: Callable[[int], bytes | None]) -> bytes | None:
-        """The index of an image's file, whose SHA-256 is given; None if it cannot have one.
-
-        `make` makes it of the open file if nobody has. Raises what that does, `ChangedError`, and `OSError`.
-        """
-        path = self.folder / uuid / f"{_INDEX}{sha256}"
-        made: bytes | None = None
-        try:
-            index = path.read_bytes()
-        except FileNotFoundError:
-            made = self._made_index(uuid, make)
-            index = made
-        described = (len(index), hashlib.sha256(index).hexdigest() if index else "")
-        with self._writing:
-            now = self.get(uuid)
-            if now is None or now.entry.sha256 != sha256:
-                raise ChangedError
-            if made is not None:
-                replace_file(path, made, mode=0o600)
-            if now.entry.index != described:
-                self._write(now, now.manifest, now.size, replace(now.entry, index=described))
-        return index or None
-
-    def _made_index(self, uuid: str, make: Callable[[int], bytes | None]) -> bytes:
-        """The index of an image's file; empty if it cannot have one."""
-        fd = self._open(uuid, _FILE, used=False)
-        if fd is None:
-            raise ChangedError
-        try:
-            return make(fd) or b""
-        finally:
-            os.close(fd)
+    def index_path(self, uuid: str, sha256: str) -> Path:
+        """The path of the index of an image's file with that SHA-256."""
+        return self.folder / uuid / f"{INDEX}{sha256}"
 
     def spool(self, uuid: str) -> Path:
         """The path at which a file for `keep` may come in."""
-        return self.folder / f"{_COMING}{uuid}"
+        return self.folder / f"{COMING}{uuid}"
 
     def spoilt(self, uuid: str) -> int:
         """How often wrong bytes were given out as the image's file. Raises `OSError`."""
         try:
-            text = (self.folder / f"{_SPOILT}{uuid}").read_bytes()[:20]
+            text = (self.folder / f"{SPOILT}{uuid}").read_bytes()[:20]
         except FileNotFoundError:
             return 0
         return int(text) if text.isdigit() else 1
 
     def spoil(self, uuid: str, times: int) -> None:
         """Remembers that wrong bytes were given out, so many times in all. Raises `OSError`."""
-        replace_file(self.folder / f"{_SPOILT}{uuid}", str(times).encode(), mode=0o600)
+        replace_file(self.folder / f"{SPOILT}{uuid}", str(times).encode(), mode=0o600)
 
     # -- changes ---------------------------------------------------------------------------------------------
 
@@ -412,16 +330,16 @@ class Library:
     ) -> bool:
         """Adds an image, with the file that `take` puts at a path. False if the uuid is taken by now."""
         entry = Entry(kind, time.time(), source=source, spoilt=self.spoilt(manifest.uuid), layers=layers)
-        image = _image(manifest, entry, size, icon=False, used_at=time.time())
-        new = self.folder / f"{_NEW}{manifest.uuid}-{secrets.token_hex(4)}"
+        image = image_of(manifest, entry, size, icon=False, used_at=time.time())
+        new = self.folder / f"{NEW}{manifest.uuid}-{secrets.token_hex(4)}"
         new.mkdir(mode=0o700)
         try:
             if take is not None:
-                take(new / _FILE)
-                (new / _FILE).chmod(0o600)
-                _sync_file(new / _FILE)
-            replace_file(new / _MANIFEST, msgspec.json.encode(manifest.document), mode=0o600)
-            replace_file(new / _ENTRY, msgspec.json.encode(image.entry), mode=0o600)
+                take(new / FILE)
+                (new / FILE).chmod(0o600)
+                _sync_file(new / FILE)
+            replace_file(new / MANIFEST, msgspec.json.encode(manifest.document), mode=0o600)
+            replace_file(new / ENTRY, msgspec.json.encode(image.entry), mode=0o600)
             with self._writing:
                 if self.get(manifest.uuid) is not None:
                     return False
@@ -449,10 +367,27 @@ class Library:
             if image is not None:
                 self._write(image, change(image.document), image.size, image.entry)
 
+    def amend(
+        self, uuid: str, change: Callable[[LibraryImage], Entry], *, index: bytes | None = None
+    ) -> None:
+        """Replaces an image's record by what `change` makes of it. The `index` of its file is written first.
+
+        Raises what `change` raises, `ChangedError` where the image is not there, and `OSError`.
+        """
+        with self._writing:
+            image = self.get(uuid)
+            if image is None:
+                raise ChangedError
+            entry = change(image)
+            if index is not None:
+                replace_file(self.index_path(uuid, entry.sha256 or ""), index, mode=0o600)
+            if entry != image.entry:
+                self._write(image, image.manifest, image.size, entry)
+
     @contextmanager
     def upload(self, uuid: str) -> Iterator[Upload]:
         """A file that comes for an image. Raises `OSError`."""
-        path = self.folder / f"{_NEW}{uuid}-{secrets.token_hex(4)}"
+        path = self.folder / f"{NEW}{uuid}-{secrets.token_hex(4)}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             yield Upload(self, uuid, fd, path)
@@ -473,9 +408,9 @@ class Library:
                 # Never the manifest of one file beside another file, whenever the daemon dies.
                 without = {key: value for key, value in image.document.items() if key != "files"}
                 self._write(image, load(without, rules="create"), 0, _unread(image.entry))
-                for index in (self.folder / uuid).glob(f"{_INDEX}*"):
+                for index in (self.folder / uuid).glob(f"{INDEX}*"):
                     index.unlink()
-            path.rename(self.folder / uuid / _FILE)
+            path.rename(self.folder / uuid / FILE)
             self._write(image, manifest, size, _unread(image.entry))
         self.arrived()
 
@@ -485,7 +420,7 @@ class Library:
             image = self.get(uuid)
             if image is None:
                 return
-            icon = self.folder / uuid / _ICON
+            icon = self.folder / uuid / ICON
             if data is None:
                 icon.unlink(missing_ok=True)
             else:
@@ -493,15 +428,15 @@ class Library:
             document = {key: value for key, value in image.document.items() if key != "icon"}
             if data is not None:
                 document["icon"] = True
-            self._write(image, load(document, rules=_RULES[image.entry.kind]), image.size, image.entry)
+            self._write(image, load(document, rules=RULES[image.entry.kind]), image.size, image.entry)
 
     def _write(self, image: LibraryImage, manifest: Manifest, size: int, entry: Entry) -> None:
         """Writes an image's changed manifest. For whoever is writing."""
-        icon = (self.folder / image.uuid / _ICON).exists()
-        new = _image(manifest, entry, size, icon=icon, used_at=image.used_at)
-        replace_file(self.folder / image.uuid / _MANIFEST, msgspec.json.encode(manifest.document), mode=0o600)
+        icon = (self.folder / image.uuid / ICON).exists()
+        new = image_of(manifest, entry, size, icon=icon, used_at=image.used_at)
+        replace_file(self.folder / image.uuid / MANIFEST, msgspec.json.encode(manifest.document), mode=0o600)
         if entry != image.entry:
-            replace_file(self.folder / image.uuid / _ENTRY, msgspec.json.encode(entry), mode=0o600)
+            replace_file(self.folder / image.uuid / ENTRY, msgspec.json.encode(entry), mode=0o600)
         with self._lock:
             self._images[image.uuid] = new
             self._sorted = None
@@ -512,7 +447,7 @@ class Library:
             image = self.get(uuid)
             if image is None or image.entry.kind == "published":
                 return
-            if _COPIES.index(kind) > _COPIES.index(image.entry.kind):
+            if COPIES.index(kind) > COPIES.index(image.entry.kind):
                 self._write(image, image.manifest, image.size, replace(image.entry, kind=kind))
 
     def release(self, wanted: Collection[str]) -> list[str]:
@@ -558,7 +493,7 @@ class Library:
 
         Raises `OSError`; then the image stays.
         """
-        old = self.folder / f"{_OLD}{uuid}-{secrets.token_hex(4)}"
+        old = self.folder / f"{OLD}{uuid}-{secrets.token_hex(4)}"
         with self._writing:
             if self.get(uuid) is None:
                 return False
@@ -566,7 +501,6 @@ class Library:
             with self._lock:
                 self._images.pop(uuid, None)
                 self._written.pop(uuid, None)
-                self._damaged.discard(uuid)
                 self._sorted = None
         # The name goes from the disk first, and then what is behind it.
         with suppress(OSError):
@@ -580,73 +514,11 @@ class Library:
             image = self.get(uuid)
             if image is None or image.entry.kind == "published":
                 return
-            (self.folder / uuid).rename(self.folder / f"{_DAMAGED}{uuid}-{secrets.token_hex(4)}")
+            (self.folder / uuid).rename(self.folder / f"{DAMAGED}{uuid}-{secrets.token_hex(4)}")
             with self._lock:
                 self._images.pop(uuid, None)
                 self._written.pop(uuid, None)
-                self._damaged.discard(uuid)
                 self._sorted = None
-
-    def digest_missing(self, check: Callable[[], object] = lambda: None) -> None:
-        """Computes the digests of files that have none yet, and writes them down. Takes seconds a GiB.
-
-        `check` is called for every block; what it raises ends the call.
-        """
-        for image in self.images():
-            if not image.size or image.entry.sha256 is not None or image.uuid in self._damaged:
-                continue
-            try:
-                self._add_digest(image, check)
-            except ChangedError:
-                pass  # the next look sees it as it is then
-            except DownloadError as error:
-                self._damaged.add(image.uuid)
-                log.error("a file of the library is damaged", uuid=image.uuid, error=error.message)
-            except OSError as error:
-                log.error("a file of the library cannot be read", uuid=image.uuid, error=str(error))
-
-    def index_missing(self, make: Callable[[int], bytes | None]) -> None:
-        """Makes the indexes of files of which nobody knows whether they can have one. `make` as for `index`.
-
-        Takes seconds a GiB. Raises what `make` raises, but for `NotSupportedError`, which ends the look.
-        """
-        for image in self.images():
-            if image.entry.sha256 is None or image.entry.index is not None:
-                continue
-            try:
-                self.index(image.uuid, image.entry.sha256, make)
-            except ChangedError:
-                pass  # the next look sees it as it is then
-            except NotSupportedError as error:
-                log.warning("files of the library get no index", error=error.message)
-                return
-            except OSError as error:
-                log.error("a file of the library gets no index", uuid=image.uuid, error=shortage.why(error))
-
-    def sha256(self, uuid: str, check: Callable[[], object] = lambda: None) -> str:
-        """The SHA-256 of an image's file, in hexadecimal; reads the file if nobody has done so yet.
-
-        `check` is called meanwhile, and may raise. Raises `ChangedError` where the image is not there, or
-        changes meanwhile, `DownloadError` where the file is not that of its manifest, and `OSError`.
-        """
-        image = self.get(uuid)
-        if image is None:
-            raise ChangedError
-        return self._add_digest(image, check) if image.entry.sha256 is None else image.entry.sha256
-
-    def _add_digest(self, image: LibraryImage, check: Callable[[], object]) -> str:
-        """As `sha256`."""
-        fd = self._open(image.uuid, _FILE, used=False)
-        if fd is None:
-            raise ChangedError
-        with os.fdopen(fd, "rb", buffering=0) as file:
-            md5, sha256 = _digests(file, image.manifest, check)
-        with self._writing:
-            now = self.get(image.uuid)
-            if now is None or (now.entry, now.etag) != (image.entry, image.etag):
-                raise ChangedError
-            self._write(now, now.manifest, now.size, replace(image.entry, md5=md5, sha256=sha256))
-        return sha256
 
     def evict(self) -> list[str]:
         """Removes kept files beyond the budget, the least recently used first; their uuids."""
@@ -672,73 +544,6 @@ class Library:
                 self.evicted += 1
                 self.evicted_bytes += sizes[uuid]
         return chosen
-
-
-def read_image(folder: Path, *, tidy: bool = True) -> LibraryImage:
-    """The image in a folder. With `tidy`, removes what a daemon that died left in it.
-
-    Raises `OSError`, `msgspec.MsgspecError`, and `InvalidManifestError` for what is not as it should be.
-    """
-    encoded = _limited(folder / _MANIFEST)
-    entry = msgspec.json.decode(_limited(folder / _ENTRY), type=Entry)
-    manifest = load(parse(encoded), rules=_RULES[entry.kind])
-    if manifest.uuid != folder.name:
-        raise InvalidManifestError(f"the manifest is of image {manifest.uuid}")
-    file = folder / _FILE
-    if manifest.file is None and entry.kind == "published" and tidy:
-        # The daemon died between the end of an upload and the change of the manifest.
-        file.unlink(missing_ok=True)
-    size = file.stat().st_size if file.exists() else 0
-    if manifest.file is not None and manifest.file.size not in (None, size):
-        raise InvalidManifestError(f"the file has {size} bytes, the manifest says {manifest.file.size}")
-    return _image(
-        manifest, entry, size, icon=(folder / _ICON).exists(), used_at=(folder / _ENTRY).stat().st_mtime
-    )
-
-
-def examined(folder: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, str | None]]:
-    """Reads all of a library's folder: each name in it, and what is wrong with it. Changes nothing.
-
-    With `names`, only those, as far as they are still there. A file that is still to come is wrong only when
-    nobody waits for it any more. Raises `OSError`.
-    """
-    for path in sorted(folder.iterdir()):
-        if names is not None and path.name not in names:
-            continue
-        if path.name.startswith((_NEW, _OLD)):
-            yield path.name, "it is half made, or half removed"
-        elif path.name.startswith(_DAMAGED):
-            yield path.name, "it was damaged, and set aside"
-        elif path.name.startswith(_COMING):
-            late = path.lstat().st_mtime < time.time() - _COMING_SECONDS
-            yield path.name, "nobody has asked for it again" if late else None
-        elif UUID.fullmatch(path.name):
-            yield path.name, _fault_of(path)
-        else:
-            yield path.name, "it is nothing of the library's"
-
-
-def _fault_of(folder: Path) -> str | None:
-    try:
-        image = read_image(folder, tidy=False)
-        names = {path.name for path in folder.iterdir()} - {_FILE, _MANIFEST, _ICON, _ENTRY}
-        unknown = {name for name in names if not name.startswith(_INDEX) or name.endswith(filesystem.NEW)}
-        if unknown:
-            return f"{min(unknown)} in it is nothing of the library's"
-        if image.size:
-            with (folder / _FILE).open("rb", buffering=0) as file:
-                _, sha256 = _digests(file, image.manifest, lambda: None)
-            if image.entry.sha256 not in (None, sha256):
-                return f"its file has the SHA-256 {sha256}, and had {image.entry.sha256}"
-        if image.entry.index is not None and image.entry.index[0]:
-            with (folder / f"{_INDEX}{image.entry.sha256}").open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != image.entry.index[1]:
-                    return "the index of its file is not the one that was made"
-    except ImgstoreError as error:
-        return error.message
-    except (OSError, msgspec.MsgspecError) as error:
-        return str(error)
-    return None
 
 
 def _origins(images: Iterable[LibraryImage]) -> frozenset[str]:
@@ -767,24 +572,6 @@ def evicted(images: Iterable[LibraryImage], budget: int, pinned: frozenset[str])
     return chosen
 
 
-def _digests(file: FileIO, manifest: Manifest, check: Callable[[], object]) -> tuple[str, str]:
-    """MD5 in base64 and SHA-256 in hexadecimal. Raises `DownloadError` where the SHA-1 is another one."""
-    sha1, md5 = (hashlib.new(name, usedforsecurity=False) for name in ("sha1", "md5"))
-    sha256 = hashlib.sha256()
-    while data := file.read(_BLOCK):
-        check()
-        for each in (sha1, md5, sha256):
-            each.update(data)
-    expected = None if manifest.file is None else manifest.file.sha1
-    if expected not in (None, sha1.hexdigest()):
-        raise DownloadError(
-            f"the library's file of image {manifest.uuid} is damaged: its SHA-1 is {sha1.hexdigest()},"
-            f" and was {expected}",
-            hint="remove its folder from the library, and restart the daemon",
-        )
-    return base64.b64encode(md5.digest()).decode(), sha256.hexdigest()
-
-
 def _unread(entry: Entry) -> Entry:
     """Of an image whose file nobody has read yet."""
     return replace(entry, md5=None, sha256=None, index=None)
@@ -794,28 +581,12 @@ def _by_date(image: LibraryImage) -> tuple[str, str]:
     return image.manifest.published_at or "", image.uuid
 
 
-def _image(manifest: Manifest, entry: Entry, size: int, *, icon: bool, used_at: float) -> LibraryImage:
-    size_and_hash = entry.index or (0, "")
-    index = FileIndex(size_and_hash[1], size_and_hash[0]) if size_and_hash[0] else None
-    encoded = msgspec.json.encode(with_index(manifest.document, index))
-    etag = hashlib.sha1(encoded, usedforsecurity=False).hexdigest()
-    return LibraryImage(manifest, entry, encoded, etag, size, icon, used_at)
-
-
 def _remove(path: Path) -> None:
     """Removes a folder or a file."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _limited(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(MAX_MANIFEST + 1)
-    if len(data) > MAX_MANIFEST:
-        raise InvalidManifestError(f"{path} has more than {MAX_MANIFEST} bytes")
-    return data
 
 
 def _copy(blocks: Iterable[bytes | bytearray | memoryview], new: Path, size: int) -> None:

@@ -36,6 +36,7 @@ from imgstored.host import shortage
 from imgstored.host.filesystem import replace_file
 from imgstored.host.foreign_files import ForeignFile
 from imgstored.http.location import origin_of
+from imgstored.library.digests import Digests
 from imgstored.library.library import ChangedError
 from imgstored.manifest import FileIndex, is_uuid, with_index
 from imgstored.mirrors.folder import Folder
@@ -55,7 +56,8 @@ if TYPE_CHECKING:
     from imgproto.documents import LeftOutDocument, SiteDocument
 
     from imgstored.create.job import Job, Reporter
-    from imgstored.library.library import Library, LibraryImage
+    from imgstored.library.folder import LibraryImage
+    from imgstored.library.library import Library
     from imgstored.site.minisign import SecretKey
 
 log = structlog.get_logger(__name__)
@@ -182,6 +184,7 @@ class _Run:
         path: str,
     ) -> None:
         self._library = library
+        self._digests = Digests(library)
         self._spec = spec
         self._keys = keys
         self._installed = installed
@@ -308,12 +311,12 @@ class _Run:
     def _place(self, image: LibraryImage, folder: Folder, report: Callable[[int], None]) -> Item | None:
         """Brings an image's file into the site; None if it cannot be."""
         try:
-            sha256 = self._library.sha256(image.uuid, lambda: report(0))
+            sha256 = self._digests.sha256(image.uuid, lambda: report(0))
         except DownloadError as error:
             self._leave_out(image.uuid, error.message)
             return None
         try:
-            index = self._library.index(image.uuid, sha256, lambda fd: index_of(fd, lambda: report(0)))
+            index = self._digests.index(image.uuid, sha256, lambda fd: index_of(fd, lambda: report(0)))
         except NotSupportedError:
             index = None  # this installation has no zstd
         with folder.below(image.uuid) as own:

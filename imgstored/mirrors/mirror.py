@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from imgstored.create.job import Job
     from imgstored.create.publish import Publisher
     from imgstored.events.stream import EventStream
-    from imgstored.library.library import Copy, Library
+    from imgstored.library.folder import Copy
+    from imgstored.library.library import Library
     from imgstored.manifest import Manifest
     from imgstored.serve.relay import Fetch, Relay
     from imgstored.sources.source_set import SourceSet

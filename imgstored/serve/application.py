@@ -34,7 +34,8 @@ from imgstored.serve.relay import Remote
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from imgstored.library.library import Library, LibraryImage
+    from imgstored.library.folder import LibraryImage
+    from imgstored.library.library import Library
     from imgstored.serve.page import Job
     from imgstored.serve.publishing import Publishing
     from imgstored.serve.relay import Relay

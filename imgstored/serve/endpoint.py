@@ -13,6 +13,7 @@ from imgstored import lanes
 from imgstored.errors import ImgstoreError
 from imgstored.httpd.address import listening
 from imgstored.httpd.server import HttpServer
+from imgstored.library.digests import Digests
 from imgstored.serve.refusal import refused
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class ImageServer:
         token = trio.lowlevel.current_trio_token()
         arrived = trio.Event()
         check = _Rests()
+        digests = Digests(self._library)
 
         def tell() -> None:
             with suppress(trio.RunFinishedError):
@@ -125,8 +127,8 @@ class ImageServer:
 
         def keep_up() -> None:
             self._library.sweep()
-            self._library.digest_missing(trio.from_thread.check_cancelled)
-            self._library.index_missing(lambda fd: self._index_of(fd, check))
+            digests.digest_missing(trio.from_thread.check_cancelled)
+            digests.index_missing(lambda fd: self._index_of(fd, check))
 
         self._library.arrived = tell
         while True:

@@ -39,7 +39,8 @@ from imgstored.serve.refusal import RefusalError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from imgstored.library.library import Library, LibraryImage
+    from imgstored.library.folder import LibraryImage
+    from imgstored.library.library import Library
     from imgstored.serve.relay import Claim
     from imgstored.serve.writers import Writers
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from imgstored.library.library import Copy, Library
+    from imgstored.library.folder import Copy
+    from imgstored.library.library import Library
     from imgstored.manifest import Manifest
     from imgstored.sources.search import Found
     from imgstored.sources.source_set import SourceSet

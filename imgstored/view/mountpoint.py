@@ -78,7 +78,10 @@ def make_empty_folder(place: Path) -> None:
 
 
 def unmount(place: Path) -> None:
-    """Unmounts, even if a process uses the mount. Raises `ConfigError` if that fails."""
+    """Unmounts, even if a process uses the mount. Raises `ConfigError` if that fails.
+
+    It is no failure if somebody else was faster.
+    """
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.umount2(os.fsencode(place), _FLAGS) == 0:
@@ -88,6 +91,8 @@ def unmount(place: Path) -> None:
         cause = _fusermount(place)
         if not cause:
             return
+    if mounted_at(place) is None:
+        return
     raise ConfigError(f"cannot unmount {place}: {cause}", hint=f"try `{UNMOUNT} {place}` as root")
 
 

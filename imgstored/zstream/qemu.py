@@ -278,11 +278,10 @@ def _run(
                 user=uid,
                 group=gid,
                 extra_groups=None if gid is None else [],
-                process_group=0,
+                process_group=guardian.group,
             )
         with process:
             try:
-                guardian.watch(process.pid)
                 _wait(process, program.check, seconds)
             except BaseException:
                 process.kill()

@@ -21,11 +21,10 @@ with Guardian() as guardian:
     process = subprocess.Popen(
         ["/bin/sh", "-c", "sleep 600 & echo $!; wait"],
         stdout=subprocess.PIPE,
-        start_new_session=True,
+        process_group=guardian.group,
         text=True,
     )
-    guardian.watch(process.pid)
-    print(guardian._process.pid, process.pid, process.stdout.readline().strip(), flush=True)
+    print(guardian.group, process.pid, process.stdout.readline().strip(), flush=True)
     sys.stdin.readline()
     print("over", flush=True)
 sys.stdin.readline()
@@ -90,7 +89,22 @@ def test_what_was_left_behind_before_stays(daemon):
     assert is_alive(child)
 
 
-def test_one_that_ends_before_it_knows_whom_to_end():
+def test_a_daemon_that_dies_while_it_starts_a_program_leaves_none(tmp_path):
+    """At the worst moment, the program is forked, and not yet in the group that ends."""
+    guardian = Guardian()
+    fork = f"""
+import os, time
+while not os.path.exists({str(tmp_path / "go")!r}): time.sleep(0.01)
+os.setpgid(0, {guardian.group})
+"""
+    forked = subprocess.Popen([sys.executable, "-c", fork], stderr=subprocess.PIPE)
+    guardian._process.stdin.close()  # as the kernel does for a daemon that dies
+    assert guardian._process.wait() == -signal.SIGKILL
+    (tmp_path / "go").touch()
+    assert b"PermissionError" in forked.communicate()[1]
+
+
+def test_one_that_has_nobody_to_end():
     with Guardian() as guardian:
         pass
     assert guardian._process.returncode is not None
@@ -100,4 +114,3 @@ def test_one_that_somebody_has_killed_is_no_reason_to_fail():
     with Guardian() as guardian:
         guardian._process.kill()
         guardian._process.wait()
-        guardian.watch(2)

@@ -41,8 +41,7 @@ def slow_nginx(start_nginx):
 
 async def test_the_pool(open_house):
     async with open_house(kind=SlowPool) as house, house.imports.request([ZVOL], requester=TESTER) as request:
-        job = await told(house, {ZVOL}, "pool")
-        assert job["received"] > 0
+        await told(house, {ZVOL}, "pool", lambda job: job["received"] > 0)
         async for _ in request:
             pass
         assert house.imports.jobs() == []

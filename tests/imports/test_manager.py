@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,50 @@ async def test_an_image_is_not_deleted_under_one_that_is_being_cloned_from_it(op
         assert house.view.shown == set()
         with pytest.raises(ImageNotInstalledError):
             await house.delete(BASE)
+
+
+@pytest.mark.parametrize("how", ["import", "install"])
+@pytest.mark.parametrize("fails", [False, True], ids=["deleted", "kept"])
+async def test_an_import_waits_for_the_deletion_of_its_origin(open_house, monkeypatch, how, fails):
+    """If the origin is gone then, an import includes it; nobody has to ask twice."""
+    begun, let = threading.Event(), threading.Event()
+
+    async with open_house() as house:
+        await house.all_events(BASE)
+        destroy = house.pool.destroy
+
+        def slow(uuid: str) -> None:
+            begun.set()
+            assert let.wait(20)
+            if fails:
+                raise PoolError("the pool does not want to")
+            destroy(uuid)
+
+        monkeypatch.setattr(house.pool, "destroy", slow)
+        outcome: list[ImgstoreError] = []
+
+        async def importing() -> None:
+            try:
+                await _installed(house, fixture_manifest(INCREMENTAL), INCREMENTAL, how)
+            except OriginNotInstalledError as error:
+                outcome.append(error)
+
+        async def deleting() -> None:
+            with suppress(PoolError):
+                await house.delete(BASE)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(deleting)
+            await trio.to_thread.run_sync(begun.wait)
+            nursery.start_soon(importing)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert outcome == []
+            assert house.catalog.find("zones", INCREMENTAL) is None
+            let.set()
+        there = {image.uuid for image in house.catalog.all()}
+        # A file alone brings no origin.
+        refused = how == "install" and not fails
+        assert (there, len(outcome)) == (set() if refused else {BASE, INCREMENTAL}, int(refused))
 
 
 async def test_a_view_that_is_broken_does_not_undo_an_import(open_house):

@@ -84,6 +84,20 @@ def test_an_origin_that_was_deleted_since_refuses_it(now):
         plan.to_do()
 
 
+def test_an_origin_that_changes_is_looked_at_again():
+    states = {"middle": "installed"}
+    plan = planned(CHAIN, states)
+    assert (plan.is_stale(), plan.in_deletion()) == (False, None)
+    states["middle"] = "deleting"
+    assert (plan.is_stale(), plan.in_deletion()) == (True, "middle")
+    states.clear()
+    assert (plan.is_stale(), plan.in_deletion()) == (True, None)
+    # The walk has ended at an image without an origin: whatever comes between is for `to_do`.
+    plan = planned(CHAIN, states)
+    states["middle"] = "deleting"
+    assert (plan.is_stale(), plan.in_deletion()) == (False, "middle")
+
+
 @pytest.mark.parametrize(
     "origins",
     [

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
 
 import pytest
 
-from imgstored.errors import DownloadError, NotSupportedError
-from imgstored.library.library import ChangedError, Entry, Library, LibraryImage, evicted, examined
+from imgstored.library.folder import Entry, LibraryImage, examined
+from imgstored.library.library import Library, evicted
 from imgstored.manifest import load
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
 
@@ -197,109 +196,6 @@ def test_what_a_crash_left_is_removed(folder):
     assert sorted(path.name for path in folder.iterdir()) == [BASE, "notes.txt"]
 
 
-def test_md5s_are_added_later_and_kept(folder):
-    library = opened(folder)
-    keep(library, BASE)
-    assert library.get(BASE).entry.md5 is None
-    library.digest_missing()
-    wanted = base64.b64encode(hashlib.md5(fixture_file(BASE).read_bytes()).digest()).decode()
-    assert library.get(BASE).entry.md5 == wanted
-    assert opened(folder).get(BASE).entry.md5 == wanted
-
-
-def test_the_sha256_is_known_once_somebody_asked(folder):
-    library = opened(folder)
-    keep(library, BASE)
-    wanted = hashlib.sha256(fixture_file(BASE).read_bytes()).hexdigest()
-    assert library.sha256(BASE) == wanted
-    (folder / BASE / "file").unlink()  # it is not read again
-    assert library.sha256(BASE) == wanted
-    with pytest.raises(ChangedError):
-        library.sha256(ZVOL)
-
-
-def test_a_damaged_file_has_no_digests_and_others_do(folder):
-    library = opened(folder)
-    for uuid in (BASE, ZVOL):
-        keep(library, uuid)
-    data = bytearray((folder / BASE / "file").read_bytes())
-    data[0] ^= 1
-    (folder / BASE / "file").write_bytes(data)
-    with pytest.raises(DownloadError, match="damaged"):
-        library.sha256(BASE)
-    library.digest_missing()
-    assert library.get(BASE).entry.sha256 is None
-    assert library.get(ZVOL).entry.sha256 is not None
-
-
-def test_an_index_is_made_once_and_named_to_others_alone(folder):
-    """What lies on the disk is the manifest as it came; whose index is here no client is told of another."""
-    library = opened(folder)
-    foreign = {"sha256": "f" * 64, "size": 9}
-    document = fixture_manifest(BASE)
-    document["files"][0]["index"] = foreign
-    file = folder.parent / "came"
-    file.write_bytes(fixture_file(BASE).read_bytes())
-    assert library.keep(load(document, rules="import"), file)
-    keep(library, ZVOL)
-    asked = []
-
-    def make(fd):
-        asked.append(os.fstat(fd).st_size)
-        return b"index" if asked[-1] == fixture_file(BASE).stat().st_size else None
-
-    def named(library, uuid):
-        return json.loads(library.get(uuid).encoded)["files"][0].get("index")
-
-    library.index_missing(make)
-    assert (asked, named(library, BASE)) == ([], None), "nobody has hashed the files yet"
-    library.digest_missing()
-    etag = library.get(BASE).etag
-    for each in (library, library, opened(folder)):
-        each.index_missing(make)
-        assert len(asked) == 2
-        assert named(each, BASE) == {"sha256": hashlib.sha256(b"index").hexdigest(), "size": 5}
-        assert named(each, ZVOL) is None
-        assert each.get(BASE).etag != etag
-        with os.fdopen(each.open_index(BASE), "rb") as index:
-            assert index.read() == b"index"
-        assert each.open_index(ZVOL) is None
-    assert json.loads((folder / BASE / "manifest.json").read_bytes())["files"][0]["index"] == foreign
-    assert dict(examined(folder)) == {BASE: None, ZVOL: None}
-    sha256 = library.get(BASE).entry.sha256
-    (folder / BASE / f"index-{sha256}").write_bytes(b"indeX")
-    assert "index of its file" in dict(examined(folder))[BASE]
-
-
-def test_without_zstd_nobody_has_looked_for_an_index(folder):
-    library = opened(folder)
-    keep(library, BASE)
-    library.digest_missing()
-
-    def make(fd):
-        raise NotSupportedError("no zstd")
-
-    library.index_missing(make)
-    assert library.get(BASE).entry.index is None
-
-
-def test_another_file_has_another_index(folder):
-    library = opened(folder)
-    document = {**fixture_manifest(BASE), "state": "unactivated"}
-    file = document.pop("files")[0]
-    library.publish(load(document, rules="create"))
-    for content in (b"one", b"two"):
-        with library.upload(BASE) as upload:
-            upload.write(content)
-            described = {**file, "sha1": upload.sha1, "size": upload.size}
-            upload.finish(lambda old, new=described: load({**old, "files": [new]}, rules="create"))
-        library.digest_missing()
-        library.index_missing(lambda fd: b"index of " + os.pread(fd, 9, 0))
-        with os.fdopen(library.open_index(BASE), "rb") as index:
-            assert index.read() == b"index of " + content
-    assert len(list((folder / BASE).glob("index-*"))) == 1
-
-
 def test_copies_of_schedules_and_of_mirrors_are_not_evicted(folder):
     library = opened(folder)
     for uuid, kind in ((BASE, "mirrored"), (ZVOL, "scheduled"), (INCREMENTAL, "kept")):
@@ -367,3 +263,14 @@ def test_what_a_published_image_builds_on_stays(folder):
     library.budget = 1
     library.evict()
     assert {image.uuid for image in library.images()} == {BASE, INCREMENTAL}
+
+
+def test_all_that_the_library_writes_is_known_to_who_examines_it(folder):
+    library = opened(folder)
+    keep(library, BASE)
+    library.spoil(ZVOL, 2)
+    library.spool(ZVOL).write_bytes(b"a part")
+    assert library.spoilt(ZVOL) == 2
+    found = dict(examined(folder))
+    assert len(found) == 3
+    assert set(found.values()) == {None}

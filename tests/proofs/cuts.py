@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tests.proofs.forks import Daemon, Forks
-from tests.proofs.model import BrokenPromiseError, Model, World
+from tests.proofs.model import BrokenPromiseError, Model, World, worked
 from tests.proofs.recording import CONTENT, ENTRIES, ROOT, SYNC_ALL, Mounted, Node, Recorder, apply
 from tests.proofs.world import image_server, settings
 
@@ -70,21 +70,12 @@ def recorded(folder: Path, url: str, forks: Forks, seed: int, operations: int) -
         daemon = Daemon(forks, made.folder)
         try:
             daemon.start()
-            for number in range(operations):
-                operation = world.next()
-                world.asked(operation)
-                record.known.append((len(recorder.changes), copy.deepcopy(world.model)))
-                failure = world.attempt(operation)
-                if failure is not None:
-                    raise BrokenPromiseError(f"{operation} failed: {failure}")
-                world.done(operation)
-                if operation.name == "leave":
-                    world.check()
-                record.known.append((len(recorder.changes), copy.deepcopy(world.model)))
-                if number % 5 == 4:
-                    daemon.kill()
-                    daemon.start()
-            daemon.kill()
+            worked(
+                world,
+                daemon,
+                operations,
+                lambda model: record.known.append((len(recorder.changes), model)),
+            )
         finally:
             daemon.close()
     return record

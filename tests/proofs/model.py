@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import sqlite3
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.proofs.forks import Daemon
     from tests.proofs.world import Settings
 
 _SECONDS: Final = 120.0
@@ -265,3 +267,26 @@ def faults(config: Path) -> list[str]:
     """What `imgstored --check --deep` finds wrong."""
     found = audited([config], pause=0.2)["findings"]
     return [f"{each['check']}: {each['seen']}" for each in found if each["status"] != "ok"]
+
+
+def worked(world: World, daemon: Daemon, operations: int, told: Callable[[Model], None]) -> None:
+    """Lets a daemon, which runs, do so many things, and kills it now and then, and in the end.
+
+    `told` hears what clients know, whenever that changes. Raises `BrokenPromiseError` if something fails.
+    """
+    told(copy.deepcopy(world.model))
+    for number in range(operations):
+        operation = world.next()
+        world.asked(operation)
+        told(copy.deepcopy(world.model))
+        failure = world.attempt(operation)
+        if failure is not None:
+            raise BrokenPromiseError(f"{operation} failed: {failure}")
+        world.done(operation)
+        if operation.name == "leave":
+            world.check()
+        told(copy.deepcopy(world.model))
+        if number % 5 == 4:
+            daemon.kill()
+            daemon.start()
+    daemon.kill()

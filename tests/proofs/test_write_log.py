@@ -61,7 +61,7 @@ def test_the_disk_is_made_anew_from_its_log(logged, tmp_path):
 
 def test_what_is_no_log_is_refused(tmp_path):
     path = tmp_path / "log"
-    path.write_bytes(bytes(SECTOR))
+    path.write_bytes(b"x" * SECTOR)
     with path.open("rb") as file, pytest.raises(ValueError, match="no log"):
         WriteLog(file.fileno())
 

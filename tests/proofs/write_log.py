@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     import random
@@ -37,13 +37,26 @@ class Write:
     discard: bool = False  #: nothing was written: the bytes are zeros
 
 
+class Log(Protocol):
+    """All writes of a disk, in their order, with their data: what QEMU wrote, or what is in memory."""
+
+    writes: list[Write]
+
+    def data(self, write: Write) -> bytes:
+        """The bytes of a write."""
+
+
 class WriteLog:
     """A log in a file or a device that is open for reading."""
 
     def __init__(self, fd: int) -> None:
-        """Raises `ValueError` unless it is a log of sectors of 512 bytes."""
+        """Raises `ValueError` unless it is a log of sectors of 512 bytes, or still without a head."""
         self._fd = fd
-        magic, version, _, sector = _HEAD.unpack_from(os.pread(fd, SECTOR, 0))
+        self.writes: list[Write] = []
+        head = os.pread(fd, SECTOR, 0)
+        if not any(head):
+            return
+        magic, version, _, sector = _HEAD.unpack_from(head)
         if (magic, version, sector) != (_MAGIC, _VERSION, SECTOR):
             raise ValueError(f"no log of writes: {magic:#x}, version {version}, sectors of {sector} bytes")
         self.writes = list(self._read())
@@ -77,9 +90,13 @@ class Cut:
     kept: tuple[tuple[int, int, int], ...]  #: number of a write, and from where to where it is on the disk
 
 
-def cut(writes: Sequence[Write], moment: int, share: float, dice: random.Random) -> Cut:
-    """A cut that keeps about a `share` of the writes that nothing had made durable, whole or torn."""
-    durable = next((each + 1 for each in range(moment - 1, -1, -1) if writes[each].flush), 0)
+def cut(writes: Sequence[Write], moment: int, share: float, dice: random.Random, *, forgets: int = 0) -> Cut:
+    """A cut that keeps about a `share` of the writes that nothing had made durable, whole or torn.
+
+    A disk that `forgets` so many flushes has not done what it said.
+    """
+    flushed = [each + 1 for each in range(moment) if writes[each].flush]
+    durable = (flushed or [0])[-1 - forgets :][0]
     kept = []
     for number in range(durable, moment):
         write = writes[number]
@@ -95,7 +112,7 @@ def cut(writes: Sequence[Write], moment: int, share: float, dice: random.Random)
 class Disk:
     """The parts of a disk as files, brought from the log to any later moment. `parts` are ranges in bytes."""
 
-    def __init__(self, log: WriteLog, files: Sequence[int], parts: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, log: Log, files: Sequence[int], parts: Sequence[tuple[int, int]]) -> None:
         """The files are open for writing, and empty."""
         self._log = log
         self._files = tuple(zip(files, parts, strict=True))

@@ -172,9 +172,9 @@ async def test_it_is_unmounted_at_the_end(place):
 
 
 @pytest.mark.alone
-async def test_it_is_unmounted_when_somebody_is_in_there(place):
+async def test_it_is_unmounted_when_somebody_is_in_there(place, sits):
     async with running(open_view("fuse", place), [image(1)]):
-        sitting = await aside(_sit_down, place / uuid(1))
+        sitting = await aside(sits, place / uuid(1))
         assert (await aside(sitting.stdout.readline)) == b"in\n"
         begun = time.monotonic()
     assert time.monotonic() - begun < 1
@@ -182,12 +182,24 @@ async def test_it_is_unmounted_when_somebody_is_in_there(place):
     sitting.communicate(timeout=5)
 
 
-def _sit_down(folder):
-    return subprocess.Popen(
-        ["sh", "-c", 'cd "$0" && exec 3<manifest.json && echo in && read x', folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+@pytest.fixture
+def sits():
+    """Starts processes that stay in a folder, and have a file of it open."""
+    started = []
+
+    def sit_down(folder):
+        process = subprocess.Popen(
+            ["sh", "-c", 'cd "$0" && exec 3<manifest.json && echo in && read x', folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield sit_down
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 async def test_somebody_else_unmounts_it(place):
@@ -215,12 +227,12 @@ async def until(condition):
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
-async def test_it_is_put_back(place, used):
+async def test_it_is_put_back(place, used, sits):
     """Somebody in there keeps the kernel from ending it, and so from telling us."""
     view = open_view("auto", place)
     async with running(view, [image(1), image(2)]):
-        sitting = await aside(_sit_down, place / uuid(1)) if used else None
-        if sitting is not None:
+        if used:
+            sitting = await aside(sits, place / uuid(1))
             assert (await aside(sitting.stdout.readline)) == b"in\n"
         for number in (3, 4):
             # Something in the folder, so that it stays unmounted until the test goes on.
@@ -236,7 +248,7 @@ async def test_it_is_put_back(place, used):
             assert not await aside((place / uuid(number - 2)).exists)
             await view.add(image(number + 10))
             assert await aside(read, place, number + 10) == image(number + 10).manifest
-        if sitting is not None:
+        if used:
             await aside(sitting.communicate)
     assert unmounted(place)
 

@@ -1,0 +1,45 @@
+"""The short form of `make power-cuts`, on real ZFS and ext4."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.guest.power_cuts import ZfsHost, recorded
+from tests.proofs.disk_cuts import Cuts, moments
+from tests.proofs.forks import Forks
+from tests.proofs.world import image_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1G", "cuts", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.timeout(900)
+def test_what_clients_know_survives_a_power_cut(memory: Path) -> None:
+    with image_server(memory / "server") as url, Forks() as forks:
+        record = recorded(ZfsHost(), memory / "run", url, forks, seed=3, operations=6)
+        cuts = Cuts(ZfsHost(), memory / "cuts", url, forks, record)
+        chosen = moments(record.log.writes, record.begin, 6, random.Random(3))
+        wrong = dict(cuts.run(chosen, seed=3))
+        # Right when a client has its answer, on a disk that forgets what it had said.
+        told = [moment for moment, _ in record.known[4::2]]
+        forgetful = Cuts(ZfsHost(), memory / "forgetful", url, forks, record)
+        found = dict(forgetful.run(told, seed=3, shares=(0.0,), forgets=120))
+        for each in (cuts, forgetful):
+            each.close()
+    assert len(wrong) == 6
+    assert [each for each in wrong.values() if each is not None] == []
+    assert any("clients were told" in (each or "") for each in found.values())
