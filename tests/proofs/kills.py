@@ -87,9 +87,7 @@ class Kills:
         operation = operation or self.world.next()
         if point is None:
             point, count = self._chosen(operation.name)
-        if point:
-            self.armed.at(point, count)
-        failure, killed = self._asked(operation, point)
+        failure, killed = self._asked(operation, point, count)
         if failure is None:
             self.world.done(operation)
         elif not killed:
@@ -109,9 +107,11 @@ class Kills:
             ) from error
         return killed
 
-    def _asked(self, operation: Operation, point: str) -> tuple[str | None, bool]:
+    def _asked(self, operation: Operation, point: str, count: int) -> tuple[str | None, bool]:
         """Asks for something until the daemon dies, or it has ended; why it failed, and whether it died."""
         failures: list[str | None] = []
+        if point:
+            self.armed.at(point, count)
         self.world.asked(operation)
         thread = threading.Thread(target=lambda: failures.append(self.world.attempt(operation)))
         began = time.monotonic()
@@ -126,7 +126,8 @@ class Kills:
             killed = self.daemon.died(0.3)  # what it tidies up when the client is gone
         passed = self.armed.passed()
         self.armed.at("")
-        killed = killed or self.daemon.died(0.01)
+        # One that has come to its point dies, which may take a while.
+        killed = killed or self.daemon.died(10 if point and passed >= count else 0.01)
         if not failures:
             raise BrokenPromiseError(f"{operation} does not end ({point})")
         if not killed:
