@@ -558,9 +558,9 @@ class SharedSearches:
             flight.found = await search()
         except ImgstoreError as error:
             flight.error = error
-        except Exception:
+        except Exception as error:
             log.exception("looking for an image failed", uuid=query[0])
-            flight.error = InternalError.unexpected()
+            flight.error = InternalError.unexpected("the search for an image", error)
         finally:
             del self._flights[query]
         # Not reached when the daemon is stopping: then the waiting callers are cancelled, too.
