@@ -28,6 +28,8 @@ MEMORY_HINT: Final = (
 NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 #: What CPython says when the system gives it no thread; it has no class, nor a number, for that.
 _NO_THREAD: Final = "can't start new thread"
+#: What it says where an allocation failed, and it lost that on the way.
+_UNSAID: Final = "without setting an exception"
 #: The most causes of an error that are examined.
 _CAUSES: Final = 20
 
@@ -46,7 +48,9 @@ def behind(error: BaseException) -> Exhaustion | None:
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in NO_DESCRIPTORS:
             return Exhaustion("too many open files", cause.strerror or "", DESCRIPTORS_HINT)
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+        no_memory = isinstance(cause, OSError) and cause.errno == errno.ENOMEM
+        unsaid = isinstance(cause, SystemError) and _UNSAID in str(cause)
+        if isinstance(cause, MemoryError) or no_memory or unsaid:
             return Exhaustion("too little memory", getattr(cause, "strerror", None) or "", MEMORY_HINT)
         if isinstance(cause, RuntimeError) and _NO_THREAD in str(cause):
             return Exhaustion("no memory for a thread, or as many threads as it may have", "", MEMORY_HINT)

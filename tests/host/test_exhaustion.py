@@ -35,6 +35,7 @@ def caused_by(cause):
         (OSError(errno.EMFILE, "x"), "too many open files"),
         (MemoryError(), "too little memory"),
         (OSError(errno.ENOMEM, "x"), "too little memory"),
+        (SystemError("<f> returned NULL without setting an exception"), "too little memory"),
         (ExceptionGroup("x", [KeyError("x"), MemoryError()]), "too little memory"),
         (
             RuntimeError("can't start new thread"),
