@@ -195,6 +195,7 @@ class End:
 
     def __init__(self) -> None:
         self._status: int | None = None  #: None: the end has not begun
+        self._told = False
         self._began = time.monotonic()
         # Plain locks, which take no memory to wait for.
         self._begun, self._done = threading.Lock(), threading.Lock()
@@ -214,14 +215,27 @@ class End:
         self.begin()
 
     def _watch(self) -> None:
+        while True:
+            try:
+                if not self._told:
+                    self._wait()
+                if self._done.acquire(timeout=_STOP_SECONDS):
+                    return
+                try:
+                    logger.warning("leaving before everything has ended", seconds=_STOP_SECONDS)
+                finally:
+                    os._exit(self._status or int(exhaustion.is_noted()))
+            except MemoryError as error:  # this thread is the last that may end for want of memory
+                exhaustion.note(error)
+
+    def _wait(self) -> None:
+        """Returns once the daemon has been told to end."""
         while not self._begun.acquire(timeout=LOOK_SECONDS):
             if exhaustion.is_noted() and time.monotonic() >= self._began + LEAST_SECONDS:
                 logger.error("memory ran out: the daemon ends, and starts anew with what is on the disk")
                 os.kill(os.getpid(), signal.SIGTERM)
                 break
-        if not self._done.acquire(timeout=_STOP_SECONDS):
-            logger.warning("leaving before everything has ended", seconds=_STOP_SECONDS)
-            os._exit(self._status or int(exhaustion.is_noted()))
+        self._told = True
 
 
 async def _begins_to_end(end: End) -> None:

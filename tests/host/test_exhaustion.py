@@ -139,3 +139,28 @@ def test_a_daemon_that_ends_by_itself_is_left_alone():
     script = HANGS.partition("deadline")[0].format(tells="end.begin(1); end.done()") + "time.sleep(0.5)"
     done = subprocess.run([sys.executable, "-c", script], timeout=120, check=False)
     assert done.returncode == 0
+
+
+#: The thread that ends such a daemon lacks memory itself, again and again.
+GREEDY = """
+import time
+def out_of_memory(*_):
+    if len(failed) < 20:
+        failed.append(1)
+        raise MemoryError
+    return real()
+failed, real = [], time.monotonic
+time.monotonic, deadline = out_of_memory, real() + 60
+while real() < deadline:
+    time.sleep(0.01)
+"""
+
+
+def test_what_ends_a_daemon_survives_a_lack_of_memory():
+    script = HANGS.partition("deadline")[0].format(tells="exhaustion.note(MemoryError())") + GREEDY
+    script = script.replace("daemon.LOOK_SECONDS, ", "").replace("0.1, 0.01, 0.0", "0.1, 0.0")
+    script = script.replace("daemon._STOP_SECONDS", "daemon.LOOK_SECONDS = 0.2\ndaemon._STOP_SECONDS")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.returncode) == ("asked to end\n", 1), done.stderr
