@@ -66,6 +66,9 @@ LOOK_SECONDS = 5.0
 #: again (SMF's maintenance).
 LEAST_SECONDS = 60.0
 
+#: Seconds within which a thread begins, on however busy a machine.
+_BEGIN_SECONDS = 20.0
+
 #: Modules that an import needs, if they are installed.
 _LARGE_MODULES = ("isal.isal_zlib", "httpx2")
 
@@ -196,6 +199,7 @@ class End:
     def __init__(self) -> None:
         self._status: int | None = None  #: None: the end has not begun
         self._told = False
+        self._beginning: dict[threading.Thread, float] = {}  # threads, and since when
         self._began = time.monotonic()
         # Plain locks, which take no memory to wait for.
         self._begun, self._done = threading.Lock(), threading.Lock()
@@ -231,11 +235,20 @@ class End:
     def _wait(self) -> None:
         """Returns once the daemon has been told to end."""
         while not self._begun.acquire(timeout=LOOK_SECONDS):
+            self._look_for_lost_threads()
             if exhaustion.is_noted() and time.monotonic() >= self._began + LEAST_SECONDS:
                 logger.error("memory ran out: the daemon ends, and starts anew with what is on the disk")
                 os.kill(os.getpid(), signal.SIGTERM)
                 break
         self._told = True
+
+    def _look_for_lost_threads(self) -> None:
+        """Notes a thread that does not begin: if it died for want of memory, its starter waits for ever."""
+        now = time.monotonic()
+        beginning = [thread for thread in threading.enumerate() if not thread.is_alive()]
+        self._beginning = {thread: self._beginning.get(thread, now) for thread in beginning}
+        if any(now - since > _BEGIN_SECONDS for since in self._beginning.values()):
+            exhaustion.note(MemoryError("a thread does not begin"))
 
 
 async def _begins_to_end(end: End) -> None:

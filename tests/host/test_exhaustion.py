@@ -141,6 +141,23 @@ def test_a_daemon_that_ends_by_itself_is_left_alone():
     assert done.returncode == 0
 
 
+#: A thread dies before it has begun, as for want of memory, and who started it waits for ever.
+DIES = """
+import threading
+daemon._BEGIN_SECONDS = 0.1
+class Dies(threading.Thread):
+    def _set_ident(self):
+        raise MemoryError
+Dies(daemon=True).start()
+"""
+
+
+def test_a_thread_that_dies_before_it_begins_ends_the_daemon():
+    command = [sys.executable, "-c", HANGS.format(tells=DIES)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.returncode) == ("asked to end\n", 1), done.stderr
+
+
 #: The thread that ends such a daemon lacks memory itself, again and again.
 GREEDY = """
 import time
