@@ -648,6 +648,17 @@ def test_what_comes_to_a_folder_or_goes_is_seen_at_the_next_start(pools: Embedde
     assert pools.open().images() == []
 
 
+def test_a_hold_is_seen_whatever_time_a_folder_has(pools: EmbeddedPools) -> None:
+    """Also on a file system that does not change a folder's time when a name comes to it."""
+    install(pools.open(), "base")
+    (image,) = pools.open().images()
+    folder = pools.folder / image.uuid
+    times = folder.stat()
+    pools.open().hold(image.uuid, "tag")
+    os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert pools.open().holds(image.uuid) == ["tag"]
+
+
 def test_a_folder_whose_time_cannot_be_set_is_listed_each_time(
     pools: EmbeddedPools, monkeypatch: pytest.MonkeyPatch
 ) -> None:

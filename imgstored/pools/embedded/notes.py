@@ -167,20 +167,24 @@ def mark_untouched(folder: Folder, files: Mapping[str, os.stat_result], note: Im
 
     Names that come to the folder later, or go, change its time.
     """
-    if note.kind != "tree" and files.keys() == {IMAGE, *_sizes(note)}:
+    if note.kind != "tree" and files.keys() - {HOLDS} == {IMAGE, *_sizes(note)}:
         written = files[IMAGE]
         with contextlib.suppress(OSError):  # then the next start lists it again
             os.utime(folder.fd, ns=(written.st_atime_ns, written.st_mtime_ns + _UNTOUCHED))
 
 
 def untouched(folder: Folder, note: ImageNote, written: os.stat_result) -> dict[str, os.stat_result] | None:
-    """The statuses of an image's files, without a listing; None if its folder may have others."""
+    """The statuses of an image's files, without a listing; None if its folder may have others.
+
+    Holds are looked for all the same: no image must be lost by the times that a file system gives folders.
+    """
     if note.kind == "tree" or os.fstat(folder.fd).st_mtime_ns != written.st_mtime_ns + _UNTOUCHED:
         return None
     files = {IMAGE: written}
-    for name in _sizes(note):
+    for name in (*_sizes(note), HOLDS):
         status = folder.status(name)
-        if status is None:
+        if status is not None:
+            files[name] = status
+        elif name != HOLDS:
             return None
-        files[name] = status
     return files
