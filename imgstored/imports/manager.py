@@ -95,6 +95,10 @@ class _Waiting:
         self.error = ""
         self.failure: ImgstoreError | None = None  #: why something that it left could not be dropped
 
+    def leaves(self, failure: ImgstoreError) -> None:
+        """Notes that something cannot be dropped."""
+        self.failure = failure
+
     @property
     def cancelled(self) -> bool:
         """True once nobody wants it any more."""
@@ -615,7 +619,7 @@ class ImportManager:
                 await self._catalog.finish(spec.pool, drop, lambda: None)
             except ImgstoreError as error:
                 log.error("what an import left cannot be removed", uuid=spec.uuid, error=error.message)
-                waiting.failure = error
+                waiting.leaves(error)
 
     async def _try_to_go_on(self, spec: ImportSpec, waiting: _Waiting) -> None:
         log.info("going on with an unfinished import", uuid=spec.uuid, pool=spec.pool)
