@@ -19,7 +19,7 @@ in_guest = results=$$(mktemp -d) && IMGSTORE_GUEST_SECONDS=86400 tests/guest/boo
 	env IMGSTORE_GUEST=1 $(abspath $(BIN))/python -m $(1) $(if $(SEED),--seed $(SEED)); \
 	status=$$?; rm -r $$results; exit $$status
 
-.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills zfs-kills cuts disk-cuts power-cuts schedules faults fuzz load bench bench-zfs manual docs lock dist deb hooks clean
+.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills zfs-kills cuts disk-cuts power-cuts schedules faults memory fuzz load bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -98,6 +98,9 @@ schedules: $(STAMP) ## imports, deletions, faults and restarts in any order of t
 
 faults: $(STAMP) ## fail each call of the disk, of each operation, once
 	$(BIN)/python -m tests.proofs.faults
+
+memory: $(STAMP) ## fail allocations of memory, N times (1000), by SEED; needs a C compiler
+	$(BIN)/python -m tests.proofs.memory $(or $(N),1000) $(if $(SEED),--seed $(SEED))
 
 # By coverage, with what tests/fuzz.lock has; the inputs at which something fails are in build/fuzz.
 fuzz: $(STAMP) ## fuzz all that takes bytes from outside, SECONDS (60) each

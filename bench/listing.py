@@ -44,7 +44,7 @@ def _listed(bench: Bench, images: int, peer: str, code: str, *, at_most: float) 
         sides = {"imgctl list": lambda: ours.timed_imgctl("list"), peer: lambda: timed(command)}
         runs, timeout = bench.runs * bench.scale.starts, bench.scale.quiet_seconds
         taken = in_turn(f"imgctl list, {images:,} images", runs, sides, timeout=timeout)
-    case = f"`imgctl list` with {images:,} images"
+    case = f"`imgctl list` ({images:,} images)"
     return compared(case, taken["imgctl list"], peer, taken[peer], at_most=at_most)
 
 

@@ -99,7 +99,7 @@ class ZfsBench:
                 {
                     _OURS: lambda: self._timed_import(ours),
                     _WITH_ZLIB: lambda: self._timed_import(with_zlib),
-                    _IMGADM: lambda: self._imgadm(server),
+                    _IMGADM: lambda: self._timed_imgadm(server),
                 },
                 timeout=self._timeout,
             )
@@ -114,8 +114,17 @@ class ZfsBench:
         say(f"{taken:.1f} s, the daemon's threads {_processor_seconds(ours.pid) - busy:.1f} s")
         return taken
 
-    def _imgadm(self, server: Nginx) -> float:
+    def _timed_imgadm(self, server: Nginx) -> float:
         """Seconds of imgadm's way; what it made is destroyed again."""
+        taken = self._imgadm(server)
+        self._destroy()
+        return taken
+
+    def _destroy(self) -> None:
+        run("zfs", "destroy", "-r", self._dataset)
+
+    def _imgadm(self, server: Nginx) -> float:
+        """Seconds of imgadm's way."""
         folder = self._folder / "peer"
         folder.mkdir()
         names = {
@@ -125,10 +134,10 @@ class ZfsBench:
             "dataset": self._dataset,
         }
         pipeline = _PIPELINE.format(**{name: shlex.quote(value) for name, value in names.items()})
-        taken = timed(["bash", "-o", "errexit", "-o", "pipefail", "-c", pipeline])
-        run("zfs", "destroy", "-r", self._dataset)
-        shutil.rmtree(folder)
-        return taken
+        try:
+            return timed(["bash", "-o", "errexit", "-o", "pipefail", "-c", pipeline])
+        finally:
+            shutil.rmtree(folder)
 
     # -- where the work is -----------------------------------------------------------------------------------
 
@@ -140,22 +149,26 @@ class ZfsBench:
             for part, ran in {**parts, "in all": sum(parts.values())}.items():
                 taken.setdefault(f"{name}: {part}", []).append(ran)
 
-        with self._server() as server, self._ours(server) as ours:
-            self._timed_import(ours)  # what only the first one has to load is no part of a stage
+        with self._server() as server, self._ours(server) as ours, self._ours_with_zlib(server) as with_zlib:
+            daemons = {"ours": ours, f"ours; {_WITH_ZLIB}": with_zlib}
+            for daemon in daemons.values():
+                self._timed_import(daemon)  # what only the first one has to load is no part of a stage
             for turn in range(1, self._runs + 1):
-                with watched(ours.pid, interval=_LOOKS) as threads, _used() as used:
-                    ours.timed_imgctl("import", self._image.uuid)
-                ours.timed_imgctl("delete", self._image.uuid)
-                stages = {stage: ran for stage, (ran, _) in summed(threads).items()}
-                note("ours", {**stages, "client": used.pop(_PROGRAMS), **used})
+                for name, daemon in daemons.items():
+                    with watched(daemon.pid, interval=_LOOKS) as threads, _used() as used:
+                        daemon.timed_imgctl("import", self._image.uuid)
+                    daemon.timed_imgctl("delete", self._image.uuid)
+                    stages = {stage: ran for stage, (ran, _) in summed(threads).items()}
+                    note(name, {**stages, "client": used.pop(_PROGRAMS), **used})
                 with _used() as used:
                     self._imgadm(server)
                 note("imgadm's way", used)
+                self._destroy()
                 for name, command in self._programs(server).items():
                     with _used() as used:
                         timed(["sh", "-c", command])
                     taken.setdefault(f"by itself: {name}", []).append(sum(used.values()))
-                run("zfs", "destroy", "-r", self._dataset)
+                self._destroy()
                 say(f"stages {turn}/{self._runs}: {taken}")
         return [self._part(name, ran) for name, ran in taken.items()]
 

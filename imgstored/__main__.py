@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check and arguments.json:
             return _examine(arguments.config)
         from imgstored.eventloop import trial
-        from imgstored.host import heap
+        from imgstored.host import exhaustion, heap
 
         heap.keep_what_is_freed()
         trial.waits_by()
@@ -107,9 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from imgstored.host.notify import Notifier
 
         serve(settings, arguments.config, Notifier.of(os.environ, waiting=waiting))
+        return int(exhaustion.is_noted())  # whoever started it does so again
     except ImgstoreError as error:
         return _failed(error.all_faults() if isinstance(error, ConfigError) else [error])
-    return 0
 
 
 def _failed(errors: Sequence[ImgstoreError]) -> int:

@@ -41,12 +41,12 @@ from imgstored.create.export import Exporter
 from imgstored.create.maker import Maker
 from imgstored.create.publish import Publisher
 from imgstored.create.vmadm import Vmadm
-from imgstored.daemon import Parts, leaves_after, run
+from imgstored.daemon import End, Parts, run
 from imgstored.doctor.services import OwnHost
 from imgstored.errors import PINNED, ConfigError, DamagedError, ImgstoreError
 from imgstored.events.stream import EventStream, SourceChanged
 from imgstored.hooks.hooks import Hooks
-from imgstored.host import shortage, signals
+from imgstored.host import exhaustion, shortage, signals
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.lookups import Lookups
 from imgstored.http.secrets import KNOWN
@@ -117,6 +117,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     KNOWN.configure(secrets(settings, os.environ))
     log.set_up(settings.log)
     log.take_all()
+    exhaustion.note_lost_results()
     raise_limit(descriptors(settings))
     try:
         files = [file.absolute() for file in files]
@@ -129,7 +130,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
 
 
 async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
-    timer = leaves_after()
+    end = End()
     aside = Aside(Path(settings.state) / DAMAGED)
     trio.socket.set_custom_hostname_resolver(Lookups())
     with owned(Path(settings.state), passable=settings.view_in_state, aside=aside) as state:
@@ -140,10 +141,10 @@ async def _main(settings: Config, files: Sequence[Path], notifier: Notifier) -> 
                 open_event_log(state / EVENTS, aside) as event_log,
             ):
                 core = await _core(settings, files, state, journal, history, event_log, aside)
-                await run(_parts(core), files, timer, notifier)
+                await run(_parts(core), files, end, notifier)
         finally:
             journal.close()
-            timer.cancel()
+            end.done()
     logger.info("stopped")
 
 

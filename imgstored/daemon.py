@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from imgstored.config.specs import (
 )
 from imgstored.errors import ImgstoreError
 from imgstored.events.stream import DaemonChanged
+from imgstored.host import exhaustion
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.secrets import KNOWN
 from imgstored.zstream.fletcher4 import load_arithmetic
@@ -58,6 +60,15 @@ logger = structlog.get_logger(__name__)
 #: Seconds for an orderly stop. State survives kill -9 at any point, so longer work is abandoned.
 _STOP_SECONDS = 4.5
 
+#: Seconds between two looks at whether memory ran out.
+LOOK_SECONDS = 5.0
+#: Seconds for which a daemon runs at least before it ends because of that. What ends too often is not started
+#: again (SMF's maintenance).
+LEAST_SECONDS = 60.0
+
+#: Seconds within which a thread begins, on however busy a machine.
+_BEGIN_SECONDS = 20.0
+
 #: Modules that an import needs, if they are installed.
 _LARGE_MODULES = ("isal.isal_zlib", "httpx2")
 
@@ -83,9 +94,10 @@ class Parts(Struct, frozen=True):
     served_anew: Callable[[Config], Awaitable[Callable[[], None]]]  #: takes over `[serve]`, `[[mirror]]`
 
 
-async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notifier: Notifier) -> None:
-    """Serves until a signal ends it; `timer` starts then."""
+async def run(parts: Parts, files: Sequence[Path], end: End, notifier: Notifier) -> None:
+    """Serves until a signal ends it; `end` begins then, or when an error does."""
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(_begins_to_end, end)
         await nursery.start(parts.hooks.run)
         await nursery.start(parts.view.run, parts.catalog.all)
         nursery.start_soon(parts.sources.run)
@@ -119,7 +131,7 @@ async def run(parts: Parts, files: Sequence[Path], timer: threading.Timer, notif
                 notifier.ready()
                 await _signals(received, files, parts, notifier)
             notifier.stopping()
-            timer.start()
+            end.begin()
             parts.events.publish(DaemonChanged(False, __version__, os.getpid()))
             await parts.event_log.flush()
             parts.imports.stop()
@@ -177,14 +189,71 @@ async def _reload(files: Sequence[Path], parts: Parts) -> None:
     logger.info("read the configuration again", files=[str(file) for file in files])
 
 
-def leaves_after() -> threading.Timer:
-    """Once started, ends the process if it has not ended by itself: a disk may not answer."""
-    timer = threading.Timer(_STOP_SECONDS, _leave)
-    timer.daemon = True
-    return timer
+class End:
+    """Ends the process if it has not ended by itself: a disk may not answer, or a task be lost.
+
+    A thread of its own waits for that from the beginning, as there may be none for it later. It also has the
+    daemon stop once memory ran out where nothing was prepared for it: see `exhaustion`.
+    """
+
+    def __init__(self) -> None:
+        self._status: int | None = None  #: None: the end has not begun
+        self._told = False
+        self._beginning: dict[threading.Thread, float] = {}  # threads, and since when
+        self._began = time.monotonic()
+        # Plain locks, which take no memory to wait for.
+        self._begun, self._done = threading.Lock(), threading.Lock()
+        self._begun.acquire()
+        self._done.acquire()
+        threading.Thread(target=self._watch, name="end", daemon=True).start()
+
+    def begin(self, status: int = 0) -> None:
+        """From now on the daemon is stopping; its status if it has to be ended. Again, it changes nothing."""
+        if self._status is None:
+            self._status = status
+            self._begun.release()
+
+    def done(self) -> None:
+        """The daemon has ended by itself."""
+        self._done.release()
+        self.begin()
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                if not self._told:
+                    self._wait()
+                if self._done.acquire(timeout=_STOP_SECONDS):
+                    return
+                try:
+                    logger.warning("leaving before everything has ended", seconds=_STOP_SECONDS)
+                finally:
+                    os._exit(self._status or int(exhaustion.is_noted()))
+            except MemoryError as error:  # this thread is the last that may end for want of memory
+                exhaustion.note(error)
+
+    def _wait(self) -> None:
+        """Returns once the daemon has been told to end."""
+        while not self._begun.acquire(timeout=LOOK_SECONDS):
+            self._look_for_lost_threads()
+            if exhaustion.is_noted() and time.monotonic() >= self._began + LEAST_SECONDS:
+                logger.error("memory ran out: the daemon ends, and starts anew with what is on the disk")
+                os.kill(os.getpid(), signal.SIGTERM)
+                break
+        self._told = True
+
+    def _look_for_lost_threads(self) -> None:
+        """Notes a thread that does not begin: if it died for want of memory, its starter waits for ever."""
+        now = time.monotonic()
+        beginning = [thread for thread in threading.enumerate() if not thread.is_alive()]
+        self._beginning = {thread: self._beginning.get(thread, now) for thread in beginning}
+        if any(now - since > _BEGIN_SECONDS for since in self._beginning.values()):
+            exhaustion.note(MemoryError("a thread does not begin"))
 
 
-def _leave() -> None:
-    """Ends the process although something is still at work, such as a disk that does not answer."""
-    logger.warning("leaving before everything has ended", seconds=_STOP_SECONDS)
-    os._exit(0)
+async def _begins_to_end(end: End) -> None:
+    """Begins the end when the daemon's tasks are cancelled, by whatever error."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        end.begin(1)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from imgstored.host import exhaustion
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Self
@@ -61,9 +63,21 @@ class InternalError(ImgstoreError):
     """A fault of the daemon itself; its log has the traceback."""
 
     @classmethod
-    def unexpected(cls) -> Self:
-        """The error of a request that an unexpected exception ended."""
-        return cls("a fault in imgstored", hint="its log has the details")
+    def unexpected(cls, what: str, error: BaseException) -> Self:
+        """The error of something that an unexpected exception ended: the daemon lacks something, or is wrong.
+
+        `what` is the beginning of a sentence, such as "a query".
+        """
+        short = exhaustion.behind(error)
+        if short is None:
+            found = cls(
+                f"{what} failed because of a fault in imgstored",
+                hint="the daemon's log has the details; please report it",
+            )
+        else:
+            found = cls(f"{what} failed: the daemon has {short.what}", hint=short.hint)
+        found.__cause__ = error
+        return found
 
 
 # -- requests ------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 import structlog
 
 from imgstored.foreign_text import one_line, printable
+from imgstored.host import exhaustion
 from imgstored.http.secrets import HIDDEN, KNOWN, SECRET_NAME, redacted
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from imgproto.documents import WarningDocument
-    from structlog.types import EventDict, Processor, WrappedLogger
+    from structlog.types import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
     from imgstored.config.tables import LogTable
 
@@ -85,10 +86,32 @@ def set_up(table: LogTable) -> None:
             _in_order,
             _Prioritised(rendering) if is_journal() else rendering,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, table.level.upper())),
+        wrapper_class=_sturdy(structlog.make_filtering_bound_logger(getattr(logging, table.level.upper()))),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lossy(written_to))),
         cache_logger_on_first_use=False,
     )
+
+
+def _sturdy(base: type[FilteringBoundLogger]) -> type[FilteringBoundLogger]:
+    """Such a logger that raises nothing for want of memory: no work may fail because of its log.
+
+    It notes the exceptions that it is given: what logs a traceback has met something unprepared.
+    """
+
+    class Sturdy(base):  # type: ignore[valid-type, misc]
+        def _proxy_to_logger(
+            self, method_name: str, event: str | None = None, *args: Any, **named: Any
+        ) -> Any:
+            try:
+                if found := named.get("exc_info"):
+                    error = found if isinstance(found, BaseException) else sys.exception()
+                    exhaustion.note(found[1] if isinstance(found, tuple) else error or MemoryError())
+                return super()._proxy_to_logger(method_name, event, *args, **named)
+            except MemoryError as error:
+                exhaustion.note(error)
+                return None
+
+    return Sturdy
 
 
 @cache
@@ -149,11 +172,20 @@ def take_all() -> None:
 
     def thread_crashed(found: threading.ExceptHookArgs) -> None:
         if found.exc_value is not None:
+            exhaustion.note(found.exc_value)
             crash = (found.exc_type, found.exc_value, found.exc_traceback)
             log.critical("a thread has ended by a mistake", exc_info=crash)
 
+    before = sys.unraisablehook
+
+    def ignored(found: sys.UnraisableHookArgs) -> None:
+        if found.exc_value is not None:
+            exhaustion.note(found.exc_value)
+        before(found)
+
     sys.excepthook = crashed
     threading.excepthook = thread_crashed
+    sys.unraisablehook = ignored
 
 
 class _Libraries(logging.Handler):

@@ -134,10 +134,10 @@ class Deletions:
                     await self._delete(image, requester)
                 except ImgstoreError as raised:
                     error = raised
-                except Exception:
+                except Exception as raised:
                     # One deletion must not take the daemon with it.
                     log.exception("a deletion failed because of a fault in imgstored", uuid=image.uuid)
-                    error = InternalError.unexpected()
+                    error = InternalError.unexpected("the deletion", raised)
                 del self._under_way[image.pool, image.uuid]
                 deletion.end(error)
 

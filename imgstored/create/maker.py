@@ -63,6 +63,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds after which a machine is not rolled back any more without asking: somebody may have used it since.
 _FRESH: Final = 3600.0
+#: Seconds by which a clock that is set right may go back.
+_SKEW: Final = 60.0
 
 #: Characters of a prepare script.
 _MAX_SCRIPT: Final = 1 << 20
@@ -324,7 +326,8 @@ class Maker:
         datasets = self._catalog.pool(undo["pool"]).datasets()
         datasets.thaw(undo["dataset"], mark)
         if undo["vm"] is not None:
-            if time.time() - int(mark) / 1000 > _FRESH:
+            # One of the future: the clock was wrong then, or is now, and nobody knows how long ago it was.
+            if not -_SKEW < time.time() - int(mark) / 1000 < _FRESH:
                 raise PoolError(
                     f"vm {undo['vm']} was being prepared {mark} ms after 1970, and may have been used since",
                     hint=f"roll its datasets back to @{SNAPSHOT} by hand, or destroy these snapshots",

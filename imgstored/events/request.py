@@ -45,9 +45,9 @@ class ClientRequest:
             await work()
         except ImgstoreError as error:
             self.end(error)
-        except Exception:
+        except Exception as error:
             log.exception("a request failed", client=self.client)
-            self.end(InternalError.unexpected())
+            self.end(InternalError.unexpected("the request", error))
         else:
             self.end()
 

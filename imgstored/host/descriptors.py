@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import resource
 import socket
 from typing import Final
 
 import structlog
 
+from imgstored.host.exhaustion import DESCRIPTORS_HINT as HINT
+from imgstored.host.exhaustion import NO_DESCRIPTORS
+
 logger = structlog.get_logger(__name__)
 
-#: The hint if the hard limit is too low; only the system's administrator can raise it.
-HINT = (
-    "raise the hard limit (`LimitNOFILE=` of the systemd unit, process.max-file-descriptor on illumos), or"
-    " lower `limits.clients`, `limits.imports` or `limits.connections`"
-)
-
+__all__ = ["HINT", "are_scarce", "hard_limit", "is_reserved", "raise_limit"]
 
 #: Descriptors that are reserved for changes and for users who may change; at most one `_PART`th of the limit.
 _RESERVE: Final = 128
 _PART: Final = 4
-
-_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE})
-#: The most causes of an error that are examined.
-_CAUSES: Final = 20
 
 
 def is_reserved(descriptor: int) -> bool:
@@ -42,24 +35,7 @@ def are_scarce() -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             return is_reserved(probe.fileno())
     except OSError as error:
-        return error.errno in _SHORTAGES
-
-
-def shortage_behind(error: BaseException) -> OSError | None:
-    """The shortage of descriptors that caused an error; None if none did."""
-    causes = [error]
-    for _ in range(_CAUSES):
-        if not causes:
-            return None
-        cause = causes.pop()
-        if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
-            return cause
-        if isinstance(cause, BaseExceptionGroup):
-            causes += cause.exceptions
-        further = cause.__cause__ or cause.__context__
-        if further is not None:
-            causes.append(further)
-    return None
+        return error.errno in NO_DESCRIPTORS
 
 
 def hard_limit() -> float:

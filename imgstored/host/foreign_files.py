@@ -56,7 +56,12 @@ class ForeignFile:
             _free.release()
             raise
         # Neither a thread of trio's nor of a thread pool: the process waits for those at its end.
-        threading.Thread(target=self._work, name="foreign file", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="foreign file", daemon=True).start()
+        except BaseException:  # there is no thread for it
+            os.close(self._fd)
+            _free.release()
+            raise
 
     def __enter__(self) -> ForeignFile:
         return self
@@ -168,7 +173,11 @@ class _Closer:
             if self._threads == _CLOSERS:
                 return
             self._threads += 1
-        threading.Thread(target=self._work, name="closing files", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="closing files", daemon=True).start()
+        except (RuntimeError, MemoryError):  # the next one closes it, too
+            with self._lock:
+                self._threads -= 1
 
     def _work(self) -> None:
         while True:

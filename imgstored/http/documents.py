@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import random
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,7 +44,7 @@ from imgstored.http.secrets import announce, redacted
 from imgstored.http.tls import tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
     import httpx2
 
@@ -89,6 +90,19 @@ class Fetch(Protocol):
         ...
 
 
+_deadline: ContextVar[float] = ContextVar("deadline of documents", default=float("inf"))
+
+
+@contextmanager
+def all_within(seconds: float) -> Iterator[None]:
+    """Bounds the time of all documents together that the block fetches, beside the bound on each."""
+    token = _deadline.set(min(_deadline.get(), trio.current_time() + seconds))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
 async def fetch_document(
     location: Location,
     *,
@@ -105,7 +119,8 @@ async def fetch_document(
     `URL: cause`.
     """
     limits = limits or DocumentLimits()
-    with trio.move_on_after(limits.total_seconds):
+    seconds = max(0.0, min(limits.total_seconds, _deadline.get() - trio.current_time()))
+    with trio.move_on_after(seconds):
         check_headers(location.access)
         for failures in range(1, limits.tries + 1):
             asked: float | None = None
@@ -125,7 +140,7 @@ async def fetch_document(
                     return document
                 asked = retry_after(document.headers)
             await sleep(limits.backoff.delay(failures, chance, asked))
-    raise ClientError(f"{shown(location.url)}: no complete answer within {limits.total_seconds:g} s")
+    raise ClientError(f"{shown(location.url)}: no complete answer within {seconds:.3g} s")
 
 
 async def _follow(

@@ -62,7 +62,11 @@ class Lookups(trio.abc.HostnameResolver):
             if key in self._flights:  # somebody else was faster
                 limiter.release_on_behalf_of(flight)
             else:
-                self._start(key, flight, limiter, partial(ask, *question))
+                try:
+                    self._start(key, flight, limiter, partial(ask, *question))
+                except BaseException:  # there is no thread for it
+                    limiter.release_on_behalf_of(flight)
+                    raise
         flight = self._flights[key]
         await flight.ended.wait()
         if flight.error is not None:
@@ -91,5 +95,6 @@ class Lookups(trio.abc.HostnameResolver):
             with suppress(trio.RunFinishedError):  # the daemon has ended meanwhile
                 token.run_sync_soon(end)
 
-        self._flights[key] = flight
         trio.lowlevel.start_thread_soon(work, deliver, name="name look-up")
+        # Not before: nobody may wait for a thread that could not be started.
+        self._flights[key] = flight

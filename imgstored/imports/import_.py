@@ -55,7 +55,7 @@ from imgstored.events.stream import (
     Started,
     outcome_of,
 )
-from imgstored.host import descriptors, foreign_files, shortage
+from imgstored.host import foreign_files, shortage
 from imgstored.http.location import origin_of, public
 from imgstored.imports.delta import Delta, Deltas
 from imgstored.imports.figures import Figures
@@ -291,7 +291,7 @@ class Import:
         except Exception as error:
             # One import must not take the daemon with it.
             log.exception("an import failed because of a fault in imgstored", uuid=self.uuid)
-            return _Result(End.FAILED, _mistake(self.uuid, error))
+            return _Result(End.FAILED, InternalError.unexpected(f'the import of image "{self.uuid}"', error))
         return result
 
     async def _remember_shortage(self, error: NoSpaceError) -> None:
@@ -799,21 +799,6 @@ class Import:
     async def _ask(self, question: Callable[[], _Answer]) -> _Answer:
         """Asks the pool, which may hang; raises `PoolError` then."""
         return await self._resources.catalog.ask(self.spec.pool, question)
-
-
-def _mistake(uuid: str, error: Exception) -> InternalError:
-    """The error for the clients of an import that failed because of a fault in imgstored."""
-    if descriptors.shortage_behind(error) is not None:
-        mistake = InternalError(f'the import of image "{uuid}" cannot go on', hint=descriptors.HINT)
-    else:
-        mistake = InternalError(
-            f'the import of image "{uuid}" failed because of a fault in imgstored',
-            hint="the daemon's log has the details; please report it",
-        )
-    try:
-        raise mistake from error
-    except InternalError as raised:
-        return raised
 
 
 def _worth_asking(download: Download, error: ImgstoreError) -> list[Location]:

@@ -7,7 +7,6 @@ image's lock drops it.
 from __future__ import annotations
 
 import re
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +14,7 @@ import structlog
 
 from imgstored.errors import ImgstoreError, NoSpaceError, PoolError
 from imgstored.host import shortage
+from imgstored.host.clock import Ages
 from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Leftovers:
         self._journal = journal
         self._spools = spools
         self._locks = locks
+        self._ages = Ages()
 
     def drop(self, pool: str, uuid: str, kept: Kept, *, locked: bool) -> None:
         """Drops what an import leaves and its end does not keep. Raises `PoolError`, also `NoSpaceError`.
@@ -158,7 +159,8 @@ class Leftovers:
         """
         for unfinished in self._journal.imports():
             pool, uuid = unfinished.spec.key
-            if not unfinished.wanted and time.time() - unfinished.touched_at > keep_seconds:
+            touched_at = unfinished.touched_at
+            if not unfinished.wanted and self._ages.is_over((pool, uuid), touched_at, keep_seconds):
                 log.info("dropping a partial download that nobody asked for again", uuid=uuid, pool=pool)
                 self._forget(pool, uuid)
 

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from imgstored.errors import ImgstoreError, NoSpaceError
 from imgstored.host import filesystem, shortage
+from imgstored.host.clock import Ages
 from imgstored.host.filesystem import replace_file, sync
 from imgstored.library.folder import (
     COMING,
@@ -60,6 +61,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two times that the use of an entry is written down.
 _USE_EVERY: Final = 60.0
+#: Seconds between two uses at least, as a file system tells them apart.
+_TICK: Final = 1e-3
 #: Damaged folders that are kept for people to look at.
 _MAX_DAMAGED: Final = 10
 
@@ -115,7 +118,9 @@ class Library:
         self._sorted: tuple[LibraryImage, ...] | None = None
         self.arrived: Callable[[], object] = lambda: None  #: called in any thread, when a file has come
         self.evicted = self.evicted_bytes = 0  #: since the start; written by whoever evicts
-        self._written: dict[str, float] = {}  # when the use of an entry was last written down
+        self._written: dict[str, float] = {}  # when the use of an entry was last written down; monotonic
+        self._last_use = 0.0
+        self._ages = Ages()
 
     # -- the start -------------------------------------------------------------------------------------------
 
@@ -137,16 +142,17 @@ class Library:
                     path.rename(self.folder / f"{DAMAGED}{path.name}-{secrets.token_hex(4)}")
                 else:
                     self._images[image.uuid] = image
+                    self._last_use = max(self._last_use, image.used_at)
         self._sorted = None
         self.sweep()
 
     def sweep(self) -> None:
         """Removes files that nobody waits for any more, and all but the last damaged images."""
         for path in self.folder.glob(f"{COMING}*"):
-            if path.lstat().st_mtime < time.time() - COMING_SECONDS:
+            if self._ages.is_over(path.name, path.lstat().st_mtime, COMING_SECONDS):
                 _remove(path)
         for path in self.folder.glob(f"{SPOILT}*"):
-            if path.lstat().st_mtime < time.time() - SPOILT_SECONDS:
+            if self._ages.is_over(path.name, path.lstat().st_mtime, SPOILT_SECONDS):
                 _remove(path)
         damaged = sorted(self.folder.glob(f"{DAMAGED}*"), key=lambda path: path.lstat().st_mtime)
         for path in damaged[:-_MAX_DAMAGED]:
@@ -207,18 +213,24 @@ class Library:
         return fd
 
     def _use(self, image: LibraryImage) -> None:
-        now = time.time()
+        uptime = time.monotonic()
         with self._lock:
             if self._images.get(image.uuid) is not image:
                 return
-            self._images[image.uuid] = replace(image, used_at=now)
+            used_at = self._used_now()
+            self._images[image.uuid] = replace(image, used_at=used_at)
             # The order stays; `images` gives the time of use of the next change.
-            due = now - self._written.get(image.uuid, 0.0) > _USE_EVERY
+            due = uptime - self._written.get(image.uuid, float("-inf")) > _USE_EVERY
             if due:
-                self._written[image.uuid] = now
+                self._written[image.uuid] = uptime
         if due:
             with suppress(OSError):
-                os.utime(self.folder / image.uuid / ENTRY, (now, now))
+                os.utime(self.folder / image.uuid / ENTRY, (used_at, used_at))
+
+    def _used_now(self) -> float:
+        """The time of a use of now: later than all others, also where the clock has gone back."""
+        self._last_use = max(time.time(), self._last_use + _TICK)
+        return self._last_use
 
     def path_of(self, uuid: str) -> Path:
         """The path of an image's file, to be linked or read, and not to be changed."""
@@ -330,7 +342,9 @@ class Library:
     ) -> bool:
         """Adds an image, with the file that `take` puts at a path. False if the uuid is taken by now."""
         entry = Entry(kind, time.time(), source=source, spoilt=self.spoilt(manifest.uuid), layers=layers)
-        image = image_of(manifest, entry, size, icon=False, used_at=time.time())
+        with self._lock:
+            used_at = self._used_now()
+        image = image_of(manifest, entry, size, icon=False, used_at=used_at)
         new = self.folder / f"{NEW}{manifest.uuid}-{secrets.token_hex(4)}"
         new.mkdir(mode=0o700)
         try:
@@ -340,6 +354,7 @@ class Library:
                 _sync_file(new / FILE)
             replace_file(new / MANIFEST, msgspec.json.encode(manifest.document), mode=0o600)
             replace_file(new / ENTRY, msgspec.json.encode(image.entry), mode=0o600)
+            os.utime(new / ENTRY, (used_at, used_at))
             with self._writing:
                 if self.get(manifest.uuid) is not None:
                     return False

@@ -7,7 +7,6 @@ HEAD              POST ?mount=               GET              PATCH       PUT ?d
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode, urljoin
@@ -21,6 +20,7 @@ from msgspec.structs import replace
 from imgstored import lanes
 from imgstored.errors import APIError, ClientError, UploadError
 from imgstored.host import shortage
+from imgstored.host.clock import Ages
 from imgstored.host.filesystem import replace_file
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.failures import TRANSIENT_STATUSES, Backoff
@@ -87,6 +87,7 @@ class Uploads:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._known: dict[str, Upload] = {}
+        self._ages = Ages()
 
     def of(self, registry: str, digest: str) -> Upload | None:
         """The record of a blob; None if there is none."""
@@ -121,7 +122,8 @@ class Uploads:
         try:
             by_age = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
             for place, path in enumerate(by_age):
-                if place >= _MAX_RECORDS or time.time() - path.stat().st_mtime > _REMEMBERED:
+                old = self._ages.is_over(path.name, path.stat().st_mtime, _REMEMBERED)
+                if old or place >= _MAX_RECORDS:
                     path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("old uploads cannot be removed", error=str(error))

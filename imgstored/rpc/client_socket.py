@@ -104,7 +104,11 @@ class ClientSocket:
             with suppress(trio.RunFinishedError):  # nobody waited
                 token.run_sync_soon(closed.set)
 
-        trio.lowlevel.start_thread_soon(self._close_in_thread, tell, name=NAME)
+        try:
+            trio.lowlevel.start_thread_soon(self._close_in_thread, tell, name=NAME)
+        except (RuntimeError, MemoryError):  # there is no thread for it now
+            _CLOSING.close(self._raw)
+            return
         with trio.move_on_after(_CLOSE_SECONDS, shield=True):
             await closed.wait()
         await closed.wait()

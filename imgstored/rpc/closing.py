@@ -38,7 +38,10 @@ _PROGRAM: Final = "/bin/cat"
 
 
 class Closing:
-    """Sockets to be closed. `close` may be called in any thread of a trio program, and never waits."""
+    """Sockets to be closed. `close` may be called in any thread of a trio program, and never waits.
+
+    Where no thread can be had, they wait until the next one is closed.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -59,7 +62,15 @@ class Closing:
                 work = self._give_away
             else:
                 return
-        trio.lowlevel.start_thread_soon(work, lambda _: None, name=NAME)
+        try:
+            trio.lowlevel.start_thread_soon(work, lambda _: None, name=NAME)
+        except (RuntimeError, MemoryError) as error:
+            log.warning("sockets cannot be closed yet", error=str(error))
+            with self._lock:
+                if work == self._close_all:
+                    self._threads -= 1
+                else:
+                    self._giving = False
 
     def _close_all(self) -> None:
         while True:

@@ -17,7 +17,7 @@ from imgstored.errors import (
     StoppingError,
     UsageError,
 )
-from imgstored.host import descriptors
+from imgstored.host import exhaustion
 from imgstored.http.secrets import redacted
 from imgstored.rpc.params import checked, printable
 from imgstored.rpc.wire import encode_error, encode_response
@@ -36,8 +36,6 @@ _LOGGED = ("uuid", "uuids", "pool")
 _SHOWN = 40
 #: Images that one line of the log names at most.
 _MAX_LOGGED = 20
-
-_BUG_HINT = "the daemon's log has the details; please report it"
 
 
 #: Called with each request when its outcome is known: the method ("unknown" if there is no such method), "ok"
@@ -75,9 +73,9 @@ def encode_outcome(call: Call, outcome: Any) -> bytes:
         if isinstance(outcome, ImgstoreError):
             return encode_error(call.id, without_secrets(outcome.as_wire()))
         return encode_response(call.id, outcome)
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except (TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         log.exception("an answer cannot be encoded", method=printable(call.method, _SHOWN))
-        return encode_error(call.id, _mistake(call.method).as_wire())
+        return encode_error(call.id, _mistake(call.method, error).as_wire())
 
 
 def without_secrets(value: Any) -> Any:
@@ -111,19 +109,19 @@ async def _run(call: Call, method: Method | None) -> Any:
         return _truthful(_outcome_of(call, group))
     except Exception as error:
         log.exception("a method failed", method=printable(call.method, _SHOWN))
-        return _truthful(_mistake(call.method), error)
+        return _mistake(call.method, error)
 
 
-def _truthful(outcome: ImgstoreError, cause: BaseException | None = None) -> ImgstoreError:
-    """The error; if a shortage of descriptors caused it, its message and hint say so."""
-    short = descriptors.shortage_behind(cause or outcome)
+def _truthful(outcome: ImgstoreError) -> ImgstoreError:
+    """The error; if it comes of something that has run out, its message and hint say so."""
+    short = exhaustion.behind(outcome)
     if short is None:
         return outcome
     message = outcome.message
-    if isinstance(outcome, InternalError) or (short.strerror or "") not in message:
-        message = f"the daemon has too many open files: {message}"
+    if short.what not in message and not (short.words and short.words in message):
+        message = f"the daemon has {short.what}: {message}"
     answer = outcome.with_others(())  # a copy
-    answer.message, answer.hint, answer.data = message, descriptors.HINT, dict(outcome.data)
+    answer.message, answer.hint, answer.data = message, short.hint, dict(outcome.data)
     return answer
 
 
@@ -143,7 +141,9 @@ def _outcome_of(call: Call, group: BaseExceptionGroup[BaseException]) -> Imgstor
         # An error beside a cancellation would go up with it, and end the daemon.
         raise others
     first = next(_leaves(group))
-    return first if mistakes is None and isinstance(first, ImgstoreError) else _mistake(call.method)
+    if mistakes is None and isinstance(first, ImgstoreError):
+        return first
+    return _mistake(call.method, mistakes or group)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -161,8 +161,8 @@ def _unknown(method: str) -> UsageError:
     )
 
 
-def _mistake(method: str) -> InternalError:
-    return InternalError(f'"{method}" failed because of a fault in imgstored', hint=_BUG_HINT)
+def _mistake(method: str, error: BaseException) -> InternalError:
+    return InternalError.unexpected(f'"{method}"', error)
 
 
 def _record(call: Call, method: Method | None, outcome: Any, seconds: float) -> None:

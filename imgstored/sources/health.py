@@ -174,9 +174,7 @@ class Question:
         elif isinstance(error, Exception):
             # A mistake of ours in reading one server's answer must not hide all the others.
             log.exception("asking a source failed", source=public(self._spec.url), exc_info=error)
-            self.error = InternalError(
-                "a fault in imgstored: a query of a source failed", hint="its log has the details"
-            )
+            self.error = InternalError.unexpected("a query of a source", error)
         elif error is not None:
             return False
         self._health.note(self._spec, None if isinstance(self.error, self._harmless) else self.error)

@@ -28,6 +28,10 @@ PREFERRED_GRACE = 2.0
 #: … and those that could only be further places of the same file so long.
 FURTHER_GRACE = 0.5
 
+#: Of the sources that failed: those that a hint names, and those whose errors programs are told.
+_NAMED = 3
+_TOLD = 50
+
 
 class Hit(Struct, frozen=True):
     """A source has the image."""
@@ -127,7 +131,9 @@ class Search:
         if problems and len(problems) == len(self._specs):
             return problems[0][1]
         data = {
-            "problems": [{"source": public(spec.url), "error": error.as_wire()} for spec, error in problems]
+            "problems": [
+                {"source": public(spec.url), "error": error.as_wire()} for spec, error in problems[:_TOLD]
+            ]
         }
         hint = self._hint([spec for spec, _ in problems])
         if self._active:
@@ -137,8 +143,10 @@ class Search:
 
     def _hint(self, failed: list[SourceSpec]) -> str:
         if failed:
-            return (
-                f"it may be at a source that did not answer: {', '.join(shown(spec.url) for spec in failed)}"
+            named = ", ".join(shown(spec.url) for spec in failed[:_NAMED])
+            more = len(failed) - _NAMED
+            return f"it may be at a source that did not answer: {named}" + (
+                f", and {more} more: `imgctl sources -c`" if more > 0 else ""
             )
         for place, state in sorted(self._inactive.items()):
             return f'{shown(self._specs[place].url)} has it, but its state is "{state}"'

@@ -25,6 +25,7 @@ from imgstored.errors import (
     UsageError,
 )
 from imgstored.http.credentials import of_source
+from imgstored.http.documents import all_within
 from imgstored.http.location import public
 from imgstored.http.secrets import KNOWN
 from imgstored.import_id import bound
@@ -82,6 +83,11 @@ DEFAULT_SOURCE = SourceSpec("https://images.smartos.org")
 
 #: Sources that one request asks at the same time.
 _AT_A_TIME = 16
+
+#: Seconds in which all of them have answered, or count as not answering, and that each has at least. Few
+#: sources that are silent do not come near it; of a thousand, each has less time, so that all are asked soon.
+_ALL_SECONDS = 120.0
+_LEAST_SECONDS = 2.0
 
 #: Clients that are kept, with their caches: of the sources in use, and of some that callers name.
 _CLIENTS = 64
@@ -502,13 +508,18 @@ def _as_served(offer: Offer) -> Hit:
 
 
 async def _fan_out(items: Sequence[S], ask: Callable[[S], Awaitable[T]]) -> list[T]:
-    """The result of `ask` for each item, some at a time. `ask` raises nothing."""
+    """The result of `ask` for each item, some at a time, each within its share of the time for all.
+
+    `ask` raises nothing, and fetches documents.
+    """
+    seconds = max(_LEAST_SECONDS, _ALL_SECONDS * _AT_A_TIME / max(1, len(items)))
     limiter = trio.CapacityLimiter(_AT_A_TIME)
     answers: dict[int, T] = {}
 
     async def one(place: int, item: S) -> None:
         async with limiter:
-            answers[place] = await ask(item)
+            with all_within(seconds):
+                answers[place] = await ask(item)
 
     async with trio.open_nursery() as nursery:
         for place, item in enumerate(items):
@@ -558,9 +569,9 @@ class SharedSearches:
             flight.found = await search()
         except ImgstoreError as error:
             flight.error = error
-        except Exception:
+        except Exception as error:
             log.exception("looking for an image failed", uuid=query[0])
-            flight.error = InternalError.unexpected()
+            flight.error = InternalError.unexpected("the search for an image", error)
         finally:
             del self._flights[query]
         # Not reached when the daemon is stopping: then the waiting callers are cancelled, too.

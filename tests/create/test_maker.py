@@ -413,6 +413,18 @@ async def test_a_machine_is_not_rolled_back_days_later(host):
     assert host.vmadm.machine(VM)["state"] == "stopped"
 
 
+async def test_a_machine_that_is_to_be_prepared_in_the_future_is_not_rolled_back(host):
+    """The clock was wrong then, or is now: nobody knows for how long somebody has used it."""
+    host.add_machine()
+    mark = str(int((time.time() + 86400 * 365) * 1000))
+    host.datasets.snapshots = {f"{ROOT}@{PRE}": "ours"}
+    host.notes.mkdir()
+    told = {"pool": "zones", "dataset": ROOT, "vm": VM, "running": True}
+    (host.notes / f"{mark}.json").write_text(json.dumps(told))
+    await trio.to_thread.run_sync(host.maker().recover)
+    assert (host.datasets.rolled_back, host.left()) == ([], [f"{mark}.json"])
+
+
 async def test_a_machine_whose_snapshot_fails_is_started_again(host, output):
     host.add_machine(state="running")
     host.datasets.failing = {"snapshot"}

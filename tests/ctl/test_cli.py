@@ -265,6 +265,30 @@ def test_sources_that_are_down_are_told_after_the_rows(daemon, imgctl):
     ]
 
 
+def test_a_thousand_sources_that_fail_are_said_briefly(daemon, imgctl):
+    daemon.sources.found = {
+        "images": [],
+        "problems": [
+            {"source": f"http://{name}/{number}", "error": ClientError("refused").as_wire()} | listed
+            for name, listed in (("down", {}), ("kept", {"listed_at": "2026-11-24T12:00:00Z"}))
+            for number in range(1000)
+        ],
+    }
+    shown = imgctl("avail").stderr.splitlines()
+    assert (
+        shown[0]
+        == "imgctl avail: warning: http://kept/0: refused; its images are those of 2026-11-24T12:00:00Z"
+    )
+    assert shown[20] == (
+        "imgctl avail: warning: so are those of 980 more sources, which `imgctl sources -c` names"
+    )
+    assert shown[21:23] == [
+        "imgctl avail: error (MultiError): multiple (1000) errors",
+        "    error (ClientError): http://down/0: refused",
+    ]
+    assert shown[42:] == ["  hint: 980 more sources did not answer: `imgctl sources -c` names them"]
+
+
 def test_avail_without_sources(daemon, imgctl):
     daemon.sources.refusal = NoSourcesError("imgadm has no configured sources")
     assert "error (NoSources)" in imgctl("avail").stderr

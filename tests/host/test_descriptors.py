@@ -94,7 +94,7 @@ def test_a_system_that_refuses_is_a_warning(monkeypatch):
 #: Opens files until there are no more, and says at which number the reserve began, and what it found then.
 USES_UP = """
 import errno, os, resource
-from imgstored.host import descriptors
+from imgstored.host import descriptors, exhaustion
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(os.sys.argv[1]),) * 2)
 first = None
 assert not descriptors.are_scarce()
@@ -110,7 +110,7 @@ assert before and descriptors.are_scarce()
 try:
     raise ValueError("config file cannot be read") from found
 except ValueError as error:
-    print(first, descriptors.shortage_behind(error).errno == errno.EMFILE)
+    print(first, exhaustion.behind(error).what == "too many open files")
 """
 
 
@@ -120,11 +120,3 @@ def test_the_last_descriptors_are_known_as_such(limit, first):
         [sys.executable, "-c", USES_UP, str(limit)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.stdout.split(), done.stderr) == ([str(first), "True"], "")
-
-
-def test_an_error_without_a_shortage_is_none_of_it():
-    error = ValueError("x")
-    error.__cause__ = FileNotFoundError(errno.ENOENT, "no such file")
-    assert descriptors.shortage_behind(error) is None
-    error.__context__ = error  # a circle
-    assert descriptors.shortage_behind(error) is None

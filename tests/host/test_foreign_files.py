@@ -123,3 +123,31 @@ def test_a_file_that_takes_long_to_close_holds_up_no_other(monkeypatch):
         with pytest.raises(BrokenPipeError):
             os.write(writer, b"x")
         os.close(writer)
+
+
+def test_a_file_without_a_thread_takes_no_place(fd, monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        for _ in range(foreign_files.MAX_FILES + 1):
+            with pytest.raises(RuntimeError, match="new thread"):
+                ForeignFile(fd)
+        closed = [os.dup(fd) for _ in range(20)]
+        for each in closed:
+            foreign_files.close(each)
+    until_free(foreign_files.MAX_FILES)
+    foreign_files.close(os.dup(fd))
+    for each in closed:
+        until_closed(each)
+
+
+def until_closed(number):
+    for _ in range(3000):
+        try:
+            os.fstat(number)
+        except OSError:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(number)

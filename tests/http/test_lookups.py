@@ -136,3 +136,18 @@ async def test_documents_of_a_dead_name_take_one_thread_and_end_in_time(names):
     assert len(failures) == 60
     assert names.asked == ["dead.example"]
     assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+
+
+async def test_a_look_up_without_a_thread_keeps_nobody_waiting(names, monkeypatch):
+    """Such a look-up was in the table of those under way, and all later ones of that name waited for it."""
+
+    def start(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trio.lowlevel, "start_thread_soon", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await trio.socket.getaddrinfo("alive", 80)
+    assert lanes.lookups().borrowed_tokens == 0
+    with trio.fail_after(PATIENCE):
+        assert await trio.socket.getaddrinfo("alive", 80)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from imgstored.catalog.catalog import Catalog
@@ -57,3 +59,30 @@ def test_wrong_bytes_are_not_believed_where_they_stay(leftovers, journal, tmp_pa
     assert stays.exists()
     assert journal.spooled() == set()
     assert journal.imports() == []
+
+
+def test_a_download_of_the_future_is_dropped_in_the_end(leftovers, journal, monkeypatch):
+    """The clock was ten years ahead when its client left. It is kept as long as any other, and no longer."""
+    now, uptime = time.time(), time.monotonic()
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: now + 10 * 365 * 86400)
+        journal.park("zones", BASE)
+    week = 7 * 86400
+    for passed, there in ((0, 1), (week - 60, 1), (week + 60, 0)):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time", lambda passed=passed: now + passed)
+            patched.setattr(time, "monotonic", lambda passed=passed: uptime + passed)
+            leftovers._abandon = lambda *_, **__: None
+            leftovers.expire(week)
+        assert len(journal.imports()) == there
+
+
+def test_a_clock_that_is_right_again_drops_nothing(leftovers, journal, monkeypatch):
+    """A host that begins in 1970 sees what was left a minute ago in the future, and then as it is."""
+    journal.park("zones", BASE)
+    for year in (1970, None):
+        with monkeypatch.context() as patched:
+            if year:
+                patched.setattr(time, "time", lambda: 60.0)
+            leftovers.expire(7 * 86400)
+        assert len(journal.imports()) == 1

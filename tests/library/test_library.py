@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 
 import pytest
 
-from imgstored.library.folder import Entry, LibraryImage, examined
+from imgstored.library.folder import COMING_SECONDS, Entry, LibraryImage, examined
 from imgstored.library.library import Library, evicted
 from imgstored.manifest import load
 from tests.support.image_site import BASE, INCREMENTAL, ZVOL, fixture_file, fixture_manifest
@@ -274,3 +275,35 @@ def test_all_that_the_library_writes_is_known_to_who_examines_it(folder):
     found = dict(examined(folder))
     assert len(found) == 3
     assert set(found.values()) == {None}
+
+
+# -- a clock that jumps --------------------------------------------------------------------------------------
+
+
+def test_what_was_used_last_is_evicted_last_whatever_the_clock_says(folder, monkeypatch):
+    """The clock was ten years ahead when one of two was used, and is right when the other one is."""
+    library = opened(folder)
+    keep(library, BASE)
+    keep(library, ZVOL)
+    now = time.time()
+    for uuid, ahead in ((ZVOL, 10 * 365 * 86400), (BASE, 0)):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time", lambda ahead=ahead: now + ahead)
+            os.close(library.open_file(uuid))
+    for each in (library, opened(folder)):
+        first = evicted(each.images(), max(image.size for image in each.images()), frozenset())
+        assert first[0] == ZVOL
+
+
+def test_a_coming_file_of_the_future_is_dropped_in_the_end(folder, monkeypatch):
+    library = opened(folder)
+    coming = library.spool(BASE)
+    coming.write_bytes(b"x")
+    ahead = time.time() + 10 * 365 * 86400
+    os.utime(coming, (ahead, ahead))
+    uptime = time.monotonic()
+    for passed, there in ((0, True), (COMING_SECONDS - 60, True), (COMING_SECONDS + 60, False)):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "monotonic", lambda passed=passed: uptime + passed)
+            library.sweep()
+        assert coming.exists() == there

@@ -23,7 +23,7 @@ from werkzeug.routing import Rule
 from tests.proofs.recording import SYNCED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
 _NO_SYNC = "--no-sync"
@@ -50,17 +50,19 @@ class Forks:
     """The process. `fork` starts a daemon, and returns its pid.
 
     `syncs` is False for daemons that believe that they sync, and do not: what is to be found then is found.
+    `environment` is added to that of the process.
     """
 
-    def __init__(self, *, syncs: bool = True) -> None:
+    def __init__(self, *, syncs: bool = True, environment: Mapping[str, str] | None = None) -> None:
         self._syncs = syncs
+        self._environment = environment or {}
 
     def __enter__(self) -> Forks:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.proofs.forks", *([] if self._syncs else [_NO_SYNC])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **self._environment},
             text=True,
         )
         assert self._ask({"do": "hello"}) == {}
@@ -144,6 +146,10 @@ class Daemon:
             raise RuntimeError(f"it ended with {status}:\n{self.log.read_text()}")
         return status is not None
 
+    def status(self, seconds: float) -> int | None:
+        """Its status if it ends within so many seconds, negative for a signal; None if it does not."""
+        return self._forks.ended(self.pid, seconds)
+
     def stop(self) -> None:
         """SIGTERM."""
         os.kill(self.pid, signal.SIGTERM)
@@ -202,6 +208,10 @@ def _fork(asked: dict[str, Any]) -> int:
             from tests.proofs import fail_points
 
             fail_points.listen(Path(asked["armed"]))
+        if "IMGSTORE_NO_MEMORY" in os.environ:
+            from imgstored import daemon
+
+            daemon.LEAST_SECONDS, daemon.LOOK_SECONDS = 0.0, 0.05
         from imgstored.__main__ import main
 
         status = main(["--config", asked["config"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from imgstored.errors import APIError, ClientError, UploadError
+from imgstored.registry import push
 from imgstored.registry.client import Registries, RegistrySpec
 from imgstored.registry.documents import Descriptor, ImageManifest
 from imgstored.registry.push import Pusher, Upload, Uploads
@@ -225,3 +227,17 @@ def test_uploads_are_remembered_for_a_while(tmp_path):
     os.utime(record, (1, 1))
     uploads.sweep()
     assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_an_upload_of_the_future_is_forgotten_in_the_end(tmp_path, monkeypatch):
+    uploads = Uploads(tmp_path / "uploads")
+    uploads.note("r", DIGEST, Upload("a", "https://r/x"))
+    (record,) = (tmp_path / "uploads").iterdir()
+    ahead = time.time() + 10 * 365 * 86400
+    os.utime(record, (ahead, ahead))
+    uptime = time.monotonic()
+    for passed, there in ((0, True), (push._REMEMBERED - 60, True), (push._REMEMBERED + 60, False)):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "monotonic", lambda passed=passed: uptime + passed)
+            uploads.sweep()
+        assert record.exists() == there

@@ -136,3 +136,19 @@ async def test_whoever_is_turned_away_takes_few_threads(path, monkeypatch):
             assert closing._THREADS <= most <= closing._THREADS + 1
             assert await client.receive() == [1, 2, None, "said"]
         lingering.end()
+
+
+async def test_sockets_without_a_thread_are_closed_later(monkeypatch):
+    def start(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    sockets = [socket.socket() for _ in range(2 * MANY)]
+    closes = Closing()
+    with monkeypatch.context() as patched:
+        patched.setattr(trio.lowlevel, "start_thread_soon", start)
+        for each in sockets[1:]:
+            closes.close(each)
+    closes.close(sockets[0])
+    with trio.fail_after(PATIENCE):
+        while any(each.fileno() >= 0 for each in sockets):  # noqa: ASYNC110 (threads close them)
+            await trio.sleep(0.01)

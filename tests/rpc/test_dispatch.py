@@ -19,7 +19,7 @@ from imgstored.errors import (
     PoolError,
     UsageError,
 )
-from imgstored.host import descriptors
+from imgstored.host import descriptors, exhaustion
 from imgstored.rpc.call import MAX_CLIENT_NAME, Call, Client, PassedFile
 from imgstored.rpc.dispatch import encode_outcome, perform, stopping
 from imgstored.rpc.peer import ChangeRights, Peer
@@ -238,7 +238,7 @@ def test_without_a_file_there_is_none_to_take():
             PoolError("it failed", hint="buy a disk"),
             "the daemon has too many open files: it failed",
         ),
-        (ValueError("x"), 'the daemon has too many open files: "m" failed because of a fault in imgstored'),
+        (ValueError("x"), '"m" failed: the daemon has too many open files'),
     ],
 )
 async def test_what_fails_for_want_of_descriptors_says_so(error, message):
@@ -247,6 +247,25 @@ async def test_what_fails_for_want_of_descriptors_says_so(error, message):
 
     outcome = await perform(call(), method(run))
     assert (outcome.message, outcome.hint) == (message, descriptors.HINT)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), '"m" failed: the daemon has too little memory'),
+        (PoolError("it failed"), "the daemon has too little memory: it failed"),
+        (
+            RuntimeError("can't start new thread"),
+            '"m" failed: the daemon has no memory for a thread, or as many threads as it may have',
+        ),
+    ],
+)
+async def test_what_fails_for_want_of_memory_says_so(error, message):
+    async def run(_):
+        raise error from (None if isinstance(error, RuntimeError) else MemoryError())
+
+    outcome = await perform(call(), method(run))
+    assert (outcome.message, outcome.hint) == (message, exhaustion.MEMORY_HINT)
 
 
 async def test_what_fails_for_another_reason_keeps_its_hint():

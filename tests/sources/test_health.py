@@ -74,7 +74,7 @@ async def test_a_bad_image_of_a_registry_is_a_bad_list_of_it(health, error):
 
 async def test_a_mistake_of_ours_is_an_error(health):
     assert (await ask(health, KeyError("x"))).code == "InternalError"
-    assert noted(health)[2] == "a fault in imgstored: a query of a source failed"
+    assert noted(health)[2] == "a query of a source failed because of a fault in imgstored"
 
 
 def test_nothing_secret_is_told(health):

@@ -33,6 +33,8 @@ _WIDE = ["zpool", "state", "size", "clones", "source"]
 _SORT = ["published_at", "name"]
 _OUTDATED_COLUMNS = ["uuid", "name", "version", "zpool", "newer", "newer_uuid", "source"]
 _OUTDATED_DROP = ["source", "newer_uuid", "zpool", "uuid"]
+#: Sources that failed that are named one by one.
+_PRINTED = 20
 _DOCKER_COLUMNS = ["uuid", "repository", "tag", "image_id", "created"]
 
 
@@ -68,15 +70,19 @@ def report_problems(session: Session, found: AvailableDocument | OutdatedDocumen
     Raises the error of the sources that did not answer and have no list either.
     """
     problems = [problem for problem in found["problems"] if isinstance(problem.get("error"), dict)]
-    for problem in problems:
-        if problem.get("listed_at"):
-            session.warn(f"{_problem_message(problem)}; its images are those of {problem['listed_at']}")
+    stood_in = [problem for problem in problems if problem.get("listed_at")]
+    # imgadm prints all.
+    most = len(problems) if session.program == "imgadm" else _PRINTED
+    for problem in stood_in[:most]:
+        session.warn(f"{_problem_message(problem)}; its images are those of {problem['listed_at']}")
+    if len(stood_in) > most:
+        session.warn(f"so are those of {len(stood_in) - most} more sources, which `imgctl sources -c` names")
     if session.program != "imgadm":  # which says nothing of it
         for each in found.get("incomplete") or ():
             session.warn(each["message"])
     failed = [problem for problem in problems if not problem.get("listed_at")]
     if failed:
-        raise _failure(failed)
+        raise _failure(failed, most)
 
 
 def outdated(session: Session, arguments: Arguments) -> None:
@@ -236,12 +242,14 @@ def _problem_message(problem: ProblemDocument) -> str:
     return message if source in message else f"{source}: {message}"
 
 
-def _failure(problems: Sequence[ProblemDocument]) -> CommandError:
-    """The error of one source, or imgadm's MultiError of several."""
-    errors = [(str(problem["error"].get("code")), _problem_message(problem)) for problem in problems]
+def _failure(problems: Sequence[ProblemDocument], most: int) -> CommandError:
+    """The error of one source, or imgadm's MultiError of several, of which it has so many at most."""
+    errors = [(str(problem["error"].get("code")), _problem_message(problem)) for problem in problems[:most]]
     if len(errors) == 1:
         code, message = errors[0]
         error = problems[0]["error"]
         return CommandError(code, message, str(error.get("hint") or ""), data=error["data"])
     listed = "".join(f"\n    {error_line(code, message)}" for code, message in errors)
-    return CommandError("MultiError", f"multiple ({len(errors)}) errors{listed}")
+    left = len(problems) - len(errors)
+    hint = f"{left} more sources did not answer: `imgctl sources -c` names them" if left else ""
+    return CommandError("MultiError", f"multiple ({len(problems)}) errors{listed}", hint)

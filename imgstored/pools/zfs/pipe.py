@@ -206,7 +206,11 @@ def _in_kernel(
             os.close(fd)
 
     thread = threading.Thread(target=partial(copy_context().run, run), name=name, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except BaseException:  # there is no thread for it
+        os.close(fd)
+        raise
     begun.wait()
     if unshared:
         os.close(fd)

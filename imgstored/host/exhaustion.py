@@ -1,0 +1,111 @@
+"""What the process has run out of, where an error comes of that: descriptors, memory or threads.
+
+An allocation may fail anywhere, also where no code can go on from: between two tables that must agree, or on
+the way of a result to the task that waits for it. So what meets such an error unprepared notes it, and the
+daemon then ends and is started anew, with what is on the disk, which is whole at any moment.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: The hint if descriptors run out: only the system's administrator can raise the hard limit.
+DESCRIPTORS_HINT: Final = (
+    "raise the hard limit (`LimitNOFILE=` of the systemd unit, process.max-file-descriptor on illumos), or"
+    " lower `limits.clients`, `limits.imports` or `limits.connections`"
+)
+MEMORY_HINT: Final = (
+    "try again when the host has free memory; `limits.imports`, `limits.connections` and a limit of the"
+    " service (`MemoryMax=`, `LimitAS=`, `TasksMax=`) say how much the daemon takes, and may take"
+)
+
+#: The errors of a process, or a system, that has as many open files as it may have.
+NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
+#: What CPython says when the system gives it no thread; it has no class, nor a number, for that.
+_NO_THREAD: Final = "can't start new thread"
+#: What it says where an allocation failed, and it lost that on the way.
+_UNSAID: Final = "without setting an exception"
+#: The most causes of an error that are examined.
+_CAUSES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Exhaustion:
+    """What the daemon has too much or too little of, in words, the cause's own words, and what to do."""
+
+    what: str
+    words: str
+    hint: str
+
+
+def behind(error: BaseException) -> Exhaustion | None:
+    """The exhaustion that caused an error; None if none did."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in NO_DESCRIPTORS:
+            return Exhaustion("too many open files", cause.strerror or "", DESCRIPTORS_HINT)
+        no_memory = isinstance(cause, OSError) and cause.errno == errno.ENOMEM
+        unsaid = isinstance(cause, SystemError) and _UNSAID in str(cause)
+        if isinstance(cause, MemoryError) or no_memory or unsaid:
+            return Exhaustion("too little memory", getattr(cause, "strerror", None) or "", MEMORY_HINT)
+        if isinstance(cause, RuntimeError) and _NO_THREAD in str(cause):
+            return Exhaustion("no memory for a thread, or as many threads as it may have", "", MEMORY_HINT)
+    return None
+
+
+_doubtful = False
+
+
+def note(error: BaseException) -> None:
+    """Remembers that memory ran out at a place that was not prepared for it. For any thread."""
+    global _doubtful
+    if isinstance(error, MemoryError):
+        _doubtful = True
+        return
+    try:
+        found = behind(error)
+    except MemoryError:
+        _doubtful = True
+        return
+    if found is not None and found.hint is MEMORY_HINT:
+        _doubtful = True
+
+
+def is_noted() -> bool:
+    """True if something may be missing in the memory of this process."""
+    return _doubtful
+
+
+def note_lost_results() -> None:
+    """From now on it is noted if a thread cannot hand its result to trio: its task would wait for ever."""
+    import trio  # not for those who only ask what an error comes of
+
+    give = trio.lowlevel.TrioToken.run_sync_soon
+
+    def noting(self: trio.lowlevel.TrioToken, *arguments: Any, **named: Any) -> None:
+        try:
+            give(self, *arguments, **named)
+        except MemoryError as error:
+            note(error)
+            raise
+
+    trio.lowlevel.TrioToken.run_sync_soon = noting  # type: ignore[method-assign, assignment]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what caused it, to a bound."""
+    causes = [error]
+    for _ in range(_CAUSES):
+        if not causes:
+            return
+        cause = causes.pop()
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            causes += cause.exceptions
+        further = cause.__cause__ or cause.__context__
+        if further is not None:
+            causes.append(further)

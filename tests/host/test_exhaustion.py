@@ -1,0 +1,183 @@
+"""What the process has run out of, and what follows of that."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import threading
+
+import pytest
+import structlog
+import trio
+
+from imgstored import log
+from imgstored.config.tables import LogTable
+from imgstored.errors import InternalError, PoolError
+from imgstored.host import exhaustion
+
+
+@pytest.fixture(autouse=True)
+def nothing_noted(monkeypatch):
+    monkeypatch.setattr(exhaustion, "_doubtful", False)
+
+
+def caused_by(cause):
+    error = PoolError("it failed")
+    error.__cause__ = ValueError("x")
+    error.__cause__.__context__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "what"),
+    [
+        (OSError(errno.EMFILE, "x"), "too many open files"),
+        (MemoryError(), "too little memory"),
+        (OSError(errno.ENOMEM, "x"), "too little memory"),
+        (SystemError("<f> returned NULL without setting an exception"), "too little memory"),
+        (ExceptionGroup("x", [KeyError("x"), MemoryError()]), "too little memory"),
+        (
+            RuntimeError("can't start new thread"),
+            "no memory for a thread, or as many threads as it may have",
+        ),
+    ],
+)
+def test_what_has_run_out(cause, what):
+    found = exhaustion.behind(caused_by(cause))
+    assert found.what == what
+    mistake = InternalError.unexpected("a query", caused_by(cause))
+    assert (mistake.message, mistake.hint) == (f"a query failed: the daemon has {what}", found.hint)
+
+
+def test_an_error_without_a_shortage_is_none_of_it():
+    error = caused_by(FileNotFoundError(errno.ENOENT, "no such file"))
+    assert exhaustion.behind(error) is None
+    error.__context__ = error  # a circle
+    assert exhaustion.behind(error) is None
+    message = InternalError.unexpected("a query", error).message
+    assert message == "a query failed because of a fault in imgstored"
+
+
+def test_memory_alone_leaves_doubts():
+    for error in (KeyError("x"), OSError(errno.EMFILE, "x"), caused_by(ValueError("x"))):
+        exhaustion.note(error)
+    assert not exhaustion.is_noted()
+    exhaustion.note(caused_by(MemoryError()))
+    assert exhaustion.is_noted()
+
+
+def test_a_logged_traceback_is_noted(capsys):
+    log.set_up(LogTable())
+    try:
+        [][0]
+    except IndexError as error:
+        error.__context__ = MemoryError()
+        structlog.get_logger("x").exception("something failed")
+    assert exhaustion.is_noted()
+    assert "something failed" in capsys.readouterr().err
+    structlog.reset_defaults()
+
+
+def test_a_log_without_memory_fails_nothing(capsys):
+    class Greedy:
+        def __repr__(self) -> str:
+            raise MemoryError
+
+    log.set_up(LogTable())
+    structlog.get_logger("x").warning("something failed", value=Greedy())
+    assert exhaustion.is_noted()
+    structlog.reset_defaults()
+
+
+async def test_a_thread_whose_result_is_lost_is_noted(monkeypatch, capfd):
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(trio.lowlevel.TrioToken, "run_sync_soon", out_of_memory)
+    exhaustion.note_lost_results()
+    done = threading.Event()
+    with trio.move_on_after(0.01):  # its task waits for ever, and a thread cannot be cancelled
+        await trio.to_thread.run_sync(done.set, abandon_on_cancel=True)
+    assert done.wait(30)
+    with trio.fail_after(30):
+        while not exhaustion.is_noted():  # noqa: ASYNC110 (a thread notes it)
+            await trio.sleep(0.01)
+
+
+#: A daemon whose end hangs, as tasks do that were lost; it is told in one of three ways to end.
+HANGS = """
+import signal, sys, time, structlog
+from imgstored import daemon
+from imgstored.host import exhaustion
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+daemon._STOP_SECONDS, daemon.LOOK_SECONDS, daemon.LEAST_SECONDS = 0.1, 0.01, 0.0
+signal.signal(signal.SIGTERM, lambda *_: print("asked to end", flush=True))
+end = daemon.End()
+{tells}
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(
+    ("tells", "said", "status"),
+    [
+        ("end.begin()", "", 0),
+        ("end.begin(1); end.begin()", "", 1),
+        ("exhaustion.note(MemoryError())", "asked to end\n", 1),
+    ],
+)
+def test_a_daemon_that_does_not_end_is_ended(tells, said, status):
+    command = [sys.executable, "-c", HANGS.format(tells=tells)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.returncode) == (said, status), done.stderr
+
+
+def test_a_daemon_that_ends_by_itself_is_left_alone():
+    script = HANGS.partition("deadline")[0].format(tells="end.begin(1); end.done()") + "time.sleep(0.5)"
+    done = subprocess.run([sys.executable, "-c", script], timeout=120, check=False)
+    assert done.returncode == 0
+
+
+#: A thread dies before it has begun, as for want of memory, and who started it waits for ever.
+DIES = """
+import threading
+daemon._BEGIN_SECONDS = 0.1
+class Dies(threading.Thread):
+    def _set_ident(self):
+        raise MemoryError
+Dies(daemon=True).start()
+"""
+
+
+def test_a_thread_that_dies_before_it_begins_ends_the_daemon():
+    command = [sys.executable, "-c", HANGS.format(tells=DIES)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.returncode) == ("asked to end\n", 1), done.stderr
+
+
+#: The thread that ends such a daemon lacks memory itself, again and again.
+GREEDY = """
+import time
+def out_of_memory(*_):
+    if len(failed) < 20:
+        failed.append(1)
+        raise MemoryError
+    return real()
+failed, real = [], time.monotonic
+time.monotonic, deadline = out_of_memory, real() + 60
+while real() < deadline:
+    time.sleep(0.01)
+"""
+
+
+def test_what_ends_a_daemon_survives_a_lack_of_memory():
+    script = HANGS.partition("deadline")[0].format(tells="exhaustion.note(MemoryError())") + GREEDY
+    script = script.replace("daemon.LOOK_SECONDS, ", "").replace("0.1, 0.01, 0.0", "0.1, 0.0")
+    script = script.replace("daemon._STOP_SECONDS", "daemon.LOOK_SECONDS = 0.2\ndaemon._STOP_SECONDS")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.returncode) == ("asked to end\n", 1), done.stderr
