@@ -14,7 +14,12 @@ USER_TESTS = $(addprefix tests/,rpc state imports catalog queries sources librar
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	--custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills cuts disk-cuts power-cuts schedules faults memory fuzz load bench bench-zfs manual docs lock dist deb hooks clean
+# Runs a program of the tests in a guest with real ZFS.
+in_guest = results=$$(mktemp -d) && IMGSTORE_GUEST_SECONDS=86400 tests/guest/boot.sh $(VENV) $$results \
+	env IMGSTORE_GUEST=1 $(abspath $(BIN))/python -m $(1) $(if $(SEED),--seed $(SEED)); \
+	status=$$?; rm -r $$results; exit $$status
+
+.PHONY: help setup demo demo-server test check lint types unit unit-poll unit-user coverage zfs test-zfs kills zfs-kills cuts disk-cuts power-cuts schedules faults memory fuzz load bench bench-zfs manual docs lock dist deb hooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -76,6 +81,9 @@ zfs: $(STAMP)
 kills: $(STAMP) ## kill -9 at named points and random moments, N times (10000)
 	$(BIN)/python -m tests.proofs.kills $(or $(N),10000)
 
+zfs-kills: $(STAMP) ## the same in a guest with real ZFS, N times (300)
+	$(call in_guest,tests.guest.kills $(or $(N),300))
+
 cuts: $(STAMP) ## power cuts on a file system that forgets what was not synced, N of them (10000)
 	$(BIN)/python -m tests.proofs.cuts $(or $(N),10000)
 
@@ -83,9 +91,7 @@ disk-cuts: $(STAMP) ## power cuts of an ext4, N of them (10000), from the log of
 	$(BIN)/python -m tests.proofs.disk_cuts $(or $(N),10000) $(if $(SEED),--seed $(SEED))
 
 power-cuts: $(STAMP) ## power cuts of a guest with real ZFS, N of them (300), from the log of all writes of its disk
-	results=$$(mktemp -d) && IMGSTORE_GUEST_SECONDS=86400 tests/guest/boot.sh $(VENV) $$results \
-		env IMGSTORE_GUEST=1 $(abspath $(BIN))/python -m tests.guest.power_cuts $(or $(N),300) $(if $(SEED),--seed $(SEED)); \
-		status=$$?; rm -r $$results; exit $$status
+	$(call in_guest,tests.guest.power_cuts $(or $(N),300))
 
 schedules: $(STAMP) ## imports, deletions, faults and restarts in any order of their steps, N orders (100000) by seed
 	$(BIN)/python -m tests.proofs.schedules $(or $(N),100000) --seed $(or $(SEED),0)

@@ -21,23 +21,31 @@ if TYPE_CHECKING:
     from bench.context import Bench
 
 _SPACE = uuid.UUID("5a1d9a0e-1f1c-4f0a-8e56-0c6a3d4c9b02")
-_PEER = 'python3 -c "import argparse, msgpack"'
+_PEER = '`python3 -c "import argparse, msgpack"`'
 _MOST = 2.2
+#: Of few images nothing but the start counts: against a Python that only starts.
+_FEW, _BARE, _MOST_OF_FEW = 5, "`python3 -c pass`", 2.0
 #: No image comes from a server here.
 NOWHERE = "http://127.0.0.1:9"
 
 
 def listing(bench: Bench) -> list[Row]:
     """The whole command, against a Python that starts and imports what the command cannot do without."""
-    images = bench.scale.images
+    return [
+        _listed(bench, bench.scale.images, _PEER, "import argparse, msgpack", at_most=_MOST),
+        _listed(bench, _FEW, _BARE, "pass", at_most=_MOST_OF_FEW),
+    ]
+
+
+def _listed(bench: Bench, images: int, peer: str, code: str, *, at_most: float) -> Row:
     with Ours(bench.folder(f"store-of-{images}"), config=source(NOWHERE), keep=True) as ours:
         fill(ours, bench.folder("tiny.gz"), images)
-        command = [sys.executable, "-c", "import argparse, msgpack"]
-        sides = {"imgctl list": lambda: ours.timed_imgctl("list"), _PEER: lambda: timed(command)}
+        command = [sys.executable, "-c", code]
+        sides = {"imgctl list": lambda: ours.timed_imgctl("list"), peer: lambda: timed(command)}
         runs, timeout = bench.runs * bench.scale.starts, bench.scale.quiet_seconds
         taken = in_turn(f"imgctl list, {images:,} images", runs, sides, timeout=timeout)
-    case = f"`imgctl list` with {images:,} images"
-    return [compared(case, taken["imgctl list"], f"`{_PEER}`", taken[_PEER], at_most=_MOST)]
+    case = f"`imgctl list` ({images:,} images)"
+    return compared(case, taken["imgctl list"], peer, taken[peer], at_most=at_most)
 
 
 def fill(ours: Ours, path: Path, images: int) -> None:

@@ -34,6 +34,7 @@ _STAGES = {
     "run": "verify, write",
 }
 _REST = "the rest of the daemon"
+#: Seconds between two looks at the threads; where processors are emulated, a look takes some milliseconds.
 _INTERVAL = 0.005
 
 
@@ -98,13 +99,13 @@ def summed(threads: dict[str, Times]) -> dict[str, tuple[float, float]]:
 
 
 @contextmanager
-def watched(pid: int | None) -> Iterator[dict[str, Times]]:
+def watched(pid: int | None, *, interval: float = _INTERVAL) -> Iterator[dict[str, Times]]:
     """The times of the process's threads meanwhile, by thread."""
     folder, threads, ended = Path(f"/proc/{pid}/task"), dict[str, Times](), threading.Event()
     there = {path.name for path in folder.iterdir()}
 
     def watch() -> None:
-        while not ended.wait(_INTERVAL):
+        while not ended.wait(interval):
             for path in folder.iterdir():
                 with suppress(OSError):  # the thread has ended
                     _look(path, threads, new=path.name not in there)

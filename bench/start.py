@@ -57,7 +57,7 @@ def _starts(bench: Bench, images: int, most: float) -> list[Row]:
     taken = in_turn(f"start, {images:,} images", runs, sides, timeout=timeout)
     return [
         Row(
-            f"start with {images:,} images, {name}",
+            f"start with {images:,} images ({name})",
             seconds(values),
             goal=f"≤ {1000 * most:.0f} ms",
             reached=statistics.median(values) <= most,

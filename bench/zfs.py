@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shlex
 import shutil
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +24,14 @@ from bench.progress import say
 from bench.restart import installed, kill_when, until
 from bench.servers import PacedNginx
 from bench.stages import summed, watched
-from bench.table import Row, bounded, compared, markdown, mib
-from bench.timing import idle_seconds, in_turn, timed
+from bench.table import Row, bounded, compared, markdown, mib, seconds
+from bench.timing import in_turn, timed
 from bench.zfs_image import ZfsInput, zfs_image
 from tests.guest.zpool import Zpool, run
 from tests.support.nginx import Nginx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 _MIB = 1 << 20
 _MB = 1_000_000
@@ -39,6 +41,11 @@ _OURS, _IMGADM = "imgctl import", "imgadm's way"
 _WITH_ZLIB = "zlib instead of ISA-L"
 #: Seconds that the daemon may take to start, under emulation.
 _TIMEOUT = 120.0
+#: Seconds between two looks at the daemon's threads; each takes some milliseconds here.
+_LOOKS = 0.1
+_PROGRAMS = "programs"
+#: The process that all of the kernel's own threads are children of.
+_KTHREADD = "2"
 #: Most bytes that ZFS may cache: the pool's disk, the server's files and the spool are in memory, too.
 _ARC = 512 << 20
 
@@ -71,6 +78,7 @@ class ZfsBench:
         self._image = image
         self._runs = runs
         self._timeout = timeout
+        self._dataset = f"{_POOL}/{image.uuid}"
 
     # -- how long it takes -----------------------------------------------------------------------------------
 
@@ -91,7 +99,7 @@ class ZfsBench:
                 {
                     _OURS: lambda: self._timed_import(ours),
                     _WITH_ZLIB: lambda: self._timed_import(with_zlib),
-                    _IMGADM: lambda: self._imgadm(server),
+                    _IMGADM: lambda: self._timed_imgadm(server),
                 },
                 timeout=self._timeout,
             )
@@ -106,62 +114,77 @@ class ZfsBench:
         say(f"{taken:.1f} s, the daemon's threads {_processor_seconds(ours.pid) - busy:.1f} s")
         return taken
 
-    def _imgadm(self, server: Nginx) -> float:
+    def _timed_imgadm(self, server: Nginx) -> float:
         """Seconds of imgadm's way; what it made is destroyed again."""
+        taken = self._imgadm(server)
+        self._destroy()
+        return taken
+
+    def _destroy(self) -> None:
+        run("zfs", "destroy", "-r", self._dataset)
+
+    def _imgadm(self, server: Nginx) -> float:
+        """Seconds of imgadm's way."""
         folder = self._folder / "peer"
         folder.mkdir()
-        dataset = f"{_POOL}/{self._image.uuid}"
         names = {
             "url": self._image.url(server.url),
             "file": str(folder / "file"),
             "sum": str(folder / "sum"),
-            "dataset": dataset,
+            "dataset": self._dataset,
         }
         pipeline = _PIPELINE.format(**{name: shlex.quote(value) for name, value in names.items()})
-        taken = timed(["bash", "-o", "errexit", "-o", "pipefail", "-c", pipeline])
-        run("zfs", "destroy", "-r", dataset)
-        shutil.rmtree(folder)
-        return taken
+        try:
+            return timed(["bash", "-o", "errexit", "-o", "pipefail", "-c", pipeline])
+        finally:
+            shutil.rmtree(folder)
 
     # -- where the work is -----------------------------------------------------------------------------------
 
     def stages(self) -> list[Row]:
-        """Seconds of the processors, by stages, of one import, and of imgadm's way and its programs."""
-        rows = []
-        with self._server() as server, self._ours(server) as ours:
-            with watched(ours.pid) as threads, _work() as work:
-                ours.timed_imgctl("import", self._image.uuid)
-            ours.timed_imgctl("delete", self._image.uuid)
-            parts = {stage: ran for stage, (ran, _) in summed(threads).items()}
-            of_ours = sum(parts.values())
-            rows += [self._part(f"ours: {stage}", ran) for stage, ran in parts.items()]
-            rows.append(self._part("ours: server, client, the kernel's own threads", work[0] - of_ours))
-            rows.append(self._part("ours, in all", work[0]))
-            with _work() as work:
-                self._imgadm(server)
-            rows.append(self._part("imgadm's way, in all", work[0]))
-            rows += self._programs(server)
-        return rows
+        """Seconds of the processors, by stages, of an import, and of imgadm's way and its programs."""
+        taken: dict[str, list[float]] = {}
 
-    def _programs(self, server: Nginx) -> Iterator[Row]:
-        """Each program of imgadm's way by itself."""
+        def note(name: str, parts: Mapping[str, float]) -> None:
+            for part, ran in {**parts, "in all": sum(parts.values())}.items():
+                taken.setdefault(f"{name}: {part}", []).append(ran)
+
+        with self._server() as server, self._ours(server) as ours, self._ours_with_zlib(server) as with_zlib:
+            daemons = {"ours": ours, f"ours; {_WITH_ZLIB}": with_zlib}
+            for daemon in daemons.values():
+                self._timed_import(daemon)  # what only the first one has to load is no part of a stage
+            for turn in range(1, self._runs + 1):
+                for name, daemon in daemons.items():
+                    with watched(daemon.pid, interval=_LOOKS) as threads, _used() as used:
+                        daemon.timed_imgctl("import", self._image.uuid)
+                    daemon.timed_imgctl("delete", self._image.uuid)
+                    stages = {stage: ran for stage, (ran, _) in summed(threads).items()}
+                    note(name, {**stages, "client": used.pop(_PROGRAMS), **used})
+                with _used() as used:
+                    self._imgadm(server)
+                note("imgadm's way", used)
+                self._destroy()
+                for name, command in self._programs(server).items():
+                    with _used() as used:
+                        timed(["sh", "-c", command])
+                    taken.setdefault(f"by itself: {name}", []).append(sum(used.values()))
+                self._destroy()
+                say(f"stages {turn}/{self._runs}: {taken}")
+        return [self._part(name, ran) for name, ran in taken.items()]
+
+    def _programs(self, server: Nginx) -> dict[str, str]:
+        """Each program of imgadm's way, by itself."""
         stream, file = self._folder / "stream", shlex.quote(str(self._image.path))
-        dataset = f"{_POOL}/{self._image.uuid}"
-        for name, command in {
+        return {
             "curl, and the server": f"curl -sSf {self._image.url(server.url)} > /dev/null",
             "sha1sum": f"sha1sum {file} > /dev/null",
             "gzip": f"gzip -cd {file} > {stream}",
-            "zfs receive": f"zfs receive {dataset} < {stream}",
-        }.items():
-            with _work() as work:
-                timed(["sh", "-c", command])
-            yield self._part(f"imgadm's way: {name}", work[0])
-        run("zfs", "destroy", "-r", dataset)
-        stream.unlink()
+            "zfs receive": f"zfs receive {self._dataset} < {stream} && rm {stream}",
+        }
 
-    def _part(self, name: str, ran: float) -> Row:
-        per_byte = 1e9 * ran / self._image.stream_size
-        return Row(name, f"{ran:.2f} s", f"{per_byte:.1f} ns a byte of the stream")
+    def _part(self, name: str, ran: Sequence[float]) -> Row:
+        per_byte = 1e9 * statistics.median(ran) / self._image.stream_size
+        return Row(name, seconds(ran), f"{per_byte:.1f} ns a byte of the stream")
 
     # -- what a kill costs -----------------------------------------------------------------------------------
 
@@ -243,15 +266,33 @@ class ZfsBench:
 
 
 @contextmanager
-def _work() -> Iterator[list[float]]:
-    """Seconds that all processors together were busy while the block lasts; in the list at its end."""
-    found = [0.0]
-    idle, begun = idle_seconds(), time.monotonic()
+def _used() -> Iterator[dict[str, float]]:
+    """Processor seconds while the block lasts, in the dictionary at its end, by who used them.
+
+    Programs are those that the block starts. What the disk still gets belongs to it.
+    """
+    found: dict[str, float] = {}
+    before, ended = _others(), resource.getrusage(resource.RUSAGE_CHILDREN)
     yield found
-    # What the disk still gets belongs to it.
     os.sync()
-    taken = time.monotonic() - begun
-    found[0] = max(0.0, taken * (os.cpu_count() or 1) - (idle_seconds() - idle))
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found[_PROGRAMS] = now.ru_utime + now.ru_stime - ended.ru_utime - ended.ru_stime
+    for pid, (kind, ran) in _others().items():
+        found[kind] = found.get(kind, 0.0) + ran - before.get(pid, (kind, 0.0))[1]
+
+
+def _others() -> dict[int, tuple[str, float]]:
+    """Each process of nginx and each of the kernel's own threads, by number: which it is, and its seconds."""
+    found: dict[int, tuple[str, float]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            head, _, tail = path.read_text().rpartition(")")
+            fields, name = tail.split(), head.partition("(")[2]
+            kind = "kernel's own threads" if fields[1] == _KTHREADD else "server" if name == "nginx" else ""
+            if kind:
+                ticks = int(fields[11]) + int(fields[12])
+                found[int(path.parent.name)] = kind, ticks / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def _processor_seconds(pid: int) -> float:

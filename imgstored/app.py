@@ -278,8 +278,8 @@ def _relay(settings: Config, library: Library, sources: SourceSet, resources: Re
 
 
 async def _library(settings: Config, catalog: Catalog) -> Library | None:
-    """The library, if it keeps files or something needs it, and its folder can be used."""
-    if not (settings.library.keep_mib or settings.serve.listen or settings.mirror):
+    """The library, if there is one and its folder can be used."""
+    if not settings.has_library:
         return None
 
     def pinned() -> set[str]:

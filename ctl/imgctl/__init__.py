@@ -1,7 +1,7 @@
 """imgctl: the command-line client of imgstored, and the `Client` class for other programs.
 
-Imports nothing of imgstored; docs/protocol.md is the contract between the two. Importing it costs the
-standard library's socket and msgpack, and nothing else.
+Imports nothing of imgstored; docs/protocol.md is the contract between the two. Importing it costs msgpack and
+what that imports, and nothing else.
 """
 
 from imgctl.errors import NotConnectedError, RemoteError

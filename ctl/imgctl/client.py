@@ -9,7 +9,6 @@ with Client() as client:
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 from imgproto import PROTOCOL_VERSION
 
@@ -23,6 +22,7 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any, TypeAlias
 
     from imgproto.documents import (
@@ -687,12 +687,16 @@ class Client(Connection):
         tags: Listed[str] = self.request("holds", params)
         return tags
 
-    @contextmanager
-    def holding(self, image: str, pool: str | None = None) -> Iterator[None]:
+    def holding(self, image: str, pool: str | None = None) -> AbstractContextManager[None]:
         """Keeps an image from being deleted as long as the block lasts, and this program lives.
 
         Has a connection of its own: whatever ends that ends the hold.
         """
+        from contextlib import contextmanager
+
+        return contextmanager(self._held)(image, pool)
+
+    def _held(self, image: str, pool: str | None) -> Iterator[None]:
         with self._another() as own:
             params: HoldParams = {"uuid": own._installed(image, pool), "pool": pool}  # noqa: SLF001
             asked = own.exchange("hold", params, None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import array
+# What `socket` is made of: that brings enum and selectors as well, a quarter of what a command costs.
+import _socket
 import os
 import select
-import socket
 import sys
 import time
 
@@ -66,7 +66,7 @@ class Connection:
         self.socket_path = socket_path or default_socket()
         self._name = name or f"imgctl.Client {imgctl.__version__} (pid {os.getpid()})"
         self._timeout = timeout
-        self._socket: socket.socket | None = None
+        self._socket: _socket.socket | None = None
         self._bridge: Bridge | None = None  # to another host
         self._unpacker = _unpacker()
         self._unfinished = 0  # bytes that came since the last whole message
@@ -229,7 +229,9 @@ class Connection:
         connected = self._open()
         try:
             if file is not None:
-                passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))]
+                import array
+
+                passed = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [file]))]
                 data = data[connected.sendmsg([data], passed) :]
             if data:
                 connected.sendall(data)
@@ -279,7 +281,7 @@ class Connection:
             raise NotConnectedError(f"the daemon's answer has more than {MAX_MESSAGE} bytes")
         self._unpacker.feed(data)
 
-    def _open(self) -> socket.socket:
+    def _open(self) -> _socket.socket:
         if self._socket is None:
             raise NotConnectedError("the connection was closed in the middle of a request")
         return self._socket
@@ -328,22 +330,22 @@ def _foreign(value: Any) -> float:
     raise TypeError(f"MessagePack has no {type(value).__name__}")
 
 
-def _has_ended(connected: socket.socket) -> bool:
+def _has_ended(connected: _socket.socket) -> bool:
     """True if the daemon closed an idle connection, or announced that it will."""
     return _is_readable(connected, 0)
 
 
-def _is_readable(connected: socket.socket, seconds: float) -> bool:
+def _is_readable(connected: _socket.socket, seconds: float) -> bool:
     """True if something comes, or the end, within that time."""
     ready = select.poll()
     ready.register(connected, select.POLLIN)
     return bool(ready.poll(seconds * 1000))
 
 
-def connected_to(path: str, seconds: float) -> socket.socket:
+def connected_to(path: str, seconds: float) -> _socket.socket:
     """A connection to the daemon's socket. Raises `NotConnectedError`."""
     deadline = time.monotonic() + seconds
-    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         connected.settimeout(seconds)
         while True:

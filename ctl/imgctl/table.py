@@ -6,8 +6,6 @@ and nothing at all, not even the header, where there are no rows.
 
 from __future__ import annotations
 
-from functools import cmp_to_key
-
 from imgctl import javascript
 from imgctl.errors import UsageError
 from imgctl.text import printable
@@ -102,6 +100,8 @@ def _sort(rows: list[Row], name: str, *, reverse: bool) -> None:
     if any(n is not None for n in numbers) and any(
         n is None and value is not None for n, value in zip(numbers, values, strict=True)
     ):
+        from functools import cmp_to_key
+
         # Numbers among other text: no one key gives that order.
         rows.sort(key=cmp_to_key(lambda a, b: _compare(a.get(name), b.get(name))), reverse=reverse)
         return

@@ -105,7 +105,8 @@ def summary(rows: Rows) -> str:
         against = f"{theirs}: {ratio}" if peer else ""
         lines.append(f"| {case} | {re.sub(r' [(][^)]*[)]', '', ours)} | {against} | {goal} {verdict} |")
     if missed:
-        lines.append(f"| {len(missed)} goals are **missed**: {', '.join(missed)} | | | |")
+        goals = "1 goal is" if len(missed) == 1 else f"{len(missed)} goals are"
+        lines.append(f"| {goals} **missed**: {', '.join(missed)} | | | |")
     return "\n".join(lines)
 
 

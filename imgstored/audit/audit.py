@@ -138,6 +138,10 @@ def _library(settings: Config, pause: float) -> Iterator[Finding]:
     folder = settings.library_folder
     if not folder.exists():
         return
+    if not settings.has_library:
+        # What was half made in it stays so until a daemon uses it again.
+        yield Finding("library", "ok", f"{folder} is not in use, and was not read")
+        return
     hint = "the next start removes or sets aside what is no image; remove a damaged one's folder"
     try:
         found = dict(examined(folder))

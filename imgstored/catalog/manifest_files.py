@@ -210,6 +210,8 @@ def _read(fd: int, size: int) -> bytes:
 def _manifest(record: Mapping[str, Any], pool: str, uuid: str, path: str) -> dict[str, Any]:
     """The image's manifest in a file, with fields of any type; only the uuid if the file has none."""
     manifest = record.get("manifest")
+    if isinstance(manifest, dict) and manifest.get("uuid") == uuid:
+        return manifest
     if not isinstance(manifest, dict) or in_lower_case(manifest.get("uuid")) != uuid:
         _report(pool, uuid, path, "it has no manifest of this image")
         return {"uuid": uuid}

@@ -285,8 +285,13 @@ class Config(_Table, frozen=True):
         return Path(_IMGADM_LOCKS) if self._has_zfs else Path(self.state, "locks")
 
     @property
+    def has_library(self) -> bool:
+        """True if the library keeps files, or something needs it."""
+        return bool(self.library.keep_mib or self.serve.listen or self.mirror)
+
+    @property
     def library_folder(self) -> Path:
-        """The folder of the library."""
+        """The folder of the library. Without a library nothing reads it, and nothing tidies it up."""
         return Path(self.state, "library") if self.library.path is None else Path(self.library.path)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
@@ -112,7 +113,13 @@ def faults(document: Mapping[str, Any], kind: type[Struct]) -> list[ConfigError]
 
     msgspec by itself ends at the first fault, and suggests no similar name.
     """
-    return [*_table_faults(document, inspect.type_info(kind), ())]
+    return [*_table_faults(document, _described(kind), ())]
+
+
+@cache
+def _described(kind: type[Struct]) -> inspect.Type:
+    """The description of a type: making it takes longer than all else that a start does with its files."""
+    return inspect.type_info(kind)
 
 
 def _table_faults(table: Any, kind: inspect.Type, path: KeyPath) -> Iterator[ConfigError]:

@@ -11,6 +11,7 @@ import os
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -41,6 +42,7 @@ from imgstored.imports.import_ import Import
 from imgstored.imports.local_file import FromFile
 from imgstored.imports.plan import Plan
 from imgstored.imports.spec import ImportSpec
+from imgstored.imports.state import KEPT, End
 from imgstored.imports.table import ImportTable
 from imgstored.manifest import check_uuid, in_lower_case, load, timestamp
 
@@ -89,7 +91,18 @@ class _Waiting:
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
+        self.ended = trio.Event()
         self.error = ""
+        self.failure: ImgstoreError | None = None  #: why something that it left could not be dropped
+
+    def leaves(self, failure: ImgstoreError) -> None:
+        """Notes that something cannot be dropped."""
+        self.failure = failure
+
+    @property
+    def cancelled(self) -> bool:
+        """True once nobody wants it any more."""
+        return self.scope.cancel_called
 
     def failed(self, error: ImgstoreError) -> None:
         """Notes a failure; the manager tries the import again."""
@@ -337,11 +350,14 @@ class ImportManager:
         """Cancels an image's imports for all clients, also those that wait to be tried again."""
         check_uuid(uuid)
         imports = self._table.of_image(uuid)
-        waiting = [key for key in self._waiting if key[1] == uuid]
-        for key in waiting:
-            if not any(each.spec.key == key for each in imports):
-                self._waiting[key].scope.cancel()
-                await lanes.in_thread(self._resources.journal.park, *key)
+        of_table = {each.spec.key for each in imports}
+        waiting = [each for key, each in self._waiting.items() if key[1] == uuid and key not in of_table]
+        for unwanted in waiting:
+            unwanted.scope.cancel()
+        for unwanted in waiting:
+            await unwanted.ended.wait()
+            if unwanted.failure is not None:
+                raise unwanted.failure
         if not imports and waiting:
             return
         if not imports:
@@ -461,17 +477,22 @@ class ImportManager:
     async def _outlast_endings(self, plan: Plan) -> None:
         """Waits while images of the plan are being deleted, or cleaned up after a cancelled import."""
         while True:
-            if (ending := self._cancelled_in(plan)) is not None:
-                await ending.finished.wait()
+            if (ending := self._ending_in(plan)) is not None:
+                await ending.wait()
             elif (uuid := plan.in_deletion()) is not None:
                 await self._deletions.wait_for((plan.spec.pool, uuid))
             else:
                 return
 
-    def _cancelled_in(self, plan: Plan) -> Import | None:
-        """An import of the plan's images that was cancelled, and is still cleaning up."""
-        imports = (self._table.get((plan.spec.pool, step.uuid)) for step in plan.steps)
-        return next((each for each in imports if each is not None and each.cancelled), None)
+    def _ending_in(self, plan: Plan) -> trio.Event | None:
+        """The end of an import of the plan's images that was cancelled, and is still cleaning up."""
+        for key in ((plan.spec.pool, step.uuid) for step in plan.steps):
+            started, waiting = self._table.get(key), self._waiting.get(key)
+            if started is not None and started.cancelled:
+                return started.finished
+            if waiting is not None and waiting.cancelled:
+                return waiting.ended
+        return None
 
     def _import_of(self, spec: ImportSpec, found: Found) -> Import:
         """The import of an image that a source has; its origin's import is in the table, if there is one."""
@@ -541,9 +562,13 @@ class ImportManager:
         """The image's import, or None, once no deletion and no cancelled import of it is under way."""
         while True:
             wanted = await self._table.joinable(spec.key)
-            if not self._deletions.under_way(spec.key):
+            waiting = self._waiting.get(spec.key)
+            if waiting is not None and waiting.cancelled:
+                await waiting.ended.wait()
+            elif self._deletions.under_way(spec.key):
+                await self._deletions.wait_for(spec.key)
+            else:
                 return wanted
-            await self._deletions.wait_for(spec.key)
 
     def _check_origin(self, pool: str, origin: str | None) -> None:
         if origin is not None and self._catalog.find(pool, origin) is None:
@@ -579,8 +604,22 @@ class ImportManager:
         try:
             with waiting.scope:
                 await self._try_to_go_on(spec, waiting)
+            if waiting.cancelled and self._table.get(spec.key) is None:
+                await self._drop_unwanted(spec, waiting)
         finally:
             del self._waiting[spec.key]
+            waiting.ended.set()
+
+    async def _drop_unwanted(self, spec: ImportSpec, waiting: _Waiting) -> None:
+        """Drops what a waiting import leaves: no import of this daemon does so."""
+        kept = KEPT[End.ABANDONED]
+        drop = partial(self._resources.leftovers.drop, *spec.key, kept, locked=False)
+        with trio.CancelScope(shield=True):
+            try:
+                await self._catalog.finish(spec.pool, drop, lambda: None)
+            except ImgstoreError as error:
+                log.error("what an import left cannot be removed", uuid=spec.uuid, error=error.message)
+                waiting.leaves(error)
 
     async def _try_to_go_on(self, spec: ImportSpec, waiting: _Waiting) -> None:
         log.info("going on with an unfinished import", uuid=spec.uuid, pool=spec.pool)

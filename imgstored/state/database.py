@@ -180,6 +180,8 @@ def _prepare(db: sqlite3.Connection, path: Path, layout: Layout) -> None:
             f"{path} is of a newer imgstored (schema {found}, this one knows {SCHEMA})",
             hint="start the newer imgstored; or give this one another `state` in its configuration",
         )
+    if found < 0:
+        raise _DamagedError(f"its schema is {found}")
     if found:
         # Before anything is written, so that a damaged database is set aside as it was found.
         checked = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])

@@ -303,6 +303,17 @@ def test_what_is_half_made_in_the_library(host, half):
     assert [finding["check"] for finding in host.check()[1]] == ["library"]
 
 
+def test_a_library_that_is_not_in_use(host):
+    """No daemon tidies it up before it is in use again, so nothing in it is a fault."""
+    (host.state / "library" / BASE / "manifest.json.new").touch()
+    in_use = host.config.read_text()
+    host.config.write_text(in_use.replace("keep_mib = 100", "keep_mib = 0"))
+    assert host.check() == (0, [])
+    assert "library is not in use" in host.run().stdout
+    host.config.write_text(in_use)
+    assert [finding["check"] for finding in host.check()[1]] == ["library"]
+
+
 def test_what_an_import_that_goes_on_has_is_no_orphan(host):
     begun(host, OTHER)
     partial(host, OTHER)

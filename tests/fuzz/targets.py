@@ -412,7 +412,7 @@ def http_answer(data: bytes) -> None:
         )
         assert reply.start >= 0
         assert reply.stop is None or reply.stop >= reply.start
-        assert not reply.partial or reply.start == start
+        assert not reply.partial or reply.start <= start
     with suppress(ImgstoreError):
         redirected(Location(_URL, _URL, Access()), rest.decode("latin-1"), lambda *_: True)
     body = Body(1 << 16, gzip=bool(fields.number(1)))

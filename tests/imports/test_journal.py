@@ -308,6 +308,18 @@ def test_any_byte_may_be_another(tmp_path, data):
     journal.close()
 
 
+@pytest.mark.parametrize("schema", [-1, -(1 << 31)])
+def test_a_damaged_number_of_the_schema_costs_no_import(path, aside, schema):
+    """It took two thousand million steps to the schema of now."""
+    filled(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {schema}")
+    journal = Journal(path, aside)
+    assert journal.fault is None
+    assert {each.spec.uuid for each in journal.imports()} == {UUID, OTHER}
+    journal.close()
+
+
 @pytest.mark.parametrize("table", ["validators", "ranges", "spools"])
 @pytest.mark.parametrize("what", ["name", "statement", "both"])
 def test_a_damaged_entry_of_the_schema_costs_its_table(path, aside, table, what):

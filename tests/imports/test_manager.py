@@ -433,6 +433,58 @@ async def test_an_unfinished_import_of_a_stream_goes_on_as_one(open_house, pages
         await until(lambda: len(house.catalog.all()) == 2 and not house.left())
 
 
+@pytest.mark.parametrize("others", [False, True], ids=["nobody else", "others"])
+async def test_cancelling_an_import_that_waits_drops_its_partial(open_house, monkeypatch, nginx, others):
+    """As cancelling one that runs; who asks meanwhile gets a new one."""
+    received = trio.Event()
+    stopped: list[bool] = []
+    whole = EmbeddedPool.receive
+
+    def receive(self, uuid, blocks, **settings):
+        def slowly():
+            for block in blocks:
+                yield block
+                trio.from_thread.run_sync(received.set)
+                trio.from_thread.run(until, lambda: bool(stopped))
+
+        return whole(self, uuid, slowly(), **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedPool, "receive", receive)
+        async with open_house() as house, house.imports.request([BASE], requester=TESTER):
+            await received.wait()
+            house.imports.stop()
+            stopped.append(True)
+    nginx.stop()
+    begun, let = threading.Event(), threading.Event()
+    abandon = EmbeddedPool.abandon
+
+    def slowly(self, uuid):
+        begun.set()
+        assert let.wait(20)
+        abandon(self, uuid)
+
+    monkeypatch.setattr(EmbeddedPool, "abandon", slowly)
+    async with open_house() as house, trio.open_nursery() as nursery:
+        await until(lambda: any(each.error for each in house.imports._waiting.values()))
+        assert house.pool.partials() == [BASE]
+        nursery.start_soon(house.imports.cancel, BASE)
+        await trio.to_thread.run_sync(begun.wait)
+        nginx.start()
+        if others:
+            nursery.start_soon(house.all_events, INCREMENTAL)
+            nursery.start_soon(house.all_events, BASE)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert house.imports.jobs() == []
+        let.set()
+        if others:
+            await until(lambda: len(house.catalog.all()) == 2)
+        else:
+            await until(lambda: not house.imports._waiting)
+            assert house.pool.partials() == []
+            assert [each.wanted for each in house.journal.imports()] == [False]
+
+
 @pytest.mark.parametrize("fault", [NoSpaceError("full"), PoolError("the disk I/O failed")])
 async def test_an_unfinished_import_waits_while_the_journal_fails(open_house, monkeypatch, fault):
     """The source fails, and then the journal; the import goes on once both are back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -604,6 +605,70 @@ def test_half_made_things_are_swept(pools: EmbeddedPools) -> None:
     pool = pools.open()
     assert sorted(path.name for path in pools.folder.iterdir()) == sorted([BASE, f"{ZVOL}-partial", "lock"])
     assert pool.partials() == [ZVOL]
+
+
+@pytest.mark.parametrize("name", ["base", "zvol"])
+def test_a_folder_that_nobody_touched_is_not_listed_again(
+    pools: EmbeddedPools, monkeypatch: pytest.MonkeyPatch, name: Name
+) -> None:
+    install(pools.open(), name)
+    before = pools.open().images()  # lists the folder, and marks it
+    listed = []
+    statuses = files.Folder.statuses
+    monkeypatch.setattr(files.Folder, "statuses", lambda folder: listed.append(folder) or statuses(folder))
+    assert pools.open().images() == before
+    assert listed == []
+
+
+@pytest.mark.parametrize("name", ["base", "zvol"])
+def test_what_comes_to_a_folder_or_goes_is_seen_at_the_next_start(pools: EmbeddedPools, name: Name) -> None:
+    install(pools.open(), name)
+    (image,) = pools.open().images()
+    folder = pools.folder / image.uuid
+    (folder / "image.json.new").write_bytes(b"half a note")
+    (folder / "else").write_bytes(bytes(100_000))
+    (now,) = pools.open().images()
+    assert now.used >= image.used + 100_000
+    assert not (folder / "image.json.new").exists()
+    (folder / "else").unlink()
+    assert pools.open().images() == [image]
+    pool = pools.open()
+    pool.hold(image.uuid, "tag")
+    assert pools.open().holds(image.uuid) == ["tag"]
+    assert pools.open().holds(image.uuid) == ["tag"]
+    pool = pools.open()
+    pool.release(image.uuid, "tag")
+    stream = folder / ("stream.zfs" if name == "base" else "disk.raw")
+    assert [each.uuid for each in pools.open().images()] == [image.uuid]
+    # Without a change of the folder itself.
+    os.truncate(stream, stream.stat().st_size - 1)
+    pool = pools.open()
+    assert (pool.images(), pool.damage()) == ([], [f"image {image.uuid} is damaged, and left out"])
+    stream.unlink()
+    assert pools.open().images() == []
+
+
+def test_a_hold_is_seen_whatever_time_a_folder_has(pools: EmbeddedPools) -> None:
+    """Also on a file system that does not change a folder's time when a name comes to it."""
+    install(pools.open(), "base")
+    (image,) = pools.open().images()
+    folder = pools.folder / image.uuid
+    times = folder.stat()
+    pools.open().hold(image.uuid, "tag")
+    os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert pools.open().holds(image.uuid) == ["tag"]
+
+
+def test_a_folder_whose_time_cannot_be_set_is_listed_each_time(
+    pools: EmbeddedPools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def utime(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    install(pools.open(), "base")
+    monkeypatch.setattr(os, "utime", utime)
+    assert [image.uuid for image in pools.open().images()] == [BASE]
+    assert [image.uuid for image in pools.open().images()] == [BASE]
 
 
 def test_garbage_is_left_alone(pools: EmbeddedPools, tmp_path: Path) -> None:

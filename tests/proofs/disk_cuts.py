@@ -53,7 +53,11 @@ def run(*command: str) -> str:
 
 @contextmanager
 def attached(path: Path, start: int = 0, end: int | None = None) -> Iterator[Path]:
-    """The device of a loop whose content is a range of a file or of a disk, in bytes."""
+    """The device of a loop whose content is a range of a file or of a disk, in bytes.
+
+    `mount -o loop` would take the device of the last disk, with what the kernel remembers of it, if a program
+    such as udevd still had that open: a cut once seemed to have lost an image by this.
+    """
     size = [] if end is None else ["--sizelimit", str(end - start)]
     device = run("losetup", "--find", "--show", "--offset", str(start), *size, str(path))
     try:

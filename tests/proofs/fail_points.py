@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.catalog.manifest_files import ManifestFiles
 from imgstored.catalog.receipts import Receipts
+from imgstored.imports.delta import Deltas
 from imgstored.imports.journal import FileRanges, Journal
 from imgstored.imports.leftovers import Leftovers
 from imgstored.library.library import Library
 from imgstored.pools.embedded import EmbeddedPool, notes, pool, receive, unpack
 from imgstored.pools.embedded.receiver import FilesystemReceiver, VolumeReceiver
+from imgstored.pools.zfs import ZfsPool
+from imgstored.pools.zfs.lzc import Lzc
+from imgstored.transfer.payloads import PayloadSpool
 from imgstored.transfer.spool import Spool
 from imgstored.view.files import FilesView
 
@@ -28,8 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_Points = dict[str, tuple[tuple[Any, ...], str]]
+
+_POOLS: Final = (EmbeddedPool, ZfsPool)
 #: By name: where the function is, in each place that calls it by that name, and its attribute there.
-POINTS: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
+_ON_ANY_POOL: Final[_Points] = {
     "spool-write": ((Spool,), "_put"),
     "spool-size": ((Spool,), "begin"),
     "spool-drop": ((Leftovers,), "_remove_spool"),
@@ -39,31 +46,27 @@ POINTS: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "journal-spool": ((FileRanges,), "begin"),
     "journal-range": ((FileRanges,), "record"),
     "journal-forget": ((FileRanges,), "forget"),
-    "receive": ((EmbeddedPool,), "receive"),
-    "receive-piece": ((FilesystemReceiver, VolumeReceiver), "take"),
-    "receive-checkpoint": ((receive,), "write_checkpoint"),
-    "receive-note": ((receive,), "write_image"),
-    "unpack": ((EmbeddedPool,), "unpack"),
-    "unpack-copy": ((unpack,), "copy_tree"),
-    "unpack-layer": ((unpack,), "unpack_layer"),
-    "unpack-note": ((unpack,), "write_image"),
+    "delta-index": ((Deltas,), "_index"),
+    "delta-open": ((PayloadSpool,), "open"),
+    "delta-take-over": ((PayloadSpool,), "_take_over"),
+    "delta-installed": ((PayloadSpool,), "_read_installed"),
+    "delta-complete": ((PayloadSpool,), "_complete"),
+    "delta-write": ((PayloadSpool,), "_put"),
+    "receive": (_POOLS, "receive"),
+    "unpack": (_POOLS, "unpack"),
     "manifest-mark": ((ManifestFiles,), "mark"),
     "manifest-write": ((ManifestFiles,), "write"),
     "manifest-unmark": ((ManifestFiles,), "unmark"),
     "manifest-forget": ((ManifestFiles,), "forget"),
     "receipt-write": ((Receipts,), "write"),
     "receipt-forget": ((Receipts,), "forget"),
-    "publish": ((EmbeddedPool,), "publish"),
-    "publish-completed": ((EmbeddedPool,), "_completed"),
+    "publish": (_POOLS, "publish"),
     "view-add": ((FilesView,), "add"),
     "view-remove": ((FilesView,), "remove"),
-    "destroy": ((EmbeddedPool,), "destroy"),
-    "set-aside": ((pool, receive), "set_aside"),
-    "empty-trash": ((pool, receive), "empty_trash"),
-    "abandon": ((EmbeddedPool,), "abandon"),
-    "hold": ((EmbeddedPool,), "hold"),
-    "hold-write": ((pool,), "write_holds"),
-    "release": ((EmbeddedPool,), "release"),
+    "destroy": (_POOLS, "destroy"),
+    "abandon": (_POOLS, "abandon"),
+    "hold": (_POOLS, "hold"),
+    "release": (_POOLS, "release"),
     "library-keep": ((Library,), "keep"),
     "library-add": ((Library,), "_add"),
     "library-change": ((Library,), "_write"),
@@ -72,7 +75,30 @@ POINTS: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "library-remove": ((Library,), "remove"),
     "library-hold": ((Library,), "hold"),
 }
+#: Those that a daemon with an embedded pool comes to.
+POINTS: Final[_Points] = _ON_ANY_POOL | {
+    "receive-piece": ((FilesystemReceiver, VolumeReceiver), "take"),
+    "receive-checkpoint": ((receive,), "write_checkpoint"),
+    "receive-note": ((receive,), "write_image"),
+    "unpack-copy": ((unpack,), "copy_tree"),
+    "unpack-layer": ((unpack,), "unpack_layer"),
+    "unpack-note": ((unpack,), "write_image"),
+    "publish-completed": ((EmbeddedPool,), "_completed"),
+    "set-aside": ((pool, receive), "set_aside"),
+    "empty-trash": ((pool, receive), "empty_trash"),
+    "hold-write": ((pool,), "write_holds"),
+}
+#: Those that a daemon with a ZFS pool comes to.
+ON_ZFS: Final[_Points] = _ON_ANY_POOL | {
+    "zfs-receive": ((Lzc,), "receive"),
+    "zfs-rename": ((Lzc,), "rename"),
+    "zfs-change": ((Lzc,), "change"),
+    "zfs-hold": ((Lzc,), "hold"),
+    "zfs-release": ((Lzc,), "release"),
+}
 
+#: Those of an import by a delta, which is the operation `upgrade`.
+BY_DELTA: Final = tuple(name for name in _ON_ANY_POOL if name.startswith("delta-"))
 _KEEPS: Final = ("library-keep", "library-add", "library-evict", "library-remove")
 #: The points that operations of clients come to, by the names of these.
 REACHED: Final[dict[str, tuple[str, ...]]] = {
@@ -80,21 +106,24 @@ REACHED: Final[dict[str, tuple[str, ...]]] = {
         "spool-write", "spool-size", "spool-drop", "journal-begin", "journal-end", "journal-spool",
         "journal-range", "journal-forget", "receive", "receive-piece", "receive-checkpoint", "receive-note",
         "manifest-mark", "manifest-write", "manifest-unmark", "receipt-write", "publish", "publish-completed",
-        "view-add", "unpack", "unpack-copy", "unpack-layer", "unpack-note", *_KEEPS,
+        "view-add", "unpack", "unpack-copy", "unpack-layer", "unpack-note", "zfs-receive", "zfs-rename",
+        *_KEEPS,
     ),
-    "leave": ("journal-begin", "journal-park", "abandon"),
+    "upgrade": BY_DELTA,
+    "leave": ("journal-begin", "journal-park", "abandon", "zfs-change"),
     "delete": (
         "manifest-mark", "manifest-forget", "manifest-unmark", "receipt-forget", "destroy", "set-aside",
-        "empty-trash", "view-remove",
+        "empty-trash", "view-remove", "zfs-change",
     ),
-    "hold": ("hold", "hold-write"),
-    "release": ("release", "hold-write"),
+    "hold": ("hold", "hold-write", "zfs-hold"),
+    "release": ("release", "hold-write", "zfs-release"),
     "publish": ("library-add", "library-upload", "library-change"),
     "unpublish": ("library-remove",),
     "mirror": ("library-hold", *_KEEPS),
 }  # fmt: skip
 
-#: Calls of the system that change a file system, counted together as the point `syscall`.
+#: Calls of the system that change a file system, counted together as the point `syscall`; with the changes of
+#: a ZFS pool, each of which is a call of the kernel, too.
 CALLS: Final = (
     "rename", "replace", "unlink", "remove", "mkdir", "rmdir", "link", "fsync", "ftruncate", "pwrite",
     "pwritev", "utime", "chmod", "fchmod",
@@ -102,6 +131,8 @@ CALLS: Final = (
 SYSCALL: Final = "syscall"
 
 _FORM: Final = struct.Struct("@Q40sQ")
+#: After it: how many times the daemon has come to the point of this turn.
+_PASSED: Final = struct.Struct("@QQ")
 
 
 class Armed:
@@ -117,6 +148,11 @@ class Armed:
         """Dies at a point, `before:NAME` or `after:NAME`, the so-many-th time; "" is nowhere."""
         self._turn += 1
         _FORM.pack_into(self._memory, 0, self._turn, point.encode(), count)
+
+    def passed(self) -> int:
+        """How many times a daemon has come to the point since the last call of `at`."""
+        turn, passed = _PASSED.unpack_from(self._memory, _FORM.size)
+        return passed if turn == self._turn else 0
 
     def close(self) -> None:
         self._memory.close()
@@ -137,9 +173,11 @@ def listen(path: Path) -> None:
 def install() -> None:
     """Puts the points in their places. Nothing dies before `listen`."""
     assert notes.write_holds is pool.write_holds
-    for name, (owners, attribute) in POINTS.items():
+    for name, (owners, attribute) in (POINTS | ON_ZFS).items():
         for owner in owners:
             setattr(owner, attribute, _watched(getattr(owner, attribute), name))
+    for attribute in ("receive", "create", "snapshot", "rename", "change", "hold", "release"):
+        setattr(Lzc, attribute, _watched(getattr(Lzc, attribute), SYSCALL))
     for call in CALLS:
         setattr(os, call, _watched(getattr(os, call), SYSCALL))
 
@@ -163,6 +201,7 @@ def _reach(point: str) -> None:
         if turn != _turn:
             _turn, _passed = turn, 0
         _passed += 1
+        _PASSED.pack_into(_memory, _FORM.size, turn, _passed)
         if _passed == count:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from werkzeug.routing import Rule
+
 from tests.proofs.recording import SYNCED
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ _MODULES = (
     "httpx2",
     "isal.isal_zlib",
     "numpy",
+    "zstandard",
     "imgstored.app",
     "imgstored.doctor.doctor",
     "imgstored.serve.application",
@@ -39,6 +42,7 @@ _MODULES = (
     "imgstored.serve.publishing",
     "imgstored.serve.writers",
     "imgstored.transfer.decompress.deflate",
+    "imgstored.transfer.decompress.zstd",
 )
 
 
@@ -232,6 +236,27 @@ def _said(sync_all: Callable[[int], None]) -> Callable[[int], None]:
     return synced
 
 
+def _make_once() -> None:
+    """What each daemon would make anew, and is always the same."""
+    from imgstored.config.tables import Config
+    from imgstored.config.text import faults
+    from imgstored.library.library import Library
+    from imgstored.serve.application import Application
+
+    faults({}, Config)
+    compiled: dict[tuple[str, bool], Callable[..., tuple[str, str]]] = {}
+    compile_builder = Rule._compile_builder
+
+    def once(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        key = rule.rule, append_unknown
+        if key not in compiled:
+            compiled[key] = compile_builder(rule, append_unknown)
+        return compiled[key]
+
+    Rule._compile_builder = once  # type: ignore[method-assign]
+    Application(Library(Path("/nowhere"), 0))
+
+
 def _warm_up() -> None:
     """Imports all that a daemon imports, some of it late."""
     from imgstored.host import filesystem
@@ -239,7 +264,7 @@ def _warm_up() -> None:
 
     for module in _MODULES:
         import_module(module)
-
+    _make_once()
     fail_points.install()
     filesystem.sync_all = _said(filesystem.sync_all)
     if _NO_SYNC in sys.argv:

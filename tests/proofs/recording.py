@@ -93,6 +93,9 @@ def apply(nodes: dict[int, Node], change: Change) -> None:
         _rename(nodes, node, change)
     elif change.call in ENTRIES:
         _change_folder(nodes, node, change)
+    if change.call in ENTRIES:
+        for folder in {change.inode, change.other} & nodes.keys():
+            nodes[folder].times = nodes[folder].times[0], time.time_ns()
 
 
 def _change_file(node: Node, change: Change) -> None:

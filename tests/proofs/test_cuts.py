@@ -206,3 +206,17 @@ def test_a_daemon_that_does_not_sync_is_found_out(tmp_path):
         cuts = Cuts(tmp_path, url, forks, seed=1)
         with pytest.raises(BrokenPromiseError, match="clients were told"):
             cuts.run(record, 60, 0)
+
+
+def test_a_folder_has_a_new_time_when_its_names_change(disk):
+    (disk / "one").mkdir()
+    (disk / "two").mkdir()
+    for change in (
+        lambda: (disk / "one" / "file").touch(),
+        lambda: (disk / "one" / "file").rename(disk / "two" / "file"),
+        lambda: (disk / "two" / "file").unlink(),
+    ):
+        for folder in ("one", "two"):
+            os.utime(disk / folder, ns=(1, 1))
+        change()
+        assert {(disk / folder).stat().st_mtime_ns == 1 for folder in ("one", "two")} != {True}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import random
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.support import layers
+from tests.support.deltas import indexed
 from tests.support.image_site import ZVOL, ImageSite, fixture_manifest
 from tests.support.layers import folder, tar_of
 from tests.support.nginx import Nginx, free_port
@@ -28,17 +30,19 @@ if TYPE_CHECKING:
 
 TOKEN: Final = "a-token-of-the-proofs"
 
-#: A full image, one that is cloned from it, one in several ranges, and a volume; two that are published; and
-#: two layers of a container image.
-SMALL, CLONE, LARGE, VOLUME, FIRST, SECOND, LOWER, UPPER = (
-    f"33333333-aaaa-4bbb-8ccc-00000000000{number}" for number in range(1, 9)
+#: A full image, one that is cloned from it, one in several ranges, and a volume; two that are published;
+#: two layers of a container image; and the next version of LARGE, with an index for deltas.
+SMALL, CLONE, LARGE, VOLUME, FIRST, SECOND, LOWER, UPPER, NEXT = (
+    f"33333333-aaaa-4bbb-8ccc-00000000000{number}" for number in range(1, 10)
 )
-#: The guest's proof of power cuts, on real ZFS, has no container images yet.
+#: The guest's proofs, on real ZFS, have no container images and no deltas yet.
 _IN_GUEST: Final = bool(os.environ.get("IMGSTORE_GUEST"))
-IMAGES: Final = (SMALL, CLONE, LARGE, VOLUME, *(() if _IN_GUEST else (LOWER, UPPER)))
+IMAGES: Final = (SMALL, CLONE, LARGE, VOLUME, *(() if _IN_GUEST else (LOWER, UPPER, NEXT)))
 #: What is built on what.
 ORIGINS: Final = {CLONE: SMALL, UPPER: LOWER}
 PUBLISHED: Final = (FIRST, SECOND)
+#: Bytes of data in one record of a stream.
+_RECORD: Final = 128 << 10
 #: MiB of files that the library keeps: fewer than all of them, so that some are evicted.
 _KEEP: Final = 2
 
@@ -49,6 +53,7 @@ class Made:
 
     manifest: Mapping[str, Any]
     file: bytes
+    index: bytes = b""
 
 
 @cache
@@ -79,11 +84,27 @@ def _made_up_streams() -> dict[str, bytes]:
         SECOND: filesystem_stream(size=128 << 10, seed=6),
         LOWER: tar_of(folder("etc"), *(layers.file(f"etc/{name}", b"lower" * 999) for name in "abc")),
         UPPER: tar_of(layers.file("etc/.wh.a"), layers.file("etc/b", b"upper"), layers.link("etc/d", "b")),
+        NEXT: _upgraded(1900 << 10, 3),
     }
+
+
+def _upgraded(size: int, seed: int) -> bytes:
+    """The stream of the same content as that of LARGE, but for one record in five."""
+    content = bytearray(b"".join(random_content(size, seed)))
+    for number, start in enumerate(range(0, size, 5 * _RECORD)):
+        content[start : start + _RECORD] = random.Random(number).randbytes(_RECORD)
+    return b"".join(stream_of([bytes(content)], guid=guid_of(9)))
 
 
 def _made(uuid: str, stream: bytes, number: int) -> Made:
     file = gzip.compress(stream, compresslevel=1, mtime=0)
+    index, described = b"", dict[str, Any](compression="gzip")
+    if uuid == NEXT:
+        file, index = indexed(stream)
+        described = {
+            "compression": "zstd",
+            "index": {"sha256": hashlib.sha256(index).hexdigest(), "size": len(index)},
+        }
     manifest: dict[str, Any] = {
         "v": 2,
         "owner": "00000000-0000-0000-0000-000000000000",
@@ -103,12 +124,12 @@ def _made(uuid: str, stream: bytes, number: int) -> Made:
         manifest["origin"] = ORIGINS[uuid]
     manifest |= {
         "uuid": uuid,
-        "name": f"image-{number}",
+        "name": "upgraded" if uuid in (LARGE, NEXT) else f"image-{number}",
         "version": "1.0.0",
         "published_at": f"2026-11-24T00:00:0{number}.000Z",
-        "files": [{"sha1": hashlib.sha1(file).hexdigest(), "size": len(file), "compression": "gzip"}],
+        "files": [{"sha1": hashlib.sha1(file).hexdigest(), "size": len(file), **described}],
     }
-    return Made(manifest, file)
+    return Made(manifest, file, index)
 
 
 @contextmanager
@@ -125,7 +146,10 @@ def running_nginx(folder: Path) -> Iterator[Nginx]:
     folder.chmod(0o755)
     pages = ImageSite(folder / "site")
     for uuid in IMAGES:
-        pages.add(made()[uuid].manifest, made()[uuid].file)
+        image = made()[uuid]
+        pages.add(image.manifest, image.file)
+        if image.index:
+            (pages.folder / uuid / "file.index").write_bytes(image.index)
     with Nginx(folder / "nginx", root=pages.folder) as nginx:
         yield nginx
 
@@ -139,8 +163,8 @@ class Settings:
     url: str
     port: int
 
-    def write(self) -> Path:
-        """The file of its configuration."""
+    def write(self, *, serves: bool = True) -> Path:
+        """The file of its configuration. Without an image server it keeps no files, and fetches deltas."""
         file = self.folder / "imgstored.toml"
         images = self.folder / "images"
         images.mkdir(exist_ok=True)
@@ -148,12 +172,16 @@ class Settings:
             f'state = "{self.state}"\n'
             f'[socket]\npath = "{self.folder}/sock"\n'
             f'[view]\nmode = "files"\npath = "{images}"\n'
-            f"[limits]\nmin_free_mib = 1\n"
-            f"[library]\nkeep_mib = {_KEEP}\n"
-            f'[serve]\nlisten = "127.0.0.1:{self.port}"\ntokens = {{ proofs = "{TOKEN}" }}\n'
-            f'[[sources]]\nurl = "{self.url}"\ntype = "static"\n'
+            f'[limits]\nmin_free_mib = 1\ndeltas = "always"\n'
+            f'[[sources]]\nurl = "{self.url}"\ntype = "static"\n' + (self._server() if serves else "")
         )
         return file
+
+    def _server(self) -> str:
+        return (
+            f"[library]\nkeep_mib = {_KEEP}\n"
+            f'[serve]\nlisten = "127.0.0.1:{self.port}"\ntokens = {{ proofs = "{TOKEN}" }}\n'
+        )
 
 
 def settings(folder: Path, url: str, state: Path | None = None) -> Settings:

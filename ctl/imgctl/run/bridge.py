@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -30,8 +30,8 @@ def bridge(session: Session, arguments: Arguments) -> None:
             view = view[os.write(1, view) :]
 
 
-def _send(connected: socket.socket) -> None:
+def _send(connected: _socket.socket) -> None:
     with suppress(OSError):
         while piece := os.read(0, _PIECE):
             connected.sendall(piece)
-        connected.shutdown(socket.SHUT_WR)
+        connected.shutdown(_socket.SHUT_WR)

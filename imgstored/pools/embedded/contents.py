@@ -14,10 +14,12 @@ from imgstored.pools.embedded.notes import (
     HOLDS,
     ImageNote,
     is_whole,
+    mark_untouched,
     occupied,
     read_checkpoint,
     read_holds,
-    read_image,
+    read_image_with_status,
+    untouched,
 )
 from imgstored.pools.embedded.receive import PARTIAL, TRASH, discard, empty_trash
 
@@ -99,13 +101,18 @@ def scan_image(root: Folder, pool: str, uuid: str, *, sweep: bool = False) -> In
     """The published image; None, with a log line, if it is damaged or cannot be read."""
     try:
         with root.folder(uuid) as folder:
-            files = folder.statuses()
-            if sweep:
-                folder.sweep(files)
-            note = read_image(folder)
+            note, written = read_image_with_status(folder) or (None, None)
+            files = None if note is None or written is None else untouched(folder, note, written)
+            listed = files is None
+            if files is None:
+                files = folder.statuses()
+                if sweep:
+                    folder.sweep(files)
             if note is None or note.uuid != uuid or not is_whole(files, note):
                 log.error("an image is damaged, and left out", pool=pool, uuid=uuid)
                 return None
+            if sweep and listed:
+                mark_untouched(folder, files, note)
             holds = _scan_holds(folder, pool, uuid) if HOLDS in files else set()
             return Installed(note, occupied(files, note), holds)
     except OSError as error:

@@ -64,21 +64,25 @@ class Folder:
         """Opens a plain file, with mode 0600 if it is new. The caller closes it."""
         return self._opened(name, flags)[0]
 
-    def _opened(self, name: str, flags: int) -> tuple[int, int]:
-        """As `open`; also returns the file's bytes."""
+    def _opened(self, name: str, flags: int) -> tuple[int, os.stat_result]:
+        """As `open`; also returns the file's status."""
         fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=self.fd)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, f"{name} is not a plain file")
-        return fd, status.st_size
+        return fd, status
 
     def read(self, name: str, limit: int) -> bytes:
         """A small file's content. Raises `OSError` for one that is larger than `limit` bytes."""
-        fd, size = self._opened(name, os.O_RDONLY)
+        return self.read_with_status(name, limit)[0]
+
+    def read_with_status(self, name: str, limit: int) -> tuple[bytes, os.stat_result]:
+        """As `read`, with the file's status before that."""
+        fd, status = self._opened(name, os.O_RDONLY)
         try:
             # A buffer of its size and one byte more, because it may be growing.
-            wanted = min(size, limit)
+            wanted = min(status.st_size, limit)
             content = os.pread(fd, wanted + 1, 0)
             if len(content) < wanted:
                 content += read_exactly(fd, wanted + 1 - len(content), len(content))
@@ -86,7 +90,7 @@ class Folder:
             os.close(fd)
         if len(content) > limit:
             raise OSError(errno.EFBIG, f"{name} is too large")
-        return content
+        return content, status
 
     def replace(self, name: str, content: bytes, *, durable: bool = False) -> None:
         """Replaces a file in one step. If `durable`, it survives a power cut once this returns."""

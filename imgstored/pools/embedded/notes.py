@@ -34,6 +34,9 @@ TREE: Final = "tree"
 #: The names of an image's files, and of its folder.
 FILES: Final = frozenset({IMAGE, HOLDS, STREAM, DISK, SKELETON, TREE})
 
+#: Nanoseconds by which an image's folder is younger than its note while it has the image's files alone.
+_UNTOUCHED: Final = 1
+
 #: The maximum size of such a file, in bytes.
 _LIMIT: Final = 1 << 20
 
@@ -72,12 +75,19 @@ class _Holds(msgspec.Struct, forbid_unknown_fields=True):
 
 def read_image(folder: Folder) -> ImageNote | None:
     """The note of the image in `folder`; None if it is unreadable."""
+    found = read_image_with_status(folder)
+    return None if found is None else found[0]
+
+
+def read_image_with_status(folder: Folder) -> tuple[ImageNote, os.stat_result] | None:
+    """As `read_image`, with the status of the note's file."""
     try:
-        note = msgspec.json.decode(folder.read(IMAGE, _LIMIT), type=ImageNote)
+        content, status = folder.read_with_status(IMAGE, _LIMIT)
+        note = msgspec.json.decode(content, type=ImageNote)
     except (OSError, msgspec.MsgspecError, ValueError):
         return None
     numbers = (note.guid, note.fromguid, note.stream_size, note.skeleton_size, note.volume_size, note.dataset)
-    return note if all(0 <= number < 1 << 64 for number in numbers) else None
+    return (note, status) if min(numbers) >= 0 and max(numbers) < 1 << 64 else None
 
 
 def write_image(folder: Folder, note: ImageNote) -> None:
@@ -142,8 +152,39 @@ def is_whole(files: Mapping[str, os.stat_result], note: ImageNote) -> bool:
     """True if the files of an image exist with their sizes, or the folder of a tree exists."""
     if note.kind == "tree":
         return TREE in files and stat.S_ISDIR(files[TREE].st_mode)
+    return all(name in files and files[name].st_size == size for name, size in _sizes(note).items())
+
+
+def _sizes(note: ImageNote) -> dict[str, int]:
+    """The sizes of an image's files beside its note, by their names."""
     if note.kind == "volume":
-        sizes = {DISK: note.volume_size, SKELETON: note.skeleton_size}
-    else:
-        sizes = {STREAM: note.stream_size}
-    return all(name in files and files[name].st_size == size for name, size in sizes.items())
+        return {DISK: note.volume_size, SKELETON: note.skeleton_size}
+    return {STREAM: note.stream_size}
+
+
+def mark_untouched(folder: Folder, files: Mapping[str, os.stat_result], note: ImageNote) -> None:
+    """Makes the time of an image's folder follow from that of its note, if it has the image's files alone.
+
+    Names that come to the folder later, or go, change its time.
+    """
+    if note.kind != "tree" and files.keys() - {HOLDS} == {IMAGE, *_sizes(note)}:
+        written = files[IMAGE]
+        with contextlib.suppress(OSError):  # then the next start lists it again
+            os.utime(folder.fd, ns=(written.st_atime_ns, written.st_mtime_ns + _UNTOUCHED))
+
+
+def untouched(folder: Folder, note: ImageNote, written: os.stat_result) -> dict[str, os.stat_result] | None:
+    """The statuses of an image's files, without a listing; None if its folder may have others.
+
+    Holds are looked for all the same: no image must be lost by the times that a file system gives folders.
+    """
+    if note.kind == "tree" or os.fstat(folder.fd).st_mtime_ns != written.st_mtime_ns + _UNTOUCHED:
+        return None
+    files = {IMAGE: written}
+    for name in (*_sizes(note), HOLDS):
+        status = folder.status(name)
+        if status is not None:
+            files[name] = status
+        elif name != HOLDS:
+            return None
+    return files
