@@ -191,7 +191,7 @@ class Memory:
         thread.start()
         thread.join(_PATIENCE)
         if not failures:
-            raise BrokenPromiseError(f"{operation} does not end:\n{self._where()}")
+            raise BrokenPromiseError(f"{operation} does not end:\n{self._where()}\n{self._logs()}")
         return failures[0]
 
     def _judge(self, operation: Operation, failure: str | None, *, failed: bool, name: str) -> None:
