@@ -89,7 +89,7 @@ def note_lost_results() -> None:
     def noting(self: trio.lowlevel.TrioToken, *arguments: Any, **named: Any) -> None:
         try:
             give(self, *arguments, **named)
-        except MemoryError as error:
+        except Exception as error:
             note(error)
             raise
 

@@ -132,6 +132,7 @@ class Memory:
 
     def __exit__(self, *_: object) -> None:
         self.shortage.disarm()
+        self._kill()
         self.daemon.close()
 
     def turn(self, *, limited: bool = False) -> None:
@@ -190,7 +191,7 @@ class Memory:
         thread.start()
         thread.join(_PATIENCE)
         if not failures:
-            raise BrokenPromiseError(f"{operation} does not end:\n{self._where()}")
+            raise BrokenPromiseError(f"{operation} does not end:\n{self._where()}\n{self._logs()}")
         return failures[0]
 
     def _judge(self, operation: Operation, failure: str | None, *, failed: bool, name: str) -> None:
@@ -212,9 +213,7 @@ class Memory:
         if failure is not None and not ended:
             self._once_more(operation)
         if failed and not ended and self.dice.random() < 0.5:
-            if not self._has_ended(0):
-                os.kill(self.daemon.pid, signal.SIGKILL)
-                self.daemon.status(_ENDS)
+            self._kill()
             drop_copies(self.world.settings.state)
             self._start()
             self._check()
@@ -263,6 +262,12 @@ class Memory:
             raise BrokenPromiseError(f"the daemon hangs:\n{self._where()}")
         if errors:
             raise BrokenPromiseError(f"{type(errors[0]).__name__}: {errors[0]}")
+
+    def _kill(self) -> None:
+        """SIGKILL; it may be about to end by itself, with any status."""
+        if not self._has_ended(0):
+            os.kill(self.daemon.pid, signal.SIGKILL)
+            self.daemon.status(_ENDS)
 
     def _has_ended(self, seconds: float) -> bool:
         return self.daemon.status(seconds) is not None
@@ -320,6 +325,8 @@ def main() -> int:
                 if count // 50 > said:
                     said = count // 50
                     print(f"{count} failures in {time.monotonic() - began:.0f} s", flush=True)
+        except KeyboardInterrupt:
+            print("interrupted")
         except (BrokenPromiseError, RuntimeError) as error:
             broken = f"{type(error).__name__}: {error}"
     figures = {
