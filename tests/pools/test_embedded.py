@@ -695,6 +695,7 @@ def test_garbage_is_left_alone(pools: EmbeddedPools, tmp_path: Path) -> None:
     pool = pools.open()
     assert [image.uuid for image in pool.images()] == [BASE]
     assert len(list(pools.folder.iterdir())) == 13
+    assert [pool.resume_point(uuid) for uuid in (OTHER, names[0], names[7])] == [0, 0, 0]
     # What is in the way of an image does not keep it from being installed.
     for uuid in (OTHER, names[0], names[7]):
         install(pool, "base", uuid)

@@ -155,8 +155,9 @@ class EmbeddedPool:
             return list(self._origins)
 
     def resume_point(self, uuid: str) -> int:
-        """The bytes of the stream that are safe in UUID-partial."""
-        with self._pool_errors("reading a partial image"), contextlib.suppress(FileNotFoundError):
+        """The bytes of the stream that are safe in UUID-partial; 0 for what is no folder."""
+        nothing = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with self._pool_errors("reading a partial image"), nothing:
             with self._root.folder(check_uuid(uuid) + PARTIAL) as folder:
                 checkpoint = read_checkpoint(folder, uuid)
             return 0 if checkpoint is None else checkpoint.reader.offset
