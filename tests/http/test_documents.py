@@ -80,6 +80,16 @@ async def test_tls_with_an_authority_of_ones_own(start_nginx, site):
     assert "cannot be read" in str(error)
 
 
+async def test_tls_with_the_certificate_of_another_server(start_nginx, site):
+    (site / "doc").write_text("hello")
+    nginx = start_nginx(tls=True, names=("images.example.com",))
+    error, naps = await fetch(at(f"{nginx.url}/doc", ca_file=str(nginx.ca_file)))
+    assert str(error).startswith(
+        f"{nginx.url}/doc: the server's certificate is not trusted: IP address mismatch"
+    )
+    assert naps == []
+
+
 async def test_redirects_are_followed_and_headers_stay_at_home(start_faulty):
     def arrive(request, wire):
         wire.reply("200 OK", {}, b"there")

@@ -438,6 +438,17 @@ def test_a_certificate_that_is_not_trusted(tls: Nginx) -> None:
     assert caught.value.lasting
 
 
+def test_a_certificate_of_another_server(www: Path, tmp_path: Path) -> None:
+    """Of the right authority, and so as good as any that somebody on the way could have."""
+    with Nginx(tmp_path / "other", root=www, tls=True, names=("images.example.com",)) as other:
+        access = Access(ca_file=str(other.ca_file))
+        with connection(other.url + "/file", access) as ranges, pytest.raises(FetchError) as caught:
+            fetch(ranges, 0, 1)
+    assert "certificate is not trusted: IP address mismatch" in str(caught.value)
+    assert other.url in str(caught.value)
+    assert caught.value.lasting
+
+
 def test_a_client_has_a_certificate_for_its_own_server_only(nginx: Nginx, www: Path, tmp_path: Path) -> None:
     locations = {"/away": "return 302 $arg_to;"}
     with (

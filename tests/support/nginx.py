@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trustme
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -97,14 +97,16 @@ class Nginx:
         http: str = "",
         clients: bool = False,
         port: int = 0,
+        names: Sequence[str] = ("127.0.0.1", "localhost"),
     ) -> None:
-        """`port` 0 is a free one."""
+        """`port` 0 is a free one; `names` are those of its certificate."""
         self.folder = folder
         self.root = root
         self.tls = tls
         self.port = port
         self.ca_file = folder / "ca.pem"
         self._workers = workers
+        self._names = names
         self._locations = dict(locations or {})
         self._limits = extra
         self._http = http
@@ -227,7 +229,7 @@ class Nginx:
 
     def _write_certificates(self) -> None:
         authority = trustme.CA()
-        certificate = authority.issue_cert("127.0.0.1", "localhost")
+        certificate = authority.issue_cert(*self._names)
         authority.cert_pem.write_to_path(str(self.ca_file))
         certificate.private_key_pem.write_to_path(str(self.folder / "server.key"))
         for blob in certificate.cert_chain_pems:
