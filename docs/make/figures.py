@@ -23,7 +23,7 @@ _HEADS = {
 }
 _TITLES = {
     "bench": "Importing a stream of 600 MB, embedded pool: seconds",
-    "bench-zfs": "Importing a stream of 316 MB, ZFS pool in an emulated guest: seconds",
+    "bench-zfs": "Importing a stream of 105 MB, ZFS pool in an emulated guest: seconds",
     "bench-scripts": "A stream of 600 MB against fast scripts, on a busy machine: seconds",
     "deltas": "Upgraded /usr, 13 % of its files changed: percent of the file that is fetched",
 }

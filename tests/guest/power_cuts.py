@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from tests.proofs.disk_cuts import Host, Record, attached, main, run
+from tests.proofs.disk_cuts import FLUSH_BUFFERS, Host, Record, attached, main, run
 from tests.proofs.forks import Daemon, Forks
 from tests.proofs.model import Model, World, worked
 from tests.proofs.world import settings
@@ -35,8 +35,6 @@ _MIB: Final = 1 << 20
 _MARKS: Final = (128 * _MIB, 129 * _MIB)
 _MARK: Final = struct.Struct("<16sQ")
 _MAGIC: Final = b"imgstore's mark\n"
-#: The ioctl number of Linux's fs.h.
-_FLUSH_BUFFERS: Final = 0x1261
 
 
 class ZfsHost:
@@ -127,7 +125,7 @@ def recorded(host: Host, folder: Path, url: str, forks: Forks, seed: int, operat
 def _log() -> WriteLog:
     fd = os.open(disk("log"), os.O_RDONLY)
     # QEMU wrote it behind the guest's back.
-    fcntl.ioctl(fd, _FLUSH_BUFFERS)
+    fcntl.ioctl(fd, FLUSH_BUFFERS)
     return WriteLog(fd)
 
 

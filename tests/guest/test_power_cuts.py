@@ -32,14 +32,15 @@ def test_what_clients_know_survives_a_power_cut(memory: Path) -> None:
     with image_server(memory / "server") as url, Forks() as forks:
         record = recorded(ZfsHost(), memory / "run", url, forks, seed=3, operations=6)
         cuts = Cuts(ZfsHost(), memory / "cuts", url, forks, record)
-        chosen = moments(record.log.writes, record.begin, 6, random.Random(3))
+        chosen = moments(record.log.writes, record.begin, 4, random.Random(3))
         wrong = dict(cuts.run(chosen, seed=3))
         # Right when a client has its answer, on a disk that forgets what it had said.
-        told = [moment for moment, _ in record.known[4::2]]
+        told = [moment for moment, _ in record.known[4::2]][:3]
         forgetful = Cuts(ZfsHost(), memory / "forgetful", url, forks, record)
         found = dict(forgetful.run(told, seed=3, shares=(0.0,), forgets=120))
         for each in (cuts, forgetful):
             each.close()
-    assert len(wrong) == 6
-    assert [each for each in wrong.values() if each is not None] == []
+    assert len(wrong) == 4
+    broken = [each for each in wrong.values() if each is not None]
+    assert not broken, "\n\n".join(broken)
     assert any("clients were told" in (each or "") for each in found.values())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import fcntl
 import json
 import os
 import random
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 _MIB: Final = 1 << 20
 _CALLS: Final = ("write", "sync")
+#: The ioctl number of Linux's fs.h: the kernel forgets what it has read of a device.
+FLUSH_BUFFERS: Final = 0x1261
 #: How much of what was not flushed is on the disk after a cut.
 SHARES: Final = (0.0, 0.0, 0.3, 0.7, 1.0)
 
@@ -56,14 +59,25 @@ def attached(path: Path, start: int = 0, end: int | None = None) -> Iterator[Pat
     """The device of a loop whose content is a range of a file or of a disk, in bytes.
 
     `mount -o loop` would take the device of the last disk, with what the kernel remembers of it, if a program
-    such as udevd still had that open: a cut once seemed to have lost an image by this.
+    such as udevd still had that open. Also of a device that was given back, the kernel forgets only the pages
+    that nobody looks at. So udevd comes first, each time.
     """
     size = [] if end is None else ["--sizelimit", str(end - start)]
     device = run("losetup", "--find", "--show", "--offset", str(start), *size, str(path))
     try:
+        _settle()
+        with Path(device).open("rb") as file:
+            fcntl.ioctl(file, FLUSH_BUFFERS)
         yield Path(device)
     finally:
+        _settle()
         run("losetup", "--detach", device)
+
+
+def _settle() -> None:
+    """Waits until udevd, if it runs, has looked at all devices that came."""
+    if Path("/run/udev/control").exists():
+        run("udevadm", "settle")
 
 
 class Host(Protocol):
