@@ -27,6 +27,7 @@ from tests.support.image_site import ImageSite
 from tests.support.limits import import_limits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from imgstored.catalog.catalog import InstalledImage
@@ -149,6 +150,21 @@ def open_house(tmp_path: Path, nginx: Nginx, pages: ImageSite):
             pool.close()
 
     return opened
+
+
+def receiving(then: Callable[[], object]) -> Callable[..., Any]:
+    """An `EmbeddedPool.receive` that calls `then` after each block, in the thread that receives."""
+    whole = EmbeddedPool.receive
+
+    def receive(self: EmbeddedPool, uuid: str, blocks: Iterable[Any], **settings: Any) -> Any:
+        def pieces() -> Iterator[Any]:
+            for block in blocks:
+                yield block
+                then()
+
+        return whole(self, uuid, pieces(), **settings)
+
+    return receive
 
 
 async def until(condition) -> None:

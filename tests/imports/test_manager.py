@@ -43,7 +43,7 @@ from imgstored.library.library import Library
 from imgstored.manifest.platform import Platform
 from imgstored.pools.embedded import EmbeddedPool
 from imgstored.sources.source_set import SourceSet
-from tests.imports.house import TESTER, open_house, pages, until
+from tests.imports.house import TESTER, open_house, pages, receiving, until
 from tests.support.events import (
     AlreadyInstalled,
     Downloaded,
@@ -118,20 +118,12 @@ async def test_two_imports_share_the_origin_that_neither_has(open_house, nginx, 
 
 async def test_the_last_who_leaves_ends_the_import(open_house, monkeypatch):
     received, cancelled = trio.Event(), threading.Event()
-    whole = EmbeddedPool.receive
 
-    def receive(self, uuid, blocks, **settings):
-        """Receives a part, and then waits for the import to be cancelled."""
+    def wait() -> None:
+        trio.from_thread.run_sync(received.set)
+        cancelled.wait(10)
 
-        def slowly():
-            for block in blocks:
-                yield block
-                trio.from_thread.run_sync(received.set)
-                cancelled.wait(10)
-
-        return whole(self, uuid, slowly(), **settings)
-
-    monkeypatch.setattr(EmbeddedPool, "receive", receive)
+    monkeypatch.setattr(EmbeddedPool, "receive", receiving(wait))
     async with open_house() as house:
         async with house.imports.request([BASE], requester=Requester("first")):
             async with house.imports.request([BASE], requester=Requester("second")):
@@ -438,19 +430,13 @@ async def test_cancelling_an_import_that_waits_drops_its_partial(open_house, mon
     """As cancelling one that runs; who asks meanwhile gets a new one."""
     received = trio.Event()
     stopped: list[bool] = []
-    whole = EmbeddedPool.receive
 
-    def receive(self, uuid, blocks, **settings):
-        def slowly():
-            for block in blocks:
-                yield block
-                trio.from_thread.run_sync(received.set)
-                trio.from_thread.run(until, lambda: bool(stopped))
-
-        return whole(self, uuid, slowly(), **settings)
+    def wait() -> None:
+        trio.from_thread.run_sync(received.set)
+        trio.from_thread.run(until, lambda: bool(stopped))
 
     with monkeypatch.context() as patch:
-        patch.setattr(EmbeddedPool, "receive", receive)
+        patch.setattr(EmbeddedPool, "receive", receiving(wait))
         async with open_house() as house, house.imports.request([BASE], requester=TESTER):
             await received.wait()
             house.imports.stop()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.proofs.forks import Daemon
 from tests.proofs.model import BrokenPromiseError, World
+from tests.proofs.preloaded import Preloaded
 from tests.proofs.world import settings
 
 if TYPE_CHECKING:
     import random
+    from pathlib import Path
 
     from tests.proofs.forks import Forks
 
@@ -29,26 +27,18 @@ class Clock:
     """The clock, built in `folder`; needs a C compiler, and Linux."""
 
     def __init__(self, folder: Path) -> None:
-        self._page = folder / "clock"
-        self._page.write_bytes(bytes(mmap.PAGESIZE))
-        fd = os.open(self._page, os.O_RDWR)
-        self._memory = mmap.mmap(fd, mmap.PAGESIZE)
-        os.close(fd)
-        self._library = folder / "clock.so"
-        source = Path(__file__).with_name("clock.c")
-        command = ["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", self._library, source]
-        subprocess.run(command, check=True)
+        self._preloaded = Preloaded(folder, "clock.c", "IMGSTORE_CLOCK", _FORM)
 
     def environment(self) -> dict[str, str]:
         """What a process, and all that it forks, needs to have this clock."""
-        return {"LD_PRELOAD": str(self._library), "IMGSTORE_CLOCK": str(self._page)}
+        return self._preloaded.environment
 
     def move(self, seconds: int) -> None:
         """From now on the clock is that far from the machine's."""
-        _FORM.pack_into(self._memory, 0, seconds)
+        self._preloaded.write(seconds)
 
     def close(self) -> None:
-        self._memory.close()
+        self._preloaded.close()
 
 
 class Jumps:

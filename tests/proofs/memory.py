@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 import collections
 import json
-import mmap
 import os
 import random
 import resource
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 from tests.proofs.forks import Daemon, Forks
 from tests.proofs.kills import drop_copies
 from tests.proofs.model import BrokenPromiseError, Operation, World
+from tests.proofs.preloaded import Preloaded
 from tests.proofs.world import image_server, settings
 
 if TYPE_CHECKING:
@@ -58,38 +57,26 @@ class Shortage:
     """Fails the allocations of a process, from outside. Built in `folder`; needs a C compiler."""
 
     def __init__(self, folder: Path) -> None:
-        self._page = folder / "allocations"
-        self._page.write_bytes(bytes(mmap.PAGESIZE))
-        fd = os.open(self._page, os.O_RDWR)
-        self._memory = mmap.mmap(fd, mmap.PAGESIZE)
-        os.close(fd)
-        self._library = folder / "no_memory.so"
-        source = Path(__file__).with_name("no_memory.c")
-        command = ["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", self._library, source, "-ldl"]
-        subprocess.run(command, check=True)
+        self._preloaded = Preloaded(folder, "no_memory.c", "IMGSTORE_NO_MEMORY", _FORM)
 
     def environment(self) -> dict[str, str]:
         """What a process, and all that it forks, needs to be in reach."""
-        return {
-            "LD_PRELOAD": str(self._library),
-            "PYTHONMALLOC": "malloc",
-            "IMGSTORE_NO_MEMORY": str(self._page),
-        }
+        return self._preloaded.environment | {"PYTHONMALLOC": "malloc"}
 
     def arm(self, pid: int, first: int = _NEVER, number: int = 1) -> None:
         """From now on the process's allocations are counted; from the `first`, so many fail."""
         last = min(_NEVER, first + number - 1)
-        _FORM.pack_into(self._memory, 0, pid, first, 0, 0, 0)
-        _FORM.pack_into(self._memory, 0, pid, first, last, 0, 0)
+        self._preloaded.write(pid, first, 0, 0, 0)
+        self._preloaded.write(pid, first, last, 0, 0)
 
     def disarm(self) -> tuple[int, int]:
         """From now on none fails. How many allocations there were, and how many failed."""
-        pid, first, _, count, failed = _FORM.unpack_from(self._memory, 0)
-        _FORM.pack_into(self._memory, 0, pid, first, 0, 0, 0)
+        pid, first, _, count, failed = self._preloaded.read()
+        self._preloaded.write(pid, first, 0, 0, 0)
         return count, failed
 
     def close(self) -> None:
-        self._memory.close()
+        self._preloaded.close()
 
 
 class Memory:
@@ -174,7 +161,9 @@ class Memory:
     def _while_limited(self, operation: Operation, room: int) -> tuple[str | None, bool]:
         pid = self.daemon.pid
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-        resource.prlimit(pid, resource.RLIMIT_AS, (pages * mmap.PAGESIZE + room, resource.RLIM_INFINITY))
+        resource.prlimit(
+            pid, resource.RLIMIT_AS, (pages * resource.getpagesize() + room, resource.RLIM_INFINITY)
+        )
         try:
             failure = self._attempt(operation)
         finally:
