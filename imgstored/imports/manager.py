@@ -30,6 +30,7 @@ from imgstored import lanes
 from imgstored.errors import (
     ImageNotInstalledError,
     ImgstoreError,
+    InternalError,
     OriginNotInstalledError,
     StoppingError,
     UsageError,
@@ -616,10 +617,14 @@ class ImportManager:
         drop = partial(self._resources.leftovers.drop, *spec.key, kept, locked=False)
         with trio.CancelScope(shield=True):
             try:
-                await self._catalog.finish(spec.pool, drop, lambda: None)
+                await self._catalog.finish(spec.pool, drop)
             except ImgstoreError as error:
                 log.error("what an import left cannot be removed", uuid=spec.uuid, error=error.message)
                 waiting.leaves(error)
+            except Exception as error:
+                # One cancellation must not take the daemon with it.
+                log.exception("what an import left cannot be removed", uuid=spec.uuid)
+                waiting.leaves(InternalError.unexpected("the cancellation", error))
 
     async def _try_to_go_on(self, spec: ImportSpec, waiting: _Waiting) -> None:
         log.info("going on with an unfinished import", uuid=spec.uuid, pool=spec.pool)

@@ -471,6 +471,30 @@ async def test_cancelling_an_import_that_waits_drops_its_partial(open_house, mon
             assert [each.wanted for each in house.journal.imports()] == [False]
 
 
+@pytest.mark.parametrize(
+    ("fault", "told"), [(PoolError("no answer"), PoolError), (OSError(5, "I/O error"), InternalError)]
+)
+async def test_what_a_cancelled_one_leaves_and_cannot_be_dropped_is_said(
+    open_house, monkeypatch, nginx, fault, told
+):
+    async with open_house() as house:
+        house.journal.begin(ImportSpec(BASE, "zones"), fixture_manifest(BASE))
+    nginx.stop()
+
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(Leftovers, "drop", fail)
+    async with open_house() as house:
+        await until(lambda: any(each.error for each in house.imports._waiting.values()))
+        with pytest.raises(told):
+            await house.imports.cancel(BASE)
+        assert not house.imports._waiting
+        monkeypatch.undo()
+        nginx.start()
+        await house.all_events(BASE)
+
+
 @pytest.mark.parametrize("fault", [NoSpaceError("full"), PoolError("the disk I/O failed")])
 async def test_an_unfinished_import_waits_while_the_journal_fails(open_house, monkeypatch, fault):
     """The source fails, and then the journal; the import goes on once both are back."""
