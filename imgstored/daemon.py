@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
 import signal
@@ -65,6 +66,9 @@ LOOK_SECONDS = 5.0
 #: Seconds for which a daemon runs at least before it ends because of that. What ends too often is not started
 #: again (SMF's maintenance).
 LEAST_SECONDS = 60.0
+
+#: Seconds for which a line of the log is waited for at the end.
+_SAY_SECONDS = 1.0
 
 #: Seconds within which a thread begins, on however busy a machine.
 _BEGIN_SECONDS = 20.0
@@ -226,10 +230,10 @@ class End:
                 if self._done.acquire(timeout=_STOP_SECONDS):
                     return
                 try:
-                    logger.warning("leaving before everything has ended", seconds=_STOP_SECONDS)
+                    _say(logger.warning, "leaving before everything has ended", seconds=_STOP_SECONDS)
                 finally:
                     os._exit(self._status or int(exhaustion.is_noted()))
-            except MemoryError as error:  # this thread is the last that may end for want of memory
+            except Exception as error:  # noqa: BLE001  (whatever it is, nobody else ends the daemon)
                 exhaustion.note(error)
 
     def _wait(self) -> None:
@@ -237,8 +241,11 @@ class End:
         while not self._begun.acquire(timeout=LOOK_SECONDS):
             self._look_for_lost_threads()
             if exhaustion.is_noted() and time.monotonic() >= self._began + LEAST_SECONDS:
-                logger.error("memory ran out: the daemon ends, and starts anew with what is on the disk")
                 os.kill(os.getpid(), signal.SIGTERM)
+                self._told = True
+                _say(
+                    logger.error, "memory ran out: the daemon ends, and starts anew with what is on the disk"
+                )
                 break
         self._told = True
 
@@ -249,6 +256,22 @@ class End:
         self._beginning = {thread: self._beginning.get(thread, now) for thread in beginning}
         if any(now - since > _BEGIN_SECONDS for since in self._beginning.values()):
             exhaustion.note(MemoryError("a thread does not begin"))
+
+
+def _say(log: Callable[..., object], text: str, **named: object) -> None:
+    """Logs from a thread of its own: nobody may read the log any more, and the end must not wait for that."""
+    said = threading.Lock()
+    said.acquire()
+
+    def say() -> None:
+        try:
+            log(text, **named)
+        finally:
+            said.release()
+
+    # `threading.Thread` waits for its begin without a bound.
+    _thread.start_new_thread(say, ())
+    said.acquire(timeout=_SAY_SECONDS)
 
 
 async def _begins_to_end(end: End) -> None:

@@ -105,7 +105,9 @@ def _sturdy(base: type[FilteringBoundLogger]) -> type[FilteringBoundLogger]:
             try:
                 if found := named.get("exc_info"):
                     error = found if isinstance(found, BaseException) else sys.exception()
-                    exhaustion.note(found[1] if isinstance(found, tuple) else error or MemoryError())
+                    error = found[1] if isinstance(found, tuple) else error
+                    if error is not None:
+                        exhaustion.note(error)
                 return super()._proxy_to_logger(method_name, event, *args, **named)
             except MemoryError as error:
                 exhaustion.note(error)

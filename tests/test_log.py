@@ -287,3 +287,15 @@ def test_the_last_warnings_are_kept():
     kept = recent.warnings()
     assert len(kept) == 10
     assert kept[-1] == {"at": "2026-11-24T23:00:00Z", "level": "warning", "text": "a source failed: 29"}
+
+
+def test_a_traceback_that_is_asked_for_where_there_is_none_is_no_shortage():
+    """As a library does outside of an `except`."""
+    told = (
+        "import logging\n"
+        "logging.getLogger('other').warning('one', exc_info=True)\n"
+        "logger.warning('two', exc_info=True)\n"
+        "from imgstored.host import exhaustion\n"
+        "logger.info(str(exhaustion.is_noted()))\n"
+    )
+    assert [json.loads(line)["event"] for line in said(told).splitlines()] == ["a library says", "two", "False"]

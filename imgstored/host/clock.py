@@ -20,12 +20,13 @@ class Ages:
     """Says what is too old. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._first: dict[Hashable, float] = {}  # when a thing of the future was first asked about
+        #: Things of the future: their times, and when they were first asked about.
+        self._first: dict[Hashable, tuple[float, float]] = {}
 
     def is_over(self, thing: Hashable, then: float, seconds: float) -> bool:
         """True if `then`, seconds since the epoch, is longer ago than `seconds`.
 
-        Where it is in the future, the time counts from the first such question about that thing.
+        Where it is in the future, the time counts from the first question about that thing and that time.
         """
         now = time.time()
         if then <= now:
@@ -34,4 +35,6 @@ class Ages:
         if len(self._first) >= _MAX:
             self._first.clear()
         uptime = time.monotonic()
-        return uptime - self._first.setdefault(thing, uptime) > seconds
+        if self._first.get(thing, (then, 0.0))[0] != then:
+            del self._first[thing]
+        return uptime - self._first.setdefault(thing, (then, uptime))[1] > seconds

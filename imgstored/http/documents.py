@@ -140,7 +140,9 @@ async def fetch_document(
                     return document
                 asked = retry_after(document.headers)
             await sleep(limits.backoff.delay(failures, chance, asked))
-    raise ClientError(f"{shown(location.url)}: no complete answer within {seconds:.3g} s")
+    if seconds < limits.total_seconds:
+        raise ClientError(f"{shown(location.url)}: no complete answer in its share of the time for all")
+    raise ClientError(f"{shown(location.url)}: no complete answer within {seconds:g} s")
 
 
 async def _follow(

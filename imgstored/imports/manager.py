@@ -355,13 +355,7 @@ class ImportManager:
         waiting = [each for key, each in self._waiting.items() if key[1] == uuid and key not in of_table]
         for unwanted in waiting:
             unwanted.scope.cancel()
-        for unwanted in waiting:
-            await unwanted.ended.wait()
-            if unwanted.failure is not None:
-                raise unwanted.failure
-        if not imports and waiting:
-            return
-        if not imports:
+        if not imports and not waiting:
             if self._installed_anywhere(uuid):
                 raise UsageError(
                     f'image "{uuid}" is installed, not being imported',
@@ -371,6 +365,11 @@ class ImportManager:
         for each in imports:
             each.cancel("it was cancelled")
             await each.finished.wait()
+        for unwanted in waiting:
+            await unwanted.ended.wait()
+        for unwanted in waiting:
+            if unwanted.failure is not None:
+                raise unwanted.failure
 
     def plan(self, spec: ImportSpec) -> Plan:
         """The plan for an image, still empty. The plan reads the state of the pool whenever it needs it."""

@@ -135,6 +135,36 @@ def test_a_daemon_that_does_not_end_is_ended(tells, said, status):
     assert (done.stdout, done.returncode) == (said, status), done.stderr
 
 
+#: Nobody reads the log, and the pipe that it goes to is full.
+FULL = """
+import fcntl, os
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+try:
+    while True:
+        os.write(writer, bytes(1 << 12))
+except BlockingIOError:
+    os.set_blocking(writer, True)
+os.dup2(writer, 2)
+"""
+
+#: The look for lost threads fails by what CPython says where it has lost an error.
+UNSAID = """
+def fails(self):
+    raise SystemError("error return without setting an exception")
+daemon.End._look_for_lost_threads = fails
+time.sleep(0.1)
+end.begin(1)
+"""
+
+
+@pytest.mark.parametrize("tells", [FULL + "end.begin(1)", FULL + "exhaustion.note(MemoryError())", UNSAID])
+def test_nothing_holds_up_its_end(tells):
+    command = [sys.executable, "-c", HANGS.format(tells=tells)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, timeout=40, check=False)
+    assert done.returncode == 1
+
+
 def test_a_daemon_that_ends_by_itself_is_left_alone():
     script = HANGS.partition("deadline")[0].format(tells="end.begin(1); end.done()") + "time.sleep(0.5)"
     done = subprocess.run([sys.executable, "-c", script], timeout=120, check=False)

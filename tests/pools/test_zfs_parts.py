@@ -433,3 +433,30 @@ def test_there_is_no_checksum_of_what_is_damaged() -> None:
     image = PoolImage("u", 1, None, "filesystem", 1, 1)
     sound = check_stream(image, (piece for piece in [real_stream("base")]), 0, lambda _: None)
     assert (sound.damaged, sound.content) == (None, None)
+
+
+@pytest.mark.parametrize("none_for", ["zfs receive", "zfs send", "zfs send's reader"])
+def test_a_pipe_without_a_thread_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, none_for: str) -> None:
+    """And no kernel waits for somebody to read: the reader is there before it, or neither is."""
+    start, begun = threading.Thread.start, []
+
+    def none(thread: threading.Thread) -> None:
+        if thread.name == none_for:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    before = set(Path("/proc/self/fd").iterdir())
+
+    def begin() -> None:
+        if none_for == "zfs receive":
+            Inlet("tank", lambda fd: None)
+        else:
+            next(outlet("tank", lambda fd: None))
+
+    with pytest.raises(RuntimeError, match="new thread"):
+        begin()
+    for thread in begun:
+        thread.join(20)
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == {path.name for path in before}

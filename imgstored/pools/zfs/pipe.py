@@ -59,7 +59,11 @@ class Inlet:
         os.set_blocking(self._writer, False)
         self._stall = STALL
         self._failures: list[BaseException] = []
-        self._thread = _in_kernel(kernel, reader, "zfs receive", self._failures)
+        try:
+            self._thread = _in_kernel(kernel, reader, "zfs receive", self._failures)
+        except BaseException:
+            os.close(self._writer)
+            raise
 
     def write(self, data: Buffer) -> bool:
         """Writes all of it; False if the kernel takes no more, for which `finish` gives the reason.
@@ -112,8 +116,18 @@ def outlet(pool: str, kernel: Callable[[int], None]) -> Generator[bytes, None, N
     """
     reader, writer = _pipe()
     failures: list[BaseException] = []
-    thread = _in_kernel(kernel, writer, "zfs send", failures)
-    tap = _Tap(pool, reader)
+    try:
+        # Before the kernel, which would wait for ever for somebody to read.
+        tap = _Tap(pool, reader)
+    except BaseException:
+        os.close(reader)
+        os.close(writer)
+        raise
+    try:
+        thread = _in_kernel(kernel, writer, "zfs send", failures)
+    except BaseException:
+        tap.close()
+        raise
     try:
         while piece := tap.read():
             yield piece
